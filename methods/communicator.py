@@ -1,0 +1,342 @@
+"""The transport between the ranks of one worker: collectives and messages on torch tensors, and their ledger.
+
+Guarantees, held by one contract test over every implementation:
+
+- Every wait polls. While it waits, a rank calls `poll`, which may raise (`PeerAborted`, a deadline, a stop), so no rank
+  hangs in a collective whose peer has failed.
+- The communicator keeps every buffer until its operation completes; the caller may drop its reference, but must not
+  write to the tensor before `Request.wait` returns or `Request.test` is true.
+- Collectives are posted in the same order on every rank of a communicator. Messages between two ranks with one tag
+  arrive in the order they were sent.
+- A sum in a dtype that the transport cannot add is refused before anything is sent.
+- The ledger counts what each rank sends, by operation, scope, size and whether computation could overlap it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Scope = Literal["node", "global"]
+
+SUMMABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
+
+
+class PeerAborted(RuntimeError):
+    """Another rank of this worker gave up the trial."""
+
+
+@dataclass(frozen=True, order=True)
+class Exchange:
+    """What the ledger tells apart: one kind of communication of one size.
+
+    `payload_bytes` is the size of one call's tensor as it travels; `overlapped` marks the non-blocking calls.
+    """
+
+    operation: str
+    scope: Scope
+    payload_bytes: int
+    overlapped: bool
+
+
+@dataclass
+class Tally:
+    """How often an exchange took place, the bytes that this rank sent, and the seconds it waited."""
+
+    count: int = 0
+    wire_bytes: float = 0.0
+    seconds_waited: float = 0.0
+
+
+class Ledger:
+    """What one rank communicated, by operation, scope, size and overlap."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[Exchange, Tally] = {}
+
+    def tally(self, exchange: Exchange) -> Tally:
+        """Return the tally of `exchange`, new ones at zero."""
+        return self._tallies.setdefault(exchange, Tally())
+
+    def wire_bytes(self, scope: Scope | None = None) -> float:
+        """Bytes that this rank sent, in one scope or in all."""
+        return sum(t.wire_bytes for e, t in self._tallies.items() if scope in (None, e.scope))
+
+    def seconds_waited(self) -> float:
+        """Seconds that this rank waited for communication."""
+        return sum(t.seconds_waited for t in self._tallies.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All entries as plain dictionaries, for a journal line."""
+        return [asdict(e) | asdict(t) for e, t in sorted(self._tallies.items(), key=lambda item: item[0])]
+
+    @classmethod
+    def total(cls, ranks: Iterable[Sequence[dict[str, Any]]]) -> Ledger:
+        """Add up the rows of several ranks."""
+        ledger = cls()
+        for row in (row for rows in ranks for row in rows):
+            exchange = Exchange(row["operation"], row["scope"], row["payload_bytes"], row["overlapped"])
+            tally = ledger.tally(exchange)
+            tally.count += row["count"]
+            tally.wire_bytes += row["wire_bytes"]
+            tally.seconds_waited += row["seconds_waited"]
+        return ledger
+
+
+class Patience:
+    """How a rank waits: it spins while every rank has a core; else it yields, then sleeps 50 us to 1 ms, growing.
+
+    A waiting rank must not take the core that the rank it waits for needs.
+    """
+
+    NUM_YIELDS = 1000
+    SHORTEST, LONGEST, GROWTH = 50e-6, 1e-3, 1.1
+
+    def __init__(self, spin: bool) -> None:
+        self._spin = spin
+        self._num_pauses = 0
+        self._nap = self.SHORTEST
+
+    def pause(self) -> None:
+        """Give the core away for a moment."""
+        if self._spin:
+            return
+        self._num_pauses += 1
+        if self._num_pauses <= self.NUM_YIELDS:
+            os.sched_yield()
+        else:
+            time.sleep(self._nap)
+            self._nap = min(self._nap * self.GROWTH, self.LONGEST)
+
+
+class Request:
+    """A communication under way."""
+
+    def __init__(
+        self, communicator: Communicator, done: Callable[[], bool], finish: Callable[[], None], tally: Tally | None
+    ) -> None:
+        self._communicator = communicator
+        self._done = done
+        self._finish = finish
+        self._tally = tally
+        self._complete = False
+
+    def test(self) -> bool:
+        """Whether the communication is complete; never blocks, and lets the transport make progress."""
+        if not self._complete and self._done():
+            self._complete = True
+            self._finish()
+        return self._complete
+
+    def wait(self) -> None:
+        """Return when the communication is complete. Raises what `poll` raises."""
+        started = time.perf_counter()
+        patience = Patience(self._communicator.spin)
+        while not self.test():
+            self._communicator.poll()
+            patience.pause()
+        if self._tally is not None:
+            self._tally.seconds_waited += time.perf_counter() - started
+
+
+def check_summable(dtype: torch.dtype) -> None:
+    """Raise ValueError for a dtype that cannot be summed across ranks."""
+    if dtype not in SUMMABLE:
+        raise ValueError(f"a sum over ranks needs one of the dtypes {', '.join(map(str, SUMMABLE))}; got {dtype}")
+
+
+def _check_contiguous(tensor: Tensor) -> None:
+    if not tensor.is_contiguous():
+        raise ValueError(
+            f"communication needs a contiguous tensor; got shape {tuple(tensor.shape)} with strides {tensor.stride()}; "
+            "call .contiguous() or use a flat buffer"
+        )
+
+
+class Communicator(ABC):
+    """The ranks of one worker, or of a part of it, as one of them sees them.
+
+    Args:
+        rank, size: this rank's number and how many there are.
+        nodes: the node of each rank; ranks with equal numbers share a host.
+        ledger: where traffic is counted; a communicator made by `split` shares it unless told otherwise.
+        poll: called again and again during waits; raises to interrupt them.
+        spin: whether waits may keep a core busy.
+    """
+
+    def __init__(
+        self, rank: int, nodes: Sequence[int], *, ledger: Ledger, poll: Callable[[], None], spin: bool
+    ) -> None:
+        self.rank = rank
+        self.size = len(nodes)
+        self.nodes = tuple(nodes)
+        self.ledger = ledger
+        self.poll = poll
+        self.spin = spin
+        self.scope: Scope = "node" if len(set(nodes)) <= 1 else "global"
+
+    # What an implementation provides: each starts one operation on a contiguous host tensor and returns a function
+    # that tells whether it is complete (and lets the transport make progress).
+
+    @abstractmethod
+    def _post_sum(self, buffer: Tensor) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _post_broadcast(self, buffer: Tensor, root: int) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _post_send(self, buffer: Tensor, destination: int, tag: int) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _post_receive(self, buffer: Tensor, source: int, tag: int) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _post_barrier(self) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _split(self, color: int, ledger: Ledger) -> Communicator: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the transport's resources back. No operation may be pending."""
+
+    # Non-blocking forms.
+
+    def start_sum(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> Request:
+        """Start to replace `tensor` by its sum over ranks; `wire` is the dtype in which it travels and is added."""
+        return self._start_sum(tensor, wire, scale=1.0, overlapped=True)
+
+    def start_mean(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> Request:
+        """Start to replace `tensor` by its mean over ranks."""
+        return self._start_sum(tensor, wire, scale=1.0 / self.size, overlapped=True)
+
+    def start_broadcast(self, tensor: Tensor, root: int = 0) -> Request:
+        """Start to replace `tensor` by that of rank `root`."""
+        return self._start_broadcast(tensor, root, overlapped=True)
+
+    def start_send(self, tensor: Tensor, destination: int, tag: int = 0) -> Request:
+        """Start to send `tensor` to rank `destination`."""
+        return self._start_send(tensor, destination, tag, overlapped=True)
+
+    def start_receive(self, tensor: Tensor, source: int, tag: int = 0) -> Request:
+        """Start to fill `tensor` with what rank `source` sends."""
+        return self._start_receive(tensor, source, tag, overlapped=True)
+
+    # Blocking forms.
+
+    def sum(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> None:
+        """Replace `tensor` by its sum over ranks."""
+        self._start_sum(tensor, wire, scale=1.0, overlapped=False).wait()
+
+    def mean(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> None:
+        """Replace `tensor` by its mean over ranks."""
+        self._start_sum(tensor, wire, scale=1.0 / self.size, overlapped=False).wait()
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
+        """Replace `tensor` by that of rank `root`."""
+        self._start_broadcast(tensor, root, overlapped=False).wait()
+
+    def send(self, tensor: Tensor, destination: int, tag: int = 0) -> None:
+        """Send `tensor` to rank `destination`; returns when `tensor` may be changed."""
+        self._start_send(tensor, destination, tag, overlapped=False).wait()
+
+    def receive(self, tensor: Tensor, source: int, tag: int = 0) -> None:
+        """Fill `tensor` with what rank `source` sends."""
+        self._start_receive(tensor, source, tag, overlapped=False).wait()
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+        Request(self, self._post_barrier(), _nothing, tally=None).wait()
+
+    def split(self, color: int, *, ledger: Ledger | None = None) -> Communicator:
+        """Return this rank's part of the communicator: the ranks that gave the same `color`, in the same order.
+
+        Collective. The parts are cut only once all ranks have arrived, so an aborted peer interrupts this wait too.
+        """
+        self.barrier()
+        return self._split(color, self.ledger if ledger is None else ledger)
+
+    # What the forms share: staging, wire format, accounting.
+
+    def _start_sum(self, tensor: Tensor, wire: torch.dtype | None, scale: float, overlapped: bool) -> Request:
+        _check_contiguous(tensor)
+        check_summable(tensor.dtype)
+        travels = wire or tensor.dtype
+        check_summable(travels)
+        if scale != 1.0 and not (tensor.is_floating_point() and travels.is_floating_point):
+            raise ValueError(f"a mean over ranks needs a floating dtype; got {tensor.dtype} travelling as {travels}")
+        narrowed = travels.itemsize < tensor.element_size()
+        # A narrow wire carries the scaled values: 16-bit floats would overflow on the sum sooner than on the mean.
+        source = tensor * scale if narrowed and scale != 1.0 else tensor
+        buffer = source.to(device="cpu", dtype=travels)
+        done = self._post_sum(buffer)
+        copy_back = _copy_back(tensor, buffer)
+
+        def finish() -> None:
+            copy_back()
+            if scale != 1.0 and not narrowed:
+                tensor.mul_(scale)
+
+        # A ring all-reduce of X bytes sends 2(p-1)/p X from each rank.
+        wire_bytes = 2 * (self.size - 1) / self.size * buffer.nbytes
+        return self._request("all_reduce", buffer.nbytes, wire_bytes, done, finish, overlapped)
+
+    def _start_broadcast(self, tensor: Tensor, root: int, overlapped: bool) -> Request:
+        _check_contiguous(tensor)
+        self._check_rank("root", root)
+        buffer = tensor.to("cpu")
+        done = self._post_broadcast(buffer, root)
+        # Counted at the root, whichever rank forwards it: the worker's total is (p-1)X.
+        wire_bytes = float(self.size - 1) * buffer.nbytes if self.rank == root else 0.0
+        return self._request("broadcast", buffer.nbytes, wire_bytes, done, _copy_back(tensor, buffer), overlapped)
+
+    def _start_send(self, tensor: Tensor, destination: int, tag: int, overlapped: bool) -> Request:
+        _check_contiguous(tensor)
+        self._check_rank("destination", destination)
+        buffer = tensor.to("cpu")
+        done = self._post_send(buffer, destination, tag)
+        return self._request("send", buffer.nbytes, float(buffer.nbytes), done, _nothing, overlapped)
+
+    def _start_receive(self, tensor: Tensor, source: int, tag: int, overlapped: bool) -> Request:
+        _check_contiguous(tensor)
+        self._check_rank("source", source)
+        buffer = tensor.to("cpu")
+        done = self._post_receive(buffer, source, tag)
+        return self._request("receive", buffer.nbytes, 0.0, done, _copy_back(tensor, buffer), overlapped)
+
+    def _request(
+        self,
+        operation: str,
+        payload_bytes: int,
+        wire_bytes: float,
+        done: Callable[[], bool],
+        finish: Callable[[], None],
+        overlapped: bool,
+    ) -> Request:
+        tally = self.ledger.tally(Exchange(operation, self.scope, payload_bytes, overlapped))
+        tally.count += 1
+        tally.wire_bytes += wire_bytes
+        return Request(self, done, finish, tally)
+
+    def _check_rank(self, role: str, rank: int) -> None:
+        if not 0 <= rank < self.size:
+            raise ValueError(f"{role} must be a rank in 0..{self.size - 1}; got {rank}")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _copy_back(tensor: Tensor, buffer: Tensor) -> Callable[[], None]:
+    def copy() -> None:
+        if buffer is not tensor:
+            tensor.copy_(buffer)
+
+    return copy

@@ -1,0 +1,246 @@
+"""The communicator over MPI (mpi4py): host tensors travel without a copy, waits are polled tests.
+
+After an abort some ranks have posted operations that the others have not. An MPI communicator with a pending collective
+is never given back, and MPICH has about 2,044 of them; so `MpiFamily.settle` lets the ranks that lag join what is
+pending with throwaway buffers, and the communicators can be freed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from atoll.methods.communicator import Communicator, Ledger
+
+_MPI_TYPES = {
+    torch.float64: MPI.DOUBLE,
+    torch.float32: MPI.FLOAT,
+    torch.int64: MPI.INT64_T,
+    torch.int32: MPI.INT32_T,
+}
+
+
+def _sixteen_bit_sum(dtype: torch.dtype) -> MPI.Op:
+    # MPI libraries differ in what they do with 16-bit floats (some add the bit patterns), so torch adds them.
+    def add(received: Any, accumulated: Any, _: MPI.Datatype) -> None:
+        torch.frombuffer(accumulated, dtype=dtype).add_(torch.frombuffer(received, dtype=dtype))
+
+    return MPI.Op.Create(add, commute=True)
+
+
+_SIXTEEN_BIT_SUMS = {dtype: _sixteen_bit_sum(dtype) for dtype in (torch.float16, torch.bfloat16)}
+
+_DTYPES = {str(dtype): dtype for dtype in (*_MPI_TYPES, *_SIXTEEN_BIT_SUMS)}
+
+
+def _as_bytes(buffer: Tensor) -> list[Any]:
+    return [buffer.reshape(-1).view(torch.uint8).numpy(), MPI.BYTE]
+
+
+def _as_summands(buffer: Tensor) -> tuple[list[Any], MPI.Op]:
+    flat = buffer.reshape(-1)
+    if buffer.dtype in _SIXTEEN_BIT_SUMS:
+        return [flat.view(torch.int16).numpy(), MPI.INT16_T], _SIXTEEN_BIT_SUMS[buffer.dtype]
+    return [flat.numpy(), _MPI_TYPES[buffer.dtype]], MPI.SUM
+
+
+class MpiFamily:
+    """All MPI communicators of one trial: what must be settled and freed together when the trial ends."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, MpiCommunicator] = {}
+
+    def add(self, communicator: MpiCommunicator) -> None:
+        """Take `communicator` into the family."""
+        self._members[communicator.name] = communicator
+
+    def close(self) -> None:
+        """Free every communicator. No operation may be pending."""
+        for communicator in self._members.values():
+            communicator.close()
+        self._members.clear()
+
+    def posted(self) -> dict[str, dict[str, Any]]:
+        """What this rank has posted on each communicator, as plain data: for the ranks of the worker to compare."""
+        return {name: communicator.posted() for name, communicator in self._members.items()}
+
+    def settle(self, reports: Sequence[dict[str, dict[str, Any]]]) -> bool:
+        """Start what it takes to complete every pending operation; true when all of them are complete.
+
+        Args:
+            reports: what `posted` returned on every rank of the worker.
+
+        To be called again until it returns true on every rank.
+        """
+        settled = [c.settle([r[name] for r in reports if name in r]) for name, c in self._members.items()]
+        return all(settled)
+
+
+class MpiCommunicator(Communicator):
+    """A communicator over an MPI communicator that it owns.
+
+    Args:
+        mpi: the MPI communicator; freed by `close`.
+        nodes: the node of each rank.
+        ledger, poll, spin: see Communicator.
+        family: the communicators that end together.
+        name: equal on all ranks of one communicator, and different for two communicators of one rank.
+    """
+
+    LOG_LENGTH = 256
+
+    def __init__(
+        self,
+        mpi: MPI.Comm,
+        nodes: Sequence[int],
+        *,
+        ledger: Ledger,
+        poll: Callable[[], None],
+        spin: bool,
+        family: MpiFamily,
+        name: str = "0",
+    ) -> None:
+        super().__init__(mpi.rank, nodes, ledger=ledger, poll=poll, spin=spin)
+        self.name = name
+        self._mpi = mpi
+        self._family = family
+        self._num_splits = 0
+        # mpi4py's non-blocking operations hold no reference to their buffers, and a dropped buffer crashes.
+        self._pending: dict[int, tuple[MPI.Request, Tensor]] = {}
+        self._num_posted = 0
+        self._num_collectives = 0
+        self._collectives: deque[tuple[str, str, int, int]] = deque(maxlen=self.LOG_LENGTH)
+        self._sent: Counter[tuple[int, int]] = Counter()
+        self._received: Counter[tuple[int, int]] = Counter()
+        self._receives: dict[int, tuple[int, int, int]] = {}
+        self._joined = False
+        family.add(self)
+
+    def _post_sum(self, buffer: Tensor) -> Callable[[], bool]:
+        summands, operation = _as_summands(buffer)
+        request = self._mpi.Iallreduce(MPI.IN_PLACE, summands, op=operation)
+        return self._collective(request, buffer, ("sum", str(buffer.dtype), buffer.numel(), 0))
+
+    def _post_broadcast(self, buffer: Tensor, root: int) -> Callable[[], bool]:
+        request = self._mpi.Ibcast(_as_bytes(buffer), root=root)
+        return self._collective(request, buffer, ("broadcast", "", buffer.nbytes, root))
+
+    def _post_barrier(self) -> Callable[[], bool]:
+        return self._collective(self._mpi.Ibarrier(), torch.empty(0), ("barrier", "", 0, 0))
+
+    def _post_send(self, buffer: Tensor, destination: int, tag: int) -> Callable[[], bool]:
+        self._sent[destination, tag] += 1
+        return self._track(self._mpi.Isend(_as_bytes(buffer), dest=destination, tag=tag), buffer)
+
+    def _post_receive(self, buffer: Tensor, source: int, tag: int) -> Callable[[], bool]:
+        self._received[source, tag] += 1
+        self._receives[self._num_posted] = (source, tag, self._received[source, tag])
+        return self._track(self._mpi.Irecv(_as_bytes(buffer), source=source, tag=tag), buffer)
+
+    def _split(self, color: int, ledger: Ledger) -> MpiCommunicator:
+        colors = self._mpi.allgather(color)
+        nodes = [node for node, other in zip(self.nodes, colors, strict=True) if other == color]
+        name = f"{self.name}.{self._num_splits}/{color}"
+        self._num_splits += 1
+        return MpiCommunicator(
+            self._mpi.Split(color, self.rank),
+            nodes,
+            ledger=ledger,
+            poll=self.poll,
+            spin=self.spin,
+            family=self._family,
+            name=name,
+        )
+
+    def close(self) -> None:
+        """Free the MPI communicator. No operation may be pending."""
+        assert not self._pending, f"{len(self._pending)} operations are pending on communicator {self.name}"
+        if self._mpi != MPI.COMM_NULL:
+            self._mpi.Free()
+
+    # Pending operations.
+
+    def _collective(
+        self, request: MPI.Request, buffer: Tensor, signature: tuple[str, str, int, int]
+    ) -> Callable[[], bool]:
+        self._num_collectives += 1
+        self._collectives.append(signature)
+        return self._track(request, buffer)
+
+    def _track(self, request: MPI.Request, buffer: Tensor) -> Callable[[], bool]:
+        number = self._num_posted
+        self._num_posted += 1
+        self._pending[number] = (request, buffer)
+
+        def done() -> bool:
+            if number in self._pending and request.Test():
+                self._forget(number)
+            return number not in self._pending
+
+        return done
+
+    def _forget(self, number: int) -> None:
+        del self._pending[number]
+        self._receives.pop(number, None)
+
+    # Settling after an abort.
+
+    def posted(self) -> dict[str, Any]:
+        """What this rank has posted: the newest collectives, their number, and how many messages to whom."""
+        return {
+            "rank": self.rank,
+            "num_collectives": self._num_collectives,
+            "collectives": list(self._collectives),
+            "sent": [[destination, tag, count] for (destination, tag), count in self._sent.items()],
+        }
+
+    def settle(self, reports: Sequence[dict[str, Any]]) -> bool:
+        """Join what the other ranks have posted, and test what is pending; true when nothing is."""
+        if not self._joined:
+            self._joined = True
+            self._join_collectives(reports)
+            self._match_messages(reports)
+        for number, (request, _) in list(self._pending.items()):
+            if request.Test():
+                self._forget(number)
+        return not self._pending
+
+    def _join_collectives(self, reports: Sequence[dict[str, Any]]) -> None:
+        ahead = max(reports, key=lambda report: report["num_collectives"])
+        missing = ahead["num_collectives"] - self._num_collectives
+        if missing > len(ahead["collectives"]):
+            raise RuntimeError(f"a rank is {missing} collectives behind; the log keeps {self.LOG_LENGTH}")
+        for kind, dtype, size, root in ahead["collectives"][len(ahead["collectives"]) - missing :]:
+            if kind == "sum":
+                self._post_sum(torch.zeros(size, dtype=_DTYPES[dtype]))
+            elif kind == "broadcast":
+                self._post_broadcast(torch.zeros(size, dtype=torch.uint8), root)
+            else:
+                self._post_barrier()
+
+    def _match_messages(self, reports: Sequence[dict[str, Any]]) -> None:
+        sent = {
+            (report["rank"], tag): count
+            for report in reports
+            for destination, tag, count in report["sent"]
+            if destination == self.rank
+        }
+        for number, (source, tag, ordinal) in list(self._receives.items()):
+            if ordinal > sent.get((source, tag), 0):
+                request, _ = self._pending[number]
+                request.Cancel()
+        for (source, tag), count in sent.items():
+            for _ in range(count - self._received[source, tag]):
+                self._swallow(source, tag)
+
+    def _swallow(self, source: int, tag: int) -> None:
+        # The message was posted before its sender reported, so this probe finds it without waiting for a computation.
+        status = MPI.Status()
+        message = self._mpi.Mprobe(source, tag, status)
+        buffer = torch.empty(status.Get_count(MPI.BYTE), dtype=torch.uint8)
+        self._track(message.Irecv(_as_bytes(buffer)), buffer)

@@ -1,0 +1,119 @@
+"""The interface of a training method: it owns the whole step, from the batch to the changed parameters.
+
+What the trial's loop promises: `step` is called once per batch with this rank's share of the global batch, in the same
+number on every rank; `epoch_end` after each pass over the data; `evaluation_model` at any time between steps;
+`finalize` once, after the last step. All four are collective: every rank of the worker calls them in the same order.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from atoll.methods.communicator import Communicator
+from atoll.methods.optimizers import OptimizerFactory
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class NotApplicable(ValueError):
+    """A method cannot do what it is asked for, and says why, before training starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One rank's share of a global batch: sample indices (b,), inputs (b, ...), targets (b, ...)."""
+
+    indices: Tensor
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a method is given.
+
+    Attributes:
+        model: the network, with equal parameters on every rank, on the rank's device.
+        loss: (outputs, targets) -> mean loss over the batch, a scalar.
+        optimizers: makes optimizers whose learning rate follows the trial's schedule.
+        communicator: the worker's ranks.
+        num_epochs, steps_per_epoch: how long the training will be.
+        seed: for randomness of the method itself.
+    """
+
+    model: nn.Module
+    loss: Loss
+    optimizers: OptimizerFactory
+    communicator: Communicator
+    num_epochs: int
+    steps_per_epoch: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoHyperparameters:
+    """The hyperparameters of a method that has none."""
+
+
+class Method(ABC):
+    """A training method.
+
+    Class attributes:
+        Hyperparameters: a frozen keyword-only dataclass that validates itself in `__post_init__`.
+        asynchronous: whether the same seed may give different results, because ranks do not wait for one another.
+    """
+
+    Hyperparameters: ClassVar[type] = NoHyperparameters
+    asynchronous: ClassVar[bool] = False
+
+    @abstractmethod
+    def __init__(self, hyperparameters: Any, context: Context) -> None:
+        """Set up; raises NotApplicable for what the method cannot do."""
+
+    @abstractmethod
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one batch; returns this rank's loss, a detached scalar."""
+
+    def epoch_end(self, loss: float) -> None:  # noqa: B027  (a method without a schedule has nothing to do)
+        """Move the method's own schedules on.
+
+        Args:
+            loss: the epoch's training loss, averaged over ranks.
+        """
+
+    @abstractmethod
+    def evaluation_model(self) -> nn.Module:
+        """Return the model to be evaluated now. Training continues afterwards."""
+
+    @abstractmethod
+    def finalize(self) -> nn.Module:
+        """Complete what is pending and return the trained model, equal on every rank."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that training depends on. Nothing may be pending: call it after an epoch's end."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+
+
+def describe_hyperparameters(method: type[Method]) -> dict[str, Any]:
+    """Names and default values of a method's hyperparameters."""
+    return {field.name: field.default for field in fields(method.Hyperparameters)}
+
+
+def require(rule: bool, message: str) -> None:
+    """Raise ValueError with `message` unless `rule` holds."""
+    if not rule:
+        raise ValueError(message)
+
+
+def require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    require(value in choices, f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")

@@ -1,0 +1,116 @@
+"""The optimizer settings that all methods share, and the factory that gives a method its optimizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+def _check(rule: bool, message: str) -> None:
+    if not rule:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """The optimizer, its learning-rate schedule and the batch size.
+
+    Attributes:
+        learning_rate: the schedule's highest rate.
+        momentum: of SGD; AdamW's first-moment rate is fixed at 0.9.
+        nesterov: Nesterov's form of SGD's momentum.
+        weight_decay: coupled for SGD, decoupled for AdamW.
+        batch_size: samples per rank and step.
+        schedule: of the learning rate over the training steps, after the warm-up.
+        lr_warmup_epochs: epochs in which the rate climbs linearly from near 0 (001 table 3.2).
+        gradient_clipping: largest norm of a rank's gradient; 0 switches clipping off (001 table A.6).
+    """
+
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    batch_size: int = 32
+    schedule: str = "cosine"
+    lr_warmup_epochs: int = 0
+    gradient_clipping: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(
+            self.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}"
+        )
+        _check(self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
+        _check(self.learning_rate > 0, f"learning_rate must be above 0; got {self.learning_rate}")
+        _check(0 <= self.momentum < 1, f"momentum must be in [0, 1); got {self.momentum}")
+        _check(self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0")
+        _check(self.weight_decay >= 0, f"weight_decay must be at least 0; got {self.weight_decay}")
+        _check(self.batch_size >= 1, f"batch_size must be at least 1; got {self.batch_size}")
+        _check(self.lr_warmup_epochs >= 0, f"lr_warmup_epochs must be at least 0; got {self.lr_warmup_epochs}")
+        _check(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
+
+
+def rate_factor(schedule: str, step: int, num_steps: int, num_warmup_steps: int = 0) -> float:
+    """The share of the highest learning rate at `step` of 0..num_steps-1: a linear climb, then the schedule down to 0.
+
+    The cosine is (1 + cos(pi t)) / 2 over the t in [0, 1) that follow the warm-up (Loshchilov and Hutter, 2017).
+    """
+    if step < num_warmup_steps:
+        return (step + 1) / (num_warmup_steps + 1)
+    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    return 1 - progress if schedule == "linear" else 1.0
+
+
+class OptimizerFactory:
+    """Makes optimizers, and moves the learning rates of all that it made along the schedule.
+
+    Args:
+        settings: what to make.
+        num_steps, num_warmup_steps: the schedule's lengths in training steps.
+    """
+
+    def __init__(self, settings: OptimizerSettings, num_steps: int, num_warmup_steps: int = 0) -> None:
+        self.settings = settings
+        self._num_steps = num_steps
+        self._num_warmup_steps = num_warmup_steps
+        self._made: list[torch.optim.Optimizer] = []
+        self.learning_rate = settings.learning_rate
+        self.set_step(0)
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Make an optimizer for `parameters`."""
+        s = self.settings
+        if s.optimizer == "adamw":
+            made: torch.optim.Optimizer = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=s.weight_decay)
+        else:
+            made = torch.optim.SGD(
+                parameters, self.learning_rate, s.momentum, weight_decay=s.weight_decay, nesterov=s.nesterov
+            )
+        if s.gradient_clipping:
+            made.register_step_pre_hook(_clip(s.gradient_clipping))
+        self._made.append(made)
+        return made
+
+    def set_step(self, step: int) -> None:
+        """Set every learning rate to the schedule's value at `step`."""
+        factor = rate_factor(self.settings.schedule, step, self._num_steps, self._num_warmup_steps)
+        self.learning_rate = self.settings.learning_rate * factor
+        for group in (group for optimizer in self._made for group in optimizer.param_groups):
+            group["lr"] = self.learning_rate
+
+
+def _clip(largest_norm: float) -> Callable[[torch.optim.Optimizer, object, object], None]:
+    def clip(optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, largest_norm)
+
+    return clip
