@@ -1,0 +1,224 @@
+"""Search spaces as data: parameters with Optuna distributions, and their encoding as genes.
+
+Genes are what a propagator sees. A number is one float gene in [0, 1], on a log scale where its distribution says so; a
+category is one integer gene, so that mutation draws a new category instead of stepping to a neighbour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+
+Value = float | int | str | bool
+Gene = float | int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One hyperparameter that may be searched.
+
+    Attributes:
+        name: as in the method's or the optimizer's dataclass.
+        distribution: its range or choices.
+        default: the value of the candidate that every search tries first.
+        symbol, unit: as in the source.
+        source: the table that the range is taken from.
+        at_most: name of another parameter whose value is this one's upper limit.
+    """
+
+    name: str
+    distribution: BaseDistribution
+    default: Value
+    symbol: str = ""
+    unit: str = ""
+    source: str = ""
+    at_most: str | None = None
+
+    def limits(self) -> tuple[float, float] | tuple[int, int]:
+        """The gene's limits: floats for numbers, integers for categories."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return 0, len(self.distribution.choices) - 1
+        return 0.0, 1.0
+
+    def decode(self, gene: Gene, high: float | None = None) -> Value:
+        """The value of `gene`; `high` replaces the distribution's upper limit."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return d.choices[int(gene)]  # type: ignore[no-any-return]
+        low, high = float(d.low), float(d.high) if high is None else min(float(d.high), high)
+        if isinstance(d, IntDistribution):
+            # Every integer gets an equal share of [0, 1], on the distribution's scale.
+            value = math.floor(_interpolate(gene, low - 0.5, high + 0.5, d.log) + 0.5)
+            return int(min(max(value, low), high))
+        return min(max(_interpolate(gene, low, high, d.log), low), high)
+
+    def encode(self, value: Value, high: float | None = None) -> Gene:
+        """The gene whose value is `value`, for a value inside the distribution."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return int(d.choices.index(value))
+        low, high = float(d.low), float(d.high) if high is None else min(float(d.high), high)
+        if isinstance(d, IntDistribution):
+            return _locate(float(value), low - 0.5, high + 0.5, d.log)
+        return _locate(float(value), low, high, d.log)
+
+    def contains(self, value: object) -> bool:
+        """Whether `value` lies in the distribution."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return value in d.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return d.low <= value <= d.high and (isinstance(d, FloatDistribution) or float(value).is_integer())
+
+    def domain(self) -> str:
+        """The distribution in words."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return "{" + ", ".join(map(str, d.choices)) + "}"
+        upper = f"{d.high:g} and at most {self.at_most}" if self.at_most else f"{d.high:g}"
+        kind = "integer " if isinstance(d, IntDistribution) else ""
+        return f"{kind}{d.low:g} to {upper}{', log' if d.log else ''}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything about the parameter as plain data, with Optuna's JSON for the distribution."""
+        return {
+            "name": self.name,
+            "distribution": distribution_to_json(self.distribution),
+            "domain": self.domain(),
+            "default": self.default,
+            "symbol": self.symbol,
+            "unit": self.unit,
+            "source": self.source,
+            "at_most": self.at_most,
+        }
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Parameters that are searched, and values that are fixed.
+
+    A parameter with `at_most` comes after the parameter it names.
+    """
+
+    parameters: tuple[Parameter, ...]
+    fixed: tuple[tuple[str, Value], ...] = ()
+
+    def __post_init__(self) -> None:
+        seen: set[str] = {name for name, _ in self.fixed}
+        for parameter in self.parameters:
+            if parameter.name in seen:
+                raise ValueError(f"the search space names {parameter.name} twice")
+            if parameter.at_most is not None and parameter.at_most not in seen:
+                raise ValueError(f"{parameter.name} is limited by {parameter.at_most}, which must come before it")
+            seen.add(parameter.name)
+
+    def __add__(self, other: SearchSpace) -> SearchSpace:
+        return SearchSpace(self.parameters + other.parameters, self.fixed + other.fixed)
+
+    def names(self) -> list[str]:
+        """Names of all parameters, searched and fixed."""
+        return [p.name for p in self.parameters] + [name for name, _ in self.fixed]
+
+    def limits(self) -> dict[str, tuple[float, float] | tuple[int, int]]:
+        """The limits of every gene, as Propulate wants them."""
+        return {p.name: p.limits() for p in self.parameters}
+
+    def decode(self, genes: Mapping[str, Gene]) -> dict[str, Value]:
+        """Hyperparameters of `genes`, with the fixed values."""
+        values: dict[str, Value] = dict(self.fixed)
+        for p in self.parameters:
+            values[p.name] = p.decode(genes[p.name], _ceiling(p, values))
+        return values
+
+    def encode(self, hyperparameters: Mapping[str, Value]) -> dict[str, Gene]:
+        """Genes of `hyperparameters`; raises ValueError for one that is missing or outside its range."""
+        for p in self.parameters:
+            if p.name not in hyperparameters or not p.contains(hyperparameters[p.name]):
+                raise ValueError(f"{p.name} must be {p.domain()}; got {hyperparameters.get(p.name)!r}")
+        return {p.name: p.encode(hyperparameters[p.name], _ceiling(p, hyperparameters)) for p in self.parameters}
+
+    def default(self) -> dict[str, Value]:
+        """The default candidate: each default, moved into a range that was narrowed."""
+        values: dict[str, Value] = dict(self.fixed)
+        for p in self.parameters:
+            values[p.name] = _nearest(p, _ceiling(p, values))
+        return values
+
+    def narrowed(self, overrides: Mapping[str, Value | BaseDistribution]) -> SearchSpace:
+        """The space with some parameters fixed to a value, or given another distribution."""
+        parameters, fixed = [], list(self.fixed)
+        known = {p.name for p in self.parameters}
+        for name in overrides:
+            if name not in known:
+                raise ValueError(f"the space has no parameter {name!r}; valid are {', '.join(sorted(known))}")
+        for p in self.parameters:
+            override = overrides.get(p.name)
+            if override is None:
+                parameters.append(p)
+            elif isinstance(override, BaseDistribution):
+                parameters.append(replace(p, distribution=override, source="study file"))
+            else:
+                fixed.append((p.name, override))
+        _check_fixed_ceilings(self.parameters, parameters, dict(fixed))
+        return SearchSpace(_keep_ceilings(parameters, fixed), tuple(fixed))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The space as plain data."""
+        return {"parameters": [p.as_dict() for p in self.parameters], "fixed": dict(self.fixed)}
+
+
+def _check_fixed_ceilings(
+    original: Iterable[Parameter], searched: Iterable[Parameter], fixed: Mapping[str, Value]
+) -> None:
+    floors = {p.name: p.distribution.low for p in searched if not isinstance(p.distribution, CategoricalDistribution)}
+    for p in original:
+        if p.name in fixed and p.at_most is not None:
+            floor = fixed.get(p.at_most, floors.get(p.at_most))
+            if floor is not None and float(fixed[p.name]) > float(floor):
+                raise ValueError(
+                    f"{p.name} must be at most {p.at_most}: with {p.name} fixed to {fixed[p.name]}, {p.at_most} must "
+                    f"start at {fixed[p.name]} or more; it starts at {floor}"
+                )
+
+
+def _keep_ceilings(parameters: Sequence[Parameter], fixed: Iterable[tuple[str, Value]]) -> tuple[Parameter, ...]:
+    names = {p.name for p in parameters} | {name for name, _ in fixed}
+    return tuple(replace(p, at_most=p.at_most if p.at_most in names else None) for p in parameters)
+
+
+def _ceiling(parameter: Parameter, values: Mapping[str, Value]) -> float | None:
+    return None if parameter.at_most is None else float(values[parameter.at_most])
+
+
+def _nearest(parameter: Parameter, ceiling: float | None) -> Value:
+    d = parameter.distribution
+    if isinstance(d, CategoricalDistribution):
+        return parameter.default if parameter.contains(parameter.default) else d.choices[0]
+    high = d.high if ceiling is None else min(d.high, ceiling)
+    value = min(max(float(parameter.default), d.low), high)
+    return int(value) if isinstance(d, IntDistribution) else value
+
+
+def _interpolate(gene: Gene, low: float, high: float, log: bool) -> float:
+    if log:
+        return math.exp(math.log(low) + gene * (math.log(high) - math.log(low)))
+    return low + gene * (high - low)
+
+
+def _locate(value: float, low: float, high: float, log: bool) -> float:
+    if high <= low:
+        return 0.0
+    if log:
+        return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
+    return (value - low) / (high - low)
