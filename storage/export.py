@@ -1,0 +1,34 @@
+"""Configurations and trials as plain data, for files and for other programs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from atoll.storage.models import Study, Trial
+
+
+def trial_as_dict(trial: Trial) -> dict[str, Any]:
+    """A trial, complete."""
+    return {column.name: getattr(trial, column.name) for column in Trial.__table__.columns if column.name != "study_id"}
+
+
+def study_as_dict(study: Study) -> dict[str, Any]:
+    """A study, complete."""
+    return {column.name: getattr(study, column.name) for column in Study.__table__.columns}
+
+
+def configuration(study: Study, trial: Trial) -> dict[str, Any]:
+    """A trial's configuration, complete enough to train again, and where it came from."""
+    origin = {
+        "study": study.name,
+        "trial": trial.number,
+        "attempt": trial.attempt,
+        "metric": study.metric,
+        "objective": trial.objective,
+        "metrics": trial.metrics,
+        "seconds": trial.seconds,
+        "host": trial.host,
+        "exported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    return trial.configuration | {"origin": origin}

@@ -1,0 +1,57 @@
+"""The files of a study: the one place that knows their names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DEFAULT_PARENT = Path("atoll-studies")
+
+
+class StudyFolder:
+    """The files of one study under one folder."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def definition(self) -> Path:
+        """The study as it was started, complete with defaults (JSON)."""
+        return self.path / "study.json"
+
+    @property
+    def journals(self) -> Path:
+        """The folder of the journals."""
+        return self.path / "journals"
+
+    def journal(self, writer: str) -> Path:
+        """The journal of one writer: `launcher`, or a worker's root."""
+        return self.journals / f"{writer}.jsonl"
+
+    def root_journal(self, world_rank: int) -> Path:
+        """The journal of the worker whose root is `world_rank`."""
+        return self.journal(f"root-{world_rank:05d}")
+
+    @property
+    def stop_request(self) -> Path:
+        """Exists from `atoll stop` until the next start."""
+        return self.path / "stop"
+
+    @property
+    def log(self) -> Path:
+        """What the MPI ranks print."""
+        return self.path / "logs" / "ranks.log"
+
+    @property
+    def exports(self) -> Path:
+        """Where exported configurations go by default."""
+        return self.path / "exports"
+
+    def create(self) -> None:
+        """Make the folder and those inside it."""
+        for folder in (self.journals, self.log.parent, self.exports):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def exists(self) -> bool:
+        """Whether a study was started here."""
+        return self.definition.exists()

@@ -1,0 +1,122 @@
+"""Journals: one JSON object a line, one writer a file, so that no lock is needed and NFS and Lustre are safe.
+
+A line is handed to the system as it is written, so a killed process loses nothing, and synced to disk at most once a
+second and at the end of any trial longer than a second, so a lost host loses at most what is queued again. A torn last
+line is ignored; a line that is no JSON object is skipped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class JournalWriter:
+    """Appends events to one file."""
+
+    SYNC_INTERVAL = 1.0
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._synced = time.monotonic()
+        self._end_torn_line()
+
+    def _end_torn_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
+
+    def append(self, event: str, fields: Mapping[str, Any] | None = None, *, sync: bool = False) -> None:
+        """Write one line: the event's name, the time (seconds since the epoch), and its fields.
+
+        Args:
+            event: the name.
+            fields: plain data.
+            sync: whether the line must be on disk when this returns.
+
+        Raises:
+            OSError: when the line could not be written whole.
+        """
+        line = json.dumps({"event": event, "time": time.time(), **(fields or {})}, separators=(",", ":"))
+        data = line.encode() + b"\n"
+        if os.write(self._file, data) != len(data):
+            raise OSError(f"the journal took a part of a line only: {line[:80]}...")
+        if sync or time.monotonic() - self._synced > self.SYNC_INTERVAL:
+            os.fsync(self._file)
+            self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        os.fsync(self._file)
+        os.close(self._file)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Whole lines of one journal: the events, where the next chunk starts, and how many lines were no events."""
+
+    events: list[Event]
+    offset: int
+    num_skipped: int
+
+
+def read_chunk(path: Path, offset: int = 0, max_bytes: int = 4 << 20) -> Chunk:
+    """Read whole lines from byte `offset` on; a line without its end is left for later."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(max_bytes)
+        if data and b"\n" not in data:
+            data += file.readline()
+    data = data[: data.rfind(b"\n") + 1]
+    parsed = [_parse(line) for line in data.splitlines()]
+    events = [event for event in parsed if event is not None]
+    return Chunk(events, offset + len(data), len(parsed) - len(events))
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+
+
+class JournalTail:
+    """Follows all journals of a folder, each from where it was left."""
+
+    def __init__(self, folder: Path, offsets: Mapping[str, int] | None = None) -> None:
+        self._folder = folder
+        self._offsets = dict(offsets or {})
+
+    def read(self) -> dict[str, Chunk]:
+        """The new whole lines of every journal that has some, by file name."""
+        chunks = {}
+        for path in sorted(self._folder.glob("*.jsonl")):
+            offset = self._offsets.get(path.name, 0)
+            if path.stat().st_size > offset:
+                chunk = read_chunk(path, offset)
+                if chunk.offset > offset:
+                    chunks[path.name] = chunk
+        return chunks
+
+    def advance(self, chunks: Mapping[str, Chunk]) -> None:
+        """Do not read `chunks` again."""
+        self._offsets.update({name: chunk.offset for name, chunk in chunks.items()})
+
+
+def replay(folder: Path) -> list[Event]:
+    """All events of a folder's journals, in the order of their times."""
+    events: list[Event] = []
+    tail = JournalTail(folder)
+    while chunks := tail.read():
+        tail.advance(chunks)
+        events += [event for chunk in chunks.values() for event in chunk.events]
+    return sorted(events, key=lambda event: float(event.get("time", 0.0)))

@@ -1,0 +1,148 @@
+"""The tables. Times are seconds since the epoch, UTC; durations are seconds; sizes are bytes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+TRIAL_STATES = ("waiting", "running", "complete", "pruned", "failed", "lost")
+
+
+class Base(DeclarativeBase):
+    """The declarative base."""
+
+    # SQLite numbers rows by itself only where the key is spelled INTEGER.
+    type_annotation_map: ClassVar = {
+        dict[str, Any]: JSON,
+        float: Float(53),
+        int: BigInteger().with_variant(Integer, "sqlite"),
+    }
+
+
+class Study(Base):
+    """One search. Its state is running, complete, stopped or failed."""
+
+    __tablename__ = "study"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    state: Mapped[str] = mapped_column(String(20))
+    workload: Mapped[str] = mapped_column(String(200))
+    method: Mapped[str] = mapped_column(String(200))
+    metric: Mapped[str] = mapped_column(String(100))
+    direction: Mapped[str] = mapped_column(String(10))
+    target: Mapped[float | None]
+    num_trials: Mapped[int | None]
+    definition: Mapped[dict[str, Any]]
+    folder: Mapped[str] = mapped_column(Text)
+    started: Mapped[float]
+    finished: Mapped[float | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
+class Trial(Base):
+    """One evaluated configuration; `number` counts within the study, `attempt` the retries of a lost trial."""
+
+    __tablename__ = "trial"
+    __table_args__ = (
+        UniqueConstraint("study_id", "number", "attempt"),
+        Index("trial_by_objective", "study_id", "state", "objective"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    attempt: Mapped[int]
+    island: Mapped[int]
+    worker: Mapped[int]
+    generation: Mapped[int]
+    state: Mapped[str] = mapped_column(String(20))
+    seed: Mapped[int]
+    hyperparameters: Mapped[dict[str, Any]]
+    configuration: Mapped[dict[str, Any]]
+    objective: Mapped[float | None]
+    metrics: Mapped[dict[str, Any] | None]
+    seconds: Mapped[float | None]
+    wire_bytes: Mapped[float | None]
+    peak_memory: Mapped[float | None]
+    host: Mapped[str | None] = mapped_column(String(255))
+    started: Mapped[float]
+    finished: Mapped[float | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    traceback: Mapped[str | None] = mapped_column(Text)
+
+
+class Progress(Base):
+    """What a trial reported while it trained."""
+
+    __tablename__ = "progress"
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int]
+    seconds: Mapped[float]
+    train_loss: Mapped[float | None]
+    validation_loss: Mapped[float | None]
+    metric: Mapped[float | None]
+    learning_rate: Mapped[float]
+    wire_bytes: Mapped[float]
+
+
+class LedgerEntry(Base):
+    """What a trial communicated, summed over its ranks, by operation, scope, size of one call, and overlap."""
+
+    __tablename__ = "ledger"
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
+    operation: Mapped[str] = mapped_column(String(20), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(10), primary_key=True)
+    payload_bytes: Mapped[int] = mapped_column(primary_key=True)
+    overlapped: Mapped[bool] = mapped_column(primary_key=True)
+    count: Mapped[int]
+    wire_bytes: Mapped[float]
+    seconds_waited: Mapped[float]
+
+
+class Migration(Base):
+    """An individual that was sent from one island to another."""
+
+    __tablename__ = "migration"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True)
+    time: Mapped[float]
+    number: Mapped[int]
+    from_island: Mapped[int]
+    to_island: Mapped[int]
+
+
+class Host(Base):
+    """Where a rank of a study ran; a resumed study has one row per rank and start."""
+
+    __tablename__ = "host"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True)
+    time: Mapped[float]
+    world_rank: Mapped[int]
+    island: Mapped[int]
+    worker: Mapped[int]
+    rank: Mapped[int]
+    node: Mapped[int]
+    hostname: Mapped[str] = mapped_column(String(255))
+    process: Mapped[int]
+    device: Mapped[str] = mapped_column(String(20))
+    threads: Mapped[int]
+
+
+class JournalOffset(Base):
+    """Up to which byte a journal is in the database; changed in the transaction that adds the rows."""
+
+    __tablename__ = "journal_offset"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    file: Mapped[str] = mapped_column(String(200), primary_key=True)
+    offset: Mapped[int]
+    num_skipped: Mapped[int]

@@ -1,0 +1,134 @@
+"""Moves whole journal lines into the database, in batches, exactly once.
+
+The database may be locked, down or slow: the recorder tries again, later each time, and training goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import Chunk, JournalTail
+from atoll.storage.store import Store, StoreError
+
+log = logging.getLogger("atoll.recorder")
+
+LAUNCHER = "launcher.jsonl"
+
+
+class Recorder:
+    """Records one study's folder in one store.
+
+    Args:
+        folder: the study's files.
+        open_store: opens the store; called again after a failure.
+        study: the study's row, for a store that does not know it yet.
+    """
+
+    def __init__(self, folder: StudyFolder, open_store: Callable[[], Store], study: dict[str, Any]) -> None:
+        self._folder = folder
+        self._open_store = open_store
+        self._study = study
+        self._store: Store | None = None
+        self._study_id = 0
+        self._tail = JournalTail(folder.journals)
+
+    def catch_up(self) -> int:
+        """Record all whole lines that are there; returns their number. Raises DBAPIError or StoreError."""
+        store = self._connect()
+        num_lines = 0
+        while chunks := self._next_chunks():
+            store.record(self._study_id, chunks)
+            self._tail.advance(chunks)
+            num_lines += sum(len(chunk.events) for chunk in chunks.values())
+        return num_lines
+
+    def _connect(self) -> Store:
+        if self._store is None:
+            store = self._open_store()
+            self._study_id = store.add_study(self._study)
+            self._tail = JournalTail(self._folder.journals, store.offsets(self._study_id))
+            self._store = store
+        return self._store
+
+    def _next_chunks(self) -> dict[str, Chunk]:
+        chunks = self._tail.read()
+        # The launcher's lines end trials and the study: they come after all that the ranks wrote before.
+        if len(chunks) > 1:
+            chunks.pop(LAUNCHER, None)
+        return chunks
+
+    def reset(self) -> None:
+        """Forget the connection, and read again from what the database holds."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def close(self) -> None:
+        """Close the store."""
+        self.reset()
+
+
+class RecorderThread(threading.Thread):
+    """Records while something else runs.
+
+    Attributes:
+        failure: the last error, or None while all is well.
+    """
+
+    INTERVAL = 0.2
+    LONGEST_INTERVAL = 5.0
+    COMPLAINT_INTERVAL = 60.0
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(name="recorder", daemon=True)
+        self._recorder = recorder
+        self._stopping = threading.Event()
+        self._complained = -self.COMPLAINT_INTERVAL
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        """Record until `finish` is called and everything is recorded."""
+        interval = self.INTERVAL
+        while True:
+            stopping = self._stopping.is_set()
+            if self._try_once():
+                interval = self.INTERVAL
+                if stopping:
+                    break
+            else:
+                interval = min(2 * interval, self.LONGEST_INTERVAL)
+            if stopping:
+                time.sleep(interval)
+            else:
+                self._stopping.wait(interval)
+        self._recorder.close()
+
+    def _try_once(self) -> bool:
+        try:
+            self._recorder.catch_up()
+        except (DBAPIError, StoreError, OSError) as error:
+            self._recorder.reset()
+            self.failure = error
+            self._complain(error)
+            return False
+        self.failure = None
+        return True
+
+    def _complain(self, error: Exception) -> None:
+        if time.monotonic() - self._complained >= self.COMPLAINT_INTERVAL:
+            self._complained = time.monotonic()
+            reason = str(getattr(error, "orig", error)).splitlines()[0]
+            log.warning("the store cannot be written (%s); the search goes on, the journals keep everything", reason)
+
+    def finish(self, timeout: float) -> bool:
+        """Record the rest; false when that was not done within `timeout` seconds."""
+        self._stopping.set()
+        self.join(timeout)
+        return not self.is_alive()

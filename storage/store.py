@@ -1,0 +1,316 @@
+"""The store: every read and write of the database.
+
+The database is made from the journals and may be down while a search runs; writing is the recorder's alone. SQLite is
+the embedded default, PostgreSQL is for several people or hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.orm import Session, sessionmaker
+
+from atoll.storage import events
+from atoll.storage.journal import Chunk
+from atoll.storage.models import Host, JournalOffset, LedgerEntry, Migration, Progress, Study, Trial
+
+DEFAULT_URL = "sqlite:///atoll.db"
+SCHEMA_VERSION = "0001"
+NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked; the message says why, and what would help."""
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """A study with the counts of its trials by state, and its incumbent."""
+
+    study: Study
+    counts: dict[str, int]
+    best: float | None
+
+    @property
+    def num_ended(self) -> int:
+        """Trials that used up a part of the budget."""
+        return sum(self.counts.get(state, 0) for state in ("complete", "pruned", "failed"))
+
+
+class Store:
+    """The database behind one URL.
+
+    Args:
+        url: SQLAlchemy's URL; `sqlite:///file.db` or `postgresql+psycopg://user@host/database`.
+        create: whether to make the tables where there are none, and to upgrade an older schema.
+
+    Raises:
+        StoreError: for a URL that cannot be used, a store that is not there, or one of a newer schema.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, create: bool = True) -> None:
+        self.url = _parse(url)
+        self._check_there(create)
+        self.engine = _engine(self.url)
+        self._session = sessionmaker(self.engine, expire_on_commit=False)
+        self._upgrade(create)
+
+    def __str__(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+    def _check_there(self, create: bool) -> None:
+        file = self.url.database
+        if self.url.get_backend_name() != "sqlite" or file in (None, "", ":memory:"):
+            return
+        if not create and not Path(str(file)).exists():
+            raise StoreError(
+                f"there is no store at {self}; `atoll search` makes one, --store or ATOLL_STORE names another"
+            )
+        if create:
+            Path(str(file)).absolute().parent.mkdir(parents=True, exist_ok=True)
+
+    def _upgrade(self, create: bool) -> None:
+        with self.engine.connect() as connection:
+            version = _schema_version(connection)
+        if version == SCHEMA_VERSION:
+            return
+        if version is not None and version > SCHEMA_VERSION:
+            raise StoreError(
+                f"the store {self} has schema {version}; this atoll knows up to {SCHEMA_VERSION}: update atoll"
+            )
+        if version is None and not create:
+            raise StoreError(f"the store {self} holds no studies")
+        upgrade(self.engine)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    # Reading.
+
+    def studies(self) -> list[StudySummary]:
+        """All studies, the newest first."""
+        counts = sa.select(Trial.study_id, Trial.state, sa.func.count()).group_by(Trial.study_id, Trial.state)
+        extremes = (
+            sa.select(Trial.study_id, sa.func.min(Trial.objective), sa.func.max(Trial.objective))
+            .where(Trial.state == "complete")
+            .group_by(Trial.study_id)
+        )
+        with self._session() as session:
+            studies = session.scalars(sa.select(Study).order_by(Study.started.desc())).all()
+            by_study: dict[int, dict[str, int]] = {}
+            for study_id, state, count in session.execute(counts):
+                by_study.setdefault(study_id, {})[state] = count
+            best = {study_id: (low, high) for study_id, low, high in session.execute(extremes)}
+        return [
+            StudySummary(s, by_study.get(s.id, {}), best.get(s.id, (None, None))[s.direction == "maximize"])
+            for s in studies
+        ]
+
+    def study(self, name: str | None = None) -> Study:
+        """The study called `name`, or the newest one. Raises StoreError where there is none."""
+        query = sa.select(Study).order_by(Study.started.desc())
+        with self._session() as session:
+            found = session.scalars(query if name is None else query.where(Study.name == name)).first()
+            names = session.scalars(sa.select(Study.name).order_by(Study.name)).all() if found is None else []
+        if found is None:
+            wanted = "a study" if name is None else f"a study named {name!r}"
+            raise StoreError(f"{self} does not hold {wanted}; it holds {', '.join(names) or 'none'}")
+        return found
+
+    def leaderboard(self, study: Study, top: int | None = None) -> list[Trial]:
+        """The complete trials of `study`, the best first."""
+        order = Trial.objective.desc() if study.direction == "maximize" else Trial.objective.asc()
+        query = (
+            sa.select(Trial)
+            .where(Trial.study_id == study.id, Trial.state == "complete")
+            .order_by(order, Trial.number)
+            .limit(top)
+        )
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def trials(self, study: Study) -> list[Trial]:
+        """All trials of `study`, in the order they were numbered."""
+        query = sa.select(Trial).where(Trial.study_id == study.id).order_by(Trial.number, Trial.attempt)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def progress(self, trial_ids: Iterable[int]) -> list[Progress]:
+        """What the trials reported, by trial and step."""
+        query = sa.select(Progress).where(Progress.trial_id.in_(list(trial_ids)))
+        with self._session() as session:
+            return list(session.scalars(query.order_by(Progress.trial_id, Progress.step)))
+
+    def ledger(self, trial_id: int) -> list[LedgerEntry]:
+        """What one trial communicated."""
+        with self._session() as session:
+            return list(session.scalars(sa.select(LedgerEntry).where(LedgerEntry.trial_id == trial_id)))
+
+    def migrations(self, study: Study) -> list[Migration]:
+        """The migrations of `study`, in the order of their times."""
+        query = sa.select(Migration).where(Migration.study_id == study.id).order_by(Migration.time)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def hosts(self, study: Study) -> list[Host]:
+        """Where the ranks of `study` ran."""
+        with self._session() as session:
+            return list(session.scalars(sa.select(Host).where(Host.study_id == study.id).order_by(Host.id)))
+
+    # Writing.
+
+    def delete(self, study: Study) -> None:
+        """Remove `study` and all that belongs to it."""
+        with self._session.begin() as session:
+            session.execute(sa.delete(Study).where(Study.id == study.id))
+
+    def add_study(self, fields: Mapping[str, Any]) -> int:
+        """Add a study, or find the one of the same name and folder; returns its id.
+
+        Raises:
+            StoreError: when the name belongs to a study of another folder.
+        """
+        with self._session.begin() as session:
+            known = session.scalars(sa.select(Study).where(Study.name == fields["name"])).first()
+            if known is None:
+                known = Study(**fields)
+                session.add(known)
+                session.flush()
+            elif Path(known.folder) != Path(fields["folder"]):
+                raise StoreError(
+                    f"{self} already holds a study named {known.name!r}, with its files in {known.folder}; "
+                    "give --name another name, or delete that study"
+                )
+            return known.id
+
+    def offsets(self, study_id: int) -> dict[str, int]:
+        """Up to which byte each journal of a study is in the database."""
+        query = sa.select(JournalOffset.file, JournalOffset.offset).where(JournalOffset.study_id == study_id)
+        with self._session() as session:
+            return {row.file: row.offset for row in session.execute(query)}
+
+    def record(self, study_id: int, chunks: Mapping[str, Chunk]) -> None:
+        """Add what the lines say, and how far the journals were read, in one transaction: exactly once."""
+        batch = events.sort(study_id, [event for chunk in chunks.values() for event in chunk.events])
+        with self._session.begin() as session:
+            self._add_trials(session, study_id, batch)
+            if batch.study:
+                session.execute(sa.update(Study).where(Study.id == study_id).values(**batch.study))
+            for model, rows in ((Migration, batch.migrations), (Host, batch.hosts)):
+                if rows:
+                    session.execute(sa.insert(model), rows)
+            _move_offsets(session, study_id, chunks, batch.num_skipped)
+
+    def _add_trials(self, session: Session, study_id: int, batch: events.Batch) -> None:
+        ids: dict[events.TrialKey, int] = {}
+        if batch.started:
+            returned = session.execute(
+                sa.insert(Trial).returning(Trial.number, Trial.attempt, Trial.id), list(batch.started.values())
+            )
+            ids = {(number, attempt): id_ for number, attempt, id_ in returned}
+        ids |= _known_ids(session, study_id, batch.keys() - ids.keys())
+        progress = {(ids[key], row["step"]): row | {"trial_id": ids[key]} for key, row in batch.progress if key in ids}
+        if progress:
+            session.execute(sa.insert(Progress), list(progress.values()))
+        ended = [row | {"id": ids[key]} for key, row in batch.ended if key in ids]
+        if ended:
+            session.execute(sa.update(Trial), ended)
+        entries = [row | {"trial_id": ids[key]} for key, row in batch.ledger if key in ids]
+        if entries:
+            session.execute(sa.insert(LedgerEntry), entries)
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to `revision` with Alembic."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "atoll.storage:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except sa.exc.ArgumentError:
+        raise StoreError(
+            "a store is named by a URL like sqlite:///atoll.db or postgresql+psycopg://user@host/database; "
+            f"got {url.split('@')[-1]!r}"
+        ) from None
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        engine = sa.create_engine(url)
+    except (sa.exc.NoSuchModuleError, ImportError) as error:
+        raise StoreError(
+            f"no driver for {url.drivername}: {error}; PostgreSQL needs `pip install atoll[postgres]`"
+        ) from None
+    if url.get_backend_name() == "sqlite":
+        file_system = _file_system(Path(url.database or ".").absolute())
+        if file_system in NETWORK_FILE_SYSTEMS:
+            warnings.warn(f"{url.database} is on {file_system}: SQLite works there without WAL, slower", stacklevel=3)
+        mode = "DELETE" if file_system in NETWORK_FILE_SYSTEMS else "WAL"
+
+        @sa.event.listens_for(engine, "connect")
+        def _configure(connection: Any, _record: Any) -> None:
+            for pragma in ("busy_timeout=5000", f"journal_mode={mode}", "synchronous=NORMAL", "foreign_keys=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that holds `path`, or an empty string where the system does not say."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return ""
+    entries = [line.split()[1:3] for line in mounts.read_text().splitlines()]
+    holding = [(point, kind) for point, kind in entries if os.path.commonpath([point, path]) == point]
+    return max(holding, key=lambda entry: len(entry[0]), default=("", ""))[1]
+
+
+def _schema_version(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _known_ids(session: Session, study_id: int, keys: Iterable[events.TrialKey]) -> dict[events.TrialKey, int]:
+    numbers = sorted({number for number, _ in keys})
+    found: dict[events.TrialKey, int] = {}
+    for start in range(0, len(numbers), 500):
+        query = sa.select(Trial.number, Trial.attempt, Trial.id).where(
+            Trial.study_id == study_id, Trial.number.in_(numbers[start : start + 500])
+        )
+        found |= {(number, attempt): id_ for number, attempt, id_ in session.execute(query)}
+    return found
+
+
+def _move_offsets(session: Session, study_id: int, chunks: Mapping[str, Chunk], num_skipped: int) -> None:
+    for file, chunk in chunks.items():
+        row = session.get(JournalOffset, (study_id, file))
+        if row is None:
+            row = JournalOffset(study_id=study_id, file=file, offset=0, num_skipped=0)
+            session.add(row)
+        row.offset = chunk.offset
+        row.num_skipped += chunk.num_skipped + num_skipped
+        num_skipped = 0
+
+
+def best_first(study: Study, trials: Sequence[Trial]) -> list[Trial]:
+    """The complete ones of `trials`, the best first."""
+    complete = [trial for trial in trials if trial.state == "complete" and trial.objective is not None]
+    sign = -1 if study.direction == "maximize" else 1
+    return sorted(complete, key=lambda trial: (sign * (trial.objective or 0.0), trial.number))
