@@ -1,0 +1,431 @@
+"""The command line: parses and calls."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from atoll.platform.launch import Ending
+    from atoll.platform.study import Study
+    from atoll.storage.store import Store
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Search the hyperparameters of distributed training methods with islands of multi-rank MPI workers.",
+)
+
+StoreOption = Annotated[str | None, typer.Option("--store", help="URL of the store, such as sqlite:///atoll.db")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+Name = Annotated[str | None, typer.Argument(help="A study's name; the newest study unless given.")]
+
+USAGE, FAILURE = 2, 1
+
+
+def main() -> NoReturn:
+    """Run a command; known errors become one message and an exit code."""
+    try:
+        app()
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="red", markup=False)
+        raise SystemExit(code) from None
+    raise SystemExit(0)
+
+
+def _exit_code(error: Exception) -> int | None:
+    from sqlalchemy.exc import DBAPIError
+
+    from atoll.platform.launch import LaunchError
+    from atoll.platform.workloads import WORKLOADS  # noqa: F401  (a cheap import that shows a broken installation)
+    from atoll.platform.yamlfile import FileError
+    from atoll.storage.store import StoreError
+
+    if isinstance(error, FileError):
+        return USAGE
+    if isinstance(error, StoreError | LaunchError | DBAPIError | OSError):
+        return FAILURE
+    return USAGE if isinstance(error, ValueError) else None
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=400)
+
+
+def _print(table: Table) -> None:
+    console = _console()
+    if not console.is_terminal:
+        table.box = None
+    console.print(table)
+
+
+def _print_json(content: object) -> None:
+    print(json.dumps(content, indent=2, default=str))
+
+
+def _open_store(url: str | None) -> Store:
+    from atoll.platform.launch import store_url
+    from atoll.storage.store import Store
+
+    return Store(store_url(url), create=False)
+
+
+@app.command(epilog="Example: atoll quickstart")
+def quickstart(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Search DASO's hyperparameters on handwritten digits: 4 MPI ranks, about a minute."""
+    from atoll.platform import launch
+    from atoll.platform import quickstart as quick
+    from atoll.storage.folder import DEFAULT_PARENT
+
+    launch.require_search_extra()
+    name, number = "quickstart", 1
+    while (DEFAULT_PARENT / name).exists():
+        number += 1
+        name = f"quickstart-{number}"
+    study = quick.study(name)
+    code = _search(study, store, resuming=False, as_json=as_json)
+    if code == 0:
+        file = launch.study_folder(study).exports / "best.yaml"
+        _write_export(name, 1, file, store)
+        if not as_json:
+            option = f" --store {store}" if store else ""
+            print(f"\nThe best configuration is in {file}; train it again with\n    atoll train {file}")
+            print(f"Look at all trials in the browser with\n    atoll dashboard{option}")
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example: atoll search --method daso --workload digits_mlp --trials 40 --islands 2 --ranks 2")
+def search(
+    file: Annotated[Path | None, typer.Argument(metavar="[STUDY.yaml]", help="The study file.")] = None,
+    method: Annotated[str | None, typer.Option(help="A method, in place of a study file.")] = None,
+    workload: Annotated[str | None, typer.Option(help="A workload, in place of a study file.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Budget: trials to evaluate.")] = None,
+    name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
+    islands: Annotated[int | None, typer.Option(help="Islands.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers per island.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Ranks per worker.")] = None,
+    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks of a worker that count as one node.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data per trial.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the study.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was stopped.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search hyperparameters over MPI, from a study file or from flags, which go before the file."""
+    from atoll.platform import launch
+
+    launch.require_search_extra()
+    topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
+    flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
+    flags |= {"epochs": epochs, "seed": seed}
+    study = _study(file, _given(flags), _given(topology))
+    raise typer.Exit(_search(study, store, resuming=resume, as_json=as_json))
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.items() if value is not None}
+
+
+def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any]) -> Study:
+    from atoll.platform import yamlfile
+    from atoll.platform.study import Study
+
+    if file is None:
+        missing = [f"--{key}" for key in ("method", "workload") if key not in flags]
+        if missing:
+            raise yamlfile.FileError(
+                f"a search needs a study file, or --method and --workload; {missing[0]} is not given"
+            )
+        flags.setdefault("name", "-".join(flags[key].rpartition(":")[2] for key in ("method", "workload")))
+        return yamlfile.validate(flags | {"topology": topology}, Study, source="options", folder=Path.cwd())
+    study = yamlfile.load(file, Study)
+    if not flags and not topology:
+        return study
+    content = study.model_dump(exclude_unset=True)
+    content |= flags | {"topology": content.get("topology", {}) | topology}
+    return yamlfile.validate(content, Study, source=f"{file} with options", folder=file.parent)
+
+
+def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -> int:
+    from atoll.platform import display, launch, registry
+
+    url = launch.store_url(store, study)
+    launch.check(study)
+    if launch.inside_mpi():
+        code, message = launch.join(study, url, resuming=resuming)
+        if message:
+            print(message)
+        return code
+    shape = study.topology.shape()
+    workload = registry.workload(study.workload)
+    console = Console(stderr=as_json, highlight=False)
+    console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {shape.world_size} ranks")
+    with display.LiveSearch(console, study.name, workload.metric, workload.direction, study.trials) as live:
+        ending = launch.search(study, url, resuming=resuming, follow=live)
+    _show_ending(study, url, ending, as_json)
+    return ending.exit_code
+
+
+def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
+    from atoll.platform import display, launch
+    from atoll.storage.export import trial_as_dict
+
+    folder = launch.study_folder(study).path
+    if not ending.recorded:
+        print(f"the store does not hold everything yet; finish with `atoll record {folder}`", file=sys.stderr)
+        return
+    store = _open_store(url)
+    row = store.study(study.name)
+    best = store.leaderboard(row, 10)
+    if as_json:
+        said = {"study": study.name, "state": ending.state, "reason": ending.reason, "folder": str(folder)}
+        _print_json(said | {"best": trial_as_dict(best[0]) if best else None})
+        return
+    _print(display.leaderboard(row, best))
+    summary = next(s for s in store.studies() if s.study.id == row.id)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(summary.counts.items()))
+    print(f"{ending.state}: {counts}; {len(store.migrations(row))} migrations; stored in {store}; files in {folder}")
+    if ending.reason:
+        print(ending.reason)
+    if ending.exit_code == launch.EXIT_STOPPED:
+        print("go on with the same command and --resume")
+
+
+@app.command(epilog="Example: atoll train best.yaml --ranks 4")
+def train(
+    file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A configuration, as `atoll export` writes it.")],
+    ranks: Annotated[int | None, typer.Option(help="Ranks; those of the configuration unless given.")] = None,
+    place: Annotated[int, typer.Option(help="Which one, where the file holds several.", min=1)] = 1,
+    test: Annotated[bool, typer.Option("--test", help="Measure the trained model on the test data too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one configuration on one worker."""
+    from atoll.platform import launch, train
+
+    launch.require_search_extra()
+    configuration = train.read(file, place, ranks)
+    say = (lambda line: None) if as_json else print
+    result = train.train(configuration, test=test, say=say)
+    if as_json:
+        _print_json(result)
+    else:
+        for line in train.explain(configuration, result):
+            print(line)
+    raise typer.Exit(0 if result["state"] == "complete" else FAILURE)
+
+
+@app.command(epilog="Example: atoll leaderboard quickstart --top 5")
+def leaderboard(
+    study: Name = None,
+    top: Annotated[int, typer.Option(help="How many trials.", min=1)] = 10,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The best trials of a study; --json gives all complete trials."""
+    from atoll.platform import display
+    from atoll.storage.export import trial_as_dict
+
+    opened = _open_store(store)
+    row = opened.study(study)
+    if as_json:
+        _print_json([{"place": p} | trial_as_dict(t) for p, t in enumerate(opened.leaderboard(row), 1)])
+    else:
+        _print(display.leaderboard(row, opened.leaderboard(row, top)))
+
+
+@app.command(epilog="Example: atoll studies")
+def studies(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """What is in the store, with state and progress."""
+    from atoll.platform import display
+    from atoll.storage.export import study_as_dict
+
+    summaries = _open_store(store).studies()
+    if as_json:
+        _print_json([study_as_dict(s.study) | {"counts": s.counts, "best": s.best} for s in summaries])
+    else:
+        _print(display.studies(summaries))
+
+
+@app.command(epilog="Example: atoll stop quickstart")
+def stop(
+    study: Annotated[str, typer.Argument(help="The study's name.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a running search to stop; trials in flight are queued again on --resume."""
+    from atoll.platform import launch
+    from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
+
+    default = StudyFolder(DEFAULT_PARENT / study)
+    folder = default if default.exists() else StudyFolder(_open_store(store).study(study).folder)
+    if not folder.exists():
+        raise launch.LaunchError(f"{study} has no files in {folder.path} on this machine")
+    launch.request_stop(folder)
+    if as_json:
+        _print_json({"study": study, "stop_request": str(folder.stop_request)})
+    else:
+        print(f"{study} will stop after the current epoch of the trials in flight")
+
+
+@app.command(epilog="Example: atoll delete quickstart --yes")
+def delete(
+    study: Annotated[str, typer.Argument(help="The study's name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a study's rows and files, after a question."""
+    import shutil
+
+    opened = _open_store(store)
+    row = opened.study(study)
+    if not yes:
+        typer.confirm(f"Remove {study} with its trials from {opened}, and its files in {row.folder}?", abort=True)
+    opened.delete(row)
+    shutil.rmtree(row.folder, ignore_errors=True)
+    if as_json:
+        _print_json({"deleted": study})
+    else:
+        print(f"removed {study}")
+
+
+@app.command(epilog="Example: atoll export quickstart --best 3 -o best.yaml")
+def export(
+    study: Annotated[str, typer.Argument(help="The study's name.")],
+    best: Annotated[int, typer.Option(help="How many of the best.", min=1)] = 1,
+    output: Annotated[
+        Path | None, typer.Option("-o", help="A .yaml or .json file; standard output unless given.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The best configurations, complete enough to train again with `atoll train`."""
+    text = _write_export(study, best, output, store, as_json)
+    print(text if output is None else f"wrote {output}")
+
+
+def _write_export(study: str, best: int, output: Path | None, store: str | None, as_json: bool = False) -> str:
+    import yaml
+
+    from atoll.storage.export import configuration
+    from atoll.storage.store import StoreError
+
+    opened = _open_store(store)
+    row = opened.study(study)
+    found = [configuration(row, trial) for trial in opened.leaderboard(row, best)]
+    if not found:
+        raise StoreError(f"{study} has no complete trial to export")
+    content: object = found[0] if best == 1 else {"configurations": found}
+    in_json = as_json or (output is not None and output.suffix == ".json")
+    text = json.dumps(content, indent=2) if in_json else yaml.safe_dump(content, sort_keys=False)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text)
+    return text
+
+
+@app.command(epilog="Example: atoll dashboard --port 8050")
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8050,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    store: StoreOption = None,
+) -> None:
+    """Serve the dashboard."""
+    from atoll.dashboard.app import serve
+
+    serve(_open_store(store), host, port)
+
+
+@app.command(epilog="Example: atoll record atoll-studies/quickstart")
+def record(
+    folder: Annotated[Path, typer.Argument(help="A study's folder.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the study's last line.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move a study's journals into the store: what a search does by itself, where it reaches the store."""
+    from atoll.platform import launch
+    from atoll.storage.folder import StudyFolder
+
+    num_lines = launch.record(StudyFolder(folder), launch.store_url(store), follow=follow)
+    if as_json:
+        _print_json({"folder": str(folder), "lines": num_lines})
+    elif not follow:
+        print(f"recorded {num_lines} lines of {folder}")
+
+
+@app.command(epilog="Example: atoll methods daso")
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method's name.")] = None, as_json: JsonOption = False
+) -> None:
+    """The training methods; with a name, everything about one."""
+    from atoll.platform import catalogue
+
+    _show_catalogue(catalogue.methods(), catalogue.method, name, as_json)
+
+
+@app.command(epilog="Example: atoll workloads digits_mlp")
+def workloads(
+    name: Annotated[str | None, typer.Argument(help="A workload's name.")] = None, as_json: JsonOption = False
+) -> None:
+    """The workloads; with a name, everything about one."""
+    from atoll.platform import catalogue
+
+    _show_catalogue(catalogue.workloads(), catalogue.workload, name, as_json)
+
+
+@app.command(epilog="Example: atoll spaces daso")
+def spaces(
+    name: Annotated[str | None, typer.Argument(help="A method's name.")] = None, as_json: JsonOption = False
+) -> None:
+    """The search spaces; with a method's name, every parameter."""
+    from atoll.platform import catalogue
+
+    _show_catalogue(catalogue.spaces(), catalogue.space, name, as_json)
+
+
+def _show_catalogue(entries: Any, describe: Any, name: str | None, as_json: bool) -> None:
+    from atoll.platform import display
+
+    if name is None:
+        if as_json:
+            _print_json(entries)
+        else:
+            for key, summary in entries.items():
+                print(f"{key:20} {summary}")
+        return
+    description = describe(name)
+    if as_json:
+        _print_json(description)
+        return
+    for key, value in description.items():
+        if isinstance(value, list):
+            columns = list(value[0]) if value else []
+            _print(display.table(key, columns, [[display.number(row[c]) for c in columns] for row in value]))
+        else:
+            print(f"{key}: {value}")
+
+
+@app.command("study-schema", epilog="Example: atoll study-schema > study.schema.json")
+def study_schema(as_json: JsonOption = True) -> None:
+    """The JSON schema of the study file, for editors."""
+    from atoll.platform.study import Study
+
+    _print_json(Study.model_json_schema())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""One configuration: all that it takes to train once, and again. `atoll export` writes it, `atoll train` reads it."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from atoll.platform import registry
+
+if TYPE_CHECKING:
+    from atoll.methods.optimizers import OptimizerSettings
+
+Scalar = bool | int | float | str
+
+
+class Configuration(BaseModel):
+    """A workload, a method, all hyperparameters, and where and how they were trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workload: str
+    method: str
+    hyperparameters: dict[str, Scalar] = Field(default_factory=dict)
+    epochs: int | None = Field(default=None, ge=1, description="passes over the data; the workload's own unless given")
+    seed: int = Field(default=0, ge=0)
+    ranks: int = Field(default=1, ge=1)
+    ranks_per_node: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, description="torch threads per rank")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: str | None = Field(default=None, description="folder of the data files")
+    versions: dict[str, str] = Field(default_factory=dict)
+    origin: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("workload", "method")
+    @classmethod
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        folder = Path((info.context or {}).get("folder", "."))
+        name = registry.absolute(name, folder)
+        (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
+        return name
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, of those packages that are installed."""
+    found = {}
+    for package in ("atoll", "torch", "numpy", "mpi4py", "mpich", "propulate"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def complete_hyperparameters(method_name: str, hyperparameters: dict[str, Scalar]) -> dict[str, Scalar]:
+    """The hyperparameters with the defaults of all that they do not name, the optimizer's included."""
+    from atoll.methods.optimizers import OptimizerSettings
+
+    both = (*fields(registry.method(method_name).Hyperparameters), *fields(OptimizerSettings))
+    return {field.name: field.default for field in both if field.default is not MISSING} | hyperparameters
+
+
+def split_hyperparameters(method_name: str, hyperparameters: dict[str, Scalar]) -> tuple[Any, OptimizerSettings]:
+    """The method's and the optimizer's validated hyperparameters, of one flat dictionary.
+
+    Raises:
+        ValueError: for a name that neither has, with the valid ones, or for a value out of its range.
+    """
+    from atoll.methods.optimizers import OptimizerSettings
+
+    made = registry.method(method_name).Hyperparameters
+    given: dict[str, Any] = dict(hyperparameters)
+    own = {field.name for field in fields(made)}
+    shared = {field.name for field in fields(OptimizerSettings)}
+    unknown = sorted(set(hyperparameters) - own - shared)
+    if unknown:
+        raise ValueError(
+            f"{method_name} has no hyperparameter {', '.join(unknown)}; valid are {', '.join(sorted(own))} of the "
+            f"method and {', '.join(sorted(shared))} of the optimizer"
+        )
+    return (
+        made(**{name: value for name, value in given.items() if name in own}),
+        OptimizerSettings(**{name: value for name, value in given.items() if name in shared}),
+    )

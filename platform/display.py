@@ -1,0 +1,202 @@
+"""What a person sees of a search: live progress, leaderboards and tables; plain lines where nobody is at a terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import Event, JournalTail
+from atoll.storage.models import Study, Trial
+from atoll.storage.store import StudySummary
+
+
+@dataclass
+class Tally:
+    """What the journals' lines say of a search so far."""
+
+    direction: str
+    states: dict[str, int] = field(default_factory=dict)
+    incumbent: float | None = None
+    num_migrations: int = 0
+
+    def take(self, event: Event) -> bool:
+        """Take a line in; true when it ended a trial."""
+        self.num_migrations += event["event"] == "migrated"
+        if event["event"] != "trial_ended":
+            return False
+        self.states[event["state"]] = self.states.get(event["state"], 0) + 1
+        objective = event.get("objective")
+        if objective is not None:
+            better = max if self.direction == "maximize" else min
+            self.incumbent = objective if self.incumbent is None else better(self.incumbent, objective)
+        return True
+
+    @property
+    def num_ended(self) -> int:
+        """Trials that used up a part of the budget."""
+        return sum(self.states.get(state, 0) for state in ("complete", "pruned", "failed"))
+
+
+class LiveSearch:
+    """Shows a running search: a bar at a terminal, else a line whenever a tenth of the budget is done."""
+
+    def __init__(self, console: Console, study_name: str, metric: str, direction: str, num_trials: int) -> None:
+        self._console = console
+        self._metric = metric
+        self._num_trials = num_trials
+        self._tally = Tally(direction)
+        self._tail: JournalTail | None = None
+        self._started: float | None = None  # when the first trial of this start began
+        self._before = 0
+        self._announced = 0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(study_name, total=num_trials, facts="starting the ranks")
+
+    def __enter__(self) -> LiveSearch:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, folder: StudyFolder) -> None:
+        """Look at the journals again."""
+        first = self._tail is None
+        self._tail = self._tail or JournalTail(folder.journals)
+        chunks = self._tail.read()
+        self._tail.advance(chunks)
+        events = [event for chunk in chunks.values() for event in chunk.events]
+        ended = [self._tally.take(event) for event in events]
+        if first:
+            self._before = self._tally.num_ended
+        elif self._started is None and any(event["event"] == "trial_started" for event in events):
+            self._started = time.monotonic()
+        if any(ended):
+            self._show()
+
+    def _show(self) -> None:
+        tally = self._tally
+        self._bar.update(self._task, completed=tally.num_ended, facts=self._facts())
+        step = max(1, self._num_trials // 10)
+        if not self._console.is_terminal and tally.num_ended >= self._announced + step:
+            self._announced = tally.num_ended
+            self._console.print(f"{tally.num_ended}/{self._num_trials} trials, {self._facts()}")
+
+    def _facts(self) -> str:
+        tally = self._tally
+        facts = [f"best {self._metric} {number(tally.incumbent)}", f"{tally.num_migrations} migrations"]
+        if failed := tally.states.get("failed"):
+            facts.append(f"{failed} failed")
+        done = tally.num_ended - self._before
+        if done and self._started is not None and tally.num_ended < self._num_trials:
+            left = (time.monotonic() - self._started) / done * (self._num_trials - tally.num_ended)
+            facts.append(f"about {duration(left)} left")
+        return ", ".join(facts)
+
+
+def number(value: object) -> str:
+    """A value for a table: numbers to four digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in a few words."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes in a few words, with decimal units."""
+    if num_bytes is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if num_bytes < 1000 or unit == "TB":
+            break
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} {unit}"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table for the terminal; numbers to the right."""
+    made = Table(title=title, title_justify="left")
+    rows = list(rows)
+    for index, column in enumerate(columns):
+        numeric = all(row[index][:1] in "-0123456789" for row in rows if row[index])
+        made.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def leaderboard(study: Study, trials: Sequence[Trial]) -> Table:
+    """Place, objective, metrics, hyperparameters, time, bytes and seed of the best trials."""
+    searched = searched_names(study, trials)
+    metrics = sorted({name for trial in trials for name in trial.metrics or {}})
+    columns = ["place", "trial", study.metric, *metrics, *searched, "time", "sent", "seed", "island"]
+    rows = [
+        [
+            str(place),
+            str(trial.number),
+            number(trial.objective),
+            *(number((trial.metrics or {}).get(name)) for name in metrics),
+            *(number(trial.hyperparameters.get(name)) for name in searched),
+            duration(trial.seconds),
+            size(trial.wire_bytes),
+            str(trial.seed),
+            str(trial.island),
+        ]
+        for place, trial in enumerate(trials, 1)
+    ]
+    return table(f"{study.name}: {study.method} on {study.workload}", columns, rows)
+
+
+def searched_names(study: Study, trials: Iterable[Trial]) -> list[str]:
+    """The hyperparameters that the study searched: those its definition does not fix."""
+    space: Mapping[str, Any] = study.definition.get("space", {})
+    fixed = {name for name, value in space.items() if not isinstance(value, dict)}
+    names = dict.fromkeys(name for trial in trials for name in trial.hyperparameters)
+    return [name for name in names if name not in fixed]
+
+
+def studies(summaries: Iterable[StudySummary]) -> Table:
+    """One line per study, with state and progress."""
+    rows = [
+        [
+            s.study.name,
+            s.study.state,
+            f"{s.num_ended}/{s.study.num_trials}",
+            str(s.counts.get("failed", 0)),
+            f"{s.study.metric} {number(s.best)}",
+            s.study.method,
+            s.study.workload,
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(s.study.started)),
+        ]
+        for s in summaries
+    ]
+    columns = ["study", "state", "trials", "failed", "best", "method", "workload", "started"]
+    return table("studies", columns, rows)

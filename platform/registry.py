@@ -1,0 +1,123 @@
+"""Names of methods, workloads and search spaces -> objects: registered, an entry point, or `file.py:Class`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from atoll.methods import METHODS
+from atoll.platform.workloads import WORKLOADS
+from atoll.searchspaces import SEARCH_SPACES
+
+if TYPE_CHECKING:
+    from atoll.methods.method import Method
+    from atoll.platform.workloads.workload import Workload
+    from atoll.searchspaces.space import SearchSpace
+
+
+class UnknownName(ValueError):
+    """A name stands for nothing; the message has the valid choices."""
+
+
+def absolute(name: str, folder: Path) -> str:
+    """`file.py:Class` with the file's path made absolute, seen from `folder`; any other name as it is."""
+    file, separator, attribute = name.rpartition(":")
+    if not separator or not file.endswith(".py"):
+        return name
+    return f"{(folder / Path(file).expanduser()).resolve()}:{attribute}"
+
+
+def check_method(name: str) -> None:
+    """Raise UnknownName unless `name` may stand for a method."""
+    _locate(name, "method", METHODS)
+
+
+def check_workload(name: str) -> None:
+    """Raise UnknownName unless `name` may stand for a workload."""
+    _locate(name, "workload", WORKLOADS)
+
+
+def method(name: str) -> type[Method]:
+    """The class of a method."""
+    from atoll.methods.method import Method
+
+    found: type[Method] = _checked(name, _load(_locate(name, "method", METHODS)), Method)
+    return found
+
+
+def workload(name: str) -> Workload:
+    """A workload."""
+    from atoll.platform.workloads.workload import Workload
+
+    made: Workload = _checked(name, _load(_locate(name, "workload", WORKLOADS)), Workload)()
+    return made
+
+
+def search_space(method_name: str) -> SearchSpace:
+    """A method's search space: the registered one, or else the class attribute `search_space`, or else an empty one."""
+    from atoll.searchspaces.space import SearchSpace
+
+    if method_name in SEARCH_SPACES:
+        space: SearchSpace = _load(SEARCH_SPACES[method_name])
+        return space
+    return getattr(method(method_name), "search_space", SearchSpace(()))
+
+
+def names(kind: str) -> list[str]:
+    """The registered names of a kind, `method` or `workload`, entry points included."""
+    registered = METHODS if kind == "method" else WORKLOADS
+    return sorted({*registered, *(point.name for point in entry_points(group=f"atoll.{kind}s"))})
+
+
+def _locate(name: str, kind: str, registered: Mapping[str, str]) -> str:
+    if name in registered:
+        return registered[name]
+    for point in entry_points(group=f"atoll.{kind}s"):
+        if point.name == name:
+            return point.value
+    file, _, attribute = name.rpartition(":")
+    if file.endswith(".py") and attribute:
+        if not Path(file).is_file():
+            raise UnknownName(f"{kind} {name!r}: there is no file {file}")
+        return name
+    raise UnknownName(
+        f"{kind} must be one of {', '.join(names(kind))}, or file.py:Class, or an entry point of the group "
+        f"atoll.{kind}s; got {name!r}"
+    )
+
+
+def _load(location: str) -> Any:
+    module_name, _, attribute = location.rpartition(":")
+    module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    if not hasattr(module, attribute):
+        raise UnknownName(f"{module_name} has no {attribute!r}")
+    return getattr(module, attribute)
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    name = f"_atoll_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def _checked(name: str, found: Any, base: type) -> Any:
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UnknownName(f"{name!r} must be a subclass of {base.__module__}.{base.__name__}; it is {found!r}")
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise UnknownName(f"{name!r} does not define {', '.join(missing)}, which every {base.__name__.lower()} needs")
+    return found

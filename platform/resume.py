@@ -1,0 +1,88 @@
+"""What a study's journals say of its past: what was evaluated, what was lost, and where individuals have moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from atoll.platform.tickets import Ticket
+from atoll.storage.events import TrialKey, key_of
+from atoll.storage.journal import Event
+
+BUDGETED = ("complete", "pruned", "failed")
+
+
+@dataclass
+class PastTrial:
+    """One attempt at a trial."""
+
+    number: int
+    attempt: int
+    island: int
+    generation: int
+    hyperparameters: dict[str, Any]
+    state: str = "running"
+    objective: float | None = None
+
+
+@dataclass
+class Past:
+    """A study's trials and migrations so far."""
+
+    trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
+    migrations: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def running(self) -> list[PastTrial]:
+        """Attempts that have started and not ended."""
+        return [trial for trial in self.trials.values() if trial.state == "running"]
+
+    def complete(self) -> list[PastTrial]:
+        """Attempts with an objective."""
+        return [trial for trial in self.trials.values() if trial.state == "complete" and trial.objective is not None]
+
+    def num_budgeted(self) -> int:
+        """Trials that used up a part of the budget."""
+        return sum(trial.state in BUDGETED for trial in self.trials.values())
+
+    def tickets(self, num_trials: int, default: dict[str, Any]) -> list[Ticket]:
+        """What is left of the budget: lost trials again, then new ones; the very first is the default candidate."""
+        done = {trial.number for trial in self.trials.values() if trial.state in BUDGETED}
+        lost = {t.number: t for t in sorted(self.trials.values(), key=lambda t: t.attempt) if t.number not in done}
+        retries = [Ticket(t.number, t.attempt + 1, t.hyperparameters) for t in lost.values()]
+        first = max((trial.number for trial in self.trials.values()), default=-1) + 1
+        fresh = range(first, first + num_trials - len(done) - len(retries))
+        return retries + [Ticket(number, hyperparameters=None if number else default) for number in fresh]
+
+    def population(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:
+        """The complete trials on an island: those bred there, with what has come and, but for pollination, gone.
+
+        Islands may be fewer or more than before: a trial of island i goes to island i modulo their number.
+        """
+        homes = {trial.number: {trial.island} for trial in self.complete()}
+        for number, origin, target in self.migrations:
+            if number in homes:
+                homes[number].add(target)
+                if not pollination:
+                    homes[number].discard(origin)
+        chosen = (t for t in self.complete() if island in {home % num_islands for home in homes[t.number]})
+        return sorted(chosen, key=lambda trial: trial.number)
+
+
+def read(events: Iterable[Event]) -> Past:
+    """Gather a study's past from its journals' events, in the order of their times."""
+    past = Past()
+    for event in events:
+        kind = event["event"]
+        if kind == "trial_started":
+            past.trials[key_of(event)] = PastTrial(
+                event["number"], event["attempt"], event["island"], event["generation"], event["hyperparameters"]
+            )
+        elif kind == "trial_ended" and key_of(event) in past.trials:
+            past.trials[key_of(event)].state = event["state"]
+            past.trials[key_of(event)].objective = event["objective"]
+        elif kind == "trial_lost" and key_of(event) in past.trials:
+            past.trials[key_of(event)].state = "lost"
+        elif kind == "migrated":
+            past.migrations.append((event["number"], event["from_island"], event["to_island"]))
+    return past

@@ -1,0 +1,242 @@
+"""The study file: one validated model of everything a search can be told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from atoll.platform import registry
+from atoll.platform.configuration import (
+    Configuration,
+    Scalar,
+    complete_hyperparameters,
+    split_hyperparameters,
+    versions,
+)
+from atoll.platform.topology import Shape, TopologyError, share_out
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from atoll.searchspaces.space import SearchSpace
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Topology(_Strict):
+    """Islands of workers of ranks; the world has islands x workers x ranks ranks."""
+
+    islands: int = Field(default=1, ge=1, description="islands")
+    workers: int | list[int] = Field(default=1, description="workers per island, one number or one for each island")
+    ranks: int = Field(default=1, ge=1, description="ranks per worker; a trial trains on one worker")
+    world: int | None = Field(
+        default=None, ge=1, description="ranks in all, in place of `workers`: shared out over the islands evenly"
+    )
+    ranks_per_node: int | None = Field(
+        default=None, ge=1, description="ranks of a worker that count as one node; by host unless given"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where ranks train")
+    threads: int | None = Field(default=None, ge=1, description="torch threads per rank; cores / ranks unless given")
+
+    @field_validator("workers")
+    @classmethod
+    def _at_least_one(cls, workers: int | list[int]) -> int | list[int]:
+        sizes = [workers] if isinstance(workers, int) else workers
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"every island needs at least 1 worker; got {workers}")
+        return workers
+
+    @model_validator(mode="after")
+    def _possible(self) -> Topology:
+        if isinstance(self.workers, list) and len(self.workers) != self.islands:
+            raise ValueError(f"workers names {len(self.workers)} islands; islands is {self.islands}")
+        if self.world is not None and "workers" in self.model_fields_set:
+            raise ValueError("give either world or workers, not both")
+        if self.ranks_per_node and self.ranks % self.ranks_per_node:
+            raise ValueError(f"ranks ({self.ranks}) must be divisible by ranks_per_node; got {self.ranks_per_node}")
+        self.shape()
+        return self
+
+    def shape(self) -> Shape:
+        """Workers per island and ranks per worker."""
+        if self.world is not None:
+            return share_out(self.world, self.islands, self.ranks)
+        sizes = self.workers if isinstance(self.workers, list) else [self.workers] * self.islands
+        return Shape(tuple(sizes), self.ranks)
+
+
+class Sampler(_Strict):
+    """Propulate's genetic propagator and its islands; the defaults are those of source 001, table A.3."""
+
+    name: Literal["propulate"] = "propulate"
+    population: int | None = Field(
+        default=None,
+        ge=2,
+        description="breeding population of an island; a quarter of its trials, 4 to 32, unless given",
+    )
+    crossover: float = Field(default=0.7, ge=0, le=1, description="share of the first parent's genes")
+    mutation: float = Field(default=0.4, ge=0, le=1, description="probability of a point mutation")
+    random: float = Field(default=0.1, ge=0, le=1, description="probability of a random individual")
+    sigma: float = Field(default=0.05, gt=0, le=1, description="width of the interval mutation, of each gene's range")
+    migration: float = Field(default=0.9, ge=0, le=1, description="probability, per island and evaluation, to migrate")
+    pollination: bool = Field(
+        default=True, description="whether copies travel (pollination) or individuals (migration)"
+    )
+
+
+class FloatRange(_Strict):
+    """A range of real numbers."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+    log: bool = False
+
+
+class IntRange(_Strict):
+    """A range of integers."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = False
+
+
+class Choices(_Strict):
+    """A choice."""
+
+    type: Literal["choices"]
+    choices: list[Scalar] = Field(min_length=1)
+
+
+Override = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
+
+
+class Study(_Strict):
+    """One search: a workload, a method, a space, a sampler, a budget and a topology."""
+
+    name: str = Field(description="the study's name in the store, and its folder's")
+    workload: str = Field(description="a registered name, an entry point, or file.py:Class")
+    method: str = Field(description="a registered name, an entry point, or file.py:Class")
+    trials: int = Field(default=40, ge=1, description="budget: trials to evaluate")
+    epochs: int | None = Field(
+        default=None, ge=1, description="passes over the data per trial; the workload's own unless given"
+    )
+    seed: int = Field(default=0, ge=0, description="trial n trains with seed + n; islands breed with this seed")
+    topology: Topology = Field(default_factory=Topology)
+    sampler: Sampler = Field(default_factory=Sampler)
+    space: dict[str, Override | Scalar] = Field(
+        default_factory=dict,
+        description="per hyperparameter: a fixed value, or {low, high, log} or {choices}, with a type if unclear",
+    )
+    data: str | None = Field(default=None, description="folder of the data files; ATOLL_DATA unless given")
+    store: str | None = Field(
+        default=None, description="the store's URL; ATOLL_STORE or sqlite:///atoll.db unless given"
+    )
+    folder: str | None = Field(default=None, description="where the study's files go; atoll-studies/NAME unless given")
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _name_types(cls, space: object) -> object:
+        """Let a range say its type by its numbers: integers, unless one of low and high is a float."""
+        if not isinstance(space, dict):
+            return space
+        return {name: _with_type(value) for name, value in space.items()}
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if not NAME_PATTERN.fullmatch(name):
+            raise ValueError(
+                "a name has up to 100 letters, digits, dots, dashes and underscores, a letter or digit first"
+            )
+        return name
+
+    @field_validator("workload", "method")
+    @classmethod
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        name = registry.absolute(name, Path((info.context or {}).get("folder", ".")))
+        (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
+        return name
+
+    @field_validator("data", "folder")
+    @classmethod
+    def _from_file(cls, path: str | None, info: ValidationInfo) -> str | None:
+        """A relative path is seen from the study file."""
+        if path is None:
+            return None
+        return str((Path((info.context or {}).get("folder", ".")) / Path(path).expanduser()).resolve())
+
+    def search_space(self) -> SearchSpace:
+        """The method's space and the shared optimizer space, with the study's changes.
+
+        Raises:
+            ValueError: for a name that neither method nor optimizer has, or a range that cannot be.
+        """
+        from atoll.searchspaces.optimizer import SPACE as OPTIMIZER_SPACE
+        from atoll.searchspaces.space import SearchSpace
+
+        space = registry.search_space(self.method) + OPTIMIZER_SPACE
+        searched = set(space.names())
+        extra = {name: v for name, v in self.space.items() if name not in searched and not isinstance(v, _Strict)}
+        changes = {name: _distribution(value) for name, value in self.space.items() if name not in extra}
+        space = space.narrowed(changes) + SearchSpace((), tuple(extra.items()))
+        split_hyperparameters(self.method, space.default())
+        if not space.parameters:
+            raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
+        return space
+
+    def configuration(
+        self, hyperparameters: dict[str, Scalar], number: int, threads: int, device: str
+    ) -> Configuration:
+        """The configuration of trial `number`."""
+        return Configuration(
+            workload=self.workload,
+            method=self.method,
+            hyperparameters=complete_hyperparameters(self.method, hyperparameters),
+            epochs=self.epochs or registry.workload(self.workload).epochs,
+            seed=self.seed + number,
+            ranks=self.topology.ranks,
+            ranks_per_node=self.topology.ranks_per_node,
+            threads=threads,
+            device="cuda" if device.startswith("cuda") else "cpu",
+            data=self.data,
+            versions=versions(),
+        )
+
+    def population(self) -> int:
+        """The breeding population of an island."""
+        if self.sampler.population is not None:
+            return self.sampler.population
+        return min(32, max(4, self.trials // self.topology.islands // 4))
+
+
+def _with_type(value: object) -> object:
+    if not isinstance(value, dict) or "type" in value:
+        return value
+    if "choices" in value:
+        return {"type": "choices", **value}
+    kind = "float" if any(isinstance(value.get(end), float) for end in ("low", "high")) else "int"
+    return {"type": kind, **value}
+
+
+def _distribution(value: Override | Scalar) -> BaseDistribution | Scalar:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(value, FloatRange):
+        return FloatDistribution(value.low, value.high, log=value.log)
+    if isinstance(value, IntRange):
+        return IntDistribution(value.low, value.high, log=value.log)
+    if isinstance(value, Choices):
+        return CategoricalDistribution(value.choices)
+    return value
+
+
+__all__ = ["Sampler", "Study", "Topology", "TopologyError"]

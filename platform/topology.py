@@ -1,0 +1,136 @@
+"""World -> islands -> workers -> ranks -> devices: who is who in a search, without MPI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TopologyError(ValueError):
+    """The ranks cannot be arranged as asked; the message says the rule, the values, and what would do."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many workers each island has, and how many ranks each worker."""
+
+    island_sizes: tuple[int, ...]
+    ranks: int
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of all islands."""
+        return sum(self.island_sizes)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of all workers."""
+        return self.num_workers * self.ranks
+
+    def __str__(self) -> str:
+        sizes = set(self.island_sizes)
+        workers = str(self.island_sizes[0]) if len(sizes) == 1 else "+".join(map(str, self.island_sizes))
+        return f"{len(self.island_sizes)} islands x {workers} workers x {self.ranks} ranks"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One rank's place.
+
+    Attributes:
+        world_rank: in all of the search.
+        island, worker, rank: island; worker of all islands; rank in the worker.
+        node: which ranks share a node, as the methods see it: by host, or as declared.
+        hostname: where the rank runs.
+        device: `cpu` or `cuda:N`.
+        threads: torch threads of the rank.
+        process: its process id.
+    """
+
+    world_rank: int
+    island: int
+    worker: int
+    rank: int
+    node: int
+    hostname: str
+    device: str
+    threads: int
+    process: int
+
+
+def share_out(world_size: int, islands: int, ranks: int) -> Shape:
+    """Share a world out over islands by Propulate's rule: as evenly as it goes, the first ones get the remainder."""
+    if world_size % ranks:
+        raise TopologyError(f"the world's {world_size} ranks are not divisible by {ranks} ranks per worker")
+    workers = world_size // ranks
+    if islands > workers:
+        raise TopologyError(
+            f"{islands} islands need at least as many workers; the world has {workers} of {ranks} ranks"
+        )
+    base, remainder = divmod(workers, islands)
+    return Shape(tuple(base + (island < remainder) for island in range(islands)), ranks)
+
+
+def check_world_size(shape: Shape, world_size: int) -> None:
+    """Raise TopologyError unless MPI started as many ranks as the shape has."""
+    if world_size == shape.world_size:
+        return
+    if world_size == 1:
+        raise TopologyError(
+            f"the search needs {shape.world_size} ranks ({shape}) but MPI made worlds of 1: launcher and library "
+            "belong to different MPI installations; use the mpiexec of the MPI that mpi4py loads (`atoll search` does)"
+        )
+    raise TopologyError(
+        f"the search needs {shape.world_size} ranks ({shape}) but MPI started {world_size}; "
+        f"start {shape.world_size}, or change islands, workers or ranks"
+    )
+
+
+def arrange(
+    shape: Shape,
+    hostnames: Sequence[str],
+    *,
+    ranks_per_node: int | None = None,
+    device: str = "auto",
+    num_gpus: Sequence[int] | None = None,
+    cores: Sequence[int],
+    threads: int | None = None,
+    processes: Sequence[int] | None = None,
+) -> list[Place]:
+    """Give every rank its place.
+
+    Args:
+        shape: islands, workers, ranks.
+        hostnames: the host of every world rank.
+        ranks_per_node: how many ranks of a worker count as one node; None for the hosts as they are.
+        device: `cpu`, `cuda`, or `auto`: cuda where the host has GPUs.
+        num_gpus: GPUs that every world rank sees.
+        cores: processor cores that every world rank may use.
+        processes: process id of every world rank.
+        threads: torch threads per rank; None for the host's cores shared out over its ranks.
+    """
+    gpus = num_gpus or [0] * len(hostnames)
+    if device == "cuda" and not all(gpus):
+        without = sorted({host for host, count in zip(hostnames, gpus, strict=True) if not count})
+        raise TopologyError(f"device cuda needs a GPU on every host; there is none on {', '.join(without)}")
+    hosts = {host: number for number, host in enumerate(dict.fromkeys(hostnames))}
+    islands = [island for island, size in enumerate(shape.island_sizes) for _ in range(size)]
+    places, seen = [], dict.fromkeys(hosts, 0)
+    for world_rank, hostname in enumerate(hostnames):
+        worker, rank = divmod(world_rank, shape.ranks)
+        local_rank, seen[hostname] = seen[hostname], seen[hostname] + 1
+        on_gpu = device != "cpu" and gpus[world_rank] > 0
+        places.append(
+            Place(
+                world_rank=world_rank,
+                island=islands[worker],
+                worker=worker,
+                rank=rank,
+                node=rank // ranks_per_node if ranks_per_node else hosts[hostname],
+                hostname=hostname,
+                device=f"cuda:{local_rank % gpus[world_rank]}" if on_gpu else "cpu",
+                threads=threads or max(1, cores[world_rank] // hostnames.count(hostname)),
+                process=processes[world_rank] if processes else 0,
+            )
+        )
+    return places

@@ -1,0 +1,116 @@
+"""`atoll train`: reads a configuration, trains it over MPI, and says whether it reproduces where it came from."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from atoll.platform import launch, registry, yamlfile
+from atoll.platform.configuration import Configuration, split_hyperparameters, versions
+from atoll.platform.display import duration, number, size
+from atoll.storage.journal import JournalTail
+
+
+def read(file: Path, place: int = 1, ranks: int | None = None) -> Configuration:
+    """Read the configuration in `file`, or the one at `place` of several, and check all that can be checked.
+
+    Raises:
+        FileError: for a file that is no configuration.
+        ValueError, DataMissing: for hyperparameters out of range, or data that are not there.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise yamlfile.FileError(f"{file}: {error}") from None
+    if isinstance(content, dict) and "configurations" in content:
+        several = content["configurations"]
+        if place > len(several):
+            raise yamlfile.FileError(
+                f"{file} holds {len(several)} configurations; --place must be one of them; got {place}"
+            )
+        content = several[place - 1]
+        configuration = yamlfile.validate(content, Configuration, source=str(file), folder=file.parent)
+    else:
+        configuration = yamlfile.load(file, Configuration)
+    if ranks is not None:
+        configuration = configuration.model_copy(update={"ranks": ranks})
+    if configuration.ranks_per_node and configuration.ranks % configuration.ranks_per_node:
+        raise yamlfile.FileError(
+            f"ranks ({configuration.ranks}) must be divisible by ranks_per_node; got {configuration.ranks_per_node}"
+        )
+    split_hyperparameters(configuration.method, configuration.hyperparameters)
+    registry.workload(configuration.workload).check_data(Path(configuration.data) if configuration.data else None)
+    return configuration
+
+
+def train(configuration: Configuration, *, test: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train `configuration` over MPI; returns how it ended, and says each epoch's progress.
+
+    Raises:
+        LaunchError: when the MPI job fails, or when this process already belongs to one.
+    """
+    if launch.inside_mpi():
+        raise launch.LaunchError("`atoll train` starts its ranks itself: call it without mpirun or srun")
+    metric = registry.workload(configuration.workload).metric
+    with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
+        folder = Path(name)
+        file, log = folder / "configuration.json", folder / "ranks.log"
+        file.write_text(json.dumps({"configuration": configuration.model_dump(), "test": test}))
+        job = launch.start_ranks(configuration.ranks, ["train", str(file), str(folder / "result.jsonl")], log)
+        tail, result = JournalTail(folder), None
+        try:
+            while result is None:
+                ended = job.poll() is not None
+                chunks = tail.read()
+                tail.advance(chunks)
+                for event in (event for chunk in chunks.values() for event in chunk.events):
+                    if event["event"] == "progress":
+                        say(_progress_line(event, metric))
+                    elif event["event"] == "trial_ended":
+                        result = event
+                if ended and result is None:
+                    raise launch.LaunchError(f"the ranks ended with code {job.returncode}:\n{log.read_text()[-4000:]}")
+                time.sleep(0.05)
+            job.wait()
+        finally:
+            launch.end_job(job)
+    return {key: value for key, value in result.items() if key not in ("event", "time")}
+
+
+def _progress_line(event: dict[str, Any], metric: str) -> str:
+    return (
+        f"epoch {event['epoch']:>3}  step {event['step']:>6}  training loss {number(event['train_loss'])}  "
+        f"validation loss {number(event['validation_loss'])}  {metric} {number(event['metric'])}  "
+        f"{duration(event['seconds'])}  sent {size(event['wire_bytes'])}"
+    )
+
+
+def explain(configuration: Configuration, result: dict[str, Any]) -> list[str]:
+    """What there is to say about a result: the objective, and how it compares with the exported one."""
+    if result["state"] != "complete":
+        return [f"{result['state']}: {result['reason']}", *filter(None, [result.get("traceback")])]
+    metric = registry.workload(configuration.workload).metric
+    lines = [f"{metric} {result['objective']!r} in {duration(result['seconds'])}, sent {size(result['wire_bytes'])}"]
+    lines += [f"{name} {value!r}" for name, value in result["metrics"].items()]
+    expected = configuration.origin.get("objective")
+    if expected is not None and expected == result["objective"]:
+        lines.append(f"this reproduces the exported objective {expected!r} exactly")
+    elif expected is not None:
+        lines.append(f"the exported objective was {expected!r}{_differences(configuration)}")
+    return lines
+
+
+def _differences(configuration: Configuration) -> str:
+    now = versions()
+    changed = [
+        f"{name} {old} then, {now.get(name)} now"
+        for name, old in configuration.versions.items()
+        if now.get(name) != old
+    ]
+    return f"; versions differ: {', '.join(changed)}" if changed else ""

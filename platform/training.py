@@ -1,0 +1,54 @@
+"""One configuration on one worker: what `atoll train` does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from mpi4py import MPI
+
+from atoll.platform.configuration import Configuration
+from atoll.platform.search import available_cores
+from atoll.platform.study import Study, Topology
+from atoll.platform.topology import Shape, check_world_size
+from atoll.platform.trial import Progress
+from atoll.platform.worker import Worker, as_fields
+from atoll.storage.journal import JournalWriter
+
+
+def run(configuration_file: str, result_file: str, world: MPI.Comm) -> None:
+    """Train the configuration in one JSON file as one rank of `world`; the root writes progress and result as lines."""
+    from atoll.platform.search import arrange_world
+
+    content = json.loads(Path(configuration_file).read_text())
+    configuration = Configuration.model_validate(content["configuration"])
+    check_world_size(Shape((1,), configuration.ranks), world.size)
+    places = arrange_world(_as_study(configuration), world)
+    place = places[world.rank]
+    torch.set_num_threads(place.threads)
+    worker = Worker(world.Dup(), places, spin=world.size <= available_cores())
+    if not worker.is_root:
+        worker.obey()
+    else:
+        lines = JournalWriter(Path(result_file))
+
+        def report(progress: Progress) -> bool:
+            lines.append("progress", as_fields(progress))
+            return True
+
+        outcome = worker.evaluate(configuration, report, test=content["test"])
+        lines.append("trial_ended", asdict(outcome))
+        worker.dismiss()
+    worker.close()
+
+
+def _as_study(configuration: Configuration) -> Study:
+    topology = Topology(
+        ranks=configuration.ranks,
+        ranks_per_node=configuration.ranks_per_node,
+        device=configuration.device,
+        threads=configuration.threads,
+    )
+    return Study(name="train", workload=configuration.workload, method=configuration.method, topology=topology)

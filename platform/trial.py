@@ -1,0 +1,212 @@
+"""One trial on one rank of a worker: a generator of progress.
+
+The method owns the step; this loop owns the data order, the schedule, the measuring and the decision to go on, which is
+the same on every rank because it is made of summed values.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from atoll.methods.communicator import Communicator, Ledger
+from atoll.methods.method import Batch, Context, Method, NotApplicable
+from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
+from atoll.platform import registry
+from atoll.platform.configuration import Configuration, split_hyperparameters
+from atoll.platform.workloads.workload import Samples, Workload
+
+
+class Diverged(ArithmeticError):
+    """Training has reached a loss that is no number, or infinite."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a trial reports after an epoch; equal on all ranks but for `seconds`.
+
+    Attributes:
+        step, epoch: completed ones.
+        seconds: training time of this rank, without evaluation.
+        train_loss: mean over the epoch's batches of all ranks.
+        validation_loss, metric: of the evaluated model; with replicas that differ, each sees its share of the data.
+        learning_rate: at the last step.
+        wire_bytes: sent so far by all ranks of the worker.
+        last: whether this is the trained model.
+    """
+
+    step: int
+    epoch: int
+    seconds: float
+    train_loss: float
+    validation_loss: float
+    metric: float
+    learning_rate: float
+    wire_bytes: float
+    last: bool
+
+
+class EpochBatches:
+    """This rank's share of every global batch of an epoch, in an order that the seed fixes.
+
+    Global batch k is the k-th run of p*b samples of the epoch's permutation, and rank r takes its r-th run of b: so p
+    ranks with batch b see what one rank with batch p*b sees. Samples that do not fill a global batch wait for another
+    epoch's permutation.
+    """
+
+    def __init__(self, samples: Samples, batch_size: int, rank: int, num_ranks: int, seed: int) -> None:
+        self._samples = samples
+        self._batch_size = batch_size
+        self._rank = rank
+        self._global_size = batch_size * num_ranks
+        self._seed = seed
+        self.num_batches = len(samples) // self._global_size
+        if self.num_batches == 0:
+            raise NotApplicable(
+                f"a global batch must fit into the {len(samples)} training samples; batch_size {batch_size} on "
+                f"{num_ranks} ranks makes {self._global_size}"
+            )
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self._samples), generator=generator).to(self._samples.targets.device)
+        for number in range(self.num_batches):
+            start = number * self._global_size + self._rank * self._batch_size
+            indices = order[start : start + self._batch_size]
+            yield Batch(indices=indices, inputs=self._samples.inputs[indices], targets=self._samples.targets[indices])
+
+
+class Evaluator:
+    """Measures a model on samples shared out over the ranks."""
+
+    CHUNK = 4096
+
+    def __init__(self, workload: Workload, samples: Samples, communicator: Communicator) -> None:
+        self._workload = workload
+        self._communicator = communicator
+        share = slice(communicator.rank, None, communicator.size)
+        self._inputs, self._targets = samples.inputs[share], samples.targets[share]
+
+    def __call__(self, model: nn.Module) -> tuple[float, float]:
+        """The mean loss and the mean metric over all samples."""
+        totals = torch.zeros(3, dtype=torch.float64)
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            for start in range(0, len(self._targets), self.CHUNK):
+                targets = self._targets[start : start + self.CHUNK]
+                outputs = model(self._inputs[start : start + self.CHUNK])
+                means = [self._workload.loss(outputs, targets), self._workload.measure(outputs, targets)]
+                totals += torch.tensor([*(float(mean) * len(targets) for mean in means), len(targets)])
+        model.train(training)
+        self._communicator.sum(totals)
+        return float(totals[0] / totals[2]), float(totals[1] / totals[2])
+
+
+class Trial:
+    """One configuration in training, as one rank of the worker sees it.
+
+    Args:
+        configuration: what to train.
+        communicator: the worker's ranks; its ledger is the method's.
+        device: where this rank trains.
+    """
+
+    def __init__(self, configuration: Configuration, communicator: Communicator, device: str) -> None:
+        self.workload = registry.workload(configuration.workload)
+        hyperparameters, settings = split_hyperparameters(configuration.method, configuration.hyperparameters)
+        self._communicator = communicator
+        # The trial's own sums, for losses and metrics, are not the method's traffic.
+        self._aside = communicator.split(0, ledger=Ledger())
+        self.num_epochs = configuration.epochs or self.workload.epochs
+        data = self.workload.load(Path(configuration.data) if configuration.data else None)
+        self._batches = EpochBatches(
+            _on(device, data.train), settings.batch_size, communicator.rank, communicator.size, configuration.seed
+        )
+        self._validate = Evaluator(self.workload, _on(device, data.validation), self._aside)
+        self._test = Evaluator(self.workload, _on(device, data.test), self._aside)
+        self._optimizers = self._make_optimizers(settings)
+        self.method = self._make_method(configuration, hyperparameters, device)
+        self._model: nn.Module | None = None
+
+    def _make_optimizers(self, settings: OptimizerSettings) -> OptimizerFactory:
+        num_batches = self._batches.num_batches
+        return OptimizerFactory(settings, self.num_epochs * num_batches, settings.lr_warmup_epochs * num_batches)
+
+    def _make_method(self, configuration: Configuration, hyperparameters: object, device: str) -> Method:
+        torch.manual_seed(configuration.seed)
+        model = self.workload.model().to(device)
+        for tensor in (*model.parameters(), *model.buffers()):
+            self._aside.broadcast(tensor.data)
+        # From here on, randomness such as dropout differs between ranks.
+        torch.manual_seed(configuration.seed * 1_000_003 + self._communicator.rank)
+        context = Context(
+            model=model,
+            loss=self.workload.loss,
+            optimizers=self._optimizers,
+            communicator=self._communicator,
+            num_epochs=self.num_epochs,
+            steps_per_epoch=self._batches.num_batches,
+            seed=configuration.seed,
+        )
+        return registry.method(configuration.method)(hyperparameters, context)
+
+    def train(self) -> Iterator[Progress]:
+        """Train to the end, reporting after every epoch. Raises Diverged, on all ranks at once."""
+        step, seconds = 0, 0.0
+        for epoch in range(1, self.num_epochs + 1):
+            started = time.perf_counter()
+            losses = []
+            for batch in self._batches.epoch(epoch - 1):
+                self._optimizers.set_step(step)
+                losses.append(self.method.step(batch))
+                self._communicator.poll()
+                step += 1
+            train_loss, wire_bytes = self._summarise(losses)
+            _check_finite("training loss", train_loss, step)
+            self.method.epoch_end(train_loss)
+            last = epoch == self.num_epochs
+            model = self.method.finalize() if last else self.method.evaluation_model()
+            seconds += time.perf_counter() - started
+            validation_loss, metric = self._validate(model)
+            _check_finite("validation loss", validation_loss, step)
+            _check_finite(self.workload.metric, metric, step)
+            if last:
+                self._model = model
+                wire_bytes = self._summarise(losses)[1]
+            rate = self._optimizers.learning_rate
+            yield Progress(step, epoch, seconds, train_loss, validation_loss, metric, rate, wire_bytes, last)
+
+    def _summarise(self, losses: list[Tensor]) -> tuple[float, float]:
+        """The mean training loss of all ranks, and the bytes that all of them have sent."""
+        mean = torch.stack(losses).to("cpu", torch.float64).mean()
+        totals = torch.stack([mean, torch.tensor(self._communicator.ledger.wire_bytes(), dtype=torch.float64)])
+        self._aside.sum(totals)
+        return float(totals[0]) / self._communicator.size, float(totals[1])
+
+    def test(self) -> tuple[float, float]:
+        """Loss and metric of the trained model on the test data, which no search ever sees."""
+        assert self._model is not None, "the trial has not been trained to its end"
+        return self._test(self._model)
+
+    def agree(self, go_on: bool) -> bool:
+        """The decision of rank 0 on every rank."""
+        decision = torch.tensor([int(go_on)], dtype=torch.int32)
+        self._aside.broadcast(decision)
+        return bool(decision)
+
+
+def _on(device: str, samples: Samples) -> Samples:
+    return Samples(samples.inputs.to(device), samples.targets.to(device))
+
+
+def _check_finite(name: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise Diverged(f"diverged: the {name} is {value} at step {step}")

@@ -1,0 +1,270 @@
+"""A worker: the ranks that evaluate one trial together, and how they start, give up and end it together.
+
+The root's control messages tell the members what to train. A rank that raises tells its peers, whose waits then raise
+`PeerAborted` within a poll. After every trial the ranks compare what they have posted and complete what is pending, so
+that the trial's communicators can be freed, and the next trial gets fresh ones from the untouched control communicator.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from mpi4py import MPI
+
+from atoll.methods.communicator import Ledger, Patience, PeerAborted
+from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily
+from atoll.methods.method import NotApplicable
+from atoll.platform.configuration import Configuration
+from atoll.platform.mailbox import Mailbox
+from atoll.platform.topology import Place
+from atoll.platform.trial import Diverged, Progress, Trial
+
+WORK, ABORT, REPORT, POSTED = 1, 2, 3, 4
+
+
+class Stopped(Exception):
+    """The trial was asked to stop, and all ranks agreed."""
+
+
+@dataclass
+class Report:
+    """How a trial ended on one rank."""
+
+    rank: int
+    hostname: str
+    error: str = ""
+    reason: str = ""
+    traceback: str = ""
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    posted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    peak_memory: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        state: complete, failed, or lost where it was stopped.
+        objective: the metric of the trained model; None unless complete.
+        metrics: anything else that was measured at the end.
+        wire_bytes, ledger: traffic summed over ranks.
+        peak_memory: bytes, the largest of the ranks.
+        reason, traceback: why it failed, and where.
+    """
+
+    state: Literal["complete", "failed", "lost"]
+    objective: float | None
+    metrics: dict[str, float]
+    seconds: float
+    wire_bytes: float
+    ledger: list[dict[str, Any]]
+    peak_memory: float
+    reason: str | None = None
+    traceback: str | None = None
+
+
+class Worker:
+    """This rank's part of its worker.
+
+    Args:
+        comm: the worker's ranks; becomes the worker's own.
+        places: the place of every rank of the worker.
+        spin: whether waits may keep a core busy.
+        serve: called during every wait of the root and after every step: what the root owes to other workers.
+    """
+
+    def __init__(
+        self, comm: MPI.Comm, places: list[Place], *, spin: bool, serve: Callable[[], None] = lambda: None
+    ) -> None:
+        self.places = places
+        self.place = places[comm.rank]
+        self.serve = serve
+        self._control = Mailbox(comm)
+        self._spin = spin
+        self._serial = 0
+        self._raised = False
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this rank breeds and reports."""
+        return self._control.rank == 0
+
+    # The root's side.
+
+    def evaluate(
+        self, configuration: Configuration, on_progress: Callable[[Progress], bool], *, test: bool = False
+    ) -> Outcome:
+        """Train `configuration` on all ranks of the worker.
+
+        Args:
+            configuration: what to train.
+            on_progress: gets each report, and says whether to go on.
+            test: whether to measure the trained model on the test data too.
+        """
+        self._tell_members({"configuration": configuration.model_dump(), "test": test})
+        seen: list[Progress] = []
+
+        def remember(progress: Progress) -> bool:
+            seen.append(progress)
+            return on_progress(progress)
+
+        reports, metrics = self._run(configuration, remember, test)
+        return _outcome(reports, seen, metrics)
+
+    def dismiss(self) -> None:
+        """Tell the members that there is nothing more to do."""
+        self._tell_members(None)
+        self._wait(self._control.all_sent)
+
+    def _tell_members(self, work: dict[str, Any] | None) -> None:
+        for rank in range(1, self._control.size):
+            self._control.send(work, rank, WORK)
+
+    # The members' side.
+
+    def obey(self) -> None:
+        """Train what the root says, until it says that there is nothing more."""
+        while (work := self._receive(WORK, 0)) is not None:
+            self._run(Configuration.model_validate(work["configuration"]), lambda _: True, work["test"])
+        self._wait(self._control.all_sent)
+
+    # Both sides.
+
+    def _run(
+        self, configuration: Configuration, on_progress: Callable[[Progress], bool], test: bool
+    ) -> tuple[list[Report], dict[str, float]]:
+        self._serial += 1
+        self._raised = False
+        family, ledger = MpiFamily(), Ledger()
+        report, metrics = Report(self._control.rank, self.place.hostname), {}
+        communicator = MpiCommunicator(
+            self._control.comm.Dup(),
+            [place.node for place in self.places],
+            ledger=ledger,
+            poll=self._poll,
+            spin=self._spin,
+            family=family,
+        )
+        try:
+            metrics = _train(Trial(configuration, communicator, self.place.device), on_progress, test)
+        except Exception as error:
+            self._raised = True
+            self._note(report, error)
+        report.ledger, report.posted, report.peak_memory = ledger.rows(), family.posted(), _peak_memory()
+        reports = self._exchange(report)
+        self._wait(lambda: family.settle([other.posted for other in reports]))
+        family.close()
+        return reports, metrics
+
+    def _note(self, report: Report, error: Exception) -> None:
+        report.error, report.reason = type(error).__name__, f"{type(error).__name__}: {error}"
+        report.traceback = traceback.format_exc()
+        if isinstance(error, PeerAborted | Stopped):
+            return
+        for rank in range(self._control.size):
+            if rank != self._control.rank:
+                self._control.send(self._serial, rank, ABORT)
+
+    def _exchange(self, report: Report) -> list[Report]:
+        """Every rank's report on every rank."""
+        if self.is_root:
+            reports = [report, *(self._receive(REPORT, rank) for rank in range(1, self._control.size))]
+            for rank in range(1, self._control.size):
+                self._control.send(reports, rank, POSTED)
+            return reports
+        self._control.send(report, 0, REPORT)
+        received: list[Report] = self._receive(POSTED, 0)
+        return received
+
+    def _poll(self) -> None:
+        """Raise PeerAborted when another rank has given up this trial."""
+        self.serve()
+        while (message := self._control.take(ABORT)) is not None:
+            source, serial = message
+            if serial == self._serial and not self._raised:
+                self._raised = True
+                raise PeerAborted(f"rank {source} of this worker gave up the trial")
+
+    def _receive(self, tag: int, source: int) -> Any:
+        received: list[Any] = []
+
+        def arrived() -> bool:
+            message = self._control.take(tag, source)
+            if message is not None:
+                received.append(message[1])
+            return bool(received)
+
+        self._wait(arrived)
+        return received[0]
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        patience = Patience(self._spin)
+        while not condition():
+            self.serve()
+            patience.pause()
+
+    def close(self) -> None:
+        """Free the control communicator."""
+        while self._control.take(ABORT) is not None:
+            pass
+        self._control.close()
+
+
+def _train(trial: Trial, on_progress: Callable[[Progress], bool], test: bool) -> dict[str, float]:
+    for progress in trial.train():
+        if not trial.agree(on_progress(progress)) and not progress.last:
+            raise Stopped("stopped before its end, to be queued again")
+    if not test:
+        return {}
+    loss, metric = trial.test()
+    return {"test_loss": loss, f"test_{trial.workload.metric}": metric}
+
+
+def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, float]) -> Outcome:
+    ledger = Ledger.total([report.ledger for report in reports])
+    errors = [report for report in reports if report.error]
+    # Peers raise PeerAborted because of the first one; it says nothing of the cause.
+    cause = next((r for r in errors if r.error != PeerAborted.__name__), errors[0] if errors else None)
+    last = seen[-1] if seen else None
+    complete = cause is None and last is not None
+    reason = None
+    if cause is not None:
+        reason = f"{cause.reason} (rank {cause.rank} on {cause.hostname})"
+    if complete and last is not None:
+        metrics = {"train_loss": last.train_loss, "validation_loss": last.validation_loss, **metrics}
+    expected = (Diverged.__name__, NotApplicable.__name__, Stopped.__name__)
+    return Outcome(
+        state="complete" if complete else "lost" if cause and cause.error == Stopped.__name__ else "failed",
+        objective=last.metric if complete and last is not None else None,
+        metrics=metrics if complete else {},
+        seconds=last.seconds if last is not None else 0.0,
+        wire_bytes=ledger.wire_bytes(),
+        ledger=ledger.rows(),
+        peak_memory=float(max(report.peak_memory for report in reports)),
+        reason=reason,
+        traceback=cause.traceback if cause is not None and cause.error not in expected else None,
+    )
+
+
+def _peak_memory() -> int:
+    """The process's largest resident size so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def as_fields(progress: Progress) -> dict[str, Any]:
+    """A progress report as journal fields."""
+    fields = asdict(progress)
+    del fields["last"]
+    return fields
+
+
+def now() -> float:
+    """Seconds since the epoch."""
+    return time.time()

@@ -1,0 +1,7 @@
+"""The workloads, one a file. The registry is literal: name -> module:class, imported when asked for."""
+
+WORKLOADS = {
+    "digits_cnn": "atoll.platform.workloads.digits:DigitsCnn",
+    "digits_mlp": "atoll.platform.workloads.digits:DigitsMlp",
+    "spoken_digits_mlp": "atoll.platform.workloads.spoken_digits:SpokenDigitsMlp",
+}

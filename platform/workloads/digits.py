@@ -1,0 +1,76 @@
+"""Handwritten digits: 1,797 real 8x8 images (scikit-learn's copy of UCI's test set), embedded in scikit-learn."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from atoll.platform.workloads.workload import Classification, Data, Samples, standardise
+
+_SPLIT_SEED = 0
+
+
+@cache
+def _load() -> Data:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    images, rest, labels, rest_labels = train_test_split(
+        images, labels, test_size=0.3, stratify=labels, random_state=_SPLIT_SEED
+    )
+    validation, test, validation_labels, test_labels = train_test_split(
+        rest, rest_labels, test_size=0.5, stratify=rest_labels, random_state=_SPLIT_SEED
+    )
+    inputs = standardise(*(torch.tensor(part, dtype=torch.float32) for part in (images, validation, test)))
+    targets = [torch.tensor(part, dtype=torch.int64) for part in (labels, validation_labels, test_labels)]
+    return Data(*(Samples(x, y) for x, y in zip(inputs, targets, strict=True)))
+
+
+class DigitsMlp(Classification):
+    """Two hidden layers on 64 pixels."""
+
+    summary: ClassVar[str] = "handwritten digits 8x8, a multi-layer perceptron 64-64-64-10"
+    target: ClassVar[float | None] = 0.97
+
+    def load(self, folder: Path | None) -> Data:
+        """1,257 training, 270 validation and 270 test images, (n, 64)."""
+        return _load()
+
+    def model(self) -> nn.Module:
+        """64-64-64-10 with ReLU: 8,970 parameters."""
+        return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+class DigitsCnn(Classification):
+    """Two convolutions on 8x8 pixels."""
+
+    summary: ClassVar[str] = "handwritten digits 8x8, two convolutions with batch normalisation"
+    target: ClassVar[float | None] = 0.98
+
+    def load(self, folder: Path | None) -> Data:
+        """As digits_mlp, with images (n, 1, 8, 8)."""
+        data = _load()
+        return Data(*(Samples(_image(part.inputs), part.targets) for part in (data.train, data.validation, data.test)))
+
+    def model(self) -> nn.Module:
+        """16 and 32 channels of 3x3, batch normalisation, one pooling, a linear layer."""
+        return nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * 4 * 4, 10),
+        )
+
+
+def _image(inputs: Tensor) -> Tensor:
+    return inputs.view(-1, 1, 8, 8)

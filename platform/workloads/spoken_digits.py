@@ -1,0 +1,94 @@
+"""Spoken digits (Free Spoken Digit Dataset): frames of 40 log-mel features, classified by digit, split by speaker."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, standardise
+
+FILE = "spoken_digits.npz"
+HOW_TO_GET = (
+    "It holds the recordings of the Free Spoken Digit Dataset (github.com/Jakobovski/free-spoken-digit-dataset) in one "
+    "archive: signal int16 (all samples joined), offsets int64 (recordings + 1), digit, speaker, rate. Put it in a "
+    "folder and name that folder with the study's `data` or with ATOLL_DATA."
+)
+NUM_FEATURES = 40
+WINDOW_SECONDS, STEP_SECONDS = 0.025, 0.010
+# Frames of one recording resemble each other, and so do recordings of one speaker: whole speakers are held out.
+VALIDATION_SPEAKERS, TEST_SPEAKERS = 1, 1
+
+
+def mel_filters(num_filters: int, num_bins: int, rate: float) -> NDArray[np.float64]:
+    """Triangular filters (num_filters, num_bins), evenly spaced on the mel scale 2595 log10(1 + f/700)."""
+    mel_edges = np.linspace(0.0, 2595 * np.log10(1 + rate / 2 / 700), num_filters + 2)
+    edges = 700 * (10 ** (mel_edges / 2595) - 1)
+    frequencies = np.linspace(0.0, rate / 2, num_bins)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
+    filters: NDArray[np.float64] = np.maximum(0.0, np.minimum(rising, falling))
+    return filters
+
+
+def log_mel(signal: NDArray[np.int16], rate: float) -> NDArray[np.float32]:
+    """Log-mel features (frames, 40) of one recording: Hann windows of 25 ms every 10 ms; one frame if it is shorter."""
+    window, step = round(WINDOW_SECONDS * rate), round(STEP_SECONDS * rate)
+    samples = np.pad(signal.astype(np.float64) / 2**15, (0, max(0, window - len(signal))))
+    frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::step] * np.hanning(window)
+    num_points = 1 << (window - 1).bit_length()
+    power = np.abs(np.fft.rfft(frames, num_points)) ** 2
+    filters = mel_filters(NUM_FEATURES, power.shape[1], rate)
+    features: NDArray[np.float32] = np.log(power @ filters.T + 1e-10).astype(np.float32)
+    return features
+
+
+@cache
+def _load(path: Path) -> Data:
+    with np.load(path, allow_pickle=False) as archive:
+        signal, offsets, rate = archive["signal"], archive["offsets"], float(archive["rate"])
+        digits, speakers = archive["digit"], archive["speaker"]
+    features = [log_mel(signal[a:b], rate) for a, b in itertools.pairwise(offsets)]
+    names = np.unique(speakers)
+    held_out = VALIDATION_SPEAKERS + TEST_SPEAKERS
+    groups = (names[:-held_out], names[-held_out:-TEST_SPEAKERS], names[-TEST_SPEAKERS:])
+    parts = [_frames(features, digits, np.isin(speakers, group)) for group in groups]
+    inputs = standardise(*(x for x, _ in parts))
+    return Data(*(Samples(x, y) for x, (_, y) in zip(inputs, parts, strict=True)))
+
+
+def _frames(
+    features: list[NDArray[np.float32]], digits: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> tuple[Tensor, Tensor]:
+    indices = np.flatnonzero(chosen)
+    frames = np.concatenate([features[i] for i in indices])
+    labels = np.repeat(digits[indices].astype(np.int64), [len(features[i]) for i in indices])
+    return torch.from_numpy(frames), torch.from_numpy(labels)
+
+
+class SpokenDigitsMlp(Classification):
+    """Classify single frames of speech; one frame does not tell much, so accuracies are far below 1."""
+
+    summary: ClassVar[str] = "spoken digits, frames of 40 log-mel features by digit, a perceptron 40-128-128-10"
+    target: ClassVar[float | None] = 0.35
+    epochs: ClassVar[int] = 5
+
+    def check_data(self, folder: Path | None) -> None:
+        """Look for the archive."""
+        find_file(FILE, folder, HOW_TO_GET)
+
+    def load(self, folder: Path | None) -> Data:
+        """Frames (n, 40) of four training speakers, one for validation, one for the test."""
+        return _load(find_file(FILE, folder, HOW_TO_GET))
+
+    def model(self) -> nn.Module:
+        """40-128-128-10 with ReLU."""
+        return nn.Sequential(
+            nn.Linear(NUM_FEATURES, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
+        )

@@ -1,0 +1,113 @@
+"""The interface of a workload: data, model, loss, metric and target, fixed so that methods can be compared on it."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class DataMissing(FileNotFoundError):
+    """A workload's data are not where they were looked for; the message says where, and how to get them."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs (n, ...) and targets (n, ...)."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three parts: training trains, validation tunes, test reports."""
+
+    train: Samples
+    validation: Samples
+    test: Samples
+
+
+class Workload(ABC):
+    """A training problem.
+
+    Class attributes:
+        summary: one line for `atoll workloads`.
+        metric: name of what is optimised, computed by `measure` on the validation data.
+        direction: whether a larger or a smaller metric is better.
+        target: the metric's value that counts as solved; None where there is none.
+        epochs: passes over the training data unless the study says otherwise.
+    """
+
+    summary: ClassVar[str] = ""
+    metric: ClassVar[str] = "accuracy"
+    direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
+    target: ClassVar[float | None] = None
+    epochs: ClassVar[int] = 20
+
+    def check_data(self, folder: Path | None) -> None:  # noqa: B027  (embedded data are always there)
+        """Raise DataMissing where `load` would not find its files; cheap."""
+
+    @abstractmethod
+    def load(self, folder: Path | None) -> Data:
+        """Load, split and normalise the data; the same on every rank and at every call.
+
+        Args:
+            folder: where the data files are; None to look where ATOLL_DATA says.
+        """
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """Make the network; its initial weights come from torch's global random state."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean training loss over a batch, a scalar."""
+
+    @abstractmethod
+    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean metric over a batch, a scalar."""
+
+
+class Classification(Workload):
+    """Cross-entropy and accuracy."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of logits (b, classes) against class indices (b,)."""
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Share of correct classes."""
+        return (outputs.argmax(dim=-1) == targets).to(torch.float64).mean()
+
+
+def find_file(name: str, folder: Path | None, how_to_get: str) -> Path:
+    """The path of a data file in `folder`, or else in the folder that ATOLL_DATA names.
+
+    Raises:
+        DataMissing: with the places that were looked at and `how_to_get`.
+    """
+    configured = os.environ.get("ATOLL_DATA")
+    folders = [folder] if folder else [Path(configured)] if configured else []
+    for candidate in folders:
+        if (candidate / name).is_file():
+            return candidate / name
+    places = (
+        ", ".join(str(f.absolute()) for f in folders) or "no folder: neither the study's `data` nor ATOLL_DATA is set"
+    )
+    raise DataMissing(f"{name} was not found; looked in {places}. {how_to_get}")
+
+
+def standardise(train: Tensor, *others: Tensor) -> list[Tensor]:
+    """Shift and scale all parts by the mean and deviation of each feature of the training part; constant ones to 0."""
+    mean, deviation = train.mean(dim=0), train.std(dim=0)
+    scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    return [(part - mean) / scale for part in (train, *others)]
