@@ -1,0 +1,1 @@
+"""One page a file: a layout, and the callbacks that keep it up to date."""

@@ -1,0 +1,187 @@
+"""What every communicator must do."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from ranks import on_layouts
+
+from atoll.methods.communicator import Communicator, PeerAborted
+
+PAIR, PLAYED_PAIR = (0, 0), (0, 1)
+TWO_BY_TWO = (0, 0, 1, 1)
+EVERYWHERE = on_layouts((0,), PAIR, PLAYED_PAIR, TWO_BY_TWO)
+
+
+@EVERYWHERE
+def check_sum_in_every_dtype(c: Communicator) -> None:
+    for dtype in (torch.float64, torch.float32, torch.int64, torch.int32, torch.float16, torch.bfloat16):
+        tensor = torch.full((3, 5), c.rank + 1, dtype=dtype)
+        c.sum(tensor)
+        assert tensor.tolist() == torch.full((3, 5), c.size * (c.size + 1) // 2, dtype=dtype).tolist()
+
+
+@EVERYWHERE
+def check_sixteen_bit_sums_add_numbers_not_bit_patterns(c: Communicator) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.rand(c.size, 1001, generator=generator)
+    for dtype in (torch.float16, torch.bfloat16):
+        tensor = parts[c.rank].to(dtype)
+        c.sum(tensor)
+        exact = parts.to(dtype).to(torch.float64).sum(dim=0)
+        # p-1 additions, each rounded to the dtype: at most (p-1) half units in the last place of the sum.
+        bound = max(1, c.size - 1) * torch.finfo(dtype).eps / 2 * exact
+        assert ((tensor.to(torch.float64) - exact).abs() <= bound).all()
+
+
+@EVERYWHERE
+def check_mean(c: Communicator) -> None:
+    tensor = torch.arange(7, dtype=torch.float64) + c.rank
+    c.mean(tensor)
+    assert torch.equal(tensor, torch.arange(7, dtype=torch.float64) + (c.size - 1) / 2)
+
+
+@EVERYWHERE
+def check_narrow_wire_fills_the_wide_tensor(c: Communicator) -> None:
+    value = 1 + 2**-9  # bfloat16 keeps 8 bits of the mantissa, float16 11
+    for wire, expected in ((torch.bfloat16, 1.0), (torch.float16, value), (None, value)):
+        tensor = torch.full((4,), value)
+        c.mean(tensor, wire=wire)
+        assert tensor.dtype == torch.float32
+        # Powers of two ranks: scaling and adding equal parts is exact.
+        assert tensor.tolist() == [expected] * 4
+
+
+@EVERYWHERE
+def check_narrow_mean_does_not_overflow(c: Communicator) -> None:
+    tensor = torch.full((2,), 60000.0)
+    c.mean(tensor, wire=torch.float16)
+    assert tensor.tolist() == [60000.0] * 2
+
+
+@EVERYWHERE
+def check_what_cannot_be_summed_is_refused(c: Communicator) -> None:
+    with pytest.raises(ValueError, match="needs one of the dtypes"):
+        c.sum(torch.zeros(2, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="needs one of the dtypes"):
+        c.sum(torch.zeros(2), wire=torch.int8)
+    if c.size > 1:
+        with pytest.raises(ValueError, match="floating dtype"):
+            c.mean(torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="contiguous"):
+        c.sum(torch.zeros(4, 4).t()[:2])
+    with pytest.raises(ValueError, match=rf"root must be a rank in 0..{c.size - 1}; got {c.size}"):
+        c.broadcast(torch.zeros(1), root=c.size)
+    assert c.ledger.rows() == []
+
+
+@EVERYWHERE
+def check_broadcast_from_every_root(c: Communicator) -> None:
+    for root in range(c.size):
+        for dtype in (torch.float32, torch.bfloat16, torch.bool, torch.uint8, torch.int64):
+            tensor = torch.tensor([c.rank % 2, 1, 0], dtype=dtype)
+            c.broadcast(tensor, root)
+            assert tensor.tolist() == torch.tensor([root % 2, 1, 0], dtype=dtype).tolist()
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_messages_keep_their_order_and_tags(c: Communicator) -> None:
+    right, left = (c.rank + 1) % c.size, (c.rank - 1) % c.size
+    requests = [c.start_send(torch.full((2,), 10.0 * c.rank + i), right, tag=i // 2) for i in range(4)]
+    received = [torch.zeros(2) for _ in range(4)]
+    pending = [c.start_receive(received[i], left, tag=i // 2) for i in (2, 3, 0, 1)]
+    for request in reversed(pending + requests):
+        request.wait()
+    assert [int(tensor[0]) for tensor in received] == [10 * left + i for i in range(4)]
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_many_under_way(c: Communicator) -> None:
+    tensors = [torch.full((100,), float(c.rank + i)) for i in range(20)]
+    requests = [c.start_sum(tensor) for tensor in tensors]
+    for request in reversed(requests):
+        request.wait()
+        assert request.test()
+    base = sum(range(c.size))
+    assert [float(tensor[0]) for tensor in tensors] == [base + c.size * i for i in range(20)]
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_dropped_buffers_live_until_completion(c: Communicator) -> None:
+    requests = [c.start_broadcast(torch.full((50_000,), float(i)), root=i % c.size) for i in range(8)]
+    requests += [c.start_sum(torch.ones(50_000)) for _ in range(8)]
+    gc.collect()
+    for request in requests:
+        request.wait()
+
+
+@on_layouts(TWO_BY_TWO)
+def check_split_and_scopes(c: Communicator) -> None:
+    node = c.split(c.nodes[c.rank])
+    group = c.split(node.rank)
+    assert (c.scope, node.scope, group.scope) == ("global", "node", "global")
+    assert (node.size, group.size, node.rank, group.rank) == (2, 2, c.rank % 2, c.rank // 2)
+    tensor = torch.tensor([float(c.rank)])
+    node.sum(tensor)
+    assert tensor.item() == {0: 1.0, 1: 5.0}[c.rank // 2]
+    group.sum(tensor)
+    assert tensor.item() == 6.0
+
+
+@EVERYWHERE
+def check_ledger_counts_what_is_sent(c: Communicator) -> None:
+    p = c.size
+    c.sum(torch.zeros(10))
+    c.start_mean(torch.zeros(10), wire=torch.bfloat16).wait()
+    c.broadcast(torch.zeros(5, dtype=torch.float64), root=p - 1)
+    if p > 1:
+        c.send(torch.zeros(3), (c.rank + 1) % p)
+        c.receive(torch.zeros(3), (c.rank - 1) % p)
+    rows = {(r["operation"], r["overlapped"], r["payload_bytes"]): r for r in c.ledger.rows()}
+    ring = 2 * (p - 1) / p
+    assert rows["all_reduce", False, 40]["wire_bytes"] == pytest.approx(ring * 40)
+    # With one rank nothing is scaled, and the wire's dtype still rules.
+    assert rows["all_reduce", True, 20]["wire_bytes"] == pytest.approx(ring * 20)
+    assert rows["broadcast", False, 40]["wire_bytes"] == ((p - 1) * 40 if c.rank == p - 1 else 0)
+    if p > 1:
+        assert rows["send", False, 12]["wire_bytes"] == 12
+        assert rows["receive", False, 12]["wire_bytes"] == 0
+    assert {r["scope"] for r in c.ledger.rows()} == {c.scope}
+    assert all(r["count"] == 1 and r["seconds_waited"] >= 0 for r in rows.values())
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_every_wait_can_be_interrupted(c: Communicator) -> None:
+    """Rank 0 waits alone and is interrupted; then the others come, and what was posted completes."""
+    operations = {
+        "sum": lambda: c.sum(torch.ones(3)),
+        "broadcast": lambda: c.broadcast(torch.ones(3), root=1),
+        "receive": lambda: c.receive(torch.ones(3), 1),
+        "barrier": c.barrier,
+    }
+    counterparts = operations | {"receive": lambda: c.send(torch.ones(3), 0) if c.rank == 1 else None}
+    for name, operation in operations.items():
+        c.barrier()
+        if c.rank == 0:
+            interrupted_poll, c.poll = c.poll, _abort
+            with pytest.raises(PeerAborted):
+                operation()
+            c.poll = interrupted_poll
+        gate = torch.zeros(1)
+        if c.rank == 0:
+            for other in range(1, c.size):
+                c.send(gate, other, tag=7)
+        else:
+            c.receive(gate, 0, tag=7)
+            counterparts[name]()
+        c.barrier()
+    if c.rank == 0:  # let what rank 0 has abandoned complete
+        for done in getattr(c, "_pending", {}).copy():
+            assert c._pending[done][0].Test()
+            c._forget(done)
+
+
+def _abort() -> None:
+    raise PeerAborted("told to")

@@ -1,0 +1,325 @@
+"""What every method must do, and the identities of methods.md, as checks over any communicator."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+
+import problem
+import pytest
+import torch
+from ranks import on_layouts
+
+from atoll.methods import METHODS
+from atoll.methods.communicator import Communicator, Ledger
+from atoll.methods.daso import Daso
+from atoll.methods.ddp import Ddp
+from atoll.methods.local_sgd import LocalSgd
+from atoll.platform.workloads.digits import DigitsMlp
+
+SINGLE, PAIR, PLAYED_PAIR, TWO_BY_TWO = (0,), (0, 0), (0, 1), (0, 0, 1, 1)
+FOUR_NODES = (0, 1, 2, 3)
+# Sums of p float64 terms in another order, over 50 steps that amplify it little.
+FLOAT64 = 1e-12
+
+# One configuration per method that exercises its parts; a method without an entry is tested with its defaults.
+EXERCISED = {
+    "daso": {"B": 3, "S": 2, "warmup_epochs": 1, "cooldown_epochs": 1, "wire": "float32"},
+    "local_sgd": {"H": 3},
+}
+
+
+def _methods() -> dict[str, type]:
+    found = {}
+    for name, location in METHODS.items():
+        module, _, attribute = location.partition(":")
+        found[name] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+# The contract of every method.
+
+
+@on_layouts(SINGLE, PAIR, PLAYED_PAIR, TWO_BY_TWO)
+def check_lowers_the_loss_and_replicas_agree(c: Communicator) -> None:
+    for name, method in _methods().items():
+        made, _ = problem.make(method, c, hyperparameters=EXERCISED.get(name), num_epochs=5)
+        losses = problem.train(made, list(problem.batches(c, 50)))
+        assert sum(losses[-10:]) < 0.5 * sum(losses[:10]), name
+        mine = problem.vector(made.finalize())
+        theirs = mine.clone()
+        c.broadcast(theirs)
+        assert torch.equal(mine, theirs), name
+
+
+@on_layouts(SINGLE)
+def check_one_rank_equals_its_serial_reference(c: Communicator) -> None:
+    steps = list(problem.batches(c, 30))
+    model = problem.make_model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=1e-3)
+    for batch in steps:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()
+        optimizer.step()
+    # DASO on one node mixes with its own past unless S is 0.
+    hyperparameters = {"daso": {"B": 2, "S": 0, "wire": "float32"}}
+    for name, method in _methods().items():
+        made, _ = problem.make(method, c, hyperparameters=hyperparameters.get(name))
+        problem.train(made, steps)
+        assert problem.close(problem.vector(made.finalize()), problem.vector(model), FLOAT64), name
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_continues_from_saved_state_bit_for_bit(c: Communicator) -> None:
+    steps = list(problem.batches(c, 40))
+    for name, method in _methods().items():
+        made, _ = problem.make(method, c, hyperparameters=EXERCISED.get(name), num_epochs=4)
+        problem.train(made, steps[:20])
+        state = copy.deepcopy(made.state_dict())
+        problem.train(made, steps[20:])
+        again, _ = problem.make(
+            method, c, hyperparameters=EXERCISED.get(name), num_epochs=4, model=problem.make_model(seed=5)
+        )
+        again.load_state_dict(state)
+        problem.train(again, steps[20:])
+        assert torch.equal(problem.vector(made.finalize()), problem.vector(again.finalize())), name
+
+
+@on_layouts(PLAYED_PAIR, TWO_BY_TWO)
+def check_a_nan_reaches_every_rank(c: Communicator) -> None:
+    """A rank that sees NaN must not leave the others waiting, and the trial's summed loss shows it everywhere."""
+    for name, method in _methods().items():
+        made, _ = problem.make(method, c, hyperparameters=EXERCISED.get(name), num_epochs=3)
+        steps = list(problem.batches(c, 30))
+        if c.rank == c.size - 1:
+            steps[5] = type(steps[5])(
+                indices=steps[5].indices, inputs=steps[5].inputs * float("nan"), targets=steps[5].targets
+            )
+        problem.train(made, steps)
+        assert torch.isnan(problem.vector(made.finalize())).any(), name
+
+
+# Data-parallel SGD.
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_ddp_of_p_ranks_equals_one_rank_with_the_whole_batch(c: Communicator) -> None:
+    for settings in ({}, {"optimizer": "adamw", "learning_rate": 0.01}):
+        made, model = problem.make(Ddp, c, settings=settings)
+        problem.train(made, list(problem.batches(c, 30, batch_size=8)))
+        alone = c.split(c.rank)
+        serial, reference = problem.make(Ddp, alone, settings=settings)
+        problem.train(serial, list(problem.batches(alone, 30, batch_size=8 * c.size)))
+        # AdamW divides by the root of a second moment of 1e-8 and less: rounding is amplified.
+        assert problem.close(problem.vector(model), problem.vector(reference), 1e-12 if not settings else 1e-9)
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_ddp_bytes(c: Communicator) -> None:
+    for wire, width in (("float32", 4), ("bfloat16", 2)):
+        made, model = problem.make(Ddp, c, hyperparameters={"wire": wire}, model=problem.make_model(torch.float32))
+        before = c.ledger.wire_bytes()
+        problem.train(made, list(problem.batches(c, 20, dtype=torch.float32)))
+        expected = 20 * 2 * (c.size - 1) / c.size * width * problem.vector(model).numel()
+        assert c.ledger.wire_bytes() - before == pytest.approx(expected, rel=1e-12)
+
+
+@on_layouts(PLAYED_PAIR)
+def check_ddp_averages_running_statistics(c: Communicator) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 10)).double()
+    for parameter in model.parameters():
+        c.broadcast(parameter.data)
+    made, _ = problem.make(Ddp, c, model=model)
+    problem.train(made, list(problem.batches(c, 5)))
+    own = model[1].running_mean.clone()
+    expected = own.clone()
+    c.mean(expected)
+    made.evaluation_model()
+    assert torch.equal(model[1].running_mean, expected)
+    assert not torch.equal(own, expected)
+
+
+# Local SGD.
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_local_sgd_with_one_local_step_equals_ddp(c: Communicator) -> None:
+    for settings in ({"momentum": 0.0}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}):
+        steps = list(problem.batches(c, problem.NUM_STEPS))
+        local, a = problem.make(LocalSgd, c, hyperparameters={"H": 1}, settings=settings)
+        ddp, b = problem.make(Ddp, c, settings=settings)
+        problem.train(local, steps)
+        problem.train(ddp, steps)
+        assert problem.close(problem.vector(a), problem.vector(b), FLOAT64), settings
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_local_sgd_bytes_fall_with_H(c: Communicator) -> None:
+    num_parameters = problem.vector(problem.make_model()).numel()
+    for period in (1, 2, 5):
+        before = c.ledger.wire_bytes()
+        made, _ = problem.make(LocalSgd, c, hyperparameters={"H": period})
+        problem.train(made, list(problem.batches(c, 20)))
+        expected = 20 / period * 2 * (c.size - 1) / c.size * 8 * num_parameters
+        assert c.ledger.wire_bytes() - before == pytest.approx(expected, rel=1e-12)
+
+
+@on_layouts(PAIR)
+def check_post_local_sgd_starts_as_ddp(c: Communicator) -> None:
+    steps = list(problem.batches(c, 20))
+    local, a = problem.make(LocalSgd, c, hyperparameters={"H": 100, "warmup_steps": 20})
+    ddp, b = problem.make(Ddp, c)
+    problem.train(local, steps)
+    problem.train(ddp, steps)
+    assert torch.equal(problem.vector(a), problem.vector(b))
+    local.step(next(problem.batches(c, 1)))
+    mine, theirs = problem.vector(a), problem.vector(a)
+    c.broadcast(theirs)
+    assert c.rank == 0 or not torch.equal(mine, theirs)
+
+
+# DASO.
+
+CYCLING = {"warmup_epochs": 0, "cooldown_epochs": 0, "wire": "float32", "adaptive": False}
+
+
+@on_layouts(TWO_BY_TWO, FOUR_NODES)
+def check_daso_without_delay_equals_ddp(c: Communicator) -> None:
+    for settings in ({"momentum": 0.0, "weight_decay": 0.0}, {"momentum": 0.9, "weight_decay": 1e-3}):
+        steps = list(problem.batches(c, problem.NUM_STEPS))
+        # The wire must not narrow float64, so it keeps the parameters' own dtype.
+        daso, a = problem.make(Daso, c, hyperparameters={"B": 1, "S": 0, **CYCLING}, settings=settings)
+        ddp, b = problem.make(Ddp, c, settings=settings)
+        problem.train(daso, steps)
+        problem.train(ddp, steps)
+        assert problem.close(problem.vector(daso.finalize()), problem.vector(b), FLOAT64), settings
+        assert torch.equal(problem.vector(a), problem.vector(daso.finalize()))
+
+
+@on_layouts(TWO_BY_TWO)
+def check_daso_without_delay_equals_ddp_on_digits_mlp_in_float32(c: Communicator) -> None:
+    steps = list(problem.batches(c, problem.NUM_STEPS, dtype=torch.float32))
+    model = DigitsMlp().model()
+    for parameter in model.parameters():
+        c.broadcast(parameter.data)
+    settings = {"learning_rate": 0.05, "momentum": 0.9}
+    daso, a = problem.make(
+        Daso, c, hyperparameters={"B": 1, "S": 0, **CYCLING}, settings=settings, model=copy.deepcopy(model)
+    )
+    ddp, b = problem.make(Ddp, c, settings=settings, model=copy.deepcopy(model))
+    problem.train(daso, steps)
+    problem.train(ddp, steps)
+    assert problem.close(problem.vector(a), problem.vector(b), 1e-6)
+
+
+def _reference_daso(c: Communicator, start: float, num_steps: int, period: int, wait: int) -> list[float]:
+    """One parameter of node P's replicas with learning rate 0 by equation 3.2, written out for all nodes at once."""
+    nodes = sorted(set(c.nodes))
+    x = {node: start * (node + 1) for node in nodes}
+    history, sent_at, total = [], None, 0.0
+    last_send = 0
+    for step in range(1, num_steps + 1):
+        if sent_at is not None and step == sent_at + wait:
+            x = {node: (2 * wait * x[node] + total) / (2 * wait + len(nodes)) for node in nodes}
+            sent_at = None
+        if step == last_send + period:
+            total, sent_at, last_send = sum(x.values()), step, step
+            if wait == 0:
+                x = dict.fromkeys(nodes, total / len(nodes))
+                sent_at = None
+        history.append(x[c.nodes[c.rank]])
+    return history
+
+
+@on_layouts(PLAYED_PAIR, TWO_BY_TWO, FOUR_NODES)
+def check_daso_merges_by_equation_3_2_after_S_steps(c: Communicator) -> None:
+    """With learning rate 0 nothing but the merges moves the parameters."""
+    for period, wait in ((1, 0), (1, 1), (3, 0), (3, 1), (3, 2), (3, 3), (5, 5)):
+        made, model = problem.make(
+            Daso,
+            c,
+            hyperparameters={"B": period, "S": wait, **CYCLING},
+            settings={"learning_rate": 1e-300, "momentum": 0.0, "weight_decay": 0.0},
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(float(c.nodes[c.rank] + 1))
+        seen = []
+        for batch in problem.batches(c, 20):
+            made.step(batch)
+            seen.append(float(problem.vector(model)[0]))
+        made.finalize()
+        # A handful of float64 operations per merge, up to 20 merges.
+        assert seen == pytest.approx(_reference_daso(c, 1.0, 20, period, wait), rel=1e-14), (period, wait)
+
+
+@on_layouts(TWO_BY_TWO)
+def check_equal_weights_are_a_fixed_point_of_daso(c: Communicator) -> None:
+    made, model = problem.make(
+        Daso,
+        c,
+        hyperparameters={"B": 2, "S": 1, **CYCLING},
+        settings={"learning_rate": 1e-300, "momentum": 0.0, "weight_decay": 0.0},
+    )
+    before = problem.vector(model)
+    problem.train(made, list(problem.batches(c, 20)))
+    # (2S x + P x)/(2S + P) rounds a few times per merge, 10 merges.
+    assert problem.close(problem.vector(made.finalize()), before, 20 * torch.finfo(torch.float64).eps)
+
+
+@on_layouts(PLAYED_PAIR, TWO_BY_TWO, FOUR_NODES)
+def check_daso_bytes_fall_by_the_closed_formula(c: Communicator) -> None:
+    num_nodes, per_node = len(set(c.nodes)), c.size // len(set(c.nodes))
+    num_parameters = problem.vector(problem.make_model()).numel()
+    num_steps = 32
+    for wire, width in (("float32", 4), ("bfloat16", 2)):
+        for period in (1, 2, 4, 8):
+            before = {scope: _everyones_bytes(c, scope) for scope in ("node", "global")}
+            hyperparameters = CYCLING | {"B": period, "S": 0, "wire": wire}
+            made, _ = problem.make(Daso, c, hyperparameters=hyperparameters, model=problem.make_model(torch.float32))
+            problem.train(made, list(problem.batches(c, num_steps, dtype=torch.float32)))
+            sent = {scope: (_everyones_bytes(c, scope) - before[scope]) / c.size / num_steps for scope in before}
+            globally = 2 * (num_nodes - 1) / num_nodes * width * num_parameters / (period * per_node)
+            gradients = 2 * (per_node - 1) / per_node * 4 * num_parameters
+            broadcast = 4 * num_parameters * (per_node - 1) / (per_node * period)
+            assert sent["global"] == pytest.approx(globally, rel=1e-12), (wire, period)
+            assert sent["node"] == pytest.approx(gradients + broadcast, rel=1e-12), (wire, period)
+
+
+def _everyones_bytes(c: Communicator, scope: str) -> float:
+    aside = c.split(0, ledger=Ledger())
+    total = torch.tensor([c.ledger.wire_bytes(scope)], dtype=torch.float64)
+    aside.sum(total)
+    return float(total)
+
+
+@on_layouts(TWO_BY_TWO)
+def check_daso_groups_take_turns(c: Communicator) -> None:
+    made, _ = problem.make(Daso, c, hyperparameters={"B": 1, "S": 0, **CYCLING})
+    for number, batch in enumerate(problem.batches(c, 4)):
+        before = c.ledger.wire_bytes("global")
+        made.step(batch)
+        assert (c.ledger.wire_bytes("global") > before) == (c.rank % 2 == number % 2)
+
+
+@on_layouts(PLAYED_PAIR)
+def check_daso_synchronises_every_batch_in_warmup_and_cooldown(c: Communicator) -> None:
+    made, model = problem.make(
+        Daso,
+        c,
+        hyperparameters={"B": 4, "S": 2, "warmup_epochs": 1, "cooldown_epochs": 1, "wire": "float32"},
+        num_epochs=3,
+        steps_per_epoch=10,
+    )
+    agree = []
+    for number, batch in enumerate(problem.batches(c, 30), 1):
+        made.step(batch)
+        mean = problem.vector(model)
+        c.mean(mean)
+        differ = torch.tensor([float((mean - problem.vector(model)).abs().max())], dtype=torch.float64)
+        c.sum(differ)
+        # The mean of two equal float64 numbers is exact.
+        agree.append(float(differ) == 0.0)
+        if number % 10 == 0:
+            made.epoch_end(1.0 / number)
+    assert agree == [True] * 10 + [False] * 10 + [True] * 10

@@ -1,0 +1,86 @@
+"""A small real problem in float64, and the loop that trains it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from atoll.methods.communicator import Communicator
+from atoll.methods.method import Batch, Context, Method
+from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
+from atoll.platform.trial import EpochBatches
+from atoll.platform.workloads.digits import DigitsMlp
+from atoll.platform.workloads.workload import Samples
+
+NUM_STEPS = 50
+
+
+def samples(dtype: torch.dtype = torch.float64) -> Samples:
+    train = DigitsMlp().load(None).train
+    return Samples(train.inputs.to(dtype), train.targets)
+
+
+def make_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
+    # Not torch.manual_seed: virtual ranks share the global random state.
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=dtype) * 0.1)
+    return model
+
+
+def make(
+    method: type[Method],
+    communicator: Communicator,
+    *,
+    hyperparameters: dict | None = None,
+    settings: dict | None = None,
+    model: nn.Module | None = None,
+    num_epochs: int = 10,
+    steps_per_epoch: int = 10,
+) -> tuple[Method, nn.Module]:
+    model = model or make_model()
+    optimizer = OptimizerSettings(
+        **{"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "schedule": "constant"} | (settings or {})
+    )
+    context = Context(
+        model=model,
+        loss=nn.functional.cross_entropy,
+        optimizers=OptimizerFactory(optimizer, num_epochs * steps_per_epoch),
+        communicator=communicator,
+        num_epochs=num_epochs,
+        steps_per_epoch=steps_per_epoch,
+        seed=0,
+    )
+    return method(method.Hyperparameters(**(hyperparameters or {})), context), model
+
+
+def batches(communicator: Communicator, num_steps: int, batch_size: int = 8, dtype: torch.dtype = torch.float64):
+    source = EpochBatches(samples(dtype), batch_size, communicator.rank, communicator.size, seed=1)
+    epoch, made = 0, 0
+    while True:
+        for batch in source.epoch(epoch):
+            if made == num_steps:
+                return
+            made += 1
+            yield batch
+        epoch += 1
+
+
+def train(method: Method, steps: list[Batch], steps_per_epoch: int = 10) -> list[float]:
+    losses = []
+    for number, batch in enumerate(steps, 1):
+        losses.append(float(method.step(batch)))
+        if number % steps_per_epoch == 0:
+            method.epoch_end(sum(losses[-steps_per_epoch:]) / steps_per_epoch)
+    return losses
+
+
+def vector(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()]).clone()
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+    """Whether the largest difference is within `tolerance` of the largest value."""
+    return float((a - b).abs().max()) <= tolerance * max(1.0, float(b.abs().max()))
