@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -71,6 +72,12 @@ def incumbents(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         {"ended": range(1, len(complete) + 1), "trial": complete["trial"], "objective": objective, "best": best}
     )
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as a grid wants them: dictionaries, null where a value is missing."""
+    rows: Any = table.astype(object).where(table.notna(), None).to_dict("records")
+    return list(rows)
 
 
 def curves(store: Store, trials: pd.DataFrame, numbers: Sequence[int]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ the same on every rank because it is made of summed values.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.platform import registry
 from atoll.platform.configuration import Configuration, split_hyperparameters
 from atoll.platform.workloads.workload import Samples, Workload
+
+# torch's random state is the process's, and virtual ranks are threads of one.
+_RANDOM_STATE = threading.Lock()
 
 
 class Diverged(ArithmeticError):
@@ -141,8 +145,9 @@ class Trial:
         return OptimizerFactory(settings, self.num_epochs * num_batches, settings.lr_warmup_epochs * num_batches)
 
     def _make_method(self, configuration: Configuration, hyperparameters: object, device: str) -> Method:
-        torch.manual_seed(configuration.seed)
-        model = self.workload.model().to(device)
+        with _RANDOM_STATE:
+            torch.manual_seed(configuration.seed)
+            model = self.workload.model().to(device)
         for tensor in (*model.parameters(), *model.buffers()):
             self._aside.broadcast(tensor.data)
         # From here on, randomness such as dropout differs between ranks.

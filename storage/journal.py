@@ -8,6 +8,7 @@ line is ignored; a line that is no JSON object is skipped and counted.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ class JournalWriter:
         Raises:
             OSError: when the line could not be written whole.
         """
-        line = json.dumps({"event": event, "time": time.time(), **(fields or {})}, separators=(",", ":"))
+        line = _dump({"event": event, "time": time.time(), **(fields or {})})
         data = line.encode() + b"\n"
         if os.write(self._file, data) != len(data):
             raise OSError(f"the journal took a part of a line only: {line[:80]}...")
@@ -57,6 +58,22 @@ class JournalWriter:
         """Sync and close the file."""
         os.fsync(self._file)
         os.close(self._file)
+
+
+def _dump(content: object) -> str:
+    try:
+        return json.dumps(content, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # rare, so that the usual line is walked through once
+        return json.dumps(_finite(content), separators=(",", ":"), allow_nan=False)
+
+
+def _finite(content: object) -> object:
+    """The same with null for numbers that JSON does not have."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    return [_finite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ the embedded default, PostgreSQL is for several people or hosts.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs
 
 class StoreError(Exception):
     """The store cannot do what was asked; the message says why, and what would help."""
+
+
+_upgrading = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,10 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
     config = Config()
     config.set_main_option("script_location", "atoll.storage:migrations")
-    with engine.begin() as connection:
+    # Alembic is one per process, and two processes may open a new store at once: one upgrades, the other finds it done.
+    with _upgrading, engine.begin() as connection:
+        lock = "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else "SELECT pg_advisory_xact_lock(20070)"
+        connection.exec_driver_sql(lock)
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 

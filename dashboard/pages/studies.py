@@ -44,8 +44,7 @@ def rows(store: Store) -> list[dict[str, Any]]:
     table = queries.studies(store)
     table["key"] = table["study"]
     table["study"] = [f"[{name}](/study/{name})" for name in table["study"]]
-    found: list[dict[str, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
-    return found
+    return queries.records(table)
 
 
 def layout() -> dmc.Stack:

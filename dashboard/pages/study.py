@@ -70,9 +70,7 @@ def signature(study: Study, trials: pd.DataFrame) -> str:
 
 def rows(board: pd.DataFrame) -> list[dict[str, Any]]:
     """The grid's rows; `key` tells them apart."""
-    board = board.assign(key=board["id"].astype(str))
-    found: list[dict[str, Any]] = board.astype(object).where(board.notna(), None).to_dict("records")
-    return found
+    return queries.records(board.assign(key=board["id"].astype(str)))
 
 
 def columns(board: pd.DataFrame) -> list[dict[str, Any]]:

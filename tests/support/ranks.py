@@ -46,7 +46,11 @@ def run_on_threads(module_name: str, name: str, layout: Layout) -> None:
 
 
 def mpiexec(
-    num_ranks: int, *arguments: str, timeout: float = 120.0, env: dict[str, str] | None = None
+    num_ranks: int,
+    *arguments: str,
+    timeout: float = 120.0,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python under mpiexec and kill what is left of it after `timeout`, by process group."""
     from atoll.platform import launch
@@ -54,7 +58,13 @@ def mpiexec(
     command = [launch.mpiexec(), "-n", str(num_ranks), sys.executable, *arguments]
     environment = launch.rank_environment() | {"PYTHONPATH": str(SUPPORT)} | (env or {})
     job = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+        cwd=cwd,
     )
     try:
         out, err = job.communicate(timeout=timeout)

@@ -1,0 +1,55 @@
+"""A training method of your own, used by own_method.yaml: sign SGD with majority vote (Bernstein et al., 2018).
+
+Every rank sends the signs of its gradient; the update is the sign of their sum.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from optuna.distributions import FloatDistribution
+from torch import Tensor, nn
+
+from atoll.methods.flat import FlatModel
+from atoll.methods.method import Batch, Context, Method, require
+from atoll.searchspaces.space import Parameter, SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignSgdHyperparameters:
+    shrinkage: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.shrinkage < 1, f"shrinkage must be in [0, 1); got {self.shrinkage}")
+
+
+class SignSgd(Method):
+    Hyperparameters = SignSgdHyperparameters
+    search_space: ClassVar[SearchSpace] = SearchSpace(
+        (Parameter(name="shrinkage", distribution=FloatDistribution(0.0, 0.01), default=0.0),)
+    )
+
+    def __init__(self, hyperparameters: SignSgdHyperparameters, context: Context) -> None:
+        self._keep = 1 - hyperparameters.shrinkage
+        self._context = context
+        self._flat = FlatModel(context.model)
+
+    def step(self, batch: Batch) -> Tensor:
+        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
+        self._flat.backward(loss)
+        votes = torch.sign(self._flat.gradients)
+        self._context.communicator.sum(votes, wire=torch.float16)  # votes are small integers: float16 is exact
+        self._flat.parameters.mul_(self._keep).sub_(torch.sign(votes), alpha=self._context.optimizers.learning_rate)
+        return loss.detach()
+
+    def evaluation_model(self) -> nn.Module:
+        return self._context.model
+
+    def finalize(self) -> nn.Module:
+        return self._context.model
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self._context.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._context.model.load_state_dict(state["model"])

@@ -1,0 +1,45 @@
+"""Fixtures for all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch, tmp_path_factory):
+    """Tests must not write into somebody's store, nor depend on their data folder."""
+    monkeypatch.delenv("ATOLL_STORE", raising=False)
+    monkeypatch.delenv("ATOLL_DATA", raising=False)
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory):
+    """A real PostgreSQL server of the tests' own."""
+    pgserver = pytest.importorskip("pgserver", reason="the pgserver package starts PostgreSQL; it is not installed")
+    pytest.importorskip("psycopg", reason="PostgreSQL needs atoll[postgres]")
+    server = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server, request):
+    name = f"test_{abs(hash(request.node.nodeid))}"
+    postgresql_server.psql(f"CREATE DATABASE {name};")
+    return postgresql_server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder with real data files for tests."""
+    folder = Path(os.environ.get("ATOLL_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data files are not there: {folder}; ATOLL_TEST_DATA names another folder")
+    return folder

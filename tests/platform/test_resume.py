@@ -1,0 +1,62 @@
+"""What a study's journals say of its past."""
+
+import journals
+
+from atoll.platform import resume
+from atoll.platform.tickets import Ticket
+from atoll.storage import journal
+from atoll.storage.journal import JournalWriter
+
+DEFAULT = {"B": 4}
+
+
+def past(folder):
+    return resume.read(journal.replay(folder.journals))
+
+
+def test_a_fresh_study_starts_with_the_default_candidate(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    assert past(folder).tickets(3, DEFAULT) == [Ticket(0, 0, DEFAULT), Ticket(1), Ticket(2)]
+
+
+def test_lost_trials_come_again_and_the_budget_counts_those_that_ended(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    for number in range(4):
+        journals.start_trial(lines, number)
+    journals.end_trial(lines, 0, 0.9)
+    journals.end_trial(lines, 1, None)
+    journals.end_trial(lines, 2, None, state="lost")
+    found = past(folder)
+    assert [trial.number for trial in found.running()] == [3]
+    assert found.num_budgeted() == 2
+    tickets = found.tickets(6, DEFAULT)
+    assert [(t.number, t.attempt) for t in tickets] == [(2, 1), (3, 1), (4, 0), (5, 0)]
+    assert tickets[0].hyperparameters == {"B": 3, "learning_rate": 0.1 / 3}
+
+
+def test_a_retried_trial_is_counted_once(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, None, state="lost")
+    journals.start_trial(lines, 0, attempt=1)
+    journals.end_trial(lines, 0, 0.5, attempt=1)
+    assert past(folder).tickets(2, DEFAULT) == [Ticket(1)]
+
+
+def test_individuals_live_where_they_have_moved(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    for number in range(4):  # bred on islands 0, 1, 0, 1
+        journals.start_trial(lines, number)
+        journals.end_trial(lines, number, 0.5)
+    lines.append("migrated", {"number": 0, "from_island": 0, "to_island": 1})
+
+    def numbers(island, pollination, num_islands=2):
+        return [t.number for t in past(folder).population(island, num_islands, pollination)]
+
+    assert numbers(0, pollination=False) == [2]
+    assert numbers(1, pollination=False) == [0, 1, 3]
+    assert numbers(0, pollination=True) == [0, 2]
+    assert numbers(0, pollination=True, num_islands=1) == [0, 1, 2, 3]

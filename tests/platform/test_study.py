@@ -1,0 +1,137 @@
+"""The study file: what it accepts, and what its errors say."""
+
+import json
+
+import pytest
+import yaml
+
+from atoll.platform import yamlfile
+from atoll.platform.configuration import Configuration
+from atoll.platform.study import Study
+
+MINIMAL = {"name": "s", "workload": "digits_mlp", "method": "daso"}
+
+
+def load(tmp_path, content):
+    file = tmp_path / "study.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return yamlfile.load(file, Study)
+
+
+def error(tmp_path, content):
+    with pytest.raises(yamlfile.FileError) as caught:
+        load(tmp_path, content)
+    return str(caught.value)
+
+
+def test_minimal(tmp_path):
+    study = load(tmp_path, MINIMAL)
+    assert study.topology.shape().world_size == 1
+    assert study.search_space().names()[:2] == ["B", "S"]
+
+
+def test_everything_survives_a_round_trip(tmp_path):
+    study = load(
+        tmp_path,
+        MINIMAL
+        | {
+            "topology": {"islands": 2, "workers": [3, 1], "ranks": 2, "ranks_per_node": 1},
+            "space": {"B": {"low": 1, "high": 8, "log": True}, "momentum": 0.5, "wire": {"choices": ["float16"]}},
+        },
+    )
+    assert Study.model_validate(json.loads(study.model_dump_json())) == study
+    assert study.topology.shape().island_sizes == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (
+            "name: s\nworklaod: x\n",
+            ["line 2", "worklaod", "unknown key (did you mean workload?)", "valid keys are name"],
+        ),
+        ("name: s\n", ["workload: required, but not given", "method: required"]),
+        (
+            "name: s\nworkload: digits_mlp\nmethod: dado\n",
+            ["study.yaml, line 3", "method", "must be one of daso, ddp", "got 'dado'"],
+        ),
+        ("name: s\nworkload: nothing.py:X\nmethod: daso\n", ["line 2", "there is no file", "nothing.py"]),
+        (MINIMAL | {"trials": "many"}, ["trials", "valid integer", "got 'many'"]),
+        (MINIMAL | {"trials": 0}, ["trials", "greater than or equal to 1", "got 0"]),
+        (MINIMAL | {"name": "../x"}, ["name", "letters, digits", "got '../x'"]),
+        (
+            "name: s\nworkload: digits_mlp\nmethod: daso\ntopology:\n  rank: 2\n",
+            ["line 5", "topology.rank", "did you mean ranks", "valid keys are islands, workers, ranks"],
+        ),
+        (MINIMAL | {"topology": {"world": 8, "ranks": 3}}, ["topology", "8 ranks are not divisible by 3"]),
+        (MINIMAL | {"topology": {"world": 4, "ranks": 2, "islands": 3}}, ["3 islands need at least as many workers"]),
+        (MINIMAL | {"topology": {"islands": 2, "workers": [1]}}, ["workers names 1 islands; islands is 2"]),
+        (MINIMAL | {"topology": {"ranks": 3, "ranks_per_node": 2}}, ["must be divisible by ranks_per_node; got 2"]),
+        (MINIMAL | {"sampler": {"name": "annealing"}}, ["sampler.name", "'propulate'", "got 'annealing'"]),
+        (MINIMAL | {"sampler": {"mutation": 2}}, ["sampler.mutation", "less than or equal to 1", "got 2"]),
+        (MINIMAL | {"space": {"B": {"low": 1}}}, ["space.B", "high", "required"]),
+        ("- a\n- b\n", ["must hold keys and values; valid keys are name"]),
+        ("name: [\n", ["not valid YAML"]),
+    ],
+)
+def test_errors_say_file_line_key_rule_value_and_choices(tmp_path, content, parts):
+    message = error(tmp_path, content)
+    assert "study.yaml" in message
+    for part in parts:
+        assert part in message, message
+
+
+def test_every_mistake_is_reported_at_once(tmp_path):
+    assert len(error(tmp_path, MINIMAL | {"trials": 0, "seed": -1, "colour": 1}).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"lerning_rate": 0.1}, "daso has no hyperparameter lerning_rate; valid are B, S"),
+        ({"learning_rate": -1.0}, "learning_rate must be above 0; got -1.0"),
+        ({"C": {"low": 1, "high": 2}}, "the space has no parameter 'C'"),
+        ({"B": {"low": 8, "high": 2}}, "low"),
+    ],
+)
+def test_impossible_spaces_are_refused_before_anything_starts(tmp_path, space, message):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, MINIMAL | {"space": space}).search_space()
+
+
+def test_a_space_without_parameters_is_no_search(tmp_path):
+    study = load(tmp_path, MINIMAL)
+    fixed = study.search_space().default()
+    with pytest.raises(ValueError, match="nothing to search; use `atoll train`"):
+        load(tmp_path, MINIMAL | {"space": fixed}).search_space()
+
+
+def test_hyperparameters_outside_the_space_may_be_fixed(tmp_path):
+    study = load(tmp_path, MINIMAL | {"space": {"optimizer": "adamw", "plateau_patience": 5}})
+    configuration = study.configuration(study.search_space().default(), 3, threads=1, device="cpu")
+    assert configuration.hyperparameters["optimizer"] == "adamw"
+    assert configuration.hyperparameters["plateau_patience"] == 5
+    assert configuration.hyperparameters["gradient_clipping"] == 0.0  # all of them, not only the searched ones
+    assert configuration.seed == 3
+
+
+def test_files_of_a_users_own_are_seen_from_the_study_file(tmp_path):
+    (tmp_path / "mine.py").write_text("class Mine: pass\n")
+    study = load(tmp_path, MINIMAL | {"workload": "mine.py:Mine"})
+    assert study.workload == f"{(tmp_path / 'mine.py').resolve()}:Mine"
+    assert Study.model_validate(study.model_dump()).workload == study.workload
+
+
+def test_the_schema_describes_every_key():
+    schema = Study.model_json_schema()
+    assert schema["additionalProperties"] is False
+    for name, field in Study.model_fields.items():
+        assert name in schema["properties"]
+        assert field.description or name in ("topology", "sampler"), name
+
+
+def test_a_configuration_refuses_unknown_keys(tmp_path):
+    with pytest.raises(yamlfile.FileError, match="unknown key"):
+        yamlfile.validate(
+            {"workload": "digits_mlp", "method": "ddp", "x": 1}, Configuration, source="f", folder=tmp_path
+        )

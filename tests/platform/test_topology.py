@@ -1,0 +1,63 @@
+"""World -> islands -> workers -> ranks -> devices."""
+
+import pytest
+
+from atoll.platform.topology import Shape, TopologyError, arrange, check_world_size, share_out
+
+
+def places(shape, **options):
+    return arrange(shape, ["a"] * shape.world_size, cores=[2] * shape.world_size, **options)
+
+
+def test_ranks_of_a_worker_are_neighbours_and_islands_hold_whole_workers():
+    found = places(Shape((2, 1), 2))
+    assert [(p.island, p.worker, p.rank) for p in found] == [
+        (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 2, 0), (1, 2, 1),
+    ]  # fmt: skip
+
+
+def test_shares_by_propulates_rule():
+    assert share_out(8, 3, 1).island_sizes == (3, 3, 2)
+    assert share_out(8, 2, 2).island_sizes == (2, 2)
+
+
+def test_impossible_shares_say_the_rule():
+    with pytest.raises(TopologyError, match=r"the world's 8 ranks are not divisible by 3 ranks per worker"):
+        share_out(8, 1, 3)
+    with pytest.raises(TopologyError, match=r"5 islands need at least as many workers; the world has 4 of 2 ranks"):
+        share_out(8, 5, 2)
+
+
+def test_mixed_mpi_installations_are_named():
+    check_world_size(Shape((1,), 4), 4)
+    with pytest.raises(TopologyError, match=r"MPI made worlds of 1"):
+        check_world_size(Shape((1,), 4), 1)
+    with pytest.raises(TopologyError, match=r"needs 4 ranks .* but MPI started 6"):
+        check_world_size(Shape((1,), 4), 6)
+
+
+def test_nodes_are_hosts_unless_declared():
+    shape = Shape((1,), 4)
+    by_host = arrange(shape, ["a", "a", "b", "b"], cores=[2] * 4)
+    assert [p.node for p in by_host] == [0, 0, 1, 1]
+    assert [p.node for p in places(shape, ranks_per_node=1)] == [0, 1, 2, 3]
+    assert [p.node for p in places(shape, ranks_per_node=2)] == [0, 0, 1, 1]
+    # Declared nodes are counted in each worker.
+    assert [p.node for p in places(Shape((2,), 2), ranks_per_node=1)] == [0, 1, 0, 1]
+
+
+def test_threads_never_oversubscribe_a_host():
+    shape = Shape((4,), 1)
+    assert [p.threads for p in arrange(shape, ["a", "a", "a", "b"], cores=[8, 8, 8, 8])] == [2, 2, 2, 8]
+    assert [p.threads for p in places(Shape((4,), 2))] == [1] * 8
+    assert {p.threads for p in places(shape, threads=3)} == {3}
+
+
+def test_devices_go_round_the_hosts_gpus():
+    found = arrange(Shape((4,), 1), ["a", "a", "a", "b"], cores=[8] * 4, num_gpus=[2, 2, 2, 1])
+    assert [p.device for p in found] == ["cuda:0", "cuda:1", "cuda:0", "cuda:0"]
+    assert {p.device for p in arrange(Shape((2,), 1), ["a", "a"], cores=[1, 1], num_gpus=[2, 2], device="cpu")} == {
+        "cpu"
+    }
+    with pytest.raises(TopologyError, match=r"device cuda needs a GPU on every host; there is none on b"):
+        arrange(Shape((2,), 1), ["a", "b"], cores=[1, 1], num_gpus=[1, 0], device="cuda")

@@ -1,0 +1,128 @@
+"""The trial's loop on virtual ranks: data order, schedules, divergence, determinism."""
+
+import math
+
+import pytest
+import torch
+
+from atoll.methods.communicator_threads import run_virtual_ranks
+from atoll.methods.method import NotApplicable
+from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings, rate_factor
+from atoll.methods.plateau import Plateau
+from atoll.platform.configuration import Configuration
+from atoll.platform.trial import Diverged, EpochBatches, Trial
+from atoll.platform.workloads.workload import Samples
+
+
+def configuration(**changes):
+    content = {"workload": "digits_mlp", "method": "ddp", "epochs": 2, "seed": 1, "hyperparameters": {"batch_size": 16}}
+    return Configuration(**content | changes)
+
+
+def curve(config, nodes):
+    return run_virtual_ranks(lambda c: [*Trial(config, c, "cpu").train()], nodes)
+
+
+def samples(count):
+    return Samples(torch.arange(count, dtype=torch.float32)[:, None], torch.arange(count))
+
+
+def test_p_ranks_see_what_one_rank_with_p_times_the_batch_sees():
+    alone = list(EpochBatches(samples(40), 12, 0, 1, seed=3).epoch(5))
+    shared = [list(EpochBatches(samples(40), 4, rank, 3, seed=3).epoch(5)) for rank in range(3)]
+    assert len(alone) == 3
+    for number, batch in enumerate(alone):
+        together = torch.cat([shared[rank][number].indices for rank in range(3)])
+        assert torch.equal(together, batch.indices)
+
+
+def test_epochs_have_different_orders_and_no_sample_twice():
+    source = EpochBatches(samples(40), 10, 0, 1, seed=3)
+    orders = [torch.cat([b.indices for b in source.epoch(e)]) for e in (0, 1)]
+    assert sorted(orders[0].tolist()) == list(range(40))
+    assert not torch.equal(*orders)
+
+
+def test_a_global_batch_must_fit():
+    with pytest.raises(NotApplicable, match=r"batch_size 32 on 2 ranks makes 64"):
+        EpochBatches(samples(40), 32, 0, 2, seed=0)
+
+
+def test_reports_after_every_epoch_and_learns():
+    (first, second), other = curve(configuration(), (0, 0))
+    assert (first.epoch, second.epoch, first.last, second.last) == (1, 2, False, True)
+    assert second.step == 2 * (1257 // 32)
+    assert second.validation_loss < first.validation_loss < math.log(10)
+    assert second.metric > 0.8
+    assert second.wire_bytes == 2 * second.step * 4 * 8970  # 2 ranks x 2(p-1)/p x 4 n
+    assert (other[1].metric, other[1].validation_loss) == (second.metric, second.validation_loss)
+
+
+@pytest.mark.parametrize(("method", "nodes"), [("ddp", (0,)), ("daso", (0, 1)), ("local_sgd", (0, 0))])
+def test_the_same_seed_gives_the_same_curve_and_another_seed_another(method, nodes):
+    def losses(seed):
+        return [(p.train_loss, p.validation_loss) for p in curve(configuration(method=method, seed=seed), nodes)[0]]
+
+    assert losses(1) == losses(1)
+    assert losses(1) != losses(2)
+
+
+def test_a_loss_that_is_no_number_ends_the_trial_on_every_rank():
+    config = configuration(hyperparameters={"batch_size": 16, "learning_rate": 1e30, "momentum": 0.0})
+
+    def ends(communicator):
+        with pytest.raises(Diverged, match=r"diverged: the training loss is (nan|inf) at step 39"):
+            list(Trial(config, communicator, "cpu").train())
+        return True
+
+    assert run_virtual_ranks(ends, (0, 0)) == [True, True]
+
+
+def test_unknown_hyperparameters_are_refused():
+    with pytest.raises(ValueError, match=r"ddp has no hyperparameter B; valid are wire of the method"):
+        curve(configuration(hyperparameters={"B": 3}), (0,))
+
+
+def test_the_schedules_are_their_formulas():
+    assert [rate_factor("cosine", step, 10) for step in (0, 5)] == pytest.approx([1.0, 0.5])
+    assert [rate_factor("linear", step, 10) for step in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
+    assert rate_factor("constant", 7, 10) == 1.0
+    assert [rate_factor("cosine", step, 10, 4) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_a_factory_moves_all_its_optimizers_and_clips():
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    factory = OptimizerFactory(
+        OptimizerSettings(learning_rate=1.0, momentum=0.0, weight_decay=0.0, schedule="linear", gradient_clipping=1.0),
+        10,
+    )
+    first, second = factory([parameter]), factory([parameter])
+    factory.set_step(5)
+    assert [o.param_groups[0]["lr"] for o in (first, second)] == [0.5, 0.5]
+    parameter.grad = torch.tensor([3.0, 4.0])
+    first.step()
+    # gradient of norm 5 clipped to 1, times 0.5; clip_grad_norm_ adds 1e-6 to the norm
+    assert parameter.tolist() == pytest.approx([-0.3, -0.4], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be above 0; got 0.0"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\); got 1.0"),
+        ({"schedule": "step"}, "schedule must be one of constant, cosine, linear; got 'step'"),
+        ({"optimizer": "lion"}, "optimizer must be one of sgd, adamw; got 'lion'"),
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0"),
+    ],
+)
+def test_wrong_optimizer_settings_say_the_rule(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerSettings(**wrong)
+
+
+def test_a_plateau_is_more_bad_epochs_in_a_row_than_patience():
+    plateau = Plateau(threshold=0.05, patience=2)
+    losses = [1.0, 0.96, 0.97, 0.94, 0.93, 0.92, 0.91, 0.91, 0.91, 0.91]
+    #         best  bad   bad   best  bad   bad   BAD   bad   bad   BAD
+    assert [plateau.update(loss) for loss in losses] == [False] * 6 + [True, False, False, True]

@@ -1,0 +1,117 @@
+"""Search spaces: encoding, ranges, and agreement with the methods' hyperparameters."""
+
+from collections import Counter
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, json_to_distribution
+
+from atoll.methods import METHODS
+from atoll.methods.optimizers import OptimizerSettings
+from atoll.platform import registry
+from atoll.platform.configuration import split_hyperparameters
+from atoll.searchspaces import SEARCH_SPACES
+from atoll.searchspaces.optimizer import SPACE as OPTIMIZER_SPACE
+from atoll.searchspaces.space import Parameter, SearchSpace
+
+WHOLE = {name: registry.search_space(name) + OPTIMIZER_SPACE for name in METHODS}
+
+
+def test_every_method_has_a_space_and_every_space_a_method():
+    assert set(SEARCH_SPACES) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parameters_are_the_methods_hyperparameters_with_their_defaults(name):
+    defaults = {field.name: field.default for field in fields(registry.method(name).Hyperparameters)}
+    for parameter in registry.search_space(name).parameters:
+        assert parameter.default == defaults[parameter.name], parameter.name
+        assert parameter.contains(parameter.default)
+
+
+def test_optimizer_space_matches_the_optimizer_settings():
+    defaults = {field.name: field.default for field in fields(OptimizerSettings)}
+    for parameter in OPTIMIZER_SPACE.parameters:
+        assert parameter.default == defaults[parameter.name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@given(data=st.data())
+def test_every_gene_decodes_to_valid_hyperparameters_and_back(name, data):
+    space = WHOLE[name]
+    genes = {
+        key: data.draw(st.floats(0, 1) if isinstance(limits[0], float) else st.integers(*limits))
+        for key, limits in space.limits().items()
+    }
+    hyperparameters = space.decode(genes)
+    split_hyperparameters(name, hyperparameters)
+    again = space.decode(space.encode(hyperparameters))
+    for key, value in hyperparameters.items():
+        # log and exp of a float64 lose a few units in the last place
+        assert again[key] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value)
+
+
+def test_limits_are_python_floats_for_numbers_and_integers_for_categories():
+    limits = WHOLE["daso"].limits()
+    assert limits["learning_rate"] == (0.0, 1.0)
+    assert all(type(end) is float for end in limits["B"])
+    assert limits["wire"] == (0, 2)
+    assert all(type(end) is int for end in limits["wire"])
+
+
+def test_daso_has_table_3_1s_ranges():
+    daso = {p.name: p for p in registry.search_space("daso").parameters}
+    assert (daso["B"].distribution.low, daso["B"].distribution.high) == (1, 32)
+    assert (daso["S"].distribution.low, daso["S"].distribution.high, daso["S"].at_most) == (0, 32, "B")
+
+
+def test_integers_get_equal_shares_and_a_ceiling_rescales_them():
+    parameter = Parameter(name="S", distribution=IntDistribution(0, 32), default=1, at_most="B")
+    counts = Counter(parameter.decode(i / 1000, high=4) for i in range(1000))
+    assert counts == dict.fromkeys(range(5), 200)
+
+
+def test_log_scale():
+    parameter = Parameter(name="x", distribution=FloatDistribution(1e-4, 1e-2, log=True), default=1e-3)
+    assert parameter.decode(0.5) == pytest.approx(1e-3, rel=1e-12)
+    assert parameter.decode(0.0) >= 1e-4
+    assert parameter.decode(1.0) <= 1e-2
+
+
+def test_narrowing_fixes_values_replaces_ranges_and_refuses_unknown_names():
+    space = WHOLE["daso"].narrowed({"momentum": 0.5, "B": IntDistribution(8, 16), "wire": "float16"})
+    decoded = space.decode(dict.fromkeys(space.limits(), 0) | {"B": 0.0})
+    assert (decoded["momentum"], decoded["wire"], decoded["B"]) == (0.5, "float16", 8)
+    assert space.default()["B"] == 8  # the default of 4 moves into the range
+    with pytest.raises(ValueError, match="no parameter 'momentun'; valid are"):
+        WHOLE["daso"].narrowed({"momentun": 0.5})
+
+
+def test_a_fixed_value_above_its_ceiling_is_refused():
+    with pytest.raises(ValueError, match=r"S must be at most B: with S fixed to 4, B must start at 4 or more"):
+        WHOLE["daso"].narrowed({"S": 4})
+    assert dict(WHOLE["daso"].narrowed({"S": 4, "B": 8}).fixed) == {"B": 8, "S": 4}
+    assert WHOLE["daso"].narrowed({"B": 8}).decode(dict.fromkeys(WHOLE["daso"].limits(), 1))["S"] == 8
+
+
+def test_values_outside_are_not_encoded():
+    with pytest.raises(ValueError, match=r"momentum must be 0 to 0.99; got 1.5"):
+        WHOLE["ddp"].encode(WHOLE["ddp"].default() | {"momentum": 1.5})
+
+
+def test_a_ceiling_must_come_first():
+    late = Parameter(name="S", distribution=IntDistribution(0, 2), default=1, at_most="B")
+    with pytest.raises(ValueError, match="S is limited by B, which must come before it"):
+        SearchSpace((late,))
+
+
+def test_distributions_serialise():
+    for parameter in WHOLE["daso"].parameters:
+        assert json_to_distribution(parameter.as_dict()["distribution"]) == parameter.distribution
+
+
+def test_true_is_no_number():
+    assert not Parameter(name="x", distribution=IntDistribution(0, 2), default=1).contains(True)
+    assert Parameter(name="x", distribution=CategoricalDistribution([True, False]), default=True).contains(True)

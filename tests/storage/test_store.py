@@ -1,0 +1,247 @@
+"""The store and the recorder: exactly once, whatever fails in between."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import journals
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from atoll.storage import export
+from atoll.storage.journal import JournalWriter
+from atoll.storage.models import Base, Progress
+from atoll.storage.recorder import Recorder, RecorderThread
+from atoll.storage.store import SCHEMA_VERSION, Store, StoreError, upgrade
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/store.db"
+    return request.getfixturevalue("postgresql_url")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return journals.start_folder(tmp_path / "s")
+
+
+def recorder_of(folder, url):
+    return Recorder(folder, lambda: Store(url), journals.study_row(folder.path))
+
+
+def record(folder, url):
+    recorder = recorder_of(folder, url)
+    num_lines = recorder.catch_up()
+    recorder.close()
+    return num_lines
+
+
+def num_progress(url):
+    with Store(url).engine.connect() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(Progress)).scalar()
+
+
+def test_schema_is_the_models_and_the_version_is_the_newest(url):
+    store = Store(url)
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    config = Config()
+    config.set_main_option("script_location", "atoll.storage:migrations")
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_VERSION
+    upgrade(store.engine)  # nothing left to do
+
+
+def test_a_search_becomes_rows(folder, url):
+    journals.write_study(folder, [0.9, None, 0.95, 0.95])
+    record(folder, url)
+    store = Store(url)
+    study = store.study("s")
+    assert study.state == "complete"
+    (summary,) = store.studies()
+    assert (summary.counts, summary.best, summary.num_ended) == ({"complete": 3, "failed": 1}, 0.95, 4)
+    assert [t.number for t in store.leaderboard(study)] == [2, 3, 0]
+    assert [t.number for t in store.leaderboard(study, 1)] == [2]
+    best = store.leaderboard(study)[0]
+    assert [p.epoch for p in store.progress([best.id])] == [1, 2, 3]
+    (entry,) = store.ledger(best.id)
+    assert (entry.operation, entry.count, entry.wire_bytes) == ("all_reduce", 3, 120.0)
+    (migration,) = store.migrations(study)
+    assert (migration.number, migration.from_island, migration.to_island) == (0, 0, 1)
+    failed = next(t for t in store.trials(study) if t.state == "failed")
+    assert (failed.objective, failed.reason) == (None, "Diverged")
+
+
+def test_the_best_of_a_minimised_study_is_the_smallest(tmp_path, url):
+    folder = journals.start_folder(tmp_path / "s", direction="minimize")
+    journals.write_study(folder, [0.9, 0.2, 0.5])
+    recorder = Recorder(folder, lambda: Store(url), journals.study_row(folder.path, direction="minimize"))
+    recorder.catch_up()
+    store = Store(url)
+    assert store.studies()[0].best == 0.2
+    assert [t.objective for t in store.leaderboard(store.study())] == [0.2, 0.5, 0.9]
+
+
+def test_recording_again_adds_nothing(folder, url):
+    journals.write_study(folder, [0.9, 0.8])
+    assert record(folder, url) == 13
+    assert record(folder, url) == 0
+    assert num_progress(url) == 6
+
+
+def test_recording_line_by_line_equals_recording_at_once(folder, url):
+    lines = JournalWriter(folder.root_journal(0))
+    recorder = recorder_of(folder, url)
+    journals.start_trial(lines, 0)
+    recorder.catch_up()
+    assert [t.state for t in Store(url).trials(Store(url).study())] == ["running"]
+    for epoch in (1, 2):
+        journals.report(lines, 0, epoch)
+        recorder.catch_up()
+    journals.end_trial(lines, 0, 0.7)
+    recorder.catch_up()
+    (trial,) = Store(url).trials(Store(url).study())
+    assert (trial.state, trial.objective) == ("complete", 0.7)
+    assert num_progress(url) == 2
+
+
+def test_lost_and_retried(folder, url):
+    lines, launcher = JournalWriter(folder.root_journal(0)), JournalWriter(folder.journal("launcher"))
+    journals.start_trial(lines, 0)
+    launcher.append("trial_lost", {"number": 0, "attempt": 0, "reason": "killed"})
+    journals.start_trial(lines, 0, attempt=1)
+    journals.end_trial(lines, 0, 0.7, attempt=1)
+    record(folder, url)
+    trials = Store(url).trials(Store(url).study())
+    assert [(t.number, t.attempt, t.state) for t in trials] == [(0, 0, "lost"), (0, 1, "complete")]
+
+
+def test_lines_that_say_nothing_are_counted_and_change_nothing(folder, url):
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    lines.append("trial_ended", {"number": 0})
+    lines.append("made_up")
+    lines.append("progress", {"number": 77, "attempt": 0})
+    journals.end_trial(lines, 0, 0.5)
+    record(folder, url)
+    assert [t.objective for t in Store(url).trials(Store(url).study())] == [0.5]
+
+
+def test_one_name_is_one_folder(folder, tmp_path, url):
+    record(folder, url)
+    other = journals.start_folder(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="already holds a study named 's', with its files in"):
+        record(other, url)
+
+
+def test_delete_removes_everything(folder, url):
+    journals.write_study(folder, [0.9])
+    record(folder, url)
+    store = Store(url)
+    store.delete(store.study("s"))
+    assert store.studies() == []
+    with store.engine.connect() as connection:
+        for table in Base.metadata.sorted_tables:
+            assert connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() == 0, table.name
+
+
+def test_a_lock_of_two_seconds_delays_and_loses_nothing(folder, tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    Store(url).close()
+    thread = RecorderThread(Recorder(folder, lambda: _impatient(url), journals.study_row(folder.path)))
+    lock = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    thread.start()
+    journals.write_study(folder, [0.9, 0.8])
+    time.sleep(1.0)
+    failed_meanwhile = thread.failure
+    lock.execute("COMMIT")
+    assert thread.finish(30)
+    assert "locked" in str(failed_meanwhile)
+    assert thread.failure is None
+    assert num_progress(url) == 6
+
+
+def _impatient(url):
+    store = Store(url)
+    sa.event.listen(store.engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=100"))
+    store.engine.dispose()
+    return store
+
+
+def test_readers_see_whole_batches_while_the_recorder_writes(folder, url):
+    lines = JournalWriter(folder.root_journal(0))
+    thread = RecorderThread(recorder_of(folder, url))
+    thread.start()
+    for number in range(30):
+        journals.start_trial(lines, number)
+        for epoch in range(1, 20):
+            journals.report(lines, number, epoch)
+        journals.end_trial(lines, number, 0.5)
+    deadline = time.monotonic() + 30
+    seen = set()
+    while time.monotonic() < deadline and 30 not in seen:
+        store = Store(url)
+        summaries = store.studies()
+        seen.add(summaries[0].counts.get("complete", 0) if summaries else 0)
+        store.close()
+        time.sleep(0.05)
+    assert thread.finish(30)
+    assert num_progress(url) == 30 * 19
+
+
+def test_the_thread_ends_with_its_search(folder, url):
+    thread = RecorderThread(recorder_of(folder, url))
+    thread.start()
+    assert thread.finish(20)
+    assert thread not in threading.enumerate()
+
+
+def test_errors_name_the_valid_choices(tmp_path, url):
+    with pytest.raises(StoreError, match="does not hold a study named 'x'; it holds none"):
+        Store(url).study("x")
+    with pytest.raises(StoreError, match="there is no store at"):
+        Store(f"sqlite:///{tmp_path}/none.db", create=False)
+    with pytest.raises(StoreError, match="a store is named by a URL like"):
+        Store("nonsense")
+
+
+def test_passwords_are_not_shown():
+    with pytest.raises(StoreError) as caught:
+        Store("nosuchdb+driver://me:secret@host/db")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = Store(url)
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreError, match=f"schema 9999; this atoll knows up to {SCHEMA_VERSION}"):
+        Store(url)
+
+
+def test_exports_are_complete(folder, url):
+    journals.write_study(folder, [0.9])
+    record(folder, url)
+    store = Store(url)
+    study = store.study()
+    (trial,) = store.leaderboard(study)
+    exported = export.configuration(study, trial)
+    assert exported["workload"] == "digits_mlp"
+    assert exported["origin"]["objective"] == 0.9
+    assert export.trial_as_dict(trial)["metrics"] == {"train_loss": 0.1}
+
+
+def test_many_processes_may_make_one_store_at_once(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    program = f"from atoll.storage.store import Store; print(len(Store({url!r}).studies()))"
+    started = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(4)]
+    assert [process.communicate(timeout=60)[0].strip() for process in started] == [b"0"] * 4

@@ -1,0 +1,70 @@
+"""Runs atoll's commands as a user does, and kills what is left of them after a timeout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ranks import SUPPORT
+
+FAILING = f"{SUPPORT / 'failing.py'}:Failing"
+
+
+def start(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "atoll.platform.cli", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | (env or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[str], timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        # The launcher ends its ranks, which are a process group of their own, on the second signal.
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            process.send_signal(number)
+            time.sleep(3)
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"still there after {timeout} s:\n{out[-3000:]}\n{err[-3000:]}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def atoll(
+    *arguments: str, cwd: Path, env: dict[str, str] | None = None, code: int = 0, timeout: float = 120.0
+) -> subprocess.CompletedProcess[str]:
+    done = end(start(*arguments, cwd=cwd, env=env), timeout)
+    assert done.returncode == code, f"code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def atoll_json(*arguments: str, cwd: Path) -> object:
+    return json.loads(atoll(*arguments, "--json", cwd=cwd).stdout)
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def journal_lines(folder: Path, event: str) -> list[dict]:
+    lines = []
+    for path in (folder / "journals").glob("*.jsonl"):
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                lines.append(json.loads(line))
+    return [line for line in lines if line["event"] == event]
