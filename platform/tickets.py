@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atoll.platform.mailbox import Mailbox
+if TYPE_CHECKING:
+    from atoll.platform.mailbox import Mailbox  # needs MPI, which the launcher does without
 
 ASK, GIVE = 11, 12
 

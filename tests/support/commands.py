@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -48,6 +50,28 @@ def atoll(
     done = end(start(*arguments, cwd=cwd, env=env), timeout)
     assert done.returncode == code, f"code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+def called(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The same inside this process, for commands that start no ranks: no time to import torch again."""
+    from atoll.platform import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    before, sys.argv = sys.argv, ["atoll", *map(str, arguments)]
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as end:
+            returned = end.code
+        finally:
+            sys.argv = before
+    done = subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
+    assert done.returncode == code, f"code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def called_json(*arguments: str, cwd: Path) -> object:
+    return json.loads(called(*arguments, "--json", cwd=cwd).stdout)
 
 
 def atoll_json(*arguments: str, cwd: Path) -> object:

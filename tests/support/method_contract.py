@@ -271,7 +271,7 @@ def check_equal_weights_are_a_fixed_point_of_daso(c: Communicator) -> None:
 def check_daso_bytes_fall_by_the_closed_formula(c: Communicator) -> None:
     num_nodes, per_node = len(set(c.nodes)), c.size // len(set(c.nodes))
     num_parameters = problem.vector(problem.make_model()).numel()
-    num_steps = 32
+    num_steps = 16
     for wire, width in (("float32", 4), ("bfloat16", 2)):
         for period in (1, 2, 4, 8):
             before = {scope: _everyones_bytes(c, scope) for scope in ("node", "global")}

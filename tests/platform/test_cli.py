@@ -1,0 +1,194 @@
+"""The command line without MPI: tables, JSON, exit codes, and a laptop without the search extra."""
+
+import json
+import re
+import subprocess
+import sys
+
+import journals
+import pytest
+import yaml
+from commands import called as atoll
+from commands import called_json as atoll_json
+
+from atoll.platform import display
+from atoll.platform.study import Study
+from atoll.storage.recorder import Recorder
+from atoll.storage.store import Store
+
+COMMANDS = (
+    "quickstart", "search", "train", "leaderboard", "studies", "stop", "delete", "export", "dashboard", "record",
+    "methods", "workloads", "spaces", "study-schema",
+)  # fmt: skip
+SEARCH_ONLY = ("torch", "mpi4py", "propulate", "sklearn", "cmaes")
+
+
+@pytest.fixture
+def laptop(tmp_path):
+    """A folder with a store that holds one study."""
+    folder = journals.start_folder(tmp_path / "atoll-studies" / "s")
+    journals.write_study(folder, [0.9, None, 0.95, 0.85])
+    recorder = Recorder(folder, lambda: Store(f"sqlite:///{tmp_path}/atoll.db"), journals.study_row(folder.path))
+    recorder.catch_up()
+    recorder.close()
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, tmp_path):
+    text = atoll(command, "--help", cwd=tmp_path).stdout
+    assert f"Example: atoll {command}" in text
+    assert "--json" in text or command == "dashboard"
+
+
+def test_help_lists_every_command(tmp_path):
+    text = atoll("--help", cwd=tmp_path).stdout
+    assert all(re.search(rf"^\s*{command} ", text, re.MULTILINE) for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("leaderboard",), ("leaderboard", "s", "--json"), ("studies",), ("export", "s"), ("study-schema",), ("--help",)],
+)
+def test_browsing_needs_neither_mpi_nor_torch(laptop, arguments):
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({SEARCH_ONLY!r})); sys.argv[0] = 'atoll'\n"
+        "from atoll.platform.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=laptop, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_dashboard_needs_neither_mpi_nor_torch(laptop):
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({SEARCH_ONLY!r}))\n"
+        "from atoll.dashboard.app import create_app; from atoll.storage.store import Store\n"
+        "client = create_app(Store('sqlite:///atoll.db')).server.test_client(); print(client.get('/').status_code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=laptop, capture_output=True, text=True)
+    assert done.stdout.strip() == "200", done.stderr
+
+
+def test_a_search_without_the_extra_says_what_to_install(tmp_path):
+    program = (
+        "import importlib.util as u, sys; found = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name in ('torch', 'mpi4py') else found(name, *a)\n"
+        "sys.argv = ['atoll', 'quickstart']; from atoll.platform.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "a search needs mpi4py, torch: install them with" in done.stderr
+
+
+def test_leaderboard(laptop):
+    lines = atoll("leaderboard", "--top", "2", cwd=laptop).stdout.splitlines()
+    header, first, second = lines[1:4]
+    assert header.split()[:3] == ["place", "trial", "accuracy"]
+    assert {"B", "learning_rate", "time", "sent", "seed", "island"} <= set(header.split())
+    assert first.split()[:3] == ["1", "2", "0.95"]
+    assert second.split()[:3] == ["2", "0", "0.9"]
+    assert len([line for line in lines if line.strip()]) == 4
+
+
+def test_json_gives_all_complete_trials(laptop):
+    trials = atoll_json("leaderboard", "s", "--top", "1", cwd=laptop)
+    assert [(t["place"], t["number"], t["objective"]) for t in trials] == [(1, 2, 0.95), (2, 0, 0.9), (3, 3, 0.85)]
+    assert trials[0]["configuration"]["method"] == "daso"
+
+
+def test_studies(laptop):
+    (study,) = atoll_json("studies", cwd=laptop)
+    assert (study["name"], study["state"], study["counts"]) == ("s", "complete", {"complete": 3, "failed": 1})
+    assert "4/4" in atoll("studies", cwd=laptop).stdout
+
+
+def test_export(laptop):
+    one = yaml.safe_load(atoll("export", "s", cwd=laptop).stdout)
+    assert one["origin"]["objective"] == 0.95
+    atoll("export", "s", "--best", "2", "-o", "out/best.json", cwd=laptop)
+    several = json.loads((laptop / "out" / "best.json").read_text())["configurations"]
+    assert [c["origin"]["trial"] for c in several] == [2, 0]
+
+
+def test_delete_asks(laptop):
+    refused = subprocess.run(
+        [sys.executable, "-m", "atoll.platform.cli", "delete", "s"],
+        cwd=laptop,
+        input="n\n",
+        text=True,
+        capture_output=True,
+    )
+    assert refused.returncode == 1
+    assert (laptop / "atoll-studies" / "s").exists()
+    atoll("delete", "s", "--yes", cwd=laptop)
+    assert not (laptop / "atoll-studies" / "s").exists()
+    assert "does not hold a study named 's'" in atoll("leaderboard", "s", cwd=laptop, code=1).stderr
+
+
+def test_stop_writes_the_request(laptop):
+    atoll("stop", "s", cwd=laptop)
+    assert (laptop / "atoll-studies" / "s" / "stop").exists()
+    assert "it holds s" in atoll("stop", "other", cwd=laptop, code=1).stderr
+
+
+def test_record_fills_a_store_from_a_folder(laptop):
+    atoll("record", "atoll-studies/s", "--store", "sqlite:///again.db", cwd=laptop)
+    assert len(atoll_json("leaderboard", "s", "--store", "sqlite:///again.db", cwd=laptop)) == 3
+    assert "holds no study" in atoll("record", "nowhere", cwd=laptop, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("search",), 2, "--method is not given"),
+        (("search", "--method", "dado", "--workload", "digits_mlp"), 2, "method must be one of daso, ddp"),
+        (("search", "none.yaml"), 2, "none.yaml: No such file"),
+        (("search", "--method", "ddp", "--workload", "digits_mlp", "--ranks", "0"), 2, "topology.ranks"),
+        (("search", "--method", "ddp", "--workload", "spoken_digits_mlp"), 1, "ATOLL_DATA is set"),
+        (("train", "none.yaml"), 2, "none.yaml"),
+        (("leaderboard",), 1, "there is no store at sqlite:///atoll.db"),
+        (("leaderboard", "--top", "0"), 2, "--top"),
+        (("methods", "dado"), 2, "method must be one of"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_errors_come_before_anything_starts(tmp_path, arguments, code, message):
+    done = atoll(*arguments, cwd=tmp_path, code=code)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "atoll-studies").exists()
+
+
+@pytest.mark.parametrize("kind", ["methods", "workloads", "spaces"])
+def test_catalogues(kind, tmp_path):
+    entries = atoll_json(kind, cwd=tmp_path)
+    assert all(entries.values())
+    lines = atoll(kind, cwd=tmp_path).stdout.splitlines()
+    assert len(lines) == len(entries)
+    first = next(iter(entries))
+    assert atoll_json(kind, first, cwd=tmp_path)
+    assert atoll(kind, first, cwd=tmp_path).stdout
+
+
+def test_the_schema_is_the_study_models(tmp_path):
+    assert atoll_json("study-schema", cwd=tmp_path) == Study.model_json_schema()
+
+
+def test_a_tally_follows_the_direction_and_leaves_failures_out():
+    tally = display.Tally("minimize")
+    for objective, state in ((0.5, "complete"), (0.2, "complete"), (None, "failed"), (0.3, "complete")):
+        tally.take({"event": "trial_ended", "state": state, "objective": objective})
+    assert (tally.incumbent, tally.num_ended, tally.states) == (0.2, 4, {"complete": 3, "failed": 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(5.25, "5.2 s"), (59.9, "60 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (None, "-")]
+)
+def test_durations(value, shown):
+    assert display.duration(value) == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [(12, "12 B"), (2400, "2.4 kB"), (16.4e6, "16.4 MB"), (None, "-")])
+def test_sizes(value, shown):
+    assert display.size(value) == shown

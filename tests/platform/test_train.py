@@ -1,0 +1,89 @@
+"""`atoll train`: exported configurations reproduce their objective."""
+
+import json
+
+import pytest
+import yaml
+from commands import FAILING, atoll, atoll_json
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("searched")
+    flags = ("--method", "daso", "--workload", "digits_mlp", "--ranks", "2", "--ranks-per-node", "1", "--name", "s")
+    atoll("search", *flags, "--trials", "5", "--epochs", "4", cwd=folder)
+    atoll("export", "s", "--best", "3", "-o", "best.yaml", cwd=folder)
+    return folder
+
+
+def test_an_export_is_complete(searched):
+    best = yaml.safe_load((searched / "best.yaml").read_text())["configurations"][0]
+    assert (best["ranks"], best["ranks_per_node"], best["device"], best["epochs"]) == (2, 1, "cpu", 4)
+    assert best["threads"] >= 1
+    assert {"B", "S", "wire", "learning_rate", "momentum", "optimizer", "plateau_patience"} <= set(
+        best["hyperparameters"]
+    )
+    assert {"atoll", "torch", "mpi4py", "mpich"} <= set(best["versions"])
+    assert best["origin"]["study"] == "s"
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_an_export_reproduces_its_objective_exactly(searched, place):
+    expected = yaml.safe_load((searched / "best.yaml").read_text())["configurations"][place - 1]["origin"]
+    result = atoll_json("train", "best.yaml", "--place", str(place), cwd=searched)
+    assert result["objective"] == expected["objective"]
+    assert result["metrics"] == expected["metrics"]
+
+
+def test_train_says_so_and_measures_the_test_data_when_asked(searched):
+    text = atoll("train", "best.yaml", "--test", cwd=searched).stdout
+    assert "this reproduces the exported objective" in text
+    assert "test_accuracy" in text
+    assert "epoch   4" in text
+
+
+def test_other_ranks_are_another_training(searched):
+    result = atoll_json("train", "best.yaml", "--ranks", "1", cwd=searched)
+    assert result["state"] == "complete"
+    assert result["wire_bytes"] == 0
+    wrong = atoll("train", "best.yaml", "--place", "9", cwd=searched, code=2)
+    assert "holds 3 configurations; --place must be one of them; got 9" in wrong.stderr
+
+
+def test_a_failure_is_told_with_its_cause(tmp_path):
+    configuration = {"workload": "digits_mlp", "method": "ddp", "hyperparameters": {"learning_rate": 1e30}, "ranks": 2}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration | {"epochs": 2}))
+    done = atoll("train", "c.yaml", cwd=tmp_path, code=1)
+    assert "failed: Diverged: diverged: the training loss is" in done.stdout
+
+
+def test_wrong_configurations_are_refused(tmp_path):
+    for content, message in (
+        ({"workload": "digits_mlp"}, "method: required"),
+        ({"workload": "digits_mlp", "method": "ddp", "hyperparameters": {"B": 2}}, "ddp has no hyperparameter B"),
+        ({"workload": "digits_mlp", "method": "daso", "hyperparameters": {"B": 2, "S": 3}}, "S must be in 0..B"),
+        ({"workload": "digits_mlp", "method": "ddp", "ranks": 3, "ranks_per_node": 2}, "divisible by ranks_per_node"),
+    ):
+        (tmp_path / "c.json").write_text(json.dumps(content))
+        assert message in atoll("train", "c.json", cwd=tmp_path, code=2).stderr
+
+
+def test_the_same_configuration_twice_gives_the_same_curve(tmp_path):
+    configuration = {"workload": "digits_cnn", "method": "local_sgd", "ranks": 2, "epochs": 2, "seed": 3}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration))
+
+    def curve():
+        lines = atoll("train", "c.yaml", cwd=tmp_path).stdout.splitlines()
+        # the time spent differs
+        return [line.split("  ")[:5] for line in lines if line.startswith("epoch")]
+
+    first = curve()
+    assert len(first) == 2
+    assert curve() == first
+
+
+def test_a_users_own_workload(tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"workload": FAILING, "method": "ddp", "epochs": 1}))
+    assert atoll_json("train", "c.yaml", cwd=tmp_path)["state"] == "complete"

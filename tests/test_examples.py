@@ -1,0 +1,42 @@
+"""Every study file in examples/ runs."""
+
+import shutil
+
+import pytest
+from commands import atoll, atoll_json
+from conftest import ROOT
+
+EXAMPLES = ROOT / "examples"
+NEEDS_DATA = {"spoken_digits.yaml"}
+pytestmark = pytest.mark.mpi
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in EXAMPLES.glob("*.yaml")} > NEEDS_DATA
+
+
+@pytest.mark.parametrize("name", sorted({path.name for path in EXAMPLES.glob("*.yaml")} - NEEDS_DATA))
+def test_example(name, tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    atoll("search", f"examples/{name}", cwd=tmp_path)
+    (study,) = atoll_json("studies", cwd=tmp_path)
+    assert study["state"] == "complete"
+    counts = study["counts"]
+    # the highest learning rates may diverge, which is a result
+    assert counts["complete"] + counts.get("failed", 0) == study["num_trials"]
+    assert counts["complete"] > study["num_trials"] / 2
+
+
+def test_spoken_digits(tmp_path, shared_data):
+    example = EXAMPLES / "spoken_digits.yaml"
+    atoll("search", example, "--trials", "3", cwd=tmp_path, env={"ATOLL_DATA": str(shared_data)})
+    best = atoll_json("leaderboard", cwd=tmp_path)[0]
+    # ten digits: chance is 0.1 of the frames; the held-out speaker is a stranger
+    assert best["objective"] > 0.2
+
+
+def test_the_own_workload_is_minimised(tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    atoll("search", "examples/own_workload.yaml", "--trials", "4", "--islands", "1", cwd=tmp_path)
+    objectives = [trial["objective"] for trial in atoll_json("leaderboard", cwd=tmp_path)]
+    assert objectives == sorted(objectives)
