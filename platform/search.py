@@ -9,6 +9,7 @@ import socket
 import torch
 from mpi4py import MPI
 
+from atoll.methods.communicator import Patience
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.study import Study
 from atoll.platform.topology import Place, arrange, check_world_size
@@ -46,6 +47,15 @@ def run(folder: StudyFolder, world: MPI.Comm) -> None:
     else:
         worker.obey()
     worker.close()
+    leave_together(world)
+
+
+def leave_together(world: MPI.Comm) -> None:
+    """Return when every rank has come here: over TCP, MPICH ends a job of which one rank leaves early."""
+    patience = Patience(spin=False)
+    everyone_is_here = world.Ibarrier()
+    while not everyone_is_here.Test():
+        patience.pause()
 
 
 def available_cores() -> int:

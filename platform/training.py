@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 
 from atoll.platform.configuration import Configuration
-from atoll.platform.search import available_cores
+from atoll.platform.search import arrange_world, available_cores, leave_together
 from atoll.platform.study import Study, Topology
 from atoll.platform.topology import Shape, check_world_size
 from atoll.platform.trial import Progress
@@ -20,8 +20,6 @@ from atoll.storage.journal import JournalWriter
 
 def run(configuration_file: str, result_file: str, world: MPI.Comm) -> None:
     """Train the configuration in one JSON file as one rank of `world`; the root writes progress and result as lines."""
-    from atoll.platform.search import arrange_world
-
     content = json.loads(Path(configuration_file).read_text())
     configuration = Configuration.model_validate(content["configuration"])
     check_world_size(Shape((1,), configuration.ranks), world.size)
@@ -42,6 +40,7 @@ def run(configuration_file: str, result_file: str, world: MPI.Comm) -> None:
         lines.append("trial_ended", asdict(outcome))
         worker.dismiss()
     worker.close()
+    leave_together(world)
 
 
 def _as_study(configuration: Configuration) -> Study:
