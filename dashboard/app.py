@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 
@@ -43,12 +44,13 @@ def create_app(store: Store) -> dash.Dash:
     return app
 
 
-def serve(store: Store, host: str, port: int) -> None:
+def serve(store: Store, host: str, port: int, as_json: bool = False) -> None:
     """Serve the dashboard until it is interrupted; port 0 takes any free one."""
     if port == 0:
         with socket.socket() as free:
             free.bind((host, 0))
             port = free.getsockname()[1]
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    print(f"the dashboard of {store} is at http://{host}:{port}", flush=True)
+    url = f"http://{host}:{port}"
+    print(json.dumps({"url": url}) if as_json else f"the dashboard of {store} is at {url}", flush=True)
     create_app(store).run(host=host, port=port, debug=False)

@@ -30,7 +30,15 @@ SUMMABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.i
 
 
 class PeerAborted(RuntimeError):
-    """Another rank of this worker gave up the trial."""
+    """Another rank of this worker gave up the trial.
+
+    Attributes:
+        rank: that rank, in the worker.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(f"rank {rank} of this worker gave up the trial")
+        self.rank = rank
 
 
 @dataclass(frozen=True, order=True)
@@ -166,17 +174,26 @@ class Communicator(ABC):
     Args:
         rank, size: this rank's number and how many there are.
         nodes: the node of each rank; ranks with equal numbers share a host.
+        members: the rank in the whole worker of each rank.
         ledger: where traffic is counted; a communicator made by `split` shares it unless told otherwise.
         poll: called again and again during waits; raises to interrupt them.
         spin: whether waits may keep a core busy.
     """
 
     def __init__(
-        self, rank: int, nodes: Sequence[int], *, ledger: Ledger, poll: Callable[[], None], spin: bool
+        self,
+        rank: int,
+        nodes: Sequence[int],
+        members: Sequence[int],
+        *,
+        ledger: Ledger,
+        poll: Callable[[], None],
+        spin: bool,
     ) -> None:
         self.rank = rank
         self.size = len(nodes)
         self.nodes = tuple(nodes)
+        self.members = tuple(members)
         self.ledger = ledger
         self.poll = poll
         self.spin = spin
@@ -258,10 +275,24 @@ class Communicator(ABC):
     def split(self, color: int, *, ledger: Ledger | None = None) -> Communicator:
         """Return this rank's part of the communicator: the ranks that gave the same `color`, in the same order.
 
-        Collective. The parts are cut only once all ranks have arrived, so an aborted peer interrupts this wait too.
+        Collective. Cutting the parts blocks and cannot be interrupted, so it starts once all ranks have arrived. A rank
+        that has arrived stays until all have, or until one has given up that can then no longer come; what else
+        interrupts it is raised after the cut.
         """
-        self.barrier()
-        return self._split(color, self.ledger if ledger is None else ledger)
+        arrived, patience = self._post_barrier(), Patience(self.spin)
+        interruption: Exception | None = None
+        while not arrived():
+            try:
+                self.poll()
+            except Exception as reason:
+                interruption = reason
+                if isinstance(reason, PeerAborted) and reason.rank in self.members:
+                    raise
+            patience.pause()
+        part = self._split(color, self.ledger if ledger is None else ledger)
+        if interruption is not None:
+            raise interruption
+        return part
 
     # What the forms share: staging, wire format, accounting.
 

@@ -87,6 +87,7 @@ class MpiCommunicator(Communicator):
     Args:
         mpi: the MPI communicator; freed by `close`.
         nodes: the node of each rank.
+        members: the rank in the whole worker of each rank; the same unless given.
         ledger, poll, spin: see Communicator.
         family: the communicators that end together.
         name: equal on all ranks of one communicator, and different for two communicators of one rank.
@@ -98,6 +99,7 @@ class MpiCommunicator(Communicator):
         self,
         mpi: MPI.Comm,
         nodes: Sequence[int],
+        members: Sequence[int] | None = None,
         *,
         ledger: Ledger,
         poll: Callable[[], None],
@@ -105,7 +107,7 @@ class MpiCommunicator(Communicator):
         family: MpiFamily,
         name: str = "0",
     ) -> None:
-        super().__init__(mpi.rank, nodes, ledger=ledger, poll=poll, spin=spin)
+        super().__init__(mpi.rank, nodes, members or range(len(nodes)), ledger=ledger, poll=poll, spin=spin)
         self.name = name
         self._mpi = mpi
         self._family = family
@@ -144,12 +146,13 @@ class MpiCommunicator(Communicator):
 
     def _split(self, color: int, ledger: Ledger) -> MpiCommunicator:
         colors = self._mpi.allgather(color)
-        nodes = [node for node, other in zip(self.nodes, colors, strict=True) if other == color]
+        ranks = [rank for rank, other in enumerate(colors) if other == color]
         name = f"{self.name}.{self._num_splits}/{color}"
         self._num_splits += 1
         return MpiCommunicator(
             self._mpi.Split(color, self.rank),
-            nodes,
+            [self.nodes[rank] for rank in ranks],
+            [self.members[rank] for rank in ranks],
             ledger=ledger,
             poll=self.poll,
             spin=self.spin,

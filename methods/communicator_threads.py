@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -31,9 +32,16 @@ class ThreadCommunicator(Communicator):
     """One virtual rank. Sums are added in rank order, each addition rounded to the dtype that travels."""
 
     def __init__(
-        self, rank: int, nodes: Sequence[int], board: _Board, *, ledger: Ledger, poll: Callable[[], None]
+        self,
+        rank: int,
+        nodes: Sequence[int],
+        members: Sequence[int],
+        board: _Board,
+        *,
+        ledger: Ledger,
+        poll: Callable[[], None],
     ) -> None:
-        super().__init__(rank, nodes, ledger=ledger, poll=poll, spin=False)
+        super().__init__(rank, nodes, members, ledger=ledger, poll=poll, spin=False)
         self._board = board
         self._num_collectives = 0
         self._early: dict[tuple[int, int], deque[Callable[[], bool]]] = defaultdict(deque)
@@ -119,12 +127,12 @@ class ThreadCommunicator(Communicator):
         colors[self.rank] = color
         gathered = self._post_sum(colors)
         while not gathered():
-            self.poll()
-        members = [rank for rank in range(self.size) if int(colors[rank]) == color]
+            os.sched_yield()  # every rank has arrived
+        ranks = [rank for rank in range(self.size) if int(colors[rank]) == color]
         with self._board.lock:
-            part = self._board.parts.setdefault((self._num_collectives, color), _Board(len(members)))
-        nodes = [self.nodes[rank] for rank in members]
-        return ThreadCommunicator(members.index(self.rank), nodes, part, ledger=ledger, poll=self.poll)
+            part = self._board.parts.setdefault((self._num_collectives, color), _Board(len(ranks)))
+        nodes, members = [self.nodes[rank] for rank in ranks], [self.members[rank] for rank in ranks]
+        return ThreadCommunicator(ranks.index(self.rank), nodes, members, part, ledger=ledger, poll=self.poll)
 
     def close(self) -> None:
         """Nothing to give back: the board goes with its last rank."""
@@ -145,20 +153,21 @@ def run_virtual_ranks(
         TimeoutError: when a rank is still busy after `timeout`.
     """
     board = _Board(len(nodes))
-    failed = threading.Event()
+    failed: list[int] = []
     results: dict[int, Result] = {}
     errors: list[BaseException] = []
 
     def poll() -> None:
-        if failed.is_set():
-            raise PeerAborted("another virtual rank failed")
+        if failed:
+            raise PeerAborted(failed[0])
 
     def target(rank: int) -> None:
         try:
-            results[rank] = function(ThreadCommunicator(rank, nodes, board, ledger=Ledger(), poll=poll))
+            everyone = range(len(nodes))
+            results[rank] = function(ThreadCommunicator(rank, nodes, everyone, board, ledger=Ledger(), poll=poll))
         except BaseException as error:
             errors.append(error)
-            failed.set()
+            failed.append(rank)
 
     threads = [threading.Thread(target=target, args=(rank,), daemon=True) for rank in range(len(nodes))]
     for thread in threads:
@@ -168,6 +177,6 @@ def run_virtual_ranks(
     if errors:
         raise errors[0]
     if any(thread.is_alive() for thread in threads):
-        failed.set()
+        failed.append(-1)
         raise TimeoutError(f"virtual ranks were still busy after {timeout} s")
     return [results[rank] for rank in range(len(nodes))]

@@ -49,13 +49,13 @@ def _exit_code(error: Exception) -> int | None:
     from sqlalchemy.exc import DBAPIError
 
     from atoll.platform.launch import LaunchError
-    from atoll.platform.workloads import WORKLOADS  # noqa: F401  (a cheap import that shows a broken installation)
     from atoll.platform.yamlfile import FileError
+    from atoll.storage.lock import Locked
     from atoll.storage.store import StoreError
 
     if isinstance(error, FileError):
         return USAGE
-    if isinstance(error, StoreError | LaunchError | DBAPIError | OSError):
+    if isinstance(error, StoreError | LaunchError | Locked | DBAPIError | OSError):
         return FAILURE
     return USAGE if isinstance(error, ValueError) else None
 
@@ -160,12 +160,12 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any]) -
 
 
 def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -> int:
-    from atoll.platform import display, launch, registry
+    from atoll.platform import display, join, launch, registry, supervise
 
     url = launch.store_url(store, study)
     launch.check(study)
-    if launch.inside_mpi():
-        code, message = launch.join(study, url, resuming=resuming)
+    if join.inside_mpi():
+        code, message = join.join(study, url, resuming=resuming)
         if message:
             print(message)
         return code
@@ -174,7 +174,7 @@ def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -
     console = Console(stderr=as_json, highlight=False)
     console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {shape.world_size} ranks")
     with display.LiveSearch(console, study.name, workload.metric, workload.direction, study.trials) as live:
-        ending = launch.search(study, url, resuming=resuming, follow=live)
+        ending = supervise.search(study, url, resuming=resuming, follow=live)
     _show_ending(study, url, ending, as_json)
     return ending.exit_code
 
@@ -277,7 +277,7 @@ def stop(
     if as_json:
         _print_json({"study": study, "stop_request": str(folder.stop_request)})
     else:
-        print(f"{study} will stop after the current epoch of the trials in flight")
+        print(f"{study} is asked to stop; trials in flight are queued again on --resume")
 
 
 @app.command(epilog="Example: atoll delete quickstart --yes")
@@ -342,11 +342,12 @@ def dashboard(
     port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8050,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Serve the dashboard."""
+    """Serve the dashboard; --json says the address as JSON."""
     from atoll.dashboard.app import serve
 
-    serve(_open_store(store), host, port)
+    serve(_open_store(store), host, port, as_json)
 
 
 @app.command(epilog="Example: atoll record atoll-studies/quickstart")

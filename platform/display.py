@@ -48,7 +48,7 @@ class Tally:
 class LiveSearch:
     """Shows a running search: a bar at a terminal, else a line whenever a tenth of the budget is done."""
 
-    def __init__(self, console: Console, study_name: str, metric: str, direction: str, num_trials: int) -> None:
+    def __init__(self, console: Console, study_name: str, metric: str, direction: str, num_trials: int | None) -> None:
         self._console = console
         self._metric = metric
         self._num_trials = num_trials
@@ -93,10 +93,10 @@ class LiveSearch:
     def _show(self) -> None:
         tally = self._tally
         self._bar.update(self._task, completed=tally.num_ended, facts=self._facts())
-        step = max(1, self._num_trials // 10)
+        step = max(1, (self._num_trials or 100) // 10)
         if not self._console.is_terminal and tally.num_ended >= self._announced + step:
             self._announced = tally.num_ended
-            self._console.print(f"{tally.num_ended}/{self._num_trials} trials, {self._facts()}")
+            self._console.print(f"{tally.num_ended}/{self._num_trials or '-'} trials, {self._facts()}")
 
     def _facts(self) -> str:
         tally = self._tally
@@ -104,7 +104,7 @@ class LiveSearch:
         if failed := tally.states.get("failed"):
             facts.append(f"{failed} failed")
         done = tally.num_ended - self._before
-        if done and self._started is not None and tally.num_ended < self._num_trials:
+        if done and self._started is not None and self._num_trials and tally.num_ended < self._num_trials:
             left = (time.monotonic() - self._started) / done * (self._num_trials - tally.num_ended)
             facts.append(f"about {duration(left)} left")
         return ", ".join(facts)
@@ -189,7 +189,7 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
         [
             s.study.name,
             s.study.state,
-            f"{s.num_ended}/{s.study.num_trials}",
+            f"{s.num_ended}/{s.study.num_trials or '-'}",
             str(s.counts.get("failed", 0)),
             f"{s.study.metric} {number(s.best)}",
             s.study.method,

@@ -19,6 +19,7 @@ from propulate._globals import INDIVIDUAL_TAG, MIGRATION_TAG
 from propulate.migrator import Migrator
 from propulate.pollinator import Pollinator
 from propulate.population import Individual
+from propulate.propagators import InitUniform
 from propulate.propulator import MPI as PROPULATE_MPI
 from propulate.utils import get_default_propagator
 
@@ -26,6 +27,9 @@ from atoll.platform.mailbox import Mailbox
 from atoll.platform.study import Sampler
 
 Genes = Mapping[str, float | int]
+
+
+__all__ = ["Founder", "Individual", "Island"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,11 @@ class Island:
         # inherits its parent's attributes by copy.
         bred = self._propulator.propagator(self.population())
         return self._fresh({name: bred[name] for name in self._limits})
+
+    def draw(self) -> Individual:
+        """Draw an individual at random."""
+        drawn = InitUniform(self._limits, rng=self._propulator.rng)()
+        return self._fresh({name: drawn[name] for name in self._limits})
 
     def settle(self, genes: Genes) -> Individual:
         """Make an individual with given genes."""

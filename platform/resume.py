@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,16 +23,19 @@ class PastTrial:
     island: int
     generation: int
     hyperparameters: dict[str, Any]
+    worker: int = -1
     state: str = "running"
     objective: float | None = None
+    blamed: bool = False
 
 
 @dataclass
 class Past:
-    """A study's trials and migrations so far."""
+    """A study's trials and migrations so far, and the seconds that it has been searched."""
 
     trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
     migrations: list[tuple[int, int, int]] = field(default_factory=list)
+    seconds: float = 0.0
 
     def running(self) -> list[PastTrial]:
         """Attempts that have started and not ended."""
@@ -45,14 +49,29 @@ class Past:
         """Trials that used up a part of the budget."""
         return sum(trial.state in BUDGETED for trial in self.trials.values())
 
-    def tickets(self, num_trials: int, default: dict[str, Any]) -> list[Ticket]:
+    def is_blamed(self, number: int) -> bool:
+        """Whether a worker has died on this trial before."""
+        return any(trial.blamed for trial in self.trials.values() if trial.number == number)
+
+    def failed(self) -> list[dict[str, Any]]:
+        """The hyperparameters of failed trials, which are not to be bred again unchanged."""
+        return [trial.hyperparameters for trial in self.trials.values() if trial.state == "failed"]
+
+    def used_up(self, num_trials: int | None, seconds: float | None) -> bool:
+        """Whether nothing is left of a budget of trials, of seconds, or of both."""
+        return (num_trials is not None and self.num_budgeted() >= num_trials) or (
+            seconds is not None and self.seconds >= seconds
+        )
+
+    def tickets(self, num_trials: int | None, default: dict[str, Any]) -> Iterator[Ticket]:
         """What is left of the budget: lost trials again, then new ones; the very first is the default candidate."""
         done = {trial.number for trial in self.trials.values() if trial.state in BUDGETED}
         lost = {t.number: t for t in sorted(self.trials.values(), key=lambda t: t.attempt) if t.number not in done}
         retries = [Ticket(t.number, t.attempt + 1, t.hyperparameters) for t in lost.values()]
         first = max((trial.number for trial in self.trials.values()), default=-1) + 1
-        fresh = range(first, first + num_trials - len(done) - len(retries))
-        return retries + [Ticket(number, hyperparameters=None if number else default) for number in fresh]
+        left = None if num_trials is None else max(0, num_trials - len(done) - len(retries))
+        fresh = itertools.islice(itertools.count(first), left)
+        return itertools.chain(retries, (Ticket(n, hyperparameters=None if n else default) for n in fresh))
 
     def population(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:
         """The complete trials on an island: those bred there, with what has come and, but for pollination, gone.
@@ -72,17 +91,28 @@ class Past:
 def read(events: Iterable[Event]) -> Past:
     """Gather a study's past from its journals' events, in the order of their times."""
     past = Past()
+    started = None
     for event in events:
         kind = event["event"]
+        if kind == "study_started":
+            started, before = float(event["time"]), past.seconds
+        elif started is not None:
+            past.seconds = before + float(event["time"]) - started
         if kind == "trial_started":
             past.trials[key_of(event)] = PastTrial(
-                event["number"], event["attempt"], event["island"], event["generation"], event["hyperparameters"]
+                event["number"],
+                event["attempt"],
+                event["island"],
+                event["generation"],
+                event["hyperparameters"],
+                event["worker"],
             )
         elif kind == "trial_ended" and key_of(event) in past.trials:
             past.trials[key_of(event)].state = event["state"]
-            past.trials[key_of(event)].objective = event["objective"]
+            past.trials[key_of(event)].objective = event.get("objective")
         elif kind == "trial_lost" and key_of(event) in past.trials:
             past.trials[key_of(event)].state = "lost"
+            past.trials[key_of(event)].blamed = bool(event.get("blamed"))
         elif kind == "migrated":
             past.migrations.append((event["number"], event["from_island"], event["to_island"]))
     return past

@@ -6,6 +6,7 @@ exchanges what it has found.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,16 +15,18 @@ from typing import Any
 from atoll.methods.communicator import Patience
 from atoll.platform import registry, resume
 from atoll.platform.configuration import Configuration
-from atoll.platform.island import Founder, Island
+from atoll.platform.island import Founder, Individual, Island
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.study import Study
 from atoll.platform.tickets import Ticket, TicketOffice
 from atoll.platform.trial import Progress
-from atoll.platform.worker import Outcome, Worker, as_fields
+from atoll.platform.worker import Outcome, Stopped, TrialTimeout, Worker, as_fields
 from atoll.searchspaces.space import SearchSpace
 from atoll.storage import journal
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
+
+FAILED = 13
 
 
 class Root:
@@ -38,6 +41,8 @@ class Root:
     """
 
     STOP_CHECK_INTERVAL = 0.5
+    # How often a failed configuration is bred before a random one takes its place.
+    NUM_BREEDINGS = 10
 
     def __init__(
         self,
@@ -57,12 +62,18 @@ class Root:
         self._sign = -1.0 if registry.workload(study.workload).direction == "maximize" else 1.0
         past = resume.read(journal.replay(folder.journals))
         self._journal = JournalWriter(folder.root_journal(self._place.world_rank))
+        self._started = time.monotonic()
+        self._trial_started = self._started
+        self._seconds_left = None if study.seconds is None else study.seconds - past.seconds
         self._stop_checked = 0.0
         self._stop_asked = False
         self._office = TicketOffice(
-            roots, past.tickets(study.trials, self._space.default()), open_=lambda: not self._stopping()
+            roots, past.tickets(study.trials, self._space.default()), open_=lambda: not self._over()
         )
-        worker.serve = self._office.serve
+        self._beat = worker.serve
+        worker.serve = self._serve
+        worker.interrupt = self._interrupt
+        self._failures = {_key(hyperparameters) for hyperparameters in past.failed()}
         self._island = Island(
             sampler=study.sampler,
             population=study.population(),
@@ -86,27 +97,64 @@ class Root:
             self._evaluate(ticket)
         self._finish()
 
+    def _breed(self, ticket: Ticket) -> tuple[Individual, dict[str, Any]]:
+        """An individual and its hyperparameters: the ticket's, or new ones that have not failed before."""
+        if ticket.hyperparameters is not None:
+            individual = self._island.settle(self._space.encode(ticket.hyperparameters))
+            return individual, self._decode(individual)
+        for _ in range(self.NUM_BREEDINGS):
+            individual = self._island.breed()
+            hyperparameters = self._decode(individual)
+            if _key(hyperparameters) not in self._failures:
+                return individual, hyperparameters
+        individual = self._island.draw()
+        return individual, self._decode(individual)
+
+    def _decode(self, individual: Individual) -> dict[str, Any]:
+        return self._space.decode({name: individual[name] for name in self._space.limits()})
+
     def _evaluate(self, ticket: Ticket) -> None:
-        individual = (
-            self._island.breed()
-            if ticket.hyperparameters is None
-            else self._island.settle(self._space.encode(ticket.hyperparameters))
-        )
-        hyperparameters = self._space.decode({name: individual[name] for name in self._space.limits()})
+        individual, hyperparameters = self._breed(ticket)
         configuration = self._study.configuration(
             hyperparameters, ticket.number, self._place.threads, self._place.device
         )
         key = {"number": ticket.number, "attempt": ticket.attempt}
         self._note_start(key, individual.generation, configuration, hyperparameters)
+        self._trial_started = time.monotonic()
         outcome = self._worker.evaluate(configuration, lambda progress: self._report(key, progress))
         self._note_end(key, outcome)
+        if outcome.state == "failed":
+            self._remember_failure(hyperparameters)
         if outcome.state == "complete" and outcome.objective is not None:
             self._island.add(individual, ticket.number, self._sign * outcome.objective, outcome.seconds)
         self._island.exchange()
+        self._learn_failures()
 
-    def _report(self, key: dict[str, int], progress: Progress) -> bool:
+    def _report(self, key: dict[str, int], progress: Progress) -> None:
         self._journal.append("progress", key | as_fields(progress))
-        return not self._stopping()
+
+    def _remember_failure(self, hyperparameters: dict[str, Any]) -> None:
+        """Keep this root, and all others, from breeding a failed configuration again unchanged."""
+        self._failures.add(_key(hyperparameters))
+        for root in range(self._roots.size):
+            if root != self._roots.rank:
+                self._roots.send(_key(hyperparameters), root, FAILED)
+
+    def _interrupt(self) -> Exception | None:
+        """What ends the trial that is being evaluated, if anything does."""
+        if self._stopping():
+            return Stopped("the search was asked to stop")
+        now, timeout, left = time.monotonic(), self._study.trial_timeout, self._seconds_left
+        if timeout is not None and now - self._trial_started > timeout:
+            return TrialTimeout(f"the trial was stopped after trial_timeout ({timeout:g} s)")
+        if left is not None and self._study.grace is not None and now - self._started > left + self._study.grace:
+            return Stopped("the search's seconds and grace were over")
+        return None
+
+    def _over(self) -> bool:
+        """Whether no further trial may start."""
+        left = self._seconds_left
+        return self._stopping() or (left is not None and time.monotonic() - self._started >= left)
 
     def _note_start(
         self, key: dict[str, int], generation: int, configuration: Configuration, hyperparameters: dict[str, Any]
@@ -135,10 +183,14 @@ class Root:
             self._stop_asked = self._folder.stop_request.exists()
         return self._stop_asked
 
+    def _serve(self) -> None:
+        self._beat()
+        self._office.serve()
+
     def _wait(self, condition: Callable[[], bool]) -> None:
         patience = Patience(spin=False)
         while not condition():
-            self._office.serve()
+            self._serve()
             patience.pause()
 
     def _finish(self) -> None:
@@ -159,6 +211,15 @@ class Root:
 
     def _receive(self) -> None:
         self._island.exchange(emigrate=False)
+        self._learn_failures()
+
+    def _learn_failures(self) -> None:
+        while (message := self._roots.take(FAILED)) is not None:
+            self._failures.add(message[1])
+
+
+def _key(hyperparameters: dict[str, Any]) -> str:
+    return json.dumps(hyperparameters, sort_keys=True)
 
 
 def _founders(

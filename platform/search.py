@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+from collections.abc import Callable
 
 import torch
 from mpi4py import MPI
 
 from atoll.methods.communicator import Patience
+from atoll.platform.heartbeat import Heartbeat, interval
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.study import Study
 from atoll.platform.topology import Place, arrange, check_world_size
@@ -23,12 +26,18 @@ def load_study(folder: StudyFolder) -> Study:
     return Study.model_validate(row["definition"])
 
 
-def run(folder: StudyFolder, world: MPI.Comm) -> None:
+def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda: None) -> None:
     """Take part in the search of `folder` as one rank of `world`; returns when the search has ended or stopped.
+
+    Args:
+        folder: the study's files.
+        world: all ranks of the search.
+        also: called at every poll, besides the heartbeat.
 
     Raises:
         TopologyError: when the world is not as large as the study's topology says.
     """
+    _stop_on_signals(folder)
     study = load_study(folder)
     shape = study.topology.shape()
     check_world_size(shape, world.size)
@@ -37,7 +46,13 @@ def run(folder: StudyFolder, world: MPI.Comm) -> None:
     torch.set_num_threads(place.threads)
     spin = sum(p.hostname == place.hostname for p in places) <= available_cores()
     worker_places = [p for p in places if p.worker == place.worker]
-    worker = Worker(world.Split(place.worker, world.rank), worker_places, spin=spin)
+    beat = Heartbeat(folder.heartbeat(world.rank), interval(study.heartbeat_timeout))
+
+    def serve() -> None:
+        beat()
+        also()
+
+    worker = Worker(world.Split(place.worker, world.rank), worker_places, spin=spin, serve=serve)
     roots = world.Split(0 if worker.is_root else MPI.UNDEFINED, world.rank)
     if worker.is_root:
         from atoll.platform.root import Root  # Propulate takes a second to import, and members do not need it
@@ -47,15 +62,26 @@ def run(folder: StudyFolder, world: MPI.Comm) -> None:
     else:
         worker.obey()
     worker.close()
-    leave_together(world)
+    leave_together(world, serve)
 
 
-def leave_together(world: MPI.Comm) -> None:
+def leave_together(world: MPI.Comm, serve: Callable[[], None] = lambda: None) -> None:
     """Return when every rank has come here: over TCP, MPICH ends a job of which one rank leaves early."""
     patience = Patience(spin=False)
     everyone_is_here = world.Ibarrier()
     while not everyone_is_here.Test():
+        serve()
         patience.pause()
+
+
+def _stop_on_signals(folder: StudyFolder) -> None:
+    """Ask for a clean stop of the whole search on what Slurm, or someone at mpiexec, sends before the end."""
+
+    def asked(_number: int, _frame: object) -> None:
+        folder.stop_request.touch()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, asked)
 
 
 def available_cores() -> int:

@@ -125,7 +125,27 @@ class Study(_Strict):
     name: str = Field(description="the study's name in the store, and its folder's")
     workload: str = Field(description="a registered name, an entry point, or file.py:Class")
     method: str = Field(description="a registered name, an entry point, or file.py:Class")
-    trials: int = Field(default=40, ge=1, description="budget: trials to evaluate")
+    trials: int | None = Field(
+        default=None, ge=1, description="budget: trials to evaluate; 40 unless this or seconds is given"
+    )
+    seconds: float | None = Field(
+        default=None, gt=0, description="budget: seconds of searching; then no new trial starts"
+    )
+    grace: float | None = Field(
+        default=None,
+        ge=0,
+        description="seconds that trials in flight get once `seconds` are over; no limit unless given",
+    )
+    trial_timeout: float | None = Field(
+        default=None, gt=0, description="seconds after which a trial is stopped and counts as failed"
+    )
+    stop_grace: float = Field(
+        default=30.0, gt=0, description="seconds from a request to stop until the ranks are ended"
+    )
+    heartbeat_timeout: float = Field(
+        default=600.0, gt=0, description="seconds without progress after which a rank counts as dead"
+    )
+    max_restarts: int = Field(default=10, ge=0, description="how often the launcher starts ranks that died again")
     epochs: int | None = Field(
         default=None, ge=1, description="passes over the data per trial; the workload's own unless given"
     )
@@ -141,6 +161,13 @@ class Study(_Strict):
         default=None, description="the store's URL; ATOLL_STORE or sqlite:///atoll.db unless given"
     )
     folder: str | None = Field(default=None, description="where the study's files go; atoll-studies/NAME unless given")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_budget(cls, content: object) -> object:
+        if isinstance(content, dict) and content.get("trials") is None and content.get("seconds") is None:
+            return content | {"trials": 40}
+        return content
 
     @field_validator("space", mode="before")
     @classmethod
@@ -215,7 +242,7 @@ class Study(_Strict):
         """The breeding population of an island."""
         if self.sampler.population is not None:
             return self.sampler.population
-        return min(32, max(4, self.trials // self.topology.islands // 4))
+        return min(32, max(4, (self.trials or 128) // self.topology.islands // 4))
 
 
 def _with_type(value: object) -> object:

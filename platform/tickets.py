@@ -6,7 +6,6 @@ of the search, answers from its poll points: a one-sided counter would wait ther
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,7 @@ class TicketOffice:
 
     def __init__(self, mailbox: Mailbox, tickets: Iterable[Ticket], open_: Callable[[], bool]) -> None:
         self._mailbox = mailbox
-        self._tickets = deque(tickets)
+        self._tickets = iter(tickets)
         self._open = open_
         self._asked = False
 
@@ -84,4 +83,4 @@ class TicketOffice:
         return ticket
 
     def _next(self) -> Ticket | None:
-        return self._tickets.popleft() if self._tickets and self._open() else None
+        return next(self._tickets, None) if self._open() else None

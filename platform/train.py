@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from atoll.platform import launch, registry, yamlfile
+from atoll.platform import launch, registry, supervise, yamlfile
 from atoll.platform.configuration import Configuration, split_hyperparameters, versions
 from atoll.platform.display import duration, number, size
+from atoll.platform.join import inside_mpi
 from atoll.storage.journal import JournalTail
 
 
@@ -55,14 +56,14 @@ def train(configuration: Configuration, *, test: bool, say: Callable[[str], None
     Raises:
         LaunchError: when the MPI job fails, or when this process already belongs to one.
     """
-    if launch.inside_mpi():
+    if inside_mpi():
         raise launch.LaunchError("`atoll train` starts its ranks itself: call it without mpirun or srun")
     metric = registry.workload(configuration.workload).metric
     with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
         folder = Path(name)
         file, log = folder / "configuration.json", folder / "ranks.log"
         file.write_text(json.dumps({"configuration": configuration.model_dump(), "test": test}))
-        job = launch.start_ranks(configuration.ranks, ["train", str(file), str(folder / "result.jsonl")], log)
+        job = supervise.start_ranks(configuration.ranks, ["train", str(file), str(folder / "result.jsonl")], log)
         tail, result = JournalTail(folder), None
         try:
             while result is None:
@@ -79,7 +80,7 @@ def train(configuration: Configuration, *, test: bool, say: Callable[[str], None
                 time.sleep(0.05)
             job.wait()
         finally:
-            launch.end_job(job)
+            supervise.end_job(job)
     return {key: value for key, value in result.items() if key not in ("event", "time")}
 
 

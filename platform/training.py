@@ -32,9 +32,8 @@ def run(configuration_file: str, result_file: str, world: MPI.Comm) -> None:
     else:
         lines = JournalWriter(Path(result_file))
 
-        def report(progress: Progress) -> bool:
+        def report(progress: Progress) -> None:
             lines.append("progress", as_fields(progress))
-            return True
 
         outcome = worker.evaluate(configuration, report, test=content["test"])
         lines.append("trial_ended", asdict(outcome))

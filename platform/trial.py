@@ -201,12 +201,6 @@ class Trial:
         assert self._model is not None, "the trial has not been trained to its end"
         return self._test(self._model)
 
-    def agree(self, go_on: bool) -> bool:
-        """The decision of rank 0 on every rank."""
-        decision = torch.tensor([int(go_on)], dtype=torch.int32)
-        self._aside.broadcast(decision)
-        return bool(decision)
-
 
 def _on(device: str, samples: Samples) -> Samples:
     return Samples(samples.inputs.to(device), samples.targets.to(device))

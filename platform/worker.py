@@ -29,7 +29,11 @@ WORK, ABORT, REPORT, POSTED = 1, 2, 3, 4
 
 
 class Stopped(Exception):
-    """The trial was asked to stop, and all ranks agreed."""
+    """The trial was asked to stop before its end; it is queued again."""
+
+
+class TrialTimeout(Exception):
+    """The trial has taken longer than the study allows."""
 
 
 @dataclass
@@ -77,7 +81,10 @@ class Worker:
         comm: the worker's ranks; becomes the worker's own.
         places: the place of every rank of the worker.
         spin: whether waits may keep a core busy.
-        serve: called during every wait of the root and after every step: what the root owes to other workers.
+        serve: called during every wait and after every step: heartbeats, and what a root owes to other workers.
+
+    Attributes:
+        interrupt: asked by the root at every poll of a trial; an exception that it returns ends the trial.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class Worker:
         self.places = places
         self.place = places[comm.rank]
         self.serve = serve
+        self.interrupt: Callable[[], Exception | None] = lambda: None
         self._control = Mailbox(comm)
         self._spin = spin
         self._serial = 0
@@ -99,21 +107,21 @@ class Worker:
     # The root's side.
 
     def evaluate(
-        self, configuration: Configuration, on_progress: Callable[[Progress], bool], *, test: bool = False
+        self, configuration: Configuration, on_progress: Callable[[Progress], None], *, test: bool = False
     ) -> Outcome:
         """Train `configuration` on all ranks of the worker.
 
         Args:
             configuration: what to train.
-            on_progress: gets each report, and says whether to go on.
+            on_progress: gets each report.
             test: whether to measure the trained model on the test data too.
         """
         self._tell_members({"configuration": configuration.model_dump(), "test": test})
         seen: list[Progress] = []
 
-        def remember(progress: Progress) -> bool:
+        def remember(progress: Progress) -> None:
             seen.append(progress)
-            return on_progress(progress)
+            on_progress(progress)
 
         reports, metrics = self._run(configuration, remember, test)
         return _outcome(reports, seen, metrics)
@@ -132,13 +140,13 @@ class Worker:
     def obey(self) -> None:
         """Train what the root says, until it says that there is nothing more."""
         while (work := self._receive(WORK, 0)) is not None:
-            self._run(Configuration.model_validate(work["configuration"]), lambda _: True, work["test"])
+            self._run(Configuration.model_validate(work["configuration"]), lambda _: None, work["test"])
         self._wait(self._control.all_sent)
 
     # Both sides.
 
     def _run(
-        self, configuration: Configuration, on_progress: Callable[[Progress], bool], test: bool
+        self, configuration: Configuration, on_progress: Callable[[Progress], None], test: bool
     ) -> tuple[list[Report], dict[str, float]]:
         self._serial += 1
         self._raised = False
@@ -166,8 +174,6 @@ class Worker:
     def _note(self, report: Report, error: Exception) -> None:
         report.error, report.reason = type(error).__name__, f"{type(error).__name__}: {error}"
         report.traceback = traceback.format_exc()
-        if isinstance(error, PeerAborted | Stopped):
-            return
         for rank in range(self._control.size):
             if rank != self._control.rank:
                 self._control.send(self._serial, rank, ABORT)
@@ -184,13 +190,16 @@ class Worker:
         return received
 
     def _poll(self) -> None:
-        """Raise PeerAborted when another rank has given up this trial."""
+        """Raise what ends this trial: a peer that gave it up, or the root's own reason."""
         self.serve()
+        if not self._raised and self.is_root and (reason := self.interrupt()) is not None:
+            self._raised = True
+            raise reason
         while (message := self._control.take(ABORT)) is not None:
             source, serial = message
-            if serial == self._serial and not self._raised:
+            if serial == self._serial:
                 self._raised = True
-                raise PeerAborted(f"rank {source} of this worker gave up the trial")
+                raise PeerAborted(source)
 
     def _receive(self, tag: int, source: int) -> Any:
         received: list[Any] = []
@@ -217,10 +226,9 @@ class Worker:
         self._control.close()
 
 
-def _train(trial: Trial, on_progress: Callable[[Progress], bool], test: bool) -> dict[str, float]:
+def _train(trial: Trial, on_progress: Callable[[Progress], None], test: bool) -> dict[str, float]:
     for progress in trial.train():
-        if not trial.agree(on_progress(progress)) and not progress.last:
-            raise Stopped("stopped before its end, to be queued again")
+        on_progress(progress)
     if not test:
         return {}
     loss, metric = trial.test()
@@ -239,7 +247,7 @@ def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, flo
         reason = f"{cause.reason} (rank {cause.rank} on {cause.hostname})"
     if complete and last is not None:
         metrics = {"train_loss": last.train_loss, "validation_loss": last.validation_loss, **metrics}
-    expected = (Diverged.__name__, NotApplicable.__name__, Stopped.__name__)
+    expected = (Diverged.__name__, NotApplicable.__name__, Stopped.__name__, TrialTimeout.__name__)
     return Outcome(
         state="complete" if complete else "lost" if cause and cause.error == Stopped.__name__ else "failed",
         objective=last.metric if complete and last is not None else None,

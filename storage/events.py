@@ -110,5 +110,6 @@ _HANDLERS: dict[str, Callable[[Batch, Event], None]] = {
     "migrated": _migrated,
     "host": _host,
     "study_started": _study_started,
+    "restarted": lambda batch, event: None,
     "study_ended": _study_ended,
 }

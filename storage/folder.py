@@ -33,6 +33,25 @@ class StudyFolder:
         return self.journal(f"root-{world_rank:05d}")
 
     @property
+    def heartbeats(self) -> Path:
+        """The folder of the ranks' heartbeats."""
+        return self.path / "heartbeats"
+
+    def heartbeat(self, world_rank: int) -> Path:
+        """Touched by a rank for as long as it makes progress."""
+        return self.heartbeats / f"{world_rank:05d}"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the study's launcher."""
+        return self.path / "lock"
+
+    @property
+    def quarantine(self) -> Path:
+        """Journal lines that no database takes, with the reason."""
+        return self.path / "quarantine.jsonl"
+
+    @property
     def stop_request(self) -> Path:
         """Exists from `atoll stop` until the next start."""
         return self.path / "stop"
@@ -49,7 +68,7 @@ class StudyFolder:
 
     def create(self) -> None:
         """Make the folder and those inside it."""
-        for folder in (self.journals, self.log.parent, self.exports):
+        for folder in (self.journals, self.heartbeats, self.log.parent, self.exports):
             folder.mkdir(parents=True, exist_ok=True)
 
     def exists(self) -> bool:

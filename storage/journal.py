@@ -7,28 +7,48 @@ line is ignored; a line that is no JSON object is skipped and counted.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Event = dict[str, Any]
+MAX_BYTES = 4 << 20
+
+
+class JournalError(OSError):
+    """A journal cannot be written: nothing may be trained that could not be recorded."""
 
 
 class JournalWriter:
-    """Appends events to one file."""
+    """Appends events to one file. Raises JournalError when a line cannot be written whole."""
 
     SYNC_INTERVAL = 1.0
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._path = path
         self._synced = time.monotonic()
-        self._end_torn_line()
+        with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._end_torn_line()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise JournalError(
+                error.errno,
+                f"the journal {self._path} cannot be written ({error.strerror}); what was recorded stays readable: "
+                "make room, then go on with --resume",
+            ) from None
 
     def _end_torn_line(self) -> None:
         size = os.fstat(self._file).st_size
@@ -42,22 +62,20 @@ class JournalWriter:
             event: the name.
             fields: plain data.
             sync: whether the line must be on disk when this returns.
-
-        Raises:
-            OSError: when the line could not be written whole.
         """
-        line = _dump({"event": event, "time": time.time(), **(fields or {})})
-        data = line.encode() + b"\n"
-        if os.write(self._file, data) != len(data):
-            raise OSError(f"the journal took a part of a line only: {line[:80]}...")
-        if sync or time.monotonic() - self._synced > self.SYNC_INTERVAL:
-            os.fsync(self._file)
-            self._synced = time.monotonic()
+        data = _dump({"event": event, "time": time.time(), **(fields or {})}).encode() + b"\n"
+        with self._explained():
+            if os.write(self._file, data) != len(data):
+                raise OSError(errno.ENOSPC, "it took a part of a line only")
+            if sync or time.monotonic() - self._synced > self.SYNC_INTERVAL:
+                os.fsync(self._file)
+                self._synced = time.monotonic()
 
     def close(self) -> None:
         """Sync and close the file."""
-        os.fsync(self._file)
-        os.close(self._file)
+        with self._explained():
+            os.fsync(self._file)
+            os.close(self._file)
 
 
 def _dump(content: object) -> str:
@@ -85,7 +103,7 @@ class Chunk:
     num_skipped: int
 
 
-def read_chunk(path: Path, offset: int = 0, max_bytes: int = 4 << 20) -> Chunk:
+def read_chunk(path: Path, offset: int = 0, max_bytes: int = MAX_BYTES) -> Chunk:
     """Read whole lines from byte `offset` on; a line without its end is left for later."""
     with path.open("rb") as file:
         file.seek(offset)
@@ -100,10 +118,21 @@ def read_chunk(path: Path, offset: int = 0, max_bytes: int = 4 << 20) -> Chunk:
 
 def _parse(line: bytes) -> Event | None:
     try:
-        event = json.loads(line)
-    except ValueError:
+        event = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
         return None
+    if b"\\u0000" in line:
+        event = _without_nul(event)
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+
+
+def _without_nul(content: Any) -> Any:
+    """The same without NUL characters, which PostgreSQL does not take."""
+    if isinstance(content, str):
+        return content.replace("\x00", "")
+    if isinstance(content, dict):
+        return {_without_nul(key): _without_nul(value) for key, value in content.items()}
+    return [_without_nul(value) for value in content] if isinstance(content, list) else content
 
 
 class JournalTail:
@@ -116,12 +145,13 @@ class JournalTail:
     def read(self) -> dict[str, Chunk]:
         """The new whole lines of every journal that has some, by file name."""
         chunks = {}
-        for path in sorted(self._folder.glob("*.jsonl")):
-            offset = self._offsets.get(path.name, 0)
-            if path.stat().st_size > offset:
-                chunk = read_chunk(path, offset)
-                if chunk.offset > offset:
-                    chunks[path.name] = chunk
+        grown = [(path, self._offsets.get(path.name, 0)) for path in sorted(self._folder.glob("*.jsonl"))]
+        grown = [(path, offset) for path, offset in grown if path.stat().st_size > offset]
+        for path, offset in grown:
+            # A share of what is held in memory at once, however many workers there are.
+            chunk = read_chunk(path, offset, max(MAX_BYTES // len(grown), 1 << 16))
+            if chunk.offset > offset:
+                chunks[path.name] = chunk
         return chunks
 
     def advance(self, chunks: Mapping[str, Chunk]) -> None:

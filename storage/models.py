@@ -146,3 +146,4 @@ class JournalOffset(Base):
     file: Mapped[str] = mapped_column(String(200), primary_key=True)
     offset: Mapped[int]
     num_skipped: Mapped[int]
+    num_quarantined: Mapped[int] = mapped_column(server_default="0")

@@ -5,17 +5,19 @@ The database may be locked, down or slow: the recorder tries again, later each t
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Chunk, JournalTail
-from atoll.storage.store import Store, StoreError
+from atoll.storage.store import Rejected, Store, StoreError
 
 log = logging.getLogger("atoll.recorder")
 
@@ -44,7 +46,7 @@ class Recorder:
         store = self._connect()
         num_lines = 0
         while chunks := self._next_chunks():
-            store.record(self._study_id, chunks)
+            self._set_aside(store.record(self._study_id, chunks))
             self._tail.advance(chunks)
             num_lines += sum(len(chunk.events) for chunk in chunks.values())
         return num_lines
@@ -56,6 +58,12 @@ class Recorder:
             self._tail = JournalTail(self._folder.journals, store.offsets(self._study_id))
             self._store = store
         return self._store
+
+    def _set_aside(self, rejected: list[Rejected]) -> None:
+        if rejected:
+            log.warning("%d lines cannot be stored; they are in %s", len(rejected), self._folder.quarantine)
+            with self._folder.quarantine.open("a") as file:
+                file.writelines(json.dumps(asdict(line)) + "\n" for line in rejected)
 
     def _next_chunks(self) -> dict[str, Chunk]:
         chunks = self._tail.read()

@@ -7,23 +7,26 @@ the embedded default, PostgreSQL is for several people or hosts.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
 from atoll.storage import events
-from atoll.storage.journal import Chunk
+from atoll.storage.journal import Chunk, Event
 from atoll.storage.models import Host, JournalOffset, LedgerEntry, Migration, Progress, Study, Trial
 
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 
@@ -32,6 +35,20 @@ class StoreError(Exception):
 
 
 _upgrading = threading.Lock()
+
+# What a driver raises for a value that its column cannot hold, besides the database's own errors.
+UNSTORABLE = (OverflowError, ValueError, TypeError)
+# PostgreSQL's states of a table or column that is not there, or not ours: no fault of the line.
+_UNDEFINED = {"42P01", "42703", "42501", "3F000"}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A journal line that the database refuses."""
+
+    file: str
+    event: Event
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,8 @@ class Store:
             )
         if version is None and not create:
             raise StoreError(f"the store {self} holds no studies")
+        if version is not None:
+            _copy_before_upgrade(self.url, version)
         upgrade(self.engine)
 
     def close(self) -> None:
@@ -201,17 +220,50 @@ class Store:
         with self._session() as session:
             return {row.file: row.offset for row in session.execute(query)}
 
-    def record(self, study_id: int, chunks: Mapping[str, Chunk]) -> None:
-        """Add what the lines say, and how far the journals were read, in one transaction: exactly once."""
-        batch = events.sort(study_id, [event for chunk in chunks.values() for event in chunk.events])
+    def record(self, study_id: int, chunks: Mapping[str, Chunk]) -> list[Rejected]:
+        """Add what the lines say, and how far the journals were read, in one transaction: exactly once.
+
+        Returns:
+            The lines that the database refuses for what they hold; they are counted, and not tried again.
+        """
+        try:
+            with self._session.begin() as session:
+                rows = [_move_offset(session, study_id, file, chunk) for file, chunk in chunks.items()]
+                lines = [event for chunk in chunks.values() for event in chunk.events]
+                rows[0].num_skipped += self._add(session, study_id, lines)
+        except (DBAPIError, *UNSTORABLE) as error:
+            if not _is_refusal(error):
+                raise
+            return self._record_one_by_one(study_id, chunks)
+        return []
+
+    def _record_one_by_one(self, study_id: int, chunks: Mapping[str, Chunk]) -> list[Rejected]:
+        rejected = []
         with self._session.begin() as session:
-            self._add_trials(session, study_id, batch)
-            if batch.study:
-                session.execute(sa.update(Study).where(Study.id == study_id).values(**batch.study))
-            for model, rows in ((Migration, batch.migrations), (Host, batch.hosts)):
-                if rows:
-                    session.execute(sa.insert(model), rows)
-            _move_offsets(session, study_id, chunks, batch.num_skipped)
+            for file, chunk in chunks.items():
+                row = _move_offset(session, study_id, file, chunk)
+                session.flush()  # SQLite's driver starts the transaction at the first write, not at a savepoint
+                for event in chunk.events:
+                    try:
+                        with session.begin_nested():
+                            row.num_skipped += self._add(session, study_id, [event])
+                    except (DBAPIError, *UNSTORABLE) as error:
+                        if not _is_refusal(error):
+                            raise
+                        row.num_quarantined += 1
+                        rejected.append(Rejected(file, event, str(getattr(error, "orig", error))))
+        return rejected
+
+    def _add(self, session: Session, study_id: int, lines: Sequence[Event]) -> int:
+        """Add rows for `lines`; returns how many of them say nothing."""
+        batch = events.sort(study_id, lines)
+        self._add_trials(session, study_id, batch)
+        if batch.study:
+            session.execute(sa.update(Study).where(Study.id == study_id).values(**batch.study))
+        for model, rows in ((Migration, batch.migrations), (Host, batch.hosts)):
+            if rows:
+                session.execute(sa.insert(model), rows)
+        return batch.num_skipped
 
     def _add_trials(self, session: Session, study_id: int, batch: events.Batch) -> None:
         ids: dict[events.TrialKey, int] = {}
@@ -245,6 +297,21 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         connection.exec_driver_sql(lock)
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the database refuses what a line holds; anything else may be over in a moment."""
+    if isinstance(error, ProgrammingError):
+        return getattr(error.orig, "sqlstate", None) not in {*_UNDEFINED, None}
+    return isinstance(error, IntegrityError | DataError | OverflowError | ValueError | TypeError)
+
+
+def _copy_before_upgrade(url: URL, version: str) -> None:
+    """Keep a SQLite store as it was; a server's databases are their keeper's to save."""
+    if url.get_backend_name() == "sqlite" and url.database:
+        copy = Path(f"{url.database}.schema-{version}")
+        with closing(sqlite3.connect(url.database)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
 
 
 def _parse(url: str) -> URL:
@@ -305,15 +372,14 @@ def _known_ids(session: Session, study_id: int, keys: Iterable[events.TrialKey])
     return found
 
 
-def _move_offsets(session: Session, study_id: int, chunks: Mapping[str, Chunk], num_skipped: int) -> None:
-    for file, chunk in chunks.items():
-        row = session.get(JournalOffset, (study_id, file))
-        if row is None:
-            row = JournalOffset(study_id=study_id, file=file, offset=0, num_skipped=0)
-            session.add(row)
-        row.offset = chunk.offset
-        row.num_skipped += chunk.num_skipped + num_skipped
-        num_skipped = 0
+def _move_offset(session: Session, study_id: int, file: str, chunk: Chunk) -> JournalOffset:
+    row = session.get(JournalOffset, (study_id, file))
+    if row is None:
+        row = JournalOffset(study_id=study_id, file=file, offset=0, num_skipped=0, num_quarantined=0)
+        session.add(row)
+    row.offset = chunk.offset
+    row.num_skipped += chunk.num_skipped
+    return row
 
 
 def best_first(study: Study, trials: Sequence[Trial]) -> list[Trial]:

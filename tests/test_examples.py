@@ -1,6 +1,8 @@
 """Every study file in examples/ runs."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 from commands import atoll, atoll_json
@@ -40,3 +42,17 @@ def test_the_own_workload_is_minimised(tmp_path):
     atoll("search", "examples/own_workload.yaml", "--trials", "4", "--islands", "1", cwd=tmp_path)
     objectives = [trial["objective"] for trial in atoll_json("leaderboard", cwd=tmp_path)]
     assert objectives == sorted(objectives)
+
+
+def test_a_package_with_entry_points(tmp_path):
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-q", "--target", site]
+    shutil.copytree(EXAMPLES / "plugin", tmp_path / "plugin")
+    subprocess.run([*install, tmp_path / "plugin"], check=True, capture_output=True, timeout=120)
+    env = {"PYTHONPATH": str(site)}
+    listed = atoll("workloads", cwd=tmp_path, env=env).stdout
+    assert "two_moons            two interleaved half circles" in listed
+    assert "half_ddp" in atoll("methods", cwd=tmp_path, env=env).stdout
+    flags = ("--method", "half_ddp", "--workload", "two_moons", "--trials", "3", "--ranks", "2")
+    atoll("search", *flags, cwd=tmp_path, env=env)
+    assert len(atoll_json("leaderboard", cwd=tmp_path)) == 3

@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 import ranks
+import yaml
 from commands import FAILING, atoll, end, journal_lines, start, wait_until
 
 from atoll.storage.store import Store
@@ -117,7 +118,7 @@ def test_stop_and_resume(tmp_path):
     lost = [t for t in trials if t.state == "lost"]
     assert all((t.number, 1) in {(r.number, r.attempt) for r in trials} for t in lost)
     finished = atoll(*flags, "--resume", cwd=tmp_path, code=1)
-    assert "has used up its 10 trials" in finished.stderr
+    assert "is finished: it has used up its 10 trials" in finished.stderr
 
 
 def test_an_interrupt_stops_cleanly(tmp_path):
@@ -129,21 +130,101 @@ def test_an_interrupt_stops_cleanly(tmp_path):
     assert read(tmp_path)[1].state == "stopped"
 
 
-def test_a_killed_rank_ends_the_job_and_resume_goes_on(tmp_path):
-    flags = (*SLOW, "--trials", "6")
-    search = start(*flags, cwd=tmp_path, env={"FAIL": "slow"})
+def test_a_killed_rank_is_started_again(tmp_path):
+    search = start(*SLOW, "--trials", "6", cwd=tmp_path, env={"FAIL": "slow"})
     folder = tmp_path / "atoll-studies" / "s"
     wait_until(lambda: folder.exists() and len(journal_lines(folder, "progress")) >= 3)
+    os.kill(journal_lines(folder, "host")[1]["process"], signal.SIGKILL)
+    done = end(search)
+    assert done.returncode == 0, done.stdout
+    _, _, trials = check_complete(tmp_path, 6)
+    (lost,) = [t for t in trials if t.state == "lost"]
+    assert "the MPI job ended with code" in lost.reason
+    retried = next(t for t in trials if (t.number, t.attempt) == (lost.number, 1))
+    assert retried.hyperparameters == lost.hyperparameters
+    assert len(journal_lines(folder, "restarted")) == 1
+
+
+def test_a_stopped_rank_is_noticed_by_its_heartbeat(tmp_path):
+    study = {"name": "s", "workload": FAILING, "method": "ddp", "trials": 4, "epochs": 4, "heartbeat_timeout": 12.0}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"topology": {"ranks": 2}}))
+    search = start("search", "study.yaml", cwd=tmp_path, env={"FAIL": "slow"})
+    folder = tmp_path / "atoll-studies" / "s"
+    wait_until(lambda: folder.exists() and len(journal_lines(folder, "progress")) >= 2)
     process = journal_lines(folder, "host")[1]["process"]
-    os.kill(process, signal.SIGKILL)
-    done = end(search, timeout=60)
-    assert done.returncode == 1
-    store, study = read(tmp_path)
-    assert study.state == "failed"
-    assert "the MPI job ended with code" in study.reason
-    assert [t.state for t in store.trials(study)][-1] == "lost"
-    atoll(*flags, "--resume", cwd=tmp_path)
-    check_complete(tmp_path, 6)
+    os.kill(process, signal.SIGSTOP)
+    done = end(search)
+    assert done.returncode == 0, done.stdout
+    assert not psutil.pid_exists(process)
+    _, _, trials = check_complete(tmp_path, 4)
+    (lost,) = [t for t in trials if t.state == "lost"]
+    # Its peer waits for it, and shows that it is alive.
+    assert lost.reason.startswith("rank 1 made no progress for 12 s (heartbeat_timeout)")
+
+
+def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path):
+    flags = ("search", "--method", "ddp", "--workload", FAILING, "--name", "s", "--epochs", "4")
+    atoll(*flags, "--trials", "4", "--islands", "2", cwd=tmp_path, env={"FAIL": "kill"})
+    _, _, trials = check_complete(tmp_path, 4)
+    states = {(t.number, t.attempt): t.state for t in trials}
+    assert (states[2, 0], states[2, 1]) == ("lost", "failed")
+    failed = next(t for t in trials if t.state == "failed")
+    assert failed.reason.startswith("its worker died on it twice; the second time: the MPI job ended with code")
+    # Those that went down with it are not to blame.
+    assert all(state in ("complete", "lost") for (number, _), state in states.items() if number != 2)
+
+
+def test_a_trial_that_takes_too_long_is_failed_and_keeps_its_progress(tmp_path):
+    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 3, "epochs": 5000, "trial_timeout": 4.0}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"topology": {"ranks": 2}}))
+    atoll("search", "study.yaml", cwd=tmp_path)
+    store, _, trials = check_complete(tmp_path, 3)
+    assert {t.state for t in trials} == {"failed"}
+    for trial in trials:
+        assert trial.reason.startswith("TrialTimeout: the trial was stopped after trial_timeout (4 s)")
+        assert trial.traceback is None
+        assert 4.0 <= trial.finished - trial.started < 6.0
+        assert store.progress([trial.id])
+
+
+def test_a_budget_of_seconds(tmp_path):
+    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "seconds": 6.0, "epochs": 2}
+    study["topology"] = {"islands": 2}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    atoll("search", "study.yaml", cwd=tmp_path)
+    store, row = read(tmp_path)
+    trials = store.trials(row)
+    assert row.state == "complete"
+    assert {t.state for t in trials} <= {"complete", "failed"}
+    starts = [t.started for t in trials]
+    assert 0 < max(starts) - min(starts) <= 6.0
+    finished = atoll("search", "study.yaml", "--resume", cwd=tmp_path, code=1)
+    assert "is finished: it has used up its 6 seconds" in finished.stderr
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"seconds": 3.0}))
+    smaller = atoll("search", "study.yaml", "--resume", cwd=tmp_path, code=1)
+    assert "a budget can only grow" in smaller.stderr
+
+
+def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
+    search = start(*SLOW, "--trials", "10", cwd=tmp_path, env={"FAIL": "slow"})
+    folder = tmp_path / "atoll-studies" / "s"
+    wait_until(lambda: folder.exists() and journal_lines(folder, "progress"))
+    refused = atoll(*SLOW, "--trials", "10", "--resume", cwd=tmp_path, code=1)
+    assert f"is being run by process {search.pid} on " in refused.stderr
+    search.send_signal(signal.SIGTERM)
+    assert end(search, timeout=20).returncode == 75
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number):
+    search = start(*SLOW, "--trials", "10", cwd=tmp_path, env={"FAIL": "slow"})
+    folder = tmp_path / "atoll-studies" / "s"
+    wait_until(lambda: folder.exists() and journal_lines(folder, "progress"))
+    (mpiexec,) = [p for p in psutil.Process(search.pid).children() if "mpiexec" in p.name()]
+    mpiexec.send_signal(number)
+    assert end(search, timeout=20).returncode == 75
+    assert read(tmp_path)[1].state == "stopped"
+    assert not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host"))
 
 
 def test_a_database_locked_for_ten_seconds_stops_nothing_and_loses_nothing(tmp_path):

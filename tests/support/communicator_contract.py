@@ -184,4 +184,4 @@ def check_every_wait_can_be_interrupted(c: Communicator) -> None:
 
 
 def _abort() -> None:
-    raise PeerAborted("told to")
+    raise PeerAborted(1)

@@ -10,6 +10,7 @@ from ranks import on_layouts
 
 from atoll.platform.island import Founder, Island
 from atoll.platform.mailbox import Mailbox
+from atoll.platform.root import FAILED
 from atoll.platform.study import Sampler
 from atoll.platform.tickets import ASK, GIVE
 
@@ -168,4 +169,4 @@ def check_one_worker_and_a_seed_repeat(_):
 
 @on_layouts((0,))
 def check_tags(_):
-    assert len({INDIVIDUAL_TAG, MIGRATION_TAG, SYNCHRONIZATION_TAG, ASK, GIVE}) == 5
+    assert len({INDIVIDUAL_TAG, MIGRATION_TAG, SYNCHRONIZATION_TAG, ASK, GIVE, FAILED}) == 6

@@ -53,10 +53,10 @@ def mpiexec(
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python under mpiexec and kill what is left of it after `timeout`, by process group."""
-    from atoll.platform import launch
+    from atoll.platform import supervise
 
-    command = [launch.mpiexec(), "-n", str(num_ranks), sys.executable, *arguments]
-    environment = launch.rank_environment() | {"PYTHONPATH": str(SUPPORT)} | (env or {})
+    command = [supervise.mpiexec(), "-n", str(num_ranks), sys.executable, *arguments]
+    environment = supervise.rank_environment() | {"PYTHONPATH": str(SUPPORT)} | (env or {})
     job = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
