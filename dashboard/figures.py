@@ -18,16 +18,16 @@ def _layout(figure: go.Figure, key: str) -> go.Figure:
 
 
 def best_so_far(incumbents: pd.DataFrame, metric: str, target: float | None) -> go.Figure:
-    """Every trial's objective, and the best so far, against ended trials.
+    """Every trial's objective, and the best so far, against complete trials.
 
     Args:
-        incumbents: columns ended, trial, objective, best.
+        incumbents: columns complete, trial, objective, best.
         metric: the objective's name.
         target: the workload's target, drawn as a line.
     """
     figure = go.Figure()
     figure.add_scatter(
-        x=incumbents["ended"],
+        x=incumbents["complete"],
         y=incumbents["objective"],
         mode="markers",
         name="trial",
@@ -36,7 +36,7 @@ def best_so_far(incumbents: pd.DataFrame, metric: str, target: float | None) -> 
         hovertemplate="trial %{customdata}: %{y:.4g}<extra></extra>",
     )
     figure.add_scatter(
-        x=incumbents["ended"],
+        x=incumbents["complete"],
         y=incumbents["best"],
         mode="lines",
         line={"shape": "hv", "color": COLORS[0], "width": 2},
@@ -44,7 +44,7 @@ def best_so_far(incumbents: pd.DataFrame, metric: str, target: float | None) -> 
     )
     if target is not None:
         figure.add_hline(y=target, line_dash="dot", line_color=COLORS[6], annotation_text="target")
-    figure.update_xaxes(title="ended trials")
+    figure.update_xaxes(title="complete trials")
     figure.update_yaxes(title=metric)
     return _layout(figure, "best-so-far")
 

@@ -40,9 +40,9 @@ def trials(store: Store, study: Study) -> pd.DataFrame:
             "trial": t.number,
             "attempt": t.attempt,
             "state": t.state,
-            study.metric: t.objective,
             **t.hyperparameters,
             **(t.metrics or {}),
+            study.metric: t.objective,
             "seconds": t.seconds,
             "sent (MB)": None if t.wire_bytes is None else t.wire_bytes / 1e6,
             "seed": t.seed,
@@ -65,12 +65,12 @@ def leaderboard(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def incumbents(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The best objective so far against the number of ended trials."""
+    """The best objective so far against the number of complete trials."""
     complete = trials[trials["state"].eq("complete")].sort_values("finished")
     objective = complete[study.metric].astype(float)
     best = objective.cummax() if study.direction == "maximize" else objective.cummin()
     return pd.DataFrame(
-        {"ended": range(1, len(complete) + 1), "trial": complete["trial"], "objective": objective, "best": best}
+        {"complete": range(1, len(complete) + 1), "trial": complete["trial"], "objective": objective, "best": best}
     )
 
 

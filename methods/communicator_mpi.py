@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,6 +50,16 @@ def _as_summands(buffer: Tensor) -> tuple[list[Any], MPI.Op]:
     return [flat.numpy(), _MPI_TYPES[buffer.dtype]], MPI.SUM
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What one rank has posted on one communicator: collectives, messages sent less those received, what is pending."""
+
+    size: int
+    num_collectives: int
+    num_unmatched: int
+    num_pending: int
+
+
 class MpiFamily:
     """All MPI communicators of one trial: what must be settled and freed together when the trial ends."""
 
@@ -68,6 +79,10 @@ class MpiFamily:
     def posted(self) -> dict[str, dict[str, Any]]:
         """What this rank has posted on each communicator, as plain data: for the ranks of the worker to compare."""
         return {name: communicator.posted() for name, communicator in self._members.items()}
+
+    def summaries(self) -> dict[str, Summary]:
+        """What this rank has posted on each communicator, in numbers."""
+        return {name: communicator.summary() for name, communicator in self._members.items()}
 
     def settle(self, reports: Sequence[dict[str, dict[str, Any]]]) -> bool:
         """Start what it takes to complete every pending operation; true when all of them are complete.
@@ -192,6 +207,11 @@ class MpiCommunicator(Communicator):
         self._receives.pop(number, None)
 
     # Settling after an abort.
+
+    def summary(self) -> Summary:
+        """What this rank has posted, in numbers."""
+        unmatched = self._sent.total() - self._received.total()
+        return Summary(self.size, self._num_collectives, unmatched, len(self._pending))
 
     def posted(self) -> dict[str, Any]:
         """What this rank has posted: the newest collectives, their number, and how many messages to whom."""

@@ -14,7 +14,8 @@ Equation 3.2's index reads as one step earlier than the text around it; the text
 completed steps, and so does this file.
 
 Bytes per step and rank, G ranks per node, w bytes per element on the wire: in the node 2(G-1)/G 4n for gradients and
-4n (G-1)/(G B) for the broadcast; between nodes 2(P-1)/P w n / (B G), as one rank in G sends.
+4n (G-1)/(G B) for the broadcast (running statistics, where a model has them, are averaged in the node before they
+travel with the parameters); between nodes 2(P-1)/P w n / (B G), as one rank in G sends.
 """
 
 from __future__ import annotations
@@ -157,6 +158,9 @@ class Daso(Method):
         self._differ = False
 
     def _send(self, wait: int) -> None:
+        statistics = self._flat.state[self._flat.parameters.numel() :]
+        if statistics.numel():  # of batch normalisation: each rank has those of its own samples
+            self._node.mean(statistics)
         group, self._next_group = self._next_group, (self._next_group + 1) % self._ranks_per_node
         total = request = None
         if self._node.rank == group:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -101,11 +101,6 @@ class Method(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-
-
-def describe_hyperparameters(method: type[Method]) -> dict[str, Any]:
-    """Names and default values of a method's hyperparameters."""
-    return {field.name: field.default for field in fields(method.Hyperparameters)}
 
 
 def require(rule: bool, message: str) -> None:

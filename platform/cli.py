@@ -76,6 +76,12 @@ def _print_json(content: object) -> None:
     print(json.dumps(content, indent=2, default=str))
 
 
+def _hide_password(url: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).render_as_string(hide_password=True)
+
+
 def _open_store(url: str | None) -> Store:
     from atoll.platform.launch import store_url
     from atoll.storage.store import Store
@@ -88,20 +94,15 @@ def quickstart(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Search DASO's hyperparameters on handwritten digits: 4 MPI ranks, about a minute."""
     from atoll.platform import launch
     from atoll.platform import quickstart as quick
-    from atoll.storage.folder import DEFAULT_PARENT
 
     launch.require_search_extra()
-    name, number = "quickstart", 1
-    while (DEFAULT_PARENT / name).exists():
-        number += 1
-        name = f"quickstart-{number}"
-    study = quick.study(name)
+    study = quick.study(launch.free_name("quickstart", launch.store_url(store)))
     code = _search(study, store, resuming=False, as_json=as_json)
     if code == 0:
         file = launch.study_folder(study).exports / "best.yaml"
-        _write_export(name, 1, file, store)
+        _write_export(study.name, 1, file, store)
         if not as_json:
-            option = f" --store {store}" if store else ""
+            option = f" --store {_hide_password(store)}" if store else ""
             print(f"\nThe best configuration is in {file}; train it again with\n    atoll train {file}")
             print(f"Look at all trials in the browser with\n    atoll dashboard{option}")
     raise typer.Exit(code)
@@ -164,11 +165,12 @@ def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -
 
     url = launch.store_url(store, study)
     launch.check(study)
-    if join.inside_mpi():
-        code, message = join.join(study, url, resuming=resuming)
-        if message:
-            print(message)
-        return code
+    if join.inside_mpi(study.topology.shape().world_size):
+        ended = join.join(study, url, resuming=resuming)
+        if isinstance(ended, launch.Ending):
+            _show_ending(study, url, ended, as_json)
+            return ended.exit_code
+        return ended
     shape = study.topology.shape()
     workload = registry.workload(study.workload)
     console = Console(stderr=as_json, highlight=False)
@@ -273,6 +275,8 @@ def stop(
     folder = default if default.exists() else StudyFolder(_open_store(store).study(study).folder)
     if not folder.exists():
         raise launch.LaunchError(f"{study} has no files in {folder.path} on this machine")
+    if launch.holder(folder) is None:
+        raise launch.LaunchError(f"{study} is not running: no living process holds {folder.lock}")
     launch.request_stop(folder)
     if as_json:
         _print_json({"study": study, "stop_request": str(folder.stop_request)})
@@ -288,14 +292,17 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Remove a study's rows and files, after a question."""
-    import shutil
+    from atoll.platform import launch
+    from atoll.storage.folder import StudyFolder
 
     opened = _open_store(store)
     row = opened.study(study)
+    folder = StudyFolder(row.folder)
+    launch.check_not_running(folder)
     if not yes:
         typer.confirm(f"Remove {study} with its trials from {opened}, and its files in {row.folder}?", abort=True)
     opened.delete(row)
-    shutil.rmtree(row.folder, ignore_errors=True)
+    folder.remove()
     if as_json:
         _print_json({"deleted": study})
     else:

@@ -14,6 +14,8 @@ from atoll.platform import registry
 if TYPE_CHECKING:
     from atoll.methods.optimizers import OptimizerSettings
 
+# A seed is multiplied by a million and a bit to tell epochs and ranks apart, and torch takes 63 bits.
+MAX_SEED = 2**40
 Scalar = bool | int | float | str
 
 
@@ -26,7 +28,7 @@ class Configuration(BaseModel):
     method: str
     hyperparameters: dict[str, Scalar] = Field(default_factory=dict)
     epochs: int | None = Field(default=None, ge=1, description="passes over the data; the workload's own unless given")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     ranks: int = Field(default=1, ge=1)
     ranks_per_node: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1, description="torch threads per rank")
@@ -63,6 +65,14 @@ def complete_hyperparameters(method_name: str, hyperparameters: dict[str, Scalar
     return {field.name: field.default for field in both if field.default is not MISSING} | hyperparameters
 
 
+def _check_types(defaults: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raise ValueError for a value that is not of its default's type; an integer may stand for a real number."""
+    for name, value in given.items():
+        expected = type(defaults[name])
+        if defaults[name] is not MISSING and type(value) is not expected and (expected, type(value)) != (float, int):
+            raise ValueError(f"{name} must be of type {expected.__name__}; got {value!r}")
+
+
 def split_hyperparameters(method_name: str, hyperparameters: dict[str, Scalar]) -> tuple[Any, OptimizerSettings]:
     """The method's and the optimizer's validated hyperparameters, of one flat dictionary.
 
@@ -81,6 +91,7 @@ def split_hyperparameters(method_name: str, hyperparameters: dict[str, Scalar]) 
             f"{method_name} has no hyperparameter {', '.join(unknown)}; valid are {', '.join(sorted(own))} of the "
             f"method and {', '.join(sorted(shared))} of the optimizer"
         )
+    _check_types({field.name: field.default for field in (*fields(made), *fields(OptimizerSettings))}, given)
     return (
         made(**{name: value for name, value in given.items() if name in own}),
         OptimizerSettings(**{name: value for name, value in given.items() if name in shared}),

@@ -32,7 +32,8 @@ class Tally:
         self.num_migrations += event["event"] == "migrated"
         if event["event"] != "trial_ended":
             return False
-        self.states[event["state"]] = self.states.get(event["state"], 0) + 1
+        state = str(event.get("state"))
+        self.states[state] = self.states.get(state, 0) + 1
         objective = event.get("objective")
         if objective is not None:
             better = max if self.direction == "maximize" else min

@@ -125,11 +125,6 @@ class Island:
         individual.migration_steps, individual.migration_history = 0, str(index)
         return individual
 
-    @property
-    def generation(self) -> int:
-        """Individuals that this worker has bred."""
-        return int(self._propulator.generation)
-
     def breed(self) -> Individual:
         """Breed an individual from the active population."""
         # Only the genes are taken: offspring that no operator changed is its parent's very object, and offspring

@@ -14,25 +14,29 @@ from collections.abc import Callable
 from atoll.platform import launch
 from atoll.platform.launch import Ending
 from atoll.platform.study import Study
+from atoll.platform.supervise import without_rank_variables
 from atoll.storage.folder import StudyFolder
 from atoll.storage.lock import Lock
 
-_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "PMIX_RANK")
-_RANK_VARIABLES = ("PMI", "OMPI", "MPI_", "SLURM", "HYDI", "HYDRA")
+_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
-def inside_mpi() -> bool:
-    """Whether this process is one rank of an MPI job that someone else has started."""
-    return any(name in os.environ for name in _SIZE_VARIABLES) or (
-        "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    )
+def inside_mpi(num_ranks: int) -> bool:
+    """Whether this process is one rank of an MPI job that someone else has started.
+
+    A job of one rank, such as an interactive shell under srun, is none for a search that needs several.
+    """
+    sizes = [os.environ[name] for name in _SIZE_VARIABLES if os.environ.get(name, "").isdigit()]
+    if sizes:
+        return int(sizes[0]) > 1 or num_ranks == 1
+    return "PMIX_RANK" in os.environ
 
 
-def join(study: Study, url: str, *, resuming: bool) -> tuple[int, str | None]:
+def join(study: Study, url: str, *, resuming: bool) -> Ending | int:
     """Take part in a search as one rank of the MPI job that this process belongs to.
 
     Returns:
-        The exit code, and on rank 0 what there is to say.
+        On rank 0 how the search ended, on the others its exit code.
     """
     import mpi4py
 
@@ -49,7 +53,7 @@ def join(study: Study, url: str, *, resuming: bool) -> tuple[int, str | None]:
     if world.bcast(refused is not None):
         if refused is not None:
             raise refused
-        return 1, None
+        return 1
     recorder = _start_recorder(folder, url) if world.rank == 0 else None
     also: Callable[[], None] = lock.refresh if world.rank == 0 else lambda: None
     try:
@@ -59,11 +63,10 @@ def join(study: Study, url: str, *, resuming: bool) -> tuple[int, str | None]:
         sys.stderr.flush()
         world.Abort(launch.EXIT_STOPPED)
     if recorder is None:
-        return int(world.bcast(None)), None
+        return int(world.bcast(None))
     ending = _end(folder, study, recorder, lock)
     world.bcast(ending.exit_code)
-    unrecorded = None if ending.recorded else f"finish recording with `atoll record {folder.path}`"
-    return ending.exit_code, ending.reason or unrecorded
+    return ending
 
 
 def _prepare(study: Study, url: str, resuming: bool, lock: Lock) -> Exception | None:
@@ -93,8 +96,7 @@ def _end(folder: StudyFolder, study: Study, recorder: subprocess.Popen[bytes], l
 
 
 def _start_recorder(folder: StudyFolder, url: str) -> subprocess.Popen[bytes]:
-    # A child of a rank must not look like a rank.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(_RANK_VARIABLES)}
+    environment = without_rank_variables()  # a child of a rank must not look like a rank
     # The URL may hold a password, which a command line would show to everyone on the host.
     command = [sys.executable, "-m", "atoll.platform.cli", "record", str(folder.path), "--follow"]
     return subprocess.Popen(

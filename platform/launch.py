@@ -4,9 +4,11 @@ line says how it ended. What happens in between is in `supervise` (we start mpie
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
+import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +22,14 @@ from atoll.platform.study import Study
 from atoll.storage import journal
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalWriter
+from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder, RecorderThread
-from atoll.storage.store import DEFAULT_URL, Store, StoreError
+from atoll.storage.store import DEFAULT_URL, Store
 
 EXIT_STOPPED = 75
 RECORDING_TIMEOUT = 60.0
 MAY_CHANGE = ("trials", "seconds", "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts")
+TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 REQUIRED = {"mpi4py": "mpi4py", "torch": "torch", "propulate": "propulate", "sklearn": "scikit-learn"}
 
 
@@ -114,6 +118,7 @@ def prepare(study: Study, *, resuming: bool) -> StudyFolder:
         "num_trials": study.trials,
         "definition": definition,
         "folder": str(folder.path.resolve()),
+        "uid": _uid(folder),
         "started": _started(folder),
     }
     folder.create()
@@ -137,12 +142,13 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
     for key in ("trials", "seconds"):
         if before.get(key) is not None and (definition[key] is not None and definition[key] < before[key]):
             changed.append(f"{key}: {before[key]} before, {definition[key]} now, and a budget can only grow")
-    if before["topology"]["ranks"] != definition["topology"]["ranks"]:
-        changed.append(f"topology.ranks: {before['topology']['ranks']} before, {definition['topology']['ranks']} now")
+    for key, value in definition["topology"].items():
+        if key not in TOPOLOGY_MAY_CHANGE and before["topology"].get(key) != value:
+            changed.append(f"topology.{key}: {before['topology'].get(key)!r} before, {value!r} now")
     if changed:
         raise LaunchError(
             f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may, "
-            "and of topology all but ranks"
+            f"and of topology {', '.join(TOPOLOGY_MAY_CHANGE)}"
         )
     if resume.read(journal.replay(folder.journals)).used_up(study.trials, study.seconds):
         raise LaunchError(f"{study.name} is finished: it has used up its {budget(study)}; give it more to go on")
@@ -153,6 +159,10 @@ def budget(study: Study) -> str:
     trials = None if study.trials is None else f"{study.trials} trials"
     seconds = None if study.seconds is None else f"{study.seconds:g} seconds"
     return " or ".join(filter(None, [trials, seconds]))
+
+
+def _uid(folder: StudyFolder) -> str:
+    return str(json.loads(folder.definition.read_text())["uid"]) if folder.exists() else uuid.uuid4().hex
 
 
 def _started(folder: StudyFolder) -> float:
@@ -211,6 +221,32 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
     return state, reason
 
 
+def holder(folder: StudyFolder) -> dict[str, Any] | None:
+    """The process that runs the study, or None where none does."""
+    return Lock(folder.lock).holder()
+
+
+def check_not_running(folder: StudyFolder) -> None:
+    """Raise LaunchError while a living process runs the study."""
+    if (found := holder(folder)) is not None:
+        raise LaunchError(
+            f"the study in {folder.path} is being run by process {found['process']} on {found['hostname']}; "
+            "stop it first"
+        )
+
+
+def free_name(wanted: str, url: str) -> str:
+    """`wanted`, or with a number where a folder or the store has it already."""
+    try:
+        store = Store(url)
+        taken = {summary.study.name for summary in store.studies()}
+        store.close()
+    except DBAPIError:
+        taken = set()
+    names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken and not (DEFAULT_PARENT / name).exists())
+
+
 def request_stop(folder: StudyFolder) -> None:
     """Ask a running search to stop: trials in flight end at their next poll, to be queued again."""
     folder.stop_request.touch()
@@ -222,13 +258,9 @@ def check_name_is_free(study: Study, url: str) -> None:
         store = Store(url)
     except DBAPIError:
         return
+    folder = study_folder(study)
     try:
-        for summary in store.studies():
-            if summary.study.name == study.name and Path(summary.study.folder) != study_folder(study).path.resolve():
-                raise StoreError(
-                    f"{store} already holds a study named {study.name!r}, with its files in {summary.study.folder}; "
-                    "choose another --name, or delete that study"
-                )
+        store.check_name(study.name, _uid(folder) if folder.exists() else None)
     finally:
         store.close()
 
@@ -247,13 +279,15 @@ def record(folder: StudyFolder, url: str, *, follow: bool) -> int:
         return recorder.catch_up()
     thread = RecorderThread(recorder)
     thread.start()
-    while not _has_ended(folder):
-        time.sleep(0.2)
-    thread.finish(timeout=24 * 3600.0)
+    lock = Lock(folder.lock)
+    while not _has_ended(folder) and lock.holder() is not None:
+        time.sleep(0.5)
+    if not thread.finish(timeout=24 * 3600.0):
+        raise LaunchError(f"the store does not hold everything: {thread.failure}")
     return 0
 
 
 def _has_ended(folder: StudyFolder) -> bool:
-    events = journal.replay(folder.journals)
+    events = journal.read_chunk(folder.journal("launcher")).events
     last = [event["event"] for event in events if event["event"] in ("study_started", "study_ended")]
     return last[-1:] == ["study_ended"]

@@ -91,28 +91,29 @@ class Past:
 def read(events: Iterable[Event]) -> Past:
     """Gather a study's past from its journals' events, in the order of their times."""
     past = Past()
-    started = None
+    started, before = None, 0.0
     for event in events:
-        kind = event["event"]
-        if kind == "study_started":
-            started, before = float(event["time"]), past.seconds
-        elif started is not None:
-            past.seconds = before + float(event["time"]) - started
-        if kind == "trial_started":
-            past.trials[key_of(event)] = PastTrial(
-                event["number"],
-                event["attempt"],
-                event["island"],
-                event["generation"],
-                event["hyperparameters"],
-                event["worker"],
-            )
-        elif kind == "trial_ended" and key_of(event) in past.trials:
-            past.trials[key_of(event)].state = event["state"]
-            past.trials[key_of(event)].objective = event.get("objective")
-        elif kind == "trial_lost" and key_of(event) in past.trials:
-            past.trials[key_of(event)].state = "lost"
-            past.trials[key_of(event)].blamed = bool(event.get("blamed"))
-        elif kind == "migrated":
-            past.migrations.append((event["number"], event["from_island"], event["to_island"]))
+        try:
+            _take(past, event)
+            if event["event"] == "study_started":
+                started, before = float(event["time"]), past.seconds
+            elif started is not None:
+                past.seconds = max(past.seconds, before + float(event["time"]) - started)
+        except (KeyError, TypeError, ValueError):
+            continue  # a line of another version or program
     return past
+
+
+def _take(past: Past, event: Event) -> None:
+    kind = event["event"]
+    if kind == "trial_started":
+        names = ("number", "attempt", "island", "generation", "hyperparameters", "worker")
+        past.trials[key_of(event)] = PastTrial(**{name: event[name] for name in names})
+    elif kind == "trial_ended" and key_of(event) in past.trials:
+        past.trials[key_of(event)].state = event["state"]
+        past.trials[key_of(event)].objective = event.get("objective")
+    elif kind == "trial_lost" and past.trials[key_of(event)].state == "running":
+        past.trials[key_of(event)].state = "lost"
+        past.trials[key_of(event)].blamed = bool(event.get("blamed"))
+    elif kind == "migrated":
+        past.migrations.append((event["number"], event["from_island"], event["to_island"]))

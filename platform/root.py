@@ -92,7 +92,8 @@ class Root:
         """Evaluate tickets until there are none."""
         for place in self._worker.places:
             self._journal.append("host", asdict(place))
-        while (ticket := self._office.take(self._wait)) is not None:
+        self._roots.comm.Barrier()  # nobody writes before everybody has read the journals
+        while (ticket := self._office.take(self._wait)) is not None and not self._over():
             self._office.ask()
             self._evaluate(ticket)
         self._finish()
@@ -100,8 +101,7 @@ class Root:
     def _breed(self, ticket: Ticket) -> tuple[Individual, dict[str, Any]]:
         """An individual and its hyperparameters: the ticket's, or new ones that have not failed before."""
         if ticket.hyperparameters is not None:
-            individual = self._island.settle(self._space.encode(ticket.hyperparameters))
-            return individual, self._decode(individual)
+            return self._island.settle(self._space.encode(ticket.hyperparameters)), ticket.hyperparameters
         for _ in range(self.NUM_BREEDINGS):
             individual = self._island.breed()
             hyperparameters = self._decode(individual)

@@ -44,7 +44,7 @@ def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda:
     places = arrange_world(study, world)
     place = places[world.rank]
     torch.set_num_threads(place.threads)
-    spin = sum(p.hostname == place.hostname for p in places) <= available_cores()
+    spin = place.may_spin
     worker_places = [p for p in places if p.worker == place.worker]
     beat = Heartbeat(folder.heartbeat(world.rank), interval(study.heartbeat_timeout))
 
@@ -84,9 +84,9 @@ def _stop_on_signals(folder: StudyFolder) -> None:
         signal.signal(number, asked)
 
 
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cores() -> set[int]:
+    """The processor cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def arrange_world(study: Study, world: MPI.Comm) -> list[Place]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from atoll.platform import registry
 from atoll.platform.configuration import (
+    MAX_SEED,
     Configuration,
     Scalar,
     complete_hyperparameters,
@@ -34,7 +35,9 @@ class Topology(_Strict):
     """Islands of workers of ranks; the world has islands x workers x ranks ranks."""
 
     islands: int = Field(default=1, ge=1, description="islands")
-    workers: int | list[int] = Field(default=1, description="workers per island, one number or one for each island")
+    workers: int | list[int] | None = Field(
+        default=None, description="workers per island, one number or one for each island; 1 unless given"
+    )
     ranks: int = Field(default=1, ge=1, description="ranks per worker; a trial trains on one worker")
     world: int | None = Field(
         default=None, ge=1, description="ranks in all, in place of `workers`: shared out over the islands evenly"
@@ -47,8 +50,8 @@ class Topology(_Strict):
 
     @field_validator("workers")
     @classmethod
-    def _at_least_one(cls, workers: int | list[int]) -> int | list[int]:
-        sizes = [workers] if isinstance(workers, int) else workers
+    def _at_least_one(cls, workers: int | list[int] | None) -> int | list[int] | None:
+        sizes = [1 if workers is None else workers] if not isinstance(workers, list) else workers
         if not sizes or min(sizes) < 1:
             raise ValueError(f"every island needs at least 1 worker; got {workers}")
         return workers
@@ -57,7 +60,7 @@ class Topology(_Strict):
     def _possible(self) -> Topology:
         if isinstance(self.workers, list) and len(self.workers) != self.islands:
             raise ValueError(f"workers names {len(self.workers)} islands; islands is {self.islands}")
-        if self.world is not None and "workers" in self.model_fields_set:
+        if self.world is not None and self.workers is not None:
             raise ValueError("give either world or workers, not both")
         if self.ranks_per_node and self.ranks % self.ranks_per_node:
             raise ValueError(f"ranks ({self.ranks}) must be divisible by ranks_per_node; got {self.ranks_per_node}")
@@ -68,7 +71,7 @@ class Topology(_Strict):
         """Workers per island and ranks per worker."""
         if self.world is not None:
             return share_out(self.world, self.islands, self.ranks)
-        sizes = self.workers if isinstance(self.workers, list) else [self.workers] * self.islands
+        sizes = self.workers if isinstance(self.workers, list) else [self.workers or 1] * self.islands
         return Shape(tuple(sizes), self.ranks)
 
 
@@ -149,7 +152,9 @@ class Study(_Strict):
     epochs: int | None = Field(
         default=None, ge=1, description="passes over the data per trial; the workload's own unless given"
     )
-    seed: int = Field(default=0, ge=0, description="trial n trains with seed + n; islands breed with this seed")
+    seed: int = Field(
+        default=0, ge=0, le=MAX_SEED, description="trial n trains with seed + n; islands breed with this seed"
+    )
     topology: Topology = Field(default_factory=Topology)
     sampler: Sampler = Field(default_factory=Sampler)
     space: dict[str, Override | Scalar] = Field(
@@ -215,7 +220,8 @@ class Study(_Strict):
         extra = {name: v for name, v in self.space.items() if name not in searched and not isinstance(v, _Strict)}
         changes = {name: _distribution(value) for name, value in self.space.items() if name not in extra}
         space = space.narrowed(changes) + SearchSpace((), tuple(extra.items()))
-        split_hyperparameters(self.method, space.default())
+        for hyperparameters in space.extremes():
+            split_hyperparameters(self.method, hyperparameters)
         if not space.parameters:
             raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
         return space

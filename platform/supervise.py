@@ -32,6 +32,7 @@ from atoll.storage.store import Store
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 POLL_INTERVAL = 0.1
+_RANK_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_", "SLURM_PROCID", "SLURM_STEP")
 
 
 def mpiexec() -> str:
@@ -60,7 +61,12 @@ def start_ranks(num_ranks: int, arguments: Sequence[str], log: Path) -> subproce
 
 def rank_environment() -> dict[str, str]:
     """The ranks' environment: libraries must not start a thread per core before a rank knows its share."""
-    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | os.environ
+    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | without_rank_variables()
+
+
+def without_rank_variables() -> dict[str, str]:
+    """This process's environment without what makes a process a rank of its parent's MPI job."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_RANK_VARIABLES)}
 
 
 def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:
@@ -244,7 +250,7 @@ def _explanation(folder: StudyFolder, log_start: int) -> str:
 
 
 def _blamed(folder: StudyFolder, since: float, log_start: int, silent: Sequence[int]) -> set[int] | None:
-    """The workers of the ranks that died by themselves, as far as mpiexec or the heartbeats tell; None if they do not."""
+    """The workers of the ranks that died by themselves, as far as mpiexec or heartbeats tell; None if they do not."""
     # Hydra names the process whose end made it end the others.
     named = {int(process) for process in re.findall(r"PID (\d+) RUNNING AT", _log_since(folder, log_start))}
     hosts = _hosts(folder, since)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -45,6 +46,7 @@ class Place:
         device: `cpu` or `cuda:N`.
         threads: torch threads of the rank.
         process: its process id.
+        may_spin: whether every rank has a core, so that waiting ones may keep theirs busy.
     """
 
     world_rank: int
@@ -56,6 +58,7 @@ class Place:
     device: str
     threads: int
     process: int
+    may_spin: bool
 
 
 def share_out(world_size: int, islands: int, ranks: int) -> Shape:
@@ -93,7 +96,7 @@ def arrange(
     ranks_per_node: int | None = None,
     device: str = "auto",
     num_gpus: Sequence[int] | None = None,
-    cores: Sequence[int],
+    cores: Sequence[Collection[int]],
     threads: int | None = None,
     processes: Sequence[int] | None = None,
 ) -> list[Place]:
@@ -105,7 +108,7 @@ def arrange(
         ranks_per_node: how many ranks of a worker count as one node; None for the hosts as they are.
         device: `cpu`, `cuda`, or `auto`: cuda where the host has GPUs.
         num_gpus: GPUs that every world rank sees.
-        cores: processor cores that every world rank may use.
+        cores: the processor cores that every world rank may use; ranks bound to the same ones share them.
         processes: process id of every world rank.
         threads: torch threads per rank; None for the host's cores shared out over its ranks.
     """
@@ -115,6 +118,7 @@ def arrange(
         raise TopologyError(f"device cuda needs a GPU on every host; there is none on {', '.join(without)}")
     hosts = {host: number for number, host in enumerate(dict.fromkeys(hostnames))}
     islands = [island for island, size in enumerate(shape.island_sizes) for _ in range(size)]
+    sharing = Counter((hostname, frozenset(own)) for hostname, own in zip(hostnames, cores, strict=True))
     places, seen = [], dict.fromkeys(hosts, 0)
     for world_rank, hostname in enumerate(hostnames):
         worker, rank = divmod(world_rank, shape.ranks)
@@ -129,8 +133,9 @@ def arrange(
                 node=rank // ranks_per_node if ranks_per_node else hosts[hostname],
                 hostname=hostname,
                 device=f"cuda:{local_rank % gpus[world_rank]}" if on_gpu else "cpu",
-                threads=threads or max(1, cores[world_rank] // hostnames.count(hostname)),
+                threads=threads or max(1, len(cores[world_rank]) // sharing[hostname, frozenset(cores[world_rank])]),
                 process=processes[world_rank] if processes else 0,
+                may_spin=sharing[hostname, frozenset(cores[world_rank])] <= len(cores[world_rank]),
             )
         )
     return places

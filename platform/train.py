@@ -26,7 +26,7 @@ def read(file: Path, place: int = 1, ranks: int | None = None) -> Configuration:
         ValueError, DataMissing: for hyperparameters out of range, or data that are not there.
     """
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yamlfile.read(file.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise yamlfile.FileError(f"{file}: {error}") from None
     if isinstance(content, dict) and "configurations" in content:
@@ -56,7 +56,7 @@ def train(configuration: Configuration, *, test: bool, say: Callable[[str], None
     Raises:
         LaunchError: when the MPI job fails, or when this process already belongs to one.
     """
-    if inside_mpi():
+    if inside_mpi(configuration.ranks):
         raise launch.LaunchError("`atoll train` starts its ranks itself: call it without mpirun or srun")
     metric = registry.workload(configuration.workload).metric
     with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:

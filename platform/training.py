@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 
 from atoll.platform.configuration import Configuration
-from atoll.platform.search import arrange_world, available_cores, leave_together
+from atoll.platform.search import arrange_world, leave_together
 from atoll.platform.study import Study, Topology
 from atoll.platform.topology import Shape, check_world_size
 from atoll.platform.trial import Progress
@@ -26,7 +26,7 @@ def run(configuration_file: str, result_file: str, world: MPI.Comm) -> None:
     places = arrange_world(_as_study(configuration), world)
     place = places[world.rank]
     torch.set_num_threads(place.threads)
-    worker = Worker(world.Dup(), places, spin=world.size <= available_cores())
+    worker = Worker(world.Dup(), places, spin=place.may_spin)
     if not worker.is_root:
         worker.obey()
     else:

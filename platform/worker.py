@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from mpi4py import MPI
 
 from atoll.methods.communicator import Ledger, Patience, PeerAborted
-from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily
+from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily, Summary
 from atoll.methods.method import NotApplicable
 from atoll.platform.configuration import Configuration
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.topology import Place
 from atoll.platform.trial import Diverged, Progress, Trial
 
-WORK, ABORT, REPORT, POSTED = 1, 2, 3, 4
+WORK, ABORT, REPORT, WORD = 1, 2, 3, 4
+
+Message = TypeVar("Message")
 
 
 class Stopped(Exception):
@@ -46,7 +48,7 @@ class Report:
     reason: str = ""
     traceback: str = ""
     ledger: list[dict[str, Any]] = field(default_factory=list)
-    posted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    summaries: dict[str, Summary] = field(default_factory=dict)
     peak_memory: int = 0
 
 
@@ -59,7 +61,7 @@ class Outcome:
         objective: the metric of the trained model; None unless complete.
         metrics: anything else that was measured at the end.
         wire_bytes, ledger: traffic summed over ranks.
-        peak_memory: bytes, the largest of the ranks.
+        peak_memory: bytes; the largest resident size of a rank's process so far, earlier trials included.
         reason, traceback: why it failed, and where.
     """
 
@@ -165,11 +167,15 @@ class Worker:
         except Exception as error:
             self._raised = True
             self._note(report, error)
-        report.ledger, report.posted, report.peak_memory = ledger.rows(), family.posted(), _peak_memory()
-        reports = self._exchange(report)
-        self._wait(lambda: family.settle([other.posted for other in reports]))
+        report.ledger, report.peak_memory = ledger.rows(), _peak_memory()
+        report.summaries = family.summaries()
+        reports = self._gather(report)
+        if self._tell(reports is not None and _is_uneven(reports)):
+            posted = self._gather(family.posted())
+            everyone = self._tell(posted)
+            self._wait(lambda: family.settle(everyone or []))
         family.close()
-        return reports, metrics
+        return reports or [], metrics
 
     def _note(self, report: Report, error: Exception) -> None:
         report.error, report.reason = type(error).__name__, f"{type(error).__name__}: {error}"
@@ -178,16 +184,20 @@ class Worker:
             if rank != self._control.rank:
                 self._control.send(self._serial, rank, ABORT)
 
-    def _exchange(self, report: Report) -> list[Report]:
-        """Every rank's report on every rank."""
+    def _gather(self, mine: Message) -> list[Message] | None:
+        """What every rank gives, at the root."""
         if self.is_root:
-            reports = [report, *(self._receive(REPORT, rank) for rank in range(1, self._control.size))]
-            for rank in range(1, self._control.size):
-                self._control.send(reports, rank, POSTED)
-            return reports
-        self._control.send(report, 0, REPORT)
-        received: list[Report] = self._receive(POSTED, 0)
-        return received
+            return [mine, *(self._receive(REPORT, rank) for rank in range(1, self._control.size))]
+        self._control.send(mine, 0, REPORT)
+        return None
+
+    def _tell(self, word: Message) -> Message:
+        """What the root gives, on every rank."""
+        if not self.is_root:
+            return cast("Message", self._receive(WORD, 0))
+        for rank in range(1, self._control.size):
+            self._control.send(word, rank, WORD)
+        return word
 
     def _poll(self) -> None:
         """Raise what ends this trial: a peer that gave it up, or the root's own reason."""
@@ -235,6 +245,21 @@ def _train(trial: Trial, on_progress: Callable[[Progress], None], test: bool) ->
     return {"test_loss": loss, f"test_{trial.workload.metric}": metric}
 
 
+def _is_uneven(reports: list[Report]) -> bool:
+    """Whether some rank has something pending, or has posted other operations than the rest of its communicator."""
+    of_communicator: dict[str, list[Summary]] = defaultdict(list)
+    for report in reports:
+        for name, summary in report.summaries.items():
+            of_communicator[name].append(summary)
+    return any(
+        len(summaries) != summaries[0].size
+        or len({summary.num_collectives for summary in summaries}) > 1
+        or sum(summary.num_unmatched for summary in summaries) != 0
+        or any(summary.num_pending for summary in summaries)
+        for summaries in of_communicator.values()
+    )
+
+
 def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, float]) -> Outcome:
     ledger = Ledger.total([report.ledger for report in reports])
     errors = [report for report in reports if report.error]
@@ -271,8 +296,3 @@ def as_fields(progress: Progress) -> dict[str, Any]:
     fields = asdict(progress)
     del fields["last"]
     return fields
-
-
-def now() -> float:
-    """Seconds since the epoch."""
-    return time.time()

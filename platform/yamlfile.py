@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
@@ -15,8 +16,20 @@ Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
 
 
+class Loader(yaml.SafeLoader):
+    """Safe YAML, with 1e-3 as a number, as in YAML 1.2 (in 1.1 it is a string)."""
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*[eE][-+]?\d+"), list("-+0123456789"))
+
+
 class FileError(ValueError):
     """A file does not say what it must; the message has one line per mistake."""
+
+
+def read(text: str) -> Any:
+    """What a YAML or JSON text holds."""
+    return yaml.load(text, Loader=Loader)
 
 
 def load(path: Path, model: type[Model]) -> Model:
@@ -26,7 +39,7 @@ def load(path: Path, model: type[Model]) -> Model:
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from None
     try:
-        content, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+        content, node = read(text), yaml.compose(text, Loader=Loader)
     except yaml.YAMLError as error:
         raise FileError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):

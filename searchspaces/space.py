@@ -7,7 +7,7 @@ category is one integer gene, so that mutation draws a new category instead of s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -155,6 +155,15 @@ class SearchSpace:
             values[p.name] = _nearest(p, _ceiling(p, values))
         return values
 
+    def extremes(self) -> Iterator[dict[str, Value]]:
+        """The default candidate, then the default with each parameter at its ends, or at each of its choices."""
+        yield self.default()
+        genes = self.encode(self.default())
+        for p in self.parameters:
+            low, high = p.limits()
+            ends = (low, high) if isinstance(low, float) else range(int(low), int(high) + 1)
+            yield from (self.decode(genes | {p.name: gene}) for gene in ends)
+
     def narrowed(self, overrides: Mapping[str, Value | BaseDistribution]) -> SearchSpace:
         """The space with some parameters fixed to a value, or given another distribution."""
         parameters, fixed = [], list(self.fixed)
@@ -167,10 +176,10 @@ class SearchSpace:
             if override is None:
                 parameters.append(p)
             elif isinstance(override, BaseDistribution):
-                parameters.append(replace(p, distribution=override, source="study file"))
+                parameters.append(replace(p, distribution=_of_same_kind(p, override), source="study file"))
             else:
                 fixed.append((p.name, override))
-        _check_fixed_ceilings(self.parameters, parameters, dict(fixed))
+        _check_ceilings(self.parameters, parameters, dict(fixed))
         return SearchSpace(_keep_ceilings(parameters, fixed), tuple(fixed))
 
     def as_dict(self) -> dict[str, Any]:
@@ -178,18 +187,38 @@ class SearchSpace:
         return {"parameters": [p.as_dict() for p in self.parameters], "fixed": dict(self.fixed)}
 
 
-def _check_fixed_ceilings(
-    original: Iterable[Parameter], searched: Iterable[Parameter], fixed: Mapping[str, Value]
-) -> None:
-    floors = {p.name: p.distribution.low for p in searched if not isinstance(p.distribution, CategoricalDistribution)}
+def _of_same_kind(parameter: Parameter, override: BaseDistribution) -> BaseDistribution:
+    """The override for `parameter`: choices, or a range of the same kind of numbers."""
+    original = parameter.distribution
+    if isinstance(override, CategoricalDistribution):
+        if parameter.at_most is not None:
+            raise ValueError(
+                f"{parameter.name} is limited by {parameter.at_most}, so it takes a range or one value, no choices"
+            )
+        return override
+    if isinstance(original, CategoricalDistribution):
+        raise ValueError(f"{parameter.name} takes choices, such as {parameter.domain()}, or one value; got a range")
+    if isinstance(original, FloatDistribution) and isinstance(override, IntDistribution):
+        return FloatDistribution(override.low, override.high, log=override.log)
+    if isinstance(original, IntDistribution) and isinstance(override, FloatDistribution):
+        raise ValueError(
+            f"{parameter.name} is an integer: low and high must be integers; got {override.low}, {override.high}"
+        )
+    return override
+
+
+def _check_ceilings(original: Iterable[Parameter], searched: Iterable[Parameter], fixed: Mapping[str, Value]) -> None:
+    """Whatever its ceiling's value, a parameter must have one of its own."""
+    lowest: dict[str, Any] = dict(fixed)
+    for p in searched:
+        d = p.distribution
+        lowest[p.name] = min(d.choices) if isinstance(d, CategoricalDistribution) else d.low
     for p in original:
-        if p.name in fixed and p.at_most is not None:
-            floor = fixed.get(p.at_most, floors.get(p.at_most))
-            if floor is not None and float(fixed[p.name]) > float(floor):
-                raise ValueError(
-                    f"{p.name} must be at most {p.at_most}: with {p.name} fixed to {fixed[p.name]}, {p.at_most} must "
-                    f"start at {fixed[p.name]} or more; it starts at {floor}"
-                )
+        if p.at_most in lowest and p.name in lowest and lowest[p.name] > lowest[p.at_most]:
+            raise ValueError(
+                f"{p.name} must be at most {p.at_most}: with {p.name} at {lowest[p.name]} or more, {p.at_most} must "
+                f"start at {lowest[p.name]} or more; it starts at {lowest[p.at_most]}"
+            )
 
 
 def _keep_ceilings(parameters: Sequence[Parameter], fixed: Iterable[tuple[str, Value]]) -> tuple[Parameter, ...]:

@@ -24,6 +24,7 @@ class Batch:
     started: dict[TrialKey, Row] = field(default_factory=dict)
     progress: list[tuple[TrialKey, Row]] = field(default_factory=list)
     ended: list[tuple[TrialKey, Row]] = field(default_factory=list)
+    lost: list[tuple[TrialKey, Row]] = field(default_factory=list)
     ledger: list[tuple[TrialKey, Row]] = field(default_factory=list)
     migrations: list[Row] = field(default_factory=list)
     hosts: list[Row] = field(default_factory=list)
@@ -31,7 +32,7 @@ class Batch:
 
     def keys(self) -> set[TrialKey]:
         """The trials that the batch speaks of."""
-        return {key for key, _ in (*self.progress, *self.ended, *self.ledger)}
+        return {key for key, _ in (*self.progress, *self.ended, *self.lost, *self.ledger)}
 
 
 def sort(study_id: int, events: Iterable[Event]) -> Batch:
@@ -80,7 +81,7 @@ def _trial_ended(batch: Batch, event: Event) -> None:
 
 
 def _trial_lost(batch: Batch, event: Event) -> None:
-    batch.ended.append((key_of(event), {"state": "lost", "finished": event["time"], "reason": event["reason"]}))
+    batch.lost.append((key_of(event), {"state": "lost", "finished": event["time"], "reason": event["reason"]}))
 
 
 def _migrated(batch: Batch, event: Event) -> None:

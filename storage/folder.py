@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 
 DEFAULT_PARENT = Path("atoll-studies")
@@ -70,6 +72,15 @@ class StudyFolder:
         """Make the folder and those inside it."""
         for folder in (self.journals, self.heartbeats, self.log.parent, self.exports):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove the study's files, and the folder unless it holds something else; exports go with it."""
+        for folder in (self.journals, self.heartbeats, self.log.parent, self.exports):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.definition, self.stop_request, self.lock, self.quarantine):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def exists(self) -> bool:
         """Whether a study was started here."""

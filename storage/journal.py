@@ -96,9 +96,10 @@ def _finite(content: object) -> object:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Whole lines of one journal: the events, where the next chunk starts, and how many lines were no events."""
+    """Whole lines of one journal: the events, from which byte to which, and how many lines were no events."""
 
     events: list[Event]
+    start: int
     offset: int
     num_skipped: int
 
@@ -113,7 +114,7 @@ def read_chunk(path: Path, offset: int = 0, max_bytes: int = MAX_BYTES) -> Chunk
     data = data[: data.rfind(b"\n") + 1]
     parsed = [_parse(line) for line in data.splitlines()]
     events = [event for event in parsed if event is not None]
-    return Chunk(events, offset + len(data), len(parsed) - len(events))
+    return Chunk(events, offset, offset + len(data), len(parsed) - len(events))
 
 
 def _parse(line: bytes) -> Event | None:
@@ -161,9 +162,17 @@ class JournalTail:
 
 def replay(folder: Path) -> list[Event]:
     """All events of a folder's journals, in the order of their times."""
-    events: list[Event] = []
-    tail = JournalTail(folder)
-    while chunks := tail.read():
-        tail.advance(chunks)
-        events += [event for chunk in chunks.values() for event in chunk.events]
-    return sorted(events, key=lambda event: float(event.get("time", 0.0)))
+    timed: list[tuple[float, Event]] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        offset, now = 0, 0.0
+        while (chunk := read_chunk(path, offset)).offset > offset:
+            offset = chunk.offset
+            for event in chunk.events:
+                now = max(now, _time(event))  # a clock that steps back must not change the order of a file
+                timed.append((now, event))
+    return [event for _, event in sorted(timed, key=lambda pair: pair[0])]
+
+
+def _time(event: Event) -> float:
+    time_ = event.get("time")
+    return float(time_) if isinstance(time_, int | float) else 0.0

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-TRIAL_STATES = ("waiting", "running", "complete", "pruned", "failed", "lost")
-
 
 class Base(DeclarativeBase):
     """The declarative base."""
@@ -37,6 +35,7 @@ class Study(Base):
     num_trials: Mapped[int | None]
     definition: Mapped[dict[str, Any]]
     folder: Mapped[str] = mapped_column(Text)
+    uid: Mapped[str | None] = mapped_column(String(40))
     started: Mapped[float]
     finished: Mapped[float | None]
     reason: Mapped[str | None] = mapped_column(Text)

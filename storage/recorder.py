@@ -13,11 +13,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
-
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Chunk, JournalTail
-from atoll.storage.store import Rejected, Store, StoreError
+from atoll.storage.store import Overtaken, Rejected, Store
 
 log = logging.getLogger("atoll.recorder")
 
@@ -121,10 +119,11 @@ class RecorderThread(threading.Thread):
     def _try_once(self) -> bool:
         try:
             self._recorder.catch_up()
-        except (DBAPIError, StoreError, OSError) as error:
+        except Exception as error:  # whatever it is, the search must go on, and the next try may succeed
             self._recorder.reset()
-            self.failure = error
-            self._complain(error)
+            if not isinstance(error, Overtaken):
+                self.failure = error
+                self._complain(error)
             return False
         self.failure = None
         return True
@@ -139,4 +138,4 @@ class RecorderThread(threading.Thread):
         """Record the rest; false when that was not done within `timeout` seconds."""
         self._stopping.set()
         self.join(timeout)
-        return not self.is_alive()
+        return not self.is_alive() and self.failure is None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -40,6 +41,10 @@ _upgrading = threading.Lock()
 UNSTORABLE = (OverflowError, ValueError, TypeError)
 # PostgreSQL's states of a table or column that is not there, or not ours: no fault of the line.
 _UNDEFINED = {"42P01", "42703", "42501", "3F000"}
+
+
+class Overtaken(Exception):
+    """Another recorder has recorded lines of this journal in the meantime."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,13 @@ class Store:
         with self._session() as session:
             return list(session.scalars(query.order_by(Progress.trial_id, Progress.step)))
 
+    def newest_steps(self, study: Study) -> dict[int, int]:
+        """The newest step that each running trial of `study` has reported, by trial id."""
+        running = sa.select(Trial.id).where(Trial.study_id == study.id, Trial.state == "running")
+        query = sa.select(Progress.trial_id, sa.func.max(Progress.step)).where(Progress.trial_id.in_(running))
+        with self._session() as session:
+            return {id_: step for id_, step in session.execute(query.group_by(Progress.trial_id))}  # noqa: C416
+
     def ledger(self, trial_id: int) -> list[LedgerEntry]:
         """What one trial communicated."""
         with self._session() as session:
@@ -207,12 +219,23 @@ class Store:
                 known = Study(**fields)
                 session.add(known)
                 session.flush()
-            elif Path(known.folder) != Path(fields["folder"]):
-                raise StoreError(
-                    f"{self} already holds a study named {known.name!r}, with its files in {known.folder}; "
-                    "give --name another name, or delete that study"
-                )
+            elif (known.folder, known.uid) != (fields["folder"], fields.get("uid")):
+                raise StoreError(self._name_taken(known))
             return known.id
+
+    def _name_taken(self, study: Study) -> str:
+        return (
+            f"{self} already holds a study named {study.name!r}, with its files in {study.folder}, started "
+            f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(study.started))}; choose another --name, or remove "
+            f"that study with `atoll delete {study.name}`"
+        )
+
+    def check_name(self, name: str, uid: str | None) -> None:
+        """Raise StoreError when `name` belongs to a study other than the one with this uid."""
+        with self._session() as session:
+            known = session.scalars(sa.select(Study).where(Study.name == name)).first()
+        if known is not None and known.uid != uid:
+            raise StoreError(self._name_taken(known))
 
     def offsets(self, study_id: int) -> dict[str, int]:
         """Up to which byte each journal of a study is in the database."""
@@ -242,7 +265,6 @@ class Store:
         with self._session.begin() as session:
             for file, chunk in chunks.items():
                 row = _move_offset(session, study_id, file, chunk)
-                session.flush()  # SQLite's driver starts the transaction at the first write, not at a savepoint
                 for event in chunk.events:
                     try:
                         with session.begin_nested():
@@ -279,6 +301,10 @@ class Store:
         ended = [row | {"id": ids[key]} for key, row in batch.ended if key in ids]
         if ended:
             session.execute(sa.update(Trial), ended)
+        for key, row in batch.lost:
+            if key in ids:  # what has ended is not lost, whatever a launcher may have seen
+                running = sa.and_(Trial.id == ids[key], Trial.state == "running")
+                session.execute(sa.update(Trial).where(running).values(**row))
         entries = [row | {"trial_id": ids[key]} for key, row in batch.ledger if key in ids]
         if entries:
             session.execute(sa.insert(LedgerEntry), entries)
@@ -373,17 +399,20 @@ def _known_ids(session: Session, study_id: int, keys: Iterable[events.TrialKey])
 
 
 def _move_offset(session: Session, study_id: int, file: str, chunk: Chunk) -> JournalOffset:
-    row = session.get(JournalOffset, (study_id, file))
-    if row is None:
-        row = JournalOffset(study_id=study_id, file=file, offset=0, num_skipped=0, num_quarantined=0)
-        session.add(row)
-    row.offset = chunk.offset
+    """Move a journal's offset from the chunk's start to its end; raises Overtaken where it is elsewhere by now."""
+    where = (JournalOffset.study_id == study_id, JournalOffset.file == file, JournalOffset.offset == chunk.start)
+    moved = sa.update(JournalOffset).where(*where).values(offset=chunk.offset)
+    # The update comes first: SQLite's driver starts the transaction at the first write, not at a savepoint.
+    result = session.execute(moved.execution_options(synchronize_session=False))
+    if result.rowcount != 1:  # type: ignore[attr-defined]
+        if chunk.start != 0:
+            raise Overtaken(file)
+        fields = {"study_id": study_id, "file": file, "offset": chunk.offset, "num_skipped": 0, "num_quarantined": 0}
+        try:
+            with session.begin_nested():
+                session.execute(sa.insert(JournalOffset), [fields])
+        except IntegrityError:
+            raise Overtaken(file) from None
+    row = session.get_one(JournalOffset, (study_id, file), populate_existing=True)
     row.num_skipped += chunk.num_skipped
     return row
-
-
-def best_first(study: Study, trials: Sequence[Trial]) -> list[Trial]:
-    """The complete ones of `trials`, the best first."""
-    complete = [trial for trial in trials if trial.state == "complete" and trial.objective is not None]
-    sign = -1 if study.direction == "maximize" else 1
-    return sorted(complete, key=lambda trial: (sign * (trial.objective or 0.0), trial.number))

@@ -44,12 +44,12 @@ def register(app: dash.Dash, store: Store) -> None:
     def _update(_count: int, name: str, seen: str | None) -> Any:
         study = store.study(name)
         trials = queries.trials(store, study)
-        now = signature(study, trials)
+        now = signature(study, trials, store.newest_steps(study))
         if now == seen:
             return (no_update,) * 5
         board = queries.leaderboard(trials, study)
         best = figures.best_so_far(queries.incumbents(trials, study), study.metric, study.target)
-        return rows(board), columns(board), best, summary(study, trials), now
+        return rows(board), columns(board, study.metric), best, summary(study, trials), now
 
     @app.callback(
         Output("study-curves", "figure"),
@@ -63,9 +63,9 @@ def register(app: dash.Dash, store: Store) -> None:
         return figures.training_curves(queries.curves(store, queries.trials(store, study), numbers), study.metric)
 
 
-def signature(study: Study, trials: pd.DataFrame) -> str:
+def signature(study: Study, trials: pd.DataFrame, newest_steps: dict[int, int]) -> str:
     """Changes whenever the page has something new to show."""
-    return f"{study.state} {dict(trials['state'].value_counts())} {trials['finished'].max()}"
+    return f"{study.state} {dict(trials['state'].value_counts())} {trials['finished'].max()} {newest_steps}"
 
 
 def rows(board: pd.DataFrame) -> list[dict[str, Any]]:
@@ -73,9 +73,10 @@ def rows(board: pd.DataFrame) -> list[dict[str, Any]]:
     return queries.records(board.assign(key=board["id"].astype(str)))
 
 
-def columns(board: pd.DataFrame) -> list[dict[str, Any]]:
-    """The grid's columns: place, trial and state first; numbers to four digits."""
-    names = [*FIRST_COLUMNS, *(c for c in board.columns if c not in (*FIRST_COLUMNS, *HIDDEN_COLUMNS))]
+def columns(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
+    """The grid's columns: place, trial, state and objective first; numbers to four digits."""
+    first = [*FIRST_COLUMNS, metric]
+    names = [*first, *(c for c in board.columns if c not in (*first, *HIDDEN_COLUMNS))]
     return [_column(name, pd.api.types.is_float_dtype(board[name])) for name in names]
 
 

@@ -78,11 +78,21 @@ def test_from_the_study_list_to_a_trials_curve_while_the_search_runs(live_search
     page.wait_for_selector("#study-curves .scatterlayer .trace")
     assert page.locator("#study-curves .scatterlayer .trace").count() == 3
     assert "trial 1" in page.inner_text("#study-curves")
+    # a running trial's curve grows
+    journals.start_trial(lines, 3)
+    journals.report(lines, 3, 1)
+    page.wait_for_function(f'document.querySelectorAll("{rows}").length == 3')
+    page.click(f"{rows}[row-index='2'] [col-id='trial']", modifiers=["Control"])
+    points = "#study-curves .scatterlayer .trace .point"
+    page.wait_for_function(f'document.querySelectorAll("{points}").length == 12')
+    journals.report(lines, 3, 2)
+    page.wait_for_function(f'document.querySelectorAll("{points}").length == 15')
+    page.click(f"{rows}[row-index='2'] [col-id='trial']", modifiers=["Control"])
     # a new trial appears by itself, above, and the choice stays
     journals.start_trial(lines, 2)
     journals.report(lines, 2, 1)
     journals.end_trial(lines, 2, 0.99)
-    page.wait_for_function(f'document.querySelectorAll("{rows}").length == 3')
+    page.wait_for_function(f'document.querySelectorAll("{rows}").length == 4')
     assert page.inner_text(f"{rows}[row-index='0'] [col-id='accuracy']") == "0.99"
     assert page.locator(f"{rows}.ag-row-selected [col-id='trial']").inner_text() == "1"
     assert "3 complete" in page.inner_text("#study-summary")

@@ -6,6 +6,7 @@ import pytest
 
 from atoll.dashboard import figures, queries
 from atoll.dashboard.pages import studies, study
+from atoll.storage.journal import JournalWriter
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
 
@@ -34,7 +35,7 @@ def test_leaderboard_places_the_best_first_and_failures_last(store):
     assert pd.isna(board["place"].tolist()[3])
     records = study.rows(board)
     assert records[3]["accuracy"] is None
-    assert [c["field"] for c in study.columns(board)][:3] == ["place", "trial", "state"]
+    assert [c["field"] for c in study.columns(board, "accuracy")][:4] == ["place", "trial", "state", "accuracy"]
 
 
 def test_best_so_far_never_gets_worse(store):
@@ -71,6 +72,18 @@ def test_empty_studies_draw_empty_figures(tmp_path):
 def test_the_signature_changes_with_every_state(store):
     row = store.study()
     trials = queries.trials(store, row)
-    before = study.signature(row, trials)
-    assert before == study.signature(row, queries.trials(store, row))
-    assert before != study.signature(row, trials.assign(state="running"))
+    before = study.signature(row, trials, {})
+    assert before == study.signature(row, queries.trials(store, row), store.newest_steps(row))
+    assert before != study.signature(row, trials.assign(state="running"), {})
+    assert before != study.signature(row, trials, {7: 10})
+
+
+def test_an_objective_is_not_hidden_by_a_metric_of_its_name(tmp_path):
+    folder = journals.start_folder(tmp_path / "s", metric="validation_loss")
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.5, metrics={"validation_loss": 9.0})
+    url = f"sqlite:///{tmp_path}/atoll.db"
+    Recorder(folder, lambda: Store(url), journals.study_row(folder.path, metric="validation_loss")).catch_up()
+    row = Store(url).study()
+    assert queries.trials(Store(url), row)["validation_loss"].tolist() == [0.5]

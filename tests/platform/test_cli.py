@@ -13,6 +13,7 @@ from commands import called_json as atoll_json
 
 from atoll.platform import display
 from atoll.platform.study import Study
+from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
 
@@ -126,10 +127,20 @@ def test_delete_asks(laptop):
     assert "does not hold a study named 's'" in atoll("leaderboard", "s", cwd=laptop, code=1).stderr
 
 
-def test_stop_writes_the_request(laptop):
+def test_stop_asks_what_is_running_only(laptop):
+    assert "s is not running" in atoll("stop", "s", cwd=laptop, code=1).stderr
+    assert "it holds s" in atoll("stop", "other", cwd=laptop, code=1).stderr
+    lock = Lock(laptop / "atoll-studies" / "s" / "lock")
+    lock.acquire()
     atoll("stop", "s", cwd=laptop)
     assert (laptop / "atoll-studies" / "s" / "stop").exists()
-    assert "it holds s" in atoll("stop", "other", cwd=laptop, code=1).stderr
+    assert "is being run by process" in atoll("delete", "s", "--yes", cwd=laptop, code=1).stderr
+
+
+def test_delete_leaves_what_is_not_the_studys(laptop):
+    (laptop / "atoll-studies" / "s" / "notes.txt").write_text("mine")
+    atoll("delete", "s", "--yes", cwd=laptop)
+    assert [path.name for path in (laptop / "atoll-studies" / "s").iterdir()] == ["notes.txt"]
 
 
 def test_record_fills_a_store_from_a_folder(laptop):

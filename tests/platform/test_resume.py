@@ -1,5 +1,7 @@
 """What a study's journals say of its past."""
 
+import json
+
 import journals
 
 from atoll.platform import resume
@@ -16,7 +18,7 @@ def past(folder):
 
 def test_a_fresh_study_starts_with_the_default_candidate(tmp_path):
     folder = journals.start_folder(tmp_path)
-    assert past(folder).tickets(3, DEFAULT) == [Ticket(0, 0, DEFAULT), Ticket(1), Ticket(2)]
+    assert list(past(folder).tickets(3, DEFAULT)) == [Ticket(0, 0, DEFAULT), Ticket(1), Ticket(2)]
 
 
 def test_lost_trials_come_again_and_the_budget_counts_those_that_ended(tmp_path):
@@ -30,7 +32,7 @@ def test_lost_trials_come_again_and_the_budget_counts_those_that_ended(tmp_path)
     found = past(folder)
     assert [trial.number for trial in found.running()] == [3]
     assert found.num_budgeted() == 2
-    tickets = found.tickets(6, DEFAULT)
+    tickets = list(found.tickets(6, DEFAULT))
     assert [(t.number, t.attempt) for t in tickets] == [(2, 1), (3, 1), (4, 0), (5, 0)]
     assert tickets[0].hyperparameters == {"B": 3, "learning_rate": 0.1 / 3}
 
@@ -42,7 +44,7 @@ def test_a_retried_trial_is_counted_once(tmp_path):
     journals.end_trial(lines, 0, None, state="lost")
     journals.start_trial(lines, 0, attempt=1)
     journals.end_trial(lines, 0, 0.5, attempt=1)
-    assert past(folder).tickets(2, DEFAULT) == [Ticket(1)]
+    assert list(past(folder).tickets(2, DEFAULT)) == [Ticket(1)]
 
 
 def test_individuals_live_where_they_have_moved(tmp_path):
@@ -60,3 +62,50 @@ def test_individuals_live_where_they_have_moved(tmp_path):
     assert numbers(1, pollination=False) == [0, 1, 3]
     assert numbers(0, pollination=True) == [0, 2]
     assert numbers(0, pollination=True, num_islands=1) == [0, 1, 2, 3]
+
+
+def test_without_a_number_of_trials_tickets_do_not_end(tmp_path):
+    tickets = past(journals.start_folder(tmp_path)).tickets(None, DEFAULT)
+    assert [next(tickets).number for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_seconds_add_up_over_starts(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = [("study_started", 100.0), ("study_ended", 107.0), ("study_started", 500.0), ("study_ended", 501.5)]
+    text = "".join(json.dumps({"event": event, "time": time}) + "\n" for event, time in lines)
+    folder.journal("launcher").write_text(text)
+    found = past(folder)
+    assert found.seconds == 8.5
+    assert found.used_up(None, 8.0)
+    assert not found.used_up(1, 9.0)
+
+
+def test_lines_that_are_incomplete_are_passed_over(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    for event in ("trial_ended", "trial_lost", "trial_started", "migrated"):
+        lines.append(event)
+    journals.start_trial(lines, 0)
+    assert [trial.number for trial in past(folder).running()] == [0]
+
+
+def test_a_clock_that_steps_back_changes_nothing(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.5)
+    path = folder.root_journal(0)
+    first, second = [json.loads(line) for line in path.read_text().splitlines()]
+    second["time"] = first["time"] - 3600
+    path.write_text(json.dumps(first) + "\n" + json.dumps(second) + "\n")
+    assert past(folder).running() == []
+    assert past(folder).num_budgeted() == 1
+
+
+def test_what_has_ended_is_not_lost(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.5)
+    lines.append("trial_lost", {"number": 0, "attempt": 0, "reason": "seen too late"})
+    assert past(folder).num_budgeted() == 1

@@ -52,7 +52,7 @@ def test_eight_ranks_on_two_islands(tmp_path):
     best = store.leaderboard(study)[0]
     assert best.wire_bytes == pytest.approx(sum(entry.wire_bytes for entry in store.ledger(best.id)))
     assert f"{best.objective:.4g}" in done.stdout
-    assert "24/24" in done.stdout or "trials, best accuracy" in done.stdout
+    assert "24 complete" in done.stdout
 
 
 def test_eight_ranks_over_tcp(tmp_path):
@@ -116,6 +116,7 @@ def test_stop_and_resume(tmp_path):
     complete = {t.number: t.objective for t in trials if t.state == "complete"}
     assert before.items() <= complete.items()
     lost = [t for t in trials if t.state == "lost"]
+    assert 1 <= len(lost) <= 2  # what the two workers were at; no further trial was started
     assert all((t.number, 1) in {(r.number, r.attempt) for r in trials} for t in lost)
     finished = atoll(*flags, "--resume", cwd=tmp_path, code=1)
     assert "is finished: it has used up its 10 trials" in finished.stderr
@@ -224,7 +225,7 @@ def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number):
     mpiexec.send_signal(number)
     assert end(search, timeout=20).returncode == 75
     assert read(tmp_path)[1].state == "stopped"
-    assert not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host"))
+    wait_until(lambda: not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host")), 10)
 
 
 def test_a_database_locked_for_ten_seconds_stops_nothing_and_loses_nothing(tmp_path):

@@ -1,6 +1,7 @@
 """The study file: what it accepts, and what its errors say."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -92,11 +93,39 @@ def test_every_mistake_is_reported_at_once(tmp_path):
         ({"learning_rate": -1.0}, "learning_rate must be above 0; got -1.0"),
         ({"C": {"low": 1, "high": 2}}, "the space has no parameter 'C'"),
         ({"B": {"low": 8, "high": 2}}, "low"),
+        ({"B": {"low": 1.0, "high": 8.0}}, "B is an integer: low and high must be integers; got 1.0, 8.0"),
+        ({"B": 2.5}, "B must be of type int; got 2.5"),
+        ({"adaptive": "false"}, "adaptive must be of type bool; got 'false'"),
+        (
+            {"S": {"low": 5, "high": 8}},
+            "S must be at most B: with S at 5 or more, B must start at 5 or more; it starts at 1",
+        ),
+        ({"S": {"choices": [0, 1]}}, "S is limited by B, so it takes a range or one value, no choices"),
+        ({"wire": {"low": 1, "high": 2}}, "wire takes choices, such as {float32, float16, bfloat16}"),
+        ({"wire": {"choices": ["float32", "int8"]}}, "wire must be one of float32, float16, bfloat16; got 'int8'"),
+        ({"momentum": {"low": 0.0, "high": 2.0}}, "momentum must be in [0, 1); got 2.0"),
     ],
 )
 def test_impossible_spaces_are_refused_before_anything_starts(tmp_path, space, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         load(tmp_path, MINIMAL | {"space": space}).search_space()
+
+
+def test_exponents_are_numbers(tmp_path):
+    study = load(
+        tmp_path,
+        "name: s\nworkload: digits_mlp\nmethod: ddp\n"
+        "space:\n  learning_rate: {low: 1e-4, high: 1e-1, log: true}\n  weight_decay: 1e-5\n",
+    )
+    rate = next(p for p in study.search_space().parameters if p.name == "learning_rate").distribution
+    assert (rate.low, rate.high, rate.log) == (1e-4, 1e-1, True)
+    assert dict(study.search_space().fixed)["weight_decay"] == 1e-5
+
+
+def test_a_world_is_shared_out_and_survives_a_round_trip(tmp_path):
+    study = load(tmp_path, MINIMAL | {"topology": {"world": 8, "islands": 3, "ranks": 2}})
+    assert study.topology.shape().island_sizes == (2, 1, 1)
+    assert Study.model_validate(json.loads(study.model_dump_json())) == study
 
 
 def test_a_space_without_parameters_is_no_search(tmp_path):

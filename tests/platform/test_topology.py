@@ -6,7 +6,7 @@ from atoll.platform.topology import Shape, TopologyError, arrange, check_world_s
 
 
 def places(shape, **options):
-    return arrange(shape, ["a"] * shape.world_size, cores=[2] * shape.world_size, **options)
+    return arrange(shape, ["a"] * shape.world_size, cores=[{0, 1}] * shape.world_size, **options)
 
 
 def test_ranks_of_a_worker_are_neighbours_and_islands_hold_whole_workers():
@@ -38,7 +38,7 @@ def test_mixed_mpi_installations_are_named():
 
 def test_nodes_are_hosts_unless_declared():
     shape = Shape((1,), 4)
-    by_host = arrange(shape, ["a", "a", "b", "b"], cores=[2] * 4)
+    by_host = arrange(shape, ["a", "a", "b", "b"], cores=[{0, 1}] * 4)
     assert [p.node for p in by_host] == [0, 0, 1, 1]
     assert [p.node for p in places(shape, ranks_per_node=1)] == [0, 1, 2, 3]
     assert [p.node for p in places(shape, ranks_per_node=2)] == [0, 0, 1, 1]
@@ -48,16 +48,23 @@ def test_nodes_are_hosts_unless_declared():
 
 def test_threads_never_oversubscribe_a_host():
     shape = Shape((4,), 1)
-    assert [p.threads for p in arrange(shape, ["a", "a", "a", "b"], cores=[8, 8, 8, 8])] == [2, 2, 2, 8]
+    assert [p.threads for p in arrange(shape, ["a", "a", "a", "b"], cores=[range(8)] * 4)] == [2, 2, 2, 8]
     assert [p.threads for p in places(Shape((4,), 2))] == [1] * 8
     assert {p.threads for p in places(shape, threads=3)} == {3}
 
 
+def test_ranks_that_are_bound_to_cores_of_their_own_use_them():
+    bound = arrange(Shape((2,), 1), ["a", "a"], cores=[{0, 1, 2, 3}, {4, 5, 6, 7}])
+    assert [(p.threads, p.may_spin) for p in bound] == [(4, True), (4, True)]
+    shared = arrange(Shape((3,), 1), ["a"] * 3, cores=[{0, 1}] * 3)
+    assert [(p.threads, p.may_spin) for p in shared] == [(1, False)] * 3
+
+
 def test_devices_go_round_the_hosts_gpus():
-    found = arrange(Shape((4,), 1), ["a", "a", "a", "b"], cores=[8] * 4, num_gpus=[2, 2, 2, 1])
+    found = arrange(Shape((4,), 1), ["a", "a", "a", "b"], cores=[range(8)] * 4, num_gpus=[2, 2, 2, 1])
     assert [p.device for p in found] == ["cuda:0", "cuda:1", "cuda:0", "cuda:0"]
-    assert {p.device for p in arrange(Shape((2,), 1), ["a", "a"], cores=[1, 1], num_gpus=[2, 2], device="cpu")} == {
+    assert {p.device for p in arrange(Shape((2,), 1), ["a", "a"], cores=[{0}, {0}], num_gpus=[2, 2], device="cpu")} == {
         "cpu"
     }
     with pytest.raises(TopologyError, match=r"device cuda needs a GPU on every host; there is none on b"):
-        arrange(Shape((2,), 1), ["a", "b"], cores=[1, 1], num_gpus=[1, 0], device="cuda")
+        arrange(Shape((2,), 1), ["a", "b"], cores=[{0}, {0}], num_gpus=[1, 0], device="cuda")

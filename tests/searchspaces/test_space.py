@@ -90,7 +90,7 @@ def test_narrowing_fixes_values_replaces_ranges_and_refuses_unknown_names():
 
 
 def test_a_fixed_value_above_its_ceiling_is_refused():
-    with pytest.raises(ValueError, match=r"S must be at most B: with S fixed to 4, B must start at 4 or more"):
+    with pytest.raises(ValueError, match=r"S must be at most B: with S at 4 or more, B must start at 4 or more"):
         WHOLE["daso"].narrowed({"S": 4})
     assert dict(WHOLE["daso"].narrowed({"S": 4, "B": 8}).fixed) == {"B": 8, "S": 4}
     assert WHOLE["daso"].narrowed({"B": 8}).decode(dict.fromkeys(WHOLE["daso"].limits(), 1))["S"] == 8

@@ -1,10 +1,13 @@
 """The store and the recorder: exactly once, whatever fails in between."""
 
+import json
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
+from pathlib import Path
 
 import journals
 import pytest
@@ -16,9 +19,9 @@ from alembic.script import ScriptDirectory
 
 from atoll.storage import export
 from atoll.storage.journal import JournalWriter
-from atoll.storage.models import Base, Progress
+from atoll.storage.models import Base, JournalOffset, Progress
 from atoll.storage.recorder import Recorder, RecorderThread
-from atoll.storage.store import SCHEMA_VERSION, Store, StoreError, upgrade
+from atoll.storage.store import SCHEMA_VERSION, Overtaken, Store, StoreError, upgrade
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -37,6 +40,12 @@ def recorder_of(folder, url):
     return Recorder(folder, lambda: Store(url), journals.study_row(folder.path))
 
 
+def alembic_config():
+    config = Config()
+    config.set_main_option("script_location", "atoll.storage:migrations")
+    return config
+
+
 def record(folder, url):
     recorder = recorder_of(folder, url)
     num_lines = recorder.catch_up()
@@ -53,9 +62,7 @@ def test_schema_is_the_models_and_the_version_is_the_newest(url):
     store = Store(url)
     with store.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-    config = Config()
-    config.set_main_option("script_location", "atoll.storage:migrations")
-    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_VERSION
+    assert ScriptDirectory.from_config(alembic_config()).get_current_head() == SCHEMA_VERSION
     upgrade(store.engine)  # nothing left to do
 
 
@@ -141,6 +148,86 @@ def test_one_name_is_one_folder(folder, tmp_path, url):
         record(other, url)
 
 
+def test_a_new_study_under_an_old_name_is_not_taken_for_it(folder, url):
+    journals.write_study(folder, [0.9])
+    record(folder, url)
+    again = Recorder(folder, lambda: Store(url), journals.study_row(folder.path, uid="another"))
+    with pytest.raises(StoreError, match="choose another --name, or remove that study with `atoll delete s`"):
+        again.catch_up()
+
+
+def test_two_recorders_record_each_line_once(folder, url):
+    journals.write_study(folder, [0.9, 0.8])
+    first, second = recorder_of(folder, url), recorder_of(folder, url)
+    first._connect()
+    second._connect()
+    first.catch_up()
+    with pytest.raises(Overtaken):
+        second.catch_up()
+    second.reset()
+    assert second.catch_up() == 0
+    store = Store(url)
+    assert len(store.migrations(store.study())) == 1
+    assert num_progress(url) == 6
+
+
+def test_a_line_that_the_database_refuses_is_set_aside_once(folder, url):
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.report(lines, 0, 1)
+    journals.report(lines, 0, 1)  # the same step twice
+    journals.start_trial(lines, 1, seed=2**70)
+    journals.end_trial(lines, 0, 0.5)
+    record(folder, url)
+    assert record(folder, url) == 0
+    quarantined = [json.loads(line) for line in folder.quarantine.read_text().splitlines()]
+    assert [line["event"]["event"] for line in quarantined] == ["progress", "trial_started"]
+    assert [t.objective for t in Store(url).trials(Store(url).study())] == [0.5]
+    assert num_progress(url) == 1
+    with Store(url).engine.connect() as connection:
+        assert connection.execute(sa.select(JournalOffset.num_quarantined)).scalar() == 2
+
+
+def test_nul_and_numbers_that_json_does_not_have_are_stored_alike(folder, url):
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    with folder.root_journal(0).open("a") as file:
+        event = {"event": "trial_ended", "time": 1.0, "number": 0, "attempt": 0, "state": "failed", "reason": "a\0b"}
+        file.write(json.dumps(event | {"objective": float("nan"), "metrics": {"x": float("inf")}}) + "\n")
+    record(folder, url)
+    (trial,) = Store(url).trials(Store(url).study())
+    assert (trial.reason, trial.objective, trial.metrics) == ("ab", None, {"x": None})
+
+
+def test_a_recorder_that_fails_for_good_says_so(folder, tmp_path):
+    def broken():
+        raise RuntimeError("no such thing")
+
+    thread = RecorderThread(Recorder(folder, broken, journals.study_row(folder.path)))
+    thread.start()
+    assert not thread.finish(1.0)
+    assert "no such thing" in str(thread.failure)
+
+
+def test_an_older_store_is_upgraded_after_a_copy(tmp_path):
+    old = tmp_path / "store.db"
+    with closing(sqlite3.connect(old)) as connection:
+        connection.executescript((Path(__file__).parent / "schemas" / "0001.sql").read_text())
+    store = Store(f"sqlite:///{old}")
+    (summary,) = store.studies()
+    assert (summary.study.name, summary.best, summary.counts) == ("s", 0.95, {"complete": 3, "failed": 1})
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    with closing(sqlite3.connect(f"{old}.schema-0001")) as copy:
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+
+
+def test_every_older_schema_has_a_stored_database():
+    versions = ScriptDirectory.from_config(alembic_config()).walk_revisions()
+    stored = {path.stem for path in (Path(__file__).parent / "schemas").glob("*.sql")}
+    assert stored == {version.revision for version in versions} - {SCHEMA_VERSION}
+
+
 def test_delete_removes_everything(folder, url):
     journals.write_study(folder, [0.9])
     record(folder, url)
@@ -194,6 +281,8 @@ def test_readers_see_whole_batches_while_the_recorder_writes(folder, url):
         store.close()
         time.sleep(0.05)
     assert thread.finish(30)
+    assert seen <= set(range(31))
+    assert 30 in seen
     assert num_progress(url) == 30 * 19
 
 

@@ -37,6 +37,9 @@ def _methods() -> dict[str, type]:
     return found
 
 
+CYCLING = {"warmup_epochs": 0, "cooldown_epochs": 0, "wire": "float32", "adaptive": False}
+
+
 # The contract of every method.
 
 
@@ -139,6 +142,24 @@ def check_ddp_averages_running_statistics(c: Communicator) -> None:
     assert not torch.equal(own, expected)
 
 
+@on_layouts(PAIR, PLAYED_PAIR, TWO_BY_TWO)
+def check_finalize_averages_running_statistics(c: Communicator) -> None:
+    """The mean over all ranks, whatever the method; at learning rate 0 every method sees the same statistics."""
+    for name, method in _methods().items():
+        hyperparameters = {"daso": {"B": 100, "S": 0, **CYCLING}, "local_sgd": {"H": 100}}.get(name)
+        model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 10)).double()
+        for parameter in model.parameters():
+            c.broadcast(parameter.data)
+        settings = {"learning_rate": 1e-300, "momentum": 0.0, "weight_decay": 0.0}
+        made, _ = problem.make(method, c, model=model, hyperparameters=hyperparameters, settings=settings)
+        problem.train(made, list(problem.batches(c, 5)))
+        expected = model[1].running_mean.clone()
+        c.mean(expected)
+        made.finalize()
+        # a few additions in another order
+        assert problem.close(model[1].running_mean, expected, 1e-15), name
+
+
 # Local SGD.
 
 
@@ -179,8 +200,6 @@ def check_post_local_sgd_starts_as_ddp(c: Communicator) -> None:
 
 
 # DASO.
-
-CYCLING = {"warmup_epochs": 0, "cooldown_epochs": 0, "wire": "float32", "adaptive": False}
 
 
 @on_layouts(TWO_BY_TWO, FOUR_NODES)
