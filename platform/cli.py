@@ -427,6 +427,29 @@ def _show_catalogue(entries: Any, describe: Any, name: str | None, as_json: bool
             print(f"{key}: {value}")
 
 
+@app.command(epilog="Example: atoll doctor --ranks 2")
+def doctor(
+    ranks: Annotated[int, typer.Option(help="Ranks to start.", min=1)] = 2,
+    data: Annotated[str | None, typer.Option(help="Folder of data files; ATOLL_DATA unless given.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check MPI, GPUs, store, data and clocks, and say what to fix."""
+    from dataclasses import asdict
+
+    from atoll.platform import doctor as examiner
+    from atoll.platform import launch
+
+    findings = examiner.examine(launch.store_url(store), data, ranks)
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    for finding in [] if as_json else findings:
+        print(f"{'ok ' if finding.ok else 'FIX'} {finding.check}: {finding.found}")
+        if not finding.ok and finding.advice:
+            print(f"    {finding.advice}")
+    raise typer.Exit(0 if all(f.ok or f.check.startswith("data of") for f in findings) else FAILURE)
+
+
 @app.command("study-schema", epilog="Example: atoll study-schema > study.schema.json")
 def study_schema(as_json: JsonOption = True) -> None:
     """The JSON schema of the study file, for editors."""

@@ -2,6 +2,7 @@
 
 python -m atoll.platform.rank search FOLDER
 python -m atoll.platform.rank train CONFIGURATION.json RESULT.jsonl
+python -m atoll.platform.rank doctor RESULT.json
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ def _dispatch(arguments: list[str], world: object) -> None:
         from atoll.storage.folder import StudyFolder
 
         search.run(StudyFolder(arguments[1]), world)
+    elif arguments[0] == "doctor":
+        from atoll.platform import doctor
+
+        doctor.run(arguments[1], world)
     else:
         from atoll.platform import training
 

@@ -68,9 +68,9 @@ class Past:
         done = {trial.number for trial in self.trials.values() if trial.state in BUDGETED}
         lost = {t.number: t for t in sorted(self.trials.values(), key=lambda t: t.attempt) if t.number not in done}
         retries = [Ticket(t.number, t.attempt + 1, t.hyperparameters) for t in lost.values()]
-        first = max((trial.number for trial in self.trials.values()), default=-1) + 1
         left = None if num_trials is None else max(0, num_trials - len(done) - len(retries))
-        fresh = itertools.islice(itertools.count(first), left)
+        started = {trial.number for trial in self.trials.values()}
+        fresh = itertools.islice((number for number in itertools.count() if number not in started), left)
         return itertools.chain(retries, (Ticket(n, hyperparameters=None if n else default) for n in fresh))
 
     def population(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:

@@ -187,7 +187,7 @@ class _Supervisor:
         finally:
             asked = self._folder.stop_request.exists()
             if job.poll() is None:
-                end_job(job)
+                end_job(job, grace=2.0)
                 if not asked:  # the ranks take the signal that ends them for a request to stop
                     self._folder.stop_request.unlink(missing_ok=True)
             kill_ranks(self._folder, started)

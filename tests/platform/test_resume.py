@@ -109,3 +109,12 @@ def test_what_has_ended_is_not_lost(tmp_path):
     journals.end_trial(lines, 0, 0.5)
     lines.append("trial_lost", {"number": 0, "attempt": 0, "reason": "seen too late"})
     assert past(folder).num_budgeted() == 1
+
+
+def test_a_number_that_was_given_out_and_not_started_is_given_out_again(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    for number in (0, 2):
+        journals.start_trial(lines, number)
+        journals.end_trial(lines, number, 0.5)
+    assert [ticket.number for ticket in past(folder).tickets(4, DEFAULT)] == [1, 3]

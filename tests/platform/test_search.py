@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 
 import psutil
@@ -131,6 +132,7 @@ def test_an_interrupt_stops_cleanly(tmp_path):
     assert read(tmp_path)[1].state == "stopped"
 
 
+@pytest.mark.long
 def test_a_killed_rank_is_started_again(tmp_path):
     search = start(*SLOW, "--trials", "6", cwd=tmp_path, env={"FAIL": "slow"})
     folder = tmp_path / "atoll-studies" / "s"
@@ -146,6 +148,7 @@ def test_a_killed_rank_is_started_again(tmp_path):
     assert len(journal_lines(folder, "restarted")) == 1
 
 
+@pytest.mark.long
 def test_a_stopped_rank_is_noticed_by_its_heartbeat(tmp_path):
     study = {"name": "s", "workload": FAILING, "method": "ddp", "trials": 4, "epochs": 4, "heartbeat_timeout": 12.0}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"topology": {"ranks": 2}}))
@@ -163,6 +166,7 @@ def test_a_stopped_rank_is_noticed_by_its_heartbeat(tmp_path):
     assert lost.reason.startswith("rank 1 made no progress for 12 s (heartbeat_timeout)")
 
 
+@pytest.mark.long
 def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path):
     flags = ("search", "--method", "ddp", "--workload", FAILING, "--name", "s", "--epochs", "4")
     atoll(*flags, "--trials", "4", "--islands", "2", cwd=tmp_path, env={"FAIL": "kill"})
@@ -176,15 +180,15 @@ def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path):
 
 
 def test_a_trial_that_takes_too_long_is_failed_and_keeps_its_progress(tmp_path):
-    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 3, "epochs": 5000, "trial_timeout": 4.0}
+    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 2, "epochs": 5000, "trial_timeout": 3.0}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"topology": {"ranks": 2}}))
     atoll("search", "study.yaml", cwd=tmp_path)
-    store, _, trials = check_complete(tmp_path, 3)
+    store, _, trials = check_complete(tmp_path, 2)
     assert {t.state for t in trials} == {"failed"}
     for trial in trials:
-        assert trial.reason.startswith("TrialTimeout: the trial was stopped after trial_timeout (4 s)")
+        assert trial.reason.startswith("TrialTimeout: the trial was stopped after trial_timeout (3 s)")
         assert trial.traceback is None
-        assert 4.0 <= trial.finished - trial.started < 6.0
+        assert 3.0 <= trial.finished - trial.started < 5.0
         assert store.progress([trial.id])
 
 
@@ -216,7 +220,13 @@ def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
     assert end(search, timeout=20).returncode == 75
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)),
+    ],
+)
 def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number):
     search = start(*SLOW, "--trials", "10", cwd=tmp_path, env={"FAIL": "slow"})
     folder = tmp_path / "atoll-studies" / "s"
@@ -262,3 +272,32 @@ def test_inside_a_world_of_another_size(tmp_path):
     assert done.returncode != 0
     assert "the search needs 4 ranks (2 islands x 1 workers x 2 ranks) but MPI started 3" in done.stderr
     assert not (tmp_path / "atoll-studies").exists()
+
+
+def test_a_full_disk_stops_the_search_with_a_clear_error(tmp_path):
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk needs the right to mount a tmpfs: {mounted.stderr.strip()}")
+    try:
+        study = {
+            "name": "s",
+            "workload": "digits_mlp",
+            "method": "ddp",
+            "trials": 2000,
+            "epochs": 2,
+            "folder": str(disk / "s"),
+        }
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+        done = atoll("search", "study.yaml", cwd=tmp_path, code=1)
+        assert "cannot be written (No space left on device)" in done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        # What was recorded stays readable, and is in the store.
+        atoll("record", disk / "s", cwd=tmp_path)
+        store, row = read(tmp_path)
+        lines = {line["number"] for line in journal_lines(disk / "s", "trial_ended")}
+        assert len(lines) > 5
+        assert {t.number for t in store.trials(row) if t.state in ("complete", "failed")} == lines
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -1,0 +1,174 @@
+"""Searches that are disturbed on purpose, in a random order that a seed fixes: nothing is lost, nothing hangs.
+
+The long forms, marked long, have the sizes that docs/reliability.md states; the short ones run with every test.
+"""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections import Counter
+
+import pytest
+import ranks
+import yaml
+from commands import atoll, end, journal_lines, start, wait_until
+
+from atoll.storage import journal
+from atoll.storage.store import Store
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(900)]
+
+WORKLOAD = f"{ranks.SUPPORT / 'chaos.py'}:Chaos"
+HEARTBEAT_TIMEOUT = 20.0
+LONG = {"trials": 200, "shape": (2, 2, 2), "raise": 10, "nan": 5, "hang": 3, "kill": 3, "stop": 1, "outage": 2}
+SHORT = {"trials": 24, "shape": (2, 1, 2), "raise": 3, "nan": 2, "hang": 1, "kill": 1, "stop": 0, "outage": 1}
+
+
+def write_study(folder, form, name):
+    islands, workers, num_ranks = form["shape"]
+    study = {
+        "name": name,
+        "workload": WORKLOAD,
+        "method": "ddp",
+        "trials": form["trials"],
+        "epochs": 2,
+        "topology": {"islands": islands, "workers": workers, "ranks": num_ranks},
+        "trial_timeout": 4.0,
+        "heartbeat_timeout": HEARTBEAT_TIMEOUT,
+        # None of these diverges by itself, and each takes about as long.
+        "space": {"learning_rate": {"low": 0.01, "high": 0.05, "log": True}, "momentum": 0.5, "batch_size": 32},
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(study))
+    return folder / "atoll-studies" / name
+
+
+class Disturber:
+    """Does one bad thing to a running search."""
+
+    def __init__(self, folder, store, rng):
+        self.folder, self.store, self.rng = folder, store, rng
+
+    def victim(self):
+        """The process of a random rank of the newest start."""
+        hosts = sorted(journal_lines(self.folder, "host"), key=lambda line: line["time"])
+        newest = {line["world_rank"]: line["process"] for line in hosts}
+        return self.rng.choice(sorted(newest.values()))
+
+    def kill(self):
+        os.kill(self.victim(), signal.SIGKILL)
+
+    def stop(self):
+        os.kill(self.victim(), signal.SIGSTOP)
+
+    def outage(self):
+        lock = sqlite3.connect(self.store, isolation_level=None, timeout=30)
+        lock.execute("BEGIN EXCLUSIVE")
+        time.sleep(5)
+        lock.execute("COMMIT")
+        lock.close()
+
+
+def num_ended(folder):
+    return len(journal_lines(folder, "trial_ended")) if folder.exists() else 0
+
+
+def restart_seconds(folder):
+    """Seconds in which nothing was trained because ranks were dead, were noticed to be, or were starting."""
+    events = journal.replay(folder / "journals")
+    total, last_progress, waiting_since = 0.0, None, None
+    for event in events:
+        if event["event"] == "restarted":
+            waiting_since = last_progress
+        elif event["event"] in ("progress", "trial_ended"):
+            if waiting_since is not None:
+                total += event["time"] - waiting_since
+                waiting_since = None
+            last_progress = event["time"]
+    return total
+
+
+def duration(folder):
+    times = [line["time"] for event in ("study_started", "study_ended") for line in journal_lines(folder, event)]
+    return max(times) - min(times)
+
+
+def check_nothing_lost(folder, store_file, num_trials):
+    """Every attempt that the journal started is in the store exactly once, with the right state."""
+    expected = {}
+    for event in journal.replay(folder / "journals"):
+        if event["event"] == "trial_started":
+            expected[event["number"], event["attempt"]] = "running"
+        elif event["event"] in ("trial_ended", "trial_lost"):
+            expected[event["number"], event["attempt"]] = event.get("state", "lost")
+    store = Store(f"sqlite:///{store_file}", create=False)
+    trials = store.trials(store.study(folder.name))
+    keys = Counter((t.island, t.worker, t.generation, t.number, t.attempt) for t in trials)
+    assert max(keys.values()) == 1
+    assert {(t.number, t.attempt): t.state for t in trials} == expected
+    ended = Counter(t.number for t in trials if t.state in ("complete", "failed", "pruned"))
+    assert ended == Counter(range(num_trials))
+    progress = {(line["number"], line["attempt"], line["step"]) for line in journal_lines(folder, "progress")}
+    assert len(store.progress([t.id for t in trials])) == len(progress)
+    assert store.study(folder.name).state == "complete"
+    return trials
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.long)]
+)
+def test_chaos(tmp_path, form):
+    rng = random.Random(20070)
+    numbers = rng.sample(range(1, form["trials"] - 5), form["raise"] + form["nan"] + form["hang"])
+    behaviour = {}
+    for kind in ("raise", "nan", "hang"):
+        behaviour[kind], numbers = sorted(numbers[: form[kind]]), numbers[form[kind] :]
+    write_study(tmp_path, form, "calm")
+    atoll("search", "calm.yaml", cwd=tmp_path, timeout=400)
+    undisturbed = duration(tmp_path / "atoll-studies" / "calm")
+
+    folder = write_study(tmp_path, form, "chaos")
+    search = start("search", "chaos.yaml", cwd=tmp_path, env={"CHAOS": json.dumps(behaviour)})
+    disturber = Disturber(folder, tmp_path / "atoll.db", rng)
+    deeds = [kind for kind in ("kill", "stop", "outage") for _ in range(form[kind])]
+    rng.shuffle(deeds)
+    for number, deed in enumerate(deeds, 1):
+        # spread over the search, and only once the ranks that a former deed ended train again
+        threshold = form["trials"] * number // (len(deeds) + 2)
+        seen = num_ended(folder)
+        wait_until(lambda t=threshold, s=seen: num_ended(folder) >= max(t, s + 1), timeout=150)
+        getattr(disturber, deed)()
+    done = end(search, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    trials = check_nothing_lost(folder, tmp_path / "atoll.db", form["trials"])
+    failed = {t.number: t.reason for t in trials if t.state == "failed"}
+    assert {n for n, r in failed.items() if r.startswith("RuntimeError: broken")} == set(behaviour["raise"])
+    assert {n for n, r in failed.items() if r.startswith("Diverged")} == set(behaviour["nan"])
+    assert {n for n, r in failed.items() if r.startswith("TrialTimeout")} == set(behaviour["hang"])
+    assert len(failed) == sum(len(group) for group in behaviour.values()), failed
+    assert len(journal_lines(folder, "restarted")) == form["kill"] + form["stop"]
+    restarts = restart_seconds(folder)
+    print(f"undisturbed {undisturbed:.1f} s, disturbed {duration(folder):.1f} s, of which restarts {restarts:.1f} s")
+    assert duration(folder) < 2 * undisturbed + restarts
+
+
+@pytest.mark.parametrize(
+    ("form", "num_stops"),
+    [pytest.param(SHORT, 1, id="short"), pytest.param(LONG, 5, id="long", marks=pytest.mark.long)],
+)
+def test_stopped_at_random_moments_and_resumed(tmp_path, form, num_stops):
+    rng = random.Random(20071)
+    folder = write_study(tmp_path, form, "stops")
+    for stop in range(num_stops):
+        search = start("search", "stops.yaml", *(["--resume"] if stop else []), cwd=tmp_path)
+        before = num_ended(folder)
+        wait_until(lambda b=before: num_ended(folder) > b)
+        time.sleep(rng.uniform(0, 2.0))
+        search.send_signal(signal.SIGTERM)
+        done = end(search, timeout=60)
+        assert done.returncode == 75, done.stdout + done.stderr
+    atoll("search", "stops.yaml", "--resume", cwd=tmp_path, timeout=400)
+    check_nothing_lost(folder, tmp_path / "atoll.db", form["trials"])

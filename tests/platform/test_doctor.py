@@ -1,0 +1,38 @@
+"""`atoll doctor` finds what is well, and what is not."""
+
+import json
+
+import pytest
+from commands import atoll
+
+pytestmark = pytest.mark.mpi
+
+
+def test_a_healthy_machine(tmp_path):
+    found = json.loads(atoll("doctor", "--json", cwd=tmp_path).stdout)
+    assert {f["check"] for f in found if not f["ok"]} == {"data of spoken_digits_mlp"}
+    by_check = {f["check"]: f for f in found}
+    assert by_check["MPI launch"]["found"].startswith("a world of 2 ranks")
+    assert {"sums", "progress without waiting", "clocks", "GPUs", "store"} <= set(by_check)
+    text = atoll("doctor", cwd=tmp_path).stdout
+    assert "ok  sums" in text
+    assert "FIX data of spoken_digits_mlp: spoken_digits.npz was not found" in text
+
+
+def test_broken_parts_are_named_with_advice(tmp_path):
+    (tmp_path / "mpiexec").write_text("#!/bin/sh\necho cannot start >&2; exit 3\n")
+    (tmp_path / "mpiexec").chmod(0o755)
+    env = {"ATOLL_MPIEXEC": str(tmp_path / "mpiexec"), "ATOLL_STORE": "sqlite:////proc/none/x.db"}
+    text = atoll("doctor", cwd=tmp_path, env=env, code=1).stdout
+    assert "FIX MPI launch" in text
+    assert "cannot start" in text
+    assert "ATOLL_MPIEXEC names another one" in text
+    assert "FIX store" in text
+
+
+def test_mixed_mpi_installations_are_named(tmp_path):
+    """A launcher of another MPI starts worlds of one."""
+    (tmp_path / "mpiexec").write_text('#!/bin/sh\nshift 2; exec "$@"\n')
+    (tmp_path / "mpiexec").chmod(0o755)
+    text = atoll("doctor", cwd=tmp_path, env={"ATOLL_MPIEXEC": str(tmp_path / "mpiexec")}, code=1).stdout
+    assert "FIX MPI launch: a world of 1 ranks" in text

@@ -1,0 +1,53 @@
+"""Workers whose ranks raise: peers are interrupted in whatever they wait for, and the next trial is none the wiser."""
+
+import json
+
+import pytest
+import ranks
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(600)]
+
+WAITING = """
+import os, resource, time, torch
+from mpi4py import MPI
+from atoll.methods.communicator import Ledger
+from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily
+torch.set_num_threads(1)
+world, family = MPI.COMM_WORLD, MpiFamily()
+c = MpiCommunicator(world.Dup(), [0] * world.size, ledger=Ledger(), poll=lambda: None, spin=False, family=family)
+c.barrier()
+if c.rank == 0:
+    time.sleep(3.0)
+    c.sum(torch.ones(10))
+else:
+    before = time.process_time()
+    c.sum(torch.ones(10))
+    print((time.process_time() - before) / c.ledger.seconds_waited(), flush=True)
+family.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "num_trials"),
+    # MPICH has about 2,044 communicators; two a trial, so that 1,100 trials would need them all.
+    [
+        (2, 240),
+        (3, 240),
+        pytest.param(3, 5000, marks=pytest.mark.long),
+        pytest.param(2, 5000, marks=pytest.mark.long),
+    ],
+)
+def test_aborted_trials_give_everything_back(num_ranks, num_trials):
+    done = ranks.mpiexec(num_ranks, str(ranks.SUPPORT / "aborting.py"), str(num_trials), timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    slowest = json.loads(done.stdout.splitlines()[-1])
+    print(f"slowest of {num_trials} aborted trials: {max(slowest.values()):.3f} s ({max(slowest, key=slowest.get)})")
+    # The promise is a second; a trial's set-up is within it here.
+    assert all(seconds < 1.0 for seconds in slowest.values()), slowest
+
+
+def test_a_waiting_rank_leaves_the_core_to_others():
+    done = ranks.mpiexec(2, "-c", WAITING)
+    assert done.returncode == 0, done.stderr
+    # The promise is a fifth of a core.
+    assert float(done.stdout) < 0.2
