@@ -11,6 +11,10 @@ import os
 import sys
 import traceback
 
+from atoll.storage.journal import JournalError
+
+EXIT_JOURNAL = 74
+
 
 def main(arguments: list[str]) -> None:
     """Run one rank; what it raises ends the whole MPI job, as peers would wait for it for ever."""
@@ -21,10 +25,12 @@ def main(arguments: list[str]) -> None:
 
     try:
         _dispatch(arguments, MPI.COMM_WORLD)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        MPI.COMM_WORLD.Abort(1)
+    except BaseException as error:
+        try:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:  # the log may be on the disk that is full
+            MPI.COMM_WORLD.Abort(EXIT_JOURNAL if isinstance(error, JournalError) else 1)
     MPI.Finalize()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -23,15 +23,20 @@ from pathlib import Path
 from atoll.platform import launch
 from atoll.platform.heartbeat import HeartbeatMonitor
 from atoll.platform.launch import Ending, LaunchError
+from atoll.platform.rank import EXIT_JOURNAL
 from atoll.platform.study import Study
 from atoll.storage import journal
 from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import JournalError
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import Store
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 POLL_INTERVAL = 0.1
+LITTLE_SPACE = 1 << 16
+JOURNALS_FULL = "a journal cannot be written"
+_MAKE_ROOM = "what was recorded stays readable: make room, then go on with --resume"
 _RANK_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_", "SLURM_PROCID", "SLURM_STEP")
 
 
@@ -128,7 +133,10 @@ def search(study: Study, url: str, *, resuming: bool, follow: Callable[[StudyFol
         thread.start()
         with _stop_on_signals(folder) as hurry:
             failure = _Supervisor(study, folder, lock, follow, hurry).run()
-        state, reason = launch.end(folder, study, failure)
+        try:
+            state, reason = launch.end(folder, study, failure)
+        except JournalError as error:
+            state, reason = "failed", failure or error.strerror
         recorded = thread.finish(launch.RECORDING_TIMEOUT)
         follow(folder)
     finally:
@@ -161,6 +169,11 @@ class _Supervisor:
             failure, silent = self._run_once()
             if failure is None or self._folder.stop_request.exists():
                 return None
+            free = shutil.disk_usage(self._folder.path).free
+            # mpiexec may fail to write the log before it can tell how a rank ended.
+            if failure == JOURNALS_FULL or free < LITTLE_SPACE:
+                failure = JOURNALS_FULL
+                return f"{failure} ({free} bytes are free in {self._folder.path}); {_MAKE_ROOM}"
             failure += _explanation(self._folder, log_size)
             if not any(e["event"] == "trial_started" and e["time"] >= started for e in self._events()):
                 return failure
@@ -198,6 +211,8 @@ class _Supervisor:
             return None, []
         if -job.returncode in STOP_SIGNALS:  # someone ended mpiexec: they want the search to stop
             launch.request_stop(self._folder)
+        if job.returncode == EXIT_JOURNAL:
+            return JOURNALS_FULL, []
         return f"the MPI job ended with code {job.returncode}", []
 
     def _end_when_stopping_takes_too_long(self, job: subprocess.Popen[bytes]) -> None:

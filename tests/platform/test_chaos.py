@@ -23,8 +23,28 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(900)]
 
 WORKLOAD = f"{ranks.SUPPORT / 'chaos.py'}:Chaos"
 HEARTBEAT_TIMEOUT = 20.0
-LONG = {"trials": 200, "shape": (2, 2, 2), "raise": 10, "nan": 5, "hang": 3, "kill": 3, "stop": 1, "outage": 2}
-SHORT = {"trials": 24, "shape": (2, 1, 2), "raise": 3, "nan": 2, "hang": 1, "kill": 1, "stop": 0, "outage": 1}
+LONG = {
+    "trials": 200,
+    "shape": (2, 2, 2),
+    "raise": 10,
+    "nan": 5,
+    "hang": 3,
+    "kill": 3,
+    "stop": 1,
+    "outage": 2,
+    "seconds": 5,
+}
+SHORT = {
+    "trials": 32,
+    "shape": (2, 1, 2),
+    "raise": 3,
+    "nan": 2,
+    "hang": 1,
+    "kill": 1,
+    "stop": 0,
+    "outage": 1,
+    "seconds": 2,
+}
 
 
 def write_study(folder, form, name):
@@ -34,7 +54,7 @@ def write_study(folder, form, name):
         "workload": WORKLOAD,
         "method": "ddp",
         "trials": form["trials"],
-        "epochs": 2,
+        "epochs": 3,
         "topology": {"islands": islands, "workers": workers, "ranks": num_ranks},
         "trial_timeout": 4.0,
         "heartbeat_timeout": HEARTBEAT_TIMEOUT,
@@ -48,8 +68,8 @@ def write_study(folder, form, name):
 class Disturber:
     """Does one bad thing to a running search."""
 
-    def __init__(self, folder, store, rng):
-        self.folder, self.store, self.rng = folder, store, rng
+    def __init__(self, folder, store, rng, outage_seconds):
+        self.folder, self.store, self.rng, self.outage_seconds = folder, store, rng, outage_seconds
 
     def victim(self):
         """The process of a random rank of the newest start."""
@@ -66,7 +86,7 @@ class Disturber:
     def outage(self):
         lock = sqlite3.connect(self.store, isolation_level=None, timeout=30)
         lock.execute("BEGIN EXCLUSIVE")
-        time.sleep(5)
+        time.sleep(self.outage_seconds)
         lock.execute("COMMIT")
         lock.close()
 
@@ -131,16 +151,18 @@ def test_chaos(tmp_path, form):
 
     folder = write_study(tmp_path, form, "chaos")
     search = start("search", "chaos.yaml", cwd=tmp_path, env={"CHAOS": json.dumps(behaviour)})
-    disturber = Disturber(folder, tmp_path / "atoll.db", rng)
+    disturber = Disturber(folder, tmp_path / "atoll.db", rng, form["seconds"])
     deeds = [kind for kind in ("kill", "stop", "outage") for _ in range(form[kind])]
     rng.shuffle(deeds)
-    for number, deed in enumerate(deeds, 1):
-        # spread over the search, and only once the ranks that a former deed ended train again
-        threshold = form["trials"] * number // (len(deeds) + 2)
-        seen = num_ended(folder)
-        wait_until(lambda t=threshold, s=seen: num_ended(folder) >= max(t, s + 1), timeout=150)
-        getattr(disturber, deed)()
-    done = end(search, timeout=400)
+    try:
+        for number, deed in enumerate(deeds, 1):
+            # spread over the search, and only once the ranks that a former deed ended train again
+            threshold = max(form["trials"] * number // (len(deeds) + 2), num_ended(folder) + 1)
+            wait_until(lambda t=threshold: num_ended(folder) >= t or search.poll() is not None, timeout=150)
+            assert search.poll() is None, f"the search ended before it was disturbed by {deed}"
+            getattr(disturber, deed)()
+    finally:
+        done = end(search, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
 
     trials = check_nothing_lost(folder, tmp_path / "atoll.db", form["trials"])

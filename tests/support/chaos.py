@@ -15,7 +15,7 @@ from atoll.platform.workloads.digits import DigitsMlp
 BEHAVIOUR = {
     int(number): kind for kind, numbers in json.loads(os.environ.get("CHAOS", "{}")).items() for number in numbers
 }
-STEP_SECONDS = 0.005
+STEP_SECONDS = 0.01
 
 
 class Chaos(DigitsMlp):
