@@ -11,7 +11,8 @@ from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
 from atoll.methods.flat import FlatModel
-from atoll.methods.method import Batch, Context, Method, require
+from atoll.methods.method import Batch, Context, Method
+from atoll.methods.validation import require
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 

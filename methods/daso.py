@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from atoll.methods.communicator import Request
 from atoll.methods.flat import WIRE_DTYPES, FlatModel
-from atoll.methods.method import Batch, Context, Method, NotApplicable, require, require_choice
+from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.plateau import Plateau
+from atoll.methods.validation import require, require_choice
 
 
 @dataclass(frozen=True, kw_only=True)

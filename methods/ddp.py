@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll.methods.flat import WIRE_DTYPES, FlatModel
-from atoll.methods.method import Batch, Context, Method, require_choice
+from atoll.methods.method import Batch, Context, Method
+from atoll.methods.validation import require_choice
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll.methods.flat import FlatModel
-from atoll.methods.method import Batch, Context, Method, require
+from atoll.methods.method import Batch, Context, Method
+from atoll.methods.validation import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from atoll.methods.validation import require, require_choice
+
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "cosine", "linear")
-
-
-def _check(rule: bool, message: str) -> None:
-    if not rule:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +41,15 @@ class OptimizerSettings:
     gradient_clipping: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(
-            self.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}"
-        )
-        _check(self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
-        _check(self.learning_rate > 0, f"learning_rate must be above 0; got {self.learning_rate}")
-        _check(0 <= self.momentum < 1, f"momentum must be in [0, 1); got {self.momentum}")
-        _check(self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0")
-        _check(self.weight_decay >= 0, f"weight_decay must be at least 0; got {self.weight_decay}")
-        _check(self.batch_size >= 1, f"batch_size must be at least 1; got {self.batch_size}")
-        _check(self.lr_warmup_epochs >= 0, f"lr_warmup_epochs must be at least 0; got {self.lr_warmup_epochs}")
-        _check(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
+        require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        require_choice("schedule", self.schedule, SCHEDULES)
+        require(self.learning_rate > 0, f"learning_rate must be above 0; got {self.learning_rate}")
+        require(0 <= self.momentum < 1, f"momentum must be in [0, 1); got {self.momentum}")
+        require(self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0")
+        require(self.weight_decay >= 0, f"weight_decay must be at least 0; got {self.weight_decay}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1; got {self.batch_size}")
+        require(self.lr_warmup_epochs >= 0, f"lr_warmup_epochs must be at least 0; got {self.lr_warmup_epochs}")
+        require(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
 
 
 def rate_factor(schedule: str, step: int, num_steps: int, num_warmup_steps: int = 0) -> float:

@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from mpi4py import MPI
 
 from atoll.methods.communicator import Patience
+from atoll.platform import registry
 from atoll.platform.heartbeat import Heartbeat, interval
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.study import Study
@@ -52,6 +54,8 @@ def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda:
         beat()
         also()
 
+    _warm_up(study)
+    meet(world, serve)
     worker = Worker(world.Split(place.worker, world.rank), worker_places, spin=spin, serve=serve)
     roots = world.Split(0 if worker.is_root else MPI.UNDEFINED, world.rank)
     if worker.is_root:
@@ -62,11 +66,20 @@ def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda:
     else:
         worker.obey()
     worker.close()
-    leave_together(world, serve)
+    meet(world, serve)  # over TCP, MPICH ends a job of which one rank leaves early
 
 
-def leave_together(world: MPI.Comm, serve: Callable[[], None] = lambda: None) -> None:
-    """Return when every rank has come here: over TCP, MPICH ends a job of which one rank leaves early."""
+def _warm_up(study: Study) -> None:
+    """Load data and libraries before the first trial, whose time this would be: seconds, where ranks share cores."""
+    try:
+        registry.workload(study.workload).load(Path(study.data) if study.data else None)
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    except Exception:
+        return  # the trials will meet it again, and record it
+
+
+def meet(world: MPI.Comm, serve: Callable[[], None] = lambda: None) -> None:
+    """Return when every rank has come here."""
     patience = Patience(spin=False)
     everyone_is_here = world.Ibarrier()
     while not everyone_is_here.Test():

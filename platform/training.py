@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 
 from atoll.platform.configuration import Configuration
-from atoll.platform.search import arrange_world, leave_together
+from atoll.platform.search import arrange_world, meet
 from atoll.platform.study import Study, Topology
 from atoll.platform.topology import Shape, check_world_size
 from atoll.platform.trial import Progress
@@ -39,7 +39,7 @@ def run(configuration_file: str, result_file: str, world: MPI.Comm) -> None:
         lines.append("trial_ended", asdict(outcome))
         worker.dismiss()
     worker.close()
-    leave_together(world)
+    meet(world)  # over TCP, MPICH ends a job of which one rank leaves early
 
 
 def _as_study(configuration: Configuration) -> Study:

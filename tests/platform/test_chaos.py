@@ -56,7 +56,7 @@ def write_study(folder, form, name):
         "trials": form["trials"],
         "epochs": 3,
         "topology": {"islands": islands, "workers": workers, "ranks": num_ranks},
-        "trial_timeout": 4.0,
+        "trial_timeout": 5.0,
         "heartbeat_timeout": HEARTBEAT_TIMEOUT,
         # None of these diverges by itself, and each takes about as long.
         "space": {"learning_rate": {"low": 0.01, "high": 0.05, "log": True}, "momentum": 0.5, "batch_size": 32},

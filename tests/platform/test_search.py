@@ -112,8 +112,12 @@ def test_stop_and_resume(tmp_path):
     assert "already holds a study; continue it with --resume" in refused.stderr
     changed = atoll(*flags, "--seed", "7", "--resume", cwd=tmp_path, code=1)
     assert "seed: 0 before, 7 now" in changed.stderr
-    atoll(*flags, "--resume", cwd=tmp_path, env={"FAIL": ""})
+    # islands and workers may change, ranks per worker may not
+    wrong = atoll(*SLOW, "--trials", "10", "--ranks", "1", "--resume", cwd=tmp_path, code=1)
+    assert "topology.ranks: 2 before, 1 now" in wrong.stderr
+    atoll(*SLOW, "--trials", "10", "--workers", "2", "--resume", cwd=tmp_path, env={"FAIL": ""})
     _, _, trials = check_complete(tmp_path, 10)
+    assert {t.island for t in trials if t.number not in before and t.state == "complete"} == {0}
     complete = {t.number: t.objective for t in trials if t.state == "complete"}
     assert before.items() <= complete.items()
     lost = [t for t in trials if t.state == "lost"]
@@ -274,6 +278,18 @@ def test_inside_a_world_of_another_size(tmp_path):
     assert not (tmp_path / "atoll-studies").exists()
 
 
+def test_a_journal_that_cannot_be_written_stops_the_search(tmp_path):
+    journals = tmp_path / "atoll-studies" / "s" / "journals"
+    journals.mkdir(parents=True)
+    (journals / "root-00000.jsonl").symlink_to("/dev/full")  # the device on which every write finds no space
+    done = atoll("search", "--method", "ddp", "--workload", "digits_mlp", "--name", "s", cwd=tmp_path, code=1)
+    assert "failed: " in done.stdout
+    assert "a journal cannot be written (" in done.stdout
+    assert "make room, then go on with --resume" in done.stdout
+    assert journal_lines(tmp_path / "atoll-studies" / "s", "restarted") == []
+
+
+@pytest.mark.may_skip
 def test_a_full_disk_stops_the_search_with_a_clear_error(tmp_path):
     disk = tmp_path / "small"
     disk.mkdir()

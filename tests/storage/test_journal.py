@@ -3,7 +3,9 @@
 import json
 import math
 
-from atoll.storage.journal import JournalTail, JournalWriter, read_chunk, replay
+import pytest
+
+from atoll.storage.journal import JournalError, JournalTail, JournalWriter, read_chunk, replay
 
 
 def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
@@ -77,3 +79,9 @@ def test_replay_orders_by_time(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"event":"first","time":1}\n')
     (tmp_path / "a.jsonl").write_text('{"event":"second","time":2}\n')
     assert [event["event"] for event in replay(tmp_path)] == ["first", "second"]
+
+
+def test_a_journal_on_a_full_disk_says_so(tmp_path):
+    (tmp_path / "a.jsonl").symlink_to("/dev/full")
+    with pytest.raises(JournalError, match=r"the journal .*a.jsonl cannot be written \(No space left on device\)"):
+        JournalWriter(tmp_path / "a.jsonl").append("x")

@@ -334,3 +334,32 @@ def test_many_processes_may_make_one_store_at_once(tmp_path):
     program = f"from atoll.storage.store import Store; print(len(Store({url!r}).studies()))"
     started = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(4)]
     assert [process.communicate(timeout=60)[0].strip() for process in started] == [b"0"] * 4
+
+
+def test_recorders_of_different_studies_share_a_store(tmp_path, url):
+    folders = [journals.start_folder(tmp_path / name, name=name) for name in ("a", "b", "c")]
+    threads = [
+        RecorderThread(Recorder(f, lambda: Store(url), journals.study_row(f.path, name=f.path.name))) for f in folders
+    ]
+    for thread in threads:
+        thread.start()
+    for folder in folders:
+        journals.write_study(folder, [0.9] * 20)
+    assert all(thread.finish(60) for thread in threads)
+    assert {s.study.name: s.counts for s in Store(url).studies()} == {name: {"complete": 20} for name in "abc"}
+    assert num_progress(url) == 3 * 20 * 3
+
+
+def test_a_store_that_is_not_there_yet_is_waited_for(folder, tmp_path):
+    """Its folder appears later, as a server's socket would."""
+    url = f"sqlite:///{tmp_path}/later/store.db"
+    (tmp_path / "later").write_text("in the way")
+    thread = RecorderThread(recorder_of(folder, url))
+    thread.start()
+    journals.write_study(folder, [0.9])
+    time.sleep(0.5)
+    failed_meanwhile = thread.failure
+    (tmp_path / "later").unlink()
+    assert failed_meanwhile is not None
+    assert thread.finish(30)
+    assert num_progress(url) == 3
