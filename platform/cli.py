@@ -121,6 +121,9 @@ def search(
     ranks_per_node: Annotated[int | None, typer.Option(help="Ranks of a worker that count as one node.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data per trial.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the study.")] = None,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Let the study file name code outside its folder.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was stopped.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -132,7 +135,7 @@ def search(
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
     flags |= {"epochs": epochs, "seed": seed}
-    study = _study(file, _given(flags), _given(topology))
+    study = _study(file, _given(flags), _given(topology), inside=not outside)
     raise typer.Exit(_search(study, store, resuming=resume, as_json=as_json))
 
 
@@ -140,7 +143,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value is not None}
 
 
-def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any]) -> Study:
+def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
     from atoll.platform import yamlfile
     from atoll.platform.study import Study
 
@@ -152,7 +155,7 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any]) -
             )
         flags.setdefault("name", "-".join(flags[key].rpartition(":")[2] for key in ("method", "workload")))
         return yamlfile.validate(flags | {"topology": topology}, Study, source="options", folder=Path.cwd())
-    study = yamlfile.load(file, Study)
+    study = yamlfile.load(file, Study, inside=inside)
     if not flags and not topology:
         return study
     content = study.model_dump(exclude_unset=True)

@@ -34,6 +34,16 @@ def absolute(name: str, folder: Path) -> str:
     return f"{(folder / Path(file).expanduser()).resolve()}:{attribute}"
 
 
+def check_inside(name: str, folder: Path) -> None:
+    """Raise UnknownName when `name` is a file outside `folder`: somebody else's study must not run any file."""
+    file, separator, _ = name.rpartition(":")
+    if separator and file.endswith(".py") and not Path(file).resolve().is_relative_to(folder.resolve()):
+        raise UnknownName(
+            f"{file} lies outside the study file's folder {folder.resolve()}, and would be run; move it there, or say "
+            f"--outside if you trust it; got {name!r}"
+        )
+
+
 def check_method(name: str) -> None:
     """Raise UnknownName unless `name` may stand for a method."""
     _locate(name, "method", METHODS)

@@ -194,7 +194,10 @@ class Study(_Strict):
     @field_validator("workload", "method")
     @classmethod
     def _known(cls, name: str, info: ValidationInfo) -> str:
-        name = registry.absolute(name, Path((info.context or {}).get("folder", ".")))
+        context = info.context or {}
+        name = registry.absolute(name, Path(context.get("folder", ".")))
+        if context.get("inside"):
+            registry.check_inside(name, Path(context["folder"]))
         (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
         return name
 

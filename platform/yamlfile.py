@@ -32,8 +32,8 @@ def read(text: str) -> Any:
     return yaml.load(text, Loader=Loader)
 
 
-def load(path: Path, model: type[Model]) -> Model:
-    """Read `path` as `model`. Raises FileError."""
+def load(path: Path, model: type[Model], *, inside: bool = False) -> Model:
+    """Read `path` as `model`. Raises FileError, also for code outside its folder if `inside` is set."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -44,15 +44,21 @@ def load(path: Path, model: type[Model]) -> Model:
         raise FileError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise FileError(f"{path}: must hold keys and values; valid keys are {', '.join(model.model_fields)}")
-    return validate(content, model, source=str(path), folder=path.parent, node=node)
+    return validate(content, model, source=str(path), folder=path.parent, node=node, inside=inside)
 
 
 def validate(
-    content: dict[str, Any], model: type[Model], *, source: str, folder: Path, node: yaml.Node | None = None
+    content: dict[str, Any],
+    model: type[Model],
+    *,
+    source: str,
+    folder: Path,
+    node: yaml.Node | None = None,
+    inside: bool = False,
 ) -> Model:
     """Make `model` of `content`; `source` names it in errors. Raises FileError."""
     try:
-        return model.model_validate(content, context={"folder": str(folder)})
+        return model.model_validate(content, context={"folder": str(folder), "inside": inside})
     except ValidationError as error:
         lines = [_explain(e["loc"], e["type"], e["msg"], e["input"], model, source, node) for e in error.errors()]
         raise FileError("\n".join(lines)) from None

@@ -146,11 +146,11 @@ def test_chaos(tmp_path, form):
     for kind in ("raise", "nan", "hang"):
         behaviour[kind], numbers = sorted(numbers[: form[kind]]), numbers[form[kind] :]
     write_study(tmp_path, form, "calm")
-    atoll("search", "calm.yaml", cwd=tmp_path, timeout=400)
+    atoll("search", "calm.yaml", "--outside", cwd=tmp_path, timeout=400)
     undisturbed = duration(tmp_path / "atoll-studies" / "calm")
 
     folder = write_study(tmp_path, form, "chaos")
-    search = start("search", "chaos.yaml", cwd=tmp_path, env={"CHAOS": json.dumps(behaviour)})
+    search = start("search", "chaos.yaml", "--outside", cwd=tmp_path, env={"CHAOS": json.dumps(behaviour)})
     disturber = Disturber(folder, tmp_path / "atoll.db", rng, form["seconds"])
     deeds = [kind for kind in ("kill", "stop", "outage") for _ in range(form[kind])]
     rng.shuffle(deeds)
@@ -185,12 +185,12 @@ def test_stopped_at_random_moments_and_resumed(tmp_path, form, num_stops):
     rng = random.Random(20071)
     folder = write_study(tmp_path, form, "stops")
     for stop in range(num_stops):
-        search = start("search", "stops.yaml", *(["--resume"] if stop else []), cwd=tmp_path)
+        search = start("search", "stops.yaml", "--outside", *(["--resume"] if stop else []), cwd=tmp_path)
         before = num_ended(folder)
         wait_until(lambda b=before: num_ended(folder) > b)
         time.sleep(rng.uniform(0, 2.0))
         search.send_signal(signal.SIGTERM)
         done = end(search, timeout=60)
         assert done.returncode == 75, done.stdout + done.stderr
-    atoll("search", "stops.yaml", "--resume", cwd=tmp_path, timeout=400)
+    atoll("search", "stops.yaml", "--outside", "--resume", cwd=tmp_path, timeout=400)
     check_nothing_lost(folder, tmp_path / "atoll.db", form["trials"])

@@ -156,7 +156,7 @@ def test_a_killed_rank_is_started_again(tmp_path):
 def test_a_stopped_rank_is_noticed_by_its_heartbeat(tmp_path):
     study = {"name": "s", "workload": FAILING, "method": "ddp", "trials": 4, "epochs": 4, "heartbeat_timeout": 12.0}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"topology": {"ranks": 2}}))
-    search = start("search", "study.yaml", cwd=tmp_path, env={"FAIL": "slow"})
+    search = start("search", "study.yaml", "--outside", cwd=tmp_path, env={"FAIL": "slow"})
     folder = tmp_path / "atoll-studies" / "s"
     wait_until(lambda: folder.exists() and len(journal_lines(folder, "progress")) >= 2)
     process = journal_lines(folder, "host")[1]["process"]

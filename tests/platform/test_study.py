@@ -151,6 +151,25 @@ def test_files_of_a_users_own_are_seen_from_the_study_file(tmp_path):
     assert Study.model_validate(study.model_dump()).workload == study.workload
 
 
+def test_code_outside_the_study_files_folder_is_not_run_unless_trusted(tmp_path):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "mine.py").write_text("class Mine: pass\n")
+    (tmp_path / "studies" / "inside.py").write_text("class Mine: pass\n")
+    file = tmp_path / "studies" / "study.yaml"
+    for workload, is_outside in (
+        ("../mine.py:Mine", True),
+        (f"{tmp_path}/mine.py:Mine", True),
+        ("inside.py:Mine", False),
+    ):
+        file.write_text(yaml.safe_dump(MINIMAL | {"workload": workload}))
+        if is_outside:
+            with pytest.raises(yamlfile.FileError, match=r"lies outside the study file's folder .* or say --outside"):
+                yamlfile.load(file, Study, inside=True)
+        assert yamlfile.load(file, Study, inside=not is_outside).workload.endswith(
+            "ine.py:Mine" if is_outside else "inside.py:Mine"
+        )
+
+
 def test_the_schema_describes_every_key():
     schema = Study.model_json_schema()
     assert schema["additionalProperties"] is False
