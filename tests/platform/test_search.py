@@ -278,17 +278,6 @@ def test_inside_a_world_of_another_size(tmp_path):
     assert not (tmp_path / "atoll-studies").exists()
 
 
-def test_a_journal_that_cannot_be_written_stops_the_search(tmp_path):
-    journals = tmp_path / "atoll-studies" / "s" / "journals"
-    journals.mkdir(parents=True)
-    (journals / "root-00000.jsonl").symlink_to("/dev/full")  # the device on which every write finds no space
-    done = atoll("search", "--method", "ddp", "--workload", "digits_mlp", "--name", "s", cwd=tmp_path, code=1)
-    assert "failed: " in done.stdout
-    assert "a journal cannot be written (" in done.stdout
-    assert "make room, then go on with --resume" in done.stdout
-    assert journal_lines(tmp_path / "atoll-studies" / "s", "restarted") == []
-
-
 @pytest.mark.may_skip
 def test_a_full_disk_stops_the_search_with_a_clear_error(tmp_path):
     disk = tmp_path / "small"
