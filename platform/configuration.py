@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,6 +47,7 @@ class Configuration(BaseModel):
         return name
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what a result depends on, of those packages that are installed."""
     found = {}

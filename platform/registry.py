@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -83,15 +84,20 @@ def search_space(method_name: str) -> SearchSpace:
 def names(kind: str) -> list[str]:
     """The registered names of a kind, `method` or `workload`, entry points included."""
     registered = METHODS if kind == "method" else WORKLOADS
-    return sorted({*registered, *(point.name for point in entry_points(group=f"atoll.{kind}s"))})
+    return sorted({*registered, *_entry_points(kind)})
+
+
+@cache
+def _entry_points(kind: str) -> dict[str, str]:
+    """Names that installed packages register for a kind; read once, as every trial asks."""
+    return {point.name: point.value for point in entry_points(group=f"atoll.{kind}s")}
 
 
 def _locate(name: str, kind: str, registered: Mapping[str, str]) -> str:
     if name in registered:
         return registered[name]
-    for point in entry_points(group=f"atoll.{kind}s"):
-        if point.name == name:
-            return point.value
+    if name in (found := _entry_points(kind)):
+        return found[name]
     file, _, attribute = name.rpartition(":")
     if file.endswith(".py") and attribute:
         if not Path(file).is_file():

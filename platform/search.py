@@ -46,7 +46,6 @@ def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda:
     places = arrange_world(study, world)
     place = places[world.rank]
     torch.set_num_threads(place.threads)
-    spin = place.may_spin
     worker_places = [p for p in places if p.worker == place.worker]
     beat = Heartbeat(folder.heartbeat(world.rank), interval(study.heartbeat_timeout))
 
@@ -56,7 +55,7 @@ def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda:
 
     _warm_up(study)
     meet(world, serve)
-    worker = Worker(world.Split(place.worker, world.rank), worker_places, spin=spin, serve=serve)
+    worker = Worker(world.Split(place.worker, world.rank), worker_places, spin=place.may_spin, serve=serve)
     roots = world.Split(0 if worker.is_root else MPI.UNDEFINED, world.rank)
     if worker.is_root:
         from atoll.platform.root import Root  # Propulate takes a second to import, and members do not need it
