@@ -4,6 +4,9 @@ Guarantees, held by one contract test over every implementation:
 
 - Every wait polls. While it waits, a rank calls `poll`, which may raise (`PeerAborted`, a deadline, a stop), so no rank
   hangs in a collective whose peer has failed.
+- Every wait serves. A rank that owns something others ask for (the center of the asynchronous methods) adds a function
+to
+  `services`; it is called in every wait of every communicator of the worker, and wherever `attend` is called.
 - The communicator keeps every buffer until its operation completes; the caller may drop its reference, but must not
   write to the tensor before `Request.wait` returns or `Request.test` is true.
 - Collectives are posted in the same order on every rank of a communicator. Messages between two ranks with one tag
@@ -146,10 +149,7 @@ class Request:
     def wait(self) -> None:
         """Return when the communication is complete. Raises what `poll` raises."""
         started = time.perf_counter()
-        patience = Patience(self._communicator.spin)
-        while not self.test():
-            self._communicator.poll()
-            patience.pause()
+        self._communicator.wait_until(self.test)
         if self._tally is not None:
             self._tally.seconds_waited += time.perf_counter() - started
 
@@ -178,6 +178,7 @@ class Communicator(ABC):
         ledger: where traffic is counted; a communicator made by `split` shares it unless told otherwise.
         poll: called again and again during waits; raises to interrupt them.
         spin: whether waits may keep a core busy.
+        services: called during waits; they never wait themselves. Shared with the communicators made by `split`.
     """
 
     def __init__(
@@ -189,6 +190,7 @@ class Communicator(ABC):
         ledger: Ledger,
         poll: Callable[[], None],
         spin: bool,
+        services: list[Callable[[], None]] | None = None,
     ) -> None:
         self.rank = rank
         self.size = len(nodes)
@@ -197,6 +199,7 @@ class Communicator(ABC):
         self.ledger = ledger
         self.poll = poll
         self.spin = spin
+        self.services = [] if services is None else services
         self.scope: Scope = "node" if len(set(nodes)) <= 1 else "global"
 
     # What an implementation provides: each starts one operation on a contiguous host tensor and returns a function
@@ -213,6 +216,9 @@ class Communicator(ABC):
 
     @abstractmethod
     def _post_receive(self, buffer: Tensor, source: int, tag: int) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _arrived(self, tag: int) -> int | None: ...
 
     @abstractmethod
     def _post_barrier(self) -> Callable[[], bool]: ...
@@ -245,6 +251,25 @@ class Communicator(ABC):
     def start_receive(self, tensor: Tensor, source: int, tag: int = 0) -> Request:
         """Start to fill `tensor` with what rank `source` sends."""
         return self._start_receive(tensor, source, tag, overlapped=True)
+
+    def arrived(self, tag: int) -> int | None:
+        """A rank that has sent a message with `tag` that no receive has been started for; None where there is none."""
+        return self._arrived(tag)
+
+    # Waiting.
+
+    def attend(self) -> None:
+        """What a rank does in every wait: look whether to stop, and serve those that wait for it. Raises as `poll`."""
+        self.poll()
+        for service in self.services:
+            service()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds. Raises what `poll` raises."""
+        patience = Patience(self.spin)
+        while not condition():
+            self.attend()
+            patience.pause()
 
     # Blocking forms.
 
@@ -283,7 +308,7 @@ class Communicator(ABC):
         interruption: Exception | None = None
         while not arrived():
             try:
-                self.poll()
+                self.attend()
             except Exception as reason:
                 interruption = reason
                 if isinstance(reason, PeerAborted) and reason.rank in self.members:

@@ -103,12 +103,15 @@ class MpiCommunicator(Communicator):
         mpi: the MPI communicator; freed by `close`.
         nodes: the node of each rank.
         members: the rank in the whole worker of each rank; the same unless given.
-        ledger, poll, spin: see Communicator.
+        ledger, poll, spin, services: see Communicator.
         family: the communicators that end together.
         name: equal on all ranks of one communicator, and different for two communicators of one rank.
     """
 
     LOG_LENGTH = 256
+    # A large sum travels as several collectives under way at once: adding one piece overlaps copying the next. On two
+    # ranks of one host this halves the time of 40 MB (benchmarks/step.py, the 10-million-parameter model).
+    PIECE_BYTES, MAX_PIECES = 2**20, 32
 
     def __init__(
         self,
@@ -119,16 +122,25 @@ class MpiCommunicator(Communicator):
         ledger: Ledger,
         poll: Callable[[], None],
         spin: bool,
+        services: list[Callable[[], None]] | None = None,
         family: MpiFamily,
         name: str = "0",
     ) -> None:
-        super().__init__(mpi.rank, nodes, members or range(len(nodes)), ledger=ledger, poll=poll, spin=spin)
+        super().__init__(
+            mpi.rank,
+            nodes,
+            members or range(len(nodes)),
+            ledger=ledger,
+            poll=poll,
+            spin=spin,
+            services=services,
+        )
         self.name = name
         self._mpi = mpi
         self._family = family
         self._num_splits = 0
         # mpi4py's non-blocking operations hold no reference to their buffers, and a dropped buffer crashes.
-        self._pending: dict[int, tuple[MPI.Request, Tensor]] = {}
+        self._pending: dict[int, tuple[list[MPI.Request], Tensor]] = {}
         self._num_posted = 0
         self._num_collectives = 0
         self._collectives: deque[tuple[str, str, int, int]] = deque(maxlen=self.LOG_LENGTH)
@@ -139,25 +151,33 @@ class MpiCommunicator(Communicator):
         family.add(self)
 
     def _post_sum(self, buffer: Tensor) -> Callable[[], bool]:
-        summands, operation = _as_summands(buffer)
-        request = self._mpi.Iallreduce(MPI.IN_PLACE, summands, op=operation)
-        return self._collective(request, buffer, ("sum", str(buffer.dtype), buffer.numel(), 0))
+        # The number of pieces follows from the size alone, so that every rank cuts alike.
+        num_pieces = max(1, min(self.MAX_PIECES, buffer.nbytes // self.PIECE_BYTES))
+        requests = []
+        for piece in buffer.reshape(-1).tensor_split(num_pieces):
+            summands, operation = _as_summands(piece)
+            requests.append(self._mpi.Iallreduce(MPI.IN_PLACE, summands, op=operation))
+        return self._collective(requests, buffer, ("sum", str(buffer.dtype), buffer.numel(), 0))
 
     def _post_broadcast(self, buffer: Tensor, root: int) -> Callable[[], bool]:
         request = self._mpi.Ibcast(_as_bytes(buffer), root=root)
-        return self._collective(request, buffer, ("broadcast", "", buffer.nbytes, root))
+        return self._collective([request], buffer, ("broadcast", "", buffer.nbytes, root))
 
     def _post_barrier(self) -> Callable[[], bool]:
-        return self._collective(self._mpi.Ibarrier(), torch.empty(0), ("barrier", "", 0, 0))
+        return self._collective([self._mpi.Ibarrier()], torch.empty(0), ("barrier", "", 0, 0))
 
     def _post_send(self, buffer: Tensor, destination: int, tag: int) -> Callable[[], bool]:
         self._sent[destination, tag] += 1
-        return self._track(self._mpi.Isend(_as_bytes(buffer), dest=destination, tag=tag), buffer)
+        return self._track([self._mpi.Isend(_as_bytes(buffer), dest=destination, tag=tag)], buffer)
 
     def _post_receive(self, buffer: Tensor, source: int, tag: int) -> Callable[[], bool]:
         self._received[source, tag] += 1
         self._receives[self._num_posted] = (source, tag, self._received[source, tag])
-        return self._track(self._mpi.Irecv(_as_bytes(buffer), source=source, tag=tag), buffer)
+        return self._track([self._mpi.Irecv(_as_bytes(buffer), source=source, tag=tag)], buffer)
+
+    def _arrived(self, tag: int) -> int | None:
+        status = MPI.Status()
+        return status.source if self._mpi.Iprobe(MPI.ANY_SOURCE, tag, status) else None
 
     def _split(self, color: int, ledger: Ledger) -> MpiCommunicator:
         colors = self._mpi.allgather(color)
@@ -171,6 +191,7 @@ class MpiCommunicator(Communicator):
             ledger=ledger,
             poll=self.poll,
             spin=self.spin,
+            services=self.services,
             family=self._family,
             name=name,
         )
@@ -184,19 +205,19 @@ class MpiCommunicator(Communicator):
     # Pending operations.
 
     def _collective(
-        self, request: MPI.Request, buffer: Tensor, signature: tuple[str, str, int, int]
+        self, requests: list[MPI.Request], buffer: Tensor, signature: tuple[str, str, int, int]
     ) -> Callable[[], bool]:
         self._num_collectives += 1
         self._collectives.append(signature)
-        return self._track(request, buffer)
+        return self._track(requests, buffer)
 
-    def _track(self, request: MPI.Request, buffer: Tensor) -> Callable[[], bool]:
+    def _track(self, requests: list[MPI.Request], buffer: Tensor) -> Callable[[], bool]:
         number = self._num_posted
         self._num_posted += 1
-        self._pending[number] = (request, buffer)
+        self._pending[number] = (requests, buffer)
 
         def done() -> bool:
-            if number in self._pending and request.Test():
+            if number in self._pending and MPI.Request.Testall(requests):
                 self._forget(number)
             return number not in self._pending
 
@@ -228,8 +249,8 @@ class MpiCommunicator(Communicator):
             self._joined = True
             self._join_collectives(reports)
             self._match_messages(reports)
-        for number, (request, _) in list(self._pending.items()):
-            if request.Test():
+        for number, (requests, _) in list(self._pending.items()):
+            if MPI.Request.Testall(requests):
                 self._forget(number)
         return not self._pending
 
@@ -255,8 +276,8 @@ class MpiCommunicator(Communicator):
         }
         for number, (source, tag, ordinal) in list(self._receives.items()):
             if ordinal > sent.get((source, tag), 0):
-                request, _ = self._pending[number]
-                request.Cancel()
+                requests, _ = self._pending[number]
+                requests[0].Cancel()
         for (source, tag), count in sent.items():
             for _ in range(count - self._received[source, tag]):
                 self._swallow(source, tag)
@@ -266,4 +287,4 @@ class MpiCommunicator(Communicator):
         status = MPI.Status()
         message = self._mpi.Mprobe(source, tag, status)
         buffer = torch.empty(status.Get_count(MPI.BYTE), dtype=torch.uint8)
-        self._track(message.Irecv(_as_bytes(buffer)), buffer)
+        self._track([message.Irecv(_as_bytes(buffer))], buffer)

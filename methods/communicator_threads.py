@@ -40,8 +40,9 @@ class ThreadCommunicator(Communicator):
         *,
         ledger: Ledger,
         poll: Callable[[], None],
+        services: list[Callable[[], None]] | None = None,
     ) -> None:
-        super().__init__(rank, nodes, members, ledger=ledger, poll=poll, spin=False)
+        super().__init__(rank, nodes, members, ledger=ledger, poll=poll, spin=False, services=services)
         self._board = board
         self._num_collectives = 0
         self._early: dict[tuple[int, int], deque[Callable[[], bool]]] = defaultdict(deque)
@@ -96,6 +97,14 @@ class ThreadCommunicator(Communicator):
         queue.append(step)
         return done
 
+    def _arrived(self, tag: int) -> int | None:
+        with self._board.lock:
+            for source in range(self.size):
+                messages = self._board.messages.get((source, self.rank, tag))
+                if messages and len(messages) > len(self._early[source, tag]):
+                    return source
+        return None
+
     def _collective(self, contribution: Tensor, combine: Callable[[list[Tensor]], None]) -> Callable[[], bool]:
         number = self._num_collectives
         self._num_collectives += 1
@@ -132,7 +141,9 @@ class ThreadCommunicator(Communicator):
         with self._board.lock:
             part = self._board.parts.setdefault((self._num_collectives, color), _Board(len(ranks)))
         nodes, members = [self.nodes[rank] for rank in ranks], [self.members[rank] for rank in ranks]
-        return ThreadCommunicator(ranks.index(self.rank), nodes, members, part, ledger=ledger, poll=self.poll)
+        return ThreadCommunicator(
+            ranks.index(self.rank), nodes, members, part, ledger=ledger, poll=self.poll, services=self.services
+        )
 
     def close(self) -> None:
         """Nothing to give back: the board goes with its last rank."""

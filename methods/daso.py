@@ -110,7 +110,7 @@ class Daso(Method):
         self._node = everyone.split(everyone.nodes[everyone.rank])
         self._group = everyone.split(self._node.rank)
         self._flat = FlatModel(context.model)
-        self._optimizer = context.optimizers(context.model.parameters())
+        self._optimizer = context.optimizers([self._flat.vector])
         self._wire = WIRE_DTYPES[hyperparameters.wire]
         self._plateau = Plateau(hyperparameters.plateau_threshold, hyperparameters.plateau_patience)
         self._B, self._S = hyperparameters.B, hyperparameters.S
@@ -159,7 +159,7 @@ class Daso(Method):
         self._differ = False
 
     def _send(self, wait: int) -> None:
-        statistics = self._flat.state[self._flat.parameters.numel() :]
+        statistics = self._flat.statistics
         if statistics.numel():  # of batch normalisation: each rank has those of its own samples
             self._node.mean(statistics)
         group, self._next_group = self._next_group, (self._next_group + 1) % self._ranks_per_node

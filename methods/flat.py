@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,36 +15,56 @@ class FlatModel:
     """A model whose parameters, gradients and running statistics are views of flat tensors.
 
     Attributes:
-        parameters: (n,) all parameters.
-        gradients: (n,) their gradients.
-        state: (n + s,) the parameters, then the s floating elements of the buffers (batch-norm statistics), which are
-            averaged whenever the parameters are.
+        vector: (n,) all parameters as one, for an optimizer: elementwise rules do not care where a tensor ends.
+        parameters: (n,) the same, without a gradient of its own.
+        gradients: (n,) their gradients; those of `vector` as well.
+        statistics: (s,) the floating elements of the buffers (batch-norm statistics), averaged whenever parameters are.
+        state: (n + s,) parameters, then statistics.
+        slices: where each parameter lies in `parameters`, in the model's order.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        parameters = [p for p in model.parameters() if p.requires_grad]
+        self.trained = [p for p in model.parameters() if p.requires_grad]
         buffers = [b for b in model.buffers() if b.is_floating_point()]
-        kinds = {(tensor.dtype, tensor.device) for tensor in (*parameters, *buffers)}
+        kinds = {(tensor.dtype, tensor.device) for tensor in (*self.trained, *buffers)}
         if len(kinds) != 1:
             raise ValueError(f"the model's parameters must share one dtype and device; got {sorted(map(str, kinds))}")
         self.model = model
-        num_parameters = sum(p.numel() for p in parameters)
-        self.state = torch.cat([tensor.detach().reshape(-1) for tensor in (*parameters, *buffers)])
-        self.parameters = self.state[:num_parameters]
+        num_parameters = sum(p.numel() for p in self.trained)
+        self.state = torch.cat([tensor.detach().reshape(-1) for tensor in (*self.trained, *buffers)])
+        self.parameters, self.statistics = self.state[:num_parameters], self.state[num_parameters:]
         self.gradients = torch.zeros_like(self.parameters)
-        for tensor, view in _views(self.state, [*parameters, *buffers]):
+        self.slices = list(_slices(self.trained))
+        for tensor, view in _views(self.state, [*self.trained, *buffers]):
             tensor.data = view
-        for parameter, view in _views(self.gradients, parameters):
+        for parameter, view in _views(self.gradients, self.trained):
             parameter.grad = view
+        self.vector = nn.Parameter(self.parameters)
+        self.vector.grad = self.gradients
 
     def backward(self, loss: Tensor) -> None:
         """Replace `gradients` by those of `loss`."""
         self.gradients.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
 
+    def on_gradient(self, function: Callable[[int], None]) -> None:
+        """Call `function` with a parameter's number as soon as backward has its gradient, the last one's first."""
+        for number, parameter in enumerate(self.trained):
+            hook = partial(_call, function, number)
+            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
-def _views(flat: Tensor, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+
+def _call(function: Callable[[int], None], number: int, _: Tensor) -> None:
+    function(number)
+
+
+def _slices(tensors: Sequence[Tensor]) -> Iterator[slice]:
     start = 0
     for tensor in tensors:
-        yield tensor, flat[start : start + tensor.numel()].view(tensor.shape)
+        yield slice(start, start + tensor.numel())
         start += tensor.numel()
+
+
+def _views(flat: Tensor, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    for tensor, where in zip(tensors, _slices(tensors), strict=True):
+        yield tensor, flat[where].view(tensor.shape)

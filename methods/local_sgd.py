@@ -42,7 +42,7 @@ class LocalSgd(Method):
         self._hyperparameters = hyperparameters
         self._context = context
         self._flat = FlatModel(context.model)
-        self._optimizer = context.optimizers(context.model.parameters())
+        self._optimizer = context.optimizers([self._flat.vector])
         self._num_steps = 0
         self._num_local_steps = 0
 
@@ -70,7 +70,7 @@ class LocalSgd(Method):
 
     def finalize(self) -> nn.Module:
         """Average what differs, and return the model."""
-        if self._num_local_steps or self._flat.state.numel() > self._flat.parameters.numel():
+        if self._num_local_steps or self._flat.statistics.numel():
             self._meet()
         return self._context.model
 

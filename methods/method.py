@@ -8,14 +8,15 @@ number on every rank; `epoch_end` after each pass over the data; `evaluation_mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from atoll.methods.communicator import Communicator
-from atoll.methods.optimizers import OptimizerFactory
+from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,15 +66,33 @@ class Method(ABC):
 
     Class attributes:
         Hyperparameters: a frozen keyword-only dataclass that validates itself in `__post_init__`.
+        optimizer_defaults: defaults of optimizer settings that differ from the shared ones, such as the source's.
+        min_ranks, max_ranks: how many ranks it can use; None for any number.
         asynchronous: whether the same seed may give different results, because ranks do not wait for one another.
+
+    Attributes:
+        notes: what a user should know of how the method runs here; equal on every rank.
     """
 
     Hyperparameters: ClassVar[type] = NoHyperparameters
+    optimizer_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    min_ranks: ClassVar[int] = 1
+    max_ranks: ClassVar[int | None] = None
     asynchronous: ClassVar[bool] = False
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def check(cls, hyperparameters: Any, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Raise NotApplicable for what the method cannot do; cheap, and called before anything expensive starts."""
+        name = cls.__module__.rpartition(".")[2]
+        if num_ranks < cls.min_ranks:
+            raise NotApplicable(f"{name} needs at least {cls.min_ranks} ranks per worker; got {num_ranks}")
+        if cls.max_ranks is not None and num_ranks > cls.max_ranks:
+            raise NotApplicable(f"{name} is sequential: it trains on {cls.max_ranks} rank per worker; got {num_ranks}")
 
     @abstractmethod
     def __init__(self, hyperparameters: Any, context: Context) -> None:
-        """Set up; raises NotApplicable for what the method cannot do."""
+        """Set up, after `check`; raises NotApplicable for what only the ranks at work can tell."""
 
     @abstractmethod
     def step(self, batch: Batch) -> Tensor:

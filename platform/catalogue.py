@@ -57,10 +57,8 @@ def spaces() -> dict[str, str]:
 
 def space(name: str) -> dict[str, Any]:
     """The parameters that are searched for one method, the shared optimizer space included."""
-    from atoll.searchspaces.optimizer import SPACE
-
     registry.check_method(name)
-    parameters = (registry.search_space(name) + SPACE).parameters
+    parameters = registry.whole_space(name).parameters
     columns = ("name", "symbol", "domain", "default", "unit", "source")
     return {"method": name, "parameters": [{c: p.as_dict()[c] for c in columns} for p in parameters]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -60,30 +61,42 @@ def versions() -> dict[str, str]:
 
 
 def complete_hyperparameters(method_name: str, hyperparameters: dict[str, Scalar]) -> dict[str, Scalar]:
-    """The hyperparameters with the defaults of all that they do not name, the optimizer's included."""
+    """The hyperparameters with the defaults of all that they do not name, the optimizer's included.
+
+    A default of None stands for a value that the method derives, and stays unnamed.
+    """
     from atoll.methods.optimizers import OptimizerSettings
 
-    both = (*fields(registry.method(method_name).Hyperparameters), *fields(OptimizerSettings))
-    return {field.name: field.default for field in both if field.default is not MISSING} | hyperparameters
+    method = registry.method(method_name)
+    both = (*fields(method.Hyperparameters), *fields(OptimizerSettings))
+    defaults = {field.name: field.default for field in both if field.default not in (MISSING, None)}
+    return defaults | dict(method.optimizer_defaults) | hyperparameters
 
 
 def _check_types(defaults: dict[str, Any], given: dict[str, Any]) -> None:
-    """Raise ValueError for a value that is not of its default's type; an integer may stand for a real number."""
+    """Raise ValueError for a value that is not of its default's type; an integer may stand for a real number.
+
+    A default of None is that of a real number which the method derives unless it is given.
+    """
     for name, value in given.items():
-        expected = type(defaults[name])
+        expected = float if defaults[name] is None else type(defaults[name])
         if defaults[name] is not MISSING and type(value) is not expected and (expected, type(value)) != (float, int):
             raise ValueError(f"{name} must be of type {expected.__name__}; got {value!r}")
 
 
-def split_hyperparameters(method_name: str, hyperparameters: dict[str, Scalar]) -> tuple[Any, OptimizerSettings]:
+def split_hyperparameters(
+    method_name: str, hyperparameters: Mapping[str, Scalar], num_ranks: int
+) -> tuple[Any, OptimizerSettings]:
     """The method's and the optimizer's validated hyperparameters, of one flat dictionary.
 
     Raises:
         ValueError: for a name that neither has, with the valid ones, or for a value out of its range.
+        NotApplicable: for what the method cannot do, such as training on `num_ranks` ranks.
     """
     from atoll.methods.optimizers import OptimizerSettings
 
-    made = registry.method(method_name).Hyperparameters
+    method = registry.method(method_name)
+    made = method.Hyperparameters
     given: dict[str, Any] = dict(hyperparameters)
     own = {field.name for field in fields(made)}
     shared = {field.name for field in fields(OptimizerSettings)}
@@ -94,7 +107,7 @@ def split_hyperparameters(method_name: str, hyperparameters: dict[str, Scalar]) 
             f"method and {', '.join(sorted(shared))} of the optimizer"
         )
     _check_types({field.name: field.default for field in (*fields(made), *fields(OptimizerSettings))}, given)
-    return (
-        made(**{name: value for name, value in given.items() if name in own}),
-        OptimizerSettings(**{name: value for name, value in given.items() if name in shared}),
-    )
+    settings = dict(method.optimizer_defaults) | {name: value for name, value in given.items() if name in shared}
+    split = made(**{name: value for name, value in given.items() if name in own}), OptimizerSettings(**settings)
+    method.check(*split, num_ranks)
+    return split

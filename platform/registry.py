@@ -81,6 +81,13 @@ def search_space(method_name: str) -> SearchSpace:
     return getattr(method(method_name), "search_space", SearchSpace(()))
 
 
+def whole_space(method_name: str) -> SearchSpace:
+    """What is searched for a method: its own space on top of the optimizer settings that all methods share."""
+    from atoll.searchspaces.optimizer import SPACE
+
+    return search_space(method_name).on_top_of(SPACE)
+
+
 def names(kind: str) -> list[str]:
     """The registered names of a kind, `method` or `workload`, entry points included."""
     registered = METHODS if kind == "method" else WORKLOADS

@@ -212,19 +212,27 @@ class Study(_Strict):
     def search_space(self) -> SearchSpace:
         """The method's space and the shared optimizer space, with the study's changes.
 
+        The study may fix or search any other hyperparameter of the method or of the optimizer too.
+
         Raises:
             ValueError: for a name that neither method nor optimizer has, or a range that cannot be.
         """
-        from atoll.searchspaces.optimizer import SPACE as OPTIMIZER_SPACE
-        from atoll.searchspaces.space import SearchSpace
+        from atoll.searchspaces.space import Parameter, SearchSpace
 
-        space = registry.search_space(self.method) + OPTIMIZER_SPACE
-        searched = set(space.names())
-        extra = {name: v for name, v in self.space.items() if name not in searched and not isinstance(v, _Strict)}
-        changes = {name: _distribution(value) for name, value in self.space.items() if name not in extra}
-        space = space.narrowed(changes) + SearchSpace((), tuple(extra.items()))
+        space = registry.whole_space(self.method)
+        known = set(space.names())
+        extra = {name: value for name, value in self.space.items() if name not in known}
+        changes = {name: _distribution(value) for name, value in self.space.items() if name in known}
+        fixed = tuple((name, value) for name, value in extra.items() if not isinstance(value, _Strict))
+        defaults = complete_hyperparameters(self.method, {})
+        searched = tuple(
+            Parameter.of_study(name, _distribution(value), defaults.get(name))
+            for name, value in extra.items()
+            if isinstance(value, _Strict)
+        )
+        space = space.narrowed(changes) + SearchSpace(searched, fixed)
         for hyperparameters in space.extremes():
-            split_hyperparameters(self.method, hyperparameters)
+            split_hyperparameters(self.method, hyperparameters, self.topology.ranks)
         if not space.parameters:
             raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
         return space

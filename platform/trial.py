@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.platform import registry
 from atoll.platform.configuration import Configuration, split_hyperparameters
 from atoll.platform.workloads.workload import Samples, Workload
+
+Transform = Callable[[Tensor, torch.Generator | None], Tensor]
 
 # torch's random state is the process's, and virtual ranks are threads of one.
 _RANDOM_STATE = threading.Lock()
@@ -62,10 +64,24 @@ class EpochBatches:
     Global batch k is the k-th run of p*b samples of the epoch's permutation, and rank r takes its r-th run of b: so p
     ranks with batch b see what one rank with batch p*b sees. Samples that do not fill a global batch wait for another
     epoch's permutation.
+
+    Args:
+        samples: the training data, on the rank's device.
+        batch_size, rank, num_ranks, seed: of this rank, and of the trial.
+        transform: makes inputs of what was loaded, with a generator for what is random.
     """
 
-    def __init__(self, samples: Samples, batch_size: int, rank: int, num_ranks: int, seed: int) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        batch_size: int,
+        rank: int,
+        num_ranks: int,
+        seed: int,
+        transform: Transform = lambda inputs, _: inputs,
+    ) -> None:
         self._samples = samples
+        self._transform = transform
         self._batch_size = batch_size
         self._rank = rank
         self._global_size = batch_size * num_ranks
@@ -79,18 +95,21 @@ class EpochBatches:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self._samples), generator=generator).to(self._samples.targets.device)
+        seed, device = self._seed * 1_000_003 + epoch, self._samples.targets.device
+        order = torch.randperm(len(self._samples), generator=torch.Generator().manual_seed(seed)).to(device)
+        # The ranks see the same order, and each augments its own share.
+        generator = torch.Generator(device).manual_seed((seed * 1_000_003 + self._rank) % 2**63)
         for number in range(self.num_batches):
             start = number * self._global_size + self._rank * self._batch_size
             indices = order[start : start + self._batch_size]
-            yield Batch(indices=indices, inputs=self._samples.inputs[indices], targets=self._samples.targets[indices])
+            inputs = self._transform(self._samples.inputs[indices], generator)
+            yield Batch(indices=indices, inputs=inputs, targets=self._samples.targets[indices])
 
 
 class Evaluator:
     """Measures a model on samples shared out over the ranks."""
 
-    CHUNK = 4096
+    CHUNK = 1024
 
     def __init__(self, workload: Workload, samples: Samples, communicator: Communicator) -> None:
         self._workload = workload
@@ -106,7 +125,7 @@ class Evaluator:
         with torch.no_grad():
             for start in range(0, len(self._targets), self.CHUNK):
                 targets = self._targets[start : start + self.CHUNK]
-                outputs = model(self._inputs[start : start + self.CHUNK])
+                outputs = model(self._workload.transform(self._inputs[start : start + self.CHUNK], None))
                 means = [self._workload.loss(outputs, targets), self._workload.measure(outputs, targets)]
                 totals += torch.tensor([*(float(mean) * len(targets) for mean in means), len(targets)])
         model.train(training)
@@ -125,14 +144,21 @@ class Trial:
 
     def __init__(self, configuration: Configuration, communicator: Communicator, device: str) -> None:
         self.workload = registry.workload(configuration.workload)
-        hyperparameters, settings = split_hyperparameters(configuration.method, configuration.hyperparameters)
+        hyperparameters, settings = split_hyperparameters(
+            configuration.method, configuration.hyperparameters, communicator.size
+        )
         self._communicator = communicator
         # The trial's own sums, for losses and metrics, are not the method's traffic.
         self._aside = communicator.split(0, ledger=Ledger())
         self.num_epochs = configuration.epochs or self.workload.epochs
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
         self._batches = EpochBatches(
-            _on(device, data.train), settings.batch_size, communicator.rank, communicator.size, configuration.seed
+            _on(device, data.train),
+            settings.batch_size,
+            communicator.rank,
+            communicator.size,
+            configuration.seed,
+            self.workload.transform,
         )
         self._validate = Evaluator(self.workload, _on(device, data.validation), self._aside)
         self._test = Evaluator(self.workload, _on(device, data.test), self._aside)
@@ -172,7 +198,7 @@ class Trial:
             for batch in self._batches.epoch(epoch - 1):
                 self._optimizers.set_step(step)
                 losses.append(self.method.step(batch))
-                self._communicator.poll()
+                self._communicator.attend()
                 step += 1
             train_loss, wire_bytes = self._summarise(losses)
             _check_finite("training loss", train_loss, step)

@@ -44,6 +44,17 @@ class Parameter:
     source: str = ""
     at_most: str | None = None
 
+    @classmethod
+    def of_study(cls, name: str, distribution: BaseDistribution, default: Value | None) -> Parameter:
+        """A hyperparameter that only the study searches; the range's middle is tried where its default lies outside."""
+        made = cls(
+            name=name, distribution=distribution, default=0.0 if default is None else default, source="study file"
+        )
+        if default is not None and made.contains(default):
+            return replace(made, default=default)
+        is_choice = isinstance(distribution, CategoricalDistribution)
+        return replace(made, default=made.decode(0 if is_choice else 0.5))
+
     def limits(self) -> tuple[float, float] | tuple[int, int]:
         """The gene's limits: floats for numbers, integers for categories."""
         if isinstance(self.distribution, CategoricalDistribution):
@@ -109,10 +120,16 @@ class SearchSpace:
     """Parameters that are searched, and values that are fixed.
 
     A parameter with `at_most` comes after the parameter it names.
+
+    Attributes:
+        parameters: what is searched.
+        fixed: names and values of what is not.
+        without: names of shared optimizer settings that mean nothing to the method, and are not searched for it.
     """
 
     parameters: tuple[Parameter, ...]
     fixed: tuple[tuple[str, Value], ...] = ()
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[str] = {name for name, _ in self.fixed}
@@ -125,6 +142,11 @@ class SearchSpace:
 
     def __add__(self, other: SearchSpace) -> SearchSpace:
         return SearchSpace(self.parameters + other.parameters, self.fixed + other.fixed)
+
+    def on_top_of(self, shared: SearchSpace) -> SearchSpace:
+        """This space, and those parameters of `shared` that it neither has itself nor does without."""
+        known = {*self.names(), *self.without}
+        return self + SearchSpace(tuple(p for p in shared.parameters if p.name not in known))
 
     def names(self) -> list[str]:
         """Names of all parameters, searched and fixed."""

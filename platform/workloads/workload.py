@@ -64,6 +64,15 @@ class Workload(ABC):
             folder: where the data files are; None to look where ATOLL_DATA says.
         """
 
+    def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Loaded inputs as the network takes them, called after `load`, on the rank's device.
+
+        Args:
+            inputs: (b, ...) of a batch.
+            generator: for random augmentation, on the inputs' device; None where the model is evaluated.
+        """
+        return inputs
+
     @abstractmethod
     def model(self) -> nn.Module:
         """Make the network; its initial weights come from torch's global random state."""
@@ -89,21 +98,22 @@ class Classification(Workload):
         return (outputs.argmax(dim=-1) == targets).to(torch.float64).mean()
 
 
-def find_file(name: str, folder: Path | None, how_to_get: str) -> Path:
-    """The path of a data file in `folder`, or else in the folder that ATOLL_DATA names.
+def find_file(names: str | tuple[str, ...], folder: Path | None, how_to_get: str) -> Path:
+    """The first of `names` that is in `folder`, or else in the folder that ATOLL_DATA names.
 
     Raises:
         DataMissing: with the places that were looked at and `how_to_get`.
     """
     configured = os.environ.get("ATOLL_DATA")
     folders = [folder] if folder else [Path(configured)] if configured else []
-    for candidate in folders:
-        if (candidate / name).is_file():
-            return candidate / name
+    names = (names,) if isinstance(names, str) else names
+    for path in (candidate / name for candidate in folders for name in names):
+        if path.exists():
+            return path
     places = (
         ", ".join(str(f.absolute()) for f in folders) or "no folder: neither the study's `data` nor ATOLL_DATA is set"
     )
-    raise DataMissing(f"{name} was not found; looked in {places}. {how_to_get}")
+    raise DataMissing(f"{' or '.join(names)} was not found; looked in {places}. {how_to_get}")
 
 
 def standardise(train: Tensor, *others: Tensor) -> list[Tensor]:

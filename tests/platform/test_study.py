@@ -54,7 +54,7 @@ def test_everything_survives_a_round_trip(tmp_path):
         ("name: s\n", ["workload: required, but not given", "method: required"]),
         (
             "name: s\nworkload: digits_mlp\nmethod: dado\n",
-            ["study.yaml, line 3", "method", "must be one of daso, ddp", "got 'dado'"],
+            ["study.yaml, line 3", "method", "must be one of admm_consensus, adownpour", "got 'dado'"],
         ),
         ("name: s\nworkload: nothing.py:X\nmethod: daso\n", ["line 2", "there is no file", "nothing.py"]),
         (MINIMAL | {"trials": "many"}, ["trials", "valid integer", "got 'many'"]),
@@ -91,7 +91,7 @@ def test_every_mistake_is_reported_at_once(tmp_path):
     [
         ({"lerning_rate": 0.1}, "daso has no hyperparameter lerning_rate; valid are B, S"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0; got -1.0"),
-        ({"C": {"low": 1, "high": 2}}, "the space has no parameter 'C'"),
+        ({"C": {"low": 1, "high": 2}}, "daso has no hyperparameter C; valid are B, S,"),
         ({"B": {"low": 8, "high": 2}}, "low"),
         ({"B": {"low": 1.0, "high": 8.0}}, "B is an integer: low and high must be integers; got 1.0, 8.0"),
         ({"B": 2.5}, "B must be of type int; got 2.5"),

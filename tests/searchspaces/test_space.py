@@ -16,7 +16,7 @@ from atoll.searchspaces import SEARCH_SPACES
 from atoll.searchspaces.optimizer import SPACE as OPTIMIZER_SPACE
 from atoll.searchspaces.space import Parameter, SearchSpace
 
-WHOLE = {name: registry.search_space(name) + OPTIMIZER_SPACE for name in METHODS}
+WHOLE = {name: registry.whole_space(name) for name in METHODS}
 
 
 def test_every_method_has_a_space_and_every_space_a_method():
@@ -25,7 +25,9 @@ def test_every_method_has_a_space_and_every_space_a_method():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_parameters_are_the_methods_hyperparameters_with_their_defaults(name):
-    defaults = {field.name: field.default for field in fields(registry.method(name).Hyperparameters)}
+    method = registry.method(name)
+    defaults = {field.name: field.default for field in (*fields(OptimizerSettings), *fields(method.Hyperparameters))}
+    defaults |= method.optimizer_defaults
     for parameter in registry.search_space(name).parameters:
         assert parameter.default == defaults[parameter.name], parameter.name
         assert parameter.contains(parameter.default)
@@ -46,7 +48,7 @@ def test_every_gene_decodes_to_valid_hyperparameters_and_back(name, data):
         for key, limits in space.limits().items()
     }
     hyperparameters = space.decode(genes)
-    split_hyperparameters(name, hyperparameters)
+    split_hyperparameters(name, hyperparameters, max(1, registry.method(name).min_ranks))
     again = space.decode(space.encode(hyperparameters))
     for key, value in hyperparameters.items():
         # log and exp of a float64 lose a few units in the last place

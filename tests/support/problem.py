@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -21,12 +23,15 @@ def samples(dtype: torch.dtype = torch.float64) -> Samples:
 
 
 def make_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
-    # Not torch.manual_seed: virtual ranks share the global random state.
+    return seeded(nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).to(dtype), seed)
+
+
+def seeded(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model with parameters that the seed fixes; not by torch.manual_seed, as virtual ranks share that state."""
     generator = torch.Generator().manual_seed(seed)
-    model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=dtype) * 0.1)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.1)
     return model
 
 
@@ -41,9 +46,10 @@ def make(
     steps_per_epoch: int = 10,
 ) -> tuple[Method, nn.Module]:
     model = model or make_model()
-    optimizer = OptimizerSettings(
-        **{"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "schedule": "constant"} | (settings or {})
-    )
+    shared = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "schedule": "constant"}
+    optimizer = OptimizerSettings(**shared | dict(method.optimizer_defaults) | (settings or {}))
+    given = method.Hyperparameters(**(hyperparameters or {}))
+    method.check(given, optimizer, communicator.size)
     context = Context(
         model=model,
         loss=nn.functional.cross_entropy,
@@ -53,7 +59,7 @@ def make(
         steps_per_epoch=steps_per_epoch,
         seed=0,
     )
-    return method(method.Hyperparameters(**(hyperparameters or {})), context), model
+    return method(given, context), model
 
 
 def batches(communicator: Communicator, num_steps: int, batch_size: int = 8, dtype: torch.dtype = torch.float64):
@@ -68,11 +74,15 @@ def batches(communicator: Communicator, num_steps: int, batch_size: int = 8, dty
         epoch += 1
 
 
-def train(method: Method, steps: list[Batch], steps_per_epoch: int = 10) -> list[float]:
+def train(
+    method: Method, steps: list[Batch], steps_per_epoch: int = 10, meet: Callable[[], None] = lambda: None
+) -> list[float]:
+    """Train as the trial's loop does; `meet` is called at the end of every epoch, where that loop adds up losses."""
     losses = []
     for number, batch in enumerate(steps, 1):
         losses.append(float(method.step(batch)))
         if number % steps_per_epoch == 0:
+            meet()
             method.epoch_end(sum(losses[-steps_per_epoch:]) / steps_per_epoch)
     return losses
 

@@ -111,6 +111,7 @@ def _main(module_name: str) -> None:
             break
     if world.rank == 0:
         print(json.dumps(results), flush=True)
+    world.barrier()
     if any(results.values()):
         sys.stdout.flush()
         world.Abort(0)

@@ -1,0 +1,104 @@
+"""MDOWNPOUR: DOWNPOUR with Nesterov's momentum at the center (source 003, algorithms 4 and 5).
+
+A rank receives y = c + delta v and sends g(y); the owner of the center takes v <- delta v - lr g, c <- c + v and
+answers with c + delta v. delta is the optimizer's `momentum`. There is no tau: every step exchanges. On one rank it is
+MSGD.
+
+Bytes a step: 8n for each rank but the owner, half of them sent by it and half by the owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from atoll.methods.center import OWNER, Center
+from atoll.methods.communicator import Ledger
+from atoll.methods.descent import Descent, check_descent
+from atoll.methods.flat import FlatModel
+from atoll.methods.method import Batch, Context, Method, NoHyperparameters
+from atoll.methods.optimizers import OptimizerSettings
+from atoll.methods.shadow import Shadow
+
+
+def look_ahead(center: Tensor, velocity: Tensor, delta: float) -> Tensor:
+    """Where the next gradient is taken: c + delta v (algorithm 5)."""
+    return torch.add(center, velocity, alpha=delta)
+
+
+def move(center: Tensor, velocity: Tensor, gradient: Tensor, rate: float, delta: float) -> None:
+    """The master's update in place: v <- delta v - lr g, c <- c + v (algorithm 5)."""
+    velocity.mul_(delta).sub_(gradient, alpha=rate)
+    center.add_(velocity)
+
+
+class Mdownpour(Method):
+    """Send a gradient, receive where to take the next."""
+
+    optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5, "momentum": 0.99, "schedule": "constant"}
+    asynchronous: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, hyperparameters: NoHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse optimizers that have no momentum."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("mdownpour", settings, momentum_form=None)
+
+    def __init__(self, hyperparameters: NoHyperparameters, context: Context) -> None:
+        self._optimizers = context.optimizers
+        self._delta = context.optimizers.settings.momentum
+        self._shadow = Shadow(context.model)
+        self._flat = FlatModel(context.model)
+        self._descent = Descent(context, self._flat)
+        self._value = self._flat.parameters.to("cpu", copy=True)
+        self._velocity = torch.zeros_like(self._value)
+        self._center = Center(context.communicator, self._flat.parameters, self._exchange)
+        self._aside = context.communicator.split(0, ledger=Ledger())
+        if self._center.is_owner:
+            self._flat.on_gradient(lambda _: self._center.serve())
+
+    def _exchange(self, rank: int, gradient: Tensor) -> Tensor:
+        move(self._value, self._velocity, gradient, self._optimizers.learning_rate, self._delta)
+        return look_ahead(self._value, self._velocity, self._delta)
+
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one batch."""
+        loss = self._descent.gradient(batch)
+        self._center.ask(self._flat.gradients)
+        self._flat.parameters.copy_(self._center.answer())
+        return loss
+
+    def evaluation_model(self) -> nn.Module:
+        """Return the center, with the running statistics' mean over ranks; collective."""
+        self._center.leave()
+        self._center.meet()
+        shown = self._value.clone()
+        self._aside.broadcast(shown, OWNER)
+        statistics = self._flat.statistics.clone()
+        if statistics.numel():
+            self._aside.mean(statistics)
+        return self._shadow.show(shown, statistics)
+
+    def finalize(self) -> nn.Module:
+        """Return the center."""
+        return self.evaluation_model()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's parameters, center and velocity; collective."""
+        self.evaluation_model()
+        for vector in (self._value, self._velocity):
+            self._aside.broadcast(vector, OWNER)
+        return {
+            "state": self._flat.state.clone(),
+            "center": self._value.clone(),
+            "velocity": self._velocity.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._flat.state.copy_(state["state"])
+        self._value.copy_(state["center"])
+        self._velocity.copy_(state["velocity"])

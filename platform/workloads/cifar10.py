@@ -1,0 +1,247 @@
+"""CIFAR-10 (Krizhevsky, 2009): 32x32 colour images in ten classes, from the official archives or from a subset.
+
+Images stay bytes until a batch needs them: the full set takes 184 MB a rank then, not 737.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from atoll.platform.workloads.workload import Classification, Data, Samples, find_file
+
+NAMES = (
+    "cifar-10-batches-bin",
+    "cifar-10-binary.tar.gz",
+    "cifar-10-batches-py",
+    "cifar-10-python.tar.gz",
+    "cifar10_subset.npz",
+)
+HOW_TO_GET = (
+    "Put an official archive of CIFAR-10 (cs.toronto.edu/~kriz/cifar.html), python or binary version, packed or "
+    "unpacked, in a folder, or cifar10_subset.npz with x_train uint8 (n, 32, 32, 3), y_train, x_test and y_test, and "
+    "name that folder with the study's `data` or with ATOLL_DATA."
+)
+NUM_CLASSES, SIDE, CROP = 10, 32, 28
+TRAIN_BATCHES, TEST_BATCH = [f"data_batch_{i}" for i in range(1, 6)], "test_batch"
+VALIDATION_SHARE, SPLIT_SEED = 0.1, 0
+
+Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The data, and each channel's mean and deviation (3,) over the training pixels, scaled to [0, 1]."""
+
+    data: Data
+    mean: Tensor
+    deviation: Tensor
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads arrays and plain values only: a pickle can run whatever it names, and archives travel."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(
+                f"a CIFAR-10 batch holds arrays and lists only; this one names {module}.{name}"
+            )
+        return super().find_class(module, name)
+
+
+def read_python(file: IO[bytes]) -> Part:
+    """A batch of the python version: a pickled dictionary with data (n, 3072), channels first, and labels."""
+    batch = _PlainUnpickler(file, encoding="bytes").load()
+    images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE)
+    return images, np.asarray(batch[b"labels"], dtype=np.int64)
+
+
+def read_binary(file: IO[bytes]) -> Part:
+    """A batch of the binary version: rows of one byte label and 3,072 bytes image, channels first."""
+    rows = np.frombuffer(file.read(), dtype=np.uint8).reshape(-1, 1 + 3 * SIDE * SIDE)
+    return rows[:, 1:].reshape(-1, 3, SIDE, SIDE), rows[:, 0].astype(np.int64)
+
+
+def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of each batch in a folder or an archive."""
+    if path.is_dir():
+        for file in sorted(path.iterdir()):
+            with file.open("rb") as opened:
+                yield file.name, opened
+        return
+    with tarfile.open(path) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is not None:
+                yield Path(member.name).name, content
+
+
+def _read(path: Path) -> tuple[Part, Part]:
+    """Training and test part of whatever form `path` has."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as subset:
+            return tuple(  # type: ignore[return-value]
+                (subset[f"x_{part}"].transpose(0, 3, 1, 2), subset[f"y_{part}"].astype(np.int64))
+                for part in ("train", "test")
+            )
+    wanted = {*TRAIN_BATCHES, TEST_BATCH}
+    batches = {
+        Path(name).stem: (read_binary if name.endswith(".bin") else read_python)(content)
+        for name, content in _files(path)
+        if Path(name).stem in wanted
+    }
+    if missing := sorted(wanted - set(batches)):
+        raise ValueError(f"{path} must hold {', '.join([*TRAIN_BATCHES, TEST_BATCH])}; it lacks {', '.join(missing)}")
+    train = [batches[name] for name in TRAIN_BATCHES]
+    return (np.concatenate([x for x, _ in train]), np.concatenate([y for _, y in train])), batches[TEST_BATCH]
+
+
+@cache
+def load(path: Path) -> Images:
+    """Read, and split a tenth of the training part off for validation, evenly over the classes."""
+    from sklearn.model_selection import train_test_split
+
+    (images, labels), test = _read(path)
+    train_x, validation_x, train_y, validation_y = train_test_split(
+        images, labels, test_size=VALIDATION_SHARE, stratify=labels, random_state=SPLIT_SEED
+    )
+    parts = ((train_x, train_y), (validation_x, validation_y), test)
+    pixels = train_x.reshape(len(train_x), 3, -1)
+    return Images(
+        Data(*(Samples(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y)) for x, y in parts)),
+        mean=torch.from_numpy(pixels.mean(axis=(0, 2)) / 255).float(),
+        deviation=torch.from_numpy(pixels.std(axis=(0, 2)) / 255).float(),
+    )
+
+
+def random_crops(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Cut a random square of `side` pixels out of each image (b, c, h, w), and mirror half of them."""
+    num, _, height, width = images.shape
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (num, 1), generator=generator, device=images.device)
+
+    steps = torch.arange(side, device=images.device)
+    rows, columns = draw(height - side + 1) + steps, draw(width - side + 1) + steps
+    columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+    which = torch.arange(num, device=images.device)[:, None, None]
+    # Advanced indices on both sides of a slice come first: (b, side, side, c).
+    return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def centre_crop(images: Tensor, side: int) -> Tensor:
+    """The central square of `side` pixels of images (b, c, h, w)."""
+    top, left = (images.shape[2] - side) // 2, (images.shape[3] - side) // 2
+    return images[:, :, top : top + side, left : left + side]
+
+
+class _Cifar10(Classification):
+    epochs: ClassVar[int] = 30
+
+    def check_data(self, folder: Path | None) -> None:
+        """Look for an archive or the subset."""
+        find_file(NAMES, folder, HOW_TO_GET)
+
+    def load(self, folder: Path | None) -> Data:
+        """Images uint8 (n, 3, 32, 32): 90 % of the training part, 10 % for validation, and the test part."""
+        self._images = load(find_file(NAMES, folder, HOW_TO_GET))
+        return self._images.data
+
+
+class Cifar10Cnn7(_Cifar10):
+    """The 7-layer convolutional network of 003, section 4.1, on random crops and mirror images."""
+
+    summary: ClassVar[str] = "CIFAR-10, 28x28 crops, the 7-layer convolutional network of EASGD's experiments"
+    target: ClassVar[float | None] = 0.79
+
+    def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Pixels in [0, 1]; random crops of 28x28 and mirror images in training, the centre otherwise."""
+        cut = centre_crop(inputs, CROP) if generator is None else random_crops(inputs, CROP, generator)
+        return cut.contiguous().to(torch.float32) / 255
+
+    def model(self) -> nn.Module:
+        """64 and 128 channels of 5x5, 64 of 3x3, two poolings, 256 units, dropout 0.5: 351,946 parameters."""
+        return cnn7(64, 128, 64, 256)
+
+
+def cnn7(first: int, second: int, third: int, hidden: int) -> nn.Module:
+    """003 section 4.1's network for 28x28 images, for any numbers of channels and hidden units; biases start at 0."""
+    model = nn.Sequential(
+        nn.Conv2d(3, first, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(second, third, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(third * 2 * 2, hidden),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(hidden, NUM_CLASSES),
+    )
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return model
+
+
+class Cifar10LowRank(_Cifar10):
+    """The convolutional network with low-rank filters of 003, section 6.1.2 (Tai et al., 2016), on whole images.
+
+    The printed list repeats (128, 8, 8) before its third pair of filters; the shapes around it need no layer there.
+    """
+
+    summary: ClassVar[str] = "CIFAR-10, low-rank (5x1 then 1x5) convolutions, EASGD tree's experiments"
+    target: ClassVar[float | None] = 0.82
+
+    def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Pixels centred and scaled by each channel's mean and deviation over the training images."""
+        mean, deviation = (v.to(inputs.device).view(3, 1, 1) for v in (self._images.mean, self._images.deviation))
+        return (inputs.to(torch.float32) / 255 - mean) / deviation
+
+    def model(self) -> nn.Module:
+        """Ranks 10, 51, 51 for 96, 128, 256 channels, a 1x1 convolution to 64, 256 units, dropout 0.5."""
+        return nn.Sequential(
+            *_separable(3, 10, 96),
+            *_separable(96, 51, 128),
+            *_separable(128, 51, 256),
+            nn.Conv2d(256, 64, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(64 * 4 * 4, 256),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(256, NUM_CLASSES),
+        )
+
+
+def _separable(num_in: int, rank: int, num_out: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(num_in, rank, (5, 1), padding=(2, 0)),
+        nn.Conv2d(rank, num_out, (1, 5), padding=(0, 2)),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
