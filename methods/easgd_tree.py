@@ -235,7 +235,8 @@ class EasgdTree(Method):
         num_sent = self._num_sent.clone()
         self._aside.sum(num_sent)
         mine = torch.tensor(sorted(self._edges), dtype=torch.int64)
-        self._aside.wait_until(lambda: torch.equal(num_sent[mine], self._num_received[mine]))
+        # Not equality: a neighbour that has all of its own may be sending again already.
+        self._aside.wait_until(lambda: bool((self._num_received[mine] >= num_sent[mine]).all()))
         for request in self._under_way.values():
             request.wait()
         self._average_leaf()

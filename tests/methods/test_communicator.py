@@ -9,7 +9,6 @@ from atoll.methods.communicator_threads import run_virtual_ranks
 
 CONTRACT = "communicator_contract"
 CASES = [pytest.param(name, layout, id=ranks.case_id(name, layout)) for name, layout in ranks.collect(CONTRACT)]
-TCP = {"MPIR_CVAR_NOLOCAL": "1", "FI_PROVIDER": "tcp", "MPIR_CVAR_CH4_NETMOD": "ofi"}
 
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
@@ -31,7 +30,7 @@ def test_mpi(name, layout, over_mpi):
 
 @pytest.mark.mpi
 def test_mpi_over_tcp():
-    errors = ranks.run_on_mpi(CONTRACT, 2, env=TCP)
+    errors = ranks.run_on_mpi(CONTRACT, 2, env=ranks.TCP)
     assert errors
     assert not any(errors.values()), errors
 

@@ -8,25 +8,36 @@ from atoll.methods.communicator_threads import run_virtual_ranks
 from atoll.methods.daso import Daso, DasoHyperparameters, halve, merge
 from atoll.methods.method import NotApplicable
 
-CONTRACT = "method_contract"
-CASES = [pytest.param(name, layout, id=ranks.case_id(name, layout)) for name, layout in ranks.collect(CONTRACT)]
+CONTRACTS = ("method_contract", "easgd_contract")
+CASES = [
+    pytest.param(contract, name, layout, id=ranks.case_id(name, layout))
+    for contract in CONTRACTS
+    for name, layout in ranks.collect(contract)
+]
 
 
-@pytest.mark.parametrize(("name", "layout"), CASES)
-def test_virtual_ranks(name, layout):
-    ranks.run_on_threads(CONTRACT, name, layout)
+@pytest.mark.parametrize(("contract", "name", "layout"), CASES)
+def test_virtual_ranks(contract, name, layout):
+    ranks.run_on_threads(contract, name, layout)
 
 
 @pytest.fixture(scope="module")
 def over_mpi():
-    return {size: ranks.run_on_mpi(CONTRACT, size) for size in (1, 2, 4)}
+    return {(contract, size): ranks.run_on_mpi(contract, size) for contract in CONTRACTS for size in (1, 2, 4)}
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize(("name", "layout"), CASES)
-def test_mpi(name, layout, over_mpi):
-    error = over_mpi[len(layout)].get(ranks.case_id(name, layout), "did not run: an earlier check failed")
+@pytest.mark.parametrize(("contract", "name", "layout"), CASES)
+def test_mpi(contract, name, layout, over_mpi):
+    error = over_mpi[contract, len(layout)].get(ranks.case_id(name, layout), "did not run: an earlier check failed")
     assert error is None, error
+
+
+@pytest.mark.mpi
+def test_the_center_is_served_over_tcp_too():
+    errors = ranks.run_on_mpi("easgd_contract", 2, env=ranks.TCP)
+    assert errors
+    assert not any(errors.values()), errors
 
 
 def test_merge_is_equation_3_2():

@@ -19,6 +19,8 @@ from pathlib import Path
 
 Layout = tuple[int, ...]
 SUPPORT = Path(__file__).parent
+# As between hosts, on one.
+TCP = {"MPIR_CVAR_NOLOCAL": "1", "FI_PROVIDER": "tcp", "MPIR_CVAR_CH4_NETMOD": "ofi"}
 
 
 def on_layouts(*layouts: Layout) -> Callable[[Callable], Callable]:

@@ -1,0 +1,117 @@
+"""Many one-dimensional problems at once: every parameter of the model is a path of its own.
+
+So a method's own code, on as many virtual ranks as asked for, gives its linear map in one step (one path for each basis
+state), or tens of thousands of simulated paths in one run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from atoll.methods import METHODS
+from atoll.methods.communicator import Communicator
+from atoll.methods.communicator_threads import run_virtual_ranks
+from atoll.methods.method import Batch, Context, Method
+from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+def quadratic(x: Tensor, noise: Tensor) -> Tensor:
+    """x^2 / 2 - noise x, whose gradient is x - noise (3.1 with h = 1)."""
+    return x.square() / 2 - noise * x
+
+
+def scaled(x: Tensor, curvature: Tensor) -> Tensor:
+    """curvature x^2 / 2: multiplicative noise (5.22)."""
+    return curvature * x.square() / 2
+
+
+def double_well(x: Tensor, _: Tensor) -> Tensor:
+    """(1 - x^2)^2 / 4 (5.35)."""
+    return (1 - x.square()).square() / 4
+
+
+class _Paths(nn.Module):
+    def __init__(self, start: Tensor, objective: Objective) -> None:
+        super().__init__()
+        self.x = nn.Parameter(start.clone())
+        self._objective = objective
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self._objective(self.x, noise)
+
+
+def build(
+    name: str,
+    communicator: Communicator,
+    *,
+    replica: Tensor,
+    center: Tensor,
+    objective: Objective = quadratic,
+    rate: float,
+    momentum: float = 0.0,
+    **hyperparameters,
+) -> tuple[Method, nn.Module]:
+    """A method whose model is one path per parameter, its center and this rank's replica at given values."""
+    module, _, attribute = METHODS[name].partition(":")
+    method = getattr(importlib.import_module(module), attribute)
+    model = _Paths(center, objective)
+    settings = OptimizerSettings(learning_rate=rate, momentum=momentum, weight_decay=0.0, schedule="constant")
+    context = Context(
+        model=model,
+        loss=lambda outputs, _: outputs.sum(),
+        optimizers=OptimizerFactory(settings, 1),
+        communicator=communicator,
+        num_epochs=1,
+        steps_per_epoch=10**9,
+        seed=0,
+    )
+    made = method(method.Hyperparameters(**hyperparameters), context)
+    model.x.data.copy_(replica)
+    return made, model
+
+
+def batch(noise: Tensor) -> Batch:
+    return Batch(indices=torch.zeros(1), inputs=noise, targets=torch.zeros(1))
+
+
+def shown(method: Method) -> Tensor:
+    """The center, or whatever the method evaluates."""
+    return method.evaluation_model().x.detach().clone()
+
+
+def linear_map(name: str, num_ranks: int, *, round_robin: bool = False, **arguments) -> Tensor:
+    """The map (p+1, p+1) of (x_1, ..., x_p, center) in one step, or one round in which the ranks step in turn."""
+    return noisy_maps(name, num_ranks, round_robin=round_robin, **arguments)[0]
+
+
+def noisy_maps(
+    name: str, num_ranks: int, *, noises: Sequence[Tensor] | None = None, round_robin: bool = False, **arguments
+) -> list[Tensor]:
+    """The map of one step for each of `noises` (p,), what the ranks' objectives see; without noise unless given."""
+    noises = [torch.zeros(num_ranks, dtype=torch.float64)] if noises is None else noises
+    size = num_ranks + 1
+    start = torch.eye(size, dtype=torch.float64).repeat(1, len(noises))  # component, then noise x basis state
+
+    def step(c: Communicator) -> tuple[Tensor, Tensor]:
+        made, model = build(name, c, replica=start[c.rank], center=start[-1], **arguments)
+        seen = batch(torch.stack([noise[c.rank].expand(size) for noise in noises]).reshape(-1))
+        for turn in range(c.size if round_robin else 1):
+            if not round_robin or turn == c.rank:
+                made.step(seen)
+            c.barrier()
+        return model.x.detach().clone(), shown(made)
+
+    ranks = run_virtual_ranks(step, [0] * num_ranks)
+    rows = torch.stack([x for x, _ in ranks] + [ranks[0][1]])
+    return list(rows.split(size, dim=1))
+
+
+def radius(matrix: Tensor) -> float:
+    """The largest absolute eigenvalue."""
+    return float(torch.linalg.eigvals(matrix).abs().max())
