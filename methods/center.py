@@ -28,14 +28,14 @@ class Center:
     Args:
         communicator: the worker's ranks; collective, as the center gets communicators of its own.
         like: a vector such as those that travel; travelling ones stay in host memory.
-        rule: called on the owner with the asking rank and what it sends; returns the answer. It may keep neither.
+        rule: called on the owner with the asking rank, what it sends (n,) and where the answer goes (n,).
 
     Attributes:
         received: on the owner, what each other rank sent last.
         answered: on the owner, what it was told.
     """
 
-    def __init__(self, communicator: Communicator, like: Tensor, rule: Callable[[int, Tensor], Tensor]) -> None:
+    def __init__(self, communicator: Communicator, like: Tensor, rule: Callable[[int, Tensor, Tensor], None]) -> None:
         self._communicator = communicator.split(0)
         self._aside = communicator.split(0, ledger=Ledger())  # leaving is no traffic of the method
         self._rule = rule
@@ -68,7 +68,7 @@ class Center:
         self._sent.copy_(vector)
         if self.is_owner:
             self.serve()
-            self._answer.copy_(self._rule(OWNER, self._sent))
+            self._rule(OWNER, self._sent, self._answer)
             self._num_served[OWNER] += 1
         else:
             self._exchange = [
@@ -125,7 +125,7 @@ class Center:
     def _served(self, rank: int, request: Request) -> bool:
         if not request.test():
             return False
-        self.answered[rank].copy_(self._rule(rank, self.received[rank]))
+        self._rule(rank, self.received[rank], self.answered[rank])
         self._num_served[rank] += 1
         self._outgoing.append(self._communicator.start_send(self.answered[rank], rank, ANSWER))
         return True

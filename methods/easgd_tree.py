@@ -170,7 +170,7 @@ class EasgdTree(Method):
             if neighbour is not None and self._places[neighbour].rank != self._rank
         }
         self._tree.services.append(self._serve)
-        self._flat.on_gradient(lambda _: self._serve())
+        self._flat.on_layer(self._serve)
 
     @staticmethod
     def _tag(sender: int, receiver: int) -> int:

@@ -64,14 +64,18 @@ class ElasticHyperparameters:
         require_choice("report", self.report, REPORTS)
 
 
-def pull(x: Tensor, center: Tensor, alpha: float) -> Tensor:
-    """The elastic displacement alpha (x - c) of a replica (2.3), to be subtracted from it."""
-    return torch.sub(x, center).mul_(alpha)
+def pull(x: Tensor, seen: Tensor, center: Tensor, alpha: float) -> None:
+    """Subtract the elastic displacement from a replica in place: x <- x - alpha (seen - c) (2.3).
+
+    `seen` (n,) is the replica when it was exchanged; it is overwritten. Nothing is allocated: that would cost more
+    than the arithmetic.
+    """
+    x.sub_(torch.sub(seen, center, out=seen), alpha=alpha)
 
 
 def follow(center: Tensor, x: Tensor, beta: float) -> None:
     """Move the center towards x in place: c <- (1 - beta) c + beta x (2.4; for one replica of p, beta/p)."""
-    center.add_(torch.sub(x, center), alpha=beta)
+    center.lerp_(x, beta)
 
 
 @dataclass
@@ -99,21 +103,17 @@ class ElasticMethod(Method):
         # The asynchronous center lives in its owner's host memory, the synchronous one beside every replica.
         self._is_async = hyperparameters.form.startswith("async")
         self._value = self._flat.parameters.to("cpu" if self._is_async else self._flat.parameters.device, copy=True)
-        self._mean = RunningAverage(self._value)
-        self._before = torch.empty_like(self._flat.parameters)
+        self._average = RunningAverage(self._value) if hyperparameters.report == "average" else None
+        self._seen = torch.empty_like(self._flat.parameters)
         self._center: Center | None = None
         self._is_waiting = False
         self._ghosts: dict[int, Ghost] = {}
         if self._is_async:
             self._center = Center(context.communicator, self._flat.parameters, self._exchange)
             if self._center.is_owner:
-                self._flat.on_gradient(lambda _: self._serve())
+                self._flat.on_layer(self._center.serve)
         # What evaluation takes is no traffic of the method.
         self._aside = context.communicator.split(0, ledger=Ledger())
-
-    def _serve(self) -> None:
-        assert self._center is not None
-        self._center.serve()
 
     # The rank's steps.
 
@@ -129,23 +129,24 @@ class ElasticMethod(Method):
     def _step_jacobi(self, batch: Batch, exchanges: bool) -> Tensor:
         if not exchanges:
             return self._descent.step(batch)
-        displacement = pull(self._flat.parameters, self._value, self._alpha)
-        self._before.copy_(self._flat.parameters)
-        mean = self._context.communicator.start_mean(self._before)
+        self._seen.copy_(self._flat.parameters)
+        average = self._seen.clone()
+        mean = self._context.communicator.start_mean(average)
         loss = self._descent.step(batch)
-        self._flat.parameters.sub_(displacement)
+        pull(self._flat.parameters, self._seen, self._value, self._alpha)
         mean.wait()
-        self._move(self._before, self._hyperparameters.beta)
+        self._move(average, self._hyperparameters.beta)
         return loss
 
     def _step_gauss_seidel(self, batch: Batch, exchanges: bool) -> Tensor:
         if not exchanges:
             return self._descent.step(batch)
-        self._flat.parameters.sub_(pull(self._flat.parameters, self._value, self._alpha))
+        self._seen.copy_(self._flat.parameters)
+        pull(self._flat.parameters, self._seen, self._value, self._alpha)
         loss = self._descent.step(batch)
-        self._before.copy_(self._flat.parameters)
-        self._context.communicator.mean(self._before)
-        self._move(self._before, self._hyperparameters.beta)
+        self._seen.copy_(self._flat.parameters)
+        self._context.communicator.mean(self._seen)
+        self._move(self._seen, self._hyperparameters.beta)
         return loss
 
     def _step_async(self, batch: Batch, exchanges: bool) -> Tensor:
@@ -164,15 +165,14 @@ class ElasticMethod(Method):
 
     def _ask(self) -> None:
         assert self._center is not None
-        self._before.copy_(self._flat.parameters)
-        self._center.ask(self._before)
+        self._seen.copy_(self._flat.parameters)
+        self._center.ask(self._seen)
         self._is_waiting = True
 
     def _apply(self) -> None:
         if self._is_waiting:
             assert self._center is not None
-            center = self._center.answer().to(self._before.device)
-            self._flat.parameters.sub_(pull(self._before, center, self._alpha))
+            pull(self._flat.parameters, self._seen, self._center.answer().to(self._seen.device), self._alpha)
             self._is_waiting = False
 
     def _leave(self) -> None:
@@ -183,15 +183,15 @@ class ElasticMethod(Method):
     # The center.
 
     def _move(self, x: Tensor, beta: float) -> None:
-        self._mean.update(self._value)
+        if self._average is not None:
+            self._average.update(self._value)
         follow(self._value, x, beta)
 
-    def _exchange(self, rank: int, x: Tensor) -> Tensor:
-        """The owner's side of the asynchronous forms: the center as it was, which then moves."""
-        answer = self._value.clone()
+    def _exchange(self, rank: int, x: Tensor, answer: Tensor) -> None:
+        """The owner's side of the asynchronous forms: answer with the center as it was, then move it."""
+        answer.copy_(self._value)
         self._move(x, self._hyperparameters.beta / self._size)
         self._move_with_ghosts(rank)
-        return answer
 
     def _move_with_ghosts(self, asking: int) -> None:
         """Let the replicas of ranks that have left exchange as often as each of those at work."""
@@ -202,16 +202,17 @@ class ElasticMethod(Method):
             ghost.due += 1 / (self._size - len(left))
             if ghost.due > 1 - 1e-9:  # a sum of 1/k, k times
                 ghost.due -= 1
-                displacement = pull(ghost.replica, self._value, self._alpha)
+                center = self._value.clone()
                 self._move(ghost.replica, self._hyperparameters.beta / self._size)
-                ghost.replica.sub_(displacement)
+                pull(ghost.replica, ghost.replica.clone(), center, self._alpha)
 
     def _ghost(self, rank: int) -> Ghost:
         assert self._center is not None
         if rank == OWNER:
             return Ghost(self._flat.parameters.to("cpu", copy=True))
-        received, answered = self._center.received[rank], self._center.answered[rank]
-        return Ghost(received - pull(received, answered, self._alpha))
+        replica = self._center.received[rank].clone()
+        pull(replica, replica.clone(), self._center.answered[rank], self._alpha)
+        return Ghost(replica)
 
     # Evaluation and state.
 
@@ -220,7 +221,7 @@ class ElasticMethod(Method):
         self._leave()
         if self._center is not None:
             self._center.meet()
-        shown = (self._value if self._hyperparameters.report == "center" else self._mean.value).clone()
+        shown = (self._value if self._average is None else self._average.value).clone()
         self._aside.broadcast(shown, OWNER)
         statistics = self._flat.statistics.clone()
         if statistics.numel():
@@ -238,7 +239,7 @@ class ElasticMethod(Method):
         return {
             "descent": self._descent.state_dict(),
             "center": self._value.clone(),
-            "mean": self._mean.state_dict(),
+            "average": self._average.state_dict() if self._average is not None else None,
             "num_steps": self._num_steps,
         }
 
@@ -246,5 +247,6 @@ class ElasticMethod(Method):
         """Continue from `state`."""
         self._descent.load_state_dict(state["descent"])
         self._value.copy_(state["center"])
-        self._mean.load_state_dict(state["mean"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self._num_steps = state["num_steps"]

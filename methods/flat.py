@@ -53,6 +53,13 @@ class FlatModel:
             hook = partial(_call, function, number)
             parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
+    def on_layer(self, function: Callable[[], None]) -> None:
+        """Call `function` after every layer's forward pass and every parameter's gradient: poll points in a step."""
+        for module in self.model.modules():
+            if not list(module.children()):
+                module.register_forward_hook(lambda *_: function())
+        self.on_gradient(lambda _: function())
+
 
 def _call(function: Callable[[int], None], number: int, _: Tensor) -> None:
     function(number)

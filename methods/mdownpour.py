@@ -24,11 +24,6 @@ from atoll.methods.optimizers import OptimizerSettings
 from atoll.methods.shadow import Shadow
 
 
-def look_ahead(center: Tensor, velocity: Tensor, delta: float) -> Tensor:
-    """Where the next gradient is taken: c + delta v (algorithm 5)."""
-    return torch.add(center, velocity, alpha=delta)
-
-
 def move(center: Tensor, velocity: Tensor, gradient: Tensor, rate: float, delta: float) -> None:
     """The master's update in place: v <- delta v - lr g, c <- c + v (algorithm 5)."""
     velocity.mul_(delta).sub_(gradient, alpha=rate)
@@ -58,11 +53,11 @@ class Mdownpour(Method):
         self._center = Center(context.communicator, self._flat.parameters, self._exchange)
         self._aside = context.communicator.split(0, ledger=Ledger())
         if self._center.is_owner:
-            self._flat.on_gradient(lambda _: self._center.serve())
+            self._flat.on_layer(self._center.serve)
 
-    def _exchange(self, rank: int, gradient: Tensor) -> Tensor:
+    def _exchange(self, rank: int, gradient: Tensor, answer: Tensor) -> None:
         move(self._value, self._velocity, gradient, self._optimizers.learning_rate, self._delta)
-        return look_ahead(self._value, self._velocity, self._delta)
+        torch.add(self._value, self._velocity, alpha=self._delta, out=answer)  # where the next gradient is taken
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""

@@ -53,17 +53,17 @@ class PushingMethod(Method):
         self._center = Center(context.communicator, self._flat.parameters, self._exchange)
         self._aside = context.communicator.split(0, ledger=Ledger())
         if self._center.is_owner:
-            self._flat.on_gradient(lambda _: self._center.serve())
+            self._flat.on_layer(self._center.serve)
 
-    def _exchange(self, rank: int, update: Tensor) -> Tensor:
+    def _exchange(self, rank: int, update: Tensor, answer: Tensor) -> None:
         """The owner's side: the master clock ticks with every push (003 chapter 4)."""
         if self._average is not None:
             self._average.update(self._value)
         push(self._value, update)
-        return self._value
+        answer.copy_(self._value)
 
     def _push(self) -> None:
-        self._center.ask(torch.sub(self._flat.parameters, self._fetched))
+        self._center.ask(torch.sub(self._flat.parameters, self._fetched, out=self._fetched))
         self._flat.parameters.copy_(self._center.answer())
         self._fetched.copy_(self._flat.parameters)
 
