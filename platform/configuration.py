@@ -103,8 +103,8 @@ def split_hyperparameters(
     unknown = sorted(set(hyperparameters) - own - shared)
     if unknown:
         raise ValueError(
-            f"{method_name} has no hyperparameter {', '.join(unknown)}; valid are {', '.join(sorted(own))} of the "
-            f"method and {', '.join(sorted(shared))} of the optimizer"
+            f"{method_name} has no hyperparameter {', '.join(unknown)}; valid are {', '.join(sorted(own)) or 'none'} "
+            f"of the method and {', '.join(sorted(shared))} of the optimizer"
         )
     _check_types({field.name: field.default for field in (*fields(made), *fields(OptimizerSettings))}, given)
     settings = dict(method.optimizer_defaults) | {name: value for name, value in given.items() if name in shared}

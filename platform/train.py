@@ -98,13 +98,34 @@ def explain(configuration: Configuration, result: dict[str, Any]) -> list[str]:
         return [f"{result['state']}: {result['reason']}", *filter(None, [result.get("traceback")])]
     metric = registry.workload(configuration.workload).metric
     lines = [f"{metric} {result['objective']!r} in {duration(result['seconds'])}, sent {size(result['wire_bytes'])}"]
-    lines += [f"{name} {value!r}" for name, value in result["metrics"].items()]
+    metrics = result["metrics"]
+    lines += [f"{name} {value!r}" for name, value in metrics.items() if not name.startswith("seconds_")]
+    lines += [f"note: {note}" for note in result.get("notes", ())]
+    lines += _where_time_went(metrics) + _what_was_sent(result["ledger"])
     expected = configuration.origin.get("objective")
     if expected is not None and expected == result["objective"]:
         lines.append(f"this reproduces the exported objective {expected!r} exactly")
     elif expected is not None:
         lines.append(f"the exported objective was {expected!r}{_differences(configuration)}")
     return lines
+
+
+def _where_time_went(metrics: dict[str, float]) -> list[str]:
+    spent = {name.removeprefix("seconds_"): s for name, s in metrics.items() if name.startswith("seconds_")}
+    total = sum(spent.values()) or 1.0
+    parts = (f"{name} {duration(seconds)} ({seconds / total:.0%})" for name, seconds in spent.items())
+    return [f"time, mean of the ranks: {', '.join(parts)}"]
+
+
+def _what_was_sent(ledger: list[dict[str, Any]]) -> list[str]:
+    """One line for each kind of communication; a message's bytes are counted where it is sent."""
+    return [
+        f"sent: {row['operation']}{' (overlapped)' if row['overlapped'] else ''}, {row['scope']}, "
+        f"{row['count']} x {size(row['payload_bytes'])}, {size(row['wire_bytes'])} in all, "
+        f"waited {duration(row['seconds_waited'])}"
+        for row in ledger
+        if row["wire_bytes"] or row["seconds_waited"] > 0.1
+    ] or ["sent: nothing"]
 
 
 def _differences(configuration: Configuration) -> str:

@@ -142,6 +142,8 @@ class Trial:
         device: where this rank trains.
     """
 
+    LOOK_EVERY = 50
+
     def __init__(self, configuration: Configuration, communicator: Communicator, device: str) -> None:
         self.workload = registry.workload(configuration.workload)
         hyperparameters, settings = split_hyperparameters(
@@ -165,6 +167,7 @@ class Trial:
         self._optimizers = self._make_optimizers(settings)
         self.method = self._make_method(configuration, hyperparameters, device)
         self._model: nn.Module | None = None
+        self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
 
     def _make_optimizers(self, settings: OptimizerSettings) -> OptimizerFactory:
         num_batches = self._batches.num_batches
@@ -190,22 +193,32 @@ class Trial:
         return registry.method(configuration.method)(hyperparameters, context)
 
     def train(self) -> Iterator[Progress]:
-        """Train to the end, reporting after every epoch. Raises Diverged, on all ranks at once."""
+        """Train to the end, reporting after every epoch.
+
+        Raises:
+            Diverged: on the rank that sees a loss which is no number, or on all ranks when the epoch's mean is none.
+        """
         step, seconds = 0, 0.0
         for epoch in range(1, self.num_epochs + 1):
             started = time.perf_counter()
             losses = []
-            for batch in self._batches.epoch(epoch - 1):
+            for batch in self._timed(self._batches.epoch(epoch - 1)):
                 self._optimizers.set_step(step)
                 losses.append(self.method.step(batch))
                 self._communicator.attend()
                 step += 1
+                # To look at a loss on a GPU is to wait for it.
+                if losses[-1].device.type == "cpu" or step % self.LOOK_EVERY == 0:
+                    _check_finite("training loss", float(losses[-1]), step)
+            before = time.perf_counter()
             train_loss, wire_bytes = self._summarise(losses)
+            self._seconds_meeting += time.perf_counter() - before
             _check_finite("training loss", train_loss, step)
             self.method.epoch_end(train_loss)
             last = epoch == self.num_epochs
             model = self.method.finalize() if last else self.method.evaluation_model()
             seconds += time.perf_counter() - started
+            self._seconds = seconds
             validation_loss, metric = self._validate(model)
             _check_finite("validation loss", validation_loss, step)
             _check_finite(self.workload.metric, metric, step)
@@ -214,6 +227,22 @@ class Trial:
                 wire_bytes = self._summarise(losses)[1]
             rate = self._optimizers.learning_rate
             yield Progress(step, epoch, seconds, train_loss, validation_loss, metric, rate, wire_bytes, last)
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches, and the time that making them takes."""
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self._seconds_data += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def seconds(self) -> dict[str, float]:
+        """Where this rank's training time went: making batches, waiting for other ranks, and the rest, computing."""
+        waiting = self._communicator.ledger.seconds_waited() + self._seconds_meeting
+        compute = max(0.0, self._seconds - self._seconds_data - waiting)
+        return {"compute": compute, "waiting": waiting, "data": self._seconds_data}
 
     def _summarise(self, losses: list[Tensor]) -> tuple[float, float]:
         """The mean training loss of all ranks, and the bytes that all of them have sent."""
@@ -234,4 +263,4 @@ def _on(device: str, samples: Samples) -> Samples:
 
 def _check_finite(name: str, value: float, step: int) -> None:
     if not math.isfinite(value):
-        raise Diverged(f"diverged: the {name} is {value} at step {step}")
+        raise Diverged(f"diverged at step {step}: the {name} is {value}")

@@ -50,6 +50,8 @@ class Report:
     ledger: list[dict[str, Any]] = field(default_factory=list)
     summaries: dict[str, Summary] = field(default_factory=dict)
     peak_memory: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,12 @@ class Outcome:
     Attributes:
         state: complete, failed, or lost where it was stopped.
         objective: the metric of the trained model; None unless complete.
-        metrics: anything else that was measured at the end.
+        metrics: anything else that was measured at the end, seconds_compute, seconds_waiting and seconds_data included:
+            where the training time went, as a mean over ranks.
         wire_bytes, ledger: traffic summed over ranks.
         peak_memory: bytes; the largest resident size of a rank's process so far, earlier trials included.
         reason, traceback: why it failed, and where.
+        notes: what the method says about how it ran.
     """
 
     state: Literal["complete", "failed", "lost"]
@@ -74,6 +78,7 @@ class Outcome:
     peak_memory: float
     reason: str | None = None
     traceback: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 class Worker:
@@ -163,7 +168,10 @@ class Worker:
             family=family,
         )
         try:
-            metrics = _train(Trial(configuration, communicator, self.place.device), on_progress, test)
+            trial = Trial(configuration, communicator, self.place.device)
+            report.notes = list(trial.method.notes)
+            metrics = _train(trial, on_progress, test)
+            report.seconds = trial.seconds()
         except Exception as error:
             self._raised = True
             self._note(report, error)
@@ -271,7 +279,8 @@ def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, flo
     if cause is not None:
         reason = f"{cause.reason} (rank {cause.rank} on {cause.hostname})"
     if complete and last is not None:
-        metrics = {"train_loss": last.train_loss, "validation_loss": last.validation_loss, **metrics}
+        spent = {f"seconds_{k}": sum(r.seconds[k] for r in reports) / len(reports) for k in reports[0].seconds}
+        metrics = {"train_loss": last.train_loss, "validation_loss": last.validation_loss, **metrics, **spent}
     expected = (Diverged.__name__, NotApplicable.__name__, Stopped.__name__, TrialTimeout.__name__)
     return Outcome(
         state="complete" if complete else "lost" if cause and cause.error == Stopped.__name__ else "failed",
@@ -283,6 +292,7 @@ def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, flo
         peak_memory=float(max(report.peak_memory for report in reports)),
         reason=reason,
         traceback=cause.traceback if cause is not None and cause.error not in expected else None,
+        notes=reports[0].notes,
     )
 
 

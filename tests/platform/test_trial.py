@@ -71,7 +71,7 @@ def test_a_loss_that_is_no_number_ends_the_trial_on_every_rank():
     config = configuration(hyperparameters={"batch_size": 16, "learning_rate": 1e30, "momentum": 0.0})
 
     def ends(communicator):
-        with pytest.raises(Diverged, match=r"diverged: the training loss is (nan|inf) at step 39"):
+        with pytest.raises(Diverged, match=r"diverged at step \d+: the training loss is (nan|inf)"):
             list(Trial(config, communicator, "cpu").train())
         return True
 
