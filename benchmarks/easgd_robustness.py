@@ -4,12 +4,11 @@ python benchmarks/easgd_robustness.py [--quick] [--data FOLDER] [--output FOLDER
 
 4 ranks, the asynchronous forms, beta = 0.9, alpha = beta/p, delta = 0.99, constant rates, batch 8 a rank.
 
-- digits_mlp: tau in {1, 4, 16, 64}, the three rates of table 4.1 for each method times 10 (the source trains for
-hours, this
-  for 2,340 steps), seeds 0, 1, 2; for each method and tau the rate with the best mean validation accuracy is reported.
+- digits_mlp: tau in {1, 4, 16, 64}, table 4.1's three rates of each method times 4 (the source trains for hours, this for
+  2,340 steps), seeds 0, 1, 2; for each method and tau the rate with the best mean validation accuracy is reported.
 - cifar10_subset (where --data or ATOLL_DATA has it): a narrow version of the 7-layer network (16, 32, 16 channels, 64
-units),
-  tau in {1, 16, 64}, the middle one of the three rates, seeds 0, 1, 2.
+  units), tau in {1, 16, 64}, seeds 0, 1, 2, one of the three rates times 4: the largest of DOWNPOUR and EASGD, the smallest
+  of EAMSGD, which did not leave chance with the larger ones (a pilot at tau = 1, seed 0, by validation accuracy).
 
 Reported is the test accuracy of the trained center; a trial that diverges counts with chance, 0.1, and is marked. The
 validation data choose, the test data report. Writes a table (easgd_robustness.md), a figure and the figures as JSON.
@@ -27,7 +26,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-RATES = {"downpour": (0.005, 0.001, 0.0005), "easgd": (0.05, 0.01, 0.005), "eamsgd": (0.01, 0.005, 0.001)}
+RATES = {"downpour": (0.02, 0.004, 0.002), "easgd": (0.2, 0.04, 0.02), "eamsgd": (0.04, 0.02, 0.004)}
+CIFAR_RATES = {"downpour": 0.02, "easgd": 0.2, "eamsgd": 0.004}
 MOMENTUM = {"downpour": 0.0, "easgd": 0.0, "eamsgd": 0.99}
 NUM_RANKS, BATCH_SIZE, CHANCE = 4, 8, 0.1
 NARROW = f"{Path(__file__).resolve()}:NarrowCifar10"
@@ -44,8 +44,8 @@ def plan(quick: bool, with_cifar: bool) -> list[dict]:
         for seed in seeds
     ]
     cifar = [
-        {"workload": NARROW, "epochs": 1 if quick else 15, "method": m, "tau": tau, "rate": rates[0], "seed": seed}
-        for m, rates in RATES.items()
+        {"workload": NARROW, "epochs": 1 if quick else 15, "method": m, "tau": tau, "rate": rate, "seed": seed}
+        for m, rate in CIFAR_RATES.items()
         for tau in ((1, 64) if quick else (1, 16, 64))
         for seed in seeds
     ]
@@ -150,34 +150,28 @@ def table(summary: dict) -> str:
     return "\n".join(lines)
 
 
-def figure(summary: dict):
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
+def draw(summary: dict, file: Path) -> None:
+    import matplotlib as mpl
 
-    made = make_subplots(rows=1, cols=len(summary), subplot_titles=list(summary), y_title="test accuracy of the center")
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "atoll"  # the same figures make the same file
+    from matplotlib import pyplot as plt
+
     colors = {"downpour": "#d55e00", "easgd": "#0072b2", "eamsgd": "#009e73"}
-    for column, methods in enumerate(summary.values(), 1):
+    made, axes = plt.subplots(1, len(summary), figsize=(5 * len(summary), 3.6), squeeze=False)
+    for axis, (workload, methods) in zip(axes[0], summary.items(), strict=True):
         for method, rows in methods.items():
             taus = sorted(rows)
             means = [rows[t]["test"] for t in taus]
-            made.add_trace(
-                go.Scatter(
-                    x=[str(t) for t in taus],
-                    y=means,
-                    name=method,
-                    line={"color": colors[method]},
-                    showlegend=column == 1,
-                    error_y={
-                        "symmetric": False,
-                        "array": [max(rows[t]["test_all"]) - m for t, m in zip(taus, means, strict=True)],
-                        "arrayminus": [m - min(rows[t]["test_all"]) for t, m in zip(taus, means, strict=True)],
-                    },
-                ),
-                row=1,
-                col=column,
-            )
-    made.update_xaxes(title="communication period tau, steps", type="category")
-    return made.update_layout(template="plotly_white", width=1000, height=420)
+            below = [m - min(rows[t]["test_all"]) for t, m in zip(taus, means, strict=True)]
+            above = [max(rows[t]["test_all"]) - m for t, m in zip(taus, means, strict=True)]
+            labels = [str(t) for t in taus]
+            axis.errorbar(labels, means, [below, above], label=method, color=colors[method], marker="o", capsize=3)
+        axis.set(title=workload, xlabel="communication period tau, steps", ylabel="test accuracy of the center")
+        axis.grid(alpha=0.3)
+    axes[0][0].legend()
+    made.tight_layout()
+    made.savefig(file, metadata={"Date": None})
 
 
 def main() -> None:
@@ -220,7 +214,7 @@ def main() -> None:
         picture = "![The same as a figure](easgd_robustness.svg)\n"
         (folder / "easgd_robustness.md").write_text(head + text + "\n" + picture)
         (folder / "easgd_robustness.json").write_text(json.dumps(content, indent=1) + "\n")
-        figure(summary).write_html(folder / "easgd_robustness.html", include_plotlyjs="cdn")
+        draw(summary, folder / "easgd_robustness.svg")
     if options.json:
         words = json.dumps(content, indent=1)
         print(words) if options.json == "-" else Path(options.json).write_text(words + "\n")

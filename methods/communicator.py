@@ -202,8 +202,11 @@ class Communicator(ABC):
         self.services = [] if services is None else services
         self.scope: Scope = "node" if len(set(nodes)) <= 1 else "global"
 
-    # What an implementation provides: each starts one operation on a contiguous host tensor and returns a function
-    # that tells whether it is complete (and lets the transport make progress).
+    # Whether sums and broadcasts take CUDA tensors as they are; messages are staged in host memory always.
+    _sums_on_device = False
+
+    # What an implementation provides: each starts one operation on a contiguous tensor, in host memory unless the above
+    # says otherwise, and returns a function that tells whether it is complete (and lets the transport make progress).
 
     @abstractmethod
     def _post_sum(self, buffer: Tensor) -> Callable[[], bool]: ...
@@ -331,7 +334,7 @@ class Communicator(ABC):
         narrowed = travels.itemsize < tensor.element_size()
         # A narrow wire carries the scaled values: 16-bit floats would overflow on the sum sooner than on the mean.
         source = tensor * scale if narrowed and scale != 1.0 else tensor
-        buffer = source.to(device="cpu", dtype=travels)
+        buffer = self._stage(source, travels, direct=self._sums_on_device)
         done = self._post_sum(buffer)
         copy_back = _copy_back(tensor, buffer)
 
@@ -347,7 +350,7 @@ class Communicator(ABC):
     def _start_broadcast(self, tensor: Tensor, root: int, overlapped: bool) -> Request:
         _check_contiguous(tensor)
         self._check_rank("root", root)
-        buffer = tensor.to("cpu")
+        buffer = self._stage(tensor, tensor.dtype, direct=self._sums_on_device)
         done = self._post_broadcast(buffer, root)
         # Counted at the root, whichever rank forwards it: the worker's total is (p-1)X.
         wire_bytes = float(self.size - 1) * buffer.nbytes if self.rank == root else 0.0
@@ -356,16 +359,31 @@ class Communicator(ABC):
     def _start_send(self, tensor: Tensor, destination: int, tag: int, overlapped: bool) -> Request:
         _check_contiguous(tensor)
         self._check_rank("destination", destination)
-        buffer = tensor.to("cpu")
+        buffer = self._stage(tensor, tensor.dtype)
         done = self._post_send(buffer, destination, tag)
         return self._request("send", buffer.nbytes, float(buffer.nbytes), done, _nothing, overlapped)
 
     def _start_receive(self, tensor: Tensor, source: int, tag: int, overlapped: bool) -> Request:
         _check_contiguous(tensor)
         self._check_rank("source", source)
-        buffer = tensor.to("cpu")
+        buffer = tensor if not tensor.is_cuda else torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         done = self._post_receive(buffer, source, tag)
         return self._request("receive", buffer.nbytes, 0.0, done, _copy_back(tensor, buffer), overlapped)
+
+    def _stage(self, tensor: Tensor, dtype: torch.dtype, *, direct: bool = False) -> Tensor:
+        """What is posted for `tensor`: itself where it can travel as it is, else a copy in pinned host memory.
+
+        The copy is complete on return: MPI reads it at once. The wait for the GPU's stream can be interrupted.
+        """
+        narrow = tensor.to(dtype)
+        if not tensor.is_cuda or direct:
+            return narrow
+        host = torch.empty(tensor.shape, dtype=dtype, pin_memory=True)
+        host.copy_(narrow, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(tensor.device))
+        self.wait_until(copied.query)
+        return host
 
     def _request(
         self,
@@ -393,6 +411,7 @@ def _nothing() -> None:
 def _copy_back(tensor: Tensor, buffer: Tensor) -> Callable[[], None]:
     def copy() -> None:
         if buffer is not tensor:
-            tensor.copy_(buffer)
+            # From pinned memory in the order of the stream; the allocator keeps the buffer until the copy is done.
+            tensor.copy_(buffer, non_blocking=True)
 
     return copy

@@ -184,7 +184,7 @@ class MpiCommunicator(Communicator):
         ranks = [rank for rank, other in enumerate(colors) if other == color]
         name = f"{self.name}.{self._num_splits}/{color}"
         self._num_splits += 1
-        return MpiCommunicator(
+        return self._part(
             self._mpi.Split(color, self.rank),
             [self.nodes[rank] for rank in ranks],
             [self.members[rank] for rank in ranks],
@@ -195,6 +195,10 @@ class MpiCommunicator(Communicator):
             family=self._family,
             name=name,
         )
+
+    def _part(self, *arguments: Any, **keywords: Any) -> MpiCommunicator:
+        """A communicator of this kind."""
+        return MpiCommunicator(*arguments, **keywords)
 
     def close(self) -> None:
         """Free the MPI communicator. No operation may be pending."""

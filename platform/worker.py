@@ -15,8 +15,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
+import torch
 from mpi4py import MPI
 
+from atoll.methods import communicator_nccl
 from atoll.methods.communicator import Ledger, Patience, PeerAborted
 from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily, Summary
 from atoll.methods.method import NotApplicable
@@ -159,7 +161,7 @@ class Worker:
         self._raised = False
         family, ledger = MpiFamily(), Ledger()
         report, metrics = Report(self._control.rank, self.place.hostname), {}
-        communicator = MpiCommunicator(
+        communicator = self._kind()(
             self._control.comm.Dup(),
             [place.node for place in self.places],
             ledger=ledger,
@@ -184,6 +186,16 @@ class Worker:
             self._wait(lambda: family.settle(everyone or []))
         family.close()
         return reports or [], metrics
+
+    def _kind(self) -> type[MpiCommunicator]:
+        """NCCL where each rank has a GPU to itself; else CUDA tensors are staged in host memory."""
+        if not self.place.device.startswith("cuda"):
+            return MpiCommunicator
+        torch.cuda.set_device(self.place.device)
+        own = {(place.hostname, place.device) for place in self.places if place.device.startswith("cuda")}
+        if len(own) < len(self.places) or not communicator_nccl.is_available():
+            return MpiCommunicator
+        return communicator_nccl.NcclCommunicator
 
     def _note(self, report: Report, error: Exception) -> None:
         report.error, report.reason = type(error).__name__, f"{type(error).__name__}: {error}"

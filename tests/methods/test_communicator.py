@@ -35,6 +35,14 @@ def test_mpi_over_tcp():
     assert not any(errors.values()), errors
 
 
+@pytest.mark.mpi
+def test_a_torch_backend_beside_mpi():
+    """What NCCL's communicator does, with gloo in NCCL's place."""
+    errors = ranks.run_on_mpi(CONTRACT, 2, env={"ATOLL_TEST_GROUP": "gloo"})
+    assert errors
+    assert not any(errors.values()), errors
+
+
 def test_a_failing_virtual_rank_interrupts_the_others():
     def fail_on_one(communicator):
         if communicator.rank == 1:

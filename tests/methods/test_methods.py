@@ -1,12 +1,19 @@
 """The methods' contract and identities, over virtual ranks and over MPI."""
 
+import itertools
+
 import pytest
 import ranks
 import torch
 
 from atoll.methods.communicator_threads import run_virtual_ranks
 from atoll.methods.daso import Daso, DasoHyperparameters, halve, merge
+from atoll.methods.ddp import Bucket, make_buckets
+from atoll.methods.diloco import outer_step
+from atoll.methods.easgd_tree import EasgdTree, plant
 from atoll.methods.method import NotApplicable
+from atoll.methods.powersgd import Powersgd
+from atoll.platform.configuration import split_hyperparameters
 
 CONTRACTS = ("method_contract", "easgd_contract")
 CASES = [
@@ -45,6 +52,107 @@ def test_merge_is_equation_3_2():
     merge(local, total, num_steps=3, num_nodes=4)
     # (2*3*x + total) / (2*3 + 4)
     assert local.tolist() == pytest.approx([1.6, 3.2], rel=1e-6)
+
+
+def test_buckets_are_filled_from_the_last_parameter_to_the_first():
+    ends = [0, 10, 12, 40, 45]
+    slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
+    assert make_buckets(slices, 8) == [Bucket(2, 3, slice(12, 45)), Bucket(0, 1, slice(0, 12))]
+    assert make_buckets(slices, 1) == [Bucket(i, i, slices[i]) for i in (3, 2, 1, 0)]
+    assert make_buckets(slices, 1000) == [Bucket(0, 3, slice(0, 45))]
+
+
+def test_the_outer_step_is_torchs_nesterov():
+    start, velocity = torch.tensor([1.0, -2.0], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    reference = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.SGD([reference], 0.7, 0.9, nesterov=True)
+    for mean in torch.tensor([[0.5, -1.0], [0.25, 0.0], [1.0, 1.0]], dtype=torch.float64):
+        reference.grad = reference.detach() - mean
+        outer_step(start, mean, velocity, 0.7, 0.9)
+        optimizer.step()
+    assert start.tolist() == pytest.approx(reference.tolist(), rel=1e-15)
+
+
+def test_powersgd_is_torchs_hook(tmp_path):
+    """torch's communication hook on one gloo rank, against ours from its factor and error on, step by step."""
+    import problem
+    import torch.distributed as dist
+    from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as hook
+    from torch.nn.parallel import DistributedDataParallel
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+
+        def work(c):
+            model = problem.seeded(torch.nn.Linear(64, 16, bias=False).double())
+            mine = problem.seeded(torch.nn.Linear(64, 16, bias=False).double())
+            wrapped = DistributedDataParallel(model)
+            state = hook.PowerSGDState(None, matrix_approximation_rank=2, start_powerSGD_iter=2)
+            wrapped.register_comm_hook(state, hook.powerSGD_hook)
+            optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=1e-3)
+            made, _ = problem.make(Powersgd, c, hyperparameters={"rank": 2, "warmup_steps": 3}, model=mine)
+            for number, batch in enumerate(problem.batches(c, 20)):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(wrapped(batch.inputs), batch.targets).backward()
+                optimizer.step()
+                if number < 3:  # two whole steps, and the one from which torch's factor comes
+                    mine.weight.data.copy_(model.weight.data)
+                    saved = made.state_dict() | {"num_steps": 3}
+                    momentum = optimizer.state[model.weight]["momentum_buffer"]
+                    saved["optimizer"]["state"] = {0: {"momentum_buffer": momentum.reshape(-1).clone()}}
+                    if number == 2:
+                        saved["factors"] = [state.q_memory_dict[0].view(64, 2)]
+                        saved["errors"] = [state.error_dict[0].view(16, 64)]
+                    made.load_state_dict(saved)
+                else:
+                    made.step(batch)
+                    # a QR and two products a step, over 17 steps that amplify little
+                    assert problem.close(problem.vector(mine), problem.vector(model), 1e-12), number
+
+        run_virtual_ranks(work, (0,))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "num_ranks", "message"),
+    [
+        ("sgd", {"momentum": 0.0}, 2, "sgd is sequential: it trains on 1 rank per worker; got 2"),
+        ("asgd", {"momentum": 0.0}, 4, "asgd is sequential"),
+        ("easgd_tree", {"momentum": 0.0}, 1, "easgd_tree needs at least 2 ranks per worker; got 1"),
+        ("eamsgd", {"optimizer": "adamw"}, 2, "SGD's own update and momentum .* which adamw does not have"),
+        ("mdownpour", {"optimizer": "adamw"}, 2, "which adamw does not have; optimizer must be sgd"),
+        ("easgd", {"momentum": 0.5}, 2, "easgd has no momentum, its form with momentum is eamsgd; .* got 0.5"),
+        ("downpour", {"momentum": 0.5}, 2, "its form with momentum is mdownpour"),
+        ("msgd", {"momentum": 0.5, "nesterov": True}, 1, "nesterov must be false; got true"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_with_a_reason(method, settings, num_ranks, message):
+    with pytest.raises(NotApplicable, match=message):
+        split_hyperparameters(method, settings, num_ranks)
+
+
+def test_the_tree_puts_every_node_on_the_rank_of_its_first_leaf():
+    places = plant(5, 2, "multi_scale", 1, 10)
+    assert [p.rank for p in places] == [0, 1, 2, 3, 4, 0, 2, 4, 0, 4, 0]
+    assert [p.parent for p in places] == [5, 5, 6, 6, 7, 8, 8, 9, 10, 10, None]
+    assert places[8].children == (5, 6)
+    leaf, parent, inner, root = places[0], places[5], places[8], places[10]
+    assert (leaf.tau_up, parent.tau_up, parent.tau_down) == (1, 10, 1)
+    assert (inner.tau_up, inner.tau_down, root.tau_down) == (10, 10, 10)
+    assert {(p.tau_up, p.tau_down) for p in plant(5, 2, "fast_up", 8, 80)} == {(8, 80)}
+    # 16 parents of 16 leaves each on 256 ranks, as in the source
+    assert [len(plant(256, 16, "fast_up", 1, 10)), len(plant(16, 16, "fast_up", 1, 10))] == [273, 17]
+
+
+def test_the_tree_says_that_it_has_a_level_less():
+    import problem
+
+    notes = run_virtual_ranks(
+        lambda c: [problem.make(EasgdTree, c, hyperparameters={"degree": d})[0].notes for d in (2, 4)], (0, 0, 0)
+    )
+    assert notes[0][0] == ()
+    assert "the leaves' parent is the root, one level less than the source's tree" in notes[0][1][0]
 
 
 def test_halving_stops_at_one_then_starts_again():

@@ -117,6 +117,64 @@ def check_dropped_buffers_live_until_completion(c: Communicator) -> None:
         request.wait()
 
 
+@EVERYWHERE
+def check_a_large_sum_is_cut_into_pieces_and_whole_again(c: Communicator) -> None:
+    count = 3 * 2**18 + 5  # float32, so a little over 3 MiB: several pieces over MPI, of uneven length
+    tensor = torch.arange(count, dtype=torch.float32) % 1000 + c.rank
+    c.sum(tensor)
+    assert torch.equal(tensor, c.size * (torch.arange(count, dtype=torch.float32) % 1000) + sum(range(c.size)))
+    assert [row["count"] for row in c.ledger.rows()] == [1]
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_arrived_tells_who_has_sent_what_nobody_receives_yet(c: Communicator) -> None:
+    assert c.arrived(tag=3) is None
+    c.barrier()
+    if c.rank == c.size - 1:
+        c.send(torch.full((2,), 7.0), 0, tag=3)
+        c.send(torch.full((2,), 8.0), 0, tag=3)
+    c.barrier()
+    if c.rank == 0:
+        seen = []
+        for _ in range(2):
+            c.wait_until(lambda: c.arrived(tag=3) is not None)
+            assert (c.arrived(tag=3), c.arrived(tag=4)) == (c.size - 1, None)
+            tensor = torch.zeros(2)
+            c.receive(tensor, c.size - 1, tag=3)
+            seen.append(float(tensor[0]))
+        assert seen == [7.0, 8.0]
+        assert c.arrived(tag=3) is None
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_every_wait_serves(c: Communicator) -> None:
+    """Rank 0 waits in a barrier of another communicator; the others come there once it has answered them."""
+    aside = c.split(0)
+    if c.rank == 0:
+        answers: list = []
+
+        def serve() -> None:
+            while (source := c.arrived(tag=1)) is not None:
+                answers.append((source, question := torch.zeros(1), c.start_receive(question, source, tag=1)))
+            for entry in [entry for entry in answers if entry[2].test()]:
+                answers.remove(entry)
+                replies.append(c.start_send(entry[1] + 1, entry[0], tag=2))
+
+        replies: list = []
+        c.services.append(serve)
+        aside.barrier()
+        for reply in replies:
+            reply.wait()
+        assert len(replies) == c.size - 1
+        c.services.remove(serve)
+    else:
+        word = torch.full((1,), float(c.rank))
+        c.send(word, 0, tag=1)
+        c.receive(word, 0, tag=2)
+        assert float(word) == c.rank + 1
+        aside.barrier()
+
+
 @on_layouts(TWO_BY_TWO)
 def check_split_and_scopes(c: Communicator) -> None:
     node = c.split(c.nodes[c.rank])

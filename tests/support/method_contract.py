@@ -14,7 +14,9 @@ from atoll.methods import METHODS
 from atoll.methods.communicator import Communicator, Ledger
 from atoll.methods.daso import Daso
 from atoll.methods.ddp import Ddp
+from atoll.methods.diloco import Diloco
 from atoll.methods.local_sgd import LocalSgd
+from atoll.methods.powersgd import Powersgd
 from atoll.platform.workloads.digits import DigitsMlp
 
 SINGLE, PAIR, PLAYED_PAIR, TWO_BY_TWO = (0,), (0, 0), (0, 1), (0, 0, 1, 1)
@@ -199,6 +201,23 @@ def check_ddp_bytes(c: Communicator) -> None:
         assert c.ledger.wire_bytes() - before == pytest.approx(expected, rel=1e-12)
 
 
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_overlapped_ddp_equals_classic(c: Communicator) -> None:
+    """In one bucket, in one for each parameter, and with a parameter that has no part in the loss."""
+    steps = list(problem.batches(c, 30))
+    for unused in (False, True):
+        expected = None
+        for hyperparameters in ({"overlap": False}, {"bucket_mib": 1.0}, {"bucket_mib": 2**-20}):
+            model = problem.make_model()
+            if unused:
+                model.register_parameter("idle", torch.nn.Parameter(torch.ones(3, dtype=torch.float64)))
+            made, _ = problem.make(Ddp, c, hyperparameters=hyperparameters, model=model)
+            problem.train(made, steps)
+            got = problem.vector(made.finalize())
+            expected = got if expected is None else expected
+            assert problem.close(got, expected, FLOAT64), hyperparameters
+
+
 @on_layouts(PLAYED_PAIR)
 def check_ddp_averages_running_statistics(c: Communicator) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 10)).double()
@@ -268,6 +287,67 @@ def check_post_local_sgd_starts_as_ddp(c: Communicator) -> None:
     mine, theirs = problem.vector(a), problem.vector(a)
     c.broadcast(theirs)
     assert c.rank == 0 or not torch.equal(mine, theirs)
+
+
+# DiLoCo.
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_diloco_with_outer_rate_1_and_momentum_0_equals_local_sgd(c: Communicator) -> None:
+    steps = list(problem.batches(c, 32))  # with a rest: 32 is no multiple of 5
+    outer = {"H": 5, "outer_learning_rate": 1.0, "outer_momentum": 0.0}
+    for settings in ({}, {"optimizer": "adamw", "learning_rate": 0.01}):
+        diloco, _ = problem.make(Diloco, c, hyperparameters=outer, settings=settings)
+        local, _ = problem.make(LocalSgd, c, hyperparameters={"H": 5}, settings=settings)
+        before = c.ledger.wire_bytes()
+        problem.train(local, steps)
+        sent = c.ledger.wire_bytes() - before
+        problem.train(diloco, steps)
+        assert c.ledger.wire_bytes() - before == 2 * sent
+        # AdamW divides by the root of a second moment of 1e-8 and less: rounding is amplified.
+        tolerance = 1e-9 if settings else FLOAT64
+        assert problem.close(problem.vector(diloco.finalize()), problem.vector(local.finalize()), tolerance)
+
+
+# PowerSGD.
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_powersgd_is_exact_for_gradients_of_low_rank(c: Communicator) -> None:
+    """One sample a rank: a linear layer's mean gradient has rank p, and a product of rank p holds it.
+
+    Without error feedback: the ranks' errors add up to 0 here, and what rounding leaves of their sum would grow.
+    """
+    steps = list(problem.batches(c, 30, batch_size=1))
+    compressed, _ = problem.make(Powersgd, c, hyperparameters={"rank": c.size, "error_feedback": False})
+    ddp, _ = problem.make(Ddp, c)
+    before = c.ledger.wire_bytes()
+    problem.train(compressed, steps)
+    # (16, 64) + (10, 16) as thin products, two biases whole, in float64
+    rank = c.size
+    thin = rank * (16 + 64) + (rank * (10 + 16) if rank * (10 + 16) < 160 else 160) + 26
+    assert c.ledger.wire_bytes() - before == pytest.approx(30 * 2 * (c.size - 1) / c.size * 8 * thin, rel=1e-12)
+    problem.train(ddp, steps)
+    assert problem.close(problem.vector(compressed.finalize()), problem.vector(ddp.finalize()), FLOAT64)
+
+
+@on_layouts(SINGLE, PAIR, TWO_BY_TWO)
+def check_powersgd_loses_nothing_but_the_last_error(c: Communicator) -> None:
+    """With SGD the steps add up to the mean gradients less the mean error: what one step lacks the next brings."""
+    settings = {"momentum": 0.0, "weight_decay": 0.0, "learning_rate": 0.1}
+    made, model = problem.make(Powersgd, c, hyperparameters={"rank": 1}, settings=settings)
+    start, total = problem.vector(model), torch.zeros_like(problem.vector(model))
+    for batch in problem.batches(c, 30):
+        loss = torch.nn.functional.cross_entropy(model(batch.inputs), batch.targets)
+        total += torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))])
+        made.step(batch)
+    errors = made.state_dict()["errors"]
+    (first, second), hidden = errors, torch.zeros(16, dtype=torch.float64)
+    error = torch.cat([first.reshape(-1), hidden, second.reshape(-1), torch.zeros(10, dtype=torch.float64)])
+    c.mean(total)
+    c.mean(error)
+    assert float(error.abs().max()) > 1e-3
+    assert problem.close(problem.vector(model) - start, 0.1 * (error - total), FLOAT64)
 
 
 # DASO.

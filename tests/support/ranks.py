@@ -93,14 +93,19 @@ def _main(module_name: str) -> None:
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
+    kind = MpiCommunicator
+    if os.environ.get("ATOLL_TEST_GROUP") == "nccl":
+        from atoll.methods.communicator_nccl import NcclCommunicator as kind
+
+        torch.cuda.set_device(world.rank)
+    elif os.environ.get("ATOLL_TEST_GROUP") == "gloo":
+        from gloo_communicator import GlooCommunicator as kind
     results: dict[str, str | None] = {}
     for name, layout in collect(module_name):
         if len(layout) != world.size:
             continue
         family = MpiFamily()
-        communicator = MpiCommunicator(
-            world.Dup(), layout, ledger=Ledger(), poll=lambda: None, spin=False, family=family
-        )
+        communicator = kind(world.Dup(), layout, ledger=Ledger(), poll=lambda: None, spin=False, family=family)
         error = None
         try:
             getattr(importlib.import_module(module_name), name)(communicator)
