@@ -37,6 +37,15 @@ def test_spoken_digits(tmp_path, shared_data):
     assert best["objective"] > 0.2
 
 
+def test_stability_regions_are_drawn(tmp_path):
+    script = [sys.executable, EXAMPLES / "stability.py", tmp_path / "stability.html"]
+    done = subprocess.run(script, check=True, capture_output=True, text=True, timeout=120)
+    assert "wrote" in done.stdout
+    page = (tmp_path / "stability.html").read_text()
+    for title in ("ADMM, p = 3", "ADMM, p = 8", "EASGD, p = 3"):
+        assert title in page
+
+
 def test_the_own_workload_is_minimised(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     atoll("search", "examples/own_workload.yaml", "--trials", "4", "--islands", "1", cwd=tmp_path)

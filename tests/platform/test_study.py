@@ -86,6 +86,15 @@ def test_every_mistake_is_reported_at_once(tmp_path):
     assert len(error(tmp_path, MINIMAL | {"trials": 0, "seed": -1, "colour": 1}).splitlines()) == 3
 
 
+def test_a_study_may_search_any_hyperparameter_of_its_method(tmp_path):
+    space = {"alpha": {"low": 0.05, "high": 0.5, "log": True}}
+    study = Study(name="s", workload="digits_mlp", method="easgd", space=space, topology={"ranks": 2})
+    alpha = next(p for p in study.search_space().parameters if p.name == "alpha")
+    assert (alpha.distribution.low, alpha.distribution.high) == (0.05, 0.5)
+    # no default: the method derives it from beta, so the middle of the range is tried first
+    assert study.search_space().default()["alpha"] == pytest.approx((0.05 * 0.5) ** 0.5)
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [

@@ -43,6 +43,31 @@ def test_epochs_have_different_orders_and_no_sample_twice():
     assert not torch.equal(*orders)
 
 
+def test_augmentation_is_the_ranks_own_and_seeded():
+    def add_noise(inputs, generator):
+        return inputs + torch.rand(inputs.shape, generator=generator)
+
+    def inputs(rank, seed, epoch):
+        source = EpochBatches(samples(40), 10, rank, 2, seed=seed, transform=add_noise)
+        return torch.cat([batch.inputs - batch.indices[:, None] for batch in source.epoch(epoch)])
+
+    assert torch.equal(inputs(0, 3, 1), inputs(0, 3, 1))
+    for other in ((1, 3, 1), (0, 4, 1), (0, 3, 2)):
+        assert not torch.equal(inputs(0, 3, 1), inputs(*other))
+
+
+def test_training_time_is_computing_waiting_and_data():
+    def spent(c):
+        trial = Trial(configuration(), c, "cpu")
+        last = [*trial.train()][-1]
+        return last.seconds, trial.seconds()
+
+    for total, parts in run_virtual_ranks(spent, (0, 0)):
+        assert set(parts) == {"compute", "waiting", "data"}
+        assert all(seconds > 0 for seconds in parts.values())
+        assert sum(parts.values()) == pytest.approx(total, rel=1e-9)
+
+
 def test_a_global_batch_must_fit():
     with pytest.raises(NotApplicable, match=r"batch_size 32 on 2 ranks makes 64"):
         EpochBatches(samples(40), 32, 0, 2, seed=0)
@@ -79,7 +104,9 @@ def test_a_loss_that_is_no_number_ends_the_trial_on_every_rank():
 
 
 def test_unknown_hyperparameters_are_refused():
-    with pytest.raises(ValueError, match=r"ddp has no hyperparameter B; valid are wire of the method"):
+    with pytest.raises(
+        ValueError, match=r"ddp has no hyperparameter B; valid are bucket_mib, overlap, wire of the method"
+    ):
         curve(configuration(hyperparameters={"B": 3}), (0,))
 
 
@@ -87,6 +114,9 @@ def test_the_schedules_are_their_formulas():
     assert [rate_factor("cosine", step, 10) for step in (0, 5)] == pytest.approx([1.0, 0.5])
     assert [rate_factor("linear", step, 10) for step in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
     assert rate_factor("constant", 7, 10) == 1.0
+    # 003 figure 4.13: (1 + gamma t)^-0.5 over the steps after the warm-up
+    assert [rate_factor("inverse_sqrt", t, 10, 0, 0.5) for t in (0, 6)] == pytest.approx([1.0, 0.5])
+    assert rate_factor("inverse_sqrt", 10, 20, 4, 0.5) == pytest.approx(0.5)
     assert [rate_factor("cosine", step, 10, 4) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
@@ -110,7 +140,7 @@ def test_a_factory_moves_all_its_optimizers_and_clips():
     [
         ({"learning_rate": 0.0}, "learning_rate must be above 0; got 0.0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\); got 1.0"),
-        ({"schedule": "step"}, "schedule must be one of constant, cosine, linear; got 'step'"),
+        ({"schedule": "step"}, "schedule must be one of constant, cosine, linear, inverse_sqrt; got 'step'"),
         ({"optimizer": "lion"}, "optimizer must be one of sgd, adamw; got 'lion'"),
         ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0"),

@@ -63,6 +63,34 @@ def test_limits_are_python_floats_for_numbers_and_integers_for_categories():
     assert all(type(end) is int for end in limits["wire"])
 
 
+def test_the_easgd_family_has_the_ranges_of_tables_4_1_to_4_3():
+    rates = {
+        "easgd": (0.005, 0.1),
+        "eamsgd": (0.001, 0.01),
+        "downpour": (0.0005, 0.02),
+        "adownpour": (0.0005, 0.005),
+        "mvadownpour": (0.0005, 0.005),
+        "mdownpour": (0.000005, 0.00005),
+        "sgd": (0.005, 0.05),
+        "asgd": (0.005, 0.05),
+        "mvasgd": (0.005, 0.05),
+        "msgd": (0.0001, 0.001),
+    }
+    for name, (low, high) in rates.items():
+        rate = next(p for p in WHOLE[name].parameters if p.name == "learning_rate")
+        assert (rate.distribution.low, rate.distribution.high) == (low, high), name
+    for name in ("easgd", "eamsgd", "downpour"):
+        tau = next(p for p in WHOLE[name].parameters if p.name == "tau")
+        assert (tau.distribution.low, tau.distribution.high) == (1, 64)
+
+
+def test_a_methods_space_replaces_and_drops_shared_settings():
+    assert "momentum" not in WHOLE["easgd"].names()
+    assert [p.source for p in WHOLE["eamsgd"].parameters if p.name == "momentum"] == ["003 sections 4.2 and 6.1.2"]
+    assert WHOLE["easgd"].names().count("learning_rate") == 1
+    assert {"weight_decay", "batch_size"} <= set(WHOLE["easgd"].names())
+
+
 def test_daso_has_table_3_1s_ranges():
     daso = {p.name: p for p in registry.search_space("daso").parameters}
     assert (daso["B"].distribution.low, daso["B"].distribution.high) == (1, 32)
