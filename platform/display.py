@@ -157,7 +157,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def leaderboard(study: Study, trials: Sequence[Trial]) -> Table:
     """Place, objective, metrics, hyperparameters, time, bytes and seed of the best trials."""
     searched = searched_names(study, trials)
-    metrics = sorted({name for trial in trials for name in trial.metrics or {}})
+    # Where the time went is in the JSON form; a column each would crowd out the hyperparameters.
+    metrics = sorted({name for t in trials for name in t.metrics or {} if not name.startswith("seconds_")})
     columns = ["place", "trial", study.metric, *metrics, *searched, "time", "sent", "seed", "island"]
     rows = [
         [
