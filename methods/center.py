@@ -98,6 +98,9 @@ class Center:
         for farewell in self._farewells:
             farewell.wait()
         self._farewells.clear()
+        # From here on nobody has left; before the barrier, so that no new farewell is forgotten.
+        self._num_asked_when_left = [None] * self._aside.size
+        self._num_asked_at_farewell = -1
         self._aside.barrier()
 
     # The owner.

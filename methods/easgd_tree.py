@@ -49,7 +49,7 @@ class EasgdTreeHyperparameters:
         degree: d, children of a node.
         tau_fast: tau_1 of the first scheme, tau_u of the second, in steps.
         tau_slow: tau_2 of the first scheme, tau_d of the second, in steps.
-        alpha: moving rate of every node; 0.9 / (d + 1) unless given.
+        alpha: moving rate of every node; 0.9 / (d + 1) unless given, with d at most the number of ranks.
     """
 
     scheme: str = "multi_scale"

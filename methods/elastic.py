@@ -8,7 +8,7 @@ Every rank i has a replica x_i that an elastic force ties to a center c. Every t
     async          x_i <- x_i - lr g(x_i) - alpha (x_i - c),  c <- c + beta/p (x_i - c)    (algorithms 1 and 2)
                    each rank by its own clock; the owner of c answers from its poll points, meanwhile the gradient is
                    computed
-    async_overlap  as async, with the difference applied tau steps later, at the end of the period (end of section 2.2)
+    async_overlap  as async, with the difference applied at the end of the period (end of section 2.2), or of the epoch
 
 alpha = beta/p is the elastic symmetry: the force on x_i is the opposite of that on c. Between exchanges the ranks
 descend alone. In the asynchronous forms a rank that has done its steps stays tied to the center: the owner goes on to

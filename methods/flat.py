@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,21 +50,29 @@ class FlatModel:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def on_gradient(self, function: Callable[[int], None]) -> None:
-        """Call `function` with a parameter's number as soon as backward has its gradient, the last one's first."""
+        """Call a bound method with a parameter's number as soon as backward has its gradient, the last one's first.
+
+        The method's object is held weakly: autograd keeps hooks where no garbage collector looks, so a strong one would
+        keep every trial's model for ever.
+        """
+        weak = weakref.WeakMethod(function)
         for number, parameter in enumerate(self.trained):
-            hook = partial(_call, function, number)
-            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(partial(_call, weak, number))  # type: ignore[no-untyped-call]
 
     def on_layer(self, function: Callable[[], None]) -> None:
-        """Call `function` after every layer's forward pass and every parameter's gradient: poll points in a step."""
+        """Call a bound method after every layer's forward pass and every parameter's gradient; held weakly as well."""
+        weak = weakref.WeakMethod(function)
         for module in self.model.modules():
             if not list(module.children()):
-                module.register_forward_hook(lambda *_: function())
-        self.on_gradient(lambda _: function())
+                module.register_forward_hook(partial(_call, weak, None))
+        for parameter in self.trained:
+            parameter.register_post_accumulate_grad_hook(partial(_call, weak, None))  # type: ignore[no-untyped-call]
 
 
-def _call(function: Callable[[int], None], number: int, _: Tensor) -> None:
-    function(number)
+def _call(weak: weakref.WeakMethod[Any], number: int | None, *_: object) -> None:
+    function = weak()
+    if function is not None:
+        function() if number is None else function(number)
 
 
 def _slices(tensors: Sequence[Tensor]) -> Iterator[slice]:

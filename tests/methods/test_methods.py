@@ -1,6 +1,8 @@
 """The methods' contract and identities, over virtual ranks and over MPI."""
 
+import gc
 import itertools
+import weakref
 
 import pytest
 import ranks
@@ -13,6 +15,7 @@ from atoll.methods.diloco import outer_step
 from atoll.methods.easgd_tree import EasgdTree, plant
 from atoll.methods.method import NotApplicable
 from atoll.methods.powersgd import Powersgd
+from atoll.platform import registry
 from atoll.platform.configuration import split_hyperparameters
 
 CONTRACTS = ("method_contract", "easgd_contract")
@@ -60,6 +63,23 @@ def test_buckets_are_filled_from_the_last_parameter_to_the_first():
     assert make_buckets(slices, 8) == [Bucket(2, 3, slice(12, 45)), Bucket(0, 1, slice(0, 12))]
     assert make_buckets(slices, 1) == [Bucket(i, i, slices[i]) for i in (3, 2, 1, 0)]
     assert make_buckets(slices, 1000) == [Bucket(0, 3, slice(0, 45))]
+
+
+@pytest.mark.parametrize("name", ["ddp", "easgd", "downpour", "mdownpour"])
+def test_a_trial_that_is_over_leaves_nothing_behind(name):
+    """Autograd's hooks are invisible to the garbage collector: one that holds its method keeps the model for ever."""
+    import problem
+
+    def work(c):
+        made, model = problem.make(registry.method(name), c, settings={"learning_rate": 1e-3})
+        problem.train(made, list(problem.batches(c, 2)))
+        made.finalize()
+        return weakref.ref(made), weakref.ref(model)
+
+    ((made, model),) = run_virtual_ranks(work, (0,))
+    gc.collect()
+    assert made() is None
+    assert model() is None
 
 
 def test_the_outer_step_is_torchs_nesterov():

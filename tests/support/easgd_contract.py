@@ -253,6 +253,17 @@ def check_those_who_left_keep_their_pull_on_the_center(c: Communicator) -> None:
         assert problem.close(center, mean, 1e-13), late
 
 
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_nobody_has_left_when_an_epoch_begins(c: Communicator) -> None:
+    """Else the first that asks would move the center for all the others, who then exchange themselves as well."""
+    made, _ = problem.make(Easgd, c, hyperparameters={"tau": 5}, settings=PLAIN, steps_per_epoch=10)
+    problem.train(made, list(problem.batches(c, 10)), meet=c.barrier)
+    made.evaluation_model()
+    assert made._center.left() == []
+    problem.train(made, list(problem.batches(c, 10)), meet=c.barrier)
+    made.finalize()
+
+
 @on_layouts(TWO_BY_TWO)
 def check_leaves_of_the_tree_agree_at_rate_0(c: Communicator) -> None:
     """With nothing but averaging all nodes come together, and stay within what the leaves were."""
