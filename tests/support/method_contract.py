@@ -147,7 +147,10 @@ def check_state_round_trips(c: Communicator) -> None:
 
 @on_layouts(PLAYED_PAIR, TWO_BY_TWO)
 def check_a_nan_reaches_every_rank(c: Communicator) -> None:
-    """A rank that sees NaN must not leave the others waiting, and the trial's summed loss shows it everywhere."""
+    """A rank that sees NaN must not leave the others waiting, and the trial's summed loss shows it everywhere.
+
+    The ranks keep pace: NaN climbs the tree only as long as the ranks above still take steps.
+    """
     for name in _methods(c.size):
         made, _ = _exercised(name, c, num_epochs=3)
         steps = list(problem.batches(c, 30))
@@ -155,7 +158,7 @@ def check_a_nan_reaches_every_rank(c: Communicator) -> None:
             steps[5] = type(steps[5])(
                 indices=steps[5].indices, inputs=steps[5].inputs * float("nan"), targets=steps[5].targets
             )
-        problem.train(made, steps, meet=c.barrier)
+        problem.train(made, steps, pace=c.barrier)
         assert torch.isnan(problem.vector(made.finalize())).any(), name
 
 

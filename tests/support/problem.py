@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from atoll.methods.communicator import Communicator
+from atoll.methods.communicator import Communicator, Ledger
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.platform.trial import EpochBatches
@@ -55,6 +55,7 @@ def make(
         loss=nn.functional.cross_entropy,
         optimizers=OptimizerFactory(optimizer, num_epochs * steps_per_epoch),
         communicator=communicator,
+        aside=communicator.split(0, ledger=Ledger()),
         num_epochs=num_epochs,
         steps_per_epoch=steps_per_epoch,
         seed=0,
@@ -75,12 +76,21 @@ def batches(communicator: Communicator, num_steps: int, batch_size: int = 8, dty
 
 
 def train(
-    method: Method, steps: list[Batch], steps_per_epoch: int = 10, meet: Callable[[], None] = lambda: None
+    method: Method,
+    steps: list[Batch],
+    steps_per_epoch: int = 10,
+    meet: Callable[[], None] = lambda: None,
+    pace: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Train as the trial's loop does; `meet` is called at the end of every epoch, where that loop adds up losses."""
+    """Train as the trial's loop does.
+
+    `meet` is called at the end of every epoch, where that loop adds up losses; `pace` after every step, where that
+    loop does nothing: for what only holds of ranks of one speed.
+    """
     losses = []
     for number, batch in enumerate(steps, 1):
         losses.append(float(method.step(batch)))
+        pace()
         if number % steps_per_epoch == 0:
             meet()
             method.epoch_end(sum(losses[-steps_per_epoch:]) / steps_per_epoch)
