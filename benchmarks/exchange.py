@@ -47,6 +47,7 @@ def build(name: str, hyperparameters: dict, model, communicator):
         loss=cross_entropy,
         optimizers=OptimizerFactory(settings, 1),
         communicator=communicator,
+        aside=communicator,
         num_epochs=1,
         steps_per_epoch=10**9,
         seed=0,

@@ -62,6 +62,7 @@ def ours(model, communicator, hyperparameters):
         loss=cross_entropy,
         optimizers=OptimizerFactory(OptimizerSettings(learning_rate=0.01, schedule="constant"), 1),
         communicator=communicator,
+        aside=communicator,
         num_epochs=1,
         steps_per_epoch=1,
         seed=0,

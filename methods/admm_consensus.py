@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.communicator import Ledger
 from atoll.methods.descent import Descent, check_descent
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
@@ -74,12 +73,11 @@ class AdmmConsensus(Method):
         self._hyperparameters = hyperparameters
         self._communicator = context.communicator
         self._optimizers = context.optimizers
-        self._shadow = Shadow(context.model)
         self._flat = FlatModel(context.model)
+        self._shadow = Shadow(self._flat, context.aside)
         self._descent = Descent(context, self._flat)
         self._dual = torch.zeros_like(self._flat.parameters)
         self._center = self._flat.parameters.clone()
-        self._aside = context.communicator.split(0, ledger=Ledger())
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
@@ -105,10 +103,7 @@ class AdmmConsensus(Method):
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, with the running statistics' mean over ranks."""
-        statistics = self._flat.statistics.clone()
-        if statistics.numel():
-            self._aside.mean(statistics)
-        return self._shadow.show(self._center, statistics)
+        return self._shadow.show(self._center)
 
     def finalize(self) -> nn.Module:
         """Return the center."""
@@ -116,10 +111,10 @@ class AdmmConsensus(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """Return replica, dual and center."""
-        return {"state": self._flat.state.clone(), "dual": self._dual.clone(), "center": self._center.clone()}
+        return {"model": self._flat.state_dict(), "dual": self._dual.clone(), "center": self._center.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._flat.state.copy_(state["state"])
+        self._flat.load_state_dict(state["model"])
         self._dual.copy_(state["dual"])
         self._center.copy_(state["center"])

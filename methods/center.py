@@ -92,7 +92,8 @@ class Center:
             self._num_asked_at_farewell = self._num_asked
 
     def meet(self) -> None:
-        """Wait until every rank has left; collective, after `leave`."""
+        """Leave, and wait until every rank has; collective."""
+        self.leave()
         if self.is_owner:
             self._aside.wait_until(lambda: len(self.left()) == self._aside.size and not self._outgoing)
         for farewell in self._farewells:

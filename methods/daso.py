@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from atoll.methods.communicator import Request
 from atoll.methods.flat import WIRE_DTYPES, FlatModel
 from atoll.methods.method import Batch, Context, Method, NotApplicable
+from atoll.methods.optimizers import restore, saved
 from atoll.methods.plateau import Plateau
 from atoll.methods.validation import require, require_choice
 
@@ -202,16 +203,16 @@ class Daso(Method):
         if self._sent:
             self._receive()
         return {
-            "model": self._context.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "model": self._flat.state_dict(),
+            "optimizer": saved(self._optimizer),
             "plateau": self._plateau.state_dict(),
             "counters": [self._B, self._S, self._epoch, self._step, self._last_send, self._next_group, self._differ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._context.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._flat.load_state_dict(state["model"])
+        restore(self._optimizer, state["optimizer"])
         self._plateau.load_state_dict(state["plateau"])
         (self._B, self._S, self._epoch, self._step, self._last_send, self._next_group, self._differ) = state["counters"]
 

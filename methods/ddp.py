@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from atoll.methods.communicator import Request
 from atoll.methods.flat import WIRE_DTYPES, FlatModel
 from atoll.methods.method import Batch, Context, Method
+from atoll.methods.optimizers import restore, saved
 from atoll.methods.validation import require, require_choice
 
 
@@ -113,7 +114,7 @@ class Ddp(Method):
     def evaluation_model(self) -> nn.Module:
         """Average the running statistics, which each rank has of its own samples, and return the model."""
         if self._flat.statistics.numel():
-            self._context.communicator.mean(self._flat.statistics)
+            self._context.aside.mean(self._flat.statistics)
         return self._context.model
 
     def finalize(self) -> nn.Module:
@@ -122,9 +123,9 @@ class Ddp(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """Return model and optimizer."""
-        return {"model": self._context.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return {"model": self._flat.state_dict(), "optimizer": saved(self._optimizer)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._context.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._flat.load_state_dict(state["model"])
+        restore(self._optimizer, state["optimizer"])

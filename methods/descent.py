@@ -80,9 +80,9 @@ class Descent:
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, running statistics and velocity."""
-        return {"state": self._flat.state.clone(), "velocity": self.velocity.clone()}
+        return {"model": self._flat.state_dict(), "velocity": self.velocity.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._flat.state.copy_(state["state"])
+        self._flat.load_state_dict(state["model"])
         self.velocity.copy_(state["velocity"])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
+from atoll.methods.optimizers import restore, saved
 from atoll.methods.validation import require
 
 
@@ -92,8 +93,8 @@ class Diloco(Method):
     def state_dict(self) -> dict[str, Any]:
         """Return replica, both optimizers' state and counter."""
         return {
-            "model": self._context.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "model": self._flat.state_dict(),
+            "optimizer": saved(self._optimizer),
             "start": self._start.clone(),
             "velocity": self._velocity.clone(),
             "num_local_steps": self._num_local_steps,
@@ -101,8 +102,8 @@ class Diloco(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._context.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._flat.load_state_dict(state["model"])
+        restore(self._optimizer, state["optimizer"])
         self._start.copy_(state["start"])
         self._velocity.copy_(state["velocity"])
         self._num_local_steps = state["num_local_steps"]

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.communicator import Ledger, Request
+from atoll.methods.communicator import Request
 from atoll.methods.descent import Descent, check_descent
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
@@ -136,8 +136,8 @@ class EasgdTree(Method):
 
     def __init__(self, hyperparameters: EasgdTreeHyperparameters, context: Context) -> None:
         h, size = hyperparameters, context.communicator.size
-        self._shadow = Shadow(context.model)
         self._flat = FlatModel(context.model)
+        self._shadow = Shadow(self._flat, context.aside)
         self._descent = Descent(context, self._flat)
         self._places = plant(size, h.degree, h.scheme, h.tau_fast, h.tau_slow)
         if size <= h.degree:
@@ -147,7 +147,7 @@ class EasgdTree(Method):
             )
         self._alpha = 0.9 / (min(h.degree, size) + 1) if h.alpha is None else h.alpha
         self._tree = context.communicator.split(0)
-        self._aside = context.communicator.split(0, ledger=Ledger())
+        self._aside = context.aside
         self._rank = self._tree.rank
         self._nodes = {
             place.number: _Node(
@@ -244,15 +244,8 @@ class EasgdTree(Method):
     def evaluation_model(self) -> nn.Module:
         """Return the root, with the running statistics' mean over ranks; collective."""
         self._settle()
-        root = self._places[-1]
-        shown = torch.empty_like(self._flat.parameters, device="cpu")
-        if root.rank == self._rank:
-            shown.copy_(self._nodes[root.number].value)
-        self._aside.broadcast(shown, root.rank)
-        statistics = self._flat.statistics.clone()
-        if statistics.numel():
-            self._aside.mean(statistics)
-        return self._shadow.show(shown, statistics)
+        root = self._nodes.get(self._places[-1].number, self._leaf)  # only the root's rank has it
+        return self._shadow.show(root.value, self._places[-1].rank)
 
     def finalize(self) -> nn.Module:
         """Return the root."""
@@ -261,11 +254,13 @@ class EasgdTree(Method):
     def state_dict(self) -> dict[str, Any]:
         """Return the nodes of this rank and its counter; collective, as it receives what is under way."""
         self._settle()
-        return {
+        state = {
             "descent": self._descent.state_dict(),
             "nodes": {number: node.value.clone() for number, node in self._nodes.items()},
             "num_steps": self._num_steps,
         }
+        self._aside.barrier()  # until all have copied theirs, nobody sends
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""

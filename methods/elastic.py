@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from atoll.methods.averages import RunningAverage
 from atoll.methods.center import OWNER, Center
-from atoll.methods.communicator import Ledger
 from atoll.methods.descent import Descent
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
@@ -96,8 +95,8 @@ class ElasticMethod(Method):
         self._context = context
         self._size = context.communicator.size
         self._alpha = hyperparameters.beta / self._size if hyperparameters.alpha is None else hyperparameters.alpha
-        self._shadow = Shadow(context.model)
         self._flat = FlatModel(context.model)
+        self._shadow = Shadow(self._flat, context.aside)
         self._descent = Descent(context, self._flat, heavy_ball=heavy_ball)
         self._num_steps = 0
         # The asynchronous center lives in its owner's host memory, the synchronous one beside every replica.
@@ -112,8 +111,6 @@ class ElasticMethod(Method):
             self._center = Center(context.communicator, self._flat.parameters, self._exchange)
             if self._center.is_owner:
                 self._flat.on_layer(self._center.serve)
-        # What evaluation takes is no traffic of the method.
-        self._aside = context.communicator.split(0, ledger=Ledger())
 
     # The rank's steps.
 
@@ -218,24 +215,21 @@ class ElasticMethod(Method):
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, or its average, with the running statistics' mean over ranks; collective."""
-        self._leave()
+        self._meet()
+        return self._shadow.show(self._value if self._average is None else self._average.value, OWNER)
+
+    def _meet(self) -> None:
         if self._center is not None:
+            self._apply()
             self._center.meet()
-        shown = (self._value if self._average is None else self._average.value).clone()
-        self._aside.broadcast(shown, OWNER)
-        statistics = self._flat.statistics.clone()
-        if statistics.numel():
-            self._aside.mean(statistics)
-        return self._shadow.show(shown, statistics)
 
     def finalize(self) -> nn.Module:
         """Wait until every rank is done, and return the center."""
         return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return replica, center and counters; collective."""
-        self.evaluation_model()
-        self._aside.broadcast(self._value, OWNER)
+        """Return replica, the owner's center and its average, and counters; collective."""
+        self._meet()
         return {
             "descent": self._descent.state_dict(),
             "center": self._value.clone(),

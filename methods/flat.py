@@ -22,12 +22,14 @@ class FlatModel:
         gradients: (n,) their gradients; those of `vector` as well.
         statistics: (s,) the floating elements of the buffers (batch-norm statistics), averaged whenever parameters are.
         state: (n + s,) parameters, then statistics.
+        counters: the buffers that are no floating numbers (batch norm's count of batches).
         slices: where each parameter lies in `parameters`, in the model's order.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.trained = [p for p in model.parameters() if p.requires_grad]
         buffers = [b for b in model.buffers() if b.is_floating_point()]
+        self.counters = [b for b in model.buffers() if not b.is_floating_point()]
         kinds = {(tensor.dtype, tensor.device) for tensor in (*self.trained, *buffers)}
         if len(kinds) != 1:
             raise ValueError(f"the model's parameters must share one dtype and device; got {sorted(map(str, kinds))}")
@@ -48,6 +50,16 @@ class FlatModel:
         """Replace `gradients` by those of `loss`."""
         self.gradients.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the parameters and of all buffers, those that are counters included."""
+        return {"state": self.state.clone(), "counters": [counter.clone() for counter in self.counters]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.state.copy_(state["state"])
+        for counter, saved in zip(self.counters, state["counters"], strict=True):
+            counter.copy_(saved)
 
     def on_gradient(self, function: Callable[[int], None]) -> None:
         """Call a bound method with a parameter's number as soon as backward has its gradient, the last one's first.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
+from atoll.methods.optimizers import restore, saved
 from atoll.methods.validation import require
 
 
@@ -77,15 +78,15 @@ class LocalSgd(Method):
     def state_dict(self) -> dict[str, Any]:
         """Return model, optimizer and counters."""
         return {
-            "model": self._context.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "model": self._flat.state_dict(),
+            "optimizer": saved(self._optimizer),
             "num_steps": self._num_steps,
             "num_local_steps": self._num_local_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._context.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._flat.load_state_dict(state["model"])
+        restore(self._optimizer, state["optimizer"])
         self._num_steps = state["num_steps"]
         self._num_local_steps = state["num_local_steps"]

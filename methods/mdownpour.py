@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.center import OWNER, Center
-from atoll.methods.communicator import Ledger
 from atoll.methods.descent import Descent, check_descent
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method, NoHyperparameters
@@ -45,13 +44,12 @@ class Mdownpour(Method):
     def __init__(self, hyperparameters: NoHyperparameters, context: Context) -> None:
         self._optimizers = context.optimizers
         self._delta = context.optimizers.settings.momentum
-        self._shadow = Shadow(context.model)
         self._flat = FlatModel(context.model)
+        self._shadow = Shadow(self._flat, context.aside)
         self._descent = Descent(context, self._flat)
         self._value = self._flat.parameters.to("cpu", copy=True)
         self._velocity = torch.zeros_like(self._value)
         self._center = Center(context.communicator, self._flat.parameters, self._exchange)
-        self._aside = context.communicator.split(0, ledger=Ledger())
         if self._center.is_owner:
             self._flat.on_layer(self._center.serve)
 
@@ -68,32 +66,24 @@ class Mdownpour(Method):
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, with the running statistics' mean over ranks; collective."""
-        self._center.leave()
         self._center.meet()
-        shown = self._value.clone()
-        self._aside.broadcast(shown, OWNER)
-        statistics = self._flat.statistics.clone()
-        if statistics.numel():
-            self._aside.mean(statistics)
-        return self._shadow.show(shown, statistics)
+        return self._shadow.show(self._value, OWNER)
 
     def finalize(self) -> nn.Module:
         """Return the center."""
         return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's parameters, center and velocity; collective."""
-        self.evaluation_model()
-        for vector in (self._value, self._velocity):
-            self._aside.broadcast(vector, OWNER)
+        """Return this rank's parameters, the owner's center and velocity; collective."""
+        self._center.meet()
         return {
-            "state": self._flat.state.clone(),
+            "model": self._flat.state_dict(),
             "center": self._value.clone(),
             "velocity": self._velocity.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._flat.state.copy_(state["state"])
+        self._flat.load_state_dict(state["model"])
         self._value.copy_(state["center"])
         self._velocity.copy_(state["velocity"])

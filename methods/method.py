@@ -43,6 +43,7 @@ class Context:
         loss: (outputs, targets) -> mean loss over the batch, a scalar.
         optimizers: makes optimizers whose learning rate follows the trial's schedule.
         communicator: the worker's ranks.
+        aside: the same ranks, for what is no traffic of the method, such as evaluation; its ledger is not the trial's.
         num_epochs, steps_per_epoch: how long the training will be.
         seed: for randomness of the method itself.
     """
@@ -51,6 +52,7 @@ class Context:
     loss: Loss
     optimizers: OptimizerFactory
     communicator: Communicator
+    aside: Communicator
     num_epochs: int
     steps_per_epoch: int
     seed: int
@@ -115,7 +117,7 @@ class Method(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training depends on. Nothing may be pending: call it after an epoch's end."""
+        """Return copies of all that training depends on. Nothing may be pending: call it after an epoch's end."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,6 +55,16 @@ class OptimizerSettings:
         require(self.lr_decay >= 0, f"lr_decay must be at least 0; got {self.lr_decay}")
         require(self.lr_warmup_epochs >= 0, f"lr_warmup_epochs must be at least 0; got {self.lr_warmup_epochs}")
         require(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
+
+
+def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A copy of an optimizer's state: torch's own state_dict holds the tensors that training goes on to change."""
+    return copy.deepcopy(optimizer.state_dict())
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Continue from what `saved` returned, which stays as it is: torch's load_state_dict would take its tensors."""
+    optimizer.load_state_dict(copy.deepcopy(state))
 
 
 def rate_factor(schedule: str, step: int, num_steps: int, num_warmup_steps: int = 0, decay: float = 0.0) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
+from atoll.methods.optimizers import restore, saved
 from atoll.methods.validation import require
 
 
@@ -124,7 +125,7 @@ class Powersgd(Method):
     def evaluation_model(self) -> nn.Module:
         """Average the running statistics, and return the model."""
         if self._flat.statistics.numel():
-            self._context.communicator.mean(self._flat.statistics)
+            self._context.aside.mean(self._flat.statistics)
         return self._context.model
 
     def finalize(self) -> nn.Module:
@@ -134,8 +135,8 @@ class Powersgd(Method):
     def state_dict(self) -> dict[str, Any]:
         """Return model, optimizer, errors, factors and counter."""
         return {
-            "model": self._context.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "model": self._flat.state_dict(),
+            "optimizer": saved(self._optimizer),
             "errors": [c.error.clone() for c in self._compressed],
             "factors": [c.q.clone() for c in self._compressed],
             "num_steps": self._num_steps,
@@ -143,8 +144,8 @@ class Powersgd(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._context.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._flat.load_state_dict(state["model"])
+        restore(self._optimizer, state["optimizer"])
         for c, error, factor in zip(self._compressed, state["errors"], state["factors"], strict=True):
             c.error.copy_(error)
             c.q.copy_(factor)

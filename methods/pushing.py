@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from atoll.methods.averages import RunningAverage
 from atoll.methods.center import OWNER, Center
-from atoll.methods.communicator import Ledger
 from atoll.methods.descent import Descent
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
@@ -43,15 +42,14 @@ class PushingMethod(Method):
 
     def __init__(self, tau: int, context: Context, *, averaged: bool = False, moving_rate: float | None = None) -> None:
         self._tau = tau
-        self._shadow = Shadow(context.model)
         self._flat = FlatModel(context.model)
+        self._shadow = Shadow(self._flat, context.aside)
         self._descent = Descent(context, self._flat)
         self._num_steps = 0
         self._fetched = self._flat.parameters.clone()
         self._value = self._flat.parameters.to("cpu", copy=True)
         self._average = RunningAverage(self._value, moving_rate) if averaged else None
         self._center = Center(context.communicator, self._flat.parameters, self._exchange)
-        self._aside = context.communicator.split(0, ledger=Ledger())
         if self._center.is_owner:
             self._flat.on_layer(self._center.serve)
 
@@ -76,14 +74,8 @@ class PushingMethod(Method):
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, or its average, with the running statistics' mean over ranks; collective."""
-        self._center.leave()
         self._center.meet()
-        shown = (self._value if self._average is None else self._average.value).clone()
-        self._aside.broadcast(shown, OWNER)
-        statistics = self._flat.statistics.clone()
-        if statistics.numel():
-            self._aside.mean(statistics)
-        return self._shadow.show(shown, statistics)
+        return self._shadow.show(self._value if self._average is None else self._average.value, OWNER)
 
     def finalize(self) -> nn.Module:
         """Push the last updates, and return the center or its average."""
@@ -91,9 +83,8 @@ class PushingMethod(Method):
         return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return replica, center and counters; collective."""
-        self.evaluation_model()
-        self._aside.broadcast(self._value, OWNER)
+        """Return replica, the owner's center and its average, and counters; collective."""
+        self._center.meet()
         return {
             "descent": self._descent.state_dict(),
             "fetched": self._fetched.clone(),

@@ -186,6 +186,7 @@ class Trial:
             loss=self.workload.loss,
             optimizers=self._optimizers,
             communicator=self._communicator,
+            aside=self._aside,
             num_epochs=self.num_epochs,
             steps_per_epoch=self._batches.num_batches,
             seed=configuration.seed,

@@ -123,7 +123,8 @@ def admm_round(p, eta, rho):
             "admm_consensus", c, replica=start, center=basis[-1], rate=eta, rho=rho, form="round_robin"
         )
         # 3.54 takes the center from all replicas and duals: what the next center is does not depend on the last one.
-        made.load_state_dict({"state": start, "dual": basis[c.rank], "center": basis[-1]})
+        state = made.state_dict() | {"dual": basis[c.rank], "center": basis[-1]}
+        made.load_state_dict(state)
         made.step(paths.batch(torch.zeros(size, dtype=torch.float64)))
         return made.state_dict()["dual"], model.x.detach().clone(), paths.shown(made)
 
@@ -208,9 +209,11 @@ def msgd_map(eta, delta):
     def step(c):
         start = torch.tensor([0.0, 1.0], dtype=torch.float64)
         made, model = paths.build("msgd", c, replica=start, center=start, rate=eta, momentum=delta)
-        made.load_state_dict({"state": start, "velocity": torch.tensor([1.0, 0.0], dtype=torch.float64)})
+        state = made.state_dict()
+        state["descent"]["velocity"] = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        made.load_state_dict(state)
         made.step(paths.batch(torch.zeros(2, dtype=torch.float64)))
-        return torch.stack([made.state_dict()["velocity"], model.x.detach()])
+        return torch.stack([made.state_dict()["descent"]["velocity"], model.x.detach()])
 
     return run_virtual_ranks(step, [0])[0]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods import METHODS
-from atoll.methods.communicator import Communicator
+from atoll.methods.communicator import Communicator, Ledger
 from atoll.methods.communicator_threads import run_virtual_ranks
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
@@ -67,6 +67,7 @@ def build(
         loss=lambda outputs, _: outputs.sum(),
         optimizers=OptimizerFactory(settings, 1),
         communicator=communicator,
+        aside=communicator.split(0, ledger=Ledger()),
         num_epochs=1,
         steps_per_epoch=10**9,
         seed=0,
