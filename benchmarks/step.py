@@ -10,64 +10,30 @@ divided by that of torch's better form.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import itertools
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
-BATCH_SIZE = 32
+from job import build, connect, make_batch, make_models, measured, parse
+
 FORMS = {
     "ours, overlapped": {"overlap": True},
     "ours, classic": {"overlap": False},
     "ours, overlapped, bfloat16": {"overlap": True, "wire": "bfloat16"},
+    # what the two choices behind the others are worth
+    "ours, classic, one piece": {"overlap": False},
+    "ours, classic, no fused SGD": {"overlap": False},
 }
 TORCH_FORMS = {"torch": {}, "torch, bucket views": {"gradient_as_bucket_view": True}}
 
 
-def make_models() -> dict[str, tuple[Callable, tuple[int, ...]]]:
-    """Each model's factory, and the shape of one of its inputs."""
-    from torch import nn
-
-    from atoll.platform.workloads.cifar10 import Cifar10Cnn7
-    from atoll.platform.workloads.digits import DigitsMlp
-
-    def mlp10m() -> nn.Module:
-        widths = (784, 2048, 2048, 2048, 10)
-        layers = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
-        return nn.Sequential(*layers[:-1])
-
-    return {
-        "digits_mlp": (DigitsMlp().model, (64,)),
-        "cifar10_cnn7": (Cifar10Cnn7().model, (3, 28, 28)),
-        "mlp_10m": (mlp10m, (784,)),
-    }
-
-
-def ours(model, communicator, hyperparameters):
-    from torch.nn.functional import cross_entropy
-
-    from atoll.methods.ddp import Ddp, DdpHyperparameters
-    from atoll.methods.method import Context
-    from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
-
-    context = Context(
-        model=model,
-        loss=cross_entropy,
-        optimizers=OptimizerFactory(OptimizerSettings(learning_rate=0.01, schedule="constant"), 1),
-        communicator=communicator,
-        aside=communicator,
-        num_epochs=1,
-        steps_per_epoch=1,
-        seed=0,
-    )
-    return Ddp(DdpHyperparameters(**hyperparameters), context).step
+def ours(form, model, communicator):
+    method = build("ddp", FORMS[form], model, communicator, {"learning_rate": 0.01})
+    if form.endswith("one piece"):
+        communicator.MAX_PIECES = 1
+    if form.endswith("no fused SGD"):
+        method._optimizer.param_groups[0]["fused"] = False
+    return method.step
 
 
 def torchs(model, options):
@@ -92,9 +58,7 @@ def measure(num_rounds: int, seconds_per_block: float) -> dict | None:
     import torch.distributed
     from mpi4py import MPI
 
-    from atoll.methods.communicator import Ledger
-    from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily
-    from atoll.methods.method import Batch
+    from atoll.methods.communicator_mpi import MpiFamily
 
     world = MPI.COMM_WORLD
     torch.set_num_threads(1)
@@ -102,27 +66,12 @@ def measure(num_rounds: int, seconds_per_block: float) -> dict | None:
     figures = {}
     for name, (factory, shape) in make_models().items():
         torch.manual_seed(0)
-        model = factory()
-        batch = Batch(
-            indices=torch.arange(BATCH_SIZE),
-            inputs=torch.randn(BATCH_SIZE, *shape),
-            targets=torch.randint(10, (BATCH_SIZE,)),
-        )
-        family = MpiFamily()
-        cores = len(os.sched_getaffinity(0))
-
-        def connect(family=family, cores=cores) -> MpiCommunicator:
-            nodes = [0] * world.size
-            spin = world.size <= cores
-            return MpiCommunicator(
-                world.Dup(), nodes, ledger=Ledger(), poll=lambda: None, spin=spin, family=family, name=str(id(object()))
-            )
-
-        communicators = {form: connect() for form in FORMS}
-        steps = {form: ours(copy.deepcopy(model), communicators[form], h) for form, h in FORMS.items()}
+        model, batch, family = factory(), make_batch(shape), MpiFamily()
+        communicators = {form: connect(world, family, form) for form in FORMS}
+        steps = {form: ours(form, copy.deepcopy(model), communicators[form]) for form in FORMS}
         steps |= {form: torchs(copy.deepcopy(model), options) for form, options in TORCH_FORMS.items()}
-        alone = connect()
-        steps["compute"] = ours(copy.deepcopy(model), alone.split(world.rank), {"overlap": False})
+        alone = connect(world, family, "alone").split(world.rank)
+        steps["compute"] = ours("ours, classic", copy.deepcopy(model), alone)
         times: dict[str, list[float]] = {form: [] for form in steps}
         waits: dict[str, list[float]] = {form: [] for form in FORMS}
         num_steps = _steps_per_block(steps["torch"], batch, world, seconds_per_block)
@@ -188,42 +137,9 @@ def show(figures: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="3 rounds of short blocks instead of 15")
-    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
-    options = parser.parse_args()
-    if "ATOLL_STEP_RANK" in os.environ:
-        figures = measure(3 if options.quick else 15, 0.1 if options.quick else 0.5)
-        if figures is not None:
-            print(json.dumps(figures), flush=True)
-        return
-    from atoll.platform import supervise
-
-    environment = supervise.rank_environment() | {
-        "ATOLL_STEP_RANK": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [supervise.mpiexec(), "-n", str(options.ranks), sys.executable, *sys.argv]
-    job = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=1200)
-    figures = json.loads(job.stdout.splitlines()[-1])
-    if options.json:
-        text = json.dumps(
-            {"command": "python " + " ".join(sys.argv), "ranks": options.ranks, "models": figures}, indent=1
-        )
-        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
-    if options.json != "-":
-        show(figures)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    options = parse(__doc__.splitlines()[0], quick="3 rounds of short blocks instead of 15")
+    quick = options.quick
+    show(measured(options, lambda: measure(3 if quick else 15, 0.1 if quick else 0.5)) or {})
 
 
 if __name__ == "__main__":

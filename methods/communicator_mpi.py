@@ -110,7 +110,7 @@ class MpiCommunicator(Communicator):
 
     LOG_LENGTH = 256
     # A large sum travels as several collectives under way at once: adding one piece overlaps copying the next. On two
-    # ranks of one host this halves the time of 40 MB (benchmarks/step.py, the 10-million-parameter model).
+    # ranks of one host it halves the wait for 40 MB (docs/results/step.json: mlp_10m, "one piece").
     PIECE_BYTES, MAX_PIECES = 2**20, 32
 
     def __init__(

@@ -102,7 +102,8 @@ class OptimizerFactory:
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Make an optimizer for `parameters`."""
         s, rate = self.settings, self.learning_rate
-        # The fused forms pass over the memory once; the others are two to ten times slower on a flat vector.
+        # The fused forms pass over the memory once: of 10 million parameters a step of 51 ms takes 73 ms without
+        # (docs/results/step.json: mlp_10m, "no fused SGD").
         if s.optimizer == "adamw":
             made: torch.optim.Optimizer = torch.optim.AdamW(parameters, rate, weight_decay=s.weight_decay, fused=True)
         else:

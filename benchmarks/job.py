@@ -1,0 +1,121 @@
+"""What the benchmarks of training steps share: models, batches, communicators, and the MPI job that measures."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+BATCH_SIZE = 32
+RANK = "ATOLL_BENCHMARK_RANK"
+
+
+def make_models() -> dict[str, tuple[Callable, tuple[int, ...]]]:
+    """Each model's factory, and the shape of one of its inputs."""
+    from torch import nn
+
+    from atoll.platform.workloads.cifar10 import Cifar10Cnn7
+    from atoll.platform.workloads.digits import DigitsMlp
+
+    def mlp10m() -> nn.Module:
+        widths = (784, 2048, 2048, 2048, 10)
+        layers = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
+        return nn.Sequential(*layers[:-1])
+
+    return {
+        "digits_mlp": (DigitsMlp().model, (64,)),
+        "cifar10_cnn7": (Cifar10Cnn7().model, (3, 28, 28)),
+        "mlp_10m": (mlp10m, (784,)),
+    }
+
+
+def make_batch(shape: tuple[int, ...], size: int = BATCH_SIZE):
+    """A batch of noise with ten classes."""
+    import torch
+
+    from atoll.methods.method import Batch
+
+    return Batch(indices=torch.arange(size), inputs=torch.randn(size, *shape), targets=torch.randint(10, (size,)))
+
+
+def connect(world, family, name: object):
+    """A communicator with a ledger of its own, on one node; ranks spin where each has a core."""
+    from atoll.methods.communicator import Ledger
+    from atoll.methods.communicator_mpi import MpiCommunicator
+
+    spin = world.size <= len(os.sched_getaffinity(0))
+    nodes = [0] * world.size
+    return MpiCommunicator(
+        world.Dup(), nodes, ledger=Ledger(), poll=lambda: None, spin=spin, family=family, name=str(name)
+    )
+
+
+def build(name: str, hyperparameters: dict, model, communicator, settings: dict, **context):
+    """A method that trains `model`, at a constant rate."""
+    from torch.nn.functional import cross_entropy
+
+    from atoll.methods.method import Context
+    from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
+    from atoll.platform import registry
+
+    method = registry.method(name)
+    given = OptimizerSettings(**dict(method.optimizer_defaults) | {"schedule": "constant"} | settings)
+    whole = {"num_epochs": 1, "steps_per_epoch": 10**9} | context
+    return method(
+        method.Hyperparameters(**hyperparameters),
+        Context(
+            model=model,
+            loss=cross_entropy,
+            optimizers=OptimizerFactory(given, 1),
+            communicator=communicator,
+            aside=communicator,
+            seed=0,
+            **whole,
+        ),
+    )
+
+
+def parse(description: str, quick: str) -> argparse.Namespace:
+    """The options that these benchmarks share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
+    return parser.parse_args()
+
+
+def measured(options: argparse.Namespace, measure: Callable[[], dict | None]) -> dict | None:
+    """The figures that rank 0 of an MPI job of this script returns from `measure`; None on the job's ranks."""
+    if RANK in os.environ:
+        figures = measure()
+        if figures is not None:
+            print(json.dumps(figures), flush=True)
+        return None
+    from atoll.platform import supervise
+
+    environment = supervise.rank_environment() | {
+        RANK: "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [supervise.mpiexec(), "-n", str(options.ranks), sys.executable, *sys.argv]
+    job = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=1200)
+    figures = json.loads(job.stdout.splitlines()[-1])
+    if options.json:
+        said = {"command": "python " + " ".join(sys.argv), "ranks": options.ranks, "models": figures}
+        text = json.dumps(said, indent=1)
+        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
+    return None if options.json == "-" else figures
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
