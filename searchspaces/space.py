@@ -46,14 +46,15 @@ class Parameter:
 
     @classmethod
     def of_study(cls, name: str, distribution: BaseDistribution, default: Value | None) -> Parameter:
-        """A hyperparameter that only the study searches; the range's middle is tried where its default lies outside."""
-        made = cls(
-            name=name, distribution=distribution, default=0.0 if default is None else default, source="study file"
-        )
-        if default is not None and made.contains(default):
-            return replace(made, default=default)
-        is_choice = isinstance(distribution, CategoricalDistribution)
-        return replace(made, default=made.decode(0 if is_choice else 0.5))
+        """A hyperparameter that only the study searches; the range's middle is tried where its default lies outside.
+
+        A default of None is that of a real number which the method derives unless it is given.
+        """
+        if default is None or isinstance(default, float):
+            distribution = _real(distribution)
+        made = cls(name=name, distribution=distribution, default=0, source="study file")
+        middle = made.decode(0 if isinstance(distribution, CategoricalDistribution) else 0.5)
+        return replace(made, default=default if default is not None and made.contains(default) else middle)
 
     def limits(self) -> tuple[float, float] | tuple[int, int]:
         """The gene's limits: floats for numbers, integers for categories."""
@@ -219,14 +220,24 @@ def _of_same_kind(parameter: Parameter, override: BaseDistribution) -> BaseDistr
             )
         return override
     if isinstance(original, CategoricalDistribution):
-        raise ValueError(f"{parameter.name} takes choices, such as {parameter.domain()}, or one value; got a range")
-    if isinstance(original, FloatDistribution) and isinstance(override, IntDistribution):
-        return FloatDistribution(override.low, override.high, log=override.log)
+        kinds = {type(choice) for choice in original.choices}
+        if not kinds <= {int, float}:
+            raise ValueError(f"{parameter.name} takes choices, such as {parameter.domain()}, or one value; got a range")
+        return _real(override) if float in kinds else override
+    if isinstance(original, FloatDistribution):
+        return _real(override)
     if isinstance(original, IntDistribution) and isinstance(override, FloatDistribution):
         raise ValueError(
             f"{parameter.name} is an integer: low and high must be integers; got {override.low}, {override.high}"
         )
     return override
+
+
+def _real(distribution: BaseDistribution) -> BaseDistribution:
+    """A range of integers, as a study file may write it for a real number, as one of real numbers."""
+    if isinstance(distribution, IntDistribution):
+        return FloatDistribution(distribution.low, distribution.high, log=distribution.log)
+    return distribution
 
 
 def _check_ceilings(original: Iterable[Parameter], searched: Iterable[Parameter], fixed: Mapping[str, Value]) -> None:

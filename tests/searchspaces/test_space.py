@@ -145,3 +145,21 @@ def test_distributions_serialise():
 def test_true_is_no_number():
     assert not Parameter(name="x", distribution=IntDistribution(0, 2), default=1).contains(True)
     assert Parameter(name="x", distribution=CategoricalDistribution([True, False]), default=True).contains(True)
+
+
+def test_a_study_searches_a_real_hyperparameter_over_reals_even_where_its_range_is_written_in_integers():
+    for default in (0.5, None):
+        made = Parameter.of_study("alpha", IntDistribution(0, 1), default)
+        assert made.distribution == FloatDistribution(0, 1)
+        assert made.default == 0.5
+    assert Parameter.of_study("H", IntDistribution(1, 9), 8).distribution == IntDistribution(1, 9)
+    assert Parameter.of_study("H", IntDistribution(1, 3), 8).default == 2
+
+
+def test_numbers_that_a_space_made_choices_take_a_range_in_a_study_and_names_do_not():
+    space = registry.whole_space("eamsgd").narrowed({"momentum": FloatDistribution(0.5, 0.99)})
+    (momentum,) = [p for p in space.parameters if p.name == "momentum"]
+    assert momentum.distribution == FloatDistribution(0.5, 0.99)
+    assert 0.5 <= space.default()["momentum"] <= 0.99
+    with pytest.raises(ValueError, match="takes choices"):
+        registry.whole_space("easgd").narrowed({"schedule": IntDistribution(0, 1)})
