@@ -16,8 +16,9 @@ stays on one host, and an inner node's clock is that of its rank. With no more r
 leaves and root, one less than the source's tree has; the method says so.
 
 Bytes: 4n (1/tau_up of the child + 1/tau_down of the parent) a step for every edge between two ranks; the edge to a
-node's first child stays in memory. A message is left out while the one before it has not been taken: a slow neighbour
-gets fewer.
+node's first child stays in memory. A message is left out while the one before it is still under way: a slow neighbour
+gets fewer. MPI counts a message as sent that it has copied away, as it does with small ones (some 64 kB): of these a
+slow neighbour gets all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Local SGD (Stich, 2019; post-local: Lin et al., 2020): H local steps, then the mean of the parameters.
 
-H=1 equals data-parallel SGD for SGD with and without momentum, not for AdamW. One rank sends 2(p-1)/p 4n/H bytes a
-step. The post-local form averages gradients at every one of the first `warmup_steps` steps.
+H=1 equals data-parallel SGD for SGD with and without momentum, not for AdamW. One rank sends 2(p-1)/p 4(n+s)/H bytes a
+step: the s running statistics are averaged with the n parameters. The post-local form averages gradients at every one
+of the first `warmup_steps` steps.
 """
 
 from __future__ import annotations

@@ -73,7 +73,12 @@ def _judge(found: dict[str, Any], num_ranks: int) -> list[Finding]:
         Finding(
             "MPI launch", found["size"] == num_ranks, f"a world of {found['size']} ranks; {found['library']}", _MIXED
         ),
-        Finding("MPI threads", found["thread_level"] >= 1, f"thread level {found['thread_level']} (1 is funneled)"),
+        Finding(
+            "MPI threads",
+            found["is_serialized"],
+            f"thread level {found['thread_level']}; serialized is {'there' if found['is_serialized'] else 'needed'}",
+            "use an MPI built with thread support: backward passes on GPUs call it from threads of their own",
+        ),
         Finding(
             "sums", not found["wrong_sums"], f"wrong: {', '.join(found['wrong_sums']) or 'none'}", "use another MPI"
         ),
@@ -157,6 +162,7 @@ def run(result_file: str, world: Any) -> None:
             "size": world.size,
             "library": MPI.Get_library_version().split("\n")[0].strip("\0 "),
             "thread_level": MPI.Query_thread(),
+            "is_serialized": MPI.Query_thread() >= MPI.THREAD_SERIALIZED,
             "wrong_sums": wrong,
             "progress": progress,
             "clocks": [clock for _, clock, _ in everyone],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable
 
 import paths
@@ -285,6 +286,57 @@ def check_leaves_of_the_tree_agree_at_rate_0(c: Communicator) -> None:
     assert problem.close(mine, root, 3 * 5 ** (-300 / 50))
     assert 0 <= float(root.min()) <= float(root.max()) <= c.size - 1
     assert float(root.max() - root.min()) < float(c.size - 1) / 2
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_the_tree_takes_the_steps_of_algorithm_6(c: Communicator) -> None:
+    """With one rank at work at a time, and all messages received before the next, nothing races."""
+    rate, alpha, tau_up, tau_down, num_turns = 0.1, 0.2, 2, 3, 12
+    made, model = problem.make(
+        EasgdTree,
+        c,
+        hyperparameters={
+            "scheme": "fast_up",
+            "degree": 4,
+            "tau_fast": tau_up,
+            "tau_slow": tau_down,
+            "alpha": alpha,
+        },
+        settings={"learning_rate": rate, "weight_decay": 0.0},
+    )
+    everyones = [list(problem.batches(_played(c, rank), num_turns)) for rank in range(c.size)]
+    leaves = [problem.make_model() for _ in range(c.size)]
+    root = problem.vector(leaves[0])
+
+    def load(leaf, vector) -> None:
+        torch.nn.utils.vector_to_parameters(vector, leaf.parameters())
+
+    for t in range(num_turns):
+        for turn, leaf in enumerate(leaves):
+            if c.rank == turn:
+                made.step(everyones[turn][t])
+            made._settle()
+            # algorithm 6, with the root on the first leaf's rank
+            if turn == 0:
+                if t % tau_up == 0:
+                    root = root + alpha * (problem.vector(leaf) - root)
+                if t % tau_down == 0:
+                    for other in leaves:
+                        load(other, problem.vector(other) + alpha * (root - problem.vector(other)))
+            sent = problem.vector(leaf)
+            batch = everyones[turn][t]
+            leaf.zero_grad()
+            torch.nn.functional.cross_entropy(leaf(batch.inputs), batch.targets).backward()
+            load(leaf, problem.vector(leaf) - rate * torch.cat([p.grad.reshape(-1) for p in leaf.parameters()]))
+            if turn > 0 and t % tau_up == 0:
+                root = root + alpha * (sent - root)
+    assert problem.close(problem.vector(model), problem.vector(leaves[c.rank]), 1e-12)
+    assert problem.close(problem.vector(made.finalize()), root, 1e-12)
+
+
+def _played(c: Communicator, rank: int):
+    """What the batches of another rank depend on."""
+    return types.SimpleNamespace(rank=rank, size=c.size)
 
 
 # Traffic.

@@ -121,14 +121,17 @@ def _in_step(size: int) -> list[tuple[str, dict]]:
 def check_continues_from_saved_state_bit_for_bit(c: Communicator) -> None:
     steps = list(problem.batches(c, 40))
     for name, form in _in_step(c.size):
-        made, _ = _exercised(name, c, hyperparameters=form, num_epochs=4)
+        made, _ = _exercised(name, c, hyperparameters=form, num_epochs=4, model=problem.make_normed_model())
         problem.train(made, steps[:20])
-        state = copy.deepcopy(made.state_dict())
+        state = made.state_dict()
+        kept = copy.deepcopy(state)
         problem.train(made, steps[20:])
-        again, _ = _exercised(name, c, hyperparameters=form, num_epochs=4, model=problem.make_model(seed=5))
+        torch.testing.assert_close(state, kept, rtol=0, atol=0, msg=f"{name}: training changed a saved state")
+        again, _ = _exercised(name, c, hyperparameters=form, num_epochs=4, model=problem.make_normed_model(seed=5))
         again.load_state_dict(state)
         problem.train(again, steps[20:])
-        assert torch.equal(problem.vector(made.finalize()), problem.vector(again.finalize())), name
+        torch.testing.assert_close(state, kept, rtol=0, atol=0, msg=f"{name}: training changed a loaded state")
+        assert torch.equal(problem.everything(made.finalize()), problem.everything(again.finalize())), name
 
 
 @on_layouts(PAIR, TWO_BY_TWO)
@@ -168,15 +171,20 @@ def check_evaluation_is_no_traffic_and_does_not_disturb(c: Communicator) -> None
     for name, form in _in_step(c.size):
         results = []
         for evaluates in (False, True):
-            made, _ = _exercised(name, c, hyperparameters=form)
+            made, model = _exercised(name, c, hyperparameters=form, model=problem.make_normed_model())
             before = c.ledger.wire_bytes()
-            for _ in range(2):
+            for epoch in range(2):
                 problem.train(made, list(problem.batches(c, 10)))
                 if evaluates:
-                    made.evaluation_model()
-            results.append((problem.vector(made.finalize()), c.ledger.wire_bytes() - before))
+                    shown = made.evaluation_model()
+                    expected = int(model[1].num_batches_tracked)
+                    assert int(shown[1].num_batches_tracked) == expected == 10 * (epoch + 1), name
+            trained = made.finalize()
+            results.append((problem.vector(trained), problem.everything(trained), c.ledger.wire_bytes() - before))
         assert torch.equal(results[0][0], results[1][0]), name
-        assert results[0][1] == results[1][1], name
+        # Means over ranks of what the statistics were in between add up to the same, in another order.
+        assert problem.close(results[1][1], results[0][1], FLOAT64), name
+        assert results[0][2] == results[1][2], name
 
 
 # Data-parallel SGD.

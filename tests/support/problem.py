@@ -26,6 +26,12 @@ def make_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
     return seeded(nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).to(dtype), seed)
 
 
+def make_normed_model(seed: int = 0) -> nn.Module:
+    """With running statistics that are means over all batches, so that they need their counter."""
+    norm = nn.BatchNorm1d(16, momentum=None)
+    return seeded(nn.Sequential(nn.Linear(64, 16), norm, nn.ReLU(), nn.Linear(16, 10)).double(), seed)
+
+
 def seeded(model: nn.Module, seed: int = 0) -> nn.Module:
     """The model with parameters that the seed fixes; not by torch.manual_seed, as virtual ranks share that state."""
     generator = torch.Generator().manual_seed(seed)
@@ -99,6 +105,11 @@ def train(
 
 def vector(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()]).clone()
+
+
+def everything(model: nn.Module) -> torch.Tensor:
+    """Parameters and buffers, counters included."""
+    return torch.cat([value.detach().reshape(-1).double() for value in model.state_dict().values()])
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
