@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,9 +28,12 @@ class OptimizerSettings:
         nesterov: Nesterov's form of SGD's momentum.
         weight_decay: coupled for SGD, decoupled for AdamW.
         batch_size: samples per rank and step.
-        schedule: of the learning rate over the training steps, after the warm-up.
+        schedule: of the learning rate over the training steps.
         lr_decay: gamma of the schedule inverse_sqrt, learning_rate / (1 + gamma t)^0.5 (003 figure 4.13).
-        lr_warmup_epochs: epochs in which the rate climbs linearly from near 0 (001 table 3.2).
+        lr_warmup_epochs: first epochs, in which the rate climbs linearly from warmup_lr (001 tables 3.2 and A.1).
+        warmup_lr: rate at the first step of a warm-up (001 table A.1).
+        min_lr: rate at which the schedules cosine and linear end; it may be above learning_rate (001 table A.2).
+        lr_k_decay: k of the cosine over (t/T)^k (001 table A.1).
         gradient_clipping: largest norm of a rank's gradient; 0 switches clipping off (001 table A.6).
     """
 
@@ -42,6 +46,9 @@ class OptimizerSettings:
     schedule: str = "cosine"
     lr_decay: float = 1e-4
     lr_warmup_epochs: int = 0
+    warmup_lr: float = 1e-5
+    min_lr: float = 0.0
+    lr_k_decay: float = 1.0
     gradient_clipping: float = 0.0
 
     def __post_init__(self) -> None:
@@ -54,6 +61,9 @@ class OptimizerSettings:
         require(self.batch_size >= 1, f"batch_size must be at least 1; got {self.batch_size}")
         require(self.lr_decay >= 0, f"lr_decay must be at least 0; got {self.lr_decay}")
         require(self.lr_warmup_epochs >= 0, f"lr_warmup_epochs must be at least 0; got {self.lr_warmup_epochs}")
+        require(self.warmup_lr >= 0, f"warmup_lr must be at least 0; got {self.warmup_lr}")
+        require(self.min_lr >= 0, f"min_lr must be at least 0; got {self.min_lr}")
+        require(self.lr_k_decay > 0, f"lr_k_decay must be above 0; got {self.lr_k_decay}")
         require(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
 
 
@@ -67,20 +77,55 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(copy.deepcopy(state))
 
 
-def rate_factor(schedule: str, step: int, num_steps: int, num_warmup_steps: int = 0, decay: float = 0.0) -> float:
-    """The share of the highest learning rate at `step` of 0..num_steps-1: a linear climb, then the schedule.
+def retarget(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[nn.Parameter],
+    sliced: Mapping[nn.Parameter, nn.Parameter] = MappingProxyType({}),
+) -> None:
+    """Let an optimizer go on with other parameters than before.
 
-    The cosine is (1 + cos(pi t)) / 2 over the t in [0, 1) that follow the warm-up (Loshchilov and Hutter, 2017), and
-    the inverse square root (1 + decay t)^-0.5 over the steps t that follow it (003 figure 4.13).
+    Those that it knows keep their moments, those in `sliced` take over the leading part of another one's, and the rest
+    start with none.
     """
+    known = dict(optimizer.state)
+    optimizer.state.clear()
+    optimizer.param_groups[0]["params"] = list(parameters)
+    for parameter in optimizer.param_groups[0]["params"]:
+        source = sliced.get(parameter, parameter)
+        corner = tuple(slice(0, size) for size in parameter.shape)
+        if source in known:
+            optimizer.state[parameter] = {
+                name: value[corner].clone() if isinstance(value, torch.Tensor) and value.dim() else value
+                for name, value in known[source].items()
+            }
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """The memory that an optimizer's moments take."""
+    values = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+def scheduled_rate(settings: OptimizerSettings, step: int, num_steps: int, num_warmup_steps: int = 0) -> float:
+    """The learning rate at `step` of 0..num_steps-1, as timm's schedulers mean it.
+
+    The warm-up climbs from warmup_lr to learning_rate, t/w of the way at step t of w, and replaces the schedule's first
+    steps. The schedule itself is one of the whole training, x = t/T:
+
+        cosine        min_lr + (learning_rate - min_lr) (1 + cos(pi x^k)) / 2     (Loshchilov and Hutter, 2017)
+        linear        learning_rate + (min_lr - learning_rate) x
+        inverse_sqrt  learning_rate (1 + gamma t)^-0.5                            (003 figure 4.13)
+
+    with k = lr_k_decay (Zhang and Li, 2020): above 1 the rate stays high for longer, below 1 it falls sooner.
+    """
+    s, x = settings, step / max(1, num_steps)
     if step < num_warmup_steps:
-        return (step + 1) / (num_warmup_steps + 1)
-    if schedule == "inverse_sqrt":
-        return float((1 + decay * (step - num_warmup_steps)) ** -0.5)
-    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
-    return 1 - progress if schedule == "linear" else 1.0
+        return s.warmup_lr + (s.learning_rate - s.warmup_lr) * step / num_warmup_steps
+    if s.schedule == "inverse_sqrt":
+        return float(s.learning_rate * (1 + s.lr_decay * step) ** -0.5)
+    shares = {"constant": 1.0, "cosine": (1 + math.cos(math.pi * x**s.lr_k_decay)) / 2, "linear": 1 - x}
+    floor = s.learning_rate if s.schedule == "constant" else s.min_lr
+    return floor + (s.learning_rate - floor) * shares[s.schedule]
 
 
 class OptimizerFactory:
@@ -117,9 +162,7 @@ class OptimizerFactory:
 
     def set_step(self, step: int) -> None:
         """Set every learning rate to the schedule's value at `step`."""
-        s = self.settings
-        factor = rate_factor(s.schedule, step, self._num_steps, self._num_warmup_steps, s.lr_decay)
-        self.learning_rate = s.learning_rate * factor
+        self.learning_rate = scheduled_rate(self.settings, step, self._num_steps, self._num_warmup_steps)
         for group in (group for optimizer in self._made for group in optimizer.param_groups):
             group["lr"] = self.learning_rate
 

@@ -1,4 +1,8 @@
-"""The optimizer space that all methods share, so that a comparison of methods searches the same settings."""
+"""The optimizer space that all methods share, so that a comparison of methods searches the same settings.
+
+`COSINE` shapes the cosine: methods whose source searches it have it in their spaces, and a study may add any of it
+to another method's.
+"""
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -22,4 +26,33 @@ SPACE = SearchSpace(
             name="schedule", distribution=CategoricalDistribution(["constant", "cosine", "linear"]), default="cosine"
         ),
     )
+)
+
+COSINE = (
+    Parameter(
+        name="lr_warmup_epochs",
+        distribution=IntDistribution(0, 20),
+        default=0,
+        unit="epochs",
+        source="001 tables A.3 (1 to 20) and A.5 (2 to 10)",
+    ),
+    Parameter(
+        name="warmup_lr",
+        distribution=FloatDistribution(5e-6, 2e-4, log=True),
+        default=1e-5,
+        source="001 tables A.3 and A.5",
+    ),
+    Parameter(
+        name="min_lr",
+        distribution=FloatDistribution(5e-6, 1e-3, log=True),
+        default=1e-5,
+        source="001 tables A.3 and A.5",
+    ),
+    Parameter(
+        name="lr_k_decay",
+        distribution=FloatDistribution(1e-3, 2.0),
+        default=1.0,
+        symbol="k",
+        source="001 tables A.3 (0.1 to 2) and A.5",
+    ),
 )

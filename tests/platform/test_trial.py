@@ -7,7 +7,7 @@ import torch
 
 from atoll.methods.communicator_threads import run_virtual_ranks
 from atoll.methods.method import NotApplicable
-from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings, rate_factor
+from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings, scheduled_rate
 from atoll.methods.plateau import Plateau
 from atoll.platform.configuration import Configuration
 from atoll.platform.trial import Diverged, EpochBatches, Trial
@@ -111,13 +111,26 @@ def test_unknown_hyperparameters_are_refused():
 
 
 def test_the_schedules_are_their_formulas():
-    assert [rate_factor("cosine", step, 10) for step in (0, 5)] == pytest.approx([1.0, 0.5])
-    assert [rate_factor("linear", step, 10) for step in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
-    assert rate_factor("constant", 7, 10) == 1.0
-    # 003 figure 4.13: (1 + gamma t)^-0.5 over the steps after the warm-up
-    assert [rate_factor("inverse_sqrt", t, 10, 0, 0.5) for t in (0, 6)] == pytest.approx([1.0, 0.5])
-    assert rate_factor("inverse_sqrt", 10, 20, 4, 0.5) == pytest.approx(0.5)
-    assert [rate_factor("cosine", step, 10, 4) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    def rates(steps, num_steps=10, num_warmup_steps=0, **settings):
+        made = OptimizerSettings(**{"learning_rate": 2.0} | settings)
+        return [scheduled_rate(made, step, num_steps, num_warmup_steps) for step in steps]
+
+    assert rates((0, 5), schedule="cosine") == pytest.approx([2.0, 1.0])
+    assert rates((0, 5, 9), schedule="linear", min_lr=1.0) == pytest.approx([2.0, 1.5, 1.1])
+    assert rates((7,), schedule="constant", min_lr=1.0) == [2.0]
+    # 003 figure 4.13: (1 + gamma t)^-0.5
+    assert rates((0, 6), schedule="inverse_sqrt", lr_decay=0.5) == pytest.approx([2.0, 1.0])
+    # timm: min + (max - min) (1 + cos(pi t^k / T^k)) / 2, here at t/T = 1/4 with k = 1/2: half way
+    assert rates((25,), 100, schedule="cosine", lr_k_decay=0.5, min_lr=1.0) == pytest.approx([1.5])
+    # A rate that rises, as in 001 table A.2.
+    assert rates((100,), 100, schedule="cosine", min_lr=8.0) == pytest.approx([8.0])
+
+
+def test_the_warm_up_replaces_the_first_steps_of_the_schedule():
+    settings = OptimizerSettings(learning_rate=1.0, schedule="cosine", warmup_lr=0.2)
+    rates = [scheduled_rate(settings, step, 10, 4) for step in range(6)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4:] == [scheduled_rate(settings, step, 10) for step in (4, 5)]
 
 
 def test_a_factory_moves_all_its_optimizers_and_clips():
