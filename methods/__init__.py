@@ -1,6 +1,7 @@
 """The training methods, one a file. The registry is literal: name -> module:class, imported when asked for."""
 
 METHODS = {
+    "ab": "atoll.methods.ab:Ab",
     "admm_consensus": "atoll.methods.admm_consensus:AdmmConsensus",
     "adownpour": "atoll.methods.adownpour:Adownpour",
     "asgd": "atoll.methods.asgd:Asgd",
@@ -16,6 +17,7 @@ METHODS = {
     "msgd": "atoll.methods.msgd:Msgd",
     "mvadownpour": "atoll.methods.mvadownpour:Mvadownpour",
     "mvasgd": "atoll.methods.mvasgd:Mvasgd",
+    "oialr": "atoll.methods.oialr:Oialr",
     "powersgd": "atoll.methods.powersgd:Powersgd",
     "sgd": "atoll.methods.sgd:Sgd",
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atoll.methods.communicator import Request
+from atoll.methods.buckets import GradientBuckets
 from atoll.methods.flat import WIRE_DTYPES, FlatModel
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.optimizers import restore, saved
@@ -41,26 +41,6 @@ class DdpHyperparameters:
         require(self.bucket_mib > 0, f"bucket_mib must be above 0; got {self.bucket_mib}")
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """A run of parameters, first to last, and where their gradients lie."""
-
-    first: int
-    last: int
-    where: slice
-
-
-def make_buckets(slices: list[slice], smallest: int) -> list[Bucket]:
-    """Cut parameters into runs of at least `smallest` elements, in the order in which backward reaches them."""
-    buckets = []
-    last = len(slices) - 1
-    for first in range(last, -1, -1):
-        if slices[last].stop - slices[first].start >= smallest or first == 0:
-            buckets.append(Bucket(first, last, slice(slices[first].start, slices[last].stop)))
-            last = first - 1
-    return buckets
-
-
 class Ddp(Method):
     """Average the gradients, then step."""
 
@@ -70,46 +50,20 @@ class Ddp(Method):
         self._context = context
         self._flat = FlatModel(context.model)
         self._optimizer = context.optimizers([self._flat.vector])
-        self._wire = WIRE_DTYPES[hyperparameters.wire]
-        self._overlap = hyperparameters.overlap
-        smallest = hyperparameters.bucket_mib * 2**20 / self._flat.gradients.element_size()
-        self._buckets = make_buckets(self._flat.slices, int(smallest))
-        self._bucket_of = {n: i for i, b in enumerate(self._buckets) for n in range(b.first, b.last + 1)}
-        self._num_missing: list[int] = []
-        self._requests: list[Request] = []
-        if self._overlap:
-            self._flat.on_gradient(self._take)
+        self._buckets = GradientBuckets(
+            self._flat,
+            context.communicator,
+            wire=WIRE_DTYPES[hyperparameters.wire],
+            overlap=hyperparameters.overlap,
+            bucket_mib=hyperparameters.bucket_mib,
+        )
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch (equation 3.1)."""
         loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._num_missing = [b.last - b.first + 1 for b in self._buckets]
-        self._flat.backward(loss)
-        if self._overlap:
-            self._finish()
-        else:
-            self._context.communicator.mean(self._flat.gradients, wire=self._wire)
+        self._buckets.backward(loss)
         self._optimizer.step()
         return loss.detach()
-
-    def _take(self, number: int) -> None:
-        """Note that parameter `number` has its gradient, and start what is ready; every rank in the same order."""
-        self._num_missing[self._bucket_of[number]] -= 1
-        while len(self._requests) < len(self._buckets) and self._num_missing[len(self._requests)] == 0:
-            self._start_next()
-        for request in self._requests:
-            request.test()  # MPI makes progress only when it is asked
-
-    def _start_next(self) -> None:
-        gradients = self._flat.gradients[self._buckets[len(self._requests)].where]
-        self._requests.append(self._context.communicator.start_mean(gradients, wire=self._wire))
-
-    def _finish(self) -> None:
-        while len(self._requests) < len(self._buckets):  # of parameters that had no part in this loss
-            self._start_next()
-        for request in self._requests:
-            request.wait()
-        self._requests.clear()
 
     def evaluation_model(self) -> nn.Module:
         """Average the running statistics, which each rank has of its own samples, and return the model."""

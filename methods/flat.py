@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 WIRE_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -45,6 +46,7 @@ class FlatModel:
             parameter.grad = view
         self.vector = nn.Parameter(self.parameters)
         self.vector.grad = self.gradients
+        self._hooks: list[RemovableHandle] = []
 
     def backward(self, loss: Tensor) -> None:
         """Replace `gradients` by those of `loss`."""
@@ -69,16 +71,25 @@ class FlatModel:
         """
         weak = weakref.WeakMethod(function)
         for number, parameter in enumerate(self.trained):
-            parameter.register_post_accumulate_grad_hook(partial(_call, weak, number))  # type: ignore[no-untyped-call]
+            self._hook(parameter, partial(_call, weak, number))
 
     def on_layer(self, function: Callable[[], None]) -> None:
         """Call a bound method after every layer's forward pass and every parameter's gradient; held weakly as well."""
         weak = weakref.WeakMethod(function)
         for module in self.model.modules():
             if not list(module.children()):
-                module.register_forward_hook(partial(_call, weak, None))
+                self._hooks.append(module.register_forward_hook(partial(_call, weak, None)))
         for parameter in self.trained:
-            parameter.register_post_accumulate_grad_hook(partial(_call, weak, None))  # type: ignore[no-untyped-call]
+            self._hook(parameter, partial(_call, weak, None))
+
+    def _hook(self, parameter: nn.Parameter, function: Callable[..., None]) -> None:
+        self._hooks.append(parameter.register_post_accumulate_grad_hook(function))  # type: ignore[no-untyped-call]
+
+    def release_hooks(self) -> None:
+        """Call nobody any more: where the network's parameters change, another FlatModel takes over."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
 
 def _call(weak: weakref.WeakMethod[Any], number: int | None, *_: object) -> None:

@@ -107,6 +107,10 @@ class Method(ABC):
             loss: the epoch's training loss, averaged over ranks.
         """
 
+    def metrics(self) -> dict[str, float]:
+        """What the method itself has to report at the end of an epoch, by name; equal on every rank, and cheap."""
+        return {}
+
     @abstractmethod
     def evaluation_model(self) -> nn.Module:
         """Return the model to be evaluated now. Training continues afterwards."""

@@ -1,6 +1,7 @@
 """What may be searched, one file per method. The registry is literal: name -> module:object."""
 
 SEARCH_SPACES = {
+    "ab": "atoll.searchspaces.ab:SPACE",
     "admm_consensus": "atoll.searchspaces.admm_consensus:SPACE",
     "adownpour": "atoll.searchspaces.adownpour:SPACE",
     "asgd": "atoll.searchspaces.asgd:SPACE",
@@ -16,6 +17,7 @@ SEARCH_SPACES = {
     "msgd": "atoll.searchspaces.msgd:SPACE",
     "mvadownpour": "atoll.searchspaces.mvadownpour:SPACE",
     "mvasgd": "atoll.searchspaces.mvasgd:SPACE",
+    "oialr": "atoll.searchspaces.oialr:SPACE",
     "powersgd": "atoll.searchspaces.powersgd:SPACE",
     "sgd": "atoll.searchspaces.sgd:SPACE",
 }

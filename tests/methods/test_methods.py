@@ -8,9 +8,9 @@ import pytest
 import ranks
 import torch
 
+from atoll.methods.buckets import Bucket, make_buckets
 from atoll.methods.communicator_threads import run_virtual_ranks
 from atoll.methods.daso import Daso, DasoHyperparameters, halve, merge
-from atoll.methods.ddp import Bucket, make_buckets
 from atoll.methods.diloco import outer_step
 from atoll.methods.easgd_tree import EasgdTree, plant
 from atoll.methods.method import NotApplicable
@@ -18,7 +18,7 @@ from atoll.methods.powersgd import Powersgd
 from atoll.platform import registry
 from atoll.platform.configuration import split_hyperparameters
 
-CONTRACTS = ("method_contract", "easgd_contract")
+CONTRACTS = ("method_contract", "easgd_contract", "low_rank_contract")
 CASES = [
     pytest.param(contract, name, layout, id=ranks.case_id(name, layout))
     for contract in CONTRACTS

@@ -26,6 +26,7 @@ FLOAT64 = 1e-12
 
 # For each method hyperparameters and optimizer settings that exercise its parts; defaults where it is not named.
 EXERCISED = {
+    "ab": ({"warmup": 0.1, "group_steps": 0.08, "group_size": 1, "cutoff": 0.3}, {"learning_rate": 0.02}),
     "adownpour": ({"tau": 2}, {"learning_rate": 0.2}),
     "admm_consensus": ({"rho": 0.5}, {"learning_rate": 0.3}),
     "asgd": ({}, {"learning_rate": 0.3}),
@@ -41,9 +42,12 @@ EXERCISED = {
     "msgd": ({}, {"learning_rate": 0.05, "momentum": 0.9}),
     "mvadownpour": ({"tau": 2, "moving_rate": 0.1}, {"learning_rate": 0.2}),
     "mvasgd": ({"moving_rate": 0.1}, {"learning_rate": 0.3}),
+    "oialr": ({"delay": 0.1, "update_period": 0.05, "beta": 0.3, "alpha": 0.5}, {"learning_rate": 0.05}),
     "powersgd": ({"rank": 2, "warmup_steps": 2}, {}),
     "sgd": ({}, {"learning_rate": 0.3}),
 }
+# They leave a network's first and last weights in full rank.
+LOW_RANK = ("ab", "oialr")
 CYCLING = {"warmup_epochs": 0, "cooldown_epochs": 0, "wire": "float32", "adaptive": False}
 # Forms of the asynchronous methods in which ranks do wait for one another.
 IN_STEP = [
@@ -69,6 +73,8 @@ def _exercised(name: str, c: Communicator, **changes) -> tuple:
     hyperparameters, settings = EXERCISED.get(name, ({}, {}))
     hyperparameters = hyperparameters | changes.pop("hyperparameters", {})
     settings = settings | changes.pop("settings", {})
+    make_model = problem.make_deep_model if name in LOW_RANK else problem.make_model
+    changes.setdefault("model", make_model(seed=changes.pop("seed", 0)))
     return problem.make(_methods(c.size)[name], c, hyperparameters=hyperparameters, settings=settings, **changes)
 
 
@@ -141,7 +147,9 @@ def check_state_round_trips(c: Communicator) -> None:
         made, _ = _exercised(name, c)
         problem.train(made, list(problem.batches(c, 20)), meet=c.barrier)
         state = copy.deepcopy(made.state_dict())
-        again, _ = _exercised(name, c, model=problem.make_model(seed=5))
+        again, _ = _exercised(
+            name, c, model=(problem.make_deep_model if name in LOW_RANK else problem.make_model)(seed=5)
+        )
         again.load_state_dict(state)
         torch.testing.assert_close(again.state_dict(), state, rtol=0, atol=0, equal_nan=True, msg=name)
         shown = [problem.vector(method.evaluation_model()) for method in (made, again)]

@@ -26,18 +26,27 @@ def make_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
     return seeded(nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).to(dtype), seed)
 
 
+def make_deep_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
+    """With a weight between the first and the last one."""
+    return seeded(nn.Sequential(*_layers()).to(dtype), seed, scale=0.2)
+
+
 def make_normed_model(seed: int = 0) -> nn.Module:
     """With running statistics that are means over all batches, so that they need their counter."""
-    norm = nn.BatchNorm1d(16, momentum=None)
-    return seeded(nn.Sequential(nn.Linear(64, 16), norm, nn.ReLU(), nn.Linear(16, 10)).double(), seed)
+    first, *others = _layers()
+    return seeded(nn.Sequential(first, nn.BatchNorm1d(16, momentum=None), *others).double(), seed, scale=0.2)
 
 
-def seeded(model: nn.Module, seed: int = 0) -> nn.Module:
+def _layers() -> list[nn.Module]:
+    return [nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)]
+
+
+def seeded(model: nn.Module, seed: int = 0, scale: float = 0.1) -> nn.Module:
     """The model with parameters that the seed fixes; not by torch.manual_seed, as virtual ranks share that state."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.1)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * scale)
     return model
 
 
