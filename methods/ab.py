@@ -12,8 +12,8 @@
 5. Rebound: ddp in full rank.
 
 Parameters that change shape start with new moments (after a merge of groups all do, as theirs differ), and the learning
-rate climbs linearly to its schedule over `lr_rebound` steps. The first and the last weight, and those of unfavourable shape,
-stay in full rank.
+rate climbs linearly to its schedule over `lr_rebound` steps. The first and the last weight, and those of unfavourable
+shape, stay in full rank.
 
 Merge modes: `with_stale` as above; `only_learned` without the frozen copies; `full` the mean of the products A B;
 `only_b` ("no groups"): all ranks train B together.
@@ -35,10 +35,11 @@ from torch import Tensor, nn
 
 from atoll.methods.buckets import GradientBuckets
 from atoll.methods.communicator import Communicator
-from atoll.methods.factored import Factored, eligible_layers, factor, join, load, weight_of
+from atoll.methods.factored import Factored, eligible_layers, factor, join, load, shape_of, weight_of
 from atoll.methods.factored import restore as restore_layer
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
+from atoll.methods.observations import estimated_communication_reduction
 from atoll.methods.optimizers import restore, retarget, saved, state_bytes
 from atoll.methods.shared_svd import shared_svds
 from atoll.methods.validation import require, require_choice
@@ -224,17 +225,23 @@ class Ab(Method):
 
     def metrics(self) -> dict[str, float]:
         """Sizes relative to the full-rank network, as the last decomposition left them, and the steps spent apart."""
-        shapes = {name: weight_of(layer).shape for name, layer in self._layers.items()}
+        shapes = {name: shape_of(layer) for name, layer in self._layers.items()}
         sizes = [(m * k, k * n, m * n) for (m, n), k in ((shapes[name], k) for name, k in self._inner_ranks.items())]
         num_a, num_b, num_full = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0, 0)
         rest, size = self._num_full_rank - num_full, self._num_full_rank
         trained = num_b if self._merge_mode == "only_b" else max(num_a, num_b)
+        low_rank, group_share = num_a + num_b + rest, self._num_steps_apart / max(1, self._num_steps)
         return {
             "trainable_share": (trained + rest) / size,
-            "compression": size / (num_a + num_b + rest),
-            "group_share": self._num_steps_apart / max(1, self._num_steps),
+            "compression": size / low_rank,
+            "group_share": group_share,
+            "ecr": estimated_communication_reduction(low_rank / size, group_share),
             "optimizer_bytes": float(state_bytes(self._optimizer)),
         }
+
+    def inner_ranks(self) -> dict[str, int]:
+        """Of the last decomposition."""
+        return dict(self._inner_ranks)
 
     def evaluation_model(self) -> nn.Module:
         """Return the network, or what a merge would make of the groups'; equal on all ranks."""

@@ -221,6 +221,12 @@ def weight_of(layer: nn.Module) -> Tensor:
     return weight.flatten(1)
 
 
+def shape_of(layer: nn.Module) -> tuple[int, int]:
+    """The shape (m, n) of what `weight_of` returns, without forming a product."""
+    shape = layer.weight_shape if isinstance(layer, Factored) else weight_of(layer).shape
+    return shape[0], shape.numel() // shape[0]
+
+
 def low_rank_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Layers with a weight that can be factored, or is, from input to output: linear ones, convolutions without groups,
     attention's projection of its inputs. Weights that several layers share are left out."""
@@ -238,7 +244,7 @@ def eligible_layers(model: nn.Module, *, full_rank_first: bool, full_rank_last: 
     unfavourable shape, whose shorter side is at most a tenth of the longer one."""
     named = list(low_rank_layers(model).items())[1 if full_rank_first else 0 :]
     named = named[:-1] if full_rank_last else named
-    return {name: layer for name, layer in named if 10 * min(weight_of(layer).shape) > max(weight_of(layer).shape)}
+    return {name: layer for name, layer in named if 10 * min(shape_of(layer)) > max(shape_of(layer))}
 
 
 def factor(layer: nn.Module, factors: Mapping[str, Tensor], trained: Collection[str]) -> None:

@@ -108,7 +108,11 @@ class Method(ABC):
         """
 
     def metrics(self) -> dict[str, float]:
-        """What the method itself has to report at the end of an epoch, by name; equal on every rank, and cheap."""
+        """What the method itself has to report at the end of an epoch, by name, and cheap; the root's are recorded."""
+        return {}
+
+    def inner_ranks(self) -> dict[str, int]:
+        """Ranks of the layers that the method holds in low rank, or did last, by name."""
         return {}
 
     @abstractmethod

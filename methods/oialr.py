@@ -29,6 +29,7 @@ from atoll.methods.buckets import GradientBuckets
 from atoll.methods.factored import Factored, eligible_layers, factor, load, weight_of
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
+from atoll.methods.observations import estimated_communication_reduction
 from atoll.methods.optimizers import restore, retarget, saved, state_bytes
 from atoll.methods.shared_svd import shared_svds
 from atoll.methods.validation import require
@@ -151,12 +152,18 @@ class Oialr(Method):
 
     def metrics(self) -> dict[str, float]:
         """Sizes relative to the full-rank network, and the memory of the optimizer's moments."""
+        share = self._flat.parameters.numel() / self._num_full_rank
         num_all = sum(p.numel() for p in self._context.model.parameters())
         return {
-            "trainable_share": self._flat.parameters.numel() / self._num_full_rank,
+            "trainable_share": share,
             "compression": self._num_full_rank / num_all,
+            "ecr": estimated_communication_reduction(share),
             "optimizer_bytes": float(state_bytes(self._optimizer)),
         }
+
+    def inner_ranks(self) -> dict[str, int]:
+        """Of the converted layers."""
+        return {name: layer.inner_rank for name, layer in self._layers.items() if isinstance(layer, Factored)}
 
     def evaluation_model(self) -> nn.Module:
         """Average the running statistics, which each rank has of its own samples, and return the model."""

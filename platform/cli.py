@@ -121,6 +121,9 @@ def search(
     ranks_per_node: Annotated[int | None, typer.Option(help="Ranks of a worker that count as one node.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data per trial.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the study.")] = None,
+    observe: Annotated[
+        int | None, typer.Option(help="Compare each layer with itself so many epochs before; off unless given.")
+    ] = None,
     outside: Annotated[
         bool, typer.Option("--outside", help="Let the study file name code outside its folder.")
     ] = False,
@@ -134,7 +137,7 @@ def search(
     launch.require_search_extra()
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
-    flags |= {"epochs": epochs, "seed": seed}
+    flags |= {"epochs": epochs, "seed": seed, "observe": observe}
     study = _study(file, _given(flags), _given(topology), inside=not outside)
     raise typer.Exit(_search(study, store, resuming=resume, as_json=as_json))
 
@@ -215,6 +218,13 @@ def train(
     ranks: Annotated[int | None, typer.Option(help="Ranks; those of the configuration unless given.")] = None,
     place: Annotated[int, typer.Option(help="Which one, where the file holds several.", min=1)] = 1,
     test: Annotated[bool, typer.Option("--test", help="Measure the trained model on the test data too.")] = False,
+    observe: Annotated[
+        int | None, typer.Option(help="Compare each layer with itself so many epochs before.", min=1)
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="File for the trained model's state dict (torch.save).")] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="With --save: full weights in place of low-rank factors.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration on one worker."""
@@ -223,12 +233,16 @@ def train(
     launch.require_search_extra()
     configuration = train.read(file, place, ranks)
     say = (lambda line: None) if as_json else print
-    result = train.train(configuration, test=test, say=say)
+    if observe is not None:
+        configuration = configuration.model_copy(update={"observe": observe})
+    result = train.train(configuration, test=test, say=say, save=save, merged=merged)
     if as_json:
         _print_json(result)
     else:
         for line in train.explain(configuration, result):
             print(line)
+        if save is not None and result["state"] == "complete":
+            print(f"wrote {save}")
     raise typer.Exit(0 if result["state"] == "complete" else FAILURE)
 
 

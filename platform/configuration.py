@@ -36,6 +36,7 @@ class Configuration(BaseModel):
     threads: int | None = Field(default=None, ge=1, description="torch threads per rank")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: str | None = Field(default=None, description="folder of the data files")
+    observe: int | None = Field(default=None, ge=1, description="epochs between the weights that observers compare")
     versions: dict[str, str] = Field(default_factory=dict)
     origin: dict[str, Any] = Field(default_factory=dict)
 

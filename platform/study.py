@@ -162,6 +162,12 @@ class Study(_Strict):
         description="per hyperparameter: a fixed value, or {low, high, log} or {choices}, with a type if unclear",
     )
     data: str | None = Field(default=None, description="folder of the data files; ATOLL_DATA unless given")
+    observe: int | None = Field(
+        default=None,
+        ge=1,
+        description="compare each layer with itself this many epochs before, and record ranks and traffic; costs an "
+        "SVD per layer and epoch; off unless given",
+    )
     store: str | None = Field(
         default=None, description="the store's URL; ATOLL_STORE or sqlite:///atoll.db unless given"
     )
@@ -252,6 +258,7 @@ class Study(_Strict):
             threads=threads,
             device="cuda" if device.startswith("cuda") else "cpu",
             data=self.data,
+            observe=self.observe,
             versions=versions(),
         )
 

@@ -50,19 +50,37 @@ def read(file: Path, place: int = 1, ranks: int | None = None) -> Configuration:
     return configuration
 
 
-def train(configuration: Configuration, *, test: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def train(
+    configuration: Configuration,
+    *,
+    test: bool,
+    say: Callable[[str], None],
+    save: Path | None = None,
+    merged: bool = False,
+) -> dict[str, Any]:
     """Train `configuration` over MPI; returns how it ended, and says each epoch's progress.
+
+    Args:
+        configuration: what to train.
+        test: whether to measure the trained model on the test data too.
+        say: gets a line for each epoch.
+        save: a file for the trained model's state dict.
+        merged: whether that has full weights in place of low-rank factors.
 
     Raises:
         LaunchError: when the MPI job fails, or when this process already belongs to one.
     """
     if inside_mpi(configuration.ranks):
         raise launch.LaunchError("`atoll train` starts its ranks itself: call it without mpirun or srun")
+    if save is not None and not save.absolute().parent.is_dir():
+        raise launch.LaunchError(f"the folder of --save must exist; got {save}")
     metric = registry.workload(configuration.workload).metric
     with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
         folder = Path(name)
         file, log = folder / "configuration.json", folder / "ranks.log"
-        file.write_text(json.dumps({"configuration": configuration.model_dump(), "test": test}))
+        content = {"configuration": configuration.model_dump(), "test": test}
+        content |= {"save": None if save is None else str(save.absolute()), "merged": merged}
+        file.write_text(json.dumps(content))
         job = supervise.start_ranks(configuration.ranks, ["train", str(file), str(folder / "result.jsonl")], log)
         tail, result = JournalTail(folder), None
         try:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 from mpi4py import MPI
+from torch import nn
 
+from atoll.methods.factored import merged_state_dict
 from atoll.platform.configuration import Configuration
 from atoll.platform.search import arrange_world, meet
 from atoll.platform.study import Study, Topology
@@ -35,11 +37,23 @@ def run(configuration_file: str, result_file: str, world: MPI.Comm) -> None:
         def report(progress: Progress) -> None:
             lines.append("progress", as_fields(progress))
 
-        outcome = worker.evaluate(configuration, report, test=content["test"])
+        def save(model: nn.Module) -> None:
+            if content["save"] is not None:
+                _save(model, Path(content["save"]), merged=content["merged"])
+
+        outcome = worker.evaluate(configuration, report, test=content["test"], on_trained=save)
         lines.append("trial_ended", asdict(outcome))
         worker.dismiss()
     worker.close()
     meet(world)  # over TCP, MPICH ends a job of which one rank leaves early
+
+
+def _save(model: nn.Module, file: Path, *, merged: bool) -> None:
+    """Write the state dict, whole or not at all; `torch.load(file, weights_only=True)` reads it."""
+    state = merged_state_dict(model) if merged else model.state_dict()
+    partial = file.with_name(f"{file.name}.partial")
+    torch.save({name: value.detach().cpu().clone() for name, value in state.items()}, partial)
+    partial.replace(file)
 
 
 def _as_study(configuration: Configuration) -> Study:

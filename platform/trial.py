@@ -21,6 +21,7 @@ from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.platform import registry
 from atoll.platform.configuration import Configuration, split_hyperparameters
+from atoll.platform.observer import Observer
 from atoll.platform.workloads.workload import Samples, Workload
 
 Transform = Callable[[Tensor, torch.Generator | None], Tensor]
@@ -44,6 +45,7 @@ class Progress:
         validation_loss, metric: of the evaluated model; with replicas that differ, each sees its share of the data.
         learning_rate: at the last step.
         wire_bytes: sent so far by all ranks of the worker.
+        metrics: further metrics by name: the workload's, the method's own, what observers saw.
         last: whether this is the trained model.
     """
 
@@ -55,6 +57,7 @@ class Progress:
     metric: float
     learning_rate: float
     wire_bytes: float
+    metrics: dict[str, float]
     last: bool
 
 
@@ -117,9 +120,10 @@ class Evaluator:
         share = slice(communicator.rank, None, communicator.size)
         self._inputs, self._targets = samples.inputs[share], samples.targets[share]
 
-    def __call__(self, model: nn.Module) -> tuple[float, float]:
-        """The mean loss and the mean metric over all samples."""
-        totals = torch.zeros(3, dtype=torch.float64)
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Means over all samples: the loss, the metric, and the workload's further metrics."""
+        names = ["loss", self._workload.metric, *self._workload.further_metrics]
+        totals = torch.zeros(len(names) + 1, dtype=torch.float64)
         training = model.training
         model.eval()
         with torch.no_grad():
@@ -127,10 +131,11 @@ class Evaluator:
                 targets = self._targets[start : start + self.CHUNK]
                 outputs = model(self._workload.transform(self._inputs[start : start + self.CHUNK], None))
                 means = [self._workload.loss(outputs, targets), self._workload.measure(outputs, targets)]
+                means += [measure(outputs, targets) for measure in self._workload.further_metrics.values()]
                 totals += torch.tensor([*(float(mean) * len(targets) for mean in means), len(targets)])
         model.train(training)
         self._communicator.sum(totals)
-        return float(totals[0] / totals[2]), float(totals[1] / totals[2])
+        return {name: float(total / totals[-1]) for name, total in zip(names, totals, strict=False)}
 
 
 class Trial:
@@ -166,6 +171,9 @@ class Trial:
         self._test = Evaluator(self.workload, _on(device, data.test), self._aside)
         self._optimizers = self._make_optimizers(settings)
         self.method = self._make_method(configuration, hyperparameters, device)
+        self._observer = None
+        if configuration.observe is not None:
+            self._observer = Observer(configuration.observe, self.method, communicator, self._aside)
         self._model: nn.Module | None = None
         self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
 
@@ -218,16 +226,21 @@ class Trial:
             self.method.epoch_end(train_loss)
             last = epoch == self.num_epochs
             model = self.method.finalize() if last else self.method.evaluation_model()
-            seconds += time.perf_counter() - started
+            seconds_of_epoch = time.perf_counter() - started
+            seconds += seconds_of_epoch
             self._seconds = seconds
-            validation_loss, metric = self._validate(model)
+            measured = self._validate(model)
+            validation_loss, metric = measured.pop("loss"), measured.pop(self.workload.metric)
             _check_finite("validation loss", validation_loss, step)
             _check_finite(self.workload.metric, metric, step)
+            measured |= self.method.metrics()
+            if self._observer is not None:
+                measured |= self._observer(model, seconds_of_epoch)
             if last:
                 self._model = model
                 wire_bytes = self._summarise(losses)[1]
             rate = self._optimizers.learning_rate
-            yield Progress(step, epoch, seconds, train_loss, validation_loss, metric, rate, wire_bytes, last)
+            yield Progress(step, epoch, seconds, train_loss, validation_loss, metric, rate, wire_bytes, measured, last)
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches, and the time that making them takes."""
@@ -252,10 +265,15 @@ class Trial:
         self._aside.sum(totals)
         return float(totals[0]) / self._communicator.size, float(totals[1])
 
-    def test(self) -> tuple[float, float]:
-        """Loss and metric of the trained model on the test data, which no search ever sees."""
+    def test(self) -> dict[str, float]:
+        """Loss and metrics of the trained model on the test data, which no search ever sees."""
+        return self._test(self.model)
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained model, equal on all ranks."""
         assert self._model is not None, "the trial has not been trained to its end"
-        return self._test(self._model)
+        return self._model
 
 
 def _on(device: str, samples: Samples) -> Samples:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 from mpi4py import MPI
+from torch import nn
 
 from atoll.methods import communicator_nccl
 from atoll.methods.communicator import Ledger, Patience, PeerAborted
@@ -116,7 +117,12 @@ class Worker:
     # The root's side.
 
     def evaluate(
-        self, configuration: Configuration, on_progress: Callable[[Progress], None], *, test: bool = False
+        self,
+        configuration: Configuration,
+        on_progress: Callable[[Progress], None],
+        *,
+        test: bool = False,
+        on_trained: Callable[[nn.Module], None] = lambda _: None,
     ) -> Outcome:
         """Train `configuration` on all ranks of the worker.
 
@@ -124,6 +130,7 @@ class Worker:
             configuration: what to train.
             on_progress: gets each report.
             test: whether to measure the trained model on the test data too.
+            on_trained: gets the trained model.
         """
         self._tell_members({"configuration": configuration.model_dump(), "test": test})
         seen: list[Progress] = []
@@ -132,7 +139,7 @@ class Worker:
             seen.append(progress)
             on_progress(progress)
 
-        reports, metrics = self._run(configuration, remember, test)
+        reports, metrics = self._run(configuration, remember, test, on_trained)
         return _outcome(reports, seen, metrics)
 
     def dismiss(self) -> None:
@@ -149,13 +156,17 @@ class Worker:
     def obey(self) -> None:
         """Train what the root says, until it says that there is nothing more."""
         while (work := self._receive(WORK, 0)) is not None:
-            self._run(Configuration.model_validate(work["configuration"]), lambda _: None, work["test"])
+            self._run(Configuration.model_validate(work["configuration"]), lambda _: None, work["test"], lambda _: None)
         self._wait(self._control.all_sent)
 
     # Both sides.
 
     def _run(
-        self, configuration: Configuration, on_progress: Callable[[Progress], None], test: bool
+        self,
+        configuration: Configuration,
+        on_progress: Callable[[Progress], None],
+        test: bool,
+        on_trained: Callable[[nn.Module], None],
     ) -> tuple[list[Report], dict[str, float]]:
         self._serial += 1
         self._raised = False
@@ -173,6 +184,7 @@ class Worker:
             trial = Trial(configuration, communicator, self.place.device)
             report.notes = list(trial.method.notes)
             metrics = _train(trial, on_progress, test)
+            on_trained(trial.model)
             report.seconds = trial.seconds()
         except Exception as error:
             self._raised = True
@@ -261,8 +273,7 @@ def _train(trial: Trial, on_progress: Callable[[Progress], None], test: bool) ->
         on_progress(progress)
     if not test:
         return {}
-    loss, metric = trial.test()
-    return {"test_loss": loss, f"test_{trial.workload.metric}": metric}
+    return {f"test_{name}": value for name, value in trial.test().items()}
 
 
 def _is_uneven(reports: list[Report]) -> bool:
@@ -292,7 +303,10 @@ def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, flo
         reason = f"{cause.reason} (rank {cause.rank} on {cause.hostname})"
     if complete and last is not None:
         spent = {f"seconds_{k}": sum(r.seconds[k] for r in reports) / len(reports) for k in reports[0].seconds}
-        metrics = {"train_loss": last.train_loss, "validation_loss": last.validation_loss, **metrics, **spent}
+        losses = {"train_loss": last.train_loss, "validation_loss": last.validation_loss}
+        # Of single layers the curve has the values, and the trial only their means.
+        further = {name: value for name, value in last.metrics.items() if "/" not in name}
+        metrics = losses | further | metrics | spent
     expected = (Diverged.__name__, NotApplicable.__name__, Stopped.__name__, TrialTimeout.__name__)
     return Outcome(
         state="complete" if complete else "lost" if cause and cause.error == Stopped.__name__ else "failed",

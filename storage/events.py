@@ -69,7 +69,7 @@ def _trial_started(batch: Batch, event: Event) -> None:
 
 def _progress(batch: Batch, event: Event) -> None:
     names = ("step", "epoch", "seconds", "train_loss", "validation_loss", "metric", "learning_rate", "wire_bytes")
-    batch.progress.append((key_of(event), _take(event, *names)))
+    batch.progress.append((key_of(event), _take(event, *names) | {"metrics": event.get("metrics") or None}))
 
 
 def _trial_ended(batch: Batch, event: Event) -> None:

@@ -87,6 +87,7 @@ class Progress(Base):
     metric: Mapped[float | None]
     learning_rate: Mapped[float]
     wire_bytes: Mapped[float]
+    metrics: Mapped[dict[str, Any] | None]
 
 
 class LedgerEntry(Base):

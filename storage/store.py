@@ -27,7 +27,7 @@ from atoll.storage.journal import Chunk, Event
 from atoll.storage.models import Host, JournalOffset, LedgerEntry, Migration, Progress, Study, Trial
 
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 

@@ -153,7 +153,7 @@ def test_record_fills_a_store_from_a_folder(laptop):
     ("arguments", "code", "message"),
     [
         (("search",), 2, "--method is not given"),
-        (("search", "--method", "dado", "--workload", "digits_mlp"), 2, "must be one of admm_consensus, adownpour"),
+        (("search", "--method", "dado", "--workload", "digits_mlp"), 2, "must be one of ab, admm_consensus"),
         (("search", "none.yaml"), 2, "none.yaml: No such file"),
         (("search", "--method", "ddp", "--workload", "digits_mlp", "--ranks", "0"), 2, "topology.ranks"),
         (("search", "--method", "ddp", "--workload", "spoken_digits_mlp"), 1, "ATOLL_DATA is set"),

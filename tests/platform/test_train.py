@@ -4,8 +4,12 @@ import json
 import re
 
 import pytest
+import torch
 import yaml
 from commands import FAILING, atoll, atoll_json
+
+from atoll.methods.factored import load
+from atoll.platform import registry
 
 pytestmark = pytest.mark.mpi
 
@@ -121,3 +125,26 @@ def test_the_same_configuration_twice_gives_the_same_curve(tmp_path):
 def test_a_users_own_workload(tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"workload": FAILING, "method": "ddp", "epochs": 1}))
     assert atoll_json("train", "c.yaml", cwd=tmp_path)["state"] == "complete"
+
+
+def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path):
+    hyperparameters = {"delay": 0.3, "update_period": 0.1, "beta": 0.5, "learning_rate": 0.01}
+    configuration = {"workload": "digits_mlp", "method": "oialr", "hyperparameters": hyperparameters}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration | {"epochs": 4, "ranks": 2, "device": "cpu"}))
+    out = atoll("train", "c.yaml", "--save", "factors.pt", cwd=tmp_path).stdout
+    assert "wrote factors.pt" in out
+    result = atoll_json("train", "c.yaml", "--save", "merged.pt", "--merged", "--observe", "1", cwd=tmp_path)
+    factors, merged = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("factors", "merged"))
+    assert {"0.U", "0.S", "0.Vt", "0.bias", "4.weight"} < set(factors)
+    workload = registry.workload("digits_mlp")
+    full, low = workload.model(), workload.model()
+    full.load_state_dict(merged)
+    load(low, factors)
+    data = workload.load(None).validation
+    with torch.no_grad():
+        accuracies = [float(workload.measure(model(data.inputs), data.targets)) for model in (full, low)]
+    assert accuracies == [result["objective"]] * 2
+    assert 0 < result["metrics"]["stability"] < 1
+    assert result["metrics"]["trainable_share"] < 1
+    wrong = atoll("train", "c.yaml", "--save", "nowhere/m.pt", cwd=tmp_path, code=1)
+    assert "the folder of --save must exist" in wrong.stderr

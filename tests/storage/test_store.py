@@ -209,17 +209,18 @@ def test_a_recorder_that_fails_for_good_says_so(folder, tmp_path):
     assert "no such thing" in str(thread.failure)
 
 
-def test_an_older_store_is_upgraded_after_a_copy(tmp_path):
+@pytest.mark.parametrize("version", ["0001", "0002"])
+def test_an_older_store_is_upgraded_after_a_copy(tmp_path, version):
     old = tmp_path / "store.db"
     with closing(sqlite3.connect(old)) as connection:
-        connection.executescript((Path(__file__).parent / "schemas" / "0001.sql").read_text())
+        connection.executescript((Path(__file__).parent / "schemas" / f"{version}.sql").read_text())
     store = Store(f"sqlite:///{old}")
     (summary,) = store.studies()
     assert (summary.study.name, summary.best, summary.counts) == ("s", 0.95, {"complete": 3, "failed": 1})
     with store.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-    with closing(sqlite3.connect(f"{old}.schema-0001")) as copy:
-        assert copy.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+    with closing(sqlite3.connect(f"{old}.schema-{version}")) as copy:
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchone() == (version,)
 
 
 def test_every_older_schema_has_a_stored_database():

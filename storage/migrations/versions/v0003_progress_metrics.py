@@ -1,0 +1,12 @@
+"""Further metrics of each progress report, such as what observers saw of a network's layers."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("progress") as table:
+        table.add_column(sa.Column("metrics", sa.JSON(), nullable=True))
