@@ -23,16 +23,17 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+from job import evaluate_all, on_ranks
 
 RATES = {"downpour": (0.1, 0.02, 0.01), "easgd": (0.2, 0.04, 0.02), "eamsgd": (0.01, 0.005, 0.001)}
 CIFAR_RATES = {"downpour": 0.02, "easgd": 0.1, "eamsgd": 0.002}
 MOMENTUM = {"downpour": 0.0, "easgd": 0.0, "eamsgd": 0.99}
 NUM_RANKS, BATCH_SIZE, CHANCE = 4, 8, 0.1
-NARROW = f"{Path(__file__).resolve().parent}/narrow_cifar10.py:NarrowCifar10"
+NARROW = f"{Path(__file__).resolve().parent}/narrow.py:NarrowCifar10"
 
 
 def plan(quick: bool, with_cifar: bool) -> list[dict]:
@@ -54,61 +55,39 @@ def plan(quick: bool, with_cifar: bool) -> list[dict]:
     return digits + (cifar if with_cifar else [])
 
 
-def train_all(entries: list[dict], data: str | None) -> list[dict] | None:
+def train_all(entries: list[dict], data: str | None) -> list[dict]:
     """What one rank does; rank 0 returns the results."""
-    import torch
-    from mpi4py import MPI
-
-    from atoll.platform.configuration import Configuration
-    from atoll.platform.search import arrange_world
-    from atoll.platform.study import Study, Topology
-    from atoll.platform.worker import Worker
-
-    world = MPI.COMM_WORLD
-    topology = Topology(ranks=world.size, threads=1, device="cpu")
-    places = arrange_world(Study(name="r", workload="digits_mlp", method="easgd", topology=topology), world)
-    torch.set_num_threads(1)
-    worker = Worker(world.Dup(), places, spin=False)
-    results = None
-    if not worker.is_root:
-        worker.obey()
-    else:
-        results = []
-        for number, entry in enumerate(entries, 1):
-            hyperparameters = {
+    results = []
+    configurations = (
+        {
+            "workload": entry["workload"],
+            "method": entry["method"],
+            "hyperparameters": {
                 "tau": entry["tau"],
                 "learning_rate": entry["rate"],
                 "momentum": MOMENTUM[entry["method"]],
                 "batch_size": BATCH_SIZE,
                 "schedule": "cosine" if entry["workload"] == NARROW else "constant",
+            },
+            "epochs": entry["epochs"],
+            "seed": entry["seed"],
+            "data": data,
+        }
+        for entry in entries
+    )
+    # the outcomes first: their end dismisses the other ranks, which have none
+    for outcome, entry in zip(evaluate_all(configurations), entries, strict=False):
+        complete = outcome.state == "complete"
+        results.append(
+            entry
+            | {
+                "validation_accuracy": outcome.objective if complete else CHANCE,
+                "test_accuracy": outcome.metrics["test_accuracy"] if complete else CHANCE,
+                "reason": outcome.reason,
+                "seconds": outcome.seconds,
             }
-            configuration = Configuration(
-                workload=entry["workload"],
-                method=entry["method"],
-                hyperparameters=hyperparameters,
-                epochs=entry["epochs"],
-                seed=entry["seed"],
-                ranks=world.size,
-                threads=1,
-                device="cpu",
-                data=data,
-            )
-            outcome = worker.evaluate(configuration, lambda _: None, test=True)
-            complete = outcome.state == "complete"
-            results.append(
-                entry
-                | {
-                    "validation_accuracy": outcome.objective if complete else CHANCE,
-                    "test_accuracy": outcome.metrics["test_accuracy"] if complete else CHANCE,
-                    "reason": outcome.reason,
-                    "seconds": outcome.seconds,
-                }
-            )
-            print(f"{number}/{len(entries)} {results[-1]}", file=sys.stderr, flush=True)
-            if not complete and "Diverged" not in (outcome.reason or ""):
-                raise SystemExit(f"a trial failed for another reason: {outcome.reason}\n{outcome.traceback}")
-        worker.dismiss()
-    worker.close()
+        )
+        print(f"{len(results)}/{len(entries)} {results[-1]}", file=sys.stderr, flush=True)
     return results
 
 
@@ -202,17 +181,9 @@ def main() -> None:
     options = parser.parse_args()
     with_cifar = options.data is not None and (Path(options.data) / "cifar10_subset.npz").is_file()
     entries = plan(options.quick, with_cifar)
-    if "ATOLL_ROBUSTNESS_RANK" in os.environ:
-        results = train_all(entries, options.data)
-        if results is not None:
-            print(json.dumps(results), flush=True)
+    results = on_ranks(NUM_RANKS, lambda: train_all(entries, options.data) or None)
+    if results is None:
         return
-    from atoll.platform import supervise
-
-    environment = supervise.rank_environment() | {"ATOLL_ROBUSTNESS_RANK": "1", "OMP_NUM_THREADS": "1"}
-    command = [supervise.mpiexec(), "-n", str(NUM_RANKS), sys.executable, *sys.argv]
-    job = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    results = json.loads(job.stdout.splitlines()[-1])
     summary = summarise(results)
     text = table(summary)
     said = f"python benchmarks/easgd_robustness.py{' --quick' if options.quick else ''}"

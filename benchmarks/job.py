@@ -1,4 +1,4 @@
-"""What the benchmarks of training steps share: models, batches, communicators, and the MPI job that measures."""
+"""What the benchmarks share: models, batches, communicators, and the MPI job that measures or trains."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atoll.platform.worker import Outcome
 
 BATCH_SIZE = 32
 RANK = "ATOLL_BENCHMARK_RANK"
@@ -81,6 +85,34 @@ def build(name: str, hyperparameters: dict, model, communicator, settings: dict,
     )
 
 
+def evaluate_all(configurations: Iterable[dict], ranks_per_node: int | None = None) -> Iterator[Outcome]:
+    """Train one configuration after the other on all ranks of the world: outcomes on rank 0, nothing on the others."""
+    import torch
+    from mpi4py import MPI
+
+    from atoll.platform.configuration import Configuration
+    from atoll.platform.search import arrange_world
+    from atoll.platform.study import Study, Topology
+    from atoll.platform.worker import Worker
+
+    world = MPI.COMM_WORLD
+    topology = Topology(ranks=world.size, threads=1, device="cpu", ranks_per_node=ranks_per_node)
+    places = arrange_world(Study(name="r", workload="digits_mlp", method="ddp", topology=topology), world)
+    torch.set_num_threads(1)
+    worker = Worker(world.Dup(), places, spin=False)
+    if not worker.is_root:
+        worker.obey()
+    else:
+        shared = {"ranks": world.size, "ranks_per_node": ranks_per_node, "threads": 1, "device": "cpu"}
+        for entry in configurations:
+            outcome = worker.evaluate(Configuration(**shared | entry), lambda _: None, test=True)
+            if outcome.state != "complete" and "Diverged" not in (outcome.reason or ""):
+                raise SystemExit(f"a trial failed: {outcome.reason}\n{outcome.traceback}")
+            yield outcome
+        worker.dismiss()
+    worker.close()
+
+
 def parse(description: str, quick: str) -> argparse.Namespace:
     """The options that these benchmarks share."""
     parser = argparse.ArgumentParser(description=description)
@@ -92,6 +124,18 @@ def parse(description: str, quick: str) -> argparse.Namespace:
 
 def measured(options: argparse.Namespace, measure: Callable[[], dict | None]) -> dict | None:
     """The figures that rank 0 of an MPI job of this script returns from `measure`; None on the job's ranks."""
+    figures = on_ranks(options.ranks, measure)
+    if figures is None:
+        return None
+    if options.json:
+        said = {"command": "python " + " ".join(sys.argv), "ranks": options.ranks, "models": figures}
+        text = json.dumps(said, indent=1)
+        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
+    return None if options.json == "-" else figures
+
+
+def on_ranks(num_ranks: int, measure: Callable[[], Any]) -> Any:
+    """What rank 0 of an MPI job of this script returns from `measure`; None on the job's ranks."""
     if RANK in os.environ:
         figures = measure()
         if figures is not None:
@@ -105,14 +149,9 @@ def measured(options: argparse.Namespace, measure: Callable[[], dict | None]) ->
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": "1",
     }
-    command = [supervise.mpiexec(), "-n", str(options.ranks), sys.executable, *sys.argv]
-    job = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=1200)
-    figures = json.loads(job.stdout.splitlines()[-1])
-    if options.json:
-        said = {"command": "python " + " ".join(sys.argv), "ranks": options.ranks, "models": figures}
-        text = json.dumps(said, indent=1)
-        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
-    return None if options.json == "-" else figures
+    command = [supervise.mpiexec(), "-n", str(num_ranks), sys.executable, *sys.argv]
+    job = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(job.stdout.splitlines()[-1])
 
 
 def _free_port() -> int:

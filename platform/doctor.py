@@ -113,7 +113,7 @@ def _store(url: str) -> Finding:
 
 def _data(folder: str | None) -> list[Finding]:
     from atoll.platform import registry
-    from atoll.platform.workloads.workload import DataMissing
+    from atoll.platform.workloads.workload import DataMissing, LibraryMissing
 
     findings = []
     for name in registry.names("workload"):
@@ -121,6 +121,8 @@ def _data(folder: str | None) -> list[Finding]:
             registry.workload(name).check_data(Path(folder) if folder else None)
         except DataMissing as error:
             findings.append(Finding(f"data of {name}", False, str(error), "only if you want this workload"))
+        except LibraryMissing as error:
+            findings.append(Finding(f"library of {name}", False, str(error), "only if you want this workload"))
         except Exception as error:
             findings.append(Finding(f"workload {name}", False, f"{type(error).__name__}: {error}", "mend or remove it"))
         else:

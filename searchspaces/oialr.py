@@ -1,7 +1,7 @@
 """The search space of OIALR (001 tables A.3 and A.5).
 
 The tables count steps. Here they are shares of the training: table A.5's trainings have some 21,500 steps (ETTm2, 20
-epochs of 34,465 windows in batches of 32); table A.3's batches of 1,024 make 49 steps an epoch of CIFAR-10, and 10,000
+epochs of 34,369 windows in batches of 32); table A.3's batches of 1,024 make 49 steps an epoch of CIFAR-10, and 10,000
 is the longest delay that it searches.
 """
 

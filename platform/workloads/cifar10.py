@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.platform.workloads.workload import Classification, Data, Samples, find_file
+from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, require_models
 
 NAMES = (
     "cifar-10-batches-bin",
@@ -32,7 +32,7 @@ HOW_TO_GET = (
     "unpacked, in a folder, or cifar10_subset.npz with x_train uint8 (n, 32, 32, 3), y_train, x_test and y_test, and "
     "name that folder with the study's `data` or with ATOLL_DATA."
 )
-NUM_CLASSES, SIDE, CROP = 10, 32, 28
+NUM_CLASSES, SIDE, CROP, PADDING = 10, 32, 28, 4
 TRAIN_BATCHES, TEST_BATCH = [f"data_batch_{i}" for i in range(1, 6)], "test_batch"
 VALIDATION_SHARE, SPLIT_SEED = 0.1, 0
 
@@ -180,6 +180,10 @@ class _Cifar10(Classification):
         self._images = load(find_file(NAMES, folder, HOW_TO_GET))
         return self._images.data
 
+    def _normalised(self, images: Tensor) -> Tensor:
+        mean, deviation = (v.to(images.device).view(3, 1, 1) for v in (self._images.mean, self._images.deviation))
+        return (images.to(torch.float32) / 255 - mean) / deviation
+
 
 class Cifar10Cnn7(_Cifar10):
     """The 7-layer convolutional network of 003, section 4.1, on random crops and mirror images."""
@@ -231,8 +235,7 @@ class Cifar10LowRank(_Cifar10):
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Pixels centred and scaled by each channel's mean and deviation over the training images."""
-        mean, deviation = (v.to(inputs.device).view(3, 1, 1) for v in (self._images.mean, self._images.deviation))
-        return (inputs.to(torch.float32) / 255 - mean) / deviation
+        return self._normalised(inputs)
 
     def model(self) -> nn.Module:
         """Ranks 10, 51, 51 for 96, 128, 256 channels, a 1x1 convolution to 64, 256 units, dropout 0.5."""
@@ -258,3 +261,97 @@ def _separable(num_in: int, rank: int, num_out: int) -> list[nn.Module]:
         nn.ReLU(),
         nn.MaxPool2d(2),
     ]
+
+
+class _Padded(_Cifar10):
+    """Whole images, in training moved by up to 4 pixels and mirrored, centred and scaled by channel."""
+
+    def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """As the class says; pixels that come from outside an image are black."""
+        if generator is not None:
+            inputs = random_crops(nn.functional.pad(inputs, (PADDING,) * 4), SIDE, generator)
+        return self._normalised(inputs)
+
+
+class Cifar10Vgg16(_Padded):
+    """VGG16 (Simonyan and Zisserman, 2015) with batch normalisation and one linear layer (001 section 5.3.2)."""
+
+    summary: ClassVar[str] = "CIFAR-10, VGG16 with batch normalisation, AB training's experiments"
+    target: ClassVar[float | None] = 0.9
+    epochs: ClassVar[int] = 150
+
+    def model(self) -> nn.Module:
+        """13 convolutions of 64 to 512 channels: 14,724,042 parameters."""
+        return vgg16(64)
+
+
+def vgg16(first: int) -> nn.Module:
+    """VGG16 for 32x32 images, with `first` channels in its first block, at most eight times as many in its last."""
+    layers: list[nn.Module] = []
+    num_in = 3
+    for factor, depth in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
+        for _ in range(depth):
+            layers += [nn.Conv2d(num_in, factor * first, 3, padding=1, bias=False), nn.BatchNorm2d(factor * first)]
+            layers += [nn.ReLU()]
+            num_in = factor * first
+        layers += [nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(num_in, NUM_CLASSES))
+
+
+class Cifar10MiniVit(_Padded):
+    """The vision transformer of 001, section 4.4.4: ViT-B/16's width with half its layers, heads and patch size."""
+
+    summary: ClassVar[str] = "CIFAR-10, a vision transformer of 6 layers and width 768, OIALR's experiments"
+    target: ClassVar[float | None] = 0.83
+    epochs: ClassVar[int] = 200
+
+    def check_data(self, folder: Path | None) -> None:
+        """Look for the images, and for the library that has the network."""
+        super().check_data(folder)
+        require_models("cifar10_mini_vit")
+
+    def model(self) -> nn.Module:
+        """Width 768, 6 heads, patches of 8x8: 42,684,682 parameters."""
+        return mini_vit(768)
+
+
+class Cifar10MiniVitSmall(Cifar10MiniVit):
+    """The same with width 96, for a machine without GPUs."""
+
+    summary: ClassVar[str] = "CIFAR-10, the vision transformer of OIALR's experiments with width 96"
+    target: ClassVar[float | None] = 0.6
+    epochs: ClassVar[int] = 60
+
+    def model(self) -> nn.Module:
+        """Width 96, 6 heads, patches of 8x8: 690,730 parameters."""
+        return mini_vit(96)
+
+
+class Logits(nn.Module):
+    """A transformers model whose output is its logits, and nothing else."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, 3, 32, 32) -> (b, 10)."""
+        logits: Tensor = self.network(images).logits
+        return logits
+
+
+def mini_vit(width: int) -> nn.Module:
+    """transformers' ViT with 001 table A.2's settings, but for the drop path, which it does not have."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    configuration = ViTConfig(
+        hidden_size=width,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        intermediate_size=4 * width,
+        image_size=SIDE,
+        patch_size=8,
+        qkv_bias=False,
+    )
+    configuration.num_labels = NUM_CLASSES
+    return Logits(ViTForImageClassification(configuration))

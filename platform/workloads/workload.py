@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
@@ -45,6 +48,7 @@ class Workload(ABC):
         direction: whether a larger or a smaller metric is better.
         target: the metric's value that counts as solved; None where there is none.
         epochs: passes over the training data unless the study says otherwise.
+        further_metrics: what is recorded beside the metric: name -> mean over a batch of (outputs, targets), a scalar.
     """
 
     summary: ClassVar[str] = ""
@@ -52,6 +56,7 @@ class Workload(ABC):
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
     target: ClassVar[float | None] = None
     epochs: ClassVar[int] = 20
+    further_metrics: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType({})
 
     def check_data(self, folder: Path | None) -> None:  # noqa: B027  (embedded data are always there)
         """Raise DataMissing where `load` would not find its files; cheap."""
@@ -96,6 +101,18 @@ class Classification(Workload):
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Share of correct classes."""
         return (outputs.argmax(dim=-1) == targets).to(torch.float64).mean()
+
+
+class LibraryMissing(ValueError):
+    """A workload's network comes from a library that is not installed; the message says how to get it."""
+
+
+def require_models(workload: str) -> None:
+    """Raise LibraryMissing unless the extra `models` is installed."""
+    if find_spec("transformers") is None:
+        raise LibraryMissing(
+            f'{workload} takes its network from transformers, which is not installed; `pip install "atoll[models]"`'
+        )
 
 
 def find_file(names: str | tuple[str, ...], folder: Path | None, how_to_get: str) -> Path:

@@ -137,3 +137,31 @@ def test_the_real_subset(shared_data):
             # each channel has mean 0 and deviation 1 over all training pixels, in float32
             assert whole.mean(dim=(0, 2, 3)).abs().max() < 1e-4
             assert (whole.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    [("cifar10_vgg16", 14_724_042), ("cifar10_mini_vit", 42_684_682), ("cifar10_mini_vit_small", 690_730)],
+)
+def test_the_networks_of_the_low_rank_methods(name, num_parameters):
+    workload = registry.workload(name)
+    model = workload.model()
+    assert sum(p.numel() for p in model.parameters()) == num_parameters
+    assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert str(f"{num_parameters:,}") in type(workload).model.__doc__
+
+
+def test_whole_images_are_moved_and_mirrored_in_training_only(tmp_path, images):
+    write(tmp_path, images, "binary", packed=False)
+    workload = registry.workload("cifar10_vgg16")
+    data = workload.load(tmp_path)
+    pixels = data.train.inputs[:64]
+    still = workload.transform(pixels, None)
+    moved = workload.transform(pixels, torch.Generator().manual_seed(0))
+    assert still.shape == moved.shape == (64, 3, 32, 32)
+    whole = workload.transform(data.train.inputs, None)
+    assert whole.mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    black = (0 - workload._images.mean) / workload._images.deviation
+    # moved by up to 4 pixels: of 64 draws with 9 places some are at an edge, where there is black
+    assert torch.isclose(moved[:, :, 0].transpose(1, 2), black).all(dim=-1).all(dim=-1).any()
+    assert not any(torch.equal(a, b) for a, b in zip(still[:8], moved[:8], strict=True))

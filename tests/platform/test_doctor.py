@@ -5,12 +5,14 @@ import json
 import pytest
 from commands import atoll
 
+from atoll.platform.workloads import WORKLOADS
+
 pytestmark = pytest.mark.mpi
 
 
 def test_a_healthy_machine(tmp_path):
     found = json.loads(atoll("doctor", "--json", cwd=tmp_path).stdout)
-    missing = {"data of spoken_digits_mlp", "data of cifar10_cnn7", "data of cifar10_lowrank"}
+    missing = {f"data of {name}" for name in WORKLOADS if not name.startswith("digits")}
     assert {f["check"] for f in found if not f["ok"]} == missing
     by_check = {f["check"]: f for f in found}
     assert by_check["MPI launch"]["found"].startswith("a world of 2 ranks")

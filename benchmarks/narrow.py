@@ -1,0 +1,28 @@
+"""Workloads with networks that two cores train often."""
+
+from atoll.platform.workloads.cifar10 import Cifar10Cnn7, Cifar10Vgg16, cnn7, vgg16
+from atoll.platform.workloads.ett import ETTh1Autoformer96, autoformer
+
+
+class NarrowCifar10(Cifar10Cnn7):
+    """The 7-layer network with an eighth of its channels and a quarter of its units."""
+
+    def model(self):
+        """Channels 8, 16, 16 and 64 units."""
+        return cnn7(8, 16, 16, 64)
+
+
+class NarrowVgg16(Cifar10Vgg16):
+    """VGG16 with an eighth of its channels."""
+
+    def model(self):
+        """8 to 64 channels: 231,746 parameters."""
+        return vgg16(8)
+
+
+class NarrowAutoformer(ETTh1Autoformer96):
+    """Autoformer of a sixteenth of its width."""
+
+    def model(self):
+        """Width 32, 4 heads, layers of 128 units."""
+        return autoformer(self.length, 24, width=32, heads=4, hidden=128)
