@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +113,12 @@ def evaluate_all(configurations: Iterable[dict], ranks_per_node: int | None = No
     worker.close()
 
 
-def parse(description: str, quick: str) -> argparse.Namespace:
+def parse(description: str, quick: str, flags: Sequence[str] = ()) -> argparse.Namespace:
     """The options that these benchmarks share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--ranks", type=int, default=2)
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
     return parser.parse_args()
@@ -150,7 +152,7 @@ def on_ranks(num_ranks: int, measure: Callable[[], Any]) -> Any:
         "OMP_NUM_THREADS": "1",
     }
     command = [supervise.mpiexec(), "-n", str(num_ranks), sys.executable, *sys.argv]
-    job = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    job = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=7200)
     return json.loads(job.stdout.splitlines()[-1])
 
 

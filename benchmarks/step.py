@@ -1,18 +1,24 @@
 """A training step of `ddp` beside one of torch's DistributedDataParallel over gloo, on the same model and ranks.
 
-python benchmarks/step.py [--ranks N] [--quick] [--json FILE]
+python benchmarks/step.py [--low-rank] [--ranks N] [--quick] [--json FILE]
 
 Both sides use torch's fused SGD, the fastest there is. One MPI job takes turns: some steps of ours, some of torch's,
 some of one rank alone, again and again, so that what else the machine does falls on all alike. A step's time is a
 block's, divided by its steps; `compute` is the step of a rank alone, `wait` what our ledger says, `ratio` our median
 divided by that of torch's better form.
+
+With --low-rank: a step of OIALR beside a full-rank step of `ddp` on the vision transformer of width 768, with AdamW and
+batches of 16 a rank, once converted (every k the shorter side) and with every k cut to a quarter of it; a basis update
+of all layers and one of the first tenth, in steps of the converted network; and the memory of the optimizer's moments.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import statistics
 import time
+from dataclasses import replace
 
 from job import build, connect, make_batch, make_models, measured, parse
 
@@ -96,6 +102,75 @@ def measure(num_rounds: int, seconds_per_block: float) -> dict | None:
     return figures if world.rank == 0 else None
 
 
+def measure_low_rank(num_rounds: int) -> dict | None:
+    """OIALR's costs; rank 0 returns the figures."""
+    import torch
+    from mpi4py import MPI
+
+    from atoll.methods.communicator_mpi import MpiFamily
+    from atoll.methods.factored import factor, shape_of
+    from atoll.methods.optimizers import state_bytes
+    from atoll.platform.workloads.cifar10 import Cifar10MiniVit
+
+    world = MPI.COMM_WORLD
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, batch, family = Cifar10MiniVit().model(), make_batch((3, 32, 32), 16), MpiFamily()
+    settings = {"optimizer": "adamw", "learning_rate": 1e-5}
+
+    def seconds(function, *arguments) -> float:
+        world.Barrier()
+        started = time.perf_counter()
+        function(*arguments)
+        return world.allreduce(time.perf_counter() - started, MPI.MAX)
+
+    def oialr(name: str, alpha: float):
+        given = {"delay": 1.0, "update_period": 1.0, "beta": 0.0, "alpha": alpha, "full_rank_last": True}
+        return build("oialr", given, copy.deepcopy(model), connect(world, family, name), settings)
+
+    made = {
+        "full rank (ddp)": build("ddp", {}, copy.deepcopy(model), connect(world, family, "ddp"), settings),
+        "converted": oialr("converted", 1.0),
+        "k = min/4": oialr("cut", 0.1),
+    }
+    converting = seconds(made["converted"]._convert)
+    made["k = min/4"]._convert()
+    for layer in made["k = min/4"]._layers.values():
+        k = min(shape_of(layer)) // 4
+        parts = {"U": layer.U[:, :k], "S": layer.S[:k, :k], "Vt": layer.Vt[:k]}
+        factor(layer, {name: part.detach().clone() for name, part in parts.items()}, trained=["S"])
+    made["k = min/4"]._adopt()
+    times: dict[str, list[float]] = {form: [] for form in made}
+    updates: dict[str, list[float]] = {"all layers": [], "a tenth of the layers": []}
+    for round_number in range(num_rounds + 1):
+        row = {form: seconds(method.step, batch) for form, method in made.items()}
+        made["converted"]._hyperparameters = replace(made["converted"]._hyperparameters, alpha=1.0)
+        update = {"all layers": seconds(made["converted"]._update_bases)}
+        made["converted"]._num_updates = 0
+        made["converted"]._hyperparameters = replace(made["converted"]._hyperparameters, alpha=0.1)
+        update["a tenth of the layers"] = seconds(made["converted"]._update_bases)
+        if round_number > 0:  # the first warms up
+            for kept, new in ((times, row), (updates, update)):
+                for form, value in new.items():
+                    kept[form].append(value)
+    full = times["full rank (ddp)"]
+    step = statistics.median(times["converted"])
+    figures = {
+        "batch_size": 16,
+        "rounds": num_rounds,
+        "milliseconds_per_step": {form: 1e3 * statistics.median(t) for form, t in times.items()},
+        "median_ratio_to_full_rank": {
+            form: statistics.median(a / b for a, b in zip(t, full, strict=True)) for form, t in times.items()
+        },
+        "milliseconds_per_basis_update": {name: 1e3 * statistics.median(t) for name, t in updates.items()},
+        "basis_update_in_steps": {name: statistics.median(t) / step for name, t in updates.items()},
+        "milliseconds_of_conversion": 1e3 * converting,
+        "trained_parameters": {form: method._flat.parameters.numel() for form, method in made.items()},
+        "optimizer_mebibytes": {form: state_bytes(method._optimizer) / 2**20 for form, method in made.items()},
+    }
+    return {"cifar10_mini_vit": figures} if world.rank == 0 else None
+
+
 def _steps_per_block(step, batch, world, seconds: float) -> int:
     for _ in range(3):
         step(batch)
@@ -137,8 +212,12 @@ def show(figures: dict) -> None:
 
 
 def main() -> None:
-    options = parse(__doc__.splitlines()[0], quick="3 rounds of short blocks instead of 15")
+    options = parse(__doc__.splitlines()[0], quick="3 rounds of short blocks instead of 15", flags=["--low-rank"])
     quick = options.quick
+    if options.low_rank:
+        figures = measured(options, lambda: measure_low_rank(2 if quick else 9))
+        print(json.dumps(figures, indent=1) if figures else "", end="")
+        return
     show(measured(options, lambda: measure(3 if quick else 15, 0.1 if quick else 0.5)) or {})
 
 

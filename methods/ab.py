@@ -1,9 +1,9 @@
 """AB training: low-rank training in independent groups (Coquelin et al., 2024; source 001, chapter 5, algorithm 2).
 
 1. Warm-up: data-parallel training in full rank (ddp). Then, again and again:
-2. Every weight is decomposed (5.3, 5.4) into A B = (U S^1/2)(S^1/2 V^T), with the singular values above `cutoff` times
-   the largest. The SVDs are shared out over ranks and broadcast, where algorithm 2 has every rank decompose the same
-   weight and takes the largest rank: equal factors on all ranks, signs included, in a fraction of the time.
+2. Every weight is decomposed (5.3, 5.4) into A B = (U S^1/2)(S^1/2 V^T), with the singular values of at least `cutoff`
+   times the largest. The SVDs are shared out over ranks and broadcast, where algorithm 2 has every rank decompose the
+   same weight and takes the largest rank: equal factors on all ranks, signs included, in a fraction of the time.
 3. For `group_steps` the first half of the groups of ranks, the larger one of an odd number, trains A and the others B,
    the other factor frozen. Gradients are averaged inside a group only; one-dimensional parameters and layers that stay
    in full rank are trained too.
@@ -20,7 +20,7 @@ Merge modes: `with_stale` as above; `only_learned` without the frozen copies; `f
 
 Bytes one rank sends: ddp 2(p-1)/p 4n a step; a step of a group of g 2(g-1)/g 4(sum mk or sum kn, + rest), inside the
 group; a merge 2(p-1)/p 4(sum k(m+n) + rest + statistics), or 4n in all for `full`, or none but the statistics for
-`only_b`; an SVD (p-1) 4k(m + n + 1), by the rank that has it.
+`only_b`; an SVD (p-1) 4k(m + n + 1), by the rank that has it, and a sum of all k as integers of 8 bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,16 @@ from torch import Tensor, nn
 
 from atoll.methods.buckets import GradientBuckets
 from atoll.methods.communicator import Communicator
-from atoll.methods.factored import Factored, eligible_layers, factor, join, load, shape_of, weight_of
+from atoll.methods.factored import (
+    Factored,
+    eligible_layers,
+    factor,
+    forbid_nested_tensors,
+    join,
+    load,
+    shape_of,
+    weight_of,
+)
 from atoll.methods.factored import restore as restore_layer
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
@@ -117,10 +126,13 @@ class Ab(Method):
         self._num_group_steps = max(1, round(h.group_steps * num_steps))
         self._cycle = self._num_group_steps + round(h.rebound * self._num_group_steps)
         self._lr_rebound = round(h.lr_rebound * self._num_group_steps)
-        if 2 * h.group_size > size and h.merge != "only_b":
-            self.notes = (f"ab: groups of {h.group_size} need {2 * h.group_size} ranks; {size} ranks make two groups",)
         self._layers = eligible_layers(context.model, full_rank_first=True, full_rank_last=True)
-        self._num_full_rank = sum(p.numel() for p in context.model.parameters())
+        if not self._layers:
+            self.notes = ("ab: the network has no weight to decompose, so this is ddp",)
+        elif 2 * h.group_size > size and h.merge != "only_b":
+            self.notes = (f"ab: groups of {h.group_size} need {2 * h.group_size} ranks; {size} ranks make two groups",)
+        forbid_nested_tensors(context.model)
+        self._num_full_rank = sum(p.numel() for p in context.model.parameters() if p.requires_grad)
         self._group_size = h.group_size
         self._members, self._trains = context.communicator, "B"
         if h.merge != "only_b":
@@ -129,7 +141,7 @@ class Ab(Method):
         self._flat = FlatModel(context.model)
         self._buckets = GradientBuckets(self._flat, context.communicator)
         self._optimizer = context.optimizers(self._flat.trained)
-        self._num_steps = self._num_steps_apart = 0
+        self._num_steps = self._num_steps_apart = self._num_steps_full_rank = self._optimizer_bytes = 0
         self._num_steps_of_shape = self._lr_rebound  # the first shape needs no rebound
         self._inner_ranks: dict[str, int] = {}
 
@@ -154,6 +166,7 @@ class Ab(Method):
             self._decompose()
         self._num_steps += 1
         self._num_steps_apart += self._is_apart and self._merge_mode != "only_b"
+        self._num_steps_full_rank += not self._is_apart
         loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
         self._buckets.backward(loss)
         self._set_learning_rate()
@@ -175,6 +188,7 @@ class Ab(Method):
         self._adopt(self._members)
 
     def _merge(self) -> None:
+        self._optimizer_bytes = state_bytes(self._optimizer)
         merged = self._merged(self._context.communicator)
         for layer in self._layers.values():
             restore_layer(layer)
@@ -230,13 +244,16 @@ class Ab(Method):
         num_a, num_b, num_full = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0, 0)
         rest, size = self._num_full_rank - num_full, self._num_full_rank
         trained = num_b if self._merge_mode == "only_b" else max(num_a, num_b)
-        low_rank, group_share = num_a + num_b + rest, self._num_steps_apart / max(1, self._num_steps)
+        low_rank, num_steps = num_a + num_b + rest, max(1, self._num_steps)
+        group_share, full_rank_share = self._num_steps_apart / num_steps, self._num_steps_full_rank / num_steps
+        low_rank_share = 1 - full_rank_share - group_share  # groups keep off the interconnect
+        is_merged = self._num_steps_of_shape == 0
         return {
             "trainable_share": (trained + rest) / size,
             "compression": size / low_rank,
             "group_share": group_share,
-            "ecr": estimated_communication_reduction(low_rank / size, group_share),
-            "optimizer_bytes": float(state_bytes(self._optimizer)),
+            "ecr": estimated_communication_reduction(full_rank_share, low_rank_share, low_rank / size),
+            "optimizer_bytes": float(self._optimizer_bytes if is_merged else state_bytes(self._optimizer)),
         }
 
     def inner_ranks(self) -> dict[str, int]:
@@ -268,7 +285,13 @@ class Ab(Method):
         return {
             "model": {name: value.clone() for name, value in self._context.model.state_dict().items()},
             "optimizer": saved(self._optimizer),
-            "counters": [self._num_steps, self._num_steps_apart, self._num_steps_of_shape],
+            "counters": [
+                self._num_steps,
+                self._num_steps_apart,
+                self._num_steps_full_rank,
+                self._num_steps_of_shape,
+                self._optimizer_bytes,
+            ],
             "inner_ranks": dict(self._inner_ranks),
         }
 
@@ -277,5 +300,11 @@ class Ab(Method):
         load(self._context.model, state["model"], trained=[self._trains])
         self._adopt(self._members if self._is_apart else self._context.communicator)
         restore(self._optimizer, state["optimizer"])
-        self._num_steps, self._num_steps_apart, self._num_steps_of_shape = state["counters"]
+        (
+            self._num_steps,
+            self._num_steps_apart,
+            self._num_steps_full_rank,
+            self._num_steps_of_shape,
+            self._optimizer_bytes,
+        ) = state["counters"]
         self._inner_ranks = dict(state["inner_ranks"])

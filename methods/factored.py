@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 FACTORS = (("U", "S", "Vt"), ("A", "B"))
 
@@ -136,7 +137,9 @@ class FactoredAttention(Factored, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As nn.MultiheadAttention's; `is_causal` is a hint that the mask given already obeys."""
+        """As nn.MultiheadAttention's; `is_causal` is a hint about the mask, which must be given, as there."""
+        if is_causal and attn_mask is None:
+            raise RuntimeError("attention needs attn_mask where is_causal is true")
         is_batched = query.dim() == 3
         inputs = [query, key, value]
         if not is_batched:
@@ -169,17 +172,16 @@ class FactoredAttention(Factored, nn.MultiheadAttention):
 
     def _project(self, inputs: list[Tensor]) -> list[Tensor]:
         """Queries, keys and values (b, length, d)."""
+        d, bias = self.embed_dim, self.in_proj_bias
+        num_rows = max(x.numel() for x in inputs) // d
+        first, *others = [self.merged()] if self.is_formed(num_rows) else self.factors()
         if inputs[0] is inputs[1] is inputs[2]:
-            return list(self._linear(inputs[0], slice(None)).chunk(3, dim=-1))
-        d = self.embed_dim
-        return [self._linear(x, slice(i * d, (i + 1) * d)) for i, x in enumerate(inputs)]
-
-    def _linear(self, inputs: Tensor, rows: slice) -> Tensor:
-        bias = None if self.in_proj_bias is None else self.in_proj_bias[rows]
-        if self.is_formed(inputs.numel() // self.embed_dim):
-            return functional.linear(inputs, self.merged()[rows], bias)
-        first, *others = self.factors()
-        return _multiply([first[rows], *others], inputs, bias)
+            return list(_multiply([first, *others], inputs[0], bias).chunk(3, dim=-1))
+        parts = [slice(i * d, (i + 1) * d) for i in range(3)]
+        return [
+            _multiply([first[part], *others], x, None if bias is None else bias[part])
+            for part, x in zip(parts, inputs, strict=True)
+        ]
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
@@ -192,23 +194,22 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
 
 
-_KINDS: tuple[tuple[type[nn.Module], type[Factored]], ...] = (
-    (nn.Linear, FactoredLinear),
-    (nn.Conv1d, FactoredConv1d),
-    (nn.Conv2d, FactoredConv2d),
-    (nn.MultiheadAttention, FactoredAttention),
-)
+# Of these very classes, as a subclass may compute something else with its weight.
+_KINDS: dict[type[nn.Module], type[Factored]] = {
+    nn.Linear: FactoredLinear,
+    NonDynamicallyQuantizableLinear: FactoredLinear,
+    nn.Conv1d: FactoredConv1d,
+    nn.Conv2d: FactoredConv2d,
+    nn.MultiheadAttention: FactoredAttention,
+}
 
 
 def _kind(layer: nn.Module) -> type[Factored] | None:
-    """How a layer would be factored; None for one whose forward pass is not known."""
-    for full_rank, factored in _KINDS:
-        if isinstance(layer, full_rank) and type(layer).forward is full_rank.forward:
-            is_odd = isinstance(layer, nn.MultiheadAttention) and (
-                not layer._qkv_same_embed_dim or layer.bias_k is not None or layer.add_zero_attn
-            )
-            return None if is_odd or getattr(layer, "groups", 1) > 1 else factored
-    return None
+    """How a layer would be factored; None for one that cannot be."""
+    is_odd = isinstance(layer, nn.MultiheadAttention) and (
+        not layer._qkv_same_embed_dim or layer.bias_k is not None or layer.add_zero_attn
+    )
+    return None if is_odd or getattr(layer, "groups", 1) > 1 else _KINDS.get(type(layer))
 
 
 def weight_of(layer: nn.Module) -> Tensor:
@@ -240,11 +241,22 @@ def low_rank_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def eligible_layers(model: nn.Module, *, full_rank_first: bool, full_rank_last: bool) -> dict[str, nn.Module]:
-    """The layers to be factored: without the first or last one where it stays in full rank, and without those of
-    unfavourable shape, whose shorter side is at most a tenth of the longer one."""
+    """The layers to be factored: without the first or last one where it stays in full rank, without those of
+    unfavourable shape, whose shorter side is at most a tenth of the longer one, and without those that are frozen."""
     named = list(low_rank_layers(model).items())[1 if full_rank_first else 0 :]
     named = named[:-1] if full_rank_last else named
-    return {name: layer for name, layer in named if 10 * min(shape_of(layer)) > max(shape_of(layer))}
+    return {
+        name: layer
+        for name, layer in named
+        if 10 * min(shape_of(layer)) > max(shape_of(layer)) and weight_of(layer).requires_grad
+    }
+
+
+def forbid_nested_tensors(model: nn.Module) -> None:
+    """Keep nn.TransformerEncoder, when it evaluates, from a tensor form that only its layers' fused path takes."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 def factor(layer: nn.Module, factors: Mapping[str, Tensor], trained: Collection[str]) -> None:
@@ -299,6 +311,7 @@ def load(model: nn.Module, state: Mapping[str, Tensor], trained: Collection[str]
 
     Factors other than the `trained` ones are frozen.
     """
+    forbid_nested_tensors(model)
     for name, layer in low_rank_layers(model).items():
         found = next((names for names in FACTORS if join(name, names[0]) in state), None)
         if found is None and isinstance(layer, Factored):

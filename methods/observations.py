@@ -11,14 +11,13 @@ from torch import Tensor
 BACKWARD_SHARE = 0.54
 
 
-def orthogonal_basis(weight: Tensor, rank: int | None = None) -> Tensor:
+def orthogonal_basis(weight: Tensor) -> Tensor:
     """U V^T (m, n) of a weight (m, n), the orthogonal factor of its polar decomposition.
 
-    Args:
-        weight: of any shape that is a matrix.
-        rank: of a weight that has no more; its other singular vectors are arbitrary.
+    Singular vectors of values that are 0 to rounding are arbitrary, and left out.
     """
-    left, _, right = torch.linalg.svd(weight, full_matrices=False)
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    rank = int((values > torch.finfo(values.dtype).eps * max(weight.shape) * values[0]).sum())
     basis: Tensor = left[:, :rank] @ right[:rank]
     return basis
 
@@ -58,11 +57,14 @@ def scaled_traffic(reduced_bytes: float, epoch_seconds: float, ranks_per_node: i
     return ranks_per_node * reduced_bytes / 1e9 / (BACKWARD_SHARE * epoch_seconds)
 
 
-def estimated_communication_reduction(size: float, group_share: float = 0.0) -> float:
-    """ECR = 1 - F - L c with the source's F = 0.25 in full rank and L = 0.75 as small as at the end (5.10).
+def estimated_communication_reduction(full_rank_share: float, low_rank_share: float, size: float) -> float:
+    """ECR = 1 - F - L c (5.10).
+
+    Table 5.3 assumes F = 0.25 and, less the share of the steps in independent groups, L = 0.75.
 
     Args:
+        full_rank_share, low_rank_share: F and L, the shares of the steps whose gradients cross the interconnect in full
+            rank and in low rank.
         size: c, the final size relative to the full-rank network.
-        group_share: share of the steps in independent groups, which L is reduced by.
     """
-    return 0.75 - max(0.0, 0.75 - group_share) * size
+    return 1.0 - full_rank_share - low_rank_share * size

@@ -12,7 +12,7 @@ Weights whose shorter side is at most a tenth of the longer one stay in full ran
 The ranks average the gradients of what is trained, share the SVDs out and broadcast them.
 
 Bytes: one rank sends 2(p-1)/p 4(sum k^2 + rest) a step once it is converted, 2(p-1)/p 4n before. An SVD of an (m, n)
-matrix with k values kept is broadcast by one rank, (p-1) 4k(m + n + 1).
+matrix with k values kept is broadcast by one rank, (p-1) 4k(m + n + 1), and all k are summed as integers of 8 bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.buckets import GradientBuckets
-from atoll.methods.factored import Factored, eligible_layers, factor, load, weight_of
+from atoll.methods.factored import Factored, eligible_layers, factor, forbid_nested_tensors, load, weight_of
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.observations import estimated_communication_reduction
@@ -94,13 +94,15 @@ class Oialr(Method):
         self._layers = eligible_layers(
             context.model, full_rank_first=h.full_rank_first, full_rank_last=h.full_rank_last
         )
-        self._num_full_rank = sum(p.numel() for p in context.model.parameters())
+        forbid_nested_tensors(context.model)
+        self._num_frozen = sum(p.numel() for p in context.model.parameters() if not p.requires_grad)
+        self._num_full_rank = sum(p.numel() for p in context.model.parameters()) - self._num_frozen
         if not self._layers:
             self.notes = ("oialr: the network has no weight to convert, so this is ddp",)
         self._flat = FlatModel(context.model)
         self._buckets = GradientBuckets(self._flat, context.communicator)
         self._optimizer = context.optimizers(self._flat.trained)
-        self._num_steps = 0
+        self._num_steps = self._num_steps_full_rank = 0
         self._num_updates = 0
         if not h.full_rank_warmup:
             self._convert()
@@ -116,6 +118,7 @@ class Oialr(Method):
             self._convert()
         elif self._is_converted and self._num_steps > self._delay and self._num_steps % self._period == 0:
             self._update_bases()
+        self._num_steps_full_rank += not self._is_converted
         loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
         self._buckets.backward(loss)
         self._optimizer.step()
@@ -151,13 +154,14 @@ class Oialr(Method):
         retarget(self._optimizer, self._flat.trained, sliced or {})
 
     def metrics(self) -> dict[str, float]:
-        """Sizes relative to the full-rank network, and the memory of the optimizer's moments."""
+        """Sizes relative to what the full-rank network trains, and the memory of the optimizer's moments."""
         share = self._flat.parameters.numel() / self._num_full_rank
-        num_all = sum(p.numel() for p in self._context.model.parameters())
+        num_all = sum(p.numel() for p in self._context.model.parameters()) - self._num_frozen
+        full_rank_share = self._num_steps_full_rank / max(1, self._num_steps)
         return {
             "trainable_share": share,
             "compression": self._num_full_rank / num_all,
-            "ecr": estimated_communication_reduction(share),
+            "ecr": estimated_communication_reduction(full_rank_share, 1 - full_rank_share, share),
             "optimizer_bytes": float(state_bytes(self._optimizer)),
         }
 
@@ -180,7 +184,7 @@ class Oialr(Method):
         return {
             "model": {name: value.clone() for name, value in self._context.model.state_dict().items()},
             "optimizer": saved(self._optimizer),
-            "counters": [self._num_steps, self._num_updates],
+            "counters": [self._num_steps, self._num_steps_full_rank, self._num_updates],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -188,4 +192,4 @@ class Oialr(Method):
         load(self._context.model, state["model"], trained=["S"])
         self._adopt()
         restore(self._optimizer, state["optimizer"])
-        self._num_steps, self._num_updates = state["counters"]
+        self._num_steps, self._num_steps_full_rank, self._num_updates = state["counters"]

@@ -30,7 +30,7 @@ class OptimizerSettings:
         batch_size: samples per rank and step.
         schedule: of the learning rate over the training steps.
         lr_decay: gamma of the schedule inverse_sqrt, learning_rate / (1 + gamma t)^0.5 (003 figure 4.13).
-        lr_warmup_epochs: first epochs, in which the rate climbs linearly from warmup_lr (001 tables 3.2 and A.1).
+        lr_warmup: share of the training steps in which the rate first climbs linearly from warmup_lr (001 table A.1).
         warmup_lr: rate at the first step of a warm-up (001 table A.1).
         min_lr: rate at which the schedules cosine and linear end; it may be above learning_rate (001 table A.2).
         lr_k_decay: k of the cosine over (t/T)^k (001 table A.1).
@@ -45,7 +45,7 @@ class OptimizerSettings:
     batch_size: int = 32
     schedule: str = "cosine"
     lr_decay: float = 1e-4
-    lr_warmup_epochs: int = 0
+    lr_warmup: float = 0.0
     warmup_lr: float = 1e-5
     min_lr: float = 0.0
     lr_k_decay: float = 1.0
@@ -60,7 +60,7 @@ class OptimizerSettings:
         require(self.weight_decay >= 0, f"weight_decay must be at least 0; got {self.weight_decay}")
         require(self.batch_size >= 1, f"batch_size must be at least 1; got {self.batch_size}")
         require(self.lr_decay >= 0, f"lr_decay must be at least 0; got {self.lr_decay}")
-        require(self.lr_warmup_epochs >= 0, f"lr_warmup_epochs must be at least 0; got {self.lr_warmup_epochs}")
+        require(0 <= self.lr_warmup <= 1, f"lr_warmup must be in [0, 1]; got {self.lr_warmup}")
         require(self.warmup_lr >= 0, f"warmup_lr must be at least 0; got {self.warmup_lr}")
         require(self.min_lr >= 0, f"min_lr must be at least 0; got {self.min_lr}")
         require(self.lr_k_decay > 0, f"lr_k_decay must be above 0; got {self.lr_k_decay}")
@@ -85,9 +85,10 @@ def retarget(
     """Let an optimizer go on with other parameters than before.
 
     Those that it knows keep their moments, those in `sliced` take over the leading part of another one's, and the rest
-    start with none.
+    start with none: for SGD with momentum with zeros, as torch's fused form wants all or no parameters to have some.
     """
     known = dict(optimizer.state)
+    has_momentum = any(isinstance(state.get("momentum_buffer"), torch.Tensor) for state in known.values())
     optimizer.state.clear()
     optimizer.param_groups[0]["params"] = list(parameters)
     for parameter in optimizer.param_groups[0]["params"]:
@@ -98,6 +99,8 @@ def retarget(
                 name: value[corner].clone() if isinstance(value, torch.Tensor) and value.dim() else value
                 for name, value in known[source].items()
             }
+        elif has_momentum:
+            optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:

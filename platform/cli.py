@@ -231,6 +231,8 @@ def train(
     from atoll.platform import launch, train
 
     launch.require_search_extra()
+    if merged and save is None:
+        raise typer.BadParameter("--merged says what --save writes; give --save FILE too")
     configuration = train.read(file, place, ranks)
     say = (lambda line: None) if as_json else print
     if observe is not None:

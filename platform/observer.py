@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.communicator import Communicator, Ledger
-from atoll.methods.factored import low_rank_layers, shape_of, weight_of
+from atoll.methods.factored import Factored, low_rank_layers, shape_of, weight_of
 from atoll.methods.method import Method
 from atoll.methods.observations import (
     mixing_matrix,
@@ -67,7 +67,7 @@ class Observer:
                 history.append(_NOT_MINE)
                 continue
             weight = weight_of(layer).detach()
-            now = _Seen(orthogonal_basis(weight, getattr(layer, "inner_rank", None)).cpu(), mixing_matrix(weight).cpu())
+            now = _Seen(orthogonal_basis(weight).cpu(), mixing_matrix(weight).cpu())
             if can_compare:
                 then = history[0]
                 values[number, 0] = stability(now.basis, then.basis)
@@ -82,13 +82,16 @@ class Observer:
         return found
 
     def _sizes(self, layers: dict[str, nn.Module], ranks: dict[str, int]) -> dict[str, float]:
-        """Each weight's rank, and how much smaller its two factors are."""
-        found: dict[str, float] = {}
+        """Each weight's rank, and how much smaller its factors are; of the whole network what holds in full rank."""
+        found = {"trainable_share": 1.0, "compression": 1.0, "ecr": 0.0}
         for name, layer in layers.items():
             m, n = shape_of(layer)
             rank = ranks.get(name, min(m, n))
+            size = rank * (m + n) if name in ranks else m * n
+            if isinstance(layer, Factored):
+                size = sum(matrix.numel() for matrix in layer.factors())
             found[f"rank/{name}"] = float(rank)
-            found[f"compression/{name}"] = m * n / (rank * (m + n)) if name in ranks else 1.0
+            found[f"compression/{name}"] = m * n / size
         return found
 
     def _traffic(self, seconds: float) -> dict[str, float]:

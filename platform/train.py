@@ -23,7 +23,8 @@ def read(file: Path, place: int = 1, ranks: int | None = None) -> Configuration:
 
     Raises:
         FileError: for a file that is no configuration.
-        ValueError, DataMissing: for hyperparameters out of range, or data that are not there.
+        ValueError, DataMissing, LibraryMissing: for hyperparameters out of range, or data or a library that are not
+            there.
     """
     try:
         content = yamlfile.read(file.read_text())

@@ -30,11 +30,11 @@ SPACE = SearchSpace(
 
 COSINE = (
     Parameter(
-        name="lr_warmup_epochs",
-        distribution=IntDistribution(0, 20),
-        default=0,
-        unit="epochs",
-        source="001 tables A.3 (1 to 20) and A.5 (2 to 10)",
+        name="lr_warmup",
+        distribution=FloatDistribution(0.0, 0.5),
+        default=0.0,
+        unit="share of the steps",
+        source="001 tables A.3 (1 to 20 epochs of 200) and A.5 (2 to 10 of 20)",
     ),
     Parameter(
         name="warmup_lr",

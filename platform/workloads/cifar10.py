@@ -341,7 +341,10 @@ class Logits(nn.Module):
 
 
 def mini_vit(width: int) -> nn.Module:
-    """transformers' ViT with 001 table A.2's settings, but for the drop path, which it does not have."""
+    """transformers' ViT with 001 table A.2's settings, but for the drop path, which it does not have.
+
+    It looks at the dtype of its first weight, (width, 192), in every forward pass: a low-rank method has to form it.
+    """
     from transformers import ViTConfig, ViTForImageClassification
 
     configuration = ViTConfig(

@@ -15,8 +15,10 @@ from atoll.methods.factored import (
     low_rank_layers,
     merged_state_dict,
     restore,
+    shape_of,
     weight_of,
 )
+from atoll.platform.workloads.cifar10 import cnn7, mini_vit, vgg16
 
 # Products of a few matrices of norm about 1 in another order.
 FLOAT64 = 1e-12
@@ -164,6 +166,50 @@ def test_a_layer_keeps_its_bias_and_its_place(case):
         assert list(dict(layer.named_parameters(recurse=False))) == list(before)
 
 
+class Standardised(nn.Conv2d):
+    """Computes something else with its weight, so that a product of factors would not do."""
+
+    def _conv_forward(self, inputs, weight, bias):
+        return super()._conv_forward(inputs, weight - weight.mean(), bias)
+
+
+def test_an_encoder_evaluates_with_padding():
+    """nn.TransformerEncoder makes a nested tensor of it for its layers' fused path, which factored ones do not take."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(12, 2, 24, dropout=0.0, batch_first=True)
+    full = nn.TransformerEncoder(layer, 2).double()
+    low = copy.deepcopy(full)
+    load(
+        low,
+        {f"{name}.{n}": p for name, m in low_rank_layers(full).items() for n, p in svd_factors(weight_of(m)).items()}
+        | {n: p for n, p in full.state_dict().items() if not n.endswith("weight") or "norm" in n},
+    )
+    x, mask = torch.randn(2, 5, 12, dtype=torch.float64), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        results = [model.eval()(x, src_key_padding_mask=mask) for model in (full, low)]
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(results[1][1, :3], results[0][1, :3], rtol=1e-10, atol=1e-10)
+
+
+def test_a_causal_hint_needs_its_mask():
+    low = nn.MultiheadAttention(12, 3, batch_first=True)
+    factor(low, svd_factors(low.in_proj_weight), ["S"])
+    x = torch.zeros(1, 2, 12)
+    with pytest.raises(RuntimeError, match="needs attn_mask"):
+        low(x, x, x, is_causal=True)
+
+
+def test_the_workloads_networks_multiply_through():
+    networks = ((vgg16(2), 32, 0), (mini_vit(12), 32, 1), (cnn7(8, 8, 8, 16), 28, 0))
+    for model, side, num_formed in networks:
+        for layer in low_rank_layers(model).values():
+            factor(layer, svd_factors(weight_of(layer), max(1, min(shape_of(layer)) // 4)), ["S"])
+        with mock.patch.object(Factored, "merged", autospec=True, side_effect=Factored.merged) as merged:
+            model(torch.zeros(2, 3, side, side))
+        # transformers' ViT looks at the dtype of its first weight
+        assert merged.call_count == num_formed
+
+
 def test_what_is_eligible():
     class Net(nn.Module):
         def __init__(self):
@@ -176,6 +222,9 @@ def test_what_is_eligible():
             self.tie = nn.Linear(8, 8)
             self.tie.weight = self.tied.weight
             self.norm = nn.BatchNorm1d(8)
+            self.frozen = nn.Linear(8, 8)
+            self.frozen.weight.requires_grad_(False)
+            self.own = Standardised(8, 8, 3)
             self.encoder = nn.TransformerEncoderLayer(8, 2, 16)
             self.last = nn.Linear(8, 10)
 

@@ -41,8 +41,11 @@ def test_bases_of_other_directions_have_stability_0():
 def test_a_basis_of_low_rank_is_as_stable_as_the_share_of_its_vectors():
     u, s, vt = torch.linalg.svd(weight((8, 5)), full_matrices=False)
     low = u[:, :2] * s[:2] @ vt[:2]
-    assert stability(orthogonal_basis(low, 2), orthogonal_basis(low, 2)) == pytest.approx(2 / 5, abs=1e-13)
-    assert stability(orthogonal_basis(low, 2), u @ vt) == pytest.approx(2 / 5, abs=1e-13)
+    assert stability(orthogonal_basis(low), orthogonal_basis(low)) == pytest.approx(2 / 5, abs=1e-13)
+    assert stability(orthogonal_basis(low), u @ vt) == pytest.approx(2 / 5, abs=1e-13)
+    # what rounding made of the other values does not count
+    noisy = low + 1e-16 * weight((8, 5), seed=1)
+    assert stability(orthogonal_basis(low), orthogonal_basis(noisy)) == pytest.approx(2 / 5, abs=1e-13)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -71,22 +74,19 @@ def test_the_scaled_traffic_of_table_5_1():
 
 
 @pytest.mark.parametrize(
-    ("size", "group_share", "printed"),
+    ("size", "apart", "printed"),
     [
-        (0.142, 0.0, 64.35),  # table 5.3: DLRT and OIALR by what they train, the others by their compression
+        (0.142, 0.0, 64.35),  # DLRT and OIALR by what they train, the others by their compression
         (0.1515, 0.0, 63.64),
         (1 / 2.26, 0.0, 41.81),
         (1 / 1.27, 0.0, 15.94),
         (1 / 36.63, 0.0, 72.95),
-        (1.0, 0.0, 0.0),
+        # AB training of ResNet-50, table A.7, batch 4,096: of 150 x 300 steps 9,300 warm up; then come 10 cycles of
+        # 3,300, and 2,700 more steps in groups
+        (1 / 1.39, (10 * 3000 + 2700) / (150 * 300), 73.29),
     ],
 )
-def test_the_communication_reductions_of_table_5_3(size, group_share, printed):
-    assert 100 * estimated_communication_reduction(size, group_share) == pytest.approx(printed, abs=0.011)
-
-
-def test_the_communication_reduction_of_ab_training_on_resnet50():
-    # table A.7, batch 4,096: of 150 x 300 steps 9,300 warm up; then 10 cycles of 3,300, and 2,700 more steps apart
-    apart = (10 * 3000 + 2700) / (150 * 300)
-    # printed 73.29, from a compression that is printed as 1.39
-    assert 100 * estimated_communication_reduction(1 / 1.39, apart) == pytest.approx(73.29, abs=0.05)
+def test_the_communication_reductions_of_table_5_3(size, apart, printed):
+    reduction = estimated_communication_reduction(0.25, 0.75 - apart, size)
+    # of the last one the compression is printed with two digits after the point
+    assert 100 * reduction == pytest.approx(printed, abs=0.05 if apart else 0.011)

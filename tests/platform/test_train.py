@@ -127,6 +127,15 @@ def test_a_users_own_workload(tmp_path):
     assert atoll_json("train", "c.yaml", cwd=tmp_path)["state"] == "complete"
 
 
+@pytest.mark.parametrize("method", ["oialr", "ab"])
+def test_a_search_over_a_low_rank_method_is_exported_and_trained_again(tmp_path, method):
+    flags = ("--ranks", "4", "--ranks-per-node", "2", "--trials", "4", "--epochs", "3")
+    atoll("search", "--method", method, "--workload", "digits_mlp", "--name", "s", *flags, cwd=tmp_path)
+    atoll("export", "s", "-o", "best.yaml", cwd=tmp_path)
+    out = atoll("train", "best.yaml", cwd=tmp_path).stdout
+    assert re.search(r"this reproduces the exported objective .* exactly", out)
+
+
 def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path):
     hyperparameters = {"delay": 0.3, "update_period": 0.1, "beta": 0.5, "learning_rate": 0.01}
     configuration = {"workload": "digits_mlp", "method": "oialr", "hyperparameters": hyperparameters}
@@ -148,3 +157,4 @@ def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path):
     assert result["metrics"]["trainable_share"] < 1
     wrong = atoll("train", "c.yaml", "--save", "nowhere/m.pt", cwd=tmp_path, code=1)
     assert "the folder of --save must exist" in wrong.stderr
+    assert "--merged says what --save writes" in atoll("train", "c.yaml", "--merged", cwd=tmp_path, code=2).stderr

@@ -126,6 +126,15 @@ def test_the_schedules_are_their_formulas():
     assert rates((100,), 100, schedule="cosine", min_lr=8.0) == pytest.approx([8.0])
 
 
+def test_a_warm_up_is_a_share_of_the_training():
+    (reports,) = curve(configuration(epochs=4, hyperparameters={"lr_warmup": 0.5, "schedule": "constant"}), (0,))
+    num_steps = reports[-1].step
+    # the last step of the first epoch, of the warm-up's two
+    climbed = (num_steps / 4 - 1) / (num_steps / 2)
+    assert reports[0].learning_rate == pytest.approx(1e-5 + (0.1 - 1e-5) * climbed)
+    assert reports[1].learning_rate < reports[2].learning_rate == 0.1
+
+
 def test_the_warm_up_replaces_the_first_steps_of_the_schedule():
     settings = OptimizerSettings(learning_rate=1.0, schedule="cosine", warmup_lr=0.2)
     rates = [scheduled_rate(settings, step, 10, 4) for step in range(6)]

@@ -122,6 +122,95 @@ def check_conversion_starts_with_new_moments(c: Communicator) -> None:
     assert started._num_updates == 1  # step 25: the first multiple of 5 after d = 20
 
 
+MOMENTUM = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9}
+
+
+@on_layouts(PAIR)
+def check_momentum_is_sliced_and_starts_at_zero(c: Communicator) -> None:
+    """torch's fused SGD wants momentum of all parameters or of none."""
+    low = _train(Oialr, c, {"delay": 0.1, "update_period": 1.0, "beta": 0.3, "alpha": 0.1}, MOMENTUM)
+    last = list(low._layers.values())[-1]
+    before = low._optimizer.state[last.S]["momentum_buffer"].clone()
+    low._update_bases()
+    k = last.inner_rank
+    assert torch.equal(low._optimizer.state[last.S]["momentum_buffer"], before[:k, :k])
+    problem.train(low, list(problem.batches(c, 1)))
+    made = _make_ab(c, GROUPS, MOMENTUM)
+    problem.train(made, list(problem.batches(c, 10)))
+    made._decompose()
+    (layer,) = made._layers.values()
+    moments = made._optimizer.state[getattr(layer, made._trains)]["momentum_buffer"]
+    assert float(moments.abs().max()) == 0.0
+    problem.train(made, list(problem.batches(c, 25)))
+
+
+class Mixed(nn.Module):
+    """A convolution, batch normalisation, attention and linear layers on 8x8 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 16, 3, padding=1, stride=2)
+        self.norm = nn.BatchNorm2d(16)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.last = nn.Linear(16, 10)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        images = torch.relu(self.norm(self.conv(torch.relu(self.first(inputs.view(-1, 1, 8, 8))))))
+        return self.last(self.encoder(images.flatten(2).transpose(1, 2)).mean(dim=1))
+
+
+def _mixed(seed: int = 0) -> nn.Module:
+    return problem.seeded(Mixed().double(), seed, scale=0.2)
+
+
+@on_layouts(PAIR, TWO_BY_TWO)
+def check_convolutions_and_attention_train_save_and_merge(c: Communicator) -> None:
+    cases = (
+        (Oialr, {"delay": 0.1, "update_period": 0.05, "beta": 0.3, "alpha": 0.5}),
+        (Ab, {"warmup": 0.1, "group_steps": 0.06, "group_size": 1, "cutoff": 0.2}),
+    )
+    steps = list(problem.batches(c, 40))
+    for method, given in cases:
+        made, model = problem.make(method, c, hyperparameters=given, settings={"learning_rate": 0.01}, model=_mixed())
+        plain = sorted(model.state_dict())
+        assert list(made._layers)[-4:] == [
+            "encoder.self_attn",
+            "encoder.self_attn.out_proj",
+            "encoder.linear1",
+            "encoder.linear2",
+        ]
+        losses = problem.train(made, steps[:28])  # of AB training in the middle of a group phase
+        assert any(isinstance(layer, Factored) for layer in model.modules())
+        state = made.state_dict()
+        shown = made.evaluation_model()
+        again, _ = problem.make(
+            method, c, hyperparameters=given, settings={"learning_rate": 0.01}, model=_mixed(seed=5)
+        )
+        again.load_state_dict(state)
+        torch.testing.assert_close(again.evaluation_model().state_dict(), shown.state_dict(), rtol=0, atol=0)
+        losses += problem.train(made, steps[28:])
+        problem.train(again, steps[28:])
+        ends = [problem.everything(m.finalize()) for m in (made, again)]
+        assert torch.equal(*ends), method
+        assert all(torch.equal(theirs, ends[0]) for theirs in _everyones(c, ends[0])), method
+        assert sum(losses[-10:]) < sum(losses[:10]), method
+        assert sorted(merged_state_dict(made.finalize())) == plain
+
+
+@on_layouts(SINGLE)
+def check_what_is_frozen_stays_and_does_not_count(c: Communicator) -> None:
+    model = problem.make_deep_model()
+    model[2].weight.requires_grad_(False)
+    before = model[2].weight.detach().clone()
+    low = _train(Oialr, c, {"delay": 0.1, "full_rank_last": False}, {"learning_rate": 0.01}, 9, model=model)
+    assert low.metrics()["trainable_share"] == 1.0
+    assert low.metrics()["compression"] == 1.0
+    problem.train(low, list(problem.batches(c, 9)))
+    assert list(low._layers) == ["0", "4"]
+    assert torch.equal(model[2].weight, before)
+
+
 @on_layouts(PAIR, TWO_BY_TWO)
 def check_bytes_of_oialr(c: Communicator) -> None:
     p = c.size
