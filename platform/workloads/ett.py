@@ -103,12 +103,11 @@ class _EttAutoformer(Workload):
 
 
 class Forecast(nn.Module):
-    """transformers' Autoformer, and a linear layer that makes values of what its decoder returns."""
+    """transformers' Autoformer whose output is the paper's: the sum of seasonal and trend part, of the series only."""
 
-    def __init__(self, network: nn.Module, length: int, num_features: int) -> None:
+    def __init__(self, network: nn.Module, length: int) -> None:
         super().__init__()
         self.network = network
-        self.projection = nn.Linear(num_features, len(SERIES))
         self._length = length
 
     def forward(self, windows: Tensor) -> Tensor:
@@ -122,7 +121,7 @@ class Forecast(nn.Module):
             future_time_features=features[:, CONTEXT:],
             use_cache=False,
         )
-        forecast: Tensor = self.projection((outputs.last_hidden_state + outputs.trend)[:, -self._length :])
+        forecast: Tensor = (outputs.last_hidden_state + outputs.trend)[:, -self._length :, : len(SERIES)]
         return forecast
 
 
@@ -156,7 +155,7 @@ def autoformer(length: int, per_day: int, *, width: int, heads: int, hidden: int
         moving_average=25,
         autocorrelation_factor=1,
     )
-    return Forecast(AutoformerModel(configuration), length, configuration.feature_size)
+    return Forecast(AutoformerModel(configuration), length)
 
 
 def _make(file: str, length: int) -> type[_EttAutoformer]:

@@ -113,4 +113,4 @@ def test_the_sources_network_and_the_real_table(shared_data):
     workload = registry.workload("ett_autoformer")
     data = workload.load(shared_data)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [8449, 2785, 2785]
-    assert sum(p.numel() for p in workload.model().parameters()) == 10_784_463
+    assert sum(p.numel() for p in workload.model().parameters()) == 10_784_281
