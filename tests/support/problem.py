@@ -123,4 +123,5 @@ def everything(model: nn.Module) -> torch.Tensor:
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
     """Whether the largest difference is within `tolerance` of the largest value."""
+    a, b = a.detach(), b.detach()
     return float((a - b).abs().max()) <= tolerance * max(1.0, float(b.abs().max()))
