@@ -109,6 +109,14 @@ def decompose(svd: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
     return {"A": u * s.sqrt(), "B": s.sqrt()[:, None] * vt}
 
 
+def _restore(model: nn.Module, merged: Mapping[str, Tensor]) -> None:
+    """Give the network the full-rank weights, and all else, of a merge."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, Factored):
+            restore_layer(layer, merged[join(name, layer.weight_name)])
+    model.load_state_dict(dict(merged))
+
+
 class Ab(Method):
     """Train one factor in each group, and both by merging."""
 
@@ -189,10 +197,7 @@ class Ab(Method):
 
     def _merge(self) -> None:
         self._optimizer_bytes = state_bytes(self._optimizer)
-        merged = self._merged(self._context.communicator)
-        for layer in self._layers.values():
-            restore_layer(layer)
-        self._context.model.load_state_dict(merged)
+        _restore(self._context.model, self._merged(self._context.communicator))
         if self._merge_mode != "only_b":
             self._optimizer.state.clear()  # with the groups' moments, equal gradients would part the replicas again
         self._adopt(self._context.communicator)
@@ -264,14 +269,10 @@ class Ab(Method):
         """Return the network, or what a merge would make of the groups'; equal on all ranks."""
         model = self._context.model
         if self._is_apart:
-            merged = self._merged(self._context.aside)
             model = copy.deepcopy(model)
-            for layer in model.modules():
-                if isinstance(layer, Factored):
-                    restore_layer(layer)
-            model.load_state_dict(merged)
-        elif self._flat.statistics.numel():
-            self._context.aside.mean(self._flat.statistics)
+            _restore(model, self._merged(self._context.aside))
+        else:
+            self._flat.average_statistics(self._context.aside)
         return model
 
     def finalize(self) -> nn.Module:

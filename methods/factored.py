@@ -279,10 +279,10 @@ def factor(layer: nn.Module, factors: Mapping[str, Tensor], trained: Collection[
         layer.register_parameter(name, nn.Parameter(matrix.contiguous(), requires_grad=name in trained))
 
 
-def restore(layer: nn.Module) -> None:
-    """Give a factored layer its product as its weight."""
+def restore(layer: nn.Module, weight: Tensor | None = None) -> None:
+    """Give a factored layer a weight in place of its factors: their product unless given."""
     assert isinstance(layer, Factored)
-    weight, name = layer.merged().detach(), layer.weight_name
+    weight, name = layer.merged().detach() if weight is None else weight, layer.weight_name
     for factor_name in layer.factor_names:
         del layer._parameters[factor_name]
     if isinstance(layer, FactoredAttention):
@@ -317,7 +317,7 @@ def load(model: nn.Module, state: Mapping[str, Tensor], trained: Collection[str]
         if found is None and isinstance(layer, Factored):
             restore(layer)
         elif found is not None:
-            example = weight_of(layer)
+            example = next(layer.parameters())
             factor(layer, {n: state[join(name, n)].to(example, copy=True) for n in found}, trained)
     model.load_state_dict(dict(state))
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from atoll.methods.communicator import Communicator
+
 WIRE_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -52,6 +54,11 @@ class FlatModel:
         """Replace `gradients` by those of `loss`."""
         self.gradients.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def average_statistics(self, communicator: Communicator) -> None:
+        """Replace the running statistics, which each rank has of its own samples, by their mean over ranks."""
+        if self.statistics.numel():
+            communicator.mean(self.statistics)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the parameters and of all buffers, those that are counters included."""

@@ -170,9 +170,8 @@ class Oialr(Method):
         return {name: layer.inner_rank for name, layer in self._layers.items() if isinstance(layer, Factored)}
 
     def evaluation_model(self) -> nn.Module:
-        """Average the running statistics, which each rank has of its own samples, and return the model."""
-        if self._flat.statistics.numel():
-            self._context.aside.mean(self._flat.statistics)
+        """Average the running statistics, and return the model."""
+        self._flat.average_statistics(self._context.aside)
         return self._context.model
 
     def finalize(self) -> nn.Module:

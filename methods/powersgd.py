@@ -124,8 +124,7 @@ class Powersgd(Method):
 
     def evaluation_model(self) -> nn.Module:
         """Average the running statistics, and return the model."""
-        if self._flat.statistics.numel():
-            self._context.aside.mean(self._flat.statistics)
+        self._flat.average_statistics(self._context.aside)
         return self._context.model
 
     def finalize(self) -> nn.Module:

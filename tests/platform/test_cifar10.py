@@ -148,7 +148,7 @@ def test_the_networks_of_the_low_rank_methods(name, num_parameters):
     model = workload.model()
     assert sum(p.numel() for p in model.parameters()) == num_parameters
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert str(f"{num_parameters:,}") in type(workload).model.__doc__
+    assert f"{num_parameters:,}" in type(workload).model.__doc__
 
 
 def test_whole_images_are_moved_and_mirrored_in_training_only(tmp_path, images):
