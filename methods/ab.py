@@ -36,7 +36,6 @@ from torch import Tensor, nn
 from atoll.methods.buckets import GradientBuckets
 from atoll.methods.communicator import Communicator
 from atoll.methods.factored import (
-    Factored,
     eligible_layers,
     factor,
     forbid_nested_tensors,
@@ -46,6 +45,7 @@ from atoll.methods.factored import (
     weight_of,
 )
 from atoll.methods.factored import restore as restore_layer
+from atoll.methods.factored_layers import Factored
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.observations import estimated_communication_reduction

@@ -1,12 +1,9 @@
-"""Layers whose weight is a product of matrices: the networks that OIALR and AB training train (001, chapters 4 and 5).
+"""Networks whose weights are products of matrices: what OIALR and AB training train (001, chapters 4 and 5).
 
 A weight W, flattened to (m, n) along its trailing dimensions, becomes U S V^T (equation 4.1; factors U, S, Vt) or A B
 (equation 5.3). The layer stays where it is in the network and only changes its class, as torch's own parametrizations
 do: so hooks, references and names stay valid, `layer.weight` is the product, and the network's state dict has the
 factors beside the biases.
-
-The forward pass multiplies its inputs through the factors, the last one first; only where the rank k is at least
-min(m, n)/2, and forming W takes fewer multiplications, is it formed.
 """
 
 from __future__ import annotations
@@ -15,185 +12,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from atoll.methods.factored_layers import Factored, FactoredAttention, FactoredConv1d, FactoredConv2d, FactoredLinear
+
 FACTORS = (("U", "S", "Vt"), ("A", "B"))
-
-
-class Factored(nn.Module):
-    """What the factored layers share; made by `factor`, never constructed.
-
-    Attributes:
-        factor_names: of the factors, the leftmost first.
-        weight_shape: of the product.
-        full_rank_class: what the layer was.
-    """
-
-    weight_name = "weight"
-    factor_names: tuple[str, ...]
-    weight_shape: torch.Size
-    full_rank_class: type[nn.Module]
-
-    def factors(self) -> list[Tensor]:
-        """The factors (m, k), ..., (k, n), the leftmost first."""
-        return [getattr(self, name) for name in self.factor_names]
-
-    @property
-    def inner_rank(self) -> int:
-        """k."""
-        return self.factors()[0].shape[1]
-
-    def merged(self) -> Tensor:
-        """The product, in the weight's shape."""
-        product: Tensor = torch.linalg.multi_dot(self.factors())
-        return product.view(self.weight_shape)
-
-    def is_formed(self, num_rows: int) -> bool:
-        """Whether a forward pass with `num_rows` inputs forms the product, rather than multiplying through."""
-        m, n = self.weight_shape[0], self.weight_shape.numel() // self.weight_shape[0]
-        k, num_inner = self.inner_rank, len(self.factor_names) - 2
-        if 2 * k < min(m, n):
-            return False
-        through = num_rows * (k * (m + n) + num_inner * k * k)
-        return m * n * (num_rows + k) + num_inner * k * k * min(m, n) < through
-
-
-def _multiply(factors: list[Tensor], inputs: Tensor, bias: Tensor | None) -> Tensor:
-    for matrix in reversed(factors[1:]):
-        inputs = functional.linear(inputs, matrix)
-    return functional.linear(inputs, factors[0], bias)
-
-
-class FactoredLinear(Factored, nn.Linear):
-    """y = U (S (V^T x)) + b."""
-
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """The product (m, n)."""
-        return self.merged()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(..., n) -> (..., m)."""
-        if self.is_formed(inputs.numel() // inputs.shape[-1]):
-            return functional.linear(inputs, self.merged(), self.bias)
-        return _multiply(self.factors(), inputs, self.bias)
-
-
-class _FactoredConv(Factored):
-    """The last factor's rows are filters; the others act on channels."""
-
-    @property
-    def weight(self) -> Tensor:
-        """The product, (m, channels, ...)."""
-        return self.merged()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(b, channels, ...) -> (b, m, ...)."""
-        layer: Any = self
-        num_rows = inputs[:, 0].numel()
-        for stride in layer.stride:
-            num_rows //= stride
-        if self.is_formed(num_rows):
-            return layer._conv_forward(inputs, self.merged(), layer.bias)  # type: ignore[no-any-return]
-        *others, filters = self.factors()
-        # torch's own, for its padding modes
-        outputs = layer._conv_forward(inputs, filters.view(-1, *self.weight_shape[1:]), None)
-        for number, matrix in reversed(list(enumerate(others))):
-            bias = layer.bias if number == 0 else None
-            kernel = matrix.view(*matrix.shape, *(1 for _ in layer.kernel_size))
-            outputs = getattr(functional, f"conv{len(layer.kernel_size)}d")(outputs, kernel, bias)
-        return outputs  # type: ignore[no-any-return]
-
-
-class FactoredConv1d(_FactoredConv, nn.Conv1d):  # type: ignore[override]
-    """A one-dimensional convolution."""
-
-
-class FactoredConv2d(_FactoredConv, nn.Conv2d):  # type: ignore[override]
-    """A two-dimensional convolution."""
-
-
-class FactoredAttention(Factored, nn.MultiheadAttention):
-    """Multi-head attention whose projection of queries, keys and values, one weight (3d, d), is factored."""
-
-    weight_name = "in_proj_weight"
-
-    @property
-    def in_proj_weight(self) -> Tensor:  # type: ignore[override]
-        """The product (3d, d)."""
-        return self.merged()
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """As nn.MultiheadAttention's; `is_causal` is a hint about the mask, which must be given, as there."""
-        if is_causal and attn_mask is None:
-            raise RuntimeError("attention needs attn_mask where is_causal is true")
-        is_batched = query.dim() == 3
-        inputs = [query, key, value]
-        if not is_batched:
-            inputs = [x.unsqueeze(0) for x in inputs]
-            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-        elif not self.batch_first:
-            inputs = [x.transpose(0, 1) for x in inputs]
-        q, k, v = (self._heads(x) for x in self._project(inputs))
-        mask = _additive(attn_mask, q.dtype)
-        if mask is not None and mask.dim() == 3:
-            mask = mask.view(-1, self.num_heads, *mask.shape[1:])
-        padding = _additive(key_padding_mask, q.dtype)
-        if padding is not None:
-            mask = padding[:, None, None] if mask is None else mask + padding[:, None, None]
-        dropout = self.dropout if self.training else 0.0
-        weights = None
-        if need_weights:
-            scores = q @ k.transpose(-2, -1) / self.head_dim**0.5
-            weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-            weights = functional.dropout(weights, dropout)
-            attended = weights @ v
-        else:
-            attended = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
-        outputs = self.out_proj(attended.transpose(1, 2).flatten(2))
-        if weights is not None and average_attn_weights:
-            weights = weights.mean(dim=1)
-        if not is_batched:
-            return outputs.squeeze(0), None if weights is None else weights.squeeze(0)
-        return outputs if self.batch_first else outputs.transpose(0, 1), weights
-
-    def _project(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Queries, keys and values (b, length, d)."""
-        d, bias = self.embed_dim, self.in_proj_bias
-        num_rows = max(x.numel() for x in inputs) // d
-        first, *others = [self.merged()] if self.is_formed(num_rows) else self.factors()
-        if inputs[0] is inputs[1] is inputs[2]:
-            return list(_multiply([first, *others], inputs[0], bias).chunk(3, dim=-1))
-        parts = [slice(i * d, (i + 1) * d) for i in range(3)]
-        return [
-            _multiply([first[part], *others], x, None if bias is None else bias[part])
-            for part, x in zip(parts, inputs, strict=True)
-        ]
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
-
-
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A mask as what is added to scores; of a boolean one, what is true takes no part."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
-
-
 # Of these very classes, as a subclass may compute something else with its weight.
 _KINDS: dict[type[nn.Module], type[Factored]] = {
     nn.Linear: FactoredLinear,

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.buckets import GradientBuckets
-from atoll.methods.factored import Factored, eligible_layers, factor, forbid_nested_tensors, load, weight_of
+from atoll.methods.factored import eligible_layers, factor, forbid_nested_tensors, load, weight_of
+from atoll.methods.factored_layers import Factored
 from atoll.methods.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.observations import estimated_communication_reduction

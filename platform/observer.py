@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.communicator import Communicator, Ledger
-from atoll.methods.factored import Factored, low_rank_layers, shape_of, weight_of
+from atoll.methods.factored import low_rank_layers, shape_of, weight_of
+from atoll.methods.factored_layers import Factored
 from atoll.methods.method import Method
 from atoll.methods.observations import (
     mixing_matrix,

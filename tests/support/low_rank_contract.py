@@ -11,7 +11,8 @@ from torch import nn
 from atoll.methods.ab import Ab, place
 from atoll.methods.communicator import Communicator, Ledger
 from atoll.methods.ddp import Ddp
-from atoll.methods.factored import Factored, merged_state_dict
+from atoll.methods.factored import merged_state_dict
+from atoll.methods.factored_layers import Factored
 from atoll.methods.oialr import Oialr
 
 SINGLE, PAIR, TWO_BY_TWO = (0,), (0, 0), (0, 0, 1, 1)
