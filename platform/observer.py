@@ -19,6 +19,7 @@ from atoll.methods.observations import (
     scaled_traffic,
     stability,
 )
+from atoll.methods.shared_svd import share_out
 
 
 class _Seen(NamedTuple):
@@ -48,6 +49,7 @@ class Observer:
         self._aside = aside
         self._ranks_per_node = communicator.nodes.count(communicator.nodes[communicator.rank])
         self._reduced_bytes = 0.0
+        self._num_observed = 0
         self._history: dict[str, deque[_Seen]] = {}
 
     def __call__(self, model: nn.Module, seconds: float) -> dict[str, float]:
@@ -58,23 +60,23 @@ class Observer:
             seconds: the epoch's training time.
         """
         layers = low_rank_layers(model)
-        ranks = self._method.inner_ranks()
+        shapes = [shape_of(layer) for layer in layers.values()]
+        owners = share_out([m * n * min(m, n) for m, n in shapes], self._aside.size)
         values = torch.zeros(len(layers), 2, dtype=torch.float64)
-        can_compare = False
+        can_compare = self._num_observed >= self._num_epochs
         for number, (name, layer) in enumerate(layers.items()):
-            history = self._history.setdefault(name, deque(maxlen=self._num_epochs))
-            can_compare = len(history) == self._num_epochs
-            if number % self._aside.size != self._aside.rank:
-                history.append(_NOT_MINE)
+            if owners[number] != self._aside.rank:
                 continue
             weight = weight_of(layer).detach()
+            history = self._history.setdefault(name, deque(maxlen=self._num_epochs))
             now = _Seen(orthogonal_basis(weight).cpu(), mixing_matrix(weight).cpu())
             if can_compare:
                 then = history[0]
                 values[number, 0] = stability(now.basis, then.basis)
                 values[number, 1] = mixing_similarity(now.mixing, then.mixing, max(weight.shape))
             history.append(now)
-        found = self._sizes(layers, ranks) | self._traffic(seconds)
+        self._num_observed += 1
+        found = self._sizes(layers, self._method.inner_ranks()) | self._traffic(seconds)
         if can_compare:
             self._aside.sum(values)
             for column, kind in enumerate(("stability", "mixing")):
@@ -99,9 +101,6 @@ class Observer:
         total = reduced_bytes(self._ledger)
         since, self._reduced_bytes = total - self._reduced_bytes, total
         return {"scaled_traffic": scaled_traffic(since, seconds, self._ranks_per_node)}
-
-
-_NOT_MINE = _Seen(torch.empty(0), torch.empty(0))
 
 
 def reduced_bytes(ledger: Ledger) -> float:
