@@ -65,13 +65,17 @@ def test_buckets_are_filled_from_the_last_parameter_to_the_first():
     assert make_buckets(slices, 1000) == [Bucket(0, 3, slice(0, 45))]
 
 
-@pytest.mark.parametrize("name", ["ddp", "easgd", "downpour", "mdownpour"])
-def test_a_trial_that_is_over_leaves_nothing_behind(name):
+@pytest.mark.parametrize(
+    ("name", "hyperparameters"),
+    [("ddp", {}), ("easgd", {}), ("downpour", {}), ("mdownpour", {}), ("oialr", {"full_rank_warmup": False})],
+)
+def test_a_trial_that_is_over_leaves_nothing_behind(name, hyperparameters):
     """Autograd's hooks are invisible to the garbage collector: one that holds its method keeps the model for ever."""
     import problem
 
     def work(c):
-        made, model = problem.make(registry.method(name), c, settings={"learning_rate": 1e-3})
+        method = registry.method(name)
+        made, model = problem.make(method, c, hyperparameters=hyperparameters, settings={"learning_rate": 1e-3})
         problem.train(made, list(problem.batches(c, 2)))
         made.finalize()
         return weakref.ref(made), weakref.ref(model)
