@@ -1,14 +1,15 @@
 """The interface of a training method: it owns the whole step, from the batch to the changed parameters.
 
-What the trial's loop promises: `step` is called once per batch with this rank's share of the global batch, in the same
-number on every rank; `epoch_end` after each pass over the data; `evaluation_model` at any time between steps;
-`finalize` once, after the last step. All four are collective: every rank of the worker calls them in the same order.
+What the trial's loop promises: `epoch` is called with this rank's share of every global batch of an epoch, in the same
+number on every rank, and by default calls `step` once per batch; `epoch_end` after each epoch; `evaluation_model` at
+any time between epochs; `finalize` once, after the last one. All are collective: every rank of the worker calls them in
+the same order.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ class NotApplicable(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One rank's share of a global batch: sample indices (b,), inputs (b, ...), targets (b, ...)."""
+    """A rank's share of a global batch, or the whole: sample indices (b,), inputs (b, ...), targets (b, ...)."""
 
     indices: Tensor
     inputs: Tensor
@@ -71,6 +72,8 @@ class Method(ABC):
         optimizer_defaults: defaults of optimizer settings that differ from the shared ones, such as the source's.
         min_ranks, max_ranks: how many ranks it can use; None for any number.
         asynchronous: whether the same seed may give different results, because ranks do not wait for one another.
+        layer_parallel: whether ranks hold parts of one network; each is then given the whole of every global batch.
+        fixed_inputs: whether a sample must be the same in every epoch; random augmentation is then off.
 
     Attributes:
         notes: what a user should know of how the method runs here; equal on every rank.
@@ -81,6 +84,8 @@ class Method(ABC):
     min_ranks: ClassVar[int] = 1
     max_ranks: ClassVar[int | None] = None
     asynchronous: ClassVar[bool] = False
+    layer_parallel: ClassVar[bool] = False
+    fixed_inputs: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -98,7 +103,15 @@ class Method(ABC):
 
     @abstractmethod
     def step(self, batch: Batch) -> Tensor:
-        """Train on one batch; returns this rank's loss, a detached scalar."""
+        """Train on one batch; returns this rank's loss, a detached scalar whose mean over ranks is the batch's."""
+
+    def epoch(self, batches: Iterator[Batch]) -> Iterator[Tensor]:
+        """Train on the batches of an epoch, yielding the loss of each; for methods that take several passes over them.
+
+        A batch that is asked for sets the learning rate to the schedule's at its step.
+        """
+        for batch in batches:
+            yield self.step(batch)
 
     def epoch_end(self, loss: float) -> None:  # noqa: B027  (a method without a schedule has nothing to do)
         """Move the method's own schedules on.

@@ -6,6 +6,7 @@ the same on every rank because it is made of summed values.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -159,14 +160,13 @@ class Trial:
         self._aside = communicator.split(0, ledger=Ledger())
         self.num_epochs = configuration.epochs or self.workload.epochs
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
-        self._batches = EpochBatches(
-            _on(device, data.train),
-            settings.batch_size,
-            communicator.rank,
-            communicator.size,
-            configuration.seed,
-            self.workload.transform,
-        )
+        method, size = registry.method(configuration.method), communicator.size
+        # Ranks that hold parts of one network see the same samples.
+        whole, mine = (settings.batch_size * size, 0, 1), (settings.batch_size, communicator.rank, size)
+        share = whole if method.layer_parallel else mine
+        transform = _without_augmentation(self.workload.transform) if method.fixed_inputs else self.workload.transform
+        self._batches = EpochBatches(_on(device, data.train), *share, configuration.seed, transform)
+        self._num_steps = self.num_epochs * self._batches.num_batches
         self._validate = Evaluator(self.workload, _on(device, data.validation), self._aside)
         self._test = Evaluator(self.workload, _on(device, data.test), self._aside)
         self._optimizers = self._make_optimizers(settings)
@@ -178,8 +178,7 @@ class Trial:
         self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
 
     def _make_optimizers(self, settings: OptimizerSettings) -> OptimizerFactory:
-        num_steps = self.num_epochs * self._batches.num_batches
-        return OptimizerFactory(settings, num_steps, round(settings.lr_warmup * num_steps))
+        return OptimizerFactory(settings, self._num_steps, round(settings.lr_warmup * self._num_steps))
 
     def _make_method(self, configuration: Configuration, hyperparameters: object, device: str) -> Method:
         with _RANDOM_STATE:
@@ -211,9 +210,8 @@ class Trial:
         for epoch in range(1, self.num_epochs + 1):
             started = time.perf_counter()
             losses = []
-            for batch in self._timed(self._batches.epoch(epoch - 1)):
-                self._optimizers.set_step(step)
-                losses.append(self.method.step(batch))
+            for loss in self.method.epoch(self._scheduled(self._batches.epoch(epoch - 1), step)):
+                losses.append(loss)
                 self._communicator.attend()
                 step += 1
                 # To look at a loss on a GPU is to wait for it.
@@ -242,14 +240,15 @@ class Trial:
             rate = self._optimizers.learning_rate
             yield Progress(step, epoch, seconds, train_loss, validation_loss, metric, rate, wire_bytes, measured, last)
 
-    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches, and the time that making them takes."""
-        while True:
+    def _scheduled(self, batches: Iterator[Batch], step: int) -> Iterator[Batch]:
+        """The same batches, from `step` on, with the learning rate of each; the time that making them takes is kept."""
+        for number in itertools.count(step):
             started = time.perf_counter()
             batch = next(batches, None)
             self._seconds_data += time.perf_counter() - started
             if batch is None:
                 return
+            self._optimizers.set_step(number)
             yield batch
 
     def seconds(self) -> dict[str, float]:
@@ -274,6 +273,10 @@ class Trial:
         """The trained model, equal on all ranks."""
         assert self._model is not None, "the trial has not been trained to its end"
         return self._model
+
+
+def _without_augmentation(transform: Transform) -> Transform:
+    return lambda inputs, _: transform(inputs, None)
 
 
 def _on(device: str, samples: Samples) -> Samples:

@@ -184,6 +184,7 @@ class Worker:
             trial = Trial(configuration, communicator, self.place.device)
             report.notes = list(trial.method.notes)
             metrics = _train(trial, on_progress, test)
+            report.notes = list(trial.method.notes)  # a method may have found out more
             on_trained(trial.model)
             report.seconds = trial.seconds()
         except Exception as error:
