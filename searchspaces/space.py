@@ -34,6 +34,8 @@ class Parameter:
         symbol, unit: as in the source.
         source: the table that the range is taken from.
         at_most: name of another parameter whose value is this one's upper limit.
+        only_if: name of another parameter, and the values of it with which this one means something; with others the
+            hyperparameter is left out.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Parameter:
     unit: str = ""
     source: str = ""
     at_most: str | None = None
+    only_if: tuple[str, tuple[Value, ...]] | None = None
 
     @classmethod
     def of_study(cls, name: str, distribution: BaseDistribution, default: Value | None) -> Parameter:
@@ -100,7 +103,8 @@ class Parameter:
             return "{" + ", ".join(map(str, d.choices)) + "}"
         upper = f"{d.high:g} and at most {self.at_most}" if self.at_most else f"{d.high:g}"
         kind = "integer " if isinstance(d, IntDistribution) else ""
-        return f"{kind}{d.low:g} to {upper}{', log' if d.log else ''}"
+        condition = f", if {self.only_if[0]} is {' or '.join(map(str, self.only_if[1]))}" if self.only_if else ""
+        return f"{kind}{d.low:g} to {upper}{', log' if d.log else ''}{condition}"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything about the parameter as plain data, with Optuna's JSON for the distribution."""
@@ -113,6 +117,7 @@ class Parameter:
             "unit": self.unit,
             "source": self.source,
             "at_most": self.at_most,
+            "only_if": self.only_if,
         }
 
 
@@ -120,7 +125,7 @@ class Parameter:
 class SearchSpace:
     """Parameters that are searched, and values that are fixed.
 
-    A parameter with `at_most` comes after the parameter it names.
+    A parameter with `at_most` or `only_if` comes after the parameter it names.
 
     Attributes:
         parameters: what is searched.
@@ -139,6 +144,8 @@ class SearchSpace:
                 raise ValueError(f"the search space names {parameter.name} twice")
             if parameter.at_most is not None and parameter.at_most not in seen:
                 raise ValueError(f"{parameter.name} is limited by {parameter.at_most}, which must come before it")
+            if parameter.only_if is not None and parameter.only_if[0] not in seen:
+                raise ValueError(f"{parameter.name} depends on {parameter.only_if[0]}, which must come before it")
             seen.add(parameter.name)
 
     def __add__(self, other: SearchSpace) -> SearchSpace:
@@ -161,21 +168,28 @@ class SearchSpace:
         """Hyperparameters of `genes`, with the fixed values."""
         values: dict[str, Value] = dict(self.fixed)
         for p in self.parameters:
-            values[p.name] = p.decode(genes[p.name], _ceiling(p, values))
+            if _means_something(p, values):
+                values[p.name] = p.decode(genes[p.name], _ceiling(p, values))
         return values
 
     def encode(self, hyperparameters: Mapping[str, Value]) -> dict[str, Gene]:
         """Genes of `hyperparameters`; raises ValueError for one that is missing or outside its range."""
+        genes = {}
         for p in self.parameters:
-            if p.name not in hyperparameters or not p.contains(hyperparameters[p.name]):
-                raise ValueError(f"{p.name} must be {p.domain()}; got {hyperparameters.get(p.name)!r}")
-        return {p.name: p.encode(hyperparameters[p.name], _ceiling(p, hyperparameters)) for p in self.parameters}
+            # The gene of what means nothing is that of the default; it may come to mean something in offspring.
+            wanted = _means_something(p, hyperparameters)
+            value = hyperparameters.get(p.name) if wanted else _nearest(p, None)
+            if value is None or not p.contains(value):
+                raise ValueError(f"{p.name} must be {p.domain()}; got {value!r}")
+            genes[p.name] = p.encode(value, _ceiling(p, hyperparameters) if wanted else None)
+        return genes
 
     def default(self) -> dict[str, Value]:
         """The default candidate: each default, moved into a range that was narrowed."""
         values: dict[str, Value] = dict(self.fixed)
         for p in self.parameters:
-            values[p.name] = _nearest(p, _ceiling(p, values))
+            if _means_something(p, values):
+                values[p.name] = _nearest(p, _ceiling(p, values))
         return values
 
     def extremes(self) -> Iterator[dict[str, Value]]:
@@ -257,6 +271,13 @@ def _check_ceilings(original: Iterable[Parameter], searched: Iterable[Parameter]
 def _keep_ceilings(parameters: Sequence[Parameter], fixed: Iterable[tuple[str, Value]]) -> tuple[Parameter, ...]:
     names = {p.name for p in parameters} | {name for name, _ in fixed}
     return tuple(replace(p, at_most=p.at_most if p.at_most in names else None) for p in parameters)
+
+
+def _means_something(parameter: Parameter, values: Mapping[str, Value]) -> bool:
+    """Whether the condition of `parameter` holds; a parameter that it names and that is left out is at its default."""
+    if parameter.only_if is None or parameter.only_if[0] not in values:
+        return True
+    return values[parameter.only_if[0]] in parameter.only_if[1]
 
 
 def _ceiling(parameter: Parameter, values: Mapping[str, Value]) -> float | None:

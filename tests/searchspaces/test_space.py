@@ -163,3 +163,32 @@ def test_numbers_that_a_space_made_choices_take_a_range_in_a_study_and_names_do_
     assert 0.5 <= space.default()["momentum"] <= 0.99
     with pytest.raises(ValueError, match="takes choices"):
         registry.whole_space("easgd").narrowed({"schedule": IntDistribution(0, 1)})
+
+
+def _conditional() -> SearchSpace:
+    kind = Parameter(name="kind", distribution=CategoricalDistribution(["a", "b"]), default="a")
+    rate = Parameter(name="rate", distribution=FloatDistribution(0.0, 1.0), default=0.25, only_if=("kind", ("b",)))
+    return SearchSpace((kind, rate))
+
+
+def test_a_parameter_that_means_nothing_is_left_out():
+    space = _conditional()
+    assert space.default() == {"kind": "a"}
+    assert space.decode({"kind": 0, "rate": 0.5}) == {"kind": "a"}
+    assert space.decode({"kind": 1, "rate": 0.5}) == {"kind": "b", "rate": 0.5}
+    # its gene waits at the default, for offspring to which it means something
+    assert space.encode({"kind": "a"}) == {"kind": 0, "rate": 0.25}
+    assert space.encode({"kind": "b", "rate": 0.5}) == {"kind": 1, "rate": 0.5}
+    with pytest.raises(ValueError, match="rate must be 0 to 1, if kind is b; got None"):
+        space.encode({"kind": "b"})
+    assert {"kind": "b", "rate": 0.0} not in list(space.extremes())  # all extremes but kind's are the default's
+    assert {"kind": "b", "rate": 0.25} in list(space.extremes())
+
+
+def test_a_condition_holds_of_fixed_values_too():
+    space = _conditional()
+    assert space.narrowed({"kind": "a"}).default() == {"kind": "a"}
+    assert space.narrowed({"kind": "b"}).default() == {"kind": "b", "rate": 0.25}
+    with pytest.raises(ValueError, match="rate depends on kind, which must come before it"):
+        SearchSpace(tuple(reversed(space.parameters)))
+
