@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atoll.platform.trial import Progress
     from atoll.platform.worker import Outcome
 
 BATCH_SIZE = 32
@@ -60,8 +62,9 @@ def connect(world, family, name: object):
     )
 
 
-def build(name: str, hyperparameters: dict, model, communicator, settings: dict, **context):
-    """A method that trains `model`, at a constant rate."""
+def build(name: str, hyperparameters: dict, model, communicator, settings: dict, inputs=None, **context):
+    """A method that trains `model`, at a constant rate; the layer-parallel ones need `inputs`."""
+    import torch
     from torch.nn.functional import cross_entropy
 
     from atoll.methods.method import Context
@@ -79,14 +82,32 @@ def build(name: str, hyperparameters: dict, model, communicator, settings: dict,
             optimizers=OptimizerFactory(given, 1),
             communicator=communicator,
             aside=communicator,
+            inputs=torch.zeros(1) if inputs is None else inputs,
             seed=0,
             **whole,
         ),
     )
 
 
-def evaluate_all(configurations: Iterable[dict], ranks_per_node: int | None = None) -> Iterator[Outcome]:
-    """Train one configuration after the other on all ranks of the world: outcomes on rank 0, nothing on the others."""
+class TimeIsUp(Exception):
+    """A trial has trained for as long as it may."""
+
+
+def evaluate_all(
+    configurations: Iterable[dict],
+    ranks_per_node: int | None = None,
+    *,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    seconds: float = math.inf,
+) -> Iterator[Outcome]:
+    """Train one configuration after the other on all ranks of the world: outcomes on rank 0, nothing on the others.
+
+    Args:
+        configurations: what to train; ranks, threads and device are added.
+        ranks_per_node: as if so many ranks shared a host.
+        on_progress: gets each report.
+        seconds: of training after which a trial is stopped, which is then no failure.
+    """
     import torch
     from mpi4py import MPI
 
@@ -105,8 +126,16 @@ def evaluate_all(configurations: Iterable[dict], ranks_per_node: int | None = No
     else:
         shared = {"ranks": world.size, "ranks_per_node": ranks_per_node, "threads": 1, "device": "cpu"}
         for entry in configurations:
-            outcome = worker.evaluate(Configuration(**shared | entry), lambda _: None, test=True)
-            if outcome.state != "complete" and "Diverged" not in (outcome.reason or ""):
+            trained = [0.0]
+
+            def report(progress: Progress, trained=trained) -> None:
+                trained.append(progress.seconds)
+                on_progress(progress)
+
+            worker.interrupt = lambda trained=trained: TimeIsUp() if trained[-1] >= seconds else None
+            outcome = worker.evaluate(Configuration(**shared | entry), report, test=True)
+            expected = any(word in (outcome.reason or "") for word in ("Diverged", "TimeIsUp"))
+            if outcome.state != "complete" and not expected:
                 raise SystemExit(f"a trial failed: {outcome.reason}\n{outcome.traceback}")
             yield outcome
         worker.dismiss()

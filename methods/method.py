@@ -45,6 +45,7 @@ class Context:
         optimizers: makes optimizers whose learning rate follows the trial's schedule.
         communicator: the worker's ranks.
         aside: the same ranks, for what is no traffic of the method, such as evaluation; its ledger is not the trial's.
+        inputs: some training inputs (b, ...) as the network takes them, for what depends on shapes or time.
         num_epochs, steps_per_epoch: how long the training will be.
         seed: for randomness of the method itself.
     """
@@ -54,6 +55,7 @@ class Context:
     optimizers: OptimizerFactory
     communicator: Communicator
     aside: Communicator
+    inputs: Tensor
     num_epochs: int
     steps_per_epoch: int
     seed: int

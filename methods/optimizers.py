@@ -152,15 +152,18 @@ class OptimizerFactory:
         """The schedule's value as a share of its highest rate."""
         return self.learning_rate / self.settings.learning_rate
 
-    def __call__(self, parameters: Iterable[nn.Parameter], rate: float | None = None) -> torch.optim.Optimizer:
+    def __call__(
+        self, parameters: Iterable[nn.Parameter], rate: float | None = None, *, weight_decay: float | None = None
+    ) -> torch.optim.Optimizer:
         """Make an optimizer for `parameters`.
 
         Args:
             parameters: what it changes.
             rate: what the schedule scales; learning_rate unless given.
+            weight_decay: in place of the settings'.
         """
         scale = 1.0 if rate is None else rate / self.settings.learning_rate
-        made = self.fresh(parameters, self.settings.learning_rate * scale)
+        made = self.fresh(parameters, self.settings.learning_rate * scale, weight_decay=weight_decay)
         self._made.append((made, scale))
         return made
 

@@ -97,6 +97,10 @@ class EpochBatches:
                 f"{num_ranks} ranks makes {self._global_size}"
             )
 
+    def example(self) -> Tensor:
+        """Inputs of a batch as the network takes them, without augmentation."""
+        return self._transform(self._samples.inputs[: self._batch_size], None)
+
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
         seed, device = self._seed * 1_000_003 + epoch, self._samples.targets.device
@@ -194,6 +198,7 @@ class Trial:
             optimizers=self._optimizers,
             communicator=self._communicator,
             aside=self._aside,
+            inputs=self._batches.example(),
             num_epochs=self.num_epochs,
             steps_per_epoch=self._batches.num_batches,
             seed=configuration.seed,

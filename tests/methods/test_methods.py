@@ -18,7 +18,7 @@ from atoll.methods.powersgd import Powersgd
 from atoll.platform import registry
 from atoll.platform.configuration import split_hyperparameters
 
-CONTRACTS = ("method_contract", "easgd_contract", "low_rank_contract")
+CONTRACTS = ("method_contract", "easgd_contract", "low_rank_contract", "mac_contract", "admm_contract", "dni_contract")
 CASES = [
     pytest.param(contract, name, layout, id=ranks.case_id(name, layout))
     for contract in CONTRACTS
@@ -33,7 +33,8 @@ def test_virtual_ranks(contract, name, layout):
 
 @pytest.fixture(scope="module")
 def over_mpi():
-    return {(contract, size): ranks.run_on_mpi(contract, size) for contract in CONTRACTS for size in (1, 2, 4)}
+    sizes = sorted({(contract, len(layout)) for contract in CONTRACTS for _, layout in ranks.collect(contract)})
+    return {(contract, size): ranks.run_on_mpi(contract, size) for contract, size in sizes}
 
 
 @pytest.mark.mpi

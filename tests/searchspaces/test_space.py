@@ -192,3 +192,10 @@ def test_a_condition_holds_of_fixed_values_too():
     with pytest.raises(ValueError, match="rate depends on kind, which must come before it"):
         SearchSpace(tuple(reversed(space.parameters)))
 
+
+def test_mu_is_searched_only_where_it_acts():
+    space = registry.whole_space("mac")
+    genes = space.encode(space.default())
+    variants = space.parameters[0].distribution.choices
+    searched = {v: "mu" in space.decode(genes | {"variant": k}) for k, v in enumerate(variants)}
+    assert searched == {"two_term": True, "one_term": False}

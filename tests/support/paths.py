@@ -68,6 +68,7 @@ def build(
         optimizers=OptimizerFactory(settings, 1),
         communicator=communicator,
         aside=communicator.split(0, ledger=Ledger()),
+        inputs=torch.zeros(1),
         num_epochs=1,
         steps_per_epoch=10**9,
         seed=0,

@@ -57,6 +57,8 @@ def make(
     hyperparameters: dict | None = None,
     settings: dict | None = None,
     model: nn.Module | None = None,
+    loss: Callable = nn.functional.cross_entropy,
+    inputs: torch.Tensor | None = None,
     num_epochs: int = 10,
     steps_per_epoch: int = 10,
 ) -> tuple[Method, nn.Module]:
@@ -67,10 +69,11 @@ def make(
     method.check(given, optimizer, communicator.size)
     context = Context(
         model=model,
-        loss=nn.functional.cross_entropy,
+        loss=loss,
         optimizers=OptimizerFactory(optimizer, num_epochs * steps_per_epoch),
         communicator=communicator,
         aside=communicator.split(0, ledger=Ledger()),
+        inputs=samples(next(model.parameters()).dtype).inputs[:8] if inputs is None else inputs,
         num_epochs=num_epochs,
         steps_per_epoch=steps_per_epoch,
         seed=0,
@@ -78,8 +81,24 @@ def make(
     return method(given, context), model
 
 
-def batches(communicator: Communicator, num_steps: int, batch_size: int = 8, dtype: torch.dtype = torch.float64):
-    source = EpochBatches(samples(dtype), batch_size, communicator.rank, communicator.size, seed=1)
+def batches(
+    communicator: Communicator,
+    num_steps: int,
+    batch_size: int = 8,
+    dtype: torch.dtype = torch.float64,
+    method: type[Method] | Method | None = None,
+):
+    """Shares of global batches; the whole of each where `method` is layer-parallel.
+
+    A method that keeps something for every sample sees them again after ten batches.
+    """
+    rank, size, data = communicator.rank, communicator.size, samples(dtype)
+    if method is not None and method.fixed_inputs:
+        num = 10 * batch_size * size
+        data = Samples(data.inputs[:num], data.targets[:num])
+    if method is not None and method.layer_parallel:
+        batch_size, rank, size = batch_size * size, 0, 1
+    source = EpochBatches(data, batch_size, rank, size, seed=1)
     epoch, made = 0, 0
     while True:
         for batch in source.epoch(epoch):
@@ -102,11 +121,13 @@ def train(
     `meet` is called at the end of every epoch, where that loop adds up losses; `pace` after every step, where that
     loop does nothing: for what only holds of ranks of one speed.
     """
-    losses = []
-    for number, batch in enumerate(steps, 1):
-        losses.append(float(method.step(batch)))
-        pace()
-        if number % steps_per_epoch == 0:
+    losses: list[float] = []
+    for start in range(0, len(steps), steps_per_epoch):
+        batches = steps[start : start + steps_per_epoch]
+        for loss in method.epoch(iter(batches)):
+            losses.append(float(loss))
+            pace()
+        if len(batches) == steps_per_epoch:
             meet()
             method.epoch_end(sum(losses[-steps_per_epoch:]) / steps_per_epoch)
     return losses
