@@ -24,5 +24,9 @@ WORKLOADS = {
     "ettm2_autoformer_192": "atoll.platform.workloads.ett:ETTm2Autoformer192",
     "ettm2_autoformer_336": "atoll.platform.workloads.ett:ETTm2Autoformer336",
     "ettm2_autoformer_720": "atoll.platform.workloads.ett:ETTm2Autoformer720",
+    "speech_mlp": "atoll.platform.workloads.speech:SpeechMlp",
+    "speech_transformer": "atoll.platform.workloads.speech:SpeechTransformer",
     "spoken_digits_mlp": "atoll.platform.workloads.spoken_digits:SpokenDigitsMlp",
+    "timit_mlp": "atoll.platform.workloads.timit:TimitMlp",
+    "timit_transformer": "atoll.platform.workloads.timit:TimitTransformer",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -10,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, standardise
 
@@ -49,8 +50,20 @@ def log_mel(signal: NDArray[np.int16], rate: float) -> NDArray[np.float32]:
     return features
 
 
+@dataclass(frozen=True)
+class Recording:
+    """Features (frames, 40) and labels (frames,) of one recording."""
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+Parts = tuple[list[Recording], list[Recording], list[Recording]]
+
+
 @cache
-def _load(path: Path) -> Data:
+def load_recordings(path: Path) -> Parts:
+    """The recordings of four training speakers, one for validation and one for the test."""
     with np.load(path, allow_pickle=False) as archive:
         signal, offsets, rate = archive["signal"], archive["offsets"], float(archive["rate"])
         digits, speakers = archive["digit"], archive["speaker"]
@@ -58,18 +71,26 @@ def _load(path: Path) -> Data:
     names = np.unique(speakers)
     held_out = VALIDATION_SPEAKERS + TEST_SPEAKERS
     groups = (names[:-held_out], names[-held_out:-TEST_SPEAKERS], names[-TEST_SPEAKERS:])
-    parts = [_frames(features, digits, np.isin(speakers, group)) for group in groups]
-    inputs = standardise(*(x for x, _ in parts))
-    return Data(*(Samples(x, y) for x, (_, y) in zip(inputs, parts, strict=True)))
+    train, validation, test = (
+        [
+            Recording(features[i], np.full(len(features[i]), digits[i], np.int64))
+            for i in np.flatnonzero(np.isin(speakers, group))
+        ]
+        for group in groups
+    )
+    return train, validation, test
 
 
-def _frames(
-    features: list[NDArray[np.float32]], digits: NDArray[np.int64], chosen: NDArray[np.bool_]
-) -> tuple[Tensor, Tensor]:
-    indices = np.flatnonzero(chosen)
-    frames = np.concatenate([features[i] for i in indices])
-    labels = np.repeat(digits[indices].astype(np.int64), [len(features[i]) for i in indices])
-    return torch.from_numpy(frames), torch.from_numpy(labels)
+def frames(parts: Parts) -> Data:
+    """All frames (n, 40) by themselves, standardised by the training part's."""
+    inputs = standardise(*(torch.from_numpy(np.concatenate([r.features for r in part])) for part in parts))
+    targets = [torch.from_numpy(np.concatenate([r.labels for r in part])) for part in parts]
+    return Data(*(Samples(x, y) for x, y in zip(inputs, targets, strict=True)))
+
+
+@cache
+def _load(path: Path) -> Data:
+    return frames(load_recordings(path))
 
 
 class SpokenDigitsMlp(Classification):

@@ -104,15 +104,18 @@ class Classification(Workload):
 
 
 class LibraryMissing(ValueError):
-    """A workload's network comes from a library that is not installed; the message says how to get it."""
+    """A workload needs a library that is not installed; the message says how to get it."""
 
 
 def require_models(workload: str) -> None:
     """Raise LibraryMissing unless the extra `models` is installed."""
-    if find_spec("transformers") is None:
-        raise LibraryMissing(
-            f'{workload} takes its network from transformers, which is not installed; `pip install "atoll[models]"`'
-        )
+    require_library("transformers", "models", f"{workload} takes its network from")
+
+
+def require_library(library: str, extra: str, purpose: str) -> None:
+    """Raise LibraryMissing unless `library`, which `extra` installs, is there; `purpose` goes before its name."""
+    if find_spec(library) is None:
+        raise LibraryMissing(f'{purpose} {library}, which is not installed; `pip install "atoll[{extra}]"`')
 
 
 def find_file(names: str | tuple[str, ...], folder: Path | None, how_to_get: str) -> Path:

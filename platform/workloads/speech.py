@@ -1,0 +1,132 @@
+"""Frame classification of speech by the two networks of MAC's experiments (000 tables 4.1 and 4.2), on spoken digits.
+
+Inputs are 40 log-mel features of 25 ms every 10 ms (000 section 4.1); each frame's target is the recording's digit.
+timit.py has the same networks on the source's own data.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from atoll.platform.workloads.spoken_digits import (
+    FILE,
+    HOW_TO_GET,
+    NUM_FEATURES,
+    Parts,
+    frames,
+    load_recordings,
+)
+from atoll.platform.workloads.workload import Classification, Data, Samples, find_file
+
+WIDTH, NUM_HIDDEN, NUM_HEADS = 256, 4, 8
+SEGMENT = 64  # frames; the median recording of a digit has 40
+NO_FRAME = -100  # target of what fills a segment up
+NUM_DIGITS = 10
+
+
+def make_mlp(num_classes: int) -> nn.Sequential:
+    """Table 4.1: 40-256, four times 256-256, 256-classes, with ReLU between."""
+    sizes = [NUM_FEATURES, *[WIDTH] * (NUM_HIDDEN + 1)]
+    hidden = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(WIDTH, num_classes))
+
+
+def make_transformer(num_classes: int) -> nn.Sequential:
+    """Table 4.2: 40-256, four encoders of 1.3 million parameters with 8 heads and dropout 0.1, 256-classes."""
+    encoders = [nn.TransformerEncoderLayer(WIDTH, NUM_HEADS, batch_first=True) for _ in range(NUM_HIDDEN)]
+    return nn.Sequential(nn.Linear(NUM_FEATURES, WIDTH), *encoders, nn.Linear(WIDTH, num_classes))
+
+
+def segments(parts: Parts, length: int = SEGMENT) -> Data:
+    """Recordings cut into runs of `length` frames (n, length, 40), the last filled up with zeros and no target."""
+    scaled = frames(parts)
+    made = []
+    for part, whole in zip(parts, (scaled.train, scaled.validation, scaled.test), strict=True):
+        sizes = [len(r.labels) for r in part]
+        cut = [
+            (x, y)
+            for of_one in zip(torch.split(whole.inputs, sizes), torch.split(whole.targets, sizes), strict=True)
+            for x, y in zip(*(torch.split(values, length) for values in of_one), strict=True)
+        ]
+        inputs, targets = torch.zeros(len(cut), length, NUM_FEATURES), torch.full((len(cut), length), NO_FRAME)
+        for number, (x, y) in enumerate(cut):
+            inputs[number, : len(x)], targets[number, : len(y)] = x, y
+        made.append(Samples(inputs, targets))
+    return Data(*made)
+
+
+class FrameClassification(Classification):
+    """Classify every frame of a segment."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of logits (b, T, classes) against classes (b, T), over all places of the batch.
+
+        Places that only fill a segment up add nothing; they count in the denominator, so that a segment's share does
+        not depend on the other segments of its batch, as MAC's Z-step demands.
+        """
+        total = nn.functional.cross_entropy(
+            outputs.flatten(0, 1), targets.flatten(), ignore_index=NO_FRAME, reduction="sum"
+        )
+        return total / targets.numel()
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Share of correct frames of each segment, its mean over segments."""
+        is_frame = targets != NO_FRAME
+        correct = (outputs.argmax(dim=-1) == targets) & is_frame
+        return (correct.sum(dim=1).to(torch.float64) / is_frame.sum(dim=1)).mean()
+
+
+@cache
+def _frames(path: Path) -> Data:
+    return frames(load_recordings(path))
+
+
+@cache
+def _segments(path: Path) -> Data:
+    return segments(load_recordings(path))
+
+
+class SpeechMlp(Classification):
+    """The six-layer perceptron on single frames, which do not tell much."""
+
+    summary: ClassVar[str] = "spoken digits, frames by digit, the six-layer perceptron of MAC's experiments"
+    target: ClassVar[float | None] = 0.35
+    epochs: ClassVar[int] = 5
+
+    def check_data(self, folder: Path | None) -> None:
+        """Look for the archive."""
+        find_file(FILE, folder, HOW_TO_GET)
+
+    def load(self, folder: Path | None) -> Data:
+        """Frames (n, 40) of four training speakers, one for validation, one for the test."""
+        return _frames(find_file(FILE, folder, HOW_TO_GET))
+
+    def model(self) -> nn.Module:
+        """40-256-256-256-256-256-10 with ReLU: 276,234 parameters."""
+        return make_mlp(NUM_DIGITS)
+
+
+class SpeechTransformer(FrameClassification):
+    """Four transformer encoders on segments of 64 frames."""
+
+    summary: ClassVar[str] = "spoken digits, frames by digit, the four transformer encoders of MAC's experiments"
+    target: ClassVar[float | None] = 0.6
+    epochs: ClassVar[int] = 5
+
+    def check_data(self, folder: Path | None) -> None:
+        """Look for the archive."""
+        find_file(FILE, folder, HOW_TO_GET)
+
+    def load(self, folder: Path | None) -> Data:
+        """Segments (n, 64, 40) of four training speakers, one for validation, one for the test."""
+        return _segments(find_file(FILE, folder, HOW_TO_GET))
+
+    def model(self) -> nn.Module:
+        """40-256, four encoders of width 256 with 8 heads, 256-10: 5.3 million parameters."""
+        return make_transformer(NUM_DIGITS)
