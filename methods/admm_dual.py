@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from atoll.methods.chain import Chain, check_grouping, deterministic
 from atoll.methods.flat import FlatModel
+from atoll.methods.memory import peak_memory
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.optimizers import restore, saved
 from atoll.methods.rows import Rows
@@ -246,7 +247,10 @@ class AdmmDual(Method):
                 f"net1 has collapsed (002 section 9.4): the norm of the dual layer's outputs fell from "
                 f"{self._first_norm:.3g} to {norm:.3g}, so its loss is small and nothing is learnt",
             )
-        self._report = {
+        peaks = torch.zeros(self._context.communicator.size, dtype=torch.float64)
+        peaks[self._context.communicator.rank] = peak_memory()
+        self._context.aside.sum(peaks)
+        self._report = {f"peak_memory/rank_{rank}": float(peak) for rank, peak in enumerate(peaks)} | {
             "net1_loss": net1,
             "net2_loss": net2,
             "dual_norm": norm,
@@ -255,7 +259,7 @@ class AdmmDual(Method):
         }
 
     def metrics(self) -> dict[str, float]:
-        """Means over the last epoch of both losses and of ||a||; whether a has collapsed, and rho."""
+        """Means over the last epoch of both losses and of ||a||, whether a has collapsed, rho, and ranks' memory."""
         return self._report
 
     def evaluation_model(self) -> nn.Module:

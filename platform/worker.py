@@ -7,8 +7,6 @@ that the trial's communicators can be freed, and the next trial gets fresh ones 
 
 from __future__ import annotations
 
-import resource
-import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from torch import nn
 from atoll.methods import communicator_nccl
 from atoll.methods.communicator import Ledger, Patience, PeerAborted
 from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily, Summary
+from atoll.methods.memory import peak_memory
 from atoll.methods.method import NotApplicable
 from atoll.platform.configuration import Configuration
 from atoll.platform.mailbox import Mailbox
@@ -190,7 +189,7 @@ class Worker:
         except Exception as error:
             self._raised = True
             self._note(report, error)
-        report.ledger, report.peak_memory = ledger.rows(), _peak_memory()
+        report.ledger, report.peak_memory = ledger.rows(), peak_memory()
         report.summaries = family.summaries()
         reports = self._gather(report)
         if self._tell(reports is not None and _is_uneven(reports)):
@@ -321,11 +320,6 @@ def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, flo
         traceback=cause.traceback if cause is not None and cause.error not in expected else None,
         notes=reports[0].notes,
     )
-
-
-def _peak_memory() -> int:
-    """The process's largest resident size so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def as_fields(progress: Progress) -> dict[str, Any]:

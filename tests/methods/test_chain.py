@@ -13,7 +13,7 @@ from atoll.methods.mac import (
     predicted_speedup,
     predicted_speedup_of_unequal,
 )
-from atoll.methods.method import NotApplicable
+from atoll.methods.method import Batch, NotApplicable
 from atoll.methods.synthesizers import Synthesizer
 from atoll.platform import registry
 
@@ -195,3 +195,45 @@ def test_labels_matter_to_a_conditioned_synthesizer():
     values = torch.randn(1, 5).expand(2, 5)
     a, b = made(values, torch.tensor([0, 1]))
     assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("method", ["mac", "admm_dual", "dni"])
+@pytest.mark.parametrize(
+    ("workload", "shape", "labels"),
+    [
+        ("digits_cnn", (1, 8, 8), ()),
+        ("cifar10_cnn7", (3, 28, 28), ()),
+        ("speech_mlp", (40,), ()),
+        ("speech_transformer", (12, 40), (12,)),
+    ],
+)
+def test_every_chain_trains_by_every_layer_parallel_method(workload, shape, labels, method):
+    """A step on two ranks with noise, which changes every group."""
+    import problem
+
+    found = registry.workload(workload)
+
+    def work(c):
+        generator = torch.Generator().manual_seed(3)
+        inputs = torch.randn(16, *shape, generator=generator)
+        targets = torch.randint(10, (16, *labels), generator=generator)
+        batch = Batch(indices=torch.arange(16), inputs=inputs, targets=targets)
+        model = problem.seeded(found.model(), scale=0.05)
+        given = {
+            "mac": {"w_iterations": 1, "w_iterations_last": 1, "grouping": "even"},
+            "admm_dual": {},
+            "dni": {"conditioned": True, "start": "random"},
+        }[method]
+        made, _ = problem.make(
+            registry.method(method), c, hyperparameters=given, model=model, loss=found.loss, inputs=inputs
+        )
+        before = problem.vector(made.evaluation_model())
+        losses = [float(next(made.epoch(iter([batch])))) for _ in range(2)]
+        made.epoch_end(0.0)
+        change = (problem.vector(made.finalize()) - before).abs()
+        return losses, float(change[:20].max()), float(change[-20:].max())
+
+    for losses, first, last in run_virtual_ranks(work, (0, 0)):
+        assert all(0 <= loss < 100 for loss in losses)
+        assert first > 0
+        assert last > 0

@@ -181,5 +181,6 @@ def check_both_losses_and_the_norm_are_reported(c: Communicator) -> None:
     said = made.metrics()
     assert said["net1_loss"] == pytest.approx(float((a - other).square().sum(1).mean() / 2), rel=1e-12)
     assert said["net2_loss"] == pytest.approx(float(task), rel=1e-12)
+    assert all(said[f"peak_memory/rank_{rank}"] > 2**20 for rank in range(c.size))
     assert said["dual_norm"] == pytest.approx(float(a.norm(dim=1).mean()), rel=1e-12)
     made.finalize()

@@ -1,0 +1,221 @@
+"""The dual nets beside the single network: accuracy, and the largest batch that fits (002 sections 9.5.1 and 9.7.1).
+
+python benchmarks/admm_dual.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
+
+Accuracy: on two ranks, global batches of 32, SGD with momentum 0.9, seeds 0, 1, 2: digits_mlp (30 epochs) and, on
+cifar10_subset.npz, the 7-layer network with an eighth of its channels (10 epochs). The single network trains
+data-parallel; the dual nets with each loss, in turns, with duals, and with net1 frozen. The learning rate is the better
+of two for the single network by its validation accuracy with seed 0, and the same for all; net1's is a fifth of it.
+
+Memory: a process's largest resident size after three steps with the whole cifar10_cnn7 less that before the first, for
+batches of 256 and 1,024; in between and beyond it is a straight line, from which the largest batch within 1 GiB
+follows. Then that batch is run: `checked` is its memory. Of the dual nets it is the larger one's. Memory is counted
+from when the batch is there, which every rank is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from job import build, connect, evaluate_all, make_models, on_ranks
+
+NUM_RANKS, BATCH_SIZE, SEEDS, RATES = 2, 32, (0, 1, 2), (0.02, 0.05)
+NARROW = Path(__file__).resolve().parent / "narrow.py"
+WORKLOADS = {"digits_mlp": ("digits_mlp", 30), "cifar10 subset": (f"{NARROW}:NarrowCifar10", 10)}
+SHARED = {"schedule": "constant", "batch_size": BATCH_SIZE // NUM_RANKS}
+SINGLE = "single network"
+METHODS = {
+    SINGLE: ("ddp", {}),
+    "dual, euclidean (9.2)": ("admm_dual", {}),
+    "dual, normalised (9.3)": ("admm_dual", {"loss": "normalised"}),
+    "dual, normalised by the copy (9.4)": ("admm_dual", {"loss": "normalised_by_copy"}),
+    "dual, held for 20 batches (9.5.3)": ("admm_dual", {"hold": 20}),
+    "dual, with duals (5.5)": ("admm_dual", {"duals": True, "rho": 0.1}),
+    "dual, net1 frozen (9.5.1)": ("admm_dual", {"freeze_net1": True}),
+}
+BUDGET, BATCHES = 2**30, (256, 1024)
+PLACES = {SINGLE: None, "dual, cut after layer 1 of 5": "1,4", "dual, after 2": "2,3", "dual, after 3": "3,2"}
+
+
+def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
+    """What one rank does; rank 0 returns all trainings."""
+    from mpi4py import MPI
+
+    done = [json.loads(line) for line in trials.read_text().splitlines()] if trials and trials.exists() else []
+
+    def train(name: str, wanted: list[tuple[str, float, int]]) -> None:
+        workload, epochs = WORKLOADS[name]
+        epochs = 2 if quick else epochs
+        known = {(r["workload"], r["epochs"], r["method"], r["rate"], r["seed"]) for r in done}
+        wanted = [w for w in wanted if (name, epochs, *w) not in known]
+        configurations = (
+            {
+                "workload": workload,
+                "method": METHODS[method][0],
+                "hyperparameters": SHARED
+                | {"learning_rate": rate}
+                | ({"net1_lr": rate / 5} if method != SINGLE else {})
+                | METHODS[method][1],
+                "epochs": epochs,
+                "seed": seed,
+                "data": data,
+            }
+            for method, rate, seed in wanted
+        )
+        for outcome, (method, rate, seed) in zip(evaluate_all(configurations), wanted, strict=False):
+            key = {"workload": name, "epochs": epochs, "method": method, "rate": rate, "seed": seed}
+            kept = ("test_accuracy", "net1_loss", "net2_loss", "dual_norm", "collapsed")
+            found = {n: outcome.metrics[n] for n in kept if n in outcome.metrics}
+            done.append(key | {"validation": outcome.objective, "metrics": found, "reason": outcome.reason})
+            print(done[-1], file=sys.stderr, flush=True)
+            if trials:
+                with trials.open("a") as file:
+                    file.write(json.dumps(done[-1]) + "\n")
+
+    for name in WORKLOADS:
+        train(name, [(SINGLE, rate, 0) for rate in RATES])
+        rate = best_rate([r for r in done if r["workload"] == name])
+        train(name, [(method, rate, seed) for method in METHODS for seed in SEEDS[: 1 if quick else None]])
+    return done if MPI.COMM_WORLD.rank == 0 else None
+
+
+def best_rate(results: list[dict]) -> float:
+    """The learning rate with which the single network validates best with seed 0."""
+    pilot = [r for r in results if (r["method"], r["seed"]) == (SINGLE, 0)]
+    return max(pilot, key=lambda r: r["validation"])["rate"] if pilot else RATES[0]  # a rank that only obeys
+
+
+def measure_memory(grouping: str | None, batch_size: int) -> float | None:
+    """What one rank does: rank 0 returns the largest growth of a rank's memory in three steps, in bytes."""
+    import torch
+    from mpi4py import MPI
+
+    from atoll.methods.communicator_mpi import MpiFamily
+    from atoll.methods.memory import peak_memory
+    from atoll.methods.method import Batch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    world, family = MPI.COMM_WORLD, MpiFamily()
+    make, shape = make_models()["cifar10_cnn7"]
+    communicator = connect(world, family, "memory")
+    inputs = torch.randn(batch_size, *shape)
+    batch = Batch(indices=torch.arange(batch_size), inputs=inputs, targets=torch.randint(10, (batch_size,)))
+    name, given = ("ddp", {}) if grouping is None else ("admm_dual", {"grouping": grouping})
+    method = build(name, given, make(), communicator, {"learning_rate": 0.01}, inputs=inputs[:1])
+    before = peak_memory()
+    for _ in range(3):
+        method.step(batch)
+    method.finalize()
+    grown = world.allgather(peak_memory() - before)
+    family.close()
+    return float(max(grown)) if world.rank == 0 else None
+
+
+def memory_of(name: str, batch_size: int) -> float:
+    """The same, in processes of its own; the single network is on one rank."""
+    command = [sys.executable, __file__, "--memory", json.dumps([PLACES[name], batch_size])]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout.split()[-1])
+
+
+def measure_batches(quick: bool) -> list[dict]:
+    """One row for each place of the cut: memory, and the largest batch that fits."""
+    rows = []
+    for name in list(PLACES)[: 2 if quick else None]:
+        small, large = BATCHES
+        at = {batch: statistics.median(memory_of(name, batch) for _ in range(3)) for batch in BATCHES}
+        per_sample = (at[large] - at[small]) / (large - small)
+        largest = int(large + (BUDGET - at[large]) / per_sample)
+        checked = memory_of(name, largest)
+        row = {"network": name, "bytes": at, "bytes_per_sample": per_sample, "largest": largest, "checked": checked}
+        rows.append(row | {"to_single": largest / rows[0]["largest"] if rows else 1.0})
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def summarise(results: list[dict]) -> list[dict]:
+    """One row for each workload and method."""
+    rows = []
+    for name in WORKLOADS:
+        of_workload = [r for r in results if r["workload"] == name]
+        rate = best_rate(of_workload)
+        for method in METHODS:
+            mine = [r for r in of_workload if (r["method"], r["rate"]) == (method, rate)]
+            whole = [r for r in mine if r["metrics"]]
+            values = sorted(r["metrics"]["test_accuracy"] for r in whole)
+            row = {"workload": name, "method": method, "rate": rate, "num_diverged": len(mine) - len(whole)}
+            for key in ("net1_loss", "net2_loss", "dual_norm", "collapsed"):
+                if whole and key in whole[0]["metrics"]:
+                    row[key] = statistics.median(r["metrics"][key] for r in whole)
+            rows.append(row | {"test": statistics.median(values) if values else None, "all": values})
+    return rows
+
+
+def tables(rows: list[dict], memory: list[dict]) -> str:
+    head = "| workload | network | test accuracy | seeds | net1's loss | net2's loss | norm of a |"
+    lines = [head, "| --- " * 7 + "|"]
+    for r in rows:
+        accuracy = "diverged" if r["test"] is None else f"{100 * r['test']:.1f} %"
+        if r["test"] is not None and r["num_diverged"]:
+            accuracy += f", {r['num_diverged']} diverged"
+        spread = " ".join(f"{100 * value:.1f}" for value in r["all"])
+        losses = " | ".join(f"{r[k]:.3g}" if k in r else "" for k in ("net1_loss", "net2_loss", "dual_norm"))
+        lines.append(f"| {r['workload']} | {r['method']} | {accuracy} | {spread} | {losses} |")
+    lines += [
+        "",
+        "| network | memory a sample | largest batch in 1 GiB | to the single | checked |",
+        "| --- " * 5 + "|",
+    ]
+    lines += [
+        f"| {m['network']} | {m['bytes_per_sample'] / 1024:.0f} KiB | {m['largest']:,} | {m['to_single']:.2f} "
+        f"| {m['checked'] / 2**20:.0f} MiB |"
+        for m in memory
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help="folder of cifar10_subset.npz")
+    parser.add_argument("--quick", action="store_true", help="two epochs, one seed, one cut")
+    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every training to this file, and go on there")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables and JSON here")
+    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        grouping, batch_size = json.loads(options.memory)
+        found = on_ranks(1 if grouping is None else NUM_RANKS, lambda: measure_memory(grouping, batch_size))
+        if found is not None:
+            print(found)
+        return
+    if options.data is None:
+        parser.error("--data or ATOLL_DATA must name the folder of cifar10_subset.npz")
+    results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
+    if results is None:
+        return
+    rows, memory = summarise(results), measure_batches(options.quick)
+    said = f"python benchmarks/admm_dual.py{' --quick' if options.quick else ''}"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    content = {"command": said, "machine": machine, "ranks": NUM_RANKS, "rows": rows, "memory": memory}
+    if options.output:
+        head = f"# The dual nets beside the single network\n\n`{said}` on {machine}. Medians of seeds 0, 1, 2; losses "
+        head += "and the norm of net1's dual layer are means over the last epoch.\n\n"
+        (options.output / "admm_dual.md").write_text(head + tables(rows, memory))
+        (options.output / "admm_dual.json").write_text(json.dumps(content, indent=1) + "\n")
+    if options.json:
+        text = json.dumps(content, indent=1)
+        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
+    if options.json != "-":
+        print(tables(rows, memory))
+
+
+if __name__ == "__main__":
+    main()

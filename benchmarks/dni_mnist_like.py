@@ -1,0 +1,204 @@
+"""Synthetic gradients beside backprop: accuracy for each iteration and for each second (004 sections 7 and 8).
+
+python benchmarks/dni_mnist_like.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
+
+On two ranks, global batches of 32, Adam, seeds 0, 1, 2: digits_mlp (30 epochs) and, on cifar10_subset.npz, the 7-layer
+network with an eighth of its channels (8 epochs). The learning rate is the better of two for data-parallel backprop by
+its validation accuracy with seed 0, and the same for all; all else is dni's defaults but for what the rows name.
+Accuracies are on validation data after every epoch; seconds are the training's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+from job import evaluate_all, on_ranks
+
+NUM_RANKS, BATCH_SIZE, SEEDS, RATES = 2, 32, (0, 1, 2), (1e-3, 3e-3)
+NARROW = Path(__file__).resolve().parent / "narrow.py"
+WORKLOADS = {"digits_mlp": ("digits_mlp", 30), "cifar10 subset": (f"{NARROW}:NarrowCifar10", 8)}
+FULLY = {"mode": "fully_decoupled"}
+METHODS = {
+    "backprop (ddp)": ("ddp", {}),
+    "backprop over ranks, M beside (gradient_loss)": ("dni", {"mode": "gradient_loss"}),
+    "update_decoupled": ("dni", {"mode": "update_decoupled"}),
+    "update_decoupled, labels": ("dni", {"mode": "update_decoupled", "conditioned": True}),
+    "fully_decoupled": ("dni", FULLY),
+    "fully_decoupled, I frozen": ("dni", FULLY | {"freeze_inputs": True}),
+    "fully_decoupled, first group blocked": ("dni", FULLY | {"block_first": True}),
+}
+BASELINE = "backprop (ddp)"
+
+
+def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
+    """What one rank does; rank 0 returns all trainings."""
+    from mpi4py import MPI
+
+    done = [json.loads(line) for line in trials.read_text().splitlines()] if trials and trials.exists() else []
+    curve: list[tuple[int, float, float]] = []
+
+    def remember(progress) -> None:
+        curve.append((progress.step, progress.seconds, progress.metric))
+
+    def train(name: str, wanted: list[tuple[str, float, int]]) -> None:
+        workload, epochs = WORKLOADS[name]
+        epochs = 2 if quick else epochs
+        known = {(r["workload"], r["epochs"], r["method"], r["rate"], r["seed"]) for r in done}
+        wanted = [w for w in wanted if (name, epochs, *w) not in known]
+        configurations = (
+            {
+                "workload": workload,
+                "method": METHODS[method][0],
+                "hyperparameters": METHODS[method][1]
+                | {"optimizer": "adamw", "learning_rate": rate, "batch_size": BATCH_SIZE // NUM_RANKS},
+                "epochs": epochs,
+                "seed": seed,
+                "data": data,
+            }
+            for method, rate, seed in wanted
+        )
+        for outcome, (method, rate, seed) in zip(
+            evaluate_all(configurations, on_progress=remember), wanted, strict=False
+        ):
+            key = {"workload": name, "epochs": epochs, "method": method, "rate": rate, "seed": seed}
+            waited = outcome.metrics.get("seconds_waiting", 0.0) / outcome.seconds
+            done.append(key | {"curve": curve[:], "test": outcome.metrics.get("test_accuracy", 0.0), "waited": waited})
+            print(key, done[-1]["test"], file=sys.stderr, flush=True)
+            curve.clear()
+            if trials:
+                with trials.open("a") as file:
+                    file.write(json.dumps(done[-1]) + "\n")
+
+    for name in WORKLOADS:
+        train(name, [(BASELINE, rate, 0) for rate in RATES])
+        rate = best_rate([r for r in done if r["workload"] == name])
+        train(name, [(method, rate, seed) for method in METHODS for seed in SEEDS[: 1 if quick else None]])
+    return done if MPI.COMM_WORLD.rank == 0 else None
+
+
+def best_rate(results: list[dict]) -> float:
+    """The learning rate with which backprop validates best with seed 0."""
+    pilot = [r for r in results if (r["method"], r["seed"]) == (BASELINE, 0)]
+    return max(pilot, key=lambda r: r["curve"][-1][2])["rate"] if pilot else RATES[0]  # a rank that only obeys
+
+
+def summarise(results: list[dict]) -> list[dict]:
+    """One row for each workload and method: validation accuracy after parts of the steps and of backprop's time."""
+    rows = []
+    for name in WORKLOADS:
+        of_workload = [r for r in results if r["workload"] == name]
+        rate = best_rate(of_workload)
+        mine = {m: [r for r in of_workload if (r["method"], r["rate"]) == (m, rate)] for m in METHODS}
+        base = statistics.median(r["curve"][-1][1] for r in mine[BASELINE])
+        for method, trials in mine.items():
+            curves = [r["curve"] for r in trials]
+            rows.append(
+                {
+                    "workload": name,
+                    "method": method,
+                    "rate": rate,
+                    "after_a_tenth_of_the_steps": _median(c[max(0, len(c) // 10 - 1)][2] for c in curves),
+                    "after_all_steps": _median(c[-1][2] for c in curves),
+                    "after_half_of_backprops_time": _median(_at(c, base / 2) for c in curves),
+                    "after_backprops_time": _median(_at(c, base) for c in curves),
+                    "test": _median(r["test"] for r in trials),
+                    "half_range": (max(r["test"] for r in trials) - min(r["test"] for r in trials)) / 2,
+                    "ms_per_step": 1000 * _median(c[-1][1] / c[-1][0] for c in curves),
+                    "waiting": _median(r["waited"] for r in trials),
+                }
+            )
+    return rows
+
+
+def _median(values) -> float:
+    return statistics.median(values)
+
+
+def _at(curve: list, seconds: float) -> float:
+    return max((accuracy for _, passed, accuracy in curve if passed <= seconds), default=0.0)
+
+
+def table(rows: list[dict]) -> str:
+    head = "| workload | method | 1/10 of the steps | all steps | half of backprop's time | backprop's time "
+    lines = [head + "| test | step | waiting |", "| --- " * 9 + "|"]
+    for r in rows:
+        shown = (
+            "after_a_tenth_of_the_steps",
+            "after_all_steps",
+            "after_half_of_backprops_time",
+            "after_backprops_time",
+        )
+        values = " | ".join(f"{100 * r[name]:.1f}" for name in shown)
+        lines.append(
+            f"| {r['workload']} | {r['method']} | {values} | {100 * r['test']:.1f} ± {100 * r['half_range']:.1f} "
+            f"| {r['ms_per_step']:.2f} ms | {r['waiting']:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: list[dict], file: Path) -> None:
+    """Validation accuracy against iterations and against seconds, the median seed by its last value."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    mpl.rcParams["svg.hashsalt"] = "atoll"
+    made, axes = pyplot.subplots(len(WORKLOADS), 2, figsize=(12, 8))
+    for row, name in zip(axes, WORKLOADS, strict=True):
+        of_workload = [r for r in results if r["workload"] == name]
+        rate = best_rate(of_workload)
+        for number, method in enumerate(METHODS):
+            trials = [r for r in of_workload if (r["method"], r["rate"]) == (method, rate)]
+            curve = sorted(trials, key=lambda r: r["curve"][-1][2])[len(trials) // 2]["curve"]
+            steps, seconds, accuracy = zip(*curve, strict=True)
+            for axis, x in zip(row, (steps, seconds), strict=True):
+                axis.plot(x, accuracy, color=f"C{number}", label=method)
+        row[0].set(title=name, xlabel="iterations", ylabel="validation accuracy")
+        row[1].set(title=name, xlabel="training time, s")
+        for axis in row:
+            axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize="small")
+    made.tight_layout()
+    made.savefig(file, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help="folder of cifar10_subset.npz")
+    parser.add_argument("--quick", action="store_true", help="two epochs, one seed")
+    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every training to this file, and go on there")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
+    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("--data or ATOLL_DATA must name the folder of cifar10_subset.npz")
+    results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
+    if results is None:
+        return
+    rows = summarise(results)
+    said = f"python benchmarks/dni_mnist_like.py{' --quick' if options.quick else ''}"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    content = {"command": said, "machine": machine, "ranks": NUM_RANKS, "rows": rows}
+    if options.output:
+        head = f"# Synthetic gradients beside backprop\n\n`{said}`, two ranks on {machine}. Medians of seeds 0, 1, 2 "
+        head += "in percent; validation accuracy, and test accuracy of the trained network ± half its range.\n\n"
+        picture = "\n![Accuracy against iterations and time](dni_mnist_like.svg)\n"
+        (options.output / "dni_mnist_like.md").write_text(head + table(rows) + picture)
+        (options.output / "dni_mnist_like.json").write_text(json.dumps(content, indent=1) + "\n")
+        draw(results, options.output / "dni_mnist_like.svg")
+    if options.json:
+        text = json.dumps(content, indent=1)
+        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
+    if options.json != "-":
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

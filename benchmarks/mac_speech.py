@@ -1,0 +1,236 @@
+"""MAC beside SGD and Adam: training loss against training time (000 figure 4.1a, table 4.4), on spoken digits.
+
+python benchmarks/mac_speech.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
+
+Table 4.1's perceptron on every fourth training frame of spoken_digits.npz, global batches of 512 on two ranks: SGD and
+Adam data-parallel (ddp), MAC one_term and two_term with the groupings (1,5), (3,3) and (5,1), a group on each rank,
+seeds 0, 1, 2. Each configuration trains for 30 s, communication and all else counted but the evaluation; the loss is
+that of the evaluated network on all training frames after an epoch, measured alike for all. Settings are the best of a
+pilot with seed 0 of 6 s each, by the same loss: SGD's rate of four, Adam's of three, MAC's passes of a W-step (2 or 8),
+the rates of its W-steps (0.001 or 0.003) and of its Z-steps (0.01 or 0.1).
+
+Also reported: MAC's speedup over SGD to the higher of both final losses, as measured and as 3.25 and 3.20 predict it
+from the counted E_SGD/E_MAC; and the share of the W- and Z-steps' time in which ranks were idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+from job import evaluate_all, on_ranks
+
+NUM_RANKS, BATCH_SIZE, SEEDS = 2, 512, (0, 1, 2)
+SECONDS, PILOT_SECONDS = 30.0, 6.0
+WORKLOAD = f"{Path(__file__).resolve().parent / 'narrow.py'}:SpeechMlpByTrainingLoss"
+GROUPINGS = {"(1,5)": "1,5", "(3,3)": "3,3", "(5,1)": "5,1"}
+SGD = {"optimizer": "sgd", "momentum": 0.0}
+ADAM = {"optimizer": "adamw"}
+SHARED = {"schedule": "constant", "weight_decay": 0.0, "batch_size": BATCH_SIZE // NUM_RANKS}
+
+
+def candidates() -> dict[str, list[dict]]:
+    """Each method's settings that the pilot compares."""
+    made = {
+        "SGD": [SGD | {"learning_rate": rate} for rate in (0.1, 0.3, 1.0, 3.0)],
+        "Adam": [ADAM | {"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)],
+    }
+    for variant in ("one_term", "two_term"):
+        for name, grouping in GROUPINGS.items():
+            made[f"MAC {variant} {name}"] = [
+                {"variant": variant, "grouping": grouping, "w_lr": rate, "learning_rate": rate, "z_lr": z_lr}
+                | {"w_iterations": passes, "w_iterations_last": passes}
+                for passes in (2, 8)
+                for rate in (1e-3, 3e-3)
+                for z_lr in (0.01, 0.1)
+            ]
+    return made
+
+
+def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
+    """What one rank does; rank 0 returns all trainings."""
+    from mpi4py import MPI
+
+    done = [json.loads(line) for line in trials.read_text().splitlines()] if trials and trials.exists() else []
+    curve: list[dict] = []
+
+    def remember(progress) -> None:
+        curve.append(
+            {"seconds": progress.seconds, "loss": progress.validation_loss, "epoch": progress.epoch}
+            | {name: value for name, value in progress.metrics.items() if "speedup" in name or "idle" in name}
+        )
+
+    def train(wanted: list[tuple[str, dict, int]], seconds: float) -> None:
+        known = [(r["method"], r["settings"], r["seed"], r["limit"]) for r in done]
+        wanted = [w for w in wanted if (*w, seconds) not in known]
+        configurations = (
+            {
+                "workload": WORKLOAD,
+                "method": "mac" if method.startswith("MAC") else "ddp",
+                "hyperparameters": SHARED | settings,
+                "seed": seed,
+                "data": data,
+            }
+            for method, settings, seed in wanted
+        )
+        outcomes = evaluate_all(configurations, on_progress=remember, seconds=seconds)
+        for _, (method, settings, seed) in zip(outcomes, wanted, strict=False):
+            done.append({"method": method, "settings": settings, "seed": seed, "limit": seconds, "curve": curve[:]})
+            print(method, settings, seed, curve[-1] if curve else "no epoch", file=sys.stderr, flush=True)
+            curve.clear()
+            if trials:
+                with trials.open("a") as file:
+                    file.write(json.dumps(done[-1]) + "\n")
+
+    pilot, whole = (1.0, 2.0) if quick else (PILOT_SECONDS, SECONDS)
+    train([(method, settings, 0) for method, entries in candidates().items() for settings in entries], pilot)
+    chosen = best_settings([r for r in done if r["limit"] == pilot])
+    train([(method, settings, seed) for seed in SEEDS[: 1 if quick else None] for method, settings in chosen], whole)
+    return done if MPI.COMM_WORLD.rank == 0 else None
+
+
+def loss_at(curve: list[dict], seconds: float) -> float:
+    """The lowest loss of those measured up to a time; infinite before the first."""
+    return min((point["loss"] for point in curve if point["seconds"] <= seconds), default=math.inf)
+
+
+def best_settings(pilot: list[dict]) -> list[tuple[str, dict]]:
+    """For each method the settings with the lowest loss of the pilot."""
+    if not pilot:  # a rank that only obeys
+        return [(method, entries[0]) for method, entries in candidates().items()]
+    best = {}
+    for method in candidates():
+        mine = [r for r in pilot if r["method"] == method]
+        best[method] = min(mine, key=lambda r: loss_at(r["curve"], r["limit"]))["settings"]
+    return list(best.items())
+
+
+def summarise(results: list[dict], seconds: float) -> list[dict]:
+    """One row for each method: losses at parts of the time, and how MAC's speedup compares with 3.25."""
+    whole = [r for r in results if r["limit"] == seconds]
+    of = {method: [r["curve"] for r in whole if r["method"] == method] for method in candidates()}
+    settings = {r["method"]: r["settings"] for r in whole}
+    rows = []
+    for method, curves in of.items():
+        losses = {share: [loss_at(c, share * seconds) for c in curves] for share in (0.25, 0.5, 1.0)}
+        row = {
+            "method": method,
+            "settings": settings[method],
+            **{f"loss_at_{share * seconds:g}s": statistics.median(values) for share, values in losses.items()},
+            "all": losses[1.0],
+            "seconds_per_epoch": statistics.median(c[-1]["seconds"] / c[-1]["epoch"] for c in curves if c),
+        }
+        if method.startswith("MAC"):
+            row |= _speedups(curves, of["SGD"], seconds)
+        rows.append(row)
+    return rows
+
+
+def _speedups(curves: list[list[dict]], sgd: list[list[dict]], seconds: float) -> dict:
+    """To the higher of both median final losses: E_SGD/E_MAC times what 3.25 and 3.20 say, and the ratio of times."""
+    known = [point for c in curves for point in c if "predicted_speedup" in point]
+    if not known:
+        return {}
+    goal = max(statistics.median(loss_at(c, seconds) for c in group) for group in (curves, sgd))
+    if not math.isfinite(goal):
+        return {}
+    first = [[next((p for p in c if p["loss"] <= goal), None) for c in group] for group in (curves, sgd)]
+    mac, other = ([point for point in points if point] for points in first)
+    epochs, times = (
+        statistics.median(p[key] for p in other) / statistics.median(p[key] for p in mac)
+        for key in ("epoch", "seconds")
+    )
+    per_epoch = {name: statistics.median(p[name] for p in known) for name in known[0] if "speedup" in name}
+    return {
+        "goal": goal,
+        "measured_speedup": times,
+        "predicted_speedup": epochs * per_epoch["predicted_speedup"],
+        "predicted_speedup_unequal": epochs * per_epoch["predicted_speedup_unequal"],
+        "per_epoch": per_epoch,
+        "idle_share": statistics.mean(p["idle_share"] for p in known),
+    }
+
+
+def table(rows: list[dict], seconds: float) -> str:
+    times = [share * seconds for share in (0.25, 0.5, 1.0)]
+    head = f"| method | {' | '.join(f'loss at {t:g} s' for t in times)} | seeds | epoch | speedup over SGD | idle |"
+    lines = [head, "| --- " * 8 + "|"]
+    for r in rows:
+        values = " | ".join(f"{r[f'loss_at_{t:g}s']:.4f}" for t in times)
+        spread = " ".join(f"{value:.4f}" for value in sorted(r["all"]))
+        if "measured_speedup" in r:
+            said = f"{r['measured_speedup']:.2f} (3.25: {r['predicted_speedup']:.2f}, "
+            said += f"3.20: {r['predicted_speedup_unequal']:.2f})"
+        else:
+            said = ""
+        idle = f"{r['idle_share']:.0%}" if "idle_share" in r else ""
+        lines.append(f"| {r['method']} | {values} | {spread} | {r['seconds_per_epoch']:.2f} s | {said} | {idle} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: list[dict], seconds: float, file: Path) -> None:
+    """Training loss against time: all of the seeds, MAC's groupings in panels."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    mpl.rcParams["svg.hashsalt"] = "atoll"
+    made, axes = pyplot.subplots(1, len(GROUPINGS), figsize=(13, 4), sharey=True)
+    for axis, grouping in zip(axes, GROUPINGS, strict=True):
+        shown = ("SGD", "Adam", f"MAC one_term {grouping}", f"MAC two_term {grouping}")
+        for number, method in enumerate(shown):
+            curves = [r["curve"] for r in results if (r["method"], r["limit"]) == (method, seconds)]
+            for k, curve in enumerate(curves):
+                points = [(p["seconds"], p["loss"]) for p in curve if p["seconds"] <= seconds]
+                if points:
+                    axis.plot(*zip(*points, strict=True), color=f"C{number}", label=method if k == 0 else None)
+        axis.set(title=f"grouping {grouping}", xlabel="training time, s", yscale="log")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    axes[0].set_ylabel("training loss")
+    made.tight_layout()
+    made.savefig(file, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help="folder of spoken_digits.npz")
+    parser.add_argument("--quick", action="store_true", help="1 s of pilot, 2 s of training, one seed")
+    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every training to this file, and go on there")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
+    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("--data or ATOLL_DATA must name the folder of spoken_digits.npz")
+    results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
+    if results is None:
+        return
+    seconds = 2.0 if options.quick else SECONDS
+    rows = summarise(results, seconds)
+    said = f"python benchmarks/mac_speech.py{' --quick' if options.quick else ''}"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    content = {"command": said, "machine": machine, "ranks": NUM_RANKS, "rows": rows}
+    if options.output:
+        head = f"# MAC beside SGD and Adam\n\n`{said}`, two ranks on {machine}. Medians of seeds 0, 1, 2; `seeds` are "
+        head += "all losses at the end. Speedups are to the higher of MAC's and SGD's final losses.\n\n"
+        (options.output / "mac_speech.md").write_text(
+            head + table(rows, seconds) + "\n![Training loss against time](mac_speech.svg)\n"
+        )
+        (options.output / "mac_speech.json").write_text(json.dumps(content, indent=1) + "\n")
+        draw(results, seconds, options.output / "mac_speech.svg")
+    if options.json:
+        text = json.dumps(content, indent=1)
+        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
+    if options.json != "-":
+        print(table(rows, seconds))
+
+
+if __name__ == "__main__":
+    main()
