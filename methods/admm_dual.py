@@ -14,8 +14,9 @@ Both take a step on every batch, or in turns of `hold` batches (9.5.3, 9.6). Wit
 
     u <- u + a - a'
 
-rho may grow at the end of an epoch, when u shrinks by as much (5.5, where beta is rho/2). What is evaluated is the
-trunk and net2. net1 may learn to make a small instead of alike (9.4): the norm of a is reported, its collapse noted.
+with a and a' as they were before this batch's steps. rho may grow at the end of an epoch, when u shrinks by as much
+(5.5, where beta is rho/2). What is evaluated is the trunk and net2. net1 may learn to make a small instead of alike
+(9.4): the norm of a is reported, and its collapse noted.
 
 Two ranks hold a net each; with more, each net's ranks hold a part of the samples. Bytes an iteration with batch b:
 4b(d_in + d_out), h there and a' back; with duals 4b d_out more there, a + u.
@@ -25,13 +26,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.chain import Chain, check_grouping, deterministic
+from atoll.methods.chain import Chain, check_grouping, deterministic, evaluating, take
 from atoll.methods.flat import FlatModel
 from atoll.methods.memory import peak_memory
 from atoll.methods.method import Batch, Context, Method, NotApplicable
@@ -42,7 +44,8 @@ from atoll.methods.validation import require, require_choice
 LOSSES = ("euclidean", "normalised", "normalised_by_copy")
 TRUNK, REST = 0, 1
 THERE, WANTED, BACK = 1, 2, 3  # tags: h, a + u, a'
-SMALLEST = 1e-12  # of a norm that divides
+SMALLEST = 1e-3  # share of the batch's mean norm below which no norm divides: dead units make a' zero
+TINY = 1e-24  # keeps 0/0 at 0
 COLLAPSED = 1e-3  # share of its first value at which the norm of a has collapsed
 
 
@@ -81,6 +84,11 @@ class AdmmDualHyperparameters:
         require(self.rho_factor >= 1, f"rho_factor must be at least 1; got {self.rho_factor}")
         require(self.rho_max >= self.rho, f"rho_max must be at least rho ({self.rho}); got {self.rho_max}")
         require(
+            not (self.freeze_net1 and (self.duals or self.hold)),
+            "freeze_net1 trains net2 alone, so no turns are taken and no duals move: hold must be 0 and duals false; "
+            f"got {self.hold} and {self.duals}",
+        )
+        require(
             not self.duals or self.loss == "euclidean",
             f"with duals net1's loss is the penalty of ADMM, so loss must be euclidean; got {self.loss!r}",
         )
@@ -91,9 +99,10 @@ def distance(a: Tensor, copied: Tensor, loss: str) -> Tensor:
     a, copied = a.flatten(1), copied.flatten(1)
     squares = (copied - a).square().sum(1)
     if loss == "normalised":
-        squares = squares / (copied.square().sum(1) + a.square().sum(1)).clamp_min(SMALLEST**2).sqrt()
+        squares = squares / (copied.square().sum(1) + a.square().sum(1)).clamp_min(TINY).sqrt()
     elif loss == "normalised_by_copy":
-        squares = squares / copied.norm(dim=1).clamp_min(SMALLEST)
+        norms = copied.norm(dim=1)
+        squares = squares / norms.clamp_min(float(SMALLEST * norms.mean()) + TINY)
     return squares.mean() / 2
 
 
@@ -108,6 +117,11 @@ class AdmmDual(Method):
     Hyperparameters = AdmmDualHyperparameters
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.05, "schedule": "constant"}
     layer_parallel: ClassVar[bool] = True
+
+    @classmethod
+    def keeps_samples(cls, hyperparameters: AdmmDualHyperparameters) -> bool:
+        """Duals are of samples."""
+        return hyperparameters.duals
 
     def __init__(self, hyperparameters: AdmmDualHyperparameters, context: Context) -> None:
         h = self._h = hyperparameters
@@ -128,7 +142,9 @@ class AdmmDual(Method):
         self._rows, self._u = Rows(), torch.empty(0)
         self._rho = h.rho
         self._num_steps = 0
+        self._first = torch.zeros(2, dtype=torch.float64)  # of the first batch, the sum of ||a|| and the samples
         self._first_norm: float | None = None
+        self._has_collapsed = False
         self._sums = torch.zeros(4, dtype=torch.float64)  # of net1's loss, net2's, the norm of a; and of samples
         self._report: dict[str, float] = {}
         self.notes = (f"{chain.describe()}; dual layer {dual.name}",)
@@ -137,9 +153,11 @@ class AdmmDual(Method):
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
-        chain, indices = self._chain, batch.indices.cpu()
+        chain = self._chain
+        # Duals are kept by sample, on the rank that has it; else a net's ranks take turns in the batch.
+        indices = batch.indices.cpu() if self._h.duals else torch.arange(len(batch.targets))
         if TRUNK in chain.mine:
-            a = self._forward_net1(batch.inputs[chain.owned(TRUNK, indices)], indices)
+            a = self._forward_net1(take(batch.inputs, chain.owned(TRUNK, indices)), indices)
         loss = None
         if REST in chain.mine:
             loss = self._step_net2(batch, indices)
@@ -157,8 +175,9 @@ class AdmmDual(Method):
     def _forward_net1(self, inputs: Tensor, indices: Tensor) -> Tensor:
         """Send h, and with duals a + u, to net2; returns a."""
         chain = self._chain
-        with torch.set_grad_enabled(self._trains(1)):
-            h = chain.groups[TRUNK](inputs)
+        trunk = chain.groups[TRUNK]
+        with torch.set_grad_enabled(self._trains(1)), evaluating(trunk) if self._h.freeze_net1 else nullcontext():
+            h = trunk(inputs)
             a: Tensor = self._copy(h)
         chain.send(h, TRUNK, REST, indices, THERE)
         if self._h.duals:
@@ -171,8 +190,10 @@ class AdmmDual(Method):
         new = mine[self._rows.are_new(mine)]
         if len(new):
             self._rows.add(new)
-            zeros = like.new_zeros((len(new), *like.shape[1:]))
-            self._u = torch.cat([self._u.to(like).reshape(-1, *like.shape[1:]), zeros.detach()])
+        if self._rows.num_rows > len(self._u):  # to twice as many, so that growing takes time in proportion
+            grown = like.detach().new_zeros((2 * self._rows.num_rows, *like.shape[1:]))
+            grown[: len(self._u)] = self._u.reshape(-1, *like.shape[1:])
+            self._u = grown
         return self._u[self._rows.rows(mine)]
 
     def _step_net2(self, batch: Batch, indices: Tensor) -> Tensor:
@@ -183,7 +204,7 @@ class AdmmDual(Method):
         with torch.set_grad_enabled(self._trains(2)):
             copied = self._layer(h)
             outputs = self._after(copied)
-            mean = self._context.loss(outputs, batch.targets[held]) if len(held) else outputs.sum()
+            mean = self._context.loss(outputs, take(batch.targets, held)) if len(held) else outputs.sum()
         part = chain.part_of_mean(mean, len(held), len(indices))
         total = part
         if self._h.duals:
@@ -224,6 +245,8 @@ class AdmmDual(Method):
             chain.sum_over_peers(self._copied.gradients)
             self._optimizer1.step()
         norms = a.detach().flatten(1).norm(dim=1).sum()
+        if self._num_steps == 0:
+            self._first = torch.tensor([float(norms), float(len(a))], dtype=torch.float64)
         self._sums += torch.tensor(
             [float(part.detach()) * num_samples, 0.0, float(norms), float(len(a))], dtype=torch.float64
         )
@@ -233,16 +256,19 @@ class AdmmDual(Method):
     def epoch_end(self, loss: float) -> None:
         """Let rho grow, add up what the ranks have seen, and look whether a has collapsed."""
         rho = min(self._rho * self._h.rho_factor, self._h.rho_max)
-        self._u = self._u * (self._rho / rho)
+        if rho != self._rho:
+            self._u.mul_(self._rho / rho)
         self._rho = rho
         sums = self._sums.clone()
         self._context.aside.sum(sums)
         net1, net2, norm = (float(value / sums[-1].clamp_min(1)) for value in sums[:-1])
         self._sums.zero_()
         if self._first_norm is None:
-            self._first_norm = norm
+            self._context.aside.sum(self._first)
+            self._first_norm = float(self._first[0] / self._first[1].clamp_min(1))
         collapsed = norm < COLLAPSED * self._first_norm
-        if collapsed and not self._report.get("collapsed"):
+        if collapsed and not self._has_collapsed:
+            self._has_collapsed = True
             self.notes += (
                 f"net1 has collapsed (002 section 9.4): the norm of the dual layer's outputs fell from "
                 f"{self._first_norm:.3g} to {norm:.3g}, so its loss is small and nothing is learnt",
@@ -281,7 +307,7 @@ class AdmmDual(Method):
             "u": self._u.clone(),
             "rho": self._rho,
             "num_steps": self._num_steps,
-            "first_norm": self._first_norm,
+            "first": (self._first.clone(), self._first_norm, self._has_collapsed),
             "sums": self._sums.clone(),
         }
 
@@ -295,5 +321,6 @@ class AdmmDual(Method):
                 restore(optimizer, kept)
         self._rows, self._u = Rows.of(state["rows"]), state["u"].clone()
         self._rho, self._num_steps = state["rho"], state["num_steps"]
-        self._first_norm = state["first_norm"]
+        first, self._first_norm, self._has_collapsed = state["first"]
+        self._first.copy_(first)
         self._sums.copy_(state["sums"])

@@ -10,12 +10,15 @@ Every rank keeps all parameters, as it needs them for evaluation; gradients, mom
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +46,7 @@ def split_layers(model: nn.Module) -> list[Layer]:
     Raises:
         NotApplicable: for any other network, or one whose layers share a parameter.
     """
-    if not isinstance(model, nn.Sequential):
+    if not _is_chain(model):
         raise NotApplicable(
             "a layer-parallel method cuts the network between layers, so it must be an nn.Sequential, in which each "
             f"module takes what the one before it returns; got {type(model).__name__}, whose forward may do anything"
@@ -62,9 +65,15 @@ def split_layers(model: nn.Module) -> list[Layer]:
     return layers
 
 
-def _flattened(model: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_children():
-        if isinstance(module, nn.Sequential):
+def _is_chain(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _flattened(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    # Not named_children, which leaves out a module that stands in the network for the second time.
+    for name, module in model._modules.items():
+        assert module is not None
+        if _is_chain(module):
             yield from _flattened(module, f"{prefix}{name}.")
         else:
             yield prefix + name, module
@@ -139,14 +148,21 @@ def group_sizes(
 def _balanced(seconds: Sequence[float], num_groups: int) -> list[int]:
     """The cut into runs whose slowest is the fastest, and of these the most even one."""
 
-    def times(cuts: tuple[int, ...]) -> list[float]:
-        return [sum(seconds[a:b]) for a, b in itertools.pairwise([0, *cuts, len(seconds)])]
+    @cache
+    def best(start: int, groups: int, limit: float) -> tuple[float, float, tuple[int, ...]]:
+        """The slowest run's time, the sum of squares, and the sizes, for what begins at `start`."""
+        if groups == 1:
+            rest = sum(seconds[start:])
+            return rest, rest**2 if rest <= limit else math.inf, (len(seconds) - start,)
+        found = []
+        for size in range(1, len(seconds) - start - groups + 2):
+            run = sum(seconds[start : start + size])
+            slowest, squares, sizes = best(start + size, groups - 1, limit)
+            found.append((max(run, slowest), squares + run**2 if run <= limit else math.inf, (size, *sizes)))
+        return min(found, key=lambda f: f[0] if limit == math.inf else f[1])
 
-    def badness(cuts: tuple[int, ...]) -> tuple[float, float]:
-        return max(times(cuts)), sum(time**2 for time in times(cuts))
-
-    cuts = min(itertools.combinations(range(1, len(seconds)), num_groups - 1), key=badness)
-    return [b - a for a, b in itertools.pairwise([0, *cuts, len(seconds)])]
+    slowest = best(0, num_groups, math.inf)[0]
+    return list(best(0, num_groups, slowest)[2])
 
 
 def place(num_groups: int, num_ranks: int) -> list[range]:
@@ -158,7 +174,12 @@ def place(num_groups: int, num_ranks: int) -> list[range]:
 
 
 class Arrival:
-    """Values (n, ...) of this rank's samples under way from the ranks of another group."""
+    """Values (n, ...) of this rank's samples under way from the ranks of another group.
+
+    Args:
+        values: where they go.
+        parts: for each sending rank the positions that it sends, where they arrive, and the request.
+    """
 
     def __init__(self, values: Tensor, parts: Sequence[tuple[Tensor, Tensor, Request]]) -> None:
         self._values = values
@@ -166,13 +187,15 @@ class Arrival:
 
     def test(self) -> bool:
         """Whether all have arrived; never waits."""
+        # each is asked, so that each makes progress
         return sum(not request.test() for _, _, request in self._parts) == 0
 
     def wait(self) -> Tensor:
         """The values."""
         for positions, buffer, request in self._parts:
             request.wait()
-            self._values[positions] = buffer
+            if buffer is not self._values:
+                self._values[positions] = buffer
         return self._values
 
 
@@ -213,18 +236,21 @@ class Chain:
         layers = split_layers(context.model)
         measure = _Stopwatch(layers, context)
         sizes = group_sizes(grouping, num_groups, [layer.name for layer in layers], measure.agreed_seconds)
+        self._sizes = tuple(sizes)
         taken = iter(layers)
         self.layers = [tuple(itertools.islice(taken, size)) for size in sizes]
         self.groups = [nn.Sequential(*(m for layer in group for m in layer.modules)) for group in self.layers]
         self.ranks_of = place(len(sizes), ranks or self._communicator.size)
         self._rank = self._communicator.rank
         self.mine = [g for g, held in enumerate(self.ranks_of) if self._rank in held]
+        for group in self.groups:
+            _check_trains(group)
         self.flats = {g: FlatModel(self.groups[g]) for g in self.mine}
         self.shapes = list(self._measure_shapes(context.inputs[:1]))
         self.dtype, self.device = next(context.model.parameters()).dtype, context.inputs.device
         self._peers = self._meet(context.communicator)
         self._quiet_peers = self._meet(context.aside)
-        self._under_way: list[Request] = []
+        self._under_way: deque[Request] = deque()
         self._handed: dict[tuple[int, int, int], deque[Tensor]] = defaultdict(deque)
 
     def _measure_shapes(self, inputs: Tensor) -> Iterator[tuple[int, ...]]:
@@ -245,8 +271,7 @@ class Chain:
             f"{', '.join(layer.name for layer in layers)} on {_ranks(ranks)}"
             for layers, ranks in zip(self.layers, self.ranks_of, strict=True)
         )
-        sizes = ",".join(str(len(layers)) for layers in self.layers)
-        return f"grouping {sizes}: {'; '.join(groups)}"
+        return f"grouping {','.join(map(str, self._sizes))}: {'; '.join(groups)}"
 
     @property
     def last(self) -> int:
@@ -302,11 +327,12 @@ class Chain:
         if self._rank in self.ranks_of[target]:
             self._handed[source, target, tag].append(values)
             return
-        position = self.owned(source, indices)
-        for rank in self.ranks_of[target]:
-            theirs = indices[position] % len(self.ranks_of[target]) == self.ranks_of[target].index(rank)
-            if bool(theirs.any()):
-                self._under_way.append(self._communicator.start_send(values[theirs].contiguous(), rank, tag))
+        mine, ranks = take(indices, self.owned(source, indices)), self.ranks_of[target]
+        for number, rank in enumerate(ranks):
+            theirs = torch.nonzero(mine % len(ranks) == number).flatten()
+            if len(theirs):
+                part = take(values, theirs).contiguous()
+                self._under_way.append(self._communicator.start_send(part, rank, tag))
 
     def receive(
         self,
@@ -323,26 +349,27 @@ class Chain:
         """
         if self._rank in self.ranks_of[source]:
             return HandOver(self._handed[source, target, tag])
-        mine = indices[self.owned(target, indices)]
+        mine = take(indices, self.owned(target, indices))
         shape = shape or self.shapes[max(source, target)]
         values = torch.empty((len(mine), *shape), dtype=dtype or self.dtype, device=self.device)
         parts = []
         for number, rank in enumerate(self.ranks_of[source]):
             positions = torch.nonzero(mine % len(self.ranks_of[source]) == number).flatten()
             if len(positions):
-                buffer = torch.empty((len(positions), *shape), dtype=values.dtype, device=self.device)
+                alone = len(positions) == len(mine)
+                buffer = values if alone else torch.empty_like(values[: len(positions)])
                 parts.append((positions, buffer, self._communicator.start_receive(buffer, rank, tag)))
         return Arrival(values, parts)
 
     def progress(self) -> None:
         """Let go of what has been sent."""
-        self._under_way = [request for request in self._under_way if not request.test()]
+        while self._under_way and self._under_way[0].test():
+            self._under_way.popleft()
 
     def settle(self) -> None:
         """Wait until all that this rank sends has been taken."""
-        for request in self._under_way:
-            request.wait()
-        self._under_way.clear()
+        while self._under_way:
+            self._under_way.popleft().wait()
 
     # The whole network.
 
@@ -352,18 +379,31 @@ class Chain:
             if self._quiet_peers is not None:
                 self.flats[g].average_statistics(self._quiet_peers)
         for group, ranks in zip(self.groups, self.ranks_of, strict=True):
+            self._aside.attend()
             for tensor in (*group.parameters(), *group.buffers()):
                 self._aside.broadcast(tensor.data, ranks[0])
         return self._model
 
-    def state_dict(self) -> dict[int, dict[str, object]]:
+    def state_dict(self) -> dict[str, Any]:
         """Copies of this rank's groups."""
-        return {g: flat.state_dict() for g, flat in self.flats.items()}
+        return {"sizes": self._sizes, "groups": {g: flat.state_dict() for g, flat in self.flats.items()}}
 
-    def load_state_dict(self, state: dict[int, dict[str, object]]) -> None:
-        """Continue from `state`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`, of a chain that was cut in the same places."""
+        if state["sizes"] != self._sizes:
+            raise ValueError(f"the state is of the grouping {state['sizes']}, and the network is cut as {self._sizes}")
         for g, flat in self.flats.items():
-            flat.load_state_dict(state[g])
+            flat.load_state_dict(state["groups"][g])
+
+
+def _check_trains(group: nn.Module) -> None:
+    if not any(p.requires_grad for p in group.parameters()):
+        raise NotApplicable(f"each group of layers must have a parameter that is trained; {group} has none")
+
+
+def take(values: Tensor, positions: Tensor) -> Tensor:
+    """Rows of `values` at ascending `positions`; the same tensor where these are all."""
+    return values if len(positions) == len(values) else values[positions]
 
 
 def deterministic(module: nn.Module, inputs: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ predicts the loss's gradient with respect to h, from h and perhaps the labels.
     update_decoupled   groups step at once with M(h); M learns when the gradient of its batch arrives            (5.2)
     fully_decoupled    moreover a synthesizer I predicts each group's input, which then need not be waited for   (5.3)
 
-In update_decoupled a group waits for its input only, and in fully_decoupled for nothing. What M learns from is the
-gradient that the group above makes of its own synthetic one (`bootstrapped`), or the loss's gradient passed down group
-by group, each recomputing the batch with the parameters it then has (`true`). I predicts from x (8.3.2) or from the
-input of the group below (4), and learns from that group's output. Within an epoch a rank may be ahead of the ones above
-by any number of batches; between epochs all that is under way is taken.
+In update_decoupled a group waits for its input only, and in fully_decoupled for nothing, or with inputs_from `previous`
+for what the group below predicts from. What M learns from is the gradient that the group above makes of its own
+synthetic one (`bootstrapped`), or the loss's gradient passed down group by group, each recomputing the batch without
+dropout with the parameters it then has (`true`). I predicts from x (8.3.2) or from the input of the group below (4),
+and learns from that group's output. Within an epoch a rank may be ahead of the ones above by any number of batches, or
+by max_lead; between epochs all that is under way is taken.
 
 M sees and predicts gradients for each sample, b times that of the mean loss over a batch of b, so that its scale does
 not depend on the batch size. Synthesizers lie with their groups (6.6), or all on the last rank (6.5). Where several
@@ -31,7 +32,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.chain import Arrival, Chain, HandOver, check_grouping
+from atoll.methods.chain import Arrival, Chain, HandOver, check_grouping, evaluating, take
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.optimizers import restore, saved
 from atoll.methods.synthesizers import (
@@ -70,6 +71,7 @@ class DniHyperparameters:
         inputs_from: what I predicts from.
         freeze_inputs: whether I stays at its random start, a comparator of 8.3.2.
         block_first: whether the first group is not trained, another one.
+        max_lead: batches that a group may be ahead of the gradients from above; 0 for any number.
     """
 
     mode: str = "update_decoupled"
@@ -85,6 +87,7 @@ class DniHyperparameters:
     inputs_from: str = "x"
     freeze_inputs: bool = False
     block_first: bool = False
+    max_lead: int = 0
 
     def __post_init__(self) -> None:
         check_grouping(self.grouping)
@@ -96,6 +99,11 @@ class DniHyperparameters:
         require(self.num_groups >= 1, f"num_groups must be at least 1; got {self.num_groups}")
         require(0 <= self.depth <= 2, f"depth must be in 0..2; got {self.depth}")
         require(self.width >= 1, f"width must be at least 1; got {self.width}")
+        require(self.max_lead >= 0, f"max_lead must be at least 0; got {self.max_lead}")
+        require(
+            not self.freeze_inputs or self.mode == "fully_decoupled",
+            f"freeze_inputs is about synthetic inputs, so mode must be fully_decoupled; got {self.mode!r}",
+        )
         require(self.synthesizer_lr > 0, f"synthesizer_lr must be above 0; got {self.synthesizer_lr}")
 
 
@@ -144,6 +152,7 @@ class Dni(Method):
         self._gradients: dict[int, deque[_Expected]] = {g: deque() for g in chain.mine}
         self._inputs: dict[int, deque[_Expected]] = {g: deque() for g in chain.mine}
         self._num_steps = 0
+        self._lead = 0
         self._report: dict[str, float] = {}
         self.notes = (chain.describe(),)
         if self._server is not None:
@@ -207,7 +216,11 @@ class Dni(Method):
             check_labels(batch.targets)
         if not self._server_is_ready:
             self._start_server(batch)
-        indices = batch.indices.cpu()
+        # A group's ranks take turns in the batch: shares by a sample's index would not be equal.
+        indices = torch.arange(len(batch.targets))
+        for server in self._servers:
+            # All learn a batch at the schedule's rate of its step, or that of the next one.
+            self._context.communicator.wait_until(lambda server=server: server.is_done)  # type: ignore[misc]
         self._take_what_has_arrived()
         if self._h.mode == "gradient_loss":
             loss = self._locked_step(batch, indices)
@@ -220,11 +233,11 @@ class Dni(Method):
         return self._chain.as_loss_of_rank(loss)
 
     def _labels(self, batch: Batch, held: Tensor) -> Tensor | None:
-        return batch.targets[held] if self._h.conditioned else None
+        return take(batch.targets, held) if self._h.conditioned else None
 
     def _task_loss(self, outputs: Tensor, batch: Batch, held: Tensor) -> Tensor:
         """This rank's part of the batch's mean loss."""
-        mean = self._context.loss(outputs, batch.targets[held]) if len(held) else outputs.sum()
+        mean = self._context.loss(outputs, take(batch.targets, held)) if len(held) else outputs.sum()
         return self._chain.part_of_mean(mean, len(held), len(batch.targets)) if len(held) else mean * 0
 
     def _update(self, group: int) -> None:
@@ -235,10 +248,12 @@ class Dni(Method):
     def _locked_step(self, batch: Batch, indices: Tensor) -> Tensor | None:
         """Backprop from rank to rank, and M beside it (5.1)."""
         chain, size = self._chain, len(indices)
-        inputs, outputs, loss = {}, {}, None
+        inputs, outputs, gradients, loss = {}, {}, {}, None
         for g in chain.mine:
             held = chain.owned(g, indices)
-            inputs[g] = batch.inputs[held] if g == 0 else chain.receive(g - 1, g, indices, UP).wait().requires_grad_()
+            inputs[g] = (
+                take(batch.inputs, held) if g == 0 else chain.receive(g - 1, g, indices, UP).wait().requires_grad_()
+            )
             outputs[g] = chain.groups[g](inputs[g])
             if g < chain.last:
                 chain.send(outputs[g], g, g + 1, indices, UP)
@@ -249,12 +264,14 @@ class Dni(Method):
                 loss = self._task_loss(outputs[g], batch, held)
                 loss.backward()  # type: ignore[no-untyped-call]
             else:
-                gradient = chain.receive(g + 1, g, indices, DOWN).wait()
-                outputs[g].backward(gradient)
-                self._learners[g].predict(self._num_steps, outputs[g].detach(), self._labels(batch, held))
-                self._learners[g].learn(self._num_steps, gradient * size)
+                gradients[g] = chain.receive(g + 1, g, indices, DOWN).wait()
+                outputs[g].backward(gradients[g])
             if g > 0:
                 chain.send(_gradient_of(inputs[g]), g, g - 1, indices, DOWN)
+        for g, gradient in gradients.items():
+            labels = self._labels(batch, chain.owned(g, indices))
+            self._learners[g].predict(self._num_steps, outputs[g].detach(), labels)
+            self._learners[g].learn(self._num_steps, gradient * size)
         for g in chain.mine:
             self._update(g)
         return loss
@@ -279,21 +296,29 @@ class Dni(Method):
                 arrival = chain.receive(g + 1, g, indices, DOWN)
                 kept = x.detach() if self._h.targets == "true" and g > 0 else None
                 self._gradients[g].append(_Expected(self._num_steps, arrival, indices, kept))
+                self._lead = max(self._lead, len(self._gradients[g]))
             if g > 0 and (g == chain.last or self._h.targets == "bootstrapped"):
                 chain.send(_gradient_of(x), g, g - 1, indices, DOWN)
             self._update(g)
+            if self._h.max_lead and g < chain.last:
+                self._context.communicator.wait_until(lambda g=g: self._is_close(g))  # type: ignore[misc]
         return loss
+
+    def _is_close(self, group: int) -> bool:
+        """Whether no more than max_lead gradients are outstanding; takes what has arrived."""
+        self._take_what_has_arrived()
+        return len(self._gradients[group]) <= self._h.max_lead
 
     def _input(self, group: int, batch: Batch, indices: Tensor, held: Tensor) -> Tensor:
         """What goes into a group: the data, the output of the group below, or a prediction of it."""
         chain, num = self._chain, len(self._chain.groups)
         if group == 0:
-            x = batch.inputs[held]
+            x = take(batch.inputs, held)
         elif self._h.mode == "update_decoupled":
             return chain.receive(group - 1, group, indices, UP).wait()
         else:
             if self._h.inputs_from == "x" or group == 1:
-                base = batch.inputs[held]
+                base = take(batch.inputs, held)
             else:
                 base = chain.receive(group - 1, group, indices, BASE, shape=chain.shapes[group - 1]).wait()
             x = self._learners[num + group].predict(self._num_steps, base, None)
@@ -321,7 +346,8 @@ class Dni(Method):
         self._learners[group].learn(expected.number, gradient * len(expected.indices))
         if expected.input is not None:
             x = expected.input.requires_grad_()
-            (passed,) = torch.autograd.grad(self._chain.groups[group](x), x, gradient)
+            with evaluating(self._chain.groups[group]):
+                (passed,) = torch.autograd.grad(self._chain.groups[group](x), x, gradient)
             self._chain.send(passed, group, group - 1, expected.indices, DOWN)
 
     def _settle(self) -> None:
@@ -354,15 +380,23 @@ class Dni(Method):
             if self._server is None:
                 self._chain.average_over_peers(learner.flat.state)
         self._context.aside.sum(sums)
-        means = sums[0] / sums[1]  # NaN where there is no synthesizer
-        self._report = {}
-        for name, losses in (("synthesizer_loss", means[:num]), ("input_loss", means[num:])):
-            of_group = {f"{name}/group_{g}": float(loss) for g, loss in enumerate(losses) if not loss.isnan()}
-            if of_group:
-                self._report |= of_group | {name: sum(of_group.values()) / len(of_group)}
+        totals, counts = sums
+        leads = torch.zeros(self._context.communicator.size, dtype=torch.float64)
+        leads[self._context.communicator.rank] = self._lead
+        self._context.aside.sum(leads)
+        self._lead = 0
+        self._report = {"lead": float(leads.max())} | {f"lead/rank_{r}": float(lead) for r, lead in enumerate(leads)}
+        for name, first in (("synthesizer_loss", 0), ("input_loss", num)):
+            learnt = {n: float(totals[n] / counts[n]) for n in range(first, first + num) if counts[n]}
+            if learnt:
+                self._report |= {f"{name}/group_{n - first}": loss for n, loss in learnt.items()}
+                self._report[name] = sum(learnt.values()) / len(learnt)
 
     def metrics(self) -> dict[str, float]:
-        """The last epoch's mean loss of each M, by the group below it, and of each I, by the one above; their means."""
+        """Of the last epoch: the mean loss of each M, by the group below it, and of each I, by the one above.
+
+        lead is the largest number of batches that a rank was ahead of the gradients from above.
+        """
         return self._report
 
     def evaluation_model(self) -> nn.Module:

@@ -17,13 +17,21 @@ f_{l-1}. All W-steps run at once, then all Z-steps (figures 3.1, 3.2). For two_t
 and sent ahead, which is less than the parameters and coordinates that figure 3.1 sends; updated coordinates go back
 while the next ones are being minimised. coupled does both at every iteration.
 
+Before any Z-step all residuals are zero, as coordinates are what the groups have computed, and in each epoch they
+become something one group further down. Only rounding would be minimised there, which Adam turns into steps of full
+size, so these steps are left out, unless training mode or weight decay make something of them.
+
+With a schedule all rates of an epoch are those of its last step.
+
 Bytes for each epoch and boundary with N samples, d values in a coordinate and w bytes a value: one_term w N d back;
 two_term w N d more forward; coupled both for every Z iteration. Each sample's first forward pass w N d more, once.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -39,6 +47,7 @@ from atoll.methods.rows import Rows
 from atoll.methods.validation import require, require_choice
 
 VARIANTS = ("coupled", "two_term", "one_term")
+UPPER = "group but the first"
 FIRST, FORWARD, BACK = 1, 2, 3  # tags: a sample's first coordinates, f_l(z_l), updated z_l
 
 
@@ -59,7 +68,8 @@ class MacHyperparameters:
             the best by the share mu_threshold.
         mu_max: where mu stops to grow, so that it stays a number.
         z_batch_size: samples of a Z-step's batch, which are independent of one another; 0 for the global batch.
-        coordinates: dtype in which coordinates are kept and sent; float32 stands for the network's own.
+        coordinates: dtype in which coordinates are sent, and kept as targets; float32 stands for the network's own. The
+            coordinates that are minimised stay in the network's, as a step of z_lr would be rounded away.
     """
 
     variant: str = "two_term"
@@ -94,7 +104,9 @@ class MacHyperparameters:
         require(self.mu_max >= self.mu, f"mu_max must be at least mu ({self.mu}); got {self.mu_max}")
 
 
-def per_group(name: str, given: str, defaults: Sequence[float], *, counts: bool = False) -> list[float]:
+def per_group(
+    name: str, given: str, defaults: Sequence[float], *, counts: bool = False, groups: str = "group"
+) -> list[float]:
     """The numbers that `given` lists, one for each of `defaults`, or else the defaults.
 
     Raises:
@@ -106,10 +118,10 @@ def per_group(name: str, given: str, defaults: Sequence[float], *, counts: bool 
         values = [float(value) for value in given.split(",")]
     except ValueError:
         values = []
-    valid = all(value > 0 and (not counts or value.is_integer()) for value in values)
+    valid = all(0 < value < math.inf and (not counts or value.is_integer()) for value in values)
     if len(values) != len(defaults) or not valid:
         kind = "integers" if counts else "numbers"
-        raise NotApplicable(f"{name} must list {len(defaults)} {kind} above 0, one for each group; got {given!r}")
+        raise NotApplicable(f"{name} must list {len(defaults)} {kind} above 0, one for each {groups}; got {given!r}")
     return values
 
 
@@ -204,7 +216,11 @@ class Mac(Method):
         "schedule": "constant",
     }
     layer_parallel: ClassVar[bool] = True
-    fixed_inputs: ClassVar[bool] = True
+
+    @classmethod
+    def keeps_samples(cls, hyperparameters: MacHyperparameters) -> bool:
+        """Coordinates are of samples."""
+        return True
 
     def __init__(self, hyperparameters: MacHyperparameters, context: Context) -> None:
         h = self._h = hyperparameters
@@ -214,9 +230,12 @@ class Mac(Method):
         self._w_lrs = per_group("w_lrs", h.w_lrs, [h.w_lr] * (num - 1) + [context.optimizers.settings.learning_rate])
         w_iterations = [h.w_iterations] * (num - 1) + [h.w_iterations_last]
         self._w_iterations = per_group("w_iterations_each", h.w_iterations_each, w_iterations, counts=True)
-        self._z_lrs = [0.0, *per_group("z_lrs", h.z_lrs, [h.z_lr] * (num - 1))]
+        self._z_lrs = [0.0, *per_group("z_lrs", h.z_lrs, [h.z_lr] * (num - 1), groups=UPPER)]
         z_iterations = [h.z_iterations] * (num - 1)
-        self._z_iterations = [0.0, *per_group("z_iterations_each", h.z_iterations_each, z_iterations, counts=True)]
+        each = per_group(
+            "z_iterations_each", h.z_iterations_each, z_iterations, counts=True, groups="group but the first"
+        )
+        self._z_iterations = [0.0, *each]
         if h.variant == "coupled" and len(set(self._z_iterations[1:])) > 1:
             raise NotApplicable(
                 "the coupled Z-step moves all coordinates together, so z_iterations_each must be equal numbers; "
@@ -229,7 +248,10 @@ class Mac(Method):
         self._plateau = Plateau(h.mu_threshold, 0)
         self._num_epochs = 0
         self._report: dict[str, float] = {}
-        self.notes = (self._chain.describe(),)
+        self.notes = (
+            self._chain.describe(),
+            "mac keeps coordinates for every sample, so random augmentation, where the workload has any, is off",
+        )
 
     # An epoch.
 
@@ -299,7 +321,7 @@ class Mac(Method):
                 if g < chain.last:
                     out = deterministic(chain.groups[g], z.to(chain.dtype)).to(self._kept_as)
                     chain.send(out, g, g + 1, indices, FIRST)
-                found[g].append((z, out))
+                found[g].append((z.to(chain.dtype) if g else z, out))
             self._context.communicator.attend()
         for g, part in self._parts.items():
             part.samples.add(fresh[chain.owned(g, fresh)])
@@ -314,7 +336,7 @@ class Mac(Method):
         """Minimise over the parameters of one group (3.3, 3.13)."""
         g, chain = part.group, self._chain
         part.w_seconds = 0.0
-        if self._is_at_its_minimum(part):
+        if self._is_at_its_minimum(g):
             return
         started = time.perf_counter()
         module, flat, last = chain.groups[g], chain.flats[g], g == chain.last
@@ -344,16 +366,19 @@ class Mac(Method):
         part.w_seconds = time.perf_counter() - started
         part.w_pass_seconds = part.w_seconds / self._w_iterations[g]
 
-    def _is_at_its_minimum(self, part: _Part) -> bool:
-        """Whether the residuals are zero: before the first Z-step, the targets are what the group has computed itself.
+    def _is_at_its_minimum(self, group: int) -> bool:
+        """Whether the residuals of `group` are still zero in this epoch: what is wanted of it has not changed yet."""
+        depth = 1 if self._h.variant == "coupled" else self._num_epochs + 1
+        untouched = self._num_epochs == 0 if self._h.variant == "coupled" else True
+        return self._is_deterministic and untouched and group <= self._chain.last - depth
 
-        Only rounding would be left of them, which Adam turns into steps of full size.
-        """
-        module = self._chain.groups[part.group]
+    @property
+    def _is_deterministic(self) -> bool:
+        """Whether a W-step with zero residuals would change nothing."""
         random = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
-        acts_in_training = any(isinstance(m, random) and getattr(m, "p", 1.0) > 0 for m in module.modules())
-        decays = self._context.optimizers.settings.weight_decay > 0
-        return self._num_epochs == 0 and part.group < self._chain.last and not acts_in_training and not decays
+        modules = (m for group in self._chain.groups for m in group.modules())
+        acts_in_training = any(isinstance(m, random) and getattr(m, "p", 1.0) > 0 for m in modules)
+        return not acts_in_training and self._context.optimizers.settings.weight_decay == 0
 
     def _shuffled(self, num: int, number: int) -> Tensor:
         """The order of a pass; the same for all groups, wherever they are."""
@@ -365,38 +390,48 @@ class Mac(Method):
             assert data.inputs is not None
             return data.inputs[positions]
         assert part.z is not None
-        return part.z[rows].to(self._chain.dtype)
+        return part.z[rows]
 
     # Z-steps.
 
     def _z_steps(self, data: _Data) -> None:
         """Minimise over each group's coordinates, its neighbours' being what they were (3.9, 3.12)."""
-        chain, two_term = self._chain, self._h.variant == "two_term"
         chunks = self._z_batches(data)
-        returning: list[tuple[_Part, Tensor, Arrival | HandOver]] = []
+        returning: deque[tuple[_Part, Tensor, Arrival | HandOver]] = deque()
         for part in self._parts.values():
             part.z_seconds = 0.0
-        if two_term and chunks:
-            self._send_ahead(data, chunks[0])
+        below = self._exchange_ahead(data, chunks[0]) if chunks else {}
         for number, chunk in enumerate(chunks):
+            # The next batch's values travel while this one's coordinates are being minimised.
+            ahead = self._exchange_ahead(data, chunks[number + 1]) if number + 1 < len(chunks) else {}
             indices = data.indices[chunk]
-            if two_term and number + 1 < len(chunks):
-                self._send_ahead(data, chunks[number + 1])
             for g, part in self._parts.items():
                 if g > 0:
-                    below = None
-                    if two_term:
-                        below = chain.receive(g - 1, g, indices, FORWARD, self._kept_as).wait()
-                        below = below.to(chain.dtype)
-                    self._z_step(part, data, chunk, below)
+                    self._z_step(part, data, chunk, below[g].wait().to(self._chain.dtype) if g in below else None)
             for g, part in self._parts.items():
-                if g < chain.last:
-                    arrival = chain.receive(g + 1, g, indices, BACK, self._kept_as)
-                    returning.append((part, part.samples.rows(indices[chain.owned(g, indices)]), arrival))
+                if g < self._chain.last:
+                    arrival = self._chain.receive(g + 1, g, indices, BACK, self._kept_as)
+                    returning.append((part, part.samples.rows(indices[self._chain.owned(g, indices)]), arrival))
+            while returning and returning[0][2].test():
+                self._take_back(*returning.popleft())
+            below = ahead
             self._context.communicator.attend()
-        for part, rows, arrival in returning:
-            assert part.wanted is not None
-            part.wanted[rows] = arrival.wait()
+        while returning:
+            self._take_back(*returning.popleft())
+
+    @staticmethod
+    def _take_back(part: _Part, rows: Tensor, arrival: Arrival | HandOver) -> None:
+        """Coordinates of the group above that have been minimised: no other batch of this Z-step reads them."""
+        assert part.wanted is not None
+        part.wanted[rows] = arrival.wait()
+
+    def _exchange_ahead(self, data: _Data, chunk: Tensor) -> dict[int, Arrival | HandOver]:
+        """In two_term, start to send f_l(z_l) before z_l changes, and to receive that of the group below."""
+        if self._h.variant != "two_term":
+            return {}
+        self._send_ahead(data, chunk)
+        indices = data.indices[chunk]
+        return {g: self._chain.receive(g - 1, g, indices, FORWARD, self._kept_as) for g in self._parts if g > 0}
 
     def _z_batches(self, data: _Data) -> list[Tensor]:
         size = self._h.z_batch_size or data.batch_size
@@ -421,14 +456,14 @@ class Mac(Method):
         z = nn.Parameter(self._inputs_of(part, data, chunk[held], rows))
         wanted = self._wanted(part, data, chunk[held], rows)
         optimizer = self._z_optimizer(g, z)
-        for _ in range(int(self._z_iterations[g]) if len(held) else 0):
-            with evaluating(chain.groups[g]):
+        idle = not len(held) or self._is_at_its_minimum(g)
+        with evaluating(chain.groups[g]):
+            for _ in range(0 if idle else int(self._z_iterations[g])):
                 self._take_z_gradient(g, z, chain.groups[g](z), wanted, below)
-            optimizer.step()
+                optimizer.step()
         self._keep(part, rows, z)
         part.z_seconds += time.perf_counter() - started
-        assert part.z is not None
-        chain.send(part.z[rows], g, g - 1, indices, BACK)
+        chain.send(z.to(self._kept_as), g, g - 1, indices, BACK)
 
     def _coupled_z_step(self, data: _Data) -> None:
         """Minimise over all coordinates together: each iteration sees its neighbours' as they then are (3.5)."""
@@ -445,8 +480,8 @@ class Mac(Method):
             }
             wanted = {g: self._wanted(part, data, chunk[held[g]], rows[g]) for g, part in self._parts.items()}
             optimizers = {g: self._z_optimizer(g, z[g]) for g in self._parts if g > 0}
-            for _ in range(int(self._z_iterations[-1])):
-                self._coupled_iteration(indices, z, wanted, optimizers)
+            for number in range(int(self._z_iterations[-1])):
+                self._coupled_iteration(number, indices, z, wanted, optimizers)
             for g, part in self._parts.items():
                 if g > 0:
                     self._keep(part, rows[g], z[g])
@@ -457,6 +492,7 @@ class Mac(Method):
 
     def _coupled_iteration(
         self,
+        number: int,
         indices: Tensor,
         z: dict[int, nn.Parameter],
         wanted: dict[int, Tensor],
@@ -473,11 +509,14 @@ class Mac(Method):
             if g > 0:
                 below = chain.receive(g - 1, g, indices, FORWARD, self._kept_as).wait()
                 self._take_z_gradient(g, z[g], outputs[g], wanted[g], below.to(chain.dtype))
+                # Neighbours pass what is new on by one group in an iteration.
+                if self._num_epochs == 0 and self._is_deterministic and g < chain.last - number:
+                    z[g].grad = torch.zeros_like(z[g])
         for g in self._parts:
             if g > 0:
                 optimizers[g].step()
-                self._parts[g].z_seconds += time.perf_counter() - started
-                chain.send(z[g].to(self._kept_as), g, g - 1, indices, BACK)
+                self._parts[g].z_seconds += (time.perf_counter() - started) / len(self._parts)
+                chain.send(z[g].detach().to(self._kept_as, copy=True), g, g - 1, indices, BACK)
         for g in self._parts:
             if g < chain.last:
                 arrival = chain.receive(g + 1, g, indices, BACK, self._kept_as)
@@ -504,7 +543,7 @@ class Mac(Method):
 
     def _keep(self, part: _Part, rows: Tensor, z: nn.Parameter) -> None:
         assert part.z is not None
-        part.z[rows] = z.detach().to(self._kept_as)
+        part.z[rows] = z.detach()
 
     # What is reported.
 

@@ -75,7 +75,6 @@ class Method(ABC):
         min_ranks, max_ranks: how many ranks it can use; None for any number.
         asynchronous: whether the same seed may give different results, because ranks do not wait for one another.
         layer_parallel: whether ranks hold parts of one network; each is then given the whole of every global batch.
-        fixed_inputs: whether a sample must be the same in every epoch; random augmentation is then off.
 
     Attributes:
         notes: what a user should know of how the method runs here; equal on every rank.
@@ -87,7 +86,6 @@ class Method(ABC):
     max_ranks: ClassVar[int | None] = None
     asynchronous: ClassVar[bool] = False
     layer_parallel: ClassVar[bool] = False
-    fixed_inputs: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -98,6 +96,11 @@ class Method(ABC):
             raise NotApplicable(f"{name} needs at least {cls.min_ranks} ranks per worker; got {num_ranks}")
         if cls.max_ranks is not None and num_ranks > cls.max_ranks:
             raise NotApplicable(f"{name} is sequential: it trains on {cls.max_ranks} rank per worker; got {num_ranks}")
+
+    @classmethod
+    def keeps_samples(cls, hyperparameters: Any) -> bool:
+        """Whether it keeps something for every sample, which must then be the same in every epoch: not augmented."""
+        return False
 
     @abstractmethod
     def __init__(self, hyperparameters: Any, context: Context) -> None:

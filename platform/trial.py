@@ -73,6 +73,7 @@ class EpochBatches:
         samples: the training data, on the rank's device.
         batch_size, rank, num_ranks, seed: of this rank, and of the trial.
         transform: makes inputs of what was loaded, with a generator for what is random.
+        whole: whether every rank sees the whole of each global batch.
     """
 
     def __init__(
@@ -83,12 +84,13 @@ class EpochBatches:
         num_ranks: int,
         seed: int,
         transform: Transform = lambda inputs, _: inputs,
+        *,
+        whole: bool = False,
     ) -> None:
         self._samples = samples
         self._transform = transform
-        self._batch_size = batch_size
-        self._rank = rank
         self._global_size = batch_size * num_ranks
+        self._batch_size, self._rank = (self._global_size, 0) if whole else (batch_size, rank)
         self._seed = seed
         self.num_batches = len(samples) // self._global_size
         if self.num_batches == 0:
@@ -164,12 +166,16 @@ class Trial:
         self._aside = communicator.split(0, ledger=Ledger())
         self.num_epochs = configuration.epochs or self.workload.epochs
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
-        method, size = registry.method(configuration.method), communicator.size
-        # Ranks that hold parts of one network see the same samples.
-        whole, mine = (settings.batch_size * size, 0, 1), (settings.batch_size, communicator.rank, size)
-        share = whole if method.layer_parallel else mine
-        transform = _without_augmentation(self.workload.transform) if method.fixed_inputs else self.workload.transform
-        self._batches = EpochBatches(_on(device, data.train), *share, configuration.seed, transform)
+        method, transform = registry.method(configuration.method), self.workload.transform
+        self._batches = EpochBatches(
+            _on(device, data.train),
+            settings.batch_size,
+            communicator.rank,
+            communicator.size,
+            configuration.seed,
+            _without_augmentation(transform) if method.keeps_samples(hyperparameters) else transform,
+            whole=method.layer_parallel,
+        )
         self._num_steps = self.num_epochs * self._batches.num_batches
         self._validate = Evaluator(self.workload, _on(device, data.validation), self._aside)
         self._test = Evaluator(self.workload, _on(device, data.test), self._aside)

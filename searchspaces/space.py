@@ -193,13 +193,24 @@ class SearchSpace:
         return values
 
     def extremes(self) -> Iterator[dict[str, Value]]:
-        """The default candidate, then the default with each parameter at its ends, or at each of its choices."""
+        """The default candidate, then the default with each parameter at its ends, or at each of its choices.
+
+        Where the default leaves a parameter out, what it depends on takes a value with which it means something.
+        """
         yield self.default()
         genes = self.encode(self.default())
         for p in self.parameters:
             low, high = p.limits()
             ends = (low, high) if isinstance(low, float) else range(int(low), int(high) + 1)
-            yield from (self.decode(genes | {p.name: gene}) for gene in ends)
+            yield from (self.decode(genes | self._enabling(p) | {p.name: gene}) for gene in ends)
+
+    def _enabling(self, parameter: Parameter) -> dict[str, Gene]:
+        """The gene with which the condition of `parameter` holds, where it is searched."""
+        if parameter.only_if is None:
+            return {}
+        name, values = parameter.only_if
+        others = (p for p in self.parameters if p.name == name)
+        return {p.name: p.encode(value) for p in others for value in values[-1:] if p.contains(value)}
 
     def narrowed(self, overrides: Mapping[str, Value | BaseDistribution]) -> SearchSpace:
         """The space with some parameters fixed to a value, or given another distribution."""

@@ -72,8 +72,10 @@ def read_sentence(wav: Path) -> Recording:
 
     signal, rate = soundfile.read(wav, dtype="int16")
     features = log_mel(signal, rate)
-    phn = next(file for file in wav.parent.iterdir() if file.name.lower() == f"{wav.stem.lower()}.phn")
-    return Recording(features, read_labels(phn, len(features), rate))
+    labels = [file for file in wav.parent.iterdir() if file.name.lower() == f"{wav.stem.lower()}.phn"]
+    if not labels:
+        raise ValueError(f"every recording of TIMIT has its phones beside it; {wav} has no {wav.stem}.PHN")
+    return Recording(features, read_labels(labels[0], len(features), rate))
 
 
 @cache
@@ -96,7 +98,8 @@ def _child(tree: Path, name: str) -> Path:
 
 def _sentences(speaker: Path) -> list[Path]:
     """Those that not everybody reads."""
-    wavs = (f for f in speaker.iterdir() if f.suffix.lower() == ".wav")
+    # some copies have X.WAV.wav, converted, beside X.WAV
+    wavs = (f for f in speaker.iterdir() if f.suffix.lower() == ".wav" and "." not in f.stem)
     return sorted(f for f in wavs if not f.name.lower().startswith("sa"))
 
 

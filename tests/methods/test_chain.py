@@ -41,11 +41,55 @@ def test_normalisation_and_what_stands_before_belong_to_a_layer():
     assert [(layer.name, len(layer.modules)) for layer in found] == [("1.0", 5), ("3", 1)]
 
 
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def test_an_activation_may_stand_in_the_network_twice():
+    act = nn.ReLU()
+    model = nn.Sequential(nn.Linear(2, 2), act, nn.Linear(2, 2), act, nn.Linear(2, 2))
+    assert [len(layer.modules) for layer in split_layers(model)] == [2, 2, 1]
+
+
+def test_a_group_that_cannot_be_trained_is_refused():
+    import problem
+
+    model = problem.make_model()
+    model[0].requires_grad_(False)
+    with pytest.raises(NotApplicable, match="each group of layers must have a parameter that is trained"):
+        run_virtual_ranks(lambda c: problem.make(Mac, c, model=model), (0,))
+
+
+def test_many_layers_are_balanced_at_once():
+    seconds = [1.0] * 60
+    assert sorted(group_sizes("balanced", 8, [str(i) for i in range(60)], lambda: seconds)) == [7] * 4 + [8] * 4
+
+
+def test_a_state_is_of_one_grouping():
+    import problem
+
+    def work(c):
+        made, _ = problem.make(Mac, c, hyperparameters={"grouping": "1,2"}, model=problem.make_deep_model())
+        other, _ = problem.make(Mac, c, hyperparameters={"grouping": "2,1"}, model=problem.make_deep_model())
+        other.load_state_dict(made.state_dict())
+
+    with pytest.raises(ValueError, match=r"the state is of the grouping \(1, 2\), and the network is cut as \(2, 1\)"):
+        run_virtual_ranks(work, (0,))
+
+
 def test_what_is_no_chain_is_refused_with_a_reason():
     with pytest.raises(NotApplicable, match=r"must be an nn.Sequential.*got Linear, whose forward may do anything"):
         split_layers(nn.Linear(2, 2))
     with pytest.raises(NotApplicable, match="at least one weight; it has none"):
         split_layers(nn.Sequential(nn.ReLU()))
+    twice = nn.Linear(2, 2)
+    with pytest.raises(NotApplicable, match="layers 0 and 2 share a parameter"):
+        split_layers(nn.Sequential(twice, nn.ReLU(), twice))
+    with pytest.raises(NotApplicable, match="got Residual, whose forward may do anything"):
+        split_layers(Residual(nn.Linear(2, 2)))
+    inside = nn.Sequential(nn.Linear(2, 2), Residual(nn.Linear(2, 2)))
+    assert [layer.name for layer in split_layers(inside)] == ["0", "1"]
     tied = nn.Linear(2, 2)
     other = nn.Linear(2, 2)
     other.weight = tied.weight
@@ -119,7 +163,8 @@ def test_balanced_groups_are_measured_and_the_same_on_all_ranks():
         return made.notes
 
     notes = run_virtual_ranks(work, (0, 0))
-    assert notes[0] == notes[1] == ("grouping 1,2: 0 on rank 0; 2, 4 on rank 1",)
+    assert notes[0] == notes[1]
+    assert notes[0][0] == "grouping 1,2: 0 on rank 0; 2, 4 on rank 1"
 
 
 def test_the_predicted_speedup_is_equation_3_25():

@@ -127,6 +127,12 @@ def test_timit_that_is_not_there_says_how_to_get_it(tmp_path):
         registry.workload("timit_mlp").load(tmp_path)
 
 
+def test_a_recording_without_phones_is_named(timit):
+    (timit / "TIMIT/TRAIN/DR1/FCJF0/SX37.PHN").unlink()
+    with pytest.raises(ValueError, match=r"has its phones beside it; .*SX37.WAV has no SX37.PHN"):
+        registry.workload("timit_mlp").load(timit)
+
+
 def test_timit_without_its_reader(tmp_path, monkeypatch):
     (tmp_path / "TRAIN").mkdir()
     monkeypatch.setattr("atoll.platform.workloads.workload.find_spec", lambda _: None)

@@ -26,7 +26,7 @@ def make(c: Communicator, hyperparameters: dict, settings: dict, model: nn.Modul
 
 @on_layouts(SINGLE, PAIR, TWO_BY_TWO)
 def check_net2_sends_no_gradient_into_net1(c: Communicator) -> None:
-    """With net1's own loss switched off nothing of the trunk moves, whatever net2 does; and the trunk follows a'."""
+    """With net1's own loss switched off nothing of the trunk moves, whatever net2 does."""
     for hyperparameters in ({"freeze_net1": True}, {"net1_lr": STILL}, {"duals": True, "net1_lr": STILL}):
         model = network()
         before = problem.vector(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import problem
 import pytest
@@ -85,7 +86,7 @@ def check_an_oracle_equals_backprop(c: Communicator) -> None:
 
 def _oracle(chain, group: int, batch: Batch, learner):
     above = nn.Sequential(*(copy.deepcopy(g) for g in chain.groups[group + 1 :]))
-    held = chain.owned(group, batch.indices)
+    held = chain.owned(group, torch.arange(len(batch.targets)))
 
     def predict(number: int, values: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         learner._waiting[number % learner._num_batches] = values, labels
@@ -150,28 +151,54 @@ def check_fully_decoupled_groups_wait_for_nobody(c: Communicator) -> None:
 
 @on_layouts(SINGLE, PAIR, TRIPLE)
 def check_pairs_are_of_one_batch(c: Communicator) -> None:
-    """M learns a batch's gradient from that batch's h: with a still network its loss is what it is for these pairs."""
+    """M learns a batch's gradient from that batch's h: in a still network its loss is what these pairs make it."""
     steps = batches(5)
     still = PLAIN | {"learning_rate": 1e-300}
-    for placement in ("with_groups", "one_rank"):
-        for targets in ("bootstrapped", "true"):
-            given = {
-                "grouping": "2,2",
-                "placement": placement,
-                "targets": targets,
-                "synthesizer_lr": 1e-300,
-                "depth": 0,
-            }
-            made = make(c, given, still)
-            for batch in steps:
-                made.step(batch)
-            made.epoch_end(0.0)
-            net, total = network(WIDTHS), 0.0
-            for batch in steps:  # from a zero start the loss is the squared gradient itself
-                h = net[:4](batch.inputs).detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(squared(net[4:](h), batch.targets) * len(h), h)
-                total += float(gradient.square().sum(1).mean())
-            assert made.metrics()["synthesizer_loss"] == pytest.approx(total / 5, rel=1e-9)
+    for placement, targets in itertools.product(("with_groups", "one_rank"), ("bootstrapped", "true")):
+        given = {"grouping": "2,2", "placement": placement, "targets": targets, "depth": 0, "start": "random"}
+        made = make(c, given | {"synthesizer_lr": 1e-300}, still)
+        for batch in steps:
+            made.step(batch)
+        made.epoch_end(0.0)
+        net, total = network(WIDTHS), 0.0
+        synthesizer = made._make_learner(0).synthesizer  # seeded: the same as was made before
+        for batch in steps:
+            h = net[:4](batch.inputs).detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(squared(net[4:](h), batch.targets) * len(h), h)
+            total += float((gradient - synthesizer(h, None)).detach().square().sum(1).mean())
+        assert made.metrics()["synthesizer_loss"] == pytest.approx(total / 5, rel=1e-9)
+
+
+@on_layouts(PAIR)
+def check_a_lead_may_be_bounded(c: Communicator) -> None:
+    for max_lead in (0, 1, 3):
+        made = make(c, {"grouping": "2,2", "max_lead": max_lead})
+        for batch in batches(10):
+            made.step(batch)
+        made.epoch_end(0.0)
+        # one more while its gradient is being waited for
+        assert 1 <= made.metrics()["lead"] <= (max_lead + 1 if max_lead else 10)
+
+
+@on_layouts(TRIPLE)
+def check_a_servers_synthesizers_are_saved_and_loaded(c: Communicator) -> None:
+    steps = batches(10)
+    given = {"mode": "gradient_loss", "grouping": "2,2", "placement": "one_rank", "synthesizer_lr": 0.01}
+    losses = []
+    made = make(c, given)
+    for batch in steps[:5]:
+        made.step(batch)
+    made.epoch_end(0.0)
+    state = made.state_dict()
+    again = make(c, given, model=network(WIDTHS, seed=8))
+    again.load_state_dict(state)
+    for method in (made, again):
+        for batch in steps[5:]:
+            method.step(batch)
+        method.epoch_end(0.0)
+        losses.append(method.metrics()["synthesizer_loss"])
+    assert losses[0] == losses[1] > 0
+    assert torch.equal(problem.vector(made.finalize()), problem.vector(again.finalize()))
 
 
 @on_layouts(SINGLE, PAIR)

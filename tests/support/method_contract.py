@@ -61,6 +61,8 @@ IN_STEP = [
     ("eamsgd", {"form": "gauss_seidel"}),
     ("admm_consensus", {"form": "round_robin"}),
     ("dni", {"mode": "gradient_loss"}),
+    ("admm_dual", {"duals": True, "rho": 0.1, "rho_factor": 2.0}),
+    ("mac", {"variant": "one_term"}),
 ]
 
 

@@ -93,12 +93,10 @@ def batches(
     A method that keeps something for every sample sees them again after ten batches.
     """
     rank, size, data = communicator.rank, communicator.size, samples(dtype)
-    if method is not None and method.fixed_inputs:
+    if method is not None and method.keeps_samples(getattr(method, "_h", None)):
         num = 10 * batch_size * size
         data = Samples(data.inputs[:num], data.targets[:num])
-    if method is not None and method.layer_parallel:
-        batch_size, rank, size = batch_size * size, 0, 1
-    source = EpochBatches(data, batch_size, rank, size, seed=1)
+    source = EpochBatches(data, batch_size, rank, size, seed=1, whole=method is not None and method.layer_parallel)
     epoch, made = 0, 0
     while True:
         for batch in source.epoch(epoch):
