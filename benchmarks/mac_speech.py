@@ -217,8 +217,11 @@ def main() -> None:
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     content = {"command": said, "machine": machine, "ranks": NUM_RANKS, "rows": rows}
     if options.output:
-        head = f"# MAC beside SGD and Adam\n\n`{said}`, two ranks on {machine}. Medians of seeds 0, 1, 2 of the "
-        head += "lowest loss so far; `seeds` are all at the end. Speedups are to the higher of MAC's and SGD's final losses.\n\n"
+        head = f"# MAC beside SGD and Adam\n\n`{said}`, two ranks on {machine}. Medians of seeds 0, 1, 2 of the lowest "
+        head += (
+            "loss so far; `seeds` are all at the end. Speedups are to the higher of both final losses, SGD's or MAC's."
+        )
+        head += "\n\n"
         (options.output / "mac_speech.md").write_text(
             head + table(rows, seconds) + "\n![Training loss against time](mac_speech.svg)\n"
         )
