@@ -71,7 +71,7 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
         )
         for outcome, (method, rate, seed) in zip(evaluate_all(configurations), wanted, strict=False):
             key = {"workload": name, "epochs": epochs, "method": method, "rate": rate, "seed": seed}
-            kept = ("test_accuracy", "net1_loss", "net2_loss", "dual_norm", "collapsed")
+            kept = ("test_accuracy", "net1_loss", "net2_loss", "dual_norm", "dual_spread", "collapsed")
             found = {n: outcome.metrics[n] for n in kept if n in outcome.metrics}
             done.append(key | {"validation": outcome.objective, "metrics": found, "reason": outcome.reason})
             print(done[-1], file=sys.stderr, flush=True)
@@ -151,7 +151,7 @@ def summarise(results: list[dict]) -> list[dict]:
             whole = [r for r in mine if r["metrics"]]
             values = sorted(r["metrics"]["test_accuracy"] for r in whole)
             row = {"workload": name, "method": method, "rate": rate, "num_diverged": len(mine) - len(whole)}
-            for key in ("net1_loss", "net2_loss", "dual_norm", "collapsed"):
+            for key in ("net1_loss", "net2_loss", "dual_norm", "dual_spread", "collapsed"):
                 if whole and key in whole[0]["metrics"]:
                     row[key] = statistics.median(r["metrics"][key] for r in whole)
             rows.append(row | {"test": statistics.median(values) if values else None, "all": values})
@@ -159,15 +159,18 @@ def summarise(results: list[dict]) -> list[dict]:
 
 
 def tables(rows: list[dict], memory: list[dict]) -> str:
-    head = "| workload | network | test accuracy | seeds | net1's loss | net2's loss | norm of a |"
-    lines = [head, "| --- " * 7 + "|"]
+    head = "| workload | network | test accuracy | seeds | net1's loss | net2's loss | norm of a | spread of a |"
+    lines = [head + " collapsed |", "| --- " * 9 + "|"]
     for r in rows:
         accuracy = "diverged" if r["test"] is None else f"{100 * r['test']:.1f} %"
         if r["test"] is not None and r["num_diverged"]:
             accuracy += f", {r['num_diverged']} diverged"
         spread = " ".join(f"{100 * value:.1f}" for value in r["all"])
-        losses = " | ".join(f"{r[k]:.3g}" if k in r else "" for k in ("net1_loss", "net2_loss", "dual_norm"))
-        lines.append(f"| {r['workload']} | {r['method']} | {accuracy} | {spread} | {losses} |")
+        collapsed = {1.0: "yes", 0.0: "no"}.get(r.get("collapsed"), "")
+        losses = " | ".join(
+            f"{r[k]:.3g}" if k in r else "" for k in ("net1_loss", "net2_loss", "dual_norm", "dual_spread")
+        )
+        lines.append(f"| {r['workload']} | {r['method']} | {accuracy} | {spread} | {losses} | {collapsed} |")
     lines += [
         "",
         "| network | memory a sample | largest batch in 1 GiB | to the single | checked |",

@@ -16,7 +16,7 @@ Both take a step on every batch, or in turns of `hold` batches (9.5.3, 9.6). Wit
 
 with a and a' as they were before this batch's steps. rho may grow at the end of an epoch, when u shrinks by as much
 (5.5, where beta is rho/2). What is evaluated is the trunk and net2. net1 may learn to make a small instead of alike
-(9.4): the norm of a is reported, and its collapse noted.
+(9.4), or the same for all inputs: the norm of a and its spread over samples are reported, and their collapse noted.
 
 Two ranks hold a net each; with more, each net's ranks hold a part of the samples. Bytes an iteration with batch b:
 4b(d_in + d_out), h there and a' back; with duals 4b d_out more there, a + u.
@@ -46,7 +46,7 @@ TRUNK, REST = 0, 1
 THERE, WANTED, BACK = 1, 2, 3  # tags: h, a + u, a'
 SMALLEST = 1e-3  # share of the batch's mean norm below which no norm divides: dead units make a' zero
 TINY = 1e-24  # keeps 0/0 at 0
-COLLAPSED = 1e-3  # share of its first value at which the norm of a has collapsed
+COLLAPSED = 0.1  # share of its first value below which the norm of a, or its spread, has collapsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,14 @@ def distance(a: Tensor, copied: Tensor, loss: str) -> Tensor:
     return squares.mean() / 2
 
 
+def norm_and_spread(a: Tensor) -> tuple[float, float]:
+    """Sums over samples of ||a_n|| and of ||a_n - mean a||, for `a` (n, ...)."""
+    a = a.flatten(1)
+    if not len(a):
+        return 0.0, 0.0
+    return float(a.norm(dim=1).sum()), float((a - a.mean(dim=0)).norm(dim=1).sum())
+
+
 def penalty(a: Tensor, copied: Tensor, u: Tensor, rho: float) -> Tensor:
     """rho/2 mean ||a - a' + u||^2, the scaled form of the augmented Lagrangian's last two terms (5.5)."""
     return rho / 2 * (a - copied + u).flatten(1).square().sum(1).mean()
@@ -142,10 +150,10 @@ class AdmmDual(Method):
         self._rows, self._u = Rows(), torch.empty(0)
         self._rho = h.rho
         self._num_steps = 0
-        self._first = torch.zeros(2, dtype=torch.float64)  # of the first batch, the sum of ||a|| and the samples
-        self._first_norm: float | None = None
+        self._first = torch.zeros(3, dtype=torch.float64)  # of the first batch: norm, spread, samples, as below
+        self._first_size: tuple[float, float] | None = None
         self._has_collapsed = False
-        self._sums = torch.zeros(4, dtype=torch.float64)  # of net1's loss, net2's, the norm of a; and of samples
+        self._sums = torch.zeros(5, dtype=torch.float64)  # net1's loss, net2's, norm and spread of a; and samples
         self._report: dict[str, float] = {}
         self.notes = (f"{chain.describe()}; dual layer {dual.name}",)
 
@@ -244,12 +252,11 @@ class AdmmDual(Method):
             chain.sum_gradients(TRUNK)
             chain.sum_over_peers(self._copied.gradients)
             self._optimizer1.step()
-        norms = a.detach().flatten(1).norm(dim=1).sum()
+        size = torch.tensor([*norm_and_spread(a.detach()), len(a)], dtype=torch.float64)
         if self._num_steps == 0:
-            self._first = torch.tensor([float(norms), float(len(a))], dtype=torch.float64)
-        self._sums += torch.tensor(
-            [float(part.detach()) * num_samples, 0.0, float(norms), float(len(a))], dtype=torch.float64
-        )
+            self._first = size
+        self._sums[0] += float(part.detach()) * num_samples
+        self._sums[2:] += size
 
     # Its schedule, and what is reported.
 
@@ -261,18 +268,9 @@ class AdmmDual(Method):
         self._rho = rho
         sums = self._sums.clone()
         self._context.aside.sum(sums)
-        net1, net2, norm = (float(value / sums[-1].clamp_min(1)) for value in sums[:-1])
+        net1, net2, norm, spread = (float(value / sums[-1].clamp_min(1)) for value in sums[:-1])
         self._sums.zero_()
-        if self._first_norm is None:
-            self._context.aside.sum(self._first)
-            self._first_norm = float(self._first[0] / self._first[1].clamp_min(1))
-        collapsed = norm < COLLAPSED * self._first_norm
-        if collapsed and not self._has_collapsed:
-            self._has_collapsed = True
-            self.notes += (
-                f"net1 has collapsed (002 section 9.4): the norm of the dual layer's outputs fell from "
-                f"{self._first_norm:.3g} to {norm:.3g}, so its loss is small and nothing is learnt",
-            )
+        collapsed = self._look_for_collapse(norm, spread)
         peaks = torch.zeros(self._context.communicator.size, dtype=torch.float64)
         peaks[self._context.communicator.rank] = peak_memory()
         self._context.aside.sum(peaks)
@@ -280,12 +278,30 @@ class AdmmDual(Method):
             "net1_loss": net1,
             "net2_loss": net2,
             "dual_norm": norm,
+            "dual_spread": spread,
             "collapsed": float(collapsed),
             "rho_reached": self._rho,
         }
 
+    def _look_for_collapse(self, norm: float, spread: float) -> bool:
+        """Whether a has collapsed; collective the first time."""
+        if self._first_size is None:
+            self._context.aside.sum(self._first)
+            total, of_spread, num = self._first.tolist()
+            self._first_size = total / max(1, num), of_spread / max(1, num)
+        first_norm, first_spread = self._first_size
+        collapsed = norm < COLLAPSED * first_norm or spread < COLLAPSED * first_spread
+        if collapsed and not self._has_collapsed:
+            self._has_collapsed = True
+            self.notes += (
+                f"net1 has collapsed (002 section 9.4): the norm of its dual layer's outputs went from {first_norm:.3g}"
+                f" to {norm:.3g}, their spread over samples from {first_spread:.3g} to {spread:.3g}: its loss is small"
+                " because they are alike for all inputs",
+            )
+        return collapsed
+
     def metrics(self) -> dict[str, float]:
-        """Means over the last epoch of both losses and of ||a||, whether a has collapsed, rho, and ranks' memory."""
+        """Of the last epoch: both losses, norm and spread of a, whether it has collapsed; rho, and ranks' memory."""
         return self._report
 
     def evaluation_model(self) -> nn.Module:
@@ -307,7 +323,7 @@ class AdmmDual(Method):
             "u": self._u.clone(),
             "rho": self._rho,
             "num_steps": self._num_steps,
-            "first": (self._first.clone(), self._first_norm, self._has_collapsed),
+            "first": (self._first.clone(), self._first_size, self._has_collapsed),
             "sums": self._sums.clone(),
         }
 
@@ -321,6 +337,6 @@ class AdmmDual(Method):
                 restore(optimizer, kept)
         self._rows, self._u = Rows.of(state["rows"]), state["u"].clone()
         self._rho, self._num_steps = state["rho"], state["num_steps"]
-        first, self._first_norm, self._has_collapsed = state["first"]
+        first, self._first_size, self._has_collapsed = state["first"]
         self._first.copy_(first)
         self._sums.copy_(state["sums"])
