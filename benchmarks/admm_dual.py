@@ -7,10 +7,11 @@ cifar10_subset.npz, the 7-layer network with an eighth of its channels (10 epoch
 data-parallel; the dual nets with each loss, in turns, with duals, and with net1 frozen. The learning rate is the better
 of two for the single network by its validation accuracy with seed 0, and the same for all; net1's is a fifth of it.
 
-Memory: a process's largest resident size after three steps with the whole cifar10_cnn7 less that before the first, for
-batches of 256 and 1,024; in between and beyond it is a straight line, from which the largest batch within 1 GiB
-follows. Then that batch is run: `checked` is its memory. Of the dual nets it is the larger one's. Memory is counted
-from when the batch is there, which every rank is given.
+Memory: a process's largest resident size after three steps less that before the first, for a small and a large batch;
+in between and beyond it is a straight line, from which the largest batch within 1 GiB follows. Then that batch is run:
+`checked` is its memory. Of the dual nets it is the larger one's. Memory is counted from when the batch is there, which
+every rank is given. Two networks: cifar10_cnn7, most of whose activations are its first layer's, and speech_mlp, whose
+hidden layers are all alike.
 """
 
 from __future__ import annotations
@@ -40,8 +41,12 @@ METHODS = {
     "dual, with duals (5.5)": ("admm_dual", {"duals": True, "rho": 0.1}),
     "dual, net1 frozen (9.5.1)": ("admm_dual", {"freeze_net1": True}),
 }
-BUDGET, BATCHES = 2**30, (256, 1024)
-PLACES = {SINGLE: None, "dual, cut after layer 1 of 5": "1,4", "dual, after 2": "2,3", "dual, after 3": "3,2"}
+BUDGET = 2**30
+# Of each network the batches, and the groupings: none is the single network.
+CUTS = {
+    "cifar10_cnn7": ((256, 1024), (None, "1,4", "2,3")),
+    "speech_mlp": ((8192, 32768), (None, "1,5", "2,4", "3,3")),
+}
 
 
 def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
@@ -92,7 +97,7 @@ def best_rate(results: list[dict]) -> float:
     return max(pilot, key=lambda r: r["validation"])["rate"] if pilot else RATES[0]  # a rank that only obeys
 
 
-def measure_memory(grouping: str | None, batch_size: int) -> float | None:
+def measure_memory(network: str, grouping: str | None, batch_size: int) -> float | None:
     """What one rank does: rank 0 returns the largest growth of a rank's memory in three steps, in bytes."""
     import torch
     from mpi4py import MPI
@@ -100,11 +105,13 @@ def measure_memory(grouping: str | None, batch_size: int) -> float | None:
     from atoll.methods.communicator_mpi import MpiFamily
     from atoll.methods.memory import peak_memory
     from atoll.methods.method import Batch
+    from atoll.platform import registry
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     world, family = MPI.COMM_WORLD, MpiFamily()
-    make, shape = make_models()["cifar10_cnn7"]
+    models = make_models() | {"speech_mlp": (registry.workload("speech_mlp").model, (40,))}
+    make, shape = models[network]
     communicator = connect(world, family, "memory")
     inputs = torch.randn(batch_size, *shape)
     batch = Batch(indices=torch.arange(batch_size), inputs=inputs, targets=torch.randint(10, (batch_size,)))
@@ -119,24 +126,26 @@ def measure_memory(grouping: str | None, batch_size: int) -> float | None:
     return float(max(grown)) if world.rank == 0 else None
 
 
-def memory_of(name: str, batch_size: int) -> float:
+def memory_of(*what: object) -> float:
     """The same, in processes of its own; the single network is on one rank."""
-    command = [sys.executable, __file__, "--memory", json.dumps([PLACES[name], batch_size])]
+    command = [sys.executable, __file__, "--memory", json.dumps(what)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout.split()[-1])
 
 
 def measure_batches(quick: bool) -> list[dict]:
-    """One row for each place of the cut: memory, and the largest batch that fits."""
+    """One row for each network and cut: memory, and the largest batch that fits."""
     rows = []
-    for name in list(PLACES)[: 2 if quick else None]:
-        small, large = BATCHES
-        at = {batch: statistics.median(memory_of(name, batch) for _ in range(3)) for batch in BATCHES}
-        per_sample = (at[large] - at[small]) / (large - small)
-        largest = int(large + (BUDGET - at[large]) / per_sample)
-        checked = memory_of(name, largest)
-        row = {"network": name, "bytes": at, "bytes_per_sample": per_sample, "largest": largest, "checked": checked}
-        rows.append(row | {"to_single": largest / rows[0]["largest"] if rows else 1.0})
-        print(rows[-1], file=sys.stderr, flush=True)
+    for network, ((small, large), groupings) in CUTS.items():
+        single = 0
+        for grouping in groupings[: 2 if quick else None]:
+            at = {n: statistics.median(memory_of(network, grouping, n) for _ in range(3)) for n in (small, large)}
+            per_sample = (at[large] - at[small]) / (large - small)
+            largest = int(large + (BUDGET - at[large]) / per_sample)
+            single = single or largest
+            row = {"network": network, "grouping": grouping, "bytes": at, "bytes_per_sample": per_sample}
+            row |= {"largest": largest, "to_single": largest / single}
+            rows.append(row | {"checked": memory_of(network, grouping, largest)})
+            print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
@@ -171,16 +180,13 @@ def tables(rows: list[dict], memory: list[dict]) -> str:
             f"{r[k]:.3g}" if k in r else "" for k in ("net1_loss", "net2_loss", "dual_norm", "dual_spread")
         )
         lines.append(f"| {r['workload']} | {r['method']} | {accuracy} | {spread} | {losses} | {collapsed} |")
-    lines += [
-        "",
-        "| network | memory a sample | largest batch in 1 GiB | to the single | checked |",
-        "| --- " * 5 + "|",
-    ]
-    lines += [
-        f"| {m['network']} | {m['bytes_per_sample'] / 1024:.0f} KiB | {m['largest']:,} | {m['to_single']:.2f} "
-        f"| {m['checked'] / 2**20:.0f} MiB |"
-        for m in memory
-    ]
+    lines += ["", "| network | cut | memory a sample | largest batch in 1 GiB | to the single | checked |"]
+    lines += ["| --- " * 6 + "|"]
+    for m in memory:
+        lines.append(
+            f"| {m['network']} | {m['grouping'] or 'none'} | {m['bytes_per_sample'] / 1024:.1f} KiB | {m['largest']:,} "
+            f"| {m['to_single']:.2f} | {m['checked'] / 2**20:.0f} MiB |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -194,8 +200,8 @@ def main() -> None:
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
-        grouping, batch_size = json.loads(options.memory)
-        found = on_ranks(1 if grouping is None else NUM_RANKS, lambda: measure_memory(grouping, batch_size))
+        what = json.loads(options.memory)
+        found = on_ranks(1 if what[1] is None else NUM_RANKS, lambda: measure_memory(*what))
         if found is not None:
             print(found)
         return

@@ -201,7 +201,7 @@ def draw(results: list[dict], seconds: float, file: Path) -> None:
                     axis.plot(*zip(*points, strict=True), color=f"C{number}", label=method if k == 0 else None)
         axis.set(title=f"grouping {grouping}", xlabel="training time, s", yscale="log")
         axis.grid(alpha=0.3)
-        axis.legend()
+        axis.legend(loc="lower left")
     axes[0].set_ylabel("training loss")
     made.tight_layout()
     made.savefig(file, metadata={"Date": None})
