@@ -94,8 +94,15 @@ class AdmmDualHyperparameters:
         )
 
 
+def half_mean_square(a: Tensor, b: Tensor) -> Tensor:
+    """1/2 mean ||a_n - b_n||^2 over samples n; torch's loss keeps neither differences nor squares for backward."""
+    return nn.functional.mse_loss(a, b, reduction="sum") / (2 * len(a))
+
+
 def distance(a: Tensor, copied: Tensor, loss: str) -> Tensor:
     """Net1's loss (9.2, 9.3, 9.4) of its layer's outputs `a` (n, ...) and those of its copy, a scalar."""
+    if loss == "euclidean":
+        return half_mean_square(a, copied)
     a, copied = a.flatten(1), copied.flatten(1)
     squares = (copied - a).square().sum(1)
     if loss == "normalised":
@@ -116,7 +123,7 @@ def norm_and_spread(a: Tensor) -> tuple[float, float]:
 
 def penalty(a: Tensor, copied: Tensor, u: Tensor, rho: float) -> Tensor:
     """rho/2 mean ||a - a' + u||^2, the scaled form of the augmented Lagrangian's last two terms (5.5)."""
-    return rho / 2 * (a - copied + u).flatten(1).square().sum(1).mean()
+    return rho * half_mean_square(a + u, copied)
 
 
 class AdmmDual(Method):
@@ -217,7 +224,7 @@ class AdmmDual(Method):
         total = part
         if self._h.duals:
             wanted = chain.receive(TRUNK, REST, indices, WANTED, shape=self._shape).wait()
-            pulled = penalty(wanted, copied, torch.zeros_like(wanted), self._rho)
+            pulled = self._rho * half_mean_square(wanted, copied)
             total = part + chain.part_of_mean(pulled, len(held), len(indices))
         chain.send(copied, REST, TRUNK, indices, BACK)
         if self._trains(2):
