@@ -19,6 +19,7 @@ from atoll.platform.workloads.spoken_digits import (
     HOW_TO_GET,
     NUM_FEATURES,
     Parts,
+    SpokenDigitsMlp,
     frames,
     load_recordings,
 )
@@ -86,29 +87,14 @@ class FrameClassification(Classification):
 
 
 @cache
-def _frames(path: Path) -> Data:
-    return frames(load_recordings(path))
-
-
-@cache
 def _segments(path: Path) -> Data:
     return segments(load_recordings(path))
 
 
-class SpeechMlp(Classification):
+class SpeechMlp(SpokenDigitsMlp):
     """The six-layer perceptron on single frames, which do not tell much."""
 
     summary: ClassVar[str] = "spoken digits, frames by digit, the six-layer perceptron of MAC's experiments"
-    target: ClassVar[float | None] = 0.35
-    epochs: ClassVar[int] = 5
-
-    def check_data(self, folder: Path | None) -> None:
-        """Look for the archive."""
-        find_file(FILE, folder, HOW_TO_GET)
-
-    def load(self, folder: Path | None) -> Data:
-        """Frames (n, 40) of four training speakers, one for validation, one for the test."""
-        return _frames(find_file(FILE, folder, HOW_TO_GET))
 
     def model(self) -> nn.Module:
         """40-256-256-256-256-256-10 with ReLU: 276,234 parameters."""
@@ -119,7 +105,6 @@ class SpeechTransformer(FrameClassification):
     """Four transformer encoders on segments of 64 frames."""
 
     summary: ClassVar[str] = "spoken digits, frames by digit, the four transformer encoders of MAC's experiments"
-    target: ClassVar[float | None] = 0.6
     epochs: ClassVar[int] = 5
 
     def check_data(self, folder: Path | None) -> None:

@@ -78,7 +78,9 @@ def test_spoken_digits(name, shared_data):
 @pytest.fixture
 def timit(tmp_path):
     """Three training speakers and a test speaker, two sentences each and one that everybody reads."""
-    soundfile = pytest.importorskip("soundfile")
+    soundfile = pytest.importorskip(
+        "soundfile", reason="TIMIT's reader is the extra speech, which the tests' extra installs"
+    )
     generator = np.random.default_rng(0)
     for speaker in ("TRAIN/DR1/FCJF0", "TRAIN/DR1/MDAC0", "TRAIN/DR2/FAEM0", "TEST/DR1/FAKS0"):
         folder = tmp_path / "TIMIT" / speaker

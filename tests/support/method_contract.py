@@ -96,7 +96,9 @@ def check_lowers_the_loss_and_replicas_agree(c: Communicator) -> None:
         made, _ = _exercised(name, c, num_epochs=5)
         losses = torch.tensor(problem.train(made, list(problem.batches(c, 50, method=made)), meet=c.barrier))
         c.mean(losses)
-        assert losses[-10:].sum() < 0.7 * losses[:10].sum(), name
+        # The dual nets spend half of their step on agreeing.
+        share = 0.7 if name == "admm_dual" else 0.6
+        assert losses[-10:].sum() < share * losses[:10].sum(), name
         mine = problem.vector(made.finalize())
         theirs = mine.clone()
         c.broadcast(theirs)
