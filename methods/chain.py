@@ -16,6 +16,7 @@ import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -249,7 +250,7 @@ class Chain:
         self.shapes = list(self._measure_shapes(context.inputs[:1]))
         self.dtype, self.device = next(context.model.parameters()).dtype, context.inputs.device
         self._peers = self._meet(context.communicator)
-        self._quiet_peers = self._meet(context.aside)
+        self._peers_aside = self._meet(context.aside)
         self._under_way: deque[Request] = deque()
         self._handed: dict[tuple[int, int, int], deque[Tensor]] = defaultdict(deque)
 
@@ -280,11 +281,10 @@ class Chain:
 
     # Samples.
 
-    def owned(self, group: int, indices: Tensor, rank: int | None = None) -> Tensor:
-        """Positions in `indices` (n,) of the samples that `rank`, this one unless given, holds in `group`."""
+    def owned(self, group: int, indices: Tensor) -> Tensor:
+        """Positions in `indices` (n,) of the samples that this rank holds in `group`."""
         ranks = self.ranks_of[group]
-        number = ranks.index(self._rank if rank is None else rank)
-        return torch.nonzero(indices % len(ranks) == number).flatten()
+        return torch.nonzero(indices % len(ranks) == ranks.index(self._rank)).flatten()
 
     def part_of_mean(self, mean: Tensor, num_mine: int, num_all: int) -> Tensor:
         """A loss whose sum over the ranks of a group is the mean over the batch; `mean` is that of this rank's share.
@@ -318,7 +318,7 @@ class Chain:
 
         Args:
             values: (n, ...) of the samples that this rank holds in `source`.
-            source, target: groups, or for `target` a rank that holds none, as -1 - rank.
+            source, target: groups.
             indices: of all samples that are sent by the ranks of `source` now.
             tag: of the kind of values; those of one kind arrive in the order they were sent.
         """
@@ -376,8 +376,8 @@ class Chain:
     def reassemble(self) -> nn.Module:
         """The network with every group as the ranks that hold it have it, on every rank; collective."""
         for g in self.mine:
-            if self._quiet_peers is not None:
-                self.flats[g].average_statistics(self._quiet_peers)
+            if self._peers_aside is not None:
+                self.flats[g].average_statistics(self._peers_aside)
         for group, ranks in zip(self.groups, self.ranks_of, strict=True):
             self._aside.attend()
             for tensor in (*group.parameters(), *group.buffers()):
@@ -412,18 +412,15 @@ def deterministic(module: nn.Module, inputs: Tensor) -> Tensor:
         return module(inputs)  # type: ignore[no-any-return]
 
 
-class evaluating:
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
     """While it lasts, the module is in evaluation mode."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._training = module.training
-
-    def __enter__(self) -> None:
-        self._module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self._module.train(self._training)
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class _Stopwatch:

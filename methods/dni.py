@@ -36,7 +36,6 @@ from atoll.methods.chain import Arrival, Chain, HandOver, check_grouping, evalua
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.optimizers import restore, saved
 from atoll.methods.synthesizers import (
-    Line,
     LocalLearner,
     RemoteLearner,
     Server,
@@ -167,7 +166,7 @@ class Dni(Method):
         if self._h.mode == "fully_decoupled":
             wanted += [num + g for g in mine if g > 0]
         if self._server is not None:
-            return {n: RemoteLearner(self._messages, self._server, Line(n), self._shapes(n)[1]) for n in wanted}
+            return {n: RemoteLearner(self._messages, self._server, n, self._shapes(n)[1]) for n in wanted}
         self._local = {n: self._make_learner(n) for n in wanted}
         return dict(self._local)
 
@@ -204,7 +203,7 @@ class Dni(Method):
                 self._local[n] = self._make_learner(n)
             labels = shape_of_labels if self._h.conditioned and n < num else None
             size = len(batch.targets)
-            self._servers.append(Server(self._messages, Line(n), self._local[n], *self._shapes(n), labels, size))
+            self._servers.append(Server(self._messages, n, self._local[n], *self._shapes(n), labels, size))
             self._context.communicator.services.append(self._servers[-1].serve)
         self._server_is_ready = True
 

@@ -38,6 +38,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from atoll.methods.chain import Arrival, Chain, HandOver, check_grouping, deterministic, evaluating
 from atoll.methods.flat import WIRE_DTYPES
@@ -125,11 +126,6 @@ def per_group(
     return values
 
 
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """||a_i - b_i||^2 of each sample, (n,)."""
-    return (a - b).square().flatten(1).sum(1)
-
-
 def z_objective(
     outputs: Tensor, wanted: Tensor, z: Tensor, below: Tensor | None, mu: float, loss: Any | None
 ) -> Tensor:
@@ -144,10 +140,19 @@ def z_objective(
         loss: (outputs, targets) -> mean task loss; None for groups before the last.
     """
     if loss is None:
-        total = mu / 2 * squared_distance(wanted, outputs).sum()
+        total = mu / 2 * mse_loss(outputs, wanted, reduction="sum")
     else:
         total = loss(outputs, wanted) * len(outputs) / 2
-    return total if below is None else total + mu / 2 * squared_distance(z, below).sum()
+    return total if below is None else total + mu / 2 * mse_loss(z, below, reduction="sum")
+
+
+def acts_in_training(module: nn.Module) -> bool:
+    """Whether it computes something else in training than in evaluation: batch normalisation and dropout do."""
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return True
+    is_dropout = isinstance(module, nn.modules.dropout._DropoutNd)
+    rate = module.p if is_dropout else getattr(module, "dropout", 0.0)  # attention and recurrent layers have a number
+    return isinstance(rate, int | float) and rate > 0
 
 
 def predicted_speedup(num_groups: int, w_iterations: Sequence[float], z_iterations: Sequence[float]) -> float:
@@ -232,9 +237,7 @@ class Mac(Method):
         self._w_iterations = per_group("w_iterations_each", h.w_iterations_each, w_iterations, counts=True)
         self._z_lrs = [0.0, *per_group("z_lrs", h.z_lrs, [h.z_lr] * (num - 1), groups=UPPER)]
         z_iterations = [h.z_iterations] * (num - 1)
-        each = per_group(
-            "z_iterations_each", h.z_iterations_each, z_iterations, counts=True, groups="group but the first"
-        )
+        each = per_group("z_iterations_each", h.z_iterations_each, z_iterations, counts=True, groups=UPPER)
         self._z_iterations = [0.0, *each]
         if h.variant == "coupled" and len(set(self._z_iterations[1:])) > 1:
             raise NotApplicable(
@@ -244,6 +247,8 @@ class Mac(Method):
         self._kept_as = WIRE_DTYPES[h.coordinates] or self._chain.dtype
         self._parts = {g: _Part(g, Rows()) for g in self._chain.mine}
         self._seen = Rows()
+        decays = context.optimizers.settings.weight_decay > 0
+        self._is_deterministic = not decays and not any(map(acts_in_training, context.model.modules()))
         self._mu = h.mu
         self._plateau = Plateau(h.mu_threshold, 0)
         self._num_epochs = 0
@@ -358,7 +363,8 @@ class Mac(Method):
                         mean = self._context.loss(outputs, data.targets[mine[held]])
                     else:
                         assert part.wanted is not None
-                        mean = squared_distance(part.wanted[rows[held]].to(chain.dtype), outputs).mean()
+                        wanted = part.wanted[rows[held]].to(chain.dtype)
+                        mean = mse_loss(outputs, wanted, reduction="sum") / len(held)
                     chain.part_of_mean(mean, len(held), len(batch)).backward()  # type: ignore[no-untyped-call]
                 chain.sum_gradients(g)
                 optimizer.step()
@@ -367,18 +373,10 @@ class Mac(Method):
         part.w_pass_seconds = part.w_seconds / self._w_iterations[g]
 
     def _is_at_its_minimum(self, group: int) -> bool:
-        """Whether the residuals of `group` are still zero in this epoch: what is wanted of it has not changed yet."""
-        depth = 1 if self._h.variant == "coupled" else self._num_epochs + 1
-        untouched = self._num_epochs == 0 if self._h.variant == "coupled" else True
-        return self._is_deterministic and untouched and group <= self._chain.last - depth
-
-    @property
-    def _is_deterministic(self) -> bool:
-        """Whether a W-step with zero residuals would change nothing."""
-        random = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
-        modules = (m for group in self._chain.groups for m in group.modules())
-        acts_in_training = any(isinstance(m, random) and getattr(m, "p", 1.0) > 0 for m in modules)
-        return not acts_in_training and self._context.optimizers.settings.weight_decay == 0
+        """Whether the residuals of `group` are still zero: what is wanted of it has not changed up to this epoch."""
+        coupled = self._h.variant == "coupled"  # one Z-step of several iterations may reach all groups
+        num_reached = self._num_epochs + 1 if self._num_epochs == 0 or not coupled else len(self._chain.groups)
+        return self._is_deterministic and group < len(self._chain.groups) - num_reached
 
     def _shuffled(self, num: int, number: int) -> Tensor:
         """The order of a pass; the same for all groups, wherever they are."""

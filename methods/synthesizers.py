@@ -11,8 +11,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -112,18 +111,6 @@ def check_labels(targets: Tensor) -> None:
         )
 
 
-class Learner(Protocol):
-    """What predicts, and learns later."""
-
-    losses: list[float]
-
-    def predict(self, number: int, values: Tensor, labels: Tensor | None) -> Tensor:
-        """The prediction for batch `number`, from `values` (n, ...)."""
-
-    def learn(self, number: int, truth: Tensor) -> None:
-        """Learn from the truth about batch `number`, which has been predicted."""
-
-
 class LocalLearner:
     """A synthesizer on this rank.
 
@@ -162,7 +149,7 @@ class LocalLearner:
         if not len(values):
             return
         with torch.set_grad_enabled(not self._frozen):
-            loss = (truth - self.synthesizer(values, labels)).flatten(1).square().sum(1).mean()
+            loss = nn.functional.mse_loss(self.synthesizer(values, labels), truth, reduction="sum") / len(values)
         self.losses.append(float(loss.detach()))
         if not self._frozen:
             self.flat.backward(loss)
@@ -178,17 +165,17 @@ class LocalLearner:
         restore(self._optimizer, state["optimizer"])
 
 
-@dataclass(frozen=True)
-class Line:
-    """Tags of one learner's messages; `number` tells learners apart."""
+class _Tags(NamedTuple):
+    """Of one learner's messages."""
 
-    number: int
+    values: int
+    labels: int
+    prediction: int
+    truth: int
 
-    @property
-    def tags(self) -> tuple[int, int, int, int]:
-        """Of values, labels, the prediction and the truth."""
-        first = 16 + 4 * self.number
-        return first, first + 1, first + 2, first + 3
+    @classmethod
+    def of(cls, learner: int) -> _Tags:
+        return cls(*range(4 * learner, 4 * learner + 4))
 
 
 class RemoteLearner:
@@ -197,17 +184,16 @@ class RemoteLearner:
     Args:
         communicator: with both ranks.
         server: the other one.
-        line: of the learner.
+        number: tells learners apart.
         shape_out: of a prediction for one sample.
     """
 
-    def __init__(self, communicator: Communicator, server: int, line: Line, shape_out: Sequence[int]) -> None:
+    def __init__(self, communicator: Communicator, server: int, number: int, shape_out: Sequence[int]) -> None:
         self._communicator = communicator
         self._server = server
-        self._line = line
+        self._tags = _Tags.of(number)
         self._shape_out = tuple(shape_out)
         self._under_way: deque[Request] = deque()
-        self.losses: list[float] = []
 
     def _send(self, tensor: Tensor, tag: int) -> None:
         while self._under_way and self._under_way[0].test():
@@ -216,17 +202,16 @@ class RemoteLearner:
 
     def predict(self, number: int, values: Tensor, labels: Tensor | None) -> Tensor:
         """Ask, and wait for the answer."""
-        for_values, for_labels, for_prediction, _ = self._line.tags
         if labels is not None:
-            self._send(labels, for_labels)
-        self._send(values, for_values)
+            self._send(labels, self._tags.labels)
+        self._send(values, self._tags.values)
         prediction = torch.empty((len(values), *self._shape_out), dtype=values.dtype, device=values.device)
-        self._communicator.receive(prediction, self._server, for_prediction)
+        self._communicator.receive(prediction, self._server, self._tags.prediction)
         return prediction
 
     def learn(self, number: int, truth: Tensor) -> None:
         """Send the truth; batches come in their order, so the server knows which one it is about."""
-        self._send(truth, self._line.tags[3])
+        self._send(truth, self._tags.truth)
 
     def settle(self) -> None:
         """Wait until the server has taken all that was sent."""
@@ -239,7 +224,7 @@ class Server:
 
     Args:
         communicator: with both ranks.
-        line: of the learner.
+        number: tells learners apart.
         learner: the synthesizer.
         shape_in, shape_out: of one sample, and what it asks for.
         shape_of_labels: of one sample; None for none.
@@ -252,7 +237,7 @@ class Server:
     def __init__(
         self,
         communicator: Communicator,
-        line: Line,
+        number: int,
         learner: LocalLearner,
         shape_in: Sequence[int],
         shape_out: Sequence[int],
@@ -260,7 +245,7 @@ class Server:
         batch_size: int,
     ) -> None:
         self._communicator = communicator
-        self._tags = line.tags
+        self._tags = _Tags.of(number)
         self.learner = learner
         self._shapes = ((batch_size, *shape_in), (batch_size, *shape_out))
         self._shape_of_labels = None if shape_of_labels is None else (batch_size, *shape_of_labels)
@@ -284,23 +269,23 @@ class Server:
 
     def _serve(self) -> None:
         like = self.learner.flat.parameters
-        values_tag, labels_tag, prediction_tag, truth_tag = self._tags
-        while (source := self._communicator.arrived(values_tag)) is not None:
+        tags = self._tags
+        while (source := self._communicator.arrived(tags.values)) is not None:
             values = torch.empty(self._shapes[0], dtype=like.dtype, device=like.device)
             labels, received_labels = None, None
             if self._shape_of_labels is not None:
                 labels = torch.empty(self._shape_of_labels, dtype=torch.int64, device=like.device)
-                received_labels = self._communicator.start_receive(labels, source, labels_tag)
-            received = self._communicator.start_receive(values, source, values_tag)
+                received_labels = self._communicator.start_receive(labels, source, tags.labels)
+            received = self._communicator.start_receive(values, source, tags.values)
             self._asked.append((received, received_labels, values, labels, source))
-        while (source := self._communicator.arrived(truth_tag)) is not None:
+        while (source := self._communicator.arrived(tags.truth)) is not None:
             truth = torch.empty(self._shapes[1], dtype=like.dtype, device=like.device)
-            self._told.append((self._communicator.start_receive(truth, source, truth_tag), truth))
+            self._told.append((self._communicator.start_receive(truth, source, tags.truth), truth))
         self._answers = [request for request in self._answers if not request.test()]
         while self._asked and self._asked[0][0].test() and (self._asked[0][1] is None or self._asked[0][1].test()):
             _, _, values, labels, source = self._asked.popleft()
             prediction = self.learner.predict(self._num_asked, values, labels).contiguous()
-            self._answers.append(self._communicator.start_send(prediction, source, prediction_tag))
+            self._answers.append(self._communicator.start_send(prediction, source, tags.prediction))
             self._num_asked += 1
         while self._told and self.learner.num_learnt < self._num_asked and self._told[0][0].test():
             self.learner.learn(self.learner.num_learnt, self._told.popleft()[1])

@@ -9,6 +9,7 @@ from atoll.methods.communicator_threads import run_virtual_ranks
 from atoll.methods.mac import (
     Mac,
     MacHyperparameters,
+    acts_in_training,
     per_group,
     predicted_speedup,
     predicted_speedup_of_unequal,
@@ -174,6 +175,23 @@ def test_the_predicted_speedup_is_equation_3_25():
     # with equal groups 3.20 is 3.23: W-steps of 3 passes and Z-steps of 2, each pass 1 s
     assert predicted_speedup_of_unequal([3, 3], [0, 2], [1, 1]) == predicted_speedup(2, [3, 3], [2])
     assert predicted_speedup_of_unequal([3, 6], [0, 2], [1, 2]) == pytest.approx(3 / 8)
+
+
+@pytest.mark.parametrize(
+    ("module", "acts"),
+    [
+        (nn.Dropout(0.5), True),
+        (nn.Dropout(1), True),
+        (nn.Dropout(0.0), False),
+        (nn.BatchNorm1d(2), True),
+        (nn.LayerNorm(2), False),
+        (nn.MultiheadAttention(4, 2, dropout=0.1), True),
+        (nn.MultiheadAttention(4, 2), False),
+        (nn.Linear(2, 2), False),
+    ],
+)
+def test_what_acts_in_training(module, acts):
+    assert acts_in_training(module) == acts
 
 
 def test_numbers_for_each_group():
