@@ -33,8 +33,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.chain import Chain, check_grouping, deterministic, evaluating, take
+from atoll.methods.chain import Chain, take
+from atoll.methods.evaluation import deterministic, evaluating
 from atoll.methods.flat import FlatModel
+from atoll.methods.grouping import check_grouping
 from atoll.methods.memory import peak_memory
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.optimizers import restore, saved

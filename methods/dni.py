@@ -32,7 +32,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.chain import Arrival, Chain, HandOver, check_grouping, evaluating, take
+from atoll.methods.chain import Arrival, Chain, HandOver, take
+from atoll.methods.evaluation import evaluating
+from atoll.methods.grouping import check_grouping
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.optimizers import restore, saved
 from atoll.methods.synthesizers import (

@@ -40,8 +40,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from atoll.methods.chain import Arrival, Chain, HandOver, check_grouping, deterministic, evaluating
+from atoll.methods.chain import Arrival, Chain, HandOver
+from atoll.methods.evaluation import deterministic, evaluating
 from atoll.methods.flat import WIRE_DTYPES
+from atoll.methods.grouping import check_grouping
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.plateau import Plateau
 from atoll.methods.rows import Rows

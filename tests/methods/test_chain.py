@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from atoll.methods.chain import check_grouping, group_sizes, place, split_layers
+from atoll.methods.chain import place
 from atoll.methods.communicator_threads import run_virtual_ranks
+from atoll.methods.grouping import check_grouping, group_sizes, split_layers
 from atoll.methods.mac import (
     Mac,
     MacHyperparameters,
