@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.communicator import Communicator, Ledger
+from atoll.methods.evaluation import evaluating
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.platform import registry
@@ -131,16 +132,13 @@ class Evaluator:
         """Means over all samples: the loss, the metric, and the workload's further metrics."""
         names = ["loss", self._workload.metric, *self._workload.further_metrics]
         totals = torch.zeros(len(names) + 1, dtype=torch.float64)
-        training = model.training
-        model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             for start in range(0, len(self._targets), self.CHUNK):
                 targets = self._targets[start : start + self.CHUNK]
                 outputs = model(self._workload.transform(self._inputs[start : start + self.CHUNK], None))
                 means = [self._workload.loss(outputs, targets), self._workload.measure(outputs, targets)]
                 means += [measure(outputs, targets) for measure in self._workload.further_metrics.values()]
                 totals += torch.tensor([*(float(mean) * len(targets) for mean in means), len(targets)])
-        model.train(training)
         self._communicator.sum(totals)
         return {name: float(total / totals[-1]) for name, total in zip(names, totals, strict=False)}
 

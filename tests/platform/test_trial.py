@@ -11,6 +11,7 @@ from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings, schedu
 from atoll.methods.plateau import Plateau
 from atoll.platform.configuration import Configuration
 from atoll.platform.trial import Diverged, EpochBatches, Trial
+from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Samples
 
 
@@ -34,6 +35,44 @@ def test_p_ranks_see_what_one_rank_with_p_times_the_batch_sees():
     for number, batch in enumerate(alone):
         together = torch.cat([shared[rank][number].indices for rank in range(3)])
         assert torch.equal(together, batch.indices)
+
+
+def test_ranks_that_hold_parts_of_one_network_see_the_whole_of_every_batch():
+    alone = list(EpochBatches(samples(40), 12, 0, 1, seed=3).epoch(5))
+    for rank in range(3):
+        whole = list(EpochBatches(samples(40), 4, rank, 3, seed=3, whole=True).epoch(5))
+        assert [b.indices.tolist() for b in whole] == [b.indices.tolist() for b in alone]
+    with pytest.raises(NotApplicable, match="batch_size 30 on 2 ranks makes 60"):
+        EpochBatches(samples(40), 30, 1, 2, seed=3, whole=True)
+
+
+class Noisy(DigitsMlp):
+    """Counts how often a training input is augmented."""
+
+    num_augmented = 0
+
+    def transform(self, inputs, generator):
+        type(self).num_augmented += generator is not None
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("method", "hyperparameters", "is_augmented"),
+    [
+        ("ddp", {}, True),
+        ("dni", {}, True),
+        ("admm_dual", {}, True),
+        ("admm_dual", {"duals": True}, False),
+        ("mac", {"w_iterations": 1, "w_iterations_last": 1}, False),
+    ],
+)
+def test_a_method_that_keeps_something_for_every_sample_sees_it_as_it_is(
+    method, hyperparameters, is_augmented, monkeypatch
+):
+    monkeypatch.setattr("atoll.platform.registry.workload", lambda _: Noisy())
+    monkeypatch.setattr(Noisy, "num_augmented", 0)
+    curve(configuration(method=method, hyperparameters=hyperparameters), (0,))
+    assert (Noisy.num_augmented > 0) == is_augmented
 
 
 def test_epochs_have_different_orders_and_no_sample_twice():
@@ -140,6 +179,34 @@ def test_the_warm_up_replaces_the_first_steps_of_the_schedule():
     rates = [scheduled_rate(settings, step, 10, 4) for step in range(6)]
     assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert rates[4:] == [scheduled_rate(settings, step, 10) for step in (4, 5)]
+
+
+def test_a_factory_makes_optimizers_with_rates_of_their_own():
+    settings = OptimizerSettings(learning_rate=0.2, schedule="linear", momentum=0.0, weight_decay=0.1)
+    factory = OptimizerFactory(settings, num_steps=10)
+    parameter = torch.nn.Parameter(torch.ones(1))
+    scaled, same = factory([parameter], 0.05), factory([parameter])
+    factory.set_step(5)
+    assert scaled.param_groups[0]["lr"] == pytest.approx(0.025)
+    assert same.param_groups[0]["lr"] == pytest.approx(0.1)
+    # half of the way down the schedule; later steps do not move it
+    fresh = factory.fresh([parameter], 0.4, weight_decay=0.0)
+    assert fresh.param_groups[0]["lr"] == pytest.approx(0.2)
+    assert [fresh.param_groups[0]["weight_decay"], same.param_groups[0]["weight_decay"]] == [0.0, 0.1]
+    factory.set_step(10)
+    assert fresh.param_groups[0]["lr"] == pytest.approx(0.2)
+    assert same.param_groups[0]["lr"] == 0.0
+
+
+def test_coordinates_are_not_clipped():
+    factory = OptimizerFactory(OptimizerSettings(learning_rate=1.0, momentum=0.0, gradient_clipping=0.5), num_steps=10)
+    moved = []
+    for clip in (True, False):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        parameter.grad = torch.full((1,), 4.0)
+        factory.fresh([parameter], 1.0, weight_decay=0.0, clip=clip).step()
+        moved.append(-float(parameter))
+    assert moved == [pytest.approx(0.5, rel=1e-5), 4.0]
 
 
 def test_a_factory_moves_all_its_optimizers_and_clips():

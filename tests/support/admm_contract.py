@@ -115,16 +115,21 @@ def check_duals_reach_the_joint_optimum_of_a_convex_split(c: Communicator) -> No
 
 @on_layouts(SINGLE, PAIR, TWO_BY_TWO)
 def check_duals_add_the_residuals_up(c: Communicator) -> None:
-    made = make(c, {"grouping": "1,2", "duals": True, "net1_lr": STILL}, {"learning_rate": STILL}, network())
+    hyperparameters = {"grouping": "1,2", "duals": True, "net1_lr": STILL, "rho_factor": 10.0}
+    made = make(c, hyperparameters, {"learning_rate": STILL}, network())
     made._copy[0].bias.data.add_(0.5)  # so that the nets differ, by as much in every step
     batch, net = regression(), network()
     h = net[:2](batch.inputs)
     after = torch.tanh(net[2](h) + 0.5) - torch.tanh(net[2](h))
     for number in range(1, 4):
         made.step(batch)
-        if made.state_dict()["groups"].keys() & {0}:
+        if made.state_dict()["groups"]["groups"].keys() & {0}:
             mine = made._chain.owned(0, batch.indices)
-            assert problem.close(made._u, number * after[mine], FLOAT64)
+            assert problem.close(made._u[: len(mine)], number * after[mine], FLOAT64)
+    made.epoch_end(1.0)  # rho grows tenfold, and the scaled dual shrinks by as much
+    assert made.metrics()["rho_reached"] == 10
+    if made.state_dict()["groups"]["groups"].keys() & {0}:
+        assert problem.close(made._u[: len(mine)], 0.3 * after[mine], FLOAT64)
     made.finalize()
 
 

@@ -203,6 +203,31 @@ def check_distributed_execution_gives_the_numbers_of_one_rank(c: Communicator) -
         assert problem.close(results[0][1], results[1][1], 1e-9), (variant, size)
 
 
+@on_layouts(*LAYOUTS)
+def check_rates_and_passes_of_each_group(c: Communicator) -> None:
+    """The same as three groups of one rate, where the lists say so; and a rate that is nothing holds its group."""
+    schedule = {
+        "grouping": "1,1,1",
+        "w_lr": 0.02,
+        "w_iterations": 2,
+        "w_iterations_last": 3,
+        "z_lr": 0.03,
+        "z_iterations": 2,
+    }
+    listed = {"w_lrs": "0.02,0.02,0.01", "w_iterations_each": "2,2,3", "z_lrs": "0.03,0.03", "z_iterations_each": "2,2"}
+    results = []
+    for given in (schedule, {"grouping": "1,1,1"} | listed, schedule | {"w_lrs": f"0.02,{STILL},0.01"}):
+        model = network()
+        before = parameters(model)
+        made, _ = make(c, given, ADAM, model)
+        for _ in range(4):
+            run(made, [regression()])
+        results.append(parameters(made.evaluation_model()))
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+    moved = [not torch.equal(a, b) for a, b in zip(before, results[2], strict=True)]
+    assert moved == [True, False, True]
+
+
 @on_layouts(PAIR, TWO_BY_TWO)
 def check_bytes(c: Communicator) -> None:
     """One_term w N d back, two_term as much forward, coupled both at every iteration; once w N d for a first pass."""
@@ -308,7 +333,13 @@ def check_what_mac_reports(c: Communicator) -> None:
     assert said["parameter_change/group_0"] == pytest.approx(float(change[:35].mean()), rel=1e-12)
     assert said["parameter_change/group_1"] == pytest.approx(float(change[35:].mean()), rel=1e-12)
     assert said["predicted_speedup"] == pytest.approx(2 / (4 + 3))
-    assert said["predicted_speedup_unequal"] > 0
+    if c.size == 1:
+        parts = made._parts.values()
+        w, z, passes = ([getattr(p, k) for p in parts] for k in ("w_seconds", "z_seconds", "w_pass_seconds"))
+        assert said["predicted_speedup_unequal"] == pytest.approx(sum(passes) / (max(w) + max(z)), rel=1e-12)
+        assert w == [pytest.approx(4 * passes[0]), pytest.approx(2 * passes[1])]
+        # one rank does one thing after the other
+        assert said["measured_speedup"] <= sum(passes) / (sum(w) + sum(z))
     assert said["measured_speedup"] > 0
     assert {f"idle_share/rank_{r}" for r in range(c.size)} < set(said)
     assert all(-1e-9 <= said[f"idle_share/rank_{r}"] <= 1 for r in range(c.size))
