@@ -16,15 +16,13 @@ are all alike.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+from comparison import Trainings, parse_options, report
 from job import build, connect, evaluate_all, make_models, on_ranks
 
 NUM_RANKS, BATCH_SIZE, SEEDS, RATES = 2, 32, (0, 1, 2), (0.02, 0.05)
@@ -41,6 +39,7 @@ METHODS = {
     "dual, with duals (5.5)": ("admm_dual", {"duals": True, "rho": 0.1}),
     "dual, net1 frozen (9.5.1)": ("admm_dual", {"freeze_net1": True}),
 }
+MEMORY = "--memory"  # what the script is started with by itself, to measure one batch
 BUDGET = 2**30
 # Of each network the batches, and the groupings: none is the single network.
 CUTS = {
@@ -53,7 +52,8 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
     """What one rank does; rank 0 returns all trainings."""
     from mpi4py import MPI
 
-    done = [json.loads(line) for line in trials.read_text().splitlines()] if trials and trials.exists() else []
+    trainings = Trainings(trials)
+    done = trainings.rows
 
     def train(name: str, wanted: list[tuple[str, float, int]]) -> None:
         workload, epochs = WORKLOADS[name]
@@ -78,11 +78,7 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
             key = {"workload": name, "epochs": epochs, "method": method, "rate": rate, "seed": seed}
             kept = ("test_accuracy", "net1_loss", "net2_loss", "dual_norm", "dual_spread", "collapsed")
             found = {n: outcome.metrics[n] for n in kept if n in outcome.metrics}
-            done.append(key | {"validation": outcome.objective, "metrics": found, "reason": outcome.reason})
-            print(done[-1], file=sys.stderr, flush=True)
-            if trials:
-                with trials.open("a") as file:
-                    file.write(json.dumps(done[-1]) + "\n")
+            trainings.add(key | {"validation": outcome.objective, "metrics": found, "reason": outcome.reason})
 
     for name in WORKLOADS:
         train(name, [(SINGLE, rate, 0) for rate in RATES])
@@ -128,7 +124,7 @@ def measure_memory(network: str, grouping: str | None, batch_size: int) -> float
 
 def memory_of(*what: object) -> float:
     """The same, in processes of its own; the single network is on one rank."""
-    command = [sys.executable, __file__, "--memory", json.dumps(what)]
+    command = [sys.executable, __file__, MEMORY, json.dumps(what)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout.split()[-1])
 
 
@@ -202,39 +198,20 @@ def tables(rows: list[dict], memory: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help="folder of cifar10_subset.npz")
-    parser.add_argument("--quick", action="store_true", help="two epochs, one seed, one cut")
-    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every training to this file, and go on there")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables and JSON here")
-    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.memory:
-        what = json.loads(options.memory)
+    if MEMORY in sys.argv[1:]:
+        what = json.loads(sys.argv[-1])
         found = on_ranks(1 if what[1] is None else NUM_RANKS, lambda: measure_memory(*what))
         if found is not None:
             print(found)
         return
-    if options.data is None:
-        parser.error("--data or ATOLL_DATA must name the folder of cifar10_subset.npz")
+    options = parse_options(__doc__.splitlines()[0], "two epochs, one seed, one cut", "cifar10_subset.npz")
     results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
     if results is None:
         return
     rows, memory = summarise(results), measure_batches(options.quick)
-    said = f"python benchmarks/admm_dual.py{' --quick' if options.quick else ''}"
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    content = {"command": said, "machine": machine, "ranks": NUM_RANKS, "rows": rows, "memory": memory}
-    if options.output:
-        head = f"# The dual nets beside the single network\n\n`{said}` on {machine}. Medians of seeds 0, 1, 2; losses "
-        head += "and the norm of net1's dual layer are means over the last epoch.\n\n"
-        (options.output / "admm_dual.md").write_text(head + tables(rows, memory))
-        (options.output / "admm_dual.json").write_text(json.dumps(content, indent=1) + "\n")
-    if options.json:
-        text = json.dumps(content, indent=1)
-        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
-    if options.json != "-":
-        print(tables(rows, memory))
+    words = "Medians of seeds 0, 1, 2; losses and the norm of net1's dual layer are means over the last epoch."
+    content = {"ranks": NUM_RANKS, "rows": rows, "memory": memory}
+    report(options, "The dual nets beside the single network", words, tables(rows, memory), content)
 
 
 if __name__ == "__main__":

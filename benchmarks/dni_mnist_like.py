@@ -10,14 +10,10 @@ Accuracies are on validation data after every epoch; seconds are the training's.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 from pathlib import Path
 
+from comparison import Trainings, parse_options, report
 from job import evaluate_all, on_ranks
 
 NUM_RANKS, BATCH_SIZE, SEEDS, RATES = 2, 32, (0, 1, 2), (3e-4, 1e-3, 3e-3)
@@ -40,7 +36,8 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
     """What one rank does; rank 0 returns all trainings."""
     from mpi4py import MPI
 
-    done = [json.loads(line) for line in trials.read_text().splitlines()] if trials and trials.exists() else []
+    trainings = Trainings(trials)
+    done = trainings.rows
     curve: list[tuple[int, float, float]] = []
 
     def remember(progress) -> None:
@@ -68,12 +65,9 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
         ):
             key = {"workload": name, "epochs": epochs, "method": method, "rate": rate, "seed": seed}
             waited = outcome.metrics.get("seconds_waiting", 0.0) / outcome.seconds
-            done.append(key | {"curve": curve[:], "test": outcome.metrics.get("test_accuracy", 0.0), "waited": waited})
-            print(key, done[-1]["test"], file=sys.stderr, flush=True)
+            test = outcome.metrics.get("test_accuracy", 0.0)
+            trainings.add(key | {"curve": curve[:], "test": test, "waited": waited}, said=key | {"test": test})
             curve.clear()
-            if trials:
-                with trials.open("a") as file:
-                    file.write(json.dumps(done[-1]) + "\n")
 
     for name in WORKLOADS:
         train(name, [(method, rate, SEEDS[0]) for method in METHODS for rate in (RATES[1:2] if quick else RATES)])
@@ -171,34 +165,16 @@ def draw(results: list[dict], file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help="folder of cifar10_subset.npz")
-    parser.add_argument("--quick", action="store_true", help="two epochs, one seed")
-    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every training to this file, and go on there")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
-    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("--data or ATOLL_DATA must name the folder of cifar10_subset.npz")
+    options = parse_options(__doc__.splitlines()[0], "two epochs, one seed", "cifar10_subset.npz")
     results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
     if results is None:
         return
     rows = summarise(results)
-    said = f"python benchmarks/dni_mnist_like.py{' --quick' if options.quick else ''}"
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    content = {"command": said, "machine": machine, "ranks": NUM_RANKS, "rows": rows}
-    if options.output:
-        head = f"# Synthetic gradients beside backprop\n\n`{said}`, two ranks on {machine}. Medians of seeds 0, 1, 2 "
-        head += "in percent; validation accuracy, and test accuracy of the trained network ± half its range.\n\n"
-        picture = "\n![Accuracy against iterations and time](dni_mnist_like.svg)\n"
-        (options.output / "dni_mnist_like.md").write_text(head + table(rows) + picture)
-        (options.output / "dni_mnist_like.json").write_text(json.dumps(content, indent=1) + "\n")
-        draw(results, options.output / "dni_mnist_like.svg")
-    if options.json:
-        text = json.dumps(content, indent=1)
-        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
-    if options.json != "-":
-        print(table(rows))
+    words = "Medians of seeds 0, 1, 2 on two ranks, in percent; validation accuracy, and test accuracy of the trained "
+    words += "network ± half its range."
+    figure = ("Accuracy against iterations and time", lambda file: draw(results, file))
+    title = "Synthetic gradients beside backprop"
+    report(options, title, words, table(rows), {"ranks": NUM_RANKS, "rows": rows}, figure)
 
 
 if __name__ == "__main__":

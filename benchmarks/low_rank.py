@@ -13,14 +13,10 @@ between the nodes. Every training is added to the file of --trials at once, and 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 from pathlib import Path
 
+from comparison import Trainings, parse_options, report
 from job import evaluate_all, on_ranks
 
 NUM_RANKS, PER_NODE, BATCH_SIZE, SEEDS = 4, 2, 16, (0, 1, 2)
@@ -42,7 +38,8 @@ BASELINE = "baseline (ddp)"
 
 def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
     """What one rank does; rank 0 returns all trainings."""
-    done = [json.loads(line) for line in trials.read_text().splitlines()] if trials and trials.exists() else []
+    trainings = Trainings(trials)
+    done = trainings.rows
     seeds = SEEDS[:1] if quick else SEEDS
     for name, entry in WORKLOADS.items():
         epochs = 1 if quick else entry["epochs"]
@@ -67,11 +64,7 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
                 if outcome.state != "complete":
                     raise SystemExit(f"{name}, {method}, rate {rate}, seed {seed}: {outcome.reason}")
                 key = {"workload": name, "epochs": epochs, "method": method, "rate": rate, "seed": seed}
-                done.append(key | _row(outcome))
-                print(done[-1], file=sys.stderr, flush=True)
-                if trials:
-                    with trials.open("a") as file:
-                        file.write(json.dumps(done[-1]) + "\n")
+                trainings.add(key | _row(outcome))
 
         train([(BASELINE, rate, 0) for rate in (RATES[:1] if quick else RATES)])
         rate = best_rate([r for r in done if r["workload"] == name and r["epochs"] == epochs])
@@ -182,34 +175,18 @@ def rows_metric(rows: list[dict], workload: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help="folder of the data files")
-    parser.add_argument("--quick", action="store_true", help="one epoch, one rate, one seed")
-    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every training to this file, and go on there")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
-    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("--data or ATOLL_DATA must name the folder of cifar10_subset.npz and ETTh1.csv")
+    data = "cifar10_subset.npz and ETTh1.csv"
+    options = parse_options(__doc__.splitlines()[0], "one epoch, one rate, one seed", data)
     results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
     if results is None:
         return
     rows = summarise(results)
-    said = f"python benchmarks/low_rank.py{' --quick' if options.quick else ''}"
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    content = {"command": said, "machine": machine, "ranks": NUM_RANKS, "rows": rows, "trials": results}
-    if options.output:
-        head = f"# Low-rank training beside full rank\n\n`{said}`, seeds 0, 1, 2, {NUM_RANKS} ranks on {machine}. "
-        head += "Mean over seeds ± half their range; what is sent is compared with the baseline's.\n\n"
-        picture = "\n![Quality against traffic](low_rank.svg)\n"
-        (options.output / "low_rank.md").write_text(head + table(rows) + picture)
-        (options.output / "low_rank.json").write_text(json.dumps(content, indent=1) + "\n")
-        draw(rows, options.output / "low_rank.svg")
-    if options.json:
-        text = json.dumps(content, indent=1)
-        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
-    if options.json != "-":
-        print(table(rows))
+    words = (
+        f"Seeds 0, 1, 2 on {NUM_RANKS} ranks: mean ± half their range; what is sent is compared with the baseline's."
+    )
+    content = {"ranks": NUM_RANKS, "rows": rows, "trials": results}
+    figure = ("Quality against traffic", lambda file: draw(rows, file))
+    report(options, "Low-rank training beside full rank", words, table(rows), content, figure)
 
 
 if __name__ == "__main__":

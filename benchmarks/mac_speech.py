@@ -16,15 +16,11 @@ predict it from the counted E_SGD/E_MAC; and the share of the W- and Z-steps' ti
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import platform
 import statistics
-import sys
 from pathlib import Path
 
+from comparison import Trainings, parse_options, report
 from job import evaluate_all, on_ranks
 
 RANKS, BATCH_SIZE, SEEDS = (2, 1), 512, (0, 1, 2)
@@ -62,8 +58,7 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
 
     num_ranks = MPI.COMM_WORLD.size
     entries = candidates(num_ranks)
-    read = [json.loads(line) for line in trials.read_text().splitlines()] if trials and trials.exists() else []
-    done = [r for r in read if r["method"] in entries]
+    trainings = Trainings(trials)
     curve: list[dict] = []
 
     def remember(progress) -> None:
@@ -73,7 +68,7 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
         )
 
     def train(wanted: list[tuple[str, dict, int]], seconds: float) -> None:
-        known = [(r["method"], r["settings"], r["seed"], r["limit"]) for r in done]
+        known = [(r["method"], r["settings"], r["seed"], r["limit"]) for r in trainings.rows]
         wanted = [w for w in wanted if (*w, seconds) not in known]
         configurations = (
             {
@@ -87,18 +82,15 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
         )
         outcomes = evaluate_all(configurations, on_progress=remember, seconds=seconds)
         for _, (method, settings, seed) in zip(outcomes, wanted, strict=False):
-            done.append({"method": method, "settings": settings, "seed": seed, "limit": seconds, "curve": curve[:]})
-            print(method, settings, seed, curve[-1] if curve else "no epoch", file=sys.stderr, flush=True)
+            key = {"method": method, "settings": settings, "seed": seed, "limit": seconds}
+            trainings.add(key | {"curve": curve[:]}, said=key | (curve[-1] if curve else {}))
             curve.clear()
-            if trials:
-                with trials.open("a") as file:
-                    file.write(json.dumps(done[-1]) + "\n")
 
     pilot, whole = (1.0, 2.0) if quick else (PILOT_SECONDS, SECONDS)
     train([(method, settings, 0) for method, every in entries.items() for settings in every], pilot)
-    chosen = best_settings(entries, [r for r in done if r["limit"] == pilot])
+    chosen = best_settings(entries, [r for r in trainings.rows if r["limit"] == pilot and r["method"] in entries])
     train([(method, settings, seed) for seed in SEEDS[: 1 if quick else None] for method, settings in chosen], whole)
-    return done if MPI.COMM_WORLD.rank == 0 else None
+    return [r for r in trainings.rows if r["method"] in entries] if MPI.COMM_WORLD.rank == 0 else None
 
 
 def loss_at(curve: list[dict], seconds: float) -> float:
@@ -208,15 +200,8 @@ def draw(results: list[dict], seconds: float, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help="folder of spoken_digits.npz")
-    parser.add_argument("--quick", action="store_true", help="1 s of pilot, 2 s of training, one seed")
-    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every training to this file, and go on there")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
-    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("--data or ATOLL_DATA must name the folder of spoken_digits.npz")
+    quick = "1 s of pilot, 2 s of training, one seed"
+    options = parse_options(__doc__.splitlines()[0], quick, "spoken_digits.npz")
     results: list[dict] = []
     for num_ranks in RANKS:
         found = on_ranks(num_ranks, lambda: train_all(options.data, options.quick, options.trials))
@@ -225,23 +210,12 @@ def main() -> None:
         results += found
     seconds = 2.0 if options.quick else SECONDS
     rows = summarise(results, seconds)
-    said = f"python benchmarks/mac_speech.py{' --quick' if options.quick else ''}"
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    content = {"command": said, "machine": machine, "rows": rows}
-    if options.output:
-        head = f"# MAC beside SGD and Adam\n\n`{said}`, {machine}. Medians of seeds 0, 1, 2 of the lowest "
-        head += "loss so far; `seeds` are all at the end. Speedups are to the higher of both final losses."
-        head += "\n\n"
-        (options.output / "mac_speech.md").write_text(
-            head + table(rows, seconds) + "\n![Training loss against time](mac_speech.svg)\n"
-        )
-        (options.output / "mac_speech.json").write_text(json.dumps(content, indent=1) + "\n")
-        draw(results, seconds, options.output / "mac_speech.svg")
-    if options.json:
-        text = json.dumps(content, indent=1)
-        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
-    if options.json != "-":
-        print(table(rows, seconds))
+    words = (
+        "Medians of seeds 0, 1, 2 of the lowest loss so far; `seeds` are all at the end. Speedups are to the higher of "
+    )
+    words += "both final losses."
+    figure = ("Training loss against time", lambda file: draw(results, seconds, file))
+    report(options, "MAC beside SGD and Adam", words, table(rows, seconds), {"rows": rows}, figure)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""What the benchmarks share that train methods and compare them: options, the file of trainings, the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def parse_options(description: str, quick: str, data: str) -> argparse.Namespace:
+    """The options; `data` names the files that the folder of --data must hold."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help=f"folder of {data}")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every training to this file, and go on there")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
+    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error(f"--data or ATOLL_DATA must name the folder of {data}")
+    return options
+
+
+class Trainings:
+    """What has been trained, one dictionary each; kept in a file where there is one."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self.rows = [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
+
+    def add(self, row: dict, said: object = None) -> None:
+        """Keep `row` at once, and say it, or `said`, on standard error."""
+        self.rows.append(row)
+        print(row if said is None else said, file=sys.stderr, flush=True)
+        if self._file:
+            with self._file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def report(
+    options: argparse.Namespace,
+    title: str,
+    words: str,
+    tables: str,
+    content: dict,
+    figure: tuple[str, Callable[[Path], None]] | None = None,
+) -> None:
+    """Write NAME.md, NAME.json and the figure (its caption, and what draws it) as the options say; print the tables."""
+    name = Path(sys.argv[0]).stem
+    command = f"python benchmarks/{name}.py{' --quick' if options.quick else ''}"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    text = json.dumps({"command": command, "machine": machine} | content, indent=1) + "\n"
+    if options.output:
+        picture = f"\n![{figure[0]}]({name}.svg)\n" if figure else ""
+        page = f"# {title}\n\n`{command}` on {machine}. {words}\n\n{tables}{picture}"
+        (options.output / f"{name}.md").write_text(page)
+        (options.output / f"{name}.json").write_text(text)
+        if figure:
+            figure[1](options.output / f"{name}.svg")
+    if options.json:
+        print(text) if options.json == "-" else Path(options.json).write_text(text)
+    if options.json != "-":
+        print(tables)
