@@ -7,7 +7,7 @@ category is one integer gene, so that mutation draws a new category instead of s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,12 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
     distribution_to_json,
+    json_to_distribution,
 )
 
-Value = float | int | str | bool
+from atoll.searchspaces import constraint as constraints_
+
+Value = Any  # whatever JSON has
 Gene = float | int
 
 
@@ -69,32 +72,39 @@ class Parameter:
         """The value of `gene`; `high` replaces the distribution's upper limit."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
-            return d.choices[int(gene)]  # type: ignore[no-any-return]
+            return d.choices[int(gene)]
         low, high = float(d.low), float(d.high) if high is None else min(float(d.high), high)
-        if isinstance(d, IntDistribution):
-            # Every integer gets an equal share of [0, 1], on the distribution's scale.
-            value = math.floor(_interpolate(gene, low - 0.5, high + 0.5, d.log) + 0.5)
+        if d.log and isinstance(d, IntDistribution):
+            # Every integer gets its share of [0, 1] on the logarithmic scale.
+            value = math.floor(_interpolate(gene, low - 0.5, high + 0.5, log=True) + 0.5)
             return int(min(max(value, low), high))
+        if d.step:
+            count = _count(low, high, d.step)
+            value = low + d.step * min(math.floor(gene * count), count - 1)
+            return int(value) if isinstance(d, IntDistribution) else value
         return min(max(_interpolate(gene, low, high, d.log), low), high)
 
     def encode(self, value: Value, high: float | None = None) -> Gene:
-        """The gene whose value is `value`, for a value inside the distribution."""
+        """The gene whose value is `value`, for a value inside the distribution; the middle of its share."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
-            return int(d.choices.index(value))
+            return _index(d.choices, value)
         low, high = float(d.low), float(d.high) if high is None else min(float(d.high), high)
-        if isinstance(d, IntDistribution):
-            return _locate(float(value), low - 0.5, high + 0.5, d.log)
+        if d.log and isinstance(d, IntDistribution):
+            return _locate(float(value), low - 0.5, high + 0.5, log=True)
+        if d.step:
+            return float((round((value - low) / d.step) + 0.5) / _count(low, high, d.step))
         return _locate(float(value), low, high, d.log)
 
     def contains(self, value: object) -> bool:
         """Whether `value` lies in the distribution."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
-            return value in d.choices
-        if isinstance(value, bool) or not isinstance(value, int | float):
+            return _index(d.choices, value) >= 0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not d.low <= value <= d.high:
             return False
-        return d.low <= value <= d.high and (isinstance(d, FloatDistribution) or float(value).is_integer())
+        steps = (value - d.low) / d.step if d.step else 0.0
+        return bool(abs(steps - round(steps)) < 1e-8)  # as Optuna's FloatDistribution tells
 
     def domain(self) -> str:
         """The distribution in words."""
@@ -103,8 +113,9 @@ class Parameter:
             return "{" + ", ".join(map(str, d.choices)) + "}"
         upper = f"{d.high:g} and at most {self.at_most}" if self.at_most else f"{d.high:g}"
         kind = "integer " if isinstance(d, IntDistribution) else ""
+        steps = f" in steps of {d.step:g}" if d.step and d.step != 1 else ""
         condition = f", if {self.only_if[0]} is {' or '.join(map(str, self.only_if[1]))}" if self.only_if else ""
-        return f"{kind}{d.low:g} to {upper}{', log' if d.log else ''}{condition}"
+        return f"{kind}{d.low:g} to {upper}{', log' if d.log else ''}{steps}{condition}"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything about the parameter as plain data, with Optuna's JSON for the distribution."""
@@ -117,8 +128,16 @@ class Parameter:
             "unit": self.unit,
             "source": self.source,
             "at_most": self.at_most,
-            "only_if": self.only_if,
+            "only_if": None if self.only_if is None else [self.only_if[0], list(self.only_if[1])],
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Parameter:
+        """The parameter that `as_dict` described."""
+        plain = {name: content[name] for name in ("name", "default", "symbol", "unit", "source", "at_most")}
+        condition = content["only_if"]
+        only_if = None if condition is None else (condition[0], tuple(condition[1]))
+        return cls(distribution=json_to_distribution(content["distribution"]), only_if=only_if, **plain)
 
 
 @dataclass(frozen=True)
@@ -131,11 +150,13 @@ class SearchSpace:
         parameters: what is searched.
         fixed: names and values of what is not.
         without: names of shared optimizer settings that mean nothing to the method, and are not searched for it.
+        constraints: what must hold between hyperparameters, such as `S <= B`; candidates that violate one are refused.
     """
 
     parameters: tuple[Parameter, ...]
     fixed: tuple[tuple[str, Value], ...] = ()
     without: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[str] = {name for name, _ in self.fixed}
@@ -149,7 +170,12 @@ class SearchSpace:
             seen.add(parameter.name)
 
     def __add__(self, other: SearchSpace) -> SearchSpace:
-        return SearchSpace(self.parameters + other.parameters, self.fixed + other.fixed)
+        return replace(
+            self,
+            parameters=self.parameters + other.parameters,
+            fixed=self.fixed + other.fixed,
+            constraints=self.constraints + other.constraints,
+        )
 
     def on_top_of(self, shared: SearchSpace) -> SearchSpace:
         """This space, and those parameters of `shared` that it neither has itself nor does without."""
@@ -166,11 +192,17 @@ class SearchSpace:
 
     def decode(self, genes: Mapping[str, Gene]) -> dict[str, Value]:
         """Hyperparameters of `genes`, with the fixed values."""
+        return self.draw(lambda parameter: genes[parameter.name])[1]
+
+    def draw(self, choose: Callable[[Parameter], Gene]) -> tuple[dict[str, Gene], dict[str, Value]]:
+        """Genes and hyperparameters, chosen one parameter after the other; what means nothing is not asked for."""
+        genes: dict[str, Gene] = {}
         values: dict[str, Value] = dict(self.fixed)
         for p in self.parameters:
             if _means_something(p, values):
+                genes[p.name] = choose(p)
                 values[p.name] = p.decode(genes[p.name], _ceiling(p, values))
-        return values
+        return genes, values
 
     def encode(self, hyperparameters: Mapping[str, Value]) -> dict[str, Gene]:
         """Genes of `hyperparameters`; raises ValueError for one that is missing or outside its range."""
@@ -178,11 +210,30 @@ class SearchSpace:
         for p in self.parameters:
             # The gene of what means nothing is that of the default; it may come to mean something in offspring.
             wanted = _means_something(p, hyperparameters)
-            value = hyperparameters.get(p.name) if wanted else _nearest(p, None)
-            if value is None or not p.contains(value):
-                raise ValueError(f"{p.name} must be {p.domain()}; got {value!r}")
+            if wanted and (p.name not in hyperparameters or not p.contains(hyperparameters[p.name])):
+                raise ValueError(f"{p.name} must be {p.domain()}; got {hyperparameters.get(p.name)!r}")
+            value = hyperparameters[p.name] if wanted else _nearest(p, None)
             genes[p.name] = p.encode(value, _ceiling(p, hyperparameters) if wanted else None)
         return genes
+
+    def idle_genes(self) -> dict[str, Gene]:
+        """The genes of parameters that mean nothing: those of their defaults."""
+        return {p.name: p.encode(_nearest(p, None)) for p in self.parameters}
+
+    def violated(self, hyperparameters: Mapping[str, Value]) -> str | None:
+        """The first constraint that `hyperparameters` violate, or None."""
+        return next((c for c in self.constraints if not constraints_.holds(c, hyperparameters)), None)
+
+    def constrained(self, constraints: Iterable[str]) -> SearchSpace:
+        """The space with further constraints; raises ValueError for one that speaks of what the space does not have."""
+        known, constraints = set(self.names()), tuple(constraints)
+        for c in constraints:
+            if unknown := sorted(constraints_.names(c) - known):
+                raise ValueError(
+                    f"the constraint {c!r} speaks of {', '.join(unknown)}, which the space does not have; it has "
+                    f"{', '.join(sorted(known))}"
+                )
+        return replace(self, constraints=self.constraints + constraints)
 
     def default(self) -> dict[str, Value]:
         """The default candidate: each default, moved into a range that was narrowed."""
@@ -228,11 +279,21 @@ class SearchSpace:
             else:
                 fixed.append((p.name, override))
         _check_ceilings(self.parameters, parameters, dict(fixed))
-        return SearchSpace(_keep_ceilings(parameters, fixed), tuple(fixed))
+        return replace(self, parameters=_keep_ceilings(parameters, fixed), fixed=tuple(fixed))
 
     def as_dict(self) -> dict[str, Any]:
         """The space as plain data."""
-        return {"parameters": [p.as_dict() for p in self.parameters], "fixed": dict(self.fixed)}
+        return {
+            "parameters": [p.as_dict() for p in self.parameters],
+            "fixed": dict(self.fixed),
+            "constraints": list(self.constraints),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> SearchSpace:
+        """The space that `as_dict` described."""
+        parameters = tuple(Parameter.from_dict(parameter) for parameter in content["parameters"])
+        return cls(parameters, tuple(content["fixed"].items()), constraints=tuple(content["constraints"]))
 
 
 def _of_same_kind(parameter: Parameter, override: BaseDistribution) -> BaseDistribution:
@@ -267,8 +328,10 @@ def _real(distribution: BaseDistribution) -> BaseDistribution:
 
 def _check_ceilings(original: Iterable[Parameter], searched: Iterable[Parameter], fixed: Mapping[str, Value]) -> None:
     """Whatever its ceiling's value, a parameter must have one of its own."""
+    original = list(original)
     lowest: dict[str, Any] = dict(fixed)
-    for p in searched:
+    limited = {p.name for p in original if p.at_most} | {p.at_most for p in original}
+    for p in (p for p in searched if p.name in limited):
         d = p.distribution
         lowest[p.name] = min(d.choices) if isinstance(d, CategoricalDistribution) else d.low
     for p in original:
@@ -301,7 +364,20 @@ def _nearest(parameter: Parameter, ceiling: float | None) -> Value:
         return parameter.default if parameter.contains(parameter.default) else d.choices[0]
     high = d.high if ceiling is None else min(d.high, ceiling)
     value = min(max(float(parameter.default), d.low), high)
+    if d.step:
+        value = d.low + d.step * math.floor((value - d.low) / d.step + 1e-9)
     return int(value) if isinstance(d, IntDistribution) else value
+
+
+def _index(choices: Sequence[Value], value: object) -> int:
+    """Where `value` is among `choices`, or -1; true is not 1."""
+    kind = isinstance(value, bool)
+    return next((i for i, c in enumerate(choices) if c == value and isinstance(c, bool) == kind), -1)
+
+
+def _count(low: float, high: float, step: float) -> int:
+    """How many values a range has, in steps."""
+    return math.floor((high - low) / step + 1e-9) + 1
 
 
 def _interpolate(gene: Gene, low: float, high: float, log: bool) -> float:

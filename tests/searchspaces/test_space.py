@@ -1,5 +1,7 @@
 """Search spaces: encoding, ranges, and agreement with the methods' hyperparameters."""
 
+import json
+import warnings
 from collections import Counter
 from dataclasses import fields
 
@@ -198,3 +200,110 @@ def test_mu_is_searched_only_where_it_acts():
     variants = space.parameters[0].distribution.choices
     searched = {v: "mu" in space.decode(genes | {"variant": k}) for k, v in enumerate(variants)}
     assert searched == {"two_term": True, "one_term": False}
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def distributions(draw):
+    kind = draw(st.sampled_from(["float", "float log", "float step", "int", "int log", "int step", "choices"]))
+    low = draw(st.integers(1, 20) if "log" in kind else st.integers(-20, 20))
+    width = draw(st.integers(0, 50))
+    if kind == "choices":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Optuna's, of choices that its databases cannot hold
+            return CategoricalDistribution(draw(st.lists(JSON, min_size=1, max_size=6, unique_by=json.dumps)))
+    if kind.startswith("float"):
+        step = draw(st.sampled_from([0.25, 0.5])) if "step" in kind else None
+        return FloatDistribution(low / 4, low / 4 + width, log="log" in kind, step=step)
+    step = draw(st.integers(1, 7)) if "step" in kind else 1
+    return IntDistribution(low, low + width, log="log" in kind, step=step)
+
+
+@st.composite
+def spaces(draw):
+    """Up to five parameters, some of which depend on a value of an earlier one, or have it as their upper limit."""
+    made = []
+    for number in range(draw(st.integers(1, 5))):
+        distribution = draw(distributions())
+        middle = Parameter(name="", distribution=distribution, default=0).decode(
+            0.5 if hasattr(distribution, "low") else 0
+        )
+        above = [p.name for p in made if hasattr(p.distribution, "low") and p.only_if is None and p.at_most is None]
+        choices = [p for p in made if not hasattr(p.distribution, "low")]
+        at_most, only_if = None, None
+        if above and hasattr(distribution, "low") and draw(st.booleans()):
+            ceiling = next(p.distribution for p in made if p.name == above[0])
+            if distribution.low <= ceiling.low:
+                at_most = above[0]
+        elif choices and draw(st.booleans()):
+            other = draw(st.sampled_from(choices))
+            only_if = (other.name, (draw(st.sampled_from(other.distribution.choices)),))
+        made.append(
+            Parameter(name=f"p{number}", distribution=distribution, default=middle, at_most=at_most, only_if=only_if)
+        )
+    return SearchSpace(tuple(made), fixed=(("fixed", 3),))
+
+
+@given(data=st.data())
+def test_no_gene_leaves_any_space_and_encoding_finds_it_again(data):
+    space = data.draw(spaces())
+    genes = {
+        name: data.draw(st.floats(0, 1) if isinstance(limits[0], float) else st.integers(*limits))
+        for name, limits in space.limits().items()
+    }
+    values = space.decode(genes)
+    for p in (p for p in space.parameters if p.name in values):
+        assert p.contains(values[p.name]), (p, values)
+        if p.at_most is not None:
+            assert values[p.name] <= values[p.at_most]
+    found = space.encode(values)
+    for name, (low, high) in space.limits().items():
+        assert low <= found[name] <= high
+    again = space.decode(found)
+    assert again.keys() == values.keys()
+    for name, value in values.items():
+        assert again[name] == (pytest.approx(value, rel=1e-9, abs=1e-9) if isinstance(value, float) else value)
+
+
+@given(spaces())
+def test_every_space_survives_json(space):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        again = SearchSpace.from_dict(json.loads(json.dumps(space.as_dict())))
+    assert again == space
+    assert again.default() == space.default()
+
+
+def test_a_constraint_refuses_what_violates_it_and_says_nothing_of_what_is_left_out():
+    space = WHOLE["daso"].constrained(["batch_size * B <= 256", "wire in ('float16', 'bfloat16') or B > 1"])
+    assert space.violated(space.default()) is None
+    assert space.violated(space.default() | {"B": 32, "batch_size": 64}) == "batch_size * B <= 256"
+    assert space.violated({"B": 32}) is None
+    assert SearchSpace.from_dict(space.as_dict()).constraints == space.constraints
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        ("B <", "a constraint compares hyperparameters"),
+        ("__import__('os')", "a constraint compares hyperparameters"),
+        ("1 < 2", "a constraint compares hyperparameters"),
+        ("B.real < 2", "a constraint compares hyperparameters"),
+        ("B <= batchsize", "speaks of batchsize, which the space does not have; it has B, S, "),
+    ],
+)
+def test_constraints_that_are_none(constraint, message):
+    with pytest.raises(ValueError, match=message):
+        WHOLE["daso"].constrained([constraint])
+    with pytest.raises(ValueError, match="cannot be computed"):
+        WHOLE["daso"].constrained(["wire < 2"]).violated(WHOLE["daso"].default())
