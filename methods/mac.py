@@ -223,6 +223,9 @@ class Mac(Method):
         "schedule": "constant",
     }
     layer_parallel: ClassVar[bool] = True
+    # One group that trains well while the other hardly does looks better at first than both that do: 000 (section 4.3)
+    # lets every training go on until its loss stops falling, and then ends it where it is above the others' median.
+    pruning: ClassVar[Mapping[str, Any]] = {"rule": "median", "while_falling": False}
 
     @classmethod
     def keeps_samples(cls, hyperparameters: MacHyperparameters) -> bool:

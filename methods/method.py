@@ -75,6 +75,7 @@ class Method(ABC):
         min_ranks, max_ranks: how many ranks it can use; None for any number.
         asynchronous: whether the same seed may give different results, because ranks do not wait for one another.
         layer_parallel: whether ranks hold parts of one network; each is then given the whole of every global batch.
+        pruning: how its trials may be ended early unless a study says: `rule`, and `while_falling`.
 
     Attributes:
         notes: what a user should know of how the method runs here; equal on every rank.
@@ -86,6 +87,7 @@ class Method(ABC):
     max_ranks: ClassVar[int | None] = None
     asynchronous: ClassVar[bool] = False
     layer_parallel: ClassVar[bool] = False
+    pruning: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
     @classmethod

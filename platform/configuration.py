@@ -9,16 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
-from atoll.platform import registry
+from atoll.platform import registry, yamlfile
 
 if TYPE_CHECKING:
     from atoll.methods.optimizers import OptimizerSettings
 
 # A seed is multiplied by a million and a bit to tell epochs and ranks apart, and torch takes 63 bits.
 MAX_SEED = 2**40
-Scalar = bool | int | float | str
+Scalar = JsonValue  # a hyperparameter's value
 
 
 class Configuration(BaseModel):
@@ -47,6 +48,18 @@ class Configuration(BaseModel):
         name = registry.absolute(name, folder)
         (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
         return name
+
+
+def read_configurations(file: Path) -> list[Configuration]:
+    """The one or several configurations of a file, as `atoll export` writes them. Raises FileError."""
+    try:
+        content = yamlfile.read(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise yamlfile.FileError(f"{file}: {error}") from None
+    if not isinstance(content, dict) or "configurations" not in content:
+        return [yamlfile.load(file, Configuration)]
+    several = content["configurations"]
+    return [yamlfile.validate(one, Configuration, source=str(file), folder=file.parent) for one in several]
 
 
 @cache

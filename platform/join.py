@@ -75,7 +75,7 @@ def _prepare(study: Study, url: str, resuming: bool, lock: Lock) -> Exception | 
         launch.study_folder(study).path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         try:
-            launch.prepare(study, resuming=resuming)
+            launch.prepare(study, url, resuming=resuming)
         except BaseException:
             lock.release()
             raise

@@ -13,11 +13,13 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from atoll.platform import registry, resume
+from atoll.platform import objectives, registry, resume, warmstart
+from atoll.platform.propagators.grid import points as grid_points
+from atoll.platform.propagators.settings import Grid
 from atoll.platform.study import Study
 from atoll.storage import journal
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
@@ -25,6 +27,9 @@ from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import DEFAULT_URL, Store
+
+if TYPE_CHECKING:
+    from atoll.searchspaces.space import SearchSpace
 
 EXIT_STOPPED = 75
 RECORDING_TIMEOUT = 60.0
@@ -80,18 +85,32 @@ def require_search_extra() -> None:
 
 
 def check(study: Study) -> None:
-    """Check what a study asks for, before anything expensive starts: names, space, hyperparameters, data.
+    """Check what a study asks for, before anything expensive starts: names, space, samplers, objectives, data.
 
     Raises:
         ValueError, DataMissing: with the rule, the value and the valid choices.
     """
     workload = registry.workload(study.workload)
     registry.method(study.method)
-    study.search_space()
+    space = study.search_space()
+    objectives.resolve(study.objectives, workload)
+    _check_grids(study, space)
     workload.check_data(Path(study.data) if study.data else None)
 
 
-def prepare(study: Study, *, resuming: bool) -> StudyFolder:
+def _check_grids(study: Study, space: SearchSpace) -> None:
+    """A grid must have a point for every trial."""
+    for sampler in study.samplers():
+        if isinstance(sampler, Grid):
+            size = len(grid_points(sampler, space, space.violated)) + study.default_first
+            if study.trials is not None and study.trials > size:
+                raise ValueError(
+                    f"the grid has {size} different configurations, the default one included; trials must be at most "
+                    f"{size}; got {study.trials}"
+                )
+
+
+def prepare(study: Study, url: str, *, resuming: bool) -> StudyFolder:
     """Make the study's folder, or take it up again; marks the trials that a former start has lost.
 
     Raises:
@@ -107,13 +126,17 @@ def prepare(study: Study, *, resuming: bool) -> StudyFolder:
     if resuming:
         _check_unchanged(folder, study, definition)
     workload = registry.workload(study.workload)
+    resolved = objectives.resolve(study.objectives, workload)
+    # Compute nodes need not reach the store: what the search starts with is read here.
+    given = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(study, url)
     row = {
         "name": study.name,
         "state": "running",
         "workload": study.workload,
         "method": study.method,
-        "metric": workload.metric,
-        "direction": workload.direction,
+        "metric": resolved[0].name,
+        "direction": resolved[0].direction,
+        "objectives": [objective.model_dump() for objective in resolved] if len(resolved) > 1 else None,
         "target": workload.target,
         "num_trials": study.trials,
         "definition": definition,
@@ -122,12 +145,18 @@ def prepare(study: Study, *, resuming: bool) -> StudyFolder:
         "started": _started(folder),
     }
     folder.create()
-    _write_whole(folder.definition, json.dumps(row, indent=2))
+    _write_whole(folder.definition, json.dumps(row | {"warm_start": given}, indent=2))
     folder.stop_request.unlink(missing_ok=True)
     with launcher_journal(folder) as lines:
         lines.append("study_started", {"definition": definition, "num_trials": study.trials}, sync=True)
         mark_lost(folder, lines, "its process ended before it did", blamed=None)
     return folder
+
+
+def row(folder: StudyFolder) -> dict[str, Any]:
+    """The study's row for the store."""
+    content: dict[str, Any] = json.loads(folder.definition.read_text())
+    return {name: value for name, value in content.items() if name != "warm_start"}
 
 
 def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, Any]) -> None:
@@ -274,7 +303,7 @@ def record(folder: StudyFolder, url: str, *, follow: bool) -> int:
     """
     if not folder.exists():
         raise LaunchError(f"{folder.path} holds no study: there is no {folder.definition.name} in it")
-    recorder = Recorder(folder, lambda: Store(url), json.loads(folder.definition.read_text()))
+    recorder = Recorder(folder, lambda: Store(url), row(folder))
     if not follow:
         return recorder.catch_up()
     thread = RecorderThread(recorder)

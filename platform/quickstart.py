@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from atoll.platform.study import Sampler, Study, Topology
+from atoll.platform.propagators.settings import Genetic
+from atoll.platform.study import Study, Topology
 
 
 def study(name: str) -> Study:
@@ -14,5 +15,5 @@ def study(name: str) -> Study:
         trials=32,
         epochs=20,
         topology=Topology(islands=2, workers=1, ranks=2, ranks_per_node=1, device="cpu", threads=1),
-        sampler=Sampler(population=6),
+        sampler=Genetic(population=6),
     )

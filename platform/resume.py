@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,17 +23,25 @@ class PastTrial:
     island: int
     generation: int
     hyperparameters: dict[str, Any]
+    proposal: dict[str, Any]
     worker: int = -1
     state: str = "running"
     objective: float | None = None
+    objectives: list[float | None] | None = None
+    curve: dict[int, float] | None = None
     blamed: bool = False
+
+
+Proposed = tuple[dict[str, Any], dict[str, Any]]  # hyperparameters, and where they come from
 
 
 @dataclass
 class Past:
-    """A study's trials and migrations so far, and the seconds that it has been searched."""
+    """A study's trials and migrations so far, what was proposed and refused, and the seconds it has been searched."""
 
     trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
+    proposed: dict[int, Proposed] = field(default_factory=dict)
+    refused: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     migrations: list[tuple[int, int, int]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -63,28 +71,36 @@ class Past:
             seconds is not None and self.seconds >= seconds
         )
 
-    def tickets(self, num_trials: int | None, default: dict[str, Any]) -> Iterator[Ticket]:
-        """What is left of the budget: lost trials again, then new ones; the very first is the default candidate."""
+    def tickets(self, num_trials: int | None, given: Sequence[dict[str, Any]]) -> Iterator[Ticket]:
+        """What is left of the budget: lost trials again, then new ones; the very first of these are those `given`."""
         done = {trial.number for trial in self.trials.values() if trial.state in BUDGETED}
         lost = {t.number: t for t in sorted(self.trials.values(), key=lambda t: t.attempt) if t.number not in done}
-        retries = [Ticket(t.number, t.attempt + 1, t.hyperparameters) for t in lost.values()]
+        retries = [Ticket(t.number, t.attempt + 1, t.hyperparameters, t.proposal) for t in lost.values()]
         left = None if num_trials is None else max(0, num_trials - len(done) - len(retries))
         started = {trial.number for trial in self.trials.values()}
         fresh = itertools.islice((number for number in itertools.count() if number not in started), left)
-        return itertools.chain(retries, (Ticket(n, hyperparameters=None if n else default) for n in fresh))
+        return itertools.chain(retries, (self._ticket(number, given) for number in fresh))
 
-    def population(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:
-        """The complete trials on an island: those bred there, with what has come and, but for pollination, gone.
+    def _ticket(self, number: int, given: Sequence[dict[str, Any]]) -> Ticket:
+        """A new ticket: with what is given, or what was proposed for it before the search stopped."""
+        if number < len(given):
+            return Ticket(number, hyperparameters=given[number])
+        hyperparameters, proposal = self.proposed.get(number, (None, None))
+        return Ticket(number, hyperparameters=hyperparameters, proposal=proposal)
+
+    def individuals(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:
+        """The ended trials of an island: those bred there, with what has come and, but for pollination, gone.
 
         Islands may be fewer or more than before: a trial of island i goes to island i modulo their number.
         """
-        homes = {trial.number: {trial.island} for trial in self.complete()}
+        ended = {trial.number: trial for trial in self.trials.values() if trial.state in BUDGETED}
+        homes = {number: {trial.island} for number, trial in ended.items()}
         for number, origin, target in self.migrations:
             if number in homes:
                 homes[number].add(target)
                 if not pollination:
                     homes[number].discard(origin)
-        chosen = (t for t in self.complete() if island in {home % num_islands for home in homes[t.number]})
+        chosen = (t for n, t in ended.items() if island in {home % num_islands for home in homes[n]})
         return sorted(chosen, key=lambda trial: trial.number)
 
 
@@ -108,10 +124,18 @@ def _take(past: Past, event: Event) -> None:
     kind = event["event"]
     if kind == "trial_started":
         names = ("number", "attempt", "island", "generation", "hyperparameters", "worker")
-        past.trials[key_of(event)] = PastTrial(**{name: event[name] for name in names})
+        fields = {name: event[name] for name in names}
+        past.trials[key_of(event)] = PastTrial(**fields, proposal=event.get("proposal") or {})
+    elif kind == "proposed":
+        past.proposed[event["number"]] = event["hyperparameters"], event["proposal"]
+    elif kind == "refused":
+        past.refused.setdefault(event["number"], []).append(event["hyperparameters"])
     elif kind == "trial_ended" and key_of(event) in past.trials:
         past.trials[key_of(event)].state = event["state"]
         past.trials[key_of(event)].objective = event.get("objective")
+        past.trials[key_of(event)].objectives = event.get("objectives")
+        curve = event.get("curve") or {}
+        past.trials[key_of(event)].curve = {int(epoch): value for epoch, value in curve.items()}
     elif kind == "trial_lost" and past.trials[key_of(event)].state == "running":
         past.trials[key_of(event)].state = "lost"
         past.trials[key_of(event)].blamed = bool(event.get("blamed"))

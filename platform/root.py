@@ -1,32 +1,57 @@
-"""The search, as the root of one worker runs it: our loop over Propulate's operators.
+"""The search, as the root of one worker runs it: our loop over an island's sampler.
 
-Tickets come in, individuals are bred and evaluated by the worker, every event becomes a journal line, and the island
+Tickets come in, candidates are proposed and evaluated by the worker, every event becomes a journal line, and the island
 exchanges what it has found.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Protocol
 
 from atoll.methods.communicator import Patience
-from atoll.platform import registry, resume
-from atoll.platform.configuration import Configuration
-from atoll.platform.island import Founder, Individual, Island
+from atoll.platform import objectives, propagators, registry, resume
+from atoll.platform.configuration import Configuration, split_hyperparameters
+from atoll.platform.island import Island
 from atoll.platform.mailbox import Mailbox
+from atoll.platform.objectives import TargetClock
+from atoll.platform.population import Individual, Population
+from atoll.platform.proposals import Candidate, Proposer, key, proposal_of
+from atoll.platform.pruning import Pruner
 from atoll.platform.study import Study
 from atoll.platform.tickets import Ticket, TicketOffice
+from atoll.platform.topology import Place
 from atoll.platform.trial import Progress
-from atoll.platform.worker import Outcome, Stopped, TrialTimeout, Worker, as_fields
-from atoll.searchspaces.space import SearchSpace
+from atoll.platform.worker import Outcome, Stopped, TrialTimeout, as_fields
 from atoll.storage import journal
 from atoll.storage.folder import StudyFolder
-from atoll.storage.journal import JournalWriter
+from atoll.storage.journal import Event, JournalWriter
 
-FAILED = 13
+FAILED = 41
+
+
+class Evaluator(Protocol):
+    """What a root needs of its worker."""
+
+    places: list[Place]
+    place: Place
+    serve: Callable[[], None]
+    interrupt: Callable[[], Exception | None]
+
+    def evaluate(
+        self,
+        configuration: Configuration,
+        on_progress: Callable[[Progress], None],
+        *,
+        prunes: Callable[[Progress], bool] | None = None,
+    ) -> Outcome:
+        """Train a configuration."""
+
+    def dismiss(self) -> None:
+        """Tell the members that there is nothing more to do."""
 
 
 class Root:
@@ -38,20 +63,22 @@ class Root:
         worker: whose root this is.
         roots, island: mailboxes between all roots, and between those of this island.
         island_sizes: workers of every island.
+        warm_start: configurations that are evaluated first, after the default one.
     """
 
     STOP_CHECK_INTERVAL = 0.5
-    # How often a failed configuration is bred before a random one takes its place.
-    NUM_BREEDINGS = 10
+    # Messages are taken in this often while a trial trains: MPI holds only so many, and senders keep the rest.
+    RECEIVE_INTERVAL = 0.05
 
     def __init__(
         self,
         study: Study,
         folder: StudyFolder,
-        worker: Worker,
+        worker: Evaluator,
         roots: Mailbox,
         island: Mailbox,
         island_sizes: Sequence[int],
+        warm_start: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._study = study
         self._folder = folder
@@ -59,34 +86,92 @@ class Root:
         self._place = worker.place
         self._roots = roots
         self._space = study.search_space()
-        self._sign = -1.0 if registry.workload(study.workload).direction == "maximize" else 1.0
-        past = resume.read(journal.replay(folder.journals))
+        self._workload = registry.workload(study.workload)
+        self._objectives = objectives.resolve(study.objectives, self._workload)
+        events = journal.replay(folder.journals)
+        past = resume.read(events)
         self._journal = JournalWriter(folder.root_journal(self._place.world_rank))
         self._started = time.monotonic()
         self._trial_started = self._started
+        self._received = self._started
         self._seconds_left = None if study.seconds is None else study.seconds - past.seconds
         self._stop_checked = 0.0
         self._stop_asked = False
-        self._office = TicketOffice(
-            roots, past.tickets(study.trials, self._space.default()), open_=lambda: not self._over()
-        )
+        self._generation = sum(trial.worker == self._place.worker for trial in past.trials.values())
+        given = [*([self._space.default()] if study.default_first else []), *warm_start]
+        self._given = {key(hyperparameters): "warm_start" for hyperparameters in warm_start}
+        self._given |= {key(self._space.default()): "default"} if study.default_first else {}
+        self._office = TicketOffice(roots, past.tickets(study.trials, given), open_=lambda: not self._over())
+        self._office.hand_back = self._hand_back
         self._beat = worker.serve
         worker.serve = self._serve
         worker.interrupt = self._interrupt
-        self._failures = {_key(hyperparameters) for hyperparameters in past.failed()}
+        self._pruner = _pruner(study, self._workload.direction, roots, events)
+        population = Population(study.population(self._place.island))
+        sampler = study.samplers()[self._place.island]
+        propagator = propagators.make(
+            sampler,
+            self._space,
+            population,
+            seed=study.seed,
+            num_objectives=len(self._objectives),
+            first=len(given),
+            refuses=self._refuses,
+        )
+        self._proposer = Proposer(propagator, self._space, self._refuses, study.seed)
+        self._proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
+        self._remember(past, population, len(island_sizes), island_sizes[self._place.island])
         self._island = Island(
-            sampler=study.sampler,
-            population=study.population(),
-            limits=self._space.limits(),
+            population=population,
+            proposer=self._proposer,
+            migration=study.migration,
             island_sizes=island_sizes,
             index=self._place.island,
             workers=island,
             roots=roots,
             # A resumed search must not repeat the random stream of its first start.
             seed=(study.seed * 1_000_003 + len(past.trials)) * 1_000_003 + roots.rank,
-            founders=_founders(past, self._place.island, len(island_sizes), study, self._space, self._sign),
             on_emigration=self._note_emigration,
         )
+
+    def _remember(self, past: resume.Past, population: Population, num_islands: int, num_workers: int) -> None:
+        """Tell population and sampler what was found before, in the order of the trials' numbers."""
+        ended = past.individuals(self._place.island, num_islands, self._study.migration.pollination)
+        for position, trial in enumerate(ended):
+            try:
+                encoded = self._space.encode(trial.hyperparameters)
+            except ValueError:
+                continue  # of a wider space
+            genes: dict[str, Any] = trial.proposal.get("genes") or encoded
+            genes = genes if genes.keys() == encoded.keys() else encoded
+            attributes = propagators.checked_attributes(trial.proposal.get("attributes") or {})
+            for refused in past.refused.get(trial.number, ()):
+                self._proposer.started(trial.number, self._space.encode(refused), {})
+                self._proposer.dropped(trial.number)
+            self._proposer.started(trial.number, genes, attributes)
+            found = self._losses_of(trial)
+            if found is None:
+                self._proposer.dropped(trial.number)
+                continue
+            individual = Individual(
+                number=trial.number,
+                genes=tuple(genes.values()),
+                losses=found,
+                island=trial.island,
+                home=position % num_workers,
+                is_complete=trial.state == "complete",
+                attributes=attributes,
+                curve=trial.curve or {},
+            )
+            if population.admit(individual):
+                self._proposer.arrived(individual)
+
+    def _losses_of(self, trial: resume.PastTrial) -> tuple[float, ...] | None:
+        if trial.state == "complete":
+            return objectives.losses(self._objectives, trial.objectives or [trial.objective])
+        if trial.state == "pruned" and trial.curve:
+            return objectives.losses(self._objectives, [trial.curve[max(trial.curve)]])
+        return None
 
     def run(self) -> None:
         """Evaluate tickets until there are none."""
@@ -94,51 +179,103 @@ class Root:
             self._journal.append("host", asdict(place))
         self._roots.comm.Barrier()  # nobody writes before everybody has read the journals
         while (ticket := self._office.take(self._wait)) is not None and not self._over():
+            candidate = self._candidate(ticket)
             self._office.ask()
-            self._evaluate(ticket)
+            self._evaluate(ticket, candidate)
         self._finish()
 
-    def _breed(self, ticket: Ticket) -> tuple[Individual, dict[str, Any]]:
-        """An individual and its hyperparameters: the ticket's, or new ones that have not failed before."""
-        if ticket.hyperparameters is not None:
-            return self._island.settle(self._space.encode(ticket.hyperparameters)), ticket.hyperparameters
-        for _ in range(self.NUM_BREEDINGS):
-            individual = self._island.breed()
-            hyperparameters = self._decode(individual)
-            if _key(hyperparameters) not in self._failures:
-                return individual, hyperparameters
-        individual = self._island.draw()
-        return individual, self._decode(individual)
+    def _candidate(self, ticket: Ticket) -> Candidate:
+        """The ticket's configuration, or a proposed one."""
+        if ticket.hyperparameters is None:
+            candidate = self._proposer.take(ticket.number)
+            self._note_refused(ticket.number, candidate)
+            return candidate
+        if ticket.proposal:
+            return Candidate(ticket.hyperparameters, proposal_of(ticket.proposal))
+        operator = self._given.get(key(ticket.hyperparameters), "retry")
+        return self._proposer.settle(ticket.hyperparameters, operator)
 
-    def _decode(self, individual: Individual) -> dict[str, Any]:
-        return self._space.decode({name: individual[name] for name in self._space.limits()})
+    def _note_refused(self, number: int, candidate: Candidate) -> None:
+        for hyperparameters, reason in candidate.refused:
+            fields = {"number": number, "hyperparameters": hyperparameters, "reason": reason}
+            self._journal.append("refused", fields)
 
-    def _evaluate(self, ticket: Ticket) -> None:
-        individual, hyperparameters = self._breed(ticket)
+    def _refuses(self, hyperparameters: dict[str, Any]) -> str | None:
+        """Why these hyperparameters must not be trained, or None where they may."""
+        if (violated := self._space.violated(hyperparameters)) is not None:
+            return f"it violates {violated}"
+        try:
+            split_hyperparameters(self._study.method, hyperparameters, self._study.topology.ranks)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _evaluate(self, ticket: Ticket, candidate: Candidate) -> None:
+        number, attributes = ticket.number, candidate.proposal.attributes
         configuration = self._study.configuration(
-            hyperparameters, ticket.number, self._place.threads, self._place.device
+            candidate.hyperparameters, number, self._place.threads, self._place.device
         )
-        key = {"number": ticket.number, "attempt": ticket.attempt}
-        self._note_start(key, individual.generation, configuration, hyperparameters)
+        trial = {"number": number, "attempt": ticket.attempt}
+        self._note_start(trial, configuration, candidate)
+        self._island.start(number, candidate.proposal.genes, attributes)
         self._trial_started = time.monotonic()
-        outcome = self._worker.evaluate(configuration, lambda progress: self._report(key, progress))
-        self._note_end(key, outcome)
-        if outcome.state == "failed":
-            self._remember_failure(hyperparameters)
-        if outcome.state == "complete" and outcome.objective is not None:
-            self._island.add(individual, ticket.number, self._sign * outcome.objective, outcome.seconds)
-        self._island.exchange()
-        self._learn_failures()
+        clock = TargetClock(self._workload)
+        if self._pruner is not None:
+            self._pruner.start()
 
-    def _report(self, key: dict[str, int], progress: Progress) -> None:
-        self._journal.append("progress", key | as_fields(progress))
+        def report(progress: Progress) -> None:
+            clock.see(progress.metric, progress.seconds, progress.step)
+            self._journal.append("progress", trial | as_fields(progress))
+
+        outcome = self._worker.evaluate(
+            configuration, report, prunes=None if self._pruner is None else self._pruner.prunes
+        )
+        outcome, found = self._judge(outcome, clock)
+        self._note_end(trial, outcome, found)
+        if outcome.state == "failed":
+            self._remember_failure(candidate.hyperparameters)
+        losses = self._losses(outcome, found)
+        if losses is None:
+            self._island.drop(number)
+        else:
+            self._island.add(
+                Individual(
+                    number=number,
+                    genes=tuple(candidate.proposal.genes[name] for name in self._space.limits()),
+                    losses=losses,
+                    island=self._place.island,
+                    home=self._island.rank,
+                    is_complete=outcome.state == "complete",
+                    attributes=attributes,
+                    curve=outcome.curve or {},
+                )
+            )
+        self._receive()
+        self._island.migrate()
+
+    def _judge(self, outcome: Outcome, clock: TargetClock) -> tuple[Outcome, list[float]]:
+        """The objectives of a complete trial; one that is no number fails it."""
+        if outcome.state != "complete":
+            return outcome, []
+        found = objectives.values(self._objectives, self._workload, outcome, clock)
+        for objective, value in zip(self._objectives, found, strict=True):
+            if math.isnan(value):
+                return replace(outcome, state="failed", objective=None, reason=f"{objective.name} is no number"), []
+        return replace(outcome, objective=found[0]), found
+
+    def _losses(self, outcome: Outcome, found: Sequence[float]) -> tuple[float, ...] | None:
+        if outcome.state == "complete":
+            return objectives.losses(self._objectives, found)
+        if outcome.state == "pruned" and outcome.curve:
+            return objectives.losses(self._objectives, [outcome.curve[max(outcome.curve)]])
+        return None
 
     def _remember_failure(self, hyperparameters: dict[str, Any]) -> None:
-        """Keep this root, and all others, from breeding a failed configuration again unchanged."""
-        self._failures.add(_key(hyperparameters))
+        """Keep this root, and all others, from evaluating a failed configuration again unchanged."""
+        self._proposer.failures.add(key(hyperparameters))
         for root in range(self._roots.size):
             if root != self._roots.rank:
-                self._roots.send(_key(hyperparameters), root, FAILED)
+                self._roots.send(key(hyperparameters), root, FAILED)
 
     def _interrupt(self) -> Exception | None:
         """What ends the trial that is being evaluated, if anything does."""
@@ -156,26 +293,33 @@ class Root:
         left = self._seconds_left
         return self._stopping() or (left is not None and time.monotonic() - self._started >= left)
 
-    def _note_start(
-        self, key: dict[str, int], generation: int, configuration: Configuration, hyperparameters: dict[str, Any]
-    ) -> None:
+    # The journal.
+
+    def _note_start(self, trial: dict[str, int], configuration: Configuration, candidate: Candidate) -> None:
         fields = {
             "island": self._place.island,
             "worker": self._place.worker,
-            "generation": generation,
+            "generation": self._generation,
             "seed": configuration.seed,
             "host": self._place.hostname,
-            "hyperparameters": hyperparameters,
+            "hyperparameters": candidate.hyperparameters,
             "configuration": configuration.model_dump(),
+            "proposal": candidate.as_dict(),
         }
-        self._journal.append("trial_started", key | fields)
+        self._generation += 1
+        self._journal.append("trial_started", trial | fields)
 
-    def _note_end(self, key: dict[str, int], outcome: Outcome) -> None:
-        self._journal.append("trial_ended", key | asdict(outcome), sync=outcome.seconds > 1.0)
+    def _note_end(self, trial: dict[str, int], outcome: Outcome, found: Sequence[float]) -> None:
+        fields = asdict(outcome)
+        if len(found) > 1:
+            fields["objectives"] = list(found)
+        self._journal.append("trial_ended", trial | fields, sync=outcome.seconds > 1.0)
 
     def _note_emigration(self, number: int, to_island: int) -> None:
         fields = {"number": number, "from_island": self._place.island, "to_island": to_island}
         self._journal.append("migrated", fields)
+
+    # Between trials, and while one trains.
 
     def _stopping(self) -> bool:
         if not self._stop_asked and time.monotonic() - self._stop_checked > self.STOP_CHECK_INTERVAL:
@@ -186,6 +330,31 @@ class Root:
     def _serve(self) -> None:
         self._beat()
         self._office.serve()
+        if (now := time.monotonic()) - self._received > self.RECEIVE_INTERVAL:
+            self._received = now
+            self._receive()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Let a slow sampler think about the next trial while this one trains, and note what it has found."""
+        ahead = self._office.ahead
+        if ahead is None or ahead.hyperparameters is not None or not self._proposer.is_slow:
+            return
+        if not self._proposer.is_preparing(ahead.number):
+            self._receive()
+            self._proposer.prepare(ahead.number)
+        elif (candidate := self._proposer.newly_ready()) is not None:
+            self._note_refused(ahead.number, candidate)
+            fields = {"hyperparameters": candidate.hyperparameters, "proposal": candidate.as_dict()}
+            self._journal.append("proposed", {"number": ahead.number} | fields)
+
+    def _hand_back(self, ticket: Ticket) -> Ticket:
+        """Give the ticket ahead to a worker that has nothing to do, with what was proposed for it."""
+        if ticket.hyperparameters is None and (ready := self._proposer.ready()) is not None:
+            ticket = replace(ticket, hyperparameters=ready.hyperparameters, proposal=ready.as_dict())
+        if self._proposer.is_preparing(ticket.number):
+            self._proposer.give_up()
+        return ticket
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         patience = Patience(spin=False)
@@ -210,26 +379,18 @@ class Root:
         return condition()
 
     def _receive(self) -> None:
-        self._island.exchange(emigrate=False)
-        self._learn_failures()
-
-    def _learn_failures(self) -> None:
+        self._island.receive()
+        if self._pruner is not None:
+            self._pruner.receive()
         while (message := self._roots.take(FAILED)) is not None:
-            self._failures.add(message[1])
+            self._proposer.failures.add(message[1])
 
 
-def _key(hyperparameters: dict[str, Any]) -> str:
-    return json.dumps(hyperparameters, sort_keys=True)
-
-
-def _founders(
-    past: resume.Past, island: int, num_islands: int, study: Study, space: SearchSpace, sign: float
-) -> list[Founder]:
-    founders = []
-    for trial in past.population(island, num_islands, study.sampler.pollination):
-        try:
-            genes = space.encode(trial.hyperparameters)
-        except ValueError:
-            continue  # bred in a wider space
-        founders.append(Founder(trial.number, genes, sign * float(trial.objective or 0.0)))
-    return founders
+def _pruner(study: Study, direction: str, roots: Mailbox, events: Iterable[Event]) -> Pruner | None:
+    if study.pruning is None:
+        return None
+    pruner = Pruner(study.pruning, *study.pruning_rule(), -1.0 if direction == "maximize" else 1.0, roots)
+    for event in events:
+        if event["event"] == "progress":
+            pruner.replay(event["number"], event["epoch"], event["step"], event["seconds"], event["metric"])
+    return pruner

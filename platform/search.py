@@ -61,7 +61,8 @@ def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda:
         from atoll.platform.root import Root  # Propulate takes a second to import, and members do not need it
 
         island = roots.Split(place.island, world.rank)
-        Root(study, folder, worker, Mailbox(roots), Mailbox(island), shape.island_sizes).run()
+        given = json.loads(folder.definition.read_text()).get("warm_start") or []
+        Root(study, folder, worker, Mailbox(roots), Mailbox(island), shape.island_sizes, given).run()
     else:
         worker.obey()
     worker.close()

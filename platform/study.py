@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from atoll.platform import registry
 from atoll.platform.configuration import (
     MAX_SEED,
     Configuration,
-    Scalar,
     complete_hyperparameters,
     split_hyperparameters,
     versions,
 )
+from atoll.platform.migration import Migration
+from atoll.platform.objectives import Objective
+from atoll.platform.propagators.settings import SEVERAL_OBJECTIVES, Genetic, Sampler, with_name
+from atoll.platform.pruning import Pruning
 from atoll.platform.topology import Shape, TopologyError, share_out
 
 if TYPE_CHECKING:
@@ -75,25 +89,6 @@ class Topology(_Strict):
         return Shape(tuple(sizes), self.ranks)
 
 
-class Sampler(_Strict):
-    """Propulate's genetic propagator and its islands; the defaults are those of source 001, table A.3."""
-
-    name: Literal["propulate"] = "propulate"
-    population: int | None = Field(
-        default=None,
-        ge=2,
-        description="breeding population of an island; a quarter of its trials, 4 to 32, unless given",
-    )
-    crossover: float = Field(default=0.7, ge=0, le=1, description="share of the first parent's genes")
-    mutation: float = Field(default=0.4, ge=0, le=1, description="probability of a point mutation")
-    random: float = Field(default=0.1, ge=0, le=1, description="probability of a random individual")
-    sigma: float = Field(default=0.05, gt=0, le=1, description="width of the interval mutation, of each gene's range")
-    migration: float = Field(default=0.9, ge=0, le=1, description="probability, per island and evaluation, to migrate")
-    pollination: bool = Field(
-        default=True, description="whether copies travel (pollination) or individuals (migration)"
-    )
-
-
 class FloatRange(_Strict):
     """A range of real numbers."""
 
@@ -101,6 +96,7 @@ class FloatRange(_Strict):
     low: float
     high: float
     log: bool = False
+    step: float | None = None
 
 
 class IntRange(_Strict):
@@ -110,15 +106,25 @@ class IntRange(_Strict):
     low: int
     high: int
     log: bool = False
+    step: int = Field(default=1, ge=1)
 
 
 class Choices(_Strict):
     """A choice."""
 
     type: Literal["choices"]
-    choices: list[Scalar] = Field(min_length=1)
+    choices: list[JsonValue] = Field(min_length=1)
 
 
+class WarmStart(_Strict):
+    """Configurations that are evaluated first."""
+
+    studies: list[str] = Field(default_factory=list, description="names of earlier studies in the store")
+    best: int = Field(default=1, ge=1, description="how many of the best of each study, and of the file")
+    file: str | None = Field(default=None, description="configurations, as `atoll export` writes them")
+
+
+Fixed = bool | int | float | str | list[JsonValue] | None
 Override = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
 
 
@@ -156,10 +162,25 @@ class Study(_Strict):
         default=0, ge=0, le=MAX_SEED, description="trial n trains with seed + n; islands breed with this seed"
     )
     topology: Topology = Field(default_factory=Topology)
-    sampler: Sampler = Field(default_factory=Sampler)
-    space: dict[str, Override | Scalar] = Field(
+    sampler: Annotated[
+        Annotated[Sampler, Tag("one")] | Annotated[list[Sampler], Tag("each")],
+        Discriminator(lambda sampler: "each" if isinstance(sampler, list) else "one"),
+    ] = Field(default_factory=Genetic, description="one for all islands, or a list with one for each")
+    migration: Migration = Field(default_factory=Migration, description="how islands exchange individuals")
+    pruning: Pruning | None = Field(default=None, description="when trials are ended early; never unless given")
+    objectives: list[Objective] | None = Field(
+        default=None, min_length=1, description="names, or {name, direction}; the workload's metric unless given"
+    )
+    space: dict[str, Override | Fixed] = Field(
         default_factory=dict,
-        description="per hyperparameter: a fixed value, or {low, high, log} or {choices}, with a type if unclear",
+        description="per hyperparameter: a fixed value, or {low, high, log, step} or {choices}, with a type if unclear",
+    )
+    constraints: list[str] = Field(
+        default_factory=list, description="what must hold between hyperparameters, such as S <= B"
+    )
+    default_first: bool = Field(default=True, description="whether trial 0 is the default configuration")
+    warm_start: WarmStart | None = Field(
+        default=None, description="configurations of earlier studies or of a file, evaluated next; they use up budget"
     )
     data: str | None = Field(default=None, description="folder of the data files; ATOLL_DATA unless given")
     observe: int | None = Field(
@@ -188,6 +209,38 @@ class Study(_Strict):
             return space
         return {name: _with_type(value) for name, value in space.items()}
 
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _name_samplers(cls, sampler: object) -> object:
+        return [with_name(one) for one in sampler] if isinstance(sampler, list) else with_name(sampler)
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _name_objectives(cls, objectives: object) -> object:
+        if not isinstance(objectives, list):
+            return objectives
+        return [{"name": one} if isinstance(one, str) else one for one in objectives]
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Study:
+        islands = self.topology.islands
+        if isinstance(self.sampler, list) and len(self.sampler) != islands:
+            raise ValueError(f"sampler lists {len(self.sampler)} islands; topology.islands is {islands}")
+        self.migration.check(islands)
+        several = self.objectives is not None and len(self.objectives) > 1
+        if several and self.pruning is not None:
+            raise ValueError("pruning compares one objective; with several ones, leave it out")
+        unable = [s.name for s in self.samplers() if several and s.name not in SEVERAL_OBJECTIVES]
+        if unable:
+            raise ValueError(
+                f"sampler {unable[0]} takes one objective; for several ones take one of {', '.join(SEVERAL_OBJECTIVES)}"
+            )
+        if self.pruning is not None and self.objectives is not None:
+            metric = registry.workload(self.workload).metric
+            if self.objectives[0].name not in (metric, "validation_error"):
+                raise ValueError(f"pruning compares the metric {metric}; the objective is {self.objectives[0].name}")
+        return self
+
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
@@ -206,6 +259,14 @@ class Study(_Strict):
             registry.check_inside(name, Path(context["folder"]))
         (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
         return name
+
+    @field_validator("warm_start")
+    @classmethod
+    def _warm_file(cls, warm_start: WarmStart | None, info: ValidationInfo) -> WarmStart | None:
+        if warm_start is None or warm_start.file is None:
+            return warm_start
+        path = Path((info.context or {}).get("folder", ".")) / Path(warm_start.file).expanduser()
+        return warm_start.model_copy(update={"file": str(path.resolve())})
 
     @field_validator("data", "folder")
     @classmethod
@@ -237,15 +298,20 @@ class Study(_Strict):
             if isinstance(value, _Strict)
         )
         space = space.narrowed(changes) + SearchSpace(searched, fixed)
+        space = space.constrained(self.constraints)
+        if self.default_first and (violated := space.violated(space.default())) is not None:
+            raise ValueError(
+                f"the default configuration violates the constraint {violated!r}: {space.default()}; change the space, "
+                "or set default_first to false"
+            )
         for hyperparameters in space.extremes():
-            split_hyperparameters(self.method, hyperparameters, self.topology.ranks)
+            if space.violated(hyperparameters) is None:
+                split_hyperparameters(self.method, hyperparameters, self.topology.ranks)
         if not space.parameters:
             raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
         return space
 
-    def configuration(
-        self, hyperparameters: dict[str, Scalar], number: int, threads: int, device: str
-    ) -> Configuration:
+    def configuration(self, hyperparameters: dict[str, Any], number: int, threads: int, device: str) -> Configuration:
         """The configuration of trial `number`."""
         return Configuration(
             workload=self.workload,
@@ -262,11 +328,24 @@ class Study(_Strict):
             versions=versions(),
         )
 
-    def population(self) -> int:
-        """The breeding population of an island."""
-        if self.sampler.population is not None:
-            return self.sampler.population
+    def samplers(self) -> list[Sampler]:
+        """The sampler of every island."""
+        return self.sampler if isinstance(self.sampler, list) else [self.sampler] * self.topology.islands
+
+    def population(self, island: int) -> int:
+        """The breeding population of an island, or the generation of its sampler."""
+        given: int | None = getattr(self.samplers()[island], "population", None)
+        if given is not None:
+            return given
         return min(32, max(4, (self.trials or 128) // self.topology.islands // 4))
+
+    def pruning_rule(self) -> tuple[str, bool]:
+        """The rule, and whether trials may be ended while their loss falls; the method's own unless the study says."""
+        assert self.pruning is not None
+        defaults: dict[str, Any] = {"rule": "asha", "while_falling": True} | dict(registry.method(self.method).pruning)
+        given = {"rule": self.pruning.rule, "while_falling": self.pruning.while_falling}
+        both = defaults | {name: value for name, value in given.items() if value is not None}
+        return both["rule"], both["while_falling"]
 
 
 def _with_type(value: object) -> object:
@@ -278,16 +357,18 @@ def _with_type(value: object) -> object:
     return {"type": kind, **value}
 
 
-def _distribution(value: Override | Scalar) -> BaseDistribution | Scalar:
+def _distribution(value: Override | Fixed) -> BaseDistribution | Fixed:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(value, FloatRange):
-        return FloatDistribution(value.low, value.high, log=value.log)
+        return FloatDistribution(value.low, value.high, log=value.log, step=value.step)
     if isinstance(value, IntRange):
-        return IntDistribution(value.low, value.high, log=value.log)
+        return IntDistribution(value.low, value.high, log=value.log, step=value.step)
     if isinstance(value, Choices):
-        return CategoricalDistribution(value.choices)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Optuna's databases cannot hold any JSON value; ours can
+            return CategoricalDistribution(value.choices)
     return value
 
 
-__all__ = ["Sampler", "Study", "Topology", "TopologyError"]
+__all__ = ["Study", "Topology", "TopologyError"]

@@ -6,7 +6,6 @@ from the journals. A signal or `atoll stop` ends the search cleanly; a second in
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -127,8 +126,8 @@ def search(study: Study, url: str, *, resuming: bool, follow: Callable[[StudyFol
     lock = Lock(folder.lock)
     lock.acquire()
     try:
-        launch.prepare(study, resuming=resuming)
-        row = json.loads(folder.definition.read_text())
+        launch.prepare(study, url, resuming=resuming)
+        row = launch.row(folder)
         thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
         thread.start()
         with _stop_on_signals(folder) as hurry:

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from atoll.platform import launch, registry, supervise, yamlfile
-from atoll.platform.configuration import Configuration, split_hyperparameters, versions
+from atoll.platform.configuration import Configuration, read_configurations, split_hyperparameters, versions
 from atoll.platform.display import duration, number, size
 from atoll.platform.join import inside_mpi
 from atoll.storage.journal import JournalTail
@@ -26,20 +24,12 @@ def read(file: Path, place: int = 1, ranks: int | None = None) -> Configuration:
         ValueError, DataMissing, LibraryMissing: for hyperparameters out of range, or data or a library that are not
             there.
     """
-    try:
-        content = yamlfile.read(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise yamlfile.FileError(f"{file}: {error}") from None
-    if isinstance(content, dict) and "configurations" in content:
-        several = content["configurations"]
-        if place > len(several):
-            raise yamlfile.FileError(
-                f"{file} holds {len(several)} configurations; --place must be one of them; got {place}"
-            )
-        content = several[place - 1]
-        configuration = yamlfile.validate(content, Configuration, source=str(file), folder=file.parent)
-    else:
-        configuration = yamlfile.load(file, Configuration)
+    several = read_configurations(file)
+    if place > len(several):
+        raise yamlfile.FileError(
+            f"{file} holds {len(several)} configurations; --place must be one of them; got {place}"
+        )
+    configuration = several[place - 1]
     if ranks is not None:
         configuration = configuration.model_copy(update={"ranks": ranks})
     if configuration.ranks_per_node and configuration.ranks % configuration.ranks_per_node:

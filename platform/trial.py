@@ -260,6 +260,12 @@ class Trial:
             self._optimizers.set_step(number)
             yield batch
 
+    def agrees_to_end(self, wish: bool) -> bool:
+        """The root's wish to end the training now, on every rank. Collective, between two reports."""
+        told = torch.tensor([float(wish)])
+        self._aside.broadcast(told)
+        return bool(told)
+
     def seconds(self) -> dict[str, float]:
         """Where this rank's training time went: making batches, waiting for other ranks, and the rest, computing."""
         waiting = self._communicator.ledger.seconds_waited() + self._seconds_meeting

@@ -54,6 +54,7 @@ class Report:
     peak_memory: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_pruned: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        state: complete, failed, or lost where it was stopped.
+        state: complete, pruned, failed, or lost where it was stopped.
         objective: the metric of the trained model; None unless complete.
+        curve: of a pruned trial, its metric by epoch.
         metrics: anything else that was measured at the end, seconds_compute, seconds_waiting and seconds_data included:
             where the training time went, as a mean over ranks.
         wire_bytes, ledger: traffic summed over ranks.
@@ -71,7 +73,7 @@ class Outcome:
         notes: what the method says about how it ran.
     """
 
-    state: Literal["complete", "failed", "lost"]
+    state: Literal["complete", "pruned", "failed", "lost"]
     objective: float | None
     metrics: dict[str, float]
     seconds: float
@@ -81,6 +83,7 @@ class Outcome:
     reason: str | None = None
     traceback: str | None = None
     notes: list[str] = field(default_factory=list)
+    curve: dict[int, float] | None = None
 
 
 class Worker:
@@ -120,6 +123,7 @@ class Worker:
         configuration: Configuration,
         on_progress: Callable[[Progress], None],
         *,
+        prunes: Callable[[Progress], bool] | None = None,
         test: bool = False,
         on_trained: Callable[[nn.Module], None] = lambda _: None,
     ) -> Outcome:
@@ -128,17 +132,18 @@ class Worker:
         Args:
             configuration: what to train.
             on_progress: gets each report.
+            prunes: says after each report whether to end the training; the ranks agree on it before they go on.
             test: whether to measure the trained model on the test data too.
             on_trained: gets the trained model.
         """
-        self._tell_members({"configuration": configuration.model_dump(), "test": test})
+        self._tell_members({"configuration": configuration.model_dump(), "test": test, "prunes": prunes is not None})
         seen: list[Progress] = []
 
         def remember(progress: Progress) -> None:
             seen.append(progress)
             on_progress(progress)
 
-        reports, metrics = self._run(configuration, remember, test, on_trained)
+        reports, metrics = self._run(configuration, remember, prunes, test, on_trained)
         return _outcome(reports, seen, metrics)
 
     def dismiss(self) -> None:
@@ -155,7 +160,9 @@ class Worker:
     def obey(self) -> None:
         """Train what the root says, until it says that there is nothing more."""
         while (work := self._receive(WORK, 0)) is not None:
-            self._run(Configuration.model_validate(work["configuration"]), lambda _: None, work["test"], lambda _: None)
+            prunes = (lambda _: False) if work["prunes"] else None  # the root knows
+            configuration = Configuration.model_validate(work["configuration"])
+            self._run(configuration, lambda _: None, prunes, work["test"], lambda _: None)
         self._wait(self._control.all_sent)
 
     # Both sides.
@@ -164,6 +171,7 @@ class Worker:
         self,
         configuration: Configuration,
         on_progress: Callable[[Progress], None],
+        prunes: Callable[[Progress], bool] | None,
         test: bool,
         on_trained: Callable[[nn.Module], None],
     ) -> tuple[list[Report], dict[str, float]]:
@@ -182,9 +190,11 @@ class Worker:
         try:
             trial = Trial(configuration, communicator, self.place.device)
             report.notes = list(trial.method.notes)
-            metrics = _train(trial, on_progress, test)
+            report.is_pruned = _train(trial, on_progress, prunes)
             report.notes = list(trial.method.notes)  # a method may have found out more
-            on_trained(trial.model)
+            if not report.is_pruned:
+                metrics = {f"test_{name}": value for name, value in trial.test().items()} if test else {}
+                on_trained(trial.model)
             report.seconds = trial.seconds()
         except Exception as error:
             self._raised = True
@@ -268,12 +278,13 @@ class Worker:
         self._control.close()
 
 
-def _train(trial: Trial, on_progress: Callable[[Progress], None], test: bool) -> dict[str, float]:
+def _train(trial: Trial, on_progress: Callable[[Progress], None], prunes: Callable[[Progress], bool] | None) -> bool:
+    """Train to the end, or until the root prunes the trial; returns whether it did, which is the same on every rank."""
     for progress in trial.train():
         on_progress(progress)
-    if not test:
-        return {}
-    return {f"test_{name}": value for name, value in trial.test().items()}
+        if prunes is not None and trial.agrees_to_end(prunes(progress)):
+            return True
+    return False
 
 
 def _is_uneven(reports: list[Report]) -> bool:
@@ -297,11 +308,12 @@ def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, flo
     # Peers raise PeerAborted because of the first one; it says nothing of the cause.
     cause = next((r for r in errors if r.error != PeerAborted.__name__), errors[0] if errors else None)
     last = seen[-1] if seen else None
-    complete = cause is None and last is not None
-    reason = None
+    pruned = cause is None and reports[0].is_pruned
+    ended = cause is None and last is not None
+    reason = f"pruned after epoch {last.epoch}" if pruned and last is not None else None
     if cause is not None:
         reason = f"{cause.reason} (rank {cause.rank} on {cause.hostname})"
-    if complete and last is not None:
+    if ended and last is not None:
         spent = {f"seconds_{k}": sum(r.seconds[k] for r in reports) / len(reports) for k in reports[0].seconds}
         losses = {"train_loss": last.train_loss, "validation_loss": last.validation_loss}
         # Of single layers the curve has the values, and the trial only their means.
@@ -309,9 +321,9 @@ def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, flo
         metrics = losses | further | metrics | spent
     expected = (Diverged.__name__, NotApplicable.__name__, Stopped.__name__, TrialTimeout.__name__)
     return Outcome(
-        state="complete" if complete else "lost" if cause and cause.error == Stopped.__name__ else "failed",
-        objective=last.metric if complete and last is not None else None,
-        metrics=metrics if complete else {},
+        state=_state(cause, ended, pruned),
+        objective=last.metric if ended and not pruned and last is not None else None,
+        metrics=metrics if ended else {},
         seconds=last.seconds if last is not None else 0.0,
         wire_bytes=ledger.wire_bytes(),
         ledger=ledger.rows(),
@@ -319,7 +331,16 @@ def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, flo
         reason=reason,
         traceback=cause.traceback if cause is not None and cause.error not in expected else None,
         notes=reports[0].notes,
+        curve={progress.epoch: progress.metric for progress in seen} if pruned else None,
     )
+
+
+def _state(cause: Report | None, ended: bool, pruned: bool) -> Literal["complete", "pruned", "failed", "lost"]:
+    if cause is not None and cause.error == Stopped.__name__:
+        return "lost"
+    if not ended:
+        return "failed"
+    return "pruned" if pruned else "complete"
 
 
 def as_fields(progress: Progress) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
@@ -60,22 +61,14 @@ def validate(
     try:
         return model.model_validate(content, context={"folder": str(folder), "inside": inside})
     except ValidationError as error:
-        lines = [_explain(e["loc"], e["type"], e["msg"], e["input"], model, source, node) for e in error.errors()]
+        lines = [_explain(_shown(content, e["loc"], e["type"]), e, model, source, node) for e in error.errors()]
         raise FileError("\n".join(lines)) from None
 
 
-def _explain(
-    location: Location,
-    kind: str,
-    message: str,
-    value: object,
-    model: type[BaseModel],
-    source: str,
-    node: yaml.Node | None,
-) -> str:
+def _explain(key: str, error: ErrorDetails, model: type[BaseModel], source: str, node: yaml.Node | None) -> str:
+    location, kind, value = error["loc"], error["type"], error["input"]
     line = _line(node, location)
     where = f"{source}, line {line}" if line else source
-    key = ".".join(map(str, location)) or "the file"
     if kind == "extra_forbidden":
         valid = _valid_keys(model, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), valid, n=1)
@@ -84,8 +77,8 @@ def _explain(
     if kind == "missing":
         return f"{where}: {key}: required, but not given"
     shown = "" if isinstance(value, dict) else f"; got {value!r}"
-    rule = message.removeprefix("Value error, ")
-    return f"{where}: {key}: {rule}{'' if f'got {value!r}' in rule else shown}"
+    rule = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {key}: {rule}{'' if '; got ' in rule else shown}"
 
 
 def _line(node: yaml.Node | None, location: Sequence[int | str]) -> int | None:
@@ -104,17 +97,32 @@ def _line(node: yaml.Node | None, location: Sequence[int | str]) -> int | None:
     return line
 
 
+def _shown(content: Any, location: Location, kind: str) -> str:
+    """The keys on the way to `location`; pydantic names the branches of unions too, which are none."""
+    shown: list[str] = []
+    for number, key in enumerate(location):
+        inside = isinstance(content, list) and isinstance(key, int) and key < len(content)
+        if inside or (isinstance(content, dict) and key in content):
+            content = content[key]
+        elif number < len(location) - 1 or kind not in ("missing", "extra_forbidden"):
+            continue
+        shown.append(str(key))
+    return ".".join(shown) or "the file"
+
+
 def _valid_keys(model: type[BaseModel], location: Location) -> list[str]:
+    candidates = [model]
     for key in location:
-        candidates = [model.model_fields[str(key)].annotation] if str(key) in model.model_fields else []
-        models = [m for candidate in candidates for m in _models(candidate)]
-        model = models[0] if models else model
-    return list(model.model_fields)
+        fields = [m.model_fields[key] for m in candidates if isinstance(key, str) and key in m.model_fields]
+        tagged = [m for m in candidates if any(key in get_args(f.annotation) for f in m.model_fields.values())]
+        below = [m for field in fields for m in _models(field.annotation)]
+        candidates = below or tagged or candidates
+    return list(candidates[0].model_fields)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if get_origin(annotation) in (Union, UnionType):
+    if get_origin(annotation) in (Union, UnionType, Annotated, list):
         return [m for part in get_args(annotation) for m in _models(part)]
     return []

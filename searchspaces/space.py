@@ -210,11 +210,15 @@ class SearchSpace:
         for p in self.parameters:
             # The gene of what means nothing is that of the default; it may come to mean something in offspring.
             wanted = _means_something(p, hyperparameters)
-            if wanted and (p.name not in hyperparameters or not p.contains(hyperparameters[p.name])):
-                raise ValueError(f"{p.name} must be {p.domain()}; got {hyperparameters.get(p.name)!r}")
-            value = hyperparameters[p.name] if wanted else _nearest(p, None)
-            genes[p.name] = p.encode(value, _ceiling(p, hyperparameters) if wanted else None)
+            genes[p.name] = self.encode_one(p, hyperparameters) if wanted else p.encode(_nearest(p, None))
         return genes
+
+    def encode_one(self, parameter: Parameter, hyperparameters: Mapping[str, Value]) -> Gene:
+        """The gene of one parameter that means something; raises ValueError where it is missing or outside."""
+        p = parameter
+        if p.name not in hyperparameters or not p.contains(hyperparameters[p.name]):
+            raise ValueError(f"{p.name} must be {p.domain()}; got {hyperparameters.get(p.name)!r}")
+        return p.encode(hyperparameters[p.name], _ceiling(p, hyperparameters))
 
     def idle_genes(self) -> dict[str, Gene]:
         """The genes of parameters that mean nothing: those of their defaults."""

@@ -28,6 +28,7 @@ class Batch:
     ledger: list[tuple[TrialKey, Row]] = field(default_factory=list)
     migrations: list[Row] = field(default_factory=list)
     hosts: list[Row] = field(default_factory=list)
+    num_refused: int = 0
     num_skipped: int = 0
 
     def keys(self) -> set[TrialKey]:
@@ -64,6 +65,9 @@ def _trial_started(batch: Batch, event: Event) -> None:
         event, "number", "attempt", "island", "worker", "generation", "seed", "hyperparameters", "configuration"
     )
     row |= {"study_id": batch.study_id, "state": "running", "started": event["time"], "host": event.get("host")}
+    # What a sampler keeps with a trial is for a resume, and may be large.
+    proposal = event.get("proposal") or {}
+    row["proposal"] = {name: value for name, value in proposal.items() if name not in ("attributes", "genes")} or None
     batch.started[key_of(event)] = row
 
 
@@ -73,8 +77,9 @@ def _progress(batch: Batch, event: Event) -> None:
 
 
 def _trial_ended(batch: Batch, event: Event) -> None:
-    names = ("state", "objective", "metrics", "seconds", "wire_bytes", "peak_memory", "reason", "traceback")
-    row = {name: event.get(name) for name in names} | {"state": event["state"], "finished": event["time"]}
+    measured = ("objective", "objectives", "metrics", "seconds", "wire_bytes", "peak_memory")
+    row = {name: event.get(name) for name in (*measured, "reason", "traceback")}
+    row |= {"state": event["state"], "finished": event["time"]}
     batch.ended.append((key_of(event), row))
     fields = ("operation", "scope", "payload_bytes", "overlapped", "count", "wire_bytes", "seconds_waited")
     batch.ledger += [(key_of(event), _take(entry, *fields)) for entry in event.get("ledger") or ()]
@@ -82,6 +87,10 @@ def _trial_ended(batch: Batch, event: Event) -> None:
 
 def _trial_lost(batch: Batch, event: Event) -> None:
     batch.lost.append((key_of(event), {"state": "lost", "finished": event["time"], "reason": event["reason"]}))
+
+
+def _refused(batch: Batch, event: Event) -> None:
+    batch.num_refused += 1
 
 
 def _migrated(batch: Batch, event: Event) -> None:
@@ -109,6 +118,8 @@ _HANDLERS: dict[str, Callable[[Batch, Event], None]] = {
     "trial_ended": _trial_ended,
     "trial_lost": _trial_lost,
     "migrated": _migrated,
+    "refused": _refused,
+    "proposed": lambda batch, event: None,
     "host": _host,
     "study_started": _study_started,
     "restarted": lambda batch, event: None,

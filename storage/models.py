@@ -14,13 +14,18 @@ class Base(DeclarativeBase):
     # SQLite numbers rows by itself only where the key is spelled INTEGER.
     type_annotation_map: ClassVar = {
         dict[str, Any]: JSON,
+        list[Any]: JSON,
         float: Float(53),
         int: BigInteger().with_variant(Integer, "sqlite"),
     }
 
 
 class Study(Base):
-    """One search. Its state is running, complete, stopped or failed."""
+    """One search. Its state is running, complete, stopped or failed.
+
+    `objectives` are names and directions, where there are several; metric and direction are then those of the first.
+    `num_refused` counts the configurations that were proposed and not trained.
+    """
 
     __tablename__ = "study"
 
@@ -39,10 +44,15 @@ class Study(Base):
     started: Mapped[float]
     finished: Mapped[float | None]
     reason: Mapped[str | None] = mapped_column(Text)
+    objectives: Mapped[list[Any] | None]
+    num_refused: Mapped[int] = mapped_column(server_default="0")
 
 
 class Trial(Base):
-    """One evaluated configuration; `number` counts within the study, `attempt` the retries of a lost trial."""
+    """One evaluated configuration; `number` counts within the study, `attempt` the retries of a lost trial.
+
+    `proposal` says where it comes from: operator, parents, the source of every gene, and what it took to propose it.
+    """
 
     __tablename__ = "trial"
     __table_args__ = (
@@ -71,6 +81,8 @@ class Trial(Base):
     finished: Mapped[float | None]
     reason: Mapped[str | None] = mapped_column(Text)
     traceback: Mapped[str | None] = mapped_column(Text)
+    objectives: Mapped[list[Any] | None]
+    proposal: Mapped[dict[str, Any] | None]
 
 
 class Progress(Base):

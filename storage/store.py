@@ -27,7 +27,7 @@ from atoll.storage.journal import Chunk, Event
 from atoll.storage.models import Host, JournalOffset, LedgerEntry, Migration, Progress, Study, Trial
 
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 
@@ -280,6 +280,9 @@ class Store:
         """Add rows for `lines`; returns how many of them say nothing."""
         batch = events.sort(study_id, lines)
         self._add_trials(session, study_id, batch)
+        if batch.num_refused:
+            more = {"num_refused": Study.num_refused + batch.num_refused}
+            session.execute(sa.update(Study).where(Study.id == study_id).values(**more))
         if batch.study:
             session.execute(sa.update(Study).where(Study.id == study_id).values(**batch.study))
         for model, rows in ((Migration, batch.migrations), (Host, batch.hosts)):

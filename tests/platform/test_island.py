@@ -1,4 +1,4 @@
-"""The adapter to Propulate: a regression test for each of its traps that touches us."""
+"""The exchange between workers' roots over MPI."""
 
 import importlib.metadata
 

@@ -18,7 +18,7 @@ def past(folder):
 
 def test_a_fresh_study_starts_with_the_default_candidate(tmp_path):
     folder = journals.start_folder(tmp_path)
-    assert list(past(folder).tickets(3, DEFAULT)) == [Ticket(0, 0, DEFAULT), Ticket(1), Ticket(2)]
+    assert list(past(folder).tickets(3, [DEFAULT])) == [Ticket(0, 0, DEFAULT), Ticket(1), Ticket(2)]
 
 
 def test_lost_trials_come_again_and_the_budget_counts_those_that_ended(tmp_path):
@@ -32,7 +32,7 @@ def test_lost_trials_come_again_and_the_budget_counts_those_that_ended(tmp_path)
     found = past(folder)
     assert [trial.number for trial in found.running()] == [3]
     assert found.num_budgeted() == 2
-    tickets = list(found.tickets(6, DEFAULT))
+    tickets = list(found.tickets(6, [DEFAULT]))
     assert [(t.number, t.attempt) for t in tickets] == [(2, 1), (3, 1), (4, 0), (5, 0)]
     assert tickets[0].hyperparameters == {"B": 3, "learning_rate": 0.1 / 3}
 
@@ -44,7 +44,7 @@ def test_a_retried_trial_is_counted_once(tmp_path):
     journals.end_trial(lines, 0, None, state="lost")
     journals.start_trial(lines, 0, attempt=1)
     journals.end_trial(lines, 0, 0.5, attempt=1)
-    assert list(past(folder).tickets(2, DEFAULT)) == [Ticket(1)]
+    assert list(past(folder).tickets(2, [DEFAULT])) == [Ticket(1)]
 
 
 def test_individuals_live_where_they_have_moved(tmp_path):
@@ -56,7 +56,7 @@ def test_individuals_live_where_they_have_moved(tmp_path):
     lines.append("migrated", {"number": 0, "from_island": 0, "to_island": 1})
 
     def numbers(island, pollination, num_islands=2):
-        return [t.number for t in past(folder).population(island, num_islands, pollination)]
+        return [t.number for t in past(folder).individuals(island, num_islands, pollination)]
 
     assert numbers(0, pollination=False) == [2]
     assert numbers(1, pollination=False) == [0, 1, 3]
@@ -65,7 +65,7 @@ def test_individuals_live_where_they_have_moved(tmp_path):
 
 
 def test_without_a_number_of_trials_tickets_do_not_end(tmp_path):
-    tickets = past(journals.start_folder(tmp_path)).tickets(None, DEFAULT)
+    tickets = past(journals.start_folder(tmp_path)).tickets(None, [DEFAULT])
     assert [next(tickets).number for _ in range(5)] == [0, 1, 2, 3, 4]
 
 
@@ -117,4 +117,4 @@ def test_a_number_that_was_given_out_and_not_started_is_given_out_again(tmp_path
     for number in (0, 2):
         journals.start_trial(lines, number)
         journals.end_trial(lines, number, 0.5)
-    assert [ticket.number for ticket in past(folder).tickets(4, DEFAULT)] == [1, 3]
+    assert [ticket.number for ticket in past(folder).tickets(4, [DEFAULT])] == [1, 3]

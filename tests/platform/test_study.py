@@ -68,7 +68,7 @@ def test_everything_survives_a_round_trip(tmp_path):
         (MINIMAL | {"topology": {"world": 4, "ranks": 2, "islands": 3}}, ["3 islands need at least as many workers"]),
         (MINIMAL | {"topology": {"islands": 2, "workers": [1]}}, ["workers names 1 islands; islands is 2"]),
         (MINIMAL | {"topology": {"ranks": 3, "ranks_per_node": 2}}, ["must be divisible by ranks_per_node; got 2"]),
-        (MINIMAL | {"sampler": {"name": "annealing"}}, ["sampler.name", "'propulate'", "got 'annealing'"]),
+        (MINIMAL | {"sampler": {"name": "annealing"}}, ["sampler: Input tag 'annealing'", "'propulate', 'optuna-tpe'"]),
         (MINIMAL | {"sampler": {"mutation": 2}}, ["sampler.mutation", "less than or equal to 1", "got 2"]),
         (MINIMAL | {"space": {"B": {"low": 1}}}, ["space.B", "high", "required"]),
         ("- a\n- b\n", ["must hold keys and values; valid keys are name"]),

@@ -1,0 +1,1 @@
+"""What the store's rows say, without torch or MPI."""

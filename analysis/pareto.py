@@ -1,0 +1,46 @@
+"""Pareto fronts of objectives that are all to be minimised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+Points = Sequence[Sequence[float]]
+
+
+def order(points: Points) -> list[int]:
+    """Indices of `points` (n, objectives), the best first: by front, inside a front by crowding (Deb et al. 2002)."""
+    array = np.asarray(points, dtype=float)
+    ranks = moocore.pareto_rank(array)
+    crowding = np.empty(len(array))
+    for rank in np.unique(ranks):
+        members = np.flatnonzero(ranks == rank)
+        crowding[members] = crowding_distance(array[members])
+    return [int(index) for index in np.lexsort((np.arange(len(array)), -crowding, ranks))]
+
+
+def front(points: Points) -> list[int]:
+    """Indices of the points that no other one dominates; equal points are all kept."""
+    if not len(points):
+        return []
+    return [int(i) for i in np.flatnonzero(moocore.is_nondominated(np.asarray(points, float), keep_weakly=True))]
+
+
+def crowding_distance(front: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far apart the neighbours of each point of a front (n, objectives) are, summed over objectives of range 1."""
+    distance = np.zeros(len(front))
+    for values in front.T:
+        along = np.argsort(values, kind="stable")
+        extent = values[along[-1]] - values[along[0]]
+        distance[along[[0, -1]]] = np.inf
+        if extent > 0:
+            distance[along[1:-1]] += (values[along[2:]] - values[along[:-2]]) / extent
+    return distance
+
+
+def hypervolume(points: Points, reference: Sequence[float]) -> float:
+    """The volume that `points` dominate, up to the `reference` point."""
+    return float(moocore.hypervolume(np.asarray(points, float), ref=np.asarray(reference, float))) if points else 0.0

@@ -1,0 +1,38 @@
+"""The double of the mailbox: roots inside one process, for tests and for simulated searches."""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict, deque
+from typing import Any
+
+
+class LocalMailbox:
+    """One of several mailboxes that reach each other without MPI; what is sent is copied."""
+
+    def __init__(self, rank: int, boxes: list[dict[int, deque[tuple[int, bytes]]]]) -> None:
+        self.rank = rank
+        self.size = len(boxes)
+        self._boxes = boxes
+
+    @classmethod
+    def connected(cls, size: int) -> list[LocalMailbox]:
+        """As many as `size`, which reach each other."""
+        boxes: list[dict[int, deque[tuple[int, bytes]]]] = [defaultdict(deque) for _ in range(size)]
+        return [cls(rank, boxes) for rank in range(size)]
+
+    def send(self, obj: Any, dest: int, tag: int = 0) -> None:
+        """Send a Python object; it has arrived at once."""
+        self._boxes[int(dest)][tag].append((self.rank, pickle.dumps(obj)))
+
+    def take(self, tag: int) -> tuple[int, Any] | None:
+        """Sender and content of the next message with `tag`, or None where none has arrived."""
+        waiting = self._boxes[self.rank][tag]
+        if not waiting:
+            return None
+        sender, data = waiting.popleft()
+        return sender, pickle.loads(data)
+
+    def all_sent(self) -> bool:
+        """Whether every message has left this rank."""
+        return True

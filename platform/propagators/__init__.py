@@ -1,0 +1,58 @@
+"""The samplers, each in the shape of Propulate's propagators: population in, individual out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from atoll.platform.propagators.settings import Genetic, Grid, Random, Sampler
+
+if TYPE_CHECKING:
+    from atoll.platform.population import Population
+    from atoll.platform.propagators.propagator import Propagator
+    from atoll.searchspaces.space import SearchSpace
+
+
+def make(
+    settings: Sampler,
+    space: SearchSpace,
+    population: Population,
+    *,
+    seed: int,
+    num_objectives: int = 1,
+    first: int = 0,
+    refuses: Callable[[dict[str, Any]], str | None] = lambda _: None,
+) -> Propagator:
+    """The propagator of a sampler, for one worker of an island.
+
+    Args:
+        settings: the sampler's.
+        space: what is searched.
+        population: the island's, as the worker sees it; its size is that of a generation.
+        seed: the study's.
+        num_objectives: how many losses an individual has.
+        first: the number of the first trial that the sampler proposes.
+        refuses: why hyperparameters must not be trained, or None where they may.
+    """
+    if isinstance(settings, Genetic | Random):
+        from atoll.platform.propagators.genetic import GeneticPropagator, RandomPropagator
+
+        if isinstance(settings, Random):
+            return RandomPropagator(space.limits(), seed)
+        return GeneticPropagator(settings, space.limits(), population, seed)
+    if isinstance(settings, Grid):
+        from atoll.platform.propagators.grid import GridPropagator
+
+        return GridPropagator(settings, space, seed, first, refuses)
+    from atoll.platform.propagators.optuna_sampler import OptunaPropagator
+
+    return OptunaPropagator(settings, space, num_objectives, population.size, seed)
+
+
+def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """A sampler's attributes from a journal; raises ValueError for what would run code when it is read."""
+    if any("optimizer" in name for name in attributes):
+        from atoll.platform.propagators.optuna_sampler import check_attributes
+
+        check_attributes(attributes)
+    return dict(attributes)

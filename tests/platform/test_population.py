@@ -1,0 +1,64 @@
+"""An island's population: who is here, who is best, who may travel."""
+
+import random
+
+from atoll.analysis import pareto
+from atoll.platform.population import Emigrants, Individual, Population
+
+
+def individual(number, *losses, **fields):
+    return Individual(**({"number": number, "genes": (0.5,), "losses": losses, "island": 0, "home": 0} | fields))
+
+
+def test_the_best_are_the_smallest_losses_and_pruned_ones_come_last():
+    population = Population(3)
+    for number, loss in enumerate((5.0, 1.0, 3.0, 2.0)):
+        population.admit(individual(number, loss))
+    population.admit(individual(9, -1.0, is_complete=False))
+    assert [i.number for i in population.best()] == [1, 3, 2]
+    assert [i.number for i in population][-1] == 9
+
+
+def test_an_individual_is_taken_in_once_and_may_come_back_after_it_has_left():
+    population = Population(2)
+    assert population.admit(individual(1, 0.5))
+    assert not population.admit(individual(1, 0.5, steps=1))
+    assert population.dismiss(1, 0).number == 1
+    assert len(population) == 0
+    assert not population.admit(individual(1, 0.5))  # late news of what has gone
+    assert population.admit(individual(1, 0.5, steps=2))
+    assert population.dismiss(1, 0) is None  # it has come back since
+
+
+def test_who_is_said_to_have_left_before_it_is_heard_of_is_not_taken_in():
+    population = Population(2)
+    assert population.dismiss(4, 0) is None
+    assert not population.admit(individual(4, 1.0))
+
+
+def test_of_several_objectives_the_best_are_by_front_and_crowding_even_after_trimming():
+    rng = random.Random(0)
+    population, everyone = Population(6), []
+    for number in range(500):
+        everyone.append(individual(number, rng.random(), rng.random()))
+        population.admit(everyone[-1])
+    front = {everyone[i].number for i in pareto.front([i.losses for i in everyone])}
+    best = {i.number for i in population.best()}
+    assert len(best) == 6
+    assert best <= front or front <= best
+    for number in list(best):
+        population.dismiss(number, 0)
+    assert len(population.best()) == 6
+    assert not best & {i.number for i in population.best()}
+
+
+def test_an_individual_goes_to_an_island_once_the_best_first():
+    emigrants, here = Emigrants(home=0, island=0, num_islands=3), lambda individual: True
+    for number, loss in enumerate((5.0, 1.0, 3.0)):
+        emigrants.add(individual(number, loss))
+    emigrants.add(individual(7, 0.0, home=1))  # another worker's
+    emigrants.add(individual(8, 0.0, is_complete=False))
+    emigrants.add(individual(9, 0.5, island=1))
+    assert [i.number for i in emigrants.take(1, 2, here)] == [1, 2]  # 9 was bred there
+    assert [i.number for i in emigrants.take(1, 2, here)] == [0]
+    assert [i.number for i in emigrants.take(2, 1, lambda i: i.number != 9)] == [1]

@@ -1,0 +1,115 @@
+"""Rungs, and who goes on from them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from atoll.platform import registry
+from atoll.platform.local_mailbox import LocalMailbox
+from atoll.platform.pruning import Ladder, Pruner, Pruning
+from atoll.platform.study import Study
+
+
+def report(epoch, metric, *, train_loss=None, last=False, step=None, seconds=None):
+    return SimpleNamespace(
+        epoch=epoch,
+        step=step or 10 * epoch,
+        seconds=seconds or epoch / 2,
+        metric=metric,
+        train_loss=1.0 / epoch if train_loss is None else train_loss,
+        last=last,
+    )
+
+
+def pruners(size=1, sign=1.0, rule="asha", while_falling=True, **settings):
+    return [Pruner(Pruning(**settings), rule, while_falling, sign, box) for box in LocalMailbox.connected(size)]
+
+
+def train(pruner, curve, **options):
+    """The epoch after which a trial is pruned, or None."""
+    pruner.start()
+    for epoch, metric in enumerate(curve, 1):
+        if pruner.prunes(report(epoch, metric, last=epoch == len(curve), **options)):
+            return epoch
+    return None
+
+
+def test_rungs_of_asha_are_powers():
+    ladder = Ladder(Pruning(grace=2, factor=3), "asha")
+    assert list(ladder.passed(0, 60)) == [2, 6, 18, 54]
+    assert list(ladder.passed(2, 17)) == [6]
+    assert list(Ladder(Pruning(rungs=[2.5, 4]), "asha").passed(0, 3)) == [2.5]
+
+
+def test_asha_lets_the_best_share_of_a_rung_go_on():
+    (pruner,) = pruners(factor=3)
+    # the first is the best so far; then only a value among the best third of those that came goes on
+    ends = [train(pruner, [value, value, value, value]) for value in (5.0, 6.0, 4.0, 4.5, 3.0, 3.5, 9.0, 3.2)]
+    assert ends == [None, 1, None, 1, None, 3, 1, 3]
+
+
+def test_a_metric_that_is_maximised():
+    (pruner,) = pruners(sign=-1.0, factor=2)
+    assert [train(pruner, [v] * 2) for v in (0.5, 0.4, 0.6)] == [None, 1, None]
+
+
+def test_the_last_report_is_never_pruned():
+    (pruner,) = pruners(factor=2)
+    assert train(pruner, [1.0]) is None
+    assert train(pruner, [2.0]) is None
+
+
+def test_values_of_other_workers_count_once_they_have_arrived():
+    here, there = pruners(2, factor=2)
+    train(there, [1.0, 1.0])
+    assert train(here, [2.0, 2.0]) == 1
+    assert here._values == there._values or here._values[1] == [1.0, 2.0]
+
+
+def test_median_stopping_waits_for_values_and_compares_at_every_report():
+    (pruner,) = pruners(rule="median", startup=3, grace=2)
+    assert [train(pruner, [v] * 3) for v in (1.0, 2.0, 3.0)] == [None, None, None]
+    assert train(pruner, [9.0, 2.5, 0.0]) == 2  # not before grace
+    assert train(pruner, [9.0, 1.9, 0.0]) is None
+
+
+def test_fidelity_may_be_steps_or_seconds():
+    (steps,) = pruners(fidelity="steps", grace=20, factor=2)
+    assert train(steps, [1.0] * 4) is None
+    assert train(steps, [2.0] * 4) == 2
+    (seconds,) = pruners(fidelity="seconds", grace=1.5, factor=2)
+    assert train(seconds, [1.0] * 4) is None
+    assert train(seconds, [2.0] * 4) == 3
+
+
+def test_macs_rule_ends_no_trial_whose_loss_still_falls():
+    assert registry.method("mac").pruning == {"rule": "median", "while_falling": False}
+    (pruner,) = pruners(rule="median", while_falling=False, startup=1)
+    train(pruner, [1.0] * 5)
+    assert train(pruner, [2.0] * 5) is None  # its training loss falls in every epoch
+    assert train(pruner, [2.0] * 5, train_loss=0.5) == 2  # the second report has not fallen below the first
+
+
+def test_a_study_takes_its_methods_rule_unless_it_says():
+    def study(method, **pruning):
+        return Study(name="s", workload="digits_mlp", method=method, pruning=pruning)
+
+    assert study("mac").pruning_rule() == ("median", False)
+    assert study("mac", rule="asha").pruning_rule() == ("asha", False)
+    assert study("daso").pruning_rule() == ("asha", True)
+    assert study("daso", while_falling=False).pruning_rule() == ("asha", False)
+
+
+def test_a_resumed_search_knows_the_rungs():
+    (pruner,) = pruners(factor=2)
+    for number, metric in enumerate((1.0, 2.0)):
+        for epoch in (1, 2):
+            pruner.replay(number, epoch, 10 * epoch, epoch / 2, metric)
+    assert pruner._values == {1.0: [1.0, 2.0], 2.0: [1.0, 2.0]}
+    assert train(pruner, [3.0, 3.0]) == 1
+
+
+@pytest.mark.parametrize("rungs", [[], [0, 1], [3, 3]])
+def test_rungs_must_rise(rungs):
+    with pytest.raises(ValueError, match=r"rungs must be above 0 and rise|at least 1 item"):
+        Pruning(rungs=rungs)
