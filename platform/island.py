@@ -21,7 +21,8 @@ from atoll.platform.population import Emigrants, Individual, Population
 from atoll.platform.proposals import Proposer
 from atoll.searchspaces.space import Gene
 
-STARTED, ARRIVED, DROPPED, LEFT, IMMIGRANTS = 21, 22, 23, 24, 25
+# What an island's workers tell each other has one tag, so that it comes in the order that it was said.
+NEWS, IMMIGRANTS = 21, 22
 
 
 class Island:
@@ -62,6 +63,12 @@ class Island:
         self._roots = roots
         self._rng = random.Random(seed)
         self._on_emigration = on_emigration
+        self._hear: dict[str, Callable[..., None]] = {
+            "started": proposer.started,
+            "dropped": proposer.dropped,
+            "arrived": self._admit,
+            "left": self._dismiss,
+        }
         self._emigrants = Emigrants(workers.rank, index, len(island_sizes))
         for individual in population:
             self._emigrants.add(individual)
@@ -81,13 +88,13 @@ class Island:
         """Say that a trial is being evaluated, to samplers that want to know."""
         self._proposer.started(number, genes, attributes)
         if self._proposer.tells_pending:
-            self._tell((number, dict(genes), dict(attributes)), STARTED)
+            self._tell("started", number, dict(genes), dict(attributes))
 
     def drop(self, number: int) -> None:
         """Say that a trial has no result."""
         self._proposer.dropped(number)
         if self._proposer.tells_pending:
-            self._tell(number, DROPPED)
+            self._tell("dropped", number)
 
     def add(self, individual: Individual) -> None:
         """Take an evaluated individual into the population, and tell the island's other workers.
@@ -96,12 +103,11 @@ class Island:
         """
         assert not any(np.isnan(loss) for loss in individual.losses), individual
         self._admit(individual)
-        self._tell(individual, ARRIVED)
+        self._tell("arrived", individual)
 
-    def _tell(self, message: Any, tag: int) -> None:
-        for rank in range(self._workers.size):
-            if rank != self._workers.rank:
-                self._workers.send(message, rank, tag)
+    def _tell(self, *news: Any) -> None:
+        if self._workers.size > 1:
+            self._workers.send_to(self._workers.others(), news, NEWS)
 
     def _admit(self, individual: Individual) -> None:
         if self.population.admit(individual):
@@ -110,14 +116,9 @@ class Island:
 
     def receive(self) -> None:
         """Take in what others have sent."""
-        while (message := self._workers.take(STARTED)) is not None:
-            self._proposer.started(*message[1])
-        while (message := self._workers.take(DROPPED)) is not None:
-            self._proposer.dropped(message[1])
-        while (message := self._workers.take(ARRIVED)) is not None:
-            self._admit(message[1])
-        while (message := self._workers.take(LEFT)) is not None:
-            self._dismiss(*message[1])
+        while (message := self._workers.take(NEWS)) is not None:
+            what, *about = message[1]
+            self._hear[what](*about)
         while (message := self._roots.take(IMMIGRANTS)) is not None:
             for individual in message[1]:
                 self._admit(individual)
@@ -137,13 +138,13 @@ class Island:
 
     def _send(self, departing: Sequence[Individual], target: int) -> None:
         arriving = [self._emigrant(individual, target) for individual in departing]
-        for rank in range(self._firsts[target], self._firsts[target] + self._sizes[target]):
-            self._roots.send(arriving, rank, IMMIGRANTS)
+        first = self._firsts[target]
+        self._roots.send_to(range(first, first + self._sizes[target]), arriving, IMMIGRANTS)
         for individual in departing:
             self._on_emigration(individual.number, target)
             if not self._migration.pollination:
                 self._dismiss(individual.number, individual.steps)
-                self._tell((individual.number, individual.steps), LEFT)
+                self._tell("left", individual.number, individual.steps)
 
     def _emigrant(self, individual: Individual, target: int) -> Individual:
         return Individual(

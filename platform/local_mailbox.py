@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -21,9 +22,19 @@ class LocalMailbox:
         boxes: list[dict[int, deque[tuple[int, bytes]]]] = [defaultdict(deque) for _ in range(size)]
         return [cls(rank, boxes) for rank in range(size)]
 
-    def send(self, obj: Any, dest: int, tag: int = 0) -> None:
+    def send(self, obj: Any, dest: int, tag: int) -> None:
         """Send a Python object; it has arrived at once."""
-        self._boxes[int(dest)][tag].append((self.rank, pickle.dumps(obj)))
+        self.send_to((dest,), obj, tag)
+
+    def send_to(self, ranks: Iterable[int], obj: Any, tag: int) -> None:
+        """Send a Python object to several ranks."""
+        data = pickle.dumps(obj)
+        for rank in ranks:
+            self._boxes[rank][tag].append((self.rank, data))
+
+    def others(self) -> list[int]:
+        """All ranks but this one."""
+        return [rank for rank in range(self.size) if rank != self.rank]
 
     def take(self, tag: int) -> tuple[int, Any] | None:
         """Sender and content of the next message with `tag`, or None where none has arrived."""

@@ -6,6 +6,7 @@ an individual exceeds the eager limit. Here a send is a non-blocking one whose r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mpi4py import MPI
@@ -19,18 +20,27 @@ class Mailbox:
         self.rank = comm.rank
         self.size = comm.size
         self._status = MPI.Status()
-        self._pending: list[MPI.Request] = []
+        self._pending: list[tuple[MPI.Request, bytes]] = []  # the request knows nothing of its buffer
         self._sweep_at = self.SWEEP
 
     # Requests are tested in sweeps, each twice as many as were left pending: a constant share of every send.
     SWEEP = 16
 
-    def send(self, obj: Any, dest: int, tag: int = 0) -> None:
+    def send(self, obj: Any, dest: int, tag: int) -> None:
         """Start to send a Python object."""
+        self.send_to((dest,), obj, tag)
+
+    def send_to(self, ranks: Iterable[int], obj: Any, tag: int) -> None:
+        """Start to send a Python object to several ranks; it is pickled once."""
+        data = MPI.pickle.dumps(obj)
         if len(self._pending) >= self._sweep_at:
             self.all_sent()
             self._sweep_at = 2 * len(self._pending) + self.SWEEP
-        self._pending.append(self.comm.isend(obj, dest=int(dest), tag=tag))
+        self._pending += [(self.comm.Isend((data, MPI.BYTE), dest, tag), data) for dest in ranks]
+
+    def others(self) -> list[int]:
+        """All ranks but this one."""
+        return [rank for rank in range(self.size) if rank != self.rank]
 
     def take(self, tag: int, source: int = MPI.ANY_SOURCE) -> tuple[int, Any] | None:
         """Sender and content of the next message with `tag`, or None where none has arrived."""
@@ -39,7 +49,7 @@ class Mailbox:
 
     def all_sent(self) -> bool:
         """Whether every message has left this rank."""
-        self._pending = [request for request in self._pending if not request.Test()]
+        self._pending = [(request, data) for request, data in self._pending if not request.Test()]
         return not self._pending
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from atoll.platform.population import Individual
@@ -37,7 +37,7 @@ class Candidate:
 
     def as_dict(self) -> dict[str, Any]:
         """The proposal as plain data."""
-        return asdict(self.proposal) | {"waited": self.waited}
+        return vars(self.proposal) | {"waited": self.waited}
 
 
 def proposal_of(content: Mapping[str, Any]) -> Proposal:

@@ -126,9 +126,7 @@ class Pruner:
         for rung in self._ladder.passed(self._reached[-1], fidelity):
             is_behind = self._is_behind(rung, value)
             self._learn(rung, value)
-            for root in range(self._roots.size):
-                if root != self._roots.rank:
-                    self._roots.send((rung, value), root, RUNG)
+            self._roots.send_to(self._roots.others(), (rung, value), RUNG)
         self._reached[-1] = fidelity
         falls = not self._losses or progress.train_loss < min(self._losses)
         self._losses.append(progress.train_loss)

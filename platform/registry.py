@@ -124,6 +124,7 @@ def _load(location: str) -> Any:
     return getattr(module, attribute)
 
 
+@cache
 def _load_file(path: Path) -> ModuleType:
     path = path.resolve()
     name = f"_atoll_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

@@ -273,9 +273,7 @@ class Root:
     def _remember_failure(self, hyperparameters: dict[str, Any]) -> None:
         """Keep this root, and all others, from evaluating a failed configuration again unchanged."""
         self._proposer.failures.add(key(hyperparameters))
-        for root in range(self._roots.size):
-            if root != self._roots.rank:
-                self._roots.send(key(hyperparameters), root, FAILED)
+        self._roots.send_to(self._roots.others(), key(hyperparameters), FAILED)
 
     def _interrupt(self) -> Exception | None:
         """What ends the trial that is being evaluated, if anything does."""
@@ -310,7 +308,7 @@ class Root:
         self._journal.append("trial_started", trial | fields)
 
     def _note_end(self, trial: dict[str, int], outcome: Outcome, found: Sequence[float]) -> None:
-        fields = asdict(outcome)
+        fields = dict(vars(outcome))
         if len(found) > 1:
             fields["objectives"] = list(found)
         self._journal.append("trial_ended", trial | fields, sync=outcome.seconds > 1.0)

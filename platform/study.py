@@ -312,8 +312,8 @@ class Study(_Strict):
         return space
 
     def configuration(self, hyperparameters: dict[str, Any], number: int, threads: int, device: str) -> Configuration:
-        """The configuration of trial `number`."""
-        return Configuration(
+        """The configuration of trial `number`, of what is valid already."""
+        return Configuration.model_construct(
             workload=self.workload,
             method=self.method,
             hyperparameters=complete_hyperparameters(self.method, hyperparameters),

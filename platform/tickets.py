@@ -1,12 +1,16 @@
 """One budget for all workers: tickets from one owner, asked for one ahead.
 
 A worker that is fast takes more tickets, and none waits at the end for a share that is not its own: a ticket that lies
-ahead of a worker in a long trial is called back as soon as another worker has nothing to do. The owner, root 0 of the
-search, answers from its poll points: a one-sided counter would wait there too as soon as it crosses hosts.
+ahead of a worker in a long trial is called back as soon as another worker has nothing to do. Who asks again within
+milliseconds is given several. The owner, root 0 of the search, answers from its poll points: a one-sided counter would
+wait there too as soon as it crosses hosts.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -36,24 +40,29 @@ class Ticket:
 
 
 class _Owner:
-    """Gives tickets out, and knows who holds one that is not begun."""
+    """Gives tickets out, and knows who holds some that are not begun."""
+
+    # Workers are given the tickets of this many seconds at once, and never more than so many.
+    BATCH_SECONDS = 0.02
+    LARGEST_BATCH = 16
 
     def __init__(self, mailbox: Mailbox, tickets: Iterable[Ticket], open_: Callable[[], bool]) -> None:
         self._mailbox = mailbox
         self._tickets = iter(tickets)
         self._open = open_
         self._returned: deque[Ticket] = deque()
-        self._holders: dict[int, bool] = {}  # of a ticket that lies ahead -> whether it was called back
+        self._holders: dict[int, bool] = {}  # of tickets that lie ahead -> whether these were called back
         self._asking: dict[int, bool] = {}  # who has no answer yet -> whether it is idle
         self._question: dict[int, int] = {}  # the number of its last question
         self._answered: dict[int, int] = {}  # the last question of each that has its answer
+        self._given: dict[int, tuple[float, int]] = {}  # when, and how many
 
     def serve(self) -> None:
         """Answer what has come."""
         while (message := self._mailbox.take(TO_OWNER)) is not None:
             rank, (question, is_idle, returned) = message
-            if returned is not None:
-                self._returned.append(returned)
+            if returned:
+                self._returned.extend(returned)
                 self._holders.pop(rank)
                 self._answered.pop(rank)
                 self._asking[rank] = False
@@ -67,23 +76,32 @@ class _Owner:
     def _answer(self) -> None:
         # Those that are idle first, in the order that they asked.
         for rank in sorted(self._asking, key=lambda rank: not self._asking[rank]):
-            ticket = self._next()
-            if ticket is None and self._holders and self._open():
+            tickets = self._next(self._batch(rank))
+            if not tickets and self._holders and self._open():
                 self._call_back(sum(self._asking.values()))
                 return
             is_idle = self._asking.pop(rank)
             self._answered[rank] = self._question[rank]
-            if ticket is not None and not is_idle:
+            if len(tickets) > int(is_idle):  # who is idle begins the first at once
                 self._holders[rank] = False
-            self._mailbox.send(ticket, rank, GIVE)
+            self._given[rank] = time.monotonic(), len(tickets)
+            self._mailbox.send(tickets, rank, GIVE)
 
-    def _next(self) -> Ticket | None:
+    def _batch(self, rank: int) -> int:
+        """How many tickets a worker gets, by how long it took for each of the last ones."""
+        when, count = self._given.get(rank, (-math.inf, 1))
+        seconds = (time.monotonic() - when) / count
+        return max(1, min(self.LARGEST_BATCH, int(self.BATCH_SECONDS / max(seconds, 1e-6))))
+
+    def _next(self, count: int) -> list[Ticket]:
         if not self._open():
-            return None
-        return self._returned.popleft() if self._returned else next(self._tickets, None)
+            return []
+        if self._returned:
+            return [self._returned.popleft()]
+        return list(itertools.islice(self._tickets, count))
 
     def _call_back(self, num_idle: int) -> None:
-        """Call back as many tickets as there are idle workers."""
+        """Call back from as many workers as there are idle ones."""
         missing = num_idle - sum(self._holders.values())
         for rank in [rank for rank, called in self._holders.items() if not called][: max(0, missing)]:
             self._holders[rank] = True
@@ -99,8 +117,7 @@ class TicketOffice:
         open_: at the owner, whether tickets may still be given out.
 
     Attributes:
-        ahead: the ticket that lies ready for after the present trial; None while there is none.
-        hand_back: called with the ticket ahead when another worker is to have it; returns what that worker gets.
+        hand_back: called with the next ticket when other workers are to have it; returns what they get.
     """
 
     def __init__(self, mailbox: Mailbox, tickets: Iterable[Ticket], open_: Callable[[], bool]) -> None:
@@ -109,26 +126,37 @@ class TicketOffice:
         self._question = 0
         self._is_asked = False
         self._is_answered = False
-        self.ahead: Ticket | None = None
+        self._ahead: deque[Ticket] = deque()
         self.hand_back: Callable[[Ticket], Ticket] = lambda ticket: ticket
+
+    @property
+    def ahead(self) -> Ticket | None:
+        """The ticket that lies ready for after the present trial; None while there is none."""
+        return self._ahead[0] if self._ahead else None
 
     def serve(self) -> None:
         """Answer what has come."""
         if self._owner is not None:
             self._owner.serve()
         if self._is_asked and (message := self._mailbox.take(GIVE)) is not None:
-            self._is_answered, self.ahead = True, message[1]
+            self._is_answered = True
+            self._ahead.extend(message[1])
         while (message := self._mailbox.take(CALL_BACK)) is not None:
-            if self.ahead is not None and message[1] == self._question:  # else it has been begun meanwhile
-                ticket, self.ahead, self._is_answered = self.ahead, None, False
-                self._mailbox.send((self._question, None, self.hand_back(ticket)), 0, TO_OWNER)
+            if self._ahead and message[1] == self._question:  # else they have been begun meanwhile
+                returned = [self.hand_back(self._ahead.popleft()), *self._ahead]
+                self._ahead.clear()
+                self._is_asked, self._is_answered = True, False
+                self._mailbox.send((self._question, None, returned), 0, TO_OWNER)
 
     def ask(self) -> None:
         """Ask for the next ticket, so that it is there when it is wanted."""
-        if not self._is_asked:
-            self._is_asked = True
-            self._question += 1
-            self._mailbox.send((self._question, False, None), 0, TO_OWNER)
+        if not self._ahead and not self._is_asked:
+            self._ask(is_idle=False)
+
+    def _ask(self, *, is_idle: bool) -> None:
+        self._question += not self._is_asked
+        self._is_asked = True
+        self._mailbox.send((self._question, is_idle, None), 0, TO_OWNER)
 
     def take(self, wait: Callable[[Callable[[], bool]], None]) -> Ticket | None:
         """The next ticket, or None when there are no more.
@@ -137,11 +165,8 @@ class TicketOffice:
             wait: serves until the condition that it is given holds.
         """
         self.serve()
-        if not self._is_answered:
-            if not self._is_asked:
-                self._is_asked = True
-                self._question += 1
-            self._mailbox.send((self._question, True, None), 0, TO_OWNER)
+        if not self._ahead and not self._is_answered:
+            self._ask(is_idle=True)
             wait(lambda: self._is_answered)
-        ticket, self.ahead, self._is_asked, self._is_answered = self.ahead, None, False, False
-        return ticket
+        self._is_asked = self._is_answered = False
+        return self._ahead.popleft() if self._ahead else None

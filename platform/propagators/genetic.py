@@ -85,13 +85,16 @@ class GeneticPropagator(Propagator):
         first = parents[0]
         sources: dict[str, int | str] = dict.fromkeys(self._limits, first.number)
         for other in reversed(parents[1:]):
-            sources |= {name: other.number for name in self._limits if child[name] == other[name] != first[name]}
+            theirs, ours = other.mapping, first.mapping
+            sources |= {
+                name: other.number for name in self._limits if child.mapping[name] == theirs[name] != ours[name]
+            }
         operators = ["crossover"]
         for name, operator in self._mutations.items():
             before, child = child, operator(child)
             if child is not before and not isinstance(child, Genome):  # InitUniform makes a new one
                 return Proposal(self._genes(child), "random", seconds=time.perf_counter() - started)
-            changed = {gene: name for gene in self._limits if child[gene] != before[gene]}
+            changed = {gene: name for gene in self._limits if child.mapping[gene] != before.mapping[gene]}
             if changed:
                 operators.append(name)
                 sources |= changed
@@ -105,7 +108,7 @@ class GeneticPropagator(Propagator):
         return list(self._genomes.values())
 
     def _genes(self, individual: PropulateIndividual) -> dict[str, Gene]:
-        return {name: individual[name] for name in self._limits}
+        return {name: individual.mapping[name] for name in self._limits}
 
 
 class RandomPropagator(Propagator):

@@ -1,16 +1,26 @@
 """The shared budget, on mailboxes inside one process: every ticket once, none idle while another's lies ahead."""
 
+import itertools
 import random
+from types import SimpleNamespace
 
 import pytest
 
+from atoll.platform import tickets
 from atoll.platform.local_mailbox import LocalMailbox
 from atoll.platform.tickets import Ticket, TicketOffice
 
 
 def offices(size, num_tickets, open_=lambda: True):
-    tickets = (Ticket(number) for number in range(num_tickets))
-    return [TicketOffice(box, tickets, open_) for box in LocalMailbox.connected(size)]
+    budget = (Ticket(number) for number in range(num_tickets))
+    return [TicketOffice(box, budget, open_) for box in LocalMailbox.connected(size)]
+
+
+@pytest.fixture(autouse=True)
+def _slow_clock(monkeypatch):
+    """A second passes from look to look: nobody is so fast as to be given several tickets."""
+    ticks = itertools.count()
+    monkeypatch.setattr(tickets, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
 
 
 def serving(some):
@@ -89,3 +99,24 @@ def test_the_owners_own_ticket_is_called_back_too_and_an_end_ends_all():
     is_open[0] = False
     assert other.take(wait) is None
     assert owner.take(wait) is None
+
+
+def test_who_asks_again_within_milliseconds_is_given_several_and_all_are_called_back(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(tickets, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    fast, other = some = offices(2, 30)
+    wait, taken = serving(some), []
+    for _ in range(5):
+        taken.append(fast.take(wait).number)
+        now[0] += 0.004  # five in the 20 ms for which tickets are given at once
+        fast.ask()
+        fast.serve()
+    assert taken == [0, 1, 2, 3, 4]
+    assert fast.ahead is not None
+    while (ticket := other.take(wait)) is not None:
+        taken.append(ticket.number)
+        now[0] += 10
+        other.ask()
+    assert fast.ahead is None
+    assert fast.take(wait) is None
+    assert sorted(taken) == list(range(30))
