@@ -195,9 +195,11 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
     if not ending.recorded:
         print(f"the store does not hold everything yet; finish with `atoll record {folder}`", file=sys.stderr)
         return
+    from atoll.analysis import leaderboard as ranking
+
     store = _open_store(url)
     row = store.study(study.name)
-    best = store.leaderboard(row, 10)
+    best = ranking.best(store, row, 10)
     if as_json:
         said = {"study": study.name, "state": ending.state, "reason": ending.reason, "folder": str(folder)}
         _print_json(said | {"best": trial_as_dict(best[0]) if best else None})
@@ -255,16 +257,22 @@ def leaderboard(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The best trials of a study; --json gives all complete trials."""
+    """The best trials of a study, of several objectives the Pareto front first; --json gives all complete trials."""
+    from atoll.analysis import leaderboard as ranking
     from atoll.platform import display
     from atoll.storage.export import trial_as_dict
 
     opened = _open_store(store)
     row = opened.study(study)
+    front = {trial.id for trial in ranking.front(opened, row)} if row.objectives else set()
     if as_json:
-        _print_json([{"place": p} | trial_as_dict(t) for p, t in enumerate(opened.leaderboard(row), 1)])
+        best = ranking.best(opened, row)
+        places = [{"place": place, "front": trial.id in front} for place, trial in enumerate(best, 1)]
+        _print_json([place | trial_as_dict(trial) for place, trial in zip(places, best, strict=True)])
     else:
-        _print(display.leaderboard(row, opened.leaderboard(row, top)))
+        _print(display.leaderboard(row, ranking.best(opened, row, top)))
+        if row.objectives:
+            print(f"{len(front)} trials are on the Pareto front; `atoll export {row.name} --pareto` writes them")
 
 
 @app.command(epilog="Example: atoll studies")
@@ -332,6 +340,9 @@ def delete(
 def export(
     study: Annotated[str, typer.Argument(help="The study's name.")],
     best: Annotated[int, typer.Option(help="How many of the best.", min=1)] = 1,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Of several objectives: the whole Pareto front, in place of --best.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", help="A .yaml or .json file; standard output unless given.")
     ] = None,
@@ -339,19 +350,23 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """The best configurations, complete enough to train again with `atoll train`."""
-    text = _write_export(study, best, output, store, as_json)
+    text = _write_export(study, None if pareto else best, output, store, as_json)
     print(text if output is None else f"wrote {output}")
 
 
-def _write_export(study: str, best: int, output: Path | None, store: str | None, as_json: bool = False) -> str:
+def _write_export(study: str, best: int | None, output: Path | None, store: str | None, as_json: bool = False) -> str:
     import yaml
 
+    from atoll.analysis import leaderboard as ranking
     from atoll.storage.export import configuration
     from atoll.storage.store import StoreError
 
     opened = _open_store(store)
     row = opened.study(study)
-    found = [configuration(row, trial) for trial in opened.leaderboard(row, best)]
+    if best is None and not row.objectives:
+        raise StoreError(f"{study} has one objective, {row.metric}; a Pareto front needs several: use --best")
+    trials = ranking.front(opened, row) if best is None else ranking.best(opened, row, best)
+    found = [configuration(row, trial) for trial in trials]
     if not found:
         raise StoreError(f"{study} has no complete trial to export")
     content: object = found[0] if best == 1 else {"configurations": found}

@@ -159,12 +159,15 @@ def leaderboard(study: Study, trials: Sequence[Trial]) -> Table:
     searched = searched_names(study, trials)
     # Where the time went is in the JSON form; a column each would crowd out the hyperparameters.
     metrics = sorted({name for t in trials for name in t.metrics or {} if not name.startswith("seconds_")})
-    columns = ["place", "trial", study.metric, *metrics, *searched, "time", "sent", "seed", "island"]
+    others = [objective["name"] for objective in (study.objectives or [])[1:]]
+    metrics = [name for name in metrics if name not in others]
+    columns = ["place", "trial", study.metric, *others, *metrics, *searched, "time", "sent", "seed", "island"]
     rows = [
         [
             str(place),
             str(trial.number),
             number(trial.objective),
+            *(number(value) for value in (trial.objectives or [])[1:]),
             *(number((trial.metrics or {}).get(name)) for name in metrics),
             *(number(trial.hyperparameters.get(name)) for name in searched),
             duration(trial.seconds),

@@ -141,6 +141,10 @@ class Proposer:
         if (prepared := self._take_prepared()) is not None:
             self._propagator.dropped(prepared[0])
 
+    def end(self) -> tuple[int, Candidate] | None:
+        """What was prepared for which trial, when the search ends."""
+        return self._take_prepared()
+
     def _take_prepared(self) -> tuple[int, Candidate] | None:
         self._join()
         prepared, self._prepared = self._prepared, None

@@ -182,6 +182,8 @@ class Root:
             candidate = self._candidate(ticket)
             self._office.ask()
             self._evaluate(ticket, candidate)
+        if (prepared := self._proposer.end()) is not None:
+            self._note_proposed(*prepared)
         self._finish()
 
     def _candidate(self, ticket: Ticket) -> Candidate:
@@ -194,6 +196,11 @@ class Root:
             return Candidate(ticket.hyperparameters, proposal_of(ticket.proposal))
         operator = self._given.get(key(ticket.hyperparameters), "retry")
         return self._proposer.settle(ticket.hyperparameters, operator)
+
+    def _note_proposed(self, number: int, candidate: Candidate) -> None:
+        """What was prepared is what a resumed search goes on with."""
+        fields = {"hyperparameters": candidate.hyperparameters, "proposal": candidate.as_dict()}
+        self._journal.append("proposed", {"number": number} | fields)
 
     def _note_refused(self, number: int, candidate: Candidate) -> None:
         for hyperparameters, reason in candidate.refused:
@@ -342,9 +349,7 @@ class Root:
             self._receive()
             self._proposer.prepare(ahead.number)
         elif (candidate := self._proposer.newly_ready()) is not None:
-            self._note_refused(ahead.number, candidate)
-            fields = {"hyperparameters": candidate.hyperparameters, "proposal": candidate.as_dict()}
-            self._journal.append("proposed", {"number": ahead.number} | fields)
+            self._note_proposed(ahead.number, candidate)
 
     def _hand_back(self, ticket: Ticket) -> Ticket:
         """Give the ticket ahead to a worker that has nothing to do, with what was proposed for it."""

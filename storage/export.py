@@ -18,6 +18,11 @@ def study_as_dict(study: Study) -> dict[str, Any]:
     return {column.name: getattr(study, column.name) for column in Study.__table__.columns}
 
 
+def _named(study: Study, trial: Trial) -> dict[str, float | None]:
+    names = (objective["name"] for objective in study.objectives or ())
+    return dict(zip(names, trial.objectives or (), strict=True))
+
+
 def configuration(study: Study, trial: Trial) -> dict[str, Any]:
     """A trial's configuration, complete enough to train again, and where it came from."""
     origin = {
@@ -26,6 +31,7 @@ def configuration(study: Study, trial: Trial) -> dict[str, Any]:
         "attempt": trial.attempt,
         "metric": study.metric,
         "objective": trial.objective,
+        **({"objectives": _named(study, trial)} if study.objectives else {}),
         "metrics": trial.metrics,
         "seconds": trial.seconds,
         "host": trial.host,

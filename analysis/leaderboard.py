@@ -1,0 +1,33 @@
+"""A study's best trials: by its objective, or by Pareto fronts where it has several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from atoll.analysis import pareto
+from atoll.storage.models import Study, Trial
+from atoll.storage.store import Store
+
+
+def best(store: Store, study: Study, top: int | None = None) -> list[Trial]:
+    """The complete trials, the best first; of several objectives by front, inside a front by crowding distance."""
+    if not study.objectives:
+        return store.leaderboard(study, top)
+    trials = store.leaderboard(study)
+    order = pareto.order([losses(study, trial) for trial in trials]) if trials else []
+    return [trials[index] for index in order[:top]]
+
+
+def front(store: Store, study: Study) -> list[Trial]:
+    """The complete trials that no other one is better than in all objectives, by the first objective."""
+    trials = store.leaderboard(study)
+    return [trials[index] for index in pareto.front([losses(study, trial) for trial in trials])]
+
+
+def losses(study: Study, trial: Trial) -> tuple[float, ...]:
+    """A trial's objectives as what is to be minimised; one that was not reached is infinite."""
+    objectives = study.objectives or [{"direction": study.direction}]
+    found: Sequence[float | None] = trial.objectives or [trial.objective]
+    signs = [-1.0 if objective["direction"] == "maximize" else 1.0 for objective in objectives]
+    return tuple(math.inf if value is None else sign * value for sign, value in zip(signs, found, strict=True))

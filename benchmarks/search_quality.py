@@ -1,0 +1,367 @@
+"""How good the samplers are at equal evaluations: the best value found against evaluations, on ten tasks.
+
+python benchmarks/search_quality.py [--quick] [--trials FILE] [--output FOLDER] [--json FILE] [--mpi]
+
+Six functions of the Propulate paper's suite, and four real trainings that benchmarks/tabulate.py has tabulated. Eight
+workers of one island on a simulated clock, each with its own sampler, told what arrives; evaluations take log-normal
+times (sigma 0.5). 400 evaluations, 10 seeds (Gaussian process: 200 and 3). The optima of rastrigin, griewank and
+bisphere lie in the middle of their ranges, where CMA-ES starts: they are moved, by the seed, by up to a quarter of the
+range. No default configuration is given. --mpi adds whole searches over MPI on two of the trainings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import heapq
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from comparison import Trainings, report
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from propulate.utils.benchmark_functions import get_function_search_space
+from pydantic import TypeAdapter
+from scipy import stats
+
+from atoll.platform import propagators
+from atoll.platform.island import Island
+from atoll.platform.local_mailbox import LocalMailbox
+from atoll.platform.migration import Migration
+from atoll.platform.population import Individual, Population
+from atoll.platform.propagators.settings import Sampler
+from atoll.platform.proposals import Proposer
+from atoll.searchspaces.space import Parameter, SearchSpace
+
+Loss = Callable[[dict[str, Any]], float]
+
+FUNCTIONS = ("rosenbrock", "step", "rastrigin", "griewank", "schwefel", "bisphere")
+CENTRED = ("rastrigin", "griewank", "bisphere")
+TABLES = ("ddp", "daso", "easgd", "oialr")
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "propulate": {"name": "propulate"},
+    "optuna-tpe": {"name": "optuna-tpe"},
+    "optuna-cmaes": {"name": "optuna-cmaes"},
+    "optuna-nsga2": {"name": "optuna-nsga2"},
+    "optuna-nsga3": {"name": "optuna-nsga3"},
+    "optuna-gp": {"name": "optuna-gp"},
+    "optuna-qmc": {"name": "optuna-qmc"},
+    "random": {"name": "random"},
+    "grid": {"name": "grid", "points": 20},
+}
+NUM_WORKERS = 8
+
+
+def function_task(name: str, seed: int) -> tuple[SearchSpace, Loss]:
+    """One of Propulate's functions, with its optimum moved where it lies in the middle."""
+    function, limits = get_function_search_space(name)
+    parameters = (
+        Parameter(name=n, distribution=FloatDistribution(*ends), default=ends[0]) for n, ends in limits.items()
+    )
+    rng = random.Random(f"{name}/{seed}")
+    moved = {n: rng.uniform(-0.25, 0.25) * (b - a) * (name in CENTRED) for n, (a, b) in limits.items()}
+    return SearchSpace(tuple(parameters)), lambda v: float(function({n: v[n] - moved[n] for n in limits}))
+
+
+@cache
+def table_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(__file__).parent / "tables" / f"{name}.json").read_text())
+    return found
+
+
+def table_task(name: str) -> tuple[SearchSpace, Loss]:
+    """A tabulated training: parameters are the places on the grid's axes; NaN where the training failed."""
+    from tabulate import key_of
+
+    from atoll.platform.study import Study
+
+    table = table_of(name)
+    study = Study(name=name, **table["study"])
+    trained, axes = study.search_space(), table["axes"]
+    parameters = tuple(
+        Parameter(
+            name=p.name,
+            distribution=CategoricalDistribution(range(len(axes[p.name])))
+            if isinstance(p.distribution, CategoricalDistribution)
+            else IntDistribution(0, len(axes[p.name]) - 1),
+            default=0,
+        )
+        for p in trained.parameters
+    )
+
+    def loss(places: dict[str, Any]) -> float:
+        values = trained.decode({n: axes[n][place] for n, place in places.items()})
+        found = table["losses"][key_of(values, trained.limits())]
+        return math.nan if found is None else float(found)
+
+    return SearchSpace(parameters), loss
+
+
+def task_of(name: str, seed: int) -> tuple[SearchSpace, Loss]:
+    return function_task(name, seed) if name in FUNCTIONS else table_task(name)
+
+
+def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = NUM_WORKERS) -> list[float]:
+    """The best loss after each evaluation that has ended."""
+    np.random.seed(seed)
+    space, loss = task_of(task, seed)
+    settings = TypeAdapter(Sampler).validate_python(SAMPLERS[sampler])
+    workers = []
+    for mailbox, roots in zip(LocalMailbox.connected(num_workers), LocalMailbox.connected(num_workers), strict=True):
+        population = Population(32)
+        proposer = Proposer(propagators.make(settings, space, population, seed=seed), space, space.violated, seed)
+        island = Island(
+            population=population,
+            proposer=proposer,
+            migration=Migration(),
+            island_sizes=[num_workers],
+            index=0,
+            workers=mailbox,
+            roots=roots,
+            seed=seed,
+        )
+        workers.append((proposer, island))
+    rng = random.Random(seed)
+    best, curve, under_way = math.inf, [], []
+    free = [(0.0, worker) for worker in range(num_workers)]
+    number = 0
+    while len(curve) < count:
+        while free and number < count:
+            now, worker = heapq.heappop(free)
+            proposer, island = workers[worker]
+            island.receive()
+            candidate = proposer.take(number)
+            island.start(number, candidate.proposal.genes, candidate.proposal.attributes)
+            heapq.heappush(under_way, (now + rng.lognormvariate(0, 0.5), number, worker, candidate))
+            number += 1
+            if free and under_way[0][0] < free[0][0]:
+                break
+        now, ended, worker, candidate = heapq.heappop(under_way)
+        island, found = workers[worker][1], loss(candidate.hyperparameters)
+        if math.isnan(found):
+            island.drop(ended)
+        else:
+            genes = tuple(candidate.proposal.genes[name] for name in space.limits())
+            attributes = candidate.proposal.attributes
+            island.add(Individual(ended, genes, (found,), 0, island.rank, attributes=attributes))
+            best = min(best, found)
+        curve.append(best)
+        heapq.heappush(free, (now, worker))
+    return curve
+
+
+def jobs(quick: bool) -> list[tuple[str, str, int, int]]:
+    """Task, sampler, seed and evaluations of every simulation."""
+    made = []
+    for sampler in SAMPLERS:
+        seeds, count = (3, 200) if sampler == "optuna-gp" else (10, 400)
+        if quick:
+            seeds, count = (1, 30) if sampler == "optuna-gp" else (2, 100)
+        for task in (*FUNCTIONS, *TABLES):
+            # 20 points an axis are too many in more than 2 dimensions; a table is its own grid.
+            if sampler != "grid" or task in ("rosenbrock", *TABLES):
+                made += [(task, sampler, seed, count) for seed in range(seeds)]
+    return made
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """A bootstrap interval of the median, 95 %."""
+    if len(set(values)) == 1:
+        return values[0], values[0]
+    found = stats.bootstrap(
+        (values,),
+        np.median,
+        n_resamples=2000,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+        vectorized=True,
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def summarise(rows: list[dict[str, Any]], at: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Per task and sampler the median best value after `at` evaluations, with its interval."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if len(row["curve"]) >= at:
+            found.setdefault(row["task"], {}).setdefault(row["sampler"], []).append(row["curve"][at - 1])
+    return {
+        task: {
+            sampler: {"median": statistics.median(v), "low": interval(v)[0], "high": interval(v)[1], "seeds": len(v)}
+            for sampler, v in samplers.items()
+        }
+        for task, samplers in found.items()
+    }
+
+
+def verdicts(summary: dict[str, dict[str, dict[str, float]]], sampler: str) -> dict[str, bool]:
+    """Whether a sampler's median is inside the interval of the task's best sampler, or better."""
+    within = {}
+    for task, samplers in summary.items():
+        best = min(samplers.values(), key=lambda s: s["median"])
+        within[task] = samplers[sampler]["median"] <= best["high"]
+    return within
+
+
+def targets_of(rows: list[dict[str, Any]], task: str) -> list[float]:
+    """Twenty values from what random search has after 20 evaluations to the best that anybody found, on a log scale."""
+    curves = [row["curve"] for row in rows if row["task"] == task]
+    best = min(curve[-1] for curve in curves)
+    start = statistics.median(row["curve"][19] for row in rows if row["task"] == task and row["sampler"] == "random")
+    scale = max(start - best, 1e-12)
+    return [best + scale * 10 ** (-3 * k / 19) for k in range(20)]
+
+
+def ecdf(rows: list[dict[str, Any]], sampler: str, length: int) -> list[float]:
+    """The share of (task, seed, target) that a sampler has reached, by evaluations."""
+    hits, total = np.zeros(length), 0
+    for task in dict.fromkeys(row["task"] for row in rows):
+        targets = targets_of(rows, task)
+        for row in (r for r in rows if r["task"] == task and r["sampler"] == sampler):
+            curve = np.array(row["curve"][:length])
+            for target in targets:
+                reached = np.flatnonzero(curve <= target)
+                total += 1
+                if len(reached):
+                    hits[reached[0] :] += 1
+    return [float(share) for share in hits / max(total, 1)]
+
+
+def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
+    """Best value against evaluations for every task, medians over seeds, and the ECDF over targets."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    def save(file: Path) -> None:
+        tasks = list(dict.fromkeys(row["task"] for row in rows))
+        figure, axes = plt.subplots(3, 4, figsize=(16, 10), layout="constrained")
+        for axis, task in zip(axes.flat, tasks, strict=False):
+            lowest = min(row["curve"][-1] for row in rows if row["task"] == task)
+            for number, sampler in enumerate(SAMPLERS):
+                curves = [r["curve"] for r in rows if (r["task"], r["sampler"]) == (task, sampler)]
+                if curves:
+                    regret = np.median(np.array([c[: min(map(len, curves))] for c in curves]), axis=0) - lowest
+                    axis.plot(np.arange(1, len(regret) + 1), regret + 1e-6, color=f"C{number}", label=sampler)
+            axis.set(title=task, xlabel="evaluations", yscale="log")
+        for number, sampler in enumerate(SAMPLERS):
+            share = ecdf(rows, sampler, length)
+            if any(r["sampler"] == sampler and len(r["curve"]) >= length for r in rows):
+                axes.flat[10].plot(share, color=f"C{number}")
+        axes.flat[10].set(title="targets reached, all tasks", xlabel="evaluations", ylim=(0, 1))
+        axes.flat[0].set_ylabel("above the best known, median")
+        handles, labels = axes.flat[6].get_legend_handles_labels()
+        axes.flat[11].legend(handles, labels, loc="center")
+        axes.flat[11].axis("off")
+        figure.savefig(file)
+        plt.close(figure)
+
+    return save
+
+
+def tables(rows: list[dict[str, Any]], checkpoints: list[int]) -> tuple[str, dict[str, Any]]:
+    lines, figures = [], {}
+    for at in checkpoints:
+        summary = summarise(rows, at)
+        used = [s for s in SAMPLERS if any(s in samplers for samplers in summary.values())]
+        lines += [f"Best value after {at} evaluations, median and its interval (95 %):", ""]
+        lines += [f"| task | {' | '.join(used)} |", f"| --- |{' --- |' * len(used)}"]
+        for task, samplers in summary.items():
+            cells = [
+                f"{samplers[s]['median']:.4g} ({samplers[s]['low']:.3g}, {samplers[s]['high']:.3g})"
+                if s in samplers
+                else ""
+                for s in used
+            ]
+            lines.append(f"| {task} | {' | '.join(cells)} |")
+        counts = {s: sum(verdicts({t: x for t, x in summary.items() if s in x}, s).values()) for s in used}
+        lines += [
+            "",
+            "Within the interval of the best sampler, or better: " + ", ".join(f"{s} {n}" for s, n in counts.items()),
+        ]
+        lines.append("")
+        figures[str(at)] = {"summary": summary, "within": counts}
+    return "\n".join(lines), figures
+
+
+def over_mpi(quick: bool, done: Trainings) -> None:
+    """Whole searches of two trainings over MPI: 4 workers of 2 ranks for some samplers, several seeds."""
+    from tabulate import study_of
+
+    from atoll.storage.store import Store
+
+    known = {(row["task"], row["sampler"], row["seed"]) for row in done.rows}
+    for seed in range(2 if quick else 5):
+        for method in ("ddp", "daso"):
+            for sampler in ("propulate", "optuna-tpe", "random"):
+                name = f"{method}, over MPI"
+                if (name, sampler, seed) in known:
+                    continue
+                study = study_of(method).model_dump(mode="json", exclude_none=True)
+                study |= {"sampler": SAMPLERS[sampler], "seed": 1000 * seed, "trials": 16 if quick else 64}
+                study["topology"] |= {"workers": 4}
+                with tempfile.TemporaryDirectory() as folder:
+                    (Path(folder) / "s.json").write_text(json.dumps(study))
+                    command = [sys.executable, "-m", "atoll.platform.cli", "search", "s.json"]
+                    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+                    store = Store(f"sqlite:///{folder}/atoll.db", create=False)
+                    trials = sorted(store.trials(store.study(method)), key=lambda t: t.finished or math.inf)
+                losses = [t.objective if t.state == "complete" else math.inf for t in trials]
+                curve = [float(value) for value in np.minimum.accumulate(losses)]
+                done.add(
+                    {"task": name, "sampler": sampler, "seed": seed, "curve": curve}, (name, sampler, seed, curve[-1])
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="100 evaluations, 2 seeds")
+    parser.add_argument("--mpi", action="store_true", help="add searches over MPI")
+    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every curve to this file, and go on there")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
+    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
+    options = parser.parse_args()
+    done = Trainings(options.trials)
+    known = {(row["task"], row["sampler"], row["seed"]) for row in done.rows}
+    waiting = [job for job in jobs(options.quick) if job[:3] not in known]
+    with concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        futures = {pool.submit(simulate, *job): job for job in waiting}
+        for future in concurrent.futures.as_completed(futures):
+            task, sampler, seed, _ = futures[future]
+            curve = future.result()
+            done.add({"task": task, "sampler": sampler, "seed": seed, "curve": curve}, (task, sampler, seed, curve[-1]))
+    if options.mpi:
+        over_mpi(options.quick, done)
+    simulated = [row for row in done.rows if "MPI" not in row["task"]]
+    checkpoints = [30, 100] if options.quick else [100, 200, 400]
+    text, figures = tables(simulated, checkpoints)
+    whole = [row for row in done.rows if "MPI" in row["task"]]
+    if whole:
+        length = min(len(row["curve"]) for row in whole)
+        more, figures["mpi"] = tables(whole, [length // 4, length])
+        text += "\n" + more
+    words = "Losses: smaller is better. Times are simulated, evaluations and samplers are real."
+    content = {"figures": figures, "curves": done.rows}
+    report(
+        options,
+        "Search quality",
+        words,
+        text,
+        content,
+        ("Best value against evaluations", draw(simulated, checkpoints[-1])),
+    )
+
+
+if __name__ == "__main__":
+    main()

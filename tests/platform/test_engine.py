@@ -1,0 +1,184 @@
+"""Whole searches over real MPI: every sampler, pruning that ranks agree on, objectives, warm starts, resume."""
+
+import json
+from collections import Counter, defaultdict
+
+import pytest
+import ranks
+import yaml
+from commands import atoll, called, end, journal_lines, start, wait_until
+
+from atoll.analysis import pareto
+from atoll.analysis.leaderboard import losses
+from atoll.storage.store import Store
+
+pytestmark = pytest.mark.mpi
+
+COUNTING = f"{ranks.SUPPORT / 'counting.py'}:Counting"
+STUDY = {"name": "s", "workload": "digits_mlp", "method": "ddp", "epochs": 2, "topology": {"threads": 1}}
+
+
+def write(folder, **content):
+    topology = STUDY["topology"] | content.pop("topology", {})
+    (folder / "s.yaml").write_text(yaml.safe_dump(STUDY | content | {"topology": topology}))
+
+
+def read(folder, name="s"):
+    store = Store(f"sqlite:///{folder}/atoll.db", create=False)
+    study = store.study(name)
+    return store, study, store.trials(study)
+
+
+@pytest.mark.parametrize(
+    "samplers",
+    [
+        ["optuna-tpe", "optuna-cmaes", "optuna-nsga2", "optuna-nsga3"],
+        ["optuna-gp", "optuna-qmc", "random", "grid"],
+    ],
+)
+def test_islands_with_samplers_of_their_own(tmp_path, samplers):
+    write(
+        tmp_path,
+        trials=40,
+        topology={"islands": 4},
+        sampler=[{"name": name} | ({"startup": 3} if name in ("optuna-tpe", "optuna-gp") else {}) for name in samplers],
+        migration={"topology": "ring"},
+        space={"schedule": "constant", "wire": "float32"},
+    )
+    atoll("search", "s.yaml", cwd=tmp_path)
+    store, study, trials = read(tmp_path)
+    assert Counter(t.number for t in trials) == Counter(range(40))
+    assert {t.state for t in trials} <= {"complete", "failed"}
+    by_island = defaultdict(set)
+    for trial in trials:
+        by_island[trial.island].add(trial.proposal["operator"])
+        assert trial.proposal["seconds"] >= 0
+        assert trial.proposal["waited"] >= 0
+    for island, name in enumerate(samplers):
+        # a ticket that lay ahead of another island's worker may have come with its proposal
+        assert name in by_island[island]
+    assert {(m.from_island, m.to_island) for m in store.migrations(study)} <= {(0, 1), (1, 2), (2, 3), (3, 0)}
+    assert store.migrations(study)
+
+
+@pytest.mark.parametrize("name", ["propulate", "optuna-tpe"])
+def test_four_workers_of_an_island_share_a_sampler(tmp_path, name):
+    write(tmp_path, trials=32, epochs=1, topology={"workers": 4}, sampler={"name": name})
+    atoll("search", "s.yaml", cwd=tmp_path)
+    _, _, trials = read(tmp_path)
+    assert Counter(t.number for t in trials) == Counter(range(32))
+    assert len({t.worker for t in trials}) == 4
+    bred = [t for t in trials if t.proposal["parents"]]
+    known = {t.number: t for t in trials}
+    if name == "propulate":
+        assert bred
+        # parents come from other workers, too
+        assert any(known[parent].worker != t.worker for t in bred for parent in t.proposal["parents"])
+
+
+def test_all_ranks_of_a_worker_end_a_pruned_trial_after_the_same_step(tmp_path):
+    counts = tmp_path / "counts"
+    counts.mkdir()
+    write(
+        tmp_path,
+        workload=COUNTING,
+        trials=16,
+        epochs=4,
+        topology={"workers": 2, "ranks": 2},
+        pruning={"rule": "asha", "factor": 2},
+    )
+    atoll("search", "s.yaml", "--outside", cwd=tmp_path, env={"COUNTING": str(counts)})
+    store, study, trials = read(tmp_path)
+    states = Counter(t.state for t in trials)
+    assert states["pruned"] >= 3
+    assert states["complete"] >= 2
+    assert set(states) == {"pruned", "complete"}
+    for trial in trials:
+        curve = store.progress([trial.id])
+        steps = [int(file.read_text()) for file in counts.glob(f"{trial.number}.*")]
+        assert steps == [curve[-1].step] * 2
+        assert len(curve) == 4 if trial.state == "complete" else len(curve) in (1, 2)  # rungs are 1, 2 and the end
+        if trial.state == "pruned":
+            assert trial.reason == f"pruned after epoch {curve[-1].epoch}"
+            assert trial.objective is None
+    assert all(t.state == "complete" for t in store.leaderboard(study))
+
+
+def test_several_objectives(tmp_path):
+    write(
+        tmp_path,
+        method="local_sgd",
+        trials=16,
+        topology={"ranks": 2, "islands": 2},
+        objectives=["validation_error", "bytes_sent"],
+        sampler=[{"population": 4}, {"name": "optuna-nsga2", "population": 4}],
+    )
+    done = atoll("search", "s.yaml", cwd=tmp_path)
+    assert "bytes_sent" in done.stdout
+    store, study, _ = read(tmp_path)
+    complete = store.leaderboard(study)
+    assert [t.objective for t in complete] == [t.objectives[0] for t in complete]
+    assert all(t.objectives[1] == t.wire_bytes for t in complete)
+    front = {complete[i].number for i in pareto.front([losses(study, t) for t in complete])}
+    shown = json.loads(called("leaderboard", "s", "--json", cwd=tmp_path).stdout)
+    assert {row["number"] for row in shown if row["front"]} == front
+    assert [row["front"] for row in shown] == sorted((row["front"] for row in shown), reverse=True)
+    assert f"{len(front)} trials are on the Pareto front" in called("leaderboard", "s", cwd=tmp_path).stdout
+    called("export", "s", "--pareto", "-o", "front.json", cwd=tmp_path)
+    content = json.loads((tmp_path / "front.json").read_text())
+    configurations = content.get("configurations", [content])
+    assert {c["origin"]["trial"] for c in configurations} == front
+    assert set(configurations[0]["origin"]["objectives"]) == {"validation_error", "bytes_sent"}
+    # A second search starts with the front.
+    warm = {"file": "front.json", "best": len(front)}
+    write(tmp_path, name="t", method="local_sgd", trials=1 + len(front), topology={"ranks": 2}, warm_start=warm)
+    atoll("search", "s.yaml", cwd=tmp_path)
+    _, _, again = read(tmp_path, "t")
+    assert again[0].proposal["operator"] == "default"
+    expected = [c["hyperparameters"] for c in configurations]
+    started = [t.configuration["hyperparameters"] for t in again if t.proposal["operator"] == "warm_start"]
+    assert started == [h for h in expected if h != again[0].configuration["hyperparameters"]]
+
+
+@pytest.mark.parametrize("name", ["propulate", "optuna-tpe", pytest.param("optuna-cmaes", marks=pytest.mark.long)])
+def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, name):
+    """One worker and a seed; the objective is the loss, which is the same to the last bit."""
+    counts = tmp_path / "counts"
+    counts.mkdir()
+    sampler = {"name": name} | {"propulate": {"population": 3}, "optuna-tpe": {"startup": 3}}.get(name, {})
+    content = {"workload": COUNTING, "trials": 12, "epochs": 1, "objectives": ["validation_loss"], "sampler": sampler}
+    environment = {"COUNTING": str(counts), "SECONDS_PER_STEP": "0.006"}
+    found = []
+    for stops in (False, True):
+        folder = tmp_path / str(stops)
+        folder.mkdir()
+        write(folder, **content)
+        search = start("search", "s.yaml", "--outside", cwd=folder, env=environment)
+        if stops:
+            study = folder / "atoll-studies" / "s"
+            wait_until(lambda f=study: f.exists() and len(journal_lines(f, "trial_ended")) >= 5)
+            called("stop", "s", cwd=folder)
+            assert end(search).returncode == 75
+            assert len(journal_lines(study, "trial_ended")) < 12
+            search = start("search", "s.yaml", "--outside", "--resume", cwd=folder, env=environment)
+        done = end(search)
+        assert done.returncode == 0, done.stdout + done.stderr
+        _, _, trials = read(folder)
+        found.append({t.number: (t.hyperparameters, t.objective) for t in trials if t.state == "complete"})
+    assert len(found[0]) == 12
+    assert found[1] == found[0]
+
+
+def test_what_violates_a_constraint_is_refused_and_counted(tmp_path):
+    constraint = "batch_size <= 24"
+    write(tmp_path, trials=20, epochs=1, topology={"workers": 2}, sampler={"name": "random"}, constraints=[constraint],
+          default_first=False)  # fmt: skip
+    atoll("search", "s.yaml", cwd=tmp_path)
+    _, study, trials = read(tmp_path)
+    assert len(trials) == 20
+    assert all(t.hyperparameters["batch_size"] <= 24 for t in trials)
+    folder = tmp_path / "atoll-studies" / "s"
+    refused = journal_lines(folder, "refused")
+    assert study.num_refused == len(refused) > 0
+    assert all(line["hyperparameters"]["batch_size"] > 24 for line in refused)
+    assert all(line["reason"] == f"it violates {constraint}" for line in refused)

@@ -1,0 +1,114 @@
+"""What a search starts with, and what is refused before it starts."""
+
+import json
+import re
+
+import journals
+import pytest
+
+from atoll.platform import launch, warmstart, yamlfile
+from atoll.platform.study import Study
+from atoll.storage.recorder import Recorder
+from atoll.storage.store import Store, StoreError
+
+DEFAULT = Study(name="d", workload="digits_mlp", method="ddp").search_space().default()
+
+
+def study(**content):
+    return Study(**({"name": "s", "workload": "digits_mlp", "method": "ddp"} | content))
+
+
+def file_of(folder, *changes, method="ddp"):
+    several = [{"workload": "digits_mlp", "method": method, "hyperparameters": DEFAULT | change} for change in changes]
+    file = folder / "best.json"
+    file.write_text(json.dumps({"configurations": several} if len(several) > 1 else several[0]))
+    return str(file)
+
+
+def test_configurations_of_a_file_each_once_and_not_the_default_again(tmp_path):
+    file = file_of(tmp_path, {}, {"momentum": 0.5}, {"momentum": 0.5}, {"momentum": 0.25})
+    assert warmstart.read(study(), "") == []
+    warm = study(warm_start={"file": file, "best": 4})
+    assert [h["momentum"] for h in warmstart.read(warm, "")] == [0.5, 0.25]
+    cold = study(warm_start={"file": file, "best": 2}, default_first=False)
+    assert [h["momentum"] for h in warmstart.read(cold, "")] == [0.9, 0.5]
+
+
+def test_what_the_study_does_not_search_is_left_out_if_it_agrees(tmp_path):
+    file = file_of(tmp_path, {"momentum": 0.5, "gradient_clipping": 1.0})
+    assert "gradient_clipping" not in warmstart.read(study(warm_start={"file": file}), "")[0]
+    with pytest.raises(ValueError, match=r"is from another space: momentum is fixed at 0.7 here and 0.5 there"):
+        warmstart.read(study(warm_start={"file": file}, space={"momentum": 0.7}), "")
+
+
+@pytest.mark.parametrize(
+    ("change", "method", "content", "message"),
+    [
+        (
+            0.5,
+            "ddp",
+            {"space": {"momentum": {"low": 0.0, "high": 0.4}}},
+            "space: momentum must be 0 to 0.4; got 0.5",
+        ),
+        (0.5, "local_sgd", {}, "is of the method local_sgd; the study's is ddp"),
+        (0.96, "ddp", {"constraints": ["momentum < 0.95"]}, "violates the constraint 'momentum < 0.95'"),
+    ],
+)
+def test_files_from_elsewhere_are_refused(tmp_path, change, method, content, message):
+    warm = study(warm_start={"file": file_of(tmp_path, {"momentum": change}, method=method)}, **content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        warmstart.read(warm, "")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(yamlfile.FileError, match=r"nothing\.json"):
+        warmstart.read(study(warm_start={"file": str(tmp_path / "nothing.json")}), "")
+
+
+def test_the_best_of_an_earlier_study(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    folder = journals.start_folder(tmp_path)
+    journals.write_study(folder, [0.5, 0.9])
+    Recorder(folder, lambda: Store(url), journals.study_row(folder.path)).catch_up()
+    with pytest.raises(StoreError, match="does not hold a study named 'other'; it holds s"):
+        warmstart.read(study(warm_start={"studies": ["other"]}), url)
+    with pytest.raises(ValueError, match=r"the warm start from study s is of the method daso"):
+        warmstart.read(study(warm_start={"studies": ["s"]}), url)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"constraints": ["momentum < 0.5"]}, "the default configuration violates the constraint 'momentum < 0.5'"),
+        ({"constraints": ["momentm < 0.5"]}, "speaks of momentm, which the space does not have"),
+        ({"objectives": ["f1"]}, "no trial reports the objective 'f1'"),
+        (
+            {"sampler": {"name": "grid", "points": 2}, "trials": 1000},
+            "the grid has 145 different configurations, the default one included; trials must be at most 145; got 1000",
+        ),
+        ({"sampler": {"name": "grid", "points": {"S": 2}}}, "sampler.points names S; the space has"),
+    ],
+)
+def test_bad_input_is_refused_before_the_first_trial(content, message):
+    with pytest.raises(ValueError, match=message):
+        launch.check(study(**content))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"sampler": {"name": "optuna-tpe", "population": 3}}, "Extra inputs are not permitted"),
+        ({"topology": {"islands": 2}, "migration": {"topology": [[0, 1]]}}, "must be a matrix of 2 x 2"),
+        ({"sampler": [{}, {}]}, "sampler lists 2 islands; topology.islands is 1"),
+        (
+            {"sampler": {"name": "optuna-cmaes"}, "objectives": ["accuracy", "seconds"]},
+            "optuna-cmaes takes one objective",
+        ),
+        ({"pruning": {}, "objectives": ["accuracy", "seconds"]}, "pruning compares one objective"),
+        ({"pruning": {}, "objectives": ["seconds"]}, "pruning compares the metric accuracy; the objective is seconds"),
+        ({"sampler": {"mutation_points": [3, 2]}}, "mutation_points must be fewest and most, 1 or more; got 3, 2"),
+    ],
+)
+def test_samplers_and_topologies_that_cannot_be(content, message):
+    with pytest.raises(ValueError, match=message):
+        study(**content)
