@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from atoll.methods.ftrl import Ftrl
 from atoll.methods.validation import require, require_choice
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt")
+OPTIMIZERS = ("sgd", "adamw", "adadelta", "adagrad", "adam", "adamax", "amsgrad", "ftrl", "nadam", "rmsprop")
+SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "exponential", "inverse_time", "polynomial")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,12 @@ class OptimizerSettings:
 
     Attributes:
         learning_rate: the schedule's highest rate.
-        momentum: of SGD; AdamW's first-moment rate is fixed at 0.9.
+        momentum: of SGD and RMSprop.
         nesterov: Nesterov's form of SGD's momentum.
-        weight_decay: coupled for SGD, decoupled for AdamW.
+        beta1, beta2: rates of the first and second moments of Adam and its relatives.
+        smoothing: of the squared gradients of Adadelta and RMSprop.
+        l1: of FTRL, which makes weights exactly zero.
+        weight_decay: decoupled for AdamW, coupled for all others.
         batch_size: samples per rank and step.
         schedule: of the learning rate over the training steps.
         lr_decay: gamma of the schedule inverse_sqrt, learning_rate / (1 + gamma t)^0.5 (003 figure 4.13).
@@ -34,6 +38,8 @@ class OptimizerSettings:
         warmup_lr: rate at the first step of a warm-up (001 table A.1).
         min_lr: rate at which the schedules cosine and linear end; it may be above learning_rate (001 table A.2).
         lr_k_decay: k of the cosine over (t/T)^k (001 table A.1).
+        decay_rate, decay_period: of the schedules exponential and inverse_time; the period is a share of the steps.
+        decay_power: of the schedule polynomial.
         gradient_clipping: largest norm of a rank's gradient; 0 switches clipping off (001 table A.6).
     """
 
@@ -41,6 +47,10 @@ class OptimizerSettings:
     learning_rate: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    smoothing: float = 0.9
+    l1: float = 0.0
     weight_decay: float = 1e-4
     batch_size: int = 32
     schedule: str = "cosine"
@@ -49,6 +59,9 @@ class OptimizerSettings:
     warmup_lr: float = 1e-5
     min_lr: float = 0.0
     lr_k_decay: float = 1.0
+    decay_rate: float = 0.5
+    decay_period: float = 0.25
+    decay_power: float = 1.0
     gradient_clipping: float = 0.0
 
     def __post_init__(self) -> None:
@@ -64,6 +77,11 @@ class OptimizerSettings:
         require(self.warmup_lr >= 0, f"warmup_lr must be at least 0; got {self.warmup_lr}")
         require(self.min_lr >= 0, f"min_lr must be at least 0; got {self.min_lr}")
         require(self.lr_k_decay > 0, f"lr_k_decay must be above 0; got {self.lr_k_decay}")
+        for name in ("beta1", "beta2", "smoothing"):
+            require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1); got {getattr(self, name)}")
+        require(self.l1 >= 0, f"l1 must be at least 0; got {self.l1}")
+        for name in ("decay_rate", "decay_period", "decay_power"):
+            require(getattr(self, name) > 0, f"{name} must be above 0; got {getattr(self, name)}")
         require(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
 
 
@@ -118,6 +136,9 @@ def scheduled_rate(settings: OptimizerSettings, step: int, num_steps: int, num_w
         cosine        min_lr + (learning_rate - min_lr) (1 + cos(pi x^k)) / 2     (Loshchilov and Hutter, 2017)
         linear        learning_rate + (min_lr - learning_rate) x
         inverse_sqrt  learning_rate (1 + gamma t)^-0.5                            (003 figure 4.13)
+        exponential   learning_rate decay_rate^(x / decay_period)                 (this and the next two as Keras has
+        inverse_time  learning_rate / (1 + decay_rate x / decay_period)           them: 001 table 6.1)
+        polynomial    min_lr + (learning_rate - min_lr) (1 - x)^decay_power
 
     with k = lr_k_decay (Zhang and Li, 2020): above 1 the rate stays high for longer, below 1 it falls sooner.
     """
@@ -126,9 +147,40 @@ def scheduled_rate(settings: OptimizerSettings, step: int, num_steps: int, num_w
         return s.warmup_lr + (s.learning_rate - s.warmup_lr) * step / num_warmup_steps
     if s.schedule == "inverse_sqrt":
         return float(s.learning_rate * (1 + s.lr_decay * step) ** -0.5)
-    shares = {"constant": 1.0, "cosine": (1 + math.cos(math.pi * x**s.lr_k_decay)) / 2, "linear": 1 - x}
+    if s.schedule == "exponential":
+        return float(s.learning_rate * s.decay_rate ** (x / s.decay_period))
+    if s.schedule == "inverse_time":
+        return float(s.learning_rate / (1 + s.decay_rate * x / s.decay_period))
+    shares = {
+        "polynomial": (1 - x) ** s.decay_power,
+        "constant": 1.0,
+        "cosine": (1 + math.cos(math.pi * x**s.lr_k_decay)) / 2,
+        "linear": 1 - x,
+    }
     floor = s.learning_rate if s.schedule == "constant" else s.min_lr
-    return floor + (s.learning_rate - floor) * shares[s.schedule]
+    return float(floor + (s.learning_rate - floor) * shares[s.schedule])
+
+
+def _betas(settings: OptimizerSettings) -> tuple[float, float]:
+    return settings.beta1, settings.beta2
+
+
+Maker = Callable[[OptimizerSettings, Iterable[nn.Parameter], float, float], torch.optim.Optimizer]
+_MAKERS: dict[str, Maker] = {
+    "adamw": lambda s, p, rate, decay: torch.optim.AdamW(p, rate, _betas(s), weight_decay=decay, fused=True),
+    "adam": lambda s, p, rate, decay: torch.optim.Adam(p, rate, _betas(s), weight_decay=decay, fused=True),
+    "amsgrad": lambda s, p, rate, decay: torch.optim.Adam(
+        p, rate, _betas(s), weight_decay=decay, amsgrad=True, fused=True
+    ),
+    "adamax": lambda s, p, rate, decay: torch.optim.Adamax(p, rate, _betas(s), weight_decay=decay),
+    "nadam": lambda s, p, rate, decay: torch.optim.NAdam(p, rate, _betas(s), weight_decay=decay),
+    "adagrad": lambda s, p, rate, decay: torch.optim.Adagrad(p, rate, weight_decay=decay),
+    "adadelta": lambda s, p, rate, decay: torch.optim.Adadelta(p, rate, s.smoothing, weight_decay=decay),
+    "rmsprop": lambda s, p, rate, decay: torch.optim.RMSprop(
+        p, rate, s.smoothing, momentum=s.momentum, weight_decay=decay
+    ),
+    "ftrl": lambda s, p, rate, decay: Ftrl(p, rate, weight_decay=decay, l1=s.l1),
+}
 
 
 class OptimizerFactory:
@@ -182,10 +234,12 @@ class OptimizerFactory:
         decay = s.weight_decay if weight_decay is None else weight_decay
         # The fused forms pass over the memory once: of 10 million parameters a step of 51 ms takes 73 ms without
         # (docs/results/step.json: mlp_10m, "no fused SGD").
-        if s.optimizer == "adamw":
-            made: torch.optim.Optimizer = torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
+        if s.optimizer == "sgd":
+            made: torch.optim.Optimizer = torch.optim.SGD(
+                parameters, rate, s.momentum, weight_decay=decay, nesterov=s.nesterov, fused=True
+            )
         else:
-            made = torch.optim.SGD(parameters, rate, s.momentum, weight_decay=decay, nesterov=s.nesterov, fused=True)
+            made = _MAKERS[s.optimizer](s, parameters, rate, decay)
         if s.gradient_clipping and clip:
             made.register_step_pre_hook(_clip(s.gradient_clipping))
         return made

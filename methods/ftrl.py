@@ -1,0 +1,79 @@
+"""FTRL-Proximal (McMahan et al. 2013, algorithm 1), which torch does not have.
+
+With eta_t = rate_t / sqrt(n_t), n the sum of squared gradients, and z what the weights are made of,
+
+    z_t = z_{t-1} + g_t - (1/eta_t - 1/eta_{t-1}) w_t,   w_{t+1} = -eta_t (z_t - sign(z_t) l1), and 0 where |z_t| <= l1
+
+so l1 makes weights exactly zero; without it this is AdaGrad. The paper's weights start at zero, where no network
+trains: here z starts so that the given weights are its fixed point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+# 1/eta must stay a number in single precision, however far a schedule falls.
+SMALLEST_RATE = 1e-12
+
+
+class Ftrl(torch.optim.Optimizer):
+    """Follow the regularised leader, per coordinate.
+
+    Args:
+        parameters: what it changes.
+        lr: the learning rate.
+        weight_decay: coupled: added to the gradient.
+        l1: what |z| must exceed for a weight not to be zero.
+        initial_accumulator: n at the start.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        l1: float = 0.0,
+        initial_accumulator: float = 0.1,
+    ) -> None:
+        defaults = {"lr": lr, "weight_decay": weight_decay, "l1": l1, "initial_accumulator": initial_accumulator}
+        super().__init__(parameters, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Change the weights by their gradients."""
+        assert closure is None
+        for group in self.param_groups:
+            rate = max(group["lr"], SMALLEST_RATE)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+                    _update(parameter, gradient, self._state_of(parameter, group, rate), rate, group["l1"])
+        return None
+
+    def _state_of(self, parameter: nn.Parameter, group: dict[str, Any], rate: float) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[parameter]
+        if not state:
+            state["n"] = torch.full_like(parameter, group["initial_accumulator"])
+            state["inverse"] = state["n"].sqrt() / rate
+            state["z"] = -parameter * state["inverse"] - parameter.sign() * group["l1"]
+        return state
+
+
+def _update(weights: Tensor, gradient: Tensor, state: dict[str, Tensor], rate: float, l1: float) -> None:
+    n, z = state["n"], state["z"]
+    n.addcmul_(gradient, gradient)
+    inverse = n.sqrt() / rate
+    z.add_(gradient - (inverse - state["inverse"]) * weights)
+    state["inverse"] = inverse
+    weights.copy_(-(z - z.clamp(-l1, l1)) / inverse)

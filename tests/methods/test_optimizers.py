@@ -1,0 +1,97 @@
+"""Optimizers and schedules that torch does not have, and that all of them train on the flat vector."""
+
+import pytest
+import torch
+from torch import nn
+
+from atoll.methods.ftrl import Ftrl
+from atoll.methods.optimizers import OPTIMIZERS, OptimizerFactory, OptimizerSettings, scheduled_rate
+
+
+def steps(make, count=20, rates=None):
+    torch.manual_seed(0)
+    weights = nn.Parameter(torch.randn(7, dtype=torch.float64))
+    optimizer = make([weights])
+    for number in range(count):
+        if rates is not None:
+            optimizer.param_groups[0]["lr"] = rates[number]
+        weights.grad = torch.sin(weights.detach() * (number + 1)) + weights.detach()
+        optimizer.step()
+    return weights.detach()
+
+
+@pytest.mark.parametrize("rates", [None, [0.1 * 0.8**k for k in range(20)]])
+def test_ftrl_without_l1_is_adagrad(rates):
+    """Whatever the schedule: z is kept as -w / eta."""
+    expected = steps(lambda p: torch.optim.Adagrad(p, 0.1, initial_accumulator_value=0.1, eps=0), rates=rates)
+    torch.testing.assert_close(steps(lambda p: Ftrl(p, 0.1), rates=rates), expected, rtol=1e-9, atol=0)
+
+
+def test_ftrl_with_l1_makes_weights_exactly_zero_and_follows_the_paper():
+    sparse = steps(lambda p: Ftrl(p, 0.1, l1=2.0))
+    assert (sparse == 0).any()
+    # algorithm 1 of the paper, one coordinate
+    w, g, n, l1, rate = 0.5, 0.3, 0.1, 0.05, 0.1
+    z = -w * n**0.5 / rate - l1
+    new = n + g * g
+    z += g - (new**0.5 - n**0.5) / rate * w
+    expected = -(z - l1 * (1 if z > 0 else -1)) * rate / new**0.5
+    parameter = nn.Parameter(torch.tensor([w], dtype=torch.float64))
+    optimizer = Ftrl([parameter], rate, l1=l1)
+    parameter.grad = torch.tensor([g], dtype=torch.float64)
+    optimizer.step()
+    assert float(parameter) == pytest.approx(expected, rel=1e-12)
+
+
+def test_ftrl_stays_a_number_where_a_schedule_has_fallen_to_nothing():
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = Ftrl([parameter], 1e-200)
+    parameter.grad = torch.ones(3)
+    for _ in range(3):
+        optimizer.step()
+    assert torch.isfinite(parameter).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains(name):
+    settings = OptimizerSettings(optimizer=name, learning_rate=0.05, schedule="constant", weight_decay=0.0)
+    target = torch.linspace(-1, 1, 5)
+    weights = nn.Parameter(torch.zeros(5))
+    optimizer = OptimizerFactory(settings, 100)([weights])
+    first = None
+    for _ in range(100):
+        loss = (weights - target).square().sum()
+        first = loss.item() if first is None else first
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # adadelta's steps start at the root of its epsilon, 1e-3
+    assert loss.item() < first * (0.999 if name == "adadelta" else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"schedule": "exponential", "decay_rate": 0.25, "decay_period": 0.5}, [1.0, 0.5, 0.25, 0.125]),
+        ({"schedule": "inverse_time", "decay_rate": 2.0, "decay_period": 0.25}, [1.0, 1 / 3, 1 / 5, 1 / 7]),
+        ({"schedule": "polynomial", "decay_power": 2.0, "min_lr": 0.2}, [1.0, 0.65, 0.4, 0.25]),
+        ({"schedule": "polynomial"}, [1.0, 0.75, 0.5, 0.25]),
+    ],
+)
+def test_schedules_of_keras(settings, expected):
+    made = OptimizerSettings(learning_rate=1.0, **settings)
+    assert [scheduled_rate(made, step, 4) for step in range(4)] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beta1": 1.0}, r"beta1 must be in \[0, 1\); got 1.0"),
+        ({"decay_period": 0.0}, "decay_period must be above 0; got 0.0"),
+        ({"l1": -1.0}, "l1 must be at least 0"),
+        ({"optimizer": "lion"}, "optimizer must be one of sgd, adamw, adadelta"),
+    ],
+)
+def test_settings_that_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerSettings(**settings)
