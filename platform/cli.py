@@ -275,6 +275,27 @@ def leaderboard(
             print(f"{len(front)} trials are on the Pareto front; `atoll export {row.name} --pareto` writes them")
 
 
+@app.command(epilog="Example: atoll failures quickstart")
+def failures(study: Name = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Which choices of a study failed how often."""
+    from dataclasses import asdict
+
+    from atoll.analysis.failures import by_choice
+    from atoll.platform import display
+
+    opened = _open_store(store)
+    row = opened.study(study)
+    found = by_choice(opened.trials(row))
+    if as_json:
+        _print_json([asdict(choice) | {"share": choice.share} for choice in found])
+        return
+    columns = ["hyperparameter", "value", "trials", "failed", "share", "most often"]
+    lines = [[c.name, c.value, str(c.num_trials), str(c.num_failed), f"{c.share:.0%}", c.reason] for c in found]
+    _print(display.table(f"{row.name}: failures by choice", columns, lines))
+    if row.num_refused:
+        print(f"{row.num_refused} proposals were refused before training")
+
+
 @app.command(epilog="Example: atoll studies")
 def studies(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """What is in the store, with state and progress."""

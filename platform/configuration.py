@@ -74,16 +74,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def complete_hyperparameters(method_name: str, hyperparameters: dict[str, Scalar]) -> dict[str, Scalar]:
-    """The hyperparameters with the defaults of all that they do not name, the optimizer's included.
+def complete_hyperparameters(
+    method_name: str, workload_name: str, hyperparameters: dict[str, Scalar]
+) -> dict[str, Scalar]:
+    """The hyperparameters with the defaults of all that they do not name, the optimizer's and workload's included.
 
     A default of None stands for a value that the method derives, and stays unnamed.
     """
     from atoll.methods.optimizers import OptimizerSettings
 
     method = registry.method(method_name)
-    both = (*fields(method.Hyperparameters), *fields(OptimizerSettings))
-    defaults = {field.name: field.default for field in both if field.default not in (MISSING, None)}
+    of_workload = fields(registry.workload(workload_name).Hyperparameters)
+    every = (*fields(method.Hyperparameters), *of_workload, *fields(OptimizerSettings))
+    defaults = {field.name: field.default for field in every if field.default not in (MISSING, None)}
     return defaults | dict(method.optimizer_defaults) | hyperparameters
 
 
@@ -99,29 +102,32 @@ def _check_types(defaults: dict[str, Any], given: dict[str, Any]) -> None:
 
 
 def split_hyperparameters(
-    method_name: str, hyperparameters: Mapping[str, Scalar], num_ranks: int
-) -> tuple[Any, OptimizerSettings]:
-    """The method's and the optimizer's validated hyperparameters, of one flat dictionary.
+    method_name: str, workload_name: str, hyperparameters: Mapping[str, Scalar], num_ranks: int
+) -> tuple[Any, OptimizerSettings, Any]:
+    """The method's, the optimizer's and the workload's validated hyperparameters, of one flat dictionary.
 
     Raises:
-        ValueError: for a name that neither has, with the valid ones, or for a value out of its range.
+        ValueError: for a name that none of them has, with the valid ones, or for a value out of its range.
         NotApplicable: for what the method cannot do, such as training on `num_ranks` ranks.
     """
     from atoll.methods.optimizers import OptimizerSettings
 
     method = registry.method(method_name)
-    made = method.Hyperparameters
+    made, network = method.Hyperparameters, registry.workload(workload_name).Hyperparameters
     given: dict[str, Any] = dict(hyperparameters)
     own = {field.name for field in fields(made)}
     shared = {field.name for field in fields(OptimizerSettings)}
-    unknown = sorted(set(hyperparameters) - own - shared)
+    of_workload = {field.name for field in fields(network)}
+    unknown = sorted(set(hyperparameters) - own - shared - of_workload)
     if unknown:
+        also = f", {', '.join(sorted(of_workload))} of the workload" if of_workload else ""
         raise ValueError(
             f"{method_name} has no hyperparameter {', '.join(unknown)}; valid are {', '.join(sorted(own)) or 'none'} "
-            f"of the method and {', '.join(sorted(shared))} of the optimizer"
+            f"of the method{also} and {', '.join(sorted(shared))} of the optimizer"
         )
-    _check_types({field.name: field.default for field in (*fields(made), *fields(OptimizerSettings))}, given)
+    every = (*fields(made), *fields(network), *fields(OptimizerSettings))
+    _check_types({field.name: field.default for field in every}, given)
     settings = dict(method.optimizer_defaults) | {name: value for name, value in given.items() if name in shared}
     split = made(**{name: value for name, value in given.items() if name in own}), OptimizerSettings(**settings)
     method.check(*split, num_ranks)
-    return split
+    return (*split, network(**{name: value for name, value in given.items() if name in of_workload}))

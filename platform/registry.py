@@ -63,11 +63,12 @@ def method(name: str) -> type[Method]:
     return found
 
 
-def workload(name: str) -> Workload:
-    """A workload."""
+def workload(name: str, hyperparameters: Any = None) -> Workload:
+    """A workload, with its own hyperparameters or their defaults."""
     from atoll.platform.workloads.workload import Workload
 
-    made: Workload = _checked(name, _load(_locate(name, "workload", WORKLOADS)), Workload)()
+    kind = _checked(name, _load(_locate(name, "workload", WORKLOADS)), Workload)
+    made: Workload = kind() if hyperparameters is None else kind(hyperparameters)
     return made
 
 
@@ -81,11 +82,13 @@ def search_space(method_name: str) -> SearchSpace:
     return getattr(method(method_name), "search_space", SearchSpace(()))
 
 
-def whole_space(method_name: str) -> SearchSpace:
-    """What is searched for a method: its own space on top of the optimizer settings that all methods share."""
+def whole_space(method_name: str, workload_name: str | None = None) -> SearchSpace:
+    """What is searched for a method: its own space, on top of the workload's, on top of the optimizer settings."""
     from atoll.searchspaces.optimizer import SPACE
+    from atoll.searchspaces.space import SearchSpace
 
-    return search_space(method_name).on_top_of(SPACE)
+    of_workload = SearchSpace(()) if workload_name is None else workload(workload_name).search_space
+    return search_space(method_name).on_top_of(of_workload).on_top_of(SPACE)
 
 
 def names(kind: str) -> list[str]:

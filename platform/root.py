@@ -212,7 +212,8 @@ class Root:
         if (violated := self._space.violated(hyperparameters)) is not None:
             return f"it violates {violated}"
         try:
-            split_hyperparameters(self._study.method, hyperparameters, self._study.topology.ranks)
+            study = self._study
+            split_hyperparameters(study.method, study.workload, hyperparameters, study.topology.ranks)
         except ValueError as error:
             return str(error)
         return None

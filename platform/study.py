@@ -286,12 +286,12 @@ class Study(_Strict):
         """
         from atoll.searchspaces.space import Parameter, SearchSpace
 
-        space = registry.whole_space(self.method)
+        space = registry.whole_space(self.method, self.workload)
         known = set(space.names())
         extra = {name: value for name, value in self.space.items() if name not in known}
         changes = {name: _distribution(value) for name, value in self.space.items() if name in known}
         fixed = tuple((name, value) for name, value in extra.items() if not isinstance(value, _Strict))
-        defaults = complete_hyperparameters(self.method, {})
+        defaults = complete_hyperparameters(self.method, self.workload, {})
         searched = tuple(
             Parameter.of_study(name, _distribution(value), defaults.get(name))
             for name, value in extra.items()
@@ -306,7 +306,7 @@ class Study(_Strict):
             )
         for hyperparameters in space.extremes():
             if space.violated(hyperparameters) is None:
-                split_hyperparameters(self.method, hyperparameters, self.topology.ranks)
+                split_hyperparameters(self.method, self.workload, hyperparameters, self.topology.ranks)
         if not space.parameters:
             raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
         return space
@@ -316,7 +316,7 @@ class Study(_Strict):
         return Configuration.model_construct(
             workload=self.workload,
             method=self.method,
-            hyperparameters=complete_hyperparameters(self.method, hyperparameters),
+            hyperparameters=complete_hyperparameters(self.method, self.workload, hyperparameters),
             epochs=self.epochs or registry.workload(self.workload).epochs,
             seed=self.seed + number,
             ranks=self.topology.ranks,

@@ -36,7 +36,9 @@ def read(file: Path, place: int = 1, ranks: int | None = None) -> Configuration:
         raise yamlfile.FileError(
             f"ranks ({configuration.ranks}) must be divisible by ranks_per_node; got {configuration.ranks_per_node}"
         )
-    split_hyperparameters(configuration.method, configuration.hyperparameters, configuration.ranks)
+    split_hyperparameters(
+        configuration.method, configuration.workload, configuration.hyperparameters, configuration.ranks
+    )
     registry.workload(configuration.workload).check_data(Path(configuration.data) if configuration.data else None)
     return configuration
 

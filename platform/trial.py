@@ -127,20 +127,18 @@ class Evaluator:
         self._communicator = communicator
         share = slice(communicator.rank, None, communicator.size)
         self._inputs, self._targets = samples.inputs[share], samples.targets[share]
+        self._nothing = torch.zeros(workload.num_totals, dtype=torch.float64)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Means over all samples: the loss, the metric, and the workload's further metrics."""
-        names = ["loss", self._workload.metric, *self._workload.further_metrics]
-        totals = torch.zeros(len(names) + 1, dtype=torch.float64)
+        """Over all samples: the loss, the metric, and the workload's further metrics."""
+        totals = self._nothing.clone()
         with torch.no_grad(), evaluating(model):
             for start in range(0, len(self._targets), self.CHUNK):
                 targets = self._targets[start : start + self.CHUNK]
                 outputs = model(self._workload.transform(self._inputs[start : start + self.CHUNK], None))
-                means = [self._workload.loss(outputs, targets), self._workload.measure(outputs, targets)]
-                means += [measure(outputs, targets) for measure in self._workload.further_metrics.values()]
-                totals += torch.tensor([*(float(mean) * len(targets) for mean in means), len(targets)])
+                totals += self._workload.totals(outputs, targets)
         self._communicator.sum(totals)
-        return {name: float(total / totals[-1]) for name, total in zip(names, totals, strict=False)}
+        return self._workload.scores(totals)
 
 
 class Trial:
@@ -155,10 +153,10 @@ class Trial:
     LOOK_EVERY = 50
 
     def __init__(self, configuration: Configuration, communicator: Communicator, device: str) -> None:
-        self.workload = registry.workload(configuration.workload)
-        hyperparameters, settings = split_hyperparameters(
-            configuration.method, configuration.hyperparameters, communicator.size
+        hyperparameters, settings, of_workload = split_hyperparameters(
+            configuration.method, configuration.workload, configuration.hyperparameters, communicator.size
         )
+        self.workload = registry.workload(configuration.workload, of_workload)
         self._communicator = communicator
         # The trial's own sums, for losses and metrics, are not the method's traffic.
         self._aside = communicator.split(0, ledger=Ledger())

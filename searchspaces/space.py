@@ -178,9 +178,14 @@ class SearchSpace:
         )
 
     def on_top_of(self, shared: SearchSpace) -> SearchSpace:
-        """This space, and those parameters of `shared` that it neither has itself nor does without."""
+        """This space, and what of `shared` it neither has itself nor does without."""
         known = {*self.names(), *self.without}
-        return self + SearchSpace(tuple(p for p in shared.parameters if p.name not in known))
+        both = self + replace(
+            shared,
+            parameters=tuple(p for p in shared.parameters if p.name not in known),
+            fixed=tuple((name, value) for name, value in shared.fixed if name not in known),
+        )
+        return replace(both, without=self.without + shared.without)
 
     def names(self) -> list[str]:
         """Names of all parameters, searched and fixed."""

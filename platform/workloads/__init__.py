@@ -1,10 +1,12 @@
 """The workloads, one a file. The registry is literal: name -> module:class, imported when asked for."""
 
 WORKLOADS = {
+    "bigearthnet": "atoll.platform.workloads.bigearthnet:BigEarthNet",
     "cifar10_cnn7": "atoll.platform.workloads.cifar10:Cifar10Cnn7",
     "cifar10_lowrank": "atoll.platform.workloads.cifar10:Cifar10LowRank",
     "cifar10_mini_vit": "atoll.platform.workloads.cifar10:Cifar10MiniVit",
     "cifar10_mini_vit_small": "atoll.platform.workloads.cifar10:Cifar10MiniVitSmall",
+    "cifar10_nas": "atoll.platform.workloads.cifar10_nas:Cifar10Nas",
     "cifar10_vgg16": "atoll.platform.workloads.cifar10:Cifar10Vgg16",
     "digits_cnn": "atoll.platform.workloads.digits:DigitsCnn",
     "digits_mlp": "atoll.platform.workloads.digits:DigitsMlp",

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+
+from atoll.searchspaces.space import SearchSpace
 
 
 class DataMissing(FileNotFoundError):
@@ -39,10 +41,17 @@ class Data:
     test: Samples
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoHyperparameters:
+    """The hyperparameters of a workload whose network and loss are fixed."""
+
+
 class Workload(ABC):
     """A training problem.
 
     Class attributes:
+        Hyperparameters: a frozen keyword-only dataclass of what may be searched of network and loss.
+        search_space: what of them is searched, on top of the optimizer settings that all methods share.
         summary: one line for `atoll workloads`.
         metric: name of what is optimised, computed by `measure` on the validation data.
         direction: whether a larger or a smaller metric is better.
@@ -51,12 +60,17 @@ class Workload(ABC):
         further_metrics: what is recorded beside the metric: name -> mean over a batch of (outputs, targets), a scalar.
     """
 
+    Hyperparameters: ClassVar[type] = NoHyperparameters
+    search_space: ClassVar[SearchSpace] = SearchSpace(())
     summary: ClassVar[str] = ""
     metric: ClassVar[str] = "accuracy"
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
     target: ClassVar[float | None] = None
     epochs: ClassVar[int] = 20
     further_metrics: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType({})
+
+    def __init__(self, hyperparameters: Any = None) -> None:
+        self.hyperparameters = self.Hyperparameters() if hyperparameters is None else hyperparameters
 
     def check_data(self, folder: Path | None) -> None:  # noqa: B027  (embedded data are always there)
         """Raise DataMissing where `load` would not find its files; cheap."""
@@ -89,6 +103,23 @@ class Workload(ABC):
     @abstractmethod
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean metric over a batch, a scalar."""
+
+    @property
+    def num_totals(self) -> int:
+        """The length of `totals`."""
+        return 3 + len(self.further_metrics)
+
+    def totals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What `scores` needs of a batch, (k,): sums over its samples, which are added over all batches and ranks."""
+        means = [self.loss(outputs, targets), self.measure(outputs, targets)]
+        means += [measure(outputs, targets) for measure in self.further_metrics.values()]
+        size = len(targets)
+        return torch.tensor([*(float(mean) * size for mean in means), size], dtype=torch.float64)
+
+    def scores(self, totals: Tensor) -> dict[str, float]:
+        """The loss (`loss`), the metric and further metrics, of the sums of `totals`."""
+        names = ["loss", self.metric, *self.further_metrics]
+        return {name: float(total / totals[-1]) for name, total in zip(names, totals, strict=False)}
 
 
 class Classification(Workload):

@@ -154,7 +154,7 @@ def test_powersgd_is_torchs_hook(tmp_path):
 )
 def test_what_a_method_cannot_do_is_refused_with_a_reason(method, settings, num_ranks, message):
     with pytest.raises(NotApplicable, match=message):
-        split_hyperparameters(method, settings, num_ranks)
+        split_hyperparameters(method, "digits_mlp", settings, num_ranks)
 
 
 def test_the_tree_puts_every_node_on_the_rank_of_its_first_leaf():

@@ -50,7 +50,7 @@ def test_every_gene_decodes_to_valid_hyperparameters_and_back(name, data):
         for key, limits in space.limits().items()
     }
     hyperparameters = space.decode(genes)
-    split_hyperparameters(name, hyperparameters, max(1, registry.method(name).min_ranks))
+    split_hyperparameters(name, "digits_mlp", hyperparameters, max(1, registry.method(name).min_ranks))
     again = space.decode(space.encode(hyperparameters))
     for key, value in hyperparameters.items():
         # log and exp of a float64 lose a few units in the last place

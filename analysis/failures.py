@@ -1,0 +1,48 @@
+"""Which choices fail how often: unstable ones stay in the space, and a reader must see what they cost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from atoll.storage.models import Trial
+
+
+@dataclass(frozen=True)
+class ChoiceFailures:
+    """One value of one hyperparameter: how many trials had it, and how many of these failed, and why most often."""
+
+    name: str
+    value: str
+    num_trials: int
+    num_failed: int
+    reason: str
+
+    @property
+    def share(self) -> float:
+        """Of the trials with this value, those that failed."""
+        return self.num_failed / self.num_trials
+
+
+def by_choice(trials: Iterable[Trial]) -> list[ChoiceFailures]:
+    """For every hyperparameter whose values are words or truth values: each value, those that fail most first."""
+    ended: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        if trial.state in ("complete", "pruned", "failed"):
+            for name, value in trial.hyperparameters.items():
+                if isinstance(value, str | bool):
+                    ended[name, str(value)].append(trial)
+    varied = [name for name, _ in ended]
+    rows = [
+        ChoiceFailures(name, value, len(some), sum(t.state == "failed" for t in some), _main_reason(some))
+        for (name, value), some in ended.items()
+        if varied.count(name) > 1
+    ]
+    order = list(dict.fromkeys(varied))
+    return sorted(rows, key=lambda row: (order.index(row.name), -row.share, row.value))
+
+
+def _main_reason(trials: Iterable[Trial]) -> str:
+    kinds = [(trial.reason or "").partition(":")[0] for trial in trials if trial.state == "failed"]
+    return max(set(kinds), key=lambda kind: (kinds.count(kind), kind)) if kinds else ""

@@ -1,0 +1,42 @@
+"""CIFAR-10 under the architecture search of source 001, section 6.2, at a size that two cores can train."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from atoll.platform.workloads.architecture import ArchitectureHyperparameters
+from atoll.platform.workloads.cifar10 import NUM_CLASSES, Cifar10LowRank
+from atoll.platform.workloads.residual import LOSSES, resnet
+from atoll.searchspaces.bigearthnet_nas import SPACE
+from atoll.searchspaces.space import SearchSpace
+
+
+class Cifar10Nas(Cifar10LowRank):
+    """A residual network of three stages of one block, whole images without augmentation, as the source trains."""
+
+    Hyperparameters: ClassVar[type] = ArchitectureHyperparameters
+    search_space: ClassVar[SearchSpace] = SPACE
+    summary: ClassVar[str] = "CIFAR-10, the architecture search of bigearthnet on a small residual network"
+    target: ClassVar[float | None] = None
+    epochs: ClassVar[int] = 10
+
+    def model(self) -> nn.Module:
+        """A 3x3 stem and three blocks of two convolutions, of one, two and four times the filters."""
+        h = self.hyperparameters
+        return resnet(
+            num_in=3,
+            num_out=NUM_CLASSES,
+            filters=h.filters,
+            depths=(1, 1, 1),
+            order=h.order,
+            activation=h.activation,
+            bottleneck=False,
+            large=False,
+        )
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The searched loss of logits (b, 10) against one-hot targets."""
+        classes = nn.functional.one_hot(targets, NUM_CLASSES).to(outputs.dtype)
+        return LOSSES[self.hyperparameters.loss](outputs, classes)
