@@ -121,6 +121,7 @@ def search(
     ranks_per_node: Annotated[int | None, typer.Option(help="Ranks of a worker that count as one node.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data per trial.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the study.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="A sampler's name, with its own defaults.")] = None,
     observe: Annotated[
         int | None, typer.Option(help="Compare each layer with itself so many epochs before; off unless given.")
     ] = None,
@@ -138,6 +139,7 @@ def search(
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
     flags |= {"epochs": epochs, "seed": seed, "observe": observe}
+    flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, _given(flags), _given(topology), inside=not outside)
     raise typer.Exit(_search(study, store, resuming=resume, as_json=as_json))
 
@@ -167,7 +169,7 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
 
 
 def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -> int:
-    from atoll.platform import display, join, launch, registry, supervise
+    from atoll.platform import display, join, launch, objectives, registry, supervise
 
     url = launch.store_url(store, study)
     launch.check(study)
@@ -178,10 +180,10 @@ def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -
             return ended.exit_code
         return ended
     shape = study.topology.shape()
-    workload = registry.workload(study.workload)
+    first = objectives.resolve(study.objectives, registry.workload(study.workload))[0]
     console = Console(stderr=as_json, highlight=False)
     console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {shape.world_size} ranks")
-    with display.LiveSearch(console, study.name, workload.metric, workload.direction, study.trials) as live:
+    with display.LiveSearch(console, study.name, first.name, str(first.direction), study.trials) as live:
         ending = supervise.search(study, url, resuming=resuming, follow=live)
     _show_ending(study, url, ending, as_json)
     return ending.exit_code

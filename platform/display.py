@@ -160,7 +160,7 @@ def leaderboard(study: Study, trials: Sequence[Trial]) -> Table:
     # Where the time went is in the JSON form; a column each would crowd out the hyperparameters.
     metrics = sorted({name for t in trials for name in t.metrics or {} if not name.startswith("seconds_")})
     others = [objective["name"] for objective in (study.objectives or [])[1:]]
-    metrics = [name for name in metrics if name not in others]
+    metrics = [name for name in metrics if name not in (study.metric, *others)]
     columns = ["place", "trial", study.metric, *others, *metrics, *searched, "time", "sent", "seed", "island"]
     rows = [
         [

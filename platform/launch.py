@@ -137,7 +137,7 @@ def prepare(study: Study, url: str, *, resuming: bool) -> StudyFolder:
         "metric": resolved[0].name,
         "direction": resolved[0].direction,
         "objectives": [objective.model_dump() for objective in resolved] if len(resolved) > 1 else None,
-        "target": workload.target,
+        "target": workload.target if resolved[0].name == workload.metric else None,
         "num_trials": study.trials,
         "definition": definition,
         "folder": str(folder.path.resolve()),

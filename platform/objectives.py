@@ -81,18 +81,22 @@ class TargetClock:
 
 def values(objectives: Sequence[Objective], workload: Workload, outcome: Any, clock: TargetClock) -> list[float]:
     """The objectives of a trial that was trained to its end."""
-    metric = outcome.objective
-    is_share = workload.direction == "maximize"
-    reported: Mapping[str, float] = outcome.metrics | {
+    found = measured(workload, vars(outcome))
+    found |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps}
+    return [found[objective.name] for objective in objectives]
+
+
+def measured(workload: Workload, outcome: Mapping[str, Any]) -> dict[str, float]:
+    """What a complete outcome, whose own objective is the metric, says of all objectives but the time to the target."""
+    metric = float(outcome["objective"])
+    return {
+        **outcome["metrics"],
         workload.metric: metric,
-        "validation_error": 1 - metric if is_share else metric,
-        "seconds": outcome.seconds,
-        "seconds_to_target": clock.seconds,
-        "steps_to_target": clock.steps,
-        "bytes_sent": outcome.wire_bytes,
-        "peak_memory": outcome.peak_memory,
+        "validation_error": 1 - metric if workload.direction == "maximize" else metric,
+        "seconds": outcome["seconds"],
+        "bytes_sent": outcome["wire_bytes"],
+        "peak_memory": outcome["peak_memory"],
     }
-    return [float(reported[objective.name]) for objective in objectives]
 
 
 def losses(objectives: Sequence[Objective], found: Sequence[float | None]) -> tuple[float, ...]:

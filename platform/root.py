@@ -269,7 +269,11 @@ class Root:
         for objective, value in zip(self._objectives, found, strict=True):
             if math.isnan(value):
                 return replace(outcome, state="failed", objective=None, reason=f"{objective.name} is no number"), []
-        return replace(outcome, objective=found[0]), found
+        assert outcome.objective is not None
+        # The workload's metric stays on record, whatever is optimised.
+        metrics = {self._workload.metric: outcome.objective} | outcome.metrics
+        metrics = {name: value for name, value in metrics.items() if name != self._objectives[0].name}
+        return replace(outcome, objective=found[0], metrics=metrics), found
 
     def _losses(self, outcome: Outcome, found: Sequence[float]) -> tuple[float, ...] | None:
         if outcome.state == "complete":

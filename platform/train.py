@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atoll.platform import launch, registry, supervise, yamlfile
+from atoll.platform import launch, objectives, registry, supervise, yamlfile
 from atoll.platform.configuration import Configuration, read_configurations, split_hyperparameters, versions
 from atoll.platform.display import duration, number, size
 from atoll.platform.join import inside_mpi
@@ -107,17 +107,20 @@ def explain(configuration: Configuration, result: dict[str, Any]) -> list[str]:
     """What there is to say about a result: the objective, and how it compares with the exported one."""
     if result["state"] != "complete":
         return [f"{result['state']}: {result['reason']}", *filter(None, [result.get("traceback")])]
-    metric = registry.workload(configuration.workload).metric
+    workload = registry.workload(configuration.workload)
+    metric = workload.metric
     lines = [f"{metric} {result['objective']!r} in {duration(result['seconds'])}, sent {size(result['wire_bytes'])}"]
     metrics = result["metrics"]
     lines += [f"{name} {value!r}" for name, value in metrics.items() if not name.startswith("seconds_")]
     lines += [f"note: {note}" for note in result.get("notes", ())]
     lines += _where_time_went(metrics) + _what_was_sent(result["ledger"])
     expected = configuration.origin.get("objective")
-    if expected is not None and expected == result["objective"]:
+    name = configuration.origin.get("metric", metric)
+    found = objectives.measured(workload, result).get(name)
+    if expected is not None and expected == found:
         lines.append(f"this reproduces the exported objective {expected!r} exactly")
     elif expected is not None:
-        lines.append(f"the exported objective was {expected!r}{_differences(configuration)}")
+        lines.append(f"the exported objective, {name}, was {expected!r}{_differences(configuration)}")
     return lines
 
 
