@@ -30,9 +30,14 @@ def front(points: Points) -> list[int]:
 
 
 def crowding_distance(front: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far apart the neighbours of each point of a front (n, objectives) are, summed over objectives of range 1."""
+    """How far apart the neighbours of each point of a front (n, objectives) are, summed over objectives of range 1.
+
+    What is infinite lies where the largest number does.
+    """
     distance = np.zeros(len(front))
-    for values in front.T:
+    for column in front.T:
+        finite = column[np.isfinite(column)]
+        values = np.minimum(column, finite.max()) if len(finite) else np.zeros(len(column))
         along = np.argsort(values, kind="stable")
         extent = values[along[-1]] - values[along[0]]
         distance[along[[0, -1]]] = np.inf

@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -58,6 +59,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "optuna-qmc": {"name": "optuna-qmc"},
     "random": {"name": "random"},
     "grid": {"name": "grid", "points": 20},
+    "mixed": {"name": "mixed", "samplers": [{"name": "optuna-gp"}, {"name": "propulate"}]},
 }
 NUM_WORKERS = 8
 
@@ -111,6 +113,11 @@ def task_of(name: str, seed: int) -> tuple[SearchSpace, Loss]:
     return function_task(name, seed) if name in FUNCTIONS else table_task(name)
 
 
+def waiting(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.0005)
+
+
 def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = NUM_WORKERS) -> list[float]:
     """The best loss after each evaluation that has ended."""
     np.random.seed(seed)
@@ -140,7 +147,7 @@ def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = 
             now, worker = heapq.heappop(free)
             proposer, island = workers[worker]
             island.receive()
-            candidate = proposer.take(number)
+            candidate = proposer.take(number, waiting)
             island.start(number, candidate.proposal.genes, candidate.proposal.attributes)
             heapq.heappush(under_way, (now + rng.lognormvariate(0, 0.5), number, worker, candidate))
             number += 1
@@ -352,7 +359,8 @@ def main() -> None:
         more, figures["mpi"] = tables(whole, [length // 4, length])
         text += "\n" + more
     words = "Losses: smaller is better. Times are simulated, evaluations and samplers are real."
-    content = {"figures": figures, "curves": done.rows}
+    thinned = [row | {"curve": row["curve"][9::10]} for row in done.rows]  # after 10, 20, ... evaluations
+    content = {"figures": figures, "curves": thinned}
     report(
         options,
         "Search quality",

@@ -291,8 +291,21 @@ def failures(study: Name = None, store: StoreOption = None, as_json: JsonOption 
     if as_json:
         _print_json([asdict(choice) | {"share": choice.share} for choice in found])
         return
-    columns = ["hyperparameter", "value", "trials", "failed", "share", "most often"]
-    lines = [[c.name, c.value, str(c.num_trials), str(c.num_failed), f"{c.share:.0%}", c.reason] for c in found]
+    from atoll.searchspaces.bigearthnet_nas import UNSTABLE_IN_THE_SOURCE as UNSTABLE
+
+    columns = ["hyperparameter", "value", "trials", "failed", "share", "most often", "001 section 6.2"]
+    lines = [
+        [
+            c.name,
+            c.value,
+            str(c.num_trials),
+            str(c.num_failed),
+            f"{c.share:.0%}",
+            c.reason,
+            "often no number" if c.name == "optimizer" and c.value in UNSTABLE else "",
+        ]
+        for c in found
+    ]
     _print(display.table(f"{row.name}: failures by choice", columns, lines))
     if row.num_refused:
         print(f"{row.num_refused} proposals were refused before training")

@@ -72,6 +72,7 @@ class Island:
         self._emigrants = Emigrants(workers.rank, index, len(island_sizes))
         for individual in population:
             self._emigrants.add(individual)
+        self._neighbours = migration.neighbours(index, len(island_sizes))
         # Per island and evaluation, hence shared out over its workers, as Propulate's Islands does.
         self._probability = migration.probability / island_sizes[index] if len(island_sizes) > 1 else 0.0
 
@@ -132,7 +133,7 @@ class Island:
         if self._probability == 0.0 or self._rng.random() >= self._probability:
             return
         for target, count in self._migration.targets(self._index, len(self._sizes), self._rng).items():
-            departing = self._emigrants.take(target, count, self.population.holds)
+            departing = self._emigrants.take(target, count, self.population)
             if departing:
                 self._send(departing, target)
 
@@ -147,6 +148,8 @@ class Island:
                 self._tell("left", individual.number, individual.steps)
 
     def _emigrant(self, individual: Individual, target: int) -> Individual:
+        # Copies go from here to all neighbours: none of these needs to hear of it from another one.
+        here = {self._index} if not self._migration.pollination else {self._index, *self._neighbours}
         return Individual(
             number=individual.number,
             genes=individual.genes,
@@ -154,5 +157,6 @@ class Island:
             island=individual.island,
             home=self._rng.randrange(self._sizes[target]),
             steps=individual.steps + 1,
+            visited=individual.visited | here | {target},
             attributes=individual.attributes,
         )

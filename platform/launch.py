@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from atoll.platform import objectives, registry, resume, warmstart
 from atoll.platform.propagators.grid import points as grid_points
 from atoll.platform.propagators.settings import Grid
+from atoll.platform.proposals import Refuses, draw
 from atoll.platform.study import Study
 from atoll.storage import journal
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
@@ -35,7 +36,14 @@ EXIT_STOPPED = 75
 RECORDING_TIMEOUT = 60.0
 MAY_CHANGE = ("trials", "seconds", "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts")
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
-REQUIRED = {"mpi4py": "mpi4py", "torch": "torch", "propulate": "propulate", "sklearn": "scikit-learn"}
+REQUIRED = {
+    "mpi4py": "mpi4py",
+    "torch": "torch",
+    "propulate": "propulate",
+    "sklearn": "scikit-learn",
+    "cmaes": "cmaes",
+    "sortedcontainers": "sortedcontainers",
+}
 
 
 class LaunchError(Exception):
@@ -94,15 +102,21 @@ def check(study: Study) -> None:
     registry.method(study.method)
     space = study.search_space()
     objectives.resolve(study.objectives, workload)
-    _check_grids(study, space)
+    refuses = study.refusal(space)
+    if study.constraints:
+        draw(space, refuses, study.seed)
+    _check_grids(study, space, refuses)
     workload.check_data(Path(study.data) if study.data else None)
 
 
-def _check_grids(study: Study, space: SearchSpace) -> None:
+def _check_grids(study: Study, space: SearchSpace, refuses: Refuses) -> None:
     """A grid must have a point for every trial."""
     for sampler in study.samplers():
         if isinstance(sampler, Grid):
-            size = len(grid_points(sampler, space, space.violated)) + study.default_first
+            points = grid_points(sampler, space, refuses)
+            if not points:
+                raise ValueError("every point of the grid is refused; give other sampler.points, or fewer constraints")
+            size = len(points) + study.default_first
             if study.trials is not None and study.trials > size:
                 raise ValueError(
                     f"the grid has {size} different configurations, the default one included; trials must be at most "
@@ -136,6 +150,7 @@ def prepare(study: Study, url: str, *, resuming: bool) -> StudyFolder:
         "method": study.method,
         "metric": resolved[0].name,
         "direction": resolved[0].direction,
+        "curve_metric": workload.metric,
         "objectives": [objective.model_dump() for objective in resolved] if len(resolved) > 1 else None,
         "target": workload.target if resolved[0].name == workload.metric else None,
         "num_trials": study.trials,

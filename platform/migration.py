@@ -42,6 +42,12 @@ class Migration(BaseModel):
         if any(self.topology[island][island] for island in range(num_islands)):
             raise ValueError("migration.topology must have zeros on its diagonal: no island sends to itself")
 
+    def neighbours(self, island: int, num_islands: int) -> set[int]:
+        """The islands that `island` may send to."""
+        if self.topology == "random":
+            return set(range(num_islands)) - {island}
+        return set(self.targets(island, num_islands, random.Random(0))) if num_islands > 1 else set()
+
     def targets(self, island: int, num_islands: int, rng: random.Random) -> dict[int, int]:
         """How many individuals `island` sends to which islands at one migration."""
         if not isinstance(self.topology, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,7 +22,6 @@ KNOWN = {
     "seconds_to_target": "of training until the workload's target; infinite where it is missed",
     "steps_to_target": "until the workload's target; infinite where it is missed",
     "bytes_sent": "by all ranks",
-    "peak_memory": "bytes of the largest rank",
 }
 
 
@@ -54,6 +54,8 @@ def _resolved(objective: Objective, workload: Workload) -> Objective:
         raise ValueError(f"no trial reports the objective {objective.name!r}; valid are {', '.join(reported)}")
     if objective.name.endswith("_to_target") and workload.target is None:
         raise ValueError(f"{objective.name} needs a target, and the workload has none")
+    if objective.name in ("validation_loss", "train_loss") and "loss" in _names(workload):
+        raise ValueError(f"{objective.name} is no objective where the loss itself is searched; take {workload.metric}")
     known: Direction | None = "minimize" if objective.name in KNOWN else None
     if objective.name == workload.metric:
         known = workload.direction
@@ -62,6 +64,10 @@ def _resolved(objective: Objective, workload: Workload) -> Objective:
     if known is not None and objective.direction not in (None, known):
         raise ValueError(f"the objective {objective.name} is to {known}; got {objective.direction}")
     return Objective(name=objective.name, direction=objective.direction or known)
+
+
+def _names(workload: Workload) -> list[str]:
+    return [field.name for field in fields(workload.Hyperparameters)]
 
 
 class TargetClock:
@@ -95,7 +101,6 @@ def measured(workload: Workload, outcome: Mapping[str, Any]) -> dict[str, float]
         "validation_error": 1 - metric if workload.direction == "maximize" else metric,
         "seconds": outcome["seconds"],
         "bytes_sent": outcome["wire_bytes"],
-        "peak_memory": outcome["peak_memory"],
     }
 
 
@@ -103,3 +108,11 @@ def losses(objectives: Sequence[Objective], found: Sequence[float | None]) -> tu
     """Objectives as what is to be minimised; one that was not reached is infinite."""
     signs = [-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives]
     return tuple(math.inf if value is None else sign * value for sign, value in zip(signs, found, strict=True))
+
+
+def curve_losses(objective: Objective, workload: Workload, curve: Mapping[int, float]) -> dict[int, float]:
+    """A pruned trial's metric by epoch, as what is to be minimised; pruning takes only the metric, or its error."""
+    is_error = objective.name == "validation_error" and workload.direction == "maximize"
+    return {
+        epoch: losses([objective], [1 - metric if is_error else metric])[0] for epoch, metric in sorted(curve.items())
+    }

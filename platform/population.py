@@ -5,7 +5,7 @@ Propulate scans all individuals at every evaluation; here the best are at hand, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Individual:
         home: the worker, counted inside its present island, that may send it elsewhere.
         is_complete: whether it was trained to the end; pruned ones rank behind all that were.
         steps: how often it has migrated.
+        visited: the islands that know it, or will be sent it from where it came.
         attributes: what its sampler keeps with it.
         curve: its intermediate values by epoch, where a sampler uses them.
     """
@@ -40,6 +41,7 @@ class Individual:
     home: int
     is_complete: bool = True
     steps: int = 0
+    visited: frozenset[int] = frozenset()
     attributes: dict[str, Any] = field(default_factory=dict)
     curve: dict[int, float] = field(default_factory=dict)
 
@@ -115,7 +117,7 @@ def _front(individuals: list[Individual], size: int) -> list[Individual]:
 
 
 class Emigrants:
-    """What a worker may send to the other islands, the best first; each individual goes to an island once.
+    """What a worker may send to the other islands, the best first; no island is sent what it knows.
 
     Args:
         home: the worker.
@@ -129,19 +131,30 @@ class Emigrants:
             target: SortedKeyList(key=_order) for target in range(num_islands) if target != island
         }
 
-    def add(self, individual: Individual, *, without: int | None = None) -> None:
-        """Offer an individual to all other islands, but for the one that it came from."""
+    def add(self, individual: Individual) -> None:
+        """Offer an individual to all islands that do not know it."""
         if individual.home == self._home and individual.is_complete:
             for target, waiting in self._waiting.items():
-                if target not in (without, individual.island):
+                if target != individual.island and target not in individual.visited:
                     waiting.add(individual)
 
-    def take(self, target: int, count: int, is_here: Callable[[Individual], bool]) -> list[Individual]:
-        """The best `count` that `target` has not been sent; fewer, where there are not so many."""
+    def take(self, target: int, count: int, population: Population) -> list[Individual]:
+        """The best `count` that are still here; fewer, where there are not so many."""
         taken: list[Individual] = []
         waiting = self._waiting[target]
         while waiting and len(taken) < count:
-            individual = waiting.pop(0)
-            if is_here(individual):
+            individual = self._best_of(waiting, population)
+            waiting.remove(individual)
+            if population.holds(individual):
                 taken.append(individual)
         return taken
+
+    @staticmethod
+    def _best_of(waiting: SortedKeyList[Individual], population: Population) -> Individual:
+        """By its objective; of several, the first by front and crowding that waits, or else by the first objective."""
+        if len(waiting[0].losses) > 1:
+            chosen = next((i for i in population.best() if i in waiting), None)
+            if chosen is not None:
+                return chosen
+        first: Individual = waiting[0]
+        return first

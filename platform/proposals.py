@@ -1,7 +1,7 @@
 """What a worker evaluates next: proposals that are valid and have not failed, prepared while the trial before trains.
 
-A sampler's own time must not stall a gang of ranks. Slow samplers are asked in a thread, one trial ahead; what they
-hear meanwhile they are told afterwards.
+A sampler's own time must not stall a gang of ranks, nor those whom its root serves. Slow samplers are asked in a
+thread, one trial ahead; what they hear meanwhile they are told afterwards.
 """
 
 from __future__ import annotations
@@ -15,8 +15,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from atoll.platform.population import Individual
-from atoll.platform.propagators.propagator import Propagator, Proposal, seed_of
+from atoll.platform.propagators.propagator import SHARED, Propagator, Proposal, seed_of
 from atoll.searchspaces.space import Gene, SearchSpace
+
+Refuses = Callable[[dict[str, Any]], str | None]
+NUM_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A proposal that must not be trained, and why; a resumed sampler hears of it again."""
+
+    hyperparameters: dict[str, Any]
+    reason: str
+    genes: dict[str, Gene]
+    attributes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,13 +39,13 @@ class Candidate:
     Attributes:
         hyperparameters: all that are searched or fixed.
         proposal: where they come from.
-        refused: hyperparameters that were proposed before and refused, and why.
+        refused: what was proposed before it.
         waited: seconds that the worker stood still for it.
     """
 
     hyperparameters: dict[str, Any]
     proposal: Proposal
-    refused: tuple[tuple[dict[str, Any], str], ...] = ()
+    refused: tuple[Refusal, ...] = ()
     waited: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,6 +57,24 @@ def proposal_of(content: Mapping[str, Any]) -> Proposal:
     """The proposal that a journal holds."""
     fields = {name: content[name] for name in ("genes", "operator", "sources", "attributes", "seconds")}
     return Proposal(parents=tuple(content["parents"]), **fields)
+
+
+def draw(space: SearchSpace, refuses: Refuses, seed: int) -> tuple[dict[str, Gene], dict[str, Any]]:
+    """Genes and hyperparameters of a random configuration that is not refused.
+
+    Raises:
+        ValueError: where next to nothing is left.
+    """
+    rng, reason = random.Random(seed), None
+    for _ in range(NUM_DRAWS):
+        genes: dict[str, Gene] = {
+            name: rng.uniform(*ends) if isinstance(ends[0], float) else rng.randint(*ends)
+            for name, ends in space.limits().items()
+        }
+        hyperparameters = space.decode(genes)
+        if (reason := refuses(hyperparameters)) is None:
+            return genes, hyperparameters
+    raise ValueError(f"of {NUM_DRAWS} random configurations all were refused; the last one: {reason}")
 
 
 class Proposer:
@@ -59,23 +90,17 @@ class Proposer:
         failures: keys of configurations that have failed, which are not evaluated again unchanged.
     """
 
-    # How often the propagator is asked before random candidates are tried, and how many of these.
+    # How often the propagator is asked before a random candidate is taken.
     NUM_PROPOSALS = 10
-    NUM_DRAWS = 10_000
 
-    def __init__(
-        self,
-        propagator: Propagator,
-        space: SearchSpace,
-        refuses: Callable[[dict[str, Any]], str | None],
-        seed: int,
-    ) -> None:
+    def __init__(self, propagator: Propagator, space: SearchSpace, refuses: Refuses, seed: int) -> None:
         self._propagator = propagator
         self._space = space
         self._refuses = refuses
         self._seed = seed
         self._thread: threading.Thread | None = None
-        self._prepared: tuple[int, Candidate | Exception] | None = None
+        self._number: int | None = None  # the trial that the thread's candidate is for; None where nobody wants it
+        self._made: tuple[int, Candidate | Exception] | None = None
         self._unheard: list[Callable[[], None]] = []
         self.failures: set[str] = set()
 
@@ -93,102 +118,104 @@ class Proposer:
         """Whether the propagator wants to hear of what other workers evaluate."""
         return self._propagator.tells_pending
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a candidate is being made, or is wanted and not taken."""
+        self._look()
+        return self._thread is not None or self._number is not None
+
     def prepare(self, number: int) -> None:
-        """Start to make a candidate for trial `number`."""
-        assert self._thread is None
-        self._prepared = None
+        """Start to make a candidate for trial `number`; nothing may be under way."""
+        assert not self.is_busy
 
         def work() -> None:
             try:
-                self._prepared = number, self._make(number)
+                self._made = number, self._make(number)
             except Exception as error:
-                self._prepared = number, error
+                self._made = number, error
 
-        self._hear()
+        self._tell_all()
+        self._number, self._made = number, None
         self._thread = threading.Thread(target=work, name="sampler", daemon=True)
         self._thread.start()
 
-    def is_preparing(self, number: int) -> bool:
-        """Whether a candidate for `number` is being made, or is ready."""
-        return self._thread is not None or (self._prepared is not None and self._prepared[0] == number)
-
-    def ready(self) -> Candidate | None:
-        """The candidate that was prepared, once it is there."""
-        if self._thread is not None and not self._thread.is_alive():
-            self._join()
-        if self._thread is None and self._prepared is not None and isinstance(self._prepared[1], Candidate):
-            return self._prepared[1]
-        return None
-
-    def newly_ready(self) -> Candidate | None:
-        """The candidate that was prepared, at the first call after it is there."""
-        return self.ready() if self._thread is not None else None
-
-    def take(self, number: int) -> Candidate:
-        """The candidate for trial `number`: the prepared one, or one that is made now."""
-        started = time.perf_counter()
-        prepared = self._take_prepared()
-        if prepared is not None and prepared[0] == number:
-            made = prepared[1]
-        else:
-            if prepared is not None:
-                self._propagator.dropped(prepared[0])
-            made = self._make(number)
-        return replace(made, waited=time.perf_counter() - started)
+    def ready(self, number: int) -> Candidate | None:
+        """The candidate for `number`, once it is there; raises what its making raised."""
+        self._look()
+        if self._thread is not None or self._number != number or self._made is None:
+            return None
+        candidate = self._made[1]
+        if isinstance(candidate, Exception):
+            raise candidate
+        return candidate
 
     def give_up(self) -> None:
-        """Forget what was prepared: another worker evaluates that trial."""
-        if (prepared := self._take_prepared()) is not None:
-            self._propagator.dropped(prepared[0])
+        """Forget what is prepared, also where it is still being made: another worker evaluates that trial."""
+        self._number = None
+        self._look()
 
-    def end(self) -> tuple[int, Candidate] | None:
-        """What was prepared for which trial, when the search ends."""
-        return self._take_prepared()
-
-    def _take_prepared(self) -> tuple[int, Candidate] | None:
-        self._join()
-        prepared, self._prepared = self._prepared, None
-        if prepared is None:
-            return None
-        number, made = prepared
-        if isinstance(made, Exception):
-            raise made
-        return number, made
-
-    def _join(self) -> None:
-        if self._thread is not None:
+    def _look(self) -> None:
+        """Take notice of a thread that has ended, and drop what nobody wants."""
+        if self._thread is not None and not self._thread.is_alive():
             self._thread.join()
             self._thread = None
-        self._hear()
+            self._tell_all()
+        if self._thread is None and self._number is None and self._made is not None:
+            self._propagator.dropped(self._made[0])
+            self._made = None
+
+    def take(self, number: int, wait: Callable[[Callable[[], bool]], None]) -> Candidate:
+        """The candidate for trial `number`: the prepared one, or one that is made now.
+
+        Args:
+            number: of the trial.
+            wait: serves until the condition that it is given holds.
+        """
+        started = time.perf_counter()
+        if not self.is_slow:
+            return self._make(number)
+        if self._number != number:
+            self.give_up()
+            wait(lambda: not self.is_busy)
+            self.prepare(number)
+        wait(lambda: self.ready(number) is not None)
+        candidate = self.ready(number)
+        assert candidate is not None
+        self._number = self._made = None
+        return replace(candidate, waited=time.perf_counter() - started)
 
     def _make(self, number: int) -> Candidate:
-        refused: list[tuple[dict[str, Any], str]] = []
+        refused: list[Refusal] = []
+        shared: dict[str, Any] = {}
+        proposal, before = None, None
         for attempt in range(self.NUM_PROPOSALS):
-            proposal = self._propagator.propose(number, attempt)
+            try:
+                proposal = self._propagator.propose(number, attempt)
+            except Exception as error:  # such as a matrix that cannot be inverted: no reason to end a search
+                self._propagator.dropped(number)
+                return self._random(number, refused, f"random after {type(error).__name__}: {error}")
+            # What a sampler shares with others holds, whatever becomes of the proposal that it came with.
+            shared |= {name: value for name, value in proposal.attributes.items() if name.startswith(SHARED)}
             hyperparameters = self._space.decode(proposal.genes)
             reason = self._why_not(hyperparameters)
             if reason is None:
-                return Candidate(hyperparameters, proposal, tuple(refused))
-            refused.append((hyperparameters, reason))
-            self._propagator.dropped(number)
-        return replace(self._draw(number), refused=tuple(refused))
+                whole = replace(proposal, attributes=shared | proposal.attributes)
+                return Candidate(hyperparameters, whole, tuple(refused))
+            refused.append(Refusal(hyperparameters, reason, proposal.genes, proposal.attributes))
+            self._propagator.refused(number)
+            if proposal.genes == before:
+                break  # it has nothing else to propose
+            before = proposal.genes
+        return self._random(number, refused, "random")
+
+    def _random(self, number: int, refused: list[Refusal], operator: str) -> Candidate:
+        genes, hyperparameters = draw(self._space, self._why_not, seed_of(self._seed, number, -1))
+        return Candidate(hyperparameters, Proposal(genes, operator), tuple(refused))
 
     def _why_not(self, hyperparameters: dict[str, Any]) -> str | None:
         if key(hyperparameters) in self.failures:
             return "this configuration has failed before"
         return self._refuses(hyperparameters)
-
-    def _draw(self, number: int) -> Candidate:
-        rng, reason = random.Random(seed_of(self._seed, number, -1)), None
-        for _ in range(self.NUM_DRAWS):
-            genes = {
-                name: rng.uniform(*ends) if isinstance(ends[0], float) else rng.randint(*ends)
-                for name, ends in self._space.limits().items()
-            }
-            hyperparameters = self._space.decode(genes)
-            if (reason := self._why_not(hyperparameters)) is None:
-                return Candidate(hyperparameters, Proposal(genes, "random"))
-        raise ValueError(f"of {self.NUM_DRAWS} random configurations all were refused; the last one: {reason}")
 
     # What happens, told to the propagator at once or, while it thinks, afterwards.
 
@@ -199,6 +226,10 @@ class Proposer:
     def arrived(self, individual: Individual) -> None:
         """An individual has been evaluated."""
         self._tell(lambda: self._propagator.arrived(individual))
+
+    def refused(self, number: int) -> None:
+        """A proposal was refused."""
+        self._tell(lambda: self._propagator.refused(number))
 
     def dropped(self, number: int) -> None:
         """A trial has failed."""
@@ -211,9 +242,9 @@ class Proposer:
     def _tell(self, what: Callable[[], None]) -> None:
         self._unheard.append(what)
         if self._thread is None:
-            self._hear()
+            self._tell_all()
 
-    def _hear(self) -> None:
+    def _tell_all(self) -> None:
         unheard, self._unheard = self._unheard, []
         for what in unheard:
             what()

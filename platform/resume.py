@@ -49,13 +49,14 @@ class Past:
         """Attempts that have started and not ended."""
         return [trial for trial in self.trials.values() if trial.state == "running"]
 
-    def complete(self) -> list[PastTrial]:
-        """Attempts with an objective."""
-        return [trial for trial in self.trials.values() if trial.state == "complete" and trial.objective is not None]
-
     def num_budgeted(self) -> int:
         """Trials that used up a part of the budget."""
         return sum(trial.state in BUDGETED for trial in self.trials.values())
+
+    def is_budgeted(self, event: Event) -> bool:
+        """Whether the attempt that an event speaks of used up a part of the budget."""
+        trial = self.trials.get(key_of(event))
+        return trial is not None and trial.state in BUDGETED
 
     def is_blamed(self, number: int) -> bool:
         """Whether a worker has died on this trial before."""
@@ -87,6 +88,13 @@ class Past:
             return Ticket(number, hyperparameters=given[number])
         hyperparameters, proposal = self.proposed.get(number, (None, None))
         return Ticket(number, hyperparameters=hyperparameters, proposal=proposal)
+
+    def visited(self) -> dict[int, set[int]]:
+        """The islands that each migrant's trial has been known on."""
+        found: dict[int, set[int]] = {}
+        for number, origin, target in self.migrations:
+            found.setdefault(number, set()).update((origin, target))
+        return found
 
     def individuals(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:
         """The ended trials of an island: those bred there, with what has come and, but for pollination, gone.
@@ -129,7 +137,8 @@ def _take(past: Past, event: Event) -> None:
     elif kind == "proposed":
         past.proposed[event["number"]] = event["hyperparameters"], event["proposal"]
     elif kind == "refused":
-        past.refused.setdefault(event["number"], []).append(event["hyperparameters"])
+        refused = {name: event[name] for name in ("genes", "attributes")}
+        past.refused.setdefault(event["number"], []).append(refused)
     elif kind == "trial_ended" and key_of(event) in past.trials:
         past.trials[key_of(event)].state = event["state"]
         past.trials[key_of(event)].objective = event.get("objective")

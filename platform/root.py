@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from atoll.methods.communicator import Patience
 from atoll.platform import objectives, propagators, registry, resume
-from atoll.platform.configuration import Configuration, split_hyperparameters
+from atoll.platform.configuration import Configuration
 from atoll.platform.island import Island
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.objectives import TargetClock
@@ -106,7 +106,10 @@ class Root:
         self._beat = worker.serve
         worker.serve = self._serve
         worker.interrupt = self._interrupt
-        self._pruner = _pruner(study, self._workload.direction, roots, events)
+        self._pruner = _pruner(study, self._workload.direction, roots, events, past)
+        self._prepared: Candidate | None = None  # for the ticket ahead, and journaled
+        self._noted: set[int] = set()  # trials whose refused proposals are in the journal
+        refuses = study.refusal(self._space)
         population = Population(study.population(self._place.island))
         sampler = study.samplers()[self._place.island]
         propagator = propagators.make(
@@ -116,9 +119,9 @@ class Root:
             seed=study.seed,
             num_objectives=len(self._objectives),
             first=len(given),
-            refuses=self._refuses,
+            refuses=refuses,
         )
-        self._proposer = Proposer(propagator, self._space, self._refuses, study.seed)
+        self._proposer = Proposer(propagator, self._space, refuses, study.seed)
         self._proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
         self._remember(past, population, len(island_sizes), island_sizes[self._place.island])
         self._island = Island(
@@ -137,41 +140,52 @@ class Root:
     def _remember(self, past: resume.Past, population: Population, num_islands: int, num_workers: int) -> None:
         """Tell population and sampler what was found before, in the order of the trials' numbers."""
         ended = past.individuals(self._place.island, num_islands, self._study.migration.pollination)
+        visited = past.visited()
         for position, trial in enumerate(ended):
             try:
-                encoded = self._space.encode(trial.hyperparameters)
+                genes, attributes = self._genes_of(trial)
             except ValueError:
                 continue  # of a wider space
-            genes: dict[str, Any] = trial.proposal.get("genes") or encoded
-            genes = genes if genes.keys() == encoded.keys() else encoded
-            attributes = propagators.checked_attributes(trial.proposal.get("attributes") or {})
             for refused in past.refused.get(trial.number, ()):
-                self._proposer.started(trial.number, self._space.encode(refused), {})
-                self._proposer.dropped(trial.number)
+                attributes_of_refused = propagators.checked_attributes(refused["attributes"])
+                self._proposer.started(trial.number, refused["genes"], attributes_of_refused)
+                self._proposer.refused(trial.number)
             self._proposer.started(trial.number, genes, attributes)
-            found = self._losses_of(trial)
-            if found is None:
+            losses, curve = self._losses(trial.state, trial.objectives or [trial.objective], trial.curve)
+            if losses is None:
                 self._proposer.dropped(trial.number)
                 continue
             individual = Individual(
                 number=trial.number,
                 genes=tuple(genes.values()),
-                losses=found,
+                losses=losses,
                 island=trial.island,
                 home=position % num_workers,
                 is_complete=trial.state == "complete",
+                visited=frozenset(visited.get(trial.number, ())),
                 attributes=attributes,
-                curve=trial.curve or {},
+                curve=curve,
             )
             if population.admit(individual):
                 self._proposer.arrived(individual)
 
-    def _losses_of(self, trial: resume.PastTrial) -> tuple[float, ...] | None:
-        if trial.state == "complete":
-            return objectives.losses(self._objectives, trial.objectives or [trial.objective])
-        if trial.state == "pruned" and trial.curve:
-            return objectives.losses(self._objectives, [trial.curve[max(trial.curve)]])
-        return None
+    def _genes_of(self, trial: resume.PastTrial) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A past trial's genes, as they were proposed if the space is still the same, and its sampler's attributes."""
+        encoded = self._space.encode(trial.hyperparameters)
+        proposed = trial.proposal.get("genes") or {}
+        attributes = propagators.checked_attributes(trial.proposal.get("attributes") or {})
+        return (proposed if list(proposed) == list(encoded) else encoded), attributes
+
+    def _losses(
+        self, state: str, found: Sequence[float | None], curve: Mapping[int, float] | None
+    ) -> tuple[tuple[float, ...] | None, dict[int, float]]:
+        """What is to be minimised: of a complete trial its objectives, of a pruned one the last value of its curve."""
+        if state == "complete":
+            return objectives.losses(self._objectives, found), {}
+        if state == "pruned" and curve:
+            losses = objectives.curve_losses(self._objectives[0], self._workload, curve)
+            return (losses[max(losses)],), losses
+        return None, {}
 
     def run(self) -> None:
         """Evaluate tickets until there are none."""
@@ -180,16 +194,24 @@ class Root:
         self._roots.comm.Barrier()  # nobody writes before everybody has read the journals
         while (ticket := self._office.take(self._wait)) is not None and not self._over():
             candidate = self._candidate(ticket)
+            self._prepared = None
             self._office.ask()
             self._evaluate(ticket, candidate)
-        if (prepared := self._proposer.end()) is not None:
-            self._note_proposed(*prepared)
+        self._keep_prepared()
         self._finish()
+
+    def _keep_prepared(self) -> None:
+        """Wait for what a sampler is thinking about, if the search ends before it is wanted, and note it."""
+        ahead = self._office.ahead
+        if ahead is not None and ahead.hyperparameters is None and self._proposer.is_busy:
+            self._wait(lambda: self._proposer.ready(ahead.number) is not None)
+            if self._prepared is None and (candidate := self._proposer.ready(ahead.number)) is not None:
+                self._note_proposed(ahead.number, candidate)
 
     def _candidate(self, ticket: Ticket) -> Candidate:
         """The ticket's configuration, or a proposed one."""
         if ticket.hyperparameters is None:
-            candidate = self._proposer.take(ticket.number)
+            candidate = self._proposer.take(ticket.number, self._wait)
             self._note_refused(ticket.number, candidate)
             return candidate
         if ticket.proposal:
@@ -199,24 +221,15 @@ class Root:
 
     def _note_proposed(self, number: int, candidate: Candidate) -> None:
         """What was prepared is what a resumed search goes on with."""
+        self._note_refused(number, candidate)
         fields = {"hyperparameters": candidate.hyperparameters, "proposal": candidate.as_dict()}
         self._journal.append("proposed", {"number": number} | fields)
 
     def _note_refused(self, number: int, candidate: Candidate) -> None:
-        for hyperparameters, reason in candidate.refused:
-            fields = {"number": number, "hyperparameters": hyperparameters, "reason": reason}
-            self._journal.append("refused", fields)
-
-    def _refuses(self, hyperparameters: dict[str, Any]) -> str | None:
-        """Why these hyperparameters must not be trained, or None where they may."""
-        if (violated := self._space.violated(hyperparameters)) is not None:
-            return f"it violates {violated}"
-        try:
-            study = self._study
-            split_hyperparameters(study.method, study.workload, hyperparameters, study.topology.ranks)
-        except ValueError as error:
-            return str(error)
-        return None
+        if candidate.refused and number not in self._noted:
+            self._noted.add(number)
+            for refusal in candidate.refused:
+                self._journal.append("refused", {"number": number} | vars(refusal))
 
     def _evaluate(self, ticket: Ticket, candidate: Candidate) -> None:
         number, attributes = ticket.number, candidate.proposal.attributes
@@ -229,7 +242,7 @@ class Root:
         self._trial_started = time.monotonic()
         clock = TargetClock(self._workload)
         if self._pruner is not None:
-            self._pruner.start()
+            self._pruner.start(number)
 
         def report(progress: Progress) -> None:
             clock.see(progress.metric, progress.seconds, progress.step)
@@ -242,7 +255,7 @@ class Root:
         self._note_end(trial, outcome, found)
         if outcome.state == "failed":
             self._remember_failure(candidate.hyperparameters)
-        losses = self._losses(outcome, found)
+        losses, curve = self._losses(outcome.state, found, outcome.curve)
         if losses is None:
             self._island.drop(number)
         else:
@@ -255,7 +268,7 @@ class Root:
                     home=self._island.rank,
                     is_complete=outcome.state == "complete",
                     attributes=attributes,
-                    curve=outcome.curve or {},
+                    curve=curve,
                 )
             )
         self._receive()
@@ -274,13 +287,6 @@ class Root:
         metrics = {self._workload.metric: outcome.objective} | outcome.metrics
         metrics = {name: value for name, value in metrics.items() if name != self._objectives[0].name}
         return replace(outcome, objective=found[0], metrics=metrics), found
-
-    def _losses(self, outcome: Outcome, found: Sequence[float]) -> tuple[float, ...] | None:
-        if outcome.state == "complete":
-            return objectives.losses(self._objectives, found)
-        if outcome.state == "pruned" and outcome.curve:
-            return objectives.losses(self._objectives, [outcome.curve[max(outcome.curve)]])
-        return None
 
     def _remember_failure(self, hyperparameters: dict[str, Any]) -> None:
         """Keep this root, and all others, from evaluating a failed configuration again unchanged."""
@@ -350,18 +356,21 @@ class Root:
         ahead = self._office.ahead
         if ahead is None or ahead.hyperparameters is not None or not self._proposer.is_slow:
             return
-        if not self._proposer.is_preparing(ahead.number):
+        if not self._proposer.is_busy:
             self._receive()
             self._proposer.prepare(ahead.number)
-        elif (candidate := self._proposer.newly_ready()) is not None:
+            self._prepared = None
+        elif self._prepared is None and (candidate := self._proposer.ready(ahead.number)) is not None:
+            self._prepared = candidate
             self._note_proposed(ahead.number, candidate)
 
     def _hand_back(self, ticket: Ticket) -> Ticket:
         """Give the ticket ahead to a worker that has nothing to do, with what was proposed for it."""
-        if ticket.hyperparameters is None and (ready := self._proposer.ready()) is not None:
-            ticket = replace(ticket, hyperparameters=ready.hyperparameters, proposal=ready.as_dict())
-        if self._proposer.is_preparing(ticket.number):
-            self._proposer.give_up()
+        if self._prepared is not None and ticket.hyperparameters is None:
+            candidate = self._prepared
+            ticket = replace(ticket, hyperparameters=candidate.hyperparameters, proposal=candidate.as_dict())
+        self._proposer.give_up()
+        self._prepared = None
         return ticket
 
     def _wait(self, condition: Callable[[], bool]) -> None:
@@ -394,11 +403,12 @@ class Root:
             self._proposer.failures.add(message[1])
 
 
-def _pruner(study: Study, direction: str, roots: Mailbox, events: Iterable[Event]) -> Pruner | None:
+def _pruner(study: Study, direction: str, roots: Mailbox, events: Iterable[Event], past: resume.Past) -> Pruner | None:
     if study.pruning is None:
         return None
     pruner = Pruner(study.pruning, *study.pruning_rule(), -1.0 if direction == "maximize" else 1.0, roots)
     for event in events:
-        if event["event"] == "progress":
+        # What was lost will be trained, and count, again.
+        if event["event"] == "progress" and past.is_budgeted(event):
             pruner.replay(event["number"], event["epoch"], event["step"], event["seconds"], event["metric"])
     return pruner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,7 +30,7 @@ from atoll.platform.configuration import (
 )
 from atoll.platform.migration import Migration
 from atoll.platform.objectives import Objective
-from atoll.platform.propagators.settings import SEVERAL_OBJECTIVES, Genetic, Sampler, with_name
+from atoll.platform.propagators.settings import SEVERAL_OBJECTIVES, Genetic, Sampler, takes_one_objective, with_name
 from atoll.platform.pruning import Pruning
 from atoll.platform.topology import Shape, TopologyError, share_out
 
@@ -227,13 +228,18 @@ class Study(_Strict):
         if isinstance(self.sampler, list) and len(self.sampler) != islands:
             raise ValueError(f"sampler lists {len(self.sampler)} islands; topology.islands is {islands}")
         self.migration.check(islands)
+        for island, sampler in enumerate(self.samplers()):
+            if isinstance(sampler, Genetic) and sampler.mating == "multiple":
+                size = self.population(island)
+                if sampler.parents > size:
+                    raise ValueError(f"parents must be at most the population, {size} here; got {sampler.parents}")
         several = self.objectives is not None and len(self.objectives) > 1
         if several and self.pruning is not None:
             raise ValueError("pruning compares one objective; with several ones, leave it out")
-        unable = [s.name for s in self.samplers() if several and s.name not in SEVERAL_OBJECTIVES]
-        if unable:
+        unable = next((name for sampler in self.samplers() if (name := takes_one_objective(sampler))), None)
+        if several and unable is not None:
             raise ValueError(
-                f"sampler {unable[0]} takes one objective; for several ones take one of {', '.join(SEVERAL_OBJECTIVES)}"
+                f"sampler {unable} takes one objective; for several ones take one of {', '.join(SEVERAL_OBJECTIVES)}"
             )
         if self.pruning is not None and self.objectives is not None:
             metric = registry.workload(self.workload).metric
@@ -310,6 +316,20 @@ class Study(_Strict):
         if not space.parameters:
             raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
         return space
+
+    def refusal(self, space: SearchSpace) -> Callable[[dict[str, Any]], str | None]:
+        """What says why hyperparameters of `space` must not be trained, or None where they may."""
+
+        def refuses(hyperparameters: dict[str, Any]) -> str | None:
+            if (violated := space.violated(hyperparameters)) is not None:
+                return f"it violates {violated}"
+            try:
+                split_hyperparameters(self.method, self.workload, hyperparameters, self.topology.ranks)
+            except ValueError as error:
+                return str(error)
+            return None
+
+        return refuses
 
     def configuration(self, hyperparameters: dict[str, Any], number: int, threads: int, device: str) -> Configuration:
         """The configuration of trial `number`, of what is valid already."""

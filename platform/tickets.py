@@ -143,7 +143,8 @@ class TicketOffice:
             self._ahead.extend(message[1])
         while (message := self._mailbox.take(CALL_BACK)) is not None:
             if self._ahead and message[1] == self._question:  # else they have been begun meanwhile
-                returned = [self.hand_back(self._ahead.popleft()), *self._ahead]
+                first, *others = self._ahead
+                returned = [self.hand_back(first), *others]
                 self._ahead.clear()
                 self._is_asked, self._is_answered = True, False
                 self._mailbox.send((self._question, None, returned), 0, TO_OWNER)

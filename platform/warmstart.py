@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.configuration import read_configurations
+from atoll.analysis import leaderboard
+from atoll.platform.configuration import complete_hyperparameters, read_configurations
 from atoll.platform.study import Study
 from atoll.searchspaces.space import SearchSpace
 from atoll.storage.store import Store
@@ -28,7 +29,7 @@ def read(study: Study, url: str) -> list[dict[str, Any]]:
     for source, method, hyperparameters in (*_of_file(study), *_of_studies(study, url)):
         if method != study.method:
             raise ValueError(f"the warm start from {source} is of the method {method}; the study's is {study.method}")
-        fitted = _fit(space, hyperparameters, source)
+        fitted = _fit(study, space, hyperparameters, source)
         if fitted not in found and not (study.default_first and fitted == space.default()):
             found.append(fitted)
     return found
@@ -51,19 +52,21 @@ def _of_studies(study: Study, url: str) -> Iterable[tuple[str, str, dict[str, An
     try:
         for name in study.warm_start.studies:
             row = store.study(name)
-            for trial in store.leaderboard(row, study.warm_start.best):
+            for trial in leaderboard.best(store, row, study.warm_start.best):
                 yield f"study {name}", row.method, trial.configuration["hyperparameters"]
     finally:
         store.close()
 
 
-def _fit(space: SearchSpace, hyperparameters: dict[str, Any], source: str) -> dict[str, Any]:
-    """What the space searches, of a whole configuration."""
-    for name, value in space.fixed:
-        if name in hyperparameters and hyperparameters[name] != value:
+def _fit(study: Study, space: SearchSpace, hyperparameters: dict[str, Any], source: str) -> dict[str, Any]:
+    """What the space searches, of a whole configuration; the rest must be as the study has it."""
+    searched = set(space.limits())
+    others = complete_hyperparameters(study.method, study.workload, dict(space.fixed))
+    for name, value in hyperparameters.items():
+        if name not in searched and others.get(name) != value:
             raise ValueError(
-                f"the warm start from {source} is from another space: {name} is fixed at {value!r} here and "
-                f"{hyperparameters[name]!r} there"
+                f"the warm start from {source} is from another space: {name} is fixed at {others.get(name)!r} here and "
+                f"{value!r} there"
             )
     try:
         _, fitted = space.draw(lambda p: space.encode_one(p, hyperparameters))

@@ -57,7 +57,8 @@ def _compiled(constraint: str) -> tuple[CodeType, tuple[str, ...]]:
     except SyntaxError:
         tree = None
     found = [] if tree is None else sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)})
-    if tree is None or not found or not all(isinstance(node, _ALLOWED) for node in ast.walk(tree)):
+    compares = tree is not None and any(isinstance(node, ast.Compare) for node in ast.walk(tree))
+    if tree is None or not compares or not found or not all(isinstance(node, _ALLOWED) for node in ast.walk(tree)):
         raise ValueError(
             "a constraint compares hyperparameters with + - * / // %, and, or, not, in, such as 'S <= B'; "
             f"got {constraint!r}"

@@ -230,8 +230,14 @@ class SearchSpace:
         return {p.name: p.encode(_nearest(p, None)) for p in self.parameters}
 
     def violated(self, hyperparameters: Mapping[str, Value]) -> str | None:
-        """The first constraint that `hyperparameters` violate, or None."""
-        return next((c for c in self.constraints if not constraints_.holds(c, hyperparameters)), None)
+        """The first constraint that `hyperparameters` violate, or with which it cannot be computed; or None."""
+        for c in self.constraints:
+            try:
+                if not constraints_.holds(c, hyperparameters):
+                    return c
+            except ValueError as error:
+                return f"{c}: {error}"
+        return None
 
     def constrained(self, constraints: Iterable[str]) -> SearchSpace:
         """The space with further constraints; raises ValueError for one that speaks of what the space does not have."""
@@ -281,7 +287,7 @@ class SearchSpace:
                 raise ValueError(f"the space has no parameter {name!r}; valid are {', '.join(sorted(known))}")
         for p in self.parameters:
             override = overrides.get(p.name)
-            if override is None:
+            if p.name not in overrides:
                 parameters.append(p)
             elif isinstance(override, BaseDistribution):
                 parameters.append(replace(p, distribution=_of_same_kind(p, override), source="study file"))

@@ -23,8 +23,9 @@ class Base(DeclarativeBase):
 class Study(Base):
     """One search. Its state is running, complete, stopped or failed.
 
-    `objectives` are names and directions, where there are several; metric and direction are then those of the first.
-    `num_refused` counts the configurations that were proposed and not trained.
+    `curve_metric` is the workload's metric, which every report has, whatever is optimised. `objectives` are names and
+    directions, where there are several; metric and direction are then those of the first. `num_refused` counts the
+    configurations that were proposed and not trained.
     """
 
     __tablename__ = "study"
@@ -45,6 +46,7 @@ class Study(Base):
     finished: Mapped[float | None]
     reason: Mapped[str | None] = mapped_column(Text)
     objectives: Mapped[list[Any] | None]
+    curve_metric: Mapped[str | None] = mapped_column(String(100))
     num_refused: Mapped[int] = mapped_column(server_default="0")
 
 

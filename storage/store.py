@@ -159,7 +159,7 @@ class Store:
         query = (
             sa.select(Trial)
             .where(Trial.study_id == study.id, Trial.state == "complete")
-            .order_by(order, Trial.number)
+            .order_by(order.nulls_last(), Trial.number)
             .limit(top)
         )
         with self._session() as session:

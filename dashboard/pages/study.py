@@ -60,7 +60,8 @@ def register(app: dash.Dash, store: Store) -> None:
     def _draw(selected: list[dict[str, Any]] | None, _seen: str, name: str) -> go.Figure:
         study = store.study(name)
         numbers = [row["trial"] for row in selected or []]
-        return figures.training_curves(queries.curves(store, queries.trials(store, study), numbers), study.metric)
+        curves = queries.curves(store, queries.trials(store, study), numbers)
+        return figures.training_curves(curves, study.curve_metric or study.metric)
 
 
 def signature(study: Study, trials: pd.DataFrame, newest_steps: dict[int, int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from atoll.platform.propagators.settings import Genetic, Grid, Random, Sampler
+from atoll.platform.propagators.settings import Genetic, Grid, Mixed, Random, Sampler
 
 if TYPE_CHECKING:
     from atoll.platform.population import Population
@@ -34,6 +34,12 @@ def make(
         first: the number of the first trial that the sampler proposes.
         refuses: why hyperparameters must not be trained, or None where they may.
     """
+    if isinstance(settings, Mixed):
+        from atoll.platform.propagators.mixed import MixedPropagator
+
+        return MixedPropagator(
+            [make(m, space, population, seed=seed, num_objectives=num_objectives) for m in settings.samplers]
+        )
     if isinstance(settings, Genetic | Random):
         from atoll.platform.propagators.genetic import GeneticPropagator, RandomPropagator
 

@@ -9,6 +9,7 @@ for each proposal, from a seed of the study and the trial: nothing hidden in it 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import time
 import warnings
@@ -31,12 +32,11 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from atoll.platform.population import Individual
-from atoll.platform.propagators.propagator import Propagator, Proposal, seed_of
+from atoll.platform.propagators.propagator import SHARED, Propagator, Proposal, seed_of
 from atoll.platform.propagators.settings import CmaEs, Gp, Nsga2, Nsga3, Qmc, Tpe
 from atoll.searchspaces.space import Gene, Parameter, SearchSpace
 
 OptunaSettings = Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc
-_STUDY = "study:"
 _OPTIMIZER = "optimizer:"
 
 
@@ -57,6 +57,7 @@ class _Storage(InMemoryStorage):  # type: ignore[misc]
             trials = [trial for trial in trials if trial._trial_id not in self.hidden]
         if self._memory is None or len(trials) <= self._memory:
             return trials
+        trials = [trial for trial in trials if trial.state != TrialState.FAIL]
         done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         best = {t._trial_id for t in sorted(done, key=lambda t: t.value or 0.0)[: self._memory // 2]}
         newest = {trial._trial_id for trial in trials[-(self._memory - len(best)) :]}
@@ -99,6 +100,7 @@ class OptunaPropagator(Propagator):
         before = set(self._storage.get_study_system_attrs(study))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.filterwarnings("ignore", message=".*(infinite|non-finite|clip).*")
             self._study.sampler = self._make(seed_of(self._seed, number, attempt), number)
             trial = self._study.ask()
             self._remember(number, trial._trial_id)
@@ -107,7 +109,7 @@ class OptunaPropagator(Propagator):
         # Whom a generation was bred from is kept in the study: by trials, as other workers know them.
         for key, ids in self._storage.get_study_system_attrs(study).items():
             if key not in before and ":parent:" in key:
-                attributes[_STUDY + key] = [self._numbers[id_] for id_ in ids]
+                attributes[SHARED + key] = [self._numbers[id_] for id_ in ids]
         took = time.perf_counter() - started
         return Proposal(self._idle | genes, self._name, attributes=attributes, seconds=took)
 
@@ -135,11 +137,11 @@ class OptunaPropagator(Propagator):
 
     def _take_study_attributes(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         known = self._storage.get_study_system_attrs(self._study._study_id)
-        for key, numbers in ((k.removeprefix(_STUDY), v) for k, v in attributes.items() if k.startswith(_STUDY)):
+        for key, numbers in ((k.removeprefix(SHARED), v) for k, v in attributes.items() if k.startswith(SHARED)):
             if key not in known:
                 ids = [self._ids[number] for number in numbers if number in self._ids]
                 self._storage.set_study_system_attr(self._study._study_id, key, ids)
-        return {key: value for key, value in attributes.items() if not key.startswith(_STUDY)}
+        return {key: value for key, value in attributes.items() if not key.startswith(SHARED)}
 
     def arrived(self, individual: Individual) -> None:
         """Tell the sampler of an evaluated individual."""
@@ -157,6 +159,11 @@ class OptunaPropagator(Propagator):
         """Close a trial that has no result."""
         if number in self._ids and not self._storage.get_trial(self._ids[number]).state.is_finished():
             self._storage.set_trial_state_values(self._ids[number], TrialState.FAIL)
+
+    def refused(self, number: int) -> None:
+        """Close a proposal as infinitely bad, so that the sampler learns to keep away from there."""
+        worst = [math.inf] * len(self._study.directions)
+        self._storage.set_trial_state_values(self._ids[number], TrialState.COMPLETE, worst)
 
     def left(self, number: int) -> None:
         """Hide an emigrant from the sampler."""

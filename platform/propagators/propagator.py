@@ -33,6 +33,10 @@ class Proposal:
     seconds: float = 0.0
 
 
+# How names of attributes begin that all samplers of an island must agree on, whatever becomes of the trial.
+SHARED = "study:"
+
+
 class Propagator(ABC):
     """Proposes individuals for one worker.
 
@@ -59,6 +63,10 @@ class Propagator(ABC):
 
     def dropped(self, number: int) -> None:  # noqa: B027
         """Hear that a trial has failed, or that its proposal is not used."""
+
+    def refused(self, number: int) -> None:
+        """Hear that the last proposal for a trial must not be trained, and that another one will be asked for."""
+        self.dropped(number)
 
     def left(self, number: int) -> None:  # noqa: B027
         """Hear that an individual has emigrated."""

@@ -133,13 +133,49 @@ class Grid(_Strict):
     )
 
 
+Member = Annotated[Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random, Field(discriminator="name")]
+
+
+class Mixed(_Strict):
+    """Several samplers that take turns, by the trial's number, and learn from one another's trials."""
+
+    name: Literal["mixed"]
+    samplers: list[Member] = Field(min_length=2, description="those that take turns; one twice has two turns")
+    population: int | None = Field(
+        default=None, ge=2, description="of the members that have none of their own; as theirs unless given"
+    )
+
+
 Sampler = Annotated[
-    Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid,
+    Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed,
     Field(discriminator="name"),
 ]
-SEVERAL_OBJECTIVES = ("propulate", "optuna-tpe", "optuna-nsga2", "optuna-nsga3", "optuna-qmc", "random", "grid")
+NAMES = (
+    "propulate",
+    "optuna-tpe",
+    "optuna-cmaes",
+    "optuna-nsga2",
+    "optuna-nsga3",
+    "optuna-gp",
+    "optuna-qmc",
+    "random",
+    "grid",
+    "mixed",
+)
+_ONE_OBJECTIVE = ("optuna-cmaes", "optuna-gp")
+SEVERAL_OBJECTIVES = tuple(name for name in NAMES if name not in _ONE_OBJECTIVE)
 
 
 def with_name(sampler: object) -> object:
     """Let a sampler without a name be Propulate's."""
-    return {"name": "propulate", **sampler} if isinstance(sampler, dict) else sampler
+    if not isinstance(sampler, dict):
+        return sampler
+    named = {"name": "propulate", **sampler}
+    members = named.get("samplers")
+    return named | {"samplers": [with_name(member) for member in members]} if isinstance(members, list) else named
+
+
+def takes_one_objective(sampler: Sampler) -> str | None:
+    """The name of the sampler, or of its member, that cannot take several objectives; None where all can."""
+    members = sampler.samplers if isinstance(sampler, Mixed) else [sampler]
+    return next((member.name for member in members if member.name in _ONE_OBJECTIVE), None)

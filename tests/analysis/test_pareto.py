@@ -40,6 +40,14 @@ def test_what_was_missed_is_infinite_and_comes_last():
     assert pareto.order([(1.0, math.inf), (1.0, 5.0), (0.5, math.inf)])[-1] == 0
 
 
+def test_crowding_with_what_was_missed_stays_a_number():
+    import numpy as np
+
+    distance = pareto.crowding_distance(np.array([[0.0, math.inf], [1.0, 5.0], [2.0, 4.0], [3.0, 1.0]]))
+    assert not np.isnan(distance).any()
+    assert distance[2] == pytest.approx(2 / 3 + 4 / 4)
+
+
 def test_hypervolume_of_a_staircase():
     assert pareto.hypervolume([(1, 2), (2, 1)], (3, 3)) == 3.0
     assert pareto.hypervolume([], (3, 3)) == 0.0

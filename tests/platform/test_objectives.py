@@ -62,6 +62,16 @@ def test_values_and_losses():
     assert objectives.losses(resolved[2:3], [None]) == (math.inf,)  # as JSON gives it back
 
 
+def test_a_pruned_trials_curve_is_minimised_like_its_objective():
+    curve = {2: 0.75, 1: 0.25}
+    (metric,) = objectives.resolve(of("accuracy"), DIGITS)
+    (error,) = objectives.resolve(of("validation_error"), DIGITS)
+    assert objectives.curve_losses(metric, DIGITS, curve) == {1: -0.25, 2: -0.75}
+    assert objectives.curve_losses(error, DIGITS, curve) == {1: 0.75, 2: 0.25}
+    (mse,) = objectives.resolve(None, ETT)
+    assert objectives.curve_losses(mse, ETT, {1: 0.5}) == {1: 0.5}
+
+
 def test_the_clock_stops_at_the_first_report_that_meets_the_target():
     clock = TargetClock(DIGITS)
     for step, metric in enumerate((0.9, 0.97, 0.99), 1):

@@ -53,12 +53,26 @@ def test_of_several_objectives_the_best_are_by_front_and_crowding_even_after_tri
 
 
 def test_an_individual_goes_to_an_island_once_the_best_first():
-    emigrants, here = Emigrants(home=0, island=0, num_islands=3), lambda individual: True
-    for number, loss in enumerate((5.0, 1.0, 3.0)):
-        emigrants.add(individual(number, loss))
-    emigrants.add(individual(7, 0.0, home=1))  # another worker's
-    emigrants.add(individual(8, 0.0, is_complete=False))
-    emigrants.add(individual(9, 0.5, island=1))
-    assert [i.number for i in emigrants.take(1, 2, here)] == [1, 2]  # 9 was bred there
-    assert [i.number for i in emigrants.take(1, 2, here)] == [0]
-    assert [i.number for i in emigrants.take(2, 1, lambda i: i.number != 9)] == [1]
+    emigrants, population = Emigrants(home=0, island=0, num_islands=3), Population(4)
+    everyone = [individual(number, loss) for number, loss in enumerate((5.0, 1.0, 3.0))]
+    everyone.append(individual(7, 0.0, home=1))  # another worker's
+    everyone.append(individual(8, 0.0, is_complete=False))
+    everyone.append(individual(9, 0.5, island=1))
+    everyone.append(individual(10, 0.25, visited=frozenset({1, 2})))
+    for one in everyone:
+        population.admit(one)
+        emigrants.add(one)
+    assert [i.number for i in emigrants.take(1, 2, population)] == [1, 2]  # 9 was bred there, 10 is known there
+    assert [i.number for i in emigrants.take(1, 2, population)] == [0]
+    population.dismiss(9, 0)
+    assert [i.number for i in emigrants.take(2, 1, population)] == [1]
+
+
+def test_of_several_objectives_the_best_of_the_front_travel_first():
+    emigrants, population = Emigrants(home=0, island=0, num_islands=2), Population(4)
+    everyone = [individual(0, 0.0, 9.0), individual(1, 0.1, 9.5), individual(2, 4.0, 4.0), individual(3, 9.0, 0.0)]
+    for one in everyone:
+        population.admit(one)
+        emigrants.add(one)
+    assert {i.number for i in emigrants.take(1, 3, population)} == {0, 2, 3}
+    assert [i.number for i in emigrants.take(1, 3, population)] == [1]

@@ -3,6 +3,7 @@
 import collections
 import json
 import pickle
+import time
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -16,21 +17,10 @@ from atoll.platform.migration import Migration
 from atoll.platform.population import Individual, Population
 from atoll.platform.propagators import grid, optuna_sampler
 from atoll.platform.propagators.genetic import GeneticPropagator
-from atoll.platform.propagators.settings import SEVERAL_OBJECTIVES, Genetic, Grid, Sampler
+from atoll.platform.propagators.settings import NAMES, SEVERAL_OBJECTIVES, Genetic, Grid, Sampler
 from atoll.platform.proposals import Proposer
 from atoll.searchspaces.space import Parameter, SearchSpace
 
-NAMES = (
-    "propulate",
-    "optuna-tpe",
-    "optuna-cmaes",
-    "optuna-nsga2",
-    "optuna-nsga3",
-    "optuna-gp",
-    "optuna-qmc",
-    "random",
-    "grid",
-)
 SPACE = SearchSpace(
     (
         Parameter(name="rate", distribution=FloatDistribution(1e-4, 1.0, log=True), default=0.1),
@@ -40,7 +30,9 @@ SPACE = SearchSpace(
         Parameter(name="limit", distribution=IntDistribution(0, 64, step=4), default=8, at_most="width"),
     )
 )
-OPTIONS = {"grid": {"points": 3}, "optuna-gp": {"startup": 5}, "optuna-tpe": {"startup": 5}}
+MEMBERS = [{"name": "optuna-tpe", "startup": 5}, {"name": "propulate"}, {"name": "optuna-cmaes"}]
+STARTUP = {"startup": 5}
+OPTIONS = {"mixed": {"samplers": MEMBERS}, "grid": {"points": 3}, "optuna-gp": STARTUP, "optuna-tpe": STARTUP}
 
 
 def settings(name, **options):
@@ -59,6 +51,11 @@ def loss(v):
         + abs(v.get("delta", -0.5) - 0.5)
         + abs(v["limit"] - 32) / 32
     )
+
+
+def waiting(condition):
+    while not condition():
+        time.sleep(0.0005)
 
 
 class Search:
@@ -100,7 +97,7 @@ class Search:
             number = len(self.history) + len(self.under_way)
             proposer, island = self.workers[number % len(self.workers)]
             island.receive()
-            candidate = proposer.take(number)
+            candidate = proposer.take(number, waiting)
             island.start(number, candidate.proposal.genes, candidate.proposal.attributes)
             self.under_way.append((number, candidate, island))
             if len(self.under_way) == len(self.workers):
@@ -137,6 +134,46 @@ def test_proposals_stay_in_the_space_and_repeat(name):
         assert values["limit"] <= values["width"]
         assert ("delta" in values) == (values["kind"] != "a")
     assert len({json.dumps(values, sort_keys=True) for values in first.configurations()}) > 25
+
+
+@pytest.mark.parametrize("name", ["optuna-tpe", "optuna-gp", "optuna-cmaes", "propulate"])
+def test_a_sampler_learns_to_keep_away_from_what_is_refused(name):
+    """Where a third of the space is feasible, ten proposals nearly always have one that is."""
+    space = SPACE.constrained(["rate <= 0.002"])
+    search = Search(name, space=space).evaluate(40)
+    operators = [candidate.proposal.operator for candidate, _ in search.history]
+    assert all(values["rate"] <= 0.002 for values in search.configurations())
+    if name != "propulate":
+        assert operators.count("random") <= 4
+        late = [len(candidate.refused) for candidate, _ in search.history[20:]]
+        assert sum(late) / len(late) < 3
+
+
+def test_a_resumed_search_with_refusals_proposes_the_same():
+    """NSGA-II keeps a generation's parents with the proposal that asked for them first, even if that is refused."""
+    space = SPACE.constrained(["rate <= 0.3"])
+    for name in ("optuna-nsga2", "optuna-cmaes"):
+        uninterrupted = Search(name, space=space).evaluate(40)
+        resumed = Search(name, space=space)
+        proposer, island = resumed.workers[0]
+        for candidate, individual in uninterrupted.history[:23]:
+            attributes = json.loads(json.dumps(individual.attributes))
+            for refused in candidate.refused:
+                proposer.started(individual.number, refused.genes, json.loads(json.dumps(refused.attributes)))
+                proposer.refused(individual.number)
+            proposer.started(individual.number, candidate.proposal.genes, attributes)
+            known = Individual(individual.number, individual.genes, individual.losses, 0, 0, attributes=attributes)
+            assert island.population.admit(known)
+            proposer.arrived(known)
+            resumed.history.append((candidate, known))
+        assert resumed.evaluate(17).configurations() == uninterrupted.configurations()
+        assert any(candidate.refused for candidate, _ in uninterrupted.history)
+
+
+def test_a_sampler_that_repeats_itself_is_asked_twice_only():
+    space = SPACE.constrained(["width <= 32"])
+    search = Search("optuna-qmc", space=space).evaluate(40)
+    assert max(len(candidate.refused) for candidate, _ in search.history) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -193,7 +230,8 @@ def test_workers_that_go_by_the_trials_number_repeat_nothing(name):
 
 @pytest.mark.parametrize("name", SEVERAL_OBJECTIVES)
 def test_several_objectives(name):
-    search = Search(name, size=10, objectives=lambda v: (v["rate"], 1.0 / v["width"])).evaluate(60)
+    members = {"samplers": [{"name": "optuna-tpe"}, {"name": "propulate"}]} if name == "mixed" else {}
+    search = Search(name, **members, size=10, objectives=lambda v: (v["rate"], 1.0 / v["width"])).evaluate(60)
     assert len(search.history) == 60
 
 
@@ -285,6 +323,18 @@ def test_the_gaussian_process_sees_the_best_and_the_newest():
         propagator.arrived(Individual(number, tuple(genes.values()), (float(number),), 0, 0))
     seen = [t.value for t in propagator._study.get_trials(deepcopy=False)]
     assert seen == [0, 1, 2, 3, 4, 35, 36, 37, 38, 39]
+
+
+def test_samplers_that_take_turns_learn_from_one_another():
+    search = Search("mixed", size=6).evaluate(60)
+    operators = [candidate.proposal.operator.split("+")[0] for candidate, _ in search.history]
+    assert set(operators[0::3]) == {"optuna-tpe"}
+    assert set(operators[2::3]) == {"optuna-cmaes"}
+    assert {"crossover"} <= set(operators[1::3]) <= {"crossover", "random"}
+    parents = {parent for candidate, _ in search.history for parent in candidate.proposal.parents}
+    assert {number % 3 for number in parents} == {0, 1, 2}
+    (study, *_) = (m._study for m in search.workers[0][0]._propagator._members if hasattr(m, "_study"))
+    assert len(study.get_trials(deepcopy=False)) == 60
 
 
 class Exploit:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from optuna.distributions import IntDistribution
@@ -34,6 +35,13 @@ class Counting(Propagator):
         self.heard.append(("dropped", number))
 
 
+def waiting(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def proposer(refuses=lambda hyperparameters: None, **options):
     propagator = Counting(**options)
     return propagator, Proposer(propagator, SPACE, refuses, seed=1)
@@ -41,63 +49,72 @@ def proposer(refuses=lambda hyperparameters: None, **options):
 
 def test_what_is_refused_is_told_and_another_one_is_asked_for():
     propagator, made = proposer(lambda h: "odd" if h["x"] % 2 else None)
-    candidate = made.take(3)
+    candidate = made.take(3, waiting)
     assert candidate.hyperparameters == {"x": 4}
-    assert candidate.refused == (({"x": 3}, "odd"),)
+    assert [(refusal.hyperparameters, refusal.reason) for refusal in candidate.refused] == [({"x": 3}, "odd")]
     assert propagator.heard == [("asked", 3, 0), ("dropped", 3), ("asked", 3, 1)]
 
 
 def test_a_failed_configuration_is_not_proposed_again():
     _, made = proposer()
     made.failures.add(key({"x": 3}))
-    assert made.take(3).hyperparameters == {"x": 4}
+    assert made.take(3, waiting).hyperparameters == {"x": 4}
 
 
 def test_a_sampler_that_is_refused_again_and_again_is_replaced_by_chance():
+    _, made = proposer(lambda h: "even" if h["x"] < 9 else "nine")
+    with pytest.raises(ValueError, match="of 10000 random configurations all were refused; the last one: "):
+        made.take(0, waiting)
     propagator, made = proposer(lambda h: None if h["x"] == 7 else "not 7")
-    propagator.propose = lambda number, attempt=0: Proposal(SPACE.encode({"x": 1}), "stubborn")
-    candidate = made.take(3)
+    propagator.propose = lambda number, attempt=0: Proposal(SPACE.encode({"x": attempt % 7}), "stubborn")
+    candidate = made.take(3, waiting)
     assert (candidate.hyperparameters, candidate.proposal.operator) == ({"x": 7}, "random")
     assert len(candidate.refused) == Proposer.NUM_PROPOSALS
-    assert made.take(3).hyperparameters == {"x": 7}
-    with pytest.raises(ValueError, match="random configurations all were refused; the last one: never"):
-        proposer(lambda h: "never")[1].take(0)
+
+
+def test_a_sampler_that_repeats_what_was_refused_is_not_asked_again():
+    propagator, made = proposer(lambda h: None if h["x"] == 7 else "not 7")
+    propagator.propose = lambda number, attempt=0: Proposal(SPACE.encode({"x": 1}), "stubborn")
+    assert len(made.take(3, waiting).refused) == 2
+
+
+def test_what_samplers_share_outlives_a_refused_proposal():
+    propagator, made = proposer(lambda h: "odd" if h["x"] % 2 else None)
+    asked = propagator.propose
+    attributes = iter([{"study:parents": [1], "own": 1}, {"own": 2}])
+    propagator.propose = lambda n, attempt=0: replace(asked(n, attempt), attributes=next(attributes))
+    assert made.take(3, waiting).proposal.attributes == {"study:parents": [1], "own": 2}
 
 
 def test_a_prepared_candidate_is_made_in_a_thread_and_what_happens_meanwhile_is_heard_afterwards():
     propagator, made = proposer(seconds=0.2)
     made.prepare(5)
     made.started(4, {}, {})
-    assert made.newly_ready() is None
+    assert made.ready(5) is None
+    assert made.is_busy
     assert propagator.heard == []
-    candidate = made.take(5)
+    served = []
+    candidate = made.take(5, lambda condition: waiting(lambda: served.append(1) or condition()))
     assert candidate.hyperparameters == {"x": 5}
     assert candidate.waited > 0.1
+    assert len(served) > 5  # its root goes on serving others
     assert propagator.heard == [("asked", 5, 0), ("started", 4)]
     assert propagator.threads == ["sampler"]
+    assert not made.is_busy
 
 
-def test_a_prepared_candidate_is_announced_once():
-    _, made = proposer()
+def test_a_candidate_that_is_given_up_is_dropped_once_it_is_there_and_nobody_waits_for_it():
+    propagator, made = proposer(seconds=0.2)
     made.prepare(5)
-    deadline = time.monotonic() + 10
-    while (found := made.newly_ready()) is None:
-        assert time.monotonic() < deadline
-    assert found.hyperparameters == {"x": 5}
-    assert made.newly_ready() is None
-    assert made.ready() is found
-
-
-def test_a_candidate_that_is_given_up_or_not_wanted_is_dropped():
-    propagator, made = proposer()
-    made.prepare(5)
+    started = time.monotonic()
     made.give_up()
-    made.prepare(6)
-    assert made.take(7).hyperparameters == {"x": 7}
-    assert [h for h in propagator.heard if h[0] == "dropped"] == [("dropped", 5), ("dropped", 6)]
+    assert time.monotonic() - started < 0.1
+    assert made.is_busy  # still thinking
+    assert made.take(7, waiting).hyperparameters == {"x": 7}
+    assert [h for h in propagator.heard if h[0] == "dropped"] == [("dropped", 5)]
 
 
-def test_an_error_in_the_thread_comes_out_where_the_candidate_is_wanted():
+def test_a_sampler_that_raises_is_replaced_by_chance_and_the_trial_says_so():
     propagator, made = proposer()
 
     def broken(number, attempt=0):
@@ -105,5 +122,17 @@ def test_an_error_in_the_thread_comes_out_where_the_candidate_is_wanted():
 
     propagator.propose = broken
     made.prepare(5)
-    with pytest.raises(ZeroDivisionError, match="broken"):
-        made.take(5)
+    candidate = made.take(5, waiting)
+    assert candidate.proposal.operator == "random after ZeroDivisionError: broken"
+    assert 0 <= candidate.hyperparameters["x"] <= 9
+
+
+def test_an_error_in_a_proposal_that_nobody_wants_troubles_nobody():
+    _, made = proposer(lambda h: "never")
+    made.prepare(5)
+    made.give_up()
+    waiting(lambda: not made.is_busy)
+    assert made.ready(5) is None
+    made.prepare(6)
+    with pytest.raises(ValueError, match="the last one: never"):
+        made.take(6, waiting)

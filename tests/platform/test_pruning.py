@@ -1,12 +1,13 @@
 """Rungs, and who goes on from them."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
 
 from atoll.platform import registry
 from atoll.platform.local_mailbox import LocalMailbox
-from atoll.platform.pruning import Ladder, Pruner, Pruning
+from atoll.platform.pruning import Pruner, Pruning
 from atoll.platform.study import Study
 
 
@@ -25,9 +26,12 @@ def pruners(size=1, sign=1.0, rule="asha", while_falling=True, **settings):
     return [Pruner(Pruning(**settings), rule, while_falling, sign, box) for box in LocalMailbox.connected(size)]
 
 
+NUMBERS = itertools.count()
+
+
 def train(pruner, curve, **options):
     """The epoch after which a trial is pruned, or None."""
-    pruner.start()
+    pruner.start(next(NUMBERS))
     for epoch, metric in enumerate(curve, 1):
         if pruner.prunes(report(epoch, metric, last=epoch == len(curve), **options)):
             return epoch
@@ -35,10 +39,11 @@ def train(pruner, curve, **options):
 
 
 def test_rungs_of_asha_are_powers():
-    ladder = Ladder(Pruning(grace=2, factor=3), "asha")
-    assert list(ladder.passed(0, 60)) == [2, 6, 18, 54]
-    assert list(ladder.passed(2, 17)) == [6]
-    assert list(Ladder(Pruning(rungs=[2.5, 4]), "asha").passed(0, 3)) == [2.5]
+    (pruner,) = pruners(grace=2, factor=3)
+    assert list(pruner._passed(0, 60)) == [2, 6, 18, 54]
+    assert list(pruner._passed(2, 17)) == [6]
+    (given,) = pruners(rungs=[2.5, 4])
+    assert list(given._passed(0, 3)) == [2.5]
 
 
 def test_asha_lets_the_best_share_of_a_rung_go_on():
@@ -63,7 +68,7 @@ def test_values_of_other_workers_count_once_they_have_arrived():
     here, there = pruners(2, factor=2)
     train(there, [1.0, 1.0])
     assert train(here, [2.0, 2.0]) == 1
-    assert here._values == there._values or here._values[1] == [1.0, 2.0]
+    assert here._rungs[1] == [1.0, 2.0]
 
 
 def test_median_stopping_waits_for_values_and_compares_at_every_report():
@@ -80,6 +85,39 @@ def test_fidelity_may_be_steps_or_seconds():
     (seconds,) = pruners(fidelity="seconds", grace=1.5, factor=2)
     assert train(seconds, [1.0] * 4) is None
     assert train(seconds, [2.0] * 4) == 3
+
+
+def test_median_stopping_compares_at_equal_fidelity_where_reports_never_meet():
+    """Seconds never repeat, and neither do steps where the batch size is searched."""
+    for fidelity in ("seconds", "steps"):
+        (pruner,) = pruners(rule="median", startup=3, fidelity=fidelity)
+        for number in range(4):
+            pruner.start(next(NUMBERS))
+            for epoch in range(1, 6):
+                place = epoch * (10 + number)
+                assert not pruner.prunes(report(epoch, 1.0, step=place, seconds=float(place), last=epoch == 5))
+        pruner.start(next(NUMBERS))
+        ends = [pruner.prunes(report(e, 2.0, step=7 * e, seconds=7.0 * e)) for e in range(1, 4)]
+        assert ends == [False, True, True]  # at 7 nobody else had reported
+
+
+def test_who_is_behind_at_a_rung_ends_as_soon_as_its_loss_stops_falling():
+    (pruner,) = pruners(factor=2, while_falling=False)
+    train(pruner, [1.0] * 9)
+    pruner.start(next(NUMBERS))
+    losses = [0.9, 0.8, 0.7, 0.7]
+    ends = [pruner.prunes(report(epoch, 2.0, train_loss=loss)) for epoch, loss in enumerate(losses, 1)]
+    assert ends == [False, False, False, True]
+
+
+def test_a_trial_that_was_lost_counts_once():
+    (pruner,) = pruners(factor=2)
+    pruner.start(7)
+    pruner.prunes(report(1, 1.0))
+    (resumed,) = pruners(factor=2)  # which does not hear of what was lost
+    resumed.start(7)
+    resumed.prunes(report(1, 1.0))
+    assert resumed._rungs == pruner._rungs
 
 
 def test_macs_rule_ends_no_trial_whose_loss_still_falls():
@@ -105,7 +143,7 @@ def test_a_resumed_search_knows_the_rungs():
     for number, metric in enumerate((1.0, 2.0)):
         for epoch in (1, 2):
             pruner.replay(number, epoch, 10 * epoch, epoch / 2, metric)
-    assert pruner._values == {1.0: [1.0, 2.0], 2.0: [1.0, 2.0]}
+    assert pruner._rungs == {1.0: [1.0, 2.0], 2.0: [1.0, 2.0]}
     assert train(pruner, [3.0, 3.0]) == 1
 
 

@@ -36,7 +36,12 @@ def test_configurations_of_a_file_each_once_and_not_the_default_again(tmp_path):
 
 def test_what_the_study_does_not_search_is_left_out_if_it_agrees(tmp_path):
     file = file_of(tmp_path, {"momentum": 0.5, "gradient_clipping": 1.0})
-    assert "gradient_clipping" not in warmstart.read(study(warm_start={"file": file}), "")[0]
+    with pytest.raises(ValueError, match=r"gradient_clipping is fixed at 0\.0 here and 1\.0 there"):
+        warmstart.read(study(warm_start={"file": file}), "")
+    agreed = study(warm_start={"file": file}, space={"gradient_clipping": 1.0})
+    assert warmstart.read(agreed, "")[0] == DEFAULT | {"momentum": 0.5, "gradient_clipping": 1.0}
+    file = file_of(tmp_path, {"momentum": 0.5, "gradient_clipping": 0.0})
+    assert warmstart.read(study(warm_start={"file": file}), "")[0] == DEFAULT | {"momentum": 0.5}
     with pytest.raises(ValueError, match=r"is from another space: momentum is fixed at 0.7 here and 0.5 there"):
         warmstart.read(study(warm_start={"file": file}, space={"momentum": 0.7}), "")
 
@@ -81,6 +86,13 @@ def test_the_best_of_an_earlier_study(tmp_path):
     [
         ({"constraints": ["momentum < 0.5"]}, "the default configuration violates the constraint 'momentum < 0.5'"),
         ({"constraints": ["momentm < 0.5"]}, "speaks of momentm, which the space does not have"),
+        ({"constraints": ["momentum < -1"], "default_first": False}, "random configurations all were refused"),
+        (
+            {"sampler": {"name": "grid"}, "constraints": ["momentum == 0.123"], "default_first": False},
+            "random configurations all were refused",
+        ),
+        ({"objectives": ["peak_memory"]}, "no trial reports the objective 'peak_memory'"),
+        ({"workload": "cifar10_nas", "objectives": ["train_loss"]}, "no objective where the loss itself is searched"),
         ({"objectives": ["f1"]}, "no trial reports the objective 'f1'"),
         (
             {"sampler": {"name": "grid", "points": 2}, "trials": 1000},
@@ -104,8 +116,16 @@ def test_bad_input_is_refused_before_the_first_trial(content, message):
             {"sampler": {"name": "optuna-cmaes"}, "objectives": ["accuracy", "seconds"]},
             "optuna-cmaes takes one objective",
         ),
+        (
+            {
+                "sampler": {"name": "mixed", "samplers": [{}, {"name": "optuna-gp"}]},
+                "objectives": ["accuracy", "seconds"],
+            },
+            "optuna-gp takes one objective",
+        ),
         ({"pruning": {}, "objectives": ["accuracy", "seconds"]}, "pruning compares one objective"),
         ({"pruning": {}, "objectives": ["seconds"]}, "pruning compares the metric accuracy; the objective is seconds"),
+        ({"sampler": {"mating": "multiple", "parents": 40}}, "parents must be at most the population, 10 here; got 40"),
         ({"sampler": {"mutation_points": [3, 2]}}, "mutation_points must be fewest and most, 1 or more; got 3, 2"),
     ],
 )

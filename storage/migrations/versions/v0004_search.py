@@ -11,6 +11,7 @@ INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     op.add_column("study", sa.Column("objectives", sa.JSON(), nullable=True))
+    op.add_column("study", sa.Column("curve_metric", sa.String(length=100), nullable=True))
     op.add_column("study", sa.Column("num_refused", INTEGER, nullable=False, server_default="0"))
     op.add_column("trial", sa.Column("objectives", sa.JSON(), nullable=True))
     op.add_column("trial", sa.Column("proposal", sa.JSON(), nullable=True))
