@@ -41,7 +41,7 @@ from atoll.platform.local_mailbox import LocalMailbox
 from atoll.platform.migration import Migration
 from atoll.platform.population import Individual, Population
 from atoll.platform.propagators.settings import Sampler
-from atoll.platform.proposals import Proposer
+from atoll.platform.proposals import Candidate, Proposer
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 Loss = Callable[[dict[str, Any]], float]
@@ -141,18 +141,29 @@ def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = 
     rng = random.Random(seed)
     best, curve, under_way = math.inf, [], []
     free = [(0.0, worker) for worker in range(num_workers)]
-    number = 0
-    while len(curve) < count:
-        while free and number < count:
-            now, worker = heapq.heappop(free)
-            proposer, island = workers[worker]
-            island.receive()
-            candidate = proposer.take(number, waiting)
-            island.start(number, candidate.proposal.genes, candidate.proposal.attributes)
-            heapq.heappush(under_way, (now + rng.lognormvariate(0, 0.5), number, worker, candidate))
-            number += 1
-            if free and under_way[0][0] < free[0][0]:
-                break
+    ahead: dict[int, tuple[int, Candidate]] = {}
+    numbers = iter(range(count))
+
+    def propose(worker: int) -> tuple[int, Candidate] | None:
+        workers[worker][1].receive()
+        number = next(numbers, None)
+        return None if number is None else (number, workers[worker][0].take(number, waiting))
+
+    def begin(now: float, worker: int) -> None:
+        """As the root does: a slow sampler thinks while the trial before trains, with what it knew when that began."""
+        proposer, island = workers[worker]
+        proposed = ahead.pop(worker, None) or propose(worker) or (ahead.pop(min(ahead)) if ahead else None)
+        if proposed is None:
+            return
+        number, candidate = proposed
+        island.start(number, candidate.proposal.genes, candidate.proposal.attributes)
+        heapq.heappush(under_way, (now + rng.lognormvariate(0, 0.5), number, worker, candidate))
+        if proposer.is_slow and (following := propose(worker)) is not None:
+            ahead[worker] = following
+
+    for now, worker in free:
+        begin(now, worker)
+    while under_way:
         now, ended, worker, candidate = heapq.heappop(under_way)
         island, found = workers[worker][1], loss(candidate.hyperparameters)
         if math.isnan(found):
@@ -163,7 +174,7 @@ def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = 
             island.add(Individual(ended, genes, (found,), 0, island.rank, attributes=attributes))
             best = min(best, found)
         curve.append(best)
-        heapq.heappush(free, (now, worker))
+        begin(now, worker)
     return curve
 
 

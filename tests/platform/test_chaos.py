@@ -33,6 +33,8 @@ LONG = {
     "stop": 1,
     "outage": 2,
     "seconds": 5,
+    # With a sampler that thinks in a thread, and trials that end early.
+    "study": {"sampler": {"name": "optuna-tpe", "startup": 5}, "pruning": {"rule": "asha", "factor": 2}},
 }
 SHORT = {
     "trials": 32,
@@ -61,7 +63,7 @@ def write_study(folder, form, name):
         # None of these diverges by itself, and each takes about as long.
         "space": {"learning_rate": {"low": 0.01, "high": 0.05, "log": True}, "momentum": 0.5, "batch_size": 32},
     }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(study))
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(study | form.get("study", {})))
     return folder / "atoll-studies" / name
 
 

@@ -51,3 +51,13 @@ def test_a_waiting_rank_leaves_the_core_to_others():
     assert done.returncode == 0, done.stderr
     # The promise is a fifth of a core.
     assert float(done.stdout) < 0.2
+
+
+def test_every_method_can_be_pruned_with_what_it_has_under_way():
+    done = ranks.mpiexec(2, str(ranks.SUPPORT / "pruning_ranks.py"), timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) > 12
+    for name, (state, reason, epochs, after, why) in found.items():
+        assert (state, reason, epochs) == ("pruned", "pruned after epoch 1", [1]), name
+        assert after == "complete", (name, why)
