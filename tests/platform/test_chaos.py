@@ -33,8 +33,8 @@ LONG = {
     "stop": 1,
     "outage": 2,
     "seconds": 5,
-    # With a sampler that thinks in a thread, and trials that end early.
-    "study": {"sampler": {"name": "optuna-tpe", "startup": 5}, "pruning": {"rule": "asha", "factor": 2}},
+    # With a sampler that thinks in a thread, and trials that end early, but none that hangs before it does.
+    "study": {"sampler": {"name": "optuna-tpe", "startup": 5}, "pruning": {"rule": "asha", "grace": 2, "factor": 2}},
 }
 SHORT = {
     "trials": 32,
