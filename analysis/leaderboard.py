@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from atoll.analysis import pareto
 from atoll.storage.models import Study, Trial
 from atoll.storage.store import Store
 
@@ -14,6 +13,8 @@ def best(store: Store, study: Study, top: int | None = None) -> list[Trial]:
     """The complete trials, the best first; of several objectives by front, inside a front by crowding distance."""
     if not study.objectives:
         return store.leaderboard(study, top)
+    from atoll.analysis import pareto  # takes a third of a second, which one objective does without
+
     trials = store.leaderboard(study)
     order = pareto.order([losses(study, trial) for trial in trials]) if trials else []
     return [trials[index] for index in order[:top]]
@@ -21,8 +22,17 @@ def best(store: Store, study: Study, top: int | None = None) -> list[Trial]:
 
 def front(store: Store, study: Study) -> list[Trial]:
     """The complete trials that no other one is better than in all objectives, by the first objective."""
+    from atoll.analysis import pareto
+
     trials = store.leaderboard(study)
     return [trials[index] for index in pareto.front([losses(study, trial) for trial in trials])]
+
+
+def dominated_share(study: Study, trials: Sequence[Trial]) -> float:
+    """Of the box between the best and the worst values of `trials`, the share that their front dominates."""
+    from atoll.analysis import pareto
+
+    return pareto.dominated_share([losses(study, trial) for trial in trials])
 
 
 def losses(study: Study, trial: Trial) -> tuple[float, ...]:

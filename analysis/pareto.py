@@ -46,6 +46,20 @@ def crowding_distance(front: NDArray[np.float64]) -> NDArray[np.float64]:
     return distance
 
 
-def hypervolume(points: Points, reference: Sequence[float]) -> float:
+def dominated_share(points: Points) -> float:
+    """The hypervolume of `points` (n, objectives) in units of the box between the best and the worst of each objective.
+
+    What is infinite lies where the largest number does; an objective in which all are equal counts for nothing.
+    """
+    array = np.asarray(points, dtype=float)
+    array = np.minimum(array, np.where(np.isfinite(array), array, -np.inf).max(axis=0))
+    extent = np.ptp(array, axis=0)
+    array, extent = array[:, extent > 0], extent[extent > 0]
+    return hypervolume((array - array.min(axis=0)) / extent, np.ones(len(extent))) if len(extent) else 1.0
+
+
+def hypervolume(points: Points | NDArray[np.float64], reference: Sequence[float] | NDArray[np.float64]) -> float:
     """The volume that `points` dominate, up to the `reference` point."""
-    return float(moocore.hypervolume(np.asarray(points, float), ref=np.asarray(reference, float))) if points else 0.0
+    if not len(points):
+        return 0.0
+    return float(moocore.hypervolume(np.asarray(points, float), ref=np.asarray(reference, float)))

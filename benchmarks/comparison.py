@@ -1,4 +1,4 @@
-"""What the benchmarks share that train methods and compare them: options, the file of trainings, the report."""
+"""What the benchmarks share: their options, the file of trainings, and how they say what they found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -39,6 +39,22 @@ class Trainings:
         if self._file:
             with self._file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def say(options: argparse.Namespace, figures: dict, lines: Iterable[str]) -> None:
+    """Write the figures with command and machine where --json says, and print the lines unless that is here."""
+    result = {
+        "command": f"python benchmarks/{Path(sys.argv[0]).name}{' --quick' if options.quick else ''}",
+        "cores": len(os.sched_getaffinity(0)),
+        "python": sys.version.split()[0],
+        "figures": figures,
+    }
+    if options.json == "-":
+        print(json.dumps(result, indent=2))
+        return
+    if options.json:
+        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    print("\n".join(lines))
 
 
 def report(

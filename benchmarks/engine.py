@@ -8,7 +8,8 @@ cost        milliseconds per evaluation and worker, the journal included: median
 throughput  evaluations per second of 8 ranks, over 20,000.
 memory      bytes by which a worker's process grows per individual that it holds.
 use         share of the workers' time inside evaluations of log-normal length (sigma 1), 8 workers, the end included,
-            over what a perfect list scheduler reaches on the same times; trials sleep, so cores do not matter.
+            over what a perfect list scheduler reaches on the same times; trials sleep, so cores do not matter. Once
+            with the genetic operators, and once with TPE, which thinks while its worker trains.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ import sys
 import tempfile
 import time
 from dataclasses import fields, make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from comparison import say
 from optuna.distributions import FloatDistribution
 
 from atoll.methods.ddp import Ddp
@@ -98,7 +101,7 @@ def seconds_of(number: int, mean: float) -> float:
     return mean * random.Random(number).lognormvariate(-0.5, 1.0)
 
 
-def run_ours(folder: Path, count: int, sleep: float) -> dict[str, Any]:
+def run_ours(folder: Path, count: int, sleep: float, sampler: str = "propulate") -> dict[str, Any]:
     """One rank of our engine."""
     from mpi4py import MPI
 
@@ -112,7 +115,7 @@ def run_ours(folder: Path, count: int, sleep: float) -> dict[str, Any]:
         workload="digits_mlp",
         method=f"{__file__}:Anything",
         trials=count,
-        sampler={"population": POPULATION},
+        sampler={"population": POPULATION} if sampler == "propulate" else {"name": sampler},
         topology={"workers": MPI.COMM_WORLD.size},
     )
     made = StudyFolder(folder)
@@ -126,7 +129,16 @@ def run_ours(folder: Path, count: int, sleep: float) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - worker.memory) * 1024
     held = count - WINDOW * MPI.COMM_WORLD.size
-    return report(worker.entered) | {"seconds": seconds, "busy": worker.busy, "bytes": grown / max(1, held)}
+    lines = map(json.loads, made.root_journal(worker.place.world_rank).read_text().splitlines())
+    proposals = [line["proposal"] for line in lines if line["event"] == "trial_started"]
+    thought = {name: [1000 * proposal[name] for proposal in proposals] for name in ("seconds", "waited")}
+    return report(worker.entered) | {
+        "seconds": seconds,
+        "busy": worker.busy,
+        "bytes": grown / max(1, held),
+        "thought_ms": median(thought["seconds"]),
+        "waited_ms": median(thought["waited"]),
+    }
 
 
 class Unblocked:
@@ -215,7 +227,7 @@ def run_ranks(kind: str, size: int, count: int, sleep: float = 0.0) -> list[dict
 def rank_main(kind: str, folder: str, count: str, sleep: str) -> None:
     from mpi4py import MPI
 
-    run = {"ours": run_ours, "stock": run_stock}[kind]
+    run = {"ours": run_ours, "tpe": partial(run_ours, sampler="optuna-tpe"), "stock": run_stock}[kind]
     found = run(Path(folder) / kind, int(count), float(sleep))
     (Path(folder) / f"rank{MPI.COMM_WORLD.rank}.json").write_text(json.dumps(found))
     MPI.COMM_WORLD.Barrier()
@@ -262,18 +274,20 @@ def measure(quick: bool) -> dict[str, Any]:
             "evaluations": sum(r["count"] for r in ranks),
             "per_second": sum(r["count"] for r in ranks) / max(r["seconds"] for r in ranks),
         }
-    count, mean = (400, 0.05) if quick else (3200, 0.15)
-    ranks = run_ranks("ours", 8, count, mean)
-    share = sum(r["busy"] for r in ranks) / (8 * max(r["seconds"] for r in ranks))
-    ideal = list_scheduler(count, mean, 8)
     figures["use"] = {
-        "evaluations": count,
-        "mean_seconds": mean,
-        "share": share,
-        "list_scheduler": ideal,
-        "ratio": share / ideal,
+        "propulate": use("ours", 400, 0.05) if quick else use("ours", 3200, 0.15),
+        "optuna-tpe": use("tpe", 80, 0.5) if quick else use("tpe", 800, 1.0),
     }
     return figures
+
+
+def use(kind: str, count: int, mean: float) -> dict[str, Any]:
+    ranks = run_ranks(kind, 8, count, mean)
+    share = sum(r["busy"] for r in ranks) / (8 * max(r["seconds"] for r in ranks))
+    ideal = list_scheduler(count, mean, 8)
+    thought = {name: median([r[name] for r in ranks if r[name] is not None]) for name in ("thought_ms", "waited_ms")}
+    found = {"evaluations": count, "mean_seconds": mean, "share": share, "list_scheduler": ideal}
+    return found | {"ratio": share / ideal} | thought
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
@@ -283,15 +297,18 @@ def lines(figures: dict[str, Any]) -> list[str]:
         times = f"{early:>7.2f} ms{late:>9.2f} ms"
         shown.append(f"{name:32}{f['workers']:>8}{times}{f['evaluations_per_worker']:>18}  {late / early:.2f}")
     ours, stock = (figures["throughput"][title]["per_second"] for title in TITLES.values())
-    use = figures["use"]
     held = max(f.get("bytes_per_individual", 0) for f in figures["cost"].values())
     evaluations = figures["throughput"][TITLES["ours"]]["evaluations"]
     return [
         *shown,
         f"8 ranks, {evaluations} evaluations: {ours:.0f} per second, stock {stock:.0f}, ratio {ours / stock:.1f}",
         f"memory per individual: {held} bytes",
-        f"use of 8 workers over {use['evaluations']} evaluations: {use['share']:.4f}, list scheduler "
-        f"{use['list_scheduler']:.4f}: {use['ratio']:.4f} of it",
+        *(
+            f"use of 8 workers over {u['evaluations']} evaluations of {u['mean_seconds']} s with {sampler}: "
+            f"{u['share']:.4f}, list scheduler {u['list_scheduler']:.4f}: {u['ratio']:.4f} of it; a proposal took "
+            f"{u['thought_ms']:.1f} ms, its worker waited {u['waited_ms']:.1f} ms"
+            for sampler, u in figures["use"].items()
+        ),
     ]
 
 
@@ -305,18 +322,7 @@ def main() -> None:
         rank_main(*options.rank)
         return
     figures = measure(options.quick)
-    result = {
-        "command": f"python benchmarks/engine.py{' --quick' if options.quick else ''}",
-        "cores": len(os.sched_getaffinity(0)),
-        "python": sys.version.split()[0],
-        "figures": figures,
-    }
-    if options.json == "-":
-        print(json.dumps(result, indent=2))
-        return
-    if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
-    print("\n".join(lines(figures)))
+    say(options, figures, lines(figures))
 
 
 if __name__ == "__main__":

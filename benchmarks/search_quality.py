@@ -1,12 +1,13 @@
 """How good the samplers are at equal evaluations: the best value found against evaluations, on ten tasks.
 
-python benchmarks/search_quality.py [--quick] [--trials FILE] [--output FOLDER] [--json FILE] [--mpi]
+python benchmarks/search_quality.py [--quick] [--trials FILE] [--output FOLDER] [--json FILE] [--mpi | --held-out]
 
 Six functions of the Propulate paper's suite, and four real trainings that benchmarks/tabulate.py has tabulated. Eight
 workers of one island on a simulated clock, each with its own sampler, told what arrives; evaluations take log-normal
 times (sigma 0.5). 400 evaluations, 10 seeds (Gaussian process: 200 and 3). The optima of rastrigin, griewank and
 bisphere lie in the middle of their ranges, where CMA-ES starts: they are moved, by the seed, by up to a quarter of the
-range. No default configuration is given. --mpi adds whole searches over MPI on two of the trainings.
+range. No default configuration is given. --mpi adds whole searches over MPI on two of the trainings. --held-out
+compares what might be atoll's default sampler, on six functions that the ten tasks do not have: it is chosen there.
 """
 
 from __future__ import annotations
@@ -47,8 +48,12 @@ from atoll.searchspaces.space import Parameter, SearchSpace
 Loss = Callable[[dict[str, Any]], float]
 
 FUNCTIONS = ("rosenbrock", "step", "rastrigin", "griewank", "schwefel", "bisphere")
-CENTRED = ("rastrigin", "griewank", "bisphere")
+HELD_OUT = ("quartic", "birastrigin", "bukin", "eggcrate", "keane", "leon")
+CENTRED = ("rastrigin", "griewank", "bisphere", "quartic", "eggcrate")
 TABLES = ("ddp", "daso", "easgd", "oialr")
+GP, CMAES, NSGA2, TPE, GENETIC = (
+    {"name": name} for name in ("optuna-gp", "optuna-cmaes", "optuna-nsga2", "optuna-tpe", "propulate")
+)
 SAMPLERS: dict[str, dict[str, Any]] = {
     "propulate": {"name": "propulate"},
     "optuna-tpe": {"name": "optuna-tpe"},
@@ -59,7 +64,19 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "optuna-qmc": {"name": "optuna-qmc"},
     "random": {"name": "random"},
     "grid": {"name": "grid", "points": 20},
-    "mixed": {"name": "mixed", "samplers": [{"name": "optuna-gp"}, {"name": "propulate"}]},
+    "mixed": {"name": "mixed", "samplers": [GP, GENETIC]},
+}
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "propulate": GENETIC,
+    "optuna-nsga2": NSGA2,
+    "optuna-tpe": TPE,
+    "optuna-cmaes": CMAES,
+    "gp+propulate": {"name": "mixed", "samplers": [GP, GENETIC]},
+    "gp+nsga2": {"name": "mixed", "samplers": [GP, NSGA2]},
+    "gp+propulate+propulate": {"name": "mixed", "samplers": [GP, GENETIC, GENETIC]},
+    "gp+cmaes+propulate": {"name": "mixed", "samplers": [GP, CMAES, GENETIC]},
+    "tpe+propulate": {"name": "mixed", "samplers": [TPE, GENETIC]},
+    "random": {"name": "random"},
 }
 NUM_WORKERS = 8
 
@@ -110,7 +127,7 @@ def table_task(name: str) -> tuple[SearchSpace, Loss]:
 
 
 def task_of(name: str, seed: int) -> tuple[SearchSpace, Loss]:
-    return function_task(name, seed) if name in FUNCTIONS else table_task(name)
+    return table_task(name) if name in TABLES else function_task(name, seed)
 
 
 def waiting(condition: Callable[[], bool]) -> None:
@@ -122,7 +139,7 @@ def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = 
     """The best loss after each evaluation that has ended."""
     np.random.seed(seed)
     space, loss = task_of(task, seed)
-    settings = TypeAdapter(Sampler).validate_python(SAMPLERS[sampler])
+    settings = TypeAdapter(Sampler).validate_python((SAMPLERS | CANDIDATES)[sampler])
     workers = []
     for mailbox, roots in zip(LocalMailbox.connected(num_workers), LocalMailbox.connected(num_workers), strict=True):
         population = Population(32)
@@ -178,8 +195,11 @@ def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = 
     return curve
 
 
-def jobs(quick: bool) -> list[tuple[str, str, int, int]]:
+def jobs(quick: bool, held_out: bool) -> list[tuple[str, str, int, int]]:
     """Task, sampler, seed and evaluations of every simulation."""
+    if held_out:
+        seeds, count = (1, 100) if quick else (5, 400)
+        return [(task, name, seed, count) for seed in range(seeds) for task in HELD_OUT for name in CANDIDATES]
     made = []
     for sampler in SAMPLERS:
         seeds, count = (3, 200) if sampler == "optuna-gp" else (10, 400)
@@ -264,16 +284,17 @@ def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
 
     def save(file: Path) -> None:
         tasks = list(dict.fromkeys(row["task"] for row in rows))
+        used = list(dict.fromkeys(row["sampler"] for row in rows))
         figure, axes = plt.subplots(3, 4, figsize=(16, 10), layout="constrained")
         for axis, task in zip(axes.flat, tasks, strict=False):
             lowest = min(row["curve"][-1] for row in rows if row["task"] == task)
-            for number, sampler in enumerate(SAMPLERS):
+            for number, sampler in enumerate(used):
                 curves = [r["curve"] for r in rows if (r["task"], r["sampler"]) == (task, sampler)]
                 if curves:
                     regret = np.median(np.array([c[: min(map(len, curves))] for c in curves]), axis=0) - lowest
                     axis.plot(np.arange(1, len(regret) + 1), regret + 1e-6, color=f"C{number}", label=sampler)
             axis.set(title=task, xlabel="evaluations", yscale="log")
-        for number, sampler in enumerate(SAMPLERS):
+        for number, sampler in enumerate(used):
             share = ecdf(rows, sampler, length)
             if any(r["sampler"] == sampler and len(r["curve"]) >= length for r in rows):
                 axes.flat[10].plot(share, color=f"C{number}")
@@ -292,7 +313,7 @@ def tables(rows: list[dict[str, Any]], checkpoints: list[int]) -> tuple[str, dic
     lines, figures = [], {}
     for at in checkpoints:
         summary = summarise(rows, at)
-        used = [s for s in SAMPLERS if any(s in samplers for samplers in summary.values())]
+        used = [s for s in SAMPLERS | CANDIDATES if any(s in samplers for samplers in summary.values())]
         lines += [f"Best value after {at} evaluations, median and its interval (95 %):", ""]
         lines += [f"| task | {' | '.join(used)} |", f"| --- |{' --- |' * len(used)}"]
         for task, samplers in summary.items():
@@ -346,13 +367,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="100 evaluations, 2 seeds")
     parser.add_argument("--mpi", action="store_true", help="add searches over MPI")
+    parser.add_argument("--held-out", action="store_true", help="choose a default sampler, on other functions")
     parser.add_argument("--trials", type=Path, metavar="FILE", help="add every curve to this file, and go on there")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
     options = parser.parse_args()
     done = Trainings(options.trials)
     known = {(row["task"], row["sampler"], row["seed"]) for row in done.rows}
-    waiting = [job for job in jobs(options.quick) if job[:3] not in known]
+    waiting = [job for job in jobs(options.quick, options.held_out) if job[:3] not in known]
     with concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         futures = {pool.submit(simulate, *job): job for job in waiting}
         for future in concurrent.futures.as_completed(futures):

@@ -6,14 +6,14 @@ python benchmarks/startup.py [--quick] [--json FILE]
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from comparison import say
 
 SUPPORT = Path(__file__).parent.parent / "tests" / "support"
 COMMANDS = {
@@ -67,19 +67,8 @@ def main() -> None:
         }
         for name, all_ in seconds.items()
     }
-    result = {
-        "command": f"python benchmarks/startup.py{' --quick' if options.quick else ''}",
-        "cores": len(os.sched_getaffinity(0)),
-        "python": sys.version.split()[0],
-        "figures": figures,
-    }
-    if options.json == "-":
-        print(json.dumps(result, indent=2))
-        return
-    if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
-    for name, figure in figures.items():
-        print(f"{name:24} median {figure['median_s']:.3f} s   {figure['min_s']:.3f} to {figure['max_s']:.3f}")
+    lines = (f"{n:24} median {f['median_s']:.3f} s   {f['min_s']:.3f} to {f['max_s']:.3f}" for n, f in figures.items())
+    say(options, figures, lines)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from comparison import say
 
 from atoll.storage.journal import JournalWriter
 from atoll.storage.models import Trial
@@ -149,16 +149,7 @@ def main() -> None:
             "PostgreSQL": measure("postgresql", postgresql, scratch, sizes, num_rounds, lag_seconds),
         }
         server.cleanup()
-    result = {
-        "command": f"python benchmarks/store.py{' --quick' if options.quick else ''}",
-        "cores": len(os.sched_getaffinity(0)),
-        "python": sys.version.split()[0],
-        "figures": figures,
-    }
-    text = json.dumps(result, indent=2)
-    if options.json and options.json != "-":
-        Path(options.json).write_text(text + "\n")
-    print(text)
+    say(options, figures, [json.dumps(figures, indent=2)])
 
 
 if __name__ == "__main__":

@@ -169,10 +169,10 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
 
 
 def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -> int:
-    from atoll.platform import display, join, launch, objectives, registry, supervise
+    from atoll.platform import checks, display, join, launch, objectives, registry, supervise
 
     url = launch.store_url(store, study)
-    launch.check(study)
+    checks.check(study)
     if join.inside_mpi(study.topology.shape().world_size):
         ended = join.join(study, url, resuming=resuming)
         if isinstance(ended, launch.Ending):
@@ -273,8 +273,12 @@ def leaderboard(
         _print_json([place | trial_as_dict(trial) for place, trial in zip(places, best, strict=True)])
     else:
         _print(display.leaderboard(row, ranking.best(opened, row, top)))
-        if row.objectives:
-            print(f"{len(front)} trials are on the Pareto front; `atoll export {row.name} --pareto` writes them")
+        if front:
+            share = ranking.dominated_share(row, opened.leaderboard(row))
+            print(
+                f"{len(front)} trials are on the Pareto front, which dominates {share:.0%} of the box between the best "
+                f"and the worst values; `atoll export {row.name} --pareto` writes them"
+            )
 
 
 @app.command(epilog="Example: atoll failures quickstart")

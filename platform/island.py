@@ -9,11 +9,11 @@ replaces is the worst, which its selection never sees, and a model-based sampler
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.migration import Migration
@@ -57,13 +57,13 @@ class Island:
         self._proposer = proposer
         self._migration = migration
         self._sizes = list(island_sizes)
-        self._firsts = [int(first) for first in np.cumsum([0, *island_sizes[:-1]])]
+        self._firsts = list(itertools.accumulate(island_sizes[:-1], initial=0))
         self._index = index
         self._workers = workers
         self._roots = roots
         self._rng = random.Random(seed)
         self._on_emigration = on_emigration
-        self._hear: dict[str, Callable[..., None]] = {
+        self._hearers: dict[str, Callable[..., None]] = {
             "started": proposer.started,
             "dropped": proposer.dropped,
             "arrived": self._admit,
@@ -102,7 +102,7 @@ class Island:
 
         Only numbers may come here: anything else would spoil selection.
         """
-        assert not any(np.isnan(loss) for loss in individual.losses), individual
+        assert not any(math.isnan(loss) for loss in individual.losses), individual
         self._admit(individual)
         self._tell("arrived", individual)
 
@@ -119,7 +119,7 @@ class Island:
         """Take in what others have sent."""
         while (message := self._workers.take(NEWS)) is not None:
             what, *about = message[1]
-            self._hear[what](*about)
+            self._hearers[what](*about)
         while (message := self._roots.take(IMMIGRANTS)) is not None:
             for individual in message[1]:
                 self._admit(individual)

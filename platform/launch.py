@@ -13,14 +13,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform import objectives, registry, resume, warmstart
-from atoll.platform.propagators.grid import points as grid_points
-from atoll.platform.propagators.settings import Grid
-from atoll.platform.proposals import Refuses, draw
 from atoll.platform.study import Study
 from atoll.storage import journal
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
@@ -28,9 +25,6 @@ from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import DEFAULT_URL, Store
-
-if TYPE_CHECKING:
-    from atoll.searchspaces.space import SearchSpace
 
 EXIT_STOPPED = 75
 RECORDING_TIMEOUT = 60.0
@@ -90,38 +84,6 @@ def require_search_extra() -> None:
             f"a search needs {', '.join(missing)}: install them with `python -m pip install -c constraints.txt -e "
             '".[search]"` (Python 3.11 or 3.12)'
         )
-
-
-def check(study: Study) -> None:
-    """Check what a study asks for, before anything expensive starts: names, space, samplers, objectives, data.
-
-    Raises:
-        ValueError, DataMissing: with the rule, the value and the valid choices.
-    """
-    workload = registry.workload(study.workload)
-    registry.method(study.method)
-    space = study.search_space()
-    objectives.resolve(study.objectives, workload)
-    refuses = study.refusal(space)
-    if study.constraints:
-        draw(space, refuses, study.seed)
-    _check_grids(study, space, refuses)
-    workload.check_data(Path(study.data) if study.data else None)
-
-
-def _check_grids(study: Study, space: SearchSpace, refuses: Refuses) -> None:
-    """A grid must have a point for every trial."""
-    for sampler in study.samplers():
-        if isinstance(sampler, Grid):
-            points = grid_points(sampler, space, refuses)
-            if not points:
-                raise ValueError("every point of the grid is refused; give other sampler.points, or fewer constraints")
-            size = len(points) + study.default_first
-            if study.trials is not None and study.trials > size:
-                raise ValueError(
-                    f"the grid has {size} different configurations, the default one included; trials must be at most "
-                    f"{size}; got {study.trials}"
-                )
 
 
 def prepare(study: Study, url: str, *, resuming: bool) -> StudyFolder:

@@ -29,7 +29,7 @@ class Individual:
         home: the worker, counted inside its present island, that may send it elsewhere.
         is_complete: whether it was trained to the end; pruned ones rank behind all that were.
         steps: how often it has migrated.
-        visited: the islands that know it, or will be sent it from where it came.
+        visited: of a migrant, the islands that know it, or will be sent it from where it came.
         attributes: what its sampler keeps with it.
         curve: its intermediate values by epoch, where a sampler uses them.
     """
@@ -46,12 +46,12 @@ class Individual:
     curve: dict[int, float] = field(default_factory=dict)
 
 
-def _order(individual: Individual) -> tuple[bool, float, int]:
+def _rank(individual: Individual) -> tuple[bool, float, int]:
     return not individual.is_complete, individual.losses[0], individual.number
 
 
 class Population:
-    """The individuals of one island, those that have left it included.
+    """The individuals that are on one island, in order, and the numbers of those that have left it.
 
     Args:
         size: of the breeding population, whose members `best` returns.
@@ -61,7 +61,7 @@ class Population:
         self.size = size
         self._here: dict[int, Individual] = {}
         self._gone: dict[int, int] = {}  # number -> migration steps at which it was last let go
-        self._order: SortedKeyList[Individual] = SortedKeyList(key=_order)
+        self._order: SortedKeyList[Individual] = SortedKeyList(key=_rank)
         self._pool: list[Individual] = []  # of several objectives: enough of those that are here to breed from
         self._best: list[Individual] | None = None
 
@@ -128,14 +128,14 @@ class Emigrants:
     def __init__(self, home: int, island: int, num_islands: int) -> None:
         self._home = home
         self._waiting: dict[int, SortedKeyList[Individual]] = {
-            target: SortedKeyList(key=_order) for target in range(num_islands) if target != island
+            target: SortedKeyList(key=_rank) for target in range(num_islands) if target != island
         }
 
     def add(self, individual: Individual) -> None:
         """Offer an individual to all islands that do not know it."""
         if individual.home == self._home and individual.is_complete:
             for target, waiting in self._waiting.items():
-                if target != individual.island and target not in individual.visited:
+                if target not in individual.visited:
                     waiting.add(individual)
 
     def take(self, target: int, count: int, population: Population) -> list[Individual]:

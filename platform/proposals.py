@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atoll.platform.population import Individual
 from atoll.platform.propagators.propagator import SHARED, Propagator, Proposal, seed_of
-from atoll.searchspaces.space import Gene, SearchSpace
+from atoll.searchspaces.space import Gene, Refuses, SearchSpace
 
-Refuses = Callable[[dict[str, Any]], str | None]
+if TYPE_CHECKING:
+    from atoll.platform.population import Individual
+
 NUM_DRAWS = 10_000
 
 
@@ -87,6 +88,7 @@ class Proposer:
         seed: the study's.
 
     Attributes:
+        number: the trial that a candidate is being prepared for, or is ready; None where nobody wants one.
         failures: keys of configurations that have failed, which are not evaluated again unchanged.
     """
 
@@ -99,9 +101,9 @@ class Proposer:
         self._refuses = refuses
         self._seed = seed
         self._thread: threading.Thread | None = None
-        self._number: int | None = None  # the trial that the thread's candidate is for; None where nobody wants it
         self._made: tuple[int, Candidate | Exception] | None = None
         self._unheard: list[Callable[[], None]] = []
+        self.number: int | None = None
         self.failures: set[str] = set()
 
     def settle(self, hyperparameters: dict[str, Any], operator: str) -> Candidate:
@@ -120,9 +122,9 @@ class Proposer:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a candidate is being made, or is wanted and not taken."""
+        """Whether a candidate is being made, or is there and not taken."""
         self._look()
-        return self._thread is not None or self._number is not None
+        return self._thread is not None or self.number is not None
 
     def prepare(self, number: int) -> None:
         """Start to make a candidate for trial `number`; nothing may be under way."""
@@ -135,24 +137,23 @@ class Proposer:
                 self._made = number, error
 
         self._tell_all()
-        self._number, self._made = number, None
+        self.number, self._made = number, None
         self._thread = threading.Thread(target=work, name="sampler", daemon=True)
         self._thread.start()
 
     def ready(self, number: int) -> Candidate | None:
-        """The candidate for `number`, once it is there; raises what its making raised."""
+        """The candidate for `number`, once it is there; none where its making failed, which `take` raises."""
         self._look()
-        if self._thread is not None or self._number != number or self._made is None:
+        if self._thread is not None or self.number != number or self._made is None:
             return None
         candidate = self._made[1]
-        if isinstance(candidate, Exception):
-            raise candidate
-        return candidate
+        return candidate if isinstance(candidate, Candidate) else None
 
-    def give_up(self) -> None:
-        """Forget what is prepared, also where it is still being made: another worker evaluates that trial."""
-        self._number = None
-        self._look()
+    def give_up(self, number: int) -> None:
+        """Forget the candidate for `number`, also where it is still being made: another worker evaluates that trial."""
+        if self.number == number:
+            self.number = None
+            self._look()
 
     def _look(self) -> None:
         """Take notice of a thread that has ended, and drop what nobody wants."""
@@ -160,9 +161,14 @@ class Proposer:
             self._thread.join()
             self._thread = None
             self._tell_all()
-        if self._thread is None and self._number is None and self._made is not None:
+        if self._thread is None and self.number is None and self._made is not None:
             self._propagator.dropped(self._made[0])
             self._made = None
+
+    def is_made(self) -> bool:
+        """Whether nothing is being made any more."""
+        self._look()
+        return self._thread is None
 
     def take(self, number: int, wait: Callable[[Callable[[], bool]], None]) -> Candidate:
         """The candidate for trial `number`: the prepared one, or one that is made now.
@@ -174,20 +180,23 @@ class Proposer:
         started = time.perf_counter()
         if not self.is_slow:
             return self._make(number)
-        if self._number != number:
-            self.give_up()
+        if self.number != number:
+            if self.number is not None:
+                self.give_up(self.number)
             wait(lambda: not self.is_busy)
             self.prepare(number)
-        wait(lambda: self.ready(number) is not None)
-        candidate = self.ready(number)
-        assert candidate is not None
-        self._number = self._made = None
+        wait(self.is_made)
+        assert self._made is not None
+        candidate = self._made[1]
+        self.number = self._made = None
+        if isinstance(candidate, Exception):
+            raise candidate
         return replace(candidate, waited=time.perf_counter() - started)
 
     def _make(self, number: int) -> Candidate:
         refused: list[Refusal] = []
         shared: dict[str, Any] = {}
-        proposal, before = None, None
+        before = None
         for attempt in range(self.NUM_PROPOSALS):
             try:
                 proposal = self._propagator.propose(number, attempt)
@@ -202,7 +211,7 @@ class Proposer:
                 whole = replace(proposal, attributes=shared | proposal.attributes)
                 return Candidate(hyperparameters, whole, tuple(refused))
             refused.append(Refusal(hyperparameters, reason, proposal.genes, proposal.attributes))
-            self._propagator.refused(number)
+            self._propagator.refused(number, proposal.genes, proposal.attributes)
             if proposal.genes == before:
                 break  # it has nothing else to propose
             before = proposal.genes
@@ -227,9 +236,9 @@ class Proposer:
         """An individual has been evaluated."""
         self._tell(lambda: self._propagator.arrived(individual))
 
-    def refused(self, number: int) -> None:
+    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """A proposal was refused."""
-        self._tell(lambda: self._propagator.refused(number))
+        self._tell(lambda: self._propagator.refused(number, genes, attributes))
 
     def dropped(self, number: int) -> None:
         """A trial has failed."""

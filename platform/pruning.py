@@ -85,8 +85,7 @@ class Pruner:
     def replay(self, number: int, epoch: int, step: int, seconds: float, metric: float | None) -> None:
         """Learn from a report of an earlier start, of a trial that has ended."""
         if metric is not None:
-            fidelity = {"epochs": epoch, "steps": step, "seconds": seconds}[self._settings.fidelity]
-            self._learn(number, fidelity, self._sign * metric)
+            self._learn(number, self._fidelity(epoch, step, seconds), self._sign * metric)
 
     def start(self, number: int) -> None:
         """A trial begins here."""
@@ -96,8 +95,8 @@ class Pruner:
     def prunes(self, progress: Progress) -> bool:
         """Whether the trial that reports is to end now; tells the other roots what it has reached."""
         self.receive()
-        of = {"epochs": progress.epoch, "steps": progress.step, "seconds": progress.seconds}
-        fidelity, value = of[self._settings.fidelity], self._sign * progress.metric
+        fidelity = self._fidelity(progress.epoch, progress.step, progress.seconds)
+        value = self._sign * progress.metric
         for rung in self._passed(self._reached.get(self._number, 0.0), fidelity):
             self._is_behind = self._judge(rung, value)
         report = self._number, fidelity, value
@@ -106,6 +105,9 @@ class Pruner:
         falls = progress.train_loss < self._least_loss
         self._least_loss = min(self._least_loss, progress.train_loss)
         return self._is_behind and not progress.last and (self._while_falling or not falls)
+
+    def _fidelity(self, epoch: int, step: int, seconds: float) -> float:
+        return {"epochs": epoch, "steps": step, "seconds": seconds}[self._settings.fidelity]
 
     def _passed(self, before: float, now: float) -> Iterator[float]:
         """The rungs above fidelity `before` and at most at `now`, in order."""

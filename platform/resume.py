@@ -89,11 +89,11 @@ class Past:
         hyperparameters, proposal = self.proposed.get(number, (None, None))
         return Ticket(number, hyperparameters=hyperparameters, proposal=proposal)
 
-    def visited(self) -> dict[int, set[int]]:
-        """The islands that each migrant's trial has been known on."""
+    def visited(self, num_islands: int) -> dict[int, set[int]]:
+        """The islands that each migrant's trial is known on; they may be fewer or more than before."""
         found: dict[int, set[int]] = {}
         for number, origin, target in self.migrations:
-            found.setdefault(number, set()).update((origin, target))
+            found.setdefault(number, set()).update((origin % num_islands, target % num_islands))
         return found
 
     def individuals(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:

@@ -33,7 +33,7 @@ from atoll.storage.journal import Event, JournalWriter
 FAILED = 41
 
 
-class Evaluator(Protocol):
+class TrialEvaluator(Protocol):
     """What a root needs of its worker."""
 
     places: list[Place]
@@ -74,7 +74,7 @@ class Root:
         self,
         study: Study,
         folder: StudyFolder,
-        worker: Evaluator,
+        worker: TrialEvaluator,
         roots: Mailbox,
         island: Mailbox,
         island_sizes: Sequence[int],
@@ -98,30 +98,19 @@ class Root:
         self._stop_checked = 0.0
         self._stop_asked = False
         self._generation = sum(trial.worker == self._place.worker for trial in past.trials.values())
-        given = [*([self._space.default()] if study.default_first else []), *warm_start]
-        self._given = {key(hyperparameters): "warm_start" for hyperparameters in warm_start}
-        self._given |= {key(self._space.default()): "default"} if study.default_first else {}
-        self._office = TicketOffice(roots, past.tickets(study.trials, given), open_=lambda: not self._over())
+        given = [(self._space.default(), "default")] if study.default_first else []
+        given += [(hyperparameters, "warm_start") for hyperparameters in warm_start]
+        self._given = {key(hyperparameters): operator for hyperparameters, operator in given}
+        first = [hyperparameters for hyperparameters, _ in given]
+        self._office = TicketOffice(roots, past.tickets(study.trials, first), open_=lambda: not self._over())
         self._office.hand_back = self._hand_back
         self._beat = worker.serve
         worker.serve = self._serve
         worker.interrupt = self._interrupt
         self._pruner = _pruner(study, self._workload.direction, roots, events, past)
-        self._prepared: Candidate | None = None  # for the ticket ahead, and journaled
-        self._noted: set[int] = set()  # trials whose refused proposals are in the journal
-        refuses = study.refusal(self._space)
+        self._noted: set[int] = set()  # trials whose prepared candidates are in the journal
         population = Population(study.population(self._place.island))
-        sampler = study.samplers()[self._place.island]
-        propagator = propagators.make(
-            sampler,
-            self._space,
-            population,
-            seed=study.seed,
-            num_objectives=len(self._objectives),
-            first=len(given),
-            refuses=refuses,
-        )
-        self._proposer = Proposer(propagator, self._space, refuses, study.seed)
+        self._proposer = self._make_proposer(population, len(given))
         self._proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
         self._remember(past, population, len(island_sizes), island_sizes[self._place.island])
         self._island = Island(
@@ -137,19 +126,31 @@ class Root:
             on_emigration=self._note_emigration,
         )
 
+    def _make_proposer(self, population: Population, num_given: int) -> Proposer:
+        refuses = self._study.refusal(self._space)
+        propagator = propagators.make(
+            self._study.samplers()[self._place.island],
+            self._space,
+            population,
+            seed=self._study.seed,
+            num_objectives=len(self._objectives),
+            first=num_given,
+            refuses=refuses,
+        )
+        return Proposer(propagator, self._space, refuses, self._study.seed)
+
     def _remember(self, past: resume.Past, population: Population, num_islands: int, num_workers: int) -> None:
         """Tell population and sampler what was found before, in the order of the trials' numbers."""
         ended = past.individuals(self._place.island, num_islands, self._study.migration.pollination)
-        visited = past.visited()
+        visited = past.visited(num_islands)
         for position, trial in enumerate(ended):
             try:
                 genes, attributes = self._genes_of(trial)
             except ValueError:
                 continue  # of a wider space
             for refused in past.refused.get(trial.number, ()):
-                attributes_of_refused = propagators.checked_attributes(refused["attributes"])
-                self._proposer.started(trial.number, refused["genes"], attributes_of_refused)
-                self._proposer.refused(trial.number)
+                checked = propagators.checked_attributes(refused["attributes"])
+                self._proposer.refused(trial.number, refused["genes"], checked)
             self._proposer.started(trial.number, genes, attributes)
             losses, curve = self._losses(trial.state, trial.objectives or [trial.objective], trial.curve)
             if losses is None:
@@ -194,42 +195,41 @@ class Root:
         self._roots.comm.Barrier()  # nobody writes before everybody has read the journals
         while (ticket := self._office.take(self._wait)) is not None and not self._over():
             candidate = self._candidate(ticket)
-            self._prepared = None
             self._office.ask()
             self._evaluate(ticket, candidate)
         self._keep_prepared()
         self._finish()
 
     def _keep_prepared(self) -> None:
-        """Wait for what a sampler is thinking about, if the search ends before it is wanted, and note it."""
-        ahead = self._office.ahead
-        if ahead is not None and ahead.hyperparameters is None and self._proposer.is_busy:
-            self._wait(lambda: self._proposer.ready(ahead.number) is not None)
-            if self._prepared is None and (candidate := self._proposer.ready(ahead.number)) is not None:
-                self._note_proposed(ahead.number, candidate)
+        """Wait for what a sampler is thinking about when the search ends, and note it for a resume."""
+        number = self._proposer.number
+        if number is not None:
+            self._wait(self._proposer.is_made)
+            self._note_prepared(number)
 
     def _candidate(self, ticket: Ticket) -> Candidate:
         """The ticket's configuration, or a proposed one."""
         if ticket.hyperparameters is None:
             candidate = self._proposer.take(ticket.number, self._wait)
-            self._note_refused(ticket.number, candidate)
+            if ticket.number not in self._noted:
+                self._note_refused(ticket.number, candidate)
             return candidate
         if ticket.proposal:
             return Candidate(ticket.hyperparameters, proposal_of(ticket.proposal))
         operator = self._given.get(key(ticket.hyperparameters), "retry")
         return self._proposer.settle(ticket.hyperparameters, operator)
 
-    def _note_proposed(self, number: int, candidate: Candidate) -> None:
-        """What was prepared is what a resumed search goes on with."""
-        self._note_refused(number, candidate)
-        fields = {"hyperparameters": candidate.hyperparameters, "proposal": candidate.as_dict()}
-        self._journal.append("proposed", {"number": number} | fields)
+    def _note_prepared(self, number: int) -> None:
+        """Journal a prepared candidate, once it is there: it is what a resumed search goes on with."""
+        if number not in self._noted and (candidate := self._proposer.ready(number)) is not None:
+            self._noted.add(number)
+            self._note_refused(number, candidate)
+            fields = {"hyperparameters": candidate.hyperparameters, "proposal": candidate.as_dict()}
+            self._journal.append("proposed", {"number": number} | fields)
 
     def _note_refused(self, number: int, candidate: Candidate) -> None:
-        if candidate.refused and number not in self._noted:
-            self._noted.add(number)
-            for refusal in candidate.refused:
-                self._journal.append("refused", {"number": number} | vars(refusal))
+        for refusal in candidate.refused:
+            self._journal.append("refused", {"number": number} | vars(refusal))
 
     def _evaluate(self, ticket: Ticket, candidate: Candidate) -> None:
         number, attributes = ticket.number, candidate.proposal.attributes
@@ -359,18 +359,14 @@ class Root:
         if not self._proposer.is_busy:
             self._receive()
             self._proposer.prepare(ahead.number)
-            self._prepared = None
-        elif self._prepared is None and (candidate := self._proposer.ready(ahead.number)) is not None:
-            self._prepared = candidate
-            self._note_proposed(ahead.number, candidate)
+        self._note_prepared(ahead.number)
 
     def _hand_back(self, ticket: Ticket) -> Ticket:
         """Give the ticket ahead to a worker that has nothing to do, with what was proposed for it."""
-        if self._prepared is not None and ticket.hyperparameters is None:
-            candidate = self._prepared
+        if ticket.hyperparameters is None and (candidate := self._proposer.ready(ticket.number)) is not None:
+            self._note_prepared(ticket.number)
             ticket = replace(ticket, hyperparameters=candidate.hyperparameters, proposal=candidate.as_dict())
-        self._proposer.give_up()
-        self._prepared = None
+        self._proposer.give_up(ticket.number)
         return ticket
 
     def _wait(self, condition: Callable[[], bool]) -> None:

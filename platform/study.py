@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,7 +36,7 @@ from atoll.platform.topology import Shape, TopologyError, share_out
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from atoll.searchspaces.space import SearchSpace
+    from atoll.searchspaces.space import Refuses, SearchSpace
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -317,7 +316,7 @@ class Study(_Strict):
             raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
         return space
 
-    def refusal(self, space: SearchSpace) -> Callable[[dict[str, Any]], str | None]:
+    def refusal(self, space: SearchSpace) -> Refuses:
         """What says why hyperparameters of `space` must not be trained, or None where they may."""
 
         def refuses(hyperparameters: dict[str, Any]) -> str | None:

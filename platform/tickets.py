@@ -155,8 +155,9 @@ class TicketOffice:
             self._ask(is_idle=False)
 
     def _ask(self, *, is_idle: bool) -> None:
-        self._question += not self._is_asked
-        self._is_asked = True
+        if not self._is_asked:  # else the same question is asked again, as it has become urgent
+            self._question += 1
+            self._is_asked = True
         self._mailbox.send((self._question, is_idle, None), 0, TO_OWNER)
 
     def take(self, wait: Callable[[Callable[[], bool]], None]) -> Ticket | None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atoll.analysis import leaderboard
 from atoll.platform.configuration import complete_hyperparameters, read_configurations
 from atoll.platform.study import Study
-from atoll.searchspaces.space import SearchSpace
 from atoll.storage.store import Store
+
+if TYPE_CHECKING:
+    from atoll.searchspaces.space import SearchSpace
 
 
 def read(study: Study, url: str) -> list[dict[str, Any]]:

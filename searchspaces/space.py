@@ -24,6 +24,8 @@ from atoll.searchspaces import constraint as constraints_
 
 Value = Any  # whatever JSON has
 Gene = float | int
+# Why hyperparameters must not be trained, or None where they may.
+Refuses = Callable[[dict[str, Value]], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from atoll.platform.propagators.settings import Genetic, Grid, Mixed, Random, Sampler
@@ -10,7 +10,7 @@ from atoll.platform.propagators.settings import Genetic, Grid, Mixed, Random, Sa
 if TYPE_CHECKING:
     from atoll.platform.population import Population
     from atoll.platform.propagators.propagator import Propagator
-    from atoll.searchspaces.space import SearchSpace
+    from atoll.searchspaces.space import Refuses, SearchSpace
 
 
 def make(
@@ -21,7 +21,7 @@ def make(
     seed: int,
     num_objectives: int = 1,
     first: int = 0,
-    refuses: Callable[[dict[str, Any]], str | None] = lambda _: None,
+    refuses: Refuses = lambda _: None,
 ) -> Propagator:
     """The propagator of a sampler, for one worker of an island.
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from atoll.platform.propagators.propagator import Propagator, Proposal
 from atoll.platform.propagators.settings import Grid
-from atoll.searchspaces.space import Gene, Parameter, SearchSpace
+from atoll.searchspaces.space import Gene, Parameter, Refuses, SearchSpace
 
 LARGEST = 100_000
 
@@ -34,7 +33,7 @@ class GridPropagator(Propagator):
         space: SearchSpace,
         seed: int,
         first: int,
-        refuses: Callable[[dict[str, Any]], str | None] = lambda _: None,
+        refuses: Refuses = lambda _: None,
     ) -> None:
         self._points = points(settings, space, refuses)
         random.Random(seed).shuffle(self._points)
@@ -45,9 +44,7 @@ class GridPropagator(Propagator):
         return Proposal(self._points[(number - self._first) % len(self._points)], "grid")
 
 
-def points(
-    settings: Grid, space: SearchSpace, refuses: Callable[[dict[str, Any]], str | None] = lambda _: None
-) -> list[dict[str, Gene]]:
+def points(settings: Grid, space: SearchSpace, refuses: Refuses = lambda _: None) -> list[dict[str, Gene]]:
     """Genes of every configuration of the grid that differs from the others and may be trained.
 
     Raises:
@@ -74,7 +71,7 @@ def points(
 
 
 def _axis(parameter: Parameter, count: int) -> Iterator[Gene]:
-    """The genes of one parameter: every choice, or the middles of equal shares, and no integer twice."""
+    """The genes of one parameter: every choice, or `count` points from end to end, at most as many as integers."""
     d = parameter.distribution
     if isinstance(d, CategoricalDistribution):
         yield from range(len(d.choices))
@@ -84,5 +81,4 @@ def _axis(parameter: Parameter, count: int) -> Iterator[Gene]:
     if count == 1:
         yield 0.5
         return
-    # From end to end, as a grid is understood.
     yield from (index / (count - 1) for index in range(count))

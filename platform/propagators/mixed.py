@@ -19,7 +19,6 @@ class MixedPropagator(Propagator):
 
     def __init__(self, members: Sequence[Propagator]) -> None:
         self._members = members
-        self._proposing = members[0]
 
     @property
     def is_slow(self) -> bool:  # type: ignore[override]
@@ -33,8 +32,7 @@ class MixedPropagator(Propagator):
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
         """What the member whose turn it is proposes; the next one's, where that was refused."""
-        self._proposing = self._members[(number + attempt) % len(self._members)]
-        return self._proposing.propose(number, attempt)
+        return self._members[(number + attempt) % len(self._members)].propose(number, attempt)
 
     def started(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """Tell all members."""
@@ -51,9 +49,10 @@ class MixedPropagator(Propagator):
         for member in self._members:
             member.dropped(number)
 
-    def refused(self, number: int) -> None:
-        """Tell the one that proposed it: the others have not heard of it."""
-        self._proposing.refused(number)
+    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+        """Tell all members."""
+        for member in self._members:
+            member.refused(number, genes, attributes)
 
     def left(self, number: int) -> None:
         """Tell all members."""

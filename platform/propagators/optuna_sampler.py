@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
 import time
 import warnings
 from collections.abc import Callable, Container, Mapping
@@ -34,6 +33,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from atoll.platform.population import Individual
 from atoll.platform.propagators.propagator import SHARED, Propagator, Proposal, seed_of
 from atoll.platform.propagators.settings import CmaEs, Gp, Nsga2, Nsga3, Qmc, Tpe
+from atoll.platform.unpickling import ArrayUnpickler
 from atoll.searchspaces.space import Gene, Parameter, SearchSpace
 
 OptunaSettings = Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc
@@ -82,6 +82,9 @@ class OptunaPropagator(Propagator):
         self, settings: OptunaSettings, space: SearchSpace, num_objectives: int, population: int, seed: int
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        # For the whole process: Python's context for warnings is not safe in the thread that proposals are made in.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Clip non-finite values")  # a target that was missed is infinite
         self._name = settings.name
         self._space = space
         self._seed = seed
@@ -98,13 +101,10 @@ class OptunaPropagator(Propagator):
         started = time.perf_counter()
         study = self._study._study_id
         before = set(self._storage.get_study_system_attrs(study))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            warnings.filterwarnings("ignore", message=".*(infinite|non-finite|clip).*")
-            self._study.sampler = self._make(seed_of(self._seed, number, attempt), number)
-            trial = self._study.ask()
-            self._remember(number, trial._trial_id)
-            genes, _ = self._space.draw(lambda p: self._suggest(trial, p))
+        self._study.sampler = self._make(seed_of(self._seed, number, attempt), number)
+        trial = self._study.ask()
+        self._remember(number, trial._trial_id)
+        genes, _ = self._space.draw(lambda p: self._suggest(trial, p))
         attributes = dict(self._storage.get_trial(trial._trial_id).system_attrs)
         # Whom a generation was bred from is kept in the study: by trials, as other workers know them.
         for key, ids in self._storage.get_study_system_attrs(study).items():
@@ -160,8 +160,9 @@ class OptunaPropagator(Propagator):
         if number in self._ids and not self._storage.get_trial(self._ids[number]).state.is_finished():
             self._storage.set_trial_state_values(self._ids[number], TrialState.FAIL)
 
-    def refused(self, number: int) -> None:
+    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """Close a proposal as infinitely bad, so that the sampler learns to keep away from there."""
+        self.started(number, genes, attributes)
         worst = [math.inf] * len(self._study.directions)
         self._storage.set_trial_state_values(self._ids[number], TrialState.COMPLETE, worst)
 
@@ -243,25 +244,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(0.0, 1.0)
 
 
-class _OptimizersOnly(pickle.Unpickler):
-    """Reads CMA-ES's optimizers, and nothing that could run anything else."""
-
-    SAFE: ClassVar[set[tuple[str, str]]] = {
-        ("cmaes._cma", "CMA"),
-        ("cmaes._cmawm", "CMAwM"),
-        ("cmaes._sepcma", "SepCMA"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.SAFE:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of an optimizer")
-        return super().find_class(module, name)
+_OPTIMIZERS = {("cmaes._cma", "CMA"), ("cmaes._cmawm", "CMAwM"), ("cmaes._sepcma", "SepCMA")}
 
 
 def check_attributes(attributes: Mapping[str, Any]) -> None:
@@ -269,7 +252,8 @@ def check_attributes(attributes: Mapping[str, Any]) -> None:
     parts = [attributes[key] for key in sorted(attributes, key=_part) if _OPTIMIZER in key]
     if parts:
         try:
-            _OptimizersOnly(io.BytesIO(bytes.fromhex("".join(parts)))).load()
+            content = io.BytesIO(bytes.fromhex("".join(parts)))
+            ArrayUnpickler(content, "a CMA-ES optimizer holds arrays and itself only", _OPTIMIZERS).load()
         except Exception as error:
             raise ValueError(f"the journal holds an optimizer that is none: {error}") from None
 

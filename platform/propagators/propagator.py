@@ -6,10 +6,11 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from atoll.platform.population import Individual
-from atoll.searchspaces.space import Gene
+if TYPE_CHECKING:
+    from atoll.platform.population import Individual
+    from atoll.searchspaces.space import Gene
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Propagator(ABC):
     def dropped(self, number: int) -> None:  # noqa: B027
         """Hear that a trial has failed, or that its proposal is not used."""
 
-    def refused(self, number: int) -> None:
-        """Hear that the last proposal for a trial must not be trained, and that another one will be asked for."""
+    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+        """Hear that a proposal for a trial must not be trained, and that another one will be asked for."""
         self.dropped(number)
 
     def left(self, number: int) -> None:  # noqa: B027

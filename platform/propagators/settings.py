@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -145,23 +145,18 @@ class Mixed(_Strict):
         default=None, ge=2, description="of the members that have none of their own; as theirs unless given"
     )
 
+    @model_validator(mode="after")
+    def _one_population(self) -> Mixed:
+        if any(isinstance(member, Genetic) and member.population is not None for member in self.samplers):
+            raise ValueError("what propulate breeds from is the island's: give population beside samplers, not inside")
+        return self
+
 
 Sampler = Annotated[
     Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed,
     Field(discriminator="name"),
 ]
-NAMES = (
-    "propulate",
-    "optuna-tpe",
-    "optuna-cmaes",
-    "optuna-nsga2",
-    "optuna-nsga3",
-    "optuna-gp",
-    "optuna-qmc",
-    "random",
-    "grid",
-    "mixed",
-)
+NAMES = tuple(get_args(sampler.model_fields["name"].annotation)[0] for sampler in get_args(get_args(Sampler)[0]))
 _ONE_OBJECTIVE = ("optuna-cmaes", "optuna-gp")
 SEVERAL_OBJECTIVES = tuple(name for name in NAMES if name not in _ONE_OBJECTIVE)
 

@@ -108,7 +108,7 @@ def read_patch(folder: Path) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
 
 
 def patches_of(root: Path, split: str) -> list[str]:
-    """The names of a split's patches that have a class, in the file's order."""
+    """The names of a split's patches, in the file's order."""
     file = root / f"{split}.csv"
     if not file.exists():
         raise DataMissing(f"{file} is missing; the official splits name the patches of each part. {HOW_TO_GET}")

@@ -5,19 +5,19 @@ Images stay bytes until a batch needs them: the full set takes 184 MB a rank the
 
 from __future__ import annotations
 
-import pickle
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.platform.unpickling import ArrayUnpickler
 from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, require_models
 
 NAMES = (
@@ -48,30 +48,9 @@ class Images:
     deviation: Tensor
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads arrays and plain values only: a pickle can run whatever it names, and archives travel."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(
-                f"a CIFAR-10 batch holds arrays and lists only; this one names {module}.{name}"
-            )
-        return super().find_class(module, name)
-
-
 def read_python(file: IO[bytes]) -> Part:
     """A batch of the python version: a pickled dictionary with data (n, 3072), channels first, and labels."""
-    batch = _PlainUnpickler(file, encoding="bytes").load()
+    batch = ArrayUnpickler(file, "a CIFAR-10 batch holds arrays and lists only", encoding="bytes").load()
     images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE)
     return images, np.asarray(batch[b"labels"], dtype=np.int64)
 

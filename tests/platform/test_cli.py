@@ -19,9 +19,9 @@ from atoll.storage.store import Store
 
 COMMANDS = (
     "quickstart", "search", "train", "leaderboard", "studies", "stop", "delete", "export", "dashboard", "record",
-    "methods", "workloads", "spaces", "doctor", "study-schema",
+    "methods", "workloads", "spaces", "doctor", "study-schema", "failures",
 )  # fmt: skip
-SEARCH_ONLY = ("torch", "mpi4py", "propulate", "sklearn", "cmaes")
+SEARCH_ONLY = ("torch", "mpi4py", "propulate", "sklearn", "cmaes", "sortedcontainers")
 
 
 @pytest.fixture
@@ -49,7 +49,15 @@ def test_help_lists_every_command(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("leaderboard",), ("leaderboard", "s", "--json"), ("studies",), ("export", "s"), ("study-schema",), ("--help",)],
+    [
+        ("leaderboard",),
+        ("leaderboard", "s", "--json"),
+        ("studies",),
+        ("failures",),
+        ("export", "s"),
+        ("study-schema",),
+        ("--help",),
+    ],
 )
 def test_browsing_needs_neither_mpi_nor_torch(laptop, arguments):
     program = (

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.mpi
 
 @pytest.fixture(scope="module")
 def over_mpi():
-    return {size: ranks.run_on_mpi(CONTRACT, size) for size in (1, 2, 4)}
+    return {size: ranks.run_on_mpi(CONTRACT, size) for size in (1, 2, 3, 4, 6)}
 
 
 @pytest.mark.parametrize(

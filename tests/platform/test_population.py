@@ -57,7 +57,7 @@ def test_an_individual_goes_to_an_island_once_the_best_first():
     everyone = [individual(number, loss) for number, loss in enumerate((5.0, 1.0, 3.0))]
     everyone.append(individual(7, 0.0, home=1))  # another worker's
     everyone.append(individual(8, 0.0, is_complete=False))
-    everyone.append(individual(9, 0.5, island=1))
+    everyone.append(individual(9, 0.5, island=1, visited=frozenset({0, 1})))
     everyone.append(individual(10, 0.25, visited=frozenset({1, 2})))
     for one in everyone:
         population.admit(one)

@@ -107,7 +107,7 @@ def test_a_candidate_that_is_given_up_is_dropped_once_it_is_there_and_nobody_wai
     propagator, made = proposer(seconds=0.2)
     made.prepare(5)
     started = time.monotonic()
-    made.give_up()
+    made.give_up(5)
     assert time.monotonic() - started < 0.1
     assert made.is_busy  # still thinking
     assert made.take(7, waiting).hyperparameters == {"x": 7}
@@ -130,7 +130,7 @@ def test_a_sampler_that_raises_is_replaced_by_chance_and_the_trial_says_so():
 def test_an_error_in_a_proposal_that_nobody_wants_troubles_nobody():
     _, made = proposer(lambda h: "never")
     made.prepare(5)
-    made.give_up()
+    made.give_up(5)
     waiting(lambda: not made.is_busy)
     assert made.ready(5) is None
     made.prepare(6)

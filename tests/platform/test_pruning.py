@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from atoll.platform import registry
+from atoll.platform import registry, resume, root
 from atoll.platform.local_mailbox import LocalMailbox
 from atoll.platform.pruning import Pruner, Pruning
 from atoll.platform.study import Study
@@ -110,14 +110,22 @@ def test_who_is_behind_at_a_rung_ends_as_soon_as_its_loss_stops_falling():
     assert ends == [False, False, False, True]
 
 
-def test_a_trial_that_was_lost_counts_once():
-    (pruner,) = pruners(factor=2)
-    pruner.start(7)
-    pruner.prunes(report(1, 1.0))
-    (resumed,) = pruners(factor=2)  # which does not hear of what was lost
-    resumed.start(7)
-    resumed.prunes(report(1, 1.0))
-    assert resumed._rungs == pruner._rungs
+def test_a_resumed_pruner_does_not_hear_of_what_was_lost():
+    """Trial 0 was complete; trial 1 was lost in its second epoch, and will be trained, and count, again."""
+    lines = []
+    for number, metrics in enumerate(([0.5, 0.6, 0.7], [0.9, 0.9])):
+        trial = {"number": number, "attempt": 0}
+        facts = {"island": 0, "worker": number, "generation": 0, "hyperparameters": {}}
+        lines.append({"event": "trial_started", "time": 0.0} | trial | facts)
+        for epoch, metric in enumerate(metrics, 1):
+            reached = {"epoch": epoch, "step": 10 * epoch, "seconds": epoch / 2, "metric": metric}
+            lines.append({"event": "progress", "time": 0.0} | trial | reached)
+    lines.append({"event": "trial_ended", "time": 0.0, "number": 0, "attempt": 0, "state": "complete"})
+    lines.append({"event": "trial_lost", "time": 0.0, "number": 1, "attempt": 0, "reason": "its host died"})
+    pruned = Study(name="s", workload="digits_mlp", method="daso", pruning={"factor": 3})
+    (roots,) = LocalMailbox.connected(1)
+    pruner = root._pruner(pruned, "maximize", roots, lines, resume.read(lines))
+    assert pruner._rungs == {1: [-0.5], 3: [-0.7]}
 
 
 def test_macs_rule_ends_no_trial_whose_loss_still_falls():

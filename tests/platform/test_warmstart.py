@@ -6,7 +6,7 @@ import re
 import journals
 import pytest
 
-from atoll.platform import launch, warmstart, yamlfile
+from atoll.platform import checks, warmstart, yamlfile
 from atoll.platform.study import Study
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store, StoreError
@@ -103,7 +103,7 @@ def test_the_best_of_an_earlier_study(tmp_path):
 )
 def test_bad_input_is_refused_before_the_first_trial(content, message):
     with pytest.raises(ValueError, match=message):
-        launch.check(study(**content))
+        checks.check(study(**content))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,29 @@ def check_migration_moves_and_pollination_copies(_):
             assert len(known) == 10 * size + len(moved)  # everywhere once
 
 
+@on_layouts((0,) * 3, (0,) * 6)
+def check_no_island_is_sent_an_individual_twice(_):
+    """In a full graph of islands of one worker copies of copies would meet copies."""
+    size, rank = MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank
+    for pollination in (False, True):
+        sent = []
+        island = make(
+            [1] * size,
+            migration=Migration(probability=1.0, pollination=pollination),
+            on_emigration=lambda number, target, log=sent: log.append((number, target)),
+        )
+        for number in range(10):
+            island.add(individual(1000 * rank + number, random.random(), island=rank))
+            island.migrate()
+            meet(island)
+        everything = [move for moves in MPI.COMM_WORLD.allgather(sent) for move in moves]
+        assert len(everything) > 10 * size
+        assert len(set(everything)) == len(everything)
+        assert all(number // 1000 != target for number, target in everything)  # nor the island that bred it
+        here = [i.number for i in island.population]
+        assert len(here) == len(set(here))
+
+
 @on_layouts((0, 0))
 def check_founders_migrate_the_best_first(_):
     for pollination in (False, True):
