@@ -343,7 +343,7 @@ def over_mpi(quick: bool, done: Trainings) -> None:
     known = {(row["task"], row["sampler"], row["seed"]) for row in done.rows}
     for seed in range(2 if quick else 5):
         for method in ("ddp", "daso"):
-            for sampler in ("propulate", "optuna-tpe", "random"):
+            for sampler in ("mixed", "optuna-tpe", "random"):
                 name = f"{method}, over MPI"
                 if (name, sampler, seed) in known:
                     continue
