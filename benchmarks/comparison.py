@@ -41,10 +41,16 @@ class Trainings:
                 file.write(json.dumps(row) + "\n")
 
 
+def command(options: argparse.Namespace) -> str:
+    """The command, without what names files."""
+    flags = [f" --{name.replace('_', '-')}" for name, value in vars(options).items() if value is True]
+    return f"python benchmarks/{Path(sys.argv[0]).name}{''.join(flags)}"
+
+
 def say(options: argparse.Namespace, figures: dict, lines: Iterable[str]) -> None:
     """Write the figures with command and machine where --json says, and print the lines unless that is here."""
     result = {
-        "command": f"python benchmarks/{Path(sys.argv[0]).name}{' --quick' if options.quick else ''}",
+        "command": command(options),
         "cores": len(os.sched_getaffinity(0)),
         "python": sys.version.split()[0],
         "figures": figures,
@@ -64,15 +70,18 @@ def report(
     tables: str,
     content: dict,
     figure: tuple[str, Callable[[Path], None]] | None = None,
+    name: str | None = None,
 ) -> None:
-    """Write NAME.md, NAME.json and the figure (its caption, and what draws it) as the options say; print the tables."""
-    name = Path(sys.argv[0]).stem
-    command = f"python benchmarks/{name}.py{' --quick' if options.quick else ''}"
+    """Write NAME.md, NAME.json and the figure (its caption, and what draws it) as the options say; print the tables.
+
+    NAME is the script's unless given.
+    """
+    name = name or Path(sys.argv[0]).stem
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    text = json.dumps({"command": command, "machine": machine} | content, indent=1) + "\n"
+    text = json.dumps({"command": command(options), "machine": machine} | content, indent=1) + "\n"
     if options.output:
         picture = f"\n![{figure[0]}]({name}.svg)\n" if figure else ""
-        page = f"# {title}\n\n`{command}` on {machine}. {words}\n\n{tables}{picture}"
+        page = f"# {title}\n\n`{command(options)}` on {machine}. {words}\n\n{tables}{picture}"
         (options.output / f"{name}.md").write_text(page)
         (options.output / f"{name}.json").write_text(text)
         if figure:

@@ -198,7 +198,7 @@ def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = 
 def jobs(quick: bool, held_out: bool) -> list[tuple[str, str, int, int]]:
     """Task, sampler, seed and evaluations of every simulation."""
     if held_out:
-        seeds, count = (1, 100) if quick else (5, 400)
+        seeds, count = (1, 100) if quick else (3, 400)
         return [(task, name, seed, count) for seed in range(seeds) for task in HELD_OUT for name in CANDIDATES]
     made = []
     for sampler in SAMPLERS:
@@ -285,7 +285,9 @@ def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
     def save(file: Path) -> None:
         tasks = list(dict.fromkeys(row["task"] for row in rows))
         used = list(dict.fromkeys(row["sampler"] for row in rows))
-        figure, axes = plt.subplots(3, 4, figsize=(16, 10), layout="constrained")
+        num_rows = -(-(len(tasks) + 2) // 4)
+        figure, axes = plt.subplots(num_rows, 4, figsize=(16, 3.4 * num_rows), layout="constrained")
+        shares, legend, *empty = axes.flat[len(tasks) :]
         for axis, task in zip(axes.flat, tasks, strict=False):
             lowest = min(row["curve"][-1] for row in rows if row["task"] == task)
             for number, sampler in enumerate(used):
@@ -296,13 +298,16 @@ def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
             axis.set(title=task, xlabel="evaluations", yscale="log")
         for number, sampler in enumerate(used):
             share = ecdf(rows, sampler, length)
-            if any(r["sampler"] == sampler and len(r["curve"]) >= length for r in rows):
-                axes.flat[10].plot(share, color=f"C{number}")
-        axes.flat[10].set(title="targets reached, all tasks", xlabel="evaluations", ylim=(0, 1))
+            if all(len(r["curve"]) >= length for r in rows if r["sampler"] == sampler):
+                shares.plot(share, color=f"C{number}")
+        for axis in (legend, *empty):
+            axis.axis("off")
+        shares.set(title="targets reached, all tasks", xlabel="evaluations", ylim=(0, 1))
         axes.flat[0].set_ylabel("above the best known, median")
-        handles, labels = axes.flat[6].get_legend_handles_labels()
-        axes.flat[11].legend(handles, labels, loc="center")
-        axes.flat[11].axis("off")
+        drawn = {
+            label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        legend.legend(drawn.values(), drawn.keys(), loc="center")
         figure.savefig(file)
         plt.close(figure)
 
@@ -392,6 +397,11 @@ def main() -> None:
         more, figures["mpi"] = tables(whole, [length // 4, length])
         text += "\n" + more
     words = "Losses: smaller is better. Times are simulated, evaluations and samplers are real."
+    shares = ", ".join(
+        f"{sampler} {ecdf(simulated, sampler, checkpoints[-1])[-1]:.2f}"
+        for sampler in dict.fromkeys(row["sampler"] for row in simulated if len(row["curve"]) >= checkpoints[-1])
+    )
+    text += f"\nShare of the targets reached after {checkpoints[-1]} evaluations: {shares}\n"
     thinned = [row | {"curve": row["curve"][9::10]} for row in done.rows]  # after 10, 20, ... evaluations
     content = {"figures": figures, "curves": thinned}
     report(
@@ -401,6 +411,7 @@ def main() -> None:
         text,
         content,
         ("Best value against evaluations", draw(simulated, checkpoints[-1])),
+        name="search_quality_held_out" if options.held_out else None,
     )
 
 

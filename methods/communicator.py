@@ -5,8 +5,7 @@ Guarantees, held by one contract test over every implementation:
 - Every wait polls. While it waits, a rank calls `poll`, which may raise (`PeerAborted`, a deadline, a stop), so no rank
   hangs in a collective whose peer has failed.
 - Every wait serves. A rank that owns something others ask for (the center of the asynchronous methods) adds a function
-to
-  `services`; it is called in every wait of every communicator of the worker, and wherever `attend` is called.
+  to `services`; it is called in every wait of every communicator of the worker, and wherever `attend` is called.
 - The communicator keeps every buffer until its operation completes; the caller may drop its reference, but must not
   write to the tensor before `Request.wait` returns or `Request.test` is true.
 - Collectives are posted in the same order on every rank of a communicator. Messages between two ranks with one tag

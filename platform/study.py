@@ -29,7 +29,15 @@ from atoll.platform.configuration import (
 )
 from atoll.platform.migration import Migration
 from atoll.platform.objectives import Objective
-from atoll.platform.propagators.settings import SEVERAL_OBJECTIVES, Genetic, Sampler, takes_one_objective, with_name
+from atoll.platform.propagators.settings import (
+    SEVERAL_OBJECTIVES,
+    Genetic,
+    Mixed,
+    Sampler,
+    members,
+    takes_one_objective,
+    with_name,
+)
 from atoll.platform.pruning import Pruning
 from atoll.platform.topology import Shape, TopologyError, share_out
 
@@ -165,7 +173,11 @@ class Study(_Strict):
     sampler: Annotated[
         Annotated[Sampler, Tag("one")] | Annotated[list[Sampler], Tag("each")],
         Discriminator(lambda sampler: "each" if isinstance(sampler, list) else "one"),
-    ] = Field(default_factory=Genetic, description="one for all islands, or a list with one for each")
+    ] = Field(
+        default_factory=Mixed,
+        description="one for all islands, or a list with one for each; mixed, for several objectives propulate, unless "
+        "given",
+    )
     migration: Migration = Field(default_factory=Migration, description="how islands exchange individuals")
     pruning: Pruning | None = Field(default=None, description="when trials are ended early; never unless given")
     objectives: list[Objective] | None = Field(
@@ -196,10 +208,17 @@ class Study(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _some_budget(cls, content: object) -> object:
-        if isinstance(content, dict) and content.get("trials") is None and content.get("seconds") is None:
-            return content | {"trials": 40}
-        return content
+    def _fill_in(cls, content: object) -> object:
+        """What depends on other fields where it is not given: the budget, and the sampler of several objectives."""
+        if not isinstance(content, dict):
+            return content
+        given = dict(content)
+        if given.get("trials") is None and given.get("seconds") is None:
+            given["trials"] = 40
+        objectives = given.get("objectives")
+        if isinstance(objectives, list) and len(objectives) > 1:
+            given.setdefault("sampler", {"name": "propulate"})
+        return given
 
     @field_validator("space", mode="before")
     @classmethod
@@ -228,10 +247,10 @@ class Study(_Strict):
             raise ValueError(f"sampler lists {len(self.sampler)} islands; topology.islands is {islands}")
         self.migration.check(islands)
         for island, sampler in enumerate(self.samplers()):
-            if isinstance(sampler, Genetic) and sampler.mating == "multiple":
-                size = self.population(island)
-                if sampler.parents > size:
-                    raise ValueError(f"parents must be at most the population, {size} here; got {sampler.parents}")
+            size = self.population(island)
+            for one in members(sampler):
+                if isinstance(one, Genetic) and one.mating == "multiple" and one.parents > size:
+                    raise ValueError(f"parents must be at most the population, {size} here; got {one.parents}")
         several = self.objectives is not None and len(self.objectives) > 1
         if several and self.pruning is not None:
             raise ValueError("pruning compares one objective; with several ones, leave it out")

@@ -13,6 +13,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Container, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import optuna
@@ -85,6 +86,8 @@ class OptunaPropagator(Propagator):
         # For the whole process: Python's context for warnings is not safe in the thread that proposals are made in.
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Clip non-finite values")  # a target that was missed is infinite
+        if isinstance(settings, Gp):
+            _leave_threads_alone()
         self._name = settings.name
         self._space = space
         self._seed = seed
@@ -235,6 +238,18 @@ def _factory(
     if isinstance(s, Nsga2):
         return lambda seed, _: NSGAIISampler(seed=seed, **options)
     return lambda seed, _: NSGAIIISampler(seed=seed, dividing_parameter=s.divisions, **options)
+
+
+def _leave_threads_alone() -> None:
+    """Keep Optuna from setting torch's threads to 1 while it fits a Gaussian process.
+
+    That holds for the whole process, whose trial trains meanwhile: slower, and with other last digits.
+    """
+    from optuna._gp import gp, optim_mixed
+
+    for module in (gp, optim_mixed):
+        assert hasattr(module, "limit_threads_in_optimization")
+        module.limit_threads_in_optimization = nullcontext
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

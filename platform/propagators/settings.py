@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -139,8 +140,12 @@ Member = Annotated[Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random, Fi
 class Mixed(_Strict):
     """Several samplers that take turns, by the trial's number, and learn from one another's trials."""
 
-    name: Literal["mixed"]
-    samplers: list[Member] = Field(min_length=2, description="those that take turns; one twice has two turns")
+    name: Literal["mixed"] = "mixed"
+    samplers: list[Member] = Field(
+        default=[Gp(name="optuna-gp"), Genetic()],
+        min_length=2,
+        description="those that take turns, a Gaussian process and Propulate's unless given; one twice has two turns",
+    )
     population: int | None = Field(
         default=None, ge=2, description="of the members that have none of their own; as theirs unless given"
     )
@@ -166,11 +171,15 @@ def with_name(sampler: object) -> object:
     if not isinstance(sampler, dict):
         return sampler
     named = {"name": "propulate", **sampler}
-    members = named.get("samplers")
-    return named | {"samplers": [with_name(member) for member in members]} if isinstance(members, list) else named
+    inside = named.get("samplers")
+    return named | {"samplers": [with_name(one) for one in inside]} if isinstance(inside, list) else named
+
+
+def members(sampler: Sampler) -> Sequence[Sampler]:
+    """Those that a mixed sampler has, or else itself."""
+    return sampler.samplers if isinstance(sampler, Mixed) else [sampler]
 
 
 def takes_one_objective(sampler: Sampler) -> str | None:
     """The name of the sampler, or of its member, that cannot take several objectives; None where all can."""
-    members = sampler.samplers if isinstance(sampler, Mixed) else [sampler]
-    return next((member.name for member in members if member.name in _ONE_OBJECTIVE), None)
+    return next((member.name for member in members(sampler) if member.name in _ONE_OBJECTIVE), None)

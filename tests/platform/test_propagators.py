@@ -6,6 +6,7 @@ import pickle
 import time
 
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
@@ -351,6 +352,15 @@ def test_samplers_that_take_turns_learn_from_one_another():
     assert {number % 3 for number in parents} == {0, 1, 2}
     (study, *_) = (m._study for m in search.workers[0][0]._propagator._members if hasattr(m, "_study"))
     assert len(study.get_trials(deepcopy=False)) == 60
+
+
+@pytest.mark.parametrize("name", ["optuna-gp", "optuna-tpe"])
+def test_thinking_leaves_the_threads_of_training_alone(name, monkeypatch):
+    changed = []
+    monkeypatch.setattr(torch, "set_num_threads", changed.append)
+    search = Search(name, startup=5).evaluate(12)
+    assert search.history[-1][0].proposal.operator == name
+    assert changed == []
 
 
 class Exploit:

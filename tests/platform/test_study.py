@@ -31,6 +31,18 @@ def test_minimal(tmp_path):
     assert study.search_space().names()[:2] == ["B", "S"]
 
 
+def test_the_sampler_follows_from_the_objectives_unless_it_is_given():
+    def sampler(**content):
+        return Study(name="s", workload="digits_mlp", method="daso", **content).model_dump()["sampler"]
+
+    assert [member["name"] for member in sampler()["samplers"]] == ["optuna-gp", "propulate"]
+    assert sampler(sampler={"name": "mixed"}) == sampler()
+    assert sampler(objectives=["seconds"]) == sampler()
+    assert sampler(objectives=["accuracy", "seconds"])["name"] == "propulate"
+    assert sampler(sampler={"name": "optuna-tpe"}, objectives=["accuracy", "seconds"])["name"] == "optuna-tpe"
+    assert sampler(sampler={"population": 8})["name"] == "propulate"
+
+
 def test_everything_survives_a_round_trip(tmp_path):
     study = load(
         tmp_path,

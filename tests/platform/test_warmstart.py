@@ -126,6 +126,14 @@ def test_bad_input_is_refused_before_the_first_trial(content, message):
         ({"pruning": {}, "objectives": ["accuracy", "seconds"]}, "pruning compares one objective"),
         ({"pruning": {}, "objectives": ["seconds"]}, "pruning compares the metric accuracy; the objective is seconds"),
         ({"sampler": {"mating": "multiple", "parents": 40}}, "parents must be at most the population, 10 here; got 40"),
+        (
+            {"sampler": {"name": "mixed", "samplers": [{"population": 8}, {"name": "optuna-gp"}]}},
+            "what propulate breeds from is the island's: give population beside samplers, not inside",
+        ),
+        (
+            {"sampler": {"name": "mixed", "samplers": [{"mating": "multiple", "parents": 40}, {}]}},
+            "parents must be at most the population, 10 here; got 40",
+        ),
         ({"sampler": {"mutation_points": [3, 2]}}, "mutation_points must be fewest and most, 1 or more; got 3, 2"),
     ],
 )
