@@ -89,6 +89,7 @@ class OptunaPropagator(Propagator):
         if isinstance(settings, Gp):
             _leave_threads_alone()
         self._name = settings.name
+        self._knows_pruning = isinstance(settings, Tpe)
         self._space = space
         self._seed = seed
         self._idle = space.idle_genes()
@@ -151,7 +152,9 @@ class OptunaPropagator(Propagator):
         genes = dict(zip(self._distributions, individual.genes, strict=True))
         self.started(individual.number, genes, individual.attributes)
         trial_id = self._ids[individual.number]
-        if individual.is_complete:
+        # Only TPE can do with pruned trials. The others would ignore them, and go on to propose what is pruned: they
+        # take the last value, which is one of the worse ones, for the final one.
+        if individual.is_complete or not self._knows_pruning:
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, individual.losses)
             return
         for epoch, loss in individual.curve.items():

@@ -317,7 +317,7 @@ def test_what_an_offspring_inherits_is_its_genes_only():
     assert [i.losses for i in population] == [(0.1,), (0.1,)]
 
 
-def test_optunas_samplers_see_what_is_pruned_and_not_what_has_left():
+def test_tpe_sees_what_is_pruned_and_not_what_has_left():
     propagator = propagators.make(settings("optuna-tpe"), SPACE, Population(8), seed=1)
     genes = SPACE.encode(SPACE.default())
     for number in range(3):
@@ -331,6 +331,15 @@ def test_optunas_samplers_see_what_is_pruned_and_not_what_has_left():
     assert trials[0].intermediate_values == {1: 3.0, 2: 2.0}
     propagator.left(1)
     assert [t.state for t in propagator._study.get_trials(deepcopy=False)] == [TrialState.PRUNED, TrialState.FAIL]
+
+
+@pytest.mark.parametrize("name", ["optuna-gp", "optuna-cmaes", "optuna-nsga2"])
+def test_samplers_that_know_no_pruning_take_the_last_value(name):
+    propagator = propagators.make(settings(name), SPACE, Population(8), seed=1)
+    genes = tuple(SPACE.encode(SPACE.default()).values())
+    propagator.arrived(Individual(0, genes, (2.0,), 0, 0, is_complete=False, curve={1: 3.0, 2: 2.0}))
+    (trial,) = propagator._study.get_trials(deepcopy=False)
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 2.0)
 
 
 def test_the_gaussian_process_sees_the_best_and_the_newest():
