@@ -274,6 +274,19 @@ def ecdf(rows: list[dict[str, Any]], sampler: str, length: int) -> list[float]:
     return [float(share) for share in hits / max(total, 1)]
 
 
+def complete(rows: list[dict[str, Any]], length: int) -> list[str]:
+    """The samplers that have solved all tasks, with `length` evaluations or more: whose shares of targets compare."""
+    tasks = {row["task"] for row in rows}
+    by_sampler: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_sampler.setdefault(row["sampler"], []).append(row)
+    return [
+        sampler
+        for sampler, some in by_sampler.items()
+        if {row["task"] for row in some} == tasks and all(len(row["curve"]) >= length for row in some)
+    ]
+
+
 def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
     """Best value against evaluations for every task, medians over seeds, and the ECDF over targets."""
     import matplotlib
@@ -296,9 +309,8 @@ def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
                     axis.plot(np.arange(1, len(regret) + 1), regret + 1e-6, color=f"C{number}", label=sampler)
             axis.set(title=task, xlabel="evaluations", yscale="log")
         for number, sampler in enumerate(used):
-            share = ecdf(rows, sampler, length)
-            if all(len(r["curve"]) >= length for r in rows if r["sampler"] == sampler):
-                shares.plot(share, color=f"C{number}")
+            if sampler in complete(rows, length):
+                shares.plot(ecdf(rows, sampler, length), color=f"C{number}")
         for axis in (legend, *empty):
             axis.axis("off")
         shares.set(title="targets reached, all tasks", xlabel="evaluations", ylim=(0, 1))
@@ -398,10 +410,12 @@ def main() -> None:
     words = "Losses: smaller is better. Times are simulated, evaluations and samplers are real."
     shares = ", ".join(
         f"{sampler} {ecdf(simulated, sampler, checkpoints[-1])[-1]:.2f}"
-        for sampler in dict.fromkeys(row["sampler"] for row in simulated if len(row["curve"]) >= checkpoints[-1])
+        for sampler in complete(simulated, checkpoints[-1])
     )
     text += f"\nShare of the targets reached after {checkpoints[-1]} evaluations: {shares}\n"
-    thinned = [row | {"curve": row["curve"][9::10]} for row in done.rows]  # after 10, 20, ... evaluations
+    thinned = [
+        row | {"curve": [float(f"{value:.6g}") for value in row["curve"][9::10]]} for row in done.rows
+    ]  # after 10, 20, ... evaluations
     content = {"figures": figures, "curves": thinned}
     report(
         options,
