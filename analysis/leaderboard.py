@@ -20,16 +20,15 @@ def best(store: Store, study: Study, top: int | None = None) -> list[Trial]:
     return [trials[index] for index in order[:top]]
 
 
-def front(store: Store, study: Study) -> list[Trial]:
-    """The complete trials that no other one is better than in all objectives, by the first objective."""
+def front(study: Study, trials: Sequence[Trial]) -> list[Trial]:
+    """Those complete trials that no other one is better than in all objectives."""
     from atoll.analysis import pareto
 
-    trials = store.leaderboard(study)
     return [trials[index] for index in pareto.front([losses(study, trial) for trial in trials])]
 
 
 def dominated_share(study: Study, trials: Sequence[Trial]) -> float:
-    """Of the box between the best and the worst values of `trials`, the share that their front dominates."""
+    """Of the box between the best and the worst values of complete trials, the share that their front dominates."""
     from atoll.analysis import pareto
 
     return pareto.dominated_share([losses(study, trial) for trial in trials])

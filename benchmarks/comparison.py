@@ -41,6 +41,27 @@ class Trainings:
                 file.write(json.dumps(row) + "\n")
 
 
+def to_json(content: dict) -> str:
+    """JSON with a line for each item of what `content` holds, so that rows can be read and compared."""
+
+    def item(value: object) -> str:
+        if isinstance(value, dict) and value:
+            return "{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n }"
+        if isinstance(value, list) and value:
+            return "[\n" + ",\n".join(f"  {json.dumps(v)}" for v in value) + "\n ]"
+        return json.dumps(value)
+
+    return "{\n" + ",\n".join(f" {json.dumps(key)}: {item(value)}" for key, value in content.items()) + "\n}\n"
+
+
+def write(options: argparse.Namespace, content: dict) -> None:
+    """Write JSON where --json says."""
+    if options.json == "-":
+        print(to_json(content), end="")
+    elif options.json:
+        Path(options.json).write_text(to_json(content))
+
+
 def command(options: argparse.Namespace) -> str:
     """The command, without what names files."""
     flags = [f" --{name.replace('_', '-')}" for name, value in vars(options).items() if value is True]
@@ -55,12 +76,9 @@ def say(options: argparse.Namespace, figures: dict, lines: Iterable[str]) -> Non
         "python": sys.version.split()[0],
         "figures": figures,
     }
-    if options.json == "-":
-        print(json.dumps(result, indent=2))
-        return
-    if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
-    print("\n".join(lines))
+    write(options, result)
+    if options.json != "-":
+        print("\n".join(lines))
 
 
 def report(
@@ -78,15 +96,14 @@ def report(
     """
     name = name or Path(sys.argv[0]).stem
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    text = json.dumps({"command": command(options), "machine": machine} | content, indent=1) + "\n"
+    content = {"command": command(options), "machine": machine} | content
     if options.output:
         picture = f"\n![{figure[0]}]({name}.svg)\n" if figure else ""
         page = f"# {title}\n\n`{command(options)}` on {machine}. {words}\n\n{tables}{picture}"
         (options.output / f"{name}.md").write_text(page)
-        (options.output / f"{name}.json").write_text(text)
+        (options.output / f"{name}.json").write_text(to_json(content))
         if figure:
             figure[1](options.output / f"{name}.svg")
-    if options.json:
-        print(text) if options.json == "-" else Path(options.json).write_text(text)
+    write(options, content)
     if options.json != "-":
         print(tables)

@@ -19,7 +19,6 @@ accuracy at tau = 1, held as tau grows. A trial that diverges counts with chance
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -27,6 +26,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from comparison import to_json, write
 from job import evaluate_all, on_ranks
 
 RATES = {"downpour": (0.1, 0.02, 0.01), "easgd": (0.2, 0.04, 0.02), "eamsgd": (0.01, 0.005, 0.001)}
@@ -201,11 +201,9 @@ def main() -> None:
         head += f"{NUM_RANKS} ranks on {content['machine']}. Mean over seeds (± half their range).\n\n"
         picture = "![The same as a figure](easgd_robustness.svg)\n"
         (folder / "easgd_robustness.md").write_text(head + text + "\n" + picture)
-        (folder / "easgd_robustness.json").write_text(json.dumps(content, indent=1) + "\n")
+        (folder / "easgd_robustness.json").write_text(to_json(content))
         draw(summary, folder / "easgd_robustness.svg")
-    if options.json:
-        words = json.dumps(content, indent=1)
-        print(words) if options.json == "-" else Path(options.json).write_text(words + "\n")
+    write(options, content)
     if options.json != "-":
         print(text)
 

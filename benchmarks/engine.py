@@ -8,8 +8,9 @@ cost        milliseconds per evaluation and worker, the journal included: median
 throughput  evaluations per second of 8 ranks, over 20,000.
 memory      bytes by which a worker's process grows per individual that it holds.
 use         share of the workers' time inside evaluations of log-normal length (sigma 1), 8 workers, the end included,
-            over what a perfect list scheduler reaches on the same times; trials sleep, so cores do not matter. Once
-            with the genetic operators, and once with TPE, which thinks while its worker trains.
+            over what a perfect list scheduler reaches on the same times; trials sleep, so cores matter little.
+            With the genetic operators, with TPE, and with the default, a Gaussian process and the genetic operators in
+            turns: both think while their worker trains.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def run_ranks(kind: str, size: int, count: int, sleep: float = 0.0) -> list[dict
 def rank_main(kind: str, folder: str, count: str, sleep: str) -> None:
     from mpi4py import MPI
 
-    run = {"ours": run_ours, "tpe": partial(run_ours, sampler="optuna-tpe"), "stock": run_stock}[kind]
+    run = run_stock if kind == "stock" else partial(run_ours, sampler="propulate" if kind == "ours" else kind)
     found = run(Path(folder) / kind, int(count), float(sleep))
     (Path(folder) / f"rank{MPI.COMM_WORLD.rank}.json").write_text(json.dumps(found))
     MPI.COMM_WORLD.Barrier()
@@ -276,7 +277,8 @@ def measure(quick: bool) -> dict[str, Any]:
         }
     figures["use"] = {
         "propulate": use("ours", 400, 0.05) if quick else use("ours", 3200, 0.15),
-        "optuna-tpe": use("tpe", 80, 0.5) if quick else use("tpe", 800, 1.0),
+        "optuna-tpe": use("optuna-tpe", 80, 0.5) if quick else use("optuna-tpe", 800, 1.0),
+        "mixed": use("mixed", 80, 0.5) if quick else use("mixed", 800, 1.0),
     }
     return figures
 

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from comparison import write
 
 if TYPE_CHECKING:
     from atoll.platform.trial import Progress
@@ -158,10 +159,7 @@ def measured(options: argparse.Namespace, measure: Callable[[], dict | None]) ->
     figures = on_ranks(options.ranks, measure)
     if figures is None:
         return None
-    if options.json:
-        said = {"command": "python " + " ".join(sys.argv), "ranks": options.ranks, "models": figures}
-        text = json.dumps(said, indent=1)
-        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
+    write(options, {"command": "python " + " ".join(sys.argv), "ranks": options.ranks, "models": figures})
     return None if options.json == "-" else figures
 
 

@@ -64,7 +64,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "optuna-qmc": {"name": "optuna-qmc"},
     "random": {"name": "random"},
     "grid": {"name": "grid", "points": 20},
-    "mixed": {"name": "mixed", "samplers": [GP, GENETIC]},
+    "mixed": {"name": "mixed"},
 }
 CANDIDATES: dict[str, dict[str, Any]] = {
     "propulate": GENETIC,
@@ -308,8 +308,9 @@ def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
                     regret = np.median(np.array([c[: min(map(len, curves))] for c in curves]), axis=0) - lowest
                     axis.plot(np.arange(1, len(regret) + 1), regret + 1e-6, color=f"C{number}", label=sampler)
             axis.set(title=task, xlabel="evaluations", yscale="log")
+        solved_all = complete(rows, length)
         for number, sampler in enumerate(used):
-            if sampler in complete(rows, length):
+            if sampler in solved_all:
                 shares.plot(ecdf(rows, sampler, length), color=f"C{number}")
         for axis in (legend, *empty):
             axis.axis("off")

@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from comparison import to_json, write
+
 from atoll.platform.propagators import grid
 from atoll.platform.study import Study
 from atoll.searchspaces.space import Gene
@@ -129,7 +131,7 @@ def main() -> None:
         table = tabulate(name, options.quick)
         if not options.quick:
             TABLES.mkdir(exist_ok=True)
-            (TABLES / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n")
+            (TABLES / f"{name}.json").write_text(to_json(table))
         losses = [loss for loss in table["losses"].values() if loss is not None]
         figures[name] = {
             "configurations": len(table["losses"]),
@@ -140,10 +142,7 @@ def main() -> None:
         }
         print(name, figures[name], file=sys.stderr, flush=True)
     result = {"cores": len(os.sched_getaffinity(0)), "figures": figures}
-    if options.json == "-":
-        print(json.dumps(result, indent=2))
-    elif options.json:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    write(options, result)
 
 
 if __name__ == "__main__":

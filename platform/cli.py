@@ -266,15 +266,15 @@ def leaderboard(
 
     opened = _open_store(store)
     row = opened.study(study)
-    front = {trial.id for trial in ranking.front(opened, row)} if row.objectives else set()
+    best = ranking.best(opened, row, None if as_json or row.objectives else top)
+    front = {trial.id for trial in ranking.front(row, best)} if row.objectives else set()
     if as_json:
-        best = ranking.best(opened, row)
         places = [{"place": place, "front": trial.id in front} for place, trial in enumerate(best, 1)]
         _print_json([place | trial_as_dict(trial) for place, trial in zip(places, best, strict=True)])
     else:
-        _print(display.leaderboard(row, ranking.best(opened, row, top)))
+        _print(display.leaderboard(row, best[:top]))
         if front:
-            share = ranking.dominated_share(row, opened.leaderboard(row))
+            share = ranking.dominated_share(row, best)
             print(
                 f"{len(front)} trials are on the Pareto front, which dominates {share:.0%} of the box between the best "
                 f"and the worst values; `atoll export {row.name} --pareto` writes them"
@@ -405,7 +405,7 @@ def _write_export(study: str, best: int | None, output: Path | None, store: str 
     row = opened.study(study)
     if best is None and not row.objectives:
         raise StoreError(f"{study} has one objective, {row.metric}; a Pareto front needs several: use --best")
-    trials = ranking.front(opened, row) if best is None else ranking.best(opened, row, best)
+    trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)
     found = [configuration(row, trial) for trial in trials]
     if not found:
         raise StoreError(f"{study} has no complete trial to export")

@@ -32,8 +32,8 @@ from atoll.platform.objectives import Objective
 from atoll.platform.propagators.settings import (
     SEVERAL_OBJECTIVES,
     Genetic,
-    Mixed,
     Sampler,
+    default_sampler,
     members,
     takes_one_objective,
     with_name,
@@ -170,19 +170,20 @@ class Study(_Strict):
         default=0, ge=0, le=MAX_SEED, description="trial n trains with seed + n; islands breed with this seed"
     )
     topology: Topology = Field(default_factory=Topology)
+    objectives: list[Objective] | None = Field(
+        default=None, min_length=1, description="names, or {name, direction}; the workload's metric unless given"
+    )
+    # After the objectives, as its default looks at them.
     sampler: Annotated[
         Annotated[Sampler, Tag("one")] | Annotated[list[Sampler], Tag("each")],
         Discriminator(lambda sampler: "each" if isinstance(sampler, list) else "one"),
     ] = Field(
-        default_factory=Mixed,
+        default_factory=lambda data: default_sampler(len(data.get("objectives") or [])),
         description="one for all islands, or a list with one for each; mixed, for several objectives propulate, unless "
         "given",
     )
     migration: Migration = Field(default_factory=Migration, description="how islands exchange individuals")
     pruning: Pruning | None = Field(default=None, description="when trials are ended early; never unless given")
-    objectives: list[Objective] | None = Field(
-        default=None, min_length=1, description="names, or {name, direction}; the workload's metric unless given"
-    )
     space: dict[str, Override | Fixed] = Field(
         default_factory=dict,
         description="per hyperparameter: a fixed value, or {low, high, log, step} or {choices}, with a type if unclear",
@@ -208,17 +209,10 @@ class Study(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, content: object) -> object:
-        """What depends on other fields where it is not given: the budget, and the sampler of several objectives."""
-        if not isinstance(content, dict):
-            return content
-        given = dict(content)
-        if given.get("trials") is None and given.get("seconds") is None:
-            given["trials"] = 40
-        objectives = given.get("objectives")
-        if isinstance(objectives, list) and len(objectives) > 1:
-            given.setdefault("sampler", {"name": "propulate"})
-        return given
+    def _some_budget(cls, content: object) -> object:
+        if isinstance(content, dict) and content.get("trials") is None and content.get("seconds") is None:
+            return content | {"trials": 40}
+        return content
 
     @field_validator("space", mode="before")
     @classmethod

@@ -61,7 +61,9 @@ def validate(
     try:
         return model.model_validate(content, context={"folder": str(folder), "inside": inside})
     except ValidationError as error:
-        lines = [_explain(_shown(content, e["loc"], e["type"]), e, model, source, node) for e in error.errors()]
+        # A default that depends on other keys is no mistake of its own where one of those is wrong.
+        mistakes = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
+        lines = [_explain(_shown(content, e["loc"], e["type"]), e, model, source, node) for e in mistakes]
         raise FileError("\n".join(lines)) from None
 
 

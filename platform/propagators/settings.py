@@ -166,6 +166,11 @@ _ONE_OBJECTIVE = ("optuna-cmaes", "optuna-gp")
 SEVERAL_OBJECTIVES = tuple(name for name in NAMES if name not in _ONE_OBJECTIVE)
 
 
+def default_sampler(num_objectives: int) -> Sampler:
+    """The best by docs/results/search_quality_held_out.md; a Gaussian process takes one objective only."""
+    return Genetic() if num_objectives > 1 else Mixed()
+
+
 def with_name(sampler: object) -> object:
     """Let a sampler without a name be Propulate's."""
     if not isinstance(sampler, dict):

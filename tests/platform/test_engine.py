@@ -123,7 +123,9 @@ def test_several_objectives(tmp_path):
     shown = json.loads(called("leaderboard", "s", "--json", cwd=tmp_path).stdout)
     assert {row["number"] for row in shown if row["front"]} == front
     assert [row["front"] for row in shown] == sorted((row["front"] for row in shown), reverse=True)
-    assert f"{len(front)} trials are on the Pareto front" in called("leaderboard", "s", cwd=tmp_path).stdout
+    share = pareto.dominated_share([losses(study, t) for t in complete])
+    expected = f"{len(front)} trials are on the Pareto front, which dominates {share:.0%} of the box"
+    assert expected in called("leaderboard", "s", cwd=tmp_path).stdout
     called("export", "s", "--pareto", "-o", "front.json", cwd=tmp_path)
     content = json.loads((tmp_path / "front.json").read_text())
     configurations = content.get("configurations", [content])

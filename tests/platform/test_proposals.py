@@ -114,6 +114,15 @@ def test_a_candidate_that_is_given_up_is_dropped_once_it_is_there_and_nobody_wai
     assert [h for h in propagator.heard if h[0] == "dropped"] == [("dropped", 5)]
 
 
+def test_giving_up_another_trial_leaves_what_is_prepared():
+    """A ticket may be called back while its root waits for the candidate of the one before."""
+    propagator, made = proposer(seconds=0.2)
+    made.prepare(5)
+    made.give_up(6)
+    assert made.take(5, waiting).hyperparameters == {"x": 5}
+    assert [h[0] for h in propagator.heard] == ["asked"]
+
+
 def test_a_sampler_that_raises_is_replaced_by_chance_and_the_trial_says_so():
     propagator, made = proposer()
 

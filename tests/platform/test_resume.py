@@ -47,6 +47,15 @@ def test_a_retried_trial_is_counted_once(tmp_path):
     assert list(past(folder).tickets(2, [DEFAULT])) == [Ticket(1)]
 
 
+def test_what_migrants_have_visited_is_known_to_fewer_islands(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    lines.append("migrated", {"number": 7, "from_island": 4, "to_island": 2})
+    lines.append("migrated", {"number": 7, "from_island": 2, "to_island": 3})
+    assert past(folder).visited(5) == {7: {2, 3, 4}}
+    assert past(folder).visited(3) == {7: {0, 1, 2}}
+
+
 def test_individuals_live_where_they_have_moved(tmp_path):
     folder = journals.start_folder(tmp_path)
     lines = JournalWriter(folder.root_journal(0))
