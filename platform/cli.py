@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -313,6 +313,38 @@ def failures(study: Name = None, store: StoreOption = None, as_json: JsonOption 
     _print(display.table(f"{row.name}: failures by choice", columns, lines))
     if row.num_refused:
         print(f"{row.num_refused} proposals were refused before training")
+
+
+@app.command(epilog="Example: atoll score times.csv --variants cifar10=cifar10_narrow")
+def score(
+    file: Annotated[Path, typer.Argument(metavar="TIMES.csv", help="One row for each tuning trial.")],
+    variants: Annotated[
+        str, typer.Option(metavar="BASE=VARIANT,...", help="Held-out variants of base workloads.")
+    ] = "",
+    by: Annotated[
+        Literal["time", "index"],
+        typer.Option(help="A study's time: its soonest trial's, in seconds or by evaluation, as AlgoPerf's code does."),
+    ] = "time",
+    integral: Annotated[
+        Literal["exact", "trapezoid"], typer.Option(help="Of the performance profile; AlgoPerf's code uses trapezoids.")
+    ] = "exact",
+    as_json: JsonOption = False,
+) -> None:
+    """Score methods by their times to target, as MLCommons AlgoPerf does, and say how sure their ranks are."""
+    from dataclasses import asdict
+
+    from atoll.analysis import score as scoring
+    from atoll.platform import display
+
+    times = scoring.gather(scoring.read(file), scoring.pairs(variants), by)
+    rows = scoring.compare(times, integral)
+    if as_json:
+        _print_json(
+            {"by": by, "integral": integral, "workloads": times.bases, "methods": [asdict(row) for row in rows]}
+        )
+        return
+    _print(display.scores(rows, times.bases))
+    print(scoring.verdict(rows))
 
 
 @app.command(epilog="Example: atoll studies")

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,6 +16,9 @@ from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Event, JournalTail
 from atoll.storage.models import Study, Trial
 from atoll.storage.store import StudySummary
+
+if TYPE_CHECKING:
+    from atoll.analysis.score import MethodScore
 
 
 @dataclass
@@ -178,6 +181,30 @@ def leaderboard(study: Study, trials: Sequence[Trial]) -> Table:
         for place, trial in enumerate(trials, 1)
     ]
     return table(f"{study.name}: {study.method} on {study.workload}", columns, rows)
+
+
+def scores(rows: Sequence[MethodScore], workloads: Sequence[str]) -> Table:
+    """Every method's rank and score, their intervals, and its ranks when another method or a workload is left out."""
+    columns = ["rank", "method", "score", "95 %", "rank's 95 %", "first", "without a method", "without a workload"]
+    lines = [
+        [
+            str(row.rank),
+            row.method,
+            f"{row.score:.3f}",
+            "-" if row.score_interval is None else "{:.3f} to {:.3f}".format(*row.score_interval),
+            "-" if row.rank_interval is None else "{:.0f} to {:.0f}".format(*row.rank_interval),
+            "-" if row.first is None else f"{row.first:.0%}",
+            _extremes(row.rank_without_method.values()),
+            _extremes(row.rank_without_workload.values()),
+        ]
+        for row in rows
+    ]
+    return table(f"score over {', '.join(workloads)}", columns, lines)
+
+
+def _extremes(ranks: Iterable[int]) -> str:
+    found = sorted(ranks)
+    return f"{found[0]} to {found[-1]}" if found else "-"
 
 
 def searched_names(study: Study, trials: Iterable[Trial]) -> list[str]:

@@ -19,7 +19,7 @@ from atoll.storage.store import Store
 
 COMMANDS = (
     "quickstart", "search", "train", "leaderboard", "studies", "stop", "delete", "export", "dashboard", "record",
-    "methods", "workloads", "spaces", "doctor", "study-schema", "failures",
+    "methods", "workloads", "spaces", "doctor", "study-schema", "failures", "score",
 )  # fmt: skip
 SEARCH_ONLY = ("torch", "mpi4py", "propulate", "sklearn", "cmaes", "sortedcontainers")
 
@@ -211,3 +211,31 @@ def test_durations(value, shown):
 @pytest.mark.parametrize(("value", "shown"), [(12, "12 B"), (2400, "2.4 kB"), (16.4e6, "16.4 MB"), (None, "-")])
 def test_sizes(value, shown):
     assert display.size(value) == shown
+
+
+TIMES = """method,workload,study,trial,evaluation,seconds
+x,a,0,0,1,10
+x,a,1,0,1,11
+y,a,0,0,1,20
+y,a,1,0,1,21
+y,b,0,0,1,5
+y,b,1,0,1,5
+x,b,0,0,1,
+x,b,1,0,1,inf
+"""
+
+
+def test_score(tmp_path):
+    """x: 10.5 and infinite, y: 20.5 and 5; ratios 1 and inf, 41/21 and 1."""
+    (tmp_path / "times.csv").write_text(TIMES)
+    found = atoll_json("score", "times.csv", cwd=tmp_path)
+    assert found["workloads"] == ["a", "b"]
+    assert {row["method"]: (row["rank"], row["score"]) for row in found["methods"]} == {
+        "y": (1, pytest.approx((4 - 41 / 21 + 3) / 6)),
+        "x": (2, pytest.approx(0.5)),
+    }
+    assert "y is first: its interval overlaps with no other one" in atoll("score", "times.csv", cwd=tmp_path).stdout
+    held_out = atoll_json("score", "times.csv", "--variants", "a=b", cwd=tmp_path)
+    assert {row["method"]: row["score"] for row in held_out["methods"]} == {"y": 1.0, "x": 0.0}
+    done = atoll("score", "times.csv", "--variants", "a=c", cwd=tmp_path, code=2)
+    assert "no trial has the workload c; there are a, b" in done.stderr

@@ -1,0 +1,300 @@
+"""Time to target, performance profiles and the score of methods over workloads, as MLCommons AlgoPerf defines them.
+
+Dahl et al. (2023), "Benchmarking Neural Network Training Algorithms", section 4; profiles: Dolan and Moré (2002).
+Arrays of times are (..., methods, workloads), in seconds; a target that was not reached is infinite.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+By = Literal["time", "index"]
+Integral = Literal["exact", "trapezoid"]
+
+LARGEST_RATIO = 4.0
+NUM_POINTS = 100  # of the official code's trapezoids
+NUM_RESAMPLES = 2000
+COLUMNS = ("method", "workload", "study", "trial", "evaluation", "seconds")
+
+
+@dataclass(frozen=True)
+class TrialTime:
+    """When one tuning trial of a study first met the target, and at which of its evaluations; infinite where never."""
+
+    method: str
+    workload: str
+    study: str
+    trial: str
+    evaluation: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Times:
+    """Each study's time to target, by method and workload.
+
+    Attributes:
+        methods, workloads: their names.
+        studies: per method and workload one number for each study; empty where there was none.
+        variants: held-out variant of a base workload -> that one; only base workloads are scored.
+    """
+
+    methods: tuple[str, ...]
+    workloads: tuple[str, ...]
+    studies: Mapping[tuple[str, str], Array]
+    variants: Mapping[str, str]
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The workloads that are scored."""
+        return tuple(workload for workload in self.workloads if workload not in self.variants)
+
+    def without_method(self, method: str) -> Times:
+        """The same without one method."""
+        return Times(tuple(m for m in self.methods if m != method), self.workloads, self.studies, self.variants)
+
+    def without_workload(self, base: str) -> Times:
+        """The same without one base workload and its variants."""
+        gone = {base, *(variant for variant, of in self.variants.items() if of == base)}
+        return Times(
+            self.methods,
+            tuple(w for w in self.workloads if w not in gone),
+            self.studies,
+            {variant: of for variant, of in self.variants.items() if of != base},
+        )
+
+
+@dataclass(frozen=True)
+class MethodScore:
+    """What the score says of one method.
+
+    Attributes:
+        score: in [0, 1]; the integral of its performance profile over ratios in [1, 4].
+        score_interval, rank_interval: 95 %, over resampled studies; None where every study stands alone.
+        first: the share of resamples in which its score is the highest; ties count as parts.
+        rank_without_method, rank_without_workload: its rank when another one is left out.
+    """
+
+    method: str
+    score: float
+    rank: int
+    score_interval: tuple[float, float] | None
+    rank_interval: tuple[float, float] | None
+    first: float | None
+    rank_without_method: Mapping[str, int]
+    rank_without_workload: Mapping[str, int]
+
+
+def read(file: Path) -> list[TrialTime]:
+    """The trials of a CSV file with the columns of `COLUMNS`; empty or inf: not reached.
+
+    Raises:
+        ValueError: for a missing column, or for what is no number.
+    """
+    with file.open(newline="") as opened:
+        reader = csv.DictReader(opened)
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{file} lacks the columns {', '.join(missing)}; needed are {', '.join(COLUMNS)}")
+        rows = [_row(file, reader.line_num, row) for row in reader]
+    if not rows:
+        raise ValueError(f"{file} holds no trial; needed are rows of {', '.join(COLUMNS)}")
+    return rows
+
+
+def _row(file: Path, line: int, row: Mapping[str, str]) -> TrialTime:
+    names = {name: row[name] or "" for name in ("method", "workload", "study", "trial")}
+    empty = [name for name in ("method", "workload") if not names[name]]
+    if empty:
+        raise ValueError(f"{file}, line {line}: {', '.join(empty)} must be given")
+    numbers = {}
+    for name in ("evaluation", "seconds"):
+        text = (row[name] or "").strip()
+        try:
+            number = math.inf if text == "" else float(text)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number) or number < 0:
+            raise ValueError(f"{file}, line {line}: {name} must be a number of at least 0, empty or inf; got {text!r}")
+        numbers[name] = number
+    return TrialTime(
+        names["method"],
+        names["workload"],
+        names["study"],
+        names["trial"],
+        evaluation=numbers["evaluation"],
+        seconds=numbers["seconds"],
+    )
+
+
+def pairs(text: str) -> dict[str, str]:
+    """Base workload -> variant, of "BASE=VARIANT,...".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        base, equals, variant = (word.strip() for word in part.partition("="))
+        if not (base and equals and variant) or base in found:
+            raise ValueError(f"variants must be BASE=VARIANT,... with each base once; got {text!r}")
+        found[base] = variant
+    return found
+
+
+def gather(trials: Iterable[TrialTime], variants: Mapping[str, str] | None = None, by: By = "time") -> Times:
+    """Each study's time: of the trial that met the target soonest, in seconds or by evaluation index.
+
+    Args:
+        trials: all studies' trials.
+        variants: base workload -> its held-out variant.
+        by: "time" takes a study's smallest time; "index", as the official code does, the time of the trial that met the
+            target at the smallest evaluation index, the first name among equals.
+
+    Raises:
+        ValueError: for a variant that no trial has.
+    """
+    grouped: dict[tuple[str, str], dict[str, list[TrialTime]]] = defaultdict(lambda: defaultdict(list))
+    for trial in trials:
+        grouped[trial.method, trial.workload][trial.study].append(trial)
+    workloads = tuple(dict.fromkeys(workload for _, workload in grouped))
+    if unknown := sorted({name for pair in (variants or {}).items() for name in pair} - set(workloads)):
+        raise ValueError(f"no trial has the workload {', '.join(unknown)}; there are {', '.join(workloads)}")
+    return Times(
+        tuple(dict.fromkeys(method for method, _ in grouped)),
+        workloads,
+        {pair: np.array([_of_study(of, by) for of in studies.values()]) for pair, studies in grouped.items()},
+        {variant: base for base, variant in (variants or {}).items()},
+    )
+
+
+def _of_study(trials: Sequence[TrialTime], by: By) -> float:
+    if by == "time":
+        return min(trial.seconds for trial in trials)
+    reached = [trial for trial in trials if math.isfinite(trial.seconds)]
+    return min(reached, key=lambda t: (t.evaluation, t.trial)).seconds if reached else math.inf
+
+
+def medians(times: Times) -> Array:
+    """The methods' times (methods, workloads): medians over studies, infinities included; infinite without a study."""
+    return np.array(
+        [[np.median(times.studies.get((m, w), np.array([np.inf]))) for w in times.workloads] for m in times.methods]
+    )
+
+
+def resampled(times: Times, num_resamples: int, seed: int) -> Array:
+    """Medians over studies drawn with replacement (resamples, methods, workloads), each method and workload apart."""
+    rng = np.random.default_rng(seed)
+    drawn = np.full((num_resamples, len(times.methods), len(times.workloads)), np.inf)
+    for i, method in enumerate(times.methods):
+        for j, workload in enumerate(times.workloads):
+            if (found := times.studies.get((method, workload))) is not None:
+                picks = rng.integers(len(found), size=(num_resamples, len(found)))
+                drawn[:, i, j] = np.median(found[picks], axis=1)
+    return drawn
+
+
+def base_times(times: Times, table: Array) -> Array:
+    """Times (..., methods, base workloads) after AlgoPerf's rules on variants and on what takes too long."""
+    table = table.copy()
+    place = {workload: index for index, workload in enumerate(times.workloads)}
+    pairs = [(place[base], place[variant]) for variant, base in times.variants.items()]
+    for base, variant in pairs:
+        table[..., variant][np.isinf(table[..., base])] = np.inf
+    best = table.min(axis=-2, keepdims=True)
+    table[table > LARGEST_RATIO * best] = np.inf
+    for base, variant in pairs:
+        table[..., base][np.isinf(table[..., variant])] = np.inf
+    return table[..., [place[base] for base in times.bases]]
+
+
+def ratios(table: Array) -> Array:
+    """Each method's time over the best one on that workload; infinite where it has none."""
+    best = table.min(axis=-2, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(table), table / best, np.inf)
+
+
+def profile(ratio: Array, tau: Array) -> Array:
+    """The share of workloads on which a method's ratio (..., workloads) is at most each of `tau`: (..., len(tau))."""
+    return np.asarray((ratio[..., None, :] <= tau[:, None]).mean(axis=-1))
+
+
+def score(ratio: Array, integral: Integral = "exact") -> Array:
+    """The mean of the profile over ratios in [1, 4], of ratios (..., workloads)."""
+    if integral == "exact":
+        return np.asarray(np.maximum(0.0, LARGEST_RATIO - ratio).mean(axis=-1) / (LARGEST_RATIO - 1))
+    shares = profile(ratio, np.linspace(1.0, LARGEST_RATIO, NUM_POINTS))
+    return np.asarray((shares[..., 1:] + shares[..., :-1]).mean(axis=-1) / 2)
+
+
+def ranks(scores: Array) -> NDArray[np.int64]:
+    """One more than the number of methods with a higher score (..., methods)."""
+    return np.asarray(1 + (scores[..., None, :] > scores[..., :, None]).sum(axis=-1))
+
+
+def compare(
+    times: Times, integral: Integral = "exact", num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> list[MethodScore]:
+    """Every method's score and rank, and how sure they are, the best first."""
+
+    def scores_of(some: Times, table: Array) -> Array:
+        return score(ratios(base_times(some, table)), integral)
+
+    def ranks_of(some: Times) -> dict[str, int]:
+        return dict(zip(some.methods, map(int, ranks(scores_of(some, medians(some)))), strict=True))
+
+    found = scores_of(times, medians(times))
+    place = ranks_of(times)
+    sure = all(len(studies) > 1 for studies in times.studies.values())
+    drawn = scores_of(times, resampled(times, num_resamples, seed)) if sure else None
+    firsts = None if drawn is None else _first(drawn)
+    without_method = {m: ranks_of(times.without_method(m)) for m in times.methods if len(times.methods) > 1}
+    without_workload = {w: ranks_of(times.without_workload(w)) for w in times.bases if len(times.bases) > 1}
+    rows = [
+        MethodScore(
+            method=method,
+            score=float(found[i]),
+            rank=place[method],
+            score_interval=None if drawn is None else _interval(drawn[:, i]),
+            rank_interval=None if drawn is None else _interval(ranks(drawn)[:, i]),
+            first=None if firsts is None else float(firsts[i]),
+            rank_without_method={m: r[method] for m, r in without_method.items() if m != method},
+            rank_without_workload={w: r[method] for w, r in without_workload.items()},
+        )
+        for i, method in enumerate(times.methods)
+    ]
+    return sorted(rows, key=lambda row: (row.rank, row.method))
+
+
+def verdict(rows: Sequence[MethodScore]) -> str:
+    """Who is first, or that it cannot be told."""
+    best, *others = rows
+    if best.score_interval is None:
+        return "cannot tell how sure this is: it takes two studies or more of every method on every workload"
+    low = best.score_interval[0]
+    rivals = [row.method for row in others if row.score_interval is not None and row.score_interval[1] >= low]
+    if rivals:
+        return f"cannot separate {best.method} from {', '.join(rivals)}: their intervals overlap"
+    return f"{best.method} is first: its interval overlaps with no other one"
+
+
+def _first(scores: Array) -> Array:
+    """How often each method has the highest score; equal ones share."""
+    best = scores == scores.max(axis=-1, keepdims=True)
+    return np.asarray((best / best.sum(axis=-1, keepdims=True)).mean(axis=0))
+
+
+def _interval(values: NDArray[Any]) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975], method="closest_observation")
+    return float(low), float(high)
