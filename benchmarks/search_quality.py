@@ -79,6 +79,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "random": {"name": "random"},
 }
 NUM_WORKERS = 8
+OVER_MPI = ", over MPI"
 
 
 def function_task(name: str, seed: int) -> tuple[SearchSpace, Loss]:
@@ -288,7 +289,10 @@ def complete(rows: list[dict[str, Any]], length: int) -> list[str]:
 
 
 def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
-    """Best value against evaluations for every task, medians over seeds, and the ECDF over targets."""
+    """Best value against evaluations for every task, medians over seeds, and the ECDF over targets of the simulated.
+
+    Searches over MPI, which have continuous spaces and few seeds, are drawn with the medians' intervals.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -305,16 +309,21 @@ def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
             for number, sampler in enumerate(used):
                 curves = [r["curve"] for r in rows if (r["task"], r["sampler"]) == (task, sampler)]
                 if curves:
-                    regret = np.median(np.array([c[: min(map(len, curves))] for c in curves]), axis=0) - lowest
-                    axis.plot(np.arange(1, len(regret) + 1), regret + 1e-6, color=f"C{number}", label=sampler)
+                    some = np.array([c[: min(map(len, curves))] for c in curves]) - lowest + 1e-6
+                    evaluations = np.arange(1, some.shape[1] + 1)
+                    axis.plot(evaluations, np.median(some, axis=0), color=f"C{number}", label=sampler)
+                    if task.endswith(OVER_MPI):
+                        low, high = np.array([interval(list(values)) for values in some.T]).T
+                        axis.fill_between(evaluations, low, high, color=f"C{number}", alpha=0.2)
             axis.set(title=task, xlabel="evaluations", yscale="log")
-        solved_all = complete(rows, length)
+        simulated = [row for row in rows if not row["task"].endswith(OVER_MPI)]
+        solved_all = complete(simulated, length)
         for number, sampler in enumerate(used):
             if sampler in solved_all:
-                shares.plot(ecdf(rows, sampler, length), color=f"C{number}")
+                shares.plot(ecdf(simulated, sampler, length), color=f"C{number}")
         for axis in (legend, *empty):
             axis.axis("off")
-        shares.set(title="targets reached, all tasks", xlabel="evaluations", ylim=(0, 1))
+        shares.set(title="targets reached, all simulated tasks", xlabel="evaluations", ylim=(0, 1))
         axes.flat[0].set_ylabel("above the best known, median")
         drawn = {
             label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
@@ -361,7 +370,7 @@ def over_mpi(quick: bool, done: Trainings) -> None:
     for seed in range(2 if quick else 5):
         for method in ("ddp", "daso"):
             for sampler in ("mixed", "optuna-tpe", "random"):
-                name = f"{method}, over MPI"
+                name = method + OVER_MPI
                 if (name, sampler, seed) in known:
                     continue
                 study = study_of(method).model_dump(mode="json", exclude_none=True)
@@ -400,10 +409,10 @@ def main() -> None:
             done.add({"task": task, "sampler": sampler, "seed": seed, "curve": curve}, (task, sampler, seed, curve[-1]))
     if options.mpi:
         over_mpi(options.quick, done)
-    simulated = [row for row in done.rows if "MPI" not in row["task"]]
+    simulated = [row for row in done.rows if not row["task"].endswith(OVER_MPI)]
     checkpoints = [30, 100] if options.quick else [100, 200, 400]
     text, figures = tables(simulated, checkpoints)
-    whole = [row for row in done.rows if "MPI" in row["task"]]
+    whole = [row for row in done.rows if row["task"].endswith(OVER_MPI)]
     if whole:
         length = min(len(row["curve"]) for row in whole)
         more, figures["mpi"] = tables(whole, [length // 4, length])
@@ -424,7 +433,7 @@ def main() -> None:
         words,
         text,
         content,
-        ("Best value against evaluations", draw(simulated, checkpoints[-1])),
+        ("Best value against evaluations", draw(done.rows, checkpoints[-1])),
         name="search_quality_held_out" if options.held_out else None,
     )
 
