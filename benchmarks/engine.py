@@ -3,8 +3,9 @@
 python benchmarks/engine.py [--quick] [--json FILE]
 
 cost        milliseconds per evaluation and worker, the journal included: medians of 200 evaluations around the 500th
-            and of each worker's last 200; ten numbers, a breeding population of 32, the genetic operators at their
-            defaults. Optuna has random and TPE samplers, in memory and (random) in SQLite.
+            and of each worker's last 200, and their ratio; ours five times, of which the medians are taken, as the
+            machine's speed changes within minutes; ten numbers, a breeding population of 32, the genetic operators at
+            their defaults. Optuna has random and TPE samplers, in memory and (random) in SQLite.
 throughput  evaluations per second of 8 ranks, over 20,000.
 memory      bytes by which a worker's process grows per individual that it holds.
 use         share of the workers' time inside evaluations of log-normal length (sigma 1), 8 workers, the end included,
@@ -42,6 +43,7 @@ from atoll.searchspaces.space import Parameter, SearchSpace
 
 DIMENSION = 10
 POPULATION = 32
+NUM_ROUNDS = 5
 WINDOW = 200
 TITLES = {"ours": "atoll", "stock": "stock Propulate 1.2.2"}
 
@@ -77,7 +79,7 @@ class EmptyObjective:
         self.busy = 0.0
         self.memory = 0
 
-    def evaluate(self, configuration: Any, on_progress: Any, *, prunes: Any = None) -> Any:
+    def evaluate(self, configuration: Any, on_progress: Any, *, prunes: Any = None, test: bool = False) -> Any:
         from atoll.platform.worker import Outcome
 
         self.entered.append(time.perf_counter())
@@ -244,15 +246,19 @@ def list_scheduler(count: int, mean: float, size: int) -> float:
 
 
 def cost(kind: str, size: int, count: int) -> dict[str, Any]:
-    ranks = run_ranks(kind, size, count * size)
+    rounds = [run_ranks(kind, size, count * size) for _ in range(NUM_ROUNDS if kind == "ours" else 1)]
+    early, late = ([median([rank[name] for rank in ranks]) for ranks in rounds] for name in ("early_ms", "late_ms"))
+    ratios = [after / before for before, after in zip(early, late, strict=True)]
     found = {
         "workers": size,
         "evaluations_per_worker": count,
-        "early_ms": median([r["early_ms"] for r in ranks if r["early_ms"] is not None]),
-        "late_ms": median([r["late_ms"] for r in ranks]),
+        "early_ms": median(early),
+        "late_ms": median(late),
+        "ratio": median(ratios),
+        "ratios": ratios,
     }
     if kind == "ours":
-        found["bytes_per_individual"] = round(max(r["bytes"] for r in ranks))
+        found["bytes_per_individual"] = round(max(rank["bytes"] for ranks in rounds for rank in ranks))
     return found
 
 
@@ -297,7 +303,9 @@ def lines(figures: dict[str, Any]) -> list[str]:
     for name, f in figures["cost"].items():
         early, late = f["early_ms"], f["late_ms"]
         times = f"{early:>7.2f} ms{late:>9.2f} ms"
-        shown.append(f"{name:32}{f['workers']:>8}{times}{f['evaluations_per_worker']:>18}  {late / early:.2f}")
+        shown.append(
+            f"{name:32}{f['workers']:>8}{times}{f['evaluations_per_worker']:>18}  {f.get('ratio', late / early):.2f}"
+        )
     ours, stock = (figures["throughput"][title]["per_second"] for title in TITLES.values())
     held = max(f.get("bytes_per_individual", 0) for f in figures["cost"].values())
     evaluations = figures["throughput"][TITLES["ours"]]["evaluations"]

@@ -15,7 +15,7 @@ class Sine(Workload):
     summary: ClassVar[str] = "a sine from noisy points, a perceptron 1-32-1"
     metric: ClassVar[str] = "rmse"
     direction: ClassVar[str] = "minimize"
-    target: ClassVar[float] = 0.1
+    target: float | None = 0.1
     epochs: ClassVar[int] = 10
 
     def load(self, folder: Path | None) -> Data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from atoll.platform import objectives, registry
 from atoll.platform.propagators.grid import points
@@ -18,14 +19,28 @@ def check(study: Study) -> None:
     Raises:
         ValueError, DataMissing: with the rule, the value and the valid choices.
     """
-    workload = registry.workload(study.workload)
+    workload = study.problem()
     registry.method(study.method)
     space = study.search_space()
     objectives.resolve(study.objectives, workload)
     refuses = study.refusal(space)
-    draw(space, refuses, study.seed)  # raises where next to nothing may be trained
-    _check_grids(study, space, refuses)
+    if study.confirm is not None:
+        _check_confirmed(study.confirm.configurations, space, refuses)
+    else:
+        draw(space, refuses, study.seed)  # raises where next to nothing may be trained
+        _check_grids(study, space, refuses)
     workload.check_data(Path(study.data) if study.data else None)
+
+
+def _check_confirmed(configurations: list[dict[str, Any]], space: SearchSpace, refuses: Refuses) -> None:
+    """Configurations that are to be confirmed must lie in the space."""
+    for place, hyperparameters in enumerate(configurations, 1):
+        try:
+            space.encode(hyperparameters)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"configuration {place} of confirm is not of the study's space: {error}") from None
+        if (reason := refuses(hyperparameters)) is not None:
+            raise ValueError(f"configuration {place} of confirm cannot be trained: {reason}")
 
 
 def _check_grids(study: Study, space: SearchSpace, refuses: Refuses) -> None:

@@ -169,7 +169,7 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
 
 
 def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -> int:
-    from atoll.platform import checks, display, join, launch, objectives, registry, supervise
+    from atoll.platform import checks, display, join, launch, supervise
 
     url = launch.store_url(store, study)
     checks.check(study)
@@ -180,10 +180,9 @@ def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -
             return ended.exit_code
         return ended
     shape = study.topology.shape()
-    first = objectives.resolve(study.objectives, registry.workload(study.workload))[0]
     console = Console(stderr=as_json, highlight=False)
     console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {shape.world_size} ranks")
-    with display.LiveSearch(console, study.name, first.name, str(first.direction), study.trials) as live:
+    with display.LiveSearch(console, study.name, *study.aim(), study.trials) as live:
         ending = supervise.search(study, url, resuming=resuming, follow=live)
     _show_ending(study, url, ending, as_json)
     return ending.exit_code
@@ -214,6 +213,104 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
         print(ending.reason)
     if ending.exit_code == launch.EXIT_STOPPED:
         print("go on with the same command and --resume")
+
+
+@app.command(epilog="Example: atoll benchmark tiny")
+def benchmark(
+    file: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A benchmark file, or the name of a bundled one.")],
+    scale: Annotated[str | None, typer.Option(help="One of the file's own reduced forms, such as small.")] = None,
+    name: Annotated[str | None, typer.Option(help="The benchmark's name, in place of the file's.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data files.")] = None,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Let the benchmark file name code outside its folder.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a benchmark that was stopped.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tune methods on workloads with equal budgets, confirm with fresh seeds on test data, and compare."""
+    from atoll.platform import benchmark as benchmarks
+    from atoll.platform import display, join, launch, protocol
+
+    launch.require_search_extra()
+    if join.inside_mpi(1):
+        raise launch.LaunchError("`atoll benchmark` starts its ranks itself: call it without mpirun or srun")
+    changes = _given({"name": name, "data": None if data is None else str(data.absolute())})
+    found = benchmarks.load(file, scale, changes, inside=not outside)
+    url = launch.store_url(store)
+    console = Console(stderr=as_json, highlight=False)
+    ending = protocol.run(
+        found,
+        url,
+        resuming=resume,
+        say=lambda line: console.print(line, markup=False),
+        follow=lambda study: display.LiveSearch(console, study.name, *study.aim(), study.trials),
+    )
+    said = {"benchmark": found.name, "state": ending.state, "failed": ending.failed}
+    if ending.unrecorded:
+        print("the store does not hold everything yet; finish with the same command and --resume", file=sys.stderr)
+    elif as_json:
+        _print_json(said | {"unconfirmed": ending.unconfirmed})
+    else:
+        _show_comparison(found.name, store)
+    if ending.state == "stopped" and not as_json:
+        print("stopped; go on with the same command and --resume")
+    raise typer.Exit(ending.exit_code)
+
+
+def _show_comparison(name: str, store: str | None) -> None:
+    from atoll.platform import display
+
+    opened = _open_store(store)
+    comparison = _comparison().compare(opened, opened.benchmark(name))
+    _print(display.comparison(comparison))
+    for line in (*comparison.notes, comparison.verdict):
+        print(line)
+    print(f"`atoll report {name} -o report.html` writes the whole report")
+
+
+def _comparison() -> Any:
+    """The module that compares; its libraries are an extra."""
+    from atoll.platform.launch import LaunchError
+
+    try:
+        from atoll.analysis import comparison
+    except ModuleNotFoundError as error:
+        raise LaunchError(
+            f'comparing methods needs {error.name}: `python -m pip install -c constraints.txt -e ".[analysis]"`'
+        ) from None
+    return comparison
+
+
+@app.command(epilog="Example: atoll report tiny -o report.html")
+def report(
+    name: Annotated[str | None, typer.Argument(metavar="BENCHMARK", help="The newest unless given.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="File of the HTML page.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="File of a table with every confirmation, which `atoll score` reads.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a benchmark's report: one HTML page that holds all it needs, a CSV table, or JSON."""
+    from atoll.analysis import confirmations
+
+    opened = _open_store(store)
+    row = opened.benchmark(name)
+    comparing = _comparison()
+    if as_json:
+        _print_json(comparing.compare(opened, row).as_dict())
+    if csv is not None:
+        csv.write_text(confirmations.to_csv(confirmations.read(opened, row)))
+    if output is not None:
+        from atoll.dashboard import report as reporting
+
+        output.write_text(reporting.html(opened, row))
+    if not as_json:
+        for written in filter(None, (output, csv)):
+            print(f"wrote {written}")
+        if output is None and csv is None:
+            _show_comparison(row.name, store)
 
 
 @app.command(epilog="Example: atoll train best.yaml --ranks 4")

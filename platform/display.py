@@ -18,7 +18,9 @@ from atoll.storage.models import Study, Trial
 from atoll.storage.store import StudySummary
 
 if TYPE_CHECKING:
+    from atoll.analysis.comparison import Comparison
     from atoll.analysis.score import MethodScore
+    from atoll.analysis.statistics import Estimate
 
 
 @dataclass
@@ -200,6 +202,29 @@ def scores(rows: Sequence[MethodScore], workloads: Sequence[str]) -> Table:
         for row in rows
     ]
     return table(f"score over {', '.join(workloads)}", columns, lines)
+
+
+def comparison(found: Comparison) -> Table:
+    """Every method on every workload."""
+    columns = ["workload", "method", "metric on test data", "reached", "seconds to target", "steps to target", "sent"]
+    lines = [
+        [
+            cell.workload,
+            cell.method,
+            _median(cell.quality),
+            f"{cell.num_reached} of {cell.num_trained}",
+            _median(cell.seconds),
+            _median(cell.steps),
+            size(cell.wire_bytes),
+        ]
+        for cell in found.cells
+        if cell.num_trained
+    ]
+    return table(f"{found.name}: medians over confirmations", columns, lines)
+
+
+def _median(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else number(estimate.value)
 
 
 def _extremes(ranks: Iterable[int]) -> str:

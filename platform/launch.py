@@ -9,7 +9,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from atoll.platform import objectives, registry, resume, warmstart
-from atoll.platform.study import Study
+from atoll.platform import objectives, resume, warmstart
+from atoll.platform.study import BUDGETS, Study
 from atoll.storage import journal
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalWriter
@@ -28,7 +28,7 @@ from atoll.storage.store import DEFAULT_URL, Store
 
 EXIT_STOPPED = 75
 RECORDING_TIMEOUT = 60.0
-MAY_CHANGE = ("trials", "seconds", "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts")
+MAY_CHANGE = (*BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts")
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 REQUIRED = {
     "mpi4py": "mpi4py",
@@ -86,8 +86,14 @@ def require_search_extra() -> None:
         )
 
 
-def prepare(study: Study, url: str, *, resuming: bool) -> StudyFolder:
+def prepare(study: Study, url: str, *, resuming: bool, belongs_to: Mapping[str, Any] | None = None) -> StudyFolder:
     """Make the study's folder, or take it up again; marks the trials that a former start has lost.
+
+    Args:
+        study: what to search.
+        url: the store's.
+        resuming: whether to go on with what is there.
+        belongs_to: further fields of the study's row: the benchmark, and what it is there.
 
     Raises:
         LaunchError: when the study exists and is not to be resumed, or the other way round, or has changed, or is done.
@@ -101,7 +107,7 @@ def prepare(study: Study, url: str, *, resuming: bool) -> StudyFolder:
         )
     if resuming:
         _check_unchanged(folder, study, definition)
-    workload = registry.workload(study.workload)
+    workload = study.problem()
     resolved = objectives.resolve(study.objectives, workload)
     # Compute nodes need not reach the store: what the search starts with is read here.
     given = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(study, url)
@@ -120,9 +126,10 @@ def prepare(study: Study, url: str, *, resuming: bool) -> StudyFolder:
         "folder": str(folder.path.resolve()),
         "uid": _uid(folder),
         "started": _started(folder),
+        **(belongs_to or {}),
     }
     folder.create()
-    _write_whole(folder.definition, json.dumps(row | {"warm_start": given}, indent=2))
+    write_whole(folder.definition, json.dumps(row | {"warm_start": given}, indent=2))
     folder.stop_request.unlink(missing_ok=True)
     with launcher_journal(folder) as lines:
         lines.append("study_started", {"definition": definition, "num_trials": study.trials}, sync=True)
@@ -145,7 +152,7 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
         for key, value in definition.items()
         if key not in MAY_CHANGE and before.get(key) != value
     ]
-    for key in ("trials", "seconds"):
+    for key in BUDGETS:
         if before.get(key) is not None and (definition[key] is not None and definition[key] < before[key]):
             changed.append(f"{key}: {before[key]} before, {definition[key]} now, and a budget can only grow")
     for key, value in definition["topology"].items():
@@ -156,7 +163,7 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
             f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may, "
             f"and of topology {', '.join(TOPOLOGY_MAY_CHANGE)}"
         )
-    if resume.read(journal.replay(folder.journals)).used_up(study.trials, study.seconds):
+    if resume.read(journal.replay(folder.journals)).used_up(study.trials, study.seconds, study.busy_seconds):
         raise LaunchError(f"{study.name} is finished: it has used up its {budget(study)}; give it more to go on")
 
 
@@ -164,7 +171,8 @@ def budget(study: Study) -> str:
     """The budget in words."""
     trials = None if study.trials is None else f"{study.trials} trials"
     seconds = None if study.seconds is None else f"{study.seconds:g} seconds"
-    return " or ".join(filter(None, [trials, seconds]))
+    busy = None if study.busy_seconds is None else f"{study.busy_seconds:g} busy seconds"
+    return " or ".join(filter(None, [trials, seconds, busy]))
 
 
 def _uid(folder: StudyFolder) -> str:
@@ -175,7 +183,8 @@ def _started(folder: StudyFolder) -> float:
     return float(json.loads(folder.definition.read_text())["started"]) if folder.exists() else time.time()
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(path)
@@ -219,7 +228,7 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
         past = resume.read(journal.replay(folder.journals))
         if failure is not None:
             state, reason = "failed", failure
-        elif past.used_up(study.trials, study.seconds):
+        elif past.used_up(study.trials, study.seconds, study.busy_seconds):
             state, reason = "complete", None
         else:
             state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
@@ -286,14 +295,15 @@ def record(folder: StudyFolder, url: str, *, follow: bool) -> int:
     thread = RecorderThread(recorder)
     thread.start()
     lock = Lock(folder.lock)
-    while not _has_ended(folder) and lock.holder() is not None:
+    while state(folder) is None and lock.holder() is not None:
         time.sleep(0.5)
     if not thread.finish(timeout=24 * 3600.0):
         raise LaunchError(f"the store does not hold everything: {thread.failure}")
     return 0
 
 
-def _has_ended(folder: StudyFolder) -> bool:
-    events = journal.read_chunk(folder.journal("launcher")).events
-    last = [event["event"] for event in events if event["event"] in ("study_started", "study_ended")]
-    return last[-1:] == ["study_ended"]
+def state(folder: StudyFolder) -> str | None:
+    """How the study ended, by its journal; None while it has not."""
+    events = journal.read_chunk(folder.journal("launcher")).events if folder.exists() else []
+    last = [event for event in events if event["event"] in ("study_started", "study_ended")]
+    return last[-1].get("state") if last else None

@@ -30,6 +30,7 @@ class PastTrial:
     objectives: list[float | None] | None = None
     curve: dict[int, float] | None = None
     blamed: bool = False
+    busy_seconds: float = 0.0
 
 
 Proposed = tuple[dict[str, Any], dict[str, Any]]  # hyperparameters, and where they come from
@@ -66,11 +67,16 @@ class Past:
         """The hyperparameters of failed trials, which are not to be bred again unchanged."""
         return [trial.hyperparameters for trial in self.trials.values() if trial.state == "failed"]
 
-    def used_up(self, num_trials: int | None, seconds: float | None) -> bool:
-        """Whether nothing is left of a budget of trials, of seconds, or of both."""
-        return (num_trials is not None and self.num_budgeted() >= num_trials) or (
-            seconds is not None and self.seconds >= seconds
-        )
+    def busy_seconds(self) -> float:
+        """What the trials that used up a part of the budget have taken, summed over workers."""
+        return sum(trial.busy_seconds for trial in self.trials.values() if trial.state in BUDGETED)
+
+    def used_up(self, num_trials: int | None, seconds: float | None, busy_seconds: float | None = None) -> bool:
+        """Whether nothing is left of one of the budgets that are given."""
+        # The roots have added the same numbers in another order.
+        busy = self.busy_seconds() + 1e-6
+        spent = ((self.num_budgeted(), num_trials), (self.seconds, seconds), (busy, busy_seconds))
+        return any(budget is not None and used >= budget for used, budget in spent)
 
     def tickets(self, num_trials: int | None, given: Sequence[dict[str, Any]]) -> Iterator[Ticket]:
         """What is left of the budget: lost trials again, then new ones; the very first of these are those `given`."""
@@ -140,11 +146,12 @@ def _take(past: Past, event: Event) -> None:
         refused = {name: event[name] for name in ("genes", "attributes")}
         past.refused.setdefault(event["number"], []).append(refused)
     elif kind == "trial_ended" and key_of(event) in past.trials:
-        past.trials[key_of(event)].state = event["state"]
-        past.trials[key_of(event)].objective = event.get("objective")
-        past.trials[key_of(event)].objectives = event.get("objectives")
-        curve = event.get("curve") or {}
-        past.trials[key_of(event)].curve = {int(epoch): value for epoch, value in curve.items()}
+        trial = past.trials[key_of(event)]
+        trial.state = event["state"]
+        trial.objective = event.get("objective")
+        trial.objectives = event.get("objectives")
+        trial.curve = {int(epoch): value for epoch, value in (event.get("curve") or {}).items()}
+        trial.busy_seconds = float(event.get("busy_seconds", 0.0))
     elif kind == "trial_lost" and past.trials[key_of(event)].state == "running":
         past.trials[key_of(event)].state = "lost"
         past.trials[key_of(event)].blamed = bool(event.get("blamed"))

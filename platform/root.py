@@ -13,7 +13,8 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from atoll.methods.communicator import Patience
-from atoll.platform import objectives, propagators, registry, resume
+from atoll.platform import objectives, propagators, resume
+from atoll.platform.busy import BusyBudget
 from atoll.platform.configuration import Configuration
 from atoll.platform.island import Island
 from atoll.platform.mailbox import Mailbox
@@ -23,7 +24,7 @@ from atoll.platform.proposals import Candidate, Proposer, key, proposal_of
 from atoll.platform.pruning import Pruner
 from atoll.platform.study import Study
 from atoll.platform.tickets import Ticket, TicketOffice
-from atoll.platform.topology import Place
+from atoll.platform.topology import Place, are_oversubscribed
 from atoll.platform.trial import Progress
 from atoll.platform.worker import Outcome, Stopped, TrialTimeout, as_fields
 from atoll.storage import journal
@@ -47,6 +48,7 @@ class TrialEvaluator(Protocol):
         on_progress: Callable[[Progress], None],
         *,
         prunes: Callable[[Progress], bool] | None = None,
+        test: bool = False,
     ) -> Outcome:
         """Train a configuration."""
 
@@ -86,7 +88,7 @@ class Root:
         self._place = worker.place
         self._roots = roots
         self._space = study.search_space()
-        self._workload = registry.workload(study.workload)
+        self._workload = study.problem()
         self._objectives = objectives.resolve(study.objectives, self._workload)
         events = journal.replay(folder.journals)
         past = resume.read(events)
@@ -95,11 +97,11 @@ class Root:
         self._trial_started = self._started
         self._received = self._started
         self._seconds_left = None if study.seconds is None else study.seconds - past.seconds
+        self._busy = BusyBudget(roots, None if study.busy_seconds is None else study.busy_seconds - past.busy_seconds())
         self._stop_checked = 0.0
         self._stop_asked = False
         self._generation = sum(trial.worker == self._place.worker for trial in past.trials.values())
-        given = [(self._space.default(), "default")] if study.default_first else []
-        given += [(hyperparameters, "warm_start") for hyperparameters in warm_start]
+        given = _given(study, self._space.default(), warm_start)
         self._given = {key(hyperparameters): operator for hyperparameters, operator in given}
         first = [hyperparameters for hyperparameters, _ in given]
         self._office = TicketOffice(roots, past.tickets(study.trials, first), open_=lambda: not self._over())
@@ -248,11 +250,12 @@ class Root:
             clock.see(progress.metric, progress.seconds, progress.step)
             self._journal.append("progress", trial | as_fields(progress))
 
-        outcome = self._worker.evaluate(
-            configuration, report, prunes=None if self._pruner is None else self._pruner.prunes
-        )
+        prunes = None if self._pruner is None else self._pruner.prunes
+        outcome = self._worker.evaluate(configuration, report, prunes=prunes, test=self._study.confirm is not None)
         outcome, found = self._judge(outcome, clock)
-        self._note_end(trial, outcome, found)
+        busy_seconds = time.monotonic() - self._trial_started
+        self._note_end(trial, outcome, found, busy_seconds)
+        self._busy.spend(busy_seconds)
         if outcome.state == "failed":
             self._remember_failure(candidate.hyperparameters)
         losses, curve = self._losses(outcome.state, found, outcome.curve)
@@ -307,7 +310,8 @@ class Root:
     def _over(self) -> bool:
         """Whether no further trial may start."""
         left = self._seconds_left
-        return self._stopping() or (left is not None and time.monotonic() - self._started >= left)
+        over = left is not None and time.monotonic() - self._started >= left
+        return over or self._busy.is_over or self._stopping()
 
     # The journal.
 
@@ -318,6 +322,7 @@ class Root:
             "generation": self._generation,
             "seed": configuration.seed,
             "host": self._place.hostname,
+            "oversubscribed": are_oversubscribed(self._worker.places),
             "hyperparameters": candidate.hyperparameters,
             "configuration": configuration.model_dump(),
             "proposal": candidate.as_dict(),
@@ -325,8 +330,8 @@ class Root:
         self._generation += 1
         self._journal.append("trial_started", trial | fields)
 
-    def _note_end(self, trial: dict[str, int], outcome: Outcome, found: Sequence[float]) -> None:
-        fields = dict(vars(outcome))
+    def _note_end(self, trial: dict[str, int], outcome: Outcome, found: Sequence[float], busy_seconds: float) -> None:
+        fields = dict(vars(outcome)) | {"busy_seconds": busy_seconds}
         if len(found) > 1:
             fields["objectives"] = list(found)
         self._journal.append("trial_ended", trial | fields, sync=outcome.seconds > 1.0)
@@ -345,6 +350,7 @@ class Root:
 
     def _serve(self) -> None:
         self._beat()
+        self._busy.serve()
         self._office.serve()
         if (now := time.monotonic()) - self._received > self.RECEIVE_INTERVAL:
             self._received = now
@@ -397,6 +403,16 @@ class Root:
             self._pruner.receive()
         while (message := self._roots.take(FAILED)) is not None:
             self._proposer.failures.add(message[1])
+
+
+def _given(
+    study: Study, default: dict[str, Any], warm_start: Sequence[dict[str, Any]]
+) -> list[tuple[dict[str, Any], str]]:
+    """The hyperparameters of the first trials, and where they come from."""
+    if study.confirm is not None:
+        return [(hyperparameters, "confirm") for hyperparameters in study.confirm.trials()]
+    first = [(default, "default")] if study.default_first else []
+    return first + [(hyperparameters, "warm_start") for hyperparameters in warm_start]
 
 
 def _pruner(study: Study, direction: str, roots: Mailbox, events: Iterable[Event], past: resume.Past) -> Pruner | None:

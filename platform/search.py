@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform as machine
 import signal
 import socket
 from collections.abc import Callable
@@ -102,9 +103,20 @@ def available_cores() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
+def processors() -> list[str]:
+    """The names of this host's processor and of its GPUs, as far as the system tells."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return [
+        names[0] if names else machine.machine(),
+        *(torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())),
+    ]
+
+
 def arrange_world(study: Study, world: MPI.Comm) -> list[Place]:
     """Gather what every rank runs on, and give every rank its place. Collective."""
-    mine = (socket.gethostname(), available_cores(), torch.cuda.device_count(), os.getpid())
+    mine = (socket.gethostname(), available_cores(), torch.cuda.device_count(), os.getpid(), processors())
     everyone = world.allgather(mine)
     return arrange(
         study.topology.shape(),
@@ -115,4 +127,5 @@ def arrange_world(study: Study, world: MPI.Comm) -> list[Place]:
         num_gpus=[rank[2] for rank in everyone],
         threads=study.topology.threads,
         processes=[rank[3] for rank in everyone],
+        processors=[rank[4] for rank in everyone],
     )

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     JsonValue,
     Tag,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -28,7 +30,7 @@ from atoll.platform.configuration import (
     versions,
 )
 from atoll.platform.migration import Migration
-from atoll.platform.objectives import Objective
+from atoll.platform.objectives import Objective, resolve
 from atoll.platform.propagators.settings import (
     SEVERAL_OBJECTIVES,
     Genetic,
@@ -44,16 +46,20 @@ from atoll.platform.topology import Shape, TopologyError, share_out
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+    from atoll.platform.workloads.workload import Workload
     from atoll.searchspaces.space import Refuses, SearchSpace
 
+BUDGETS = ("trials", "seconds", "busy_seconds")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a file, in which unknown keys are mistakes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Topology(_Strict):
+class Topology(Strict):
     """Islands of workers of ranks; the world has islands x workers x ranks ranks."""
 
     islands: int = Field(default=1, ge=1, description="islands")
@@ -97,7 +103,7 @@ class Topology(_Strict):
         return Shape(tuple(sizes), self.ranks)
 
 
-class FloatRange(_Strict):
+class FloatRange(Strict):
     """A range of real numbers."""
 
     type: Literal["float"]
@@ -107,7 +113,7 @@ class FloatRange(_Strict):
     step: float | None = None
 
 
-class IntRange(_Strict):
+class IntRange(Strict):
     """A range of integers."""
 
     type: Literal["int"]
@@ -117,14 +123,14 @@ class IntRange(_Strict):
     step: int = Field(default=1, ge=1)
 
 
-class Choices(_Strict):
+class Choices(Strict):
     """A choice."""
 
     type: Literal["choices"]
     choices: list[JsonValue] = Field(min_length=1)
 
 
-class WarmStart(_Strict):
+class WarmStart(Strict):
     """Configurations that are evaluated first."""
 
     studies: list[str] = Field(default_factory=list, description="names of earlier studies in the store")
@@ -132,21 +138,45 @@ class WarmStart(_Strict):
     file: str | None = Field(default=None, description="configurations, as `atoll export` writes them")
 
 
+class Confirmation(Strict):
+    """Configurations that are trained in place of a search, and measured on the test data after every epoch."""
+
+    configurations: list[dict[str, JsonValue]] = Field(min_length=1, description="their searched hyperparameters")
+    seeds: int = Field(default=5, ge=1, description="how often each is trained; the seeds are seed, seed + 1, ...")
+
+    def trials(self) -> list[dict[str, JsonValue]]:
+        """What is trained, in the order of the trials' numbers: all configurations in turns."""
+        return [configuration for _ in range(self.seeds) for configuration in self.configurations]
+
+
 Fixed = bool | int | float | str | list[JsonValue] | None
 Override = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
 
 
-class Study(_Strict):
+def _name_types(space: object) -> object:
+    """Let a range say its type by its numbers: integers, unless one of low and high is a float."""
+    return {name: _with_type(value) for name, value in space.items()} if isinstance(space, dict) else space
+
+
+Space = Annotated[dict[str, Override | Fixed], BeforeValidator(_name_types)]
+
+
+class Study(Strict):
     """One search: a workload, a method, a space, a sampler, a budget and a topology."""
 
     name: str = Field(description="the study's name in the store, and its folder's")
     workload: str = Field(description="a registered name, an entry point, or file.py:Class")
     method: str = Field(description="a registered name, an entry point, or file.py:Class")
     trials: int | None = Field(
-        default=None, ge=1, description="budget: trials to evaluate; 40 unless this or seconds is given"
+        default=None, ge=1, description="budget: trials to evaluate; 40 unless a budget is given"
     )
     seconds: float | None = Field(
         default=None, gt=0, description="budget: seconds of searching; then no new trial starts"
+    )
+    busy_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="budget: seconds inside trials, summed over workers; then no new trial starts",
     )
     grace: float | None = Field(
         default=None,
@@ -166,6 +196,9 @@ class Study(_Strict):
     epochs: int | None = Field(
         default=None, ge=1, description="passes over the data per trial; the workload's own unless given"
     )
+    target: float | None = Field(
+        default=None, description="the metric that counts as reached; the workload's own unless given"
+    )
     seed: int = Field(
         default=0, ge=0, le=MAX_SEED, description="trial n trains with seed + n; islands breed with this seed"
     )
@@ -184,7 +217,7 @@ class Study(_Strict):
     )
     migration: Migration = Field(default_factory=Migration, description="how islands exchange individuals")
     pruning: Pruning | None = Field(default=None, description="when trials are ended early; never unless given")
-    space: dict[str, Override | Fixed] = Field(
+    space: Space = Field(
         default_factory=dict,
         description="per hyperparameter: a fixed value, or {low, high, log, step} or {choices}, with a type if unclear",
     )
@@ -194,6 +227,9 @@ class Study(_Strict):
     default_first: bool = Field(default=True, description="whether trial 0 is the default configuration")
     warm_start: WarmStart | None = Field(
         default=None, description="configurations of earlier studies or of a file, evaluated next; they use up budget"
+    )
+    confirm: Confirmation | None = Field(
+        default=None, description="configurations to train with several seeds, in place of a search"
     )
     data: str | None = Field(default=None, description="folder of the data files; ATOLL_DATA unless given")
     observe: int | None = Field(
@@ -210,17 +246,13 @@ class Study(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _some_budget(cls, content: object) -> object:
-        if isinstance(content, dict) and content.get("trials") is None and content.get("seconds") is None:
+        if not isinstance(content, dict) or any(content.get(kind) is not None for kind in BUDGETS):
+            return content
+        try:
+            confirmed = Confirmation.model_validate(content["confirm"])
+        except (KeyError, ValidationError):
             return content | {"trials": 40}
-        return content
-
-    @field_validator("space", mode="before")
-    @classmethod
-    def _name_types(cls, space: object) -> object:
-        """Let a range say its type by its numbers: integers, unless one of low and high is a float."""
-        if not isinstance(space, dict):
-            return space
-        return {name: _with_type(value) for name, value in space.items()}
+        return content | {"trials": len(confirmed.trials())}
 
     @field_validator("sampler", mode="before")
     @classmethod
@@ -239,6 +271,7 @@ class Study(_Strict):
         islands = self.topology.islands
         if isinstance(self.sampler, list) and len(self.sampler) != islands:
             raise ValueError(f"sampler lists {len(self.sampler)} islands; topology.islands is {islands}")
+        self._check_confirmation()
         self.migration.check(islands)
         for island, sampler in enumerate(self.samplers()):
             size = self.population(island)
@@ -258,6 +291,15 @@ class Study(_Strict):
             if self.objectives[0].name not in (metric, "validation_error"):
                 raise ValueError(f"pruning compares the metric {metric}; the objective is {self.objectives[0].name}")
         return self
+
+    def _check_confirmation(self) -> None:
+        if self.confirm is None:
+            return
+        if self.trials != (number := len(self.confirm.trials())):
+            raise ValueError(f"confirm trains {number} times; leave trials out, or let it be that; got {self.trials}")
+        others = ("seconds", "busy_seconds", "pruning", "warm_start")
+        if given := [name for name in others if getattr(self, name) is not None]:
+            raise ValueError(f"confirm trains every configuration to its end; leave {', '.join(given)} out")
 
     @field_validator("name")
     @classmethod
@@ -294,6 +336,17 @@ class Study(_Strict):
             return None
         return str((Path((info.context or {}).get("folder", ".")) / Path(path).expanduser()).resolve())
 
+    def problem(self) -> Workload:
+        """The workload, with the study's target."""
+        made = registry.workload(self.workload)
+        made.target = made.target if self.target is None else self.target
+        return made
+
+    def aim(self) -> tuple[str, str]:
+        """What is optimised first, and in which direction."""
+        first = resolve(self.objectives, self.problem())[0]
+        return first.name, str(first.direction)
+
     def search_space(self) -> SearchSpace:
         """The method's space and the shared optimizer space, with the study's changes.
 
@@ -308,16 +361,16 @@ class Study(_Strict):
         known = set(space.names())
         extra = {name: value for name, value in self.space.items() if name not in known}
         changes = {name: _distribution(value) for name, value in self.space.items() if name in known}
-        fixed = tuple((name, value) for name, value in extra.items() if not isinstance(value, _Strict))
+        fixed = tuple((name, value) for name, value in extra.items() if not isinstance(value, Strict))
         defaults = complete_hyperparameters(self.method, self.workload, {})
         searched = tuple(
             Parameter.of_study(name, _distribution(value), defaults.get(name))
             for name, value in extra.items()
-            if isinstance(value, _Strict)
+            if isinstance(value, Strict)
         )
         space = space.narrowed(changes) + SearchSpace(searched, fixed)
         space = space.constrained(self.constraints)
-        if self.default_first and (violated := space.violated(space.default())) is not None:
+        if self.default_first and self.confirm is None and (violated := space.violated(space.default())) is not None:
             raise ValueError(
                 f"the default configuration violates the constraint {violated!r}: {space.default()}; change the space, "
                 "or set default_first to false"
@@ -325,7 +378,7 @@ class Study(_Strict):
         for hyperparameters in space.extremes():
             if space.violated(hyperparameters) is None:
                 split_hyperparameters(self.method, self.workload, hyperparameters, self.topology.ranks)
-        if not space.parameters:
+        if not space.parameters and self.confirm is None:
             raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
         return space
 

@@ -15,9 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from atoll.platform import launch
 from atoll.platform.heartbeat import HeartbeatMonitor
@@ -108,7 +109,14 @@ def _is_rank_of(folder: StudyFolder, process: int) -> bool:
     return "atoll.platform.rank" in command and str(folder.path) in command
 
 
-def search(study: Study, url: str, *, resuming: bool, follow: Callable[[StudyFolder], None]) -> Ending:
+def search(
+    study: Study,
+    url: str,
+    *,
+    resuming: bool,
+    follow: Callable[[StudyFolder], None],
+    belongs_to: Mapping[str, Any] | None = None,
+) -> Ending:
     """Run a whole search: start the ranks, record, start them again when they die, and end.
 
     Args:
@@ -116,6 +124,7 @@ def search(study: Study, url: str, *, resuming: bool, follow: Callable[[StudyFol
         url: the store's.
         resuming: whether to go on with what is there.
         follow: called again and again while the search runs, and once at the end.
+        belongs_to: further fields of the study's row: the benchmark, and what it is there.
 
     Raises:
         LaunchError, Locked, StoreError: when it cannot start.
@@ -126,7 +135,7 @@ def search(study: Study, url: str, *, resuming: bool, follow: Callable[[StudyFol
     lock = Lock(folder.lock)
     lock.acquire()
     try:
-        launch.prepare(study, url, resuming=resuming)
+        launch.prepare(study, url, resuming=resuming, belongs_to=belongs_to)
         row = launch.row(folder)
         thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
         thread.start()
@@ -223,6 +232,21 @@ class _Supervisor:
 
     def _events(self) -> list[journal.Event]:
         return journal.replay(self._folder.journals)
+
+
+@contextmanager
+def noting_signals() -> Iterator[threading.Event]:
+    """Between searches: what would end one sets the event instead of ending this process."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in STOP_SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

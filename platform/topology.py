@@ -47,6 +47,7 @@ class Place:
         threads: torch threads of the rank.
         process: its process id.
         may_spin: whether every rank has a core, so that waiting ones may keep theirs busy.
+        processor, cores: what the rank computes on, its GPU or its processor, and how many cores it may use.
     """
 
     world_rank: int
@@ -59,6 +60,14 @@ class Place:
     threads: int
     process: int
     may_spin: bool
+    processor: str = ""
+    cores: int = 0
+
+
+def are_oversubscribed(places: Sequence[Place]) -> bool:
+    """Whether ranks of a worker share a core with any rank, or a GPU with one another: its seconds tell nothing."""
+    gpus = [(place.hostname, place.device) for place in places if place.device != "cpu"]
+    return len(set(gpus)) < len(gpus) or not all(place.may_spin for place in places)
 
 
 def share_out(world_size: int, islands: int, ranks: int) -> Shape:
@@ -99,6 +108,7 @@ def arrange(
     cores: Sequence[Collection[int]],
     threads: int | None = None,
     processes: Sequence[int] | None = None,
+    processors: Sequence[Sequence[str]] | None = None,
 ) -> list[Place]:
     """Give every rank its place.
 
@@ -111,6 +121,7 @@ def arrange(
         cores: the processor cores that every world rank may use; ranks bound to the same ones share them.
         processes: process id of every world rank.
         threads: torch threads per rank; None for the host's cores shared out over its ranks.
+        processors: of every world rank the names of its processor and of its GPUs.
     """
     gpus = num_gpus or [0] * len(hostnames)
     if device == "cuda" and not all(gpus):
@@ -124,6 +135,8 @@ def arrange(
         worker, rank = divmod(world_rank, shape.ranks)
         local_rank, seen[hostname] = seen[hostname], seen[hostname] + 1
         on_gpu = device != "cpu" and gpus[world_rank] > 0
+        gpu = local_rank % gpus[world_rank] if on_gpu else None
+        names = processors[world_rank] if processors else [""]
         places.append(
             Place(
                 world_rank=world_rank,
@@ -132,10 +145,12 @@ def arrange(
                 rank=rank,
                 node=rank // ranks_per_node if ranks_per_node else hosts[hostname],
                 hostname=hostname,
-                device=f"cuda:{local_rank % gpus[world_rank]}" if on_gpu else "cpu",
+                device="cpu" if gpu is None else f"cuda:{gpu}",
                 threads=threads or max(1, len(cores[world_rank]) // sharing[hostname, frozenset(cores[world_rank])]),
                 process=processes[world_rank] if processes else 0,
                 may_spin=sharing[hostname, frozenset(cores[world_rank])] <= len(cores[world_rank]),
+                processor=names[0 if gpu is None else min(1 + gpu, len(names) - 1)],
+                cores=len(cores[world_rank]),
             )
         )
     return places

@@ -148,11 +148,14 @@ class Trial:
         configuration: what to train.
         communicator: the worker's ranks; its ledger is the method's.
         device: where this rank trains.
+        test: whether to measure the model on the test data too, which no search ever sees, after every epoch.
     """
 
     LOOK_EVERY = 50
 
-    def __init__(self, configuration: Configuration, communicator: Communicator, device: str) -> None:
+    def __init__(
+        self, configuration: Configuration, communicator: Communicator, device: str, *, test: bool = False
+    ) -> None:
         hyperparameters, settings, of_workload = split_hyperparameters(
             configuration.method, configuration.workload, configuration.hyperparameters, communicator.size
         )
@@ -174,7 +177,7 @@ class Trial:
         )
         self._num_steps = self.num_epochs * self._batches.num_batches
         self._validate = Evaluator(self.workload, _on(device, data.validation), self._aside)
-        self._test = Evaluator(self.workload, _on(device, data.test), self._aside)
+        self._test = Evaluator(self.workload, _on(device, data.test), self._aside) if test else None
         self._optimizers = self._make_optimizers(settings)
         self.method = self._make_method(configuration, hyperparameters, device)
         self._observer = None
@@ -240,6 +243,8 @@ class Trial:
             _check_finite(self.workload.metric, metric, step)
             if self._observer is not None:
                 measured |= self._observer(model, seconds_of_epoch)
+            if self._test is not None:
+                measured |= {f"test_{name}": value for name, value in self._test(model).items()}
             measured |= self.method.metrics()
             if last:
                 self._model = model
@@ -276,10 +281,6 @@ class Trial:
         totals = torch.stack([mean, torch.tensor(self._communicator.ledger.wire_bytes(), dtype=torch.float64)])
         self._aside.sum(totals)
         return float(totals[0]) / self._communicator.size, float(totals[1])
-
-    def test(self) -> dict[str, float]:
-        """Loss and metrics of the trained model on the test data, which no search ever sees."""
-        return self._test(self.model)
 
     @property
     def model(self) -> nn.Module:

@@ -133,7 +133,7 @@ class Worker:
             configuration: what to train.
             on_progress: gets each report.
             prunes: says after each report whether to end the training; the ranks agree on it before they go on.
-            test: whether to measure the trained model on the test data too.
+            test: whether to measure the model on the test data too, after every epoch.
             on_trained: gets the trained model.
         """
         self._tell_members({"configuration": configuration.model_dump(), "test": test, "prunes": prunes is not None})
@@ -143,8 +143,7 @@ class Worker:
             seen.append(progress)
             on_progress(progress)
 
-        reports, metrics = self._run(configuration, remember, prunes, test, on_trained)
-        return _outcome(reports, seen, metrics)
+        return _outcome(self._run(configuration, remember, prunes, test, on_trained), seen)
 
     def dismiss(self) -> None:
         """Tell the members that there is nothing more to do."""
@@ -174,11 +173,11 @@ class Worker:
         prunes: Callable[[Progress], bool] | None,
         test: bool,
         on_trained: Callable[[nn.Module], None],
-    ) -> tuple[list[Report], dict[str, float]]:
+    ) -> list[Report]:
         self._serial += 1
         self._raised = False
         family, ledger = MpiFamily(), Ledger()
-        report, metrics = Report(self._control.rank, self.place.hostname), {}
+        report = Report(self._control.rank, self.place.hostname)
         communicator = self._kind()(
             self._control.comm.Dup(),
             [place.node for place in self.places],
@@ -188,12 +187,11 @@ class Worker:
             family=family,
         )
         try:
-            trial = Trial(configuration, communicator, self.place.device)
+            trial = Trial(configuration, communicator, self.place.device, test=test)
             report.notes = list(trial.method.notes)
             report.is_pruned = _train(trial, on_progress, prunes)
             report.notes = list(trial.method.notes)  # a method may have found out more
             if not report.is_pruned:
-                metrics = {f"test_{name}": value for name, value in trial.test().items()} if test else {}
                 on_trained(trial.model)
             report.seconds = trial.seconds()
         except Exception as error:
@@ -207,7 +205,7 @@ class Worker:
             everyone = self._tell(posted)
             self._wait(lambda: family.settle(everyone or []))
         family.close()
-        return reports or [], metrics
+        return reports or []
 
     def _kind(self) -> type[MpiCommunicator]:
         """NCCL where each rank has a GPU to itself; else CUDA tensors are staged in host memory."""
@@ -302,7 +300,8 @@ def _is_uneven(reports: list[Report]) -> bool:
     )
 
 
-def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, float]) -> Outcome:
+def _outcome(reports: list[Report], seen: list[Progress]) -> Outcome:
+    metrics: dict[str, float] = {}
     ledger = Ledger.total([report.ledger for report in reports])
     errors = [report for report in reports if report.error]
     # Peers raise PeerAborted because of the first one; it says nothing of the cause.
@@ -318,12 +317,12 @@ def _outcome(reports: list[Report], seen: list[Progress], metrics: dict[str, flo
         losses = {"train_loss": last.train_loss, "validation_loss": last.validation_loss}
         # Of single layers the curve has the values, and the trial only their means.
         further = {name: value for name, value in last.metrics.items() if "/" not in name}
-        metrics = losses | further | metrics | spent
+        metrics = losses | further | spent
     expected = (Diverged.__name__, NotApplicable.__name__, Stopped.__name__, TrialTimeout.__name__)
     return Outcome(
         state=_state(cause, ended, pruned),
         objective=last.metric if ended and not pruned and last is not None else None,
-        metrics=metrics if ended else {},
+        metrics=metrics,
         seconds=last.seconds if last is not None else 0.0,
         wire_bytes=ledger.wire_bytes(),
         ledger=ledger.rows(),

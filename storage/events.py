@@ -64,7 +64,8 @@ def _trial_started(batch: Batch, event: Event) -> None:
     row = _take(
         event, "number", "attempt", "island", "worker", "generation", "seed", "hyperparameters", "configuration"
     )
-    row |= {"study_id": batch.study_id, "state": "running", "started": event["time"], "host": event.get("host")}
+    row |= {"study_id": batch.study_id, "state": "running", "started": event["time"]}
+    row |= {"host": event.get("host"), "oversubscribed": event.get("oversubscribed")}
     # What a sampler keeps with a trial is for a resume, and may be large.
     proposal = event.get("proposal") or {}
     row["proposal"] = {name: value for name, value in proposal.items() if name not in ("attributes", "genes")} or None
@@ -99,7 +100,8 @@ def _migrated(batch: Batch, event: Event) -> None:
 
 def _host(batch: Batch, event: Event) -> None:
     names = ("time", "world_rank", "island", "worker", "rank", "node", "hostname", "process", "device", "threads")
-    batch.hosts.append({"study_id": batch.study_id, **_take(event, *names)})
+    further = {name: event.get(name) for name in ("processor", "cores")}
+    batch.hosts.append({"study_id": batch.study_id, **_take(event, *names), **further})
 
 
 def _study_started(batch: Batch, event: Event) -> None:

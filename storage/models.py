@@ -20,12 +20,27 @@ class Base(DeclarativeBase):
     }
 
 
+class Benchmark(Base):
+    """Methods tuned and confirmed on workloads: `num_studies` studies, of which those that have begun refer to it."""
+
+    __tablename__ = "benchmark"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    uid: Mapped[str] = mapped_column(String(40))
+    folder: Mapped[str] = mapped_column(Text)
+    definition: Mapped[dict[str, Any]]
+    num_studies: Mapped[int]
+    started: Mapped[float]
+
+
 class Study(Base):
     """One search. Its state is running, complete, stopped or failed.
 
     `curve_metric` is the workload's metric, which every report has, whatever is optimised. `objectives` are names and
     directions, where there are several; metric and direction are then those of the first. `num_refused` counts the
-    configurations that were proposed and not trained.
+    configurations that were proposed and not trained. Of a benchmark, `stage` is tune or confirm, `repeat` counts the
+    independent tunings, and the labels are what the benchmark calls method and workload.
     """
 
     __tablename__ = "study"
@@ -48,12 +63,18 @@ class Study(Base):
     objectives: Mapped[list[Any] | None]
     curve_metric: Mapped[str | None] = mapped_column(String(100))
     num_refused: Mapped[int] = mapped_column(server_default="0")
+    benchmark_id: Mapped[int | None] = mapped_column(ForeignKey("benchmark.id", ondelete="CASCADE"), index=True)
+    stage: Mapped[str | None] = mapped_column(String(20))
+    repeat: Mapped[int | None]
+    method_label: Mapped[str | None] = mapped_column(String(100))
+    workload_label: Mapped[str | None] = mapped_column(String(100))
 
 
 class Trial(Base):
     """One evaluated configuration; `number` counts within the study, `attempt` the retries of a lost trial.
 
     `proposal` says where it comes from: operator, parents, the source of every gene, and what it took to propose it.
+    `oversubscribed`: its ranks shared cores or a GPU, so that its seconds compare with nothing.
     """
 
     __tablename__ = "trial"
@@ -85,6 +106,7 @@ class Trial(Base):
     traceback: Mapped[str | None] = mapped_column(Text)
     objectives: Mapped[list[Any] | None]
     proposal: Mapped[dict[str, Any] | None]
+    oversubscribed: Mapped[bool | None]
 
 
 class Progress(Base):
@@ -149,6 +171,8 @@ class Host(Base):
     process: Mapped[int]
     device: Mapped[str] = mapped_column(String(20))
     threads: Mapped[int]
+    processor: Mapped[str | None] = mapped_column(String(200))
+    cores: Mapped[int | None]
 
 
 class JournalOffset(Base):

@@ -24,10 +24,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from atoll.storage import events
 from atoll.storage.journal import Chunk, Event
-from atoll.storage.models import Host, JournalOffset, LedgerEntry, Migration, Progress, Study, Trial
+from atoll.storage.models import Benchmark, Host, JournalOffset, LedgerEntry, Migration, Progress, Study, Trial
 
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 
@@ -153,6 +153,26 @@ class Store:
             raise StoreError(f"{self} does not hold {wanted}; it holds {', '.join(names) or 'none'}")
         return found
 
+    def benchmark(self, name: str | None = None) -> Benchmark:
+        """The benchmark called `name`, or the newest one. Raises StoreError where there is none."""
+        found = self.benchmarks()
+        if not found or name not in {None, *(benchmark.name for benchmark in found)}:
+            wanted = "a benchmark" if name is None else f"a benchmark named {name!r}"
+            names = ", ".join(sorted(benchmark.name for benchmark in found))
+            raise StoreError(f"{self} does not hold {wanted}; it holds {names or 'none'}")
+        return next(benchmark for benchmark in found if name in (None, benchmark.name))
+
+    def benchmarks(self) -> list[Benchmark]:
+        """All benchmarks, the newest first."""
+        with self._session() as session:
+            return list(session.scalars(sa.select(Benchmark).order_by(Benchmark.started.desc())))
+
+    def studies_of(self, benchmark: Benchmark) -> list[Study]:
+        """The studies of `benchmark` that have begun, in that order."""
+        query = sa.select(Study).where(Study.benchmark_id == benchmark.id).order_by(Study.started, Study.id)
+        with self._session() as session:
+            return list(session.scalars(query))
+
     def leaderboard(self, study: Study, top: int | None = None) -> list[Trial]:
         """The complete trials of `study`, the best first."""
         order = Trial.objective.desc() if study.direction == "maximize" else Trial.objective.asc()
@@ -202,10 +222,11 @@ class Store:
 
     # Writing.
 
-    def delete(self, study: Study) -> None:
-        """Remove `study` and all that belongs to it."""
+    def delete(self, row: Study | Benchmark) -> None:
+        """Remove a study, or a benchmark with its studies, and all that belongs to it."""
+        table = type(row)
         with self._session.begin() as session:
-            session.execute(sa.delete(Study).where(Study.id == study.id))
+            session.execute(sa.delete(table).where(table.id == row.id))
 
     def add_study(self, fields: Mapping[str, Any]) -> int:
         """Add a study, or find the one of the same name and folder; returns its id.
@@ -216,12 +237,37 @@ class Store:
         with self._session.begin() as session:
             known = session.scalars(sa.select(Study).where(Study.name == fields["name"])).first()
             if known is None:
-                known = Study(**fields)
+                row = {name: value for name, value in fields.items() if name != "benchmark"}
+                if (benchmark := fields.get("benchmark")) is not None:
+                    row["benchmark_id"] = self._benchmark_id(session, benchmark)
+                known = Study(**row)
                 session.add(known)
                 session.flush()
             elif (known.folder, known.uid) != (fields["folder"], fields.get("uid")):
                 raise StoreError(self._name_taken(known))
             return known.id
+
+    def _benchmark_id(self, session: Session, fields: Mapping[str, Any]) -> int:
+        """The benchmark that a study belongs to; it is added with the first of them."""
+        known = session.scalars(sa.select(Benchmark).where(Benchmark.name == fields["name"])).first()
+        if known is None:
+            known = Benchmark(**fields)
+            session.add(known)
+            session.flush()
+        self._check_benchmark(known, fields["uid"])
+        return known.id
+
+    def _check_benchmark(self, known: Benchmark | None, uid: str | None) -> None:
+        if known is not None and known.uid != uid:
+            raise StoreError(
+                f"{self} already holds a benchmark named {known.name!r}, with its files in {known.folder}; choose "
+                f"another name, or remove that one with `atoll delete {known.name}`"
+            )
+
+    def check_benchmark_name(self, name: str, uid: str | None) -> None:
+        """Raise StoreError when `name` belongs to a benchmark other than the one with this uid."""
+        with self._session() as session:
+            self._check_benchmark(session.scalars(sa.select(Benchmark).where(Benchmark.name == name)).first(), uid)
 
     def _name_taken(self, study: Study) -> str:
         return (

@@ -168,7 +168,7 @@ class Cifar10Cnn7(_Cifar10):
     """The 7-layer convolutional network of 003, section 4.1, on random crops and mirror images."""
 
     summary: ClassVar[str] = "CIFAR-10, 28x28 crops, the 7-layer convolutional network of EASGD's experiments"
-    target: ClassVar[float | None] = 0.79
+    target: float | None = 0.79
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Pixels in [0, 1]; random crops of 28x28 and mirror images in training, the centre otherwise."""
@@ -210,7 +210,7 @@ class Cifar10LowRank(_Cifar10):
     """
 
     summary: ClassVar[str] = "CIFAR-10, low-rank (5x1 then 1x5) convolutions, EASGD tree's experiments"
-    target: ClassVar[float | None] = 0.82
+    target: float | None = 0.82
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Pixels centred and scaled by each channel's mean and deviation over the training images."""
@@ -256,7 +256,7 @@ class Cifar10Vgg16(_Padded):
     """VGG16 (Simonyan and Zisserman, 2015) with batch normalisation and one linear layer (001 section 5.3.2)."""
 
     summary: ClassVar[str] = "CIFAR-10, VGG16 with batch normalisation, AB training's experiments"
-    target: ClassVar[float | None] = 0.9
+    target: float | None = 0.9
     epochs: ClassVar[int] = 150
 
     def model(self) -> nn.Module:
@@ -281,7 +281,7 @@ class Cifar10MiniVit(_Padded):
     """The vision transformer of 001, section 4.4.4: ViT-B/16's width with half its layers, heads and patch size."""
 
     summary: ClassVar[str] = "CIFAR-10, a vision transformer of 6 layers and width 768, OIALR's experiments"
-    target: ClassVar[float | None] = 0.83
+    target: float | None = 0.83
     epochs: ClassVar[int] = 200
 
     def check_data(self, folder: Path | None) -> None:
@@ -298,7 +298,7 @@ class Cifar10MiniVitSmall(Cifar10MiniVit):
     """The same with width 96, for a machine without GPUs."""
 
     summary: ClassVar[str] = "CIFAR-10, the vision transformer of OIALR's experiments with width 96"
-    target: ClassVar[float | None] = 0.6
+    target: float | None = 0.6
     epochs: ClassVar[int] = 60
 
     def model(self) -> nn.Module:

@@ -19,7 +19,7 @@ class Cifar10Nas(Cifar10LowRank):
     Hyperparameters: ClassVar[type] = ArchitectureHyperparameters
     search_space: ClassVar[SearchSpace] = SPACE
     summary: ClassVar[str] = "CIFAR-10, the architecture search of bigearthnet on a small residual network"
-    target: ClassVar[float | None] = None
+    target: float | None = None
     epochs: ClassVar[int] = 10
 
     def model(self) -> nn.Module:

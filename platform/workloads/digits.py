@@ -35,7 +35,7 @@ class DigitsMlp(Classification):
     """Two hidden layers on 64 pixels."""
 
     summary: ClassVar[str] = "handwritten digits 8x8, a multi-layer perceptron 64-64-64-10"
-    target: ClassVar[float | None] = 0.97
+    target: float | None = 0.97
 
     def load(self, folder: Path | None) -> Data:
         """1,257 training, 270 validation and 270 test images, (n, 64)."""
@@ -50,7 +50,7 @@ class DigitsCnn(Classification):
     """Two convolutions on 8x8 pixels."""
 
     summary: ClassVar[str] = "handwritten digits 8x8, two convolutions with batch normalisation"
-    target: ClassVar[float | None] = 0.98
+    target: float | None = 0.98
 
     def load(self, folder: Path | None) -> Data:
         """As digits_mlp, with images (n, 1, 8, 8)."""

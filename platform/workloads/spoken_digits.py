@@ -97,7 +97,7 @@ class SpokenDigitsMlp(Classification):
     """Classify single frames of speech; one frame does not tell much, so accuracies are far below 1."""
 
     summary: ClassVar[str] = "spoken digits, frames of 40 log-mel features by digit, a perceptron 40-128-128-10"
-    target: ClassVar[float | None] = 0.35
+    target: float | None = 0.35
     epochs: ClassVar[int] = 5
 
     def check_data(self, folder: Path | None) -> None:

@@ -65,7 +65,7 @@ class Workload(ABC):
     summary: ClassVar[str] = ""
     metric: ClassVar[str] = "accuracy"
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
-    target: ClassVar[float | None] = None
+    target: float | None = None
     epochs: ClassVar[int] = 20
     further_metrics: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType({})
 

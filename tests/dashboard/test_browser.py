@@ -1,9 +1,9 @@
 """The dashboard in a real browser, while a search's journal grows."""
 
-import shutil
 import subprocess
 import sys
 
+import browser
 import journals
 import pytest
 from commands import wait_until
@@ -12,15 +12,7 @@ from atoll.storage.journal import JournalWriter
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import Store
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium"),
-]
+pytestmark = browser.NEEDED
 
 
 @pytest.fixture
@@ -50,20 +42,12 @@ def live_search(tmp_path):
 
 @pytest.fixture
 def page():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1500, "height": 1100})
-        opened.set_default_timeout(30_000)
+    with browser.opened(1500, 1100) as opened:
         yield opened
-        browser.close()
 
 
 def test_from_the_study_list_to_a_trials_curve_while_the_search_runs(live_search, page):
     lines, url = live_search
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url)
     page.click(".ag-cell a")
     page.wait_for_url("**/study/s")
@@ -96,7 +80,7 @@ def test_from_the_study_list_to_a_trials_curve_while_the_search_runs(live_search
     assert page.inner_text(f"{rows}[row-index='0'] [col-id='accuracy']") == "0.99"
     assert page.locator(f"{rows}.ag-row-selected [col-id='trial']").inner_text() == "1"
     assert "3 complete" in page.inner_text("#study-summary")
-    assert errors == []
+    assert page.failures == []
 
 
 def test_columns_sort_and_filter(live_search, page):

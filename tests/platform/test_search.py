@@ -214,6 +214,25 @@ def test_a_budget_of_seconds(tmp_path):
     assert "a budget can only grow" in smaller.stderr
 
 
+def test_a_budget_of_busy_seconds(tmp_path):
+    """Nothing starts once it is used up; what is in training then, one trial a worker, is trained to its end."""
+    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "busy_seconds": 4.0, "epochs": 2}
+    study["topology"] = {"islands": 2}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    atoll("search", "study.yaml", cwd=tmp_path)
+    store, row = read(tmp_path)
+    trials = store.trials(row)
+    assert row.state == "complete"
+    order = sorted(trials, key=lambda t: t.started)
+    for place, trial in enumerate(order):
+        before = [t for t in order[:place] if t.finished <= trial.started - 0.1]  # 0.1 s for a message to arrive
+        assert sum(t.finished - t.started for t in before) < 4.0
+    assert sum(t.finished - t.started for t in trials) >= 4.0 - 0.01 * len(trials)  # which journal lines may take
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"busy_seconds": 2.0}))
+    smaller = atoll("search", "study.yaml", "--resume", cwd=tmp_path, code=1)
+    assert "a budget can only grow" in smaller.stderr
+
+
 def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
     search = start(*SLOW, "--trials", "10", cwd=tmp_path, env={"FAIL": "slow"})
     folder = tmp_path / "atoll-studies" / "s"

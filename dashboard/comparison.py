@@ -1,0 +1,262 @@
+"""Figures that compare methods: from a comparison to figures, without a store or a browser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.colors import qualitative
+from plotly.subplots import make_subplots
+
+from atoll.analysis import score
+from atoll.analysis.comparison import Comparison, TuningCurve
+from atoll.analysis.statistics import LEVEL, Estimate, Separation
+
+COLORS = (*qualitative.Safe, *qualitative.Vivid)
+COLUMNS = 3
+
+
+def color_of(methods: Sequence[str], method: str) -> str:
+    """The same color for a method in every figure."""
+    return str(COLORS[list(methods).index(method) % len(COLORS)])
+
+
+def _styled(figure: go.Figure, height: int = 380, **more: object) -> go.Figure:
+    layout = {"template": "plotly_white", "height": height, "margin": {"l": 70, "r": 20, "t": 50, "b": 60}}
+    return figure.update_layout(**layout | more)
+
+
+def _panels(workloads: Sequence[str]) -> tuple[go.Figure, dict[str, dict[str, int]], int]:
+    """A figure with a panel for each workload, the place of each, and its height."""
+    columns = max(1, min(COLUMNS, len(workloads)))
+    rows = max(1, math.ceil(len(workloads) / columns))
+    figure = make_subplots(rows, columns, subplot_titles=list(workloads), vertical_spacing=0.3 / rows)
+    places = {w: {"row": 1 + index // columns, "col": 1 + index % columns} for index, w in enumerate(workloads)}
+    return figure, places, 80 + 320 * rows
+
+
+def profiles(comparison: Comparison, by: str) -> go.Figure:
+    """The share of workloads on which a method's time is at most so many times the best one (Dolan and Moré 2002)."""
+    figure, tau = go.Figure(), np.linspace(1, score.LARGEST_RATIO, 301)
+    for method, ratios in comparison.scores[by].ratios.items():
+        share = score.profile(np.array(ratios), tau)
+        figure.add_scatter(
+            x=tau,
+            y=share,
+            name=method,
+            mode="lines",
+            line={"shape": "hv", "color": color_of(comparison.methods, method)},
+        )
+    figure.update_xaxes(title=f"{by} to the target, over the best method's")
+    figure.update_yaxes(title="share of workloads", range=[-0.02, 1.02])
+    return _styled(figure)
+
+
+def scores(comparison: Comparison, by: str) -> go.Figure:
+    """Scores with their intervals, the best first."""
+    figure = go.Figure()
+    for row in comparison.scores[by].rows:
+        low, high = row.score_interval or (row.score, row.score)
+        figure.add_bar(
+            x=[row.method],
+            y=[row.score],
+            marker_color=color_of(comparison.methods, row.method),
+            error_y={"type": "data", "symmetric": False, "array": [high - row.score], "arrayminus": [row.score - low]},
+            showlegend=False,
+        )
+    figure.update_yaxes(title=f"score by {by} (95 %)", range=[0, 1.05])
+    return _styled(figure)
+
+
+def quality(comparison: Comparison) -> go.Figure:
+    """Every confirmation's quality on the test data, a panel for each workload; the line is the target's."""
+    figure, places, height = _panels(comparison.workloads)
+    for workload, target in comparison.targets.items():
+        figure.add_hline(y=target, line_dash="dot", line_color="#777", **places[workload])
+    for method in comparison.methods:
+        for workload in comparison.workloads:
+            rows = [r for r in comparison.confirmations if (r.method, r.workload) == (method, workload)]
+            figure.add_box(
+                y=[row.quality for row in rows],
+                name=method,
+                boxpoints="all",
+                pointpos=0,
+                jitter=0.4,
+                marker_color=color_of(comparison.methods, method),
+                showlegend=False,
+                **places[workload],
+            )
+    figure.update_yaxes(title="metric on test data")
+    return _styled(figure, height)
+
+
+def times(comparison: Comparison, by: str) -> go.Figure:
+    """Every confirmation's time to the target, a panel for each workload; crosses on top missed it."""
+    figure, places, height = _panels(comparison.workloads)
+    for workload in comparison.workloads:
+        reached = [getattr(r, by) for r in comparison.confirmations if r.workload == workload and r.is_reached]
+        top = 1.15 * max(reached, default=1.0)
+        for method in comparison.methods:
+            rows = [r for r in comparison.confirmations if (r.method, r.workload) == (method, workload)]
+            figure.add_scatter(
+                x=[method] * len(rows),
+                y=[getattr(row, by) if row.is_reached else top for row in rows],
+                mode="markers",
+                marker={
+                    "color": color_of(comparison.methods, method),
+                    "symbol": ["circle" if row.is_reached else "x" for row in rows],
+                    "size": 9,
+                },
+                hovertext=["" if row.is_reached else "missed" for row in rows],
+                showlegend=False,
+                **places[workload],
+            )
+    figure.update_yaxes(title=f"{by} to the target", rangemode="tozero")
+    return _styled(figure, height)
+
+
+def traffic(comparison: Comparison) -> go.Figure:
+    """Quality against the bytes sent, medians; as a share of the target where a workload has one."""
+    figure, places, height = _panels(comparison.workloads)
+    for cell in comparison.cells:
+        if cell.quality is not None and math.isfinite(cell.quality.value):
+            figure.add_scatter(
+                x=[cell.wire_bytes / 1e6],
+                y=[cell.quality.value],
+                mode="markers+text",
+                text=[cell.method],
+                textposition="top center",
+                marker={"color": color_of(comparison.methods, cell.method), "size": 11},
+                showlegend=False,
+                **places[cell.workload],
+            )
+    figure.update_xaxes(title="sent by all ranks (MB)", rangemode="tozero")
+    figure.update_yaxes(title="metric on test data, median")
+    return _styled(figure, height)
+
+
+def tuning(comparison: Comparison, against: str = "trials") -> go.Figure:
+    """The best objective so far, against trials or busy seconds: what a smaller tuning budget would have found."""
+    figure, places, height = _panels(comparison.workloads)
+    shown = set()
+    for curve in comparison.tuning:
+        figure.add_scatter(
+            x=curve.busy_seconds if against == "busy seconds" else list(range(1, len(curve.best) + 1)),
+            y=curve.best,
+            mode="lines",
+            line={"shape": "hv", "color": color_of(comparison.methods, curve.method)},
+            name=curve.method,
+            legendgroup=curve.method,
+            showlegend=curve.method not in shown,
+            **places[curve.workload],
+        )
+        shown.add(curve.method)
+    figure.update_xaxes(title=f"tuning budget ({against})")
+    figure.update_yaxes(title=_objective(comparison.tuning))
+    return _styled(figure, height)
+
+
+def expected(comparison: Comparison) -> go.Figure:
+    """The expected best of k complete trials drawn at random: the tuning curve without the luck of their order."""
+    figure, places, height = _panels(comparison.workloads)
+    shown = set()
+    for curve in comparison.tuning:
+        figure.add_scatter(
+            x=list(range(1, len(curve.expected) + 1)),
+            y=curve.expected,
+            mode="lines",
+            line={"color": color_of(comparison.methods, curve.method)},
+            name=curve.method,
+            legendgroup=curve.method,
+            showlegend=curve.method not in shown,
+            **places[curve.workload],
+        )
+        shown.add(curve.method)
+    figure.update_xaxes(title="complete trials, k")
+    figure.update_yaxes(title=f"expected best {_objective(comparison.tuning)}")
+    return _styled(figure, height)
+
+
+def _objective(curves: Sequence[TuningCurve]) -> str:
+    names = list(dict.fromkeys(curve.objective for curve in curves))
+    return names[0] if len(names) == 1 else "objective"
+
+
+def intervals(estimates: dict[str, Estimate], methods: Sequence[str], title: str) -> go.Figure:
+    """A point and a 95 % interval for each method."""
+    figure = go.Figure()
+    for method, estimate in estimates.items():
+        low, high = estimate.interval or (estimate.value, estimate.value)
+        figure.add_scatter(
+            x=[estimate.value],
+            y=[method],
+            mode="markers",
+            marker={"size": 11, "color": color_of(methods, method)},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [high - estimate.value],
+                "arrayminus": [estimate.value - low],
+            },
+            showlegend=False,
+        )
+    figure.update_xaxes(title=title)
+    figure.update_yaxes(autorange="reversed")
+    return _styled(figure, 120 + 40 * len(estimates))
+
+
+def improvement(comparison: Comparison) -> go.Figure:
+    """How likely a seed of the row's method beats one of the column's."""
+    methods = comparison.methods
+    values = [
+        [comparison.improvement.get(ours, {}).get(theirs, Estimate(math.nan, None)).value for theirs in methods]
+        for ours in methods
+    ]
+    text = [["" if math.isnan(value) else f"{value:.2f}" for value in row] for row in values]
+    figure = go.Figure(
+        go.Heatmap(x=methods, y=methods, z=values, zmin=0, zmax=1, colorscale="RdBu", text=text, texttemplate="%{text}")
+    )
+    figure.update_xaxes(title="beats")
+    figure.update_yaxes(autorange="reversed")
+    return _styled(figure, 160 + 40 * len(methods))
+
+
+def groups(separation: Separation) -> list[list[str]]:
+    """The largest sets of methods, by mean rank, of which no pair is separated."""
+    order = sorted(separation.ranks, key=lambda method: separation.ranks[method])
+    p = separation.p | {(b, a): value for (a, b), value in separation.p.items()}
+    found: list[list[str]] = []
+    for start in range(len(order)):
+        end = start + 1
+        while end < len(order) and all(p[other, order[end]] > 1 - LEVEL for other in order[start:end]):
+            end += 1
+        if end - start > 1 and not (found and order[end - 1] in found[-1]):
+            found.append(order[start:end])
+    return found
+
+
+def critical_difference(separation: Separation, methods: Sequence[str]) -> go.Figure:
+    """Mean ranks over workloads; bars join what Wilcoxon's test, after Holm's correction, does not separate."""
+    figure = go.Figure()
+    order = sorted(separation.ranks, key=lambda method: separation.ranks[method])
+    for place, method in enumerate(order):
+        rank = separation.ranks[method]
+        figure.add_scatter(
+            x=[rank, rank],
+            y=[0, -1 - place],
+            mode="lines+markers+text",
+            text=["", f"{method} ({rank:.2f})"],
+            textposition="middle right",
+            marker={"size": [8, 1]},
+            line={"color": color_of(methods, method)},
+            showlegend=False,
+        )
+    for place, group in enumerate(groups(separation)):
+        ends = [separation.ranks[group[0]] - 0.03, separation.ranks[group[-1]] + 0.03]
+        height = [-0.25 - 0.2 * place] * 2
+        figure.add_scatter(x=ends, y=height, mode="lines", line={"width": 6, "color": "#333"}, showlegend=False)
+    figure.update_xaxes(title="mean rank (1 is the best)", side="top", range=[0.8, len(order) + 0.8])
+    figure.update_yaxes(visible=False)
+    return _styled(figure, 160 + 35 * len(order))

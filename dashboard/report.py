@@ -1,0 +1,262 @@
+"""A benchmark's report: one page that holds all it needs, as JSON, or as a table for `atoll score`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import plotly.graph_objects as go
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from atoll.analysis import comparison as comparing
+from atoll.analysis.comparison import Cell, Comparison
+from atoll.analysis.score import MethodScore
+from atoll.analysis.statistics import Estimate
+from atoll.dashboard import comparison as figures
+from atoll.storage.models import Benchmark, Study
+from atoll.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; columns whose titles are in `numbers` are set to the right."""
+
+    title: str
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    numbers: frozenset[str] = frozenset()
+
+
+def html(store: Store, benchmark: Benchmark) -> str:
+    """The page: tables, figures, commands, versions, hardware and seeds; it fetches nothing."""
+    comparison = comparing.compare(store, benchmark)
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    template = environment.from_string(resources.files("atoll.dashboard").joinpath("templates/report.html").read_text())
+    return template.render(
+        comparison=comparison,
+        plotly=Markup(get_plotlyjs()),
+        tables=[results(comparison), *score_tables(comparison)],
+        sections=sections(comparison),
+        appendix=[
+            configurations(comparison),
+            failures(comparison),
+            hardware(store, benchmark),
+            versions(store, benchmark),
+            seeds(store, benchmark),
+        ],
+        commands=commands(benchmark),
+        definition=yaml.safe_dump(benchmark.definition, sort_keys=False),
+        show=show,
+    )
+
+
+def show(table: Table) -> Markup:
+    """A table in HTML, escaped; nothing where it has no rows."""
+    if not table.rows:
+        return Markup("")
+    kinds = [Markup(' class="number"') if column in table.numbers else "" for column in table.columns]
+    cell = Markup("<{}{}>{}</{}>")
+    head = Markup("").join(cell.format("th", k, c, "th") for k, c in zip(kinds, table.columns, strict=True))
+    body = Markup("").join(
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(cell.format("td", k, value, "td") for k, value in zip(kinds, row, strict=True))
+        )
+        for row in table.rows
+    )
+    page = '<h2>{}</h2><p class="caption">{}</p><div class="scroll"><table><tr>{}</tr>{}</table></div>'
+    return Markup(page).format(table.title, table.caption, head, body)
+
+
+def number(value: float | None, unit: float = 1.0) -> str:
+    """A number as a table shows it."""
+    if value is None or math.isnan(value):
+        return "–"
+    return ("∞" if value > 0 else "–∞") if math.isinf(value) else f"{value / unit:.4g}"
+
+
+def estimate(found: Estimate | None) -> str:
+    """A number and its interval."""
+    if found is None:
+        return "–"
+    if found.interval is None:
+        return number(found.value)
+    return f"{number(found.value)} ({number(found.interval[0])}, {number(found.interval[1])})"
+
+
+COLUMNS: dict[str, Callable[[Cell], str]] = {
+    "workload": lambda cell: cell.workload,
+    "method": lambda cell: cell.method,
+    "metric on test data": lambda cell: estimate(cell.quality),
+    "reached": lambda cell: f"{cell.num_reached} of {cell.num_trained}",
+    "failed": lambda cell: str(cell.num_failed),
+    "seconds to target": lambda cell: estimate(cell.seconds),
+    "steps to target": lambda cell: estimate(cell.steps),
+    "sent (MB)": lambda cell: number(cell.wire_bytes, 1e6),
+    "peak memory (MB)": lambda cell: number(cell.peak_memory, 1e6),
+    "trainable": lambda cell: "–" if math.isnan(cell.trainable_share) else f"{cell.trainable_share:.1%}",
+    "tuning trials (failed)": lambda cell: f"{cell.num_tuned} ({cell.num_tuning_failures})",
+}
+
+
+def results(comparison: Comparison) -> Table:
+    """Every method on every workload."""
+    rows = [[value(cell) for value in COLUMNS.values()] for cell in comparison.cells if cell.num_trained]
+    caption = (
+        "Medians over confirmations with fresh seeds, 95 % bootstrap intervals. Tuned on validation data, measured on "
+        "test data; a target that is missed is infinite. Seconds are of training, without evaluation."
+    )
+    return Table("Results", caption, list(COLUMNS), rows, frozenset(list(COLUMNS)[2:]))
+
+
+def score_tables(comparison: Comparison) -> list[Table]:
+    """Scores and ranks by seconds and by steps."""
+    columns: dict[str, Callable[[MethodScore], str]] = {
+        "rank": lambda row: str(row.rank),
+        "method": lambda row: row.method,
+        "score": lambda row: f"{row.score:.3f}",
+        "score, 95 %": lambda row: (
+            "–" if row.score_interval is None else "{:.3f} to {:.3f}".format(*row.score_interval)
+        ),
+        "rank, 95 %": lambda row: "–" if row.rank_interval is None else "{:.0f} to {:.0f}".format(*row.rank_interval),
+        "first with probability": lambda row: "–" if row.first is None else f"{row.first:.0%}",
+        "rank without a method": lambda row: _listed(row.rank_without_method),
+        "rank without a workload": lambda row: _listed(row.rank_without_workload),
+    }
+    return [
+        Table(
+            f"Score by {by} to the target",
+            "AlgoPerf's: the mean of max(0, 4 - r)/3, r the time over the best method's. "
+            f"{scored.verdict[0].upper()}{scored.verdict[1:]}.",
+            list(columns),
+            [[value(row) for value in columns.values()] for row in scored.rows],
+            frozenset({"rank", "score"}),
+        )
+        for by, scored in comparison.scores.items()
+    ]
+
+
+def _listed(ranks: Mapping[str, int]) -> str:
+    return ", ".join(f"{left_out}: {rank}" for left_out, rank in ranks.items())
+
+
+def sections(comparison: Comparison) -> list[dict[str, Any]]:
+    """The figures with their titles and captions."""
+    if not comparison.confirmations:
+        return []
+    by = "seconds" if comparison.scores["seconds"].rows else "steps"
+    found = [
+        ("Quality", "Every confirmation, on data that tuning never scored.", figures.quality(comparison)),
+        ("Time to target", "Every confirmation; a cross on top missed the target.", figures.times(comparison, by)),
+    ]
+    if comparison.scores[by].rows:
+        found += [
+            ("Performance profiles", comparison.scores[by].verdict, figures.profiles(comparison, by)),
+            ("Scores", "The integral of the profiles, with 95 % intervals.", figures.scores(comparison, by)),
+        ]
+    if comparison.quality:
+        found += [
+            (
+                "Interquartile mean",
+                "Of quality as a share of the target, over workloads; stratified bootstrap, 95 %. Wilcoxon's test over "
+                f"workloads, with Holm's correction: {separation_words(comparison)}.",
+                figures.intervals(comparison.quality, comparison.methods, "share of the target"),
+            ),
+            (
+                "Probability of improvement",
+                "That a seed of the row's method beats one of the column's, averaged over workloads.",
+                figures.improvement(comparison),
+            ),
+        ]
+    if comparison.separation is not None and comparison.separation.is_possible:
+        shown = figures.critical_difference(comparison.separation, comparison.methods)
+        found.append(("Critical difference", "Wilcoxon's test with Holm's correction, over workloads.", shown))
+    found += [
+        ("Quality and traffic", "Medians over confirmations.", figures.traffic(comparison)),
+        ("Tuning", "What a smaller tuning budget would have found.", figures.tuning(comparison)),
+        ("Tuning, by busy seconds", "The same against time inside trials.", figures.tuning(comparison, "busy seconds")),
+        ("Tuning, expected", "The expected best of k trials in random order.", figures.expected(comparison)),
+    ]
+    return [{"title": title, "caption": caption, "figure": _embedded(figure)} for title, caption, figure in found]
+
+
+def _embedded(figure: go.Figure) -> Markup:
+    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False}))
+
+
+def separation_words(comparison: Comparison) -> str:
+    """What the test over workloads says."""
+    found = comparison.separation
+    if found is None:
+        return f"cannot tell: a test over workloads takes {comparing.FEWEST_WORKLOADS} workloads or more"
+    if not found.is_possible:
+        return f"cannot separate any pair: so many methods on so few workloads give no p below {found.smallest:.3f}"
+    pairs = [f"{a} and {b} (p = {p:.3f})" for (a, b), p in found.p.items() if p <= 0.05]
+    return f"separated: {', '.join(pairs)}" if pairs else "cannot separate any pair"
+
+
+def configurations(comparison: Comparison) -> Table:
+    """What tuning chose."""
+    rows = [
+        [cell.workload, cell.method, ", ".join(f"{name} = {value}" for name, value in configuration.items())]
+        for cell in comparison.cells
+        for configuration in cell.configurations
+    ]
+    return Table("Tuned configurations", "", ["workload", "method", "configuration"], rows)
+
+
+def failures(comparison: Comparison) -> Table:
+    """Why confirmations failed."""
+    rows = [
+        [row.workload, row.method, row.study, row.reason] for row in comparison.confirmations if row.state == "failed"
+    ]
+    return Table("Failed confirmations", "", ["workload", "method", "repeat.seed", "reason"], rows)
+
+
+def hardware(store: Store, benchmark: Benchmark) -> Table:
+    """Where the ranks of the confirmations ran."""
+    rows: dict[tuple[str, ...], None] = {}
+    for study in _confirmed(store, benchmark):
+        for host in store.hosts(study):
+            of = (host.hostname, host.device.partition(":")[0], host.processor or "–", number(host.cores))
+            rows[(*of, str(host.threads))] = None
+    columns = ["host", "device", "processor", "cores", "threads of a rank"]
+    return Table("Hardware", "", columns, [list(row) for row in rows])
+
+
+def versions(store: Store, benchmark: Benchmark) -> Table:
+    """Of what the results depend on."""
+    found: dict[tuple[str, str], None] = {}
+    for study in _confirmed(store, benchmark):
+        for trial in store.trials(study)[:1]:
+            found |= dict.fromkeys(trial.configuration.get("versions", {}).items())
+    return Table("Versions", "", ["package", "version"], [list(row) for row in found])
+
+
+def seeds(store: Store, benchmark: Benchmark) -> Table:
+    """Which seeds were used."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for study in store.studies_of(benchmark):
+        own = {trial.seed for trial in store.trials(study)}
+        found.setdefault((str(study.stage), str(study.repeat)), set()).update(own)
+    rows = [[stage, repeat, f"{min(used)} to {max(used)}"] for (stage, repeat), used in found.items() if used]
+    return Table("Seeds", "Trial n trains with its study's seed + n.", ["stage", "repeat", "seeds"], rows)
+
+
+def _confirmed(store: Store, benchmark: Benchmark) -> Sequence[Study]:
+    return [study for study in store.studies_of(benchmark) if study.stage == "confirm"]
+
+
+def commands(benchmark: Benchmark) -> str:
+    """What makes the same benchmark again; trial n of a study trains with the study's seed + n."""
+    return (
+        f"# the file below as {benchmark.name}.yaml; its seeds are in it\n"
+        f"atoll benchmark {benchmark.name}.yaml --outside\n"
+        f"atoll report {benchmark.name} -o {benchmark.name}.html"
+    )

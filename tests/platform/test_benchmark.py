@@ -1,0 +1,143 @@
+"""The benchmark file: its parts and studies, its bundled files, and what cannot be."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atoll.platform import benchmark as benchmarks
+from atoll.platform import bundled, checks
+from atoll.platform.benchmark import FIRST_CONFIRMATION_SEED, SEEDS_PER_REPEAT, Benchmark
+from atoll.platform.yamlfile import FileError
+
+SMALL = {
+    "name": "b",
+    "methods": ["ddp", {"method": "daso", "space": {"B": {"low": 1, "high": 2}}}],
+    "workloads": [{"workload": "digits_mlp", "target": 0.9, "epochs": 2}, "digits_cnn"],
+    "tuning": {"trials": 4, "repeats": 2},
+    "confirmation": {"best": 2, "seeds": 3},
+    "space": {"batch_size": 32},
+}
+
+
+def make(**changes):
+    return Benchmark.model_validate(SMALL | changes)
+
+
+def load(tmp_path, content, **more):
+    file = tmp_path / "b.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return benchmarks.load(str(file), **more)
+
+
+def test_tuning_comes_first_and_methods_take_turns():
+    names = [part.name for part in make().parts()]
+    assert len(names) == 2 * 2 * 2 * 2
+    assert names[:5] == [
+        "digits_mlp.ddp.tune-0",
+        "digits_mlp.daso.tune-0",
+        "digits_mlp.ddp.tune-1",
+        "digits_mlp.daso.tune-1",
+        "digits_cnn.ddp.tune-0",
+    ]
+    assert all(".tune-" in name for name in names[:8])
+    assert all(".confirm-" in name for name in names[8:])
+
+
+def test_every_method_gets_the_same_but_for_its_own_space(tmp_path):
+    studies = {p.name: make().study(p, tmp_path) for p in make().parts() if p.stage == "tune"}
+    ddp, daso = studies["digits_mlp.ddp.tune-0"], studies["digits_mlp.daso.tune-0"]
+    for field in ("trials", "sampler", "seed", "topology", "epochs", "target", "pruning", "objectives"):
+        assert getattr(ddp, field) == getattr(daso, field), field
+    assert ddp.default_first
+    assert "B" in daso.search_space().limits()
+    assert "batch_size" not in {*ddp.search_space().limits(), *daso.search_space().limits()}
+    assert dict(daso.search_space().fixed)["batch_size"] == dict(ddp.search_space().fixed)["batch_size"] == 32
+    assert ddp.problem().target == 0.9
+    assert studies["digits_cnn.ddp.tune-0"].problem().target == 0.98  # the workload's own
+    assert studies["digits_mlp.ddp.tune-1"].seed == ddp.seed + SEEDS_PER_REPEAT
+
+
+def test_a_confirmation_trains_every_configuration_with_seeds_that_tuning_did_not_use(tmp_path):
+    part = next(part for part in make().parts() if part.stage == "confirm")
+    found = [{"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": 0.2, "momentum": 0.9}]
+    study = make().study(part, tmp_path, found)
+    assert study.trials == 6
+    assert study.seed == FIRST_CONFIRMATION_SEED
+    assert study.confirm.trials() == found * 3
+    assert study.topology.shape().world_size == 2  # nothing trains beside it
+    seeds = {study.seed + number for number in range(study.trials)}
+    tuned = next(make().study(p, tmp_path) for p in make().parts() if p.stage == "tune")
+    assert not seeds & {tuned.seed + number for number in range(tuned.trials)}
+
+
+def test_optimizer_settings_that_mean_nothing_to_a_method_are_left_out_of_it(tmp_path):
+    some = make(methods=["ddp", "mac"], workloads=["digits_mlp"], space={"momentum": 0.5})
+    ddp, mac = (some.study(part, tmp_path) for part in list(some.parts())[:2])
+    assert dict(ddp.search_space().fixed)["momentum"] == 0.5
+    assert "momentum" not in mac.space
+
+
+@pytest.mark.parametrize("name", bundled.names("benchmarks"))
+def test_bundled_benchmarks_can_run(name, tmp_path):
+    """All but the data is checked, of every study; each but the smallest has a small form that needs no data."""
+    for scale in (None, "small") if name != "tiny" else (None,):
+        found = benchmarks.load(name, scale)
+        assert found.name == name
+        for part in found.parts():
+            if part.stage == "tune":
+                study = found.study(part, tmp_path)
+                study.search_space()
+                if scale == "small" or name == "tiny":
+                    checks.check(study)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": []}, "at least 1 item"),
+        ({"methods": ["ddp", "ddp"]}, "names must differ; give those that enter twice a name: ddp"),
+        ({"methods": ["dddp"]}, "method must be one of .* got 'dddp'"),
+        ({"workloads": [{"workload": "digits_mlp", "variant_of": "x"}]}, "a variant of x, which must be one of"),
+        ({"tuning": {"sampler": {"name": "grid"}}}, "a grid is not the same budget"),
+        ({"tuning": {"trials": 10**6}}, "trials must be at most 500000"),
+        ({"name": "a/b"}, "a name has up to 40"),
+        ({"budget": 3}, "budget"),
+    ],
+)
+def test_what_cannot_be(tmp_path, changes, message):
+    with pytest.raises(FileError, match=message):
+        load(tmp_path, SMALL | changes)
+
+
+def test_files_that_are_not_there():
+    with pytest.raises(FileError, match=r"none of that name is bundled; bundled are .*tiny"):
+        benchmarks.load("tinny")
+    with pytest.raises(FileError, match=r"no-such\.yaml: No such file"):
+        benchmarks.load("no-such.yaml")
+
+
+def test_a_scale_changes_what_it_names(tmp_path):
+    content = SMALL | {"scales": {"small": {"tuning": {"repeats": 1}, "workloads": ["digits_cnn"]}}}
+    small = load(tmp_path, content, scale="small")
+    assert (small.tuning.trials, small.tuning.repeats) == (4, 1)
+    assert [entry.name for entry in small.workloads] == ["digits_cnn"]
+    assert len(load(tmp_path, content).workloads) == 2
+    with pytest.raises(FileError, match="has no scale 'large'; it has small"):
+        load(tmp_path, content, scale="large")
+
+
+def test_code_must_lie_in_the_files_folder(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "own.py").write_text("")
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    with pytest.raises(FileError, match=r"own\.py"):
+        load(inner, SMALL | {"methods": [f"{other / 'own.py'}:Own"]}, inside=True)
+
+
+def test_a_study_that_cannot_be_names_its_part(tmp_path):
+    wrong = make(methods=[{"method": "daso", "space": {"wurst": 3}}])
+    with pytest.raises(ValueError, match="wurst"):
+        checks.check(wrong.study(next(wrong.parts()), Path(tmp_path)))

@@ -1,0 +1,54 @@
+"""The budget of busy seconds, on mailboxes inside one process."""
+
+from atoll.platform import resume
+from atoll.platform.busy import BusyBudget
+from atoll.platform.local_mailbox import LocalMailbox
+
+
+def budgets(size, seconds):
+    return [BusyBudget(box, seconds) for box in LocalMailbox.connected(size)]
+
+
+def serve(some):
+    for _ in range(2):
+        for one in some:
+            one.serve()
+
+
+def test_what_all_spend_counts_and_all_hear_of_the_end():
+    first, second, third = some = budgets(3, 10.0)
+    for one in some:
+        one.spend(3.0)
+    serve(some)
+    assert [one.is_over for one in some] == [False] * 3  # 9 seconds
+    third.spend(1.0)
+    serve(some)
+    assert [one.is_over for one in some] == [True] * 3
+    second.spend(2.0)  # what was in training then
+    serve(some)
+    assert first.is_over
+
+
+def test_without_a_budget_nothing_is_sent():
+    one, other = budgets(2, None)
+    other.spend(1e9)
+    assert one._mailbox.take(14) is None
+    assert not one.is_over
+
+
+def test_past_trials_count_but_lost_ones_do_not():
+    def started(number):
+        fields = {"island": 0, "generation": 0, "hyperparameters": {}, "worker": 0}
+        return {"event": "trial_started", "number": number, "attempt": 0, "time": 0.0} | fields
+
+    def ended(number, seconds, state):
+        fields = {"state": state, "busy_seconds": seconds}
+        return {"event": "trial_ended", "number": number, "attempt": 0, "time": 0.0} | fields
+
+    lost = {"event": "trial_lost", "number": 2, "attempt": 0, "time": 30.0, "reason": ""}
+    events = [started(0), started(1), ended(0, 3.0, "complete"), ended(1, 5.0, "failed"), started(2), lost]
+    past = resume.read(events)
+    assert past.busy_seconds() == 3.0 + 5.0
+    assert past.used_up(None, None, 8.0)
+    assert not past.used_up(None, None, 8.001)
+    assert not past.used_up(None, None)

@@ -1,0 +1,33 @@
+"""A headless Chromium, and pages in it whose errors fail the test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+NEEDED = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium"),
+]
+
+
+@contextmanager
+def opened(width: int = 1280, height: int = 900) -> Iterator:
+    """A page; what its programs raise is in its attribute `failures`."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser; it is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(30_000)
+        page.failures = []
+        page.on("pageerror", lambda error: page.failures.append(str(error)))
+        yield page
+        browser.close()
