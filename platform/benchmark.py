@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_va
 
 from atoll.platform import bundled, registry, yamlfile
 from atoll.platform.objectives import Objective
-from atoll.platform.propagators.settings import Sampler, default_sampler, takes_one_objective, with_name
+from atoll.platform.propagators.settings import Sampler, default_sampler, with_name
 from atoll.platform.pruning import Pruning
 from atoll.platform.study import NAME_PATTERN, Space, Strict, Study
 
@@ -33,6 +33,10 @@ class MethodEntry(Strict):
     name: str = Field(default="", description="what tables call it; the method's name unless given")
     space: Space = Field(default_factory=dict, description="changes of its space, as in a study file")
     constraints: list[str] = Field(default_factory=list)
+    ranks: int | None = Field(
+        default=None, ge=1, description="in place of the benchmark's: a comparator on fewer ranks"
+    )
+    untuned: bool = Field(default=False, description="only its default configuration, to show what tuning is worth")
 
 
 class WorkloadEntry(Strict):
@@ -154,9 +158,17 @@ class Benchmark(Strict):
         for entry in self.workloads:
             if entry.variant_of is not None and entry.variant_of not in bases:
                 raise ValueError(f"{entry.name} is a variant of {entry.variant_of}, which must be one of {bases}")
-        if takes_one_objective(self.tuning.sampler) is None and self.tuning.sampler.name == "grid":
-            raise ValueError("a grid is not the same budget for spaces of different sizes; take another sampler")
+        for entry in self.methods:
+            ranks = self.ranks_of(entry)
+            if self.ranks_per_node and ranks > self.ranks_per_node and ranks % self.ranks_per_node:
+                raise ValueError(
+                    f"{entry.name}: ranks_per_node ({self.ranks_per_node}) must divide its ranks; got {ranks}"
+                )
         return self
+
+    def ranks_of(self, method: MethodEntry) -> int:
+        """How many ranks train together."""
+        return method.ranks or self.ranks
 
     def parts(self) -> Iterator[Part]:
         """All studies, in the order in which they run: tuning first, methods in turns."""
@@ -195,7 +207,9 @@ class Benchmark(Strict):
         }
 
     def _of_stage(self, part: Part, configurations: Sequence[dict[str, JsonValue]]) -> dict[str, Any]:
-        topology: dict[str, Any] = {"ranks": self.ranks, "ranks_per_node": self.ranks_per_node}
+        ranks = self.ranks_of(part.method)
+        per_node = None if self.ranks_per_node is None else min(ranks, self.ranks_per_node)
+        topology: dict[str, Any] = {"ranks": ranks, "ranks_per_node": per_node}
         topology |= {"device": self.device, "threads": self.threads}
         seed = self.seed + SEEDS_PER_REPEAT * part.repeat
         if part.stage == "confirm":
@@ -209,8 +223,8 @@ class Benchmark(Strict):
         tuning = self.tuning
         objectives = None if tuning.objective is None else [Objective(name=tuning.objective).model_dump()]
         return {
-            "trials": tuning.trials,
-            "busy_seconds": tuning.busy_seconds,
+            "trials": 1 if part.method.untuned else tuning.trials,
+            "busy_seconds": None if part.method.untuned else tuning.busy_seconds,
             "seed": seed,
             "sampler": tuning.sampler.model_dump(),
             "objectives": objectives,

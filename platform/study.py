@@ -357,7 +357,7 @@ class Study(Strict):
         """
         from atoll.searchspaces.space import Parameter, SearchSpace
 
-        space = registry.whole_space(self.method, self.workload)
+        space = registry.whole_space(self.method, self.workload).freed(self.space)
         known = set(space.names())
         extra = {name: value for name, value in self.space.items() if name not in known}
         changes = {name: _distribution(value) for name, value in self.space.items() if name in known}

@@ -298,6 +298,11 @@ class SearchSpace:
         _check_ceilings(self.parameters, parameters, dict(fixed))
         return replace(self, parameters=_keep_ceilings(parameters, fixed), fixed=tuple(fixed))
 
+    def freed(self, names: Iterable[str]) -> SearchSpace:
+        """The space without the fixed values of those `names` that it has."""
+        given = set(names)
+        return replace(self, fixed=tuple((name, value) for name, value in self.fixed if name not in given))
+
     def as_dict(self) -> dict[str, Any]:
         """The space as plain data."""
         return {

@@ -58,6 +58,18 @@ def test_every_method_gets_the_same_but_for_its_own_space(tmp_path):
     assert studies["digits_mlp.ddp.tune-1"].seed == ddp.seed + SEEDS_PER_REPEAT
 
 
+def test_a_method_may_be_a_comparator_on_fewer_ranks_or_without_tuning(tmp_path):
+    entries = ["ddp", {"method": "msgd", "ranks": 1}, {"method": "ddp", "name": "as-it-is", "untuned": True}]
+    some = make(methods=entries, ranks=4, ranks_per_node=2)
+    parts = list(some.parts())
+    ddp, msgd, untuned = (some.study(part, tmp_path) for part in parts[:3])
+    assert [study.topology.ranks for study in (ddp, msgd, untuned)] == [4, 1, 4]
+    assert [study.topology.ranks_per_node for study in (ddp, msgd, untuned)] == [2, 1, 2]
+    assert [study.trials for study in (ddp, msgd, untuned)] == [4, 4, 1]
+    confirm = next(p for p in parts if p.stage == "confirm" and p.method.name == "msgd")
+    assert some.study(confirm, tmp_path, [{}]).topology.ranks == 1
+
+
 def test_a_confirmation_trains_every_configuration_with_seeds_that_tuning_did_not_use(tmp_path):
     part = next(part for part in make().parts() if part.stage == "confirm")
     found = [{"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": 0.2, "momentum": 0.9}]
@@ -99,7 +111,10 @@ def test_bundled_benchmarks_can_run(name, tmp_path):
         ({"methods": ["ddp", "ddp"]}, "names must differ; give those that enter twice a name: ddp"),
         ({"methods": ["dddp"]}, "method must be one of .* got 'dddp'"),
         ({"workloads": [{"workload": "digits_mlp", "variant_of": "x"}]}, "a variant of x, which must be one of"),
-        ({"tuning": {"sampler": {"name": "grid"}}}, "a grid is not the same budget"),
+        (
+            {"ranks": 4, "ranks_per_node": 4, "methods": [{"method": "ddp", "ranks": 6}]},
+            r"must divide its ranks; got 6",
+        ),
         ({"tuning": {"trials": 10**6}}, "trials must be at most 500000"),
         ({"name": "a/b"}, "a name has up to 40"),
         ({"budget": 3}, "budget"),

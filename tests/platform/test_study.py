@@ -107,6 +107,14 @@ def test_a_study_may_search_any_hyperparameter_of_its_method(tmp_path):
     assert study.search_space().default()["alpha"] == pytest.approx((0.05 * 0.5) ** 0.5)
 
 
+def test_a_study_may_fix_or_search_what_the_methods_space_has_fixed(tmp_path):
+    """OIALR's space fixes AdamW and a cosine."""
+    space = {"optimizer": "sgd", "schedule": {"choices": ["cosine", "linear"]}}
+    found = Study(name="s", workload="digits_mlp", method="oialr", space=space).search_space()
+    assert dict(found.fixed)["optimizer"] == "sgd"
+    assert next(p for p in found.parameters if p.name == "schedule").distribution.choices == ("cosine", "linear")
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
