@@ -135,7 +135,7 @@ def compare(store: Store, benchmark: Benchmark) -> Comparison:
         workloads=workloads,
         targets={w: target for w in workloads if (target := targets.get(w)) is not None},
         is_complete=complete == num_studies,
-        cells=[_cell(m, w, rows, studies, trials) for w in workloads for m in methods],
+        cells=[_cell(m, w, rows, studies, trials, targets.get(w)) for w in workloads for m in methods],
         confirmations=rows,
         scores={by: _scored(rows, by, variants, targets) for by in ("seconds", "steps")},
         quality={m: statistics.interquartile_mean(s) for m, s in strata.items() if s},
@@ -152,7 +152,12 @@ def _of(rows: Sequence[Confirmation], method: str, workload: str) -> list[Confir
 
 
 def _cell(
-    method: str, workload: str, rows: Sequence[Confirmation], studies: Sequence[Study], trials: dict[int, list[Trial]]
+    method: str,
+    workload: str,
+    rows: Sequence[Confirmation],
+    studies: Sequence[Study],
+    trials: dict[int, list[Trial]],
+    target: float | None,
 ) -> Cell:
     own = _of(rows, method, workload)
     of_cell = [study for study in studies if (study.method_label, study.workload_label) == (method, workload)]
@@ -161,7 +166,6 @@ def _cell(
     worst = -math.inf if confirmed and confirmed[0].direction == "maximize" else math.inf
     qualities = [worst if math.isnan(row.quality) else row.quality for row in own]
     timed = [row.seconds for row in own if row.is_timed]
-    has_target = any(study.target is not None for study in confirmed)
     return Cell(
         method=method,
         workload=workload,
@@ -170,8 +174,8 @@ def _cell(
         num_reached=sum(row.is_reached for row in own),
         num_shared_cores=sum(not row.is_timed for row in own),
         quality=statistics.median(qualities) if qualities else None,
-        seconds=statistics.median(timed) if timed and has_target else None,
-        steps=statistics.median([row.steps for row in own]) if own and has_target else None,
+        seconds=statistics.median(timed) if timed and target is not None else None,
+        steps=statistics.median([row.steps for row in own]) if own and target is not None else None,
         wire_bytes=_median(own, lambda row: row.wire_bytes),
         peak_memory=_median(own, lambda row: row.peak_memory),
         trainable_share=_median(own, lambda row: row.trainable_share),
@@ -213,11 +217,11 @@ def _strata(rows: Sequence[Confirmation], methods: Sequence[str], workloads: Seq
 
 def _improvement(strata: Strata) -> dict[str, dict[str, Estimate]]:
     """How likely the first method beats the second, both ways."""
-    found: dict[str, dict[str, Estimate]] = {}
-    for ours, theirs in itertools.permutations(strata, 2):
+    found: dict[str, dict[str, Estimate]] = {method: {} for method in strata}
+    for ours, theirs in itertools.combinations(strata, 2):
         if strata[ours]:
-            value = statistics.probability_of_improvement(strata[ours], strata[theirs])
-            found.setdefault(ours, {})[theirs] = value
+            found[ours][theirs] = statistics.probability_of_improvement(strata[ours], strata[theirs])
+            found[theirs][ours] = found[ours][theirs].complement()
     return found
 
 

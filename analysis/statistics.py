@@ -29,6 +29,11 @@ class Estimate:
     value: float
     interval: tuple[float, float] | None
 
+    def complement(self) -> Estimate:
+        """One minus it, of a probability."""
+        interval = self.interval
+        return Estimate(1 - self.value, None if interval is None else (1 - interval[1], 1 - interval[0]))
+
     def overlaps(self, other: Estimate) -> bool:
         """Whether the intervals have a point in common; true where one is missing, as nothing is known then."""
         if self.interval is None or other.interval is None:
@@ -38,12 +43,16 @@ class Estimate:
 
 def interquartile_mean(strata: Strata) -> Estimate:
     """The mean of the middle half of all values (Agarwal et al. 2021), with a stratified bootstrap interval."""
-    return _bootstrapped(strata, lambda *samples: float(stats.trim_mean(np.concatenate(samples), 0.25)))
+
+    def statistic(*samples: Array, axis: int = -1) -> Array:
+        return np.asarray(stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis))
+
+    return _bootstrapped(strata, statistic)
 
 
 def median(values: ArrayLike) -> Estimate:
     """The median of one stratum; infinities take part."""
-    return _bootstrapped([values], lambda sample: float(np.median(sample)))
+    return _bootstrapped([values], lambda sample, axis=-1: np.asarray(np.median(sample, axis=axis)))
 
 
 def probability_of_improvement(ours: Strata, theirs: Strata) -> Estimate:
@@ -53,19 +62,22 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> Estimate:
     """
     half = len(ours)
 
-    def statistic(*samples: Array) -> float:
-        return float(np.mean([_beats(x, y) for x, y in zip(samples[:half], samples[half:], strict=True)]))
+    def statistic(*samples: Array, axis: int = -1) -> Array:
+        pairs = zip(samples[:half], samples[half:], strict=True)
+        return np.asarray(np.mean([_beats(x, y, axis) for x, y in pairs], axis=0))
 
     return _bootstrapped([*ours, *theirs], statistic)
 
 
-def _beats(ours: Array, theirs: Array) -> float:
-    return float(stats.mannwhitneyu(ours, theirs, method="asymptotic").statistic) / (len(ours) * len(theirs))
+def _beats(ours: Array, theirs: Array, axis: int) -> Array:
+    won = stats.mannwhitneyu(ours, theirs, method="asymptotic", axis=axis).statistic
+    return np.asarray(won / (ours.shape[axis] * theirs.shape[axis]))
 
 
-def _bootstrapped(strata: Strata, statistic: Callable[..., float]) -> Estimate:
+def _bootstrapped(strata: Strata, statistic: Callable[..., Array]) -> Estimate:
+    """The statistic of the samples, which takes an axis, and its interval."""
     samples = [np.asarray(stratum, dtype=float) for stratum in strata]
-    value = statistic(*samples)
+    value = float(statistic(*samples))
     if any(len(sample) < 2 for sample in samples):
         return Estimate(value, None)
     with np.errstate(invalid="ignore"):
@@ -75,7 +87,7 @@ def _bootstrapped(strata: Strata, statistic: Callable[..., float]) -> Estimate:
             n_resamples=NUM_RESAMPLES,
             confidence_level=LEVEL,
             method="percentile",
-            vectorized=False,
+            vectorized=True,
             random_state=np.random.default_rng(0),
         )
     low, high = np.quantile(

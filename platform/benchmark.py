@@ -158,11 +158,11 @@ class Benchmark(Strict):
         for entry in self.workloads:
             if entry.variant_of is not None and entry.variant_of not in bases:
                 raise ValueError(f"{entry.name} is a variant of {entry.variant_of}, which must be one of {bases}")
-        for entry in self.methods:
-            ranks = self.ranks_of(entry)
+        for method in self.methods:
+            ranks = self.ranks_of(method)
             if self.ranks_per_node and ranks > self.ranks_per_node and ranks % self.ranks_per_node:
                 raise ValueError(
-                    f"{entry.name}: ranks_per_node ({self.ranks_per_node}) must divide its ranks; got {ranks}"
+                    f"{method.name}: ranks_per_node ({self.ranks_per_node}) must divide its ranks; got {ranks}"
                 )
         return self
 

@@ -60,7 +60,7 @@ def start_trial(lines: JournalWriter, number: int, attempt: int = 0, **changes) 
     lines.append("trial_started", fields | changes)
 
 
-def report(lines: JournalWriter, number: int, epoch: int, attempt: int = 0) -> None:
+def report(lines: JournalWriter, number: int, epoch: int, attempt: int = 0, **changes) -> None:
     fields = {
         "number": number,
         "attempt": attempt,
@@ -73,7 +73,7 @@ def report(lines: JournalWriter, number: int, epoch: int, attempt: int = 0) -> N
         "learning_rate": 0.1,
         "wire_bytes": 100.0 * epoch,
     }
-    lines.append("progress", fields)
+    lines.append("progress", fields | changes)
 
 
 def end_trial(lines: JournalWriter, number: int, objective: float | None, attempt: int = 0, **changes) -> None:

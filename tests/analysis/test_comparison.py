@@ -1,0 +1,172 @@
+"""Comparisons of made-up confirmations, worked by hand."""
+
+import json
+import math
+
+import made_up
+import pytest
+
+from atoll.analysis import comparison, confirmations
+from atoll.dashboard import comparison as figures
+from atoll.dashboard import report
+
+GOOD, SLOW, NEVER = [0.5, 0.9, 0.95], [0.5, 0.6, 0.92], [0.5, 0.6, 0.7]
+INF = math.inf
+
+
+def compared(*arguments, **keywords):
+    return comparison.compare(*made_up.make(*arguments, **keywords))
+
+
+def cell_of(found, method, workload="w"):
+    return next(cell for cell in found.cells if (cell.method, cell.workload) == (method, workload))
+
+
+def test_a_missed_target_is_infinite_and_takes_part_in_the_median(tmp_path):
+    found = compared(tmp_path, {"x": {"w": [GOOD, SLOW, NEVER]}, "y": {"w": [NEVER, NEVER, GOOD]}}, targets={"w": 0.9})
+    assert found.is_complete
+    x, y = cell_of(found, "x"), cell_of(found, "y")
+    assert (x.num_reached, x.seconds.value, x.steps.value) == (2, pytest.approx(0.3), 30)
+    assert (y.num_reached, y.seconds.value, y.steps.value) == (1, INF, INF)
+    assert x.quality.value == pytest.approx(0.92)
+    assert {row.method: row.score for row in found.scores["seconds"].rows} == {"x": 1.0, "y": 0.0}
+
+
+def test_a_failure_counts_as_missed_and_as_the_worst_quality(tmp_path):
+    found = compared(tmp_path, {"x": {"w": [GOOD, None]}, "y": {"w": [SLOW, SLOW]}}, targets={"w": 0.9})
+    x = cell_of(found, "x")
+    assert (x.num_failed, x.num_reached, x.num_trained) == (1, 1, 2)
+    assert x.seconds.value == INF
+    assert [row.relative for row in found.confirmations if row.method == "x"] == [pytest.approx(0.95 / 0.9), 0.0]
+    assert found.improvement["x"]["y"].value == 0.5
+
+
+def test_where_tuning_found_nothing_every_seed_counts_as_a_failure(tmp_path):
+    table = {"x": {"w": [GOOD, GOOD]}, "y": {"w": []}}
+    found = compared(tmp_path, table, targets={"w": 0.9}, tuned={("y", "w"): [None, None]})
+    assert found.is_complete
+    y = cell_of(found, "y")
+    assert (y.num_trained, y.num_failed, y.num_tuning_failures) == (2, 2, 2)
+    assert y.seconds.value == INF
+    assert {row.method: row.rank for row in found.scores["steps"].rows} == {"x": 1, "y": 2}
+    assert "y on w: no trial of its tuning was trained to the end" in found.notes
+
+
+def test_a_smaller_metric_may_be_better(tmp_path):
+    """Errors: the target is met from above, the share of the target is its inverse, and the best is the smallest."""
+    falling, slower = [0.5, 0.1, 0.05], [0.5, 0.4, 0.1]
+    table = {"x": {"w": [falling, falling]}, "y": {"w": [slower, None]}}
+    found = compared(tmp_path, table, targets={"w": 0.1}, direction="minimize", tuned={("x", "w"): [0.6, 0.5]})
+    assert cell_of(found, "x").steps.value == 20
+    assert cell_of(found, "y").steps.value == INF
+    assert cell_of(found, "y").quality.interval == (0.1, INF)
+    assert [row.relative for row in found.confirmations] == [2.0, 2.0, 1.0, 0.0]
+    curve = next(curve for curve in found.tuning if curve.method == "x")
+    assert curve.best == [0.6, 0.5]
+    assert curve.expected == pytest.approx([0.55, 0.5])
+
+
+def test_several_configurations_share_seeds_and_the_soonest_counts(tmp_path):
+    """Trials 0 and 1 are the configurations with the first seed, 2 and 3 with the second."""
+    table = {"x": {"w": [SLOW, GOOD, NEVER, SLOW]}, "y": {"w": [SLOW] * 4}}
+    found = compared(tmp_path, table, targets={"w": 0.9}, num_configurations=2)
+    rows = [(row.study, row.trial, row.steps) for row in found.confirmations if row.method == "x"]
+    assert rows == [("0.0", 1, 30), ("0.0", 2, 20), ("0.1", 1, INF), ("0.1", 2, 30)]
+    assert found.scores["steps"].ratios == {"x": [1.0], "y": [pytest.approx(30 / 25)]}
+
+
+def test_seconds_of_trials_that_shared_cores_are_not_scored(tmp_path):
+    found = compared(tmp_path, {"x": {"w": [GOOD]}, "y": {"w": [SLOW]}}, targets={"w": 0.9}, oversubscribed=True)
+    assert found.scores["seconds"].rows == []
+    assert "shared cores" in found.scores["seconds"].verdict
+    assert [row.method for row in found.scores["steps"].rows] == ["x", "y"]
+    assert cell_of(found, "x").seconds is None
+    assert found.verdict == found.scores["steps"].verdict
+
+
+def test_workloads_without_a_target_are_in_no_score(tmp_path):
+    table = {"x": {"w": [GOOD], "v": [GOOD]}, "y": {"w": [SLOW], "v": [NEVER]}}
+    found = compared(tmp_path, table, targets={"w": 0.9, "v": None})
+    assert found.scores["steps"].ratios == {"x": [1.0], "y": [1.5]}
+    assert "without a target, and so in no score: v" in found.notes
+    none = compared(tmp_path / "none", {"x": {"w": [GOOD]}}, targets={"w": None})
+    assert none.verdict == "cannot tell: no workload that was confirmed has a target"
+    assert none.quality == {}
+
+
+def test_a_held_out_variant_takes_its_base_with_it(tmp_path):
+    table = {"x": {"w": [GOOD], "v": [NEVER]}, "y": {"w": [SLOW], "v": [SLOW]}}
+    found = compared(tmp_path, table, targets={"w": 0.9, "v": 0.9}, variants={"w": "v"})
+    assert {row.method: row.score for row in found.scores["steps"].rows} == {"y": 1.0, "x": 0.0}
+
+
+def test_few_workloads_cannot_separate_and_many_can(tmp_path):
+    """Every quality differs, so that Wilcoxon's test has no ties."""
+
+    def table(num):
+        better = {f"w{n}": [[0.9 + 0.005 * n]] * 2 for n in range(num)}
+        worse = {f"w{n}": [[0.5 + 0.003 * n]] * 2 for n in range(num)}
+        return {"x": better, "y": worse}
+
+    def of(num):
+        return compared(tmp_path / str(num), table(num), targets={f"w{n}": 0.9 for n in range(num)})
+
+    assert of(2).separation is None
+    assert "takes 3 workloads or more" in report.separation_words(of(2))
+    assert not of(4).separation.is_possible
+    assert "give no p below 0.125" in report.separation_words(of(4))
+    many = of(7)
+    assert many.separation.is_possible
+    assert report.separation_words(many) == "separated: x and y (p = 0.016)"
+    assert many.equivalence["x - y"].better > 0.95
+    assert figures.groups(many.separation) == []
+
+
+def test_what_is_not_finished_says_so(tmp_path):
+    store, row = made_up.make(tmp_path, {"x": {"w": [GOOD]}, "y": {"w": [SLOW]}}, targets={"w": 0.9})
+    store.delete(store.study("b.w.y.confirm"))
+    found = comparison.compare(store, row)
+    assert not found.is_complete
+    assert found.notes == ["3 of 4 studies are complete: what follows is of these"]
+    assert cell_of(found, "y").num_trained == 0
+
+
+def test_a_benchmark_is_removed_with_its_studies(tmp_path):
+    store, row = made_up.make(tmp_path, {"x": {"w": [GOOD]}}, targets={"w": 0.9})
+    store.delete(row)
+    assert (store.benchmarks(), store.studies()) == ([], [])
+
+
+def test_json_has_null_where_there_is_no_number(tmp_path):
+    found = compared(tmp_path, {"x": {"w": [NEVER, None]}, "y": {"w": [GOOD, GOOD]}}, targets={"w": 0.9})
+    content = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert content["cells"][0]["seconds"]["value"] is None
+    assert [row["quality"] for row in content["confirmations"]][:2] == [0.7, None]
+
+
+def test_the_page_escapes_what_it_shows(tmp_path):
+    store, row = made_up.make(tmp_path, {"<script>x": {"w": [GOOD, None]}}, targets={"w": 0.9})
+    page = report.html(store, row)
+    assert "<td>&lt;script&gt;x</td>" in page
+    assert "<td><script>x" not in page
+
+
+def test_the_table_is_what_score_reads(tmp_path):
+    from atoll.analysis import score
+
+    store, row = made_up.make(tmp_path, {"x": {"w": [GOOD, NEVER]}}, targets={"w": 0.9})
+    rows = confirmations.read(store, row)
+    (tmp_path / "t.csv").write_text(confirmations.to_csv(rows))
+    assert score.read(tmp_path / "t.csv") == confirmations.times(rows, "seconds")
+
+
+def test_every_figure_of_every_kind_of_benchmark_can_be_drawn(tmp_path):
+    """With one method, one trial, failures, no target: no figure raises."""
+    cases = {
+        "one": {"table": {"x": {"w": [GOOD]}}, "targets": {"w": 0.9}},
+        "failed": {"table": {"x": {"w": [None]}, "y": {"w": [None]}}, "targets": {"w": 0.9}},
+        "untargeted": {"table": {"x": {"w": [GOOD]}, "y": {"w": [SLOW]}}, "targets": {"w": None}},
+    }
+    for name, case in cases.items():
+        found = compared(tmp_path / name, case["table"], targets=case["targets"])
+        assert report.sections(found), name

@@ -1,0 +1,97 @@
+"""A benchmark's rows without any training: what its confirmations measured is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import journals
+
+from atoll.storage.journal import JournalWriter
+from atoll.storage.models import Benchmark
+from atoll.storage.recorder import Recorder
+from atoll.storage.store import Store
+
+Curve = Sequence[float] | None  # the test metric after each epoch, of 0.1 s and 10 steps; None failed
+Table = Mapping[str, Mapping[str, Sequence[Curve]]]  # by method and workload, by trial number
+
+
+def make(
+    folder: Path,
+    table: Table,
+    *,
+    targets: Mapping[str, float | None],
+    tuned: Mapping[tuple[str, str], Sequence[float | None]] | None = None,
+    direction: str = "maximize",
+    num_configurations: int = 1,
+    variants: Mapping[str, str] | None = None,
+    **changes,
+) -> tuple[Store, Benchmark]:
+    """A store that holds the benchmark `b`.
+
+    Args:
+        folder: for the journals and the store.
+        table: confirmations.
+        targets: by workload.
+        tuned: the objectives of the tuning's trials; (0.5, 0.6) unless given; None failed.
+        direction, num_configurations: as the studies have them.
+        variants: base workload -> its variant.
+        changes: of every confirmation's start, such as oversubscribed.
+    """
+    workloads, of_base = list(targets), {variant: base for base, variant in (variants or {}).items()}
+    definition = {
+        "methods": [{"name": method} for method in table],
+        "workloads": [{"name": name, "variant_of": of_base.get(name)} for name in workloads],
+        "confirmation": {"best": num_configurations, "seeds": 2},
+        "description": "made up",
+    }
+    num_studies = 2 * len(table) * len(workloads)
+    row = {"name": "b", "uid": "1", "folder": str(folder), "definition": definition}
+    row |= {"num_studies": num_studies, "started": 1.0}
+    url = f"sqlite:///{folder}/atoll.db"
+    for method, of_method in table.items():
+        for workload, curves in of_method.items():
+            shared = {"benchmark": row, "repeat": 0, "method_label": method, "workload_label": workload}
+            shared |= {"target": targets[workload], "direction": direction}
+            found = (tuned or {}).get((method, workload), (0.5, 0.6))
+            name = f"{workload}.{method}"
+            tuning = _start(folder, f"{name}.tune", shared | {"stage": "tune", "definition": {}})
+            journals.write_study(tuning, list(found))
+            _record(tuning, url)
+            if all(objective is None for objective in found):
+                continue
+            confirm = {"confirm": {"configurations": [{"x": n} for n in range(num_configurations)], "seeds": 2}}
+            made = _start(folder, f"{name}.confirm", shared | {"stage": "confirm", "definition": confirm})
+            _write_confirmation(made, confirm, curves, changes)
+            _record(made, url)
+    store = Store(url)
+    return store, store.benchmark("b")
+
+
+def _start(folder: Path, name: str, changes: dict):
+    return journals.start_folder(folder / name, name=f"b.{name}", **changes)
+
+
+def _record(folder, url: str) -> None:
+    recorder = Recorder(folder, lambda: Store(url), journals.study_row(folder.path) | _definition(folder))
+    recorder.catch_up()
+    recorder.close()
+
+
+def _definition(folder) -> dict:
+    import json
+
+    return json.loads(folder.definition.read_text())
+
+
+def _write_confirmation(folder, definition: dict, curves: Sequence[Curve], changes: dict) -> None:
+    launcher = JournalWriter(folder.journal("launcher"))
+    launcher.append("study_started", {"definition": definition, "num_trials": len(curves)})
+    lines = JournalWriter(folder.root_journal(0))
+    for number, curve in enumerate(curves):
+        journals.start_trial(lines, number, seed=500_000 + number, **changes)
+        for epoch, value in enumerate(curve or (), 1):
+            journals.report(lines, number, epoch, metrics={"test_accuracy": value})
+        metrics = {"test_accuracy": curve[-1]} if curve else {}
+        journals.end_trial(lines, number, curve[-1] if curve else None, metrics=metrics)
+    launcher.append("study_ended", {"state": "complete", "reason": None})
