@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics as python_statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from atoll.analysis import confirmations, score, statistics
 from atoll.analysis.confirmations import Confirmation
+from atoll.analysis.resampling import Array, in_groups
 from atoll.analysis.score import MethodScore
 from atoll.analysis.statistics import Equivalence, Estimate, Separation
 from atoll.storage.models import Benchmark, Study, Trial
@@ -109,110 +111,159 @@ class Comparison:
 
 def compare(store: Store, benchmark: Benchmark) -> Comparison:
     """Read a benchmark, finished or not, and compare its methods."""
-    definition, studies = benchmark.definition, store.studies_of(benchmark)
-    methods = [entry["name"] for entry in definition["methods"]]
-    workloads = [entry["name"] for entry in definition["workloads"]]
-    variants = {entry["variant_of"]: entry["name"] for entry in definition["workloads"] if entry["variant_of"]}
-    rows = confirmations.read(store, benchmark)
-    trials = {study.id: store.trials(study) for study in studies if study.stage == "tune"}
-    targets = {study.workload_label: study.target for study in studies}
-    strata = _strata(rows, methods, [w for w in workloads if targets.get(w) is not None])
-    hopeless = [study for study in studies if confirmations.is_hopeless(store, study)]
-    complete = sum(study.state == "complete" for study in studies)
-    num_studies = benchmark.num_studies - len(hopeless)
-    notes = [f"{s.method_label} on {s.workload_label}: no trial of its tuning was trained to the end" for s in hopeless]
-    if complete < num_studies:
-        notes.append(f"{complete} of {num_studies} studies are complete: what follows is of these")
-    if without := [w for w in workloads if w in targets and targets[w] is None]:
-        notes.append(f"without a target, and so in no score: {', '.join(without)}")
-    shared = sum(not row.is_timed for row in rows)
-    if shared:
-        notes.append(f"{shared} of {len(rows)} confirmations shared cores or a GPU: their seconds are not scored")
+    facts = _Facts(store, benchmark)
+    strata = facts.strata()
     return Comparison(
         name=benchmark.name,
-        description=definition.get("description", ""),
-        methods=methods,
-        workloads=workloads,
-        targets={w: target for w in workloads if (target := targets.get(w)) is not None},
-        is_complete=complete == num_studies,
-        cells=[_cell(m, w, rows, studies, trials, targets.get(w)) for w in workloads for m in methods],
-        confirmations=rows,
-        scores={by: _scored(rows, by, variants, targets) for by in ("seconds", "steps")},
+        description=benchmark.definition.get("description", ""),
+        methods=facts.methods,
+        workloads=facts.workloads,
+        targets={w: target for w in facts.workloads if (target := facts.targets.get(w)) is not None},
+        is_complete=facts.is_complete,
+        cells=[facts.cell(m, w) for w in facts.workloads for m in facts.methods],
+        confirmations=facts.rows,
+        scores={by: facts.scored(by) for by in ("seconds", "steps")},
         quality={m: statistics.interquartile_mean(s) for m, s in strata.items() if s},
         improvement=_improvement(strata),
         separation=_separation(strata),
         equivalence=_equivalence(strata),
-        tuning=[_tuning_curve(study, trials[study.id]) for study in studies if study.stage == "tune"],
-        notes=notes,
+        tuning=[_tuning_curve(study, facts.trials[study.id]) for study in facts.studies if study.stage == "tune"],
+        notes=facts.notes(),
     )
 
 
-def _of(rows: Sequence[Confirmation], method: str, workload: str) -> list[Confirmation]:
-    return [row for row in rows if (row.method, row.workload) == (method, workload)]
+class _Facts:
+    """What the store holds of a benchmark."""
+
+    def __init__(self, store: Store, benchmark: Benchmark) -> None:
+        definition = benchmark.definition
+        self.studies = store.studies_of(benchmark)
+        self.methods = [entry["name"] for entry in definition["methods"]]
+        self.workloads = [entry["name"] for entry in definition["workloads"]]
+        self.rows = confirmations.read(store, benchmark)
+        self.trials = {study.id: store.trials(study) for study in self.studies if study.stage == "tune"}
+        # Of a tuning the target may be another objective's; confirmations come last.
+        self.targets = {study.workload_label: study.target for study in self.studies}
+        self._variants = {e["variant_of"]: e["name"] for e in definition["workloads"] if e["variant_of"]}
+        self._num_tunings = definition.get("tuning", {}).get("repeats", 1)
+        self._hopeless = [study for study in self.studies if confirmations.is_hopeless(store, study)]
+        self._num_expected = benchmark.num_studies - len(self._hopeless)
+        self._num_ended = sum(study.state in confirmations.ENDED for study in self.studies)
+        self.is_complete = self._num_ended == self._num_expected
+        self._counting = [row for row in self.rows if row.is_chosen]
+
+    def of(self, method: str, workload: str) -> list[Confirmation]:
+        """The confirmations that count."""
+        return [row for row in self._counting if (row.method, row.workload) == (method, workload)]
+
+    def finished(self) -> list[str]:
+        """The workloads with a target on which every confirmation of every method has ended."""
+        ended = Counter(
+            (study.method_label, study.workload_label)
+            for study in self.studies
+            if (study.stage == "confirm" and study.state in confirmations.ENDED) or study in self._hopeless
+        )
+        return [
+            workload
+            for workload in self.workloads
+            if self.targets.get(workload) is not None
+            and all(ended[method, workload] == self._num_tunings for method in self.methods)
+        ]
+
+    def notes(self) -> list[str]:
+        """What a reader must know."""
+        found = [f"{s.method_label} on {s.workload_label}: {confirmations.WORDS}" for s in self._hopeless]
+        if not self.is_complete:
+            found.append(
+                f"{self._num_ended} of {self._num_expected} studies have ended: scores are of the workloads that all "
+                f"methods have finished, {', '.join(self.finished()) or 'none'}"
+            )
+        if failed := [s.name for s in self.studies if s.state == "failed"]:
+            found.append(f"studies whose ranks died too often count as failures: {', '.join(failed)}")
+        if without := [w for w in self.workloads if w in self.targets and self.targets[w] is None]:
+            found.append(f"without a target, and so in no score: {', '.join(without)}")
+        shared = sum(not row.is_timed for row in self.rows)
+        if shared:
+            found.append(
+                f"{shared} of {len(self.rows)} confirmations shared cores or a GPU: their seconds are not scored"
+            )
+        if self._num_tunings == 1 and self.rows:
+            found.append(
+                "each method was tuned once: intervals are of these tuned configurations, without tuning's luck"
+            )
+        return found
+
+    def scored(self, by: str) -> Scored:
+        """The methods' scores by "seconds" or "steps"."""
+        finished = self.finished()
+        # A variant counts beside its base only.
+        alone = [variant for base, variant in self._variants.items() if base not in finished]
+        aimed = [row for row in self._counting if row.workload in finished and row.workload not in alone]
+        if not aimed:
+            return Scored([], {}, "cannot tell: there is no workload with a target that all methods have finished")
+        if by == "seconds" and not all(row.is_timed for row in aimed):
+            return Scored([], {}, "cannot tell: confirmations shared cores or a GPU: their seconds do not compare")
+        known = {base: variant for base, variant in self._variants.items() if {base, variant} <= set(finished)}
+        times = score.gather(confirmations.times(aimed, by), known)
+        ratios = score.ratios(score.base_times(times, score.medians(times)))
+        found = score.compare(times)
+        verdict = score.verdict(found)
+        if not self.is_complete:
+            verdict = f"cannot tell yet: {self._num_ended} of {self._num_expected} studies have ended"
+        return Scored(found, dict(zip(times.methods, ratios.tolist(), strict=True)), verdict)
+
+    def strata(self) -> Strata:
+        """Each method's shares of the target by workload, in groups by tuning, where every method has finished."""
+        rows = {(m, w): self.of(m, w) for m in self.methods for w in self.finished()}
+        shared = [w for w in self.finished() if all(r.relative >= 0 for m in self.methods for r in rows[m, w])]
+        return {m: [_grouped(rows[m, w], lambda row: row.relative) for w in shared] for m in self.methods}
+
+    def cell(self, method: str, workload: str) -> Cell:
+        """One method on one workload."""
+        own = self.of(method, workload)
+        of_cell = [s for s in self.studies if (s.method_label, s.workload_label) == (method, workload)]
+        tuned = [t for s in of_cell if s.stage == "tune" for t in self.trials[s.id] if t.state != "lost"]
+        confirmed = [study for study in of_cell if study.stage == "confirm"]
+        worst = -math.inf if confirmed and confirmed[0].direction == "maximize" else math.inf
+        timed = [row for row in own if row.is_timed]
+        has_target = self.targets.get(workload) is not None
+        return Cell(
+            method=method,
+            workload=workload,
+            num_trained=len(own),
+            num_failed=sum(row.state == "failed" for row in own),
+            num_reached=sum(row.is_reached for row in own),
+            num_shared_cores=len(own) - len(timed),
+            quality=_median(own, lambda row: worst if math.isnan(row.quality) else row.quality) if confirmed else None,
+            seconds=_median(timed, lambda row: row.seconds) if has_target else None,
+            steps=_median(own, lambda row: row.steps) if has_target else None,
+            wire_bytes=_known_median(own, lambda row: row.wire_bytes),
+            peak_memory=_known_median(own, lambda row: row.peak_memory),
+            trainable_share=_known_median(own, lambda row: row.trainable_share),
+            num_tuned=len(tuned),
+            num_tuning_failures=sum(trial.state == "failed" for trial in tuned),
+            configurations=[c for study in confirmed for c in study.definition["confirm"]["configurations"]],
+        )
 
 
-def _cell(
-    method: str,
-    workload: str,
-    rows: Sequence[Confirmation],
-    studies: Sequence[Study],
-    trials: dict[int, list[Trial]],
-    target: float | None,
-) -> Cell:
-    own = _of(rows, method, workload)
-    of_cell = [study for study in studies if (study.method_label, study.workload_label) == (method, workload)]
-    tuned = [trial for study in of_cell if study.stage == "tune" for trial in trials[study.id] if trial.state != "lost"]
-    confirmed = [study for study in of_cell if study.stage == "confirm"]
-    worst = -math.inf if confirmed and confirmed[0].direction == "maximize" else math.inf
-    qualities = [worst if math.isnan(row.quality) else row.quality for row in own]
-    timed = [row.seconds for row in own if row.is_timed]
-    return Cell(
-        method=method,
-        workload=workload,
-        num_trained=len(own),
-        num_failed=sum(row.state == "failed" for row in own),
-        num_reached=sum(row.is_reached for row in own),
-        num_shared_cores=sum(not row.is_timed for row in own),
-        quality=statistics.median(qualities) if qualities else None,
-        seconds=statistics.median(timed) if timed and target is not None else None,
-        steps=statistics.median([row.steps for row in own]) if own and target is not None else None,
-        wire_bytes=_median(own, lambda row: row.wire_bytes),
-        peak_memory=_median(own, lambda row: row.peak_memory),
-        trainable_share=_median(own, lambda row: row.trainable_share),
-        num_tuned=len(tuned),
-        num_tuning_failures=sum(trial.state == "failed" for trial in tuned),
-        configurations=[c for study in confirmed for c in study.definition["confirm"]["configurations"]],
-    )
+Value = Callable[[Confirmation], float]
+Strata = dict[str, list[Array]]
 
 
-def _median(rows: Sequence[Confirmation], value: Callable[[Confirmation], float]) -> float:
+def _grouped(rows: Sequence[Confirmation], value: Value) -> Array:
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(value(row))
+    return in_groups(list(groups.values()))
+
+
+def _median(rows: Sequence[Confirmation], value: Value) -> Estimate | None:
+    return statistics.median(_grouped(rows, value)) if rows else None
+
+
+def _known_median(rows: Sequence[Confirmation], value: Value) -> float:
     known = [number for row in rows if not math.isnan(number := value(row))]
     return python_statistics.median(known) if known else math.nan
-
-
-def _scored(
-    rows: Sequence[Confirmation], by: str, variants: dict[str, str], targets: dict[str | None, float | None]
-) -> Scored:
-    aimed = [row for row in rows if targets.get(row.workload) is not None]
-    if not aimed:
-        return Scored([], {}, "cannot tell: no workload that was confirmed has a target")
-    if by == "seconds" and not all(row.is_timed for row in aimed):
-        return Scored([], {}, "cannot tell: confirmations shared cores or a GPU, so that their seconds do not compare")
-    there = {row.workload for row in aimed}
-    known = {base: variant for base, variant in variants.items() if {base, variant} <= there}
-    times = score.gather(confirmations.times(aimed, by), known)
-    ratios = score.ratios(score.base_times(times, score.medians(times)))
-    found = score.compare(times)
-    return Scored(found, dict(zip(times.methods, ratios.tolist(), strict=True)), score.verdict(found))
-
-
-Strata = dict[str, list[list[float]]]
-
-
-def _strata(rows: Sequence[Confirmation], methods: Sequence[str], workloads: Sequence[str]) -> Strata:
-    """Each method's shares of the target, on those workloads on which every method was confirmed."""
-    shared = [w for w in workloads if all(_of(rows, m, w) for m in methods)]
-    return {m: [[row.relative for row in _of(rows, m, w)] for w in shared] for m in methods}
 
 
 def _improvement(strata: Strata) -> dict[str, dict[str, Estimate]]:
@@ -225,7 +276,7 @@ def _improvement(strata: Strata) -> dict[str, dict[str, Estimate]]:
     return found
 
 
-def _means(strata: Strata) -> dict[str, list[float]]:
+def _medians(strata: Strata) -> dict[str, list[float]]:
     return {method: [float(np.median(values)) for values in of] for method, of in strata.items()}
 
 
@@ -233,15 +284,15 @@ def _separation(strata: Strata) -> Separation | None:
     num_workloads = len(next(iter(strata.values()), []))
     if len(strata) < 2 or num_workloads < FEWEST_WORKLOADS:
         return None
-    return statistics.separate(_means(strata))
+    return statistics.separate(_medians(strata))
 
 
 def _equivalence(strata: Strata) -> dict[str, Equivalence]:
     if len(next(iter(strata.values()), [])) < FEWEST_WORKLOADS:
         return {}
-    means = _means(strata)
+    medians = _medians(strata)
     return {
-        f"{ours} - {theirs}": statistics.practically_equal(means[ours], means[theirs], REGION)
+        f"{ours} - {theirs}": statistics.practically_equal(medians[ours], medians[theirs], REGION)
         for ours, theirs in itertools.combinations(strata, 2)
     }
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
+import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from atoll.analysis.score import TrialTime
 from atoll.storage.models import Benchmark, Progress, Study, Trial
 from atoll.storage.store import Store
+
+ENDED = ("complete", "failed")
+WORDS = "its tuning found nothing that trains to the end"
 
 
 @dataclass(frozen=True)
@@ -19,31 +23,37 @@ class Confirmation:
 
     Attributes:
         method, workload: as the benchmark calls them.
-        study: which tuning and which seed, as REPEAT.SEED; all methods have the same ones.
+        group: which tuning, from 0.
+        study: the tuning and the seed, as TUNING.SEED; all methods and configurations have the same seeds.
         trial: the configuration's place among the best of its tuning, from 1.
+        is_chosen: whether that is the configuration that counts: the best of them on *validation* data here.
         evaluation: the epoch after which the target was met; infinite where it was not.
         seconds: of training until then; infinite where it was not.
         steps: until then.
         state, reason: complete, or failed and why.
-        quality: the metric at the end; NaN where it failed.
+        validated: the metric on the validation data at the end; NaN where it failed.
+        quality: the metric on the test data at the end; NaN where it failed.
         relative: quality as a share of the target, larger is better; 0 where it failed, NaN without a target.
         seconds_in_all: of training.
         wire_bytes: by all ranks.
         peak_memory: bytes of the largest rank's process.
-        trainable_share: of the parameters at the end.
+        trainable_share: of the parameters at the end; these five are NaN where it failed.
         is_timed: whether every rank had a core, or a GPU, to itself; else its seconds compare with nothing.
         number: the trial's number in its study.
     """
 
     method: str
     workload: str
+    group: str
     study: str
     trial: int
+    is_chosen: bool
     evaluation: float
     seconds: float
     steps: float
     state: str
     reason: str
+    validated: float
     quality: float
     relative: float
     seconds_in_all: float
@@ -62,78 +72,107 @@ class Confirmation:
 def read(store: Store, benchmark: Benchmark) -> list[Confirmation]:
     """All confirmations that have ended, by study and number.
 
-    Where tuning found nothing that trains to the end there is nothing to confirm, and every seed counts as a failure.
+    What could not be trained counts as failed: the rest of a confirmation whose ranks died too often, and every seed of
+    a tuning that found nothing that trains to the end.
     """
     rows: list[Confirmation] = []
     for study in store.studies_of(benchmark):
         if study.stage == "confirm":
             rows += _of_study(store, study)
         elif is_hopeless(store, study):
-            seeds = benchmark.definition["confirmation"]["seeds"]
-            rows += [_nothing(study, seed) for seed in range(seeds)]
+            rows += [_failed(study, n, 1, WORDS) for n in range(benchmark.definition["confirmation"]["seeds"])]
     return rows
 
 
 def is_hopeless(store: Store, study: Study) -> bool:
-    """Whether a tuning has ended without any trial that trains to the end."""
-    return study.stage == "tune" and study.state == "complete" and not store.leaderboard(study, 1)
+    """Whether a tuning has ended, and there is nothing to confirm."""
+    if study.stage != "tune" or study.state not in ENDED:
+        return False
+    return study.state == "failed" or not store.leaderboard(study, 1)
 
 
-def _nothing(study: Study, seed: int) -> Confirmation:
+def _of_study(store: Store, study: Study) -> list[Confirmation]:
+    trials = {trial.number: trial for trial in store.trials(study) if trial.state in ENDED}
+    curves: dict[int, list[Progress]] = {trial.id: [] for trial in trials.values()}
+    for report in store.progress(curves):
+        curves[report.trial_id].append(report)
+    confirm = study.definition["confirm"]
+    num_configurations = len(confirm["configurations"])
+    numbers = range(num_configurations * confirm["seeds"]) if study.state == "failed" else sorted(trials)
+    rows = [
+        _confirmation(study, trials[number], curves[trials[number].id], num_configurations)
+        if number in trials
+        else _failed(study, number, num_configurations, study.reason or "")
+        for number in numbers
+    ]
+    chosen = _choice(study, rows)
+    return [replace(row, is_chosen=row.trial == chosen) for row in rows]
+
+
+def _choice(study: Study, rows: Sequence[Confirmation]) -> int:
+    """The place of the configuration with the best median on the validation data; failures are the worst."""
+    sign = -1.0 if study.direction == "maximize" else 1.0
+    losses: dict[int, list[float]] = {}
+    for row in rows:
+        losses.setdefault(row.trial, []).append(math.inf if math.isnan(row.validated) else sign * row.validated)
+    return min(losses, key=lambda place: (statistics.median(losses[place]), place), default=1)
+
+
+def _confirmation(study: Study, trial: Trial, curve: Sequence[Progress], num_configurations: int) -> Confirmation:
+    if trial.state == "failed":
+        return _failed(study, trial.number, num_configurations, trial.reason or "", curve, trial)
+    metrics = {name: value for name, value in (trial.metrics or {}).items() if value is not None}
+    quality = metrics.get(f"test_{study.metric}", math.nan)
+    return replace(
+        _failed(study, trial.number, num_configurations, "", curve, trial),
+        state="complete",
+        validated=_number(trial.objective),
+        quality=quality,
+        relative=relative(study, quality),
+        seconds_in_all=_number(trial.seconds),
+        wire_bytes=_number(trial.wire_bytes),
+        peak_memory=_number(trial.peak_memory),
+        trainable_share=metrics.get("trainable_share", 1.0),
+    )
+
+
+def _failed(
+    study: Study,
+    number: int,
+    num_configurations: int,
+    reason: str,
+    curve: Sequence[Progress] = (),
+    trial: Trial | None = None,
+) -> Confirmation:
+    """A training of which nothing is known but when it met the target, if it did before it failed."""
+    seed, place = divmod(number, num_configurations)
+    met = next((report for report in curve if meets(study, tested(study, report))), None)
     return Confirmation(
         method=str(study.method_label),
         workload=str(study.workload_label),
+        group=str(study.repeat),
         study=f"{study.repeat}.{seed}",
-        trial=1,
-        evaluation=math.inf,
-        seconds=math.inf,
-        steps=math.inf,
+        trial=place + 1,
+        is_chosen=True,
+        evaluation=math.inf if met is None else met.epoch,
+        seconds=math.inf if met is None else met.seconds,
+        steps=math.inf if met is None else met.step,
         state="failed",
-        reason="tuning found nothing that trains to the end",
+        reason=reason,
+        validated=math.nan,
         quality=math.nan,
-        relative=0.0,
+        relative=relative(study, math.nan),
         seconds_in_all=math.nan,
         wire_bytes=math.nan,
         peak_memory=math.nan,
         trainable_share=math.nan,
-        is_timed=True,
-        number=seed,
+        is_timed=trial is None or not trial.oversubscribed,
+        number=number,
     )
 
 
-def _of_study(store: Store, study: Study) -> Iterable[Confirmation]:
-    trials = [trial for trial in store.trials(study) if trial.state in ("complete", "failed")]
-    curves: dict[int, list[Progress]] = {trial.id: [] for trial in trials}
-    for report in store.progress(curves):
-        curves[report.trial_id].append(report)
-    num_configurations = len(study.definition["confirm"]["configurations"])
-    return [_confirmation(study, trial, curves[trial.id], num_configurations) for trial in trials]
-
-
-def _confirmation(study: Study, trial: Trial, curve: Sequence[Progress], num_configurations: int) -> Confirmation:
-    seed, place = divmod(trial.number, num_configurations)
-    metrics = trial.metrics or {}
-    met = next((report for report in curve if meets(study, tested(study, report))), None)
-    quality = metrics.get(f"test_{study.metric}", math.nan) if trial.state == "complete" else math.nan
-    return Confirmation(
-        method=str(study.method_label),
-        workload=str(study.workload_label),
-        study=f"{study.repeat}.{seed}",
-        trial=place + 1,
-        evaluation=math.inf if met is None else met.epoch,
-        seconds=math.inf if met is None else met.seconds,
-        steps=math.inf if met is None else met.step,
-        state=trial.state,
-        reason=trial.reason or "",
-        quality=quality,
-        relative=relative(study, quality),
-        seconds_in_all=math.nan if trial.seconds is None else trial.seconds,
-        wire_bytes=math.nan if trial.wire_bytes is None else trial.wire_bytes,
-        peak_memory=math.nan if trial.peak_memory is None else trial.peak_memory,
-        trainable_share=metrics.get("trainable_share", 1.0),
-        is_timed=not trial.oversubscribed,
-        number=trial.number,
-    )
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def tested(study: Study, report: Progress) -> float:
@@ -150,27 +189,33 @@ def meets(study: Study, value: float) -> bool:
 
 
 def relative(study: Study, quality: float) -> float:
-    """Quality as a share of the target, so that workloads compare: 1 at the target, more is better, 0 for a failure."""
-    if study.target is None:
+    """Quality as a share of the target, so that workloads compare: 1 at the target, more is better, 0 for a failure.
+
+    NaN without a target above 0, as a share of nothing says nothing.
+    """
+    if study.target is None or study.target <= 0:
         return math.nan
     if math.isnan(quality):
         return 0.0
     if study.direction == "maximize":
         return quality / study.target
-    return study.target / quality if quality else math.inf
+    return study.target / quality if quality > 0 else math.inf
 
 
 def times(rows: Iterable[Confirmation], by: str) -> list[TrialTime]:
     """The rows as the score takes them, by "seconds" or "steps"."""
-    return [
-        TrialTime(row.method, row.workload, row.study, str(row.trial), row.evaluation, getattr(row, by)) for row in rows
-    ]
+    return [TrialTime(r.method, r.workload, r.study, str(r.trial), r.evaluation, getattr(r, by), r.group) for r in rows]
 
 
 def to_csv(rows: Iterable[Confirmation]) -> str:
-    """A table that `atoll score` reads too."""
+    """The confirmations of the configurations that count, as a table that `atoll score` reads too.
+
+    Seconds are left out where they compare with nothing.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Confirmation)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    for row in rows:
+        if row.is_chosen:
+            writer.writerow(asdict(row) | {"seconds": row.seconds if row.is_timed else ""})
     return text.getvalue()

@@ -12,24 +12,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from atoll.analysis.resampling import NUM_RESAMPLES, Array, in_groups, interval, resample
+
 By = Literal["time", "index"]
 Integral = Literal["exact", "trapezoid"]
 
 LARGEST_RATIO = 4.0
 NUM_POINTS = 100  # of the official code's trapezoids
-NUM_RESAMPLES = 2000
 COLUMNS = ("method", "workload", "study", "trial", "evaluation", "seconds")
 
 
 @dataclass(frozen=True)
 class TrialTime:
-    """When one tuning trial of a study first met the target, and at which of its evaluations; infinite where never."""
+    """When one tuning trial of a study first met the target, and at which of its evaluations; infinite where never.
+
+    Studies of one group have more in common than others, such as a tuning whose result they all train.
+    """
 
     method: str
     workload: str
@@ -37,6 +40,7 @@ class TrialTime:
     trial: str
     evaluation: float
     seconds: float
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Times:
 
     Attributes:
         methods, workloads: their names.
-        studies: per method and workload one number for each study; empty where there was none.
+        studies: per method and workload (groups, studies), one number for each study; missing where there was none.
         variants: held-out variant of a base workload -> that one; only base workloads are scored.
     """
 
@@ -101,7 +105,7 @@ def read(file: Path) -> list[TrialTime]:
     Raises:
         ValueError: for a missing column, or for what is no number.
     """
-    with file.open(newline="") as opened:
+    with file.open(newline="", encoding="utf-8-sig") as opened:
         reader = csv.DictReader(opened)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
@@ -124,8 +128,8 @@ def _row(file: Path, line: int, row: Mapping[str, str]) -> TrialTime:
             number = math.inf if text == "" else float(text)
         except ValueError:
             number = math.nan
-        if math.isnan(number) or number < 0:
-            raise ValueError(f"{file}, line {line}: {name} must be a number of at least 0, empty or inf; got {text!r}")
+        if math.isnan(number) or number <= 0:
+            raise ValueError(f"{file}, line {line}: {name} must be a number above 0, empty or inf; got {text!r}")
         numbers[name] = number
     return TrialTime(
         names["method"],
@@ -134,6 +138,7 @@ def _row(file: Path, line: int, row: Mapping[str, str]) -> TrialTime:
         names["trial"],
         evaluation=numbers["evaluation"],
         seconds=numbers["seconds"],
+        group=row.get("group") or "",
     )
 
 
@@ -149,7 +154,18 @@ def pairs(text: str) -> dict[str, str]:
         if not (base and equals and variant) or base in found:
             raise ValueError(f"variants must be BASE=VARIANT,... with each base once; got {text!r}")
         found[base] = variant
+    check_variants(found)
     return found
+
+
+def check_variants(variants: Mapping[str, str]) -> None:
+    """Raise ValueError unless each variant has one base, and none is a base itself."""
+    names = list(variants.values())
+    wrong = {name for name in names if names.count(name) > 1} | (set(names) & set(variants))
+    if wrong:
+        raise ValueError(
+            f"a workload is the variant of one other, and no variant has variants; not so {', '.join(sorted(wrong))}"
+        )
 
 
 def gather(trials: Iterable[TrialTime], variants: Mapping[str, str] | None = None, by: By = "time") -> Times:
@@ -164,18 +180,26 @@ def gather(trials: Iterable[TrialTime], variants: Mapping[str, str] | None = Non
     Raises:
         ValueError: for a variant that no trial has.
     """
-    grouped: dict[tuple[str, str], dict[str, list[TrialTime]]] = defaultdict(lambda: defaultdict(list))
+    check_variants(variants or {})
+    grouped: dict[tuple[str, str], dict[tuple[str, str], list[TrialTime]]] = defaultdict(lambda: defaultdict(list))
     for trial in trials:
-        grouped[trial.method, trial.workload][trial.study].append(trial)
+        grouped[trial.method, trial.workload][trial.group, trial.study].append(trial)
     workloads = tuple(dict.fromkeys(workload for _, workload in grouped))
     if unknown := sorted({name for pair in (variants or {}).items() for name in pair} - set(workloads)):
         raise ValueError(f"no trial has the workload {', '.join(unknown)}; there are {', '.join(workloads)}")
     return Times(
         tuple(dict.fromkeys(method for method, _ in grouped)),
         workloads,
-        {pair: np.array([_of_study(of, by) for of in studies.values()]) for pair, studies in grouped.items()},
+        {pair: _in_groups(studies, by) for pair, studies in grouped.items()},
         {variant: base for base, variant in (variants or {}).items()},
     )
+
+
+def _in_groups(studies: Mapping[tuple[str, str], Sequence[TrialTime]], by: By) -> Array:
+    groups: dict[str, list[float]] = defaultdict(list)
+    for (group, _), trials in studies.items():
+        groups[group].append(_of_study(trials, by))
+    return in_groups(list(groups.values()))
 
 
 def _of_study(trials: Sequence[TrialTime], by: By) -> float:
@@ -188,19 +212,18 @@ def _of_study(trials: Sequence[TrialTime], by: By) -> float:
 def medians(times: Times) -> Array:
     """The methods' times (methods, workloads): medians over studies, infinities included; infinite without a study."""
     return np.array(
-        [[np.median(times.studies.get((m, w), np.array([np.inf]))) for w in times.workloads] for m in times.methods]
+        [[np.median(times.studies.get((m, w), np.array([[np.inf]]))) for w in times.workloads] for m in times.methods]
     )
 
 
 def resampled(times: Times, num_resamples: int, seed: int) -> Array:
-    """Medians over studies drawn with replacement (resamples, methods, workloads), each method and workload apart."""
+    """Medians over resampled studies (resamples, methods, workloads), each method and workload apart."""
     rng = np.random.default_rng(seed)
     drawn = np.full((num_resamples, len(times.methods), len(times.workloads)), np.inf)
     for i, method in enumerate(times.methods):
         for j, workload in enumerate(times.workloads):
             if (found := times.studies.get((method, workload))) is not None:
-                picks = rng.integers(len(found), size=(num_resamples, len(found)))
-                drawn[:, i, j] = np.median(found[picks], axis=1)
+                drawn[:, i, j] = np.median(resample(found, num_resamples, rng), axis=1)
     return drawn
 
 
@@ -208,12 +231,12 @@ def base_times(times: Times, table: Array) -> Array:
     """Times (..., methods, base workloads) after AlgoPerf's rules on variants and on what takes too long."""
     table = table.copy()
     place = {workload: index for index, workload in enumerate(times.workloads)}
-    pairs = [(place[base], place[variant]) for variant, base in times.variants.items()]
-    for base, variant in pairs:
+    both = [(place[base], place[variant]) for variant, base in times.variants.items()]
+    for base, variant in both:
         table[..., variant][np.isinf(table[..., base])] = np.inf
     best = table.min(axis=-2, keepdims=True)
     table[table > LARGEST_RATIO * best] = np.inf
-    for base, variant in pairs:
+    for base, variant in both:
         table[..., base][np.isinf(table[..., variant])] = np.inf
     return table[..., [place[base] for base in times.bases]]
 
@@ -256,7 +279,7 @@ def compare(
 
     found = scores_of(times, medians(times))
     place = ranks_of(times)
-    sure = all(len(studies) > 1 for studies in times.studies.values())
+    sure = all(studies.size > 1 for studies in times.studies.values())
     drawn = scores_of(times, resampled(times, num_resamples, seed)) if sure else None
     firsts = None if drawn is None else _first(drawn)
     without_method = {m: ranks_of(times.without_method(m)) for m in times.methods if len(times.methods) > 1}
@@ -266,8 +289,8 @@ def compare(
             method=method,
             score=float(found[i]),
             rank=place[method],
-            score_interval=None if drawn is None else _interval(drawn[:, i]),
-            rank_interval=None if drawn is None else _interval(ranks(drawn)[:, i]),
+            score_interval=None if drawn is None else interval(drawn[:, i]),
+            rank_interval=None if drawn is None else interval(ranks(drawn)[:, i]),
             first=None if firsts is None else float(firsts[i]),
             rank_without_method={m: r[method] for m, r in without_method.items() if m != method},
             rank_without_workload={w: r[method] for w, r in without_workload.items()},
@@ -280,6 +303,10 @@ def compare(
 def verdict(rows: Sequence[MethodScore]) -> str:
     """Who is first, or that it cannot be told."""
     best, *others = rows
+    if not others:
+        return f"there is nothing to compare {best.method} with"
+    if best.score == 0:
+        return "cannot tell: no method keeps a finite time on any workload"
     if best.score_interval is None:
         return "cannot tell how sure this is: it takes two studies or more of every method on every workload"
     low = best.score_interval[0]
@@ -293,8 +320,3 @@ def _first(scores: Array) -> Array:
     """How often each method has the highest score; equal ones share."""
     best = scores == scores.max(axis=-1, keepdims=True)
     return np.asarray((best / best.sum(axis=-1, keepdims=True)).mean(axis=0))
-
-
-def _interval(values: NDArray[Any]) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975], method="closest_observation")
-    return float(low), float(high)

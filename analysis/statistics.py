@@ -1,7 +1,7 @@
 """How sure a comparison of methods is: intervals, tests, and what a smaller tuning budget would have found.
 
 The mathematics is scipy's, scikit-posthocs' and baycomp's (the extra `analysis`). Larger values are better, unless a
-function says otherwise. A stratum is the values of one workload, one for each seed: seeds are resampled inside it.
+function says otherwise. A stratum is the values of one workload, which are resampled inside it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
-Array = NDArray[np.float64]
-Strata = Sequence[ArrayLike]
+from atoll.analysis.resampling import LEVEL, NUM_RESAMPLES, Array, interval, resample
 
-LEVEL = 0.95
-NUM_RESAMPLES = 2000
+# Of each workload the values of all seeds: (seeds,), or (tunings, seeds) where several tunings were confirmed.
+Strata = Sequence[ArrayLike]
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,12 @@ class Estimate:
 
 def interquartile_mean(strata: Strata) -> Estimate:
     """The mean of the middle half of all values (Agarwal et al. 2021), with a stratified bootstrap interval."""
-
-    def statistic(*samples: Array, axis: int = -1) -> Array:
-        return np.asarray(stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis))
-
-    return _bootstrapped(strata, statistic)
+    return _bootstrapped(strata, lambda *samples: stats.trim_mean(np.concatenate(samples, axis=-1), 0.25, axis=-1))
 
 
 def median(values: ArrayLike) -> Estimate:
     """The median of one stratum; infinities take part."""
-    return _bootstrapped([values], lambda sample, axis=-1: np.asarray(np.median(sample, axis=axis)))
+    return _bootstrapped([values], lambda sample: np.median(sample, axis=-1))
 
 
 def probability_of_improvement(ours: Strata, theirs: Strata) -> Estimate:
@@ -62,38 +57,28 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> Estimate:
     """
     half = len(ours)
 
-    def statistic(*samples: Array, axis: int = -1) -> Array:
+    def statistic(*samples: Array) -> Array:
         pairs = zip(samples[:half], samples[half:], strict=True)
-        return np.asarray(np.mean([_beats(x, y, axis) for x, y in pairs], axis=0))
+        return np.asarray(np.mean([_beats(x, y) for x, y in pairs], axis=0))
 
     return _bootstrapped([*ours, *theirs], statistic)
 
 
-def _beats(ours: Array, theirs: Array, axis: int) -> Array:
-    won = stats.mannwhitneyu(ours, theirs, method="asymptotic", axis=axis).statistic
-    return np.asarray(won / (ours.shape[axis] * theirs.shape[axis]))
+def _beats(ours: Array, theirs: Array) -> Array:
+    won = stats.mannwhitneyu(ours, theirs, method="asymptotic", axis=-1).statistic
+    return np.asarray(won / (ours.shape[-1] * theirs.shape[-1]))
 
 
 def _bootstrapped(strata: Strata, statistic: Callable[..., Array]) -> Estimate:
-    """The statistic of the samples, which takes an axis, and its interval."""
-    samples = [np.asarray(stratum, dtype=float) for stratum in strata]
-    value = float(statistic(*samples))
-    if any(len(sample) < 2 for sample in samples):
+    """A statistic of samples (..., values), and its interval."""
+    samples = [np.atleast_2d(np.asarray(stratum, dtype=float)) for stratum in strata]
+    value = float(statistic(*(sample.ravel() for sample in samples)))
+    if any(sample.size < 2 for sample in samples):
         return Estimate(value, None)
+    rng = np.random.default_rng(0)
     with np.errstate(invalid="ignore"):
-        found = stats.bootstrap(
-            samples,
-            statistic,
-            n_resamples=NUM_RESAMPLES,
-            confidence_level=LEVEL,
-            method="percentile",
-            vectorized=True,
-            random_state=np.random.default_rng(0),
-        )
-    low, high = np.quantile(
-        found.bootstrap_distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="closest_observation"
-    )
-    return Estimate(value, (float(low), float(high)))
+        drawn = statistic(*(resample(sample, NUM_RESAMPLES, rng) for sample in samples))
+    return Estimate(value, interval(drawn))
 
 
 @dataclass(frozen=True)
@@ -157,7 +142,11 @@ def practically_equal(ours: ArrayLike, theirs: ArrayLike, region: float) -> Equi
     """Benavoli et al. (2017): a Bayesian signed-rank test over workloads, with a region of practical equivalence."""
     import baycomp
 
+    # It draws from numpy's global state; the same data must say the same.
+    state = np.random.get_state()
+    np.random.seed(0)
     better, equal, worse = baycomp.two_on_multiple(np.asarray(ours, float), np.asarray(theirs, float), rope=region)
+    np.random.set_state(state)
     return Equivalence(float(worse), float(equal), float(better))
 
 

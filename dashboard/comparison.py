@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,9 +12,10 @@ from plotly.subplots import make_subplots
 
 from atoll.analysis import score
 from atoll.analysis.comparison import Comparison, TuningCurve
-from atoll.analysis.statistics import LEVEL, Estimate, Separation
+from atoll.analysis.resampling import LEVEL
+from atoll.analysis.statistics import Estimate, Separation
 
-COLORS = (*qualitative.Safe, *qualitative.Vivid)
+COLORS = (*qualitative.Safe, *qualitative.Vivid, *qualitative.Dark2)
 COLUMNS = 3
 
 
@@ -24,6 +25,8 @@ def color_of(methods: Sequence[str], method: str) -> str:
 
 
 def _styled(figure: go.Figure, height: int = 380, **more: object) -> go.Figure:
+    # Names of methods may be numbers.
+    figure.update_xaxes(autotypenumbers="strict").update_yaxes(autotypenumbers="strict")
     layout = {"template": "plotly_white", "height": height, "margin": {"l": 70, "r": 20, "t": 50, "b": 60}}
     return figure.update_layout(**layout | more)
 
@@ -118,7 +121,7 @@ def times(comparison: Comparison, by: str) -> go.Figure:
 
 
 def traffic(comparison: Comparison) -> go.Figure:
-    """Quality against the bytes sent, medians; as a share of the target where a workload has one."""
+    """Quality against the bytes sent, medians."""
     figure, places, height = _panels(comparison.workloads)
     for cell in comparison.cells:
         if cell.quality is not None and math.isfinite(cell.quality.value):
@@ -139,43 +142,48 @@ def traffic(comparison: Comparison) -> go.Figure:
 
 def tuning(comparison: Comparison, against: str = "trials") -> go.Figure:
     """The best objective so far, against trials or busy seconds: what a smaller tuning budget would have found."""
-    figure, places, height = _panels(comparison.workloads)
-    shown = set()
-    for curve in comparison.tuning:
-        figure.add_scatter(
-            x=curve.busy_seconds if against == "busy seconds" else list(range(1, len(curve.best) + 1)),
-            y=curve.best,
-            mode="lines",
-            line={"shape": "hv", "color": color_of(comparison.methods, curve.method)},
-            name=curve.method,
-            legendgroup=curve.method,
-            showlegend=curve.method not in shown,
-            **places[curve.workload],
-        )
-        shown.add(curve.method)
-    figure.update_xaxes(title=f"tuning budget ({against})")
-    figure.update_yaxes(title=_objective(comparison.tuning))
-    return _styled(figure, height)
+
+    def points(curve: TuningCurve) -> tuple[list[float], list[float]]:
+        numbers = [float(number) for number in range(1, len(curve.best) + 1)]
+        return curve.busy_seconds if against == "busy seconds" else numbers, curve.best
+
+    return _tuning(comparison, points, "hv", f"tuning budget ({against})", _objective(comparison.tuning))
 
 
 def expected(comparison: Comparison) -> go.Figure:
     """The expected best of k complete trials drawn at random: the tuning curve without the luck of their order."""
+
+    def points(curve: TuningCurve) -> tuple[list[float], list[float]]:
+        return [float(number) for number in range(1, len(curve.expected) + 1)], curve.expected
+
+    return _tuning(comparison, points, "linear", "complete trials, k", f"expected {_objective(comparison.tuning)}")
+
+
+def _tuning(
+    comparison: Comparison,
+    points: Callable[[TuningCurve], tuple[list[float], list[float]]],
+    shape: str,
+    x_title: str,
+    y_title: str,
+) -> go.Figure:
+    """A line for each tuning, a panel for each workload."""
     figure, places, height = _panels(comparison.workloads)
     shown = set()
     for curve in comparison.tuning:
+        x, y = points(curve)
         figure.add_scatter(
-            x=list(range(1, len(curve.expected) + 1)),
-            y=curve.expected,
+            x=x,
+            y=y,
             mode="lines",
-            line={"color": color_of(comparison.methods, curve.method)},
+            line={"shape": shape, "color": color_of(comparison.methods, curve.method)},
             name=curve.method,
             legendgroup=curve.method,
             showlegend=curve.method not in shown,
             **places[curve.workload],
         )
         shown.add(curve.method)
-    figure.update_xaxes(title="complete trials, k")
-    figure.update_yaxes(title=f"expected best {_objective(comparison.tuning)}")
+    figure.update_xaxes(title=x_title)
+    figure.update_yaxes(title=y_title)
     return _styled(figure, height)
 
 

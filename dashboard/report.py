@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from atoll.analysis import comparison as comparing
 from atoll.analysis.comparison import Cell, Comparison
+from atoll.analysis.resampling import LEVEL
 from atoll.analysis.score import MethodScore
 from atoll.analysis.statistics import Estimate
 from atoll.dashboard import comparison as figures
@@ -42,7 +43,7 @@ def html(store: Store, benchmark: Benchmark) -> str:
     return template.render(
         comparison=comparison,
         plotly=Markup(get_plotlyjs()),
-        tables=[results(comparison), *score_tables(comparison)],
+        tables=[results(comparison), *score_tables(comparison), equivalence(comparison)],
         sections=sections(comparison),
         appendix=[
             configurations(comparison),
@@ -197,8 +198,24 @@ def separation_words(comparison: Comparison) -> str:
         return f"cannot tell: a test over workloads takes {comparing.FEWEST_WORKLOADS} workloads or more"
     if not found.is_possible:
         return f"cannot separate any pair: so many methods on so few workloads give no p below {found.smallest:.3f}"
-    pairs = [f"{a} and {b} (p = {p:.3f})" for (a, b), p in found.p.items() if p <= 0.05]
+    pairs = [f"{a} and {b} (p = {p:.3f})" for (a, b), p in found.p.items() if p <= 1 - LEVEL]
     return f"separated: {', '.join(pairs)}" if pairs else "cannot separate any pair"
+
+
+def equivalence(comparison: Comparison) -> Table:
+    """The Bayesian comparison, and Friedman's test."""
+    rows = [
+        [pair, f"{found.better:.2f}", f"{found.equal:.2f}", f"{found.worse:.2f}"]
+        for pair, found in comparison.equivalence.items()
+    ]
+    caption = (
+        "Bayesian signed-rank test over workloads (Benavoli et al. 2017): the probability that the first method is "
+        f"better, within {comparing.REGION:.0%} of the target of the other, or worse."
+    )
+    if comparison.separation is not None and comparison.separation.friedman is not None:
+        caption += f" That all methods are equal has p = {comparison.separation.friedman:.3f} (Friedman)."
+    columns = ["methods", "better", "practically equal", "worse"]
+    return Table("Practical equivalence", caption, columns, rows, frozenset(columns[1:]))
 
 
 def configurations(comparison: Comparison) -> Table:

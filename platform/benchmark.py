@@ -7,6 +7,7 @@ methods get the same sampler, budget, ranks and shared optimizer space; their ow
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,15 @@ from atoll.platform import bundled, registry, yamlfile
 from atoll.platform.objectives import Objective
 from atoll.platform.propagators.settings import Sampler, default_sampler, with_name
 from atoll.platform.pruning import Pruning
-from atoll.platform.study import NAME_PATTERN, Space, Strict, Study
+from atoll.platform.study import Space, Strict, Study
 
 Stage = Literal["tune", "confirm"]
 # Trial n of a study trains with seed + n: repeats, and tuning and confirmation, must not share seeds.
 SEEDS_PER_REPEAT = 1_000_000
 FIRST_CONFIRMATION_SEED = 500_000
+# A study's name joins three of them with dots, and has at most 100 characters.
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,27}")
+LABEL_WORDS = "up to 28 letters, digits, dashes and underscores, a letter or digit first"
 
 
 class MethodEntry(Strict):
@@ -44,7 +48,7 @@ class WorkloadEntry(Strict):
 
     workload: str
     name: str = Field(default="", description="what tables call it; the workload's name unless given")
-    target: float | None = Field(default=None, description="of its metric; its own unless given")
+    target: float | None = Field(default=None, gt=0, description="of its metric; its own unless given")
     epochs: int | None = Field(default=None, ge=1, description="per trial; its own unless given")
     space: Space = Field(default_factory=dict, description="changes of every method's space")
     variant_of: str | None = Field(default=None, description="the base workload whose held-out variant it is")
@@ -53,7 +57,9 @@ class WorkloadEntry(Strict):
 class Tuning(Strict):
     """What every method gets on every workload."""
 
-    trials: int | None = Field(default=None, ge=1, description="budget: trials; 20 unless a budget is given")
+    trials: int | None = Field(
+        default=None, ge=1, le=FIRST_CONFIRMATION_SEED, description="budget: trials; 20 unless a budget is given"
+    )
     busy_seconds: float | None = Field(default=None, gt=0, description="budget: seconds inside trials, of all workers")
     repeats: int = Field(default=1, ge=1, description="independent tunings")
     islands: int = Field(default=1, ge=1)
@@ -62,13 +68,12 @@ class Tuning(Strict):
     objective: str | None = Field(default=None, description="what is tuned; the workload's metric unless given")
     pruning: Pruning | None = None
 
-    @model_validator(mode="after")
-    def _some_budget(self) -> Tuning:
-        if self.trials is None and self.busy_seconds is None:
-            return self.model_copy(update={"trials": 20})
-        if self.trials is not None and self.trials > FIRST_CONFIRMATION_SEED:
-            raise ValueError(f"trials must be at most {FIRST_CONFIRMATION_SEED}; got {self.trials}")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _some_budget(cls, content: object) -> object:
+        if isinstance(content, dict) and content.get("trials") is None and content.get("busy_seconds") is None:
+            return content | {"trials": 20}
+        return content
 
 
 class Confirming(Strict):
@@ -118,10 +123,8 @@ class Benchmark(Strict):
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
-        if not NAME_PATTERN.fullmatch(name) or len(name) > 40:
-            raise ValueError(
-                "a name has up to 40 letters, digits, dots, dashes and underscores, a letter or digit first"
-            )
+        if not LABEL.fullmatch(name):
+            raise ValueError(f"a benchmark's name has {LABEL_WORDS}; got {name!r}")
         return name
 
     @field_validator("data")
@@ -144,8 +147,8 @@ class Benchmark(Strict):
                 registry.check_inside(located, Path(context["folder"]))
             (registry.check_method if kind == "method" else registry.check_workload)(located)
             label = entry.name or given.rpartition(":")[2]
-            if not NAME_PATTERN.fullmatch(label) or len(label) > 20:
-                raise ValueError(f"{kind} {given!r} needs a name of up to 20 letters, digits, dashes; got {label!r}")
+            if not LABEL.fullmatch(label):
+                raise ValueError(f"{kind} {given!r} needs a `name` of {LABEL_WORDS}; got {label!r}")
             named.append(entry.model_copy(update={kind: located, "name": label}))
         labels = [entry.name for entry in named]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -155,9 +158,16 @@ class Benchmark(Strict):
     @model_validator(mode="after")
     def _fit_together(self) -> Benchmark:
         bases = [entry.name for entry in self.workloads if entry.variant_of is None]
+        taken: dict[str, str] = {}
         for entry in self.workloads:
-            if entry.variant_of is not None and entry.variant_of not in bases:
-                raise ValueError(f"{entry.name} is a variant of {entry.variant_of}, which must be one of {bases}")
+            base = entry.variant_of
+            if base is None:
+                continue
+            if base not in bases:
+                raise ValueError(f"{entry.name} is a variant of {base}, which must be one of {', '.join(bases)}")
+            if base in taken:
+                raise ValueError(f"{base} has one variant at most; got {taken[base]} and {entry.name}")
+            taken[base] = entry.name
         for method in self.methods:
             ranks = self.ranks_of(method)
             if self.ranks_per_node and ranks > self.ranks_per_node and ranks % self.ranks_per_node:
@@ -249,7 +259,7 @@ def load(
         FileError: for a file that is not there or no benchmark, or a scale that it does not have.
     """
     found = Path(file)
-    if not found.exists() and found.suffix not in (".yaml", ".yml", ".json"):
+    if not found.is_file() and found.suffix not in (".yaml", ".yml", ".json"):
         named = bundled.find("benchmarks", file)
         if named is None:
             raise yamlfile.FileError(
@@ -257,25 +267,23 @@ def load(
                 f"{', '.join(bundled.names('benchmarks'))}"
             )
         found = named
-    try:
-        content = yamlfile.read(found.read_text())
-    except OSError as error:
-        raise yamlfile.FileError(f"{found}: {error.strerror}") from None
-    if not isinstance(content, dict):
-        raise yamlfile.FileError(f"{found}: must hold keys and values; valid are {', '.join(Benchmark.model_fields)}")
-    scales = content.pop("scales", {})
-    if scale is not None:
-        if scale not in scales:
-            raise yamlfile.FileError(f"{found}: has no scale {scale!r}; it has {', '.join(scales) or 'none'}")
-        content = merged(content, scales[scale])
-    content |= changes or {}
-    return yamlfile.validate(content, Benchmark, source=str(found), folder=found.parent, inside=inside)
+
+    def scaled(content: dict[str, Any]) -> dict[str, Any]:
+        scales = content.pop("scales", None) or {}
+        if scale is not None:
+            if scale not in scales:
+                raise yamlfile.FileError(f"{found}: has no scale {scale!r}; it has {', '.join(scales) or 'none'}")
+            content = merged(content, scales[scale])
+        return content | (changes or {})
+
+    return yamlfile.load(found, Benchmark, inside=inside, change=scaled)
 
 
 def merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`content` with `changes`, dictionary by dictionary; lists are replaced."""
+    """`content` with `changes`, dictionary by dictionary; lists, ranges and choices are replaced."""
     result = copy.deepcopy(content)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else copy.deepcopy(value)
+        is_range = both and not value.keys().isdisjoint(("low", "high", "choices"))
+        result[key] = merged(result[key], value) if both and not is_range else copy.deepcopy(value)
     return result

@@ -28,7 +28,7 @@ class BusyBudget:
     def __init__(self, mailbox: Mailbox, seconds: float | None) -> None:
         self._mailbox = mailbox
         self._left = seconds
-        self.is_over = False
+        self.is_over = seconds is not None and seconds <= 0
 
     def spend(self, seconds: float) -> None:
         """Count a trial of this worker."""

@@ -229,14 +229,17 @@ def benchmark(
     as_json: JsonOption = False,
 ) -> None:
     """Tune methods on workloads with equal budgets, confirm with fresh seeds on test data, and compare."""
+    from dataclasses import asdict
+
     from atoll.platform import benchmark as benchmarks
     from atoll.platform import display, join, launch, protocol
 
     launch.require_search_extra()
-    if join.inside_mpi(1):
-        raise launch.LaunchError("`atoll benchmark` starts its ranks itself: call it without mpirun or srun")
+    launch.require_analysis_extra()
     changes = _given({"name": name, "data": None if data is None else str(data.absolute())})
     found = benchmarks.load(file, scale, changes, inside=not outside)
+    if join.inside_mpi(max(found.ranks_of(method) for method in found.methods)):
+        raise launch.LaunchError("`atoll benchmark` starts its ranks itself: call it without mpirun or srun")
     url = launch.store_url(store)
     console = Console(stderr=as_json, highlight=False)
     ending = protocol.run(
@@ -246,40 +249,27 @@ def benchmark(
         say=lambda line: console.print(line, markup=False),
         follow=lambda study: display.LiveSearch(console, study.name, *study.aim(), study.trials),
     )
-    said = {"benchmark": found.name, "state": ending.state, "failed": ending.failed}
     if ending.unrecorded:
         print("the store does not hold everything yet; finish with the same command and --resume", file=sys.stderr)
-    elif as_json:
-        _print_json(said | {"unconfirmed": ending.unconfirmed})
-    else:
-        _show_comparison(found.name, store)
-    if ending.state == "stopped" and not as_json:
+    if as_json:
+        _print_json({"benchmark": found.name, **asdict(ending)})
+    elif ending.state == "stopped":
         print("stopped; go on with the same command and --resume")
+    elif not ending.unrecorded:
+        _show_comparison(found.name, store)
     raise typer.Exit(ending.exit_code)
 
 
 def _show_comparison(name: str, store: str | None) -> None:
+    from atoll.analysis.comparison import compare
     from atoll.platform import display
 
     opened = _open_store(store)
-    comparison = _comparison().compare(opened, opened.benchmark(name))
+    comparison = compare(opened, opened.benchmark(name))
     _print(display.comparison(comparison))
     for line in (*comparison.notes, comparison.verdict):
         print(line)
     print(f"`atoll report {name} -o report.html` writes the whole report")
-
-
-def _comparison() -> Any:
-    """The module that compares; its libraries are an extra."""
-    from atoll.platform.launch import LaunchError
-
-    try:
-        from atoll.analysis import comparison
-    except ModuleNotFoundError as error:
-        raise LaunchError(
-            f'comparing methods needs {error.name}: `python -m pip install -c constraints.txt -e ".[analysis]"`'
-        ) from None
-    return comparison
 
 
 @app.command(epilog="Example: atoll report tiny -o report.html")
@@ -293,19 +283,22 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a benchmark's report: one HTML page that holds all it needs, a CSV table, or JSON."""
+    from atoll.platform import launch
+
+    launch.require_analysis_extra()
     from atoll.analysis import confirmations
+    from atoll.analysis.comparison import compare
 
     opened = _open_store(store)
     row = opened.benchmark(name)
-    comparing = _comparison()
     if as_json:
-        _print_json(comparing.compare(opened, row).as_dict())
+        _print_json(compare(opened, row).as_dict())
     if csv is not None:
-        csv.write_text(confirmations.to_csv(confirmations.read(opened, row)))
+        csv.write_text(confirmations.to_csv(confirmations.read(opened, row)), encoding="utf-8")
     if output is not None:
         from atoll.dashboard import report as reporting
 
-        output.write_text(reporting.html(opened, row))
+        output.write_text(reporting.html(opened, row), encoding="utf-8")
     if not as_json:
         for written in filter(None, (output, csv)):
             print(f"wrote {written}")
@@ -463,12 +456,15 @@ def stop(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a running search to stop; trials in flight are queued again on --resume."""
+    """Ask a running search or benchmark to stop; trials in flight are queued again on --resume."""
     from atoll.platform import launch
-    from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
+    from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 
     default = StudyFolder(DEFAULT_PARENT / study)
-    folder = default if default.exists() else StudyFolder(_open_store(store).study(study).folder)
+    if (running := launch.running_part(BenchmarkFolder(DEFAULT_PARENT / study))) is not None:
+        folder = running
+    else:
+        folder = default if default.exists() else StudyFolder(_open_store(store).study(study).folder)
     if not folder.exists():
         raise launch.LaunchError(f"{study} has no files in {folder.path} on this machine")
     if launch.holder(folder) is None:
@@ -487,14 +483,16 @@ def delete(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a study's rows and files, after a question."""
+    """Remove a study's, or a whole benchmark's, rows and files, after a question."""
     from atoll.platform import launch
-    from atoll.storage.folder import StudyFolder
+    from atoll.storage.folder import BenchmarkFolder, StudyFolder
 
     opened = _open_store(store)
-    row = opened.study(study)
-    folder = StudyFolder(row.folder)
-    launch.check_not_running(folder)
+    benchmark = next((found for found in opened.benchmarks() if found.name == study), None)
+    row = opened.study(study) if benchmark is None else benchmark
+    folder = StudyFolder(row.folder) if benchmark is None else BenchmarkFolder(row.folder)
+    for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
+        launch.check_not_running(part)
     if not yes:
         typer.confirm(f"Remove {study} with its trials from {opened}, and its files in {row.folder}?", abort=True)
     opened.delete(row)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Event, JournalTail
@@ -149,13 +150,13 @@ def size(num_bytes: float | None) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table for the terminal; numbers to the right."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=Text(title), title_justify="left")
     rows = list(rows)
     for index, column in enumerate(columns):
         numeric = all(row[index][:1] in "-0123456789" for row in rows if row[index])
-        made.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
+        made.add_column(Text(column), justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))  # a name in brackets is no markup
     return made
 
 

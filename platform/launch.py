@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from atoll.platform import objectives, resume, warmstart
 from atoll.platform.study import BUDGETS, Study
 from atoll.storage import journal
-from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
+from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder, RecorderThread
@@ -30,6 +30,7 @@ EXIT_STOPPED = 75
 RECORDING_TIMEOUT = 60.0
 MAY_CHANGE = (*BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts")
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
+ANALYSIS = {"scipy": "scipy", "scikit_posthocs": "scikit-posthocs", "baycomp": "baycomp"}
 REQUIRED = {
     "mpi4py": "mpi4py",
     "torch": "torch",
@@ -76,14 +77,26 @@ def study_folder(study: Study) -> StudyFolder:
 
 def require_search_extra() -> None:
     """Raise LaunchError unless the `search` extra is installed."""
-    import importlib.util
-
-    missing = [package for module, package in REQUIRED.items() if importlib.util.find_spec(module) is None]
-    if missing:
+    if missing := _missing(REQUIRED):
         raise LaunchError(
-            f"a search needs {', '.join(missing)}: install them with `python -m pip install -c constraints.txt -e "
+            f"a search needs {missing}: install them with `python -m pip install -c constraints.txt -e "
             '".[search]"` (Python 3.11 or 3.12)'
         )
+
+
+def require_analysis_extra() -> None:
+    """Raise LaunchError unless the `analysis` extra is installed."""
+    if missing := _missing(ANALYSIS):
+        raise LaunchError(
+            f"comparing methods needs {missing}: install them with `python -m pip install -c constraints.txt -e "
+            '".[analysis]"`'
+        )
+
+
+def _missing(modules: Mapping[str, str]) -> str:
+    import importlib.util
+
+    return ", ".join(package for module, package in modules.items() if importlib.util.find_spec(module) is None)
 
 
 def prepare(study: Study, url: str, *, resuming: bool, belongs_to: Mapping[str, Any] | None = None) -> StudyFolder:
@@ -216,7 +229,9 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, blamed: Co
         is_blamed = blamed is None or trial.worker in blamed
         if is_blamed and past.is_blamed(trial.number):
             why = f"its worker died on it twice; the second time: {reason}"
-            lines.append("trial_ended", key | {"state": "failed", "objective": None, "reason": why})
+            busy = max(0.0, time.time() - trial.started)
+            fields = {"state": "failed", "objective": None, "reason": why, "busy_seconds": busy}
+            lines.append("trial_ended", key | fields)
         else:
             lines.append("trial_lost", key | {"reason": reason, "blamed": is_blamed})
 
@@ -236,9 +251,27 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
     return state, reason
 
 
+def end_if_done(folder: StudyFolder, study: Study) -> None:
+    """Write the last line of a study whose budget is used up, where the launcher died before it could."""
+    if not folder.exists() or state(folder) == "complete":
+        return
+    if resume.read(journal.replay(folder.journals)).used_up(study.trials, study.seconds, study.busy_seconds):
+        lock = Lock(folder.lock)
+        lock.acquire()
+        try:
+            end(folder, study, None)
+        finally:
+            lock.release()
+
+
 def holder(folder: StudyFolder) -> dict[str, Any] | None:
     """The process that runs the study, or None where none does."""
     return Lock(folder.lock).holder()
+
+
+def running_part(benchmark: BenchmarkFolder) -> StudyFolder | None:
+    """The study of a benchmark that a living process runs; None where there is none."""
+    return next((study for study in benchmark.studies() if holder(study) is not None), None)
 
 
 def check_not_running(folder: StudyFolder) -> None:
@@ -304,6 +337,7 @@ def record(folder: StudyFolder, url: str, *, follow: bool) -> int:
 
 def state(folder: StudyFolder) -> str | None:
     """How the study ended, by its journal; None while it has not."""
-    events = journal.read_chunk(folder.journal("launcher")).events if folder.exists() else []
+    lines = folder.journal("launcher")
+    events = journal.read_chunk(lines).events if lines.exists() else []
     last = [event for event in events if event["event"] in ("study_started", "study_ended")]
     return last[-1].get("state") if last else None

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from atoll.platform.launch import LaunchError
 from atoll.platform.proposals import key
 from atoll.platform.study import Study
 from atoll.storage import journal
-from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
-from atoll.storage.store import Store
+from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
+from atoll.storage.store import Store, StoreError
 
-FILE = "benchmark.json"
 Follow = Callable[[Study], AbstractContextManager[Callable[[StudyFolder], None]]]
 
 
@@ -115,24 +114,34 @@ class _Protocol:
         return self._ending
 
     def _run_part(self, part: Part, title: str, asked: threading.Event) -> str:
-        configurations = [] if part.stage == "tune" else _best(self._benchmark, part, self._folder)
-        if part.stage == "confirm" and not configurations:
-            self._ending.unconfirmed.append(part.name)
-            self._say(f"{title}: tuning found nothing that trains to the end")
-            return "complete"
+        configurations: list[dict[str, Any]] = []
+        if part.stage == "confirm":
+            tuned = self._tuned(part)
+            if launch.state(launch.study_folder(tuned)) != "complete":
+                self._say(f"{title}: its tuning has failed; --resume tries it again")
+                return "failed"
+            configurations = best(tuned, self._benchmark.confirmation.best)
+            if not configurations:
+                self._ending.unconfirmed.append(part.name)
+                self._say(f"{title}: tuning found nothing that trains to the end")
+                return "complete"
         study = self._benchmark.study(part, self._folder, configurations)
         files = launch.study_folder(study)
+        launch.end_if_done(files, study)
         if launch.state(files) == "complete":
             self._say(f"{title}: done before")
             self._catch_up(files, part)
             return "complete"
         self._say(title)
-        state = self._search(study, files, part)
+        state = self._search(study, files, part, asked)
         if files.stop_request.exists():  # it may have come with the last trial
             asked.set()
         return state
 
-    def _search(self, study: Study, files: StudyFolder, part: Part) -> str:
+    def _tuned(self, part: Part) -> Study:
+        return self._benchmark.study(Part(part.workload, part.method, "tune", part.repeat), self._folder)
+
+    def _search(self, study: Study, files: StudyFolder, part: Part, asked: threading.Event) -> str:
         checks.check(study)
         belongs_to = {
             "benchmark": self._row,
@@ -142,7 +151,13 @@ class _Protocol:
             "workload_label": part.workload.name,
         }
         with self._follow(study) as live:
-            ended = supervise.search(study, self._url, resuming=files.exists(), follow=live, belongs_to=belongs_to)
+
+            def watch(folder: StudyFolder) -> None:
+                live(folder)
+                if asked.is_set():  # by a signal that came before the search listened
+                    launch.request_stop(folder)
+
+            ended = supervise.search(study, self._url, resuming=files.exists(), follow=watch, belongs_to=belongs_to)
         if not ended.recorded:
             self._ending.unrecorded.append(part.name)
         if ended.state == "failed":
@@ -154,21 +169,24 @@ class _Protocol:
         """Record what an earlier start has measured and could not record."""
         try:
             launch.record(files, self._url, follow=False)
-        except DBAPIError:
+        except (DBAPIError, StoreError) as error:
             self._ending.unrecorded.append(part.name)
+            self._say(f"{part.name}: {error}")
 
 
 def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, resuming: bool) -> dict[str, Any]:
     """The benchmark's row for the store, from its file where it has begun before."""
-    file = folder / FILE
+    file = BenchmarkFolder(folder).definition
     definition = benchmark.model_dump(mode="json")
+    if StudyFolder(folder).exists():
+        raise LaunchError(f"{folder} holds a study of that name; choose another name, or remove it with `atoll delete`")
     if file.exists() and not resuming:
         raise LaunchError(f"{folder} already holds a benchmark; continue it with --resume, or choose another name")
     if resuming and not file.exists():
         raise LaunchError(f"there is no benchmark to resume in {folder}; leave --resume out to start it")
     if resuming:
         row: dict[str, Any] = json.loads(file.read_text())
-        changed = [key for key, value in definition.items() if row["definition"].get(key) != value]
+        changed = [name for name, value in definition.items() if row["definition"].get(name) != value]
         if changed:
             raise LaunchError(
                 f"the benchmark in {folder} has changed since it was started ({', '.join(changed)}): what is measured "
@@ -176,9 +194,8 @@ def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, res
             )
         return row
     try:
-        store = Store(url)
-        store.check_benchmark_name(benchmark.name, None)
-        store.close()
+        with closing(Store(url)) as store:
+            store.check_benchmark_name(benchmark.name, None)
     except DBAPIError:
         pass  # a store that is away says nothing; the recorders will try again
     row = {
@@ -194,9 +211,8 @@ def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, res
     return row
 
 
-def _best(benchmark: Benchmark, part: Part, folder: Path) -> list[dict[str, Any]]:
-    """The best configurations that the part's tuning has found, no two alike."""
-    tuned = benchmark.study(Part(part.workload, part.method, "tune", part.repeat), folder)
+def best(tuned: Study, top: int) -> list[dict[str, Any]]:
+    """The best configurations that a tuning has found, no two alike."""
     resolved = objectives.resolve(tuned.objectives, tuned.problem())
     past = resume.read(journal.replay(launch.study_folder(tuned).journals))
     complete = [trial for trial in past.trials.values() if trial.state == "complete"]
@@ -204,4 +220,4 @@ def _best(benchmark: Benchmark, part: Part, folder: Path) -> list[dict[str, Any]
     distinct: dict[Any, dict[str, Any]] = {}
     for trial in complete:
         distinct.setdefault(key(trial.hyperparameters), trial.hyperparameters)
-    return list(distinct.values())[: benchmark.confirmation.best]
+    return list(distinct.values())[:top]

@@ -30,6 +30,7 @@ class PastTrial:
     objectives: list[float | None] | None = None
     curve: dict[int, float] | None = None
     blamed: bool = False
+    started: float = 0.0
     busy_seconds: float = 0.0
 
 
@@ -139,7 +140,8 @@ def _take(past: Past, event: Event) -> None:
     if kind == "trial_started":
         names = ("number", "attempt", "island", "generation", "hyperparameters", "worker")
         fields = {name: event[name] for name in names}
-        past.trials[key_of(event)] = PastTrial(**fields, proposal=event.get("proposal") or {})
+        started = float(event.get("time", 0.0))
+        past.trials[key_of(event)] = PastTrial(**fields, proposal=event.get("proposal") or {}, started=started)
     elif kind == "proposed":
         past.proposed[event["number"]] = event["hyperparameters"], event["proposal"]
     elif kind == "refused":

@@ -24,7 +24,7 @@ from atoll.platform.proposals import Candidate, Proposer, key, proposal_of
 from atoll.platform.pruning import Pruner
 from atoll.platform.study import Study
 from atoll.platform.tickets import Ticket, TicketOffice
-from atoll.platform.topology import Place, are_oversubscribed
+from atoll.platform.topology import Place
 from atoll.platform.trial import Progress
 from atoll.platform.worker import Outcome, Stopped, TrialTimeout, as_fields
 from atoll.storage import journal
@@ -322,7 +322,7 @@ class Root:
             "generation": self._generation,
             "seed": configuration.seed,
             "host": self._place.hostname,
-            "oversubscribed": are_oversubscribed(self._worker.places),
+            "oversubscribed": any(place.is_crowded for place in self._worker.places),
             "hyperparameters": candidate.hyperparameters,
             "configuration": configuration.model_dump(),
             "proposal": candidate.as_dict(),

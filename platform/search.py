@@ -103,20 +103,19 @@ def available_cores() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-def processors() -> list[str]:
+def processors(*, with_gpus: bool) -> list[str]:
     """The names of this host's processor and of its GPUs, as far as the system tells."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return [
-        names[0] if names else machine.machine(),
-        *(torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())),
-    ]
+    gpus = range(torch.cuda.device_count() if with_gpus else 0)
+    return [names[0] if names else machine.machine(), *(torch.cuda.get_device_name(gpu) for gpu in gpus)]
 
 
 def arrange_world(study: Study, world: MPI.Comm) -> list[Place]:
     """Gather what every rank runs on, and give every rank its place. Collective."""
-    mine = (socket.gethostname(), available_cores(), torch.cuda.device_count(), os.getpid(), processors())
+    names = processors(with_gpus=study.topology.device != "cpu")
+    mine = (socket.gethostname(), available_cores(), torch.cuda.device_count(), os.getpid(), names)
     everyone = world.allgather(mine)
     return arrange(
         study.topology.shape(),

@@ -403,7 +403,8 @@ class Study(Strict):
             method=self.method,
             hyperparameters=complete_hyperparameters(self.method, self.workload, hyperparameters),
             epochs=self.epochs or registry.workload(self.workload).epochs,
-            seed=self.seed + number,
+            # Configurations that are confirmed have the same seeds.
+            seed=self.seed + (number if self.confirm is None else number // len(self.confirm.configurations)),
             ranks=self.topology.ranks,
             ranks_per_node=self.topology.ranks_per_node,
             threads=threads,

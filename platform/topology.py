@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class TopologyError(ValueError):
@@ -48,6 +48,8 @@ class Place:
         process: its process id.
         may_spin: whether every rank has a core, so that waiting ones may keep theirs busy.
         processor, cores: what the rank computes on, its GPU or its processor, and how many cores it may use.
+        is_crowded: whether it shares its GPU, or the threads of its host's ranks outnumber the cores they may use: then
+            its seconds compare with nothing.
     """
 
     world_rank: int
@@ -62,12 +64,7 @@ class Place:
     may_spin: bool
     processor: str = ""
     cores: int = 0
-
-
-def are_oversubscribed(places: Sequence[Place]) -> bool:
-    """Whether ranks of a worker share a core with any rank, or a GPU with one another: its seconds tell nothing."""
-    gpus = [(place.hostname, place.device) for place in places if place.device != "cpu"]
-    return len(set(gpus)) < len(gpus) or not all(place.may_spin for place in places)
+    is_crowded: bool = False
 
 
 def share_out(world_size: int, islands: int, ranks: int) -> Shape:
@@ -153,4 +150,21 @@ def arrange(
                 cores=len(cores[world_rank]),
             )
         )
-    return places
+    return _with_crowds(places, cores)
+
+
+def _with_crowds(places: list[Place], cores: Sequence[Collection[int]]) -> list[Place]:
+    """Say of every rank whether it shares its GPU, or its cores with more threads than these are."""
+    on_device = Counter((place.hostname, place.device) for place in places)
+    on_host: dict[str, list[Place]] = defaultdict(list)
+    for place in places:
+        on_host[place.hostname].append(place)
+
+    def is_crowded(place: Place) -> bool:
+        own = set(cores[place.world_rank])
+        near = [p for p in on_host[place.hostname] if not own.isdisjoint(cores[p.world_rank])]
+        together = set().union(*(cores[p.world_rank] for p in near))
+        shares_gpu = place.device != "cpu" and on_device[place.hostname, place.device] > 1
+        return shares_gpu or sum(p.threads for p in near) > len(together)
+
+    return [replace(place, is_crowded=is_crowded(place)) for place in places]

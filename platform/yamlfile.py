@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -33,8 +33,18 @@ def read(text: str) -> Any:
     return yaml.load(text, Loader=Loader)
 
 
-def load(path: Path, model: type[Model], *, inside: bool = False) -> Model:
-    """Read `path` as `model`. Raises FileError, also for code outside its folder if `inside` is set."""
+def load(
+    path: Path,
+    model: type[Model],
+    *,
+    inside: bool = False,
+    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
+) -> Model:
+    """Read `path` as `model`, with a change of its content; if `inside` is set, code must lie in its folder.
+
+    Raises:
+        FileError: one line for each mistake.
+    """
     try:
         text = path.read_text()
     except OSError as error:
@@ -45,7 +55,7 @@ def load(path: Path, model: type[Model], *, inside: bool = False) -> Model:
         raise FileError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise FileError(f"{path}: must hold keys and values; valid keys are {', '.join(model.model_fields)}")
-    return validate(content, model, source=str(path), folder=path.parent, node=node, inside=inside)
+    return validate(change(content), model, source=str(path), folder=path.parent, node=node, inside=inside)
 
 
 def validate(

@@ -85,3 +85,38 @@ class StudyFolder:
     def exists(self) -> bool:
         """Whether a study was started here."""
         return self.definition.exists()
+
+
+class BenchmarkFolder:
+    """Where a benchmark's files are: what was asked for, and the folders of its studies.
+
+    Args:
+        path: the benchmark's folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def definition(self) -> Path:
+        """The benchmark's row, as JSON."""
+        return self.path / "benchmark.json"
+
+    def exists(self) -> bool:
+        """Whether a benchmark was started here."""
+        return self.definition.exists()
+
+    def studies(self) -> list[StudyFolder]:
+        """The folders of the studies that have begun."""
+        if not self.exists():
+            return []
+        folders = (StudyFolder(path) for path in sorted(self.path.iterdir()) if path.is_dir())
+        return [folder for folder in folders if folder.exists()]
+
+    def remove(self) -> None:
+        """Remove the benchmark's files, and the folder unless it holds something else."""
+        for study in self.studies():
+            study.remove()
+        self.definition.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()

@@ -1,5 +1,7 @@
 """Comparisons of made-up confirmations, worked by hand."""
 
+import csv
+import io
 import json
 import math
 
@@ -49,7 +51,7 @@ def test_where_tuning_found_nothing_every_seed_counts_as_a_failure(tmp_path):
     assert (y.num_trained, y.num_failed, y.num_tuning_failures) == (2, 2, 2)
     assert y.seconds.value == INF
     assert {row.method: row.rank for row in found.scores["steps"].rows} == {"x": 1, "y": 2}
-    assert "y on w: no trial of its tuning was trained to the end" in found.notes
+    assert "y on w: its tuning found nothing that trains to the end" in found.notes
 
 
 def test_a_smaller_metric_may_be_better(tmp_path):
@@ -66,13 +68,17 @@ def test_a_smaller_metric_may_be_better(tmp_path):
     assert curve.expected == pytest.approx([0.55, 0.5])
 
 
-def test_several_configurations_share_seeds_and_the_soonest_counts(tmp_path):
-    """Trials 0 and 1 are the configurations with the first seed, 2 and 3 with the second."""
+def test_of_several_configurations_the_best_on_validation_data_counts(tmp_path):
+    """Trials 0 and 1 are the configurations with the first seed, 2 and 3 with the second; the first is worse in median.
+
+    The soonest on test data must not be taken: that would be tuning on it.
+    """
     table = {"x": {"w": [SLOW, GOOD, NEVER, SLOW]}, "y": {"w": [SLOW] * 4}}
     found = compared(tmp_path, table, targets={"w": 0.9}, num_configurations=2)
-    rows = [(row.study, row.trial, row.steps) for row in found.confirmations if row.method == "x"]
-    assert rows == [("0.0", 1, 30), ("0.0", 2, 20), ("0.1", 1, INF), ("0.1", 2, 30)]
+    rows = [(row.study, row.trial, row.steps, row.is_chosen) for row in found.confirmations if row.method == "x"]
+    assert rows == [("0.0", 1, 30, False), ("0.0", 2, 20, True), ("0.1", 1, INF, False), ("0.1", 2, 30, True)]
     assert found.scores["steps"].ratios == {"x": [1.0], "y": [pytest.approx(30 / 25)]}
+    assert cell_of(found, "x").num_trained == 2
 
 
 def test_seconds_of_trials_that_shared_cores_are_not_scored(tmp_path):
@@ -90,7 +96,7 @@ def test_workloads_without_a_target_are_in_no_score(tmp_path):
     assert found.scores["steps"].ratios == {"x": [1.0], "y": [1.5]}
     assert "without a target, and so in no score: v" in found.notes
     none = compared(tmp_path / "none", {"x": {"w": [GOOD]}}, targets={"w": None})
-    assert none.verdict == "cannot tell: no workload that was confirmed has a target"
+    assert none.verdict == "cannot tell: there is no workload with a target that all methods have finished"
     assert none.quality == {}
 
 
@@ -127,8 +133,51 @@ def test_what_is_not_finished_says_so(tmp_path):
     store.delete(store.study("b.w.y.confirm"))
     found = comparison.compare(store, row)
     assert not found.is_complete
-    assert found.notes == ["3 of 4 studies are complete: what follows is of these"]
+    assert found.notes[0].startswith("3 of 4 studies have ended: scores are of the workloads that all methods have fin")
     assert cell_of(found, "y").num_trained == 0
+    assert found.verdict.startswith("cannot tell")
+
+
+def test_nobody_wins_before_all_have_finished(tmp_path):
+    """Else y, which has not come to v yet, would have missed it."""
+    table = {"x": {"w": [GOOD, GOOD], "v": [GOOD, GOOD]}, "y": {"w": [SLOW, SLOW], "v": [GOOD, GOOD]}}
+    store, row = made_up.make(tmp_path, table, targets={"w": 0.9, "v": 0.9})
+    store.delete(store.study("b.v.y.confirm"))
+    found = comparison.compare(store, row)
+    assert found.scores["steps"].ratios == {"x": [1.0], "y": [1.5]}  # on w alone
+    assert found.verdict == "cannot tell yet: 7 of 8 studies have ended"
+
+
+def test_a_study_whose_ranks_died_too_often_counts_as_failures(tmp_path):
+    table = {"x": {"w": [GOOD, GOOD]}, "y": {"w": [GOOD]}, "z": {"w": []}}
+    states = {"w.y.confirm": "failed", "w.z.tune": "failed"}
+    found = compared(tmp_path, table, targets={"w": 0.9}, states=states)
+    assert found.is_complete
+    assert [(cell.num_trained, cell.num_failed) for cell in found.cells] == [(2, 0), (2, 1), (2, 2)]
+    assert {row.method: row.score for row in found.scores["steps"].rows} == {"x": 1.0, "y": 0.0, "z": 0.0}
+
+
+def test_seeds_of_one_tuning_are_no_independent_studies(tmp_path):
+    """Three tunings, two seeds each: x is sooner in two of them, so that resampling tunings leaves it open."""
+    table = {"x": {"w": [GOOD] * 2 + [GOOD] * 2 + [NEVER] * 2}, "y": {"w": [SLOW] * 6}}
+    apart = compared(tmp_path, table, targets={"w": 0.9}, num_tunings=3)
+    assert {row.group for row in apart.confirmations} == {"0", "1", "2"}
+    x = next(row for row in apart.scores["steps"].rows if row.method == "x")
+    # All three draws of a tuning miss with probability 7/27, as two misses of three do: the median is infinite then.
+    assert x.score_interval == (0.0, 1.0)
+    assert x.first == pytest.approx(20 / 27, abs=0.04)  # 2,000 draws: a standard error of 0.01
+    assert apart.verdict.startswith("cannot separate x from y")
+
+
+def test_one_method_alone_has_nothing_to_be_compared_with(tmp_path):
+    assert compared(tmp_path, {"x": {"w": [GOOD, GOOD]}}, targets={"w": 0.9}).verdict == (
+        "there is nothing to compare x with"
+    )
+
+
+def test_where_nobody_reaches_a_target_nobody_is_first(tmp_path):
+    found = compared(tmp_path, {"x": {"w": [NEVER] * 2}, "y": {"w": [NEVER] * 2}}, targets={"w": 0.9})
+    assert found.verdict == "cannot tell: no method keeps a finite time on any workload"
 
 
 def test_a_benchmark_is_removed_with_its_studies(tmp_path):
@@ -158,6 +207,18 @@ def test_the_table_is_what_score_reads(tmp_path):
     rows = confirmations.read(store, row)
     (tmp_path / "t.csv").write_text(confirmations.to_csv(rows))
     assert score.read(tmp_path / "t.csv") == confirmations.times(rows, "seconds")
+
+
+def test_seconds_that_do_not_compare_are_not_in_the_table(tmp_path):
+    store, row = made_up.make(tmp_path, {"x": {"w": [GOOD, NEVER]}}, targets={"w": 0.9}, oversubscribed=True)
+    (line, _) = csv.DictReader(io.StringIO(confirmations.to_csv(confirmations.read(store, row))))
+    assert (line["seconds"], line["steps"]) == ("", "20")
+
+
+def test_a_metric_that_is_no_number_is_no_quality(tmp_path):
+    """Journals hold null in its place."""
+    found = compared(tmp_path, {"x": {"w": [[0.5, math.nan]]}}, targets={"w": 0.9})
+    assert [row.relative for row in found.confirmations] == [0.0]
 
 
 def test_every_figure_of_every_kind_of_benchmark_can_be_drawn(tmp_path):

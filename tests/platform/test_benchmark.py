@@ -1,5 +1,6 @@
 """The benchmark file: its parts and studies, its bundled files, and what cannot be."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,9 @@ def test_a_confirmation_trains_every_configuration_with_seeds_that_tuning_did_no
     assert study.topology.shape().world_size == 2  # nothing trains beside it
     seeds = {study.seed + number for number in range(study.trials)}
     tuned = next(make().study(p, tmp_path) for p in make().parts() if p.stage == "tune")
+    first = study.configuration(found[0], 0, 1, "cpu"), study.configuration(found[1], 1, 1, "cpu")
+    assert first[0].seed == first[1].seed == FIRST_CONFIRMATION_SEED
+    assert study.configuration(found[0], 2, 1, "cpu").seed == FIRST_CONFIRMATION_SEED + 1
     assert not seeds & {tuned.seed + number for number in range(tuned.trials)}
 
 
@@ -115,8 +119,21 @@ def test_bundled_benchmarks_can_run(name, tmp_path):
             {"ranks": 4, "ranks_per_node": 4, "methods": [{"method": "ddp", "ranks": 6}]},
             r"must divide its ranks; got 6",
         ),
-        ({"tuning": {"trials": 10**6}}, "trials must be at most 500000"),
-        ({"name": "a/b"}, "a name has up to 40"),
+        ({"tuning": {"trials": 10**6}}, "trials: .* less than or equal to 500000"),
+        ({"name": "a/b"}, r"a benchmark's name has up to 28 letters, .*; got 'a/b'"),
+        ({"name": "a.b"}, "a benchmark's name has up to 28 letters"),
+        ({"methods": [{"method": "ddp", "name": "a.b"}]}, "method 'ddp' needs a `name` of up to 28 .* got 'a.b'"),
+        (
+            {
+                "workloads": [
+                    "digits_mlp",
+                    {"workload": "digits_cnn", "name": "v", "variant_of": "digits_mlp"},
+                    {"workload": "digits_cnn", "name": "u", "variant_of": "digits_mlp"},
+                ]
+            },
+            "digits_mlp has one variant at most; got v and u",
+        ),
+        ({"workloads": [{"workload": "digits_mlp", "target": 0}]}, "target: .* greater than 0"),
         ({"budget": 3}, "budget"),
     ],
 )
@@ -140,6 +157,36 @@ def test_a_scale_changes_what_it_names(tmp_path):
     assert len(load(tmp_path, content).workloads) == 2
     with pytest.raises(FileError, match="has no scale 'large'; it has small"):
         load(tmp_path, content, scale="large")
+
+
+def test_ranges_are_replaced_and_not_joined(tmp_path):
+    content = SMALL | {"space": {"batch_size": {"low": 8, "high": 64}}}
+    content["scales"] = {"small": {"space": {"batch_size": {"choices": [8]}}}}
+    assert load(tmp_path, content, scale="small").space["batch_size"].choices == [8]
+
+
+def test_without_a_word_on_tuning_there_are_twenty_trials(tmp_path):
+    some = Benchmark.model_validate({name: value for name, value in SMALL.items() if name != "tuning"})
+    assert some.tuning.trials == 20
+    assert some.study(next(some.parts()), tmp_path).trials == 20
+    assert make(tuning={"busy_seconds": 5}).tuning.trials is None
+
+
+def test_a_file_that_is_no_yaml_says_so(tmp_path):
+    (tmp_path / "b.yaml").write_text("a: [")
+    with pytest.raises(FileError, match="not valid YAML"):
+        benchmarks.load(str(tmp_path / "b.yaml"))
+    (tmp_path / "b.yaml").write_text("name: b\nmethods: 3\nworkloads: [digits_mlp]\n")
+    with pytest.raises(FileError, match=r"line 2: methods"):
+        benchmarks.load(str(tmp_path / "b.yaml"))
+
+
+def test_the_file_in_the_documents_is_valid(tmp_path):
+    from conftest import ROOT
+
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/benchmark.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(block)
+    assert len(list(benchmarks.load(str(tmp_path / "mine.yaml"), "small").parts())) == 2 * 3 * 2 * 3
 
 
 def test_code_must_lie_in_the_files_folder(tmp_path):

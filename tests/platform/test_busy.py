@@ -29,6 +29,11 @@ def test_what_all_spend_counts_and_all_hear_of_the_end():
     assert first.is_over
 
 
+def test_a_budget_that_is_used_up_is_over_from_the_start():
+    assert [one.is_over for one in budgets(2, 0.0)] == [True, True]
+    assert [one.is_over for one in budgets(2, 0.1)] == [False, False]
+
+
 def test_without_a_budget_nothing_is_sent():
     one, other = budgets(2, None)
     other.spend(1e9)

@@ -4,8 +4,11 @@ import csv
 import io
 import json
 import math
+import shutil
 import signal
+import sqlite3
 import time
+from contextlib import closing
 
 import browser
 import pytest
@@ -68,12 +71,14 @@ def test_the_best_are_confirmed_on_test_data_with_fresh_seeds(finished):
     assert confirmed.definition["confirm"]["configurations"] == best
     trials = store.trials(confirmed)
     assert [trial.hyperparameters for trial in trials] == best * 2
+    assert [t.seed for t in trials] == [500_000, 500_000, 500_001, 500_001]
     assert not {t.seed for t in trials} & {t.seed for t in store.trials(tuned)}
+    # of other data: some loss differs, as losses are real numbers
+    assert any(p.metrics["test_loss"] != p.validation_loss for t in trials for p in store.progress([t.id]))
     for trial in trials:
         curve = store.progress([trial.id])
         assert [set(p.metrics) >= {"test_loss", "test_accuracy"} for p in curve] == [True, True]
         assert trial.metrics["test_accuracy"] == curve[-1].metrics["test_accuracy"]
-        assert trial.metrics["test_accuracy"] != trial.objective  # of other data
         assert trial.proposal["operator"] == "confirm"
         assert trial.oversubscribed is not None
 
@@ -103,8 +108,9 @@ def test_the_comparison(finished):
     assert found.is_complete
     assert [cell.method for cell in found.cells] == ["ddp", "local_sgd"]
     for cell in found.cells:
-        assert (cell.num_trained, cell.num_failed, cell.num_tuned) == (4, 0, 3)
-        assert cell.num_reached == sum(r.is_reached for r in found.confirmations if r.method == cell.method)
+        assert (cell.num_trained, cell.num_failed, cell.num_tuned) == (2, 0, 3)
+        counting = [r for r in found.confirmations if r.method == cell.method and r.is_chosen]
+        assert cell.num_reached == sum(r.is_reached for r in counting)
     assert set(found.quality) == {"ddp", "local_sgd"}
     both = found.improvement["ddp"]["local_sgd"].value + found.improvement["local_sgd"]["ddp"].value
     assert both == pytest.approx(1)
@@ -123,9 +129,11 @@ def test_the_report_is_whole_and_the_table_can_be_scored(finished):
     assert 'src="http' not in page
     assert "atoll benchmark b.yaml" in page
     rows = list(csv.DictReader(io.StringIO((finished / "b.csv").read_text())))
-    assert len(rows) == 8
+    assert len(rows) == 4  # of the configurations that count
     scored = called_json("score", "b.csv", cwd=finished)
-    assert {row["method"] for row in scored["methods"]} == {"ddp", "local_sgd"}
+    if said["scores"]["seconds"]["rows"]:  # else cores were shared
+        of_report = {row["method"]: row["score"] for row in said["scores"]["seconds"]["rows"]}
+        assert {row["method"]: row["score"] for row in scored["methods"]} == of_report
     assert "medians over confirmations" in called("report", "b", cwd=finished).stdout
 
 
@@ -155,6 +163,7 @@ def test_the_report_is_drawn_in_a_browser(finished):
 
 @pytest.mark.long
 @pytest.mark.browser
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium")
 @pytest.mark.timeout(1000)
 def test_tiny(tmp_path):
     """From nothing to a page in under 15 minutes, on two cores."""
@@ -162,8 +171,7 @@ def test_tiny(tmp_path):
     atoll("benchmark", "tiny", cwd=tmp_path, timeout=900)
     called("report", "tiny", "-o", "report.html", cwd=tmp_path)
     assert time.monotonic() - started < 900
-    said = check_page(tmp_path / "report.html")
-    assert "of 5" in said
+    check_page(tmp_path / "report.html")
     found = called_json("report", "tiny", cwd=tmp_path)
     assert found["is_complete"]
     assert len(found["confirmations"]) == 3 * 2 * 5
@@ -195,14 +203,40 @@ def test_the_best_of_a_tuning_are_the_best_that_differ(tmp_path, monkeypatch):
     from atoll.platform import resume
 
     made = Benchmark.model_validate(SMALL)
-    part = next(part for part in made.parts() if part.stage == "confirm")
 
     def trial(number, rate, objective, state="complete"):
         past = resume.PastTrial(number, 0, 0, 0, {"learning_rate": rate}, {}, state=state, objective=objective)
         return (number, 0), past
 
-    trials = dict(
-        [trial(0, 0.1, 0.8), trial(1, 0.2, 0.9), trial(2, 0.2, 0.7), trial(3, 0.3, 0.95, "pruned"), trial(4, 0.4, 0.85)]
-    )
+    found = [trial(0, 0.1, 0.8), trial(1, 0.2, 0.9), trial(2, 0.2, 0.7), trial(3, 0.3, 0.95, "pruned")]
+    trials = dict([*found, trial(4, 0.4, 0.85)])
     monkeypatch.setattr(protocol.resume, "read", lambda _: resume.Past(trials=trials))
-    assert protocol._best(made, part, tmp_path) == [{"learning_rate": 0.2}, {"learning_rate": 0.4}]
+    tuned = made.study(next(made.parts()), tmp_path)
+    assert protocol.best(tuned, 2) == [{"learning_rate": 0.2}, {"learning_rate": 0.4}]
+
+
+def test_a_study_whose_last_line_is_missing_is_ended_on_resume(finished, tmp_path):
+    """The launcher died after the last trial; and again, before it had written anything."""
+    shutil.copytree(finished, tmp_path / "copy")
+    folder = tmp_path / "copy" / "atoll-studies" / "b"
+    last = folder / "digits_mlp.local_sgd.confirm-0" / "journals" / "launcher.jsonl"
+    lines = last.read_text().splitlines(keepends=True)
+    assert "study_ended" in lines[-1]
+    last.write_text("".join(lines[:-1]))
+    # The journals' rows are the other folder's: this one is a copy, so it goes to a store of its own.
+    store = f"sqlite:///{tmp_path}/other.db"
+    done = called("benchmark", "b.yaml", "--resume", "--store", store, cwd=tmp_path / "copy")
+    assert done.stdout.count("done before") == 4
+    assert "study_ended" in last.read_text().splitlines()[-1]
+
+
+def test_a_benchmark_is_removed_as_a_whole(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    (tmp_path / "copy" / "atoll-studies" / "b" / "mine.txt").write_text("kept")
+    with closing(sqlite3.connect(tmp_path / "copy" / "atoll.db")) as connection:
+        connection.execute("UPDATE benchmark SET folder = ?", [str(tmp_path / "copy/atoll-studies/b")])
+        connection.commit()
+    called("delete", "b", "--yes", cwd=tmp_path / "copy")
+    store = Store(f"sqlite:///{tmp_path}/copy/atoll.db")
+    assert (store.benchmarks(), store.studies()) == ([], [])
+    assert [path.name for path in (tmp_path / "copy" / "atoll-studies" / "b").iterdir()] == ["mine.txt"]

@@ -322,6 +322,28 @@ def test_passwords_are_not_shown():
     assert "secret" not in str(caught.value)
 
 
+def test_a_benchmark_holds_its_studies(url):
+    store = Store(url)
+    row = {"name": "b", "uid": "1", "folder": "f", "definition": {}, "num_studies": 2, "started": 1.0}
+    for name in ("b.x", "b.y"):
+        fields = journals.study_row(Path(name), name, benchmark=row, stage="tune", repeat=0, method_label=name)
+        store.add_study(fields)
+    store.add_study(journals.study_row(Path("other"), "other"))
+    (found,) = store.benchmarks()
+    assert [study.name for study in store.studies_of(found)] == ["b.x", "b.y"]
+    assert store.benchmark().name == store.benchmark("b").name == "b"
+    with pytest.raises(StoreError, match="does not hold a benchmark named 'c'; it holds b"):
+        store.benchmark("c")
+    store.check_benchmark_name("b", "1")
+    with pytest.raises(StoreError, match="already holds a benchmark named 'b'"):
+        store.check_benchmark_name("b", None)
+    with pytest.raises(StoreError, match="already holds a benchmark named 'b'"):
+        store.add_study(journals.study_row(Path("b.z"), "b.z", benchmark=row | {"uid": "2"}))
+    store.delete(found)
+    assert [summary.study.name for summary in store.studies()] == ["other"]
+    assert store.benchmarks() == []
+
+
 def test_a_newer_schema_is_refused(tmp_path):
     url = f"sqlite:///{tmp_path}/store.db"
     store = Store(url)

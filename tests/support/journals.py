@@ -93,7 +93,7 @@ def end_trial(lines: JournalWriter, number: int, objective: float | None, attemp
     lines.append("trial_ended", fields | changes)
 
 
-def write_study(folder: StudyFolder, objectives: list[float | None]) -> None:
+def write_study(folder: StudyFolder, objectives: list[float | None], state: str = "complete") -> None:
     """A whole search with these objectives; None fails."""
     launcher = JournalWriter(folder.journal("launcher"))
     launcher.append("study_started", {"definition": {}, "num_trials": len(objectives)})
@@ -104,4 +104,4 @@ def write_study(folder: StudyFolder, objectives: list[float | None]) -> None:
             report(lines, number, epoch)
         end_trial(lines, number, objective)
     lines.append("migrated", {"number": 0, "from_island": 0, "to_island": 1})
-    launcher.append("study_ended", {"state": "complete", "reason": None})
+    launcher.append("study_ended", {"state": state, "reason": None})

@@ -25,6 +25,8 @@ def make(
     direction: str = "maximize",
     num_configurations: int = 1,
     variants: Mapping[str, str] | None = None,
+    states: Mapping[str, str] | None = None,
+    num_tunings: int = 1,
     **changes,
 ) -> tuple[Store, Benchmark]:
     """A store that holds the benchmark `b`.
@@ -36,6 +38,8 @@ def make(
         tuned: the objectives of the tuning's trials; (0.5, 0.6) unless given; None failed.
         direction, num_configurations: as the studies have them.
         variants: base workload -> its variant.
+        states: of studies, WORKLOAD.METHOD.STAGE, that did not end complete.
+        num_tunings: among which a cell's confirmations are shared out.
         changes: of every confirmation's start, such as oversubscribed.
     """
     workloads, of_base = list(targets), {variant: base for base, variant in (variants or {}).items()}
@@ -44,26 +48,32 @@ def make(
         "workloads": [{"name": name, "variant_of": of_base.get(name)} for name in workloads],
         "confirmation": {"best": num_configurations, "seeds": 2},
         "description": "made up",
+        "tuning": {"repeats": num_tunings},
     }
-    num_studies = 2 * len(table) * len(workloads)
+    num_studies = 2 * len(table) * len(workloads) * num_tunings
     row = {"name": "b", "uid": "1", "folder": str(folder), "definition": definition}
     row |= {"num_studies": num_studies, "started": 1.0}
     url = f"sqlite:///{folder}/atoll.db"
     for method, of_method in table.items():
         for workload, curves in of_method.items():
-            shared = {"benchmark": row, "repeat": 0, "method_label": method, "workload_label": workload}
+            shared = {"benchmark": row, "method_label": method, "workload_label": workload}
             shared |= {"target": targets[workload], "direction": direction}
             found = (tuned or {}).get((method, workload), (0.5, 0.6))
-            name = f"{workload}.{method}"
-            tuning = _start(folder, f"{name}.tune", shared | {"stage": "tune", "definition": {}})
-            journals.write_study(tuning, list(found))
-            _record(tuning, url)
-            if all(objective is None for objective in found):
-                continue
-            confirm = {"confirm": {"configurations": [{"x": n} for n in range(num_configurations)], "seeds": 2}}
-            made = _start(folder, f"{name}.confirm", shared | {"stage": "confirm", "definition": confirm})
-            _write_confirmation(made, confirm, curves, changes)
-            _record(made, url)
+            for repeat in range(num_tunings):
+                shared["repeat"] = repeat
+                name = f"{workload}.{method}" if num_tunings == 1 else f"{workload}.{method}.{repeat}"
+                tuned_to = (states or {}).get(f"{name}.tune", "complete")
+                tuning = _start(folder, f"{name}.tune", shared | {"stage": "tune", "definition": {}})
+                journals.write_study(tuning, list(found), tuned_to)
+                _record(tuning, url)
+                if tuned_to == "failed" or all(objective is None for objective in found):
+                    continue
+                confirm = {"confirm": {"configurations": [{"x": n} for n in range(num_configurations)], "seeds": 2}}
+                made = _start(folder, f"{name}.confirm", shared | {"stage": "confirm", "definition": confirm})
+                share = len(curves) // num_tunings
+                own = curves[repeat * share : (repeat + 1) * share]
+                _write_confirmation(made, confirm, own, changes, (states or {}).get(f"{name}.confirm", "complete"))
+                _record(made, url)
     store = Store(url)
     return store, store.benchmark("b")
 
@@ -84,7 +94,7 @@ def _definition(folder) -> dict:
     return json.loads(folder.definition.read_text())
 
 
-def _write_confirmation(folder, definition: dict, curves: Sequence[Curve], changes: dict) -> None:
+def _write_confirmation(folder, definition: dict, curves: Sequence[Curve], changes: dict, state: str) -> None:
     launcher = JournalWriter(folder.journal("launcher"))
     launcher.append("study_started", {"definition": definition, "num_trials": len(curves)})
     lines = JournalWriter(folder.root_journal(0))
@@ -94,4 +104,4 @@ def _write_confirmation(folder, definition: dict, curves: Sequence[Curve], chang
             journals.report(lines, number, epoch, metrics={"test_accuracy": value})
         metrics = {"test_accuracy": curve[-1]} if curve else {}
         journals.end_trial(lines, number, curve[-1] if curve else None, metrics=metrics)
-    launcher.append("study_ended", {"state": "complete", "reason": None})
+    launcher.append("study_ended", {"state": state, "reason": None})
