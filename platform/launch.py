@@ -229,8 +229,7 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, blamed: Co
         is_blamed = blamed is None or trial.worker in blamed
         if is_blamed and past.is_blamed(trial.number):
             why = f"its worker died on it twice; the second time: {reason}"
-            busy = max(0.0, time.time() - trial.started)
-            fields = {"state": "failed", "objective": None, "reason": why, "busy_seconds": busy}
+            fields = {"state": "failed", "objective": None, "reason": why, "busy_seconds": trial.busy_seconds}
             lines.append("trial_ended", key | fields)
         else:
             lines.append("trial_lost", key | {"reason": reason, "blamed": is_blamed})

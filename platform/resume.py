@@ -147,6 +147,10 @@ def _take(past: Past, event: Event) -> None:
     elif kind == "refused":
         refused = {name: event[name] for name in ("genes", "attributes")}
         past.refused.setdefault(event["number"], []).append(refused)
+    elif kind == "progress" and key_of(event) in past.trials:
+        # What is known of a trial whose process dies: it trained until its last line.
+        trial = past.trials[key_of(event)]
+        trial.busy_seconds = max(0.0, float(event["time"]) - trial.started)
     elif kind == "trial_ended" and key_of(event) in past.trials:
         trial = past.trials[key_of(event)]
         trial.state = event["state"]

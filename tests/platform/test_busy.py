@@ -57,3 +57,12 @@ def test_past_trials_count_but_lost_ones_do_not():
     assert past.used_up(None, None, 8.0)
     assert not past.used_up(None, None, 8.001)
     assert not past.used_up(None, None)
+
+
+def test_a_trial_whose_process_died_has_trained_until_its_last_line():
+    """However much later the search is resumed."""
+    fields = {"number": 0, "attempt": 0}
+    start = {"island": 0, "generation": 0, "hyperparameters": {}, "worker": 0, "event": "trial_started", "time": 10.0}
+    report = {"event": "progress", "time": 14.5}
+    (trial,) = resume.read([fields | start, fields | report]).running()
+    assert trial.busy_seconds == 4.5
