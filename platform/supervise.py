@@ -235,18 +235,25 @@ class _Supervisor:
 
 
 @contextmanager
+def _on_stop_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Call `handler` on what asks a search to stop; only a main thread hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextmanager
 def noting_signals() -> Iterator[threading.Event]:
     """Between searches: what would end one sets the event instead of ending this process."""
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    with _on_stop_signals(lambda _number, _frame: asked.set()):
         yield asked
-        return
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in STOP_SIGNALS}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -259,15 +266,8 @@ def _stop_on_signals(folder: StudyFolder) -> Iterator[threading.Event]:
             hurry.set()
         launch.request_stop(folder)
 
-    if threading.current_thread() is not threading.main_thread():
+    with _on_stop_signals(asked):
         yield hurry
-        return
-    before = {number: signal.signal(number, asked) for number in STOP_SIGNALS}
-    try:
-        yield hurry
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _size(path: Path) -> int:
