@@ -146,7 +146,8 @@ class _Facts:
         self.targets = {study.workload_label: study.target for study in self.studies}
         self._variants = {e["variant_of"]: e["name"] for e in definition["workloads"] if e["variant_of"]}
         self._num_tunings = definition.get("tuning", {}).get("repeats", 1)
-        self._hopeless = [study for study in self.studies if confirmations.is_hopeless(store, study)]
+        tuned = [study for study in self.studies if study.id in self.trials]
+        self._hopeless = [study for study in tuned if confirmations.is_hopeless(study, self.trials[study.id])]
         self._num_expected = benchmark.num_studies - len(self._hopeless)
         self._num_ended = sum(study.state in confirmations.ENDED for study in self.studies)
         self.is_complete = self._num_ended == self._num_expected

@@ -79,16 +79,16 @@ def read(store: Store, benchmark: Benchmark) -> list[Confirmation]:
     for study in store.studies_of(benchmark):
         if study.stage == "confirm":
             rows += _of_study(store, study)
-        elif is_hopeless(store, study):
+        elif is_hopeless(study, store.trials(study)):
             rows += [_failed(study, n, 1, WORDS) for n in range(benchmark.definition["confirmation"]["seeds"])]
     return rows
 
 
-def is_hopeless(store: Store, study: Study) -> bool:
+def is_hopeless(study: Study, trials: Sequence[Trial]) -> bool:
     """Whether a tuning has ended, and there is nothing to confirm."""
     if study.stage != "tune" or study.state not in ENDED:
         return False
-    return study.state == "failed" or not store.leaderboard(study, 1)
+    return study.state == "failed" or all(trial.state != "complete" for trial in trials)
 
 
 def _of_study(store: Store, study: Study) -> list[Confirmation]:
@@ -210,12 +210,12 @@ def times(rows: Iterable[Confirmation], by: str) -> list[TrialTime]:
 def to_csv(rows: Iterable[Confirmation]) -> str:
     """The confirmations of the configurations that count, as a table that `atoll score` reads too.
 
-    Seconds are left out where they compare with nothing.
+    Seconds are left out of all rows where those of some compare with nothing: as if nobody had reached the target.
     """
+    rows = [row for row in rows if row.is_chosen]
+    are_timed = all(row.is_timed for row in rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Confirmation)], lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        if row.is_chosen:
-            writer.writerow(asdict(row) | {"seconds": row.seconds if row.is_timed else ""})
+    writer.writerows(asdict(row) | {"seconds": row.seconds if are_timed else ""} for row in rows)
     return text.getvalue()

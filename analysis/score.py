@@ -128,8 +128,10 @@ def _row(file: Path, line: int, row: Mapping[str, str]) -> TrialTime:
             number = math.inf if text == "" else float(text)
         except ValueError:
             number = math.nan
-        if math.isnan(number) or number <= 0:
-            raise ValueError(f"{file}, line {line}: {name} must be a number above 0, empty or inf; got {text!r}")
+        # A ratio of seconds needs some; evaluations may be counted from 0.
+        rule, is_right = ("above 0", number > 0) if name == "seconds" else ("of at least 0", number >= 0)
+        if not is_right:
+            raise ValueError(f"{file}, line {line}: {name} must be a number {rule}, empty or inf; got {text!r}")
         numbers[name] = number
     return TrialTime(
         names["method"],

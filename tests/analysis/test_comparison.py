@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import made_up
 import pytest
@@ -211,8 +212,10 @@ def test_the_table_is_what_score_reads(tmp_path):
 
 def test_seconds_that_do_not_compare_are_not_in_the_table(tmp_path):
     store, row = made_up.make(tmp_path, {"x": {"w": [GOOD, NEVER]}}, targets={"w": 0.9}, oversubscribed=True)
-    (line, _) = csv.DictReader(io.StringIO(confirmations.to_csv(confirmations.read(store, row))))
-    assert (line["seconds"], line["steps"]) == ("", "20")
+    shared, other = confirmations.read(store, row)
+    for rows in ([shared, other], [shared, replace(other, is_timed=True)]):  # one is enough: half a table would rank
+        lines = list(csv.DictReader(io.StringIO(confirmations.to_csv(rows))))
+        assert [(line["seconds"], line["steps"]) for line in lines] == [("", "20"), ("", "inf")]
 
 
 def test_a_metric_that_is_no_number_is_no_quality(tmp_path):

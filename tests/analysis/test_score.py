@@ -139,11 +139,11 @@ def test_equal_scores_share_a_rank():
 def test_read(tmp_path):
     file = tmp_path / "times.csv"
     file.write_text(
-        "method,workload,study,trial,evaluation,seconds,more\nx,a,0,1,3,12.5,!\nx,a,0,2,,,\nx,a,1,1,2,inf,\n"
+        "method,workload,study,trial,evaluation,seconds,more\nx,a,0,1,0,12.5,!\nx,a,0,2,,,\nx,a,1,1,2,inf,\n"
     )
     rows = score.read(file)
     assert rows == [
-        TrialTime("x", "a", "0", "1", 3.0, 12.5),
+        TrialTime("x", "a", "0", "1", 0.0, 12.5),
         TrialTime("x", "a", "0", "2", INF, INF),
         TrialTime("x", "a", "1", "1", 2.0, INF),
     ]
@@ -155,6 +155,8 @@ def test_read(tmp_path):
         ("method,workload\nx,a\n", "lacks the columns study, trial, evaluation, seconds; needed are method,"),
         ("method,workload,study,trial,evaluation,seconds\nx,a,0,1,3,fast\n", "line 2: seconds must be .* got 'fast'"),
         ("method,workload,study,trial,evaluation,seconds\nx,a,0,1,3,-1\n", "line 2: seconds must be .* got '-1'"),
+        ("method,workload,study,trial,evaluation,seconds\nx,a,0,1,3,0\n", "line 2: seconds must be .* above 0, .*'0'"),
+        ("method,workload,study,trial,evaluation,seconds\nx,a,0,1,-1,3\n", "line 2: evaluation must be .* at least 0"),
         ("method,workload,study,trial,evaluation,seconds\nx,,0,1,3,1\n", "line 2: workload must be given"),
         ("method,workload,study,trial,evaluation,seconds\n", "holds no trial"),
     ],
@@ -164,6 +166,21 @@ def test_tables_that_cannot_be_scored(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         score.read(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a=v,b=v", "no variant has variants; not so v"),
+        ("a=a", "not so a"),
+        ("a=b,b=c", "not so b"),
+        ("a=b,a=c", "each base once"),
+        ("a", "must be BASE=VARIANT"),
+    ],
+)
+def test_variants_that_cannot_be(text, message):
+    with pytest.raises(ValueError, match=message):
+        score.pairs(text)
 
 
 def test_variants_must_be_there():
