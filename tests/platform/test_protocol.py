@@ -152,8 +152,7 @@ def check_page(file):
         return page.inner_text("body")
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium")
+@browser.needed
 def test_the_report_is_drawn_in_a_browser(finished):
     called("report", "b", "-o", "page.html", cwd=finished)
     said = check_page(finished / "page.html")
@@ -162,8 +161,7 @@ def test_the_report_is_drawn_in_a_browser(finished):
 
 
 @pytest.mark.long
-@pytest.mark.browser
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium")
+@browser.needed
 @pytest.mark.timeout(1000)
 def test_tiny(tmp_path):
     """From nothing to a page in under 15 minutes, on two cores."""

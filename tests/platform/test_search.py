@@ -196,41 +196,37 @@ def test_a_trial_that_takes_too_long_is_failed_and_keeps_its_progress(tmp_path):
         assert store.progress([trial.id])
 
 
-def test_a_budget_of_seconds(tmp_path):
-    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "seconds": 6.0, "epochs": 2}
-    study["topology"] = {"islands": 2}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+def searched_within(tmp_path, budget):
+    """The trials of two islands' search within a budget of seconds, which must then be complete and not shrink."""
+    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "epochs": 2, "topology": {"islands": 2}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | budget))
     atoll("search", "study.yaml", cwd=tmp_path)
     store, row = read(tmp_path)
-    trials = store.trials(row)
     assert row.state == "complete"
+    smaller = {name: seconds / 2 for name, seconds in budget.items()}
+    (tmp_path / "smaller.yaml").write_text(yaml.safe_dump(study | smaller))
+    refused = atoll("search", "smaller.yaml", "--resume", cwd=tmp_path, code=1)
+    assert "a budget can only grow" in refused.stderr
+    return store.trials(row)
+
+
+def test_a_budget_of_seconds(tmp_path):
+    trials = searched_within(tmp_path, {"seconds": 6.0})
     assert {t.state for t in trials} <= {"complete", "failed"}
     starts = [t.started for t in trials]
     assert 0 < max(starts) - min(starts) <= 6.0
     finished = atoll("search", "study.yaml", "--resume", cwd=tmp_path, code=1)
     assert "is finished: it has used up its 6 seconds" in finished.stderr
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"seconds": 3.0}))
-    smaller = atoll("search", "study.yaml", "--resume", cwd=tmp_path, code=1)
-    assert "a budget can only grow" in smaller.stderr
 
 
 def test_a_budget_of_busy_seconds(tmp_path):
     """Nothing starts once it is used up; what is in training then, one trial a worker, is trained to its end."""
-    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "busy_seconds": 4.0, "epochs": 2}
-    study["topology"] = {"islands": 2}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    atoll("search", "study.yaml", cwd=tmp_path)
-    store, row = read(tmp_path)
-    trials = store.trials(row)
-    assert row.state == "complete"
+    trials = searched_within(tmp_path, {"busy_seconds": 4.0})
     order = sorted(trials, key=lambda t: t.started)
     for place, trial in enumerate(order):
         before = [t for t in order[:place] if t.finished <= trial.started - 0.1]  # 0.1 s for a message to arrive
         assert sum(t.finished - t.started for t in before) < 4.0
     assert sum(t.finished - t.started for t in trials) >= 4.0 - 0.01 * len(trials)  # which journal lines may take
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"busy_seconds": 2.0}))
-    smaller = atoll("search", "study.yaml", "--resume", cwd=tmp_path, code=1)
-    assert "a budget can only grow" in smaller.stderr
 
 
 def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):

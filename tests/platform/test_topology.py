@@ -68,3 +68,33 @@ def test_devices_go_round_the_hosts_gpus():
     }
     with pytest.raises(TopologyError, match=r"device cuda needs a GPU on every host; there is none on b"):
         arrange(Shape((2,), 1), ["a", "b"], cores=[{0}, {0}], num_gpus=[1, 0], device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("options", "crowded"),
+    [
+        ({"cores": [{0, 1}, {0, 1}]}, [False, False]),
+        ({"cores": [{0}, {0}]}, [True, True]),
+        ({"cores": [{0, 1}, {0, 1}], "threads": 8}, [True, True]),
+        ({"cores": [{0, 1, 2, 3}, {0}]}, [True, True]),  # 4 threads and 1 on 4 cores
+        ({"cores": [{0}, {1}]}, [False, False]),
+        ({"cores": [range(8)] * 2, "num_gpus": [2, 2]}, [False, False]),
+        ({"cores": [range(8)] * 2, "num_gpus": [1, 1]}, [True, True]),
+        ({"cores": [range(8)] * 2, "num_gpus": [1, 1], "device": "cpu"}, [False, False]),
+    ],
+)
+def test_who_shares_a_gpu_or_cores_with_too_many_threads_is_crowded(options, crowded):
+    """Two workers: it does not matter whose the other rank is."""
+    assert [place.is_crowded for place in arrange(Shape((2,), 1), ["a", "a"], **options)] == crowded
+
+
+def test_ranks_of_other_hosts_crowd_nobody():
+    assert not any(place.is_crowded for place in arrange(Shape((2,), 1), ["a", "b"], cores=[{0}, {0}]))
+
+
+def test_places_name_what_they_compute_on():
+    names = [["EPYC", "H200", "A100"]] * 2
+    found = arrange(Shape((2,), 1), ["a", "a"], cores=[{0, 1}] * 2, num_gpus=[2, 2], processors=names)
+    assert [(place.processor, place.cores) for place in found] == [("H200", 2), ("A100", 2)]
+    on_cpu = arrange(Shape((1,), 1), ["a"], cores=[{0, 1}], device="cpu", processors=names)
+    assert on_cpu[0].processor == "EPYC"

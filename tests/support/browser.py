@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -13,10 +13,18 @@ FLAGS = [
     "--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+# .ci/run installs chromium, and in CI a skip is a failure.
 NEEDED = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium"),
 ]
+
+
+def needed(test: Callable) -> Callable:
+    """The same marks, for one test."""
+    for mark in NEEDED:
+        test = mark(test)
+    return test
 
 
 @contextmanager
