@@ -261,8 +261,12 @@ def test_a_lock_of_two_seconds_delays_and_loses_nothing(folder, tmp_path):
     lock.execute("BEGIN EXCLUSIVE")
     thread.start()
     journals.write_study(folder, [0.9, 0.8])
-    time.sleep(1.0)
-    failed_meanwhile = thread.failure
+    released = time.monotonic() + 2.0
+    deadline = time.monotonic() + 30.0  # a busy machine may take long to run the thread at all
+    failed_meanwhile = None
+    while time.monotonic() < released or (failed_meanwhile is None and time.monotonic() < deadline):
+        failed_meanwhile = failed_meanwhile or thread.failure
+        time.sleep(0.05)
     lock.execute("COMMIT")
     assert thread.finish(30)
     assert "locked" in str(failed_meanwhile)
