@@ -2,7 +2,7 @@
 
 python benchmarks/search_quality.py [--quick] [--trials FILE] [--output FOLDER] [--json FILE] [--mpi | --held-out]
 
-Six functions of the Propulate paper's suite, and four real trainings that benchmarks/tabulate.py has tabulated. Eight
+Six functions of the Propulate paper's suite, and four real trainings that benchmarks/grids.py has tabulated. Eight
 workers of one island on a simulated clock, each with its own sampler, told what arrives; evaluations take log-normal
 times (sigma 0.5). 400 evaluations, 10 seeds (Gaussian process: 200 and 3). The optima of rastrigin, griewank and
 bisphere lie in the middle of their ranges, where CMA-ES starts: they are moved, by the seed, by up to a quarter of the
@@ -101,7 +101,7 @@ def table_of(name: str) -> dict[str, Any]:
 
 def table_task(name: str) -> tuple[SearchSpace, Loss]:
     """A tabulated training: parameters are the places on the grid's axes; NaN where the training failed."""
-    from tabulate import key_of
+    from grids import key_of
 
     from atoll.platform.study import Study
 
@@ -362,7 +362,7 @@ def tables(rows: list[dict[str, Any]], checkpoints: list[int]) -> tuple[str, dic
 
 def over_mpi(quick: bool, done: Trainings) -> None:
     """Whole searches of two trainings over MPI: 4 workers of 2 ranks for some samplers, several seeds."""
-    from tabulate import study_of
+    from grids import study_of
 
     from atoll.storage.store import Store
 

@@ -1,6 +1,6 @@
 """Trains every configuration of a grid once, so that samplers can be compared on real tasks without training again.
 
-python benchmarks/tabulate.py [NAME ...] [--quick] [--json FILE]
+python benchmarks/grids.py [NAME ...] [--quick] [--json FILE]
 
 Each task is a search with the grid sampler: digits_mlp under one method on workers of 2 ranks, 6 epochs, the validation
 loss. A table holds the points of every axis and the losses; `null` is a trial that failed. It is written to
@@ -112,7 +112,7 @@ def tabulate(name: str, quick: bool) -> dict[str, Any]:
         trials = store.trials(store.study(name))
     ended = [trial for trial in trials if trial.state in ("complete", "failed")]
     return {
-        "command": f"python benchmarks/tabulate.py {name}",
+        "command": f"python benchmarks/grids.py {name}",
         "study": study.model_dump(mode="json", include={"workload", "method", "epochs", "objectives", "space", "seed"}),
         "axes": axes_of(study, found),
         "losses": {key_of(trial.hyperparameters, space.limits()): trial.objective for trial in ended},
