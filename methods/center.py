@@ -36,7 +36,7 @@ class Center:
     """
 
     def __init__(self, communicator: Communicator, like: Tensor, rule: Callable[[int, Tensor, Tensor], None]) -> None:
-        self._communicator = communicator.split(0)
+        self._communicator = communicator.split(0, spans="center")
         self._aside = communicator.split(0, ledger=Ledger())  # leaving is no traffic of the method
         self._rule = rule
         self._sent, self._answer = (torch.empty_like(like, device="cpu") for _ in range(2))
@@ -112,6 +112,16 @@ class Center:
 
     def serve(self) -> None:
         """Answer what has arrived; never waits."""
+        schedule = self._communicator.ledger.schedule
+        if schedule is None:
+            self._serve()
+            return
+        num_served = sum(self._num_served)
+        schedule.begin_service()
+        self._serve()
+        schedule.end_service(sum(self._num_served) - num_served)
+
+    def _serve(self) -> None:
         while (rank := self._communicator.arrived(ASK)) is not None:
             if rank not in self.received:
                 self.received[rank], self.answered[rank] = (torch.empty_like(self._sent) for _ in range(2))

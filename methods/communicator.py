@@ -26,6 +26,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from atoll.methods.schedule import Schedule, Span
+
 Scope = Literal["node", "global"]
 
 SUMMABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
@@ -66,10 +68,15 @@ class Tally:
 
 
 class Ledger:
-    """What one rank communicated, by operation, scope, size and overlap."""
+    """What one rank communicated, by operation, scope, size and overlap.
 
-    def __init__(self) -> None:
+    Attributes:
+        schedule: what it did in which order at every step, where that is kept.
+    """
+
+    def __init__(self, schedule: Schedule | None = None) -> None:
         self._tallies: dict[Exchange, Tally] = {}
+        self.schedule = schedule
 
     def tally(self, exchange: Exchange) -> Tally:
         """Return the tally of `exchange`, new ones at zero."""
@@ -130,12 +137,18 @@ class Request:
     """A communication under way."""
 
     def __init__(
-        self, communicator: Communicator, done: Callable[[], bool], finish: Callable[[], None], tally: Tally | None
+        self,
+        communicator: Communicator,
+        done: Callable[[], bool],
+        finish: Callable[[], None],
+        tally: Tally | None,
+        number: int | None = None,
     ) -> None:
         self._communicator = communicator
         self._done = done
         self._finish = finish
         self._tally = tally
+        self._number = number  # in the schedule
         self._complete = False
 
     def test(self) -> bool:
@@ -143,14 +156,27 @@ class Request:
         if not self._complete and self._done():
             self._complete = True
             self._finish()
+            self._note_arrival()
         return self._complete
 
     def wait(self) -> None:
         """Return when the communication is complete. Raises what `poll` raises."""
         started = time.perf_counter()
+        schedule = self._communicator.ledger.schedule
+        if schedule is not None:
+            schedule.hold()
+        if self._complete:  # seen by an earlier test; what follows rests on it all the same
+            self._note_arrival()
         self._communicator.wait_until(self.test)
         if self._tally is not None:
             self._tally.seconds_waited += time.perf_counter() - started
+        if schedule is not None:
+            schedule.release()
+
+    def _note_arrival(self) -> None:
+        schedule = self._communicator.ledger.schedule
+        if schedule is not None:
+            schedule.arrived(self._number)
 
 
 def check_summable(dtype: torch.dtype) -> None:
@@ -200,6 +226,7 @@ class Communicator(ABC):
         self.spin = spin
         self.services = [] if services is None else services
         self.scope: Scope = "node" if len(set(nodes)) <= 1 else "global"
+        self.span: Span = "all"
 
     # Whether sums and broadcasts take CUDA tensors as they are; messages are staged in host memory always.
     _sums_on_device = False
@@ -268,10 +295,14 @@ class Communicator(ABC):
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds. Raises what `poll` raises."""
-        patience = Patience(self.spin)
+        patience, schedule = Patience(self.spin), self.ledger.schedule
+        if schedule is not None:
+            schedule.hold()
         while not condition():
             self.attend()
             patience.pause()
+        if schedule is not None:
+            schedule.release()
 
     # Blocking forms.
 
@@ -299,8 +330,10 @@ class Communicator(ABC):
         """Return when every rank has come here."""
         Request(self, self._post_barrier(), _nothing, tally=None).wait()
 
-    def split(self, color: int, *, ledger: Ledger | None = None) -> Communicator:
+    def split(self, color: int, *, ledger: Ledger | None = None, spans: Span = "part") -> Communicator:
         """Return this rank's part of the communicator: the ranks that gave the same `color`, in the same order.
+
+        `spans` says which ranks those are, for projections to other numbers of ranks; all of them stay what they were.
 
         Collective. Cutting the parts blocks and cannot be interrupted, so it starts once all ranks have arrived. A rank
         that has arrived stays until all have, or until one has given up that can then no longer come; what else
@@ -317,6 +350,7 @@ class Communicator(ABC):
                     raise
             patience.pause()
         part = self._split(color, self.ledger if ledger is None else ledger)
+        part.span = self.span if spans == "part" and part.size == self.size else spans
         if interruption is not None:
             raise interruption
         return part
@@ -360,14 +394,16 @@ class Communicator(ABC):
         self._check_rank("destination", destination)
         buffer = self._stage(tensor, tensor.dtype)
         done = self._post_send(buffer, destination, tag)
-        return self._request("send", buffer.nbytes, float(buffer.nbytes), done, _nothing, overlapped)
+        return self._request(
+            "send", buffer.nbytes, float(buffer.nbytes), done, _nothing, overlapped, (destination, tag)
+        )
 
     def _start_receive(self, tensor: Tensor, source: int, tag: int, overlapped: bool) -> Request:
         _check_contiguous(tensor)
         self._check_rank("source", source)
         buffer = tensor if not tensor.is_cuda else torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         done = self._post_receive(buffer, source, tag)
-        return self._request("receive", buffer.nbytes, 0.0, done, _copy_back(tensor, buffer), overlapped)
+        return self._request("receive", buffer.nbytes, 0.0, done, _copy_back(tensor, buffer), overlapped, (source, tag))
 
     def _stage(self, tensor: Tensor, dtype: torch.dtype, *, direct: bool = False) -> Tensor:
         """What is posted for `tensor`: itself where it can travel as it is, else a copy in pinned host memory.
@@ -392,11 +428,16 @@ class Communicator(ABC):
         done: Callable[[], bool],
         finish: Callable[[], None],
         overlapped: bool,
+        peer_and_tag: tuple[int, int] | None = None,
     ) -> Request:
         tally = self.ledger.tally(Exchange(operation, self.scope, payload_bytes, overlapped))
         tally.count += 1
         tally.wire_bytes += wire_bytes
-        return Request(self, done, finish, tally)
+        number = None
+        if (schedule := self.ledger.schedule) is not None:
+            message = None if peer_and_tag is None else (self.members[peer_and_tag[0]], peer_and_tag[1])
+            number = schedule.post(operation, self.span, self.size, payload_bytes, message)
+        return Request(self, done, finish, tally, number)
 
     def _check_rank(self, role: str, rank: int) -> None:
         if not 0 <= rank < self.size:

@@ -108,8 +108,8 @@ class Daso(Method):
         self._context = context
         everyone = context.communicator
         self._num_nodes, self._ranks_per_node = _grid(everyone.nodes)
-        self._node = everyone.split(everyone.nodes[everyone.rank])
-        self._group = everyone.split(self._node.rank)
+        self._node = everyone.split(everyone.nodes[everyone.rank], spans="node")
+        self._group = everyone.split(self._node.rank, spans="peers")
         self._flat = FlatModel(context.model)
         self._optimizer = context.optimizers([self._flat.vector])
         self._wire = WIRE_DTYPES[hyperparameters.wire]

@@ -110,6 +110,7 @@ class Root:
         worker.serve = self._serve
         worker.interrupt = self._interrupt
         self._pruner = _pruner(study, self._workload.direction, roots, events, past)
+        self._best: dict[str, float] = {}  # loss, by method
         self._noted: set[int] = set()  # trials whose prepared candidates are in the journal
         population = Population(study.population(self._place.island))
         self._proposer = self._make_proposer(population, len(given))
@@ -254,11 +255,13 @@ class Root:
         outcome = self._worker.evaluate(configuration, report, prunes=prunes, test=self._study.confirm is not None)
         outcome, found = self._judge(outcome, clock)
         busy_seconds = time.monotonic() - self._trial_started
+        losses, curve = self._losses(outcome.state, found, outcome.curve)
+        if self._study.confirm is None and not self._is_best(configuration.method, outcome, losses):
+            outcome = replace(outcome, schedules=[])
         self._note_end(trial, outcome, found, busy_seconds)
         self._busy.spend(busy_seconds)
         if outcome.state == "failed":
             self._remember_failure(candidate.hyperparameters)
-        losses, curve = self._losses(outcome.state, found, outcome.curve)
         if losses is None:
             self._island.drop(number)
         else:
@@ -290,6 +293,13 @@ class Root:
         metrics = {self._workload.metric: outcome.objective} | outcome.metrics
         metrics = {name: value for name, value in metrics.items() if name != self._objectives[0].name}
         return replace(outcome, objective=found[0], metrics=metrics), found
+
+    def _is_best(self, method: str, outcome: Outcome, losses: Sequence[float] | None) -> bool:
+        """Whether a trial is this worker's best of its method so far; of no other one is it kept what its ranks did."""
+        if outcome.state != "complete" or not losses or losses[0] >= self._best.get(method, math.inf):
+            return False
+        self._best[method] = losses[0]
+        return True
 
     def _remember_failure(self, hyperparameters: dict[str, Any]) -> None:
         """Keep this root, and all others, from evaluating a failed configuration again unchanged."""

@@ -216,17 +216,23 @@ class Trial:
         Raises:
             Diverged: on the rank that sees a loss which is no number, or on all ranks when the epoch's mean is none.
         """
-        step, seconds = 0, 0.0
+        step, seconds, schedule = 0, 0.0, self._communicator.ledger.schedule
         for epoch in range(1, self.num_epochs + 1):
             started = time.perf_counter()
             losses = []
+            if schedule is not None:
+                schedule.begin()
             for loss in self.method.epoch(self._scheduled(self._batches.epoch(epoch - 1), step)):
                 losses.append(loss)
                 self._communicator.attend()
                 step += 1
+                if schedule is not None:
+                    schedule.end_step()
                 # To look at a loss on a GPU is to wait for it.
                 if losses[-1].device.type == "cpu" or step % self.LOOK_EVERY == 0:
                     _check_finite("training loss", float(losses[-1]), step)
+            if schedule is not None:
+                schedule.pause()
             before = time.perf_counter()
             train_loss, wire_bytes = self._summarise(losses)
             self._seconds_meeting += time.perf_counter() - before

@@ -18,10 +18,11 @@ from mpi4py import MPI
 from torch import nn
 
 from atoll.methods import communicator_nccl
-from atoll.methods.communicator import Ledger, Patience, PeerAborted
+from atoll.methods.communicator import Communicator, Ledger, Patience, PeerAborted
 from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily, Summary
 from atoll.methods.memory import peak_memory
-from atoll.methods.method import NotApplicable
+from atoll.methods.method import Method, NotApplicable
+from atoll.methods.schedule import Schedule
 from atoll.platform.configuration import Configuration
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.topology import Place
@@ -55,6 +56,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_pruned: bool = False
+    schedule: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Outcome:
         peak_memory: bytes; the largest resident size of a rank's process so far, earlier trials included.
         reason, traceback: why it failed, and where.
         notes: what the method says about how it ran.
+        schedules: what ranks did at their steps: all where each has a part of the network or none can be added, else
+            those of the first node and the last, as the others do what these do.
     """
 
     state: Literal["complete", "pruned", "failed", "lost"]
@@ -84,6 +88,7 @@ class Outcome:
     traceback: str | None = None
     notes: list[str] = field(default_factory=list)
     curve: dict[int, float] | None = None
+    schedules: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Worker:
@@ -176,7 +181,8 @@ class Worker:
     ) -> list[Report]:
         self._serial += 1
         self._raised = False
-        family, ledger = MpiFamily(), Ledger()
+        family, schedule = MpiFamily(), Schedule()
+        ledger = Ledger(schedule)
         report = Report(self._control.rank, self.place.hostname)
         communicator = self._kind()(
             self._control.comm.Dup(),
@@ -194,6 +200,7 @@ class Worker:
             if not report.is_pruned:
                 on_trained(trial.model)
             report.seconds = trial.seconds()
+            report.schedule = kept_schedule(schedule, trial.method, communicator)
         except Exception as error:
             self._raised = True
             self._note(report, error)
@@ -300,6 +307,16 @@ def _is_uneven(reports: list[Report]) -> bool:
     )
 
 
+def kept_schedule(schedule: Schedule, method: Method, communicator: Communicator) -> dict[str, Any] | None:
+    """What is recorded of a rank's schedule; None where other ranks speak for it."""
+    rank, nodes = communicator.rank, communicator.nodes
+    grows = method.max_ranks is None and not method.layer_parallel
+    near = [member for member, node in enumerate(nodes) if node == nodes[0]]
+    if grows and rank not in (*near, len(nodes) - 1):
+        return None
+    return {"rank": rank, "num_ranks": len(nodes), "ranks_per_node": len(near), "grows": grows, **schedule.as_dict()}
+
+
 def _outcome(reports: list[Report], seen: list[Progress]) -> Outcome:
     metrics: dict[str, float] = {}
     ledger = Ledger.total([report.ledger for report in reports])
@@ -331,6 +348,7 @@ def _outcome(reports: list[Report], seen: list[Progress]) -> Outcome:
         traceback=cause.traceback if cause is not None and cause.error not in expected else None,
         notes=reports[0].notes,
         curve={progress.epoch: progress.metric for progress in seen} if pruned else None,
+        schedules=[report.schedule for report in reports if report.schedule is not None] if ended else [],
     )
 
 

@@ -26,6 +26,7 @@ class Batch:
     ended: list[tuple[TrialKey, Row]] = field(default_factory=list)
     lost: list[tuple[TrialKey, Row]] = field(default_factory=list)
     ledger: list[tuple[TrialKey, Row]] = field(default_factory=list)
+    schedules: list[tuple[TrialKey, Row]] = field(default_factory=list)
     migrations: list[Row] = field(default_factory=list)
     hosts: list[Row] = field(default_factory=list)
     num_refused: int = 0
@@ -33,7 +34,7 @@ class Batch:
 
     def keys(self) -> set[TrialKey]:
         """The trials that the batch speaks of."""
-        return {key for key, _ in (*self.progress, *self.ended, *self.lost, *self.ledger)}
+        return {key for key, _ in (*self.progress, *self.ended, *self.lost, *self.ledger, *self.schedules)}
 
 
 def sort(study_id: int, events: Iterable[Event]) -> Batch:
@@ -84,6 +85,7 @@ def _trial_ended(batch: Batch, event: Event) -> None:
     batch.ended.append((key_of(event), row))
     fields = ("operation", "scope", "payload_bytes", "overlapped", "count", "wire_bytes", "seconds_waited")
     batch.ledger += [(key_of(event), _take(entry, *fields)) for entry in event.get("ledger") or ()]
+    batch.schedules += [(key_of(event), {"rank": s["rank"], "content": s}) for s in event.get("schedules") or ()]
 
 
 def _trial_lost(batch: Batch, event: Event) -> None:

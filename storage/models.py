@@ -141,6 +141,40 @@ class LedgerEntry(Base):
     seconds_waited: Mapped[float]
 
 
+class Schedule(Base):
+    """What one rank of a trial did at its steps, for projections: patterns of events, their times, and their order."""
+
+    __tablename__ = "schedule"
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[dict[str, Any]]
+
+
+class Projection(Base):
+    """A *prediction*, never a measurement: what a trial would take on a described cluster, and what that assumes.
+
+    `compute_seconds` and `exposed_seconds` (waiting for communication) are of a step. The target's are null where the
+    trial missed it or there is none. `description` is the cluster's.
+    """
+
+    __tablename__ = "projection"
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
+    cluster: Mapped[str] = mapped_column(String(100), primary_key=True)
+    scaling: Mapped[str] = mapped_column(String(10), primary_key=True)
+    num_nodes: Mapped[int] = mapped_column(primary_key=True)
+    num_ranks: Mapped[int]
+    step_seconds: Mapped[float]
+    compute_seconds: Mapped[float]
+    exposed_seconds: Mapped[float]
+    epoch_seconds: Mapped[float]
+    steps_to_target: Mapped[float | None]
+    seconds_to_target: Mapped[float | None]
+    assumptions: Mapped[list[Any]]
+    description: Mapped[dict[str, Any]]
+
+
 class Migration(Base):
     """An individual that was sent from one island to another."""
 

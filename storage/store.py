@@ -24,10 +24,21 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from atoll.storage import events
 from atoll.storage.journal import Chunk, Event
-from atoll.storage.models import Benchmark, Host, JournalOffset, LedgerEntry, Migration, Progress, Study, Trial
+from atoll.storage.models import (
+    Benchmark,
+    Host,
+    JournalOffset,
+    LedgerEntry,
+    Migration,
+    Progress,
+    Projection,
+    Schedule,
+    Study,
+    Trial,
+)
 
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0005"
+SCHEMA_VERSION = "0006"
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 
@@ -162,6 +173,10 @@ class Store:
             raise StoreError(f"{self} does not hold {wanted}; it holds {names or 'none'}")
         return next(benchmark for benchmark in found if name in (None, benchmark.name))
 
+    def subject(self, name: str) -> Study | Benchmark:
+        """The benchmark or else the study called `name`. Raises StoreError."""
+        return next((found for found in self.benchmarks() if found.name == name), None) or self.study(name)
+
     def benchmarks(self) -> list[Benchmark]:
         """All benchmarks, the newest first."""
         with self._session() as session:
@@ -209,6 +224,19 @@ class Store:
         with self._session() as session:
             return list(session.scalars(sa.select(LedgerEntry).where(LedgerEntry.trial_id == trial_id)))
 
+    def schedules(self, trial_id: int) -> list[Schedule]:
+        """What ranks of one trial did at their steps, by rank."""
+        query = sa.select(Schedule).where(Schedule.trial_id == trial_id).order_by(Schedule.rank)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def projections(self, trial_ids: Iterable[int]) -> list[Projection]:
+        """The predictions that were made of these trials, by cluster, scaling, nodes and trial."""
+        query = sa.select(Projection).where(Projection.trial_id.in_(list(trial_ids)))
+        order = (Projection.cluster, Projection.scaling, Projection.num_nodes, Projection.trial_id)
+        with self._session() as session:
+            return list(session.scalars(query.order_by(*order)))
+
     def migrations(self, study: Study) -> list[Migration]:
         """The migrations of `study`, in the order of their times."""
         query = sa.select(Migration).where(Migration.study_id == study.id).order_by(Migration.time)
@@ -227,6 +255,14 @@ class Store:
         table = type(row)
         with self._session.begin() as session:
             session.execute(sa.delete(table).where(table.id == row.id))
+
+    def save_projections(self, rows: Sequence[Projection]) -> None:
+        """Keep predictions, in place of all that were made of the same trials, clusters and scalings."""
+        with self._session.begin() as session:
+            for trial_id, cluster, scaling in {(row.trial_id, row.cluster, row.scaling) for row in rows}:
+                of = (Projection.trial_id == trial_id, Projection.cluster == cluster, Projection.scaling == scaling)
+                session.execute(sa.delete(Projection).where(*of))
+            session.add_all(rows)
 
     def add_study(self, fields: Mapping[str, Any]) -> int:
         """Add a study, or find the one of the same name and folder; returns its id.
@@ -354,9 +390,10 @@ class Store:
             if key in ids:  # what has ended is not lost, whatever a launcher may have seen
                 running = sa.and_(Trial.id == ids[key], Trial.state == "running")
                 session.execute(sa.update(Trial).where(running).values(**row))
-        entries = [row | {"trial_id": ids[key]} for key, row in batch.ledger if key in ids]
-        if entries:
-            session.execute(sa.insert(LedgerEntry), entries)
+        for model, of_trials in ((LedgerEntry, batch.ledger), (Schedule, batch.schedules)):
+            entries = [row | {"trial_id": ids[key]} for key, row in of_trials if key in ids]
+            if entries:
+                session.execute(sa.insert(model), entries)
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:

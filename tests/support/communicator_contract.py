@@ -9,6 +9,7 @@ import torch
 from ranks import on_layouts
 
 from atoll.methods.communicator import Communicator, PeerAborted
+from atoll.methods.schedule import Schedule
 
 PAIR, PLAYED_PAIR = (0, 0), (0, 1)
 TWO_BY_TWO = (0, 0, 1, 1)
@@ -208,6 +209,35 @@ def check_ledger_counts_what_is_sent(c: Communicator) -> None:
         assert rows["receive", False, 12]["wire_bytes"] == 0
     assert {r["scope"] for r in c.ledger.rows()} == {c.scope}
     assert all(r["count"] == 1 and r["seconds_waited"] >= 0 for r in rows.values())
+
+
+@EVERYWHERE
+def check_a_schedule_keeps_what_was_posted_and_waited_for(c: Communicator) -> None:
+    c.ledger.schedule = schedule = Schedule()
+    node = c.split(c.nodes[c.rank], spans="node")
+    same = c.split(0)
+    partner = (c.rank + 1) % c.size, (c.rank - 1) % c.size
+    schedule.begin()
+    node.sum(torch.zeros(10))
+    under_way = same.start_broadcast(torch.zeros(4))
+    expected = [["post", "all_reduce", "node", node.size, 40], ["wait", 1], ["post", "broadcast", "all", c.size, 16]]
+    if c.size > 1:
+        sent = c.start_send(torch.zeros(3), partner[0], tag=5)  # no step waits for it
+        c.receive(torch.zeros(3), partner[1], tag=5)
+        expected += [["post", "send", "all", c.size, 12, partner[0], 5]]
+        expected += [["post", "receive", "all", c.size, 12, partner[1], 5], ["wait", 1]]
+    while not under_way.test():
+        c.attend()
+    under_way.wait()  # what follows rests on it, although it has been seen before
+    schedule.end_step()
+    schedule.pause()
+    if c.size > 1:
+        sent.wait()
+    (pattern,) = schedule.as_dict()["patterns"]
+    assert pattern["events"] == [*expected, ["wait", 3 if c.size > 1 else 1]]
+    assert len(pattern["samples"][0]) == len(pattern["events"]) + 1
+    assert all(gap >= 0 for gap in pattern["samples"][0])
+    c.ledger.schedule = None
 
 
 @on_layouts(PAIR, TWO_BY_TWO)
