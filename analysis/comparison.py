@@ -10,13 +10,14 @@ import math
 import statistics as python_statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from atoll.analysis import confirmations, score, statistics
+from atoll.analysis import confirmations, projection, score, statistics
 from atoll.analysis.confirmations import Confirmation
+from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import Array, in_groups
 from atoll.analysis.score import MethodScore
 from atoll.analysis.statistics import Equivalence, Estimate, Separation
@@ -94,6 +95,7 @@ class Comparison:
     separation: Separation | None
     equivalence: dict[str, Equivalence]
     tuning: list[TuningCurve]
+    predictions: list[Prediction]
     notes: list[str]
 
     @property
@@ -106,7 +108,7 @@ class Comparison:
         content = asdict(self) | {"verdict": self.verdict}
         if self.separation is not None:
             content["separation"]["p"] = {" - ".join(pair): p for pair, p in self.separation.p.items()}
-        return dict(_plain(content))
+        return dict(plain(content))
 
 
 def compare(store: Store, benchmark: Benchmark) -> Comparison:
@@ -122,12 +124,13 @@ def compare(store: Store, benchmark: Benchmark) -> Comparison:
         is_complete=facts.is_complete,
         cells=[facts.cell(m, w) for w in facts.workloads for m in facts.methods],
         confirmations=facts.rows,
-        scores={by: facts.scored(by) for by in ("seconds", "steps")},
+        scores={by: facts.scored(by) for by in ("seconds", "steps")} | facts.scored_predictions(),
         quality={m: statistics.interquartile_mean(s) for m, s in strata.items() if s},
         improvement=_improvement(strata),
         separation=_separation(strata),
         equivalence=_equivalence(strata),
         tuning=[_tuning_curve(study, facts.trials[study.id]) for study in facts.studies if study.stage == "tune"],
+        predictions=facts.predictions(),
         notes=facts.notes(),
     )
 
@@ -152,6 +155,7 @@ class _Facts:
         self._num_ended = sum(study.state in confirmations.ENDED for study in self.studies)
         self.is_complete = self._num_ended == self._num_expected
         self._counting = [row for row in self.rows if row.is_chosen]
+        self._projections = store.projections(row.trial_id for row in self._counting if row.trial_id is not None)
 
     def of(self, method: str, workload: str) -> list[Confirmation]:
         """The confirmations that count."""
@@ -196,14 +200,48 @@ class _Facts:
 
     def scored(self, by: str) -> Scored:
         """The methods' scores by "seconds" or "steps"."""
+        aimed = self._aimed()
+        if by == "seconds" and not all(row.is_timed for row in aimed):
+            return Scored([], {}, "cannot tell: confirmations shared cores or a GPU: their seconds do not compare")
+        return self._scored(aimed, by)
+
+    def predictions(self) -> list[Prediction]:
+        """Medians of what has been projected."""
+        labels = {row.trial_id: (row.method, row.workload) for row in self._counting if row.trial_id is not None}
+        return projection.summarise(
+            self._projections, labels, {str(w) for w, target in self.targets.items() if target is not None}
+        )
+
+    def scored_predictions(self) -> dict[str, Scored]:
+        """Scores by projected seconds, on each cluster and way of scaling that was projected, at most nodes."""
+        found = {}
+        for cluster, scaling in dict.fromkeys((row.cluster, row.scaling) for row in self._projections):
+            rows = [row for row in self._projections if (row.cluster, row.scaling) == (cluster, scaling)]
+            # In the order of nodes: the largest scale of each trial remains; methods that do not grow keep theirs.
+            seconds = {row.trial_id: row.seconds_to_target for row in rows}
+            num_nodes = max(row.num_nodes for row in rows)
+            aimed = self._aimed()
+            projected = [replace(row, seconds=seconds.get(row.trial_id or 0) or math.inf) for row in aimed]
+            missing = sum(row.is_reached and row.trial_id not in seconds for row in aimed)
+            by = f"seconds predicted on {num_nodes} nodes of {cluster}, {scaling} scaling"
+            found[by] = (
+                Scored([], {}, f"cannot tell: {missing} trainings that met the target are not projected to {cluster}")
+                if missing
+                else self._scored(projected, "seconds")
+            )
+        return found
+
+    def _aimed(self) -> list[Confirmation]:
+        """The confirmations that scores take."""
         finished = self.finished()
         # A variant counts beside its base only.
         alone = [variant for base, variant in self._variants.items() if base not in finished]
-        aimed = [row for row in self._counting if row.workload in finished and row.workload not in alone]
+        return [row for row in self._counting if row.workload in finished and row.workload not in alone]
+
+    def _scored(self, aimed: Sequence[Confirmation], by: str) -> Scored:
         if not aimed:
             return Scored([], {}, "cannot tell: there is no workload with a target that all methods have finished")
-        if by == "seconds" and not all(row.is_timed for row in aimed):
-            return Scored([], {}, "cannot tell: confirmations shared cores or a GPU: their seconds do not compare")
+        finished = self.finished()
         known = {base: variant for base, variant in self._variants.items() if {base, variant} <= set(finished)}
         times = score.gather(confirmations.times(aimed, by), known)
         ratios = score.ratios(score.base_times(times, score.medians(times)))
@@ -317,10 +355,10 @@ def _tuning_curve(study: Study, trials: Sequence[Trial]) -> TuningCurve:
     )
 
 
-def _plain(value: Any) -> Any:
-    """With null for what JSON has no number for."""
+def plain(value: Any) -> Any:
+    """For JSON, with null for what JSON has no number for."""
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -40,6 +40,7 @@ class Confirmation:
         trainable_share: of the parameters at the end; these five are NaN where it failed.
         is_timed: whether every rank had a core, or a GPU, to itself; else its seconds compare with nothing.
         number: the trial's number in its study.
+        trial_id: in the store; none where nothing could be trained.
     """
 
     method: str
@@ -62,6 +63,7 @@ class Confirmation:
     trainable_share: float
     is_timed: bool
     number: int
+    trial_id: int | None = None
 
     @property
     def is_reached(self) -> bool:
@@ -168,6 +170,7 @@ def _failed(
         trainable_share=math.nan,
         is_timed=trial is None or not trial.oversubscribed,
         number=number,
+        trial_id=None if trial is None else trial.id,
     )
 
 

@@ -140,6 +140,34 @@ def traffic(comparison: Comparison) -> go.Figure:
     return _styled(figure, height)
 
 
+def predicted(comparison: Comparison, cluster: str, scaling: str, value: str) -> go.Figure:
+    """`to_target`, `step` or `exposed` (as a share of a step) predicted against nodes, a panel for each workload."""
+    titles = {
+        "to_target": "predicted seconds to the target",
+        "step": "predicted seconds of a step",
+        "exposed": "predicted share of a step that waits",
+    }
+    figure, places, height = _panels(comparison.workloads)
+    for index, workload in enumerate(comparison.workloads):
+        for method in comparison.methods:
+            of = (method, workload, cluster, scaling)
+            rows = [p for p in comparison.predictions if (p.method, p.workload, p.cluster, p.scaling) == of]
+            shown = {p.num_nodes: p.exposed / p.step if value == "exposed" else getattr(p, value) for p in rows}
+            figure.add_scatter(
+                x=[nodes for nodes, y in shown.items() if math.isfinite(y)],
+                y=[y for y in shown.values() if math.isfinite(y)],
+                name=method,
+                legendgroup=method,
+                showlegend=index == 0,
+                mode="lines+markers",
+                line={"color": color_of(comparison.methods, method), "dash": "dash"},
+                **places[workload],
+            )
+    figure.update_xaxes(title=f"nodes of {cluster}", type="log", dtick=math.log10(2))
+    figure.update_yaxes(title=titles[value], **({"rangemode": "tozero"} if value == "exposed" else {"type": "log"}))
+    return _styled(figure, height)
+
+
 def tuning(comparison: Comparison, against: str = "trials") -> go.Figure:
     """The best objective so far, against trials or busy seconds: what a smaller tuning budget would have found."""
 

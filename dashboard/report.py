@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from atoll.analysis import comparison as comparing
 from atoll.analysis.comparison import Cell, Comparison
+from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
 from atoll.analysis.score import MethodScore
 from atoll.analysis.statistics import Estimate
@@ -43,7 +44,7 @@ def html(store: Store, benchmark: Benchmark) -> str:
     return template.render(
         comparison=comparison,
         plotly=Markup(get_plotlyjs()),
-        tables=[results(comparison), *score_tables(comparison), equivalence(comparison)],
+        tables=[results(comparison), *score_tables(comparison), predictions(comparison), equivalence(comparison)],
         sections=sections(comparison),
         appendix=[
             configurations(comparison),
@@ -147,6 +148,31 @@ def _listed(ranks: Mapping[str, int]) -> str:
     return ", ".join(f"{left_out}: {rank}" for left_out, rank in ranks.items())
 
 
+PREDICTED: dict[str, Callable[[Prediction], str]] = {
+    "workload": lambda row: row.workload,
+    "method": lambda row: row.method,
+    "cluster": lambda row: f"{row.cluster}, {row.scaling} scaling",
+    "nodes": lambda row: str(row.num_nodes),
+    "ranks": lambda row: str(row.num_ranks),
+    "step (ms)": lambda row: number(row.step, 1e-3),
+    "computing (ms)": lambda row: number(row.compute, 1e-3),
+    "exposed (ms)": lambda row: number(row.exposed, 1e-3),
+    "epoch (s)": lambda row: number(row.epoch),
+    "to the target (s)": lambda row: number(row.to_target),
+}
+
+
+def predictions(comparison: Comparison) -> Table:
+    """What was projected to other clusters."""
+    rows = [[value(row) for value in PREDICTED.values()] for row in comparison.predictions]
+    assumed = dict.fromkeys(words for row in comparison.predictions for words in row.assumptions)
+    caption = (
+        "Predictions, not measurements: recorded schedules, replayed on described clusters. Medians over "
+        f"confirmations; exposed is what a step waits for communication. They assume: {'; '.join(assumed)}."
+    )
+    return Table("Predictions for other clusters", caption, list(PREDICTED), rows, frozenset(list(PREDICTED)[3:]))
+
+
 def sections(comparison: Comparison) -> list[dict[str, Any]]:
     """The figures with their titles and captions."""
     if not comparison.confirmations:
@@ -178,6 +204,10 @@ def sections(comparison: Comparison) -> list[dict[str, Any]]:
     if comparison.separation is not None and comparison.separation.is_possible:
         shown = figures.critical_difference(comparison.separation, comparison.methods)
         found.append(("Critical difference", "Wilcoxon's test with Holm's correction, over workloads.", shown))
+    for cluster, scaling in dict.fromkeys((row.cluster, row.scaling) for row in comparison.predictions):
+        caption = f"A prediction for {cluster}, {scaling} scaling; the table of predictions says what it assumes."
+        for value, title in (("to_target", "Predicted time to target"), ("exposed", "Predicted exposed communication")):
+            found.append((title, caption, figures.predicted(comparison, cluster, scaling, value)))
     found += [
         ("Quality and traffic", "Medians over confirmations.", figures.traffic(comparison)),
         ("Tuning", "What a smaller tuning budget would have found.", figures.tuning(comparison)),

@@ -258,15 +258,7 @@ def load(
     Raises:
         FileError: for a file that is not there or no benchmark, or a scale that it does not have.
     """
-    found = Path(file)
-    if not found.is_file() and found.suffix not in (".yaml", ".yml", ".json"):
-        named = bundled.find("benchmarks", file)
-        if named is None:
-            raise yamlfile.FileError(
-                f"there is no benchmark file {file}, and none of that name is bundled; bundled are "
-                f"{', '.join(bundled.names('benchmarks'))}"
-            )
-        found = named
+    found = bundled.locate("benchmark", file)
 
     def scaled(content: dict[str, Any]) -> dict[str, Any]:
         scales = content.pop("scales", None) or {}

@@ -306,6 +306,48 @@ def report(
             _show_comparison(row.name, store)
 
 
+@app.command(epilog="Example: atoll project tiny --cluster a100_hdr200 --nodes 1,2,4,...,64")
+def project(
+    name: Annotated[str, typer.Argument(metavar="STUDY|BENCHMARK", help="The name of a study or benchmark.")],
+    cluster: Annotated[str, typer.Option(help="A cluster file, or the name of a bundled one.")],
+    nodes: Annotated[str, typer.Option(help="Numbers of nodes.")] = "1,2,4,...,256",
+    scaling: Annotated[
+        Literal["weak", "strong"],
+        typer.Option(
+            help="Weak keeps the samples of a rank and the epochs to the target, strong the global batch and the steps."
+        ),
+    ] = "weak",
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="How fast a rank computes, over the measured one; the cluster's unless given."),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict step, epoch and time to target of each method on a described cluster, and keep the predictions."""
+    from dataclasses import asdict
+
+    from atoll.analysis import projection
+    from atoll.analysis.comparison import plain
+    from atoll.platform import display, launch
+    from atoll.platform import project as reading
+
+    launch.require_analysis_extra()
+    where, scales = reading.cluster(cluster, speed), reading.nodes(nodes)
+    opened = _open_store(store)
+    subject = opened.subject(name)
+    found = projection.project_all(opened, subject, where, scales, scaling)
+    opened.save_projections(found.rows)
+    made = [p for p in projection.predictions(opened, subject) if (p.cluster, p.scaling) == (where.name, scaling)]
+    if as_json:
+        content = {"cluster": where.model_dump(), "predictions": [asdict(p) for p in made], "left_out": found.left_out}
+        _print_json(plain(content))
+        return
+    _print(display.predictions(made))
+    for line in display.prediction_notes(made, found.left_out):
+        print(line)
+
+
 @app.command(epilog="Example: atoll train best.yaml --ranks 4")
 def train(
     file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A configuration, as `atoll export` writes it.")],
@@ -486,11 +528,11 @@ def delete(
     """Remove a study's, or a whole benchmark's, rows and files, after a question."""
     from atoll.platform import launch
     from atoll.storage.folder import BenchmarkFolder, StudyFolder
+    from atoll.storage.models import Study
 
     opened = _open_store(store)
-    benchmark = next((found for found in opened.benchmarks() if found.name == study), None)
-    row = opened.study(study) if benchmark is None else benchmark
-    folder = StudyFolder(row.folder) if benchmark is None else BenchmarkFolder(row.folder)
+    row = opened.subject(study)
+    folder = StudyFolder(row.folder) if isinstance(row, Study) else BenchmarkFolder(row.folder)
     for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
         launch.check_not_running(part)
     if not yes:

@@ -20,6 +20,7 @@ from atoll.storage.store import StudySummary
 
 if TYPE_CHECKING:
     from atoll.analysis.comparison import Comparison
+    from atoll.analysis.projection import Prediction
     from atoll.analysis.score import MethodScore
     from atoll.analysis.statistics import Estimate
 
@@ -222,6 +223,35 @@ def comparison(found: Comparison) -> Table:
         if cell.num_trained
     ]
     return table(f"{found.name}: medians over confirmations", columns, lines)
+
+
+def predictions(found: Sequence[Prediction]) -> Table:
+    """What was projected, by workload, method and scale."""
+    columns = ["workload", "method", "nodes", "ranks", "step", "computing", "exposed", "an epoch", "to the target"]
+    lines = [
+        [
+            row.workload,
+            row.method,
+            str(row.num_nodes),
+            str(row.num_ranks),
+            *(f"{1000 * seconds:.3g} ms" for seconds in (row.step, row.compute, row.exposed)),
+            duration(row.epoch),
+            "missed" if math.isinf(row.to_target) else duration(row.to_target),
+        ]
+        for row in found
+    ]
+    cluster = f"{found[0].cluster}, {found[0].scaling} scaling" if found else "nothing"
+    return table(f"predictions for {cluster}: medians over trials", columns, lines)
+
+
+def prediction_notes(found: Sequence[Prediction], left_out: Sequence[str]) -> list[str]:
+    """What the predictions assume, and what has none."""
+    assumed = dict.fromkeys(words for row in found[-1:] for words in row.assumptions)
+    return [
+        "These are predictions, not measurements. At the largest scale they assume:",
+        *(f"  {words}" for words in assumed),
+        *(f"not predicted: {reason}" for reason in left_out),
+    ]
 
 
 def _median(estimate: Estimate | None) -> str:

@@ -98,7 +98,7 @@ def test_a_wheel_works(tmp_path):
     program = (
         f"import atoll.storage.store as s; assert s.__file__.startswith({str(site)!r}), s.__file__\n"
         "store = s.Store('sqlite:///x.db'); store.studies()\n"
-        "from atoll.platform import bundled; assert 'tiny' in bundled.names('benchmarks')\n"
+        "from atoll.platform import bundled; assert 'tiny' in bundled.names('benchmark')\n"
         "import importlib.resources as r; r.files('atoll.dashboard').joinpath('templates/report.html').read_text()\n"
         "from atoll.dashboard.app import create_app\n"
         "print(create_app(store).server.test_client().get('/').status_code)"

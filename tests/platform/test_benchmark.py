@@ -94,7 +94,7 @@ def test_optimizer_settings_that_mean_nothing_to_a_method_are_left_out_of_it(tmp
     assert "momentum" not in mac.space
 
 
-@pytest.mark.parametrize("name", bundled.names("benchmarks"))
+@pytest.mark.parametrize("name", bundled.names("benchmark"))
 def test_bundled_benchmarks_can_run(name, tmp_path):
     """All but the data is checked, of every study; each but the smallest has a small form that needs no data."""
     for scale in (None, "small") if name != "tiny" else (None,):

@@ -20,6 +20,7 @@ from atoll.storage.store import Store
 COMMANDS = (
     "quickstart", "search", "train", "leaderboard", "studies", "stop", "delete", "export", "dashboard", "record",
     "methods", "workloads", "spaces", "doctor", "study-schema", "failures", "score", "benchmark", "report",
+    "project",
 )  # fmt: skip
 SEARCH_ONLY = ("torch", "mpi4py", "propulate", "sklearn", "cmaes", "sortedcontainers")
 

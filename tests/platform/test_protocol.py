@@ -7,6 +7,7 @@ import math
 import shutil
 import signal
 import sqlite3
+import statistics
 import time
 from contextlib import closing
 
@@ -135,6 +136,46 @@ def test_the_report_is_whole_and_the_table_can_be_scored(finished):
         of_report = {row["method"]: row["score"] for row in said["scores"]["seconds"]["rows"]}
         assert {row["method"]: row["score"] for row in scored["methods"]} == of_report
     assert "medians over confirmations" in called("report", "b", cwd=finished).stdout
+
+
+def test_steps_are_recorded_of_confirmations_and_of_each_new_best(finished):
+    store, row = read(finished)
+    for study in store.studies_of(row):
+        best = -math.inf
+        for trial in store.trials(study):  # of one worker: in the order in which they ended
+            is_new, best = trial.objective > best, max(best, trial.objective)
+            recorded = [schedule.rank for schedule in store.schedules(trial.id)]
+            assert recorded == ([0, 1] if is_new or study.stage == "confirm" else [])
+
+
+def test_the_benchmark_is_projected(finished):
+    said = called_json("project", "b", "--cluster", "laptop", "--nodes", "1,2,...,8", cwd=finished)
+    assert said["left_out"] == []
+    assert said["cluster"]["overlaps"] is False
+    rows = {(row["method"], row["num_nodes"]): row for row in said["predictions"]}
+    assert set(rows) == {(method, nodes) for method in ("ddp", "local_sgd") for nodes in (1, 2, 4, 8)}
+    store, row = read(finished)
+    for method in ("ddp", "local_sgd"):
+        # One node of the laptop is what it was measured on: the step is as measured, or somewhat longer or shorter.
+        trainings = [c for c in comparison.compare(store, row).confirmations if c.method == method and c.is_chosen]
+        steps = [p.step for p in store.progress([c.trial_id for c in trainings])]
+        measured = statistics.median(c.seconds_in_all for c in trainings) / max(steps)
+        assert 1 / 3 < rows[method, 1]["step"] / measured < 3
+    called("report", "b", "-o", "projected.html", cwd=finished)
+    page = (finished / "projected.html").read_text()
+    assert "Predictions, not measurements" in page
+    assert "Predicted time to target" in page
+    assert "seconds predicted on 8 nodes of laptop, weak scaling" in page
+    table = called(
+        "project", "b", "--cluster", "a100_hdr200", "--scaling", "strong", "--nodes", "4", cwd=finished
+    ).stdout
+    assert "These are predictions" in table
+    for arguments, words in (
+        (("project", "b", "--cluster", "laptop", "--nodes", "2,1"), "numbers from 1"),
+        (("project", "b", "--cluster", "lapdog"), "bundled are"),
+        (("project", "c", "--cluster", "laptop"), "does not hold a study named 'c'"),
+    ):
+        assert words in called(*arguments, cwd=finished, code=1 if "'c'" in words else 2).stderr
 
 
 def check_page(file):

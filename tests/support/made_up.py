@@ -27,6 +27,7 @@ def make(
     variants: Mapping[str, str] | None = None,
     states: Mapping[str, str] | None = None,
     num_tunings: int = 1,
+    schedules: Mapping[str, list] | None = None,
     **changes,
 ) -> tuple[Store, Benchmark]:
     """A store that holds the benchmark `b`.
@@ -40,6 +41,7 @@ def make(
         variants: base workload -> its variant.
         states: of studies, WORKLOAD.METHOD.STAGE, that did not end complete.
         num_tunings: among which a cell's confirmations are shared out.
+        schedules: what ranks did at every step of a confirmation, by method.
         changes: of every confirmation's start, such as oversubscribed.
     """
     workloads, of_base = list(targets), {variant: base for base, variant in (variants or {}).items()}
@@ -72,7 +74,8 @@ def make(
                 made = _start(folder, f"{name}.confirm", shared | {"stage": "confirm", "definition": confirm})
                 share = len(curves) // num_tunings
                 own = curves[repeat * share : (repeat + 1) * share]
-                _write_confirmation(made, confirm, own, changes, (states or {}).get(f"{name}.confirm", "complete"))
+                state, recorded = (states or {}).get(f"{name}.confirm", "complete"), (schedules or {}).get(method, [])
+                _write_confirmation(made, confirm, own, changes, state, recorded)
                 _record(made, url)
     store = Store(url)
     return store, store.benchmark("b")
@@ -94,7 +97,9 @@ def _definition(folder) -> dict:
     return json.loads(folder.definition.read_text())
 
 
-def _write_confirmation(folder, definition: dict, curves: Sequence[Curve], changes: dict, state: str) -> None:
+def _write_confirmation(
+    folder, definition: dict, curves: Sequence[Curve], changes: dict, state: str, schedules: list
+) -> None:
     launcher = JournalWriter(folder.journal("launcher"))
     launcher.append("study_started", {"definition": definition, "num_trials": len(curves)})
     lines = JournalWriter(folder.root_journal(0))
@@ -103,5 +108,6 @@ def _write_confirmation(folder, definition: dict, curves: Sequence[Curve], chang
         for epoch, value in enumerate(curve or (), 1):
             journals.report(lines, number, epoch, metrics={"test_accuracy": value})
         metrics = {"test_accuracy": curve[-1]} if curve else {}
-        journals.end_trial(lines, number, curve[-1] if curve else None, metrics=metrics)
+        objective = curve[-1] if curve else None
+        journals.end_trial(lines, number, objective, metrics=metrics, schedules=schedules if curve else [])
     launcher.append("study_ended", {"state": state, "reason": None})

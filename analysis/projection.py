@@ -1,0 +1,299 @@
+"""Predicts step, epoch and time to target of recorded trials on a described cluster.
+
+A trial's own schedule is replayed there (`replay.py`). Weak scaling keeps what a rank computes in a step, and the
+epochs to the target, as measured; strong scaling keeps the global batch and the steps. Methods whose ranks hold parts
+of one network keep their ranks. Predictions, not measurements: each carries what it assumes.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from atoll.analysis import confirmations
+from atoll.analysis.cluster import Cluster
+from atoll.analysis.replay import MAX_RANKS, CannotReplay, replay
+from atoll.storage.models import Benchmark, Progress, Projection, Study, Trial
+from atoll.storage.store import Store, StoreError
+
+Scaling = Literal["weak", "strong"]
+SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
+NODES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a trial.
+
+    Attributes:
+        method, workload: as its study or benchmark calls them.
+        schedules: of its ranks.
+        steps_per_epoch: global batches of an epoch.
+        batch_size: samples per rank and step.
+        steps_to_target: None where it missed the target, or there is none.
+        shared_cores: whether its ranks had to share cores or a GPU.
+    """
+
+    trial_id: int
+    method: str
+    workload: str
+    schedules: Sequence[dict[str, Any]]
+    steps_per_epoch: int
+    batch_size: int
+    steps_to_target: float | None
+    shared_cores: bool
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks that trained it."""
+        return int(self.schedules[0]["num_ranks"])
+
+    @property
+    def grows(self) -> bool:
+        """Whether its method takes as many ranks as there are."""
+        return bool(self.schedules[0]["grows"])
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Predictions, and what could not be predicted and why."""
+
+    rows: list[Projection]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Medians over the trials of a method on a workload, at one scale of a cluster; times are seconds.
+
+    Attributes:
+        step, compute, exposed: of a step: all of it, its computing, and its waiting for communication.
+        epoch: of training.
+        to_target: infinite where half of the trials miss the target, NaN where there is none.
+        assumptions: what it takes for granted, in words.
+    """
+
+    method: str
+    workload: str
+    cluster: str
+    scaling: str
+    num_nodes: int
+    num_ranks: int
+    step: float
+    compute: float
+    exposed: float
+    epoch: float
+    to_target: float
+    num_trials: int
+    assumptions: list[str]
+
+
+def project_all(
+    store: Store, subject: Study | Benchmark, cluster: Cluster, nodes: Sequence[int], scaling: Scaling
+) -> Projected:
+    """Of a study the best trial of each method; of a benchmark every confirmation of a configuration that counts."""
+    measured, left_out = _read(store, subject)
+    rows: list[Projection] = []
+    for one in measured:
+        found, reasons = project(one, cluster, nodes, scaling)
+        rows += found
+        left_out += [f"{one.method} on {one.workload} (trial {one.trial_id}): {reason}" for reason in reasons]
+    return Projected(rows, list(dict.fromkeys(left_out)))
+
+
+def predictions(store: Store, subject: Study | Benchmark) -> list[Prediction]:
+    """Of all projections that the store holds of a study or benchmark."""
+    if isinstance(subject, Study):
+        label = subject.workload_label or subject.workload
+        labels = {t.id: (t.configuration["method"], label) for t in store.leaderboard(subject)}
+        return summarise(store.projections(labels), labels, {label} if subject.target is not None else set())
+    rows = [row for row in confirmations.read(store, subject) if row.is_chosen and row.trial_id is not None]
+    labels = {int(row.trial_id or 0): (row.method, row.workload) for row in rows}
+    aimed = {str(study.workload_label) for study in store.studies_of(subject) if study.target is not None}
+    return summarise(store.projections(labels), labels, aimed)
+
+
+def summarise(
+    rows: Iterable[Projection], labels: Mapping[int, tuple[str, str]], aimed: Container[str]
+) -> list[Prediction]:
+    """Medians by method, workload and scale.
+
+    Args:
+        rows: of trials.
+        labels: method and workload of each trial.
+        aimed: the workloads that have a target.
+    """
+    groups: dict[tuple[Any, ...], list[Projection]] = {}
+    for row in rows:
+        method, workload = labels[row.trial_id]
+        groups.setdefault((workload, row.cluster, row.scaling, method, row.num_nodes), []).append(row)
+
+    def prediction(key: tuple[Any, ...], several: list[Projection]) -> Prediction:
+        workload, cluster, scaling, method, num_nodes = key
+        reached = [math.inf if row.seconds_to_target is None else row.seconds_to_target for row in several]
+        return Prediction(
+            method=method,
+            workload=workload,
+            cluster=cluster,
+            scaling=scaling,
+            num_nodes=num_nodes,
+            num_ranks=several[0].num_ranks,
+            step=statistics.median(row.step_seconds for row in several),
+            compute=statistics.median(row.compute_seconds for row in several),
+            exposed=statistics.median(row.exposed_seconds for row in several),
+            epoch=statistics.median(row.epoch_seconds for row in several),
+            to_target=statistics.median(reached) if workload in aimed else math.nan,
+            num_trials=len(several),
+            assumptions=list(dict.fromkeys(words for row in several for words in row.assumptions)),
+        )
+
+    return [prediction(key, several) for key, several in groups.items()]
+
+
+def project(
+    measured: Measured, cluster: Cluster, nodes: Sequence[int], scaling: Scaling
+) -> tuple[list[Projection], list[str]]:
+    """One trial at several scales; also why some have no prediction."""
+    rows, reasons = [], []
+    g = cluster.ranks_per_node
+    for num_nodes in nodes if measured.grows else [math.ceil(measured.num_ranks / g)]:
+        num_ranks = num_nodes * g if measured.grows else measured.num_ranks
+        if scaling == "strong" and measured.batch_size * measured.num_ranks < num_ranks:
+            reasons.append(
+                f"strong scaling leaves ranks without a sample: the global batch is "
+                f"{measured.batch_size * measured.num_ranks}, {num_nodes} nodes have {num_ranks} ranks"
+            )
+            continue
+        try:
+            rows.append(_project(measured, cluster, num_nodes, num_ranks, scaling))
+        except CannotReplay as reason:
+            return [], [str(reason)]
+    return rows, reasons
+
+
+def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: int, scaling: Scaling) -> Projection:
+    share = measured.num_ranks / num_ranks
+    fewer_steps, work = (share, 1.0) if scaling == "weak" else (1.0, share)
+    reached = measured.steps_to_target
+    found = replay(
+        measured.schedules, cluster, num_nodes, until=None if reached is None else math.ceil(reached), work=work
+    )
+    steps = None if reached is None else max(1.0, reached * fewer_steps)
+    return Projection(
+        trial_id=measured.trial_id,
+        cluster=cluster.name,
+        scaling=scaling,
+        num_nodes=num_nodes,
+        num_ranks=num_ranks,
+        step_seconds=found.step,
+        compute_seconds=found.compute,
+        exposed_seconds=found.exposed,
+        epoch_seconds=found.step * max(1.0, measured.steps_per_epoch * fewer_steps),
+        steps_to_target=steps,
+        seconds_to_target=None if steps is None else found.step * steps,
+        assumptions=assumptions(measured, cluster, num_ranks, scaling),
+        description=cluster.model_dump(),
+    )
+
+
+def assumptions(measured: Measured, cluster: Cluster, num_ranks: int, scaling: Scaling) -> list[str]:
+    """What a prediction takes for granted, in words."""
+    found = [f"a rank computes {cluster.speed:g} times as fast as the measured one; evaluation is left out"]
+    if not measured.grows:
+        found.append(f"the method stays on the {measured.num_ranks} ranks that were measured")
+    elif scaling == "weak":
+        found.append(
+            f"samples per rank and epochs to the target are those of {measured.num_ranks} ranks, although the global "
+            f"batch is {num_ranks / measured.num_ranks:g} times as large"
+        )
+    else:
+        found.append(
+            f"steps to the target are those of {measured.num_ranks} ranks; computing shrinks with the samples of a rank"
+        )
+    found.append(
+        f"sums by {cluster.algorithm}, costs by latency and bandwidth; communication "
+        f"{'goes on while ranks compute' if cluster.overlaps else 'begins when it is waited for'}"
+    )
+    if measured.grows and num_ranks > MAX_RANKS and measured.schedules[0].get("service") is None:
+        found.append(f"{MAX_RANKS} ranks are followed; the slowest of {num_ranks} may be slower")
+    runs = (run for schedule in measured.schedules for _, segment in schedule["segments"] for run in segment)
+    if any(place < 0 for place, _ in runs):
+        found.append("steps of rare kinds were not recorded")
+    if measured.shared_cores:
+        found.append("the measured ranks shared cores or a GPU: they computed slower than they need")
+    return found
+
+
+# What the store holds.
+
+
+def _read(store: Store, subject: Study | Benchmark) -> tuple[list[Measured], list[str]]:
+    """The trials to project, and those that cannot be.
+
+    Raises:
+        StoreError: nothing in it can be projected.
+    """
+    found = list(_of_benchmark(store, subject) if isinstance(subject, Benchmark) else _of_study(store, subject))
+    measured = [one for one in found if isinstance(one, Measured)]
+    left_out = [one for one in found if isinstance(one, str)]
+    if not measured:
+        raise StoreError(
+            f"{subject.name} holds nothing to project: that takes complete trials whose steps were recorded"
+            + "".join(f"\n  {reason}" for reason in dict.fromkeys(left_out))
+        )
+    return measured, left_out
+
+
+def _of_study(store: Store, study: Study) -> Iterable[Measured | str]:
+    best: dict[str, Trial] = {}
+    for trial in store.leaderboard(study):
+        best.setdefault(trial.configuration["method"], trial)
+    curves = _curves(store, best.values())
+    for method, trial in best.items():
+        met = (
+            row.step
+            for row in curves[trial.id]
+            if row.metric is not None
+            and study.curve_metric in (None, study.metric)
+            and confirmations.meets(study, row.metric)
+        )
+        yield _measured(store, study, trial, method, curves[trial.id], next(met, None))
+
+
+def _of_benchmark(store: Store, benchmark: Benchmark) -> Iterable[Measured | str]:
+    rows = [row for row in confirmations.read(store, benchmark) if row.is_chosen and row.state == "complete"]
+    studies = {study.id: study for study in store.studies_of(benchmark)}
+    trials = {trial.id: trial for study in studies.values() for trial in store.trials(study)}
+    wanted = [trials[row.trial_id] for row in rows if row.trial_id is not None]
+    curves = _curves(store, wanted)
+    for row, trial in zip(rows, wanted, strict=True):
+        study = studies[trial.study_id]
+        yield _measured(store, study, trial, row.method, curves[trial.id], row.steps if row.is_reached else None)
+
+
+def _curves(store: Store, trials: Iterable[Trial]) -> dict[int, list[Progress]]:
+    curves: dict[int, list[Progress]] = {trial.id: [] for trial in trials}
+    for row in store.progress(curves):
+        curves[row.trial_id].append(row)
+    return curves
+
+
+def _measured(
+    store: Store, study: Study, trial: Trial, method: str, curve: Sequence[Progress], steps: float | None
+) -> Measured | str:
+    schedules = [row.content for row in store.schedules(trial.id)]
+    if not schedules or not curve:
+        return f"{method}, trial {trial.number} of {study.name}: its steps were not recorded"
+    return Measured(
+        trial_id=trial.id,
+        method=method,
+        workload=study.workload_label or study.workload,
+        schedules=schedules,
+        steps_per_epoch=max(1, curve[-1].step // max(1, curve[-1].epoch)),
+        batch_size=int(trial.configuration["hyperparameters"].get("batch_size", 1)),
+        steps_to_target=steps,
+        shared_cores=bool(trial.oversubscribed),
+    )

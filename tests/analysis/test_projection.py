@@ -1,0 +1,183 @@
+"""From recorded steps to predicted times: the arithmetic of scaling, medians, scores, and what is refused."""
+
+import dataclasses
+import json
+import math
+
+import made_up
+import pytest
+
+from atoll.analysis import comparison, projection
+from atoll.analysis.cluster import Cluster, Link
+from atoll.storage.models import Study
+from atoll.storage.store import StoreError
+
+WHERE = Cluster(
+    name="c",
+    ranks_per_node=2,
+    node=Link(microseconds=0, gigabytes_per_second=1e6),
+    network=Link(microseconds=0, gigabytes_per_second=1),
+    algorithm="ring",
+)
+SUM = [["post", "all_reduce", "all", 2, 1_000_000], ["wait", 1]]
+
+
+def schedule(compute, *, events=SUM, num_steps=100, **changes):
+    samples = [[compute, *(0.0 for _ in events)]]
+    return {
+        "rank": 0,
+        "num_ranks": 2,
+        "ranks_per_node": 2,
+        "grows": True,
+        "patterns": [{"events": events, "samples": samples, "count": num_steps, "seconds": compute, "is_last": True}],
+        "segments": [[0, [[0, num_steps]]]],
+        "num_steps": num_steps,
+        "service": None,
+    } | changes
+
+
+def measured(compute=0.010, **changes):
+    fields = {
+        "trial_id": 1,
+        "method": "ddp",
+        "workload": "w",
+        "schedules": [schedule(compute)],
+        "steps_per_epoch": 20,
+        "batch_size": 8,
+        "steps_to_target": 80.0,
+        "shared_cores": False,
+    }
+    return projection.Measured(**fields | changes)
+
+
+def exposed(num_nodes):
+    """A ring's sum of 1 MB over nodes, 1 GB/s, where its ranks are more than one node's."""
+    p = 2 * num_nodes
+    return 2 * (p - 1) / p * 1e-3 if num_nodes > 1 else 0.0
+
+
+def test_weak_scaling_keeps_the_work_of_a_rank_and_the_epochs():
+    rows, reasons = projection.project(measured(), WHERE, [1, 4], "weak")
+    assert reasons == []
+    for row, num_nodes in zip(rows, (1, 4), strict=True):
+        step = 0.010 + exposed(num_nodes)
+        assert (row.num_nodes, row.num_ranks) == (num_nodes, 2 * num_nodes)
+        assert row.step_seconds == pytest.approx(step, rel=1e-5)
+        assert row.compute_seconds == pytest.approx(0.010)
+        assert row.exposed_seconds == pytest.approx(exposed(num_nodes), abs=1e-7)
+        assert row.epoch_seconds == pytest.approx(step * 20 / num_nodes, rel=1e-5)
+        assert row.steps_to_target == 80 / num_nodes
+        assert row.seconds_to_target == pytest.approx(step * 80 / num_nodes, rel=1e-5)
+        assert any("global batch is" in words for words in row.assumptions)
+
+
+def test_strong_scaling_keeps_the_global_batch_and_the_steps():
+    rows, reasons = projection.project(measured(), WHERE, [1, 4, 8, 16], "strong")
+    assert [row.num_nodes for row in rows] == [1, 4, 8]  # 16 samples are not enough for 32 ranks
+    assert ["the global batch is 16, 16 nodes have 32 ranks" in reason for reason in reasons] == [True]
+    for row in rows:
+        step = 0.010 / row.num_nodes + exposed(row.num_nodes)
+        assert row.step_seconds == pytest.approx(step, rel=1e-5)
+        assert (row.steps_to_target, row.epoch_seconds) == (80, pytest.approx(20 * step, rel=1e-5))
+
+
+def test_a_cluster_that_computes_faster():
+    faster = WHERE.model_copy(update={"speed": 4.0})
+    ((row,), _) = projection.project(measured(), faster, [1], "weak")
+    assert row.compute_seconds == pytest.approx(0.0025)
+
+
+def test_parts_of_one_network_stay_on_their_ranks():
+    events = [["post", "send", "all", 3, 8, 1, 0]]
+    parts = [schedule(0.010, events=[], num_ranks=3, grows=False, rank=rank) for rank in range(3)]
+    parts[0] = schedule(0.010, events=events, num_ranks=3, grows=False)
+    for scaling in ("weak", "strong"):
+        rows, _ = projection.project(measured(schedules=parts), WHERE, [1, 64], scaling)
+        assert [(row.num_nodes, row.num_ranks, row.steps_to_target) for row in rows] == [(2, 3, 80)]
+        assert any("stays on the 3 ranks" in words for words in rows[0].assumptions)
+
+
+def test_a_missed_target_stays_missed_and_small_print_is_printed():
+    rare = schedule(0.010) | {"segments": [[0, [[0, 50], [-1, 50]]]]}
+    crowded = measured(steps_to_target=None, shared_cores=True, schedules=[rare])
+    ((row,), _) = projection.project(crowded, WHERE, [64], "weak")
+    assert (row.steps_to_target, row.seconds_to_target) == (None, None)
+    words = "; ".join(row.assumptions)
+    for expected in ("shared cores", "rare kinds", "64 ranks are followed", "1 times as fast", "by ring"):
+        assert expected in words
+
+
+@pytest.fixture
+def benchmarked(tmp_path):
+    """Two methods; the second computes longer and needs fewer epochs, and one of its trainings misses the target."""
+    curves = {"quick": [[0.5, 0.95, 0.96]] * 3, "slow": [[0.95, 0.96, 0.97]] * 2 + [[0.1, 0.2, 0.3]]}
+    table = {method: {"w": of} for method, of in curves.items()}
+    schedules = {"quick": [schedule(0.010, num_steps=30)], "slow": [schedule(0.050, num_steps=30)]}
+    configuration = {"method": "ddp", "hyperparameters": {"batch_size": 8}}
+    return made_up.make(tmp_path, table, targets={"w": 0.9}, schedules=schedules, configuration=configuration)
+
+
+def test_a_benchmark_is_projected_kept_and_scored(benchmarked):
+    store, row = benchmarked
+    assert comparison.compare(store, row).predictions == []
+    found = projection.project_all(store, row, WHERE, [1, 4], "weak")
+    assert (len(found.rows), found.left_out) == (12, [])
+    store.save_projections(found.rows)
+    store.save_projections(projection.project_all(store, row, WHERE, [1, 4], "weak").rows)  # in place of the former
+    compared = comparison.compare(store, row)
+    predicted = {(p.method, p.num_nodes): p for p in compared.predictions}
+    assert set(predicted) == {("quick", 1), ("quick", 4), ("slow", 1), ("slow", 4)}
+    quick, slow = predicted["quick", 4], predicted["slow", 4]
+    # 20 and 10 steps of two ranks, the median of three trainings of which slow's third is infinite.
+    assert quick.to_target == pytest.approx((0.010 + exposed(4)) * 5, rel=1e-5)
+    assert slow.to_target == pytest.approx((0.050 + exposed(4)) * 2.5, rel=1e-5)
+    assert (slow.num_trials, slow.cluster, slow.scaling) == (3, "c", "weak")
+    by = "seconds predicted on 4 nodes of c, weak scaling"
+    scores = {row.method: row.score for row in compared.scores[by].rows}
+    ratio = slow.to_target / quick.to_target
+    assert scores == {"quick": 1.0, "slow": pytest.approx((4 - ratio) / 3)}
+    assert json.loads(json.dumps(compared.as_dict(), allow_nan=False))["predictions"]
+    assert [p.num_nodes for p in projection.predictions(store, row) if p.method == "slow"] == [1, 4]
+
+
+def test_what_was_not_projected_is_not_scored(benchmarked):
+    store, row = benchmarked
+    rows = projection.project_all(store, row, WHERE, [4], "strong").rows
+    store.save_projections(rows[:1])
+    (scored,) = (s for by, s in comparison.compare(store, row).scores.items() if "predicted" in by)
+    assert scored.rows == []
+    assert "cannot tell: 4 trainings" in scored.verdict
+
+
+def test_a_study_is_projected_by_its_best_trials(benchmarked):
+    store, row = benchmarked
+    study = next(s for s in store.studies_of(row) if s.stage == "confirm" and s.method_label == "slow")
+    found = projection.project_all(store, study, WHERE, [1], "weak")
+    assert len(found.rows) == 1
+    store.save_projections(found.rows)
+    (prediction,) = projection.predictions(store, study)
+    assert prediction.method == "ddp"  # as the configuration has it
+    best = store.leaderboard(study)[0]
+    assert found.rows[0].trial_id == best.id
+    # Validation data count, not the test data of a confirmation: 0.5, 0.75 and 0.83 after 10, 20 and 30 steps.
+    assert found.rows[0].steps_to_target is None
+    study.target = 0.7
+    assert projection.project_all(store, study, WHERE, [1], "weak").rows[0].steps_to_target == 20
+
+
+def test_what_has_no_recorded_steps_is_refused(tmp_path):
+    store, row = made_up.make(tmp_path, {"a": {"w": [[0.95]]}}, targets={"w": 0.9})
+    with pytest.raises(StoreError, match=r"nothing to project.*\n.*trial 0 of b.w.a.confirm: its steps"):
+        projection.project_all(store, row, WHERE, [1], "weak")
+    tuned = next(study for study in store.studies_of(row) if isinstance(study, Study) and study.stage == "tune")
+    with pytest.raises(StoreError, match="nothing to project"):
+        projection.project_all(store, tuned, WHERE, [1], "weak")
+
+
+def test_no_target_is_no_time():
+    rows = projection.project(measured(steps_to_target=None), WHERE, [1], "weak")[0]
+    (without,) = projection.summarise(rows, {1: ("ddp", "w")}, set())
+    (missed,) = projection.summarise(rows, {1: ("ddp", "w")}, {"w"})
+    assert math.isnan(without.to_target)
+    assert math.isinf(missed.to_target)
+    assert dataclasses.replace(without, to_target=0.0) == dataclasses.replace(missed, to_target=0.0)

@@ -1,0 +1,66 @@
+"""What trials of every method record of their steps can be replayed."""
+
+import json
+
+import pytest
+
+from atoll.analysis.replay import replay
+from atoll.methods import METHODS
+from atoll.methods.communicator_threads import run_virtual_ranks
+from atoll.methods.schedule import Schedule
+from atoll.platform import project, registry
+from atoll.platform.configuration import Configuration
+from atoll.platform.trial import Trial
+from atoll.platform.worker import kept_schedule
+
+EPOCHS, BATCH_SIZE = 2, 16
+CHANGED = {
+    "ab": {"group_size": 2, "group_steps": 0.2},
+    "daso": {"B": 3, "S": 2, "warmup_epochs": 0, "cooldown_epochs": 1},
+    "easgd_tree": {"degree": 2},
+}
+
+
+def record(name, nodes):
+    """The schedules that a worker would keep, and the seconds that its slowest rank trained."""
+    hyperparameters = CHANGED.get(name, {}) | {"batch_size": BATCH_SIZE, "learning_rate": 1e-4}
+    configuration = Configuration(
+        workload="digits_mlp", method=name, hyperparameters=hyperparameters, epochs=EPOCHS, ranks=len(nodes)
+    )
+
+    def rank(communicator):
+        communicator.ledger.schedule = schedule = Schedule()
+        trial = Trial(configuration, communicator, "cpu")
+        last = list(trial.train())[-1]
+        return kept_schedule(schedule, trial.method, communicator), last
+
+    found = run_virtual_ranks(rank, nodes, timeout=120.0)
+    return [schedule for schedule, _ in found if schedule is not None], found[0][1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_replayed(name):
+    nodes = (0, 0, 1, 1) if registry.method(name).max_ranks is None else (0,)
+    schedules, last = record(name, nodes)
+    grows = registry.method(name).max_ranks is None and not registry.method(name).layer_parallel
+    assert [schedule["rank"] for schedule in schedules] == ([0, 1, 3] if grows else list(range(len(nodes))))
+    assert {schedule["num_steps"] for schedule in schedules} == {last.step}
+    schedules = json.loads(json.dumps(schedules))  # as the store has them
+    for cluster in ("a100_hdr200", "laptop"):
+        where = project.cluster(cluster)
+        for num_nodes in (1, 16):
+            found = replay(schedules, where, num_nodes)
+            assert found.num_steps > 0
+            assert found.exposed >= 0
+            assert found.compute > 0
+            # The slowest rank's step holds the mean of what all compute and wait, and what they do for others.
+            assert found.step * 1.0001 >= found.compute + found.exposed
+            # Nothing is computed that was not measured; ranks may have waited, and steps are drawn.
+            assert found.compute <= 1.5 * last.seconds / last.step
+
+
+def test_what_is_recorded_is_small():
+    """A trial's line in the journal stays below some hundred kilobytes, whatever it does."""
+    for name in ("ddp", "mac", "dni", "admm_dual", "daso"):
+        schedules, _ = record(name, (0, 0, 1, 1))
+        assert len(json.dumps(schedules)) < 300_000, name
