@@ -1,0 +1,365 @@
+"""Predicted beside measured step times, on real links: how far the replay of a recorded schedule is off.
+
+python benchmarks/projection.py [--quick] [--output FOLDER] [--json FILE]
+
+Needs root, iproute2 and network namespaces: says why and ends where they are not to be had. Every node is a namespace
+of its own, joined by a bridge; tbf (token bucket) shapes both directions of its link to 50 Mbit/s to 5 Gbit/s. One MPI
+job for each layout (2 nodes, 4 nodes, 2 nodes of 2 ranks) talks TCP. A link's latency and bandwidth are what two ranks
+find that exchange a small and a large message at its rate, inside nodes all pairs at once; nothing is fitted to step
+times. For every method and rate its schedule is recorded unshaped, the replay predicts its step, and the step is timed
+at that rate. Error: predicted over measured, minus 1; the median is of its absolute value. All namespaces are removed
+at the end, however it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import itertools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from comparison import report
+from job import RANK, build, make_batch
+
+NAMESPACES = "ATOLL_NAMESPACES"  # of the nodes, for ranks
+RATES = (50, 200, 1000, 5000)  # Mbit/s
+LAYOUTS = {"2 nodes": (2, 1), "4 nodes": (4, 1), "2 nodes of 2": (2, 2)}
+WIDTHS = (64, 512, 512, 10)
+# Name, hyperparameters, and after how many steps it does the same again.
+METHODS = {
+    "ddp": ("ddp", {}, 4),
+    "local_sgd": ("local_sgd", {"H": 8}, 8),
+    "daso": ("daso", {"B": 4, "S": 1, "warmup_epochs": 0, "cooldown_epochs": 0, "adaptive": False}, 8),
+    "easgd": ("easgd", {"form": "jacobi", "tau": 4}, 4),
+    "easgd, asynchronous": ("easgd", {"form": "async", "tau": 4}, 4),
+    "ab": ("ab", {"warmup": 0.0, "group_steps": 0.1, "rebound": 0.25, "group_size": 2}, 30),
+}
+AB_STEPS = 240  # of which AB's ratios are shares
+MESSAGES = (8, 1_000_000)  # bytes of the exchanges that measure a link
+TCP = {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1", "FI_PROVIDER": "tcp"}
+CLONE_NEWNET = 0x40000000
+
+
+# The network.
+
+
+def ip(*words: object) -> None:
+    """Run iproute2's ip."""
+    subprocess.run(["ip", *map(str, words)], check=True, capture_output=True, text=True)
+
+
+def refusal() -> str | None:
+    """Why there can be no namespaces here; None where there can."""
+    if os.geteuid() != 0:
+        return "making network namespaces takes root"
+    if missing := [tool for tool in ("ip", "tc") if shutil.which(tool) is None]:
+        return f"needs iproute2: there is no {' or '.join(missing)}"
+    try:
+        with network(2) as nodes:
+            shape(nodes, RATES[0])
+    except subprocess.CalledProcessError as error:
+        return f"`{' '.join(error.cmd)}` is not permitted here: {error.stderr.strip()}"
+    return None
+
+
+@contextmanager
+def network(num_nodes: int):
+    """Namespaces that a bridge joins; yields their names."""
+    switch, nodes = f"atoll{os.getpid()}s", [f"atoll{os.getpid()}n{k}" for k in range(num_nodes)]
+    with ExitStack() as stack:
+        for name in (switch, *nodes):
+            ip("netns", "add", name)
+            stack.callback(ip, "netns", "delete", name)
+        ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", switch, "link", "set", "bridge", "up")
+        for k, name in enumerate(nodes):
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "link", "add", "net0", "type", "veth", "peer", "name", f"port{k}", "netns", switch)
+            ip("-n", switch, "link", "set", f"port{k}", "master", "bridge", "up")
+            ip("-n", name, "address", "add", f"10.0.0.{k + 1}/24", "dev", "net0")
+            ip("-n", name, "link", "set", "net0", "up")
+        yield nodes
+
+
+def shape(nodes, rate: int | None) -> None:
+    """Let each node's link carry so many Mbit/s each way; None for as many as it can."""
+    switch = nodes[0][: nodes[0].rindex("n")] + "s"
+    for k, name in enumerate(nodes):
+        for namespace, device in ((name, "net0"), (switch, f"port{k}")):
+            if rate is None:
+                subprocess.run(["tc", "-n", namespace, "qdisc", "del", "dev", device, "root"], check=False)
+            else:
+                burst = max(16_000, rate * 125)  # bytes of a millisecond
+                words = ("root", "tbf", "rate", f"{rate}mbit", "burst", burst, "latency", "400ms")
+                line = ["tc", "-n", namespace, "qdisc", "replace", "dev", device, *map(str, words)]
+                subprocess.run(line, check=True, capture_output=True, text=True)
+
+
+# One rank.
+
+
+def enter(namespace: str) -> None:
+    """Move this process, which has one thread, to a namespace."""
+    with Path("/run/netns", namespace).open() as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+
+
+class Bench:
+    """One rank's methods, which do what rank 0 is told on its standard input."""
+
+    def __init__(self, per_node: int) -> None:
+        import torch
+        from mpi4py import MPI
+        from torch import nn
+
+        from atoll.methods.communicator_mpi import MpiFamily
+
+        torch.set_num_threads(1)
+        self.world, self.family, self.per_node = MPI.COMM_WORLD, MpiFamily(), per_node
+        self.methods = {}
+        torch.manual_seed(0)
+        layers = [m for a, b in itertools.pairwise(WIDTHS) for m in (nn.Linear(a, b), nn.ReLU())]
+        self.model = nn.Sequential(*layers[:-1])
+        self.batch = make_batch((WIDTHS[0],))
+
+    def serve(self) -> None:
+        """Do one thing after the other."""
+        while True:
+            line = json.loads(sys.stdin.readline()) if self.world.rank == 0 else None
+            line = self.world.bcast(line)
+            if line is None:
+                return
+            answer = getattr(self, line.pop("do"))(**line)
+            if self.world.rank == 0:
+                print(json.dumps(answer), flush=True)
+
+    def exchange(self, distance: int, everywhere: bool, size: int, rounds: int) -> float:
+        """Median seconds in which rank 0 and the one at `distance` give each other `size` bytes at once.
+
+        With `everywhere`, all pairs of ranks at that distance do so at the same time.
+        """
+        import numpy as np
+
+        mine, theirs = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+        place = self.world.rank % (2 * distance) if everywhere else self.world.rank
+        partner = {0: self.world.rank + distance, distance: self.world.rank - distance}.get(place)
+        times = []
+        for _ in range(rounds):
+            self.world.Barrier()
+            started = time.perf_counter()
+            if partner is not None:
+                self.world.Sendrecv(mine, partner, 0, theirs, partner, 0)
+            times.append(time.perf_counter() - started)
+        return statistics.median(times[1:])
+
+    def method(self, label: str):
+        """The method, made when it is first asked for, and its schedule."""
+        import copy
+
+        from atoll.methods.communicator import Ledger
+        from atoll.methods.communicator_mpi import MpiCommunicator
+        from atoll.methods.schedule import Schedule
+
+        if label not in self.methods:
+            name, hyperparameters, _ = METHODS[label]
+            schedule = Schedule()
+            communicator = MpiCommunicator(
+                self.world.Dup(),
+                [rank // self.per_node for rank in range(self.world.size)],
+                ledger=Ledger(schedule),
+                poll=lambda: None,
+                spin=self.world.size <= len(os.sched_getaffinity(0)),
+                family=self.family,
+                name=label,
+            )
+            model = copy.deepcopy(self.model)
+            context = {"num_epochs": 1, "steps_per_epoch": AB_STEPS if name == "ab" else 10**9}
+            settings = {"learning_rate": 1e-3}
+            method = build(name, hyperparameters, model, communicator, settings, inputs=self.batch.inputs, **context)
+            self.methods[label] = (method, communicator, schedule)
+        return self.methods[label]
+
+    def _steps(self, label: str, num_steps: int, *, records: bool) -> float:
+        """Seconds of a step, of the slowest rank."""
+        from mpi4py import MPI
+
+        method, communicator, schedule = self.method(label)
+        self.world.Barrier()
+        if records:
+            schedule.begin()
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            method.step(self.batch)
+            communicator.attend()
+            if records:
+                schedule.end_step()
+        seconds = (time.perf_counter() - started) / num_steps
+        schedule.pause()
+        center = getattr(method, "_center", None)
+        if center is not None:  # who owns it goes on to serve until all are done
+            method._meet()
+        return self.world.allreduce(seconds, MPI.MAX)
+
+    def record(self, label: str, num_steps: int) -> list:
+        """The schedules of all ranks."""
+        self._steps(label, num_steps, records=False)
+        self._steps(label, num_steps, records=True)
+        shared = {"num_ranks": self.world.size, "ranks_per_node": self.per_node, "grows": True}
+        return self.world.gather(shared | self.methods[label][2].as_dict())
+
+    def measure(self, label: str, num_steps: int, blocks: int) -> float:
+        """Seconds of a step: the median of some blocks, after one that is not counted."""
+        times = [self._steps(label, num_steps, records=False) for _ in range(blocks + 1)]
+        return statistics.median(times[1:])
+
+
+# What drives the ranks.
+
+
+class Ranks:
+    """An MPI job whose ranks wait for what they are told."""
+
+    def __init__(self, nodes, per_node: int) -> None:
+        from atoll.platform import supervise
+
+        environment = supervise.rank_environment() | TCP | {RANK: str(per_node), NAMESPACES: ",".join(nodes)}
+        line = [supervise.mpiexec(), "-n", str(len(nodes) * per_node), sys.executable, __file__]
+        self._job = subprocess.Popen(
+            line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        from atoll.platform import supervise
+
+        supervise.end_job(self._job)
+
+    def tell(self, do: str | None, **arguments):
+        """What rank 0 answers."""
+        self._job.stdin.write(json.dumps(None if do is None else {"do": do, **arguments}) + "\n")
+        self._job.stdin.flush()
+        if do is None:
+            return self._job.wait(60)
+        answer = self._job.stdout.readline()
+        if not answer:
+            raise SystemExit("the ranks have ended")
+        return json.loads(answer)
+
+    def link(self, distance: int, *, everywhere: bool = False):
+        """Latency and bandwidth between rank 0 and another one."""
+        from atoll.analysis.cluster import Link
+
+        small, large = (
+            self.tell("exchange", distance=distance, everywhere=everywhere, size=size, rounds=11) for size in MESSAGES
+        )
+        bandwidth = (MESSAGES[1] - MESSAGES[0]) / max(1e-9, large - small)
+        return Link(microseconds=small * 1e6, gigabytes_per_second=bandwidth / 1e9)
+
+
+def compare(layout: str, rates, blocks: int) -> list[dict]:
+    """Predicted and measured, for all methods and rates in one layout."""
+    from atoll.analysis.cluster import Cluster, Link
+    from atoll.analysis.replay import replay
+
+    num_nodes, per_node = LAYOUTS[layout]
+    rows = []
+    with network(num_nodes) as nodes, Ranks(nodes, per_node) as ranks:
+        inside = ranks.link(1, everywhere=True) if per_node > 1 else Link(microseconds=0, gigabytes_per_second=1e3)
+        for rate, (label, (_, _, period)) in itertools.product(rates, METHODS.items()):
+            steps = max(24, 2 * period)
+            shape(nodes, None)
+            schedules = ranks.tell("record", label=label, num_steps=2 * steps)
+            shape(nodes, rate)
+            between = ranks.link(per_node)
+            cluster = Cluster(
+                name="namespaces",
+                ranks_per_node=per_node,
+                node=inside,
+                network=between,
+                algorithm="recursive_halving",
+                overlaps=False,
+            )
+            predicted = replay(schedules, cluster, num_nodes)
+            seconds = ranks.tell("measure", label=label, num_steps=steps, blocks=blocks)
+            rows.append(
+                {
+                    "layout": layout,
+                    "rate": rate,
+                    "method": label,
+                    "latency": between.latency,
+                    "bandwidth": between.bandwidth,
+                    "compute": predicted.compute,
+                    "predicted": predicted.step,
+                    "measured": seconds,
+                    "error": predicted.step / seconds - 1,
+                }
+            )
+            print(rows[-1], file=sys.stderr, flush=True)
+        ranks.tell(None)
+    return rows
+
+
+def tables(rows: list[dict]) -> str:
+    """By method, and all rows."""
+    text = [
+        "| method | median error | largest | settings |",
+        "| --- | --- | --- | --- |",
+    ]
+    for label in METHODS:
+        errors = [row["error"] for row in rows if row["method"] == label]
+        if errors:
+            shown = statistics.median(map(abs, errors)), max(errors, key=abs), len(errors)
+            text.append("| {} | {:.1%} | {:+.1%} | {} |".format(label, *shown))
+    text += [
+        "",
+        "Milliseconds per step.",
+        "",
+        "| layout | Mbit/s | link | method | computing | predicted | measured | error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        link = f"{row['latency'] * 1e6:.0f} us, {row['bandwidth'] * 8e-6:.0f} Mbit/s"
+        times = (f"{1000 * row[key]:.2f}" for key in ("compute", "predicted", "measured"))
+        cells = (row["layout"], row["rate"], link, row["method"], *times, f"{row['error']:+.1%}")
+        text.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    if RANK in os.environ:
+        per_node = int(os.environ[RANK])
+        enter(os.environ[NAMESPACES].split(",")[int(os.environ["PMI_RANK"]) // per_node])
+        Bench(per_node).serve()
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two rates, two layouts, one block of steps")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table and JSON here")
+    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
+    options = parser.parse_args()
+    if reason := refusal():
+        print(f"skipped: {reason}")
+        return
+    layouts, rates = (list(LAYOUTS), RATES) if not options.quick else (["2 nodes", "2 nodes of 2"], (200, 1000))
+    rows = [row for layout in layouts for row in compare(layout, rates, blocks=1 if options.quick else 3)]
+    middle = statistics.median(abs(row["error"]) for row in rows)
+    words = (
+        "Ranks in network namespaces joined by shaped links, over TCP; the link is what two ranks found that exchanged "
+        "messages at its rate. "
+        f"Over {len(rows)} settings the median of |predicted / measured - 1| is {middle:.1%}."
+    )
+    report(options, "Predicted beside measured step times", words, tables(rows), {"median_error": middle, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
