@@ -30,6 +30,7 @@ Transform = Callable[[Tensor, torch.Generator | None], Tensor]
 
 # torch's random state is the process's, and virtual ranks are threads of one.
 _RANDOM_STATE = threading.Lock()
+MOST_OF_A_DEVICE = 0.25  # that data may take of its memory
 
 
 class Diverged(ArithmeticError):
@@ -71,10 +72,11 @@ class EpochBatches:
     epoch's permutation.
 
     Args:
-        samples: the training data, on the rank's device.
+        samples: the training data.
         batch_size, rank, num_ranks, seed: of this rank, and of the trial.
         transform: makes inputs of what was loaded, with a generator for what is random.
         whole: whether every rank sees the whole of each global batch.
+        device: where the rank trains; that of the samples unless given.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class EpochBatches:
         transform: Transform = lambda inputs, _: inputs,
         *,
         whole: bool = False,
+        device: torch.device | str | None = None,
     ) -> None:
         self._samples = samples
+        self._device = torch.device(samples.targets.device if device is None else device)
         self._transform = transform
         self._global_size = batch_size * num_ranks
         self._batch_size, self._rank = (self._global_size, 0) if whole else (batch_size, rank)
@@ -102,19 +106,20 @@ class EpochBatches:
 
     def example(self) -> Tensor:
         """Inputs of a batch as the network takes them, without augmentation."""
-        return self._transform(self._samples.inputs[: self._batch_size], None)
+        return self._transform(self._samples.inputs[: self._batch_size].to(self._device), None)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
-        seed, device = self._seed * 1_000_003 + epoch, self._samples.targets.device
-        order = torch.randperm(len(self._samples), generator=torch.Generator().manual_seed(seed)).to(device)
+        seed, lies = self._seed * 1_000_003 + epoch, self._samples.targets.device
+        order = torch.randperm(len(self._samples), generator=torch.Generator().manual_seed(seed)).to(lies)
         # The ranks see the same order, and each augments its own share.
-        generator = torch.Generator(device).manual_seed((seed * 1_000_003 + self._rank) % 2**63)
+        generator = torch.Generator(self._device).manual_seed((seed * 1_000_003 + self._rank) % 2**63)
         for number in range(self.num_batches):
             start = number * self._global_size + self._rank * self._batch_size
             indices = order[start : start + self._batch_size]
-            inputs = self._transform(self._samples.inputs[indices], generator)
-            yield Batch(indices=indices, inputs=inputs, targets=self._samples.targets[indices])
+            inputs = self._transform(self._samples.inputs[indices].to(self._device), generator)
+            targets = self._samples.targets[indices].to(self._device)
+            yield Batch(indices=indices.to(self._device), inputs=inputs, targets=targets)
 
 
 class Evaluator:
@@ -122,8 +127,9 @@ class Evaluator:
 
     CHUNK = 256  # forecasts of 720 steps by a wide network take 6 MB each
 
-    def __init__(self, workload: Workload, samples: Samples, communicator: Communicator) -> None:
+    def __init__(self, workload: Workload, samples: Samples, communicator: Communicator, device: str = "cpu") -> None:
         self._workload = workload
+        self._device = device
         self._communicator = communicator
         share = slice(communicator.rank, None, communicator.size)
         self._inputs, self._targets = samples.inputs[share], samples.targets[share]
@@ -134,8 +140,9 @@ class Evaluator:
         totals = self._nothing.clone()
         with torch.no_grad(), evaluating(model):
             for start in range(0, len(self._targets), self.CHUNK):
-                targets = self._targets[start : start + self.CHUNK]
-                outputs = model(self._workload.transform(self._inputs[start : start + self.CHUNK], None))
+                chunk = slice(start, start + self.CHUNK)
+                inputs, targets = self._inputs[chunk].to(self._device), self._targets[chunk].to(self._device)
+                outputs = model(self._workload.transform(inputs, None))
                 totals += self._workload.totals(outputs, targets)
         self._communicator.sum(totals)
         return self._workload.scores(totals)
@@ -174,10 +181,11 @@ class Trial:
             configuration.seed,
             _without_augmentation(transform) if method.keeps_samples(hyperparameters) else transform,
             whole=method.layer_parallel,
+            device=device,
         )
         self._num_steps = self.num_epochs * self._batches.num_batches
-        self._validate = Evaluator(self.workload, _on(device, data.validation), self._aside)
-        self._test = Evaluator(self.workload, _on(device, data.test), self._aside) if test else None
+        self._validate = Evaluator(self.workload, _on(device, data.validation), self._aside, device)
+        self._test = Evaluator(self.workload, _on(device, data.test), self._aside, device) if test else None
         self._optimizers = self._make_optimizers(settings)
         self.method = self._make_method(configuration, hyperparameters, device)
         self._observer = None
@@ -300,6 +308,11 @@ def _without_augmentation(transform: Transform) -> Transform:
 
 
 def _on(device: str, samples: Samples) -> Samples:
+    """The samples on the device; those that would take much of its memory stay where they are, and batches go there."""
+    if device == "cpu":
+        return samples
+    if samples.inputs.nbytes > MOST_OF_A_DEVICE * torch.cuda.get_device_properties(device).total_memory:
+        return samples
     return Samples(samples.inputs.to(device), samples.targets.to(device))
 
 

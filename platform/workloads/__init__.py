@@ -26,6 +26,8 @@ WORKLOADS = {
     "ettm2_autoformer_192": "atoll.platform.workloads.ett:ETTm2Autoformer192",
     "ettm2_autoformer_336": "atoll.platform.workloads.ett:ETTm2Autoformer336",
     "ettm2_autoformer_720": "atoll.platform.workloads.ett:ETTm2Autoformer720",
+    "imagenet_resnet50": "atoll.platform.workloads.imagenet:ImageNetResNet50",
+    "imagenet_vit_b16": "atoll.platform.workloads.imagenet:ImageNetViTB16",
     "speech_mlp": "atoll.platform.workloads.speech:SpeechMlp",
     "speech_transformer": "atoll.platform.workloads.speech:SpeechTransformer",
     "spoken_digits_mlp": "atoll.platform.workloads.spoken_digits:SpokenDigitsMlp",

@@ -1,0 +1,232 @@
+"""ImageNet-2012 (Russakovsky et al., 2015): 1.28 million photographs in 1,000 classes, trained at 224 x 224.
+
+A folder `imagenet` holds `train` and `val` with one folder for each class, as they are usually unpacked. The official
+validation part is the test data here, and some images of each class are held out of the training part for validation.
+Photographs are decoded once, `python -m atoll.platform.workloads.imagenet FOLDER`: the shorter side is brought to 256
+pixels and the central square kept, into arrays (252 GB in all) that ranks map into memory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from atoll.platform.workloads.cifar10 import Logits, centre_crop
+from atoll.platform.workloads.workload import (
+    Classification,
+    Data,
+    DataMissing,
+    Samples,
+    find_file,
+    require_library,
+    require_models,
+)
+
+NAMES = ("imagenet", "ILSVRC2012", "imagenet-2012")
+PARTS = ("train", "val")
+SUFFIXES = (".jpeg", ".jpg", ".png")
+SIDE, CROP = 256, 224
+HELD_OUT = 20  # images of each class, for validation; at most a fifth of them
+UNPACKED = 4096  # images of a part that are read as they are
+# Of the training images, as everybody takes them (He et al. 2016's implementations).
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Random crops: their share of the image's area, and the ratio of their sides (Szegedy et al. 2015).
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+HOW_TO_GET = (
+    "Put ImageNet-2012 (image-net.org), unpacked into train and val with a folder for each class, in a folder named "
+    "imagenet, and name the folder around it with the study's `data` or with ATOLL_DATA."
+)
+
+
+# Reading.
+
+
+def read_image(file: Path) -> NDArray[np.uint8]:
+    """The central square (3, 256, 256) of a photograph whose shorter side is brought to 256 pixels."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        scale = SIDE / min(image.size)
+        size = [max(SIDE, round(side * scale)) for side in image.size]
+        pixels = np.asarray(image.convert("RGB").resize((size[0], size[1]), Image.Resampling.BILINEAR))
+    top, left = (pixels.shape[0] - SIDE) // 2, (pixels.shape[1] - SIDE) // 2
+    return pixels[top : top + SIDE, left : left + SIDE].transpose(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The photographs of a part and their classes; those held out for validation are the last ones."""
+
+    files: list[Path]
+    classes: NDArray[np.int64]
+    num_held_out: int
+
+
+def listing(root: Path, part: str) -> Listing:
+    """What a part holds, by class and name. Raises DataMissing."""
+    folders = sorted(folder for folder in (root / part).glob("*") if folder.is_dir())
+    if not folders:
+        raise DataMissing(f"{root / part} holds no folders of classes. {HOW_TO_GET}")
+    first: list[tuple[Path, int]] = []
+    held_out: list[tuple[Path, int]] = []
+    for number, folder in enumerate(folders):
+        files = [(file, number) for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES]
+        cut = len(files) - (min(HELD_OUT, len(files) // 5) if part == "train" else 0)
+        first += files[:cut]
+        held_out += files[cut:]
+    everything = first + held_out
+    return Listing([file for file, _ in everything], np.array([c for _, c in everything]), len(held_out))
+
+
+def packed(root: Path, part: str) -> Path:
+    """Where a part's decoded images are."""
+    return root / f"{part}.images.npy"
+
+
+def pack(root: Path) -> None:
+    """Decode each part on all cores into `PART.images.npy` and `PART.classes.npz`, whole or not at all."""
+    for part in PARTS:
+        found = listing(root, part)
+        partial = root / f"{part}.images.partial"
+        images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            partial, mode="w+", dtype=np.uint8, shape=(len(found.files), 3, SIDE, SIDE)
+        )
+        with ProcessPoolExecutor() as pool:
+            for number, image in enumerate(pool.map(read_image, found.files, chunksize=64)):
+                images[number] = image
+        images.flush()
+        np.savez(root / f"{part}.classes.npz", classes=found.classes, num_held_out=found.num_held_out)
+        os.replace(partial, packed(root, part))
+
+
+def read_part(root: Path, part: str) -> tuple[Samples, int]:
+    """Images uint8 (n, 3, 256, 256), mapped into memory where they are packed, classes (n,), and how many are held out.
+
+    Raises:
+        DataMissing: there are too many to read them unpacked.
+    """
+    if packed(root, part).exists():
+        images = np.load(packed(root, part), mmap_mode="c")  # pages are read when a batch needs them
+        with np.load(root / f"{part}.classes.npz", allow_pickle=False) as known:
+            return Samples(torch.from_numpy(images), torch.from_numpy(known["classes"])), int(known["num_held_out"])
+    found = listing(root, part)
+    if len(found.files) > UNPACKED:
+        raise DataMissing(
+            f"{root} has {len(found.files)} images for {part}: pack them once, "
+            f"`python -m atoll.platform.workloads.imagenet {root}`"
+        )
+    images = np.stack([read_image(file) for file in found.files])
+    return Samples(torch.from_numpy(images), torch.from_numpy(found.classes)), found.num_held_out
+
+
+@cache
+def load(root: Path) -> Data:
+    """The three parts."""
+    (images, num_held_out), (test, _) = read_part(root, "train"), read_part(root, "val")
+    cut = len(images) - num_held_out
+    train, validation = (Samples(images.inputs[part], images.targets[part]) for part in (slice(cut), slice(cut, None)))
+    return Data(train, validation, test)
+
+
+# Augmentation.
+
+
+def resized_crops(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Random rectangles of images (b, c, h, w) in [0, 1], mirrored half of the time, as squares (b, c, side, side).
+
+    Area uniform in `AREA`, the ratio of the sides log-uniform in `RATIO`, the place uniform (Szegedy et al. 2015), and
+    what is larger than the image is cut to it; bilinear.
+    """
+    num, device = len(images), images.device
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(num, generator=generator, device=device)
+
+    area, ratio = draw(*AREA), torch.exp(draw(float(np.log(RATIO[0])), float(np.log(RATIO[1]))))
+    width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
+    # In the sampler's coordinates the image is from -1 to 1 both ways.
+    x, y = draw(-1, 1) * (1 - width), draw(-1, 1) * (1 - height)
+    mirrored = torch.where(draw(0, 1) < 0.5, -1.0, 1.0)
+    zero = torch.zeros(num, device=device)
+    maps = torch.stack([mirrored * width, zero, x, zero, height, y], dim=1).view(num, 2, 3)
+    grid = nn.functional.affine_grid(maps, [num, images.shape[1], side, side], align_corners=False)
+    return nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+class _ImageNet(Classification):
+    epochs: ClassVar[int] = 90
+    network: ClassVar[str]
+    _num_classes = 1000
+
+    def check_data(self, folder: Path | None) -> None:
+        """Look for the folder, its parts, and the libraries that read photographs and hold the network."""
+        root = find_file(NAMES, folder, HOW_TO_GET)
+        require_models(self.network)
+        for part in PARTS:
+            if not packed(root, part).exists():
+                require_library("PIL", "earth", "imagenet reads its photographs with pillow's")
+                listing(root, part)
+
+    def load(self, folder: Path | None) -> Data:
+        """Images uint8 (n, 3, 256, 256): the training part less what is held out, that, and the validation part."""
+        data = load(find_file(NAMES, folder, HOW_TO_GET))
+        self._num_classes = 1 + int(data.train.targets.max())
+        return data
+
+    def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Random crops, mirrored, in training; else the centre; channels centred and scaled (b, 3, 224, 224)."""
+        scaled = inputs.to(torch.float32) / 255
+        crops = centre_crop(scaled, CROP) if generator is None else resized_crops(scaled, CROP, generator)
+        mean, deviation = (torch.tensor(v, device=inputs.device).view(-1, 1, 1) for v in (MEAN, DEVIATION))
+        return (crops - mean) / deviation
+
+
+class ImageNetResNet50(_ImageNet):
+    """ResNet-50 (He et al., 2016) on ImageNet-2012 (001 tables 3.1 and 5.1)."""
+
+    summary: ClassVar[str] = "ImageNet-2012, ResNet-50 at 224 x 224"
+    target: float | None = 0.75
+    network: ClassVar[str] = "imagenet_resnet50"
+
+    def model(self) -> nn.Module:
+        """transformers' ResNet-50: 25,557,032 parameters for 1,000 classes."""
+        from transformers import ResNetConfig, ResNetForImageClassification
+
+        configuration = ResNetConfig()
+        configuration.num_labels = self._num_classes
+        return Logits(ResNetForImageClassification(configuration))
+
+
+class ImageNetViTB16(_ImageNet):
+    """ViT-B/16 (Dosovitskiy et al., 2021) on ImageNet-2012 (001 tables 4.1 and 5.1)."""
+
+    summary: ClassVar[str] = "ImageNet-2012, ViT-B/16 at 224 x 224, labels smoothed by 0.1"
+    target: float | None = 0.70
+    epochs: ClassVar[int] = 125
+    network: ClassVar[str] = "imagenet_vit_b16"
+
+    def model(self) -> nn.Module:
+        """transformers' ViT-B/16 with dropout 0.1 (001 table A.1): 86,567,656 parameters for 1,000 classes."""
+        from transformers import ViTConfig, ViTForImageClassification
+
+        configuration = ViTConfig(hidden_dropout_prob=0.1)
+        configuration.num_labels = self._num_classes
+        return Logits(ViTForImageClassification(configuration))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of logits (b, classes) against labels smoothed by 0.1 (001 tables A.1 and A.6)."""
+        return nn.functional.cross_entropy(outputs, targets, label_smoothing=0.1)
+
+
+if __name__ == "__main__":
+    pack(Path(sys.argv[1]))
