@@ -20,7 +20,7 @@ Span = Literal["all", "node", "peers", "part"]
 class Link(BaseModel):
     """What a message meets between two ranks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     microseconds: float = Field(ge=0, description="latency of a message")
     gigabytes_per_second: float = Field(gt=0, description="bandwidth in each direction, 1e9 bytes")
@@ -43,9 +43,9 @@ class Link(BaseModel):
 class Cluster(BaseModel):
     """A described cluster: what a projection needs to know of it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: str
+    name: str = Field(min_length=1, max_length=100)
     description: str = ""
     ranks_per_node: int = Field(ge=1, description="GPUs, or ranks, of a node")
     speed: float = Field(default=1.0, gt=0, description="of a rank's computation, over that of the measuring machine")

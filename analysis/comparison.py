@@ -207,28 +207,40 @@ class _Facts:
 
     def predictions(self) -> list[Prediction]:
         """Medians of what has been projected."""
-        labels = {row.trial_id: (row.method, row.workload) for row in self._counting if row.trial_id is not None}
-        return projection.summarise(
-            self._projections, labels, {str(w) for w, target in self.targets.items() if target is not None}
-        )
+        aimed = {str(w) for w, target in self.targets.items() if target is not None}
+        return projection.of_confirmations(self._counting, self._projections, aimed)
 
     def scored_predictions(self) -> dict[str, Scored]:
-        """Scores by projected seconds, on each cluster and way of scaling that was projected, at most nodes."""
+        """Scores by predicted seconds, on each cluster and way of scaling at one number of nodes."""
         found = {}
         for cluster, scaling in dict.fromkeys((row.cluster, row.scaling) for row in self._projections):
             rows = [row for row in self._projections if (row.cluster, row.scaling) == (cluster, scaling)]
-            # In the order of nodes: the largest scale of each trial remains; methods that do not grow keep theirs.
-            seconds = {row.trial_id: row.seconds_to_target for row in rows}
-            num_nodes = max(row.num_nodes for row in rows)
             aimed = self._aimed()
-            projected = [replace(row, seconds=seconds.get(row.trial_id or 0) or math.inf) for row in aimed]
-            missing = sum(row.is_reached and row.trial_id not in seconds for row in aimed)
+            scales: dict[int, dict[int, float | None]] = {}
+            growing: dict[int, set[int]] = {}
+            for row in rows:
+                scales.setdefault(row.trial_id, {})[row.num_nodes] = row.seconds_to_target
+                if row.grows:
+                    growing.setdefault(row.trial_id, set()).add(row.num_nodes)
+            # The largest that all can take; a method whose ranks do not grow has one scale, and keeps it.
+            common = set.intersection(*growing.values()) if growing else {row.num_nodes for row in rows}
+            num_nodes = max(common, default=0)
             by = f"seconds predicted on {num_nodes} nodes of {cluster}, {scaling} scaling"
-            found[by] = (
-                Scored([], {}, f"cannot tell: {missing} trainings that met the target are not projected to {cluster}")
-                if missing
-                else self._scored(projected, "seconds")
-            )
+            seconds = {trial: of.get(num_nodes, next(iter(of.values()))) for trial, of in scales.items()}
+            complete = [row for row in aimed if row.state == "complete"]
+            missing = sum(row.is_reached and row.trial_id not in seconds for row in complete)
+            projected = [replace(row, seconds=seconds.get(row.trial_id or 0) or math.inf) for row in aimed]
+            if not common or missing:
+                words = f"cannot tell: {missing} trainings that met the target are not projected to {cluster}"
+                found[by] = Scored(
+                    [], {}, words if missing else "cannot tell: there is no scale that all methods can take"
+                )
+            elif not all(row.is_timed for row in aimed):
+                found[by] = Scored(
+                    [], {}, "cannot tell: confirmations shared cores or a GPU: what they compute is not known"
+                )
+            else:
+                found[by] = self._scored(projected, "seconds")
         return found
 
     def _aimed(self) -> list[Confirmation]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from atoll.analysis import confirmations
@@ -59,8 +61,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Projected:
-    """Predictions, and what could not be predicted and why."""
+    """Predictions for the trials, and what could not be predicted and why."""
 
+    trial_ids: list[int]
     rows: list[Projection]
     left_out: list[str]
 
@@ -101,23 +104,34 @@ def project_all(
         found, reasons = project(one, cluster, nodes, scaling)
         rows += found
         left_out += [f"{one.method} on {one.workload} (trial {one.trial_id}): {reason}" for reason in reasons]
-    return Projected(rows, list(dict.fromkeys(left_out)))
+    return Projected([one.trial_id for one in measured], rows, list(dict.fromkeys(left_out)))
 
 
 def predictions(store: Store, subject: Study | Benchmark) -> list[Prediction]:
     """Of all projections that the store holds of a study or benchmark."""
     if isinstance(subject, Study):
         label = subject.workload_label or subject.workload
-        labels = {t.id: (t.configuration["method"], label) for t in store.leaderboard(subject)}
+        labels = {t.id: (method, label) for method, t in _best(store, subject).items()}
         return summarise(store.projections(labels), labels, {label} if subject.target is not None else set())
-    rows = [row for row in confirmations.read(store, subject) if row.is_chosen and row.trial_id is not None]
-    labels = {int(row.trial_id or 0): (row.method, row.workload) for row in rows}
+    rows = [row for row in confirmations.read(store, subject) if row.is_chosen]
     aimed = {str(study.workload_label) for study in store.studies_of(subject) if study.target is not None}
-    return summarise(store.projections(labels), labels, aimed)
+    return of_confirmations(rows, store.projections(row.trial_id for row in rows if row.trial_id is not None), aimed)
+
+
+def of_confirmations(
+    rows: Sequence[confirmations.Confirmation], projections: Iterable[Projection], aimed: Container[str]
+) -> list[Prediction]:
+    """Medians over confirmations; one that failed never meets the target."""
+    labels = {row.trial_id: (row.method, row.workload) for row in rows if row.trial_id is not None}
+    failed = Counter((row.method, row.workload) for row in rows if row.state == "failed")
+    return summarise(projections, labels, aimed, failed)
 
 
 def summarise(
-    rows: Iterable[Projection], labels: Mapping[int, tuple[str, str]], aimed: Container[str]
+    rows: Iterable[Projection],
+    labels: Mapping[int, tuple[str, str]],
+    aimed: Container[str],
+    failed: Mapping[tuple[str, str], int] = MappingProxyType({}),
 ) -> list[Prediction]:
     """Medians by method, workload and scale.
 
@@ -125,6 +139,7 @@ def summarise(
         rows: of trials.
         labels: method and workload of each trial.
         aimed: the workloads that have a target.
+        failed: trials of a method and workload that were not trained to the end, and so never meet it.
     """
     groups: dict[tuple[Any, ...], list[Projection]] = {}
     for row in rows:
@@ -134,6 +149,7 @@ def summarise(
     def prediction(key: tuple[Any, ...], several: list[Projection]) -> Prediction:
         workload, cluster, scaling, method, num_nodes = key
         reached = [math.inf if row.seconds_to_target is None else row.seconds_to_target for row in several]
+        reached += [math.inf] * failed.get((method, workload), 0)
         return Prediction(
             method=method,
             workload=workload,
@@ -150,7 +166,7 @@ def summarise(
             assumptions=list(dict.fromkeys(words for row in several for words in row.assumptions)),
         )
 
-    return [prediction(key, several) for key, several in groups.items()]
+    return [prediction(key, several) for key, several in sorted(groups.items())]
 
 
 def project(
@@ -179,7 +195,12 @@ def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: in
     fewer_steps, work = (share, 1.0) if scaling == "weak" else (1.0, share)
     reached = measured.steps_to_target
     found = replay(
-        measured.schedules, cluster, num_nodes, until=None if reached is None else math.ceil(reached), work=work
+        measured.schedules,
+        cluster,
+        num_nodes,
+        until=None if reached is None else math.ceil(reached),
+        per_epoch=measured.steps_per_epoch,
+        work=work,
     )
     steps = None if reached is None else max(1.0, reached * fewer_steps)
     return Projection(
@@ -188,6 +209,7 @@ def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: in
         scaling=scaling,
         num_nodes=num_nodes,
         num_ranks=num_ranks,
+        grows=measured.grows,
         step_seconds=found.step,
         compute_seconds=found.compute,
         exposed_seconds=found.exposed,
@@ -222,6 +244,11 @@ def assumptions(measured: Measured, cluster: Cluster, num_ranks: int, scaling: S
     runs = (run for schedule in measured.schedules for _, segment in schedule["segments"] for run in segment)
     if any(place < 0 for place, _ in runs):
         found.append("steps of rare kinds were not recorded")
+    events = [e for s in measured.schedules for p in s["patterns"] for e in p["events"] if e[0] == "post"]
+    if measured.grows and (parts := sorted({event[3] for event in events if event[2] == "part"})):
+        found.append(f"groups of ranks do not grow: they have {' or '.join(map(str, parts))}")
+    if measured.grows and any(len(event) > 5 and event[2] != "center" for event in events):
+        found.append("messages that no rank waits for take no time")
     if measured.shared_cores:
         found.append("the measured ranks shared cores or a GPU: they computed slower than they need")
     return found
@@ -247,10 +274,16 @@ def _read(store: Store, subject: Study | Benchmark) -> tuple[list[Measured], lis
     return measured, left_out
 
 
-def _of_study(store: Store, study: Study) -> Iterable[Measured | str]:
+def _best(store: Store, study: Study) -> dict[str, Trial]:
+    """The best trial of each method."""
     best: dict[str, Trial] = {}
     for trial in store.leaderboard(study):
         best.setdefault(trial.configuration["method"], trial)
+    return best
+
+
+def _of_study(store: Store, study: Study) -> Iterable[Measured | str]:
+    best = _best(store, study)
     curves = _curves(store, best.values())
     for method, trial in best.items():
         met = (
@@ -286,7 +319,14 @@ def _measured(
 ) -> Measured | str:
     schedules = [row.content for row in store.schedules(trial.id)]
     if not schedules or not curve:
-        return f"{method}, trial {trial.number} of {study.name}: its steps were not recorded"
+        return (
+            f"{method}, trial {trial.number} of {study.name}: its steps were not recorded; nor are those of trials "
+            "whose sums go through NCCL, or of older versions of atoll"
+        )
+    if schedules[0]["grows"] and schedules[0]["num_ranks"] == 1:
+        return (
+            f"{method}, trial {trial.number} of {study.name}: one rank has nothing to communicate; train on 2 or more"
+        )
     return Measured(
         trial_id=trial.id,
         method=method,

@@ -21,7 +21,11 @@ from atoll.analysis import cluster as costs
 from atoll.analysis.cluster import Cluster, Layout, Span
 
 MAX_RANKS = 64  # that are followed of those that do alike; costs are those of all
-NUM_WINDOWS, WINDOW = 4, 64  # of how many steps, over the length of the training
+MAX_EVENTS, FEWEST_STEPS = 300_000, 64  # of all ranks, in one replay
+NUM_WINDOWS = 4  # in a stretch of steps whose order was kept
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly, and in step with no period
+MAX_CENTER = 1024  # ranks of an asynchronous method, all of which are followed
+MAX_UNKNOWN = 0.05  # of the steps that are followed
 MAX_STEPS = 4096  # of a part of a network, followed from its first step on
 EAGER = 64 * 1024  # bytes; a smaller message leaves its sender at once
 MAX_ASSUMED = 0.05  # of all waits may be for what was posted before the window
@@ -58,6 +62,7 @@ def replay(
     num_nodes: int,
     *,
     until: int | None = None,
+    per_epoch: int = 1,
     work: float = 1.0,
     seed: int = 0,
 ) -> Replayed:
@@ -67,6 +72,7 @@ def replay(
         schedules: of all ranks of the measured worker; or of its first node's and the last, if the others do as these.
         cluster, num_nodes: where.
         until: of the steps measured.
+        per_epoch: steps of an epoch, which ranks with parts of one network may share out unevenly.
         work: how much a rank computes per step, over what was measured.
         seed: of the draws among the kept samples of a pattern's times.
 
@@ -76,41 +82,94 @@ def replay(
     total = min(schedule["num_steps"] for schedule in schedules)
     if total == 0:
         raise CannotReplay("no step of it was recorded")
-    windows = _windows(schedules[0], min(total, until or total))
+    stretches = _stretches(schedules, min(total, until or total))
+    if not stretches:
+        raise CannotReplay("its ranks do more in a step than is recorded")
+    num_ranks = len(_roles(schedules, cluster, num_nodes))
+    if not schedules[0]["grows"]:  # messages must not lack their senders: from the first step on, by whole epochs
+        most = min(stretches[0][1], MAX_STEPS)
+        windows = [(0, most // per_epoch * per_epoch or most)]
+    else:
+        windows = _windows(stretches, max(FEWEST_STEPS, round(MAX_EVENTS / num_ranks / _events_per_step(schedules))))
     parts = [
         Replay(schedules, cluster, num_nodes, first, num_steps, work=work, seed=seed + k).run()
         for k, (first, num_steps) in enumerate(windows)
     ]
+    num_steps = sum(part.num_steps for part in parts)
     return Replayed(
-        step=math.fsum(part.step for part in parts) / len(parts),
-        compute=math.fsum(part.compute for part in parts) / len(parts),
-        exposed=math.fsum(part.exposed for part in parts) / len(parts),
-        num_steps=sum(part.num_steps for part in parts),
+        step=math.fsum(part.step * part.num_steps for part in parts) / num_steps,
+        compute=math.fsum(part.compute * part.num_steps for part in parts) / num_steps,
+        exposed=math.fsum(part.exposed * part.num_steps for part in parts) / num_steps,
+        num_steps=num_steps,
     )
 
 
-def _windows(schedule: Mapping[str, Any], total: int) -> list[tuple[int, int]]:
-    """First steps and lengths of what is followed, of the first `total` steps; the order of all these steps is kept."""
-    stretches: list[list[int]] = []  # of kept steps: first, and one after the last
-    for first, runs in schedule["segments"]:
-        end = min(total, first + sum(count for place, count in runs if _ends_step(schedule, place)))
-        if stretches and stretches[-1][1] == first:
-            stretches[-1][1] = max(first, end)
-        elif first < total:
-            stretches.append([first, end])
-    if stretches[0][1] == 0:
-        raise CannotReplay("its ranks do more in a step than is recorded")
-    if not schedule["grows"]:  # messages must not lack their senders: from the first step on
-        return [(0, min(stretches[0][1], MAX_STEPS))]
-    if total <= NUM_WINDOWS * WINDOW:
-        return [(0, total)]
+def _stretches(schedules: Sequence[Mapping[str, Any]], total: int) -> list[tuple[int, int]]:
+    """Of the first `total` steps those whose order all ranks have kept: first ones, and those after the last."""
+    common: list[tuple[int, int]] = [(0, total)]
+    for schedule in schedules:
+        own: list[tuple[int, int]] = []
+        for first, runs in schedule["segments"]:
+            end = first + sum(count for place, count in runs if _ends_step(schedule, place))
+            if own and own[-1][1] == first:
+                own[-1] = own[-1][0], end
+            else:
+                own.append((first, end))
+        both = ((max(a, c), min(b, d)) for a, b in common for c, d in own)
+        common = [(first, end) for first, end in both if first < end]
+    return common
+
+
+def _windows(stretches: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """First steps and lengths of what is followed: all that is kept, or as much of each stretch as `most` steps allow.
+
+    What is done every so many steps must not be met too often or too seldom: windows begin anywhere.
+    """
+    num_kept = sum(end - first for first, end in stretches)
+    if num_kept <= most:
+        return [(first, end - first) for first, end in stretches]
+    pieces = [
+        (first + (end - first) * k // NUM_WINDOWS, first + (end - first) * (k + 1) // NUM_WINDOWS)
+        for first, end in stretches
+        for k in range(NUM_WINDOWS)
+    ]
     windows = []
-    for k in range(NUM_WINDOWS):
-        wanted = (2 * k + 1) * total // (2 * NUM_WINDOWS) - WINDOW // 2
-        first, end = [stretch for stretch in stretches if stretch[0] <= wanted][-1]
-        begin = max(first, min(wanted, end - WINDOW))
-        windows.append((begin, min(WINDOW, end - begin)))
+    for number, (first, end) in enumerate(pieces):
+        size, length = end - first, max(1, (end - first) * most // num_kept)
+        offset = int(size * (number * GOLDEN % 1))
+        over = max(0, offset + length - size)  # goes on at the piece's beginning, so that all its steps are met alike
+        windows += [(first + offset, length - over)] + ([(first, over)] if over else [])
     return windows
+
+
+def _events_per_step(schedules: Sequence[Mapping[str, Any]]) -> float:
+    """What a rank does in a mean step, its end included."""
+    patterns = [pattern for schedule in schedules for pattern in schedule["patterns"]]
+    steps = sum(schedule["num_steps"] for schedule in schedules)
+    return float(sum(pattern["count"] * (len(pattern["events"]) + 1) for pattern in patterns) / steps)
+
+
+def _roles(schedules: Sequence[Mapping[str, Any]], cluster: Cluster, num_nodes: int) -> list[int]:
+    """As which of the recorded ranks each one that is followed acts."""
+    if not schedules[0]["grows"]:
+        return list(range(len(schedules)))
+    g, per_node = cluster.ranks_per_node, schedules[0]["ranks_per_node"]
+    if _has_center(schedules):  # the load on a center grows with every rank: none can be left out
+        if num_nodes * g > MAX_CENTER:
+            raise CannotReplay(
+                f"all ranks of an asynchronous method are followed, at most {MAX_CENTER}; {num_nodes} nodes have "
+                f"{num_nodes * g}"
+            )
+        return [0] + [len(schedules) - 1] * (num_nodes * g - 1)
+    num_ranks = max(1, min(num_nodes, MAX_RANKS // g)) * g
+    roles = [number % min(per_node, len(schedules)) for number in range(num_ranks)]
+    # The last rank, of another node perhaps, speaks for those like it in the second half.
+    half, last = num_ranks // 2, per_node - 1
+    return [len(schedules) - 1 if n >= half and role == last else role for n, role in enumerate(roles)]
+
+
+def _has_center(schedules: Sequence[Mapping[str, Any]]) -> bool:
+    return schedules[0].get("service") is not None
 
 
 def _ends_step(schedule: Mapping[str, Any], place: int) -> bool:
@@ -126,6 +185,7 @@ class _Operation:
         kind: the ledger's operation.
         missing: how many ranks must come.
         ready: when those came that have, by rank.
+        has_begun: whether its links are busy with it, or were.
         members: whose links it takes; of a message, from whom to whom.
         finish: when it is complete, once that is known.
         blocked: the ranks that wait for it.
@@ -138,6 +198,7 @@ class _Operation:
     where: Layout | None = None
     ready: dict[int, float] = field(default_factory=dict)
     members: Sequence[int] = ()
+    has_begun: bool = False
     finish: float | None = None
     blocked: list[int] = field(default_factory=list)
     partner: _Operation | None = None
@@ -234,8 +295,10 @@ class Replay:
         self._rng = np.random.default_rng(seed)
         self._ranks = [
             _Rank(number, self._pieces(schedules[role], first, num_steps))
-            for number, role in enumerate(self._roles(schedules))
+            for number, role in enumerate(_roles(schedules, cluster, num_nodes))
         ]
+        self._scales: dict[int, list[float]] = {}  # of the samples of each schedule's patterns
+        self._num_unknown = 0
         self._operations: dict[Key, _Operation] = {}
         self._free: dict[Key, float] = {}  # from when on a rank's links, or the center's owner, are free
         self._pipes: dict[Key, _Pipe] = {}
@@ -255,22 +318,9 @@ class Replay:
             )
         return per_node
 
-    def _roles(self, schedules: Sequence[Mapping[str, Any]]) -> list[int]:
-        """As which of the recorded ranks each one acts."""
-        if not self._grows:
-            return list(range(len(schedules)))
-        g = self._cluster.ranks_per_node
-        if self._service is not None:  # the load on a center grows with every rank: none can be left out
-            return [0] + [len(schedules) - 1] * (self._num_nodes * g - 1)
-        num_ranks = max(1, min(self._num_nodes, MAX_RANKS // g)) * g
-        roles = [number % min(self._per_node, len(schedules)) for number in range(num_ranks)]
-        last = schedules[0]["ranks_per_node"] - 1
-        # The last rank, of another node perhaps, speaks for those like it in the second half.
-        half = num_ranks // 2
-        return [len(schedules) - 1 if n >= half and role == last else role for n, role in enumerate(roles)]
-
     def _pieces(self, schedule: Mapping[str, Any], first: int, num_steps: int) -> Iterator[_Piece]:
-        patterns, scales = schedule["patterns"], [_scale(pattern) for pattern in schedule["patterns"]]
+        patterns = schedule["patterns"]
+        scales = self._scales.setdefault(id(schedule), [_scale(pattern) for pattern in patterns])
         at, runs = next((at, runs) for at, runs in reversed(schedule["segments"]) if at <= first)
         following = itertools.chain(runs, *(more for begin, more in schedule["segments"] if begin > at))
         places = itertools.chain.from_iterable(itertools.repeat(place, count) for place, count in following)
@@ -283,6 +333,7 @@ class Replay:
             if begins == first + num_steps:
                 return
             if place < 0:  # of a kind that was not kept
+                self._num_unknown += 1
                 yield (), (0.0,), is_last
                 continue
             pattern = patterns[place]
@@ -304,6 +355,8 @@ class Replay:
                 "were too different to be kept whole"
             )
         steps = sum(rank.num_steps for rank in self._ranks)
+        if self._num_unknown > MAX_UNKNOWN * steps:
+            raise CannotReplay(f"{self._num_unknown} of {steps} steps are of kinds that were too many to be kept")
         most = max(rank.num_steps for rank in self._ranks)
         return Replayed(
             step=max(rank.now for rank in self._ranks) / most,
@@ -424,14 +477,17 @@ class Replay:
 
     def _arrive(self, operation: _Operation, rank: _Rank) -> None:
         operation.ready.setdefault(rank.number, rank.now)
-        if operation.finish is not None or len(operation.ready) < operation.missing:
+        if operation.has_begun or len(operation.ready) < operation.missing:
             return
+        operation.has_begun = True
         if operation.where is None:
             source, target = operation.members
             self._transfer(source, target, operation.size, lambda: self._complete(operation, self._now))
             return
-        links = [("rank", member) for member in operation.members]
-        begin = max(self._now, *(self._free.get(link, 0.0) for link in links))
+        # Inside a node and between nodes are links of their own; one rank alone takes none.
+        kind = "network" if operation.where.num_nodes > 1 else "node"
+        links = [(kind, member) for member in operation.members] if operation.where.size > 1 else []
+        begin = max([self._now, *(self._free.get(link, 0.0) for link in links)])
         finish = begin + self._seconds(operation.kind, operation.size, operation.where)
         self._free.update(dict.fromkeys(links, finish))
         self._complete(operation, finish)
@@ -441,6 +497,7 @@ class Replay:
         for number in operation.blocked:
             self._pass(self._ranks[number], finish)
             self._compute(self._ranks[number])
+        operation.blocked.clear()
 
     def _seconds(self, kind: str, size: float, where: Layout) -> float:
         if kind == "all_reduce":

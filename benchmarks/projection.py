@@ -95,7 +95,9 @@ def shape(nodes, rate: int | None) -> None:
     for k, name in enumerate(nodes):
         for namespace, device in ((name, "net0"), (switch, f"port{k}")):
             if rate is None:
-                subprocess.run(["tc", "-n", namespace, "qdisc", "del", "dev", device, "root"], check=False)
+                subprocess.run(
+                    ["tc", "-n", namespace, "qdisc", "del", "dev", device, "root"], check=False, capture_output=True
+                )
             else:
                 burst = max(16_000, rate * 125)  # bytes of a millisecond
                 words = ("root", "tbf", "rate", f"{rate}mbit", "burst", burst, "latency", "400ms")

@@ -159,6 +159,7 @@ PREDICTED: dict[str, Callable[[Prediction], str]] = {
     "exposed (ms)": lambda row: number(row.exposed, 1e-3),
     "epoch (s)": lambda row: number(row.epoch),
     "to the target (s)": lambda row: number(row.to_target),
+    "trainings": lambda row: str(row.num_trials),
 }
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from atoll.methods.communicator import Communicator, Ledger, Request
+from atoll.methods.communicator import Communicator, Request
 
 OWNER = 0
 ASK, ANSWER, LEAVE = 1, 2, 3
@@ -37,7 +37,7 @@ class Center:
 
     def __init__(self, communicator: Communicator, like: Tensor, rule: Callable[[int, Tensor, Tensor], None]) -> None:
         self._communicator = communicator.split(0, spans="center")
-        self._aside = communicator.split(0, ledger=Ledger())  # leaving is no traffic of the method
+        self._aside = communicator.split(0, ledger=communicator.ledger.aside())  # leaving is no traffic of the method
         self._rule = rule
         self._sent, self._answer = (torch.empty_like(like, device="cpu") for _ in range(2))
         self._exchange: list[Request] = []

@@ -72,11 +72,17 @@ class Ledger:
 
     Attributes:
         schedule: what it did in which order at every step, where that is kept.
+        is_recorded: whether the schedule keeps what is counted here; else only that a rank waits for it.
     """
 
-    def __init__(self, schedule: Schedule | None = None) -> None:
+    def __init__(self, schedule: Schedule | None = None, *, is_recorded: bool = True) -> None:
         self._tallies: dict[Exchange, Tally] = {}
         self.schedule = schedule
+        self.is_recorded = is_recorded
+
+    def aside(self) -> Ledger:
+        """A ledger for what is no traffic of the method."""
+        return Ledger(self.schedule, is_recorded=False)
 
     def tally(self, exchange: Exchange) -> Tally:
         """Return the tally of `exchange`, new ones at zero."""
@@ -295,14 +301,18 @@ class Communicator(ABC):
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds. Raises what `poll` raises."""
-        patience, schedule = Patience(self.spin), self.ledger.schedule
+        schedule = self.ledger.schedule
         if schedule is not None:
             schedule.hold()
+        self._poll_until(condition)
+        if schedule is not None:
+            schedule.release()
+
+    def _poll_until(self, condition: Callable[[], bool]) -> None:
+        patience = Patience(self.spin)
         while not condition():
             self.attend()
             patience.pause()
-        if schedule is not None:
-            schedule.release()
 
     # Blocking forms.
 
@@ -417,7 +427,7 @@ class Communicator(ABC):
         host.copy_(narrow, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(torch.cuda.current_stream(tensor.device))
-        self.wait_until(copied.query)
+        self._poll_until(copied.query)  # what the device computes before is computing
         return host
 
     def _request(
@@ -434,7 +444,7 @@ class Communicator(ABC):
         tally.count += 1
         tally.wire_bytes += wire_bytes
         number = None
-        if (schedule := self.ledger.schedule) is not None:
+        if (schedule := self.ledger.schedule) is not None and self.ledger.is_recorded:
             message = None if peer_and_tag is None else (self.members[peer_and_tag[0]], peer_and_tag[1])
             number = schedule.post(operation, self.span, self.size, payload_bytes, message)
         return Request(self, done, finish, tally, number)

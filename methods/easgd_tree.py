@@ -217,6 +217,14 @@ class EasgdTree(Method):
 
     def _serve(self) -> None:
         """Receive what has arrived; never waits."""
+        schedule = self._tree.ledger.schedule
+        if schedule is not None:
+            schedule.begin_service()  # nobody waits for what arrives: its order would make every step another one
+        self._receive_arrived()
+        if schedule is not None:
+            schedule.end_service(0, is_own=True)
+
+    def _receive_arrived(self) -> None:
         for tag in self._edges:
             while (source := self._tree.arrived(tag)) is not None:
                 buffer = torch.empty_like(self._flat.parameters, device="cpu")

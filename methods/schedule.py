@@ -23,7 +23,7 @@ Span = Literal["all", "node", "peers", "part", "center"]
 #     ["wait", age]                                       for what was posted `age` posts ago, 1 being the last
 Event = tuple[Any, ...]
 
-MAX_PATTERNS = 64
+MAX_PATTERNS = 128
 NUM_SAMPLES, FEWEST_SAMPLES, MAX_GAPS = 16, 2, 512  # of a pattern; fewer where steps have many events
 PIECE = 128  # events after which a step is cut, where it waits next: its loops are then equal pieces
 SEGMENT, MAX_SEGMENTS = 256, 16  # steps in a row of which the order is kept, and how many times
@@ -97,6 +97,10 @@ class _Service:
         return {"seconds": round(self.seconds / self.num, DIGITS), "delay": round(delay, DIGITS)}
 
 
+def _without_sizes(events: tuple[Event, ...]) -> tuple[Event, ...]:
+    return tuple((*event[:4], *event[5:]) if event[0] == "post" else event for event in events)
+
+
 class Schedule:
     """One rank's patterns, and which step followed which.
 
@@ -107,9 +111,12 @@ class Schedule:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._patterns: dict[tuple[bool, tuple[Event, ...]], int] = {}
+        self._alike: dict[tuple[bool, tuple[Event, ...]], int] = {}  # the last pattern that differs in sizes only
+        self._segment: int | None = None  # that is being written
         self._kept: list[Pattern] = []
         self._segments: dict[int, list[list[int]]] = {}  # by first step; runs: pattern, how often in a row
         self._stride = 1  # between two segments, in segments
+        self._begins = True  # a step, with the next piece
         self._num_steps = 0
         self._events: list[Event] = []
         self._gaps: list[float] = []
@@ -181,8 +188,8 @@ class Schedule:
         if self._is_counting and not self._num_holds:
             self._service.poll(self._serving_since)
 
-    def end_service(self, num_served: int) -> None:
-        """The rank goes on with what is its own. What it did for others belongs to no step."""
+    def end_service(self, num_served: int, *, is_own: bool = False) -> None:
+        """The rank goes on. What it did for others belongs to no step, unless that was its own work all the same."""
         now = self._clock()
         assert self._serving_since is not None
         spent = now - self._serving_since
@@ -190,7 +197,7 @@ class Schedule:
         self._service.last = now
         if self._is_counting:
             self._service.add(num_served, spent)
-            if not self._num_holds:
+            if not self._num_holds and not is_own:
                 self._last += spent
 
     def end_step(self) -> None:
@@ -203,7 +210,10 @@ class Schedule:
         place = self._patterns.get(key)
         if place is None and len(self._kept) < MAX_PATTERNS:
             place = self._patterns[key] = len(self._kept)
+            self._alike[is_last, _without_sizes(key[1])] = place
             self._kept.append(Pattern(key[1], is_last))
+        if place is None:
+            place = self._alike.get((is_last, _without_sizes(key[1])))
         if place is not None:
             self._kept[place].add([*self._gaps, now - self._last])
         else:
@@ -213,18 +223,12 @@ class Schedule:
 
     def _follow(self, place: int) -> None:
         """Note which pattern came, if that is in a segment."""
-        first = self._num_steps // SEGMENT * SEGMENT
-        if first // SEGMENT % self._stride:
+        if self._begins and self._num_steps % SEGMENT == 0 and not self._goes_on(place):
+            self._segment = self._new_segment()
+        self._begins = place not in (UNKNOWN_PIECE,) and (place == UNKNOWN or self._kept[place].is_last)
+        if self._segment is None:
             return
-        if first not in self._segments:
-            if len(self._segments) == MAX_SEGMENTS:
-                self._stride *= 2
-                kept = self._stride * SEGMENT
-                self._segments = {begin: runs for begin, runs in self._segments.items() if begin % kept == 0}
-                if first % kept:
-                    return
-            self._segments[first] = []
-        runs = self._segments[first]
+        runs = self._segments[self._segment]
         if len(runs) > MAX_RUNS:
             return
         if runs and runs[-1][0] == place:
@@ -233,6 +237,25 @@ class Schedule:
             runs.append([place, 1])
         else:
             runs.append([UNKNOWN_PIECE, 0])  # full: what follows in this segment is not kept
+
+    def _goes_on(self, place: int) -> bool:
+        """Whether the segment so far goes on as it ended: then it may be longer than others."""
+        runs = self._segments.get(-1 if self._segment is None else self._segment)
+        return bool(runs) and len(runs or ()) <= MAX_RUNS and (runs or [[]])[-1][0] == place
+
+    def _new_segment(self) -> int | None:
+        """The segment that begins with this step, if one does."""
+        first = self._num_steps
+        if first // SEGMENT % self._stride:
+            return None
+        if len(self._segments) == MAX_SEGMENTS:
+            self._stride *= 2
+            kept = self._stride * SEGMENT
+            self._segments = {begin: runs for begin, runs in self._segments.items() if begin % kept == 0}
+            if first % kept:
+                return None
+        self._segments[first] = []
+        return first
 
     def pause(self) -> None:
         """What follows belongs to no step."""

@@ -337,7 +337,7 @@ def project(
     opened = _open_store(store)
     subject = opened.subject(name)
     found = projection.project_all(opened, subject, where, scales, scaling)
-    opened.save_projections(found.rows)
+    opened.save_projections(found.trial_ids, where.name, scaling, found.rows)
     made = [p for p in projection.predictions(opened, subject) if (p.cluster, p.scaling) == (where.name, scaling)]
     if as_json:
         content = {"cluster": where.model_dump(), "predictions": [asdict(p) for p in made], "left_out": found.left_out}

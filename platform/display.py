@@ -227,7 +227,7 @@ def comparison(found: Comparison) -> Table:
 
 def predictions(found: Sequence[Prediction]) -> Table:
     """What was projected, by workload, method and scale."""
-    columns = ["workload", "method", "nodes", "ranks", "step", "computing", "exposed", "an epoch", "to the target"]
+    columns = ["workload", "method", "nodes", "ranks", "step", "computing", "exposed", "epoch", "to target", "trials"]
     lines = [
         [
             row.workload,
@@ -235,8 +235,9 @@ def predictions(found: Sequence[Prediction]) -> Table:
             str(row.num_nodes),
             str(row.num_ranks),
             *(f"{1000 * seconds:.3g} ms" for seconds in (row.step, row.compute, row.exposed)),
-            duration(row.epoch),
-            "missed" if math.isinf(row.to_target) else duration(row.to_target),
+            f"{row.epoch:.3g} s",
+            "missed" if math.isinf(row.to_target) else "-" if math.isnan(row.to_target) else f"{row.to_target:.3g} s",
+            str(row.num_trials),
         ]
         for row in found
     ]
@@ -246,9 +247,10 @@ def predictions(found: Sequence[Prediction]) -> Table:
 
 def prediction_notes(found: Sequence[Prediction], left_out: Sequence[str]) -> list[str]:
     """What the predictions assume, and what has none."""
-    assumed = dict.fromkeys(words for row in found[-1:] for words in row.assumptions)
+    most = max((row.num_nodes for row in found), default=0)
+    assumed = dict.fromkeys(words for row in found if row.num_nodes == most for words in row.assumptions)
     return [
-        "These are predictions, not measurements. At the largest scale they assume:",
+        f"These are predictions, not measurements. With {most} nodes they assume:",
         *(f"  {words}" for words in assumed),
         *(f"not predicted: {reason}" for reason in left_out),
     ]

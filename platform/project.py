@@ -5,7 +5,7 @@ from __future__ import annotations
 from atoll.analysis.cluster import Cluster
 from atoll.platform import bundled, yamlfile
 
-MAX_NODES = 65536
+MAX_NODES, MAX_SCALES = 65536, 64
 
 
 def cluster(file: str, speed: float | None = None) -> Cluster:
@@ -37,6 +37,8 @@ def nodes(text: str) -> list[int]:
         found.append(int(word))
     if dots or not found:
         raise problem
+    if len(found) > MAX_SCALES:
+        raise yamlfile.FileError(f"--nodes must name at most {MAX_SCALES} numbers; {text!r} names {len(found)}")
     return found
 
 

@@ -296,7 +296,7 @@ class Root:
 
     def _is_best(self, method: str, outcome: Outcome, losses: Sequence[float] | None) -> bool:
         """Whether a trial is this worker's best of its method so far; of no other one is it kept what its ranks did."""
-        if outcome.state != "complete" or not losses or losses[0] >= self._best.get(method, math.inf):
+        if outcome.state != "complete" or not losses or (method in self._best and losses[0] >= self._best[method]):
             return False
         self._best[method] = losses[0]
         return True

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.communicator import Communicator, Ledger
+from atoll.methods.communicator import Communicator
 from atoll.methods.evaluation import evaluating
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
@@ -169,7 +169,7 @@ class Trial:
         self.workload = registry.workload(configuration.workload, of_workload)
         self._communicator = communicator
         # The trial's own sums, for losses and metrics, are not the method's traffic.
-        self._aside = communicator.split(0, ledger=Ledger())
+        self._aside = communicator.split(0, ledger=communicator.ledger.aside())
         self.num_epochs = configuration.epochs or self.workload.epochs
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
         method, transform = registry.method(configuration.method), self.workload.transform

@@ -182,7 +182,8 @@ class Worker:
         self._serial += 1
         self._raised = False
         family, schedule = MpiFamily(), Schedule()
-        ledger = Ledger(schedule)
+        # NCCL's sums end after the kernels before them: what was computing and what waiting cannot be told there.
+        ledger = Ledger(schedule if self._kind() is MpiCommunicator else None)
         report = Report(self._control.rank, self.place.hostname)
         communicator = self._kind()(
             self._control.comm.Dup(),
@@ -200,7 +201,8 @@ class Worker:
             if not report.is_pruned:
                 on_trained(trial.model)
             report.seconds = trial.seconds()
-            report.schedule = kept_schedule(schedule, trial.method, communicator)
+            if ledger.schedule is not None:
+                report.schedule = kept_schedule(schedule, trial.method, communicator)
         except Exception as error:
             self._raised = True
             self._note(report, error)

@@ -155,7 +155,8 @@ class Projection(Base):
     """A *prediction*, never a measurement: what a trial would take on a described cluster, and what that assumes.
 
     `compute_seconds` and `exposed_seconds` (waiting for communication) are of a step. The target's are null where the
-    trial missed it or there is none. `description` is the cluster's.
+    trial missed it or there is none. `grows`: whether its method takes as many ranks as there are. `description` is the
+    cluster's.
     """
 
     __tablename__ = "projection"
@@ -165,6 +166,7 @@ class Projection(Base):
     scaling: Mapped[str] = mapped_column(String(10), primary_key=True)
     num_nodes: Mapped[int] = mapped_column(primary_key=True)
     num_ranks: Mapped[int]
+    grows: Mapped[bool]
     step_seconds: Mapped[float]
     compute_seconds: Mapped[float]
     exposed_seconds: Mapped[float]

@@ -256,12 +256,13 @@ class Store:
         with self._session.begin() as session:
             session.execute(sa.delete(table).where(table.id == row.id))
 
-    def save_projections(self, rows: Sequence[Projection]) -> None:
-        """Keep predictions, in place of all that were made of the same trials, clusters and scalings."""
+    def save_projections(
+        self, trial_ids: Iterable[int], cluster: str, scaling: str, rows: Sequence[Projection]
+    ) -> None:
+        """Keep predictions in place of all that were made of these trials for a cluster of that name and scaling."""
+        of = (Projection.trial_id.in_(list(trial_ids)), Projection.cluster == cluster, Projection.scaling == scaling)
         with self._session.begin() as session:
-            for trial_id, cluster, scaling in {(row.trial_id, row.cluster, row.scaling) for row in rows}:
-                of = (Projection.trial_id == trial_id, Projection.cluster == cluster, Projection.scaling == scaling)
-                session.execute(sa.delete(Projection).where(*of))
+            session.execute(sa.delete(Projection).where(*of))
             session.add_all(rows)
 
     def add_study(self, fields: Mapping[str, Any]) -> int:

@@ -72,14 +72,22 @@ class Listing:
     num_held_out: int
 
 
+def _folders(root: Path, part: str) -> list[Path]:
+    found = sorted(folder for folder in (root / part).glob("*") if folder.is_dir())
+    if not found:
+        raise DataMissing(f"{root / part} holds no folders of classes. {HOW_TO_GET}")
+    return found
+
+
 def listing(root: Path, part: str) -> Listing:
     """What a part holds, by class and name. Raises DataMissing."""
-    folders = sorted(folder for folder in (root / part).glob("*") if folder.is_dir())
-    if not folders:
-        raise DataMissing(f"{root / part} holds no folders of classes. {HOW_TO_GET}")
+    folders, known = _folders(root, part), [folder.name for folder in _folders(root, "train")]
+    if others := [folder.name for folder in folders if folder.name not in known]:
+        raise DataMissing(f"{root / part} has classes that train does not have: {', '.join(others[:5])}. {HOW_TO_GET}")
     first: list[tuple[Path, int]] = []
     held_out: list[tuple[Path, int]] = []
-    for number, folder in enumerate(folders):
+    for folder in folders:
+        number = known.index(folder.name)
         files = [(file, number) for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES]
         cut = len(files) - (min(HELD_OUT, len(files) // 5) if part == "train" else 0)
         first += files[:cut]
@@ -102,8 +110,10 @@ def pack(root: Path) -> None:
             partial, mode="w+", dtype=np.uint8, shape=(len(found.files), 3, SIDE, SIDE)
         )
         with ProcessPoolExecutor() as pool:
-            for number, image in enumerate(pool.map(read_image, found.files, chunksize=64)):
-                images[number] = image
+            for start in range(0, len(found.files), UNPACKED):  # what is decoded ahead must fit into memory
+                files = found.files[start : start + UNPACKED]
+                for number, image in enumerate(pool.map(read_image, files, chunksize=64), start):
+                    images[number] = image
         images.flush()
         np.savez(root / f"{part}.classes.npz", classes=found.classes, num_held_out=found.num_held_out)
         os.replace(partial, packed(root, part))

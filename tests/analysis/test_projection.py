@@ -98,7 +98,7 @@ def test_parts_of_one_network_stay_on_their_ranks():
 
 
 def test_a_missed_target_stays_missed_and_small_print_is_printed():
-    rare = schedule(0.010) | {"segments": [[0, [[0, 50], [-1, 50]]]]}
+    rare = schedule(0.010) | {"segments": [[0, [[0, 97], [-1, 3]]]]}
     crowded = measured(steps_to_target=None, shared_cores=True, schedules=[rare])
     ((row,), _) = projection.project(crowded, WHERE, [64], "weak")
     assert (row.steps_to_target, row.seconds_to_target) == (None, None)
@@ -117,13 +117,17 @@ def benchmarked(tmp_path):
     return made_up.make(tmp_path, table, targets={"w": 0.9}, schedules=schedules, configuration=configuration)
 
 
+def keep(store, found, scaling="weak"):
+    store.save_projections(found.trial_ids, WHERE.name, scaling, found.rows)
+
+
 def test_a_benchmark_is_projected_kept_and_scored(benchmarked):
     store, row = benchmarked
     assert comparison.compare(store, row).predictions == []
     found = projection.project_all(store, row, WHERE, [1, 4], "weak")
     assert (len(found.rows), found.left_out) == (12, [])
-    store.save_projections(found.rows)
-    store.save_projections(projection.project_all(store, row, WHERE, [1, 4], "weak").rows)  # in place of the former
+    keep(store, found)
+    keep(store, projection.project_all(store, row, WHERE, [1, 4], "weak"))  # in place of the former
     compared = comparison.compare(store, row)
     predicted = {(p.method, p.num_nodes): p for p in compared.predictions}
     assert set(predicted) == {("quick", 1), ("quick", 4), ("slow", 1), ("slow", 4)}
@@ -142,8 +146,8 @@ def test_a_benchmark_is_projected_kept_and_scored(benchmarked):
 
 def test_what_was_not_projected_is_not_scored(benchmarked):
     store, row = benchmarked
-    rows = projection.project_all(store, row, WHERE, [4], "strong").rows
-    store.save_projections(rows[:1])
+    found = projection.project_all(store, row, WHERE, [4], "strong")
+    keep(store, dataclasses.replace(found, rows=found.rows[:1]), "strong")
     (scored,) = (s for by, s in comparison.compare(store, row).scores.items() if "predicted" in by)
     assert scored.rows == []
     assert "cannot tell: 4 trainings" in scored.verdict
@@ -154,7 +158,7 @@ def test_a_study_is_projected_by_its_best_trials(benchmarked):
     study = next(s for s in store.studies_of(row) if s.stage == "confirm" and s.method_label == "slow")
     found = projection.project_all(store, study, WHERE, [1], "weak")
     assert len(found.rows) == 1
-    store.save_projections(found.rows)
+    keep(store, found)
     (prediction,) = projection.predictions(store, study)
     assert prediction.method == "ddp"  # as the configuration has it
     best = store.leaderboard(study)[0]
@@ -181,3 +185,63 @@ def test_no_target_is_no_time():
     assert math.isnan(without.to_target)
     assert math.isinf(missed.to_target)
     assert dataclasses.replace(without, to_target=0.0) == dataclasses.replace(missed, to_target=0.0)
+
+
+def test_what_is_refused_now_takes_the_former_predictions_away(benchmarked):
+    store, row = benchmarked
+    keep(store, projection.project_all(store, row, WHERE, [4], "weak"))
+    refused = projection.project_all(store, row, WHERE, [64], "strong")
+    assert (refused.rows, len(refused.left_out)) == ([], 6)
+    keep(store, refused, "strong")
+    assert {p.scaling for p in projection.predictions(store, row)} == {"weak"}
+    keep(store, refused)
+    assert projection.predictions(store, row) == []
+
+
+def test_trainings_that_failed_never_meet_the_target(tmp_path):
+    table = {"a": {"w": [[0.95], None, None]}, "b": {"w": [[0.95], [0.95], None]}}
+    schedules = {method: [schedule(0.010, num_steps=10)] for method in table}
+    configuration = {"method": "ddp", "hyperparameters": {"batch_size": 8}}
+    store, row = made_up.make(tmp_path, table, targets={"w": 0.9}, schedules=schedules, configuration=configuration)
+    keep(store, projection.project_all(store, row, WHERE, [4], "weak"))
+    found = {p.method: p for p in comparison.compare(store, row).predictions}
+    assert math.isinf(found["a"].to_target)
+    assert math.isfinite(found["b"].to_target)
+    scored = comparison.compare(store, row).scores["seconds predicted on 4 nodes of c, weak scaling"]
+    assert {r.method: r.score for r in scored.rows} == {"a": 0.0, "b": 1.0}
+
+
+def test_scores_are_of_one_scale_that_all_methods_can_take(tmp_path):
+    """One method has samples for 4 nodes, the other for 1; parts of a network stay where they are."""
+    table = {method: {"w": [[0.95]]} for method in ("wide", "narrow", "parts")}
+    schedules = {method: [schedule(0.010, num_steps=10)] for method in ("wide", "narrow")}
+    schedules["parts"] = [schedule(0.010, events=[], num_steps=10, grows=False, rank=rank) for rank in range(2)]
+    store, row = made_up.make(tmp_path, table, targets={"w": 0.9}, schedules=schedules)
+    found = projection.project_all(store, row, WHERE, [1, 4], "strong")
+    narrow = next(s for s in store.studies_of(row) if s.method_label == "narrow" and s.stage == "confirm")
+    (trial,) = store.trials(narrow)
+    some = [r for r in found.rows if r.num_nodes == 1 or r.trial_id != trial.id]
+    keep(store, dataclasses.replace(found, rows=some), "strong")
+    (by,) = (by for by in comparison.compare(store, row).scores if "predicted" in by)
+    assert by == "seconds predicted on 1 nodes of c, strong scaling"
+
+
+def test_crowded_trainings_and_single_ranks_predict_no_score(tmp_path):
+    curves = {"a": {"w": [[0.95]]}}
+    store, row = made_up.make(
+        tmp_path, curves, targets={"w": 0.9}, schedules={"a": [schedule(0.01, num_steps=10)]}, oversubscribed=True
+    )
+    keep(store, projection.project_all(store, row, WHERE, [4], "weak"))
+    (scored,) = (s for by, s in comparison.compare(store, row).scores.items() if "predicted" in by)
+    assert "what they compute is not known" in scored.verdict
+    (tmp_path / "alone").mkdir()
+    alone = schedule(0.01, events=[], num_steps=10, num_ranks=1)
+    store, row = made_up.make(tmp_path / "alone", curves, targets={"w": 0.9}, schedules={"a": [alone]})
+    with pytest.raises(StoreError, match="one rank has nothing to communicate"):
+        projection.project_all(store, row, WHERE, [4], "weak")
+
+
+def test_groups_that_stay_small_are_an_assumption():
+    part = [["post", "all_reduce", "part", 2, 8], ["wait", 1]]
+    ((row,), _) = projection.project(measured(schedules=[schedule(0.01, events=part)]), WHERE, [4], "weak")
+    assert "groups of ranks do not grow: they have 2" in row.assumptions

@@ -18,7 +18,7 @@ def make(**changes):
 
 
 def pattern(events, gaps):
-    return {"events": events, "is_last": True, "samples": [gaps], "seconds": sum(gaps)}
+    return {"events": events, "is_last": True, "samples": [gaps], "seconds": sum(gaps), "count": 10}
 
 
 def schedule(events, gaps, num_steps=10, *, grows=True, service=None):
@@ -243,3 +243,75 @@ def test_a_step_may_be_of_many_pieces():
     assert replay([whole], where, num_nodes=2, until=2).num_steps == 2
     with pytest.raises(CannotReplay, match="more in a step"):
         replay([whole | {"segments": [[0, [[0, 3], [-2, 0]]]]}], where, num_nodes=2)
+
+
+def test_sums_inside_nodes_do_not_wait_for_those_between():
+    """DASO with S = 4: the network's sum of 3 steps is hidden, although nodes sum gradients at every step."""
+    peers, inside = ["post", "all_reduce", "peers", 1, 1_000_000], ["post", "all_reduce", "node", 1, 1_000_000]
+    patterns = [
+        pattern([inside, ["wait", 1], peers], [0.001, 0, 0, 0]),
+        pattern([inside, ["wait", 1]], [0.001, 0, 0]),
+        pattern([inside, ["wait", 1], ["wait", 5]], [0.001, 0, 0, 0]),  # for what was posted four steps before
+    ]
+    runs = [run for _ in range(10) for run in ([0, 1], [1, 3], [2, 1])]
+    whole = schedule([], []) | {"patterns": patterns, "segments": [[0, runs]], "num_steps": 50}
+    for per_node in (1, 2):
+        slow = Link(microseconds=0, gigabytes_per_second=1e6 / 0.003 / 1e9)  # 3 ms between two nodes
+        where = make(ranks_per_node=per_node, network=slow, node=Link(microseconds=0, gigabytes_per_second=1e6))
+        found = replay([whole], where, num_nodes=2)
+        assert found.step == pytest.approx(0.001, rel=0.01)
+        still = replay([whole], where.model_copy(update={"overlaps": False}), num_nodes=2)
+        if per_node == 1:  # else only each second exchange is a rank's own
+            assert still.exposed == pytest.approx(0.003 / 5, rel=0.01)
+
+
+@pytest.mark.parametrize("period", [100, 500])
+@pytest.mark.parametrize("num_steps", [2000, 4000, 100_000])
+def test_what_is_done_every_so_many_steps_is_met_as_often_as_it_was(period, num_steps):
+    together = pattern([["post", "all_reduce", "all", 2, 1_000_000], ["wait", 1]], [0.001, 0, 0])
+    together["count"], alone = num_steps // period, pattern([], [0.001])
+    alone["count"] = num_steps - together["count"]
+    kept = range(0, num_steps, max(2000, num_steps // 8))
+    runs = [[first, [run for _ in range(2000 // period) for run in ([1, period - 1], [0, 1])]] for first in kept]
+    whole = schedule([], []) | {"patterns": [together, alone], "segments": runs, "num_steps": num_steps}
+    found = replay([whole], make(), num_nodes=64)
+    cost = costs.ring(1e6, 64, SLOW)
+    assert found.exposed == pytest.approx(cost / period, rel=0.25)  # windows cut a period at their ends
+    assert found.num_steps >= 1000
+
+
+def test_a_large_message_that_is_waited_for_from_both_ends_is_sent_once():
+    size = 1_000_000
+    first = schedule([["post", "send", "all", 2, size, 1, 0], ["wait", 1]], [0.02, 0, 0], 3, grows=False)
+    second = schedule([["post", "receive", "all", 2, size, 0, 0], ["wait", 1]], [0, 0, 0], 3, grows=False)
+    found = replay([first, second], make(overlaps=False), num_nodes=2)
+    assert (found.step, found.num_steps) == (pytest.approx(0.02 + SLOW.seconds(size)), 3)
+
+
+def test_ranks_that_stopped_keeping_at_different_steps_are_followed_where_all_have():
+    whole = schedule([], [0.01], 100)
+    short = whole | {"segments": [[0, [[0, 40], [-2, 0]]], [50, [[0, 20], [-2, 0]]], [80, [[-2, 0]]]]}
+    assert replay([whole, short], make(), 2).num_steps == 60
+    with pytest.raises(CannotReplay, match="more in a step"):
+        replay([whole, short | {"segments": [[0, [[-2, 0]]]]}], make(), 2)
+
+
+def test_steps_of_unknown_kinds_are_no_steps_that_take_no_time():
+    with pytest.raises(CannotReplay, match="90 of 100 steps are of kinds"):
+        replay([schedule([], [0.01], 100) | {"segments": [[0, [[0, 10], [-1, 90]]]]}], make(), 1)
+
+
+def test_a_centers_ranks_are_followed_up_to_a_number():
+    with pytest.raises(CannotReplay, match="at most 1024; 2000 nodes have 2000"):
+        replay([center(), exchange(8, 0.001)], make(), num_nodes=2000)
+
+
+def test_parts_of_a_network_are_followed_by_whole_epochs():
+    """All is done in the first of three steps of an epoch; of four recorded ones the last is another epoch's."""
+    patterns = [pattern([], [0.3]), pattern([], [0.0])]
+    whole = schedule([], [], grows=False) | {
+        "patterns": patterns,
+        "segments": [[0, [[0, 1], [1, 2], [0, 1]]]],
+        "num_steps": 4,
+    }
+    assert replay([whole], make(), 1, per_epoch=3).step == pytest.approx(0.1)

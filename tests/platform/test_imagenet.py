@@ -71,6 +71,9 @@ def test_what_is_missing_is_named(dataset, monkeypatch):
     monkeypatch.setattr(imagenet, "UNPACKED", 3)
     with pytest.raises(DataMissing, match=r"has 18 images for train: pack them once, `python -m atoll\.platform"):
         imagenet.read_part(dataset / "imagenet", "train")
+    (dataset / "imagenet" / "val" / "n00").rename(dataset / "imagenet" / "val" / "n09")
+    with pytest.raises(DataMissing, match="classes that train does not have: n09"):
+        workload.check_data(dataset)
     (dataset / "imagenet" / "val").rename(dataset / "imagenet" / "validation")
     with pytest.raises(DataMissing, match=r"val holds no folders of classes.*image-net\.org"):
         workload.check_data(dataset)

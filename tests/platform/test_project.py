@@ -30,6 +30,11 @@ def test_what_are_no_numbers_of_nodes(text):
         project.nodes(text)
 
 
+def test_too_many_numbers_of_nodes():
+    with pytest.raises(FileError, match="at most 64 numbers"):
+        project.nodes("2,3,...,65536")
+
+
 @pytest.mark.parametrize("name", bundled.names("cluster"))
 def test_bundled_clusters(name):
     found = project.cluster(name)
@@ -47,7 +52,11 @@ def test_a_cluster_of_ones_own(tmp_path):
     file.write_text(text.replace("recursive_halving", "hypercube"))
     with pytest.raises(FileError, match=r"algorithm.*ring.*tree.*recursive_halving.*hierarchical"):
         project.cluster(str(file))
-    with pytest.raises(FileError, match="speed"):
-        project.cluster("laptop", speed=0.0)
+    for speed in (0.0, float("inf")):
+        with pytest.raises(FileError, match="speed"):
+            project.cluster("laptop", speed=speed)
+    file.write_text(text.replace("name: laptop", f"name: {'x' * 101}"))
+    with pytest.raises(FileError, match="name"):
+        project.cluster(str(file))
     with pytest.raises(FileError, match=r"there is no cluster file horeka.*bundled are a100_hdr200"):
         project.cluster("horeka")

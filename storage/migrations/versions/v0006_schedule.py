@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("scaling", sa.String(10), nullable=False),
         sa.Column("num_nodes", INTEGER, nullable=False),
         sa.Column("num_ranks", INTEGER, nullable=False),
+        sa.Column("grows", sa.Boolean(), nullable=False),
         sa.Column("step_seconds", sa.Float(53), nullable=False),
         sa.Column("compute_seconds", sa.Float(53), nullable=False),
         sa.Column("exposed_seconds", sa.Float(53), nullable=False),
