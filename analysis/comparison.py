@@ -225,7 +225,7 @@ class _Facts:
             # The largest that all can take; a method whose ranks do not grow has one scale, and keeps it.
             common = set.intersection(*growing.values()) if growing else {row.num_nodes for row in rows}
             num_nodes = max(common, default=0)
-            by = f"seconds predicted on {num_nodes} nodes of {cluster}, {scaling} scaling"
+            by = f"predicted seconds (nodes of {cluster}: {num_nodes}, {scaling} scaling)"
             seconds = {trial: of.get(num_nodes, next(iter(of.values()))) for trial, of in scales.items()}
             complete = [row for row in aimed if row.state == "complete"]
             missing = sum(row.is_reached and row.trial_id not in seconds for row in complete)

@@ -229,7 +229,7 @@ def assumptions(measured: Measured, cluster: Cluster, num_ranks: int, scaling: S
     elif scaling == "weak":
         found.append(
             f"samples per rank and epochs to the target are those of {measured.num_ranks} ranks, although the global "
-            f"batch is {num_ranks / measured.num_ranks:g} times as large"
+            "batch grows with them"
         )
     else:
         found.append(
@@ -240,7 +240,7 @@ def assumptions(measured: Measured, cluster: Cluster, num_ranks: int, scaling: S
         f"{'goes on while ranks compute' if cluster.overlaps else 'begins when it is waited for'}"
     )
     if measured.grows and num_ranks > MAX_RANKS and measured.schedules[0].get("service") is None:
-        found.append(f"{MAX_RANKS} ranks are followed; the slowest of {num_ranks} may be slower")
+        found.append(f"{MAX_RANKS} ranks are followed; the slowest of all may be slower")
     runs = (run for schedule in measured.schedules for _, segment in schedule["segments"] for run in segment)
     if any(place < 0 for place, _ in runs):
         found.append("steps of rare kinds were not recorded")

@@ -68,7 +68,7 @@ def test_weak_scaling_keeps_the_work_of_a_rank_and_the_epochs():
         assert row.epoch_seconds == pytest.approx(step * 20 / num_nodes, rel=1e-5)
         assert row.steps_to_target == 80 / num_nodes
         assert row.seconds_to_target == pytest.approx(step * 80 / num_nodes, rel=1e-5)
-        assert any("global batch is" in words for words in row.assumptions)
+        assert any("batch grows with them" in words for words in row.assumptions)
 
 
 def test_strong_scaling_keeps_the_global_batch_and_the_steps():
@@ -136,7 +136,7 @@ def test_a_benchmark_is_projected_kept_and_scored(benchmarked):
     assert quick.to_target == pytest.approx((0.010 + exposed(4)) * 5, rel=1e-5)
     assert slow.to_target == pytest.approx((0.050 + exposed(4)) * 2.5, rel=1e-5)
     assert (slow.num_trials, slow.cluster, slow.scaling) == (3, "c", "weak")
-    by = "seconds predicted on 4 nodes of c, weak scaling"
+    by = "predicted seconds (nodes of c: 4, weak scaling)"
     scores = {row.method: row.score for row in compared.scores[by].rows}
     ratio = slow.to_target / quick.to_target
     assert scores == {"quick": 1.0, "slow": pytest.approx((4 - ratio) / 3)}
@@ -207,7 +207,7 @@ def test_trainings_that_failed_never_meet_the_target(tmp_path):
     found = {p.method: p for p in comparison.compare(store, row).predictions}
     assert math.isinf(found["a"].to_target)
     assert math.isfinite(found["b"].to_target)
-    scored = comparison.compare(store, row).scores["seconds predicted on 4 nodes of c, weak scaling"]
+    scored = comparison.compare(store, row).scores["predicted seconds (nodes of c: 4, weak scaling)"]
     assert {r.method: r.score for r in scored.rows} == {"a": 0.0, "b": 1.0}
 
 
@@ -223,7 +223,7 @@ def test_scores_are_of_one_scale_that_all_methods_can_take(tmp_path):
     some = [r for r in found.rows if r.num_nodes == 1 or r.trial_id != trial.id]
     keep(store, dataclasses.replace(found, rows=some), "strong")
     (by,) = (by for by in comparison.compare(store, row).scores if "predicted" in by)
-    assert by == "seconds predicted on 1 nodes of c, strong scaling"
+    assert by == "predicted seconds (nodes of c: 1, strong scaling)"
 
 
 def test_crowded_trainings_and_single_ranks_predict_no_score(tmp_path):

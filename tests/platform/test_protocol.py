@@ -165,7 +165,7 @@ def test_the_benchmark_is_projected(finished):
     page = (finished / "projected.html").read_text()
     assert "Predictions, not measurements" in page
     assert "Predicted time to target" in page
-    assert "seconds predicted on 8 nodes of laptop, weak scaling" in page
+    assert "predicted seconds (nodes of laptop: 8, weak scaling)" in page
     table = called(
         "project", "b", "--cluster", "a100_hdr200", "--scaling", "strong", "--nodes", "4", cwd=finished
     ).stdout
