@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -349,6 +350,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table and JSON here")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # namespaces are removed then, too
     if reason := refusal():
         print(f"skipped: {reason}")
         return
