@@ -156,11 +156,11 @@ def test_the_benchmark_is_projected(finished):
     assert set(rows) == {(method, nodes) for method in ("ddp", "local_sgd") for nodes in (1, 2, 4, 8)}
     store, row = read(finished)
     for method in ("ddp", "local_sgd"):
-        # One node of the laptop is what it was measured on: the step is as measured, or somewhat longer or shorter.
+        # One node of the laptop is what it was measured on. On busy cores ranks wait much longer than messages take.
         trainings = [c for c in comparison.compare(store, row).confirmations if c.method == method and c.is_chosen]
         steps = [p.step for p in store.progress([c.trial_id for c in trainings])]
         measured = statistics.median(c.seconds_in_all for c in trainings) / max(steps)
-        assert 1 / 3 < rows[method, 1]["step"] / measured < 3
+        assert rows[method, 1]["compute"] <= rows[method, 1]["step"] < 3 * measured
     called("report", "b", "-o", "projected.html", cwd=finished)
     page = (finished / "projected.html").read_text()
     assert "Predictions, not measurements" in page
