@@ -147,8 +147,3 @@ def broadcast(cluster: Cluster, size: float, where: Layout) -> float:
     p = where.size
     scattered = (_depth(p) + p - 1) * link.latency + 2 * (p - 1) / p * size / link.bandwidth
     return min(tree(size, where, cluster), scattered)
-
-
-def message(cluster: Cluster, size: float, *, same_node: bool) -> float:
-    """Seconds of one message."""
-    return (cluster.node if same_node else cluster.network).seconds(size)

@@ -230,17 +230,14 @@ class _Facts:
             complete = [row for row in aimed if row.state == "complete"]
             missing = sum(row.is_reached and row.trial_id not in seconds for row in complete)
             projected = [replace(row, seconds=seconds.get(row.trial_id or 0) or math.inf) for row in aimed]
-            if not common or missing:
-                words = f"cannot tell: {missing} trainings that met the target are not projected to {cluster}"
-                found[by] = Scored(
-                    [], {}, words if missing else "cannot tell: there is no scale that all methods can take"
-                )
+            problem = None
+            if missing:
+                problem = f"{missing} trainings that met the target are not projected to {cluster}"
+            elif not common:
+                problem = "there is no number of nodes that all methods can take"
             elif not all(row.is_timed for row in aimed):
-                found[by] = Scored(
-                    [], {}, "cannot tell: confirmations shared cores or a GPU: what they compute is not known"
-                )
-            else:
-                found[by] = self._scored(projected, "seconds")
+                problem = "confirmations shared cores or a GPU: what they compute is not known"
+            found[by] = Scored([], {}, f"cannot tell: {problem}") if problem else self._scored(projected, "seconds")
         return found
 
     def _aimed(self) -> list[Confirmation]:

@@ -95,20 +95,26 @@ def is_hopeless(study: Study, trials: Sequence[Trial]) -> bool:
 
 def _of_study(store: Store, study: Study) -> list[Confirmation]:
     trials = {trial.number: trial for trial in store.trials(study) if trial.state in ENDED}
-    curves: dict[int, list[Progress]] = {trial.id: [] for trial in trials.values()}
-    for report in store.progress(curves):
-        curves[report.trial_id].append(report)
+    curves_ = curves(store, trials.values())
     confirm = study.definition["confirm"]
     num_configurations = len(confirm["configurations"])
     numbers = range(num_configurations * confirm["seeds"]) if study.state == "failed" else sorted(trials)
     rows = [
-        _confirmation(study, trials[number], curves[trials[number].id], num_configurations)
+        _confirmation(study, trials[number], curves_[trials[number].id], num_configurations)
         if number in trials
         else _failed(study, number, num_configurations, study.reason or "")
         for number in numbers
     ]
     chosen = _choice(study, rows)
     return [replace(row, is_chosen=row.trial == chosen) for row in rows]
+
+
+def curves(store: Store, trials: Iterable[Trial]) -> dict[int, list[Progress]]:
+    """What each trial reported, in order, by its id."""
+    found: dict[int, list[Progress]] = {trial.id: [] for trial in trials}
+    for report in store.progress(found):
+        found[report.trial_id].append(report)
+    return found
 
 
 def _choice(study: Study, rows: Sequence[Confirmation]) -> int:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from atoll.analysis import confirmations
 from atoll.analysis.cluster import Cluster
@@ -22,8 +22,6 @@ from atoll.storage.models import Benchmark, Progress, Projection, Study, Trial
 from atoll.storage.store import Store, StoreError
 
 Scaling = Literal["weak", "strong"]
-SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
-NODES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -186,8 +184,8 @@ def project(
         try:
             rows.append(_project(measured, cluster, num_nodes, num_ranks, scaling))
         except CannotReplay as reason:
-            return [], [str(reason)]
-    return rows, reasons
+            reasons.append(str(reason))
+    return rows, list(dict.fromkeys(reasons))
 
 
 def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: int, scaling: Scaling) -> Projection:
@@ -284,7 +282,7 @@ def _best(store: Store, study: Study) -> dict[str, Trial]:
 
 def _of_study(store: Store, study: Study) -> Iterable[Measured | str]:
     best = _best(store, study)
-    curves = _curves(store, best.values())
+    curves = confirmations.curves(store, best.values())
     for method, trial in best.items():
         met = (
             row.step
@@ -298,20 +296,13 @@ def _of_study(store: Store, study: Study) -> Iterable[Measured | str]:
 
 def _of_benchmark(store: Store, benchmark: Benchmark) -> Iterable[Measured | str]:
     rows = [row for row in confirmations.read(store, benchmark) if row.is_chosen and row.state == "complete"]
-    studies = {study.id: study for study in store.studies_of(benchmark)}
+    studies = {study.id: study for study in store.studies_of(benchmark) if study.stage == "confirm"}
     trials = {trial.id: trial for study in studies.values() for trial in store.trials(study)}
     wanted = [trials[row.trial_id] for row in rows if row.trial_id is not None]
-    curves = _curves(store, wanted)
+    curves = confirmations.curves(store, wanted)
     for row, trial in zip(rows, wanted, strict=True):
         study = studies[trial.study_id]
         yield _measured(store, study, trial, row.method, curves[trial.id], row.steps if row.is_reached else None)
-
-
-def _curves(store: Store, trials: Iterable[Trial]) -> dict[int, list[Progress]]:
-    curves: dict[int, list[Progress]] = {trial.id: [] for trial in trials}
-    for row in store.progress(curves):
-        curves[row.trial_id].append(row)
-    return curves
 
 
 def _measured(

@@ -297,7 +297,8 @@ class Replay:
             _Rank(number, self._pieces(schedules[role], first, num_steps))
             for number, role in enumerate(_roles(schedules, cluster, num_nodes))
         ]
-        self._scales: dict[int, list[float]] = {}  # of the samples of each schedule's patterns
+        # How much samples are stretched, by schedule and pattern: once for all ranks that act alike.
+        self._scales = {id(schedule): [_scale(pattern) for pattern in schedule["patterns"]] for schedule in schedules}
         self._num_unknown = 0
         self._operations: dict[Key, _Operation] = {}
         self._free: dict[Key, float] = {}  # from when on a rank's links, or the center's owner, are free
@@ -320,7 +321,7 @@ class Replay:
 
     def _pieces(self, schedule: Mapping[str, Any], first: int, num_steps: int) -> Iterator[_Piece]:
         patterns = schedule["patterns"]
-        scales = self._scales.setdefault(id(schedule), [_scale(pattern) for pattern in patterns])
+        scales = self._scales[id(schedule)]
         at, runs = next((at, runs) for at, runs in reversed(schedule["segments"]) if at <= first)
         following = itertools.chain(runs, *(more for begin, more in schedule["segments"] if begin > at))
         places = itertools.chain.from_iterable(itertools.repeat(place, count) for place, count in following)

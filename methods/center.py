@@ -116,12 +116,11 @@ class Center:
         if schedule is None:
             self._serve()
             return
-        num_served = sum(self._num_served)
         schedule.begin_service()
-        self._serve()
-        schedule.end_service(sum(self._num_served) - num_served)
+        schedule.end_service(self._serve())
 
-    def _serve(self) -> None:
+    def _serve(self) -> int:
+        """Returns how many have been answered."""
         while (rank := self._communicator.arrived(ASK)) is not None:
             if rank not in self.received:
                 self.received[rank], self.answered[rank] = (torch.empty_like(self._sent) for _ in range(2))
@@ -130,11 +129,13 @@ class Center:
             word = torch.zeros(1, dtype=torch.int64)
             self._leaving.append((rank, word, self._aside.start_receive(word, rank, LEAVE)))
         self._outgoing = [request for request in self._outgoing if not request.test()]
+        num_asking = len(self._incoming)
         self._incoming = [(rank, request) for rank, request in self._incoming if not self._served(rank, request)]
         for entry in [e for e in self._leaving if e[2].test()]:
             rank, word, _ = entry
             self._num_asked_when_left[rank] = int(word)
             self._leaving.remove(entry)
+        return num_asking - len(self._incoming)
 
     def _served(self, rank: int, request: Request) -> bool:
         if not request.test():

@@ -225,7 +225,7 @@ class Schedule:
         """Note which pattern came, if that is in a segment."""
         if self._begins and self._num_steps % SEGMENT == 0 and not self._goes_on(place):
             self._segment = self._new_segment()
-        self._begins = place not in (UNKNOWN_PIECE,) and (place == UNKNOWN or self._kept[place].is_last)
+        self._begins = place == UNKNOWN or (place >= 0 and self._kept[place].is_last)
         if self._segment is None:
             return
         runs = self._segments[self._segment]
@@ -240,8 +240,8 @@ class Schedule:
 
     def _goes_on(self, place: int) -> bool:
         """Whether the segment so far goes on as it ended: then it may be longer than others."""
-        runs = self._segments.get(-1 if self._segment is None else self._segment)
-        return bool(runs) and len(runs or ()) <= MAX_RUNS and (runs or [[]])[-1][0] == place
+        runs = [] if self._segment is None else self._segments[self._segment]
+        return 0 < len(runs) <= MAX_RUNS and runs[-1][0] == place
 
     def _new_segment(self) -> int | None:
         """The segment that begins with this step, if one does."""

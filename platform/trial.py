@@ -30,7 +30,7 @@ Transform = Callable[[Tensor, torch.Generator | None], Tensor]
 
 # torch's random state is the process's, and virtual ranks are threads of one.
 _RANDOM_STATE = threading.Lock()
-MOST_OF_A_DEVICE = 0.25  # that data may take of its memory
+MAX_DEVICE_SHARE = 0.25  # that data may take of its memory
 
 
 class Diverged(ArithmeticError):
@@ -311,7 +311,7 @@ def _on(device: str, samples: Samples) -> Samples:
     """The samples on the device; those that would take much of its memory stay where they are, and batches go there."""
     if device == "cpu":
         return samples
-    if samples.inputs.nbytes > MOST_OF_A_DEVICE * torch.cuda.get_device_properties(device).total_memory:
+    if samples.inputs.nbytes > MAX_DEVICE_SHARE * torch.cuda.get_device_properties(device).total_memory:
         return samples
     return Samples(samples.inputs.to(device), samples.targets.to(device))
 

@@ -9,7 +9,6 @@ they are packed once, `python -m atoll.platform.workloads.bigearthnet FOLDER`, i
 from __future__ import annotations
 
 import json
-import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.platform.workloads import packing
 from atoll.platform.workloads.architecture import ArchitectureHyperparameters
 from atoll.platform.workloads.residual import LOSSES, resnet
 from atoll.platform.workloads.workload import Data, DataMissing, Samples, Workload, find_file, require_library
@@ -30,7 +30,7 @@ BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")
 SIDE = 120
 SPLITS = ("train", "val", "test")
 NAMES = ("bigearthnet", "BigEarthNet-v1.0", "BigEarthNet-S2-v1.0")
-UNPACKED = 4096  # patches that are read as they are
+MEASURED = 4096  # patches from which means and deviations are taken, at most
 HOW_TO_GET = (
     "Put BigEarthNet-S2 (bigearth.net), unpacked, with train.csv, val.csv and test.csv of its splits, in a folder "
     "named bigearthnet, and name the folder around it with the study's `data` or with ATOLL_DATA."
@@ -92,8 +92,8 @@ def targets_of(labels: list[str], patch: str) -> NDArray[np.uint8]:
     return found
 
 
-def read_patch(folder: Path) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """The bands (10, 120, 120) and the classes (19,) of a patch."""
+def read_bands(folder: Path) -> NDArray[np.uint16]:
+    """The bands (10, 120, 120) of a patch."""
     from PIL import Image
 
     bands = np.empty((len(BANDS), SIDE, SIDE), dtype=np.uint16)
@@ -103,8 +103,13 @@ def read_patch(folder: Path) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
         if values.size != (SIDE, SIDE):
             values = values.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         bands[number] = np.clip(np.rint(np.asarray(values)), 0, 65535)
+    return bands
+
+
+def read_classes(folder: Path) -> NDArray[np.uint8]:
+    """The classes (19,) of a patch."""
     labels = json.loads((folder / f"{folder.name}_labels_metadata.json").read_text())["labels"]
-    return bands, targets_of(labels, folder.name)
+    return targets_of(labels, folder.name)
 
 
 def patches_of(root: Path, split: str) -> list[str]:
@@ -120,34 +125,21 @@ def pack(root: Path) -> None:
     for split in SPLITS:
         names = patches_of(root, split)
         shape = (len(names), len(BANDS), SIDE, SIDE)
-        partial = root / f"{split}.images.partial"
-        images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            partial, mode="w+", dtype=np.uint16, shape=shape
-        )
-        classes = np.empty((len(names), len(CLASSES)), dtype=np.uint8)
-        for number, name in enumerate(names):
-            images[number], classes[number] = read_patch(root / name)
-        images.flush()
-        with (root / f"{split}.classes.npy").open("wb") as file:
-            np.save(file, classes)
-        os.replace(partial, root / f"{split}.images.npy")
+        np.save(root / f"{split}.classes.npy", np.stack([read_classes(root / name) for name in names]))
+        packing.write(root / f"{split}.images.npy", (read_bands(root / name) for name in names), shape, np.uint16)
 
 
 def read_split(root: Path, split: str) -> Samples:
     """Images uint16 (n, 10, 120, 120), mapped into memory where they are packed, and classes (n, 19)."""
     packed = root / f"{split}.images.npy"
     if packed.exists():
-        images = np.load(packed, mmap_mode="c")  # pages are read when a batch needs them
+        images = packing.read(packed)
         classes = np.load(root / f"{split}.classes.npy")
     else:
         names = patches_of(root, split)
-        if len(names) > UNPACKED:
-            raise DataMissing(
-                f"{root} has {len(names)} patches for {split}: pack them once, "
-                f"`python -m atoll.platform.workloads.bigearthnet {root}`"
-            )
-        patches = [read_patch(root / name) for name in names]
-        images, classes = (np.stack(part) for part in zip(*patches, strict=True))
+        packing.check_few(len(names), f"patches for {split}", root, "atoll.platform.workloads.bigearthnet")
+        images = np.stack([read_bands(root / name) for name in names])
+        classes = np.stack([read_classes(root / name) for name in names])
     return Samples(torch.from_numpy(images), torch.from_numpy(classes.astype(np.float32)))
 
 
@@ -155,7 +147,7 @@ def read_split(root: Path, split: str) -> Samples:
 def load(root: Path) -> tuple[Data, Tensor, Tensor]:
     """The data, and each band's mean and deviation (10,) over up to 4,096 training patches."""
     data = Data(*(read_split(root, split) for split in SPLITS))
-    some = data.train.inputs[:: 1 + len(data.train) // UNPACKED].to(torch.float32)
+    some = data.train.inputs[:: 1 + len(data.train) // MEASURED].to(torch.float32)
     deviation = some.std(dim=(0, 2, 3))
     return data, some.mean(dim=(0, 2, 3)), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 

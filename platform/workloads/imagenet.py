@@ -3,13 +3,13 @@
 A folder `imagenet` holds `train` and `val` with one folder for each class, as they are usually unpacked. The official
 validation part is the test data here, and some images of each class are held out of the training part for validation.
 Photographs are decoded once, `python -m atoll.platform.workloads.imagenet FOLDER`: the shorter side is brought to 256
-pixels and the central square kept, into arrays (252 GB in all) that ranks map into memory.
+pixels and the central square kept, into arrays (262 GB in all) that ranks map into memory.
 """
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.platform.workloads import packing
 from atoll.platform.workloads.cifar10 import Logits, centre_crop
 from atoll.platform.workloads.workload import (
     Classification,
@@ -37,7 +38,7 @@ PARTS = ("train", "val")
 SUFFIXES = (".jpeg", ".jpg", ".png")
 SIDE, CROP = 256, 224
 HELD_OUT = 20  # images of each class, for validation; at most a fifth of them
-UNPACKED = 4096  # images of a part that are read as they are
+AHEAD = 4096  # images that are decoded before they are written, at most
 # Of the training images, as everybody takes them (He et al. 2016's implementations).
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Random crops: their share of the image's area, and the ratio of their sides (Szegedy et al. 2015).
@@ -81,13 +82,14 @@ def _folders(root: Path, part: str) -> list[Path]:
 
 def listing(root: Path, part: str) -> Listing:
     """What a part holds, by class and name. Raises DataMissing."""
-    folders, known = _folders(root, part), [folder.name for folder in _folders(root, "train")]
+    folders = _folders(root, part)
+    known = {folder.name: number for number, folder in enumerate(_folders(root, "train"))}
     if others := [folder.name for folder in folders if folder.name not in known]:
         raise DataMissing(f"{root / part} has classes that train does not have: {', '.join(others[:5])}. {HOW_TO_GET}")
     first: list[tuple[Path, int]] = []
     held_out: list[tuple[Path, int]] = []
     for folder in folders:
-        number = known.index(folder.name)
+        number = known[folder.name]
         files = [(file, number) for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES]
         cut = len(files) - (min(HELD_OUT, len(files) // 5) if part == "train" else 0)
         first += files[:cut]
@@ -105,18 +107,15 @@ def pack(root: Path) -> None:
     """Decode each part on all cores into `PART.images.npy` and `PART.classes.npz`, whole or not at all."""
     for part in PARTS:
         found = listing(root, part)
-        partial = root / f"{part}.images.partial"
-        images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            partial, mode="w+", dtype=np.uint8, shape=(len(found.files), 3, SIDE, SIDE)
-        )
-        with ProcessPoolExecutor() as pool:
-            for start in range(0, len(found.files), UNPACKED):  # what is decoded ahead must fit into memory
-                files = found.files[start : start + UNPACKED]
-                for number, image in enumerate(pool.map(read_image, files, chunksize=64), start):
-                    images[number] = image
-        images.flush()
         np.savez(root / f"{part}.classes.npz", classes=found.classes, num_held_out=found.num_held_out)
-        os.replace(partial, packed(root, part))
+        packing.write(packed(root, part), _decoded(found.files), (len(found.files), 3, SIDE, SIDE), np.uint8)
+
+
+def _decoded(files: list[Path]) -> Iterator[NDArray[np.uint8]]:
+    """Images in order, decoded on all cores; so many ahead that they fit into memory."""
+    with ProcessPoolExecutor() as pool:
+        for start in range(0, len(files), AHEAD):
+            yield from pool.map(read_image, files[start : start + AHEAD], chunksize=64)
 
 
 def read_part(root: Path, part: str) -> tuple[Samples, int]:
@@ -126,15 +125,11 @@ def read_part(root: Path, part: str) -> tuple[Samples, int]:
         DataMissing: there are too many to read them unpacked.
     """
     if packed(root, part).exists():
-        images = np.load(packed(root, part), mmap_mode="c")  # pages are read when a batch needs them
+        images = packing.read(packed(root, part))
         with np.load(root / f"{part}.classes.npz", allow_pickle=False) as known:
             return Samples(torch.from_numpy(images), torch.from_numpy(known["classes"])), int(known["num_held_out"])
     found = listing(root, part)
-    if len(found.files) > UNPACKED:
-        raise DataMissing(
-            f"{root} has {len(found.files)} images for {part}: pack them once, "
-            f"`python -m atoll.platform.workloads.imagenet {root}`"
-        )
+    packing.check_few(len(found.files), f"images for {part}", root, "atoll.platform.workloads.imagenet")
     images = np.stack([read_image(file) for file in found.files])
     return Samples(torch.from_numpy(images), torch.from_numpy(found.classes)), found.num_held_out
 

@@ -241,6 +241,17 @@ def test_crowded_trainings_and_single_ranks_predict_no_score(tmp_path):
         projection.project_all(store, row, WHERE, [4], "weak")
 
 
+def test_a_scale_that_cannot_be_followed_takes_no_other_with_it():
+    ask = [["post", "send", "center", 2, 8, 0, 1], ["post", "receive", "center", 2, 8, 0, 2], ["wait", 2], ["wait", 1]]
+    owner = schedule(0.01, events=[], service={"seconds": 0.0, "delay": 0.0})
+    rows, reasons = projection.project(
+        measured(schedules=[owner, schedule(0.01, events=ask)]), WHERE, [1, 4, 999], "weak"
+    )
+    assert [row.num_nodes for row in rows] == [1, 4]
+    assert len(reasons) == 1
+    assert "at most 1024" in reasons[0]
+
+
 def test_groups_that_stay_small_are_an_assumption():
     part = [["post", "all_reduce", "part", 2, 8], ["wait", 1]]
     ((row,), _) = projection.project(measured(schedules=[schedule(0.01, events=part)]), WHERE, [4], "weak")

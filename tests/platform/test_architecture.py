@@ -14,7 +14,7 @@ from atoll.analysis.failures import by_choice
 from atoll.platform import registry
 from atoll.platform.configuration import Configuration, split_hyperparameters
 from atoll.platform.trial import Evaluator
-from atoll.platform.workloads import bigearthnet
+from atoll.platform.workloads import bigearthnet, packing
 from atoll.platform.workloads.architecture import ArchitectureHyperparameters
 from atoll.platform.workloads.residual import ACTIVATIONS, LOSSES, ORDERS, Block, resnet
 from atoll.platform.workloads.workload import DataMissing
@@ -166,7 +166,7 @@ def test_patches_are_read_and_packing_changes_nothing(dataset):
 def test_what_is_missing_is_named(dataset, monkeypatch):
     workload = registry.workload("bigearthnet")
     workload.check_data(dataset)
-    monkeypatch.setattr(bigearthnet, "UNPACKED", 3)
+    monkeypatch.setattr(packing, "UNPACKED", 3)
     with pytest.raises(DataMissing, match=r"has 4 patches for train: pack them once, `python -m atoll\.platform"):
         bigearthnet.read_split(dataset / "bigearthnet", "train")
     (dataset / "bigearthnet" / "val.csv").unlink()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from atoll.platform import registry, trial
 from atoll.platform.trial import EpochBatches, Evaluator
-from atoll.platform.workloads import imagenet
+from atoll.platform.workloads import imagenet, packing
 from atoll.platform.workloads.workload import DataMissing, Samples
 
 
@@ -68,7 +68,7 @@ def test_the_shorter_side_is_brought_to_256_and_the_centre_kept(tmp_path):
 def test_what_is_missing_is_named(dataset, monkeypatch):
     workload = registry.workload("imagenet_vit_b16")
     workload.check_data(dataset)
-    monkeypatch.setattr(imagenet, "UNPACKED", 3)
+    monkeypatch.setattr(packing, "UNPACKED", 3)
     with pytest.raises(DataMissing, match=r"has 18 images for train: pack them once, `python -m atoll\.platform"):
         imagenet.read_part(dataset / "imagenet", "train")
     (dataset / "imagenet" / "val" / "n00").rename(dataset / "imagenet" / "val" / "n09")

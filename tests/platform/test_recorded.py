@@ -57,6 +57,12 @@ def test_every_method_can_be_replayed(name):
             assert found.step * 1.0001 >= found.compute + found.exposed
             # Nothing is computed that was not measured; ranks may have waited, and steps are drawn.
             assert found.compute <= 1.5 * last.seconds / last.step
+    if grows and not registry.method(name).asynchronous:
+        where = project.cluster("cloud_25gbe")
+        slow = where.network.model_copy(update={"gigabytes_per_second": 0.001})
+        slower = where.model_copy(update={"network": slow})
+        # What ranks wait for crosses the network, by sums of kilobytes: at 1 MB/s for milliseconds.
+        assert replay(schedules, slower, 16).exposed > 1e-4 + replay(schedules, where, 16).exposed
 
 
 def test_what_is_recorded_is_small():
