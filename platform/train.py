@@ -92,7 +92,8 @@ def train(
             job.wait()
         finally:
             supervise.end_job(job)
-    return {key: value for key, value in result.items() if key not in ("event", "time")}
+    # What ranks did at every step is for projections of a study, and long.
+    return {key: value for key, value in result.items() if key not in ("event", "time", "schedules")}
 
 
 def _progress_line(event: dict[str, Any], metric: str) -> str:

@@ -52,6 +52,7 @@ def test_an_export_reproduces_its_objective_exactly(searched, place):
     result = atoll_json("train", "best.yaml", "--place", str(place), cwd=searched)
     assert result["objective"] == expected["objective"]
     assert _without_seconds(result["metrics"]) == _without_seconds(expected["metrics"])
+    assert "schedules" not in result
 
 
 def test_train_says_so_and_measures_the_test_data_when_asked(searched):
