@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from atoll.platform import bundled, registry, yamlfile
+from atoll.platform import bundled, registry
 from atoll.platform.objectives import Objective
 from atoll.platform.propagators.settings import Sampler, default_sampler, with_name
 from atoll.platform.pruning import Pruning
 from atoll.platform.study import Space, Strict, Study
+from atoll.storage import yamlfile
 
 Stage = Literal["tune", "confirm"]
 # Trial n of a study trains with seed + n: repeats, and tuning and confirmation, must not share seeds.
@@ -258,7 +259,7 @@ def load(
     Raises:
         FileError: for a file that is not there or no benchmark, or a scale that it does not have.
     """
-    found = bundled.locate("benchmark", file)
+    found = yamlfile.locate(bundled.BENCHMARKS, "benchmark", file)
 
     def scaled(content: dict[str, Any]) -> dict[str, Any]:
         scales = content.pop("scales", None) or {}

@@ -49,9 +49,9 @@ def _exit_code(error: Exception) -> int | None:
     from sqlalchemy.exc import DBAPIError
 
     from atoll.platform.launch import LaunchError
-    from atoll.platform.yamlfile import FileError
     from atoll.storage.lock import Locked
     from atoll.storage.store import StoreError
+    from atoll.storage.yamlfile import FileError
 
     if isinstance(error, FileError):
         return USAGE
@@ -149,8 +149,8 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
-    from atoll.platform import yamlfile
     from atoll.platform.study import Study
+    from atoll.storage import yamlfile
 
     if file is None:
         missing = [f"--{key}" for key in ("method", "workload") if key not in flags]
@@ -327,10 +327,10 @@ def project(
     """Predict step, epoch and time to target of each method on a described cluster, and keep the predictions."""
     from dataclasses import asdict
 
+    from atoll.analysis import clusters as reading
     from atoll.analysis import projection
     from atoll.analysis.comparison import plain
     from atoll.platform import display, launch
-    from atoll.platform import project as reading
 
     launch.require_analysis_extra()
     where, scales = reading.cluster(cluster, speed), reading.nodes(nodes)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
-from atoll.platform import registry, yamlfile
+from atoll.platform import registry
+from atoll.storage import yamlfile
 
 if TYPE_CHECKING:
     from atoll.methods.optimizers import OptimizerSettings

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atoll.platform import launch, objectives, registry, supervise, yamlfile
+from atoll.platform import launch, objectives, registry, supervise
 from atoll.platform.configuration import Configuration, read_configurations, split_hyperparameters, versions
 from atoll.platform.display import duration, number, size
 from atoll.platform.join import inside_mpi
+from atoll.storage import yamlfile
 from atoll.storage.journal import JournalTail
 
 

@@ -42,7 +42,7 @@ def test_readme_has_the_two_commands():
 
 
 def test_the_study_file_in_the_readme_is_valid(tmp_path):
-    from atoll.platform import yamlfile
+    from atoll.storage import yamlfile
 
     (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "study.yaml").write_text(block)

@@ -98,7 +98,8 @@ def test_a_wheel_works(tmp_path):
     program = (
         f"import atoll.storage.store as s; assert s.__file__.startswith({str(site)!r}), s.__file__\n"
         "store = s.Store('sqlite:///x.db'); store.studies()\n"
-        "from atoll.platform import bundled; assert 'tiny' in bundled.names('benchmark')\n"
+        "from atoll.platform import benchmark; assert benchmark.load('tiny').name == 'tiny'\n"
+        "from atoll.analysis import clusters; assert clusters.cluster('laptop').name == 'laptop'\n"
         "import importlib.resources as r; r.files('atoll.dashboard').joinpath('templates/report.html').read_text()\n"
         "from atoll.dashboard.app import create_app\n"
         "print(create_app(store).server.test_client().get('/').status_code)"

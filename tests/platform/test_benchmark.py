@@ -9,7 +9,8 @@ import yaml
 from atoll.platform import benchmark as benchmarks
 from atoll.platform import bundled, checks
 from atoll.platform.benchmark import FIRST_CONFIRMATION_SEED, SEEDS_PER_REPEAT, Benchmark
-from atoll.platform.yamlfile import FileError
+from atoll.storage import yamlfile
+from atoll.storage.yamlfile import FileError
 
 SMALL = {
     "name": "b",
@@ -94,7 +95,7 @@ def test_optimizer_settings_that_mean_nothing_to_a_method_are_left_out_of_it(tmp
     assert "momentum" not in mac.space
 
 
-@pytest.mark.parametrize("name", bundled.names("benchmark"))
+@pytest.mark.parametrize("name", yamlfile.names(bundled.BENCHMARKS))
 def test_bundled_benchmarks_can_run(name, tmp_path):
     """All but the data is checked, of every study; each but the smallest has a small form that needs no data."""
     for scale in (None, "small") if name != "tiny" else (None,):

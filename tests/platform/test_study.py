@@ -6,9 +6,9 @@ import re
 import pytest
 import yaml
 
-from atoll.platform import yamlfile
 from atoll.platform.configuration import Configuration
 from atoll.platform.study import Study
+from atoll.storage import yamlfile
 
 MINIMAL = {"name": "s", "workload": "digits_mlp", "method": "daso"}
 

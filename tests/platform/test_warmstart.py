@@ -6,8 +6,9 @@ import re
 import journals
 import pytest
 
-from atoll.platform import checks, warmstart, yamlfile
+from atoll.platform import checks, warmstart
 from atoll.platform.study import Study
+from atoll.storage import yamlfile
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store, StoreError
 

@@ -1,17 +1,20 @@
-"""What `atoll project` is told: a cluster, and numbers of nodes."""
+"""What a projection is told: a cluster, in a file or bundled here, and numbers of nodes."""
 
 from __future__ import annotations
 
-from atoll.analysis.cluster import Cluster
-from atoll.platform import bundled, yamlfile
+from pathlib import Path
 
+from atoll.analysis.cluster import Cluster
+from atoll.storage import yamlfile
+
+FOLDER = Path(__file__).parent
 MAX_NODES, MAX_SCALES = 65536, 64
 
 
 def cluster(file: str, speed: float | None = None) -> Cluster:
     """The cluster in a file, or the bundled one of that name; `speed` in place of its own. Raises FileError."""
     changes = {} if speed is None else {"speed": speed}
-    return yamlfile.load(bundled.locate("cluster", file), Cluster, change=lambda content: content | changes)
+    return yamlfile.load(yamlfile.locate(FOLDER, "cluster", file), Cluster, change=lambda content: content | changes)
 
 
 def nodes(text: str) -> list[int]:

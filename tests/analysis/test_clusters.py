@@ -1,9 +1,10 @@
-"""What `atoll project` is told: numbers of nodes, and clusters, bundled or in a file."""
+"""What a projection is told: numbers of nodes, and clusters, bundled or in a file."""
 
 import pytest
 
-from atoll.platform import bundled, project
-from atoll.platform.yamlfile import FileError
+from atoll.analysis import clusters
+from atoll.storage import yamlfile
+from atoll.storage.yamlfile import FileError
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from atoll.platform.yamlfile import FileError
     ],
 )
 def test_numbers_of_nodes(text, found):
-    assert project.nodes(text) == found
+    assert clusters.nodes(text) == found
 
 
 @pytest.mark.parametrize(
@@ -27,17 +28,17 @@ def test_numbers_of_nodes(text, found):
 )
 def test_what_are_no_numbers_of_nodes(text):
     with pytest.raises(FileError, match=r"--nodes must be numbers from 1 to 65536 that grow.*got"):
-        project.nodes(text)
+        clusters.nodes(text)
 
 
 def test_too_many_numbers_of_nodes():
     with pytest.raises(FileError, match="at most 64 numbers"):
-        project.nodes("2,3,...,65536")
+        clusters.nodes("2,3,...,65536")
 
 
-@pytest.mark.parametrize("name", bundled.names("cluster"))
+@pytest.mark.parametrize("name", yamlfile.names(clusters.FOLDER))
 def test_bundled_clusters(name):
-    found = project.cluster(name)
+    found = clusters.cluster(name)
     assert found.name == name
     assert found.description
     assert found.node.bandwidth >= found.network.bandwidth
@@ -45,18 +46,18 @@ def test_bundled_clusters(name):
 
 def test_a_cluster_of_ones_own(tmp_path):
     file = tmp_path / "mine.yaml"
-    text = (bundled.locate("cluster", "laptop")).read_text()
+    text = (clusters.FOLDER / "laptop.yaml").read_text()
     file.write_text(text.replace("name: laptop", "name: mine"))
-    assert project.cluster(str(file)).name == "mine"
-    assert project.cluster(str(file), speed=2.5).speed == 2.5
+    assert clusters.cluster(str(file)).name == "mine"
+    assert clusters.cluster(str(file), speed=2.5).speed == 2.5
     file.write_text(text.replace("recursive_halving", "hypercube"))
     with pytest.raises(FileError, match=r"algorithm.*ring.*tree.*recursive_halving.*hierarchical"):
-        project.cluster(str(file))
+        clusters.cluster(str(file))
     for speed in (0.0, float("inf")):
         with pytest.raises(FileError, match="speed"):
-            project.cluster("laptop", speed=speed)
+            clusters.cluster("laptop", speed=speed)
     file.write_text(text.replace("name: laptop", f"name: {'x' * 101}"))
     with pytest.raises(FileError, match="name"):
-        project.cluster(str(file))
+        clusters.cluster(str(file))
     with pytest.raises(FileError, match=r"there is no cluster file horeka.*bundled are a100_hdr200"):
-        project.cluster("horeka")
+        clusters.cluster("horeka")

@@ -138,3 +138,20 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if get_origin(annotation) in (Union, UnionType, Annotated, list):
         return [m for part in get_args(annotation) for m in _models(part)]
     return []
+
+
+def names(folder: Path) -> list[str]:
+    """The names of the files of a folder that comes with atoll."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def locate(folder: Path, kind: str, given: str) -> Path:
+    """The file that is given, or the one of that name that comes with atoll, in `folder`. Raises FileError."""
+    found = Path(given)
+    if found.is_file() or found.suffix in (".yaml", ".yml", ".json"):
+        return found
+    if given not in names(folder):
+        raise FileError(
+            f"there is no {kind} file {given}, and none of that name is bundled; bundled are {', '.join(names(folder))}"
+        )
+    return folder / f"{given}.yaml"
