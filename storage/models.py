@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -40,7 +40,8 @@ class Study(Base):
     `curve_metric` is the workload's metric, which every report has, whatever is optimised. `objectives` are names and
     directions, where there are several; metric and direction are then those of the first. `num_refused` counts the
     configurations that were proposed and not trained. Of a benchmark, `stage` is tune or confirm, `repeat` counts the
-    independent tunings, and the labels are what the benchmark calls method and workload.
+    independent tunings, and the labels are what the benchmark calls method and workload. `archived` ones are listed on
+    demand.
     """
 
     __tablename__ = "study"
@@ -68,19 +69,21 @@ class Study(Base):
     repeat: Mapped[int | None]
     method_label: Mapped[str | None] = mapped_column(String(100))
     workload_label: Mapped[str | None] = mapped_column(String(100))
+    archived: Mapped[bool] = mapped_column(server_default=false())
 
 
 class Trial(Base):
     """One evaluated configuration; `number` counts within the study, `attempt` the retries of a lost trial.
 
     `proposal` says where it comes from: operator, parents, the source of every gene, and what it took to propose it.
-    `oversubscribed`: its ranks shared cores or a GPU, so that its seconds compare with nothing.
+    `oversubscribed`: its ranks shared cores or a GPU, so that its seconds compare with nothing. `note`: a reader's.
     """
 
     __tablename__ = "trial"
     __table_args__ = (
         UniqueConstraint("study_id", "number", "attempt"),
         Index("trial_by_objective", "study_id", "state", "objective"),
+        Index("trial_by_id", "study_id", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -107,6 +110,7 @@ class Trial(Base):
     objectives: Mapped[list[Any] | None]
     proposal: Mapped[dict[str, Any] | None]
     oversubscribed: Mapped[bool | None]
+    note: Mapped[str | None] = mapped_column(Text)
 
 
 class Progress(Base):

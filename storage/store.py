@@ -37,8 +37,9 @@ from atoll.storage.models import (
     Trial,
 )
 
+MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 
@@ -128,6 +129,10 @@ class Store:
             _copy_before_upgrade(self.url, version)
         upgrade(self.engine)
 
+    def session(self) -> Session:
+        """For the queries of `browse.py`."""
+        return self._session()
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
@@ -153,11 +158,11 @@ class Store:
             for s in studies
         ]
 
-    def study(self, name: str | None = None) -> Study:
-        """The study called `name`, or the newest one. Raises StoreError where there is none."""
+    def study(self, name: str | None = None, uid: str | None = None) -> Study:
+        """The study of that uid, else the one called `name`, or the newest. Raises StoreError where there is none."""
         query = sa.select(Study).order_by(Study.started.desc())
         with self._session() as session:
-            found = session.scalars(query if name is None else query.where(Study.name == name)).first()
+            found = session.scalars(query).first() if name is None else self._known(session, name, uid)
             names = session.scalars(sa.select(Study.name).order_by(Study.name)).all() if found is None else []
         if found is None:
             wanted = "a study" if name is None else f"a study named {name!r}"
@@ -256,6 +261,29 @@ class Store:
         with self._session.begin() as session:
             session.execute(sa.delete(table).where(table.id == row.id))
 
+    def rename(self, study: Study, name: str) -> None:
+        """Call a study `name`; its files keep theirs. Raises StoreError for a name that is empty, too long or taken."""
+        if not 0 < len(name) <= MAX_NAME or name != name.strip():
+            raise StoreError(
+                f"a study's name takes 1 to {MAX_NAME} characters, none of them space at the ends; got {name!r}"
+            )
+        try:
+            self._set(sa.update(Study).where(Study.id == study.id).values(name=name))
+        except IntegrityError:
+            raise StoreError(f"{self} already holds a study named {name!r}; choose another name") from None
+
+    def archive(self, study: Study, archived: bool) -> None:
+        """Leave a study out of lists, or list it again."""
+        self._set(sa.update(Study).where(Study.id == study.id).values(archived=archived))
+
+    def annotate(self, trial: Trial, note: str | None) -> None:
+        """Keep a reader's note on a trial, or remove it."""
+        self._set(sa.update(Trial).where(Trial.id == trial.id).values(note=note or None))
+
+    def _set(self, change: sa.Update) -> None:
+        with self._session.begin() as session:
+            session.execute(change)
+
     def save_projections(
         self, trial_ids: Iterable[int], cluster: str, scaling: str, rows: Sequence[Projection]
     ) -> None:
@@ -272,7 +300,7 @@ class Store:
             StoreError: when the name belongs to a study of another folder.
         """
         with self._session.begin() as session:
-            known = session.scalars(sa.select(Study).where(Study.name == fields["name"])).first()
+            known = self._known(session, fields["name"], fields.get("uid"))
             if known is None:
                 row = {name: value for name, value in fields.items() if name != "benchmark"}
                 if (benchmark := fields.get("benchmark")) is not None:
@@ -280,9 +308,14 @@ class Store:
                 known = Study(**row)
                 session.add(known)
                 session.flush()
-            elif (known.folder, known.uid) != (fields["folder"], fields.get("uid")):
+            elif known.name == fields["name"] and (known.folder, known.uid) != (fields["folder"], fields.get("uid")):
                 raise StoreError(self._name_taken(known))
             return known.id
+
+    def _known(self, session: Session, name: str, uid: str | None) -> Study | None:
+        """The study of that uid, whatever it is called by now, else the one of that name."""
+        of_uid = None if uid is None else session.scalars(sa.select(Study).where(Study.uid == uid)).first()
+        return of_uid or session.scalars(sa.select(Study).where(Study.name == name)).first()
 
     def _benchmark_id(self, session: Session, fields: Mapping[str, Any]) -> int:
         """The benchmark that a study belongs to; it is added with the first of them."""
@@ -316,7 +349,7 @@ class Store:
     def check_name(self, name: str, uid: str | None) -> None:
         """Raise StoreError when `name` belongs to a study other than the one with this uid."""
         with self._session() as session:
-            known = session.scalars(sa.select(Study).where(Study.name == name)).first()
+            known = self._known(session, name, uid)
         if known is not None and known.uid != uid:
             raise StoreError(self._name_taken(known))
 

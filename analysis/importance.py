@@ -1,0 +1,114 @@
+"""Which hyperparameters move a study's objective, by Optuna's evaluators.
+
+PED-ANOVA (Watanabe, Bansal, Hutter 2023) asks what tells the best tenth from the rest, and takes milliseconds; fANOVA
+(Hutter, Hoos, Leyton-Brown 2014) asks what share of the objective's variance each explains, and takes seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Method = Literal["PED-ANOVA", "fANOVA"]
+MAX_TRIALS = 2000
+LOG_RATIO = 100.0
+HIGHEST_MEDIAN = 0.8  # of the decades; that of uniform numbers over three decades is at 0.9
+
+
+class ImportanceError(Exception):
+    """Importance cannot be told; the message says why."""
+
+
+def importance(
+    hyperparameters: Sequence[Mapping[str, Any]],
+    objectives: Sequence[float],
+    direction: str,
+    method: Method,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Each hyperparameter's share of the importance; they sum to 1, or are none where nothing varies.
+
+    Hyperparameters that not all trials have are left out. Of more than `MAX_TRIALS` trials a random sample is taken.
+
+    Raises:
+        ImportanceError: what an evaluator needs is not installed.
+    """
+    import optuna
+
+    finite = [index for index, value in enumerate(objectives) if math.isfinite(value)]
+    if len(finite) > MAX_TRIALS:
+        finite = sorted(np.random.default_rng(seed).choice(finite, MAX_TRIALS, replace=False).tolist())
+    rows = [hyperparameters[index] for index in finite]
+    spaces = {name: space for name in rows[0] if (space := _distribution(name, rows)) is not None} if rows else {}
+    if len(rows) < 2 or not spaces or len({objectives[index] for index in finite}) < 2:
+        return {}
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        study = optuna.create_study(direction=direction)
+        study.add_trials(
+            [
+                optuna.trial.create_trial(
+                    params={name: _value(row[name], space) for name, space in spaces.items()},
+                    distributions=spaces,
+                    value=objectives[index],
+                )
+                for index, row in zip(finite, rows, strict=True)
+            ]
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            evaluators = optuna.importance
+            evaluator: Any = (
+                evaluators.PedAnovaImportanceEvaluator()
+                if method == "PED-ANOVA"
+                else evaluators.FanovaImportanceEvaluator(seed=seed)
+            )
+            found = evaluators.get_param_importances(study, evaluator=evaluator)
+    except ImportError as error:
+        raise ImportanceError(f"{method} needs the search extra, `pip install atoll[search]`: {error}") from None
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    return {name: float(share) for name, share in found.items()}
+
+
+def is_log(values: NDArray[np.float64]) -> bool:
+    """Whether positive numbers are spread over decades: the largest 100 times the smallest, and half of them far below.
+
+    Uniform numbers reach far down too, but their median is near the top of the decades.
+    """
+    if not len(values) or values.min() <= 0 or values.max() / values.min() < LOG_RATIO:
+        return False
+    low, middle, high = np.log(values.min()), np.log(np.median(values)), np.log(values.max())
+    return bool((middle - low) / (high - low) <= HIGHEST_MEDIAN)
+
+
+def _distribution(name: str, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """The range that a hyperparameter was seen in; None where not all trials have it, or all the same."""
+    import optuna.distributions as d
+
+    if not all(name in row for row in rows):
+        return None
+    values = [row[name] for row in rows]
+    if len({str(value) for value in values}) < 2:
+        return None
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return d.CategoricalDistribution(sorted({_word(value) for value in values}))
+    low, high = min(values), max(values)
+    log = is_log(np.array(values, dtype=float))
+    if all(isinstance(value, int) for value in values):
+        return d.IntDistribution(low, high, log=log)
+    return d.FloatDistribution(float(low), float(high), log=log)
+
+
+def _value(value: Any, space: Any) -> Any:
+    return _word(value) if hasattr(space, "choices") else value
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)

@@ -1,0 +1,223 @@
+"""What readers ask of large studies: the right rows, by an index, on both databases; and what they may write."""
+
+import itertools
+
+import journals
+import pytest
+import sqlalchemy as sa
+
+from atoll.storage import browse
+from atoll.storage.browse import Condition, Selection
+from atoll.storage.journal import JournalWriter
+from atoll.storage.models import Progress, Trial
+from atoll.storage.recorder import Recorder
+from atoll.storage.store import Store, StoreError
+
+CHOICES = [
+    {"x": 1, "wire": "float32", "flag": True, "betas": [0.9, 0.99]},
+    {"x": 0.5, "wire": "float16", "flag": False},
+    {"x": "auto", "wire": "Größe_%", "flag": True},
+    {"x": 10, "flag": None},
+    {"x": 1e-9, "wire": 'with "quotes"'},
+]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path):
+    """Forty trials: complete, failed, pruned, lost and running ones."""
+    url = f"sqlite:///{tmp_path}/s.db" if request.param == "sqlite" else request.getfixturevalue("postgresql_url")
+    folder = journals.start_folder(tmp_path / "s")
+    lines = JournalWriter(folder.root_journal(0))
+    for number in range(40):
+        proposal = {"operator": "crossover", "parents": [number - 1, number // 2] if number > 1 else []}
+        journals.start_trial(
+            lines, number, hyperparameters=CHOICES[number % 5], proposal=proposal, host=f"node{number % 3}"
+        )
+        if number % 10 == 9:
+            lines.append("trial_lost", {"number": number, "attempt": 0, "reason": "its rank died"})
+        elif number < 38:
+            state = {3: "failed", 4: "pruned"}.get(number % 10, "complete")
+            objective = None if state == "failed" else number / 100
+            journals.end_trial(lines, number, objective, state=state, reason="Diverged" if state == "failed" else None)
+    Recorder(folder, lambda: Store(url), journals.study_row(folder.path, uid="u")).catch_up()
+    return Store(url)
+
+
+def numbers(store, *conditions, order=()):
+    chosen = Selection(tuple(c if isinstance(c, tuple) else (c,) for c in conditions), order)
+    return [t.number for t in browse.trials(store, browse.matching(store, store.study().id, chosen))]
+
+
+def expected(meets):
+    return [n for n in range(40) if meets(n, CHOICES[n % 5])]
+
+
+def is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@pytest.mark.parametrize(
+    ("condition", "meets"),
+    [
+        (Condition("hp.x", "<", 2), lambda n, h: is_number(h["x"]) and h["x"] < 2),
+        (Condition("hp.x", ">=", 1), lambda n, h: is_number(h["x"]) and h["x"] >= 1),
+        (Condition("hp.x", "=", 0.5), lambda n, h: h["x"] == 0.5),
+        (Condition("hp.x", "!=", 1), lambda n, h: h["x"] != 1),
+        (Condition("hp.x", "in", ["auto", 10]), lambda n, h: h["x"] in ("auto", 10)),
+        (Condition("hp.wire", "contains", "FLOAT"), lambda n, h: "float" in h.get("wire", "")),
+        (Condition("hp.wire", "not contains", "float"), lambda n, h: "float" not in h.get("wire", "")),
+        (Condition("hp.wire", "contains", "_%"), lambda n, h: "_%" in h.get("wire", "")),
+        (Condition("hp.wire", "starts", "Gr"), lambda n, h: h.get("wire", "").startswith("Gr")),
+        (Condition("hp.wire", "ends", '"'), lambda n, h: h.get("wire", "").endswith('"')),
+        (Condition("hp.wire", "=", 'with "quotes"'), lambda n, h: h.get("wire") == 'with "quotes"'),
+        (Condition("hp.wire", "is null", True), lambda n, h: "wire" not in h),
+        (Condition("hp.flag", "=", "true"), lambda n, h: h.get("flag") is True),
+        (Condition("hp.flag", "in", ["false"]), lambda n, h: h.get("flag") is False),
+        (Condition("hp.flag", "is null", False), lambda n, h: h.get("flag") is not None),
+        (Condition("hp.betas", "contains", "0.99"), lambda n, h: "betas" in h),
+        (Condition("state", "=", "failed"), lambda n, h: n % 10 == 3),
+        (Condition("number", ">", 30), lambda n, h: n > 30),
+        (Condition("number", "in", [3, 5]), lambda n, h: n in (3, 5)),
+        (Condition("objective", "is null", True), lambda n, h: n % 10 in (3, 9) or n >= 38),
+        (Condition("reason", "contains", "rank"), lambda n, h: n % 10 == 9),
+        (Condition("metric.train_loss", "<", 0.5), lambda n, h: n % 10 != 9 and n < 38),
+    ],
+)
+def test_conditions_choose_what_they_say(store, condition, meets):
+    assert numbers(store, condition) == expected(meets)
+
+
+def test_conditions_are_joined_by_and_and_those_of_a_group_by_or(store):
+    group = (Condition("hp.x", "=", 1), Condition("hp.x", "=", 10))
+    assert numbers(store, group, Condition("number", "<", 20)) == expected(lambda n, h: h["x"] in (1, 10) and n < 20)
+
+
+def test_order_puts_numbers_before_words_and_what_is_missing_last(store):
+    found = [CHOICES[n % 5].get("x") for n in numbers(store, order=(("hp.x", False),))]
+    assert [value for value, _ in itertools.groupby(found)] == [1e-9, 0.5, 1, 10, "auto"]
+    down = numbers(store, order=(("objective", True),))
+    known = [n for n in down if n % 10 not in (3, 9) and n < 38]
+    assert down[: len(known)] == sorted(known, reverse=True)
+
+
+@pytest.mark.parametrize("column", ["configuration", "hp.", "id; drop table trial", "metrics", ""])
+def test_columns_that_there_cannot_be_are_refused(column):
+    with pytest.raises(StoreError, match=r"columns are id, number.*hp\.NAME"):
+        Condition(column, "=", 1)
+    with pytest.raises(StoreError, match="columns are"):
+        Selection(order=((column, False),))
+
+
+def test_operators_that_there_cannot_be_are_refused():
+    with pytest.raises(StoreError, match="conditions are <, <="):
+        Condition("number", "like", 1)
+
+
+def test_what_is_new_and_what_is_held(store):
+    study = store.study()
+    rows = browse.narrow_trials(store, study.id)
+    assert [row.number for row in rows] == list(range(40))
+    assert [row.number for row in browse.narrow_trials(store, study.id, rows[36].id)] == [37, 38, 39]
+    assert [row.state for row in browse.narrow_again(store, [rows[38].id])] == ["running"]
+    assert browse.held(store, [rows[1].id]) == {rows[1].id: CHOICES[1]}
+    assert browse.held(store, [rows[0].id], "metric") == {rows[0].id: {"train_loss": 0.1}}
+
+
+def test_reasons_and_single_trials(store):
+    study = store.study()
+    assert browse.reasons(store, study.id) == [("Diverged", 4, 33), ("its rank died", 4, 39)]
+    assert browse.trial(store, study.id, 7).number == 7
+    for which, words in (((99,), "no trial 99"), ((7, 3), "no attempt 3 of trial 7")):
+        with pytest.raises(StoreError, match=words):
+            browse.trial(store, study.id, *which)
+
+
+def test_ancestry_ends_at_the_founders(store):
+    study = store.study()
+
+    def ancestors(number):
+        own = {number - 1, number // 2} if number > 1 else set()
+        return own.union(*map(ancestors, own), {number})
+
+    assert browse.ancestry(store, study.id, 9).keys() == ancestors(9)
+    assert len(browse.ancestry(store, study.id, 39, max_trials=7)) == 7
+    assert browse.ancestry(store, study.id, 1000) == {}
+
+
+@pytest.fixture
+def large(store):
+    """With 3,000 trials more, few of which failed: databases choose by what they have counted."""
+    with store.engine.begin() as connection:
+        row = dict(connection.execute(sa.select(Trial.__table__).where(Trial.number == 0)).mappings().one())
+        del row["id"]
+        more = [row | {"number": n, "state": "failed" if n % 50 == 0 else "complete"} for n in range(100, 3100)]
+        connection.execute(sa.insert(Trial), more)
+        reports = {"epoch": 1, "seconds": 1.0, "learning_rate": 0.1, "wire_bytes": 0.0}
+        steps = [reports | {"trial_id": 1 + n % 40, "step": n} for n in range(3000)]
+        connection.execute(sa.insert(Progress), steps)
+        connection.exec_driver_sql("ANALYZE")
+    return store
+
+
+def plan(store, query):
+    """How the database answers."""
+    with store.engine.connect() as connection:
+        prefix = "EXPLAIN QUERY PLAN " if store.engine.dialect.name == "sqlite" else "EXPLAIN "
+        text = str(query.compile(store.engine, compile_kwargs={"literal_binds": True}))
+        return "\n".join(str(tuple(row)) for row in connection.exec_driver_sql(prefix + text.replace("%", "%%")))
+
+
+def test_what_is_asked_again_and_again_takes_an_index(large):
+    """Of a large study: what is new, why trials failed, single ones, what they hold and what they reported."""
+    queries = [
+        browse._narrow().where(Trial.study_id == 1, Trial.id > 3000).order_by(Trial.id),
+        sa.select(Trial.reason).where(Trial.study_id == 1, Trial.state.in_(("failed", "lost"))),
+        sa.select(Trial.id).where(Trial.study_id == 1, Trial.number == 3),
+        sa.select(Trial.hyperparameters).where(Trial.id.in_([1, 2])).order_by(Trial.id),
+        sa.select(Progress.metric).where(Progress.trial_id == 1).order_by(Progress.step),
+    ]
+    whole_tables = ("SCAN trial", "SCAN progress", "Seq Scan")
+    assert [plan(large, q) for q in queries if any(words in plan(large, q) for words in whole_tables)] == []
+
+
+def test_notes_and_archives(store):
+    study, trial = store.study(), browse.trial(store, store.study().id, 5)
+    store.annotate(trial, "look <b>here</b> 🙂")
+    assert browse.trial(store, study.id, 5).note == "look <b>here</b> 🙂"
+    store.annotate(trial, "")
+    assert browse.trial(store, study.id, 5).note is None
+    store.archive(study, True)
+    assert store.study().archived
+    store.archive(study, False)
+    assert not store.study().archived
+
+
+@pytest.mark.parametrize("name", ["", " s", "x" * 201])
+def test_names_that_there_cannot_be_are_refused(store, name):
+    with pytest.raises(StoreError, match="takes 1 to 200 characters"):
+        store.rename(store.study(), name)
+
+
+def test_a_name_that_is_taken_is_refused(store, tmp_path):
+    store.add_study(journals.study_row(tmp_path / "t", name="t"))
+    with pytest.raises(StoreError, match="already holds a study named 't'"):
+        store.rename(store.study("s"), "t")
+
+
+def test_a_study_that_is_renamed_while_it_is_recorded_stays_one(tmp_path):
+    folder = journals.start_folder(tmp_path / "s")
+    row = journals.study_row(folder.path, uid="u")
+    lines = JournalWriter(folder.root_journal(0))
+    url = f"sqlite:///{tmp_path}/s.db"
+    recorder = Recorder(folder, lambda: Store(url), row)
+    journals.start_trial(lines, 0)
+    recorder.catch_up()
+    store = Store(url)
+    store.rename(store.study("s"), 'new "name" <b>')
+    recorder.reset()  # as after a failure: it finds its study again
+    journals.end_trial(lines, 0, 0.5)
+    recorder.catch_up()
+    (summary,) = store.studies()
+    assert (summary.study.name, summary.counts) == ('new "name" <b>', {"complete": 1})
+    assert store.study("s", "u").name == 'new "name" <b>'
+    store.check_name("s", "u")
