@@ -21,6 +21,7 @@ from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import Array, in_groups
 from atoll.analysis.score import MethodScore
 from atoll.analysis.statistics import Equivalence, Estimate, Separation
+from atoll.storage.export import plain
 from atoll.storage.models import Benchmark, Study, Trial
 from atoll.storage.store import Store
 
@@ -86,6 +87,7 @@ class Comparison:
     methods: list[str]
     workloads: list[str]
     targets: dict[str, float]
+    directions: dict[str, str]
     is_complete: bool
     cells: list[Cell]
     confirmations: list[Confirmation]
@@ -121,6 +123,7 @@ def compare(store: Store, benchmark: Benchmark) -> Comparison:
         methods=facts.methods,
         workloads=facts.workloads,
         targets={w: target for w in facts.workloads if (target := facts.targets.get(w)) is not None},
+        directions=facts.directions,
         is_complete=facts.is_complete,
         cells=[facts.cell(m, w) for w in facts.workloads for m in facts.methods],
         confirmations=facts.rows,
@@ -147,6 +150,7 @@ class _Facts:
         self.trials = {study.id: store.trials(study) for study in self.studies if study.stage == "tune"}
         # Of a tuning the target may be another objective's; confirmations come last.
         self.targets = {study.workload_label: study.target for study in self.studies}
+        self.directions = {str(s.workload_label): s.direction for s in self.studies if s.stage == "confirm"}
         self._variants = {e["variant_of"]: e["name"] for e in definition["workloads"] if e["variant_of"]}
         self._num_tunings = definition.get("tuning", {}).get("repeats", 1)
         tuned = [study for study in self.studies if study.id in self.trials]
@@ -362,12 +366,3 @@ def _tuning_curve(study: Study, trials: Sequence[Trial]) -> TuningCurve:
         best=[sign * float(value) if math.isfinite(value) else math.nan for value in best],
         expected=[sign * float(value) for value in expected],
     )
-
-
-def plain(value: Any) -> Any:
-    """For JSON, with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Method = Literal["PED-ANOVA", "fANOVA"]
 MAX_TRIALS = 2000
 LOG_RATIO = 100.0
-HIGHEST_MEDIAN = 0.8  # of the decades; that of uniform numbers over three decades is at 0.9
+HIGHEST_MEDIAN = 0.88  # of the decades; that of uniform numbers over three decades is at 0.9
 
 
 class ImportanceError(Exception):
@@ -84,7 +84,8 @@ def is_log(values: NDArray[np.float64]) -> bool:
     """
     if not len(values) or values.min() <= 0 or values.max() / values.min() < LOG_RATIO:
         return False
-    low, middle, high = np.log(values.min()), np.log(np.median(values)), np.log(values.max())
+    decades = np.log(values)
+    low, middle, high = decades.min(), np.median(decades), decades.max()
     return bool((middle - low) / (high - low) <= HIGHEST_MEDIAN)
 
 

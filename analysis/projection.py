@@ -105,15 +105,21 @@ def project_all(
     return Projected([one.trial_id for one in measured], rows, list(dict.fromkeys(left_out)))
 
 
-def predictions(store: Store, subject: Study | Benchmark) -> list[Prediction]:
-    """Of all projections that the store holds of a study or benchmark."""
+def predictions(store: Store, subject: Study | Benchmark, made: Sequence[Projection] | None = None) -> list[Prediction]:
+    """Of the projections that were just made of a study or benchmark, or of all that the store holds."""
     if isinstance(subject, Study):
         label = subject.workload_label or subject.workload
         labels = {t.id: (method, label) for method, t in _best(store, subject).items()}
-        return summarise(store.projections(labels), labels, {label} if subject.target is not None else set())
-    rows = [row for row in confirmations.read(store, subject) if row.is_chosen]
+        return summarise(
+            store.projections(labels) if made is None else made,
+            labels,
+            {label} if subject.target is not None else set(),
+        )
+    confirmed = [row for row in confirmations.read(store, subject) if row.is_chosen]
     aimed = {str(study.workload_label) for study in store.studies_of(subject) if study.target is not None}
-    return of_confirmations(rows, store.projections(row.trial_id for row in rows if row.trial_id is not None), aimed)
+    if made is None:
+        made = store.projections(row.trial_id for row in confirmed if row.trial_id is not None)
+    return of_confirmations(confirmed, made, aimed)
 
 
 def of_confirmations(

@@ -1,56 +1,156 @@
-"""The Dash app: the frame around the pages, and its server."""
+"""The Dash app: the frame around the pages, and its servers."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
+from urllib.parse import quote
 
 import dash
 import dash_mantine_components as dmc
-from dash import dcc
+import flask
+from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html
 
-from atoll.dashboard.pages import studies, study
-from atoll.storage.store import Store
+from atoll.dashboard import access
+from atoll.dashboard.context import Context
+from atoll.dashboard.pages import compare, export, islands, projection, studies, study, trial
+from atoll.storage.store import DEFAULT_URL, Store, StoreError
+
+NAVIGATION = {"": "Studies", "compare": "Compare methods", "projection": "Projection", "export": "Export"}
 
 
-def create_app(store: Store) -> dash.Dash:
-    """The app over `store`."""
+def create_app(store: Store, *, token: str | None = None, allow_edit: bool = False, base_path: str = "/") -> dash.Dash:
+    """The app over `store`.
+
+    Args:
+        store: what it shows.
+        token: what readers must know; None for everyone who reaches the address.
+        allow_edit: whether readers may rename and archive studies and write notes.
+        base_path: where it lies behind a reverse proxy, which passes the path on as it is.
+    """
+    context = Context(store, base_path=normalised(base_path), allow_edit=allow_edit)
     app = dash.Dash(
-        __name__, use_pages=True, pages_folder="", title="atoll", update_title="", suppress_callback_exceptions=True
+        __name__,
+        use_pages=True,
+        pages_folder="",
+        title="atoll",
+        update_title="",
+        suppress_callback_exceptions=True,
+        url_base_pathname=context.base_path,
     )
-    for page in (studies, study):
-        page.register(app, store)
-    app.layout = dmc.MantineProvider(
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
+    access.protect(app.server, token)
+    for page in (studies, study, islands, trial, compare, projection, export):
+        page.register(app, context)
+    app.layout = lambda: frame(context)
+    app.clientside_callback(
+        ClientsideFunction("atoll", "theme"),
+        Output("provider", "forceColorScheme"),
+        Output("theme", "data"),
+        Output("theme-toggle", "children"),
+        Input("theme-toggle", "n_clicks"),
+        State("theme", "data"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("atoll", "download"),
+        Output("downloaded", "data"),
+        Input({"type": "download", "figure": ALL, "format": ALL}, "n_clicks"),
+    )
+    return app
+
+
+def frame(context: Context) -> dmc.MantineProvider:
+    """What is around every page."""
+    links = [dcc.Link(name, href=context.link(page), className="nav") for page, name in NAVIGATION.items()]
+    return dmc.MantineProvider(
         dmc.AppShell(
             [
                 dmc.AppShellHeader(
                     dmc.Group(
                         [
-                            dmc.Anchor("atoll", href="/", fw=700, size="xl", underline="never"),
-                            dmc.Text(str(store), c="dimmed", size="sm"),
+                            dmc.Group(
+                                [dcc.Link("atoll", href=context.link(), className="brand"), html.Nav(links)], gap="xl"
+                            ),
+                            dmc.Group(
+                                [
+                                    dmc.Text(str(context.store), size="sm", className="dimmed store", lineClamp=1),
+                                    dmc.Button("Theme", id="theme-toggle", variant="default", size="compact-sm"),
+                                ]
+                            ),
                         ],
                         h="100%",
                         px="md",
+                        justify="space-between",
+                        wrap="nowrap",
                     )
                 ),
                 dmc.AppShellMain(dash.page_container),
-                dcc.Location(id="location"),
+                dcc.Store(id="theme", storage_type="local"),
+                dcc.Store(id="downloaded"),
             ],
-            header={"height": 56},
+            header={"height": 52},
             padding="md",
-        )
+        ),
+        id="provider",
     )
-    return app
 
 
-def serve(store: Store, host: str, port: int, as_json: bool = False) -> None:
-    """Serve the dashboard until it is interrupted; port 0 takes any free one."""
+def normalised(base_path: str) -> str:
+    """A base path with a slash at both ends."""
+    inner = base_path.strip("/")
+    return f"/{quote(inner)}/" if inner else "/"
+
+
+def serve(
+    store: Store,
+    host: str,
+    port: int,
+    *,
+    as_json: bool = False,
+    insecure: bool = False,
+    allow_edit: bool = False,
+    base_path: str = "/",
+) -> None:
+    """Serve the dashboard until it is interrupted; port 0 takes any free one.
+
+    An address that other hosts reach asks for a token, unless `insecure` says that it need not.
+    """
+    token = None if insecure or access.is_local(host) else access.new_token()
+    app = create_app(store, token=token, allow_edit=allow_edit, base_path=base_path)
     if port == 0:
-        with socket.socket() as free:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
             free.bind((host, 0))
             port = free.getsockname()[1]
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    url = f"http://{host}:{port}"
+    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}{normalised(base_path)}"
+    url = url.rstrip("/") if token is None else f"{url}?token={token}"
     print(json.dumps({"url": url}) if as_json else f"the dashboard of {store} is at {url}", flush=True)
-    create_app(store).run(host=host, port=port, debug=False)
+    app.run(host=host, port=port, debug=False)
+
+
+def from_environment() -> flask.Flask:
+    """For gunicorn: the app of ATOLL_STORE, with the token of ATOLL_DASHBOARD_TOKEN.
+
+    ATOLL_DASHBOARD_INSECURE=1 does without a token, ATOLL_DASHBOARD_ALLOW_EDIT=1 lets readers write, and
+    ATOLL_DASHBOARD_BASE_PATH is the path behind a reverse proxy.
+
+    Raises:
+        StoreError: there is neither a token nor the word that none is wanted.
+    """
+    token = os.environ.get("ATOLL_DASHBOARD_TOKEN") or None
+    if token is None and os.environ.get("ATOLL_DASHBOARD_INSECURE") != "1":
+        raise StoreError(
+            "a dashboard under gunicorn needs ATOLL_DASHBOARD_TOKEN, which readers must know, or "
+            "ATOLL_DASHBOARD_INSECURE=1 where something else keeps strangers away"
+        )
+    store = Store(os.environ.get("ATOLL_STORE", DEFAULT_URL), create=False)
+    server: flask.Flask = create_app(
+        store,
+        token=token,
+        allow_edit=os.environ.get("ATOLL_DASHBOARD_ALLOW_EDIT") == "1",
+        base_path=os.environ.get("ATOLL_DASHBOARD_BASE_PATH", "/"),
+    ).server
+    return server

@@ -20,7 +20,7 @@ from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
 from atoll.analysis.score import MethodScore
 from atoll.analysis.statistics import Estimate
-from atoll.dashboard import comparison as figures
+from atoll.dashboard.figures import comparison as figures
 from atoll.storage.models import Benchmark, Study
 from atoll.storage.store import Store
 
@@ -207,10 +207,12 @@ def sections(comparison: Comparison) -> list[dict[str, Any]]:
         found.append(("Critical difference", "Wilcoxon's test with Holm's correction, over workloads.", shown))
     for cluster, scaling in dict.fromkeys((row.cluster, row.scaling) for row in comparison.predictions):
         caption = f"A prediction for {cluster}, {scaling} scaling; the table of predictions says what it assumes."
+        of_cluster = [row for row in comparison.predictions if (row.cluster, row.scaling) == (cluster, scaling)]
         for value, title in (("to_target", "Predicted time to target"), ("exposed", "Predicted exposed communication")):
-            found.append((title, caption, figures.predicted(comparison, cluster, scaling, value)))
+            found.append((title, caption, figures.predicted(of_cluster, comparison.methods, value)))
     found += [
-        ("Quality and traffic", "Medians over confirmations.", figures.traffic(comparison)),
+        ("Quality and traffic", TRADEOFF, figures.tradeoff(comparison, "wire_bytes")),
+        ("Quality and seconds", TRADEOFF, figures.tradeoff(comparison, "seconds_in_all")),
         ("Tuning", "What a smaller tuning budget would have found.", figures.tuning(comparison)),
         ("Tuning, by busy seconds", "The same against time inside trials.", figures.tuning(comparison, "busy seconds")),
         ("Tuning, expected", "The expected best of k trials in random order.", figures.expected(comparison)),
@@ -220,6 +222,9 @@ def sections(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _embedded(figure: go.Figure) -> Markup:
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False}))
+
+
+TRADEOFF = "Medians over confirmations; the line joins what nothing is better than in both."
 
 
 def separation_words(comparison: Comparison) -> str:

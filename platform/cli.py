@@ -199,7 +199,7 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
     from atoll.analysis import leaderboard as ranking
 
     store = _open_store(url)
-    row = store.study(study.name)
+    row = store.study(study.name, launch.uid(launch.study_folder(study)))  # it may be called otherwise by now
     best = ranking.best(store, row, 10)
     if as_json:
         said = {"study": study.name, "state": ending.state, "reason": ending.reason, "folder": str(folder)}
@@ -329,8 +329,8 @@ def project(
 
     from atoll.analysis import clusters as reading
     from atoll.analysis import projection
-    from atoll.analysis.comparison import plain
     from atoll.platform import display, launch
+    from atoll.storage.export import plain
 
     launch.require_analysis_extra()
     where, scales = reading.cluster(cluster, speed), reading.nodes(nodes)
@@ -552,6 +552,7 @@ def export(
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Of several objectives: the whole Pareto front, in place of --best.")
     ] = False,
+    trial: Annotated[int | None, typer.Option(help="The trial of this number, in place of --best.", min=0)] = None,
     output: Annotated[
         Path | None, typer.Option("-o", help="A .yaml or .json file; standard output unless given.")
     ] = None,
@@ -559,14 +560,22 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """The best configurations, complete enough to train again with `atoll train`."""
-    text = _write_export(study, None if pareto else best, output, store, as_json)
+    text = _write_export(study, None if pareto else best, output, store, as_json, trial)
     print(text if output is None else f"wrote {output}")
 
 
-def _write_export(study: str, best: int | None, output: Path | None, store: str | None, as_json: bool = False) -> str:
+def _write_export(
+    study: str,
+    best: int | None,
+    output: Path | None,
+    store: str | None,
+    as_json: bool = False,
+    number: int | None = None,
+) -> str:
     import yaml
 
     from atoll.analysis import leaderboard as ranking
+    from atoll.storage import browse
     from atoll.storage.export import configuration
     from atoll.storage.store import StoreError
 
@@ -574,7 +583,10 @@ def _write_export(study: str, best: int | None, output: Path | None, store: str 
     row = opened.study(study)
     if best is None and not row.objectives:
         raise StoreError(f"{study} has one objective, {row.metric}; a Pareto front needs several: use --best")
-    trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)
+    if number is not None:
+        best, trials = 1, [browse.trial(opened, row.id, number)]
+    else:
+        trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)
     found = [configuration(row, trial) for trial in trials]
     if not found:
         raise StoreError(f"{study} has no complete trial to export")
@@ -589,15 +601,34 @@ def _write_export(study: str, best: int | None, output: Path | None, store: str 
 
 @app.command(epilog="Example: atoll dashboard --port 8050")
 def dashboard(
-    port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8050,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.", min=0, max=65535)] = 8050,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; readers of one that other hosts reach need the printed link.")
+    ] = "127.0.0.1",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let everyone read who reaches the address, without a token.")
+    ] = False,
+    allow_edit: Annotated[
+        bool, typer.Option("--allow-edit", help="Let readers rename and archive studies, and write notes on trials.")
+    ] = False,
+    base_path: Annotated[
+        str, typer.Option(help="Path behind a reverse proxy, which passes it on, such as /atoll.")
+    ] = "/",
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve the dashboard; --json says the address as JSON."""
     from atoll.dashboard.app import serve
 
-    serve(_open_store(store), host, port, as_json)
+    serve(
+        _open_store(store),
+        host,
+        port,
+        as_json=as_json,
+        insecure=insecure,
+        allow_edit=allow_edit,
+        base_path=base_path,
+    )
 
 
 @app.command(epilog="Example: atoll record atoll-studies/quickstart")

@@ -137,7 +137,7 @@ def prepare(study: Study, url: str, *, resuming: bool, belongs_to: Mapping[str, 
         "num_trials": study.trials,
         "definition": definition,
         "folder": str(folder.path.resolve()),
-        "uid": _uid(folder),
+        "uid": uid(folder),
         "started": _started(folder),
         **(belongs_to or {}),
     }
@@ -188,7 +188,8 @@ def budget(study: Study) -> str:
     return " or ".join(filter(None, [trials, seconds, busy]))
 
 
-def _uid(folder: StudyFolder) -> str:
+def uid(folder: StudyFolder) -> str:
+    """What names a study for good; a new one where there is none yet."""
     return str(json.loads(folder.definition.read_text())["uid"]) if folder.exists() else uuid.uuid4().hex
 
 
@@ -307,7 +308,7 @@ def check_name_is_free(study: Study, url: str) -> None:
         return
     folder = study_folder(study)
     try:
-        store.check_name(study.name, _uid(folder) if folder.exists() else None)
+        store.check_name(study.name, uid(folder) if folder.exists() else None)
     finally:
         store.close()
 

@@ -1,66 +1,200 @@
-"""The list of studies."""
+"""All studies and benchmarks: how far they are, and what they have found."""
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import dash
-import dash_ag_grid as dag
 import dash_mantine_components as dmc
-from dash import Input, Output, dcc
+import pandas as pd
+from dash import Input, Output, State, dcc, no_update
 
-from atoll.dashboard import queries
-from atoll.storage.store import Store
+from atoll.dashboard import components
+from atoll.dashboard.components import column, link_column
+from atoll.dashboard.context import UNREADABLE, Context
+from atoll.storage.models import Benchmark, Study
+from atoll.storage.store import StudySummary
 
-INTERVAL_MILLISECONDS = 2000
-
-COLUMNS: list[dict[str, Any]] = [
-    {"field": "study", "cellRenderer": "markdown", "minWidth": 200},
-    {"field": "state"},
-    {"field": "trials"},
-    {"field": "budget"},
-    {"field": "failed"},
-    {"field": "metric"},
-    {"field": "best", "valueFormatter": {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"}},
-    {"field": "method"},
-    {"field": "workload"},
-    {"field": "started", "headerName": "started (UTC)", "minWidth": 180},
+COLUMNS = [
+    link_column("study", "study", minWidth=280, flex=2),
+    column("state", width=115),
+    column("progress", "ended", width=115, filter=False, comparator={"function": "atollProgress"}),
+    column("best", numeric=True, width=105),
+    column("metric", width=125),
+    column("running", "busy", numeric=True, width=75, filter=False, headerTooltip="workers that train a trial now"),
+    column("failed", numeric=True, width=80, filter=False),
+    column("left", "time left", width=105, filter=False),
+    column("method", width=120),
+    column("workload", width=140),
+    column("benchmark", width=140),
+    column("started", "started (UTC)", width=185, sort="desc"),
+]
+BENCHMARK_COLUMNS = [
+    link_column("benchmark", "benchmark", minWidth=180, flex=2),
+    column("progress", "studies ended", width=160),
+    column("methods", minWidth=200, flex=2),
+    column("workloads", minWidth=200, flex=2),
+    column("started", "started (UTC)", width=185),
 ]
 
 
-def register(app: dash.Dash, store: Store) -> None:
-    """Add the page and its callback to `app`."""
-    dash.register_page(__name__, path="/", name="Studies", title="Studies · atoll", layout=layout)
+def register(app: dash.Dash, context: Context) -> None:
+    """Add the page and its callbacks to `app`."""
+
+    def page(search: str = "", archived: str = "", **_query: str) -> Any:
+        return layout(search, archived == "true")
+
+    dash.register_page(__name__, path="/", name="Studies", title="Studies · atoll", layout=page)
 
     @app.callback(
-        Output("studies-grid", "rowData"), Input("studies-interval", "n_intervals"), Input("studies-grid", "id")
+        Output("studies-grid", "rowData"),
+        Output("studies-benchmarks", "rowData"),
+        Output("studies-summary", "children"),
+        Output("studies-seen", "data"),
+        Input("studies-interval", "n_intervals"),
+        Input("studies-archived", "checked"),
+        State("studies-seen", "data"),
     )
-    def _update(_count: int, _grid: str) -> list[dict[str, Any]]:
-        return rows(store)
+    def _update(_count: int, archived: bool, seen: list[Any] | None) -> Any:
+        try:
+            summaries, benchmarks = context.store.studies(), context.store.benchmarks()
+        except UNREADABLE as error:
+            return no_update, no_update, f"The store cannot be read: {error}", None
+        shown = rows(context, summaries, benchmarks, archived)
+        of_benchmarks = benchmark_rows(context, summaries, benchmarks)
+        words = summary(summaries, archived)
+        if seen == [shown, of_benchmarks, words]:
+            return (no_update,) * 4
+        return shown, of_benchmarks, words, [shown, of_benchmarks, words]
+
+    app.clientside_callback(
+        "(words, options) => ({...options, quickFilterText: words || ''})",
+        Output("studies-grid", "dashGridOptions"),
+        Input("studies-search", "value"),
+        State("studies-grid", "dashGridOptions"),
+    )
+    app.clientside_callback(
+        dash.ClientsideFunction("atoll", "address"),
+        Output("studies-address", "data"),
+        Input("studies-search", "value"),
+        Input("studies-archived", "checked"),
+        State("studies-names", "data"),
+    )
 
 
-def rows(store: Store) -> list[dict[str, Any]]:
-    """The grid's rows, each name a link to the study's page."""
-    table = queries.studies(store)
-    table["key"] = table["study"]
-    table["study"] = [f"[{name}](/study/{name})" for name in table["study"]]
-    return queries.records(table)
-
-
-def layout() -> dmc.Stack:
+def layout(search: str = "", archived: bool = False) -> dmc.Stack:
     """The page."""
     return dmc.Stack(
         [
-            dmc.Title("Studies", order=2),
-            dag.AgGrid(
-                id="studies-grid",
-                columnDefs=[{"headerName": column["field"]} | column for column in COLUMNS],
-                rowData=[],
-                getRowId="params.data.key",
-                defaultColDef={"sortable": True, "filter": True, "resizable": True, "flex": 1, "minWidth": 100},
-                dashGridOptions={"domLayout": "autoHeight", "animateRows": False},
-                style={"height": None},
+            components.heading("Studies"),
+            dmc.Group(
+                [
+                    dmc.TextInput(
+                        id="studies-search",
+                        value=search,
+                        placeholder="Search names, methods, workloads, …",
+                        w=360,
+                        attributes={"input": {"aria-label": "Search studies"}},
+                    ),
+                    dmc.Switch(id="studies-archived", label="Show archived studies", checked=archived),
+                    dmc.Text(id="studies-summary", size="sm"),
+                ]
             ),
-            dcc.Interval(id="studies-interval", interval=INTERVAL_MILLISECONDS),
+            components.grid(
+                "studies-grid",
+                COLUMNS,
+                None,
+                rowData=[],
+                dashGridOptions={"domLayout": "autoHeight", "pagination": True, "paginationPageSize": 20},
+            ),
+            dmc.Title("Benchmarks", order=2, size="h4"),
+            components.grid(
+                "studies-benchmarks", BENCHMARK_COLUMNS, None, rowData=[], dashGridOptions={"domLayout": "autoHeight"}
+            ),
+            dcc.Store(id="studies-seen"),
+            dcc.Store(id="studies-names", data=["search", "archived"]),
+            dcc.Store(id="studies-address"),
+            components.interval("studies-interval"),
         ]
     )
+
+
+def rows(
+    context: Context, summaries: list[StudySummary], benchmarks: list[Benchmark], archived: bool
+) -> list[dict[str, Any]]:
+    """The table of studies."""
+    names = {benchmark.id: benchmark.name for benchmark in benchmarks}
+    return [
+        {
+            "key": str(s.study.id),
+            "href": context.link("study", name=s.study.name),
+            "study": s.study.name,
+            "state": f"{s.study.state}{', archived' if s.study.archived else ''}",
+            "progress": progress(s.num_ended, s.study.num_trials),
+            "best": s.best if s.best is not None and math.isfinite(s.best) else None,
+            "metric": s.study.metric,
+            "running": s.counts.get("running", 0) if s.study.state == "running" else 0,
+            "failed": s.counts.get("failed", 0),
+            "left": time_left(s.study, s.num_ended, time.time()),
+            "method": s.study.method,
+            "workload": s.study.workload,
+            "benchmark": names.get(s.study.benchmark_id or 0, ""),
+            "started": moment(s.study.started),
+        }
+        for s in summaries
+        if archived or not s.study.archived
+    ]
+
+
+def benchmark_rows(
+    context: Context, summaries: list[StudySummary], benchmarks: list[Benchmark]
+) -> list[dict[str, Any]]:
+    """The table of benchmarks."""
+    ended = pd.Series(
+        [s.study.benchmark_id for s in summaries if s.study.benchmark_id and s.study.state == "complete"], dtype=float
+    ).value_counts()
+    return [
+        {
+            "key": str(b.id),
+            "href": context.link("compare", benchmark=b.name),
+            "benchmark": b.name,
+            "progress": progress(int(ended.get(b.id, 0)), b.num_studies),
+            "methods": ", ".join(entry["name"] for entry in b.definition.get("methods", ())),
+            "workloads": ", ".join(entry["name"] for entry in b.definition.get("workloads", ())),
+            "started": moment(b.started),
+        }
+        for b in benchmarks
+    ]
+
+
+def summary(summaries: list[StudySummary], archived: bool) -> str:
+    """How many there are."""
+    if not summaries:
+        return "This store holds no studies yet: start one with `atoll quickstart`."
+    running = sum(s.study.state == "running" for s in summaries)
+    hidden = 0 if archived else sum(s.study.archived for s in summaries)
+    words = f"{len(summaries)} {'study' if len(summaries) == 1 else 'studies'}, {running} running"
+    return f"{words}, {hidden} archived" if hidden else words
+
+
+def progress(num_ended: int, budget: int | None) -> str:
+    """So many of so many."""
+    return f"{num_ended:,}" if budget is None else f"{num_ended:,} of {budget:,}"
+
+
+def time_left(study: Study, num_ended: int, now: float) -> str:
+    """How long a running study goes on at its pace so far, or until its budget of seconds."""
+    if study.state != "running":
+        return ""
+    if (seconds := study.definition.get("seconds")) is not None:
+        return f"≤ {components.duration(max(0.0, study.started + seconds - now))}"
+    if study.num_trials is None or not num_ended:
+        return "unknown"
+    return f"≈ {components.duration((now - study.started) / num_ended * max(0, study.num_trials - num_ended))}"
+
+
+def moment(seconds: float) -> str:
+    """A time, UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))

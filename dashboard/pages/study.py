@@ -1,139 +1,506 @@
-"""One study: its leaderboard, the best so far, and the training curves of chosen trials."""
+"""One study: what it has found so far, its trials, and what moves the objective."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import dash
-import dash_ag_grid as dag
 import dash_mantine_components as dmc
-import pandas as pd
 import plotly.graph_objects as go
-from dash import Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash.exceptions import PreventUpdate
 
-from atoll.dashboard import figures, queries
-from atoll.storage.models import Study
-from atoll.storage.store import Store, StoreError
+from atoll.analysis import importance
+from atoll.analysis.importance import ImportanceError
+from atoll.dashboard import components, table
+from atoll.dashboard.board import Board
+from atoll.dashboard.context import UNREADABLE, Context
+from atoll.dashboard.figures import parallel, style
+from atoll.dashboard.figures import study as figures
+from atoll.dashboard.figures import trial as trial_figures
+from atoll.storage import browse
+from atoll.storage.store import StoreError
 
-INTERVAL_MILLISECONDS = 2000
-FIRST_COLUMNS = ("place", "trial", "state")
-HIDDEN_COLUMNS = ("id", "attempt")
+TABS = {
+    "best": "Best so far",
+    "parallel": "Parallel coordinates",
+    "importance": "Importance",
+    "slices": "Slices",
+    "contour": "Contour",
+    "pareto": "Pareto front",
+    "timeline": "Timeline",
+    "failures": "Failures",
+}
+MAX_CURVES = 8
+PATIENCE = 0.3  # seconds for importance before the page says that it goes on
+# What the address holds, in the order of the callback that writes it.
+STATE = ["tab", "against", "method", "x", "y", "shown", "brush", "filter", "sort", "trials"]
 
 
-def register(app: dash.Dash, store: Store) -> None:
+def register(app: dash.Dash, context: Context) -> None:
     """Add the page and its callbacks to `app`."""
 
-    def page(name: str = "", **_query: str) -> Any:
+    def page(name: str | None = None, **query: str) -> Any:
         try:
-            return layout(store.study(name))
-        except StoreError as error:
-            return dmc.Alert(str(error), title="No such study", color="red")
+            board = context.boards.of(name) if name else context.boards.of(context.store.study().name)
+            return layout(context, board, query)
+        except UNREADABLE as error:
+            return components.alert("No such study", str(error))
 
-    dash.register_page(__name__, path_template="/study/<name>", title="Study · atoll", layout=page)
+    dash.register_page(__name__, path="/study", name="Study", title="Study · atoll", layout=page)
+    components.keep_views(app, "study-figure", "study-curves")
+    _register_live(app, context)
+    _register_figure(app, context)
+    _register_table(app, context)
+    if context.allow_edit:
+        _register_edits(app, context)
+    app.clientside_callback(
+        ClientsideFunction("atoll", "address"),
+        Output("study-address", "data"),
+        Input("study-tab", "value"),
+        Input("study-against", "value"),
+        Input("study-method", "value"),
+        Input("study-x", "value"),
+        Input("study-y", "value"),
+        Input("study-shown", "value"),
+        Input("study-brush", "data"),
+        Input("study-grid", "filterModel"),
+        Input("study-sort", "data"),
+        Input("study-chosen", "data"),
+        State("study-state", "data"),
+    )
 
+
+def _register_live(app: dash.Dash, context: Context) -> None:
     @app.callback(
-        Output("study-grid", "rowData"),
-        Output("study-grid", "columnDefs"),
-        Output("study-best", "figure"),
+        Output("study-revision", "data"),
         Output("study-summary", "children"),
-        Output("study-seen", "data"),
+        Output("study-problem", "children"),
         Input("study-interval", "n_intervals"),
         State("study-name", "data"),
-        State("study-seen", "data"),
+        State("study-revision", "data"),
     )
-    def _update(_count: int, name: str, seen: str | None) -> Any:
-        study = store.study(name)
-        trials = queries.trials(store, study)
-        now = signature(study, trials, store.newest_steps(study))
-        if now == seen:
-            return (no_update,) * 5
-        board = queries.leaderboard(trials, study)
-        best = figures.best_so_far(queries.incumbents(trials, study), study.metric, study.target)
-        return rows(board), columns(board, study.metric), best, summary(study, trials), now
+    def _update(_count: int, name: str, revision: str | None) -> Any:
+        try:
+            board = context.boards.of(name)
+        except StoreError:
+            return no_update, no_update, components.alert("This study is gone", f"{name} is not in the store any more.")
+        except UNREADABLE as error:
+            return no_update, no_update, components.alert("The store cannot be read", str(error))
+        now = f"{board.study.id}.{board.revision}.{context.background.num_done}"
+        words = summary(board, time.time())
+        return now if now != revision else no_update, words, None
+
+
+def _register_figure(app: dash.Dash, context: Context) -> None:
+    @app.callback(
+        Output(components.drawn("study-figure"), "data"),
+        Input("study-revision", "data"),
+        Input("study-tab", "value"),
+        Input("study-against", "value"),
+        Input("study-method", "value"),
+        Input("study-x", "value"),
+        Input("study-y", "value"),
+        Input("study-shown", "value"),
+        Input("theme", "data"),
+        Input("study-unbrush", "n_clicks"),
+        State("study-name", "data"),
+        State("study-brush", "data"),
+    )
+    def _draw(
+        revision: str | None,
+        tab: str,
+        against: str,
+        method: str,
+        x: str,
+        y: str,
+        shown: list[str],
+        theme: str,
+        _unbrush: int,
+        name: str,
+        brush: dict[str, Any],
+    ) -> go.Figure:
+        if revision is None:
+            raise PreventUpdate
+        if dash.ctx.triggered_id == "study-unbrush":
+            brush = {}
+        board = context.board(name)
+        options = {"against": against, "method": method, "x": x, "y": y, "shown": shown, "brush": brush or {}}
+        return style.themed(draw(context, board, tab, options), theme)
 
     @app.callback(
-        Output("study-curves", "figure"),
-        Input("study-grid", "selectedRows"),
-        Input("study-seen", "data"),
+        Output(components.drawn("study-curves"), "data"),
+        Input("study-chosen", "data"),
+        Input("study-revision", "data"),
+        Input("theme", "data"),
         State("study-name", "data"),
     )
-    def _draw(selected: list[dict[str, Any]] | None, _seen: str, name: str) -> go.Figure:
-        study = store.study(name)
-        numbers = [row["trial"] for row in selected or []]
-        curves = queries.curves(store, queries.trials(store, study), numbers)
-        return figures.training_curves(curves, study.curve_metric or study.metric)
+    def _curves(chosen: list[int] | None, _revision: str, theme: str, name: str) -> go.Figure:
+        board = context.board(name)
+        return style.themed(curves(context, board, chosen or []), theme)
+
+    @app.callback(
+        Output("study-brush", "data"),
+        Input("study-figure", "restyleData"),
+        Input("study-unbrush", "n_clicks"),
+        State("study-brush", "data"),
+        State("study-name", "data"),
+        State("study-tab", "value"),
+        prevent_initial_call=True,
+    )
+    def _brush(restyled: list[Any] | None, _clear: int, before: dict[str, Any], name: str, tab: str) -> Any:
+        if dash.ctx.triggered_id == "study-unbrush":
+            return {}
+        if not restyled or tab != "parallel":
+            raise PreventUpdate
+        board = context.board(name)
+        trials, hyperparameters = board.sample()
+        axes = parallel.dimensions(trials, hyperparameters, board.study.metric)
+        return parallel.brush(axes, before or {}, restyled[0])
+
+    @app.callback(Output("study-brushed", "children"), Input("study-brush", "data"), State("study-name", "data"))
+    def _describe(brush: dict[str, Any] | None, name: str) -> str:
+        if not brush:
+            return ""
+        metric = context.board(name).study.metric
+        return f"The table holds the trials that are brushed: {parallel.describe(brush, metric)}"
+
+    app.clientside_callback(
+        """(tab) => {
+            const own = {best: 'against', importance: 'method', contour: 'xy', pareto: 'xy', parallel: 'brush'}[tab];
+            return ['against', 'method', 'xy', 'brush'].map((which) => ({display: own === which ? 'flex' : 'none'}));
+        }""",
+        Output("study-against-control", "style"),
+        Output("study-method-control", "style"),
+        Output("study-xy-control", "style"),
+        Output("study-brush-control", "style"),
+        Input("study-tab", "value"),
+    )
 
 
-def signature(study: Study, trials: pd.DataFrame, newest_steps: dict[int, int]) -> str:
-    """Changes whenever the page has something new to show."""
-    return f"{study.state} {dict(trials['state'].value_counts())} {trials['finished'].max()} {newest_steps}"
+def _register_table(app: dash.Dash, context: Context) -> None:
+    @app.callback(
+        Output("study-grid", "getRowsResponse"),
+        Output("study-sort", "data"),
+        Input("study-grid", "getRowsRequest"),
+        State("study-brush", "data"),
+        State("study-name", "data"),
+        prevent_initial_call=True,
+    )
+    def _rows(request: dict[str, Any] | None, brush: dict[str, Any] | None, name: str) -> Any:
+        if request is None:
+            raise PreventUpdate
+        sorting = [{"colId": one["colId"], "sort": one["sort"]} for one in request.get("sortModel") or []]
+        return table.page(context, context.board(name), request, brush), sorting
+
+    @app.callback(
+        Output("study-grid", "columnDefs"),
+        Input("study-shown", "value"),
+        State("study-name", "data"),
+        prevent_initial_call=True,
+    )
+    def _columns(shown: list[str], name: str) -> Any:
+        return grid_columns(context.board(name), shown or [])
+
+    app.clientside_callback(
+        "(rows) => rows ? rows.map((row) => row.number) : dash_clientside.no_update",
+        Output("study-chosen", "data"),
+        Input("study-grid", "selectedRows"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("atoll", "choose"),
+        Output("study-marked", "data"),
+        Input("study-sort", "data"),  # comes with every answer to the table
+        State("study-marked", "data"),
+        State("study-chosen", "data"),
+        State("study-grid", "id"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("atoll", "reload"),
+        Output("study-reloaded", "data"),
+        Input("study-revision", "data"),
+        Input("study-brush", "data"),
+        State("study-grid", "id"),
+    )
 
 
-def rows(board: pd.DataFrame) -> list[dict[str, Any]]:
-    """The grid's rows; `key` tells them apart."""
-    return queries.records(board.assign(key=board["id"].astype(str)))
+def _register_edits(app: dash.Dash, context: Context) -> None:
+    @app.callback(
+        Output("study-edited", "children"),
+        Output("study-renamed", "data"),
+        Input("study-rename", "n_clicks"),
+        Input("study-archive", "n_clicks"),
+        State("study-new-name", "value"),
+        State("study-name", "data"),
+        prevent_initial_call=True,
+    )
+    def _edit(_rename: int, _archive: int, new: str, name: str) -> Any:
+        try:
+            study = context.store.study(name)
+            if dash.ctx.triggered_id == "study-rename":
+                context.store.rename(study, new or "")
+                return no_update, context.link("study", name=new)
+            context.store.archive(study, not study.archived)
+        except UNREADABLE as error:
+            return components.alert("Not changed", str(error)), no_update
+        return components.alert("Changed", "Listed again." if study.archived else "Archived.", "green"), no_update
+
+    app.clientside_callback(
+        "(address) => { window.location.assign(address); return address; }",
+        Output("study-moved", "data"),
+        Input("study-renamed", "data"),
+        prevent_initial_call=True,
+    )
 
 
-def columns(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
-    """The grid's columns: place, trial, state and objective first; numbers to four digits."""
-    first = [*FIRST_COLUMNS, metric]
-    names = [*first, *(c for c in board.columns if c not in (*first, *HIDDEN_COLUMNS))]
-    return [_column(name, pd.api.types.is_float_dtype(board[name])) for name in names]
+def draw(context: Context, board: Board, tab: str, options: dict[str, Any]) -> go.Figure:
+    """The figure of a tab."""
+    study, trials = board.study, board.trials
+    if tab == "best":
+        own_target = study.target if study.curve_metric in (None, study.metric) else None
+        return figures.best_so_far(trials, study.metric, study.direction, own_target, options["against"], study.started)
+    if tab == "timeline":
+        return figures.timeline(trials, study.started, study.finished or time.time())
+    if tab == "failures":
+        return figures.failures(browse.reasons(context.store, study.id))
+    if tab == "pareto":
+        return pareto_figure(board, options["x"], options["y"])
+    if tab == "importance":
+        return importance_figure(context, board, options["method"])
+    sample, hyperparameters = board.sample()
+    if tab == "parallel":
+        axes = parallel.dimensions(sample, hyperparameters, study.metric)
+        return parallel.figure(sample, axes, options["brush"], int(trials["place"].notna().sum()), study.direction)
+    if tab == "slices":
+        names = [name for name in options["shown"] or () if name in hyperparameters]
+        return figures.slices(sample, hyperparameters, names, study.metric)
+    x, y = options["x"], options["y"]
+    if x not in hyperparameters or y not in hyperparameters:
+        return style.message("Choose two hyperparameters.")
+    return figures.contour(sample, hyperparameters, x, y, study.metric, study.direction)
 
 
-def _column(name: str, is_float: bool) -> dict[str, Any]:
-    column: dict[str, Any] = {"field": name, "headerName": name}
-    if is_float and name != "place":
-        column["valueFormatter"] = {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"}
-    if is_float:
-        column["filter"] = "agNumberColumnFilter"
-    return column
+def pareto_figure(board: Board, x: str, y: str) -> go.Figure:
+    """Of two objectives, the chosen ones or the first two."""
+    names = [objective["name"] for objective in board.objectives]
+    if len(names) < 2:
+        return style.message(f"This study has one objective, {names[0]}; a Pareto front takes several.")
+    first, second = (x, y) if x in names and y in names and x != y else names[:2]
+    return figures.pareto(board.trials, board.objectives, first, second)
 
 
-def summary(study: Study, trials: pd.DataFrame) -> str:
-    """State and counts in one line."""
-    counts = trials["state"].value_counts()
-    shown = ", ".join(f"{counts[state]} {state}" for state in sorted(counts.index))
-    return f"{study.state}: {shown or 'no trials yet'} of {study.num_trials} trials"
+def importance_figure(context: Context, board: Board, method: importance.Method) -> go.Figure:
+    """Importance, worked out in the background and kept until a tenth more trials are complete."""
+    num_complete = int(board.trials["place"].notna().sum())
+    # It changes little with one trial more.
+    grown = int(math.log(max(1, num_complete), 1.1))
+
+    def work() -> tuple[dict[str, float], int]:
+        complete = board.trials[board.trials["place"].notna()]
+        some = complete.sample(min(len(complete), importance.MAX_TRIALS), random_state=0)
+        held = browse.held(context.store, some["id"].tolist())
+        rows = [held.get(int(id_), {}) for id_ in some["id"]]
+        shares = importance.importance(rows, some["objective"].tolist(), board.study.direction, method)
+        return shares, len(some)
+
+    try:
+        found = context.background.get((board.study.id, method, grown), work, PATIENCE)
+    except ImportanceError as error:
+        return style.message(str(error))
+    if found is None:
+        return style.message(f"{method} is being worked out; it appears here by itself.")
+    shares, used = found
+    return figures.importance(shares, method, used)
 
 
-def layout(study: Study) -> dmc.Stack:
-    """The page of one study."""
+def curves(context: Context, board: Board, chosen: Sequence[int]) -> go.Figure:
+    """Training curves of trials by number."""
+    some = board.trials[board.trials["number"].isin(list(chosen)[:MAX_CURVES])]
+    newest = some.sort_values("attempt").drop_duplicates("number", keep="last")
+    number_of = {int(id_): int(number) for id_, number in zip(newest["id"], newest["number"], strict=True)}
+    reports = trial_figures.reports_frame(context.store.progress(number_of), number_of)
+    return trial_figures.curves(reports, board.study.curve_metric or board.study.metric, board.study.target)
+
+
+def summary(board: Board, now: float) -> list[Any]:
+    """State and counts, as badges."""
+    study, counts = board.study, board.counts()
+    num_ended = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
+    color = {"running": "blue", "complete": "green", "stopped": "yellow", "failed": "red"}.get(study.state, "gray")
+    budget = f" of {study.num_trials:,}" if study.num_trials is not None else ""
+    spent = (study.finished or now) - study.started
+    words = [f"{num_ended:,}{budget} trials ended", *(f"{n:,} {s}" for s, n in sorted(counts.items()))]
+    words += [f"{study.num_refused:,} refused before training"] if study.num_refused else []
+    words += [f"{'took' if study.finished else 'for'} {components.duration(spent)}"]
+    badge = dmc.Badge(study.state, color=color, variant="dot")
+    reason = [components.alert("Why it ended", study.reason, "yellow")] if study.reason else []
+    return [dmc.Group([badge, dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm"), *reason]
+
+
+def grid_columns(board: Board, shown: Sequence[str]) -> list[dict[str, Any]]:
+    """The leaderboard's columns."""
+    held = board.held(board.trials["id"].to_numpy()[-200:])
+    return table.columns(board, shown, {name: style.is_number(held[name]) for name in shown if name in held})
+
+
+def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
+    """The page, as its address says."""
+    study = board.study
+    names, objectives = board.names(), [objective["name"] for objective in board.objectives]
+    shown = _listed(query.get("shown")) or names[: table.MAX_SHOWN]
+    tabs = {key: title for key, title in TABS.items() if key != "pareto" or len(objectives) > 1}
+    axes = [{"group": "hyperparameters", "items": names}]
+    axes += [{"group": "objectives", "items": [n for n in objectives if n not in names]}] if len(objectives) > 1 else []
+    defaults = ([*names, None, None] if len(objectives) < 2 else objectives)[:2]
+    tab = query.get("tab", "best")
+    against, method = query.get("against"), query.get("method")
     return dmc.Stack(
         [
-            dcc.Store(id="study-name", data=study.name),
-            dcc.Store(id="study-seen"),
-            dcc.Interval(id="study-interval", interval=INTERVAL_MILLISECONDS),
-            dmc.Title(study.name, order=2),
-            dmc.Text(f"{study.method} on {study.workload}; {study.direction} {study.metric}", c="dimmed"),
-            dmc.Text(id="study-summary"),
-            dmc.SimpleGrid(
+            *(
+                dcc.Store(id=f"study-{name}", data=data)
+                for name, data in {
+                    "name": study.name,
+                    "revision": None,
+                    "state": STATE,
+                    "address": None,
+                    "brush": _parsed(query.get("brush")),
+                    "sort": _parsed(query.get("sort"), []),
+                    "chosen": _parsed(query.get("trials"), []),
+                    "reloaded": None,
+                    "marked": False,
+                }.items()
+            ),
+            dcc.Store(id="study-renamed"),
+            dcc.Store(id="study-moved"),
+            components.interval("study-interval"),
+            components.heading(
+                study.name,
+                dcc.Link("Islands", href=context.link("islands", name=study.name)),
+                dcc.Link("Export", href=context.link("export", name=study.name)),
+                dcc.Link("Projection", href=context.link("projection", name=study.name)),
+                below=f"{study.method} on {study.workload}: {_aim(board)}",
+            ),
+            html.Div(id="study-problem", role="alert"),
+            html.Div(id="study-summary"),
+            *([_edits(study.name)] if context.allow_edit else []),
+            dmc.Tabs(
                 [
-                    _panel("Best so far", dcc.Graph(id="study-best")),
-                    _panel("Training curves of the selected trials", dcc.Graph(id="study-curves")),
+                    dmc.TabsList([dmc.TabsTab(title, value=key) for key, title in tabs.items()]),
+                    # One figure serves all; a tab still has to name a panel.
+                    *(dmc.TabsPanel([], value=key) for key in tabs),
                 ],
-                cols={"base": 1, "lg": 2},
+                id="study-tab",
+                value=tab if tab in tabs else "best",
             ),
-            dmc.Title("Leaderboard", order=3),
-            dmc.Text("Select trials to draw their curves.", c="dimmed", size="sm"),
-            dag.AgGrid(
-                id="study-grid",
-                rowData=[],
-                columnDefs=[],
-                getRowId="params.data.key",
-                defaultColDef={"sortable": True, "filter": True, "resizable": True, "minWidth": 90},
+            components.figure(
+                "study-figure",
+                "Trials",
+                _control(
+                    "against",
+                    components.choice(
+                        "study-against", "against", list(figures.AXES), against if against in figures.AXES else "trials"
+                    ),
+                ),
+                _control(
+                    "method",
+                    components.choice(
+                        "study-method",
+                        "importance by",
+                        get_args(importance.Method),
+                        method if method in get_args(importance.Method) else "PED-ANOVA",
+                    ),
+                ),
+                _control(
+                    "xy",
+                    components.choice("study-x", "horizontal", axes, query.get("x") or defaults[0], searchable=True),
+                    components.choice("study-y", "vertical", axes, query.get("y") or defaults[1], searchable=True),
+                ),
+                _control(
+                    "brush", dmc.Button("Clear brushes", id="study-unbrush", size="compact-xs", variant="default")
+                ),
+            ),
+            dmc.Text(id="study-brushed", size="sm"),
+            dmc.Group(
+                [
+                    dmc.Title("Leaderboard", order=2, size="h4"),
+                    dmc.MultiSelect(
+                        id="study-shown",
+                        data=names,
+                        value=[name for name in shown if name in names],
+                        searchable=True,
+                        hidePickedOptions=True,
+                        size="xs",
+                        maw=900,
+                        attributes={"input": {"aria-label": "Hyperparameters to show"}},
+                        placeholder="hyperparameters",
+                    ),
+                ],
+                align="start",
+            ),
+            components.grid(
+                "study-grid",
+                grid_columns(board, shown),
+                rowModelType="infinite",
+                filterModel=_parsed(query.get("filter")),
                 dashGridOptions={
-                    "rowSelection": {"mode": "multiRow", "enableClickSelection": True},
-                    "animateRows": False,
-                    "pagination": True,
-                    "paginationPageSize": 50,
+                    "rowSelection": {
+                        "mode": "multiRow",
+                        "enableClickSelection": True,
+                        "checkboxes": False,
+                        "headerCheckbox": False,
+                    },
+                    "cacheBlockSize": 100,
+                    "maxBlocksInCache": 20,
+                    "infiniteInitialRowCount": 1,
+                    "rowBuffer": 20,
                 },
-                columnSize="autoSize",
-                style={"height": "600px"},
             ),
+            components.figure(
+                "study-curves",
+                "Training curves of the selected trials",
+                help=f"Select rows above, several with Ctrl; at most {MAX_CURVES} are drawn.",
+            ),
+        ],
+        gap="sm",
+    )
+
+
+def _control(name: str, *content: Any) -> html.Div:
+    return html.Div(list(content), id=f"study-{name}-control", className="control")
+
+
+def _edits(name: str) -> dmc.Group:
+    return dmc.Group(
+        [
+            dmc.TextInput(
+                id="study-new-name", value=name, size="xs", w=260, attributes={"input": {"aria-label": "New name"}}
+            ),
+            dmc.Button("Rename", id="study-rename", size="compact-sm", variant="default"),
+            dmc.Button("Archive or list again", id="study-archive", size="compact-sm", variant="default"),
+            html.Div(id="study-edited", role="status"),
         ]
     )
 
 
-def _panel(title: str, content: Any) -> html.Div:
-    return dmc.Card([dmc.Text(title, fw=600), content], withBorder=True, padding="sm")
+def _aim(board: Board) -> str:
+    return ", ".join(f"{objective['direction']} {objective['name']}" for objective in board.objectives)
+
+
+def _listed(text: str | None) -> list[str]:
+    return [str(name) for name in _parsed(text, [])]
+
+
+def _parsed(text: str | None, default: Any = None) -> Any:
+    """What an address holds; nothing where somebody has broken it."""
+    default = {} if default is None else default
+    try:
+        found = json.loads(text) if text else default
+    except ValueError:
+        return default
+    return found if isinstance(found, type(default)) else default

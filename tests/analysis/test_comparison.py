@@ -10,8 +10,8 @@ import made_up
 import pytest
 
 from atoll.analysis import comparison, confirmations
-from atoll.dashboard import comparison as figures
 from atoll.dashboard import report
+from atoll.dashboard.figures import comparison as figures
 
 GOOD, SLOW, NEVER = [0.5, 0.9, 0.95], [0.5, 0.6, 0.92], [0.5, 0.6, 0.7]
 INF = math.inf

@@ -1,100 +1,274 @@
-"""The dashboard in a real browser, while a search's journal grows."""
+"""The dashboard in a real browser: every page on a store that real searches filled."""
 
-import subprocess
-import sys
+import csv
+import io
+import json
 
 import browser
-import journals
 import pytest
+import yaml
 from commands import wait_until
+from served import ROWS, cell, dashboard, drawn, points, until
 
-from atoll.storage.journal import JournalWriter
-from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import Store
 
-pytestmark = browser.NEEDED
+pytestmark = [*browser.NEEDED, pytest.mark.mpi]
 
 
-@pytest.fixture
-def live_search(tmp_path):
-    """A search under way: its journal's writer, and the URL of a dashboard over its store."""
-    folder = journals.start_folder(tmp_path / "s")
-    lines = JournalWriter(folder.root_journal(0))
-    for number, objective in enumerate([0.8, 0.9]):
-        journals.start_trial(lines, number)
-        for epoch in (1, 2, 3):
-            journals.report(lines, number, epoch)
-        journals.end_trial(lines, number, objective)
-    url = f"sqlite:///{tmp_path}/atoll.db"
-    recorder = Recorder(folder, lambda: Store(url), journals.study_row(folder.path))
-    recorder.catch_up()
-    thread = RecorderThread(recorder)
-    thread.start()
-    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--port", "0", "--store", url]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield lines, server.stdout.readline().split()[-1]
-    finally:
-        server.kill()
-        server.communicate()
-        thread.finish(20)
+@pytest.fixture(scope="module")
+def url(searched):
+    with dashboard(searched) as address:
+        yield address
 
 
 @pytest.fixture
 def page():
     with browser.opened(1500, 1100) as opened:
         yield opened
+        assert opened.failures == []
 
 
-def test_from_the_study_list_to_a_trials_curve_while_the_search_runs(live_search, page):
-    lines, url = live_search
+def csv_of(page, figure):
+    with page.expect_download() as waiting:
+        page.click(f"[id*='\"figure\":\"{figure}\"'][id*='csv']")
+    return list(csv.reader(io.StringIO(waiting.value.path().read_text())))
+
+
+def test_studies_are_listed_searched_and_opened(url, page):
     page.goto(url)
-    page.click(".ag-cell a")
-    page.wait_for_url("**/study/s")
-    assert page.inner_text("h2") == "s"
-    rows = ".ag-center-cols-container .ag-row"
-    page.wait_for_selector(rows)
-    assert page.locator(rows).count() == 2
-    assert page.inner_text(f"{rows}[row-index='0'] [col-id='accuracy']") == "0.9"
-    # filter by nothing, choose the best trial: its curve appears
-    assert page.locator("#study-curves .scatterlayer .trace").count() == 0
-    page.click(f"{rows}[row-index='0'] [col-id='trial']")
-    page.wait_for_selector("#study-curves .scatterlayer .trace")
-    assert page.locator("#study-curves .scatterlayer .trace").count() == 3
-    assert "trial 1" in page.inner_text("#study-curves")
-    # a running trial's curve grows
-    journals.start_trial(lines, 3)
-    journals.report(lines, 3, 1)
-    page.wait_for_function(f'document.querySelectorAll("{rows}").length == 3')
-    page.click(f"{rows}[row-index='2'] [col-id='trial']", modifiers=["Control"])
-    points = "#study-curves .scatterlayer .trace .point"
-    page.wait_for_function(f'document.querySelectorAll("{points}").length == 12')
-    journals.report(lines, 3, 2)
-    page.wait_for_function(f'document.querySelectorAll("{points}").length == 15')
-    page.click(f"{rows}[row-index='2'] [col-id='trial']", modifiers=["Control"])
-    # a new trial appears by itself, above, and the choice stays
-    journals.start_trial(lines, 2)
-    journals.report(lines, 2, 1)
-    journals.end_trial(lines, 2, 0.99)
-    page.wait_for_function(f'document.querySelectorAll("{rows}").length == 4')
-    assert page.inner_text(f"{rows}[row-index='0'] [col-id='accuracy']") == "0.99"
-    assert page.locator(f"{rows}.ag-row-selected [col-id='trial']").inner_text() == "1"
-    assert "3 complete" in page.inner_text("#study-summary")
-    assert page.failures == []
+    page.wait_for_selector(ROWS)
+    names = page.locator("#studies-grid [col-id='study'] a")
+    until(page, "document.querySelectorAll('#studies-grid .ag-center-cols-container .ag-row').length === 7")
+    assert {"daso", "front", "broken"} <= set(names.all_inner_texts())
+    assert "7 studies, 0 running" in page.inner_text("#studies-summary")
+    assert page.inner_text("#studies-benchmarks .ag-row [col-id='progress']") == "4 of 4"
+    page.fill("#studies-search", "easgd")
+    until(page, "document.querySelectorAll('#studies-grid .ag-center-cols-container .ag-row').length === 1")
+    wait_until(lambda: page.url.endswith("?search=easgd"), 10)
+    page.click("#studies-grid [col-id='study'] a")
+    page.wait_for_url("**/study?name=front")
+    page.wait_for_selector("h1 >> text=front")
 
 
-def test_columns_sort_and_filter(live_search, page):
-    _, url = live_search
-    page.goto(f"{url}/study/s")
-    rows = ".ag-center-cols-container .ag-row"
-    page.wait_for_selector(rows)
-    page.click(".ag-header-cell[col-id='trial'] .ag-header-cell-label")
-    wait_until(lambda: page.inner_text(f"{rows}[row-index='0'] [col-id='trial']") == "0", timeout=10)
-    page.click(".ag-header-cell[col-id='trial'] .ag-header-cell-label")
-    wait_until(lambda: page.inner_text(f"{rows}[row-index='0'] [col-id='trial']") == "1", timeout=10)
+def test_a_studys_figures_and_leaderboard(url, page, searched):
+    best = Store(searched).leaderboard(Store(searched).study("daso"))
+    page.goto(f"{url}/study?name=daso")
+    page.wait_for_selector(ROWS)
+    wait_until(lambda: page.inner_text(cell(0, "objective")) == f"{best[0].objective:.4g}", 20)
+    assert "14 of 14 trials ended" in page.inner_text("#study-counts")
+    drawn(page, "study-figure")
+    assert points(page, "study-figure") == len(best)
+    for tab in ("parallel", "importance", "slices", "contour", "timeline"):
+        page.click(f"#study-tab [role=tab][id$='{tab}']")
+        drawn(page, "study-figure")
+        wait_until(lambda tab=tab: f"tab={tab}" in page.url, 10)
+    page.click("#study-tab [role=tab][id$='failures']")
+    page.wait_for_selector("#study-figure >> text=No trial has failed")
 
 
-def test_an_unknown_study_is_told(live_search, page):
-    _, url = live_search
-    page.goto(f"{url}/study/nothing")
-    page.wait_for_selector("text=it holds s")
+def test_columns_filter_on_the_server_and_the_address_keeps_it(url, page, searched):
+    complete = Store(searched).trials(Store(searched).study("daso"))
+    small = sorted(t.number for t in complete if t.hyperparameters["batch_size"] < 40)
+    page.goto(f"{url}/study?name=daso&shown=%5B%22batch_size%22%5D")
+    page.wait_for_selector(cell(0, "hp.batch_size"))
+    assert page.locator(".ag-header-cell[col-id='hp.B']").count() == 0
+    page.click(".ag-header-cell[col-id='hp.batch_size'] .ag-header-cell-filter-button")
+    page.click(".ag-filter-select")
+    page.click(".ag-select-list-item >> text=/^Less than$/")
+    page.fill(".ag-filter-body input[type=number] >> visible=true", "40")
+    until(page, "(n) => document.querySelectorAll('.ag-center-cols-container .ag-row').length === n", len(small))
+    wait_until(lambda: "filter=" in page.url, 10)
+    kept = page.url
+    page.goto(url)
+    page.goto(kept)
+    until(page, "(n) => document.querySelectorAll('.ag-center-cols-container .ag-row').length === n", len(small))
+    shown = page.locator(".ag-pinned-left-cols-container [col-id='number']").all_inner_texts()
+    assert sorted(map(int, shown)) == small
+
+
+def test_brushing_the_parallel_coordinates_filters_the_table(url, page, searched):
+    page.goto(f"{url}/study?name=daso&tab=parallel")
+    drawn(page, "study-figure")
+    page.wait_for_selector(ROWS)
+    axis = page.locator("#study-figure .axis-brush .background").last.bounding_box()
+    middle = axis["x"] + axis["width"] / 2
+    page.mouse.move(middle, axis["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(middle, axis["y"] + axis["height"] / 4, steps=5)
+    page.mouse.up()
+    page.wait_for_selector("#study-brushed >> text=accuracy:")
+    low, high = json.loads(page.evaluate("new URLSearchParams(location.search).get('brush')") or "{}").get(
+        "objective", {"ranges": [[0, 0]]}
+    )["ranges"][0]
+    trials = Store(searched).trials(Store(searched).study("daso"))
+    inside = [t.number for t in trials if t.objective is not None and low <= t.objective <= high]
+    assert 0 < len(inside) < 14
+    until(page, "(n) => document.querySelectorAll('.ag-center-cols-container .ag-row').length === n", len(inside))
+    page.click("#study-unbrush")
+    until(page, "document.querySelectorAll('.ag-center-cols-container .ag-row').length === 14")
+    assert page.inner_text("#study-brushed") == ""
+
+
+def test_selected_trials_are_drawn_and_hyperparameters_picked(url, page):
+    page.goto(f"{url}/study?name=daso")
+    page.wait_for_selector(cell(0, "state"))
+    page.click(cell(0, "state"))
+    drawn(page, "study-curves")
+    page.click(cell(1, "state"), modifiers=["Control"])
+    until(page, "document.querySelector('#study-curves .js-plotly-plot')._fullData.length === 10")
+    wait_until(lambda: "trials=" in page.url, 10)
+    page.reload()
+    until(page, "document.querySelectorAll('.ag-center-cols-container .ag-row-selected').length === 2")
+    page.click("#study-shown")
+    page.keyboard.type("weight_decay")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".ag-header-cell[col-id='hp.weight_decay']", state="attached")
+
+
+def test_islands_and_a_family_tree(url, page):
+    page.goto(f"{url}/islands?name=daso&trial=13")
+    for figure in ("islands-populations", "islands-migrations", "islands-diversity", "islands-tree"):
+        drawn(page, figure)
+    page.wait_for_selector("text=Trial 13 was bred on island")
+    rows = csv_of(page, "islands-migrations")
+    assert rows[0] == ["from", "to", "count"]
+    assert rows[1][0].startswith("from island")
+    page.fill("#islands-trial", "0")
+    page.wait_for_selector("text=Trial 0 was bred on island 0 by default")
+    wait_until(lambda: "trial=0" in page.url, 10)
+    page.fill("#islands-trial", "999")
+    page.wait_for_selector("#islands-tree >> text=no trial 999")
+
+
+def test_a_trial_and_its_configuration(url, page, searched):
+    page.goto(f"{url}/trial?study=daso&number=3")
+    drawn(page, "trial-curves")
+    drawn(page, "trial-ledger")
+    assert "incumbent" in page.inner_text("main")
+    assert "gene from" in page.inner_text("main")
+    assert "Hosts and devices" in page.inner_text("#trial-facts")
+    with page.expect_download() as waiting:
+        page.click("#trial-save")
+    assert waiting.value.suggested_filename == "daso-trial-3.yaml"
+    content = yaml.safe_load(waiting.value.path().read_text())
+    assert content["origin"]["trial"] == 3
+    assert content["method"] == "daso"
+
+
+def test_a_failed_trial_shows_why(url, page, searched):
+    failed = [t for t in Store(searched).trials(Store(searched).study("broken")) if t.state == "failed"]
+    page.goto(f"{url}/trial?study=broken&number={failed[0].number}")
+    page.wait_for_selector("#trial-facts >> text=broken on purpose")
+    assert "Traceback" in page.inner_text("#trial-facts")
+    page.goto(f"{url}/study?name=broken&tab=failures")
+    drawn(page, "study-figure")
+    assert page.evaluate("document.querySelector('#study-figure .js-plotly-plot')._fullData[0].x[0]") == len(failed)
+
+
+def test_a_pareto_front(url, page):
+    page.goto(f"{url}/study?name=front&tab=pareto")
+    drawn(page, "study-figure")
+    assert page.locator(".ag-header-cell[col-id='objectives.bytes_sent']").count() == 1
+    page.goto(f"{url}/export?name=front&pareto=true")
+    page.wait_for_selector("#export-yaml >> text=configurations:")
+
+
+def test_a_benchmark_is_compared_and_its_figures_downloaded(url, page):
+    page.goto(f"{url}/compare?benchmark=b")
+    drawn(page, "compare-figure")
+    page.wait_for_selector(".ag-row [col-id='metric on test data']")
+    assert page.locator("#compare-grid .ag-center-cols-container .ag-row").count() == 2
+    rows = csv_of(page, "compare-figure")
+    assert rows[0] == ["trace", "x", "y", "z", "text"]
+    assert {row[0] for row in rows[1:]} >= {"ddp", "local_sgd"}
+    for kind, head in (("png", b"\x89PNG"), ("svg", b"<svg")):
+        with page.expect_download() as waiting:
+            page.click(f"[id*='\"figure\":\"compare-figure\"'][id*='{kind}']")
+        assert waiting.value.suggested_filename.endswith(f".{kind}")
+        assert waiting.value.path().read_bytes().startswith(head)
+    for figure in ("seconds", "wire_bytes", "tuning", "scores", "difference"):
+        page.goto(f"{url}/compare?benchmark=b&figure={figure}")
+        until(page, "document.querySelector('#compare-figure .js-plotly-plot')?._fullLayout")
+
+
+def test_studies_are_compared_with_a_warning(url, page):
+    page.goto(f"{url}/compare?studies=%5B%22daso%22%2C%22broken%22%5D")
+    drawn(page, "compare-figure")
+    assert "These are searches, not a benchmark" in page.inner_text("#compare-notes")
+    until(page, "document.querySelectorAll('#compare-grid .ag-center-cols-container .ag-row').length === 2")
+
+
+def test_predictions_are_marked_and_clusters_can_be_edited(url, page):
+    page.goto(f"{url}/projection?name=b&nodes=1,2,4")
+    drawn(page, "projection-figure")
+    assert "Predictions, not measurements" in page.inner_text("#projection-notes")
+    assert "Predictions, not measurements" in page.inner_text("#projection-figure")
+    dashes = page.evaluate(
+        "document.querySelector('#projection-figure .js-plotly-plot')._fullData.map(t => t.line.dash)"
+    )
+    assert set(dashes) == {"dash"}
+    until(page, "document.querySelectorAll('#projection-grid .ag-center-cols-container .ag-row').length === 6")
+    text = page.input_value("#projection-text")
+    page.fill("#projection-text", text.replace("ranks_per_node: 4", "ranks_per_node: none"))
+    page.wait_for_selector("#projection-problem >> text=ranks_per_node")
+    page.fill("#projection-text", text.replace("ranks_per_node: 4", "ranks_per_node: 8"))
+    page.wait_for_selector("#projection-grid [col-id='num_ranks'] >> text=/^32$/")
+
+
+def test_the_best_are_exported(url, page, searched):
+    best = Store(searched).leaderboard(Store(searched).study("daso"))
+    page.goto(f"{url}/export?name=daso&best=2")
+    page.wait_for_selector("#export-yaml >> text=configurations:")
+    with page.expect_download() as waiting:
+        page.click("#export-save")
+    found = yaml.safe_load(waiting.value.path().read_text())["configurations"]
+    assert [one["origin"]["trial"] for one in found] == [trial.number for trial in best[:2]]
+    assert "atoll export daso --best 2" in page.inner_text("#export-command")
+
+
+def test_the_theme_is_chosen_and_kept(url, page):
+    page.goto(f"{url}/study?name=daso")
+    drawn(page, "study-figure")
+    assert page.get_attribute("html", "data-mantine-color-scheme") == "light"
+    page.click("#theme-toggle")
+    until(page, "document.documentElement.dataset.mantineColorScheme === 'dark'")
+    until(page, "document.querySelector('#study-figure .js-plotly-plot')._fullLayout.font.color !== '#2a3f5f'")
+    page.reload()
+    until(page, "document.documentElement.dataset.mantineColorScheme === 'dark'")
+
+
+PAGES = [
+    "/", "/study?name=daso", "/study?name=daso&tab=failures", "/islands?name=daso", "/trial?study=daso&number=3",
+    "/compare?benchmark=b", "/projection?name=b", "/export?name=daso",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1920)])
+def test_axe_finds_nothing_serious_and_nothing_reaches_over_the_edge(url, theme, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with browser.opened(width, 900, color_scheme=theme) as page:
+        for path in PAGES:
+            page.goto(url + path)
+            page.wait_for_selector("h1")
+            page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(500)
+            found = axe.run(page).response["violations"]
+            serious = [(path, v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+            assert serious == []
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+        assert page.failures == []
+
+
+def test_the_keyboard_reaches_a_trial(url, page):
+    page.goto(f"{url}/study?name=daso")
+    page.wait_for_selector(cell(0, "number"))
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        where = page.evaluate("document.activeElement.textContent.slice(0, 30) + '|' + document.activeElement.id")
+        reached.append(where)
+        if page.evaluate("document.activeElement.closest('.ag-root') !== null"):
+            break
+    assert any("theme-toggle" in one for one in reached)
+    assert any("Best so far" in one for one in reached)
+    assert page.evaluate("document.activeElement.closest('.ag-root') !== null")

@@ -1,89 +1,213 @@
-"""Queries, figures and pages without a browser."""
+"""Pages without a browser: what they are made of for stores as odd as they come."""
 
+import math
+import time
+
+import boards
 import journals
-import pandas as pd
 import pytest
 
-from atoll.dashboard import figures, queries
-from atoll.dashboard.pages import studies, study
-from atoll.storage.journal import JournalWriter
-from atoll.storage.recorder import Recorder
-from atoll.storage.store import Store
+from atoll.dashboard import app
+from atoll.dashboard.context import Background, Context
+from atoll.dashboard.pages import compare, export, islands, projection, studies, study, trial
+from atoll.storage import browse
+from atoll.storage.store import Store, StoreError
+from atoll.storage.yamlfile import FileError
+
+OPTIONS = {"against": "trials", "method": "PED-ANOVA", "x": "B", "y": "learning_rate", "shown": ["B"], "brush": {}}
 
 
-@pytest.fixture
-def store(tmp_path):
-    folder = journals.start_folder(tmp_path / "s")
-    journals.write_study(folder, [0.9, None, 0.95, 0.85])
-    url = f"sqlite:///{tmp_path}/atoll.db"
-    recorder = Recorder(folder, lambda: Store(url), journals.study_row(folder.path))
-    recorder.catch_up()
-    return Store(url)
+def empty(path):
+    return Store(f"sqlite:///{path}/atoll.db")
 
 
-def test_the_list_links_to_the_study(store):
-    (row,) = studies.rows(store)
-    assert row["study"] == "[s](/study/s)"
-    assert (row["trials"], row["failed"], row["best"]) == (4, 1, 0.95)
+STORES = {
+    "no trials": lambda path: boards.record(path)[0],
+    "one trial": lambda path: boards.study(path, [0.5]),
+    "all failed": lambda path: boards.study(path, [None, None, None]),
+    "two alike": lambda path: boards.study(path, [0.5, 0.5]),
+    "nasty name": lambda path: boards.study(path, [0.5, 0.7, None], name=boards.NASTY),
+}
 
 
-def test_leaderboard_places_the_best_first_and_failures_last(store):
-    row = store.study()
-    board = queries.leaderboard(queries.trials(store, row), row)
-    assert board["trial"].tolist() == [2, 0, 3, 1]
-    assert board["place"].tolist()[:3] == [1, 2, 3]
-    assert pd.isna(board["place"].tolist()[3])
-    records = study.rows(board)
-    assert records[3]["accuracy"] is None
-    assert [c["field"] for c in study.columns(board, "accuracy")][:4] == ["place", "trial", "state", "accuracy"]
+@pytest.fixture(params=STORES)
+def context(request, tmp_path):
+    return Context(STORES[request.param](tmp_path), allow_edit=True)
 
 
-def test_best_so_far_never_gets_worse(store):
-    row = store.study()
-    incumbents = queries.incumbents(queries.trials(store, row), row)
-    assert incumbents["objective"].tolist() == [0.9, 0.95, 0.85]
-    assert incumbents["best"].tolist() == [0.9, 0.95, 0.95]
-    figure = figures.best_so_far(incumbents, "accuracy", 0.97)
-    assert list(figure.data[1].y) == [0.9, 0.95, 0.95]
-    assert figure.layout.shapes[0].y0 == 0.97
+def test_every_page_has_a_layout(context):
+    board = context.boards.of(context.store.study().name)
+    study.layout(context, board, {})
+    islands.layout(context, board, None)
+    compare.layout(context, None, [board.study.name], None)
+    projection.layout(context, board.study.name, {})
+    export.layout(context, board.study.name, 1, False)
+    if len(board.trials):
+        row = browse.trial(context.store, board.study.id, 0)
+        trial.layout(context, board.study, row)
+        trial.draw(context, board.study, row)
+        trial.facts(context, board.study, row)
+    (only,) = studies.rows(context, context.store.studies(), [], archived=False)
+    assert only["study"] == board.study.name
 
 
-def test_curves_of_chosen_trials(store):
-    row = store.study()
-    curves = queries.curves(store, queries.trials(store, row), [0, 2])
-    assert sorted(set(curves["trial"])) == [0, 2]
-    figure = figures.training_curves(curves, "accuracy")
-    assert len(figure.data) == 6
-    assert list(figure.data[2].y) == pytest.approx([0.5, 0.75, 1 - 0.5 / 3])
+@pytest.mark.parametrize("tab", study.TABS)
+def test_every_figure_can_be_drawn(context, tab):
+    board = context.boards.of(context.store.study().name)
+    assert study.draw(context, board, tab, OPTIONS) is not None
 
 
-def test_empty_studies_draw_empty_figures(tmp_path):
-    url = f"sqlite:///{tmp_path}/atoll.db"
-    empty = Store(url)
-    empty.add_study(journals.study_row(tmp_path))
-    row = empty.study()
-    trials = queries.trials(empty, row)
-    assert figures.best_so_far(queries.incumbents(trials, row), row.metric, None).data[0].x is not None
-    assert len(figures.training_curves(queries.curves(empty, trials, []), row.metric).data) == 0
-    assert study.rows(queries.leaderboard(trials, row)) == []
-    assert study.summary(row, trials) == "running: no trials yet of 4 trials"
+def test_islands_and_comparisons_can_be_drawn(context):
+    board = context.boards.of(context.store.study().name)
+    assert len(islands.draw(context, board)) == 3
+    for kind in compare.TUNED:
+        assert compare.of_studies(context, [board.study.name], kind)[2] == kind
 
 
-def test_the_signature_changes_with_every_state(store):
-    row = store.study()
-    trials = queries.trials(store, row)
-    before = study.signature(row, trials, {})
-    assert before == study.signature(row, queries.trials(store, row), store.newest_steps(row))
-    assert before != study.signature(row, trials.assign(state="running"), {})
-    assert before != study.signature(row, trials, {7: 10})
+def test_an_empty_store_says_what_to_do(tmp_path):
+    context = Context(empty(tmp_path))
+    assert "atoll quickstart" in studies.summary(context.store.studies(), False)
+    compare.layout(context, None, [], None)
+    export.layout(context, None, 1, False)
+    with pytest.raises(StoreError, match="does not hold a study"):
+        export.content(context, context.store.study(), 1)
 
 
-def test_an_objective_is_not_hidden_by_a_metric_of_its_name(tmp_path):
-    folder = journals.start_folder(tmp_path / "s", metric="validation_loss")
-    lines = JournalWriter(folder.root_journal(0))
+def test_addresses_that_somebody_broke_still_open(tmp_path):
+    context = Context(boards.study(tmp_path, [0.5, 0.7]))
+    board = context.boards.of("s")
+    broken = {"tab": "<b>", "brush": "{", "filter": "[1]", "sort": "3", "trials": "x", "shown": '{"a": 1}', "x": "no"}
+    study.layout(context, board, broken)
+    assert compare._names("{") == []
+    for number, attempt in (("x", None), ("99", None), ("0", "7"), ("-1", None)):
+        with pytest.raises(StoreError):
+            trial.read(context, board.study, number, attempt)
+
+
+def test_numbers_that_are_missing(tmp_path):
+    """A metric that was not a number is null in the store."""
+    store, lines, recorder = boards.record(tmp_path)
     journals.start_trial(lines, 0)
-    journals.end_trial(lines, 0, 0.5, metrics={"validation_loss": 9.0})
-    url = f"sqlite:///{tmp_path}/atoll.db"
-    Recorder(folder, lambda: Store(url), journals.study_row(folder.path, metric="validation_loss")).catch_up()
-    row = Store(url).study()
-    assert queries.trials(Store(url), row)["validation_loss"].tolist() == [0.5]
+    journals.report(lines, 0, 1, metric=math.nan, train_loss=math.inf, validation_loss=None)
+    journals.end_trial(lines, 0, None, state="complete", metrics={"validation_loss": math.nan}, seconds=None)
+    recorder.catch_up()
+    context = Context(store)
+    board = context.boards.of("s")
+    for tab in study.TABS:
+        study.draw(context, board, tab, OPTIONS)
+    study.curves(context, board, [0])
+    row = browse.trial(store, board.study.id, 0)
+    trial.draw(context, board.study, row)
+    assert "–" in str(trial.facts(context, board.study, row))
+
+
+def test_a_trial_says_how_to_train_it_again(tmp_path):
+    store = boards.study(tmp_path, [0.5], name=boards.NASTY)
+    row = browse.trial(store, store.study().id, 0)
+    words = trial.command(store.study(), row)
+    assert words.startswith("atoll export '<script>")
+    assert "/" not in trial.filename(store.study(), row)
+    assert trial.as_yaml(store.study(), row).startswith("workload: digits_mlp")
+
+
+def test_what_is_shown_of_a_trial_beside_others(tmp_path):
+    context = Context(boards.study(tmp_path, [0.5, 0.7, 0.6]))
+    row = browse.trial(context.store, 1, 2)
+    shown = str(trial.hyperparameters(context, context.store.study(), row))
+    assert "incumbent (trial 1)" in shown
+    assert "'default'" in shown
+    assert "interval mutation" in shown
+
+
+def test_exports_are_those_of_the_command(tmp_path):
+    context = Context(boards.study(tmp_path, [0.5, 0.7, None]))
+    row = context.store.study()
+    assert "objective: 0.7" in export.content(context, row, 1)
+    assert export.content(context, row, 2).startswith("configurations:")
+    assert export.command(row, 2) == "atoll export s --best 2 -o best.yaml"
+    for best in (0, 101, None, "x", 1.5):
+        with pytest.raises(StoreError, match="choose 1 to 100"):
+            export._number(best)
+
+
+def test_a_cluster_that_somebody_edited_is_checked(tmp_path):
+    assert projection.read(projection.text_of("laptop")).name == "laptop"
+    for text, words in (
+        ("- 1", "must hold keys"),
+        (":\n -", "not valid YAML"),
+        ("name: x", "required"),
+        ("", "must hold"),
+    ):
+        with pytest.raises(FileError, match=words):
+            projection.read(text)
+    context = Context(boards.study(tmp_path, [0.5]))
+    with pytest.raises(StoreError, match="holds nothing to project"):
+        predicted(context)
+
+
+def predicted(context):
+    while (found := projection.predict(context, "s", projection.text_of("laptop"), "1,2", "weak")) is None:
+        time.sleep(0.01)
+    return found
+
+
+def test_time_left(tmp_path):
+    store, _, recorder = boards.record(tmp_path, num_trials=10)
+    recorder.catch_up()
+    row = store.study()
+    assert studies.time_left(row, 0, row.started + 50) == "unknown"
+    assert studies.time_left(row, 5, row.started + 50) == "≈ 50 s"
+    row.definition = {"seconds": 100.0}
+    assert studies.time_left(row, 5, row.started + 50) == "≤ 50 s"
+    row.state = "complete"
+    assert studies.time_left(row, 5, row.started + 50) == ""
+
+
+def test_archived_studies_are_listed_on_demand(tmp_path):
+    context = Context(boards.study(tmp_path, [0.5]))
+    context.store.archive(context.store.study(), True)
+    summaries = context.store.studies()
+    assert studies.rows(context, summaries, [], archived=False) == []
+    assert studies.rows(context, summaries, [], archived=True)[0]["state"].endswith("archived")
+    assert studies.summary(summaries, False).endswith("1 archived")
+
+
+def test_work_in_the_background_is_done_once():
+    background, calls = Background(), []
+
+    def work():
+        calls.append(1)
+        return "found"
+
+    assert background.get("key", work, patience=10) == "found"
+    assert background.get("key", work) == "found"
+    assert len(calls) == 1
+    assert background.num_done == 1
+
+    def fail():
+        raise StoreError("no")
+
+    with pytest.raises(StoreError, match="no"):
+        background.get("other", fail, patience=10)
+
+
+def test_nothing_can_be_written_unless_it_is_allowed(tmp_path):
+    store = boards.study(tmp_path, [0.5])
+
+    def callbacks(**options):
+        return set(app.create_app(store, **options).callback_map) | {
+            str(one["output"]) for one in app.create_app(store, **options)._callback_list
+        }
+
+    writing = callbacks(allow_edit=True) - callbacks()
+    assert any("study-edited" in one for one in writing)
+    assert any("trial-noted" in one for one in writing)
+    board = Context(store).boards.of("s")
+    assert "study-new-name" not in str(study.layout(Context(store), board, {}).to_plotly_json())
+
+
+def test_links_lie_under_the_prefix_and_quote_names(tmp_path):
+    context = Context(empty(tmp_path), base_path="/p/")
+    assert context.link("study", name="a b&c=d/é") == "/p/study?name=a+b%26c%3Dd%2F%C3%A9"
+    assert context.link("trial", study="s", attempt=None) == "/p/trial?study=s"
+    assert context.link() == "/p/"

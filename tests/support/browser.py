@@ -28,12 +28,12 @@ def needed(test: Callable) -> Callable:
 
 
 @contextmanager
-def opened(width: int = 1280, height: int = 900) -> Iterator:
+def opened(width: int = 1280, height: int = 900, **options) -> Iterator:
     """A page; what its programs raise is in its attribute `failures`."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser; it is not installed")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": width, "height": height})
+        page = browser.new_page(viewport={"width": width, "height": height}, **options)
         page.set_default_timeout(30_000)
         page.failures = []
         page.on("pageerror", lambda error: page.failures.append(str(error)))

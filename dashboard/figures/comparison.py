@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,9 +13,12 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from atoll.analysis import score
-from atoll.analysis.comparison import Comparison, TuningCurve
+from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
-from atoll.analysis.statistics import Estimate, Separation
+
+if TYPE_CHECKING:  # these take the analysis extra
+    from atoll.analysis.comparison import Comparison, TuningCurve
+    from atoll.analysis.statistics import Estimate, Separation
 
 COLORS = (*qualitative.Safe, *qualitative.Vivid, *qualitative.Dark2)
 COLUMNS = 3
@@ -120,38 +125,79 @@ def times(comparison: Comparison, by: str) -> go.Figure:
     return _styled(figure, height)
 
 
-def traffic(comparison: Comparison) -> go.Figure:
-    """Quality against the bytes sent, medians."""
+TRADED = {
+    "wire_bytes": ("sent by all ranks (MB)", 1e6),
+    "seconds_in_all": ("seconds of training", 1.0),
+}
+
+
+def tradeoff(comparison: Comparison, against: str) -> go.Figure:
+    """Quality against `wire_bytes` or `seconds_in_all`, medians; a line joins what nothing is better than in both."""
+    title, unit = TRADED[against]
     figure, places, height = _panels(comparison.workloads)
-    for cell in comparison.cells:
-        if cell.quality is not None and math.isfinite(cell.quality.value):
+    shown: set[str] = set()
+    for workload in comparison.workloads:
+        points: dict[str, tuple[float, float]] = {}
+        for method in comparison.methods:
+            rows = [r for r in comparison.confirmations if (r.method, r.workload) == (method, workload)]
+            known = [r for r in rows if r.is_chosen and math.isfinite(r.quality)]
+            timed = [r for r in known if r.is_timed] if against == "seconds_in_all" else known
+            spent = [value for r in timed if math.isfinite(value := getattr(r, against))]
+            if spent:
+                points[method] = median(spent) / unit, median(r.quality for r in known)
+        sign = -1.0 if comparison.directions.get(workload) == "maximize" else 1.0
+        front = sorted(_front([(x, sign * y) for x, y in points.values()]))
+        figure.add_scatter(
+            x=[x for x, _ in front],
+            y=[sign * y for _, y in front],
+            mode="lines",
+            line={"color": "#777", "dash": "dot"},
+            name="Pareto front",
+            hoverinfo="skip",
+            showlegend=False,
+            **places[workload],
+        )
+        for method, (x, y) in points.items():
             figure.add_scatter(
-                x=[cell.wire_bytes / 1e6],
-                y=[cell.quality.value],
-                mode="markers+text",
-                text=[cell.method],
-                textposition="top center",
-                marker={"color": color_of(comparison.methods, cell.method), "size": 11},
-                showlegend=False,
-                **places[cell.workload],
+                x=[x],
+                y=[y],
+                mode="markers",
+                marker={"color": color_of(comparison.methods, method), "size": 12},
+                name=method,
+                legendgroup=method,
+                showlegend=method not in shown,
+                hovertemplate=f"{method}: %{{x:.4g}}, %{{y:.4g}}<extra></extra>",
+                **places[workload],
             )
-    figure.update_xaxes(title="sent by all ranks (MB)", rangemode="tozero")
+            shown.add(method)
+    figure.update_xaxes(title=title, rangemode="tozero")
     figure.update_yaxes(title="metric on test data, median")
     return _styled(figure, height)
 
 
-def predicted(comparison: Comparison, cluster: str, scaling: str, value: str) -> go.Figure:
-    """`to_target`, `step` or `exposed` (as a share of a step) predicted against nodes, a panel for each workload."""
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one is at most as large as in both coordinates."""
+    return [p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
+
+
+def predicted(predictions: Sequence[Prediction], methods: Sequence[str], value: str) -> go.Figure:
+    """`to_target`, `step` or `exposed` (as a share of a step) predicted against nodes, a panel for each workload.
+
+    Args:
+        predictions: for one cluster and way of scaling.
+        methods: all that are compared, for their colors.
+        value: what to draw.
+    """
     titles = {
         "to_target": "predicted seconds to the target",
         "step": "predicted seconds of a step",
         "exposed": "predicted share of a step that waits",
     }
-    figure, places, height = _panels(comparison.workloads)
-    for index, workload in enumerate(comparison.workloads):
-        for method in comparison.methods:
-            of = (method, workload, cluster, scaling)
-            rows = [p for p in comparison.predictions if (p.method, p.workload, p.cluster, p.scaling) == of]
+    workloads = list(dict.fromkeys(row.workload for row in predictions))
+    figure, places, height = _panels(workloads)
+    for index, workload in enumerate(workloads):
+        for method in methods:
+            rows = [row for row in predictions if (row.method, row.workload) == (method, workload)]
             shown = {p.num_nodes: p.exposed / p.step if value == "exposed" else getattr(p, value) for p in rows}
             figure.add_scatter(
                 x=[nodes for nodes, y in shown.items() if math.isfinite(y)],
@@ -160,10 +206,11 @@ def predicted(comparison: Comparison, cluster: str, scaling: str, value: str) ->
                 legendgroup=method,
                 showlegend=index == 0,
                 mode="lines+markers",
-                line={"color": color_of(comparison.methods, method), "dash": "dash"},
+                line={"color": color_of(methods, method), "dash": "dash"},
                 **places[workload],
             )
-    figure.update_xaxes(title=f"nodes of {cluster}", type="log", dtick=math.log10(2))
+    where = next((row.cluster for row in predictions), "")
+    figure.update_xaxes(title=f"nodes of {where}", type="log", dtick=math.log10(2))
     figure.update_yaxes(title=titles[value], **({"rangemode": "tozero"} if value == "exposed" else {"type": "log"}))
     return _styled(figure, height)
 
@@ -246,10 +293,8 @@ def intervals(estimates: dict[str, Estimate], methods: Sequence[str], title: str
 def improvement(comparison: Comparison) -> go.Figure:
     """How likely a seed of the row's method beats one of the column's."""
     methods = comparison.methods
-    values = [
-        [comparison.improvement.get(ours, {}).get(theirs, Estimate(math.nan, None)).value for theirs in methods]
-        for ours in methods
-    ]
+    known = {(ours, theirs): e.value for ours, row in comparison.improvement.items() for theirs, e in row.items()}
+    values = [[known.get((ours, theirs), math.nan) for theirs in methods] for ours in methods]
     text = [["" if math.isnan(value) else f"{value:.2f}" for value in row] for row in values]
     figure = go.Figure(
         go.Heatmap(x=methods, y=methods, z=values, zmin=0, zmax=1, colorscale="RdBu", text=text, texttemplate="%{text}")

@@ -1,0 +1,67 @@
+"""Who may read: on other hosts than this one, those who have the token of the printed link, as Jupyter does it.
+
+The token is asked for once and then kept in a signed cookie. Accounts are a reverse proxy's job.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import flask
+
+DAYS = 30
+
+
+def is_local(host: str) -> bool:
+    """Whether an address that is listened on is reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def new_token() -> str:
+    """A token that cannot be guessed."""
+    return secrets.token_urlsafe(32)
+
+
+def protect(server: flask.Flask, token: str | None) -> None:
+    """Set safe headers; with a token, answer only those who know it."""
+
+    @server.after_request
+    def _headers(response: flask.Response) -> flask.Response:
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["X-Frame-Options"] = "SAMEORIGIN"
+        response.headers["Referrer-Policy"] = "same-origin"  # a link with a token stays here
+        return response
+
+    if token is None:
+        return
+    # Workers of one server share the token, and so the key; a cookie of an older token is worth nothing.
+    server.secret_key = hmac.digest(token.encode(), b"atoll dashboard cookie", "sha256")
+    # Dashboards on other ports of the same host have cookies of their own.
+    server.config["SESSION_COOKIE_NAME"] = f"atoll-{hmac.digest(token.encode(), b'name', 'sha256').hex()[:8]}"
+    server.config.update(SESSION_COOKIE_HTTPONLY=True, SESSION_COOKIE_SAMESITE="Lax")
+    server.permanent_session_lifetime = timedelta(days=DAYS)
+
+    @server.before_request
+    def _check() -> Any:
+        given = flask.request.args.get("token")
+        if given is not None and hmac.compare_digest(given.encode(), token.encode()):
+            flask.session["known"] = flask.session.permanent = True
+            kept = {name: value for name, value in flask.request.args.items() if name != "token"}
+            return flask.redirect(f"{flask.request.path}{'?' + urlencode(kept) if kept else ''}")
+        if flask.session.get("known"):
+            return None
+        problem = "This dashboard asks for a token."
+        if given is not None:
+            problem = "The token in the link is not this dashboard's."
+        advice = "Open the link that <code>atoll dashboard</code> printed when it started."
+        return f"<!doctype html><title>atoll</title><h1>{problem}</h1><p>{advice}</p>", 403

@@ -1,0 +1,157 @@
+"""What several pages are built of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dash
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+from dash import ClientsideFunction, Input, Output, State, dcc, html
+
+from atoll.dashboard.figures import style
+
+INTERVAL_MILLISECONDS = 1000
+GRAPH_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["toImage", "lasso2d", "select2d"]}
+_EMPTY = style.themed(style.message("…"), None)
+NUMBER = {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"}
+BYTES = {"function": "params.value == null ? '' : d3.format('.3~s')(params.value) + 'B'"}
+
+
+def heading(title: str, *beside: Any, below: str | None = None) -> dmc.Stack:
+    """A page's title with what stands beside it."""
+    words = [dmc.Text(below, size="sm", className="dimmed")] if below else []
+    return dmc.Stack([dmc.Group([dmc.Title(title, order=1, size="h2", className="title"), *beside]), *words], gap=4)
+
+
+def figure(name: str, title: str, *controls: Any, help: str | None = None) -> dmc.Card:
+    """A figure with its title, controls, and downloads as PNG, SVG, and CSV of its data."""
+    return dmc.Card(
+        [
+            dmc.Group(
+                [dmc.Title(title, order=2, size="h5"), dmc.Group([*controls, downloads(name)], gap="xs")],
+                justify="space-between",
+                mb=4,
+            ),
+            *([dmc.Text(help, size="xs", className="dimmed")] if help else []),
+            dcc.Graph(id=name, config=GRAPH_CONFIG, figure=_EMPTY),
+            dcc.Store(id=drawn(name)),
+        ],
+        withBorder=True,
+        padding="sm",
+        radius="md",
+    )
+
+
+def drawn(name: str) -> str:
+    """Where a callback puts a figure; `keep_views` shows it."""
+    return f"{name}-drawn"
+
+
+def keep_views(app: dash.Dash, *names: str) -> None:
+    """Show figures as they are drawn, with zoom and hidden traces as the reader left them.
+
+    plotly's own `uirevision` loses a zoom here: Dash writes what readers do into the figure, which plotly then takes
+    for a change of the program's.
+    """
+    for name in names:
+        app.clientside_callback(
+            ClientsideFunction("atoll", "keepView"),
+            Output(name, "figure"),
+            Input(drawn(name), "data"),
+            State(name, "figure"),
+            prevent_initial_call=True,
+        )
+
+
+def downloads(name: str) -> dmc.ButtonGroup:
+    """Buttons that `assets/atoll.js` answers."""
+    return dmc.ButtonGroup(
+        [
+            dmc.Button(
+                kind.upper(),
+                id={"type": "download", "figure": name, "format": kind},
+                size="compact-xs",
+                variant="default",
+                attributes={"root": {"title": f"Download as {kind.upper()}"}},
+            )
+            for kind in ("png", "svg", "csv")
+        ]
+    )
+
+
+def grid(name: str, columns: Sequence[dict[str, Any]], height: str | None = "600px", **options: Any) -> dag.AgGrid:
+    """A table; rows carry their `key`."""
+    more = options.pop("dashGridOptions", {})
+    return dag.AgGrid(
+        id=name,
+        columnDefs=list(columns),
+        getRowId="params.data.key",
+        defaultColDef={"sortable": True, "filter": True, "resizable": True, "minWidth": 90},
+        dashGridOptions={
+            "animateRows": False,
+            "suppressFieldDotNotation": True,
+            "enableCellTextSelection": True,
+            "theme": {"function": "themeQuartz.withPart(colorSchemeVariable)"},
+            **more,
+        },
+        className="",
+        style={"height": height, "width": "100%"},
+        **options,
+    )
+
+
+def column(field: str, header: str | None = None, **more: Any) -> dict[str, Any]:
+    """A column; `numeric=True` for numbers to four digits, with a filter for numbers."""
+    found: dict[str, Any] = {"field": field, "headerName": header or field}
+    if more.pop("numeric", False):
+        found |= {"valueFormatter": NUMBER, "filter": "agNumberColumnFilter", "type": "numericColumn"}
+    return found | more
+
+
+def link_column(field: str, header: str, **more: Any) -> dict[str, Any]:
+    """A column whose words lead to the row's `href`."""
+    return column(field, header, cellRenderer="AtollLink", **more)
+
+
+def choice(name: str, label: str, data: Sequence[Any], value: Any, width: int = 180, **more: Any) -> dmc.Select:
+    """A choice of one."""
+    labelled = {"input": {"aria-label": label}}
+    return dmc.Select(
+        id=name, data=list(data), value=value, allowDeselect=False, w=width, size="xs", attributes=labelled, **more
+    )
+
+
+def alert(title: str, words: str, color: str = "red") -> dmc.Alert:
+    """What went wrong, or what a reader must know."""
+    return dmc.Alert(words, title=title, color=color, variant="light", className="alert")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dmc.Box:
+    """A small table; the first cell of a row names it."""
+    titles = [dmc.TableThead(dmc.TableTr([dmc.TableTh(title) for title in head]))] if head else []
+    body = [
+        dmc.TableTr([html.Th(row[0], scope="row", className="name"), *(dmc.TableTd(value) for value in row[1:])])
+        for row in rows
+    ]
+    content = dmc.Table([*titles, dmc.TableTbody(body)], withTableBorder=True, className="pairs", verticalSpacing=5)
+    return dmc.Box(content, className="scroll")
+
+
+def interval(name: str) -> dcc.Interval:
+    """The beat of a page that is alive."""
+    return dcc.Interval(id=name, interval=INTERVAL_MILLISECONDS)
+
+
+def duration(seconds: float | None) -> str:
+    """A time span in words."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, rest = divmod(int(seconds), 3600)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

@@ -1,0 +1,82 @@
+"""What every page is given: the store, boards, work in the background, links, and whether readers may write."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+from dash.exceptions import PreventUpdate
+from sqlalchemy.exc import DBAPIError
+
+from atoll.dashboard.board import Board, Boards
+from atoll.storage.models import Benchmark, Study
+from atoll.storage.store import Store, StoreError
+
+# A page must not end in a traceback because the store is busy, or what it shows is gone.
+UNREADABLE = (StoreError, DBAPIError)
+
+
+class Background:
+    """Work that takes longer than a page may wait: done once for each key, in one thread, and kept."""
+
+    MAX_KEPT = 64
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="background")
+        self._found: OrderedDict[Hashable, Future[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, work: Callable[[], Any], patience: float = 0.0) -> Any:
+        """What `work` returns for `key`, or None while it goes on, after `patience` seconds. Raises what it raises."""
+        with self._lock:
+            future = self._found.get(key)
+            if future is None:
+                future = self._found[key] = self._pool.submit(work)
+                while len(self._found) > self.MAX_KEPT:
+                    self._found.popitem(last=False)
+        try:
+            return future.result(timeout=patience)
+        except TimeoutError:
+            return None
+
+    @property
+    def num_done(self) -> int:
+        """How much of the work is done: changes when there is something new to show."""
+        with self._lock:
+            return sum(future.done() for future in self._found.values())
+
+
+@dataclass(frozen=True)
+class Context:
+    """Shared by all pages of one app."""
+
+    store: Store
+    base_path: str = "/"
+    allow_edit: bool = False
+    background: Background = field(default_factory=Background)
+    boards: Boards = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boards", Boards(self.store))
+
+    def link(self, page: str = "", **query: object) -> str:
+        """A page's address; names go into the query, where no sign can be mistaken for a part of the path."""
+        given = {name: str(value) for name, value in query.items() if value is not None}
+        return f"{self.base_path}{page}{'?' + urlencode(given) if given else ''}"
+
+    def stamp(self, subject: Study | Benchmark) -> str:
+        """Changes when a study, or one of a benchmark, begins or ends; what is worked out in between stays as it is."""
+        studies = [subject] if isinstance(subject, Study) else self.store.studies_of(subject)
+        return f"{type(subject).__name__} {subject.id}: {[(s.id, s.state, s.finished) for s in studies]}"
+
+    def board(self, name: str | None) -> Board:
+        """The board of a study for a callback, which ends quietly where the study cannot be read."""
+        try:
+            return self.boards.of(str(name))
+        except UNREADABLE:
+            raise PreventUpdate from None

@@ -1,0 +1,1 @@
+"""From data to figures, without a store or a browser."""

@@ -1,0 +1,229 @@
+"""Figures of the archipelago: populations, migrations, diversity, and where an individual comes from."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from atoll.dashboard import thinning
+from atoll.dashboard.figures import style
+from atoll.dashboard.figures.style import COLORS, SCALE, plain, styled
+
+WINDOW = 20  # individuals: about what a population is
+MAX_MOMENTS = 60  # at which diversity is measured, on each island
+
+
+@dataclass(frozen=True)
+class Relative:
+    """An individual of a family tree: who bred it, by which operator, and how far back it is."""
+
+    number: int
+    island: int
+    operator: str
+    parents: tuple[int, ...]
+    objective: float | None
+
+
+def populations(trials: pd.DataFrame, metric: str, direction: str, started: float) -> go.Figure:
+    """The best individual of every island so far, and the median of its newest complete ones, over time."""
+    complete = trials[trials["state"].eq("complete") & trials["objective"].notna()].sort_values("finished")
+    if not len(complete):
+        return style.message("No individual is complete yet.")
+    figure = go.Figure()
+    for index, (island, own) in enumerate(complete.groupby("island")):
+        color = COLORS[index % len(COLORS)]
+        objective, x = own["objective"], (own["finished"] - started).to_numpy()
+        best = (objective.cummax() if direction == "maximize" else objective.cummin()).to_numpy()
+        median = objective.rolling(WINDOW, min_periods=1).median().to_numpy()
+        lines = (("best", best, thinning.changes(best)), ("median", median, thinning.extremes(median, 600)))
+        for name, values, shown in lines:
+            figure.add_scatter(
+                x=x[shown],
+                y=values[shown],
+                mode="lines",
+                line={
+                    "color": color,
+                    "width": 2 if name == "best" else 1,
+                    "shape": "hv" if name == "best" else "linear",
+                },
+                opacity=1.0 if name == "best" else 0.6,
+                name=f"island {island}" if name == "best" else f"median of the newest {WINDOW}",
+                legendgroup=str(island),
+                showlegend=name == "best",
+                hovertemplate=f"island {island}, {name}: %{{y:.4g}} after %{{x:.1f}} s<extra></extra>",
+            )
+    figure.update_xaxes(title="seconds since the study's start")
+    figure.update_yaxes(title=plain(metric))
+    return styled(figure, "populations")
+
+
+def migrations(flows: Mapping[tuple[int, int], int], islands: Iterable[int]) -> go.Figure:
+    """How many individuals went from each island to each other one."""
+    order = sorted({*islands, *(i for pair in flows for i in pair)})
+    if not flows:
+        return style.message("No individual has migrated." if len(order) > 1 else "One island has nobody to send to.")
+    places = {island: place for place, island in enumerate(order)}
+    colors = [COLORS[place % len(COLORS)] for place in range(len(order))]
+    shaded = [f"rgba({','.join(str(int(c[i : i + 2], 16)) for i in (1, 3, 5))},0.45)" for c in colors]
+    figure = go.Figure(
+        go.Sankey(
+            arrangement="fixed",
+            node={
+                "label": [f"from island {i}" for i in order] + [f"to island {i}" for i in order],
+                "color": colors * 2,
+                "x": [0.02] * len(order) + [0.98] * len(order),
+                "y": [(place + 0.5) / len(order) for place in range(len(order))] * 2,
+                "pad": 18,
+                "thickness": 16,
+            },
+            link={
+                "source": [places[a] for a, _ in flows],
+                "target": [len(order) + places[b] for _, b in flows],
+                "value": list(flows.values()),
+                "color": [shaded[places[a]] for a, _ in flows],
+                "hovertemplate": "%{value:.0f} individuals %{source.label} %{target.label}<extra></extra>",
+            },
+        )
+    )
+    return styled(figure, "migrations", max(300, 120 + 60 * len(order)))
+
+
+def diversity(lines: Mapping[int, tuple[Sequence[float], Sequence[float]]]) -> go.Figure:
+    """How far apart the newest individuals of every island are, over time: (seconds, mean distance) by island."""
+    shown = {island: line for island, line in lines.items() if len(line[0])}
+    if not shown:
+        return style.message("Diversity takes two individuals on an island, or more.")
+    figure = go.Figure()
+    for index, (island, (x, y)) in enumerate(shown.items()):
+        figure.add_scatter(
+            x=list(x),
+            y=list(y),
+            mode="lines+markers",
+            marker={"size": 4},
+            line={"color": COLORS[index % len(COLORS)]},
+            name=f"island {island}",
+            hovertemplate=f"island {island}: %{{y:.3f}} after %{{x:.1f}} s<extra></extra>",
+        )
+    figure.update_xaxes(title="seconds since the study's start")
+    figure.update_yaxes(title=f"mean distance of the newest {WINDOW}", rangemode="tozero")
+    return styled(figure, "diversity")
+
+
+def moments(trials: pd.DataFrame) -> dict[int, list[NDArray[np.int64]]]:
+    """At which moments to measure diversity: by island, the rows of the newest individuals then."""
+    found: dict[int, list[NDArray[np.int64]]] = {}
+    for island, rows in trials.sort_values("started").groupby("island").groups.items():
+        places = np.asarray(rows)
+        ends = np.unique(np.linspace(2, len(places), MAX_MOMENTS).astype(int)) if len(places) > 1 else []
+        found[int(str(island))] = [places[max(0, end - WINDOW) : end] for end in ends]
+    return found
+
+
+def mean_distance(hyperparameters: pd.DataFrame, whole: Mapping[str, tuple[float, float, bool]]) -> float:
+    """Gower's (1971) distance of two individuals, averaged over all pairs: 0 where all are equal, 1 at most.
+
+    Args:
+        hyperparameters: a row for each individual, two or more.
+        whole: low, high and whether it is logarithmic, of each hyperparameter that is a number; others are words.
+    """
+    n = len(hyperparameters)
+    pairs = np.triu_indices(n, 1)
+    distances = []
+    for name in hyperparameters.columns:
+        if name in whole:
+            low, high, log = whole[name]
+            values = pd.to_numeric(hyperparameters[name], errors="coerce").to_numpy(dtype=float)
+            scaled = (np.log10(values) if log else values) / ((high - low) or 1.0)
+            distances.append(np.abs(scaled[pairs[0]] - scaled[pairs[1]]))
+        else:
+            codes = pd.factorize(style.words(hyperparameters[name]))[0]
+            distances.append((codes[pairs[0]] != codes[pairs[1]]).astype(float))
+    return float(np.nanmean(np.stack(distances))) if distances else 0.0
+
+
+def extents(hyperparameters: pd.DataFrame) -> dict[str, tuple[float, float, bool]]:
+    """What `mean_distance` wants to know of those that are numbers; of a logarithmic one in powers of ten."""
+    found = {}
+    for name in hyperparameters.columns:
+        values = hyperparameters[name]
+        if style.is_number(values):
+            log, numbers = style.is_log(values), pd.to_numeric(values).astype(float)
+            low, high = float(numbers.min()), float(numbers.max())
+            found[str(name)] = (float(np.log10(low)), float(np.log10(high)), True) if log else (low, high, False)
+    return found
+
+
+def family_tree(relatives: Mapping[int, Relative], number: int, metric: str) -> go.Figure:
+    """An individual and its ancestors: lines lead from parents to children, founders are on top."""
+    if number not in relatives:
+        return style.message(f"The study has no trial {number}.")
+    depth = _depths(relatives, number)
+    rows: dict[int, list[int]] = defaultdict(list)
+    for one in sorted(depth):
+        rows[depth[one]].append(one)
+    widest = max(len(row) for row in rows.values())
+    x = {one: (place + 0.5) * widest / len(row) for row in rows.values() for place, one in enumerate(row)}
+    figure = go.Figure()
+    edges: tuple[list[float | None], list[float | None]] = ([], [])
+    for one in depth:
+        for parent in relatives[one].parents:
+            if parent in depth:
+                edges[0].extend([x[parent], x[one], None])
+                edges[1].extend([depth[parent], depth[one], None])
+    figure.add_scatter(
+        x=edges[0], y=edges[1], mode="lines", line={"color": COLORS[6], "width": 1}, hoverinfo="skip", showlegend=False
+    )
+    drawn = [relatives[one] for one in depth]
+    figure.add_scatter(
+        x=[x[one.number] for one in drawn],
+        y=[depth[one.number] for one in drawn],
+        mode="markers+text" if len(drawn) <= 60 else "markers",
+        text=[str(one.number) for one in drawn],
+        textposition="middle right",
+        marker={
+            "size": [18 if one.number == number else 11 for one in drawn],
+            "color": [np.nan if one.objective is None else one.objective for one in drawn],
+            "colorscale": SCALE,
+            "showscale": True,
+            "colorbar": {"title": plain(metric)},
+            "symbol": ["star" if one.number == number else "circle" for one in drawn],
+            "line": {"width": 1, "color": "#888"},
+        },
+        customdata=[[one.number, one.island, plain(one.operator), _named(one.parents), _value(one)] for one in drawn],
+        hovertemplate="trial %{customdata[0]}, island %{customdata[1]}: %{customdata[4]}<br>%{customdata[2]}"
+        "<br>parents: %{customdata[3]}<extra></extra>",
+        showlegend=False,
+    )
+    figure.update_xaxes(visible=False, range=[-0.2, widest + 0.6])
+    figure.update_yaxes(title="generations back", dtick=max(1, len(rows) // 10))
+    return styled(figure, f"family {number}", min(900, 160 + 70 * len(rows)))
+
+
+def _named(parents: Sequence[int]) -> str:
+    return ", ".join(map(str, parents)) or "none: a founder"
+
+
+def _value(one: Relative) -> str:
+    return "no objective" if one.objective is None else f"{one.objective:.4g}"
+
+
+def _depths(relatives: Mapping[int, Relative], number: int) -> dict[int, int]:
+    """How many generations back each ancestor is, by the longest way; parents have lower numbers than children."""
+    depth = {number: 0}
+    for one in sorted(relatives, reverse=True):
+        if one in depth:
+            for parent in relatives[one].parents:
+                if parent in relatives:
+                    depth[parent] = max(depth.get(parent, 0), depth[one] + 1)
+    return depth
+
+
+def gene_sources(sources: Mapping[str, object]) -> Counter[str]:
+    """How many genes came from each parent or operator."""
+    return Counter(f"trial {source}" if isinstance(source, int) else str(source) for source in sources.values())

@@ -1,0 +1,111 @@
+"""Figures of one trial, or of several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from atoll.dashboard import thinning
+from atoll.dashboard.figures import style
+from atoll.dashboard.figures.style import COLORS, plain, styled
+
+MAX_OBSERVED = 12  # panels of observed metrics
+
+
+def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> go.Figure:
+    """Loss, metric, learning rate and traffic against epochs, and what was observed; a color for each trial.
+
+    Args:
+        reports: a row for each trial and report: trial, epoch, step, seconds, train_loss, validation_loss, metric,
+            learning_rate, wire_bytes, and `observed.NAME`.
+        metric: the workload's.
+        target: the metric's, drawn as a line.
+    """
+    if not len(reports):
+        return style.message("Select trials in the leaderboard to draw their curves.")
+    known = [name for name in reports.columns if name.startswith("observed.") and reports[name].notna().any()]
+    observed = sorted(known, key=lambda name: "/" in name)  # a layer's own come after those of all
+    columns = {"loss": ["train_loss", "validation_loss"], metric: ["metric"], "learning rate": ["learning_rate"]}
+    columns |= {"sent by all ranks (MB)": ["megabytes"]}
+    columns |= {name.removeprefix("observed."): [name] for name in observed[:MAX_OBSERVED]}
+    figure, places, height = style.panels(list(columns), columns=2 if len(columns) <= 4 else 3)
+    reports = reports.assign(megabytes=reports["wire_bytes"] / 1e6)
+    for index, (number, of_trial) in enumerate(reports.groupby("trial", sort=False)):
+        color = COLORS[index % len(COLORS)]
+        for place, (title, names) in zip(places, columns.items(), strict=True):
+            for column in names:
+                values = of_trial[column].to_numpy(dtype=float)
+                if np.isnan(values).all() and column != "metric":
+                    continue
+                shown = thinning.extremes(values)
+                words = column.replace("_", " ") if len(names) > 1 else title
+                figure.add_scatter(
+                    x=of_trial["epoch"].to_numpy()[shown],
+                    y=values[shown],
+                    mode="lines+markers",
+                    marker={"size": 4},
+                    line={"color": color, "dash": "dash" if column == "train_loss" else "solid"},
+                    name=f"trial {number}",
+                    legendgroup=str(number),
+                    showlegend=column == "metric",
+                    customdata=of_trial["step"].to_numpy()[shown],
+                    hovertemplate=f"trial {number}, step %{{customdata}}, {plain(words)}: %{{y:.4g}}<extra></extra>",
+                    **place,
+                )
+    if target is not None:
+        figure.add_hline(y=target, line_dash="dot", line_color=COLORS[6], **places[1])
+    for place in style.bottom(places):
+        figure.update_xaxes(title="epoch", **place)
+    figure = styled(figure, "curves", height)
+    if len(columns["loss"]) == 2:
+        figure.layout.annotations[0].text = "loss (training dashed, validation solid)"
+    return figure.update_layout(legend={"y": 1 + 40 / height}, margin={"t": 70})
+
+
+def ledger(entries: pd.DataFrame, num_steps: int, num_ranks: int) -> go.Figure:
+    """What a rank sent and how long it waited in a step, by operation and scope, as means.
+
+    Args:
+        entries: operation, scope, overlapped, wire_bytes, seconds_waited; sums over ranks.
+        num_steps, num_ranks: of the trial.
+    """
+    if not len(entries):
+        return style.message("This trial recorded no communication.")
+    sums = entries.groupby(["operation", "scope", "overlapped"], as_index=False)[["wire_bytes", "seconds_waited"]].sum()
+    per = max(1, num_steps) * max(1, num_ranks)
+    labels = [
+        f"{row.operation}, {row.scope}{', overlapped' if row.overlapped else ''}"
+        for row in sums.itertuples(index=False)
+    ]
+    figure, places, _ = style.panels(["sent (kB)", "waited (ms)"], columns=2)
+    for place, values, color in (
+        (places[0], sums["wire_bytes"] / per / 1e3, COLORS[0]),
+        (places[1], sums["seconds_waited"] / per * 1e3, COLORS[1]),
+    ):
+        figure.add_bar(
+            x=values,
+            y=labels,
+            orientation="h",
+            marker={"color": color},
+            hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+            showlegend=False,
+            **place,
+        )
+    figure.update_yaxes(autorange="reversed", automargin=True, type="category").update_xaxes(rangemode="tozero")
+    figure.update_yaxes(showticklabels=False, row=1, col=2)
+    return styled(figure, "ledger", 150 + 34 * len(labels))
+
+
+def reports_frame(rows: Sequence[object], number_of: dict[int, int]) -> pd.DataFrame:
+    """Reports as `curves` wants them; `number_of` names the trials."""
+    names = ["epoch", "step", "seconds", "train_loss", "validation_loss", "metric", "learning_rate", "wire_bytes"]
+    content = [
+        {"trial": number_of[row.trial_id]}  # type: ignore[attr-defined]
+        | {name: getattr(row, name) for name in names}
+        | {f"observed.{name}": value for name, value in (row.metrics or {}).items()}  # type: ignore[attr-defined]
+        for row in rows
+    ]
+    return pd.DataFrame(content) if content else pd.DataFrame(columns=["trial", *names])

@@ -1,0 +1,140 @@
+"""The best configurations of a study as YAML: shown, copied, downloaded."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import dash
+import dash_mantine_components as dmc
+import yaml
+from dash import ClientsideFunction, Input, Output, State, dcc, html
+
+from atoll.analysis import leaderboard
+from atoll.dashboard import components
+from atoll.dashboard.context import UNREADABLE, Context
+from atoll.storage.export import configuration
+from atoll.storage.models import Study
+from atoll.storage.store import StoreError
+
+MAX_BEST = 100
+MAX_FRONT = 200
+
+
+def register(app: dash.Dash, context: Context) -> None:
+    """Add the page and its callbacks to `app`."""
+
+    def page(name: str | None = None, best: str = "1", pareto: str = "", **_query: str) -> Any:
+        try:
+            return layout(context, name, int(best) if best.isdecimal() else 1, pareto == "true")
+        except UNREADABLE as error:
+            return components.alert("Nothing to export", str(error))
+
+    dash.register_page(__name__, path="/export", name="Export", title="Export · atoll", layout=page)
+
+    @app.callback(
+        Output("export-yaml", "children"),
+        Output("export-copy", "value"),
+        Output("export-problem", "children"),
+        Output("export-command", "children"),
+        Output("export-pareto", "disabled"),
+        Input("export-name", "value"),
+        Input("export-best", "value"),
+        Input("export-pareto", "checked"),
+    )
+    def _show(name: str | None, best: int | str | None, pareto: bool) -> Any:
+        try:
+            study = context.store.study(name)
+            number = None if pareto and study.objectives else _number(best)
+            text = content(context, study, number)
+        except UNREADABLE as error:
+            return "", "", components.alert("Nothing to export", str(error)), "", True
+        return text, text, None, command(study, number), not study.objectives
+
+    @app.callback(
+        Output("export-download", "data"),
+        Input("export-save", "n_clicks"),
+        State("export-yaml", "children"),
+        prevent_initial_call=True,
+    )
+    def _save(_clicks: int, text: str) -> Any:
+        return {"content": text, "filename": "best.yaml", "type": "text/yaml"}
+
+    app.clientside_callback(
+        ClientsideFunction("atoll", "address"),
+        Output("export-address", "data"),
+        Input("export-name", "value"),
+        Input("export-best", "value"),
+        Input("export-pareto", "checked"),
+        State("export-state", "data"),
+    )
+
+
+def _number(best: int | str | None) -> int:
+    if best is None or not str(best).isdecimal() or not 1 <= int(best) <= MAX_BEST:
+        raise StoreError(f"choose 1 to {MAX_BEST} of the best; got {best!r}")
+    return int(best)
+
+
+def content(context: Context, study: Study, best: int | None) -> str:
+    """The `best` configurations, or the Pareto front, as `atoll export` writes them. Raises StoreError for none."""
+    if best is None:
+        trials = leaderboard.front(study, context.store.leaderboard(study))[:MAX_FRONT]
+    else:
+        trials = leaderboard.best(context.store, study, best)
+    found = [configuration(study, trial) for trial in trials]
+    if not found:
+        raise StoreError(f"{study.name} has no complete trial to export")
+    return str(
+        yaml.safe_dump(found[0] if best == 1 else {"configurations": found}, sort_keys=False, allow_unicode=True)
+    )
+
+
+def command(study: Study, best: int | None) -> str:
+    """What writes the same file."""
+    return f"atoll export {shlex.quote(study.name)} {'--pareto' if best is None else f'--best {best}'} -o best.yaml"
+
+
+def layout(context: Context, name: str | None, best: int, pareto: bool) -> dmc.Stack:
+    """The page."""
+    names = [s.study.name for s in context.store.studies() if not s.study.archived or s.study.name == name]
+    chosen = name if name is not None else names[0] if names else None
+    return dmc.Stack(
+        [
+            dcc.Store(id="export-state", data=["name", "best", "pareto"]),
+            dcc.Store(id="export-address"),
+            dcc.Download(id="export-download"),
+            components.heading("Export", below="Configurations complete enough to train again with `atoll train`."),
+            dmc.Group(
+                [
+                    dmc.Select(
+                        id="export-name",
+                        label="Study",
+                        data=names,
+                        value=chosen,
+                        searchable=True,
+                        w=320,
+                        allowDeselect=False,
+                    ),
+                    dmc.NumberInput(
+                        id="export-best",
+                        label="How many of the best",
+                        value=best,
+                        min=1,
+                        max=MAX_BEST,
+                        w=180,
+                        debounce=300,
+                    ),
+                    dmc.Switch(id="export-pareto", label="The whole Pareto front", checked=pareto),
+                    dmc.Button("Download", id="export-save", variant="default"),
+                    dmc.CopyButton(
+                        id="export-copy", value="", children="Copy", copiedChildren="Copied", variant="default"
+                    ),
+                ],
+                align="end",
+            ),
+            html.Div(id="export-problem", role="alert"),
+            dmc.Text(id="export-command", ff="monospace", size="sm"),
+            dmc.Code(id="export-yaml", children="", block=True),
+        ]
+    )

@@ -1,0 +1,220 @@
+"""The archipelago: what each island has bred, who migrated, how alike its individuals are, and where one comes from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import dash
+import dash_mantine_components as dmc
+import numpy as np
+import plotly.graph_objects as go
+from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+
+from atoll.dashboard import components, table
+from atoll.dashboard.board import Board
+from atoll.dashboard.context import UNREADABLE, Context
+from atoll.dashboard.figures import islands as figures
+from atoll.dashboard.figures import style
+from atoll.dashboard.figures.islands import Relative
+from atoll.dashboard.pages.trial import source_name
+from atoll.storage import browse
+from atoll.storage.models import Trial
+
+MAX_RELATIVES = 150
+
+
+def register(app: dash.Dash, context: Context) -> None:
+    """Add the page and its callbacks to `app`."""
+
+    def page(name: str | None = None, trial: str | None = None, **_query: str) -> Any:
+        try:
+            board = context.boards.of(name or context.store.study().name)
+            return layout(context, board, int(trial) if trial is not None and trial.isdecimal() else None)
+        except UNREADABLE as error:
+            return components.alert("No such study", str(error))
+
+    dash.register_page(__name__, path="/islands", name="Islands", title="Islands · atoll", layout=page)
+    components.keep_views(app, "islands-populations", "islands-migrations", "islands-diversity", "islands-tree")
+
+    @app.callback(
+        Output(components.drawn("islands-populations"), "data"),
+        Output(components.drawn("islands-migrations"), "data"),
+        Output(components.drawn("islands-diversity"), "data"),
+        Output("islands-problem", "children"),
+        Output("islands-seen", "data"),
+        Input("islands-interval", "n_intervals"),
+        Input("theme", "data"),
+        State("islands-name", "data"),
+        State("islands-seen", "data"),
+    )
+    def _update(_count: int, theme: str, name: str, seen: list[Any] | None) -> Any:
+        try:
+            board = context.boards.of(name)
+        except UNREADABLE as error:
+            return no_update, no_update, no_update, components.alert("This study cannot be read", str(error)), None
+        # A running trial's reports change nothing here.
+        now = [len(board.trials), int(board.trials["finished"].notna().sum()), theme]
+        if now == seen:
+            raise PreventUpdate
+        return *(style.themed(figure, theme) for figure in draw(context, board)), None, now
+
+    @app.callback(
+        Output(components.drawn("islands-tree"), "data"),
+        Output("islands-genes", "children"),
+        Input("islands-trial", "value"),
+        Input("theme", "data"),
+        State("islands-name", "data"),
+    )
+    def _tree(number: int | str | None, theme: str, name: str) -> Any:
+        board = context.board(name)
+        if number is None or not str(number).isdecimal():
+            return style.themed(style.message("Choose a trial by its number."), theme), None
+        family = browse.ancestry(context.store, board.study.id, int(number), MAX_RELATIVES)
+        figure = figures.family_tree(relatives(family), int(number), board.study.metric)
+        return style.themed(figure, theme), genes(context, board, family.get(int(number)), len(family))
+
+    @app.callback(Output("islands-trial", "value"), Input("islands-tree", "clickData"), prevent_initial_call=True)
+    def _choose(clicked: dict[str, Any] | None) -> Any:
+        points = (clicked or {}).get("points") or []
+        if not points or "customdata" not in points[0]:
+            raise PreventUpdate
+        return points[0]["customdata"][0]
+
+    app.clientside_callback(
+        ClientsideFunction("atoll", "address"),
+        Output("islands-address", "data"),
+        Input("islands-trial", "value"),
+        State("islands-state", "data"),
+    )
+
+
+def draw(context: Context, board: Board) -> tuple[go.Figure, go.Figure, go.Figure]:
+    """Populations, migrations and diversity."""
+    study, trials = board.study, board.trials
+    moved = Counter((m.from_island, m.to_island) for m in context.store.migrations(study))
+    return (
+        figures.populations(trials, study.metric, study.direction, study.started),
+        figures.migrations(moved, [int(island) for island in trials["island"].unique()]),
+        figures.diversity(distances(board)),
+    )
+
+
+def distances(board: Board) -> dict[int, tuple[list[float], list[float]]]:
+    """How far apart the newest individuals of every island were, at moments of the study."""
+    moments = figures.moments(board.trials)
+    windows = [window for some in moments.values() for window in some]
+    if not windows:
+        return {}
+    rows = np.unique(np.concatenate(windows))
+    held = board.held(board.trials["id"].to_numpy()[rows])
+    held.index = rows
+    whole = figures.extents(held)
+    started = board.trials["started"].to_numpy() - board.study.started
+    return {
+        island: (
+            [float(started[window[-1]]) for window in some],
+            [figures.mean_distance(held.loc[window], whole) for window in some],
+        )
+        for island, some in moments.items()
+    }
+
+
+def relatives(family: dict[int, Trial]) -> dict[int, Relative]:
+    """What the family tree draws."""
+    return {
+        number: Relative(
+            number,
+            trial.island,
+            (trial.proposal or {}).get("operator", "unknown"),
+            tuple((trial.proposal or {}).get("parents", ())),
+            trial.objective,
+        )
+        for number, trial in family.items()
+    }
+
+
+def genes(context: Context, board: Board, trial: Trial | None, num_shown: int) -> Any:
+    """Who bred an individual, by which operator, and where each gene came from."""
+    if trial is None:
+        return None
+    proposal = trial.proposal or {}
+    sources = proposal.get("sources", {})
+    shares = ", ".join(f"{count} from {source}" for source, count in figures.gene_sources(sources).most_common())
+    words = (
+        f"Trial {trial.number} was bred on island {trial.island} by {proposal.get('operator', 'an unknown operator')}"
+    )
+    words += f": {shares}." if shares else "."
+    if num_shown >= MAX_RELATIVES:
+        words += f" Its {num_shown} nearest relatives are drawn."
+    rows = [
+        [name, table.shown(value), _source(context, board, sources.get(name))]
+        for name, value in trial.hyperparameters.items()
+    ]
+    number = dcc.Link(f"Trial {trial.number}", href=context.link("trial", study=board.study.name, number=trial.number))
+    return dmc.Stack(
+        [dmc.Text([words, " ", number], size="sm"), components.table(["gene", "value", "came from"], rows)]
+    )
+
+
+def _source(context: Context, board: Board, source: object) -> Any:
+    if isinstance(source, int):
+        return dcc.Link(f"trial {source}", href=context.link("islands", name=board.study.name, trial=source))
+    return source_name(source)
+
+
+def layout(context: Context, board: Board, number: int | None) -> dmc.Stack:
+    """The page."""
+    study = board.study
+    best = board.trials.loc[board.trials["place"] == 1, "number"]
+    first = number if number is not None else int(best.iloc[0]) if len(best) else 0
+    num_islands = board.trials["island"].nunique()
+    return dmc.Stack(
+        [
+            dcc.Store(id="islands-name", data=study.name),
+            dcc.Store(id="islands-seen"),
+            dcc.Store(id="islands-state", data=["trial"]),
+            dcc.Store(id="islands-address"),
+            components.interval("islands-interval"),
+            components.heading(
+                "Islands",
+                dcc.Link(study.name, href=context.link("study", name=study.name)),
+                below=f"{num_islands} island{'' if num_islands == 1 else 's'}, {len(board.trials):,} individuals",
+            ),
+            html.Div(id="islands-problem", role="alert"),
+            components.figure(
+                "islands-populations",
+                "Populations",
+                help=f"Thick: an island's best individual so far. Thin: the median of its newest {figures.WINDOW}.",
+            ),
+            dmc.SimpleGrid(
+                [
+                    components.figure("islands-migrations", "Migrations", help="How many individuals went where."),
+                    components.figure(
+                        "islands-diversity",
+                        "Diversity",
+                        help="Gower's distance, averaged over pairs of individuals: 0 where all are equal, at most 1.",
+                    ),
+                ],
+                cols={"base": 1, "lg": 2},
+            ),
+            components.figure(
+                "islands-tree",
+                "Family tree",
+                dmc.NumberInput(
+                    id="islands-trial",
+                    value=first,
+                    min=0,
+                    allowDecimal=False,
+                    size="xs",
+                    w=110,
+                    debounce=300,
+                    attributes={"input": {"aria-label": "Trial"}},
+                ),
+                help="An individual (star) and its ancestors back to the founders on top; click one to see its own.",
+            ),
+            html.Div(id="islands-genes"),
+        ],
+        gap="sm",
+    )

@@ -1,0 +1,266 @@
+"""Predictions for another cluster: chosen or edited here, and never stored."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dash
+import dash_mantine_components as dmc
+import plotly.graph_objects as go
+from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+
+from atoll.analysis import clusters, projection
+from atoll.analysis.cluster import Cluster
+from atoll.analysis.projection import Prediction, Scaling
+from atoll.dashboard import components
+from atoll.dashboard.components import column
+from atoll.dashboard.context import UNREADABLE, Context
+from atoll.dashboard.figures import comparison as figures
+from atoll.dashboard.figures import style
+from atoll.storage import yamlfile
+from atoll.storage.export import plain
+from atoll.storage.models import Benchmark
+from atoll.storage.yamlfile import FileError
+
+DEFAULT_CLUSTER = "a100_hdr200"
+DEFAULT_NODES = "1,2,4,...,64"
+VALUES = {"to_target": "Time to target", "exposed": "Exposed communication", "step": "Seconds of a step"}
+COLUMNS = [
+    column("workload", width=160),
+    column("method", width=140),
+    column("num_nodes", "nodes", numeric=True),
+    column("num_ranks", "ranks", numeric=True),
+    column("step", "step (s)", numeric=True),
+    column("compute", "computing (s)", numeric=True, width=165),
+    column("exposed", "exposed (s)", numeric=True, width=175),
+    column("epoch", "epoch (s)", numeric=True),
+    column("to_target", "to the target (s)", numeric=True, width=175),
+    column("num_trials", "trainings", numeric=True),
+]
+
+
+def register(app: dash.Dash, context: Context) -> None:
+    """Add the page and its callbacks to `app`."""
+
+    def page(name: str | None = None, **query: str) -> Any:
+        try:
+            return layout(context, name, query)
+        except UNREADABLE as error:
+            return components.alert("Nothing to project", str(error))
+
+    dash.register_page(__name__, path="/projection", name="Projection", title="Projection · atoll", layout=page)
+    components.keep_views(app, "projection-figure")
+
+    @app.callback(
+        Output("projection-text", "value"),
+        Input("projection-cluster", "value"),
+        prevent_initial_call=True,
+    )
+    def _choose(cluster: str) -> Any:
+        return text_of(cluster) if cluster in yamlfile.names(clusters.FOLDER) else no_update
+
+    @app.callback(
+        Output(components.drawn("projection-figure"), "data"),
+        Output("projection-grid", "rowData"),
+        Output("projection-notes", "children"),
+        Output("projection-problem", "children"),
+        Output("projection-interval", "disabled"),
+        Input("projection-name", "value"),
+        Input("projection-text", "value"),
+        Input("projection-nodes", "value"),
+        Input("projection-scaling", "value"),
+        Input("projection-value", "value"),
+        Input("theme", "data"),
+        Input("projection-interval", "n_intervals"),
+    )
+    def _update(name: str | None, text: str, nodes: str, scaling: str, value: str, theme: str, _count: int) -> Any:
+        try:
+            made = predict(context, name, text, nodes, scaling)
+        except (*UNREADABLE, FileError) as error:
+            nothing = style.themed(style.message("Nothing to show."), theme)
+            return nothing, [], None, components.alert("Not projected", str(error)), True
+        if made is None:
+            return style.themed(style.message("Schedules are being replayed …"), theme), [], None, None, False
+        predictions, left_out = made
+        rows = [{"key": str(n), **plain(asdict(row))} for n, row in enumerate(predictions)]
+        return (
+            style.themed(draw(predictions, methods_of(context, name, predictions), value), theme),
+            rows,
+            notes(predictions, left_out),
+            None,
+            True,
+        )
+
+    app.clientside_callback(
+        ClientsideFunction("atoll", "address"),
+        Output("projection-address", "data"),
+        Input("projection-name", "value"),
+        Input("projection-cluster", "value"),
+        Input("projection-text", "value"),
+        Input("projection-nodes", "value"),
+        Input("projection-scaling", "value"),
+        Input("projection-value", "value"),
+        State("projection-state", "data"),
+    )
+
+
+def text_of(cluster: str) -> str:
+    """A bundled cluster's file."""
+    return (clusters.FOLDER / f"{cluster}.yaml").read_text()
+
+
+def read(text: str) -> Cluster:
+    """The cluster that a text describes. Raises FileError, one line for each mistake."""
+    import yaml
+
+    try:
+        content, node = yamlfile.read(text or ""), yaml.compose(text or "", Loader=yamlfile.Loader)
+    except yaml.YAMLError as error:
+        raise FileError(f"not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise FileError(f"the cluster must hold keys and values; valid keys are {', '.join(Cluster.model_fields)}")
+    return yamlfile.validate(content, Cluster, source="the cluster", folder=Path(), node=node)
+
+
+def predict(
+    context: Context, name: str | None, text: str, nodes: str, scaling: str
+) -> tuple[list[Prediction], list[str]] | None:
+    """Predictions, and what was left out and why; None while they are worked out.
+
+    Raises:
+        FileError: for a cluster or numbers of nodes that cannot be.
+        StoreError: for what cannot be projected.
+    """
+    cluster, scales = read(text), clusters.nodes(nodes or "")
+    way: Scaling = "strong" if scaling == "strong" else "weak"
+    subject = context.store.subject(name) if name else context.store.study()
+    key = ("projection", context.stamp(subject), cluster.model_dump_json(), tuple(scales), way)
+
+    def work() -> tuple[list[Prediction], list[str]]:
+        found = projection.project_all(context.store, subject, cluster, scales, way)
+        return projection.predictions(context.store, subject, found.rows), found.left_out
+
+    made: tuple[list[Prediction], list[str]] | None = context.background.get(key, work, patience=0.4)
+    return made
+
+
+def methods_of(context: Context, name: str | None, predictions: list[Prediction]) -> list[str]:
+    """The methods in the order that gives them the same colors as on the page that compares them."""
+    subject = context.store.subject(name) if name else context.store.study()
+    listed = [str(e["name"]) for e in subject.definition["methods"]] if isinstance(subject, Benchmark) else []
+    return list(dict.fromkeys([*listed, *(row.method for row in predictions)]))
+
+
+def draw(predictions: list[Prediction], methods: list[str], value: str) -> go.Figure:
+    """The predictions against nodes; `methods` in the order of their colors."""
+    if not predictions:
+        return style.message("Nothing can be predicted; the notes say why.")
+    figure = figures.predicted(predictions, methods, value if value in VALUES else "to_target")
+    return figure.update_layout(uirevision=value, title={"text": "Predictions, not measurements", "font": {"size": 13}})
+
+
+def notes(predictions: list[Prediction], left_out: list[str]) -> list[Any]:
+    """What the predictions assume, and what is missing."""
+    assumed = list(dict.fromkeys(words for row in predictions for words in row.assumptions))
+    found: list[Any] = []
+    if assumed:
+        found.append(components.alert("Predictions, not measurements", f"They assume: {'; '.join(assumed)}.", "blue"))
+    if left_out:
+        found.append(components.alert("Left out", "; ".join(left_out), "yellow"))
+    return found
+
+
+def layout(context: Context, name: str | None, query: dict[str, str]) -> dmc.Stack:
+    """The page."""
+    benchmarks = [one.name for one in context.store.benchmarks()]
+    studies = [s.study.name for s in context.store.studies() if not s.study.archived or s.study.name == name]
+    names = [*benchmarks, *(study for study in studies if study not in benchmarks)]
+    bundled = yamlfile.names(clusters.FOLDER)
+    cluster = query.get("cluster") if query.get("cluster") in bundled else DEFAULT_CLUSTER
+    value = query.get("value") if query.get("value") in VALUES else "to_target"
+    return dmc.Stack(
+        [
+            dcc.Store(id="projection-state", data=["name", "cluster", "text", "nodes", "scaling", "value"]),
+            dcc.Store(id="projection-address"),
+            dcc.Interval(id="projection-interval", interval=components.INTERVAL_MILLISECONDS, disabled=True),
+            components.heading(
+                "Projection",
+                below="Recorded steps, replayed on a described cluster: predictions, never measurements. Nothing is "
+                "stored here; `atoll project` keeps predictions.",
+            ),
+            dmc.Group(
+                [
+                    dmc.Select(
+                        id="projection-name",
+                        label="Benchmark or study",
+                        data=names,
+                        value=name if name in names else names[0] if names else None,
+                        searchable=True,
+                        allowDeselect=False,
+                        w=280,
+                    ),
+                    dmc.Select(
+                        id="projection-cluster",
+                        label="Cluster",
+                        data=bundled,
+                        value=cluster,
+                        allowDeselect=False,
+                        w=200,
+                    ),
+                    dmc.TextInput(
+                        id="projection-nodes",
+                        label="Nodes",
+                        value=query.get("nodes", DEFAULT_NODES),
+                        w=200,
+                        debounce=400,
+                    ),
+                    dmc.Select(
+                        id="projection-scaling",
+                        label="Scaling",
+                        data=["weak", "strong"],
+                        value="strong" if query.get("scaling") == "strong" else "weak",
+                        allowDeselect=False,
+                        w=120,
+                    ),
+                ],
+                align="end",
+            ),
+            html.Div(id="projection-problem", role="alert"),
+            dmc.Grid(
+                [
+                    dmc.GridCol(
+                        components.figure(
+                            "projection-figure",
+                            "Predicted",
+                            components.choice(
+                                "projection-value",
+                                "figure",
+                                [{"value": key, "label": title} for key, title in VALUES.items()],
+                                value,
+                                width=210,
+                            ),
+                        ),
+                        span={"base": 12, "lg": 8},
+                    ),
+                    dmc.GridCol(
+                        dmc.Textarea(
+                            id="projection-text",
+                            label="The cluster, to edit",
+                            value=query.get("text") or text_of(str(cluster)),
+                            autosize=True,
+                            minRows=12,
+                            maxRows=24,
+                            debounce=500,
+                            styles={"input": {"fontFamily": "monospace", "fontSize": 12}},
+                        ),
+                        span={"base": 12, "lg": 4},
+                    ),
+                ]
+            ),
+            html.Div(id="projection-notes"),
+            components.grid("projection-grid", COLUMNS, "420px", rowData=[]),
+        ],
+        gap="sm",
+    )

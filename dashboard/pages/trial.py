@@ -1,0 +1,271 @@
+"""One trial: its curves, its traffic, its hyperparameters beside others, and how to train it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import dash
+import dash_mantine_components as dmc
+import pandas as pd
+import plotly.graph_objects as go
+import yaml
+from dash import Input, Output, State, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+
+from atoll.dashboard import components, table
+from atoll.dashboard.context import UNREADABLE, Context
+from atoll.dashboard.figures import style
+from atoll.dashboard.figures import trial as figures
+from atoll.dashboard.pages.studies import moment
+from atoll.storage import browse
+from atoll.storage.export import configuration
+from atoll.storage.models import Host, Study, Trial
+from atoll.storage.store import StoreError
+
+
+def register(app: dash.Dash, context: Context) -> None:
+    """Add the page and its callbacks to `app`."""
+
+    def page(study: str | None = None, number: str = "0", attempt: str | None = None, **_query: str) -> Any:
+        try:
+            row = context.store.study(study)
+            return layout(context, row, read(context, row, number, attempt))
+        except UNREADABLE as error:
+            return components.alert("No such trial", str(error))
+
+    dash.register_page(__name__, path="/trial", name="Trial", title="Trial · atoll", layout=page)
+    components.keep_views(app, "trial-curves", "trial-ledger")
+
+    @app.callback(
+        Output(components.drawn("trial-curves"), "data"),
+        Output(components.drawn("trial-ledger"), "data"),
+        Output("trial-facts", "children"),
+        Output("trial-seen", "data"),
+        Input("trial-interval", "n_intervals"),
+        Input("theme", "data"),
+        State("trial-id", "data"),
+        State("trial-seen", "data"),
+    )
+    def _update(_count: int, theme: str, which: dict[str, Any], seen: list[Any] | None) -> Any:
+        try:
+            study = context.store.study(which["study"])
+            trial = browse.trial(context.store, study.id, which["number"], which["attempt"])
+            newest = browse.newest_progress(context.store, [trial.id]).get(trial.id)
+        except UNREADABLE as error:
+            return no_update, no_update, components.alert("This trial cannot be read", str(error)), None
+        now = [trial.state, trial.note, newest, theme]
+        if now == seen:
+            raise PreventUpdate
+        drawn = (style.themed(figure, theme) for figure in draw(context, study, trial))
+        return *drawn, facts(context, study, trial), now
+
+    @app.callback(
+        Output("trial-download", "data"),
+        Input("trial-save", "n_clicks"),
+        State("trial-id", "data"),
+        prevent_initial_call=True,
+    )
+    def _download(_clicks: int, which: dict[str, Any]) -> Any:
+        try:
+            study = context.store.study(which["study"])
+            trial = browse.trial(context.store, study.id, which["number"], which["attempt"])
+        except UNREADABLE:
+            raise PreventUpdate from None
+        return {"content": as_yaml(study, trial), "filename": filename(study, trial), "type": "text/yaml"}
+
+    if context.allow_edit:
+
+        @app.callback(
+            Output("trial-noted", "children"),
+            Input("trial-keep", "n_clicks"),
+            State("trial-note", "value"),
+            State("trial-id", "data"),
+            prevent_initial_call=True,
+        )
+        def _annotate(_clicks: int, note: str | None, which: dict[str, Any]) -> Any:
+            try:
+                study = context.store.study(which["study"])
+                trial = browse.trial(context.store, study.id, which["number"], which["attempt"])
+                context.store.annotate(trial, (note or "").strip())
+            except UNREADABLE as error:
+                return f"not kept: {error}"
+            return "kept"
+
+
+def read(context: Context, study: Study, number: str, attempt: str | None) -> Trial:
+    """The trial of an address. Raises StoreError where there is none."""
+    if not number.isdecimal() or not (attempt is None or attempt.isdecimal()):
+        raise StoreError(f"trials are numbered 0, 1, 2, ...; got {number!r}")
+    return browse.trial(context.store, study.id, int(number), None if attempt is None else int(attempt))
+
+
+def draw(context: Context, study: Study, trial: Trial) -> tuple[go.Figure, go.Figure]:
+    """Curves and ledger."""
+    rows = context.store.progress([trial.id])
+    metric = study.curve_metric or study.metric
+    if rows:
+        curves = figures.curves(figures.reports_frame(rows, {trial.id: trial.number}), metric, study.target)
+    else:
+        curves = style.message("This trial has not reported anything.")
+    entries = [
+        {name: getattr(e, name) for name in ("operation", "scope", "overlapped", "wire_bytes", "seconds_waited")}
+        for e in context.store.ledger(trial.id)
+    ]
+    num_steps = rows[-1].step if rows else 0
+    return curves, figures.ledger(pd.DataFrame(entries), num_steps, int(trial.configuration.get("ranks", 1)))
+
+
+def facts(context: Context, study: Study, trial: Trial) -> list[Any]:
+    """What there is to say in words: state, measurements, hosts, failure."""
+    proposal = trial.proposal or {}
+    bred = f"{proposal.get('operator', 'unknown')}" + (
+        f" of {', '.join(f'trial {parent}' for parent in proposal['parents'])}" if proposal.get("parents") else ""
+    )
+    measured = [
+        ("state", trial.state + (", its ranks shared cores or a GPU" if trial.oversubscribed else "")),
+        *((o["name"], table.shown(v)) for o, v in zip(study.objectives or (), trial.objectives or (), strict=False)),
+        *([(study.metric, _number(trial.objective))] if not study.objectives else []),
+        *((name.replace("_", " "), _number(value)) for name, value in (trial.metrics or {}).items()),
+        ("seconds", _number(trial.seconds)),
+        ("sent by all ranks", _bytes(trial.wire_bytes)),
+        ("peak memory", _bytes(trial.peak_memory)),
+        ("started (UTC)", moment(trial.started)),
+        ("seed", str(trial.seed)),
+        ("bred by", bred),
+        *([("reason", trial.reason)] if trial.reason else []),
+        *([("note", trial.note)] if trial.note else []),
+    ]
+    found: list[Any] = [components.table([], measured)]
+    if trial.traceback:
+        found += [
+            dmc.Title("Traceback", order=2, size="h5", mt="md"),
+            dmc.Code(trial.traceback, block=True, className="traceback"),
+        ]
+    hosts = [h for h in context.store.hosts(study) if (h.island, h.worker) == (trial.island, trial.worker)]
+    if hosts:
+        found += [dmc.Title("Hosts and devices", order=2, size="h5", mt="md"), _hosts(hosts)]
+    return found
+
+
+def _hosts(hosts: list[Host]) -> dmc.Box:
+    newest = {host.rank: host for host in hosts}  # a resumed study has several of a rank
+    rows = [[str(r), h.hostname, h.device, h.node, h.processor or "–", h.threads] for r, h in sorted(newest.items())]
+    return components.table(["rank", "host", "device", "node", "processor", "threads"], rows)
+
+
+def hyperparameters(context: Context, study: Study, trial: Trial) -> dmc.Box:
+    """Beside those of the default configuration and of the incumbent, where there are such; what differs is bold."""
+    board = context.boards.of(study.name)
+    best = board.trials[board.trials["place"] == 1]
+    first = board.trials[board.trials["number"] == 0]
+    ids = [int(id_) for some in (best, first) for id_ in some["id"]]
+    others = {one.id: one for one in browse.trials(context.store, ids)}
+    incumbent = others.get(int(best["id"].iloc[0])) if len(best) else None
+    starts = [one for one in others.values() if (one.proposal or {}).get("operator") == "default"]
+    beside: dict[str, Mapping[str, Any]] = {f"trial {trial.number}": trial.hyperparameters}
+    if starts:
+        beside["default"] = starts[0].hyperparameters
+    if incumbent is not None:
+        beside[f"incumbent (trial {incumbent.number})"] = incumbent.hyperparameters
+    sources = (trial.proposal or {}).get("sources", {})
+    rows = []
+    for name, own in trial.hyperparameters.items():
+        cells: list[Any] = [name, table.shown(own)]
+        for values in list(beside.values())[1:]:
+            value = table.shown(values[name]) if name in values else "–"
+            cells.append(value if name in values and values[name] == own else html.Strong(value))
+        cells.append(source_name(sources.get(name)))
+        rows.append(cells)
+    return components.table(["hyperparameter", *beside, "gene from"], rows)
+
+
+def source_name(source: object) -> str:
+    """Where a gene came from, in words."""
+    return f"trial {source}" if isinstance(source, int) else str(source or "").replace("_", " ")
+
+
+def as_yaml(study: Study, trial: Trial) -> str:
+    """The configuration, complete enough for `atoll train`."""
+    return str(yaml.safe_dump(configuration(study, trial), sort_keys=False))
+
+
+def filename(study: Study, trial: Trial) -> str:
+    """For the downloaded configuration."""
+    safe = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in study.name)
+    return f"{safe}-trial-{trial.number}.yaml"
+
+
+def command(study: Study, trial: Trial) -> str:
+    """What exports this trial and trains it again."""
+    file = filename(study, trial)
+    return f"atoll export {shlex.quote(study.name)} --trial {trial.number} -o {file} && atoll train {file}"
+
+
+def layout(context: Context, study: Study, trial: Trial) -> dmc.Stack:
+    """The page."""
+    which = {"study": study.name, "number": trial.number, "attempt": trial.attempt}
+    note = dmc.Group(
+        [
+            dmc.TextInput(
+                id="trial-note",
+                value=trial.note or "",
+                placeholder="A note on this trial",
+                w=420,
+                attributes={"input": {"aria-label": "Note"}},
+            ),
+            dmc.Button("Keep note", id="trial-keep", size="compact-sm", variant="default"),
+            html.Span(id="trial-noted", role="status"),
+        ]
+    )
+    attempt = f", attempt {trial.attempt}" if trial.attempt else ""
+    return dmc.Stack(
+        [
+            dcc.Store(id="trial-id", data=which),
+            dcc.Store(id="trial-seen"),
+            dcc.Download(id="trial-download"),
+            components.interval("trial-interval"),
+            components.heading(
+                f"Trial {trial.number}{attempt}",
+                dcc.Link(study.name, href=context.link("study", name=study.name)),
+                dcc.Link("Family tree", href=context.link("islands", name=study.name, trial=trial.number)),
+                dmc.Button("Download configuration", id="trial-save", size="compact-sm", variant="default"),
+                dmc.CopyButton(
+                    value=command(study, trial),
+                    children="Copy command",
+                    copiedChildren="Copied",
+                    size="compact-sm",
+                    variant="default",
+                    id="trial-copy",
+                ),
+                below=f"{trial.configuration.get('method', study.method)} on {study.workload}, island {trial.island}, "
+                f"worker {trial.worker}",
+            ),
+            dmc.Code(command(study, trial), block=True),
+            *([note] if context.allow_edit else []),
+            components.figure("trial-curves", "Curves"),
+            dmc.SimpleGrid(
+                [
+                    dmc.Stack(
+                        [
+                            dmc.Title("Hyperparameters", order=2, size="h5"),
+                            hyperparameters(context, study, trial),
+                            components.figure("trial-ledger", "Communication of a rank in a step"),
+                        ]
+                    ),
+                    html.Div(id="trial-facts"),
+                ],
+                cols={"base": 1, "lg": 2},
+            ),
+        ],
+        gap="sm",
+    )
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _bytes(value: float | None) -> str:
+    return "–" if value is None else f"{value / 1e6:,.3f} MB"

@@ -1,0 +1,43 @@
+"""Fewer points for the same line: what a screen cannot show is left out, what a reader looks for is not."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_POINTS = 2000
+Indices = NDArray[np.int64]
+
+
+def extremes(values: NDArray[np.float64], max_points: int = MAX_POINTS) -> Indices:
+    """Indices of at most `max_points` of `values`: the smallest and the largest of equal parts, and both ends.
+
+    NaN is left out where there is a number in its part.
+    """
+    n = len(values)
+    if n <= max_points:
+        return np.arange(n)
+    edges = np.linspace(0, n, (max_points - 2) // 2 + 1).astype(int)
+    found = {0, n - 1}
+    for start, end in itertools.pairwise(edges):
+        part = values[start:end]
+        if np.isnan(part).all():
+            continue
+        found |= {start + int(np.nanargmin(part)), start + int(np.nanargmax(part))}
+    return np.array(sorted(found))
+
+
+def changes(values: NDArray[np.float64]) -> Indices:
+    """Indices at which `values` differ from the ones before, and both ends: all that a staircase needs."""
+    if not len(values):
+        return np.array([], dtype=int)
+    differs = np.flatnonzero(values[1:] != values[:-1]) + 1
+    found: Indices = np.unique(np.append(differs, [0, len(values) - 1]))
+    return found
+
+
+def evenly(n: int, max_points: int) -> Indices:
+    """At most `max_points` of `n` indices, evenly spaced."""
+    return np.arange(n) if n <= max_points else np.linspace(0, n - 1, max_points).astype(int)

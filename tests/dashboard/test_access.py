@@ -1,0 +1,81 @@
+"""Who may read: the token, the cookie, the prefix, and what the command refuses."""
+
+import boards
+import pytest
+
+from atoll.dashboard import access, app
+from atoll.storage.store import StoreError
+
+
+@pytest.fixture
+def store(tmp_path):
+    return boards.study(tmp_path, [0.5])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_local_addresses(host):
+    assert access.is_local(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "node7", "localhost.example.org"])
+def test_addresses_that_others_reach(host):
+    assert not access.is_local(host)
+
+
+def test_a_token_is_asked_for_once_and_kept_in_a_signed_cookie(store):
+    server = app.create_app(store, token="secret token").server
+    stranger, reader = server.test_client(), server.test_client()
+    for path in ("/", "/_dash-layout", "/_dash-dependencies", "/assets/atoll.js", "/study?name=s"):
+        assert stranger.get(path).status_code == 403
+    assert stranger.post("/_dash-update-component", json={}).status_code == 403
+    assert "is not this dashboard's" in stranger.get("/?token=wrong").text
+    assert stranger.get("/").status_code == 403
+    entered = reader.get("/study?name=s&token=secret%20token")
+    assert (entered.status_code, entered.headers["Location"]) == (302, "/study?name=s")
+    assert "HttpOnly" in entered.headers["Set-Cookie"]
+    assert "SameSite=Lax" in entered.headers["Set-Cookie"]
+    assert "secret" not in entered.headers["Set-Cookie"]
+    assert reader.get("/_dash-layout").status_code == 200
+
+
+def test_a_forged_or_foreign_cookie_opens_nothing(store):
+    other = app.create_app(store, token="another").server.test_client()
+    cookie = other.get("/?token=another").headers["Set-Cookie"].split(";")[0].split("=", 1)[1]
+    server = app.create_app(store, token="secret").server
+    client = server.test_client()
+    client.set_cookie(server.config["SESSION_COOKIE_NAME"], cookie)
+    assert client.get("/").status_code == 403
+
+
+def test_tokens_differ_and_are_long():
+    assert len({access.new_token() for _ in range(5)}) == 5
+    assert len(access.new_token()) >= 40
+
+
+def test_without_a_token_there_is_no_cookie_but_safe_headers(store):
+    answer = app.create_app(store).server.test_client().get("/")
+    assert answer.status_code == 200
+    assert "Set-Cookie" not in answer.headers
+    assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+    assert answer.headers["Referrer-Policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("given", ["atoll/board", "/atoll/board", "/atoll/board/"])
+def test_behind_a_prefix(store, given):
+    client = app.create_app(store, base_path=given).server.test_client()
+    assert client.get("/atoll/board/").status_code == 200
+    assert client.get("/atoll/board/_dash-layout").status_code == 200
+    assert client.get("/").status_code == 404
+    assert "/atoll/board/compare" in str(client.get("/atoll/board/_dash-layout").get_json())
+
+
+def test_gunicorn_needs_a_token_or_the_word_that_none_is_wanted(store, monkeypatch):
+    monkeypatch.setenv("ATOLL_STORE", str(store))
+    with pytest.raises(StoreError, match="needs ATOLL_DASHBOARD_TOKEN"):
+        app.from_environment()
+    monkeypatch.setenv("ATOLL_DASHBOARD_TOKEN", "t")
+    assert app.from_environment().test_client().get("/").status_code == 403
+    monkeypatch.delenv("ATOLL_DASHBOARD_TOKEN")
+    monkeypatch.setenv("ATOLL_DASHBOARD_INSECURE", "1")
+    monkeypatch.setenv("ATOLL_DASHBOARD_BASE_PATH", "/x")
+    assert app.from_environment().test_client().get("/x/").status_code == 200

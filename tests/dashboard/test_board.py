@@ -1,0 +1,116 @@
+"""Boards follow the store and ask only for what is new."""
+
+import math
+
+import boards
+import journals
+import pytest
+import sqlalchemy as sa
+
+from atoll.dashboard.board import Board, Boards
+from atoll.storage.store import StoreError
+
+
+@pytest.fixture
+def statements():
+    """What the database is asked."""
+    seen = []
+
+    def listen(_connection, _cursor, statement, *_rest):
+        seen.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", listen)
+    yield seen
+    sa.event.remove(sa.Engine, "before_cursor_execute", listen)
+
+
+def places(board):
+    trials = board.trials.dropna(subset=["place"]).sort_values("place")
+    return trials["number"].tolist()
+
+
+def test_the_best_come_first_and_what_is_not_complete_has_no_place(tmp_path):
+    board = Boards(boards.study(tmp_path, [0.5, None, 0.9, 0.5])).of("s")
+    assert places(board) == [2, 0, 3]
+    assert math.isnan(board.trials.set_index("number")["place"][1])
+    assert board.counts() == {"complete": 3, "failed": 1}
+
+
+def test_minimised_objectives(tmp_path):
+    store = boards.study(tmp_path, [0.5, 0.9, 0.1], direction="minimize")
+    assert places(Boards(store).of("s")) == [2, 0, 1]
+
+
+def test_several_objectives_are_placed_by_their_fronts(tmp_path):
+    objectives = [{"name": "error", "direction": "minimize"}, {"name": "speed", "direction": "maximize"}]
+    store, lines, recorder = boards.record(tmp_path, objectives=objectives, metric="error", direction="minimize")
+    for number, (error, speed) in enumerate([(3.0, 1.0), (1.0, 1.0), (2.0, 5.0)]):
+        journals.start_trial(lines, number)
+        journals.end_trial(lines, number, error, objectives=[error, speed])
+    recorder.catch_up()
+    board = Boards(store).of("s")
+    assert places(board)[-1] == 0
+    assert board.trials["objectives.speed"].tolist() == [1.0, 1.0, 5.0]
+
+
+def test_it_reads_what_is_new_and_what_had_not_ended(tmp_path, statements):
+    store, lines, recorder = boards.record(tmp_path)
+    all_boards = Boards(store)
+    journals.start_trial(lines, 0)
+    recorder.catch_up()
+    board = all_boards.of("s")
+    before = board.revision
+    assert board.trials["state"].tolist() == ["running"]
+    journals.report(lines, 0, 1)
+    recorder.catch_up()
+    assert all_boards.of("s").revision == before + 1  # its curve has grown
+    journals.end_trial(lines, 0, 0.5)
+    journals.start_trial(lines, 1)
+    journals.end_trial(lines, 1, 0.7)
+    recorder.catch_up()
+    assert places(all_boards.of("s")) == [1, 0]
+    unchanged = board.revision
+    statements.clear()
+    assert all_boards.of("s").revision == unchanged
+    asked = [s for s in statements if "FROM trial" in s]
+    assert len(asked) == 1
+    assert "trial.id > " in asked[0]
+
+
+def test_a_lost_trial_is_not_read_again(tmp_path, statements):
+    store, lines, recorder = boards.record(tmp_path)
+    journals.start_trial(lines, 0)
+    lines.append("trial_lost", {"number": 0, "attempt": 0, "reason": "gone"})
+    recorder.catch_up()
+    all_boards = Boards(store)
+    all_boards.of("s")
+    statements.clear()
+    all_boards.of("s")
+    assert not any("trial.id IN" in s for s in statements)
+
+
+def test_samples_keep_the_best_half(tmp_path):
+    board = Boards(boards.study(tmp_path, [n / 100 for n in range(60)])).of("s")
+    sample, hyperparameters = board.sample(20)
+    assert len(sample) == 20
+    assert sample["place"].tolist()[:10] == list(range(1, 11))
+    assert sample["place"].max() == 60
+    assert hyperparameters["B"].tolist() == [n + 1 for n in sample["number"]]
+
+
+def test_a_study_that_is_gone_is_told(tmp_path):
+    store = boards.study(tmp_path, [0.5])
+    all_boards = Boards(store)
+    all_boards.of("s")
+    store.delete(store.study("s"))
+    with pytest.raises(StoreError, match="does not hold a study named 's'"):
+        all_boards.of("s")
+
+
+def test_few_boards_are_kept(tmp_path):
+    for number in range(10):
+        store, _, _ = boards.record(tmp_path, name=f"s{number}")
+    all_boards = Boards(store)
+    for number in range(10):
+        assert isinstance(all_boards.of(f"s{number}"), Board)
+    assert len(all_boards._boards) == 8

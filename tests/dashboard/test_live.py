@@ -1,0 +1,245 @@
+"""The dashboard in a real browser while a search's journal grows, over odd stores, and behind its doors."""
+
+import json
+import socket
+import time
+from urllib.parse import quote_plus
+
+import boards
+import browser
+import journals
+import pytest
+from commands import wait_until
+from served import ROWS, cell, dashboard, drawn, gunicorn, points, until
+
+from atoll.storage import browse
+from atoll.storage.recorder import RecorderThread
+from atoll.storage.store import Store
+
+pytestmark = browser.NEEDED
+
+PATIENCE = 2.0  # seconds from a journal's line to the page, the issue's limit
+
+
+@pytest.fixture
+def live(tmp_path):
+    """A search under way: its journal's writer, and the address of a dashboard over its store."""
+    store, lines, recorder = boards.record(tmp_path)
+    for number, objective in enumerate([0.8, 0.9]):
+        journals.start_trial(lines, number)
+        for epoch in (1, 2, 3):
+            journals.report(lines, number, epoch)
+        journals.end_trial(lines, number, objective)
+    recorder.catch_up()
+    thread = RecorderThread(recorder)
+    thread.start()
+    with dashboard(str(store)) as url:
+        yield lines, url
+    thread.finish(20)
+
+
+@pytest.fixture
+def page():
+    with browser.opened(1500, 1100) as opened:
+        yield opened
+        assert opened.failures == []
+
+
+def num_rows(page, n):
+    until(page, f"document.querySelectorAll('{ROWS}').length === {n}")
+
+
+def test_a_running_study_grows_and_keeps_zoom_choice_and_filters(live, page):
+    lines, url = live
+    page.goto(f"{url}/study?name=s")
+    num_rows(page, 2)
+    drawn(page, "study-figure")
+    assert page.inner_text(cell(0, "objective")) == "0.9"
+    page.click(cell(0, "state"))
+    drawn(page, "study-curves")
+    # zoom
+    box = page.locator("#study-figure .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + 50, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 400, box["y"] + 150, steps=5)
+    page.mouse.up()
+    zoomed = "JSON.stringify(document.querySelector('#study-figure .js-plotly-plot').layout.xaxis.range)"
+    wait_until(lambda: page.evaluate(f"{zoomed} !== undefined"), 10)
+    before = page.evaluate(zoomed)
+    # a running trial appears, and its curve grows
+    journals.start_trial(lines, 3)
+    journals.report(lines, 3, 1)
+    num_rows(page, 3)
+    page.click(cell(2, "state"), modifiers=["Control"])
+    until(page, "document.querySelector('#study-curves .js-plotly-plot')._fullData.length === 10")
+    journals.report(lines, 3, 2)
+    until(page, "document.querySelector('#study-curves .js-plotly-plot')._fullData[5].x.length === 2")
+    # a new best trial appears by itself, above
+    journals.start_trial(lines, 2)
+    journals.report(lines, 2, 1)
+    written = time.monotonic()
+    journals.end_trial(lines, 2, 0.99)
+    until(page, f"document.querySelector(\"{cell(0, 'objective')}\").innerText === '0.99'")
+    assert time.monotonic() - written < 3 * PATIENCE  # the limit itself is measured by benchmarks/dashboard.py
+    until(page, "document.querySelector('#study-figure .js-plotly-plot')._fullData[0].x.length === 3")
+    chosen = page.locator(".ag-pinned-left-cols-container .ag-row-selected [col-id='number']").all_inner_texts()
+    assert sorted(chosen) == ["1", "3"]
+    assert page.evaluate(zoomed) == before
+    assert "3 complete" in page.inner_text("#study-counts")
+
+
+def test_a_page_that_nothing_happens_on_is_not_drawn_again(live, page):
+    _, url = live
+    page.goto(f"{url}/study?name=s")
+    num_rows(page, 2)
+    drawn(page, "study-figure")
+    page.wait_for_timeout(1500)
+    asked = []
+    page.on("request", lambda request: asked.append(request.post_data or ""))
+    page.wait_for_timeout(3000)
+    assert len(asked) >= 2
+    assert all('"output":"..study-revision.data' in one for one in asked)
+
+
+def test_a_study_that_is_deleted_while_it_is_open_says_so(tmp_path, page):
+    store = boards.study(tmp_path, [0.5, 0.7])
+    with dashboard(str(store)) as url:
+        page.goto(f"{url}/study?name=s")
+        num_rows(page, 2)
+        store.delete(store.study("s"))
+        page.wait_for_selector("#study-problem >> text=This study is gone")
+        page.click("#study-tab [role=tab][id$='timeline']")
+        page.goto(f"{url}/study?name=s")
+        page.wait_for_selector("text=does not hold a study named")
+
+
+def test_names_and_notes_are_text_wherever_they_are_shown(tmp_path, page):
+    store = boards.study(tmp_path, [0.5, 0.7, None], name=boards.NASTY)
+    store.annotate(browse.trial(store, 1, 0), boards.NASTY)
+    dialogs = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    name = quote_plus(boards.NASTY)
+    with dashboard(str(store)) as url:
+        page.goto(url)
+        page.wait_for_selector("#studies-grid [col-id='study'] a")
+        assert page.inner_text("#studies-grid [col-id='study'] a") == boards.NASTY
+        page.click("#studies-grid [col-id='study'] a")
+        page.wait_for_selector(f"{ROWS} >> nth=2")
+        assert page.inner_text("h1") == boards.NASTY
+        for tab in ("failures", "timeline", "parallel"):
+            page.goto(f"{url}/study?name={name}&tab={tab}")
+            drawn(page, "study-figure")
+        for path in (
+            f"islands?name={name}",
+            f"trial?study={name}&number=2",
+            f"trial?study={name}&number=0",
+            f"compare?studies={quote_plus(json.dumps([boards.NASTY]))}",
+            f"projection?name={name}",
+            f"export?name={name}",
+        ):
+            page.goto(f"{url}/{path}")
+            page.wait_for_selector("h1")
+            page.wait_for_load_state("networkidle")
+            assert page.locator("script:text('alert(1)')").count() == 0
+        page.goto(f"{url}/trial?study={name}&number=2")
+        page.wait_for_selector("#trial-facts >> text=Traceback: <script>")
+    assert dialogs == []
+
+
+@pytest.mark.parametrize("objectives", [[], [0.5], [None, None]])
+def test_small_studies_have_a_sensible_view(tmp_path, page, objectives):
+    store = boards.study(tmp_path, objectives)
+    with dashboard(str(store)) as url:
+        page.goto(f"{url}/study?name=s")
+        page.wait_for_selector("#study-counts")
+        for tab in ("parallel", "importance", "slices", "contour", "timeline", "failures", "best"):
+            page.click(f"#study-tab [role=tab][id$='{tab}']")
+            until(page, "!document.querySelector('#study-figure')?.innerText.includes('…')")
+        page.goto(f"{url}/islands?name=s")
+        until(page, "!document.querySelector('#islands-diversity')?.innerText.includes('…')")
+        assert "Traceback" not in page.inner_text("body")
+
+
+def test_an_empty_store_says_what_to_do(tmp_path, page):
+    store = Store(f"sqlite:///{tmp_path}/atoll.db")
+    with dashboard(str(store)) as url:
+        page.goto(url)
+        page.wait_for_selector("text=start one with `atoll quickstart`")
+        for path in ("compare", "projection", "export", "study", "islands", "trial?study=s", "nowhere"):
+            page.goto(f"{url}/{path}")
+            page.wait_for_selector("main >> text=/Choose|Nothing|No such|404/")
+
+
+def test_nothing_can_be_edited_unless_it_is_allowed(tmp_path, page):
+    store = boards.study(tmp_path, [0.5])
+    with dashboard(str(store)) as url:
+        page.goto(f"{url}/study?name=s")
+        num_rows(page, 1)
+        assert page.locator("#study-rename").count() == 0
+        page.goto(f"{url}/trial?study=s&number=0")
+        page.wait_for_selector("#trial-facts table")
+        assert page.locator("#trial-keep").count() == 0
+
+
+def test_names_archives_and_notes_can_be_edited(tmp_path, page):
+    store = boards.study(tmp_path, [0.5])
+    with dashboard(str(store), "--allow-edit") as url:
+        page.goto(f"{url}/study?name=s")
+        page.fill("#study-new-name", " bad")
+        page.click("#study-rename")
+        page.wait_for_selector("#study-edited >> text=takes 1 to 200 characters")
+        page.fill("#study-new-name", "better & <b>")
+        page.click("#study-rename")
+        page.wait_for_selector("h1 >> text=better & <b>")
+        page.click("#study-archive")
+        page.wait_for_selector("#study-edited >> text=Archived")
+        assert store.study("better & <b>").archived
+        page.goto(f"{url}/trial?study=better+%26+%3Cb%3E&number=0")
+        page.fill("#trial-note", "look here")
+        page.click("#trial-keep")
+        page.wait_for_selector("#trial-facts >> text=look here")
+        assert browse.trial(store, 1, 0).note == "look here"
+
+
+def test_an_address_that_others_reach_asks_for_the_printed_token(tmp_path, page):
+    store = boards.study(tmp_path, [0.5])
+    with dashboard(str(store), "--host", "0.0.0.0") as url:
+        assert "?token=" in url
+        port, token = url.split(":")[2].split("/")[0], url.split("token=")[1]
+        local = f"http://127.0.0.1:{port}"
+        page.goto(f"{local}/study?name=s")
+        assert "asks for a token" in page.inner_text("body")
+        page.goto(f"{local}/?token=wrong")
+        assert "is not this dashboard's" in page.inner_text("body")
+        page.goto(f"{local}/study?name=s&token={token}")
+        num_rows(page, 1)
+        assert "token" not in page.url
+        page.goto(local)
+        page.wait_for_selector("#studies-grid [col-id='study'] a")
+
+
+def test_without_a_token_only_when_it_is_said(tmp_path, page):
+    store = boards.study(tmp_path, [0.5])
+    with dashboard(str(store), "--host", "0.0.0.0", "--insecure", "--base-path", "/lab/atoll") as url:
+        assert "token" not in url
+        assert url.endswith("/lab/atoll")
+        page.goto(f"http://127.0.0.1:{url.split(':')[2]}/")
+        page.click("#studies-grid [col-id='study'] a")
+        num_rows(page, 1)
+        assert "/lab/atoll/study?name=s" in page.url
+        page.click("nav >> text=Export")
+        page.wait_for_selector("#export-yaml >> text=workload:")
+
+
+def test_it_runs_under_gunicorn(tmp_path, page):
+    store = boards.study(tmp_path, [0.5, 0.7])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with gunicorn(str(store), port, ATOLL_DASHBOARD_TOKEN="t") as url:
+        page.goto(f"{url}/study?name=s")
+        assert "asks for a token" in page.inner_text("body")
+        page.goto(f"{url}/study?name=s&token=t")
+        num_rows(page, 2)
+        drawn(page, "study-figure")
+        assert points(page, "study-figure") == 2

@@ -1,0 +1,85 @@
+"""The leaderboard: what a grid asks for, and the page it is given."""
+
+import boards
+import pytest
+
+from atoll.dashboard import table
+from atoll.dashboard.context import Context
+from atoll.storage.browse import Condition, Selection
+
+
+def request(start=0, end=100, filters=None, sort=None):
+    return {"startRow": start, "endRow": end, "filterModel": filters or {}, "sortModel": sort or []}
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context(boards.study(tmp_path, [0.5, None, 0.9, 0.7, 0.1, 0.8]))
+
+
+def numbers(context, brushed=None, **asked):
+    found = table.page(context, context.board("s"), request(**asked), brushed)
+    return [row["number"] for row in found["rowData"]], found["rowCount"]
+
+
+def test_places_first_and_pages(context):
+    assert numbers(context) == ([2, 5, 3, 0, 4, 1], 6)
+    assert numbers(context, start=2, end=4) == ([3, 0], 6)
+    assert numbers(context, start=6, end=9) == ([], 6)
+    assert numbers(context, sort=[{"colId": "place", "sort": "desc"}]) == ([4, 0, 3, 5, 2, 1], 6)
+
+
+def test_filters_and_sorting(context):
+    below = {"hp.B": {"filterType": "number", "type": "lessThan", "filter": 4}}
+    assert numbers(context, filters=below) == ([2, 0, 1], 3)
+    assert numbers(context, filters=below, sort=[{"colId": "hp.B", "sort": "desc"}]) == ([2, 1, 0], 3)
+    failed = {"state": {"filterType": "text", "type": "equals", "filter": "failed"}}
+    assert numbers(context, filters=failed) == ([1], 1)
+    assert numbers(context, filters=below | failed) == ([1], 1)
+
+
+def test_brushes_join_the_filters(context):
+    assert numbers(context, brushed={"hp.B": {"ranges": [[1, 1.5], [5.5, 9]]}}) == ([5, 0], 2)
+    assert numbers(context, brushed={"objective": {"ranges": [[0.6, 1.0]]}}) == ([2, 5, 3], 3)
+
+
+def test_filter_models_become_conditions():
+    ranged = {"filterType": "number", "type": "inRange", "filter": 1, "filterTo": 3}
+    small = {"filterType": "number", "type": "lessThan", "filter": 0}
+    both = {"operator": "OR", "conditions": [ranged, small]}
+    low, high, other = Condition("hp.B", ">=", 1), Condition("hp.B", "<=", 3), Condition("hp.B", "<", 0)
+    assert table.selection({"hp.B": ranged}, []).conditions == ((low,), (high,))
+    # (low and high) or other
+    assert table.selection({"hp.B": both}, []).conditions == ((low, other), (high, other))
+    assert table.selection({"hp.B": both | {"operator": "AND"}}, []).conditions == ((low,), (high,), (other,))
+    blank = {"reason": {"filterType": "text", "type": "blank"}}
+    assert table.selection(blank, [{"colId": "place", "sort": "asc"}]) == Selection(
+        ((Condition("reason", "is null", True),),)
+    )
+
+
+def test_brushed_words_and_what_is_missing():
+    assert table.brushed_conditions({"hp.wire": {"words": ["float32", None]}}) == [
+        (Condition("hp.wire", "in", ["float32"]), Condition("hp.wire", "is null", True))
+    ]
+
+
+def test_a_row_links_to_its_trial(context):
+    row = table.page(context, context.board("s"), request(end=1), None)["rowData"][0]
+    assert row["href"] == "/trial?study=s&number=2"
+    assert (row["place"], row["objective"], row["hp.B"]) == (1, 0.9, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.123456789, "0.123457"), (True, "true"), (None, "null"), ([1, 2], "[1, 2]"), ("a", "a"), (3, "3")],
+)
+def test_values_in_words(value, words):
+    assert table.shown(value) == words
+
+
+def test_columns_show_the_picked_hyperparameters(context):
+    board = context.board("s")
+    fields = [c["field"] for c in table.columns(board, ["B"], {"B": True})]
+    assert fields[:5] == ["place", "number", "state", "objective", "hp.B"]
+    assert "hp.learning_rate" not in fields

@@ -1,0 +1,44 @@
+"""Stores for the pages' tests, without a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import journals
+
+from atoll.storage.journal import JournalWriter
+from atoll.storage.recorder import Recorder
+from atoll.storage.store import Store
+
+Objective = float | None
+NASTY = "<script>alert(1)</script> & \"quotes\" 'single' 🙂/ü?name=x#y"
+
+
+def record(path: Path, name: str = "s", **changes) -> tuple[Store, JournalWriter, Recorder]:
+    """A study that has started: its store, its root's journal, and what moves one into the other."""
+    number = len(list(path.glob("study-*")))
+    folder = journals.start_folder(path / f"study-{number}", name=name)
+    url = f"sqlite:///{path}/atoll.db"
+    recorder = Recorder(folder, lambda: Store(url), journals.study_row(folder.path, name=name, **changes))
+    recorder.catch_up()
+    return Store(url), JournalWriter(folder.root_journal(0)), recorder
+
+
+def study(path: Path, objectives: list[Objective], name: str = "s", **changes) -> Store:
+    """A study whose trials have these objectives; None failed."""
+    store, lines, recorder = record(path, name, **changes)
+    for number, objective in enumerate(objectives):
+        parents = [number - 1, number // 2] if number > 1 else []
+        sources = {"B": parents[0], "learning_rate": "interval_mutation"} if parents else {}
+        operator = "crossover" if parents else "default" if number == 0 else "random"
+        proposal = {"operator": operator, "parents": parents, "sources": sources}
+        journals.start_trial(lines, number, proposal=proposal)
+        for epoch in (1, 2, 3):
+            journals.report(lines, number, epoch)
+        reason = "Diverged: <b>loss</b> is not finite" if objective is None else None
+        trace = "Traceback: <script>" if objective is None else None
+        journals.end_trial(lines, number, objective, reason=reason, traceback=trace)
+    if len(objectives) > 1:
+        lines.append("migrated", {"number": 0, "from_island": 0, "to_island": 1})
+    recorder.catch_up()
+    return store
