@@ -1,193 +1,19 @@
-"""A store as large as a long search's: made-up trials with reports, for measuring what reads it.
+"""Makes a store as large as a long search's, of made-up trials with reports, for measuring what reads it.
 
 python benchmarks/large_store.py [--trials N] [--reports N] [--quick] [--json FILE] STORE.db
-
-Rows are written past the journals. Objectives get better as the search goes on; some trials
-fail or are pruned; parents are earlier trials.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import sqlalchemy as sa
+from comparison import write
 
-from atoll.storage.models import Host, LedgerEntry, Migration, Progress, Study, Trial
-from atoll.storage.store import Store
-
-NUM_ISLANDS, WORKERS_PER_ISLAND = 4, 4
-NUM_WORKERS = NUM_ISLANDS * WORKERS_PER_ISLAND
-BATCH = 5000
-STARTED = 1_700_000_000.0
-REASONS = ("Diverged: the training loss is not finite", "CUDA out of memory", "PeerAborted: rank 3 raised")
-GENES = ("B", "S", "wire", "learning_rate", "momentum", "weight_decay", "batch_size", "schedule")
-
-
-def make(path: Path, num_trials: int, num_reports: int, seed: int = 0, name: str = "large") -> None:
-    """Add the study `name` of `num_trials` trials with `num_reports` reports each to the store in `path`."""
-    store, rng = Store(f"sqlite:///{path}"), np.random.default_rng(seed)
-    study_id = store.add_study(_study(name, num_trials))
-    clock = np.full(NUM_WORKERS, STARTED)
-    with store.engine.begin() as connection:
-        for start in range(0, num_trials, BATCH):
-            numbers = range(start, min(start + BATCH, num_trials))
-            trials = [_trial(rng, clock, study_id, number, num_trials) for number in numbers]
-            connection.execute(sa.insert(Trial), trials)
-            first = connection.execute(sa.select(sa.func.max(Trial.id))).scalar_one() - len(trials) + 1
-            for model, rows in ((Progress, _reports), (LedgerEntry, _ledger)):
-                connection.execute(sa.insert(model), list(rows(trials, first, num_reports)))
-        connection.execute(sa.insert(Host), list(_hosts(study_id)))
-        connection.execute(sa.insert(Migration), list(_migrations(rng, study_id, num_trials, clock.max())))
-        ended = {"state": "complete", "finished": float(clock.max())}
-        connection.execute(sa.update(Study).where(Study.id == study_id).values(**ended))
-    with store.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    store.close()
-
-
-def _study(name: str, num_trials: int) -> dict[str, Any]:
-    return {
-        "name": name,
-        "uid": name,
-        "state": "running",
-        "workload": "cifar10_cnn7",
-        "method": "daso",
-        "metric": "validation_error",
-        "curve_metric": "accuracy",
-        "direction": "minimize",
-        "target": 0.1,
-        "num_trials": num_trials,
-        "definition": {},
-        "folder": "",
-        "started": STARTED,
-    }
-
-
-def hyperparameters(rng: np.random.Generator) -> dict[str, Any]:
-    """A configuration of a space like DASO's."""
-    return {
-        "B": int(rng.integers(1, 33)),
-        "S": int(rng.integers(0, 8)),
-        "wire": ("float32", "bfloat16", "float16")[int(rng.integers(3))],
-        "learning_rate": float(10 ** rng.uniform(-4, 0)),
-        "momentum": float(rng.uniform(0, 0.99)),
-        "weight_decay": float(10 ** rng.uniform(-6, -2)),
-        "batch_size": int(2 ** rng.integers(4, 9)),
-        "schedule": ("constant", "cosine", "linear")[int(rng.integers(3))],
-    }
-
-
-def objective(chosen: dict[str, Any], rng: np.random.Generator) -> float:
-    """A validation error that depends on some of the hyperparameters."""
-    away = (np.log10(chosen["learning_rate"]) + 1.5) ** 2 / 8 + (chosen["momentum"] - 0.9) ** 2 + chosen["S"] / 80
-    return float(np.clip(0.05 + away + 0.02 * rng.standard_normal(), 0.02, 0.9))
-
-
-def _trial(rng: np.random.Generator, clock: np.ndarray, study_id: int, number: int, num_trials: int) -> dict[str, Any]:
-    worker = int(clock.argmin())
-    seconds = float(rng.lognormal(1.0, 0.5))
-    started = float(clock[worker]) + 0.05
-    clock[worker] = started + seconds
-    chosen = hyperparameters(rng)
-    if rng.random() < number / num_trials:  # the search learns
-        chosen |= {"learning_rate": float(10 ** rng.normal(-1.5, 0.3)), "momentum": float(rng.normal(0.9, 0.02))}
-    draw = rng.random()
-    state = "failed" if draw < 0.02 else "pruned" if draw < 0.2 else "complete"
-    parents = sorted({int(p) for p in rng.integers(max(0, number - 500), number, 2)}) if number > 50 else []
-    value = objective(chosen, rng)
-    return {
-        "study_id": study_id,
-        "number": number,
-        "attempt": 0,
-        "island": worker // WORKERS_PER_ISLAND,
-        "worker": worker,
-        "generation": number // NUM_WORKERS,
-        "state": state,
-        "seed": number,
-        "hyperparameters": chosen,
-        "configuration": {"workload": "cifar10_cnn7", "method": "daso", "ranks": 4, "hyperparameters": chosen},
-        "objective": value if state == "complete" else None,
-        "metrics": None if state == "failed" else {"validation_loss": 2 * value, "train_loss": value},
-        "seconds": seconds,
-        "wire_bytes": 1e6 * float(rng.uniform(1, 50)),
-        "peak_memory": 1e8,
-        "host": f"node{worker // 4}",
-        "started": started,
-        "finished": float(clock[worker]),
-        "reason": REASONS[int(rng.integers(3))] if state == "failed" else None,
-        "traceback": "Traceback (most recent call last): ..." if state == "failed" else None,
-        "proposal": {
-            "operator": "crossover+point_mutation" if parents else "random",
-            "parents": parents,
-            "sources": {gene: parents[i % len(parents)] for i, gene in enumerate(GENES)} if parents else {},
-            "seconds": 0.001,
-            "waited": 0.0,
-        },
-    }
-
-
-def _reports(trials: list[dict[str, Any]], first: int, num_reports: int) -> Iterator[dict[str, Any]]:
-    for trial_id, trial in enumerate(trials, first):
-        last = trial["objective"] or 0.5
-        for epoch in range(1, num_reports + 1):
-            error = last + (0.9 - last) / epoch
-            yield {
-                "trial_id": trial_id,
-                "step": 100 * epoch,
-                "epoch": epoch,
-                "seconds": trial["seconds"] * epoch / num_reports,
-                "train_loss": 2 * error,
-                "validation_loss": 2.1 * error,
-                "metric": 1 - error,
-                "learning_rate": trial["hyperparameters"]["learning_rate"],
-                "wire_bytes": 1e5 * epoch,
-                "metrics": None,
-            }
-
-
-def _ledger(trials: list[dict[str, Any]], first: int, num_reports: int) -> Iterator[dict[str, Any]]:
-    for trial_id, trial in enumerate(trials, first):
-        for scope, size in (("node", 1 << 20), ("global", 1 << 19)):
-            yield {
-                "trial_id": trial_id,
-                "operation": "all_reduce",
-                "scope": scope,
-                "payload_bytes": size,
-                "overlapped": scope == "global",
-                "count": 100 * num_reports,
-                "wire_bytes": trial["wire_bytes"] / 2,
-                "seconds_waited": trial["seconds"] / 10,
-            }
-
-
-def _hosts(study_id: int) -> Iterator[dict[str, Any]]:
-    for worker in range(NUM_WORKERS):
-        yield {
-            "study_id": study_id,
-            "time": STARTED,
-            "world_rank": worker,
-            "island": worker // WORKERS_PER_ISLAND,
-            "worker": worker,
-            "rank": 0,
-            "node": worker // 4,
-            "hostname": f"node{worker // 4}",
-            "process": 1000 + worker,
-            "device": "cpu",
-            "threads": 1,
-        }
-
-
-def _migrations(rng: np.random.Generator, study_id: int, num_trials: int, end: float) -> Iterator[dict[str, Any]]:
-    for number in range(0, num_trials, 10):
-        there, back = rng.choice(NUM_ISLANDS, 2, replace=False)
-        when = STARTED + (end - STARTED) * number / num_trials
-        yield {"study_id": study_id, "time": when, "number": number, "from_island": int(there), "to_island": int(back)}
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+import large
 
 
 def main() -> None:
@@ -196,22 +22,22 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100_000)
     parser.add_argument("--reports", type=int, default=20, help="of each trial")
     parser.add_argument("--quick", action="store_true", help="2,000 trials")
-    parser.add_argument("--json", type=Path, help="where to write what it took")
+    parser.add_argument("--json", metavar="FILE", help="write what it took; - for standard output")
     options = parser.parse_args()
     if options.store.exists():
         parser.error(f"{options.store} is there already; name a file that is not")
     num_trials = 2000 if options.quick else options.trials
     begun = time.perf_counter()
-    make(options.store, num_trials, options.reports)
+    large.make(options.store, num_trials, options.reports)
     figures = {
         "trials": num_trials,
         "reports": num_trials * options.reports,
         "seconds": time.perf_counter() - begun,
         "megabytes": options.store.stat().st_size / 1e6,
     }
-    print("{trials:,} trials, {reports:,} reports: {megabytes:.0f} MB in {seconds:.1f} s".format(**figures))
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2))
+    said = "{trials:,} trials, {reports:,} reports: {megabytes:.0f} MB in {seconds:.1f} s".format(**figures)
+    print(said, file=sys.stderr)
+    write(options, figures)
 
 
 if __name__ == "__main__":

@@ -162,11 +162,11 @@ def with_sizes(schedules: list[dict], scale: float, compute: float) -> list[dict
 
 def clusters() -> dict[str, tuple]:
     """Each cluster, and the seconds that a step computes there."""
+    from atoll.analysis import clusters
     from atoll.analysis.cluster import Link
-    from atoll.platform import project
 
     steps = [EPOCHS * SAMPLES / (BATCH_SIZE * gpus) for gpus in (32, 128)]
-    vendor = project.cluster("a100_hdr200")
+    vendor = clusters.cluster("a100_hdr200")
     long, short = HOURS[1, 0][0] * 3600 / steps[0], HOURS[32, 0][0] * 3600 / steps[0]
     exchange = (long - short) / (1 - 1 / 32)
     # bfloat16 through a ring of 8, and the broadcast in the node.

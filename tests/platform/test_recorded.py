@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from atoll.analysis import clusters
 from atoll.analysis.replay import replay
 from atoll.methods import METHODS
 from atoll.methods.communicator_threads import run_virtual_ranks
 from atoll.methods.schedule import Schedule
-from atoll.platform import project, registry
+from atoll.platform import registry
 from atoll.platform.configuration import Configuration
 from atoll.platform.trial import Trial
 from atoll.platform.worker import kept_schedule
@@ -47,7 +48,7 @@ def test_every_method_can_be_replayed(name):
     assert {schedule["num_steps"] for schedule in schedules} == {last.step}
     schedules = json.loads(json.dumps(schedules))  # as the store has them
     for cluster in ("a100_hdr200", "laptop"):
-        where = project.cluster(cluster)
+        where = clusters.cluster(cluster)
         for num_nodes in (1, 16):
             found = replay(schedules, where, num_nodes)
             assert found.num_steps > 0
@@ -58,7 +59,7 @@ def test_every_method_can_be_replayed(name):
             # Nothing is computed that was not measured; ranks may have waited, and steps are drawn.
             assert found.compute <= 1.5 * last.seconds / last.step
     if grows and not registry.method(name).asynchronous:
-        where = project.cluster("cloud_25gbe")
+        where = clusters.cluster("cloud_25gbe")
         slow = where.network.model_copy(update={"gigabytes_per_second": 0.001})
         slower = where.model_copy(update={"network": slow})
         # What ranks wait for crosses the network, by sums of kilobytes: at 1 MB/s for milliseconds.

@@ -28,14 +28,21 @@ def needed(test: Callable) -> Callable:
 
 
 @contextmanager
-def opened(width: int = 1280, height: int = 900, **options) -> Iterator:
-    """A page; what its programs raise is in its attribute `failures`."""
+def launched() -> Iterator:
+    """A browser without a page."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser; it is not installed")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(width: int = 1280, height: int = 900, **options) -> Iterator:
+    """A page; what its programs raise is in its attribute `failures`."""
+    with launched() as browser:
         page = browser.new_page(viewport={"width": width, "height": height}, **options)
         page.set_default_timeout(30_000)
         page.failures = []
         page.on("pageerror", lambda error: page.failures.append(str(error)))
         yield page
-        browser.close()
