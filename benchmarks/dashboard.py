@@ -42,8 +42,10 @@ SIZES = (1000, 10_000, 100_000)
 REPORTS = 20
 NAME = "large"
 ROW = ".ag-center-cols-container .ag-row [col-id='state']"
-THEIR_ROW = "table tbody tr td, .MuiDataGrid-row"
+OUR_ROW = f'document.querySelector("{ROW}")'
+THEIR_ROW = "document.evaluate(\"//*[text()='Trial 0']\", document, null, 9, null).singleNodeValue"
 DRAWN = "document.querySelector('#study-figure .js-plotly-plot')?._fullData?.some((t) => t.name === 'best so far')"
+PATIENCE = 300.0  # seconds
 LIMITS = {
     "rows, cold": 1.5,
     "figure, cold": 2.5,
@@ -165,10 +167,12 @@ def shown(playwright_browser: Any, url: str, row: str, figure: str | None) -> di
     begun = time.perf_counter()
     page.goto(url, wait_until="commit")
     found: dict[str, float] = {}
-    seen = {"rows": f'document.querySelector("{row}")'} | ({"figure": figure} if figure else {})
+    seen = {"rows": row} | ({"figure": figure} if figure else {})
     while len(found) < len(seen):
+        if time.perf_counter() - begun > PATIENCE:
+            raise TimeoutError(f"{url} does not show {seen.keys() - found.keys()} within {PATIENCE} s")
         for name, expression in seen.items():
-            if name not in found and page.evaluate(f"!!({expression})"):
+            if name not in found and page.evaluate(f"() => !!({expression})"):
                 found[name] = time.perf_counter() - begun
         time.sleep(0.01)
     paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
@@ -189,8 +193,8 @@ def side_by_side(playwright_browser: Any, folder: Path, size: int, repeats: int)
     if not their_store.exists():
         to_optuna(store, their_store)
     pages = {
-        "atoll": (ours, store, f"study?name={NAME}", ROW, DRAWN),
-        "optuna-dashboard": (theirs, their_store, "dashboard/studies/1/trialTable", THEIR_ROW, None),
+        "atoll": (ours, store, f"study?name={NAME}", OUR_ROW, DRAWN),
+        "optuna-dashboard": (theirs, their_store, "dashboard/studies/1/trials", THEIR_ROW, None),
     }
     cold: dict[str, list[dict[str, float]]] = {name: [] for name in pages}
     warm: dict[str, list[dict[str, float]]] = {name: [] for name in pages}
