@@ -10,7 +10,7 @@ import ipaddress
 import secrets
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import flask
 
@@ -32,8 +32,11 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def protect(server: flask.Flask, token: str | None) -> None:
-    """Set safe headers; with a token, answer only those who know it."""
+def protect(server: flask.Flask, token: str | None, *, only_local: bool = False) -> None:
+    """Set safe headers; with a token, answer only those who know it.
+
+    `only_local` refuses requests for another host's name: a page of a stranger's could have its name lead here.
+    """
 
     @server.after_request
     def _headers(response: flask.Response) -> flask.Response:
@@ -41,6 +44,15 @@ def protect(server: flask.Flask, token: str | None) -> None:
         response.headers["X-Frame-Options"] = "SAMEORIGIN"
         response.headers["Referrer-Policy"] = "same-origin"  # a link with a token stays here
         return response
+
+    if only_local:
+
+        @server.before_request
+        def _check_host() -> Any:
+            name = urlsplit(f"//{flask.request.host}").hostname or ""
+            if is_local(name):
+                return None
+            return "This dashboard answers to names of this machine only; --insecure lets others through.", 403
 
     if token is None:
         return

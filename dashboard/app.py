@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
-from urllib.parse import quote
 
 import dash
 import dash_mantine_components as dmc
@@ -21,12 +21,20 @@ from atoll.storage.store import DEFAULT_URL, Store, StoreError
 NAVIGATION = {"": "Studies", "compare": "Compare methods", "projection": "Projection", "export": "Export"}
 
 
-def create_app(store: Store, *, token: str | None = None, allow_edit: bool = False, base_path: str = "/") -> dash.Dash:
+def create_app(
+    store: Store,
+    *,
+    token: str | None = None,
+    only_local: bool = False,
+    allow_edit: bool = False,
+    base_path: str = "/",
+) -> dash.Dash:
     """The app over `store`.
 
     Args:
         store: what it shows.
         token: what readers must know; None for everyone who reaches the address.
+        only_local: whether to answer only requests for this machine's own names.
         allow_edit: whether readers may rename and archive studies and write notes.
         base_path: where it lies behind a reverse proxy, which passes the path on as it is.
     """
@@ -41,7 +49,7 @@ def create_app(store: Store, *, token: str | None = None, allow_edit: bool = Fal
         url_base_pathname=context.base_path,
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
-    access.protect(app.server, token)
+    access.protect(app.server, token, only_local=only_local)
     for page in (studies, study, islands, trial, compare, projection, export):
         page.register(app, context)
     app.layout = lambda: frame(context)
@@ -98,9 +106,11 @@ def frame(context: Context) -> dmc.MantineProvider:
 
 
 def normalised(base_path: str) -> str:
-    """A base path with a slash at both ends."""
+    """A base path with a slash at both ends. Raises StoreError for one with signs that addresses would change."""
     inner = base_path.strip("/")
-    return f"/{quote(inner)}/" if inner else "/"
+    if not re.fullmatch(r"[\w.~/-]*", inner, re.ASCII):
+        raise StoreError(f"a base path takes letters, digits and - _ . ~ /, such as /lab/atoll; got {base_path!r}")
+    return f"/{inner}/" if inner else "/"
 
 
 def serve(
@@ -117,8 +127,10 @@ def serve(
 
     An address that other hosts reach asks for a token, unless `insecure` says that it need not.
     """
-    token = None if insecure or access.is_local(host) else access.new_token()
-    app = create_app(store, token=token, allow_edit=allow_edit, base_path=base_path)
+    local = access.is_local(host)
+    token = None if insecure or local else access.new_token()
+    only_local = local and not insecure
+    app = create_app(store, token=token, only_local=only_local, allow_edit=allow_edit, base_path=base_path)
     if port == 0:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
             free.bind((host, 0))

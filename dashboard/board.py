@@ -6,7 +6,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,8 @@ from atoll.storage import browse
 from atoll.storage.models import Study
 from atoll.storage.store import Store
 
-MAX_BOARDS = 8
+MAX_BOARDS = 16
 MAX_SAMPLE = 5000
-ENDED = ("complete", "pruned", "failed", "lost")
 
 
 class Board:
@@ -29,41 +28,54 @@ class Board:
         study: its row, as it was when the board was last brought up to date.
         trials: a row for each trial with the columns of `browse.NARROW`, `objectives.NAME` where there are several, and
             `place`: 1 is the best; NaN for what is not complete.
-        revision: changes with the trials or the study.
+        revision: changes with the trials or the study; the same in every process that shows them.
     """
 
     def __init__(self, store: Store, study: Study) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._held: dict[str, dict[int, dict[str, Any]]] = {"hp": {}, "metric": {}}
-        self._steps: dict[int, int] = {}
+        self._hyperparameters: dict[int, dict[str, Any]] = {}
         self.study = study
-        self.revision = 0
+        self.revision = ""
         self.trials = self._ranked(self._frame([]))
 
     def refresh(self, study: Study) -> Board:
         """Read what is new; `study` is its row as it is now."""
         with self._lock:
-            state = (self.study.state, self.study.name, self.study.num_trials, self.study.archived)
-            has_changed = state != (study.state, study.name, study.num_trials, study.archived)
             self.study = study
             known = self.trials
-            running = known.loc[~known["state"].isin(ENDED), "id"]
             new = browse.narrow_trials(self._store, study.id, int(known["id"].max()) if len(known) else 0)
-            again = browse.narrow_again(self._store, running) if len(running) else []
-            ended = [row for row in again if row.state in ENDED]
-            for row in ended:
-                self._held["metric"].pop(row.id, None)
-            if new or ended:
-                kept = known[~known["id"].isin([row.id for row in ended])] if ended else known
-                joined = pd.concat([kept.drop(columns="place"), self._frame([*new, *ended])]) if len(known) else None
-                self.trials = self._ranked(self._frame(new) if joined is None else joined.sort_values("id"))
-            still = running[~running.isin([row.id for row in ended])].tolist()
-            steps = dict(browse.newest_progress(self._store, still)) if still else {}
-            if new or ended or has_changed or steps != self._steps:
-                self.revision += 1
-            self._steps = steps
+            # Lines of a trial that was given up for lost may still come while the study runs.
+            open_states = ("running", "lost") if study.state == "running" else ("running",)
+            states: dict[int, str] = dict(
+                known.loc[known["state"].isin(open_states), ["id", "state"]].itertuples(index=False)
+            )
+            again = browse.narrow_again(self._store, states) if states else []
+            changed = [row for row in again if row.state != states[row.id]]
+            if new or changed:
+                kept = known[~known["id"].isin([row.id for row in changed])].drop(columns="place")
+                added = self._frame([*new, *changed])
+                self.trials = self._ranked(pd.concat([kept, added]).sort_values("id") if len(known) else added)
+            running = self.trials.loc[self.trials["state"] == "running", "id"].tolist()
+            steps = sum(browse.newest_progress(self._store, running).values()) if running else 0
+            ended = int(self.trials["finished"].notna().sum())
+            self.revision = (
+                f"{study.id} {study.started} {study.name} {study.state} {study.num_trials} {study.archived} "
+                f"{len(self.trials)} {ended} {sorted(self.counts().items())} {steps}"
+            )
         return self
+
+    @property
+    def target(self) -> float | None:
+        """The target, where it is the objective's."""
+        return self.study.target if self.study.curve_metric in (None, self.study.metric) else None
+
+    def best(self, number: int | None) -> list[int]:
+        """The ids of so many of the best, or of the whole Pareto front."""
+        complete = self.trials[self.trials["place"].notna()].sort_values("place")
+        if number is None:
+            return [int(id_) for id_ in complete["id"].to_numpy()[pareto.front(self.losses(complete).tolist())]]
+        return [int(id_) for id_ in complete["id"].head(number)]
 
     @property
     def objectives(self) -> list[dict[str, Any]]:
@@ -114,31 +126,28 @@ class Board:
         chosen: pd.DataFrame = complete.iloc[np.concatenate([np.arange(best), rest])]
         return chosen
 
-    def held(self, ids: Iterable[int], holder: Literal["hp", "metric"] = "hp") -> pd.DataFrame:
-        """The hyperparameters or metrics of these trials as columns, in the order of `ids`."""
+    def held(self, ids: Iterable[int]) -> pd.DataFrame:
+        """The hyperparameters of these trials as columns, in the order of `ids`."""
         ids = [int(id_) for id_ in ids]
-        cache = self._held[holder]
+        cache = self._hyperparameters
         missing = [id_ for id_ in ids if id_ not in cache]
-        found = browse.held(self._store, missing, holder) if missing else {}
-        if len(cache) + len(found) > 4 * MAX_SAMPLE:  # samples drift while a search goes on
-            kept = set(ids)
-            self._held[holder] = cache = {id_: content for id_, content in cache.items() if id_ in kept}
-        ended = set(self.trials.loc[self.trials["state"].isin(ENDED), "id"]) if holder == "metric" else found.keys()
-        cache |= {id_: content for id_, content in found.items() if id_ in ended}
-        rows = [cache.get(id_) or found.get(id_) or {} for id_ in ids]
-        return pd.DataFrame(rows, index=ids)
+        if missing:
+            if len(cache) > 4 * MAX_SAMPLE:  # samples drift while a search goes on
+                cache = {id_: cache[id_] for id_ in ids if id_ in cache}
+            # A dictionary of its own: others may be reading the one before.
+            self._hyperparameters = cache = cache | browse.held(self._store, missing)
+        return pd.DataFrame([cache.get(id_, {}) for id_ in ids], index=ids)
 
     def sample(self, max_trials: int = MAX_SAMPLE) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Complete trials with a place, and their hyperparameters row by row."""
         trials = self.with_place(max_trials)
         return trials.reset_index(drop=True), self.held(trials["id"]).reset_index(drop=True)
 
-    def names(self, holder: Literal["hp", "metric"] = "hp") -> list[str]:
-        """The hyperparameters or metrics that the first and the newest trials have, in their order."""
+    def names(self) -> list[str]:
+        """The hyperparameters that the first and the newest trials have, in their order."""
         ids = self.trials["id"].to_numpy()
-        ended = self.trials.loc[self.trials["state"].eq("complete"), "id"].to_numpy()
-        some = np.concatenate([ids[:50], ids[-150:], ended[-100:]])
-        return [str(name) for name in self.held(dict.fromkeys(some.tolist()), holder).columns]
+        some = np.concatenate([ids[:50], ids[-150:]])
+        return [str(name) for name in self.held(dict.fromkeys(some.tolist())).columns]
 
     def counts(self) -> dict[str, int]:
         """How many trials are in each state."""
@@ -151,14 +160,15 @@ class Boards:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._lock = threading.Lock()
-        self._boards: OrderedDict[int, Board] = OrderedDict()
+        self._boards: OrderedDict[tuple[int, float], Board] = OrderedDict()
 
     def of(self, name: str) -> Board:
         """The board of the study called `name`, up to date. Raises StoreError where there is none."""
         study = self.store.study(name)
+        key = study.id, study.started  # SQLite gives the id of a deleted study again
         with self._lock:
-            board = self._boards.pop(study.id, None) or Board(self.store, study)
-            self._boards[study.id] = board
+            board = self._boards.pop(key, None) or Board(self.store, study)
+            self._boards[key] = board
             while len(self._boards) > MAX_BOARDS:
                 self._boards.popitem(last=False)
         return board.refresh(study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -155,3 +156,13 @@ def duration(seconds: float | None) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def parsed(text: str | None, default: Any = None) -> Any:
+    """The JSON that an address holds, of the default's type ({} unless given); that where somebody has broken it."""
+    default = {} if default is None else default
+    try:
+        found = json.loads(text) if text else default
+    except (ValueError, TypeError):
+        return default
+    return found if isinstance(found, type(default)) else default

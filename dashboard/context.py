@@ -43,12 +43,11 @@ class Background:
             return future.result(timeout=patience)
         except TimeoutError:
             return None
-
-    @property
-    def num_done(self) -> int:
-        """How much of the work is done: changes when there is something new to show."""
-        with self._lock:
-            return sum(future.done() for future in self._found.values())
+        except Exception:
+            # What went wrong may be over in a moment: the next one who asks tries again.
+            with self._lock:
+                self._found.pop(key, None)
+            raise
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,12 @@ class Context:
         return f"{self.base_path}{page}{'?' + urlencode(given) if given else ''}"
 
     def stamp(self, subject: Study | Benchmark) -> str:
-        """Changes when a study, or one of a benchmark, begins or ends; what is worked out in between stays as it is."""
-        studies = [subject] if isinstance(subject, Study) else self.store.studies_of(subject)
-        return f"{type(subject).__name__} {subject.id}: {[(s.id, s.state, s.finished) for s in studies]}"
+        """Changes when a study of a benchmark begins or ends, or a trial of a study is complete."""
+        if isinstance(subject, Study):
+            board = self.boards.of(subject.name)
+            return f"study {subject.id} {subject.started} {subject.state} {board.counts().get('complete', 0)}"
+        studies = self.store.studies_of(subject)
+        return f"benchmark {subject.uid} {[(s.id, s.state, s.finished) for s in studies]}"
 
     def board(self, name: str | None) -> Board:
         """The board of a study for a callback, which ends quietly where the study cannot be read."""

@@ -15,6 +15,7 @@ from atoll.dashboard.context import Context
 from atoll.storage import browse
 from atoll.storage.browse import AnyOf, Condition, Operator, Selection
 from atoll.storage.models import Trial
+from atoll.storage.store import StoreError
 
 MAX_SHOWN = 8  # hyperparameters, until others are picked
 OPERATORS: dict[str, Operator] = {
@@ -32,21 +33,25 @@ OPERATORS: dict[str, Operator] = {
 Model = Mapping[str, Any]
 
 
-def columns(board: Board, shown: Sequence[str], kinds: Mapping[str, bool]) -> list[dict[str, Any]]:
+def columns(
+    board: Board, shown: Sequence[str], kinds: Mapping[str, bool], order: Sequence[Mapping[str, str]] = ()
+) -> list[dict[str, Any]]:
     """The table's columns: place, trial, state, objectives, the hyperparameters that are shown, and what it took.
 
     Args:
         board: of the study.
         shown: hyperparameters.
         kinds: which hyperparameters are numbers.
+        order: by what to sort at first, ag-grid's sort model; by place unless given.
     """
+    sorted_by = {one["colId"]: one["sort"] for one in order} or {"place": "asc"}
     several = board.study.objectives
     objectives = [
         column(f"objectives.{o['name']}", o["name"], numeric=True, filter=False, sortable=False, width=140)
         for o in several or ()
     ] or [column("objective", board.study.metric, numeric=True, width=90 + 8 * len(board.study.metric))]
-    return [
-        column("place", "place", width=100, filter=False, sort="asc", sortingOrder=["asc"], pinned="left"),
+    found = [
+        column("place", "place", width=100, filter=False, pinned="left"),
         link_column("number", "trial", width=90, filter="agNumberColumnFilter", pinned="left"),
         column("state", width=110),
         *objectives,
@@ -59,6 +64,7 @@ def columns(board: Board, shown: Sequence[str], kinds: Mapping[str, bool]) -> li
         column("reason", minWidth=220),
         column("note", minWidth=160),
     ]
+    return [one | {"initialSort": sorted_by.get(one["field"])} for one in found]
 
 
 def selection(model: Model | None, order: Sequence[Mapping[str, str]], brushed: Model | None = None) -> Selection:
@@ -90,6 +96,15 @@ def _conditions(name: str, content: Model) -> list[AnyOf]:
     if kind == "inRange":
         return [(Condition(name, ">=", value),), (Condition(name, "<=", content["filterTo"]),)]
     return [(Condition(name, OPERATORS[str(kind)], value),)]
+
+
+def checked(model: Any, brushed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Filters and brushes of an address; none where they ask for what cannot be."""
+    try:
+        selection(model, [], brushed)
+    except (StoreError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return {}, {}
+    return dict(model), dict(brushed)
 
 
 def brushed_conditions(brushed: Model) -> list[AnyOf]:
@@ -150,7 +165,7 @@ def row(context: Context, board: Board, trial: Trial, place: float | None) -> di
     several = zip(board.study.objectives or (), trial.objectives or (), strict=False)
     return {
         "key": str(trial.id),
-        "href": context.link("trial", study=board.study.name, number=trial.number, attempt=trial.attempt or None),
+        "href": context.link("trial", study=board.study.name, number=trial.number, attempt=trial.attempt),
         "place": None if place is None or np.isnan(place) else int(place),
         **{name: getattr(trial, name) for name in ("number", "attempt", "state", "objective", "seconds", "wire_bytes")},
         **{name: getattr(trial, name) for name in ("island", "worker", "reason", "note")},

@@ -553,6 +553,7 @@ def export(
         bool, typer.Option("--pareto", help="Of several objectives: the whole Pareto front, in place of --best.")
     ] = False,
     trial: Annotated[int | None, typer.Option(help="The trial of this number, in place of --best.", min=0)] = None,
+    attempt: Annotated[int | None, typer.Option(help="With --trial; the last unless given.", min=0)] = None,
     output: Annotated[
         Path | None, typer.Option("-o", help="A .yaml or .json file; standard output unless given.")
     ] = None,
@@ -560,7 +561,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """The best configurations, complete enough to train again with `atoll train`."""
-    text = _write_export(study, None if pareto else best, output, store, as_json, trial)
+    which = None if trial is None else (trial, attempt)
+    text = _write_export(study, None if pareto else best, output, store, as_json, which)
     print(text if output is None else f"wrote {output}")
 
 
@@ -570,7 +572,7 @@ def _write_export(
     output: Path | None,
     store: str | None,
     as_json: bool = False,
-    number: int | None = None,
+    which: tuple[int, int | None] | None = None,
 ) -> str:
     import yaml
 
@@ -583,8 +585,8 @@ def _write_export(
     row = opened.study(study)
     if best is None and not row.objectives:
         raise StoreError(f"{study} has one objective, {row.metric}; a Pareto front needs several: use --best")
-    if number is not None:
-        best, trials = 1, [browse.trial(opened, row.id, number)]
+    if which is not None:
+        best, trials = 1, [browse.trial(opened, row.id, *which)]
     else:
         trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)
     found = [configuration(row, trial) for trial in trials]

@@ -12,20 +12,21 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 from sqlalchemy.sql import ColumnElement
 
-from atoll.storage.models import Progress, Trial
+from atoll.storage.models import Migration, Progress, Trial
 from atoll.storage.store import Store, StoreError
 
 Operator = Literal["<", "<=", ">", ">=", "=", "!=", "contains", "not contains", "starts", "ends", "in", "is null"]
 
 # What figures and places are made of; nothing that has to be parsed.
 NARROW = (
-    "id", "number", "attempt", "island", "worker", "generation", "state", "objective", "seconds", "wire_bytes",
+    "id", "number", "attempt", "island", "worker", "state", "objective", "seconds", "wire_bytes",
     "started", "finished",
 )  # fmt: skip
 SORTABLE = (*NARROW, "seed", "peak_memory", "host", "reason", "note", "oversubscribed")
 # A hyperparameter or a metric is a column too, named after what holds it.
 HELD = {"hp": Trial.hyperparameters, "metric": Trial.metrics}
 MAX_VALUES = 5000  # of one IN
+MAX_NUMBER = 2**53
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,10 @@ def _narrow() -> sa.Select[Any]:
     return sa.select(*(getattr(Trial, name) for name in NARROW), Trial.objectives)
 
 
-def held(store: Store, ids: Iterable[int], holder: Literal["hp", "metric"] = "hp") -> dict[int, dict[str, Any]]:
-    """The hyperparameters or metrics of these trials by id."""
-    return _by_key(store, HELD[holder], ids)
-
-
-def proposals(store: Store, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Where these trials come from, by id."""
-    return _by_key(store, Trial.proposal, ids)
+def held(store: Store, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """The hyperparameters of these trials by id."""
+    rows = _by_id(store, sa.select(Trial.id, Trial.hyperparameters.label("content")), ids)
+    return {row.id: row.content or {} for row in rows}
 
 
 def trials(store: Store, ids: Sequence[int]) -> list[Trial]:
@@ -114,10 +111,6 @@ def _by_id(store: Store, query: sa.Select[Any], ids: Iterable[int]) -> list[sa.R
             for some in _parts(sorted(ids))
             for row in connection.execute(query.where(Trial.id.in_(some)).order_by(Trial.id))
         ]
-
-
-def _by_key(store: Store, column: Any, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-    return {row.id: row.content or {} for row in _by_id(store, sa.select(Trial.id, column.label("content")), ids)}
 
 
 def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -179,7 +172,9 @@ def _clause(condition: Condition, dialect: str) -> ColumnElement[bool]:
         # Of what is held, the text of a number is the database's own: compare numbers as such.
         numbers = [one for one in value if _is_number(one)]
         of_numbers = _number(HELD[holder], name, dialect) if holder else column
-        words = text.in_([str(one) for one in value if not _is_number(one)])
+        # PostgreSQL keeps the spaces of a list as it was written, SQLite none.
+        spelled = [str(one) for one in value if not _is_number(one)]
+        words = text.in_([*spelled, *(one.replace(", ", ",") for one in spelled if one.startswith("["))])
         return sa.or_(words, of_numbers.in_(numbers)) if numbers else words
     if operator in ("contains", "not contains", "starts", "ends"):
         return _words(text, operator, str(value))
@@ -217,6 +212,8 @@ def reasons(store: Store, study_id: int) -> list[tuple[str, int, int]]:
 
 def trial(store: Store, study_id: int, number: int, attempt: int | None = None) -> Trial:
     """A trial by number, of its attempts the last unless one is given. Raises StoreError where there is none."""
+    if max(number, attempt or 0) > MAX_NUMBER:
+        raise StoreError(f"trials are numbered up to {MAX_NUMBER}; got {number}")
     query = sa.select(Trial).where(Trial.study_id == study_id, Trial.number == number)
     if attempt is not None:
         query = query.where(Trial.attempt == attempt)
@@ -231,7 +228,7 @@ def trial(store: Store, study_id: int, number: int, attempt: int | None = None) 
 def ancestry(store: Store, study_id: int, number: int, max_trials: int = 200) -> dict[int, Trial]:
     """A trial and its ancestors by number, back to those without parents, the nearest first, at most `max_trials`."""
     found: dict[int, Trial] = {}
-    wanted = [number]
+    wanted = [number] if number <= MAX_NUMBER else []
     while wanted and len(found) < max_trials:
         query = sa.select(Trial).where(Trial.study_id == study_id, Trial.number.in_(wanted[: max_trials - len(found)]))
         with store.session() as session:
@@ -241,6 +238,12 @@ def ancestry(store: Store, study_id: int, number: int, max_trials: int = 200) ->
         parents = (parent for one in new.values() for parent in (one.proposal or {}).get("parents", ()))
         wanted = sorted(set(parents) - found.keys(), reverse=True)
     return found
+
+
+def num_migrations(store: Store, study_id: int) -> int:
+    """How many individuals of a study have migrated so far."""
+    with store.engine.connect() as connection:
+        return connection.scalar(sa.select(sa.func.count()).where(Migration.study_id == study_id)) or 0
 
 
 def newest_progress(store: Store, ids: Iterable[int]) -> Mapping[int, int]:

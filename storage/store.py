@@ -217,13 +217,6 @@ class Store:
         with self._session() as session:
             return list(session.scalars(query.order_by(Progress.trial_id, Progress.step)))
 
-    def newest_steps(self, study: Study) -> dict[int, int]:
-        """The newest step that each running trial of `study` has reported, by trial id."""
-        running = sa.select(Trial.id).where(Trial.study_id == study.id, Trial.state == "running")
-        query = sa.select(Progress.trial_id, sa.func.max(Progress.step)).where(Progress.trial_id.in_(running))
-        with self._session() as session:
-            return {id_: step for id_, step in session.execute(query.group_by(Progress.trial_id))}  # noqa: C416
-
     def ledger(self, trial_id: int) -> list[LedgerEntry]:
         """What one trial communicated."""
         with self._session() as session:

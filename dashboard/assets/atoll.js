@@ -12,32 +12,57 @@ function atollGo(event) {
   window.scrollTo(0, 0);
 }
 
+// Enter on a table's cell follows the link in it.
+document.addEventListener("keydown", (event) => {
+  const cell = document.activeElement;
+  if (event.key === "Enter" && cell && cell.classList.contains("ag-cell")) {
+    const link = cell.querySelector("a");
+    if (link) link.click();
+  }
+});
+
 dagcomponentfuncs.AtollLink = function (props) {
   if (!props.data || props.value == null) return null;
   return React.createElement("a", { href: props.data.href, onClick: atollGo }, String(props.value));
 };
 
-// A figure's data as rows: one for each point of each trace.
-function atollRows(traces) {
-  const rows = [["trace", "x", "y", "z", "text"]];
-  const list = (values) => (values == null ? [] : Array.from(values));
+// A figure's data as rows: one for each point of each trace, in the units of the store.
+function atollRows(traces, layout) {
+  const list = (values) => (values == null ? [] : typeof values === "object" ? Array.from(values) : [values]);
+  const axes = layout.meta && layout.meta.axes;
+  const parallel = traces.find((trace) => trace.type === "parcoords");
+  if (parallel) {
+    const value = (axis, v) =>
+      axis.words ? axis.words[v] : v === axis.missing ? null : axis.log ? Math.pow(10, v) : v;
+    const rows = list(parallel.dimensions[0].values).map((_, i) =>
+      axes.map((axis, place) => value(axis, parallel.dimensions[place].values[i])),
+    );
+    return [axes.map((axis) => axis.label)].concat(rows);
+  }
+  const flows = traces.find((trace) => trace.type === "sankey");
+  if (flows) {
+    const { node, link } = flows;
+    const rows = list(link.value).map((n, i) => [node.label[link.source[i]], node.label[link.target[i]], n]);
+    return [["from", "to", "count"]].concat(rows);
+  }
+  const rows = [["trace", "x", "y", "z", "from", "low", "high", "trial", "text"]];
   traces.forEach((trace) => {
-    const name = trace.name == null ? "" : trace.name;
-    if (trace.type === "parcoords") {
-      rows[0] = trace.dimensions.map((dimension) => dimension.label);
-      list(trace.dimensions[0].values).forEach((_, i) => rows.push(trace.dimensions.map((d) => d.values[i])));
-    } else if (trace.type === "sankey") {
-      rows[0] = ["from", "to", "count"];
-      list(trace.link.value).forEach((value, i) =>
-        rows.push([trace.node.label[trace.link.source[i]], trace.node.label[trace.link.target[i]], value]),
-      );
+    const x = list(trace.x), y = list(trace.y), base = list(trace.base), text = Array.isArray(trace.text) ? trace.text : [];
+    if (trace.q1 != null) {
+      const whole = { minimum: trace.lowerfence, q1: trace.q1, median: trace.median, q3: trace.q3, maximum: trace.upperfence };
+      Object.entries(whole).forEach(([name, values]) => rows.push([trace.name, name, list(values)[0]]));
     } else if (trace.z != null) {
-      list(trace.z).forEach((row, j) =>
-        list(row).forEach((value, i) => rows.push([name, list(trace.x)[i], list(trace.y)[j], value, ""])),
-      );
+      list(trace.z).forEach((row, j) => list(row).forEach((z, i) => rows.push([trace.name, x[i], y[j], z])));
     } else {
-      const x = list(trace.x), y = list(trace.y), base = list(trace.base), text = Array.isArray(trace.text) ? trace.text : [];
-      for (let i = 0; i < Math.max(x.length, y.length); i++) rows.push([name, x[i], y[i], base[i], text[i]]);
+      const error = [trace.error_x, trace.error_y].find((one) => one && one.visible && one.array);
+      const middle = error === trace.error_x ? x : y;
+      const named = list(trace.customdata).map((one) => (Array.isArray(one) ? one[0] : one));
+      for (let i = 0; i < Math.max(x.length, y.length); i++)
+        rows.push([
+          trace.name, x[i], y[i], null, base[i],
+          error && middle[i] - list(error.arrayminus || error.array)[i], error && middle[i] + list(error.array)[i],
+          Number.isInteger(named[i]) ? named[i] : null, text[i],
+        ]);
     }
   });
   return rows;
@@ -45,7 +70,11 @@ function atollRows(traces) {
 
 function atollCsv(rows) {
   const cell = (value) => {
-    const text = value == null ? "" : String(value);
+    if (value == null || Number.isNaN(value)) return "";
+    if (typeof value === "number") return String(value);
+    // Figures hold names with HTML's signs spelled out; a spreadsheet would take some signs for a formula.
+    let text = String(value).replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
+    if (/^[=+@-]/.test(text)) text = "'" + text;
     return /[",\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
   };
   return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
@@ -76,7 +105,7 @@ window.dash_clientside.atoll = {
     const which = JSON.parse(triggered[0].prop_id.split(".")[0]);
     const plot = document.getElementById(which.figure).querySelector(".js-plotly-plot");
     const file = (document.title + " " + which.figure).replace(/[^\w.-]+/g, "_");
-    if (which.format === "csv") atollSave(file + ".csv", atollCsv(atollRows(plot._fullData)));
+    if (which.format === "csv") atollSave(file + ".csv", atollCsv(atollRows(plot._fullData, plot._fullLayout)));
     else {
       const size = plot.getBoundingClientRect();
       Plotly.downloadImage(plot, { format: which.format, filename: file, width: size.width, height: size.height, scale: 2 });
@@ -93,8 +122,19 @@ window.dash_clientside.atoll = {
       if (/^[xy]axis\d*$/.test(axis) && layout[axis] && before.layout[axis].autorange === false)
         layout[axis] = { ...layout[axis], range: before.layout[axis].range, autorange: false };
     });
-    const hidden = new Set(before.data.filter((trace) => trace.visible === "legendonly").map((trace) => trace.name));
-    const data = figure.data.map((trace) => (hidden.has(trace.name) ? { ...trace, visible: "legendonly" } : trace));
+    // Traces are told apart by their group and their place in it: names may count what is shown.
+    const keys = (traces) => {
+      const seen = {};
+      return traces.map((trace) => {
+        const group = trace.legendgroup ?? "";
+        seen[group] = (seen[group] ?? 0) + 1;
+        return group + "|" + seen[group];
+      });
+    };
+    const earlier = keys(before.data);
+    const hidden = new Set(earlier.filter((_, i) => before.data[i].visible === "legendonly"));
+    const now = keys(figure.data);
+    const data = figure.data.map((trace, i) => (hidden.has(now[i]) ? { ...trace, visible: "legendonly" } : trace));
     return { ...figure, layout, data };
   },
 
@@ -113,7 +153,10 @@ window.dash_clientside.atoll = {
     dash_ag_grid.getApiAsync(id).then((api) =>
       setTimeout(() => {
         const nodes = [];
-        api.forEachNode((node) => node.data && chosen.includes(node.data.number) && nodes.push(node));
+        const names = chosen.map(String);
+        api.forEachNode((node) => {
+          if (node.data && names.includes(String([node.data.number, node.data.attempt]))) nodes.push(node);
+        });
         if (nodes.length === chosen.length) api.setNodesSelected({ nodes, newValue: true });
       }, 300),
     );

@@ -12,9 +12,10 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from atoll.analysis import score
+from atoll.analysis import pareto, score
 from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
+from atoll.dashboard.figures.style import plain
 
 if TYPE_CHECKING:  # these take the analysis extra
     from atoll.analysis.comparison import Comparison, TuningCurve
@@ -40,7 +41,7 @@ def _panels(workloads: Sequence[str]) -> tuple[go.Figure, dict[str, dict[str, in
     """A figure with a panel for each workload, the place of each, and its height."""
     columns = max(1, min(COLUMNS, len(workloads)))
     rows = max(1, math.ceil(len(workloads) / columns))
-    figure = make_subplots(rows, columns, subplot_titles=list(workloads), vertical_spacing=0.3 / rows)
+    figure = make_subplots(rows, columns, subplot_titles=list(map(plain, workloads)), vertical_spacing=0.3 / rows)
     places = {w: {"row": 1 + index // columns, "col": 1 + index % columns} for index, w in enumerate(workloads)}
     return figure, places, 80 + 320 * rows
 
@@ -53,7 +54,7 @@ def profiles(comparison: Comparison, by: str) -> go.Figure:
         figure.add_scatter(
             x=tau,
             y=share,
-            name=method,
+            name=plain(method),
             mode="lines",
             line={"shape": "hv", "color": color_of(comparison.methods, method)},
         )
@@ -88,7 +89,7 @@ def quality(comparison: Comparison) -> go.Figure:
             rows = [r for r in comparison.confirmations if (r.method, r.workload) == (method, workload)]
             figure.add_box(
                 y=[row.quality for row in rows],
-                name=method,
+                name=plain(method),
                 boxpoints="all",
                 pointpos=0,
                 jitter=0.4,
@@ -146,7 +147,8 @@ def tradeoff(comparison: Comparison, against: str) -> go.Figure:
             if spent:
                 points[method] = median(spent) / unit, median(r.quality for r in known)
         sign = -1.0 if comparison.directions.get(workload) == "maximize" else 1.0
-        front = sorted(_front([(x, sign * y) for x, y in points.values()]))
+        losses = [(x, sign * y) for x, y in points.values()]
+        front = sorted(losses[index] for index in pareto.front(losses))
         figure.add_scatter(
             x=[x for x, _ in front],
             y=[sign * y for _, y in front],
@@ -163,21 +165,16 @@ def tradeoff(comparison: Comparison, against: str) -> go.Figure:
                 y=[y],
                 mode="markers",
                 marker={"color": color_of(comparison.methods, method), "size": 12},
-                name=method,
+                name=plain(method),
                 legendgroup=method,
                 showlegend=method not in shown,
-                hovertemplate=f"{method}: %{{x:.4g}}, %{{y:.4g}}<extra></extra>",
+                hovertemplate=f"{plain(method)}: %{{x:.4g}}, %{{y:.4g}}<extra></extra>",
                 **places[workload],
             )
             shown.add(method)
     figure.update_xaxes(title=title, rangemode="tozero")
     figure.update_yaxes(title="metric on test data, median")
     return _styled(figure, height)
-
-
-def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other one is at most as large as in both coordinates."""
-    return [p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
 
 
 def predicted(predictions: Sequence[Prediction], methods: Sequence[str], value: str) -> go.Figure:
@@ -202,7 +199,7 @@ def predicted(predictions: Sequence[Prediction], methods: Sequence[str], value: 
             figure.add_scatter(
                 x=[nodes for nodes, y in shown.items() if math.isfinite(y)],
                 y=[y for y in shown.values() if math.isfinite(y)],
-                name=method,
+                name=plain(method),
                 legendgroup=method,
                 showlegend=index == 0,
                 mode="lines+markers",
@@ -210,7 +207,7 @@ def predicted(predictions: Sequence[Prediction], methods: Sequence[str], value: 
                 **places[workload],
             )
     where = next((row.cluster for row in predictions), "")
-    figure.update_xaxes(title=f"nodes of {where}", type="log", dtick=math.log10(2))
+    figure.update_xaxes(title=f"nodes of {plain(where)}", type="log", dtick=math.log10(2))
     figure.update_yaxes(title=titles[value], **({"rangemode": "tozero"} if value == "exposed" else {"type": "log"}))
     return _styled(figure, height)
 
@@ -251,7 +248,7 @@ def _tuning(
             y=y,
             mode="lines",
             line={"shape": shape, "color": color_of(comparison.methods, curve.method)},
-            name=curve.method,
+            name=plain(curve.method),
             legendgroup=curve.method,
             showlegend=curve.method not in shown,
             **places[curve.workload],

@@ -29,6 +29,7 @@ class Dimension:
         values: where each trial is on it.
         words: what lies at 0, 1, 2, ... where it is an axis of words; None is what is missing.
         log: whether numbers are powers of ten.
+        missing: where trials without a number are.
     """
 
     column: str
@@ -36,6 +37,13 @@ class Dimension:
     values: NDArray[np.float64]
     words: tuple[str | None, ...] | None = None
     log: bool = False
+    missing: float | None = None
+
+    @property
+    def axis(self) -> dict[str, Any]:
+        """What a reader's brush, and a file of the data, need to know of the axis that was drawn."""
+        words = None if self.words is None else list(self.words)
+        return {"column": self.column, "label": self.label, "words": words, "log": self.log, "missing": self.missing}
 
     def drawn(self, brushed: Mapping[str, Any] | None) -> dict[str, Any]:
         """As plotly wants it, with what is brushed."""
@@ -59,15 +67,16 @@ class Dimension:
         ranges = brushed.get("ranges", ())
         return [[float(np.log10(a)), float(np.log10(b))] for a, b in ranges] if self.log else [list(r) for r in ranges]
 
-    def brushed(self, limits: Sequence[Any] | None) -> dict[str, Any] | None:
-        """What the limits of this axis choose, in the store's units; None where it is not brushed."""
-        if not limits:
-            return None
-        ranges = [list(map(float, one)) for one in (limits if isinstance(limits[0], list | tuple) else [limits])]
-        if self.words is not None:
-            places = enumerate(self.words)
-            return {"words": [word for place, word in places if any(a <= place <= b for a, b in ranges)]}
-        return {"ranges": [[10.0**a, 10.0**b] for a, b in ranges] if self.log else ranges}
+
+def _brushed(axis: Mapping[str, Any], limits: Sequence[Any] | None) -> dict[str, Any] | None:
+    """What the limits of an axis choose, in the store's units; None where it is not brushed."""
+    if not limits:
+        return None
+    ranges = [list(map(float, one)) for one in (limits if isinstance(limits[0], list | tuple) else [limits])]
+    if axis["words"] is not None:
+        places = enumerate(axis["words"])
+        return {"words": [word for place, word in places if any(a <= place <= b for a, b in ranges)]}
+    return {"ranges": [[10.0**a, 10.0**b] for a, b in ranges] if axis["log"] else ranges}
 
 
 def dimensions(trials: pd.DataFrame, hyperparameters: pd.DataFrame, metric: str) -> list[Dimension]:
@@ -86,13 +95,13 @@ def _dimension(column: str, label: str, values: pd.Series) -> Dimension:
         low, high = np.nanmin(scaled), np.nanmax(scaled)
         # Where it is conditional, what is missing lies below what is there.
         below = low - 0.15 * ((high - low) or 1.0)
-        return Dimension(column, label, np.where(np.isnan(scaled), below, scaled), log=log)
+        return Dimension(column, label, np.where(np.isnan(scaled), below, scaled), log=log, missing=float(below))
     spelled = style.words(values)
     choices: list[str | None] = sorted(spelled.dropna().unique())
     if spelled.isna().any():
         choices.append(None)
     places = {choice: place for place, choice in enumerate(choices)}
-    return Dimension(column, label, np.array([places[word or None] for word in spelled], dtype=float), tuple(choices))
+    return Dimension(column, label, np.array([places[word] for word in spelled], dtype=float), tuple(choices))
 
 
 def figure(
@@ -131,6 +140,7 @@ def figure(
             labelangle=-15,
         )
     )
+    found.update_layout(meta={"axes": [axis.axis for axis in axes]})
     styled(found, "parallel", 480, margin={"l": 90, "r": 40, "t": 110, "b": 40})
     if len(trials) < num_complete:
         told = f"{len(trials):,} of {num_complete:,} complete trials: the best half of these, the rest evenly by place"
@@ -138,8 +148,14 @@ def figure(
     return found
 
 
-def brush(axes: Sequence[Dimension], before: Brushed, restyled: Mapping[str, Any]) -> dict[str, Any]:
-    """What is brushed after an event of plotly's, `{"dimensions[2].constraintrange": [[low, high]]}`."""
+def brush(axes: Sequence[Mapping[str, Any]], before: Brushed, restyled: Mapping[str, Any]) -> dict[str, Any]:
+    """What is brushed after an event of plotly's, `{"dimensions[2].constraintrange": [[low, high]]}`.
+
+    Args:
+        axes: those that were drawn, `Dimension.axis` of each.
+        before: by column.
+        restyled: the event.
+    """
     after = dict(before)
     for key, limits in restyled.items():
         place, _, what = key.removeprefix("dimensions[").partition("]")
@@ -147,10 +163,10 @@ def brush(axes: Sequence[Dimension], before: Brushed, restyled: Mapping[str, Any
             continue
         axis = axes[int(place)]
         # Of one trace plotly tells [limits].
-        chosen = axis.brushed(limits[0] if limits and isinstance(limits[0], list | tuple) else limits)
-        after.pop(axis.column, None)
+        chosen = _brushed(axis, limits[0] if limits and isinstance(limits[0], list | tuple) else limits)
+        after.pop(axis["column"], None)
         if chosen is not None:
-            after[axis.column] = chosen
+            after[axis["column"]] = chosen
     return after
 
 
@@ -167,4 +183,5 @@ def describe(brushed: Brushed, metric: str) -> str:
 
 
 def _short(words: str) -> str:
-    return plain(words if len(words) <= MAX_LABEL else f"{words[: MAX_LABEL - 1]}…")
+    # Ticks of these axes are shown as they are.
+    return words if len(words) <= MAX_LABEL else f"{words[: MAX_LABEL - 1]}…"

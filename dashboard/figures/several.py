@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.colors import qualitative
 
+from atoll.analysis import pareto
 from atoll.dashboard import thinning
 from atoll.dashboard.figures import style
 from atoll.dashboard.figures.study import AXES, Axis, progress_axis
@@ -101,7 +102,9 @@ def tradeoff(studies: Sequence[Compared], against: str) -> go.Figure:
         if not len(complete):
             continue
         x, y = complete[against].to_numpy() / unit, complete["objective"].to_numpy(dtype=float)
-        front = front_of(x, -y if study.direction == "maximize" else y)
+        losses = -y if study.direction == "maximize" else y
+        front = np.array(pareto.front(np.stack([x, losses], axis=1).tolist()))
+        front = front[np.argsort(x[front], kind="stable")]
         figure.add_scatter(
             x=x[front],
             y=y[front],
@@ -116,14 +119,6 @@ def tradeoff(studies: Sequence[Compared], against: str) -> go.Figure:
     figure.update_xaxes(title=title, rangemode="tozero")
     figure.update_yaxes(title=plain(metric_of(studies)))
     return styled(figure, f"several {against}")
-
-
-def front_of(x: NDArray[np.float64], loss: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices of the points that no other one is better than in both, from the smallest x."""
-    order = np.lexsort((loss, x))
-    before = np.concatenate([[np.inf], np.minimum.accumulate(loss[order])[:-1]])
-    found: NDArray[np.int64] = order[np.flatnonzero(loss[order] < before)]
-    return found
 
 
 def times_to_target(studies: Sequence[Compared]) -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from atoll.analysis.pareto import front as pareto_front
 from atoll.dashboard import thinning
 from atoll.dashboard.figures import style
 from atoll.dashboard.figures.style import COLORS, SCALE, STATES, plain, styled
@@ -91,7 +92,7 @@ def slices(trials: pd.DataFrame, hyperparameters: pd.DataFrame, names: Sequence[
         values = hyperparameters[name]
         numeric = style.is_number(values)
         figure.add_scattergl(
-            x=values if numeric else style.words(values),
+            x=values if numeric else style.labels(values),
             y=trials["objective"],
             mode="markers",
             marker={
@@ -177,7 +178,7 @@ class _places:
             self.centers = (10**centers if log else centers).tolist()
             self.axis: dict[str, object] = {"type": "log"} if log else {}
         else:
-            spelled = style.words(values)
+            spelled = style.labels(values)
             choices = sorted(spelled.dropna().unique())
             self.shown = spelled.to_numpy()
             self.bins = spelled.map({choice: place for place, choice in enumerate(choices)}).to_numpy(dtype=float)
@@ -317,9 +318,8 @@ def pareto(trials: pd.DataFrame, objectives: Sequence[Mapping[str, str]], x: str
         return style.message(NOTHING)
     signs = {o["name"]: -1.0 if o["direction"] == "maximize" else 1.0 for o in objectives}
     across, along = complete[f"objectives.{x}"].to_numpy(), complete[f"objectives.{y}"].to_numpy()
-    order = np.lexsort((signs[y] * along, signs[x] * across))
-    heights = signs[y] * along[order]
-    front = order[np.flatnonzero(heights < np.concatenate([[np.inf], np.minimum.accumulate(heights)[:-1]]))]
+    front = np.array(pareto_front(np.stack([signs[x] * across, signs[y] * along], axis=1).tolist()))
+    front = front[np.argsort(across[front], kind="stable")]
     rest = thinning.evenly(len(complete), thinning.MAX_POINTS)
     figure = go.Figure()
     for name, some, mode in (("trial", rest, "markers"), ("front", front, "lines+markers")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 
@@ -94,8 +95,13 @@ def words(values: pd.Series) -> pd.Series:
     return pd.Series([word(value) for value in values], index=values.index, name=values.name, dtype=object)
 
 
+def labels(values: pd.Series) -> pd.Series:
+    """The same for axes that would read HTML in them."""
+    return words(values).map(lambda one: one if one is None else plain(one))
+
+
 def word(value: object) -> str | None:
     """One value as a word."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value)

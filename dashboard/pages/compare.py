@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import dash
@@ -53,7 +52,7 @@ def register(app: dash.Dash, context: Context) -> None:
 
     def page(benchmark: str | None = None, studies: str = "[]", figure: str | None = None, **_query: str) -> Any:
         try:
-            return layout(context, benchmark, _names(studies), figure)
+            return layout(context, benchmark, [str(one) for one in components.parsed(studies, [])], figure)
         except UNREADABLE as error:
             return components.alert("Nothing to compare", str(error))
 
@@ -68,6 +67,7 @@ def register(app: dash.Dash, context: Context) -> None:
         Output("compare-grid", "columnDefs"),
         Output("compare-grid", "rowData"),
         Output("compare-seen", "data"),
+        Output("compare-benchmark", "value"),
         Input("compare-benchmark", "value"),
         Input("compare-studies", "value"),
         Input("compare-figures", "value"),
@@ -78,6 +78,8 @@ def register(app: dash.Dash, context: Context) -> None:
     def _update(
         benchmark: str | None, studies: list[str] | None, figure: str | None, theme: str, _count: int, seen: Any
     ) -> Any:
+        if dash.ctx.triggered_id == "compare-studies" and studies:
+            benchmark = None
         try:
             now = [_revision(context, benchmark, studies), benchmark, studies, figure, theme]
             if now == seen:
@@ -86,13 +88,19 @@ def register(app: dash.Dash, context: Context) -> None:
                 of_benchmark(context, benchmark, figure) if benchmark else of_studies(context, studies or [], figure)
             )
         except UNREADABLE as error:
-            return *(no_update,) * 3, components.alert("Nothing to compare", str(error)), *(no_update,) * 2, None
+            return (
+                *(no_update,) * 3,
+                components.alert("Nothing to compare", str(error)),
+                *(no_update,) * 2,
+                None,
+                no_update,
+            )
         if drawn is None:
             waiting = style.themed(style.message("The methods are being compared; this takes some seconds."), theme)
-            return waiting, *(no_update,) * 5, None
+            return waiting, *(no_update,) * 5, None, no_update
         shown, kinds, chosen, notes, columns, rows = drawn
         choices = [{"value": key, "label": title} for key, title in kinds.items()]
-        return style.themed(shown, theme), choices, chosen, notes, columns, rows, [*now[:3], chosen, theme]
+        return style.themed(shown, theme), choices, chosen, notes, columns, rows, [*now[:3], chosen, theme], benchmark
 
     app.clientside_callback(
         ClientsideFunction("atoll", "address"),
@@ -214,8 +222,7 @@ def of_studies(context: Context, names: list[str], chosen: str | None) -> Drawn:
 def _study(context: Context, name: str) -> Compared:
     board = context.boards.of(name)
     study = board.study
-    own_target = study.target if study.curve_metric in (None, study.metric) else None
-    return Compared(study.name, study.metric, study.direction, own_target, study.started, board.trials)
+    return Compared(study.name, study.metric, study.direction, board.target, study.started, board.trials)
 
 
 def layout(context: Context, benchmark: str | None, studies: list[str], figure: str | None) -> dmc.Stack:
@@ -273,11 +280,3 @@ def layout(context: Context, benchmark: str | None, studies: list[str], figure: 
         ],
         gap="sm",
     )
-
-
-def _names(text: str) -> list[str]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return []
-    return [str(name) for name in found] if isinstance(found, list) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import dash
@@ -10,11 +11,11 @@ import dash_mantine_components as dmc
 import yaml
 from dash import ClientsideFunction, Input, Output, State, dcc, html
 
-from atoll.analysis import leaderboard
 from atoll.dashboard import components
 from atoll.dashboard.context import UNREADABLE, Context
+from atoll.storage import browse
 from atoll.storage.export import configuration
-from atoll.storage.models import Study
+from atoll.storage.models import Study, Trial
 from atoll.storage.store import StoreError
 
 MAX_BEST = 100
@@ -24,9 +25,10 @@ MAX_FRONT = 200
 def register(app: dash.Dash, context: Context) -> None:
     """Add the page and its callbacks to `app`."""
 
-    def page(name: str | None = None, best: str = "1", pareto: str = "", **_query: str) -> Any:
+    def page(name: str | None = None, best: str = "1", pareto: str = "", trials: str = "[]", **_query: str) -> Any:
         try:
-            return layout(context, name, int(best) if best.isdecimal() else 1, pareto == "true")
+            chosen = [_spelled(one) for one in components.parsed(trials, [])]
+            return layout(context, name, int(best) if best.isdecimal() else 1, pareto == "true", chosen)
         except UNREADABLE as error:
             return components.alert("Nothing to export", str(error))
 
@@ -41,11 +43,15 @@ def register(app: dash.Dash, context: Context) -> None:
         Input("export-name", "value"),
         Input("export-best", "value"),
         Input("export-pareto", "checked"),
+        Input("export-trials", "value"),
     )
-    def _show(name: str | None, best: int | str | None, pareto: bool) -> Any:
+    def _show(name: str | None, best: int | str | None, pareto: bool, trials: list[str] | None) -> Any:
         try:
             study = context.store.study(name)
             number = None if pareto and study.objectives else _number(best)
+            if trials:
+                text = as_yaml(study, [_trial(context, study, one) for one in trials[:MAX_FRONT]])
+                return text, text, None, "", not study.objectives
             text = content(context, study, number)
         except UNREADABLE as error:
             return "", "", components.alert("Nothing to export", str(error)), "", True
@@ -66,6 +72,7 @@ def register(app: dash.Dash, context: Context) -> None:
         Input("export-name", "value"),
         Input("export-best", "value"),
         Input("export-pareto", "checked"),
+        Input("export-trials", "value"),
         State("export-state", "data"),
     )
 
@@ -78,16 +85,29 @@ def _number(best: int | str | None) -> int:
 
 def content(context: Context, study: Study, best: int | None) -> str:
     """The `best` configurations, or the Pareto front, as `atoll export` writes them. Raises StoreError for none."""
-    if best is None:
-        trials = leaderboard.front(study, context.store.leaderboard(study))[:MAX_FRONT]
-    else:
-        trials = leaderboard.best(context.store, study, best)
-    found = [configuration(study, trial) for trial in trials]
-    if not found:
+    ids = context.boards.of(study.name).best(best)[:MAX_FRONT]
+    if not ids:
         raise StoreError(f"{study.name} has no complete trial to export")
-    return str(
-        yaml.safe_dump(found[0] if best == 1 else {"configurations": found}, sort_keys=False, allow_unicode=True)
-    )
+    return as_yaml(study, browse.trials(context.store, ids), one=best == 1)
+
+
+def as_yaml(study: Study, trials: Sequence[Trial], one: bool = False) -> str:
+    """Configurations as `atoll export` writes them."""
+    found = [configuration(study, trial) for trial in trials]
+    return str(yaml.safe_dump(found[0] if one else {"configurations": found}, sort_keys=False, allow_unicode=True))
+
+
+def _spelled(one: Any) -> str:
+    """A trial of an address, [number, attempt], as the field shows it."""
+    number, attempt = one if isinstance(one, list) and len(one) == 2 else (one, 0)
+    return f"{number}.{attempt}" if attempt else str(number)
+
+
+def _trial(context: Context, study: Study, text: str) -> Trial:
+    number, _, attempt = text.partition(".")
+    if not number.isdecimal() or (attempt and not attempt.isdecimal()):
+        raise StoreError(f"trials are numbered 0, 1, 2, ..., attempts 3.1; got {text!r}")
+    return browse.trial(context.store, study.id, int(number), int(attempt) if attempt else None)
 
 
 def command(study: Study, best: int | None) -> str:
@@ -95,13 +115,13 @@ def command(study: Study, best: int | None) -> str:
     return f"atoll export {shlex.quote(study.name)} {'--pareto' if best is None else f'--best {best}'} -o best.yaml"
 
 
-def layout(context: Context, name: str | None, best: int, pareto: bool) -> dmc.Stack:
+def layout(context: Context, name: str | None, best: int, pareto: bool, trials: Sequence[str] = ()) -> dmc.Stack:
     """The page."""
     names = [s.study.name for s in context.store.studies() if not s.study.archived or s.study.name == name]
     chosen = name if name is not None else names[0] if names else None
     return dmc.Stack(
         [
-            dcc.Store(id="export-state", data=["name", "best", "pareto"]),
+            dcc.Store(id="export-state", data=["name", "best", "pareto", "trials"]),
             dcc.Store(id="export-address"),
             dcc.Download(id="export-download"),
             components.heading("Export", below="Configurations complete enough to train again with `atoll train`."),
@@ -124,6 +144,9 @@ def layout(context: Context, name: str | None, best: int, pareto: bool) -> dmc.S
                         max=MAX_BEST,
                         w=180,
                         debounce=300,
+                    ),
+                    dmc.TagsInput(
+                        id="export-trials", label="or these trials", value=list(trials), w=260, placeholder="numbers"
                     ),
                     dmc.Switch(id="export-pareto", label="The whole Pareto front", checked=pareto),
                     dmc.Button("Download", id="export-save", variant="default"),

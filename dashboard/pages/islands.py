@@ -55,7 +55,8 @@ def register(app: dash.Dash, context: Context) -> None:
         except UNREADABLE as error:
             return no_update, no_update, no_update, components.alert("This study cannot be read", str(error)), None
         # A running trial's reports change nothing here.
-        now = [len(board.trials), int(board.trials["finished"].notna().sum()), theme]
+        moved = browse.num_migrations(context.store, board.study.id)
+        now = [len(board.trials), int(board.trials["finished"].notna().sum()), moved, theme]
         if now == seen:
             raise PreventUpdate
         return *(style.themed(figure, theme) for figure in draw(context, board)), None, now

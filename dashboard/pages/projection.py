@@ -80,7 +80,7 @@ def register(app: dash.Dash, context: Context) -> None:
             made = predict(context, name, text, nodes, scaling)
         except (*UNREADABLE, FileError) as error:
             nothing = style.themed(style.message("Nothing to show."), theme)
-            return nothing, [], None, components.alert("Not projected", str(error)), True
+            return nothing, [], None, components.alert("Not projected", str(error)), isinstance(error, FileError)
         if made is None:
             return style.themed(style.message("Schedules are being replayed …"), theme), [], None, None, False
         predictions, left_out = made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from typing import Any
@@ -57,7 +58,7 @@ def register(app: dash.Dash, context: Context) -> None:
         Input("studies-archived", "checked"),
         State("studies-seen", "data"),
     )
-    def _update(_count: int, archived: bool, seen: list[Any] | None) -> Any:
+    def _update(_count: int, archived: bool, seen: str | None) -> Any:
         try:
             summaries, benchmarks = context.store.studies(), context.store.benchmarks()
         except UNREADABLE as error:
@@ -65,9 +66,10 @@ def register(app: dash.Dash, context: Context) -> None:
         shown = rows(context, summaries, benchmarks, archived)
         of_benchmarks = benchmark_rows(context, summaries, benchmarks)
         words = summary(summaries, archived)
-        if seen == [shown, of_benchmarks, words]:
+        now = hashlib.sha256(repr((shown, of_benchmarks, words)).encode()).hexdigest()
+        if seen == now:
             return (no_update,) * 4
-        return shown, of_benchmarks, words, [shown, of_benchmarks, words]
+        return shown, of_benchmarks, words, now
 
     app.clientside_callback(
         "(words, options) => ({...options, quickFilterText: words || ''})",

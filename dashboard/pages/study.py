@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -91,15 +90,16 @@ def _register_live(app: dash.Dash, context: Context) -> None:
             return no_update, no_update, components.alert("This study is gone", f"{name} is not in the store any more.")
         except UNREADABLE as error:
             return no_update, no_update, components.alert("The store cannot be read", str(error))
-        now = f"{board.study.id}.{board.revision}.{context.background.num_done}"
         words = summary(board, time.time())
-        return now if now != revision else no_update, words, None
+        return board.revision if board.revision != revision else no_update, words, None
 
 
 def _register_figure(app: dash.Dash, context: Context) -> None:
     @app.callback(
         Output(components.drawn("study-figure"), "data"),
+        Output("study-patience", "disabled"),
         Input("study-revision", "data"),
+        Input("study-patience", "n_intervals"),
         Input("study-tab", "value"),
         Input("study-against", "value"),
         Input("study-method", "value"),
@@ -113,6 +113,7 @@ def _register_figure(app: dash.Dash, context: Context) -> None:
     )
     def _draw(
         revision: str | None,
+        _patience: int,
         tab: str,
         against: str,
         method: str,
@@ -123,14 +124,21 @@ def _register_figure(app: dash.Dash, context: Context) -> None:
         _unbrush: int,
         name: str,
         brush: dict[str, Any],
-    ) -> go.Figure:
+    ) -> Any:
         if revision is None:
             raise PreventUpdate
         if dash.ctx.triggered_id == "study-unbrush":
             brush = {}
         board = context.board(name)
         options = {"against": against, "method": method, "x": x, "y": y, "shown": shown, "brush": brush or {}}
-        return style.themed(draw(context, board, tab, options), theme)
+        try:
+            figure = draw(context, board, tab, options)
+        except UNREADABLE as error:
+            figure = style.message(str(error))
+        if figure is None:
+            waiting = style.message(f"{method} is being worked out; it appears here by itself.")
+            return style.themed(waiting, theme), False
+        return style.themed(figure, theme), True
 
     @app.callback(
         Output(components.drawn("study-curves"), "data"),
@@ -139,7 +147,7 @@ def _register_figure(app: dash.Dash, context: Context) -> None:
         Input("theme", "data"),
         State("study-name", "data"),
     )
-    def _curves(chosen: list[int] | None, _revision: str, theme: str, name: str) -> go.Figure:
+    def _curves(chosen: list[Any] | None, _revision: str, theme: str, name: str) -> go.Figure:
         board = context.board(name)
         return style.themed(curves(context, board, chosen or []), theme)
 
@@ -148,19 +156,21 @@ def _register_figure(app: dash.Dash, context: Context) -> None:
         Input("study-figure", "restyleData"),
         Input("study-unbrush", "n_clicks"),
         State("study-brush", "data"),
-        State("study-name", "data"),
-        State("study-tab", "value"),
+        State("study-axes", "data"),
         prevent_initial_call=True,
     )
-    def _brush(restyled: list[Any] | None, _clear: int, before: dict[str, Any], name: str, tab: str) -> Any:
+    def _brush(restyled: list[Any] | None, _clear: int, before: dict[str, Any], axes: list[Any] | None) -> Any:
         if dash.ctx.triggered_id == "study-unbrush":
             return {}
-        if not restyled or tab != "parallel":
+        if not restyled or not axes:
             raise PreventUpdate
-        board = context.board(name)
-        trials, hyperparameters = board.sample()
-        axes = parallel.dimensions(trials, hyperparameters, board.study.metric)
         return parallel.brush(axes, before or {}, restyled[0])
+
+    app.clientside_callback(
+        "(figure) => figure?.layout?.meta?.axes ?? null",
+        Output("study-axes", "data"),
+        Input(components.drawn("study-figure"), "data"),
+    )
 
     @app.callback(Output("study-brushed", "children"), Input("study-brush", "data"), State("study-name", "data"))
     def _describe(brush: dict[str, Any] | None, name: str) -> str:
@@ -195,22 +205,37 @@ def _register_table(app: dash.Dash, context: Context) -> None:
         if request is None:
             raise PreventUpdate
         sorting = [{"colId": one["colId"], "sort": one["sort"]} for one in request.get("sortModel") or []]
-        return table.page(context, context.board(name), request, brush), sorting
+        try:
+            return table.page(context, context.board(name), request, brush), sorting
+        except UNREADABLE:
+            return {"rowData": [], "rowCount": 0}, sorting
 
     @app.callback(
         Output("study-grid", "columnDefs"),
         Input("study-shown", "value"),
         State("study-name", "data"),
+        State("study-sort", "data"),
         prevent_initial_call=True,
     )
-    def _columns(shown: list[str], name: str) -> Any:
-        return grid_columns(context.board(name), shown or [])
+    def _columns(shown: list[str], name: str, order: list[dict[str, str]]) -> Any:
+        return grid_columns(context.board(name), shown or [], order)
 
     app.clientside_callback(
-        "(rows) => rows ? rows.map((row) => row.number) : dash_clientside.no_update",
+        "(rows) => rows ? rows.map((row) => [row.number, row.attempt]) : dash_clientside.no_update",
         Output("study-chosen", "data"),
         Input("study-grid", "selectedRows"),
         prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        """(chosen, href) => {
+            const address = new URL(href, window.location);
+            address.searchParams.delete("trials");
+            if (chosen && chosen.length) address.searchParams.set("trials", JSON.stringify(chosen));
+            return address.pathname + address.search;
+        }""",
+        Output("study-export", "href"),
+        Input("study-chosen", "data"),
+        State("study-export", "href"),
     )
     app.clientside_callback(
         ClientsideFunction("atoll", "choose"),
@@ -259,12 +284,13 @@ def _register_edits(app: dash.Dash, context: Context) -> None:
     )
 
 
-def draw(context: Context, board: Board, tab: str, options: dict[str, Any]) -> go.Figure:
-    """The figure of a tab."""
+def draw(context: Context, board: Board, tab: str, options: dict[str, Any]) -> go.Figure | None:
+    """The figure of a tab; None while it is worked out."""
     study, trials = board.study, board.trials
     if tab == "best":
-        own_target = study.target if study.curve_metric in (None, study.metric) else None
-        return figures.best_so_far(trials, study.metric, study.direction, own_target, options["against"], study.started)
+        return figures.best_so_far(
+            trials, study.metric, study.direction, board.target, options["against"], study.started
+        )
     if tab == "timeline":
         return figures.timeline(trials, study.started, study.finished or time.time())
     if tab == "failures":
@@ -295,8 +321,8 @@ def pareto_figure(board: Board, x: str, y: str) -> go.Figure:
     return figures.pareto(board.trials, board.objectives, first, second)
 
 
-def importance_figure(context: Context, board: Board, method: importance.Method) -> go.Figure:
-    """Importance, worked out in the background and kept until a tenth more trials are complete."""
+def importance_figure(context: Context, board: Board, method: importance.Method) -> go.Figure | None:
+    """Importance, kept until a tenth more trials are complete; None while it is worked out in the background."""
     num_complete = int(board.trials["place"].notna().sum())
     # It changes little with one trial more.
     grown = int(math.log(max(1, num_complete), 1.1))
@@ -310,20 +336,20 @@ def importance_figure(context: Context, board: Board, method: importance.Method)
         return shares, len(some)
 
     try:
-        found = context.background.get((board.study.id, method, grown), work, PATIENCE)
+        found = context.background.get((board.study.id, board.study.started, method, grown), work, PATIENCE)
     except ImportanceError as error:
         return style.message(str(error))
     if found is None:
-        return style.message(f"{method} is being worked out; it appears here by itself.")
+        return None
     shares, used = found
     return figures.importance(shares, method, used)
 
 
-def curves(context: Context, board: Board, chosen: Sequence[int]) -> go.Figure:
-    """Training curves of trials by number."""
-    some = board.trials[board.trials["number"].isin(list(chosen)[:MAX_CURVES])]
-    newest = some.sort_values("attempt").drop_duplicates("number", keep="last")
-    number_of = {int(id_): int(number) for id_, number in zip(newest["id"], newest["number"], strict=True)}
+def curves(context: Context, board: Board, chosen: Sequence[Any]) -> go.Figure:
+    """Training curves of trials by [number, attempt]."""
+    wanted = [tuple(pair) for pair in chosen if isinstance(pair, list)][:MAX_CURVES]
+    keys = zip(board.trials["number"], board.trials["attempt"], board.trials["id"], strict=True)
+    number_of = {int(id_): int(number) for number, attempt, id_ in keys if (number, attempt) in wanted}
     reports = trial_figures.reports_frame(context.store.progress(number_of), number_of)
     return trial_figures.curves(reports, board.study.curve_metric or board.study.metric, board.study.target)
 
@@ -343,21 +369,24 @@ def summary(board: Board, now: float) -> list[Any]:
     return [dmc.Group([badge, dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm"), *reason]
 
 
-def grid_columns(board: Board, shown: Sequence[str]) -> list[dict[str, Any]]:
+def grid_columns(board: Board, shown: Sequence[str], order: Sequence[dict[str, str]] = ()) -> list[dict[str, Any]]:
     """The leaderboard's columns."""
     held = board.held(board.trials["id"].to_numpy()[-200:])
-    return table.columns(board, shown, {name: style.is_number(held[name]) for name in shown if name in held})
+    return table.columns(board, shown, {name: style.is_number(held[name]) for name in shown if name in held}, order)
 
 
 def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
     """The page, as its address says."""
     study = board.study
     names, objectives = board.names(), [objective["name"] for objective in board.objectives]
-    shown = _listed(query.get("shown")) or names[: table.MAX_SHOWN]
+    asked = [str(name) for name in components.parsed(query.get("shown"), [])]
+    shown = [name for name in asked if name in names] or names[: table.MAX_SHOWN]
     tabs = {key: title for key, title in TABS.items() if key != "pareto" or len(objectives) > 1}
     axes = [{"group": "hyperparameters", "items": names}]
     axes += [{"group": "objectives", "items": [n for n in objectives if n not in names]}] if len(objectives) > 1 else []
     defaults = ([*names, None, None] if len(objectives) < 2 else objectives)[:2]
+    filters, brush = table.checked(components.parsed(query.get("filter")), components.parsed(query.get("brush")))
+    order = [one for one in components.parsed(query.get("sort"), []) if _is_order(one)]
     tab = query.get("tab", "best")
     against, method = query.get("against"), query.get("method")
     return dmc.Stack(
@@ -369,20 +398,22 @@ def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
                     "revision": None,
                     "state": STATE,
                     "address": None,
-                    "brush": _parsed(query.get("brush")),
-                    "sort": _parsed(query.get("sort"), []),
-                    "chosen": _parsed(query.get("trials"), []),
+                    "brush": brush,
+                    "sort": order,
+                    "chosen": components.parsed(query.get("trials"), []),
                     "reloaded": None,
                     "marked": False,
+                    "axes": None,
                 }.items()
             ),
             dcc.Store(id="study-renamed"),
             dcc.Store(id="study-moved"),
             components.interval("study-interval"),
+            dcc.Interval(id="study-patience", interval=components.INTERVAL_MILLISECONDS, disabled=True),
             components.heading(
                 study.name,
                 dcc.Link("Islands", href=context.link("islands", name=study.name)),
-                dcc.Link("Export", href=context.link("export", name=study.name)),
+                dcc.Link("Export", id="study-export", href=context.link("export", name=study.name)),
                 dcc.Link("Projection", href=context.link("projection", name=study.name)),
                 below=f"{study.method} on {study.workload}: {_aim(board)}",
             ),
@@ -432,7 +463,7 @@ def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
                     dmc.MultiSelect(
                         id="study-shown",
                         data=names,
-                        value=[name for name in shown if name in names],
+                        value=shown,
                         searchable=True,
                         hidePickedOptions=True,
                         size="xs",
@@ -445,9 +476,9 @@ def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
             ),
             components.grid(
                 "study-grid",
-                grid_columns(board, shown),
+                grid_columns(board, shown, order),
                 rowModelType="infinite",
-                filterModel=_parsed(query.get("filter")),
+                filterModel=filters,
                 dashGridOptions={
                     "rowSelection": {
                         "mode": "multiRow",
@@ -492,15 +523,5 @@ def _aim(board: Board) -> str:
     return ", ".join(f"{objective['direction']} {objective['name']}" for objective in board.objectives)
 
 
-def _listed(text: str | None) -> list[str]:
-    return [str(name) for name in _parsed(text, [])]
-
-
-def _parsed(text: str | None, default: Any = None) -> Any:
-    """What an address holds; nothing where somebody has broken it."""
-    default = {} if default is None else default
-    try:
-        found = json.loads(text) if text else default
-    except ValueError:
-        return default
-    return found if isinstance(found, type(default)) else default
+def _is_order(one: Any) -> bool:
+    return isinstance(one, dict) and isinstance(one.get("colId"), str) and one.get("sort") in ("asc", "desc")

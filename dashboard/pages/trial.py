@@ -143,14 +143,16 @@ def facts(context: Context, study: Study, trial: Trial) -> list[Any]:
             dmc.Title("Traceback", order=2, size="h5", mt="md"),
             dmc.Code(trial.traceback, block=True, className="traceback"),
         ]
-    hosts = [h for h in context.store.hosts(study) if (h.island, h.worker) == (trial.island, trial.worker)]
+    # A resumed study has several of a rank: those of the trial had come before it started.
+    own = (trial.island, trial.worker)
+    hosts = [h for h in context.store.hosts(study) if (h.island, h.worker) == own and h.time <= trial.started]
     if hosts:
         found += [dmc.Title("Hosts and devices", order=2, size="h5", mt="md"), _hosts(hosts)]
     return found
 
 
 def _hosts(hosts: list[Host]) -> dmc.Box:
-    newest = {host.rank: host for host in hosts}  # a resumed study has several of a rank
+    newest = {host.rank: host for host in hosts}
     rows = [[str(r), h.hostname, h.device, h.node, h.processor or "–", h.threads] for r, h in sorted(newest.items())]
     return components.table(["rank", "host", "device", "node", "processor", "threads"], rows)
 
@@ -200,7 +202,8 @@ def filename(study: Study, trial: Trial) -> str:
 def command(study: Study, trial: Trial) -> str:
     """What exports this trial and trains it again."""
     file = filename(study, trial)
-    return f"atoll export {shlex.quote(study.name)} --trial {trial.number} -o {file} && atoll train {file}"
+    attempt = f" --attempt {trial.attempt}" if trial.attempt else ""
+    return f"atoll export {shlex.quote(study.name)} --trial {trial.number}{attempt} -o {file} && atoll train {file}"
 
 
 def layout(context: Context, study: Study, trial: Trial) -> dmc.Stack:

@@ -69,6 +69,21 @@ def test_behind_a_prefix(store, given):
     assert "/atoll/board/compare" in str(client.get("/atoll/board/_dash-layout").get_json())
 
 
+@pytest.mark.parametrize("given", ["/a b", "/ü", "/a?b"])
+def test_prefixes_that_addresses_would_change_are_refused(store, given):
+    with pytest.raises(StoreError, match="a base path takes letters"):
+        app.create_app(store, base_path=given)
+
+
+def test_strangers_names_do_not_lead_here(store):
+    client = app.create_app(store, only_local=True).server.test_client()
+    for host in ("localhost:8050", "127.0.0.1", "[::1]:8050"):
+        assert client.get("/", headers={"Host": host}).status_code == 200
+    for host in ("evil.example", "127.0.0.1.evil.example", "10.0.0.1:8050"):
+        assert client.get("/", headers={"Host": host}).status_code == 403
+    assert app.create_app(store).server.test_client().get("/", headers={"Host": "proxy.example"}).status_code == 200
+
+
 def test_gunicorn_needs_a_token_or_the_word_that_none_is_wanted(store, monkeypatch):
     monkeypatch.setenv("ATOLL_STORE", str(store))
     with pytest.raises(StoreError, match="needs ATOLL_DASHBOARD_TOKEN"):

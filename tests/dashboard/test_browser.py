@@ -97,6 +97,11 @@ def test_brushing_the_parallel_coordinates_filters_the_table(url, page, searched
     page.mouse.move(middle, axis["y"] + axis["height"] / 4, steps=5)
     page.mouse.up()
     page.wait_for_selector("#study-brushed >> text=accuracy:")
+    data = csv_of(page, "study-figure")
+    assert {"B", "learning_rate", "wire", "accuracy"} <= set(data[0])
+    rates = sorted(float(row[data[0].index("learning_rate")]) for row in data[1:])
+    known = [t.hyperparameters["learning_rate"] for t in Store(searched).leaderboard(Store(searched).study("daso"))]
+    assert rates == pytest.approx(sorted(known))
     low, high = json.loads(page.evaluate("new URLSearchParams(location.search).get('brush')") or "{}").get(
         "objective", {"ranges": [[0, 0]]}
     )["ranges"][0]
@@ -123,6 +128,21 @@ def test_selected_trials_are_drawn_and_hyperparameters_picked(url, page):
     page.keyboard.type("weight_decay")
     page.keyboard.press("Enter")
     page.wait_for_selector(".ag-header-cell[col-id='hp.weight_decay']", state="attached")
+
+
+def test_the_order_is_kept_in_the_address_and_the_selection_exported(url, page, searched):
+    slowest = max(Store(searched).trials(Store(searched).study("daso")), key=lambda t: t.seconds)
+    sort = "%5B%7B%22colId%22%3A%22seconds%22%2C%22sort%22%3A%22desc%22%7D%5D"
+    page.goto(f"{url}/study?name=daso&sort={sort}&trials=%5B%5B4%2C0%5D%5D")
+    until(
+        page,
+        "(n) => document.querySelector(\".ag-row[row-index='0'] [col-id='number']\")?.innerText === n",
+        str(slowest.number),
+    )
+    assert "colId" in page.url
+    wait_until(lambda: "trials=" in page.get_attribute("#study-export", "href"), 10)
+    page.click("#study-export")
+    page.wait_for_selector("#export-yaml >> text=trial: 4")
 
 
 def test_islands_and_a_family_tree(url, page):
@@ -179,7 +199,7 @@ def test_a_benchmark_is_compared_and_its_figures_downloaded(url, page):
     page.wait_for_selector(".ag-row [col-id='metric on test data']")
     assert page.locator("#compare-grid .ag-center-cols-container .ag-row").count() == 2
     rows = csv_of(page, "compare-figure")
-    assert rows[0] == ["trace", "x", "y", "z", "text"]
+    assert rows[0] == ["trace", "x", "y", "z", "from", "low", "high", "trial", "text"]
     assert {row[0] for row in rows[1:]} >= {"ddp", "local_sgd"}
     for kind, head in (("png", b"\x89PNG"), ("svg", b"<svg")):
         with page.expect_download() as waiting:
@@ -271,4 +291,6 @@ def test_the_keyboard_reaches_a_trial(url, page):
             break
     assert any("theme-toggle" in one for one in reached)
     assert any("Best so far" in one for one in reached)
-    assert page.evaluate("document.activeElement.closest('.ag-root') !== null")
+    page.locator(cell(0, "number")).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1 >> text=/^Trial/")

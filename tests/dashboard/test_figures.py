@@ -62,6 +62,14 @@ def test_many_trials_are_thinned_and_the_figure_says_so():
     assert trace(figure, "best so far").y[-1] == -5.0
 
 
+def test_words_of_hyperparameters_are_no_html():
+    frame = pd.DataFrame({"a": ["<b>x</b>", "y"], "c": ["<i>", "<u>"]})
+    figure = study.slices(trials([1, 2]), frame, ["a"], "e")
+    assert list(figure.data[0].x) == ["&lt;b&gt;x&lt;/b&gt;", "y"]
+    found = study.contour(trials([1, 2]), frame, "a", "c", "e", "minimize")
+    assert "<" not in str(found.data[0].x) + str(found.data[0].y)
+
+
 def test_nothing_complete_is_said():
     for figure in (
         study.best_so_far(trials([None]), "a", "maximize", None),
@@ -95,7 +103,9 @@ def test_parallel_axes():
     assert lr.values.tolist() == [-4, -2, -3, 0]
     assert wire.words == ("a", "b", None)
     assert wire.values.tolist() == [0, 1, 0, 2]
-    assert b.values[2] < 1  # what is missing lies below
+    assert b.values[2] == b.missing < 1  # what is missing lies below
+    odd = parallel.dimensions(trials([1, 2, 3]), pd.DataFrame({"c": ["", [1, 2], True]}), "e")[0]
+    assert odd.words == ("", "[1, 2]", "true")
 
 
 def test_the_best_are_drawn_last_and_on_top():
@@ -107,7 +117,7 @@ def test_the_best_are_drawn_last_and_on_top():
 
 def test_brushes_go_to_the_store_and_back():
     def one(key, limits, before=None):
-        return parallel.brush(axes(), before or {}, {key: limits})
+        return parallel.brush([axis.axis for axis in axes()], before or {}, {key: limits})
 
     ranged = one("dimensions[0].constraintrange", [[-3.5, -1.0]])
     assert ranged["hp.lr"]["ranges"] == [pytest.approx([10**-3.5, 0.1])]
@@ -258,7 +268,9 @@ def test_studies_side_by_side():
     assert (met["trials"], met["busy seconds"], met["wall seconds"]) == (2, 2, 3)
     assert missed["trials"] is None
     assert list(several.objectives(both).data[0].median) == [0.7]
-    assert several.front_of(np.array([1.0, 2, 3]), np.array([3.0, 1, 2])).tolist() == [0, 1]
+    frame = trials([0.9, 0.5, 0.7]).assign(seconds=[3.0, 1.0, 2.5])
+    front = several.tradeoff([Compared("a", "loss", "minimize", None, 0.0, frame)], "seconds").data[0]
+    assert (list(front.x), list(front.y)) == ([1.0], [0.5])
     assert "None of these" in words(several.best_so_far([compared("c", [None])], "trials"))
 
 

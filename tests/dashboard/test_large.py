@@ -1,7 +1,7 @@
 """A store of 100,000 trials and 2,000,000 reports: pages appear, page and filter in time, and take little memory.
 
-benchmarks/dashboard.py measures the times; here the issue's limits, thrice over, tell a page that reads everything from
-one that does not on machines that do other work too.
+benchmarks/dashboard.py measures the times; here bounds of some seconds tell a page that reads everything from one that
+does not, on machines that do other work too.
 """
 
 import time

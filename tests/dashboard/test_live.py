@@ -98,7 +98,7 @@ def test_a_page_that_nothing_happens_on_is_not_drawn_again(live, page):
     page.on("request", lambda request: asked.append(request.post_data or ""))
     page.wait_for_timeout(3000)
     assert len(asked) >= 2
-    assert all('"output":"..study-revision.data' in one for one in asked)
+    assert all('"output":"..study-revision.data' in one for one in asked), asked
 
 
 def test_a_study_that_is_deleted_while_it_is_open_says_so(tmp_path, page):
@@ -153,8 +153,9 @@ def test_small_studies_have_a_sensible_view(tmp_path, page, objectives):
         page.goto(f"{url}/study?name=s")
         page.wait_for_selector("#study-counts")
         for tab in ("parallel", "importance", "slices", "contour", "timeline", "failures", "best"):
-            page.click(f"#study-tab [role=tab][id$='{tab}']")
-            until(page, "!document.querySelector('#study-figure')?.innerText.includes('…')")
+            with page.expect_response(lambda r: "study-figure-drawn" in (r.request.post_data or "")[:80]) as waiting:
+                page.click(f"#study-tab [role=tab][id$='{tab}']")
+            assert waiting.value.status == 200
         page.goto(f"{url}/islands?name=s")
         until(page, "!document.querySelector('#islands-diversity')?.innerText.includes('…')")
         assert "Traceback" not in page.inner_text("body")

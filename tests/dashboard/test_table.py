@@ -66,7 +66,7 @@ def test_brushed_words_and_what_is_missing():
 
 def test_a_row_links_to_its_trial(context):
     row = table.page(context, context.board("s"), request(end=1), None)["rowData"][0]
-    assert row["href"] == "/trial?study=s&number=2"
+    assert row["href"] == "/trial?study=s&number=2&attempt=0"
     assert (row["place"], row["objective"], row["hp.B"]) == (1, 0.9, 3)
 
 
@@ -83,3 +83,33 @@ def test_columns_show_the_picked_hyperparameters(context):
     fields = [c["field"] for c in table.columns(board, ["B"], {"B": True})]
     assert fields[:5] == ["place", "number", "state", "objective", "hp.B"]
     assert "hp.learning_rate" not in fields
+
+
+def test_columns_are_sorted_as_the_address_says(context):
+    board = context.board("s")
+    order = [{"colId": "seconds", "sort": "desc"}]
+    given = {c["field"]: c["initialSort"] for c in table.columns(board, ["B"], {}, order) if c["initialSort"]}
+    assert given == {"seconds": "desc"}
+    usual = {c["field"]: c["initialSort"] for c in table.columns(board, ["B"], {}) if c["initialSort"]}
+    assert usual == {"place": "asc"}
+
+
+@pytest.mark.parametrize(
+    ("model", "brushed"),
+    [
+        ({"foo": {"type": "equals", "filter": 1}}, {}),
+        ({"state": 5}, {}),
+        ({"hp.B": {"type": "inRange", "filter": 1}}, {}),
+        ({"hp.B": {"type": "like", "filter": 1}}, {}),
+        ({}, {"hp.B": 5}),
+        ({}, {"hp.B": {"ranges": []}}),
+        ({}, {"nothing": {"ranges": [[1, 2]]}}),
+    ],
+)
+def test_filters_of_a_broken_address_are_dropped(model, brushed):
+    assert table.checked(model, brushed) == ({}, {})
+
+
+def test_good_filters_of_an_address_are_kept():
+    model, brushed = {"hp.B": {"type": "lessThan", "filter": 4}}, {"hp.B": {"ranges": [[1, 2]]}}
+    assert table.checked(model, brushed) == (model, brushed)

@@ -39,10 +39,11 @@ def launched() -> Iterator:
 
 @contextmanager
 def opened(width: int = 1280, height: int = 900, **options) -> Iterator:
-    """A page; what its programs raise is in its attribute `failures`."""
+    """A page; what its programs raise, and callbacks that fail, are in its attribute `failures`."""
     with launched() as browser:
         page = browser.new_page(viewport={"width": width, "height": height}, **options)
         page.set_default_timeout(30_000)
         page.failures = []
         page.on("pageerror", lambda error: page.failures.append(str(error)))
+        page.on("response", lambda answer: answer.status >= 500 and page.failures.append(answer.url))
         yield page

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,10 +73,3 @@ def points(page, figure: str, trace: int = 0) -> int:
 def until(page, expression: str, arg=None, timeout: float = 30_000) -> None:
     """Wait for an expression of the page's."""
     page.wait_for_function(expression, arg=arg, timeout=timeout)
-
-
-def seconds_until(page, expression: str) -> float:
-    """How long that takes."""
-    begun = time.monotonic()
-    until(page, expression)
-    return time.monotonic() - begun
