@@ -4,7 +4,15 @@ import pytest
 import yaml
 from commands import FAILING, atoll
 
-DASO = ("--method", "daso", "--workload", "digits_mlp", "--trials", "14", "--islands", "2", "--ranks", "2")
+DASO = {
+    "name": "daso",
+    "workload": "digits_mlp",
+    "method": "daso",
+    "trials": 14,
+    "epochs": 3,
+    "topology": {"islands": 2, "ranks": 2, "device": "cpu"},
+    "migration": {"probability": 1.0},
+}
 FRONT = {
     "name": "front",
     "workload": "digits_mlp",
@@ -33,9 +41,9 @@ BENCHMARK = {
 def searched(tmp_path_factory):
     """The store's URL: studies of DASO, of EASGD with two objectives, of trials that fail, and a small benchmark."""
     folder = tmp_path_factory.mktemp("searched")
-    (folder / "front.yaml").write_text(yaml.safe_dump(FRONT))
-    (folder / "b.yaml").write_text(yaml.safe_dump(BENCHMARK))
-    atoll("search", *DASO, "--epochs", "3", "--name", "daso", cwd=folder)
+    for name, content in (("daso", DASO), ("front", FRONT), ("b", BENCHMARK)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    atoll("search", "daso.yaml", cwd=folder)
     atoll("search", "front.yaml", cwd=folder)
     atoll("search", *BROKEN, "--name", "broken", cwd=folder, env={"FAIL": "raise"})
     atoll("benchmark", "b.yaml", cwd=folder, timeout=240)
