@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import dash
 import dash_mantine_components as dmc
 import flask
 from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html
+from werkzeug.serving import make_server
 
 from atoll.dashboard import access
 from atoll.dashboard.context import Context
@@ -131,16 +133,14 @@ def serve(
     token = None if insecure or local else access.new_token()
     only_local = local and not insecure
     app = create_app(store, token=token, only_local=only_local, allow_edit=allow_edit, base_path=base_path)
-    if port == 0:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
-            free.bind((host, 0))
-            port = free.getsockname()[1]
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = make_server(host, port, app.server, threaded=True)  # listens from here on
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
-    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}{normalised(base_path)}"
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.port}{normalised(base_path)}"
     url = url.rstrip("/") if token is None else f"{url}?token={token}"
     print(json.dumps({"url": url}) if as_json else f"the dashboard of {store} is at {url}", flush=True)
-    app.run(host=host, port=port, debug=False)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 def from_environment() -> flask.Flask:
