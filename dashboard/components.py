@@ -11,11 +11,7 @@ import dash_ag_grid as dag
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Input, Output, State, dcc, html
 
-from atoll.dashboard.figures import style
-
 INTERVAL_MILLISECONDS = 1000
-GRAPH_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["toImage", "lasso2d", "select2d"]}
-_EMPTY = style.themed(style.message("…"), None)
 NUMBER = {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"}
 BYTES = {"function": "params.value == null ? '' : d3.format('.3~s')(params.value) + 'B'"}
 
@@ -36,7 +32,7 @@ def figure(name: str, title: str, *controls: Any, help: str | None = None) -> dm
                 mb=4,
             ),
             *([dmc.Text(help, size="xs", className="dimmed")] if help else []),
-            dcc.Graph(id=name, config=GRAPH_CONFIG, figure=_EMPTY),
+            html.Div(id=f"{name}-place", className="figure"),
             dcc.Store(id=drawn(name)),
         ],
         withBorder=True,
@@ -53,15 +49,16 @@ def drawn(name: str) -> str:
 def keep_views(app: dash.Dash, *names: str) -> None:
     """Show figures as they are drawn, with zoom and hidden traces as the reader left them.
 
-    plotly's own `uirevision` loses a zoom here: Dash writes what readers do into the figure, which plotly then takes
-    for a change of the program's.
+    A graph is put in its place with its first figure: plotly.js takes a second to load, and tables need not wait for
+    it. plotly's own `uirevision` loses a zoom here: Dash writes what readers do into the figure, which plotly then
+    takes for a change of the program's.
     """
     for name in names:
         app.clientside_callback(
-            ClientsideFunction("atoll", "keepView"),
-            Output(name, "figure"),
+            ClientsideFunction("atoll", "show"),
+            Output(f"{name}-place", "children"),
             Input(drawn(name), "data"),
-            State(name, "figure"),
+            State(f"{name}-place", "id"),
             prevent_initial_call=True,
         )
 

@@ -80,6 +80,30 @@ function atollCsv(rows) {
   return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
 }
 
+// A figure with the zoom and the hidden traces of the one that is shown, where both show the same.
+function atollKept(figure, before) {
+  if (before.layout.uirevision !== figure.layout.uirevision) return figure;
+  const layout = { ...figure.layout };
+  Object.keys(before.layout).forEach((axis) => {
+    if (/^[xy]axis\d*$/.test(axis) && layout[axis] && before.layout[axis].autorange === false)
+      layout[axis] = { ...layout[axis], range: before.layout[axis].range, autorange: false };
+  });
+  // Traces are told apart by their group and their place in it: names may count what is shown.
+  const keys = (traces) => {
+    const seen = {};
+    return traces.map((trace) => {
+      const group = trace.legendgroup ?? "";
+      seen[group] = (seen[group] ?? 0) + 1;
+      return group + "|" + seen[group];
+    });
+  };
+  const earlier = keys(before.data);
+  const hidden = new Set(earlier.filter((_, i) => before.data[i].visible === "legendonly"));
+  const now = keys(figure.data);
+  const data = figure.data.map((trace, i) => (hidden.has(now[i]) ? { ...trace, visible: "legendonly" } : trace));
+  return { ...figure, layout, data };
+}
+
 function atollSave(name, content) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
@@ -103,7 +127,8 @@ window.dash_clientside.atoll = {
     const triggered = window.dash_clientside.callback_context.triggered;
     if (!triggered.length || !triggered[0].value) return window.dash_clientside.no_update;
     const which = JSON.parse(triggered[0].prop_id.split(".")[0]);
-    const plot = document.getElementById(which.figure).querySelector(".js-plotly-plot");
+    const plot = document.querySelector(`#${which.figure} .js-plotly-plot`);
+    if (!plot) return window.dash_clientside.no_update;
     const file = (document.title + " " + which.figure).replace(/[^\w.-]+/g, "_");
     if (which.format === "csv") atollSave(file + ".csv", atollCsv(atollRows(plot._fullData, plot._fullLayout)));
     else {
@@ -113,29 +138,21 @@ window.dash_clientside.atoll = {
     return window.dash_clientside.no_update;
   },
 
-  // A new figure with the zoom and the hidden traces of the one before, where both show the same.
-  keepView: function (figure, before) {
+  // Shows a figure: puts the graph in its place with the first one, then keeps what the reader has done to it.
+  show: function (figure, place) {
     if (!figure) return window.dash_clientside.no_update;
-    if (!before || before.layout.uirevision !== figure.layout.uirevision) return figure;
-    const layout = { ...figure.layout };
-    Object.keys(before.layout).forEach((axis) => {
-      if (/^[xy]axis\d*$/.test(axis) && layout[axis] && before.layout[axis].autorange === false)
-        layout[axis] = { ...layout[axis], range: before.layout[axis].range, autorange: false };
-    });
-    // Traces are told apart by their group and their place in it: names may count what is shown.
-    const keys = (traces) => {
-      const seen = {};
-      return traces.map((trace) => {
-        const group = trace.legendgroup ?? "";
-        seen[group] = (seen[group] ?? 0) + 1;
-        return group + "|" + seen[group];
-      });
+    const id = place.replace(/-place$/, "");
+    const plot = document.querySelector(`#${id} .js-plotly-plot`);
+    if (document.getElementById(id)) {
+      window.dash_clientside.set_props(id, { figure: plot && plot.layout ? atollKept(figure, plot) : figure });
+      return window.dash_clientside.no_update;
+    }
+    const config = {
+      displaylogo: false,
+      responsive: true,
+      modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d"],
     };
-    const earlier = keys(before.data);
-    const hidden = new Set(earlier.filter((_, i) => before.data[i].visible === "legendonly"));
-    const now = keys(figure.data);
-    const data = figure.data.map((trace, i) => (hidden.has(now[i]) ? { ...trace, visible: "legendonly" } : trace));
-    return { ...figure, layout, data };
+    return { namespace: "dash_core_components", type: "Graph", props: { id, config, figure } };
   },
 
   // Rows are asked for again where they are shown; what is chosen and where the table stands stays.

@@ -395,7 +395,7 @@ def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
                 dcc.Store(id=f"study-{name}", data=data)
                 for name, data in {
                     "name": study.name,
-                    "revision": None,
+                    "revision": board.revision,
                     "state": STATE,
                     "address": None,
                     "brush": brush,
