@@ -252,6 +252,7 @@ def _register_table(app: dash.Dash, context: Context) -> None:
         Input("study-revision", "data"),
         Input("study-brush", "data"),
         State("study-grid", "id"),
+        prevent_initial_call=True,
     )
 
 
