@@ -41,7 +41,7 @@ from atoll.storage.store import Store
 SIZES = (1000, 10_000, 100_000)
 REPORTS = 20
 NAME = "large"
-ROW = ".ag-center-cols-container .ag-row [col-id='state']"
+ROW = ".ag-center-cols-container .ag-row[row-id] [col-id='state']"  # the table shows an empty row until then
 OUR_ROW = f'document.querySelector("{ROW}")'
 THEIR_ROW = "document.evaluate(\"//*[text()='Trial 0']\", document, null, 9, null).singleNodeValue"
 DRAWN = "document.querySelector('#study-figure .js-plotly-plot')?._fullData?.some((t) => t.name === 'best so far')"

@@ -22,8 +22,8 @@ def heading(title: str, *beside: Any, below: str | None = None) -> dmc.Stack:
     return dmc.Stack([dmc.Group([dmc.Title(title, order=1, size="h2", className="title"), *beside]), *words], gap=4)
 
 
-def figure(name: str, title: str, *controls: Any, help: str | None = None) -> dmc.Card:
-    """A figure with its title, controls, and downloads as PNG, SVG, and CSV of its data."""
+def figure(name: str, title: str, *controls: Any, help: str | None = None, height: int = 200) -> dmc.Card:
+    """A figure, `height` pixels high or more, with its title, controls, and downloads (PNG, SVG, its data as CSV)."""
     return dmc.Card(
         [
             dmc.Group(
@@ -32,7 +32,7 @@ def figure(name: str, title: str, *controls: Any, help: str | None = None) -> dm
                 mb=4,
             ),
             *([dmc.Text(help, size="xs", className="dimmed")] if help else []),
-            html.Div(id=f"{name}-place", className="figure"),
+            html.Div(id=f"{name}-place", style={"minHeight": height}),
             dcc.Store(id=drawn(name)),
         ],
         withBorder=True,

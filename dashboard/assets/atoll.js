@@ -104,8 +104,6 @@ function atollKept(figure, before) {
   return { ...figure, layout, data };
 }
 
-const atollStamps = {}; // how many figures each graph was given
-
 function atollSave(name, content) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
@@ -144,17 +142,9 @@ window.dash_clientside.atoll = {
   show: function (figure, place) {
     if (!figure) return window.dash_clientside.no_update;
     const id = place.replace(/-place$/, "");
-    const stamp = (atollStamps[id] = (atollStamps[id] ?? 0) + 1);
-    figure = { ...figure, layout: { ...figure.layout, meta: { ...figure.layout.meta, stamp } } };
-    const put = (again) => {
-      const plot = document.querySelector(`#${id} .js-plotly-plot`);
-      if (again && (atollStamps[id] !== stamp || !plot || (plot.layout?.meta ?? {}).stamp === stamp)) return;
-      window.dash_clientside.set_props(id, { figure: plot && plot.layout ? atollKept(figure, plot) : figure });
-    };
-    // A graph that is still drawing writes its figure back when it is done, over one that came in between: look again.
-    [300, 1000, 3000].forEach((wait) => setTimeout(() => put(true), wait));
     if (document.getElementById(id)) {
-      put(false);
+      const plot = document.querySelector(`#${id} .js-plotly-plot`);
+      window.dash_clientside.set_props(id, { figure: plot && plot.layout ? atollKept(figure, plot) : figure });
       return window.dash_clientside.no_update;
     }
     const config = {

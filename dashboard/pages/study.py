@@ -456,6 +456,7 @@ def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
                 _control(
                     "brush", dmc.Button("Clear brushes", id="study-unbrush", size="compact-xs", variant="default")
                 ),
+                height=style.HEIGHT,  # the table below must not move when the figure comes
             ),
             dmc.Text(id="study-brushed", size="sm"),
             dmc.Group(

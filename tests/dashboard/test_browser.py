@@ -117,8 +117,6 @@ def test_brushing_the_parallel_coordinates_filters_the_table(url, page, searched
 def test_selected_trials_are_drawn_and_hyperparameters_picked(url, page):
     page.goto(f"{url}/study?name=daso")
     page.wait_for_selector(cell(0, "state"))
-    drawn(page, "study-figure")
-    page.wait_for_timeout(1500)  # the table settles: a click while it does may be lost
     page.click(cell(0, "state"))
     drawn(page, "study-curves")
     page.click(cell(1, "state"), modifiers=["Control"])
@@ -198,7 +196,7 @@ def test_a_pareto_front(url, page):
 def test_a_benchmark_is_compared_and_its_figures_downloaded(url, page):
     page.goto(f"{url}/compare?benchmark=b")
     drawn(page, "compare-figure")
-    page.wait_for_selector(".ag-row [col-id='metric on test data']")
+    page.wait_for_selector(".ag-row[row-id] [col-id='metric on test data']")
     assert page.locator("#compare-grid .ag-center-cols-container .ag-row").count() == 2
     rows = csv_of(page, "compare-figure")
     assert rows[0] == ["trace", "x", "y", "z", "from", "low", "high", "trial", "text"]

@@ -47,8 +47,8 @@ def gunicorn(store: str, port: int, **environment: str) -> Iterator[str]:
 
 
 def cell(row: int, column: str) -> str:
-    """A cell of the table by its place and its column."""
-    return f".ag-row[row-index='{row}'] [col-id='{column}']"
+    """A cell of the table by its place and its column, once its row is there: until then the table has an empty one."""
+    return f".ag-row[row-index='{row}'][row-id] [col-id='{column}']"
 
 
 def drawn(page, figure: str, timeout: float = 30_000) -> None:
