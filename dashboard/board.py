@@ -19,6 +19,12 @@ from atoll.storage.store import Store
 
 MAX_BOARDS = 16
 MAX_SAMPLE = 5000
+KINDS = {"id": int, "number": int, "attempt": int, "island": int, "worker": int, "state": object}
+
+
+def objectives(study: Study) -> list[dict[str, Any]]:
+    """Name and direction of each objective, the first is the one that places go by where it is the only one."""
+    return list(study.objectives or [{"name": study.metric, "direction": study.direction}])
 
 
 class Board:
@@ -43,6 +49,7 @@ class Board:
         """Read what is new; `study` is its row as it is now."""
         with self._lock:
             self.study = study
+            about = f"{study.id} {study.started} {study.name} {study.state} {study.num_trials} {study.archived} "
             known = self.trials
             new = browse.narrow_trials(self._store, study.id, int(known["id"].max()) if len(known) else 0)
             # Lines of a trial that was given up for lost may still come while the study runs.
@@ -56,13 +63,12 @@ class Board:
                 kept = known[~known["id"].isin([row.id for row in changed])].drop(columns="place")
                 added = self._frame([*new, *changed])
                 self.trials = self._ranked(pd.concat([kept, added]).sort_values("id") if len(known) else added)
+            elif not states and self.revision.startswith(about):
+                return self
             running = self.trials.loc[self.trials["state"] == "running", "id"].tolist()
             steps = sum(browse.newest_progress(self._store, running).values()) if running else 0
             ended = int(self.trials["finished"].notna().sum())
-            self.revision = (
-                f"{study.id} {study.started} {study.name} {study.state} {study.num_trials} {study.archived} "
-                f"{len(self.trials)} {ended} {sorted(self.counts().items())} {steps}"
-            )
+            self.revision = f"{about}{len(self.trials)} {ended} {sorted(self.counts().items())} {steps}"
         return self
 
     @property
@@ -79,21 +85,18 @@ class Board:
 
     @property
     def objectives(self) -> list[dict[str, Any]]:
-        """Name and direction of each objective, the first is the one that places go by where it is the only one."""
-        single = [{"name": self.study.metric, "direction": self.study.direction}]
-        return list(self.study.objectives or single)
+        """The study's."""
+        return objectives(self.study)
 
     def _frame(self, rows: Sequence[Any]) -> pd.DataFrame:
-        names = [*browse.NARROW, "objectives"]
-        frame = pd.DataFrame.from_records([tuple(row) for row in rows], columns=names)
-        numbers = ("objective", "seconds", "wire_bytes", "started", "finished")
-        frame = frame.astype(dict.fromkeys(numbers, float))
-        several = frame.pop("objectives")
-        if self.study.objectives:
-            for index, objective in enumerate(self.study.objectives):
-                values = [one[index] if one else None for one in several]
-                frame[f"objectives.{objective['name']}"] = np.array(values, dtype=float)
-        return frame
+        *narrow, several = zip(*rows, strict=True) if rows else ([] for _ in (*browse.NARROW, "objectives"))
+        columns: dict[str, NDArray[Any]] = {
+            name: np.array(values, KINDS.get(name, float)) for name, values in zip(browse.NARROW, narrow, strict=True)
+        }
+        for index, objective in enumerate(self.study.objectives or ()):
+            values = [one[index] if one else None for one in several]
+            columns[f"objectives.{objective['name']}"] = np.array(values, dtype=float)
+        return pd.DataFrame(columns)
 
     def _ranked(self, frame: pd.DataFrame) -> pd.DataFrame:
         """With places: by the objective, of several by Pareto front and crowding distance; equals by number."""
@@ -142,12 +145,6 @@ class Board:
         """Complete trials with a place, and their hyperparameters row by row."""
         trials = self.with_place(max_trials)
         return trials.reset_index(drop=True), self.held(trials["id"]).reset_index(drop=True)
-
-    def names(self) -> list[str]:
-        """The hyperparameters that the first and the newest trials have, in their order."""
-        ids = self.trials["id"].to_numpy()
-        some = np.concatenate([ids[:50], ids[-150:]])
-        return [str(name) for name in self.held(dict.fromkeys(some.tolist())).columns]
 
     def counts(self) -> dict[str, int]:
         """How many trials are in each state."""

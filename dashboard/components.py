@@ -79,10 +79,10 @@ def downloads(name: str) -> dmc.ButtonGroup:
     )
 
 
-def grid(name: str, columns: Sequence[dict[str, Any]], height: str | None = "600px", **options: Any) -> dag.AgGrid:
+def grid(name: str, columns: Sequence[dict[str, Any]], height: str | None = "600px", **options: Any) -> html.Div:
     """A table; rows carry their `key`."""
     more = options.pop("dashGridOptions", {})
-    return dag.AgGrid(
+    table = dag.AgGrid(
         id=name,
         columnDefs=list(columns),
         getRowId="params.data.key",
@@ -98,6 +98,8 @@ def grid(name: str, columns: Sequence[dict[str, Any]], height: str | None = "600
         style={"height": height, "width": "100%"},
         **options,
     )
+    # Keeps the place of a table whose program is still being loaded; `show` in assets/atoll.js waits for its rows.
+    return html.Div(table, className="table", style={"minHeight": height})
 
 
 def column(field: str, header: str | None = None, **more: Any) -> dict[str, Any]:

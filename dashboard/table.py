@@ -14,7 +14,7 @@ from atoll.dashboard.components import BYTES, column, link_column
 from atoll.dashboard.context import Context
 from atoll.storage import browse
 from atoll.storage.browse import AnyOf, Condition, Operator, Selection
-from atoll.storage.models import Trial
+from atoll.storage.models import Study, Trial
 from atoll.storage.store import StoreError
 
 MAX_SHOWN = 8  # hyperparameters, until others are picked
@@ -34,22 +34,22 @@ Model = Mapping[str, Any]
 
 
 def columns(
-    board: Board, shown: Sequence[str], kinds: Mapping[str, bool], order: Sequence[Mapping[str, str]] = ()
+    study: Study, shown: Sequence[str], kinds: Mapping[str, bool], order: Sequence[Mapping[str, str]] = ()
 ) -> list[dict[str, Any]]:
     """The table's columns: place, trial, state, objectives, the hyperparameters that are shown, and what it took.
 
     Args:
-        board: of the study.
+        study: whose trials they are.
         shown: hyperparameters.
         kinds: which hyperparameters are numbers.
         order: by what to sort at first, ag-grid's sort model; by place unless given.
     """
     sorted_by = {one["colId"]: one["sort"] for one in order} or {"place": "asc"}
-    several = board.study.objectives
+    several = study.objectives
     objectives = [
         column(f"objectives.{o['name']}", o["name"], numeric=True, filter=False, sortable=False, width=140)
         for o in several or ()
-    ] or [column("objective", board.study.metric, numeric=True, width=90 + 8 * len(board.study.metric))]
+    ] or [column("objective", study.metric, numeric=True, width=90 + 8 * len(study.metric))]
     found = [
         column("place", "place", width=100, filter=False, pinned="left"),
         link_column("number", "trial", width=90, filter="agNumberColumnFilter", pinned="left"),
@@ -146,27 +146,37 @@ def ordered_ids(
     return [int(id_) for id_ in trials["id"].to_numpy()[order]]
 
 
-def page(context: Context, board: Board, request: Model, brushed: Model | None) -> dict[str, Any]:
-    """The rows that the table asks for, and how many there are of them."""
+def page(context: Context, study: Study, request: Model, brushed: Model | None) -> dict[str, Any]:
+    """The rows that the table asks for, and how many there are of them.
+
+    The best trials, which a page begins with, come without the board, which takes a while to read at first.
+    """
     sorting = list(request.get("sortModel") or [])
     by_place = not sorting or sorting[0]["colId"] == "place"
     chosen = selection(request.get("filterModel"), sorting, brushed)
     descending = bool(sorting) and sorting[0]["sort"] == "desc"
-    ids = ordered_ids(context, board, chosen, by_place, by_place and descending)
-    shown = ids[int(request["startRow"]) : int(request["endRow"])]
-    places = board.trials.set_index("id")["place"].reindex(shown)
-    found = browse.trials(context.store, shown)
-    rows = [row(context, board, trial, places.get(trial.id)) for trial in found]
-    return {"rowData": rows, "rowCount": len(ids)}
+    start, end = int(request["startRow"]), int(request["endRow"])
+    is_begin = start == 0 and by_place and not descending and not chosen.conditions and not study.objectives
+    shown = browse.leaders(context.store, study, end) if is_begin else []
+    if shown and len(shown) == end:
+        count = browse.num_trials(context.store, study.id)
+        places: dict[int, float] = dict(zip(shown, itertools.count(1)))
+    else:
+        board = context.board(study.name)
+        ids = ordered_ids(context, board, chosen, by_place, by_place and descending)
+        shown, count = ids[start:end], len(ids)
+        places = dict(zip(shown, board.trials.set_index("id")["place"].reindex(shown), strict=True))
+    rows = [row(context, study, trial, places[trial.id]) for trial in browse.trials(context.store, shown)]
+    return {"rowData": rows, "rowCount": count}
 
 
-def row(context: Context, board: Board, trial: Trial, place: float | None) -> dict[str, Any]:
-    """One trial as the table shows it."""
-    several = zip(board.study.objectives or (), trial.objectives or (), strict=False)
+def row(context: Context, study: Study, trial: Trial, place: float) -> dict[str, Any]:
+    """One trial as the table shows it; NaN for a trial without a place."""
+    several = zip(study.objectives or (), trial.objectives or (), strict=False)
     return {
         "key": str(trial.id),
-        "href": context.link("trial", study=board.study.name, number=trial.number, attempt=trial.attempt),
-        "place": None if place is None or np.isnan(place) else int(place),
+        "href": context.link("trial", study=study.name, number=trial.number, attempt=trial.attempt),
+        "place": None if np.isnan(place) else int(place),
         **{name: getattr(trial, name) for name in ("number", "attempt", "state", "objective", "seconds", "wire_bytes")},
         **{name: getattr(trial, name) for name in ("island", "worker", "reason", "note")},
         **{f"objectives.{objective['name']}": value for objective, value in several},

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 from sqlalchemy.sql import ColumnElement
 
-from atoll.storage.models import Migration, Progress, Trial
+from atoll.storage.models import Migration, Progress, Study, Trial
 from atoll.storage.store import Store, StoreError
 
 Operator = Literal["<", "<=", ">", ">=", "=", "!=", "contains", "not contains", "starts", "ends", "in", "is null"]
@@ -91,6 +91,15 @@ def held(store: Store, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """The hyperparameters of these trials by id."""
     rows = _by_id(store, sa.select(Trial.id, Trial.hyperparameters.label("content")), ids)
     return {row.id: row.content or {} for row in rows}
+
+
+def held_at_ends(store: Store, study_id: int, first: int = 50, newest: int = 150) -> list[dict[str, Any]]:
+    """The hyperparameters of a study's first and newest trials: those that all its trials may have, and their kinds."""
+    query = sa.select(Trial.id, Trial.hyperparameters).where(Trial.study_id == study_id)
+    with store.engine.connect() as connection:
+        begin = connection.execute(query.order_by(Trial.id).limit(first)).all()
+        end = connection.execute(query.order_by(Trial.id.desc()).limit(newest)).all()
+    return list({row.id: row.hyperparameters or {} for row in [*begin, *reversed(end)]}.values())
 
 
 def trials(store: Store, ids: Sequence[int]) -> list[Trial]:
@@ -195,6 +204,21 @@ def _words(text: ColumnElement[Any], operator: str, value: str) -> ColumnElement
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def leaders(store: Store, study: Study, num: int) -> list[int]:
+    """The ids of a study's best complete trials, equals by number; of one objective."""
+    key = Trial.objective.desc() if study.direction == "maximize" else Trial.objective.asc()
+    query = sa.select(Trial.id).where(Trial.study_id == study.id, Trial.state == "complete")
+    with store.engine.connect() as connection:
+        known = query.where(Trial.objective.is_not(None)).order_by(key, Trial.number)
+        return list(connection.scalars(known.limit(num)))
+
+
+def num_trials(store: Store, study_id: int) -> int:
+    """How many trials a study has, in any state."""
+    with store.engine.connect() as connection:
+        return connection.scalar(sa.select(sa.func.count()).where(Trial.study_id == study_id)) or 0
 
 
 def reasons(store: Store, study_id: int) -> list[tuple[str, int, int]]:

@@ -104,6 +104,27 @@ function atollKept(figure, before) {
   return { ...figure, layout, data };
 }
 
+// The first figure keeps the browser busy for a second: rows of tables, which may still be on their way, come before.
+async function atollTables() {
+  const waits = (table) => !table.querySelector(".ag-row[row-id], .ag-overlay-no-rows-center");
+  for (let i = 0; i < 75 && [...document.querySelectorAll(".table")].some(waits); i++)
+    await new Promise((resolve) => setTimeout(resolve, 20));
+}
+
+// Has plotly.js run while the server works out the first figure; a graph that finds it here does not load it again.
+let atollPlotlyRuns = null;
+function atollPlotly() {
+  const program = document.querySelector('link[href$="plotly.min.js"]');
+  if (window.Plotly || !program) return Promise.resolve();
+  atollPlotlyRuns ??= new Promise((resolve) => {
+    const script = document.createElement("script");
+    script.src = program.href;
+    script.onload = script.onerror = resolve; // without it the graph says what is wrong
+    document.head.append(script);
+  });
+  return atollPlotlyRuns;
+}
+
 function atollSave(name, content) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
@@ -139,9 +160,10 @@ window.dash_clientside.atoll = {
   },
 
   // Shows a figure: puts the graph in its place with the first one, then keeps what the reader has done to it.
-  show: function (figure, place) {
-    if (!figure) return window.dash_clientside.no_update;
+  show: async function (figure, place) {
+    if (!figure) return [];
     const id = place.replace(/-place$/, "");
+    if (!document.getElementById(id)) await atollTables().then(atollPlotly);
     if (document.getElementById(id)) {
       const plot = document.querySelector(`#${id} .js-plotly-plot`);
       window.dash_clientside.set_props(id, { figure: plot && plot.layout ? atollKept(figure, plot) : figure });
@@ -155,12 +177,20 @@ window.dash_clientside.atoll = {
     return { namespace: "dash_core_components", type: "Graph", props: { id, config, figure } };
   },
 
-  // Rows are asked for again where they are shown; what is chosen and where the table stands stays.
-  reload: function (revision, brush, id) {
+  // Begins what the first figure needs as soon as the table has its rows.
+  hurry: function () {
+    atollTables().then(atollPlotly);
+    return window.dash_clientside.no_update;
+  },
+
+  // Rows are asked for again where they are shown; what is chosen and where the table stands stays. The first revision
+  // that a page hears of is the one that its table shows.
+  reload: function (revision, brush, id, known) {
     const brushed = window.dash_clientside.callback_context.triggered.some((one) => one.prop_id.includes("brush"));
+    if (!brushed && known == null) return revision;
     if (document.getElementById(id) && window.dash_ag_grid)
       dash_ag_grid.getApiAsync(id).then((api) => (brushed ? api.purgeInfiniteCache() : api.refreshInfiniteCache()), () => {});
-    return window.dash_clientside.no_update;
+    return revision;
   },
 
   // Marks the trials that the address names, once their rows are there.

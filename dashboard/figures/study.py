@@ -23,6 +23,7 @@ AXES: dict[Axis, str] = {
 }
 NUM_BINS = 24
 MAX_BARS = 3000
+MAX_MARKERS = 1000  # a browser draws ten in a millisecond, and this figure is the first that readers wait for
 NOTHING = "No trial is complete yet."
 
 
@@ -50,7 +51,7 @@ def best_so_far(
     x = axis[complete.index].to_numpy()
     objective = complete["objective"].to_numpy(dtype=float)
     best = np.maximum.accumulate(objective) if direction == "maximize" else np.minimum.accumulate(objective)
-    shown, steps = thinning.extremes(objective), thinning.changes(best)
+    shown, steps = thinning.extremes(objective, MAX_MARKERS), thinning.changes(best)
     figure = go.Figure()
     figure.add_scatter(
         x=x[shown],

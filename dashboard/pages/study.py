@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, get_args
 
 import dash
 import dash_mantine_components as dmc
+import pandas as pd
 import plotly.graph_objects as go
 from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from atoll.analysis import importance
-from atoll.analysis.importance import ImportanceError
-from atoll.dashboard import components, table
-from atoll.dashboard.board import Board
+from atoll.dashboard import components, table, tabs
+from atoll.dashboard.board import Board, objectives
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.figures import parallel, style
 from atoll.dashboard.figures import study as figures
-from atoll.dashboard.figures import trial as trial_figures
 from atoll.storage import browse
+from atoll.storage.models import Study
 from atoll.storage.store import StoreError
 
-TABS = {
-    "best": "Best so far",
-    "parallel": "Parallel coordinates",
-    "importance": "Importance",
-    "slices": "Slices",
-    "contour": "Contour",
-    "pareto": "Pareto front",
-    "timeline": "Timeline",
-    "failures": "Failures",
-}
-MAX_CURVES = 8
-PATIENCE = 0.3  # seconds for importance before the page says that it goes on
 # What the address holds, in the order of the callback that writes it.
 STATE = ["tab", "against", "method", "x", "y", "shown", "brush", "filter", "sort", "trials"]
 
@@ -45,8 +32,7 @@ def register(app: dash.Dash, context: Context) -> None:
 
     def page(name: str | None = None, **query: str) -> Any:
         try:
-            board = context.boards.of(name) if name else context.boards.of(context.store.study().name)
-            return layout(context, board, query)
+            return layout(context, context.store.study(name), query)
         except UNREADABLE as error:
             return components.alert("No such study", str(error))
 
@@ -80,10 +66,12 @@ def _register_live(app: dash.Dash, context: Context) -> None:
         Output("study-summary", "children"),
         Output("study-problem", "children"),
         Input("study-interval", "n_intervals"),
+        Input("study-sort", "data"),  # comes with the table's rows: what takes longer begins when they are there
         State("study-name", "data"),
         State("study-revision", "data"),
+        prevent_initial_call=True,
     )
-    def _update(_count: int, name: str, revision: str | None) -> Any:
+    def _update(_count: int, _sort: list[Any], name: str, revision: str | None) -> Any:
         try:
             board = context.boards.of(name)
         except StoreError:
@@ -132,7 +120,7 @@ def _register_figure(app: dash.Dash, context: Context) -> None:
         board = context.board(name)
         options = {"against": against, "method": method, "x": x, "y": y, "shown": shown, "brush": brush or {}}
         try:
-            figure = draw(context, board, tab, options)
+            figure = tabs.draw(context, board, tab, options)
         except UNREADABLE as error:
             figure = style.message(str(error))
         if figure is None:
@@ -147,9 +135,8 @@ def _register_figure(app: dash.Dash, context: Context) -> None:
         Input("theme", "data"),
         State("study-name", "data"),
     )
-    def _curves(chosen: list[Any] | None, _revision: str, theme: str, name: str) -> go.Figure:
-        board = context.board(name)
-        return style.themed(curves(context, board, chosen or []), theme)
+    def _curves(chosen: list[Any] | None, _revision: str, theme: str, name: str) -> go.Figure | None:
+        return style.themed(tabs.curves(context, context.board(name), chosen), theme) if chosen else None
 
     @app.callback(
         Output("study-brush", "data"),
@@ -206,7 +193,7 @@ def _register_table(app: dash.Dash, context: Context) -> None:
             raise PreventUpdate
         sorting = [{"colId": one["colId"], "sort": one["sort"]} for one in request.get("sortModel") or []]
         try:
-            return table.page(context, context.board(name), request, brush), sorting
+            return table.page(context, context.store.study(name), request, brush), sorting
         except UNREADABLE:
             return {"rowData": [], "rowCount": 0}, sorting
 
@@ -218,7 +205,8 @@ def _register_table(app: dash.Dash, context: Context) -> None:
         prevent_initial_call=True,
     )
     def _columns(shown: list[str], name: str, order: list[dict[str, str]]) -> Any:
-        return grid_columns(context.board(name), shown or [], order)
+        study = context.board(name).study
+        return grid_columns(study, held_at_ends(context, study), shown or [], order)
 
     app.clientside_callback(
         "(rows) => rows ? rows.map((row) => [row.number, row.attempt]) : dash_clientside.no_update",
@@ -247,11 +235,18 @@ def _register_table(app: dash.Dash, context: Context) -> None:
         prevent_initial_call=True,
     )
     app.clientside_callback(
+        ClientsideFunction("atoll", "hurry"),
+        Output("study-hurried", "data"),
+        Input("study-sort", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
         ClientsideFunction("atoll", "reload"),
         Output("study-reloaded", "data"),
         Input("study-revision", "data"),
         Input("study-brush", "data"),
         State("study-grid", "id"),
+        State("study-reloaded", "data"),
         prevent_initial_call=True,
     )
 
@@ -285,76 +280,6 @@ def _register_edits(app: dash.Dash, context: Context) -> None:
     )
 
 
-def draw(context: Context, board: Board, tab: str, options: dict[str, Any]) -> go.Figure | None:
-    """The figure of a tab; None while it is worked out."""
-    study, trials = board.study, board.trials
-    if tab == "best":
-        return figures.best_so_far(
-            trials, study.metric, study.direction, board.target, options["against"], study.started
-        )
-    if tab == "timeline":
-        return figures.timeline(trials, study.started, study.finished or time.time())
-    if tab == "failures":
-        return figures.failures(browse.reasons(context.store, study.id))
-    if tab == "pareto":
-        return pareto_figure(board, options["x"], options["y"])
-    if tab == "importance":
-        return importance_figure(context, board, options["method"])
-    sample, hyperparameters = board.sample()
-    if tab == "parallel":
-        axes = parallel.dimensions(sample, hyperparameters, study.metric)
-        return parallel.figure(sample, axes, options["brush"], int(trials["place"].notna().sum()), study.direction)
-    if tab == "slices":
-        names = [name for name in options["shown"] or () if name in hyperparameters]
-        return figures.slices(sample, hyperparameters, names, study.metric)
-    x, y = options["x"], options["y"]
-    if x not in hyperparameters or y not in hyperparameters:
-        return style.message("Choose two hyperparameters.")
-    return figures.contour(sample, hyperparameters, x, y, study.metric, study.direction)
-
-
-def pareto_figure(board: Board, x: str, y: str) -> go.Figure:
-    """Of two objectives, the chosen ones or the first two."""
-    names = [objective["name"] for objective in board.objectives]
-    if len(names) < 2:
-        return style.message(f"This study has one objective, {names[0]}; a Pareto front takes several.")
-    first, second = (x, y) if x in names and y in names and x != y else names[:2]
-    return figures.pareto(board.trials, board.objectives, first, second)
-
-
-def importance_figure(context: Context, board: Board, method: importance.Method) -> go.Figure | None:
-    """Importance, kept until a tenth more trials are complete; None while it is worked out in the background."""
-    num_complete = int(board.trials["place"].notna().sum())
-    # It changes little with one trial more.
-    grown = int(math.log(max(1, num_complete), 1.1))
-
-    def work() -> tuple[dict[str, float], int]:
-        complete = board.trials[board.trials["place"].notna()]
-        some = complete.sample(min(len(complete), importance.MAX_TRIALS), random_state=0)
-        held = browse.held(context.store, some["id"].tolist())
-        rows = [held.get(int(id_), {}) for id_ in some["id"]]
-        shares = importance.importance(rows, some["objective"].tolist(), board.study.direction, method)
-        return shares, len(some)
-
-    try:
-        found = context.background.get((board.study.id, board.study.started, method, grown), work, PATIENCE)
-    except ImportanceError as error:
-        return style.message(str(error))
-    if found is None:
-        return None
-    shares, used = found
-    return figures.importance(shares, method, used)
-
-
-def curves(context: Context, board: Board, chosen: Sequence[Any]) -> go.Figure:
-    """Training curves of trials by [number, attempt]."""
-    wanted = [tuple(pair) for pair in chosen if isinstance(pair, list)][:MAX_CURVES]
-    keys = zip(board.trials["number"], board.trials["attempt"], board.trials["id"], strict=True)
-    number_of = {int(id_): int(number) for number, attempt, id_ in keys if (number, attempt) in wanted}
-    reports = trial_figures.reports_frame(context.store.progress(number_of), number_of)
-    return trial_figures.curves(reports, board.study.curve_metric or board.study.metric, board.study.target)
-
-
 def summary(board: Board, now: float) -> list[Any]:
     """State and counts, as badges."""
     study, counts = board.study, board.counts()
@@ -370,22 +295,28 @@ def summary(board: Board, now: float) -> list[Any]:
     return [dmc.Group([badge, dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm"), *reason]
 
 
-def grid_columns(board: Board, shown: Sequence[str], order: Sequence[dict[str, str]] = ()) -> list[dict[str, Any]]:
+def held_at_ends(context: Context, study: Study) -> pd.DataFrame:
+    """The hyperparameters as columns, of the first and the newest trials."""
+    return pd.DataFrame(browse.held_at_ends(context.store, study.id))
+
+
+def grid_columns(
+    study: Study, held: pd.DataFrame, shown: Sequence[str], order: Sequence[dict[str, str]] = ()
+) -> list[dict[str, Any]]:
     """The leaderboard's columns."""
-    held = board.held(board.trials["id"].to_numpy()[-200:])
-    return table.columns(board, shown, {name: style.is_number(held[name]) for name in shown if name in held}, order)
+    return table.columns(study, shown, {name: style.is_number(held[name]) for name in shown if name in held}, order)
 
 
-def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
-    """The page, as its address says."""
-    study = board.study
-    names, objectives = board.names(), [objective["name"] for objective in board.objectives]
+def layout(context: Context, study: Study, query: dict[str, str]) -> dmc.Stack:
+    """The page, as its address says; without the board, which takes a while to read where trials are many."""
+    held = held_at_ends(context, study)
+    names, aims = list(held.columns), [objective["name"] for objective in objectives(study)]
     asked = [str(name) for name in components.parsed(query.get("shown"), [])]
     shown = [name for name in asked if name in names] or names[: table.MAX_SHOWN]
-    tabs = {key: title for key, title in TABS.items() if key != "pareto" or len(objectives) > 1}
+    titles = {key: title for key, title in tabs.TABS.items() if key != "pareto" or len(aims) > 1}
     axes = [{"group": "hyperparameters", "items": names}]
-    axes += [{"group": "objectives", "items": [n for n in objectives if n not in names]}] if len(objectives) > 1 else []
-    defaults = ([*names, None, None] if len(objectives) < 2 else objectives)[:2]
+    axes += [{"group": "objectives", "items": [n for n in aims if n not in names]}] if len(aims) > 1 else []
+    defaults = ([*names, None, None] if len(aims) < 2 else aims)[:2]
     filters, brush = table.checked(components.parsed(query.get("filter")), components.parsed(query.get("brush")))
     order = [one for one in components.parsed(query.get("sort"), []) if _is_order(one)]
     tab = query.get("tab", "best")
@@ -396,13 +327,14 @@ def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
                 dcc.Store(id=f"study-{name}", data=data)
                 for name, data in {
                     "name": study.name,
-                    "revision": board.revision,
+                    "revision": None,
                     "state": STATE,
                     "address": None,
                     "brush": brush,
                     "sort": order,
                     "chosen": components.parsed(query.get("trials"), []),
                     "reloaded": None,
+                    "hurried": None,
                     "marked": False,
                     "axes": None,
                 }.items()
@@ -416,19 +348,19 @@ def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
                 dcc.Link("Islands", href=context.link("islands", name=study.name)),
                 dcc.Link("Export", id="study-export", href=context.link("export", name=study.name)),
                 dcc.Link("Projection", href=context.link("projection", name=study.name)),
-                below=f"{study.method} on {study.workload}: {_aim(board)}",
+                below=f"{study.method} on {study.workload}: {_aim(study)}",
             ),
             html.Div(id="study-problem", role="alert"),
-            html.Div(id="study-summary"),
+            html.Div(id="study-summary", style={"minHeight": 22}),
             *([_edits(study.name)] if context.allow_edit else []),
             dmc.Tabs(
                 [
-                    dmc.TabsList([dmc.TabsTab(title, value=key) for key, title in tabs.items()]),
+                    dmc.TabsList([dmc.TabsTab(title, value=key) for key, title in titles.items()]),
                     # One figure serves all; a tab still has to name a panel.
-                    *(dmc.TabsPanel([], value=key) for key in tabs),
+                    *(dmc.TabsPanel([], value=key) for key in titles),
                 ],
                 id="study-tab",
-                value=tab if tab in tabs else "best",
+                value=tab if tab in titles else "best",
             ),
             components.figure(
                 "study-figure",
@@ -478,7 +410,7 @@ def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
             ),
             components.grid(
                 "study-grid",
-                grid_columns(board, shown, order),
+                grid_columns(study, held, shown, order),
                 rowModelType="infinite",
                 filterModel=filters,
                 dashGridOptions={
@@ -497,7 +429,7 @@ def layout(context: Context, board: Board, query: dict[str, str]) -> dmc.Stack:
             components.figure(
                 "study-curves",
                 "Training curves of the selected trials",
-                help=f"Select rows above, several with Ctrl; at most {MAX_CURVES} are drawn.",
+                help=f"Select rows above, several with Ctrl; at most {tabs.MAX_CURVES} are drawn.",
             ),
         ],
         gap="sm",
@@ -521,8 +453,8 @@ def _edits(name: str) -> dmc.Group:
     )
 
 
-def _aim(board: Board) -> str:
-    return ", ".join(f"{objective['direction']} {objective['name']}" for objective in board.objectives)
+def _aim(study: Study) -> str:
+    return ", ".join(f"{objective['direction']} {objective['name']}" for objective in objectives(study))
 
 
 def _is_order(one: Any) -> bool:

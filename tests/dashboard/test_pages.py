@@ -7,7 +7,7 @@ import boards
 import journals
 import pytest
 
-from atoll.dashboard import app, components
+from atoll.dashboard import app, components, tabs
 from atoll.dashboard.context import Background, Context
 from atoll.dashboard.pages import compare, export, islands, projection, studies, study, trial
 from atoll.storage import browse
@@ -37,7 +37,7 @@ def context(request, tmp_path):
 
 def test_every_page_has_a_layout(context):
     board = context.boards.of(context.store.study().name)
-    study.layout(context, board, {})
+    study.layout(context, board.study, {})
     islands.layout(context, board, None)
     compare.layout(context, None, [board.study.name], None)
     projection.layout(context, board.study.name, {})
@@ -51,11 +51,11 @@ def test_every_page_has_a_layout(context):
     assert only["study"] == board.study.name
 
 
-@pytest.mark.parametrize("tab", study.TABS)
+@pytest.mark.parametrize("tab", tabs.TABS)
 def test_every_figure_can_be_drawn(context, tab):
     board = context.boards.of(context.store.study().name)
     deadline = time.monotonic() + 30
-    while study.draw(context, board, tab, OPTIONS) is None:
+    while tabs.draw(context, board, tab, OPTIONS) is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -80,7 +80,7 @@ def test_addresses_that_somebody_broke_still_open(tmp_path):
     context = Context(boards.study(tmp_path, [0.5, 0.7]))
     board = context.boards.of("s")
     broken = {"tab": "<b>", "brush": "{", "filter": "[1]", "sort": "3", "trials": "x", "shown": '{"a": 1}', "x": "no"}
-    study.layout(context, board, broken)
+    study.layout(context, board.study, broken)
     assert components.parsed("{", []) == []
     assert components.parsed("3", []) == []
     for number, attempt in (("x", None), ("99", None), ("0", "7"), ("-1", None), ("9" * 30, None)):
@@ -97,9 +97,9 @@ def test_numbers_that_are_missing(tmp_path):
     recorder.catch_up()
     context = Context(store)
     board = context.boards.of("s")
-    for tab in study.TABS:
-        study.draw(context, board, tab, OPTIONS)
-    study.curves(context, board, [[0, 0]])
+    for tab in tabs.TABS:
+        tabs.draw(context, board, tab, OPTIONS)
+    tabs.curves(context, board, [[0, 0]])
     row = browse.trial(store, board.study.id, 0)
     trial.draw(context, board.study, row)
     assert "–" in str(trial.facts(context, board.study, row))
@@ -214,7 +214,7 @@ def test_nothing_can_be_written_unless_it_is_allowed(tmp_path):
     assert any("study-edited" in one for one in writing)
     assert any("trial-noted" in one for one in writing)
     board = Context(store).boards.of("s")
-    assert "study-new-name" not in str(study.layout(Context(store), board, {}).to_plotly_json())
+    assert "study-new-name" not in str(study.layout(Context(store), board.study, {}).to_plotly_json())
 
 
 def test_links_lie_under_the_prefix_and_quote_names(tmp_path):
@@ -238,7 +238,7 @@ def test_attempts_are_told_apart(tmp_path):
     board = context.boards.of("s")
     assert trial.read(context, board.study, "3", "0").state == "lost"
     assert "--attempt 1" in trial.command(board.study, trial.read(context, board.study, "3", None))
-    lengths = {attempt: len(study.curves(context, board, [[3, attempt]]).data[0].x) for attempt in (0, 1)}
+    lengths = {attempt: len(tabs.curves(context, board, [[3, attempt]]).data[0].x) for attempt in (0, 1)}
     assert lengths == {0: 1, 1: 2}
     assert export._trial(context, board.study, "3").attempt == 1
     assert export._trial(context, board.study, "3.0").attempt == 0

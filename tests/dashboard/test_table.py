@@ -18,7 +18,7 @@ def context(tmp_path):
 
 
 def numbers(context, brushed=None, **asked):
-    found = table.page(context, context.board("s"), request(**asked), brushed)
+    found = table.page(context, context.store.study("s"), request(**asked), brushed)
     return [row["number"] for row in found["rowData"]], found["rowCount"]
 
 
@@ -27,6 +27,17 @@ def test_places_first_and_pages(context):
     assert numbers(context, start=2, end=4) == ([3, 0], 6)
     assert numbers(context, start=6, end=9) == ([], 6)
     assert numbers(context, sort=[{"colId": "place", "sort": "desc"}]) == ([4, 0, 3, 5, 2, 1], 6)
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_best_come_first_whether_the_board_is_read_or_not(tmp_path, direction):
+    objectives = [0.5, None, 0.9, 0.7, 0.5, 0.8]
+    context = Context(boards.study(tmp_path, objectives, direction=direction))
+    study, board = context.store.study("s"), context.board("s")
+    whole = table.page(context, study, request(end=6), None)["rowData"]  # five are complete: by the board
+    first = table.page(context, study, request(end=4), None)
+    assert board.trials["place"].notna().sum() == 5
+    assert first == {"rowData": whole[:4], "rowCount": 6}
 
 
 def test_filters_and_sorting(context):
@@ -65,7 +76,7 @@ def test_brushed_words_and_what_is_missing():
 
 
 def test_a_row_links_to_its_trial(context):
-    row = table.page(context, context.board("s"), request(end=1), None)["rowData"][0]
+    row = table.page(context, context.store.study("s"), request(end=1), None)["rowData"][0]
     assert row["href"] == "/trial?study=s&number=2&attempt=0"
     assert (row["place"], row["objective"], row["hp.B"]) == (1, 0.9, 3)
 
@@ -79,18 +90,17 @@ def test_values_in_words(value, words):
 
 
 def test_columns_show_the_picked_hyperparameters(context):
-    board = context.board("s")
-    fields = [c["field"] for c in table.columns(board, ["B"], {"B": True})]
+    fields = [c["field"] for c in table.columns(context.store.study("s"), ["B"], {"B": True})]
     assert fields[:5] == ["place", "number", "state", "objective", "hp.B"]
     assert "hp.learning_rate" not in fields
 
 
 def test_columns_are_sorted_as_the_address_says(context):
-    board = context.board("s")
+    study = context.store.study("s")
     order = [{"colId": "seconds", "sort": "desc"}]
-    given = {c["field"]: c["initialSort"] for c in table.columns(board, ["B"], {}, order) if c["initialSort"]}
+    given = {c["field"]: c["initialSort"] for c in table.columns(study, ["B"], {}, order) if c["initialSort"]}
     assert given == {"seconds": "desc"}
-    usual = {c["field"]: c["initialSort"] for c in table.columns(board, ["B"], {}) if c["initialSort"]}
+    usual = {c["field"]: c["initialSort"] for c in table.columns(study, ["B"], {}) if c["initialSort"]}
     assert usual == {"place": "asc"}
 
 

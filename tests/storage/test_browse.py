@@ -160,25 +160,40 @@ def large(store):
     return store
 
 
-def plan(store, query):
-    """How the database answers."""
+def plans(store, ask):
+    """How the database answers each query of `ask`."""
+    asked = []
+    sa.event.listen(store.engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+    ask()
+    prefix = "EXPLAIN QUERY PLAN " if store.engine.dialect.name == "sqlite" else "EXPLAIN "
     with store.engine.connect() as connection:
-        prefix = "EXPLAIN QUERY PLAN " if store.engine.dialect.name == "sqlite" else "EXPLAIN "
-        text = str(query.compile(store.engine, compile_kwargs={"literal_binds": True}))
-        return "\n".join(str(tuple(row)) for row in connection.exec_driver_sql(prefix + text.replace("%", "%%")))
+        rows = [connection.exec_driver_sql(prefix + query, values).all() for query, values in tuple(asked)]
+    return ["\n".join(str(tuple(row)) for row in plan) for plan in rows]
 
 
-def test_what_is_asked_again_and_again_takes_an_index(large):
-    """Of a large study: what is new, why trials failed, single ones, what they hold and what they reported."""
-    queries = [
-        browse._narrow().where(Trial.study_id == 1, Trial.id > 3000).order_by(Trial.id),
-        sa.select(Trial.reason).where(Trial.study_id == 1, Trial.state.in_(("failed", "lost"))),
-        sa.select(Trial.id).where(Trial.study_id == 1, Trial.number == 3),
-        sa.select(Trial.hyperparameters).where(Trial.id.in_([1, 2])).order_by(Trial.id),
-        sa.select(Progress.metric).where(Progress.trial_id == 1).order_by(Progress.step),
-    ]
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store, study: browse.narrow_trials(store, study.id, after=3000),
+        lambda store, study: browse.narrow_again(store, [1, 2]),
+        lambda store, study: browse.held(store, [1, 2]),
+        lambda store, study: browse.held_at_ends(store, study.id),
+        lambda store, study: browse.trials(store, [1, 2]),
+        lambda store, study: browse.leaders(store, study, 100),
+        lambda store, study: browse.reasons(store, study.id),
+        lambda store, study: browse.trial(store, study.id, 3),
+        lambda store, study: browse.ancestry(store, study.id, 3),
+        lambda store, study: browse.newest_progress(store, [1, 2]),
+        lambda store, study: store.progress([1, 2]),
+    ],
+    ids=["new", "again", "held", "ends", "page", "leaders", "reasons", "trial", "ancestry", "newest", "progress"],
+)
+def test_what_is_asked_again_and_again_takes_an_index(large, ask):
+    study = large.study()
+    found = plans(large, lambda: ask(large, study))
+    assert found
     whole_tables = ("SCAN trial", "SCAN progress", "Seq Scan")
-    assert [plan(large, q) for q in queries if any(words in plan(large, q) for words in whole_tables)] == []
+    assert [plan for plan in found if any(words in plan for words in whole_tables)] == []
 
 
 def test_notes_and_archives(store):
