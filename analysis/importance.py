@@ -1,7 +1,7 @@
 """Which hyperparameters move a study's objective, by Optuna's evaluators.
 
-PED-ANOVA (Watanabe, Bansal, Hutter 2023) asks what tells the best tenth from the rest, and takes milliseconds; fANOVA
-(Hutter, Hoos, Leyton-Brown 2014) asks what share of the objective's variance each explains, and takes seconds.
+PED-ANOVA (Watanabe, Bansal, Hutter 2023) asks what tells the best tenth from the rest; fANOVA (Hutter, Hoos,
+Leyton-Brown 2014) asks what share of the objective's variance each explains, and takes longer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def importance(
 ) -> dict[str, float]:
     """Each hyperparameter's share of the importance; they sum to 1, or are none where nothing varies.
 
-    Hyperparameters that not all trials have are left out. Of more than `MAX_TRIALS` trials a random sample is taken.
+    Hyperparameters that not all trials have are left out. What it costs grows with
+    the trials: take `sample` of many.
 
     Raises:
         ImportanceError: what an evaluator needs is not installed.
@@ -41,8 +42,6 @@ def importance(
     import optuna
 
     finite = [index for index, value in enumerate(objectives) if math.isfinite(value)]
-    if len(finite) > MAX_TRIALS:
-        finite = sorted(np.random.default_rng(seed).choice(finite, MAX_TRIALS, replace=False).tolist())
     rows = [hyperparameters[index] for index in finite]
     spaces = {name: space for name in rows[0] if (space := _distribution(name, rows)) is not None} if rows else {}
     if len(rows) < 2 or not spaces or len({objectives[index] for index in finite}) < 2:
@@ -75,6 +74,11 @@ def importance(
     finally:
         optuna.logging.set_verbosity(verbosity)
     return {name: float(share) for name, share in found.items()}
+
+
+def sample(num_trials: int, seed: int = 0) -> NDArray[np.int64]:
+    """Which of so many trials are enough: all, or `MAX_TRIALS` at random, in their order."""
+    return np.sort(np.random.default_rng(seed).choice(num_trials, min(num_trials, MAX_TRIALS), replace=False))
 
 
 def is_log(values: NDArray[np.float64]) -> bool:

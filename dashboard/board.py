@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from atoll.analysis import pareto
+from atoll.dashboard import thinning
 from atoll.storage import browse
 from atoll.storage.models import Study
 from atoll.storage.store import Store
@@ -119,16 +120,6 @@ class Board:
         values = frame[names].to_numpy(dtype=float) * np.array(signs)
         return np.where(np.isnan(values), math.inf, values)
 
-    def with_place(self, max_trials: int = MAX_SAMPLE) -> pd.DataFrame:
-        """Complete trials, the best first: all, or the best half of `max_trials` and the rest evenly by place."""
-        complete: pd.DataFrame = self.trials[self.trials["place"].notna()].sort_values("place")
-        if len(complete) <= max_trials:
-            return complete
-        best = max_trials // 2
-        rest = np.linspace(best, len(complete) - 1, max_trials - best).astype(int)
-        chosen: pd.DataFrame = complete.iloc[np.concatenate([np.arange(best), rest])]
-        return chosen
-
     def held(self, ids: Iterable[int]) -> pd.DataFrame:
         """The hyperparameters of these trials as columns, in the order of `ids`."""
         ids = [int(id_) for id_ in ids]
@@ -142,8 +133,14 @@ class Board:
         return pd.DataFrame([cache.get(id_, {}) for id_ in ids], index=ids)
 
     def sample(self, max_trials: int = MAX_SAMPLE) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Complete trials with a place, and their hyperparameters row by row."""
-        trials = self.with_place(max_trials)
+        """Complete trials, the best first, and their hyperparameters row by row.
+
+        All of them, or the best half of `max_trials` and the rest evenly by place.
+        """
+        complete = self.trials[self.trials["place"].notna()].sort_values("place")
+        best = min(len(complete), max_trials // 2)
+        rest = best + thinning.evenly(len(complete) - best, max_trials - best)
+        trials = complete.iloc[np.concatenate([np.arange(best), rest])]
         return trials.reset_index(drop=True), self.held(trials["id"]).reset_index(drop=True)
 
     def counts(self) -> dict[str, int]:

@@ -42,11 +42,11 @@ def figure(name: str, title: str, *controls: Any, help: str | None = None, heigh
 
 
 def drawn(name: str) -> str:
-    """Where a callback puts a figure; `keep_views` shows it."""
+    """Where a callback puts a figure; `show_figures` shows it."""
     return f"{name}-drawn"
 
 
-def keep_views(app: dash.Dash, *names: str) -> None:
+def show_figures(app: dash.Dash, *names: str) -> None:
     """Show figures as they are drawn, with zoom and hidden traces as the reader left them.
 
     A graph is put in its place with its first figure: plotly.js takes a second to load, and tables need not wait for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -15,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from atoll.dashboard.board import Board, Boards
 from atoll.storage.models import Benchmark, Study
-from atoll.storage.store import Store, StoreError
+from atoll.storage.store import DEFAULT_URL, Store, StoreError
 
 # A page must not end in a traceback because the store is busy, or what it shows is gone.
 UNREADABLE = (StoreError, DBAPIError)
@@ -67,6 +68,12 @@ class Context:
         """A page's address; names go into the query, where no sign can be mistaken for a part of the path."""
         given = {name: str(value) for name, value in query.items() if value is not None}
         return f"{self.base_path}{page}{'?' + urlencode(given) if given else ''}"
+
+    @property
+    def store_option(self) -> str:
+        """What a command must be told of the store, with a password hidden; nothing of the default."""
+        url = str(self.store)
+        return "" if url == DEFAULT_URL else f" --store {shlex.quote(url)}"
 
     def stamp(self, subject: Study | Benchmark) -> str:
         """Changes when a study of a benchmark begins or ends, or a trial of a study is complete."""

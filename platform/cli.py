@@ -574,11 +574,9 @@ def _write_export(
     as_json: bool = False,
     which: tuple[int, int | None] | None = None,
 ) -> str:
-    import yaml
-
     from atoll.analysis import leaderboard as ranking
     from atoll.storage import browse
-    from atoll.storage.export import configuration
+    from atoll.storage.export import as_yaml, configuration
     from atoll.storage.store import StoreError
 
     opened = _open_store(store)
@@ -589,12 +587,13 @@ def _write_export(
         best, trials = 1, [browse.trial(opened, row.id, *which)]
     else:
         trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)
-    found = [configuration(row, trial) for trial in trials]
-    if not found:
+    if not trials:
         raise StoreError(f"{study} has no complete trial to export")
-    content: object = found[0] if best == 1 else {"configurations": found}
-    in_json = as_json or (output is not None and output.suffix == ".json")
-    text = json.dumps(content, indent=2) if in_json else yaml.safe_dump(content, sort_keys=False)
+    if as_json or (output is not None and output.suffix == ".json"):
+        found = [configuration(row, trial) for trial in trials]
+        text = json.dumps(found[0] if best == 1 else {"configurations": found}, indent=2)
+    else:
+        text = as_yaml(row, trials, alone=best == 1)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text)

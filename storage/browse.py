@@ -23,10 +23,10 @@ NARROW = (
     "started", "finished",
 )  # fmt: skip
 SORTABLE = (*NARROW, "seed", "peak_memory", "host", "reason", "note", "oversubscribed")
-# A hyperparameter or a metric is a column too, named after what holds it.
+# What readers filter by: a hyperparameter or a metric is a column too, named after what holds it.
 HELD = {"hp": Trial.hyperparameters, "metric": Trial.metrics}
 MAX_VALUES = 5000  # of one IN
-MAX_NUMBER = 2**53
+MAX_NUMBER = 2**31 - 1  # of a column; drivers fail on more in their own ways
 
 
 @dataclass(frozen=True)

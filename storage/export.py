@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
+
+import yaml
 
 from atoll.storage.models import Study, Trial
 
@@ -39,6 +42,12 @@ def configuration(study: Study, trial: Trial) -> dict[str, Any]:
         "exported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     return trial.configuration | {"origin": origin}
+
+
+def as_yaml(study: Study, trials: Sequence[Trial], *, alone: bool = False) -> str:
+    """Configurations as files hold them: a list, or the one of a single trial, which `atoll train` takes."""
+    found = [configuration(study, trial) for trial in trials]
+    return str(yaml.safe_dump(found[0] if alone else {"configurations": found}, sort_keys=False, allow_unicode=True))
 
 
 def plain(value: Any) -> Any:

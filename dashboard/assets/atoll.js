@@ -3,15 +3,6 @@
 window.dash_clientside = window.dash_clientside || {};
 var dagcomponentfuncs = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
 
-// Go to another page of the app without loading all of it again.
-function atollGo(event) {
-  if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-  event.preventDefault();
-  window.history.pushState({}, "", event.currentTarget.getAttribute("href"));
-  window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
-  window.scrollTo(0, 0);
-}
-
 // Enter on a table's cell follows the link in it.
 document.addEventListener("keydown", (event) => {
   const cell = document.activeElement;
@@ -23,7 +14,7 @@ document.addEventListener("keydown", (event) => {
 
 dagcomponentfuncs.AtollLink = function (props) {
   if (!props.data || props.value == null) return null;
-  return React.createElement("a", { href: props.data.href, onClick: atollGo }, String(props.value));
+  return React.createElement(window.dash_core_components.Link, { href: props.data.href, children: String(props.value) });
 };
 
 // A figure's data as rows: one for each point of each trace, in the units of the store.

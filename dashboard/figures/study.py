@@ -129,7 +129,7 @@ def contour(
     if x == y:
         return style.message("Choose two different hyperparameters.")
     objective = trials["objective"].to_numpy(dtype=float)
-    across, along = _places(hyperparameters[x]), _places(hyperparameters[y])
+    across, along = _Places(hyperparameters[x]), _Places(hyperparameters[y])
     cells = pd.DataFrame({"x": across.bins, "y": along.bins, "z": objective}).dropna()
     best = cells.groupby(["y", "x"])["z"].agg("max" if direction == "maximize" else "min").unstack()
     figure = go.Figure()
@@ -163,7 +163,7 @@ def contour(
     return styled(figure, f"contour {x} {y}", 520)
 
 
-class _places:
+class _Places:
     """Where the values of one hyperparameter lie on an axis, in which of `NUM_BINS` parts, and the parts' centers."""
 
     def __init__(self, values: pd.Series) -> None:
@@ -199,6 +199,7 @@ def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
     if not len(trials):
         return style.message("No trial has started yet.")
     ends = trials["finished"].fillna(now)
+    crowded = len(trials) > MAX_BARS
     spans = pd.DataFrame(
         {
             "worker": [f"island {i}, worker {w}" for i, w in zip(trials["island"], trials["worker"], strict=True)],
@@ -206,11 +207,10 @@ def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
             "state": trials["state"],
             "start": trials["started"] - started,
             "end": ends - started,
-            "what": [f"trial {number}" for number in trials["number"]],
+            "what": "" if crowded else [f"trial {number}" for number in trials["number"]],
         }
     ).sort_values(["order", "start"])
     finest = float(spans["end"].max()) / thinning.MAX_POINTS
-    crowded = len(spans) > MAX_BARS
     if crowded:  # how each of them ended cannot be seen any more
         spans["state"] = spans["state"].where(spans["state"] == "lost", "training")
     figure = go.Figure()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def message(words: str) -> go.Figure:
 
 def plain(words: object) -> str:
     """Words as they are: plotly reads some HTML."""
-    return str(words).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return html.escape(str(words), quote=False)
 
 
 def panels(titles: Sequence[str], columns: int = 3, row_height: int = 260) -> tuple[go.Figure, list[Place], int]:

@@ -66,11 +66,11 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
 
 
 def ledger(entries: pd.DataFrame, num_steps: int, num_ranks: int) -> go.Figure:
-    """What a rank sent and how long it waited in a step, by operation and scope, as means.
+    """What a rank sent and how long it waited, by operation and scope: means of a step, or of all where none is known.
 
     Args:
         entries: operation, scope, overlapped, wire_bytes, seconds_waited; sums over ranks.
-        num_steps, num_ranks: of the trial.
+        num_steps, num_ranks: of the trial; a trial that reported nothing has 0 steps.
     """
     if not len(entries):
         return style.message("This trial recorded no communication.")
@@ -80,7 +80,8 @@ def ledger(entries: pd.DataFrame, num_steps: int, num_ranks: int) -> go.Figure:
         f"{row.operation}, {row.scope}{', overlapped' if row.overlapped else ''}"
         for row in sums.itertuples(index=False)
     ]
-    figure, places, _ = style.panels(["sent (kB)", "waited (ms)"], columns=2)
+    span = "in a step" if num_steps else "in all"
+    figure, places, _ = style.panels([f"sent {span} (kB)", f"waited {span} (ms)"], columns=2)
     for place, values, color in (
         (places[0], sums["wire_bytes"] / per / 1e3, COLORS[0]),
         (places[1], sums["seconds_waited"] / per * 1e3, COLORS[1]),

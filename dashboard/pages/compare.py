@@ -57,7 +57,7 @@ def register(app: dash.Dash, context: Context) -> None:
             return components.alert("Nothing to compare", str(error))
 
     dash.register_page(__name__, path="/compare", name="Compare", title="Compare · atoll", layout=page)
-    components.keep_views(app, "compare-figure")
+    components.show_figures(app, "compare-figure")
 
     @app.callback(
         Output(components.drawn("compare-figure"), "data"),

@@ -8,18 +8,17 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-import yaml
 from dash import ClientsideFunction, Input, Output, State, dcc, html
 
 from atoll.dashboard import components
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.storage import browse
-from atoll.storage.export import configuration
+from atoll.storage.export import as_yaml
 from atoll.storage.models import Study, Trial
 from atoll.storage.store import StoreError
 
 MAX_BEST = 100
-MAX_FRONT = 200
+MAX_SHOWN = 200
 
 
 def register(app: dash.Dash, context: Context) -> None:
@@ -50,12 +49,13 @@ def register(app: dash.Dash, context: Context) -> None:
             study = context.store.study(name)
             number = None if pareto and study.objectives else _number(best)
             if trials:
-                text = as_yaml(study, [_trial(context, study, one) for one in trials[:MAX_FRONT]])
-                return text, text, None, "", not study.objectives
-            text = content(context, study, number)
+                text = as_yaml(study, [_trial(context, study, one) for one in trials[:MAX_SHOWN]])
+                return text, text, shortened(len(trials)), "", not study.objectives
+            ids = context.boards.of(study.name).best(number)
+            text = content(context, study, ids, alone=number == 1)
         except UNREADABLE as error:
             return "", "", components.alert("Nothing to export", str(error)), "", True
-        return text, text, None, command(study, number), not study.objectives
+        return text, text, shortened(len(ids)), command(context, study, number), not study.objectives
 
     @app.callback(
         Output("export-download", "data"),
@@ -83,18 +83,20 @@ def _number(best: int | str | None) -> int:
     return int(best)
 
 
-def content(context: Context, study: Study, best: int | None) -> str:
-    """The `best` configurations, or the Pareto front, as `atoll export` writes them. Raises StoreError for none."""
-    ids = context.boards.of(study.name).best(best)[:MAX_FRONT]
+def content(context: Context, study: Study, ids: Sequence[int], alone: bool) -> str:
+    """These trials' configurations as `atoll export` writes them, at most `MAX_SHOWN`. Raises StoreError for none."""
     if not ids:
         raise StoreError(f"{study.name} has no complete trial to export")
-    return as_yaml(study, browse.trials(context.store, ids), one=best == 1)
+    return as_yaml(study, browse.trials(context.store, ids[:MAX_SHOWN]), alone=alone)
 
 
-def as_yaml(study: Study, trials: Sequence[Trial], one: bool = False) -> str:
-    """Configurations as `atoll export` writes them."""
-    found = [configuration(study, trial) for trial in trials]
-    return str(yaml.safe_dump(found[0] if one else {"configurations": found}, sort_keys=False, allow_unicode=True))
+def shortened(num: int) -> dmc.Alert | None:
+    """What to say of more configurations than a page can hold."""
+    if num <= MAX_SHOWN:
+        return None
+    return components.alert(
+        "Not all of them", f"The first {MAX_SHOWN} of {num:,}; `atoll export` writes all.", "yellow"
+    )
 
 
 def _spelled(one: Any) -> str:
@@ -110,9 +112,10 @@ def _trial(context: Context, study: Study, text: str) -> Trial:
     return browse.trial(context.store, study.id, int(number), int(attempt) if attempt else None)
 
 
-def command(study: Study, best: int | None) -> str:
+def command(context: Context, study: Study, best: int | None) -> str:
     """What writes the same file."""
-    return f"atoll export {shlex.quote(study.name)} {'--pareto' if best is None else f'--best {best}'} -o best.yaml"
+    which = "--pareto" if best is None else f"--best {best}"
+    return f"atoll export {shlex.quote(study.name)} {which} -o best.yaml{context.store_option}"
 
 
 def layout(context: Context, name: str | None, best: int, pareto: bool, trials: Sequence[str] = ()) -> dmc.Stack:

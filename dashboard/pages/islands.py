@@ -36,7 +36,7 @@ def register(app: dash.Dash, context: Context) -> None:
             return components.alert("No such study", str(error))
 
     dash.register_page(__name__, path="/islands", name="Islands", title="Islands · atoll", layout=page)
-    components.keep_views(app, "islands-populations", "islands-migrations", "islands-diversity", "islands-tree")
+    components.show_figures(app, "islands-populations", "islands-migrations", "islands-diversity", "islands-tree")
 
     @app.callback(
         Output(components.drawn("islands-populations"), "data"),

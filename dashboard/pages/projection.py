@@ -51,7 +51,7 @@ def register(app: dash.Dash, context: Context) -> None:
             return components.alert("Nothing to project", str(error))
 
     dash.register_page(__name__, path="/projection", name="Projection", title="Projection · atoll", layout=page)
-    components.keep_views(app, "projection-figure")
+    components.show_figures(app, "projection-figure")
 
     @app.callback(
         Output("projection-text", "value"),

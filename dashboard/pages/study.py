@@ -37,7 +37,7 @@ def register(app: dash.Dash, context: Context) -> None:
             return components.alert("No such study", str(error))
 
     dash.register_page(__name__, path="/study", name="Study", title="Study · atoll", layout=page)
-    components.keep_views(app, "study-figure", "study-curves")
+    components.show_figures(app, "study-figure", "study-curves")
     _register_live(app, context)
     _register_figure(app, context)
     _register_table(app, context)

@@ -10,7 +10,6 @@ import dash
 import dash_mantine_components as dmc
 import pandas as pd
 import plotly.graph_objects as go
-import yaml
 from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
@@ -20,7 +19,7 @@ from atoll.dashboard.figures import style
 from atoll.dashboard.figures import trial as figures
 from atoll.dashboard.pages.studies import moment
 from atoll.storage import browse
-from atoll.storage.export import configuration
+from atoll.storage.export import as_yaml
 from atoll.storage.models import Host, Study, Trial
 from atoll.storage.store import StoreError
 
@@ -36,7 +35,7 @@ def register(app: dash.Dash, context: Context) -> None:
             return components.alert("No such trial", str(error))
 
     dash.register_page(__name__, path="/trial", name="Trial", title="Trial · atoll", layout=page)
-    components.keep_views(app, "trial-curves", "trial-ledger")
+    components.show_figures(app, "trial-curves", "trial-ledger")
 
     @app.callback(
         Output(components.drawn("trial-curves"), "data"),
@@ -50,8 +49,7 @@ def register(app: dash.Dash, context: Context) -> None:
     )
     def _update(_count: int, theme: str, which: dict[str, Any], seen: list[Any] | None) -> Any:
         try:
-            study = context.store.study(which["study"])
-            trial = browse.trial(context.store, study.id, which["number"], which["attempt"])
+            study, trial = again(context, which)
             newest = browse.newest_progress(context.store, [trial.id]).get(trial.id)
         except UNREADABLE as error:
             return no_update, no_update, components.alert("This trial cannot be read", str(error)), None
@@ -69,11 +67,10 @@ def register(app: dash.Dash, context: Context) -> None:
     )
     def _download(_clicks: int, which: dict[str, Any]) -> Any:
         try:
-            study = context.store.study(which["study"])
-            trial = browse.trial(context.store, study.id, which["number"], which["attempt"])
+            study, trial = again(context, which)
         except UNREADABLE:
             raise PreventUpdate from None
-        return {"content": as_yaml(study, trial), "filename": filename(study, trial), "type": "text/yaml"}
+        return {"content": as_yaml(study, [trial], alone=True), "filename": filename(study, trial), "type": "text/yaml"}
 
     if context.allow_edit:
 
@@ -86,8 +83,7 @@ def register(app: dash.Dash, context: Context) -> None:
         )
         def _annotate(_clicks: int, note: str | None, which: dict[str, Any]) -> Any:
             try:
-                study = context.store.study(which["study"])
-                trial = browse.trial(context.store, study.id, which["number"], which["attempt"])
+                _, trial = again(context, which)
                 context.store.annotate(trial, (note or "").strip())
             except UNREADABLE as error:
                 return f"not kept: {error}"
@@ -99,6 +95,12 @@ def read(context: Context, study: Study, number: str, attempt: str | None) -> Tr
     if not number.isdecimal() or not (attempt is None or attempt.isdecimal()):
         raise StoreError(f"trials are numbered 0, 1, 2, ...; got {number!r}")
     return browse.trial(context.store, study.id, int(number), None if attempt is None else int(attempt))
+
+
+def again(context: Context, which: dict[str, Any]) -> tuple[Study, Trial]:
+    """The page's study and trial as they are now. Raises StoreError where they are gone."""
+    study = context.store.study(which["study"])
+    return study, browse.trial(context.store, study.id, which["number"], which["attempt"])
 
 
 def draw(context: Context, study: Study, trial: Trial) -> tuple[go.Figure, go.Figure]:
@@ -188,22 +190,17 @@ def source_name(source: object) -> str:
     return f"trial {source}" if isinstance(source, int) else str(source or "").replace("_", " ")
 
 
-def as_yaml(study: Study, trial: Trial) -> str:
-    """The configuration, complete enough for `atoll train`."""
-    return str(yaml.safe_dump(configuration(study, trial), sort_keys=False))
-
-
 def filename(study: Study, trial: Trial) -> str:
     """For the downloaded configuration."""
     safe = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in study.name)
     return f"{safe}-trial-{trial.number}.yaml"
 
 
-def command(study: Study, trial: Trial) -> str:
+def command(context: Context, study: Study, trial: Trial) -> str:
     """What exports this trial and trains it again."""
     file = filename(study, trial)
-    attempt = f" --attempt {trial.attempt}" if trial.attempt else ""
-    return f"atoll export {shlex.quote(study.name)} --trial {trial.number}{attempt} -o {file} && atoll train {file}"
+    which = f"--trial {trial.number}" + (f" --attempt {trial.attempt}" if trial.attempt else "")
+    return f"atoll export {shlex.quote(study.name)} {which} -o {file}{context.store_option} && atoll train {file}"
 
 
 def layout(context: Context, study: Study, trial: Trial) -> dmc.Stack:
@@ -235,7 +232,7 @@ def layout(context: Context, study: Study, trial: Trial) -> dmc.Stack:
                 dcc.Link("Family tree", href=context.link("islands", name=study.name, trial=trial.number)),
                 dmc.Button("Download configuration", id="trial-save", size="compact-sm", variant="default"),
                 dmc.CopyButton(
-                    value=command(study, trial),
+                    value=command(context, study, trial),
                     children="Copy command",
                     copiedChildren="Copied",
                     size="compact-sm",
@@ -245,7 +242,7 @@ def layout(context: Context, study: Study, trial: Trial) -> dmc.Stack:
                 below=f"{trial.configuration.get('method', study.method)} on {study.workload}, island {trial.island}, "
                 f"worker {trial.worker}",
             ),
-            dmc.Code(command(study, trial), block=True),
+            dmc.Code(command(context, study, trial), block=True),
             *([note] if context.allow_edit else []),
             components.figure("trial-curves", "Curves"),
             dmc.SimpleGrid(
@@ -254,7 +251,7 @@ def layout(context: Context, study: Study, trial: Trial) -> dmc.Stack:
                         [
                             dmc.Title("Hyperparameters", order=2, size="h5"),
                             hyperparameters(context, study, trial),
-                            components.figure("trial-ledger", "Communication of a rank in a step"),
+                            components.figure("trial-ledger", "Communication of a rank"),
                         ]
                     ),
                     html.Div(id="trial-facts"),

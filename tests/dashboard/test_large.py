@@ -14,7 +14,7 @@ import pytest
 from served import cell, dashboard, drawn, until
 
 pytestmark = [*browser.NEEDED, pytest.mark.long]
-PATIENCE = 10.0  # seconds
+PATIENCE = 4.0  # times the limits that benchmarks/dashboard.py measures against
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ def test_a_large_study_is_shown_in_time(store, tmp_path):
         found["megabytes"] = int(peak.split()[1]) / 1000
         assert page.failures == []
     print(found)
-    assert found["figure"] < PATIENCE
-    assert max(found["page"], found["filter"]) < PATIENCE / 2
+    assert found["rows"] < PATIENCE * 1.5
+    assert found["figure"] < PATIENCE * 2.5
+    assert max(found["page"], found["filter"]) < PATIENCE * 0.5
     assert found["megabytes"] < 500

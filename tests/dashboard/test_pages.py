@@ -11,6 +11,7 @@ from atoll.dashboard import app, components, tabs
 from atoll.dashboard.context import Background, Context
 from atoll.dashboard.pages import compare, export, islands, projection, studies, study, trial
 from atoll.storage import browse
+from atoll.storage.export import as_yaml
 from atoll.storage.store import Store, StoreError
 from atoll.storage.yamlfile import FileError
 
@@ -108,10 +109,17 @@ def test_numbers_that_are_missing(tmp_path):
 def test_a_trial_says_how_to_train_it_again(tmp_path):
     store = boards.study(tmp_path, [0.5], name=boards.NASTY)
     row = browse.trial(store, store.study().id, 0)
-    words = trial.command(store.study(), row)
+    words = trial.command(Context(store), store.study(), row)
     assert words.startswith("atoll export '<script>")
     assert "/" not in trial.filename(store.study(), row)
-    assert trial.as_yaml(store.study(), row).startswith("workload: digits_mlp")
+    assert as_yaml(store.study(), [row], alone=True).startswith("workload: digits_mlp")
+
+
+def test_commands_name_a_store_that_is_not_the_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    boards.study(tmp_path, [0.5])
+    assert Context(Store()).store_option == ""
+    assert Context(Store("sqlite:///./a b.db")).store_option == " --store 'sqlite:///./a b.db'"
 
 
 def test_what_is_shown_of_a_trial_beside_others(tmp_path):
@@ -126,9 +134,12 @@ def test_what_is_shown_of_a_trial_beside_others(tmp_path):
 def test_exports_are_those_of_the_command(tmp_path):
     context = Context(boards.study(tmp_path, [0.5, 0.7, None]))
     row = context.store.study()
-    assert "objective: 0.7" in export.content(context, row, 1)
-    assert export.content(context, row, 2).startswith("configurations:")
-    assert export.command(row, 2) == "atoll export s --best 2 -o best.yaml"
+    first, both = (context.boards.of("s").best(number) for number in (1, 2))
+    assert "objective: 0.7" in export.content(context, row, first, alone=True)
+    assert export.content(context, row, both, alone=False).startswith("configurations:")
+    assert export.command(context, row, 2) == f"atoll export s --best 2 -o best.yaml --store {context.store}"
+    assert export.shortened(200) is None
+    assert "The first 200 of 1,234" in str(export.shortened(1234))
     for best in (0, 101, None, "x", 1.5):
         with pytest.raises(StoreError, match="choose 1 to 100"):
             export._number(best)
@@ -237,7 +248,7 @@ def test_attempts_are_told_apart(tmp_path):
     context = Context(store)
     board = context.boards.of("s")
     assert trial.read(context, board.study, "3", "0").state == "lost"
-    assert "--attempt 1" in trial.command(board.study, trial.read(context, board.study, "3", None))
+    assert "--attempt 1" in trial.command(context, board.study, trial.read(context, board.study, "3", None))
     lengths = {attempt: len(tabs.curves(context, board, [[3, attempt]]).data[0].x) for attempt in (0, 1)}
     assert lengths == {0: 1, 1: 2}
     assert export._trial(context, board.study, "3").attempt == 1
