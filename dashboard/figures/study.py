@@ -23,6 +23,7 @@ AXES: dict[Axis, str] = {
 }
 NUM_BINS = 24
 MAX_BARS = 3000
+MAX_WORKERS = 100_000  # of an island
 MAX_MARKERS = 1000  # a browser draws ten in a millisecond, and this figure is the first that readers wait for
 NOTHING = "No trial is complete yet."
 
@@ -200,10 +201,11 @@ def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
         return style.message("No trial has started yet.")
     ends = trials["finished"].fillna(now)
     crowded = len(trials) > MAX_BARS
+    order = trials["island"] * MAX_WORKERS + trials["worker"]
     spans = pd.DataFrame(
         {
-            "worker": [f"island {i}, worker {w}" for i, w in zip(trials["island"], trials["worker"], strict=True)],
-            "order": trials["island"] * 100_000 + trials["worker"],
+            "worker": order.map({o: f"island {o // MAX_WORKERS}, worker {o % MAX_WORKERS}" for o in order.unique()}),
+            "order": order,
             "state": trials["state"],
             "start": trials["started"] - started,
             "end": ends - started,
@@ -242,9 +244,9 @@ def _merged(spans: pd.DataFrame, finest: float) -> pd.DataFrame:
     """Spans of a worker with less than `finest` between them as one: what a screen cannot tell apart."""
     if not len(spans):
         return spans
-    ends = spans.groupby("worker")["end"].cummax()
+    ends = spans.groupby("order")["end"].cummax()
     gap = spans["start"] - ends.shift()
-    begins = (gap > finest) | (spans["worker"] != spans["worker"].shift())
+    begins = (gap > finest) | (spans["order"] != spans["order"].shift())
     merged = spans.groupby(begins.cumsum()).agg(
         worker=("worker", "first"), start=("start", "min"), end=("end", "max"), count=("start", "size")
     )
@@ -254,8 +256,8 @@ def _merged(spans: pd.DataFrame, finest: float) -> pd.DataFrame:
 
 
 def _waiting(spans: pd.DataFrame, finest: float) -> pd.DataFrame:
-    ends = spans.groupby("worker")["end"].cummax()
-    before = ends.shift().where(spans["worker"] == spans["worker"].shift())
+    ends = spans.groupby("order")["end"].cummax()
+    before = ends.shift().where(spans["order"] == spans["order"].shift())
     gaps = pd.DataFrame({"worker": spans["worker"], "start": before, "end": spans["start"], "what": ""})
     return gaps[gaps["end"] - gaps["start"] > finest]
 

@@ -11,6 +11,10 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 FOLDER = Path(__file__).parent
+# Every figure is in its place (curves only where trials are selected), and none says that it will be in a moment.
+DRAWN = """() => [...document.querySelectorAll("[id$='-place']")].every((place) => place.querySelector(".main-svg")
+    || (place.id === "study-curves-place" && !location.search.includes("trials=")))
+  && !/appears here by itself|being replayed/.test(document.body.textContent)"""
 FLAGS = ["--no-sandbox", "--headless", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 
 
@@ -18,7 +22,7 @@ def main(url: str, study: str, benchmark: str) -> None:
     """Take them."""
     pages = {
         "studies": "/",
-        "study": f"/study?name={study}&trials=[13,23]",
+        "study": f"/study?name={study}&trials=[[13,0],[23,0]]",
         "parallel": f"/study?name={study}&tab=parallel",
         "importance": f"/study?name={study}&tab=importance",
         "timeline": f"/study?name={study}&tab=timeline",
@@ -37,7 +41,8 @@ def main(url: str, study: str, benchmark: str) -> None:
                     page.goto(url + path)
                     page.wait_for_selector("h1")
                     page.wait_for_load_state("networkidle")
-                    page.wait_for_timeout(6000 if name == "projection" else 1500)
+                    page.wait_for_function(DRAWN)
+                    page.wait_for_timeout(1500)
                     page.screenshot(path=FOLDER / f"{name}_{theme}_{width}.png", full_page=True)
                 page.close()
         browser.close()
