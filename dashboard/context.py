@@ -23,12 +23,12 @@ UNREADABLE = (StoreError, DBAPIError)
 
 
 class Background:
-    """Work that takes longer than a page may wait: done once for each key, in one thread, and kept."""
+    """Work that takes longer than a page may wait: done once for each key, in two threads, and kept."""
 
     MAX_KEPT = 64
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="background")
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="background")
         self._found: OrderedDict[Hashable, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
 

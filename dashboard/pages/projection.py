@@ -25,7 +25,7 @@ from atoll.storage.models import Benchmark
 from atoll.storage.yamlfile import FileError
 
 DEFAULT_CLUSTER = "a100_hdr200"
-DEFAULT_NODES = "1,2,4,...,64"
+DEFAULT_NODES = "1,2,4,8"  # a minute of replaying would be the first thing to see with many more
 VALUES = {"to_target": "Time to target", "exposed": "Exposed communication", "step": "Seconds of a step"}
 COLUMNS = [
     column("workload", width=160),
@@ -82,7 +82,13 @@ def register(app: dash.Dash, context: Context) -> None:
             nothing = style.themed(style.message("Nothing to show."), theme)
             return nothing, [], None, components.alert("Not projected", str(error)), isinstance(error, FileError)
         if made is None:
-            return style.themed(style.message("Schedules are being replayed …"), theme), [], None, None, False
+            return (
+                style.themed(style.message("Schedules are being replayed; many ranks take a minute."), theme),
+                [],
+                None,
+                None,
+                False,
+            )
         predictions, left_out = made
         rows = [{"key": str(n), **plain(asdict(row))} for n, row in enumerate(predictions)]
         return (
