@@ -430,6 +430,7 @@ def layout(context: Context, study: Study, query: dict[str, str]) -> dmc.Stack:
                 "study-curves",
                 "Training curves of the selected trials",
                 help=f"Select rows above, several with Ctrl; at most {tabs.MAX_CURVES} are drawn.",
+                height=0,
             ),
         ],
         gap="sm",
