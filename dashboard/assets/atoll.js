@@ -168,6 +168,13 @@ window.dash_clientside.atoll = {
     return { namespace: "dash_core_components", type: "Graph", props: { id, config, figure } };
   },
 
+  // Sets the filters of an address once a table has its rows: given at first, they are lost when the rows come.
+  filter: function (rows, filters, id) {
+    if (!rows || !rows.length || !Object.keys(filters).length) return window.dash_clientside.no_update;
+    dash_ag_grid.getApiAsync(id).then((api) => api.setFilterModel(filters));
+    return {};
+  },
+
   // Begins what the first figure needs as soon as the table has its rows.
   hurry: function () {
     atollTables().then(atollPlotly);

@@ -44,8 +44,8 @@ BENCHMARK_COLUMNS = [
 def register(app: dash.Dash, context: Context) -> None:
     """Add the page and its callbacks to `app`."""
 
-    def page(search: str = "", archived: str = "", **_query: str) -> Any:
-        return layout(search, archived == "true")
+    def page(search: str = "", archived: str = "", filter: str = "", **_query: str) -> Any:
+        return layout(search, archived == "true", components.parsed(filter))
 
     dash.register_page(__name__, path="/", name="Studies", title="Studies · atoll", layout=page)
 
@@ -82,12 +82,22 @@ def register(app: dash.Dash, context: Context) -> None:
         Output("studies-address", "data"),
         Input("studies-search", "value"),
         Input("studies-archived", "checked"),
+        Input("studies-grid", "filterModel"),
         State("studies-names", "data"),
+    )
+    app.clientside_callback(
+        dash.ClientsideFunction("atoll", "filter"),
+        Output("studies-filter", "data"),
+        Input("studies-grid", "rowData"),
+        State("studies-filter", "data"),
+        State("studies-grid", "id"),
     )
 
 
-def layout(search: str = "", archived: bool = False) -> dmc.Stack:
-    """The page."""
+def layout(search: str = "", archived: bool = False, filters: dict[str, Any] | None = None) -> dmc.Stack:
+    """The page; filters of columns that there are not are left out."""
+    named = {one["field"] for one in COLUMNS if one.get("filter", True)}
+    kept = {name: model for name, model in (filters or {}).items() if name in named and isinstance(model, dict)}
     return dmc.Stack(
         [
             components.heading("Studies"),
@@ -116,7 +126,8 @@ def layout(search: str = "", archived: bool = False) -> dmc.Stack:
                 "studies-benchmarks", BENCHMARK_COLUMNS, None, rowData=[], dashGridOptions={"domLayout": "autoHeight"}
             ),
             dcc.Store(id="studies-seen"),
-            dcc.Store(id="studies-names", data=["search", "archived"]),
+            dcc.Store(id="studies-names", data=["search", "archived", "filter"]),
+            dcc.Store(id="studies-filter", data=kept),
             dcc.Store(id="studies-address"),
             components.interval("studies-interval"),
         ]

@@ -45,6 +45,14 @@ def test_studies_are_listed_searched_and_opened(url, page):
     page.fill("#studies-search", "easgd")
     until(page, "document.querySelectorAll('#studies-grid .ag-center-cols-container .ag-row').length === 1")
     wait_until(lambda: page.url.endswith("?search=easgd"), 10)
+    page.fill("#studies-search", "")
+    only = "{method: {filterType: 'text', type: 'equals', filter: 'easgd'}}"
+    page.evaluate(f"dash_ag_grid.getApiAsync('studies-grid').then((api) => api.setFilterModel({only}))")
+    until(page, "location.search.startsWith('?filter=')")
+    page.reload()  # the address holds it
+    until(page, "document.querySelectorAll('#studies-grid .ag-center-cols-container .ag-row').length === 1")
+    until(page, "location.search.startsWith('?filter=')")
+    assert names.all_inner_texts() == ["front"]
     page.click("#studies-grid [col-id='study'] a")
     page.wait_for_url("**/study?name=front")
     page.wait_for_selector("h1 >> text=front")
