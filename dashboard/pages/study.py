@@ -421,6 +421,7 @@ def layout(context: Context, study: Study, query: dict[str, str]) -> dmc.Stack:
                         "headerCheckbox": False,
                     },
                     "cacheBlockSize": 100,
+                    "maxConcurrentDatasourceRequests": 1,  # Dash answers the last of several requests only
                     "maxBlocksInCache": 20,
                     "infiniteInitialRowCount": 1,
                     "rowBuffer": 20,

@@ -47,9 +47,7 @@ def test_a_large_study_is_shown_in_time(store, tmp_path):
         page.wait_for_selector("#study-figure >> text=/5,000 of [0-9,]+ complete trials/")
         grid = "dash_ag_grid.getApiAsync('study-grid').then((api) => {})"
         page.evaluate(grid.replace("{}", "{ api.ensureIndexVisible(50000, 'middle') }"))
-        found["page"] = seconds(
-            lambda: page.wait_for_selector(".ag-row[row-index='50000'] [col-id='state']", state="attached")
-        )
+        found["page"] = seconds(lambda: page.wait_for_selector(cell(50000, "state")))
         few = "{number: {filterType: 'number', type: 'lessThan', filter: 3}}"
         page.evaluate(grid.replace("{}", f"{{ api.setFilterModel({few}) }}"))
         found["filter"] = seconds(
