@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 import ranks
 import yaml
-from commands import atoll, called, end, journal_lines, start, wait_until
+from commands import STABLE, atoll, called, end, journal_lines, start, wait_until
 
 from atoll.analysis import pareto
 from atoll.analysis.leaderboard import losses
@@ -86,6 +86,7 @@ def test_all_ranks_of_a_worker_end_a_pruned_trial_after_the_same_step(tmp_path):
         epochs=4,
         topology={"workers": 2, "ranks": 2},
         pruning={"rule": "asha", "factor": 2},
+        space=STABLE,
     )
     atoll("search", "s.yaml", "--outside", cwd=tmp_path, env={"COUNTING": str(counts)})
     store, study, trials = read(tmp_path)

@@ -14,7 +14,7 @@ from contextlib import closing
 import browser
 import pytest
 import yaml
-from commands import atoll, called, called_json, end, journal_lines, start, wait_until
+from commands import STABLE, atoll, called, called_json, end, journal_lines, start, wait_until
 
 from atoll.analysis import comparison, confirmations
 from atoll.platform import protocol
@@ -29,6 +29,7 @@ SMALL = {
     "workloads": [{"workload": "digits_mlp", "target": 0.5, "epochs": 2}],
     "tuning": {"trials": 3, "sampler": {"name": "propulate"}},
     "confirmation": {"best": 2, "seeds": 2},
+    "space": STABLE,
     "device": "cpu",
     "threads": 1,
 }

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import ranks
 import yaml
-from commands import FAILING, atoll, end, journal_lines, start, wait_until
+from commands import FAILING, STABLE, atoll, end, journal_lines, start, wait_until
 
 from atoll.storage.store import Store
 
@@ -18,6 +18,11 @@ pytestmark = pytest.mark.mpi
 
 FLAGS = ("search", "--method", "daso", "--workload", "digits_mlp", "--epochs", "2", "--name", "s")
 SLOW = ("search", "--method", "ddp", "--workload", FAILING, "--name", "s", "--ranks", "2", "--epochs", "4")
+
+
+def write_stable(folder):
+    study = {"name": "s", "workload": "digits_mlp", "method": "daso", "epochs": 2, "space": STABLE}
+    (folder / "s.yaml").write_text(yaml.safe_dump(study))
 
 
 def read(folder):
@@ -38,9 +43,11 @@ def check_complete(folder, num_trials):
 
 
 def test_eight_ranks_on_two_islands(tmp_path):
-    done = atoll(*FLAGS, "--trials", "24", "--islands", "2", "--workers", "2", "--ranks", "2", cwd=tmp_path)
+    write_stable(tmp_path)
+    flags = ("--trials", "24", "--islands", "2", "--workers", "2", "--ranks", "2")
+    done = atoll("search", *flags, "s.yaml", cwd=tmp_path)
     store, study, trials = check_complete(tmp_path, 24)
-    assert {t.state for t in trials} == {"complete"}
+    assert {(t.state, t.reason) for t in trials} == {("complete", None)}
     assert {(t.island, t.worker) for t in trials} == {(0, 0), (0, 1), (1, 2), (1, 3)}
     assert {t.seed for t in trials} == set(range(24))
     assert trials[0].hyperparameters == {"B": 4, "S": 1} | trials[0].hyperparameters  # the default candidate
@@ -58,10 +65,11 @@ def test_eight_ranks_on_two_islands(tmp_path):
 
 def test_eight_ranks_over_tcp(tmp_path):
     tcp = {"MPIR_CVAR_NOLOCAL": "1", "FI_PROVIDER": "tcp", "MPIR_CVAR_CH4_NETMOD": "ofi"}
-    flags = (*FLAGS, "--trials", "8", "--islands", "2", "--workers", "2", "--ranks", "2", "--ranks-per-node", "1")
-    atoll(*flags, cwd=tmp_path, env=tcp)
+    write_stable(tmp_path)
+    flags = ("--trials", "8", "--islands", "2", "--workers", "2", "--ranks", "2", "--ranks-per-node", "1")
+    atoll("search", *flags, "s.yaml", cwd=tmp_path, env=tcp)
     _, _, trials = check_complete(tmp_path, 8)
-    assert {t.state for t in trials} == {"complete"}
+    assert {(t.state, t.reason) for t in trials} == {("complete", None)}
 
 
 def test_one_rank(tmp_path):

@@ -16,6 +16,8 @@ from pathlib import Path
 from ranks import SUPPORT
 
 FAILING = f"{SUPPORT / 'failing.py'}:Failing"
+# The part of the optimizer's space where no training diverges: at its other end, large steps with much momentum do.
+STABLE = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "momentum": {"low": 0.0, "high": 0.9}}
 
 
 def start(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
