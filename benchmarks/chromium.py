@@ -1,5 +1,7 @@
-"""When things are on a page, as the page itself sees it: over Chromium's own protocol, without the debugging that
-playwright switches on, which makes large programs run half as long again."""
+"""When things are on a page, as the page itself sees it.
+
+Over Chromium's own protocol, for the debugging that playwright switches on makes large programs run longer.
+"""
 
 from __future__ import annotations
 

@@ -146,14 +146,18 @@ def serve(
     app = create_app(store, token=token, only_local=only_local, allow_edit=allow_edit, base_path=base_path)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = make_server(host, port, app.server, threaded=True)  # listens from here on
-    # What is loaded by now stays: looking it through for garbage took a third of reading a large study.
-    gc.freeze()
+    _settle()
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.port}{normalised(base_path)}"
     url = url.rstrip("/") if token is None else f"{url}?token={token}"
     print(json.dumps({"url": url}) if as_json else f"the dashboard of {store} is at {url}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
+
+
+def _settle() -> None:
+    """Never again look through what is loaded by now for garbage, which would slow down reading a large study."""
+    gc.freeze()
 
 
 def from_environment() -> flask.Flask:
@@ -178,4 +182,5 @@ def from_environment() -> flask.Flask:
         allow_edit=os.environ.get("ATOLL_DASHBOARD_ALLOW_EDIT") == "1",
         base_path=os.environ.get("ATOLL_DASHBOARD_BASE_PATH", "/"),
     ).server
+    _settle()
     return server

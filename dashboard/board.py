@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 from atoll.analysis import pareto
 from atoll.dashboard import thinning
 from atoll.storage import browse
-from atoll.storage.models import Study
+from atoll.storage.models import Study, Trial
 from atoll.storage.store import Store
 
 MAX_BOARDS = 16
 MAX_SAMPLE = 5000
-KINDS = {"id": int, "number": int, "attempt": int, "island": int, "worker": int, "state": object}
+# What NumPy holds a column as: floats, of which NaN stands for what is missing, unless it is words or never missing.
+KINDS = {
+    name: object if column.type.python_type is str else float if column.nullable else column.type.python_type
+    for name in browse.NARROW
+    for column in [Trial.__table__.c[name]]
+}
 
 
 def objectives(study: Study) -> list[dict[str, Any]]:
@@ -44,13 +49,14 @@ class Board:
         self._hyperparameters: dict[int, dict[str, Any]] = {}
         self.study = study
         self.revision = ""
+        self._about: tuple[object, ...] = ()
         self.trials = self._ranked(self._frame([]))
 
     def refresh(self, study: Study) -> Board:
         """Read what is new; `study` is its row as it is now."""
         with self._lock:
             self.study = study
-            about = f"{study.id} {study.started} {study.name} {study.state} {study.num_trials} {study.archived} "
+            about = (study.id, study.started, study.name, study.state, study.num_trials, study.archived)
             known = self.trials
             new = browse.narrow_trials(self._store, study.id, int(known["id"].max()) if len(known) else 0)
             # Lines of a trial that was given up for lost may still come while the study runs.
@@ -64,12 +70,13 @@ class Board:
                 kept = known[~known["id"].isin([row.id for row in changed])].drop(columns="place")
                 added = self._frame([*new, *changed])
                 self.trials = self._ranked(pd.concat([kept, added]).sort_values("id") if len(known) else added)
-            elif not states and self.revision.startswith(about):
+            elif not states and self._about == about:
                 return self
             running = self.trials.loc[self.trials["state"] == "running", "id"].tolist()
             steps = sum(browse.newest_progress(self._store, running).values()) if running else 0
             ended = int(self.trials["finished"].notna().sum())
-            self.revision = f"{about}{len(self.trials)} {ended} {sorted(self.counts().items())} {steps}"
+            self.revision = str((*about, len(self.trials), ended, sorted(self.counts().items()), steps))
+            self._about = about
         return self
 
     @property
@@ -86,13 +93,13 @@ class Board:
 
     @property
     def objectives(self) -> list[dict[str, Any]]:
-        """The study's."""
+        """Name and direction of each of the study's objectives."""
         return objectives(self.study)
 
     def _frame(self, rows: Sequence[Any]) -> pd.DataFrame:
         *narrow, several = zip(*rows, strict=True) if rows else ([] for _ in (*browse.NARROW, "objectives"))
         columns: dict[str, NDArray[Any]] = {
-            name: np.array(values, KINDS.get(name, float)) for name, values in zip(browse.NARROW, narrow, strict=True)
+            name: np.array(values, KINDS[name]) for name, values in zip(browse.NARROW, narrow, strict=True)
         }
         for index, objective in enumerate(self.study.objectives or ()):
             values = [one[index] if one else None for one in several]

@@ -49,7 +49,7 @@ def drawn(name: str) -> str:
 def show_figures(app: dash.Dash, *names: str) -> None:
     """Show figures as they are drawn, with zoom and hidden traces as the reader left them.
 
-    A graph is put in its place with its first figure: plotly.js takes a second to load, and tables need not wait for
+    A graph is put in its place with its first figure: plotly.js takes long to load, and tables need not wait for
     it. plotly's own `uirevision` loses a zoom here: Dash writes what readers do into the figure, which plotly then
     takes for a change of the program's.
     """

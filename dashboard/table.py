@@ -149,7 +149,8 @@ def ordered_ids(
 def page(context: Context, study: Study, request: Model, brushed: Model | None) -> dict[str, Any]:
     """The rows that the table asks for, and how many there are of them.
 
-    The best trials, which a page begins with, come without the board, which takes a while to read at first.
+    The best trials, which a page begins with, come without the board, which takes a while to read at first. Raises what
+    is in `context.UNREADABLE`.
     """
     sorting = list(request.get("sortModel") or [])
     by_place = not sorting or sorting[0]["colId"] == "place"
@@ -160,9 +161,9 @@ def page(context: Context, study: Study, request: Model, brushed: Model | None) 
     shown = browse.leaders(context.store, study, end) if is_begin else []
     if shown and len(shown) == end:
         count = browse.num_trials(context.store, study.id)
-        places: dict[int, float] = dict(zip(shown, itertools.count(1)))
+        places: dict[int, float] = {id_: place for place, id_ in enumerate(shown, 1)}
     else:
-        board = context.board(study.name)
+        board = context.boards.of(study.name)
         ids = ordered_ids(context, board, chosen, by_place, by_place and descending)
         shown, count = ids[start:end], len(ids)
         places = dict(zip(shown, board.trials.set_index("id")["place"].reindex(shown), strict=True))

@@ -95,7 +95,7 @@ function atollKept(figure, before) {
   return { ...figure, layout, data };
 }
 
-// The first figure keeps the browser busy for a second: rows of tables, which may still be on their way, come before.
+// The first figure keeps the browser busy: rows of tables, which may still be on their way, come before.
 async function atollTables() {
   const waits = (table) => !table.querySelector(".ag-row[row-id], .ag-overlay-no-rows-center");
   for (let i = 0; i < 75 && [...document.querySelectorAll(".table")].some(waits); i++)
@@ -186,6 +186,7 @@ window.dash_clientside.atoll = {
   reload: function (revision, brush, id, known) {
     const brushed = window.dash_clientside.callback_context.triggered.some((one) => one.prop_id.includes("brush"));
     if (!brushed && known == null) return revision;
+    if (!brushed && revision == null) return window.dash_clientside.no_update; // the store cannot be read now
     if (document.getElementById(id) && window.dash_ag_grid)
       dash_ag_grid.getApiAsync(id).then((api) => (brushed ? api.purgeInfiniteCache() : api.refreshInfiniteCache()), () => {});
     return revision;

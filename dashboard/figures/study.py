@@ -23,8 +23,7 @@ AXES: dict[Axis, str] = {
 }
 NUM_BINS = 24
 MAX_BARS = 3000
-MAX_WORKERS = 100_000  # of an island
-MAX_MARKERS = 1000  # a browser draws ten in a millisecond, and this figure is the first that readers wait for
+MAX_MARKERS = 1000  # each takes a browser time to draw, and this figure is the first that readers wait for
 NOTHING = "No trial is complete yet."
 
 
@@ -201,10 +200,12 @@ def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
         return style.message("No trial has started yet.")
     ends = trials["finished"].fillna(now)
     crowded = len(trials) > MAX_BARS
-    order = trials["island"] * MAX_WORKERS + trials["worker"]
+    places = trials.groupby(["island", "worker"])
+    names = [f"island {island}, worker {worker}" for island, worker in places.size().index]
+    order = places.ngroup()
     spans = pd.DataFrame(
         {
-            "worker": order.map({o: f"island {o // MAX_WORKERS}, worker {o % MAX_WORKERS}" for o in order.unique()}),
+            "worker": order.map(dict(enumerate(names))),
             "order": order,
             "state": trials["state"],
             "start": trials["started"] - started,

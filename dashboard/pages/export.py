@@ -50,12 +50,13 @@ def register(app: dash.Dash, context: Context) -> None:
             number = None if pareto and study.objectives else _number(best)
             if trials:
                 text = as_yaml(study, [_trial(context, study, one) for one in trials[:MAX_SHOWN]])
-                return text, text, shortened(len(trials)), "", not study.objectives
+                return text, text, shortened(len(trials), "select fewer"), "", not study.objectives
             ids = context.boards.of(study.name).best(number)
             text = content(context, study, ids, alone=number == 1)
         except UNREADABLE as error:
             return "", "", components.alert("Nothing to export", str(error)), "", True
-        return text, text, shortened(len(ids)), command(context, study, number), not study.objectives
+        problem = shortened(len(ids), "`atoll export` writes all")
+        return text, text, problem, command(context, study, number), not study.objectives
 
     @app.callback(
         Output("export-download", "data"),
@@ -90,13 +91,11 @@ def content(context: Context, study: Study, ids: Sequence[int], alone: bool) -> 
     return as_yaml(study, browse.trials(context.store, ids[:MAX_SHOWN]), alone=alone)
 
 
-def shortened(num: int) -> dmc.Alert | None:
-    """What to say of more configurations than a page can hold."""
+def shortened(num: int, advice: str) -> dmc.Alert | None:
+    """What to say of more configurations than a page can hold, and what to do about it."""
     if num <= MAX_SHOWN:
         return None
-    return components.alert(
-        "Not all of them", f"The first {MAX_SHOWN} of {num:,}; `atoll export` writes all.", "yellow"
-    )
+    return components.alert("Not all of them", f"The first {MAX_SHOWN} of {num:,}; {advice}.", "yellow")
 
 
 def _spelled(one: Any) -> str:

@@ -77,7 +77,9 @@ def _register_live(app: dash.Dash, context: Context) -> None:
         except StoreError:
             return no_update, no_update, components.alert("This study is gone", f"{name} is not in the store any more.")
         except UNREADABLE as error:
-            return no_update, no_update, components.alert("The store cannot be read", str(error))
+            # Tables may have been told of no rows: whatever is read next is news.
+            forgotten = no_update if revision is None else None
+            return forgotten, no_update, components.alert("The store cannot be read", str(error))
         words = summary(board, time.time())
         return board.revision if board.revision != revision else no_update, words, None
 

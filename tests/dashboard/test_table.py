@@ -6,6 +6,7 @@ import pytest
 from atoll.dashboard import table
 from atoll.dashboard.context import Context
 from atoll.storage.browse import Condition, Selection
+from atoll.storage.store import StoreError
 
 
 def request(start=0, end=100, filters=None, sort=None):
@@ -29,15 +30,26 @@ def test_places_first_and_pages(context):
     assert numbers(context, sort=[{"colId": "place", "sort": "desc"}]) == ([4, 0, 3, 5, 2, 1], 6)
 
 
+def unreadable(name):
+    raise StoreError(f"{name} cannot be read")
+
+
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_the_best_come_first_whether_the_board_is_read_or_not(tmp_path, direction):
+def test_the_best_come_first_whether_the_board_is_read_or_not(tmp_path, direction, monkeypatch):
     objectives = [0.5, None, 0.9, 0.7, 0.5, 0.8]
     context = Context(boards.study(tmp_path, objectives, direction=direction))
     study, board = context.store.study("s"), context.board("s")
     whole = table.page(context, study, request(end=6), None)["rowData"]  # five are complete: by the board
+    monkeypatch.setattr(context.boards, "of", unreadable)
     first = table.page(context, study, request(end=4), None)
     assert board.trials["place"].notna().sum() == 5
     assert first == {"rowData": whole[:4], "rowCount": 6}
+
+
+def test_pages_of_a_board_that_cannot_be_read_say_so(context, monkeypatch):
+    monkeypatch.setattr(context.boards, "of", unreadable)  # a callback that only ended would leave the table waiting
+    with pytest.raises(StoreError, match="s cannot be read"):
+        numbers(context, start=2, end=4)
 
 
 def test_filters_and_sorting(context):

@@ -124,6 +124,22 @@ def test_what_is_new_and_what_is_held(store):
     assert browse.num_migrations(store, study.id) == 0
 
 
+def test_leaders_are_the_best_that_are_complete(store):
+    study = store.study()
+    complete = [n for n in range(38) if n % 10 not in (3, 4, 9)]
+    assert browse.num_trials(store, study.id) == 40
+    for direction, order in (("maximize", complete[::-1]), ("minimize", complete)):
+        study.direction = direction
+        assert [t.number for t in browse.trials(store, browse.leaders(store, study, 7))] == order[:7]
+        assert len(browse.leaders(store, study, 100)) == len(complete)
+
+
+def test_hyperparameters_of_the_first_and_the_newest(store):
+    study = store.study()
+    assert browse.held_at_ends(store, study.id, first=2, newest=3) == CHOICES  # of 0, 1 and 37, 38, 39
+    assert browse.held_at_ends(store, study.id, first=30, newest=30) == CHOICES * 8  # each once
+
+
 def test_reasons_and_single_trials(store):
     study = store.study()
     assert browse.reasons(store, study.id) == [("Diverged", 4, 33), ("its rank died", 4, 39)]
@@ -146,12 +162,14 @@ def test_ancestry_ends_at_the_founders(store):
 
 
 @pytest.fixture
-def large(store):
-    """With 3,000 trials more, few of which failed: databases choose by what they have counted."""
+def large(store, tmp_path):
+    """With 3,000 trials more, few of which failed, and 9,000 of another study: databases choose by their counts."""
+    other = store.add_study(journals.study_row(tmp_path / "t", name="t"))
     with store.engine.begin() as connection:
         row = dict(connection.execute(sa.select(Trial.__table__).where(Trial.number == 0)).mappings().one())
         del row["id"]
         more = [row | {"number": n, "state": "failed" if n % 50 == 0 else "complete"} for n in range(100, 3100)]
+        more += [row | {"number": n, "study_id": other} for n in range(9000)]
         connection.execute(sa.insert(Trial), more)
         reports = {"epoch": 1, "seconds": 1.0, "learning_rate": 0.1, "wire_bytes": 0.0}
         steps = [reports | {"trial_id": 1 + n % 40, "step": n} for n in range(3000)]
@@ -180,16 +198,30 @@ def plans(store, ask):
         lambda store, study: browse.held_at_ends(store, study.id),
         lambda store, study: browse.trials(store, [1, 2]),
         lambda store, study: browse.leaders(store, study, 100),
+        lambda store, study: browse.num_trials(store, study.id),
         lambda store, study: browse.reasons(store, study.id),
         lambda store, study: browse.trial(store, study.id, 3),
         lambda store, study: browse.ancestry(store, study.id, 3),
         lambda store, study: browse.newest_progress(store, [1, 2]),
         lambda store, study: store.progress([1, 2]),
     ],
-    ids=["new", "again", "held", "ends", "page", "leaders", "reasons", "trial", "ancestry", "newest", "progress"],
+    ids=[
+        "new",
+        "again",
+        "held",
+        "ends",
+        "page",
+        "leaders",
+        "count",
+        "reasons",
+        "trial",
+        "ancestry",
+        "newest",
+        "progress",
+    ],
 )
 def test_what_is_asked_again_and_again_takes_an_index(large, ask):
-    study = large.study()
+    study = large.study("s")
     found = plans(large, lambda: ask(large, study))
     assert found
     whole_tables = ("SCAN trial", "SCAN progress", "Seq Scan")
