@@ -3,6 +3,29 @@
 window.dash_clientside = window.dash_clientside || {};
 var dagcomponentfuncs = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
 
+// Dash tells nobody of a callback that got no answer, and a table would wait for its rows for ever: once the server
+// answers again, the page forgets what it has seen of the study, and asks for all of it.
+const atollLost = { any: false, rows: false, asked: false };
+const atollFetch = window.fetch;
+window.fetch = async (address, options) => {
+  if (!String(address).includes("_dash-update-component")) return atollFetch(address, options);
+  const lose = () => {
+    atollLost.any = true;
+    atollLost.asked = false;
+    atollLost.rows ||= options.body.slice(0, 200).includes("study-grid.getRowsResponse");
+  };
+  const answer = await atollFetch(address, options).catch((error) => {
+    lose();
+    throw error;
+  });
+  if (!answer.ok) lose();
+  else if (atollLost.any && !atollLost.asked && document.getElementById("study-grid")) {
+    atollLost.asked = true;
+    window.dash_clientside.set_props("study-revision", { data: null });
+  }
+  return answer;
+};
+
 // Enter on a table's cell follows the link in it.
 document.addEventListener("keydown", (event) => {
   const cell = document.activeElement;
@@ -182,13 +205,20 @@ window.dash_clientside.atoll = {
   },
 
   // Rows are asked for again where they are shown; what is chosen and where the table stands stays. The first revision
-  // that a page hears of is the one that its table shows.
-  reload: function (revision, brush, id, known) {
+  // that a page hears of is the one that its table shows; none is one that cannot be read now.
+  reload: function (revision, brush, id, known, request) {
     const brushed = window.dash_clientside.callback_context.triggered.some((one) => one.prop_id.includes("brush"));
-    if (!brushed && known == null) return revision;
-    if (!brushed && revision == null) return window.dash_clientside.no_update; // the store cannot be read now
+    if (!brushed && revision == null) return window.dash_clientside.no_update;
+    const lost = { ...atollLost };
+    Object.keys(atollLost).forEach((which) => (atollLost[which] = false));
+    if (!brushed && !lost.any && known == null) return revision;
     if (document.getElementById(id) && window.dash_ag_grid)
-      dash_ag_grid.getApiAsync(id).then((api) => (brushed ? api.purgeInfiniteCache() : api.refreshInfiniteCache()), () => {});
+      dash_ag_grid.getApiAsync(id).then((api) => {
+        const waits = (block) => block.pageStatus === "loading" && block.startRow === request.startRow;
+        if (lost.rows && Object.values(api.getCacheBlockState()).some(waits)) request.failCallback();
+        if (brushed || lost.any) api.purgeInfiniteCache();
+        else api.refreshInfiniteCache();
+      }, () => {});
     return revision;
   },
 

@@ -249,6 +249,7 @@ def _register_table(app: dash.Dash, context: Context) -> None:
         Input("study-brush", "data"),
         State("study-grid", "id"),
         State("study-reloaded", "data"),
+        State("study-grid", "getRowsRequest"),
         prevent_initial_call=True,
     )
 

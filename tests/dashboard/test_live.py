@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sqlite3
 import time
 from urllib.parse import quote_plus
 
@@ -99,6 +100,45 @@ def test_a_page_that_nothing_happens_on_is_not_drawn_again(live, page):
     page.wait_for_timeout(3000)
     assert len(asked) >= 2
     assert all('"output":"..study-revision.data' in one for one in asked), asked
+
+
+def test_a_server_that_was_away_answers_what_was_asked_meanwhile(tmp_path, page):
+    store = boards.study(tmp_path, [n / 1000 for n in range(400)])
+    with dashboard(str(store)) as url:
+        page.goto(f"{url}/study?name=s")
+        page.wait_for_selector(cell(0, "state"))
+        drawn(page, "study-figure")
+    page.evaluate("dash_ag_grid.getApiAsync('study-grid').then((api) => api.ensureIndexVisible(350))")
+    page.click("#study-tab [role=tab][id$='failures']")
+    page.wait_for_timeout(1500)
+    assert page.locator(cell(350, "state")).count() == 0
+    with dashboard(str(store), port=int(url.split(":")[2])):
+        page.wait_for_selector(cell(350, "state"))
+        until(page, "document.querySelector('#study-figure').innerText.includes('No trial has failed')")
+        page.evaluate("dash_ag_grid.getApiAsync('study-grid').then((api) => api.ensureIndexVisible(150))")
+        page.wait_for_selector(cell(150, "state"))
+
+
+def test_a_store_that_could_not_be_read_for_a_while(tmp_path, page):
+    store = boards.study(tmp_path, [0.5, 0.7, 0.9])
+
+    def rename(table, name):
+        with sqlite3.connect(f"{tmp_path}/atoll.db") as connection:
+            connection.execute(f"ALTER TABLE {table} RENAME TO {name}")
+        connection.close()
+
+    with dashboard(str(store)) as url:
+        page.goto(f"{url}/study?name=s")
+        num_rows(page, 3)
+        drawn(page, "study-figure")
+        rename("trial", "away")
+        page.wait_for_selector("#study-problem >> text=The store cannot be read")
+        sort = "api.applyColumnState({state: [{colId: 'seconds', sort: 'asc'}]})"
+        page.evaluate(f"dash_ag_grid.getApiAsync('study-grid').then((api) => {sort})")
+        num_rows(page, 0)
+        rename("away", "trial")
+        num_rows(page, 3)
+        page.wait_for_selector("#study-problem >> text=The store cannot be read", state="detached")
 
 
 def test_a_study_that_is_deleted_while_it_is_open_says_so(tmp_path, page):

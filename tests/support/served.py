@@ -13,9 +13,9 @@ ROWS = ".ag-center-cols-container .ag-row"
 
 
 @contextmanager
-def dashboard(store: str, *options: str) -> Iterator[str]:
-    """`atoll dashboard` on a free port; its address."""
-    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--port", "0", "--json", "--store", store]
+def dashboard(store: str, *options: str, port: int = 0) -> Iterator[str]:
+    """`atoll dashboard`, on a free port unless one is given; its address."""
+    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--port", f"{port}", "--json", "--store", store]
     server = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = server.stdout.readline()
