@@ -1,10 +1,13 @@
 """Whole searches over real MPI, as a user starts them, undisturbed and disturbed."""
 
+import itertools
+import math
 import os
 import signal
 import sqlite3
 import subprocess
 import time
+from collections import Counter
 
 import psutil
 import pytest
@@ -204,9 +207,9 @@ def test_a_trial_that_takes_too_long_is_failed_and_keeps_its_progress(tmp_path):
         assert store.progress([trial.id])
 
 
-def searched_within(tmp_path, budget):
+def searched_within(tmp_path, budget, epochs=2):
     """The trials of two islands' search within a budget of seconds, which must then be complete and not shrink."""
-    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "epochs": 2, "topology": {"islands": 2}}
+    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "epochs": epochs, "topology": {"islands": 2}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | budget))
     atoll("search", "study.yaml", cwd=tmp_path)
     store, row = read(tmp_path)
@@ -228,14 +231,14 @@ def test_a_budget_of_seconds(tmp_path):
 
 
 def test_a_budget_of_busy_seconds(tmp_path):
-    """Nothing starts once it is used up; what is in training then, one trial a worker, is trained to its end."""
-    trials = searched_within(tmp_path, {"busy_seconds": 4.0})
-    order = sorted(trials, key=lambda t: t.started)
-    for place, trial in enumerate(order):
-        # Half a second from asking what is left to a trial's start: a message under way, breeding, telling its ranks,
-        # with four ranks on two cores (0.1 s was too little in one run of some).
-        before = [t for t in order[:place] if t.finished <= trial.started - 0.5]
-        assert sum(t.finished - t.started for t in before) < 4.0
+    """Once it is used up, a worker at most goes on with the one trial that it trained or was about to start."""
+    trials = searched_within(tmp_path, {"busy_seconds": 4.0}, epochs=10)
+    ends = sorted(trials, key=lambda t: t.finished)
+    spent = itertools.accumulate(t.finished - t.started for t in ends)
+    used_up = next((t.finished for t, seconds in zip(ends, spent, strict=True) if seconds >= 4.0), math.inf)
+    # A worker hears of it while it trains, at every step, so that it cannot start a second one.
+    late = Counter(t.worker for t in trials if t.started > used_up)
+    assert all(count == 1 for count in late.values())
     assert sum(t.finished - t.started for t in trials) >= 4.0 - 0.01 * len(trials)  # which journal lines may take
 
 
