@@ -1,5 +1,7 @@
 """Who may read: the token, the cookie, the prefix, and what the command refuses."""
 
+import re
+
 import boards
 import pytest
 
@@ -67,6 +69,14 @@ def test_behind_a_prefix(store, given):
     assert client.get("/atoll/board/_dash-layout").status_code == 200
     assert client.get("/").status_code == 404
     assert "/atoll/board/compare" in str(client.get("/atoll/board/_dash-layout").get_json())
+
+
+def test_what_browsers_load_ahead_is_there(store):
+    client = app.create_app(store, base_path="/lab").server.test_client()
+    programs = re.findall(r'rel="preload" href="([^"]+)"', client.get("/lab/").text)
+    assert len(programs) == 2
+    for program in programs:
+        assert client.get(program).status_code == 200
 
 
 @pytest.mark.parametrize("given", ["/a b", "/ü", "/a?b"])
