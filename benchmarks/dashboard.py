@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,13 @@ def to_optuna(store: Path, target: Path) -> None:
             )
 
 
+def versions() -> dict[str, str]:
+    """Of what is measured, and of what it is measured with."""
+    packages = ("dash", "dash-ag-grid", "dash-mantine-components", "plotly", "optuna", "optuna-dashboard")
+    chromium_ = subprocess.run([str(browser.CHROMIUM), "--version"], capture_output=True, text=True, check=True)
+    return {name: version(name) for name in packages} | {"chromium": chromium_.stdout.strip()}
+
+
 def times(page: chromium.Page, url: str, seen: dict[str, str]) -> dict[str, float]:
     """Seconds until a page shows each; `PATIENCE` where it does not show them by then."""
     try:
@@ -204,7 +212,8 @@ def side_by_side(folder: Path, size: int, repeats: int) -> dict[str, Any]:
                 cold[name].append(first)
                 time.sleep(1)  # what it fetches after that is not the next one's
                 warm[name].append(times(opened, url, seen) if first["rows"] < PATIENCE else first)
-    found = {name: {"cold": medians(cold[name]), "warm": medians(warm[name])} for name in pages}
+    found: dict[str, Any] = {name: {"cold": medians(cold[name]), "warm": medians(warm[name])} for name in pages}
+    found["runs"] = {name: {"cold": cold[name], "warm": warm[name]} for name in pages}
     found["ratio of rows, cold"] = found["optuna-dashboard"]["cold"]["rows"] / found["atoll"]["cold"]["rows"]
     found["ratio of rows, warm"] = found["optuna-dashboard"]["warm"]["rows"] / found["atoll"]["warm"]["rows"]
     return found
@@ -298,7 +307,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keeps the stores, which take minutes to make")
     options = parser.parse_args()
     sizes, repeats = ((1000,), 1) if options.quick else (SIZES, 5)
-    figures: dict[str, Any] = {"limits": LIMITS, "patience": PATIENCE}
+    figures: dict[str, Any] = {"limits": LIMITS, "patience": PATIENCE, "versions": versions()}
     lines: list[str] = []
 
     def tell(line: str) -> None:
