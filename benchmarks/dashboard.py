@@ -318,9 +318,7 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for size in sizes:
-            found = figures[f"{size} trials"] = side_by_side(
-                folder, size, min(repeats, 3) if size > 10_000 else repeats
-            )
+            found = figures[f"{size} trials"] = side_by_side(folder, size, repeats)
             for name in ("atoll", "optuna-dashboard"):
                 for how, times in found[name].items():
                     words = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in times.items())
