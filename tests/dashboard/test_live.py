@@ -272,15 +272,31 @@ def test_without_a_token_only_when_it_is_said(tmp_path, page):
         page.wait_for_selector("#export-yaml >> text=workload:")
 
 
-def test_it_runs_under_gunicorn(tmp_path, page):
-    store = boards.study(tmp_path, [0.5, 0.7])
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_it_runs_under_gunicorn(tmp_path, page, database, request):
+    url = request.getfixturevalue("postgresql_url") if database == "postgresql" else f"sqlite:///{tmp_path}/atoll.db"
+    boards.study(tmp_path, [0.5, 0.7, None], url=url)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with gunicorn(str(store), port, ATOLL_DASHBOARD_TOKEN="t") as url:
-        page.goto(f"{url}/study?name=s")
+    with gunicorn(url, port, ATOLL_DASHBOARD_TOKEN="t") as address:
+        page.goto(f"{address}/study?name=s")
         assert "asks for a token" in page.inner_text("body")
-        page.goto(f"{url}/study?name=s&token=t")
-        num_rows(page, 2)
+        page.goto(f"{address}/study?name=s&token=t")
+        num_rows(page, 3)
         drawn(page, "study-figure")
         assert points(page, "study-figure") == 2
+        for tab in ("parallel", "importance", "slices", "contour", "timeline", "failures"):
+            page.click(f"#study-tab [role=tab][id$='{tab}']")
+            drawn(page, "study-figure")
+        for path, words in (
+            ("", "s"),
+            ("islands?name=s", "Family tree"),
+            ("trial?study=s&number=2", "Traceback"),
+            (f"compare?studies={quote_plus(json.dumps(['s']))}", "Tuning only"),
+            ("projection?name=s", "Projection"),
+            ("export?name=s", "workload:"),
+        ):
+            page.goto(f"{address}/{path}")
+            page.wait_for_selector(f"main >> text={words} >> nth=0")
+            page.wait_for_load_state("networkidle")

@@ -14,14 +14,14 @@ Objective = float | None
 NASTY = "<script>alert(1)</script> & \"quotes\" 'single' 🙂/ü?name=x#y"
 
 
-def record(path: Path, name: str = "s", **changes) -> tuple[Store, JournalWriter, Recorder]:
-    """A study that has started: its store, its root's journal, and what moves one into the other."""
+def record(path: Path, name: str = "s", url: str | None = None, **changes) -> tuple[Store, JournalWriter, Recorder]:
+    """A study that has started: its store (SQLite in `path` unless given), its root's journal, and its recorder."""
     number = len(list(path.glob("study-*")))
     folder = journals.start_folder(path / f"study-{number}", name=name)
-    url = f"sqlite:///{path}/atoll.db"
-    recorder = Recorder(folder, lambda: Store(url), journals.study_row(folder.path, name=name, **changes))
+    address = url or f"sqlite:///{path}/atoll.db"
+    recorder = Recorder(folder, lambda: Store(address), journals.study_row(folder.path, name=name, **changes))
     recorder.catch_up()
-    return Store(url), JournalWriter(folder.root_journal(0)), recorder
+    return Store(address), JournalWriter(folder.root_journal(0)), recorder
 
 
 def study(path: Path, objectives: list[Objective], name: str = "s", **changes) -> Store:
