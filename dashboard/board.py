@@ -163,6 +163,11 @@ class Boards:
         self._lock = threading.Lock()
         self._boards: OrderedDict[tuple[int, float], Board] = OrderedDict()
 
+    def known(self, study: Study) -> str | None:
+        """The revision of the study's board when it was last read; None where it was not yet."""
+        board = self._boards.get((study.id, study.started))
+        return board.revision or None if board else None
+
     def of(self, name: str) -> Board:
         """The board of the study called `name`, up to date. Raises StoreError where there is none."""
         study = self.store.study(name)

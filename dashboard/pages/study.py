@@ -322,6 +322,7 @@ def layout(context: Context, study: Study, query: dict[str, str]) -> dmc.Stack:
     defaults = ([*names, None, None] if len(aims) < 2 else aims)[:2]
     filters, brush = table.checked(components.parsed(query.get("filter")), components.parsed(query.get("brush")))
     order = [one for one in components.parsed(query.get("sort"), []) if _is_order(one)]
+    revision = context.boards.known(study)  # where it is known, figures need not wait for it
     tab = query.get("tab", "best")
     against, method = query.get("against"), query.get("method")
     return dmc.Stack(
@@ -330,13 +331,13 @@ def layout(context: Context, study: Study, query: dict[str, str]) -> dmc.Stack:
                 dcc.Store(id=f"study-{name}", data=data)
                 for name, data in {
                     "name": study.name,
-                    "revision": None,
+                    "revision": revision,
                     "state": STATE,
                     "address": None,
                     "brush": brush,
                     "sort": order,
                     "chosen": components.parsed(query.get("trials"), []),
-                    "reloaded": None,
+                    "reloaded": revision,
                     "hurried": None,
                     "marked": False,
                     "axes": None,

@@ -89,6 +89,21 @@ def test_a_running_study_grows_and_keeps_zoom_choice_and_filters(live, page):
     assert "3 complete" in page.inner_text("#study-counts")
 
 
+def test_what_ended_while_another_page_was_open_is_there(live, page):
+    lines, url = live
+    page.goto(f"{url}/study?name=s")
+    num_rows(page, 2)
+    drawn(page, "study-figure")
+    page.click("text=Compare methods")
+    page.wait_for_selector("h1 >> text=Compare")
+    journals.start_trial(lines, 2)
+    journals.end_trial(lines, 2, 0.95)
+    page.wait_for_timeout(1500)
+    page.goto(f"{url}/study?name=s")
+    num_rows(page, 3)
+    until(page, "document.querySelector('#study-figure .js-plotly-plot')?._fullData[0].x.length === 3")
+
+
 def test_a_page_that_nothing_happens_on_is_not_drawn_again(live, page):
     _, url = live
     page.goto(f"{url}/study?name=s")

@@ -89,6 +89,18 @@ def test_addresses_that_somebody_broke_still_open(tmp_path):
             trial.read(context, board.study, number, attempt)
 
 
+def test_figures_of_a_board_that_is_known_need_not_wait_for_it(tmp_path):
+    context = Context(boards.study(tmp_path, [0.5]))
+
+    def revisions():
+        page = study.layout(context, context.store.study(), {})
+        return page["study-revision"].data, page["study-reloaded"].data
+
+    assert revisions() == (None, None)
+    board = context.boards.of("s")
+    assert revisions() == (board.revision, board.revision)
+
+
 def test_numbers_that_are_missing(tmp_path):
     """A metric that was not a number is null in the store."""
     store, lines, recorder = boards.record(tmp_path)
