@@ -238,7 +238,9 @@ def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
     workers = list(dict.fromkeys(spans["worker"]))
     figure.update_xaxes(title="seconds since the study's start")
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=workers[::-1], automargin=True)
-    return styled(figure, "timeline", max(260, 130 + 24 * len(workers)), barmode="overlay", bargap=0.25)
+    return styled(
+        figure, "timeline", max(260, 130 + 24 * len(workers)), barmode="overlay", bargap=0.25, showlegend=True
+    )
 
 
 def _merged(spans: pd.DataFrame, finest: float) -> pd.DataFrame:
