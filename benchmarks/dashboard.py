@@ -169,8 +169,8 @@ def to_optuna(store: Path, target: Path) -> None:
 def versions() -> dict[str, str]:
     """Of what is measured, and of what it is measured with."""
     packages = ("dash", "dash-ag-grid", "dash-mantine-components", "plotly", "optuna", "optuna-dashboard")
-    chromium_ = subprocess.run([str(browser.CHROMIUM), "--version"], capture_output=True, text=True, check=True)
-    return {name: version(name) for name in packages} | {"chromium": chromium_.stdout.strip()}
+    told = subprocess.run([str(browser.CHROMIUM), "--version"], capture_output=True, text=True, check=True)
+    return {name: version(name) for name in packages} | {"chromium": told.stdout.strip()}
 
 
 def times(page: chromium.Page, url: str, seen: dict[str, str]) -> dict[str, float]:

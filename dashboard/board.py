@@ -20,12 +20,17 @@ from atoll.storage.store import Store
 
 MAX_BOARDS = 16
 MAX_SAMPLE = 5000
-# What NumPy holds a column as: floats, of which NaN stands for what is missing, unless it is words or never missing.
-KINDS = {
-    name: object if column.type.python_type is str else float if column.nullable else column.type.python_type
-    for name in browse.NARROW
-    for column in [Trial.__table__.c[name]]
-}
+
+
+def _kind(name: str) -> type:
+    """What NumPy holds a column as: a float where values may be missing, for which NaN stands."""
+    column = Trial.__table__.c[name]
+    if column.type.python_type is str:
+        return object
+    return float if column.nullable else column.type.python_type
+
+
+KINDS = {name: _kind(name) for name in browse.NARROW}
 
 
 def objectives(study: Study) -> list[dict[str, Any]]:

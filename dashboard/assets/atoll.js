@@ -5,6 +5,7 @@ var dagcomponentfuncs = (window.dashAgGridComponentFunctions = window.dashAgGrid
 
 // Dash tells nobody of a callback that got no answer, and a table would wait for its rows for ever: once the server
 // answers again, the page forgets what it has seen of the study, and asks for all of it.
+// any: an answer was lost; rows: that of the table; asked: for the study's revision anew.
 const atollLost = { any: false, rows: false, asked: false };
 const atollFetch = window.fetch;
 window.fetch = async (address, options) => {
@@ -210,10 +211,11 @@ window.dash_clientside.atoll = {
     const brushed = window.dash_clientside.callback_context.triggered.some((one) => one.prop_id.includes("brush"));
     if (!brushed && revision == null) return window.dash_clientside.no_update;
     const lost = { ...atollLost };
-    Object.keys(atollLost).forEach((which) => (atollLost[which] = false));
+    Object.assign(atollLost, { any: false, rows: false, asked: false });
     if (!brushed && !lost.any && known == null) return revision;
     if (document.getElementById(id) && window.dash_ag_grid)
       dash_ag_grid.getApiAsync(id).then((api) => {
+        // The table asks for nothing more until it is told that a request which was lost has failed.
         const waits = (block) => block.pageStatus === "loading" && block.startRow === request.startRow;
         if (lost.rows && Object.values(api.getCacheBlockState()).some(waits)) request.failCallback();
         if (brushed || lost.any) api.purgeInfiniteCache();

@@ -25,7 +25,7 @@ from atoll.storage.models import Benchmark
 from atoll.storage.yamlfile import FileError
 
 DEFAULT_CLUSTER = "a100_hdr200"
-DEFAULT_NODES = "1,2,4,8"  # a minute of replaying would be the first thing to see with many more
+DEFAULT_NODES = "1,2,4,8"  # replaying many more would be the first thing that a reader waits for
 VALUES = {"to_target": "Time to target", "exposed": "Exposed communication", "step": "Seconds of a step"}
 COLUMNS = [
     column("workload", width=160),
@@ -83,7 +83,7 @@ def register(app: dash.Dash, context: Context) -> None:
             return nothing, [], None, components.alert("Not projected", str(error)), isinstance(error, FileError)
         if made is None:
             return (
-                style.themed(style.message("Schedules are being replayed; many ranks take a minute."), theme),
+                style.themed(style.message("Schedules are being replayed; many ranks take a while."), theme),
                 [],
                 None,
                 None,

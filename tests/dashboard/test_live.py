@@ -46,6 +46,13 @@ def page():
         assert opened.failures == []
 
 
+def show_tab(page, tab):
+    """Choose a tab, and wait for the server's answer."""
+    with page.expect_response(lambda r: "study-figure-drawn" in (r.request.post_data or "")[:80]) as waiting:
+        page.click(f"#study-tab [role=tab][id$='{tab}']")
+    assert waiting.value.status == 200
+
+
 def num_rows(page, n):
     until(page, f"document.querySelectorAll('{ROWS}').length === {n}")
 
@@ -208,9 +215,7 @@ def test_small_studies_have_a_sensible_view(tmp_path, page, objectives):
         page.goto(f"{url}/study?name=s")
         page.wait_for_selector("#study-counts")
         for tab in ("parallel", "importance", "slices", "contour", "timeline", "failures", "best"):
-            with page.expect_response(lambda r: "study-figure-drawn" in (r.request.post_data or "")[:80]) as waiting:
-                page.click(f"#study-tab [role=tab][id$='{tab}']")
-            assert waiting.value.status == 200
+            show_tab(page, tab)
         page.goto(f"{url}/islands?name=s")
         until(page, "!document.querySelector('#islands-diversity')?.innerText.includes('…')")
         assert "Traceback" not in page.inner_text("body")
@@ -302,16 +307,15 @@ def test_it_runs_under_gunicorn(tmp_path, page, database, request):
         drawn(page, "study-figure")
         assert points(page, "study-figure") == 2
         for tab in ("parallel", "importance", "slices", "contour", "timeline", "failures"):
-            page.click(f"#study-tab [role=tab][id$='{tab}']")
-            drawn(page, "study-figure")
-        for path, words in (
-            ("", "s"),
-            ("islands?name=s", "Family tree"),
-            ("trial?study=s&number=2", "Traceback"),
-            (f"compare?studies={quote_plus(json.dumps(['s']))}", "Tuning only"),
-            ("projection?name=s", "Projection"),
-            ("export?name=s", "workload:"),
+            show_tab(page, tab)
+        for path, found in (  # each of the store
+            ("", "#studies-grid [col-id='study'] a >> text=s"),
+            ("islands?name=s", "#islands-populations .js-plotly-plot .scatterlayer"),
+            ("trial?study=s&number=2", "#trial-facts >> text=Traceback"),
+            (f"compare?studies={quote_plus(json.dumps(['s']))}", "main >> text=Tuning only"),
+            ("projection?name=s", "main >> text=Not projected"),
+            ("export?name=s", "#export-yaml >> text=objective: 0.7"),
         ):
             page.goto(f"{address}/{path}")
-            page.wait_for_selector(f"main >> text={words} >> nth=0")
+            page.wait_for_selector(f"{found} >> nth=0")
             page.wait_for_load_state("networkidle")
