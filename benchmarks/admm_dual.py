@@ -98,10 +98,10 @@ def measure_memory(network: str, grouping: str | None, batch_size: int) -> float
     import torch
     from mpi4py import MPI
 
-    from atoll.methods.communicator_mpi import MpiFamily
-    from atoll.methods.memory import peak_memory
+    from atoll.communication.mpi import MpiFamily
+    from atoll.methods.common.memory import peak_memory
     from atoll.methods.method import Batch
-    from atoll.platform import registry
+    from atoll.platform.study import registry
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

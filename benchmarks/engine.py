@@ -36,8 +36,8 @@ from typing import Any
 from comparison import say
 from optuna.distributions import FloatDistribution
 
-from atoll.methods.ddp import Ddp
-from atoll.platform.supervise import mpiexec, rank_environment
+from atoll.methods.data_parallel.ddp import Ddp
+from atoll.platform.launch.mpiexec import mpiexec, rank_environment
 from atoll.searchspaces.optimizer import SPACE as OPTIMIZER_SPACE
 from atoll.searchspaces.space import Parameter, SearchSpace
 
@@ -67,7 +67,7 @@ class EmptyObjective:
     """A worker of one rank whose trials do nothing, or sleep for a while that the trial's number fixes."""
 
     def __init__(self, rank: int, sleep: float) -> None:
-        from atoll.platform.topology import Place
+        from atoll.platform.study.topology import Place
 
         fields: dict[str, Any] = {"island": 0, "rank": 0, "node": 0, "hostname": "here", "device": "cpu", "threads": 1}
         self.place = Place(world_rank=rank, worker=rank, process=os.getpid(), may_spin=False, **fields)
@@ -80,7 +80,7 @@ class EmptyObjective:
         self.memory = 0
 
     def evaluate(self, configuration: Any, on_progress: Any, *, prunes: Any = None, test: bool = False) -> Any:
-        from atoll.platform.worker import Outcome
+        from atoll.platform.trial.outcome import Outcome
 
         self.entered.append(time.perf_counter())
         if len(self.entered) == WINDOW:
@@ -108,9 +108,9 @@ def run_ours(folder: Path, count: int, sleep: float, sampler: str = "propulate")
     """One rank of our engine."""
     from mpi4py import MPI
 
-    from atoll.platform.mailbox import Mailbox
-    from atoll.platform.root import Root
-    from atoll.platform.study import Study
+    from atoll.communication.mailbox import Mailbox
+    from atoll.platform.search.search_loop import Root
+    from atoll.platform.study.study import Study
     from atoll.storage.folder import StudyFolder
 
     study = Study(

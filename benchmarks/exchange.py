@@ -32,7 +32,7 @@ def measure(num_rounds: int, seconds_per_block: float) -> dict | None:
     import torch
     from mpi4py import MPI
 
-    from atoll.methods.communicator_mpi import MpiFamily
+    from atoll.communication.mpi import MpiFamily
 
     world = MPI.COMM_WORLD
     torch.set_num_threads(1)

@@ -22,8 +22,8 @@ from typing import Any
 
 from comparison import to_json, write
 
-from atoll.platform.propagators import grid
-from atoll.platform.study import Study
+from atoll.platform.search.propagators import grid
+from atoll.platform.study.study import Study
 from atoll.searchspaces.space import Gene
 from atoll.storage.store import Store
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from comparison import write
 
 if TYPE_CHECKING:
-    from atoll.platform.trial import Progress
-    from atoll.platform.worker import Outcome
+    from atoll.platform.trial.outcome import Outcome
+    from atoll.platform.trial.progress import Progress
 
 BATCH_SIZE = 32
 RANK = "ATOLL_BENCHMARK_RANK"
@@ -53,8 +53,8 @@ def make_batch(shape: tuple[int, ...], size: int = BATCH_SIZE):
 
 def connect(world, family, name: object):
     """A communicator with a ledger of its own, on one node; ranks spin where each has a core."""
-    from atoll.methods.communicator import Ledger
-    from atoll.methods.communicator_mpi import MpiCommunicator
+    from atoll.communication.ledger import Ledger
+    from atoll.communication.mpi import MpiCommunicator
 
     spin = world.size <= len(os.sched_getaffinity(0))
     nodes = [0] * world.size
@@ -68,9 +68,9 @@ def build(name: str, hyperparameters: dict, model, communicator, settings: dict,
     import torch
     from torch.nn.functional import cross_entropy
 
+    from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
     from atoll.methods.method import Context
-    from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
-    from atoll.platform import registry
+    from atoll.platform.study import registry
 
     method = registry.method(name)
     given = OptimizerSettings(**dict(method.optimizer_defaults) | {"schedule": "constant"} | settings)
@@ -112,10 +112,10 @@ def evaluate_all(
     import torch
     from mpi4py import MPI
 
-    from atoll.platform.configuration import Configuration
-    from atoll.platform.search import arrange_world
-    from atoll.platform.study import Study, Topology
-    from atoll.platform.worker import Worker
+    from atoll.platform.ranks.search import arrange_world
+    from atoll.platform.study.configuration import Configuration
+    from atoll.platform.study.study import Study, Topology
+    from atoll.platform.trial.worker import Worker
 
     world = MPI.COMM_WORLD
     topology = Topology(ranks=world.size, threads=1, device="cpu", ranks_per_node=ranks_per_node)
@@ -170,15 +170,15 @@ def on_ranks(num_ranks: int, measure: Callable[[], Any]) -> Any:
         if figures is not None:
             print(json.dumps(figures), flush=True)
         return None
-    from atoll.platform import supervise
+    from atoll.platform.launch import mpiexec
 
-    environment = supervise.rank_environment() | {
+    environment = mpiexec.rank_environment() | {
         RANK: "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": "1",
     }
-    command = [supervise.mpiexec(), "-n", str(num_ranks), sys.executable, *sys.argv]
+    command = [mpiexec.mpiexec(), "-n", str(num_ranks), sys.executable, *sys.argv]
     job = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=7200)
     return json.loads(job.stdout.splitlines()[-1])
 

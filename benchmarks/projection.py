@@ -124,7 +124,7 @@ class Bench:
         from mpi4py import MPI
         from torch import nn
 
-        from atoll.methods.communicator_mpi import MpiFamily
+        from atoll.communication.mpi import MpiFamily
 
         torch.set_num_threads(1)
         self.world, self.family, self.per_node = MPI.COMM_WORLD, MpiFamily(), per_node
@@ -168,9 +168,9 @@ class Bench:
         """The method, made when it is first asked for, and its schedule."""
         import copy
 
-        from atoll.methods.communicator import Ledger
-        from atoll.methods.communicator_mpi import MpiCommunicator
-        from atoll.methods.schedule import Schedule
+        from atoll.communication.ledger import Ledger
+        from atoll.communication.mpi import MpiCommunicator
+        from atoll.communication.trace import Schedule
 
         if label not in self.methods:
             name, hyperparameters, _ = METHODS[label]
@@ -232,10 +232,10 @@ class Ranks:
     """An MPI job whose ranks wait for what they are told."""
 
     def __init__(self, nodes, per_node: int) -> None:
-        from atoll.platform import supervise
+        from atoll.platform.launch import mpiexec
 
-        environment = supervise.rank_environment() | TCP | {RANK: str(per_node), NAMESPACES: ",".join(nodes)}
-        line = [supervise.mpiexec(), "-n", str(len(nodes) * per_node), sys.executable, __file__]
+        environment = mpiexec.rank_environment() | TCP | {RANK: str(per_node), NAMESPACES: ",".join(nodes)}
+        line = [mpiexec.mpiexec(), "-n", str(len(nodes) * per_node), sys.executable, __file__]
         self._job = subprocess.Popen(
             line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -244,9 +244,9 @@ class Ranks:
         return self
 
     def __exit__(self, *_) -> None:
-        from atoll.platform import supervise
+        from atoll.platform.launch import mpiexec
 
-        supervise.end_job(self._job)
+        mpiexec.end_job(self._job)
 
     def tell(self, do: str | None, **arguments):
         """What rank 0 answers."""

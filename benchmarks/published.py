@@ -103,8 +103,8 @@ def record(name: str, hyperparameters: dict, num_steps: int, model, **context) -
     """The schedules of all virtual ranks."""
     from job import build, make_batch
 
-    from atoll.methods.communicator_threads import run_virtual_ranks
-    from atoll.methods.schedule import Schedule
+    from atoll.communication.threads import run_virtual_ranks
+    from atoll.communication.trace import Schedule
 
     batch = make_batch((WIDTH,), 4)
 

@@ -36,13 +36,13 @@ from propulate.utils.benchmark_functions import get_function_search_space
 from pydantic import TypeAdapter
 from scipy import stats
 
-from atoll.platform import propagators
-from atoll.platform.island import Island
-from atoll.platform.local_mailbox import LocalMailbox
-from atoll.platform.migration import Migration
-from atoll.platform.population import Individual, Population
-from atoll.platform.propagators.settings import Sampler
-from atoll.platform.proposals import Candidate, Proposer
+from atoll.communication.local_mailbox import LocalMailbox
+from atoll.platform.search import propagators
+from atoll.platform.search.island import Island
+from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.proposals import Candidate, Proposer
+from atoll.platform.study.migration import Migration
+from atoll.platform.study.samplers import Sampler
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 Loss = Callable[[dict[str, Any]], float]
@@ -103,7 +103,7 @@ def table_task(name: str) -> tuple[SearchSpace, Loss]:
     """A tabulated training: parameters are the places on the grid's axes; NaN where the training failed."""
     from grids import key_of
 
-    from atoll.platform.study import Study
+    from atoll.platform.study.study import Study
 
     table = table_of(name)
     study = Study(name=name, **table["study"])

@@ -64,7 +64,7 @@ def measure(num_rounds: int, seconds_per_block: float) -> dict | None:
     import torch.distributed
     from mpi4py import MPI
 
-    from atoll.methods.communicator_mpi import MpiFamily
+    from atoll.communication.mpi import MpiFamily
 
     world = MPI.COMM_WORLD
     torch.set_num_threads(1)
@@ -107,9 +107,9 @@ def measure_low_rank(num_rounds: int) -> dict | None:
     import torch
     from mpi4py import MPI
 
-    from atoll.methods.communicator_mpi import MpiFamily
-    from atoll.methods.factored import factor, shape_of
-    from atoll.methods.optimizers import state_bytes
+    from atoll.communication.mpi import MpiFamily
+    from atoll.methods.common.optimizers import state_bytes
+    from atoll.methods.low_rank.factored import factor, shape_of
     from atoll.platform.workloads.cifar10 import Cifar10MiniVit
 
     world = MPI.COMM_WORLD

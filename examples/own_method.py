@@ -10,9 +10,9 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from atoll.methods.flat import FlatModel
+from atoll.methods.common.flat import FlatModel
+from atoll.methods.common.validation import require
 from atoll.methods.method import Batch, Context, Method
-from atoll.methods.validation import require
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 

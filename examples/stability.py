@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from atoll.methods.admm_consensus import descend, dual_ascent
-from atoll.methods.elastic import follow, pull
+from atoll.methods.parameter_server.admm_consensus import descend, dual_ascent
+from atoll.methods.parameter_server.elastic_base import follow, pull
 
 NUM_POINTS = 60
 

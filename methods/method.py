@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from atoll.methods.communicator import Communicator
-from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
+from atoll.communication.communicator import Communicator
+from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from atoll.methods import METHODS
 from atoll.platform import cli
-from atoll.platform.study import Study
+from atoll.platform.study.study import Study
 from atoll.platform.workloads import WORKLOADS
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

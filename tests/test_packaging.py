@@ -10,13 +10,18 @@ from conftest import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LAYERS = {
-    "methods": set(),
+    "atoll": {"communication", "methods", "platform", "searchspaces", "storage"},
+    "communication": set(),
+    "methods": {"communication"},
     "storage": set(),
     "analysis": {"storage"},
-    "searchspaces": {"methods"},
+    "searchspaces": set(),
     "dashboard": {"analysis", "storage"},
-    "platform": {"searchspaces", "methods", "analysis", "storage"},
+    "platform": {"searchspaces", "communication", "methods", "analysis", "storage"},
 }
+# Inside platform each level imports only those below it.
+LEVELS = ["cli", "commands", "benchmark", "launch", "ranks", "search", "trial", "study", "workloads"]
+LEAVES = {"exit_codes", "formatting"}
 FOLDERS = [name for name in LAYERS if (ROOT / name).is_dir()]
 
 
@@ -41,29 +46,65 @@ def test_imports_point_down_only(folder):
             parts = name.split(".")
             if parts[0] == "atoll" and len(parts) > 1:
                 allowed = LAYERS[folder] | {folder}
-                if path == ROOT / "platform" / "cli.py":
+                if path.parent == ROOT / "platform" / "commands":
                     allowed |= {"dashboard"}
                 assert parts[1] in allowed, f"{path} imports {name}"
 
 
-def test_the_cli_imports_the_dashboard_in_two_lines():
-    lines = [
-        line for line in (ROOT / "platform/cli.py").read_text().splitlines() if "import" in line and "dashboard" in line
-    ]
-    assert {line.strip() for line in lines} == {
-        "from atoll.dashboard.app import serve",
-        "from atoll.dashboard import report as reporting",
-    }
+def test_platform_imports_the_dashboard_for_two_commands_only():
+    found = {name for path in sources("platform") for name in imports(path) if name.startswith("atoll.dashboard")}
+    assert found == {"atoll.dashboard", "atoll.dashboard.app"}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_levels_of_platform_import_down_only(level):
+    allowed = {level, *LEVELS[LEVELS.index(level) + 1 :], *LEAVES}
+    paths = [ROOT / "platform/cli.py"] if level == "cli" else sources(f"platform/{level}")
+    assert paths
+    for path in paths:
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[:2] == ["atoll", "platform"] and len(parts) > 2:
+                assert parts[2] in allowed, f"{path} imports {name}"
+
+
+def test_the_families_of_methods_share_only_what_is_below_them():
+    """Itself, common and the interface; replicas of the parameter server descend as the sequential methods do."""
+    for family in ("data_parallel", "parameter_server", "sequential", "low_rank", "layer_parallel", "common"):
+        allowed = {family, "common", "method"} | ({"sequential"} if family == "parameter_server" else set())
+        for path in sources(f"methods/{family}"):
+            used = {name.split(".")[2] for name in imports(path) if name.startswith("atoll.methods.")}
+            assert used <= allowed, f"{path} imports {used - allowed}"
+
+
+def test_no_module_imports_itself_through_others():
+    """What is imported when a module is loaded makes no circle."""
+    graph = {}
+    for folder in FOLDERS:
+        for path in sources(folder):
+            parts = ("atoll", *path.relative_to(ROOT).with_suffix("").parts)
+            module = ".".join(parts[1:] if parts[:2] == ("atoll", "atoll") else parts).removesuffix(".__init__")
+            body = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+            names = {node.module for node in body if node.module}
+            graph[module] = names | {f"{node.module}.{alias.name}" for node in body for alias in node.names}
+    graph = {module: {name for name in names if name in graph} for module, names in graph.items()}
+    while leaves := [module for module, names in graph.items() if not names & graph.keys()]:
+        for module in leaves:
+            del graph[module]
+    assert not graph, f"in or above a circle: {sorted(graph)}"
 
 
 def test_the_package_list_is_complete():
     found = {"atoll." + ".".join(p.parent.relative_to(ROOT).parts) for folder in FOLDERS for p in sources(folder)}
+    found = {name.removeprefix("atoll.") if name == "atoll.atoll" else name for name in found}
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == found
-    assert set(PYPROJECT["tool"]["setuptools"]["package-dir"]) == {f"atoll.{folder}" for folder in FOLDERS}
+    assert set(PYPROJECT["tool"]["setuptools"]["package-dir"]) == {
+        f"atoll.{folder}".removesuffix(".atoll") for folder in FOLDERS
+    }
 
 
 def test_mypy_follows_every_folder():
-    assert {link.name for link in (ROOT / ".mypy_path/atoll").iterdir()} == set(FOLDERS)
+    assert {link.name for link in (ROOT / ".mypy_path/atoll").iterdir()} == {*FOLDERS, "__init__.py"} - {"atoll"}
 
 
 def test_the_standard_platform_module_is_unharmed_at_the_root():
@@ -98,7 +139,7 @@ def test_a_wheel_works(tmp_path):
     program = (
         f"import atoll.storage.store as s; assert s.__file__.startswith({str(site)!r}), s.__file__\n"
         "store = s.Store('sqlite:///x.db'); store.studies()\n"
-        "from atoll.platform import benchmark; assert benchmark.load('tiny').name == 'tiny'\n"
+        "from atoll.platform.benchmark import benchmark_file; assert benchmark_file.load('tiny').name == 'tiny'\n"
         "from atoll.analysis import clusters; assert clusters.cluster('laptop').name == 'laptop'\n"
         "import importlib.resources as r; r.files('atoll.dashboard').joinpath('templates/report.html').read_text()\n"
         "from atoll.dashboard.app import create_app\n"

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import make_moons
 from torch import nn
 
-from atoll.methods.ddp import Ddp, DdpHyperparameters
+from atoll.methods.data_parallel.ddp import Ddp, DdpHyperparameters
 from atoll.platform.workloads.workload import Classification, Data, Samples
 
 

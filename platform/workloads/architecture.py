@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from atoll.methods.validation import require, require_choice
+from atoll.methods.common.validation import require, require_choice
 from atoll.platform.workloads.residual import ACTIVATIONS, LOSSES, ORDERS
 
 

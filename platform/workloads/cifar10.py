@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.platform.unpickling import ArrayUnpickler
 from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, require_models
+from atoll.storage.unpickling import ArrayUnpickler
 
 NAMES = (
     "cifar-10-batches-bin",

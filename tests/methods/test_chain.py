@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from atoll.methods.chain import place
-from atoll.methods.communicator_threads import run_virtual_ranks
-from atoll.methods.grouping import check_grouping, group_sizes, split_layers
-from atoll.methods.mac import (
+from atoll.communication.threads import run_virtual_ranks
+from atoll.methods.layer_parallel.chain import place
+from atoll.methods.layer_parallel.grouping import check_grouping, group_sizes, split_layers
+from atoll.methods.layer_parallel.mac import (
     Mac,
     MacHyperparameters,
     acts_in_training,
@@ -15,9 +15,9 @@ from atoll.methods.mac import (
     predicted_speedup,
     predicted_speedup_of_unequal,
 )
+from atoll.methods.layer_parallel.synthesizers import Synthesizer
 from atoll.methods.method import Batch, NotApplicable
-from atoll.methods.synthesizers import Synthesizer
-from atoll.platform import registry
+from atoll.platform.study import registry
 
 SIX = ["0", "2", "4", "6", "8", "10"]
 

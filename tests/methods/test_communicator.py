@@ -4,8 +4,8 @@ import pytest
 import ranks
 import torch
 
-from atoll.methods.communicator import Ledger
-from atoll.methods.communicator_threads import run_virtual_ranks
+from atoll.communication.ledger import Ledger
+from atoll.communication.threads import run_virtual_ranks
 
 CONTRACT = "communicator_contract"
 CASES = [pytest.param(name, layout, id=ranks.case_id(name, layout)) for name, layout in ranks.collect(CONTRACT)]

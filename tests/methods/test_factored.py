@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from atoll.methods.factored import (
+from atoll.methods.low_rank.factored import (
     eligible_layers,
     factor,
     load,
@@ -17,7 +17,7 @@ from atoll.methods.factored import (
     shape_of,
     weight_of,
 )
-from atoll.methods.factored_layers import Factored
+from atoll.methods.low_rank.factored_layers import Factored
 from atoll.platform.workloads.cifar10 import cnn7, mini_vit, vgg16
 
 # Products of a few matrices of norm about 1 in another order.

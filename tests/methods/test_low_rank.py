@@ -6,10 +6,10 @@ import problem
 import pytest
 import torch
 
-from atoll.methods.ab import Ab, decompose, place
-from atoll.methods.communicator_threads import run_virtual_ranks
-from atoll.methods.oialr import num_updated
-from atoll.methods.optimizers import retarget, state_bytes
+from atoll.communication.threads import run_virtual_ranks
+from atoll.methods.common.optimizers import retarget, state_bytes
+from atoll.methods.low_rank.ab import Ab, decompose, place
+from atoll.methods.low_rank.oialr import num_updated
 
 
 def test_layers_join_the_basis_updates_from_the_output_backwards():

@@ -8,15 +8,15 @@ import pytest
 import ranks
 import torch
 
-from atoll.methods.buckets import Bucket, make_buckets
-from atoll.methods.communicator_threads import run_virtual_ranks
-from atoll.methods.daso import Daso, DasoHyperparameters, halve, merge
-from atoll.methods.diloco import outer_step
-from atoll.methods.easgd_tree import EasgdTree, plant
+from atoll.communication.threads import run_virtual_ranks
+from atoll.methods.common.buckets import Bucket, make_buckets
+from atoll.methods.data_parallel.daso import Daso, DasoHyperparameters, halve, merge
+from atoll.methods.data_parallel.diloco import outer_step
+from atoll.methods.data_parallel.powersgd import Powersgd
 from atoll.methods.method import NotApplicable
-from atoll.methods.powersgd import Powersgd
-from atoll.platform import registry
-from atoll.platform.configuration import split_hyperparameters
+from atoll.methods.parameter_server.easgd_tree import EasgdTree, plant
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import split_hyperparameters
 
 CONTRACTS = ("method_contract", "easgd_contract", "low_rank_contract", "mac_contract", "admm_contract", "dni_contract")
 CASES = [

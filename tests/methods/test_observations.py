@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from atoll.methods.observations import (
+from atoll.methods.low_rank.metrics import (
     estimated_communication_reduction,
     mixing_matrix,
     mixing_similarity,

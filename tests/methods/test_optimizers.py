@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from atoll.methods.ftrl import Ftrl
-from atoll.methods.optimizers import OPTIMIZERS, OptimizerFactory, OptimizerSettings, scheduled_rate
+from atoll.methods.common.ftrl import Ftrl
+from atoll.methods.common.optimizers import OPTIMIZERS, OptimizerFactory, OptimizerSettings, scheduled_rate
 
 
 def steps(make, count=20, rates=None):

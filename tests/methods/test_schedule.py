@@ -2,7 +2,7 @@
 
 import json
 
-from atoll.methods.schedule import (
+from atoll.communication.trace import (
     FEWEST_SAMPLES,
     MAX_PATTERNS,
     MAX_RUNS,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from atoll.methods.communicator_threads import run_virtual_ranks
-from atoll.methods.shared_svd import share_out, shared_svds, truncated_svd
+from atoll.communication.threads import run_virtual_ranks
+from atoll.methods.low_rank.shared_svd import share_out, shared_svds, truncated_svd
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

@@ -6,8 +6,8 @@ import paths
 import pytest
 import torch
 
-from atoll.methods.communicator_threads import run_virtual_ranks
-from atoll.methods.pushing import push
+from atoll.communication.threads import run_virtual_ranks
+from atoll.methods.parameter_server.downpour_base import push
 
 NUM_PATHS = 20_000
 # Five standard errors: one such test in two million fails by chance, and the seed is fixed.

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 from atoll.analysis.failures import by_choice
-from atoll.platform import registry
-from atoll.platform.configuration import Configuration, split_hyperparameters
-from atoll.platform.trial import Evaluator
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import Configuration, split_hyperparameters
+from atoll.platform.trial.evaluator import Evaluator
 from atoll.platform.workloads import bigearthnet, packing
 from atoll.platform.workloads.architecture import ArchitectureHyperparameters
 from atoll.platform.workloads.residual import ACTIVATIONS, LOSSES, ORDERS, Block, resnet

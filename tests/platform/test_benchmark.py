@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atoll.platform import benchmark as benchmarks
-from atoll.platform import bundled, checks
-from atoll.platform.benchmark import FIRST_CONFIRMATION_SEED, SEEDS_PER_REPEAT, Benchmark
+from atoll.platform.benchmark import benchmark_file as benchmarks
+from atoll.platform.benchmark import bundled
+from atoll.platform.benchmark.benchmark_file import FIRST_CONFIRMATION_SEED, SEEDS_PER_REPEAT, Benchmark
+from atoll.platform.launch import checks
 from atoll.storage import yamlfile
 from atoll.storage.yamlfile import FileError
 

@@ -1,8 +1,8 @@
 """The budget of busy seconds, on mailboxes inside one process."""
 
-from atoll.platform import resume
-from atoll.platform.busy import BusyBudget
-from atoll.platform.local_mailbox import LocalMailbox
+from atoll.communication.local_mailbox import LocalMailbox
+from atoll.platform.search import resume
+from atoll.platform.search.busy_budget import BusyBudget
 
 
 def budgets(size, seconds):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.platform import registry
+from atoll.platform.study import registry
 from atoll.platform.workloads import cifar10
 from atoll.platform.workloads.workload import DataMissing
 

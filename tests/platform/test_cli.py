@@ -11,8 +11,9 @@ import yaml
 from commands import called as atoll
 from commands import called_json as atoll_json
 
-from atoll.platform import display
-from atoll.platform.study import Study
+from atoll.platform import formatting
+from atoll.platform.commands import display
+from atoll.platform.study.study import Study
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
@@ -206,12 +207,12 @@ def test_a_tally_follows_the_direction_and_leaves_failures_out():
     ("value", "shown"), [(5.25, "5.2 s"), (59.9, "60 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (None, "-")]
 )
 def test_durations(value, shown):
-    assert display.duration(value) == shown
+    assert formatting.duration(value) == shown
 
 
 @pytest.mark.parametrize(("value", "shown"), [(12, "12 B"), (2400, "2.4 kB"), (16.4e6, "16.4 MB"), (None, "-")])
 def test_sizes(value, shown):
-    assert display.size(value) == shown
+    assert formatting.size(value) == shown
 
 
 TIMES = """method,workload,study,trial,evaluation,seconds

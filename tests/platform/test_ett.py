@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from atoll.platform import registry
+from atoll.platform.study import registry
 from atoll.platform.workloads import ett
 from atoll.platform.workloads.workload import DataMissing, LibraryMissing
 

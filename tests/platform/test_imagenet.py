@@ -9,8 +9,10 @@ import torch
 from commands import atoll
 from PIL import Image
 
-from atoll.platform import registry, trial
-from atoll.platform.trial import EpochBatches, Evaluator
+from atoll.platform.study import registry
+from atoll.platform.trial import trial
+from atoll.platform.trial.batches import EpochBatches
+from atoll.platform.trial.evaluator import Evaluator
 from atoll.platform.workloads import imagenet, packing
 from atoll.platform.workloads.workload import DataMissing, Samples
 

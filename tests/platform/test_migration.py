@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from atoll.platform.migration import Migration
+from atoll.platform.study.migration import Migration
 
 RNG = random.Random(0)
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from atoll.platform import objectives, registry
-from atoll.platform.objectives import Objective, TargetClock
+from atoll.platform.study import objectives, registry
+from atoll.platform.study.objectives import Objective, TargetClock
 
 DIGITS = registry.workload("digits_mlp")
 ETT = registry.workload("ett_autoformer")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from atoll.methods.communicator_threads import run_virtual_ranks
-from atoll.methods.observations import orthogonal_basis, stability
-from atoll.platform.configuration import Configuration
-from atoll.platform.trial import Trial
+from atoll.communication.threads import run_virtual_ranks
+from atoll.methods.low_rank.metrics import orthogonal_basis, stability
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.trial import Trial
 
 LAYERS = ("0", "2", "4")
 

@@ -3,7 +3,7 @@
 import random
 
 from atoll.analysis import pareto
-from atoll.platform.population import Emigrants, Individual, Population
+from atoll.platform.search.population import Emigrants, Individual, Population
 
 
 def individual(number, *losses, **fields):

@@ -12,15 +12,15 @@ from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
 from atoll.analysis import pareto
-from atoll.platform import propagators
-from atoll.platform.island import Island
-from atoll.platform.local_mailbox import LocalMailbox
-from atoll.platform.migration import Migration
-from atoll.platform.population import Individual, Population
-from atoll.platform.propagators import grid, optuna_sampler
-from atoll.platform.propagators.genetic import GeneticPropagator
-from atoll.platform.propagators.settings import NAMES, SEVERAL_OBJECTIVES, Genetic, Grid, Sampler
-from atoll.platform.proposals import Proposer
+from atoll.communication.local_mailbox import LocalMailbox
+from atoll.platform.search import propagators
+from atoll.platform.search.island import Island
+from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.propagators import grid, optuna_sampler
+from atoll.platform.search.propagators.genetic import GeneticPropagator
+from atoll.platform.search.proposals import Proposer
+from atoll.platform.study.migration import Migration
+from atoll.platform.study.samplers import NAMES, SEVERAL_OBJECTIVES, Genetic, Grid, Sampler
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 SPACE = SearchSpace(

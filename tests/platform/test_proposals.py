@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from optuna.distributions import IntDistribution
 
-from atoll.platform.propagators.propagator import Propagator, Proposal
-from atoll.platform.proposals import Proposer, key
+from atoll.platform.search.propagators.propagator import Propagator, Proposal
+from atoll.platform.search.proposals import Proposer, key
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 SPACE = SearchSpace((Parameter(name="x", distribution=IntDistribution(0, 9), default=0),))

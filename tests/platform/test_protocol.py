@@ -17,8 +17,8 @@ import yaml
 from commands import STABLE, atoll, called, called_json, end, journal_lines, start, wait_until
 
 from atoll.analysis import comparison, confirmations
-from atoll.platform import protocol
-from atoll.platform.benchmark import Benchmark
+from atoll.platform.benchmark import runner
+from atoll.platform.benchmark.benchmark_file import Benchmark
 from atoll.storage.store import Store
 
 pytestmark = pytest.mark.mpi
@@ -240,7 +240,7 @@ def test_what_is_refused_before_anything_starts(finished, tmp_path):
 
 
 def test_the_best_of_a_tuning_are_the_best_that_differ(tmp_path, monkeypatch):
-    from atoll.platform import resume
+    from atoll.platform.search import resume
 
     made = Benchmark.model_validate(SMALL)
 
@@ -250,9 +250,9 @@ def test_the_best_of_a_tuning_are_the_best_that_differ(tmp_path, monkeypatch):
 
     found = [trial(0, 0.1, 0.8), trial(1, 0.2, 0.9), trial(2, 0.2, 0.7), trial(3, 0.3, 0.95, "pruned")]
     trials = dict([*found, trial(4, 0.4, 0.85)])
-    monkeypatch.setattr(protocol.resume, "read", lambda _: resume.Past(trials=trials))
+    monkeypatch.setattr(runner.resume, "read", lambda _: resume.Past(trials=trials))
     tuned = made.study(next(made.parts()), tmp_path)
-    assert protocol.best(tuned, 2) == [{"learning_rate": 0.2}, {"learning_rate": 0.4}]
+    assert runner.best(tuned, 2) == [{"learning_rate": 0.2}, {"learning_rate": 0.4}]
 
 
 def test_a_study_whose_last_line_is_missing_is_ended_on_resume(finished, tmp_path):

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from atoll.platform import registry, resume, root
-from atoll.platform.local_mailbox import LocalMailbox
-from atoll.platform.pruning import Pruner, Pruning
-from atoll.platform.study import Study
+from atoll.communication.local_mailbox import LocalMailbox
+from atoll.platform.search import resume, search_loop
+from atoll.platform.search.pruning import Pruner
+from atoll.platform.study import registry
+from atoll.platform.study.pruning import Pruning
+from atoll.platform.study.study import Study
 
 
 def report(epoch, metric, *, train_loss=None, last=False, step=None, seconds=None):
@@ -124,7 +126,7 @@ def test_a_resumed_pruner_does_not_hear_of_what_was_lost():
     lines.append({"event": "trial_lost", "time": 0.0, "number": 1, "attempt": 0, "reason": "its host died"})
     pruned = Study(name="s", workload="digits_mlp", method="daso", pruning={"factor": 3})
     (roots,) = LocalMailbox.connected(1)
-    pruner = root._pruner(pruned, "maximize", roots, lines, resume.read(lines))
+    pruner = search_loop._pruner(pruned, "maximize", roots, lines, resume.read(lines))
     assert pruner._rungs == {1: [-0.5], 3: [-0.7]}
 
 

@@ -6,13 +6,13 @@ import pytest
 
 from atoll.analysis import clusters
 from atoll.analysis.replay import replay
+from atoll.communication.threads import run_virtual_ranks
+from atoll.communication.trace import Schedule
 from atoll.methods import METHODS
-from atoll.methods.communicator_threads import run_virtual_ranks
-from atoll.methods.schedule import Schedule
-from atoll.platform import registry
-from atoll.platform.configuration import Configuration
-from atoll.platform.trial import Trial
-from atoll.platform.worker import kept_schedule
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.trial import Trial
+from atoll.platform.trial.worker import kept_schedule
 
 EPOCHS, BATCH_SIZE = 2, 16
 CHANGED = {

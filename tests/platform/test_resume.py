@@ -4,8 +4,8 @@ import json
 
 import journals
 
-from atoll.platform import resume
-from atoll.platform.tickets import Ticket
+from atoll.platform.search import resume
+from atoll.platform.search.tickets import Ticket
 from atoll.storage import journal
 from atoll.storage.journal import JournalWriter
 

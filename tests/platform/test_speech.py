@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.methods.chain import split_layers
-from atoll.platform import registry
+from atoll.methods.layer_parallel.grouping import split_layers
+from atoll.platform.study import registry
 from atoll.platform.workloads.speech import (
     NO_FRAME,
     SEGMENT,

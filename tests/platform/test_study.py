@@ -6,8 +6,8 @@ import re
 import pytest
 import yaml
 
-from atoll.platform.configuration import Configuration
-from atoll.platform.study import Study
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
 
 MINIMAL = {"name": "s", "workload": "digits_mlp", "method": "daso"}

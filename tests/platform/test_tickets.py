@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from atoll.platform import tickets
-from atoll.platform.local_mailbox import LocalMailbox
-from atoll.platform.tickets import Ticket, TicketOffice
+from atoll.communication.local_mailbox import LocalMailbox
+from atoll.platform.search import tickets
+from atoll.platform.search.tickets import Ticket, TicketOffice
 
 
 def offices(size, num_tickets, open_=lambda: True):

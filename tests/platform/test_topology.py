@@ -2,7 +2,7 @@
 
 import pytest
 
-from atoll.platform.topology import Shape, TopologyError, arrange, check_world_size, share_out
+from atoll.platform.study.topology import Shape, TopologyError, arrange, check_world_size, share_out
 
 
 def places(shape, **options):

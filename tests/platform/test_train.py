@@ -8,8 +8,8 @@ import torch
 import yaml
 from commands import FAILING, atoll, atoll_json
 
-from atoll.methods.factored import load
-from atoll.platform import registry
+from atoll.methods.low_rank.factored import load
+from atoll.platform.study import registry
 
 pytestmark = pytest.mark.mpi
 

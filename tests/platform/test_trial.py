@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from atoll.methods.communicator_threads import run_virtual_ranks
+from atoll.communication.threads import run_virtual_ranks
+from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings, scheduled_rate
+from atoll.methods.common.plateau import Plateau
 from atoll.methods.method import NotApplicable
-from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings, scheduled_rate
-from atoll.methods.plateau import Plateau
-from atoll.platform.configuration import Configuration
-from atoll.platform.trial import Diverged, EpochBatches, Trial
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.batches import EpochBatches
+from atoll.platform.trial.trial import Diverged, Trial
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Samples
 
@@ -69,7 +70,7 @@ class Noisy(DigitsMlp):
 def test_a_method_that_keeps_something_for_every_sample_sees_it_as_it_is(
     method, hyperparameters, is_augmented, monkeypatch
 ):
-    monkeypatch.setattr("atoll.platform.registry.workload", lambda *_: Noisy())
+    monkeypatch.setattr("atoll.platform.study.registry.workload", lambda *_: Noisy())
     monkeypatch.setattr(Noisy, "num_augmented", 0)
     curve(configuration(method=method, hyperparameters=hyperparameters), (0,))
     assert (Noisy.num_augmented > 0) == is_augmented

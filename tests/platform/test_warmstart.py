@@ -6,8 +6,9 @@ import re
 import journals
 import pytest
 
-from atoll.platform import checks, warmstart
-from atoll.platform.study import Study
+from atoll.platform.launch import checks
+from atoll.platform.study import warmstart
+from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store, StoreError

@@ -10,8 +10,8 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(600)]
 WAITING = """
 import os, resource, time, torch
 from mpi4py import MPI
-from atoll.methods.communicator import Ledger
-from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily
+from atoll.communication.communicator import Ledger
+from atoll.communication.mpi import MpiCommunicator, MpiFamily
 torch.set_num_threads(1)
 world, family = MPI.COMM_WORLD, MpiFamily()
 c = MpiCommunicator(world.Dup(), [0] * world.size, ledger=Ledger(), poll=lambda: None, spin=False, family=family)

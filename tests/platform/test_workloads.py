@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.platform import registry
+from atoll.platform.study import registry
 from atoll.platform.workloads import WORKLOADS
 from atoll.platform.workloads.spoken_digits import SpokenDigitsMlp, log_mel, mel_filters
 from atoll.platform.workloads.workload import DataMissing, standardise

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, json_to_distribution
 
 from atoll.methods import METHODS
-from atoll.methods.optimizers import OptimizerSettings
-from atoll.platform import registry
-from atoll.platform.configuration import split_hyperparameters
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import split_hyperparameters
 from atoll.searchspaces import SEARCH_SPACES
 from atoll.searchspaces.optimizer import SPACE as OPTIMIZER_SPACE
 from atoll.searchspaces.space import Parameter, SearchSpace

@@ -105,9 +105,9 @@ class Aborting(Method):
 def main(num_trials: int) -> None:
     from mpi4py import MPI
 
-    from atoll.platform.configuration import Configuration
-    from atoll.platform.topology import Shape, arrange
-    from atoll.platform.worker import Worker
+    from atoll.platform.study.configuration import Configuration
+    from atoll.platform.study.topology import Shape, arrange
+    from atoll.platform.trial.worker import Worker
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD

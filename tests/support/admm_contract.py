@@ -9,8 +9,8 @@ from mac_contract import network, regression, squared
 from ranks import on_layouts
 from torch import nn
 
-from atoll.methods.admm_dual import AdmmDual
-from atoll.methods.communicator import Communicator
+from atoll.communication.communicator import Communicator
+from atoll.methods.layer_parallel.admm_dual import AdmmDual
 from atoll.methods.method import Batch
 
 SINGLE, PAIR, TWO_BY_TWO = (0,), (0, 0), (0, 0, 1, 1)

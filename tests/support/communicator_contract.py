@@ -8,8 +8,8 @@ import pytest
 import torch
 from ranks import on_layouts
 
-from atoll.methods.communicator import Communicator, PeerAborted
-from atoll.methods.schedule import Schedule
+from atoll.communication.communicator import Communicator, PeerAborted
+from atoll.communication.trace import Schedule
 
 PAIR, PLAYED_PAIR = (0, 0), (0, 1)
 TWO_BY_TWO = (0, 0, 1, 1)

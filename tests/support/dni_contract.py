@@ -13,9 +13,9 @@ from mac_contract import network, regression, squared
 from ranks import on_layouts
 from torch import nn
 
-from atoll.methods.communicator import Communicator
-from atoll.methods.ddp import Ddp
-from atoll.methods.dni import MODES, Dni
+from atoll.communication.communicator import Communicator
+from atoll.methods.data_parallel.ddp import Ddp
+from atoll.methods.layer_parallel.dni import MODES, Dni
 from atoll.methods.method import Batch
 
 SINGLE, PAIR, TRIPLE, TWO_BY_TWO = (0,), (0, 0), (0, 0, 0), (0, 0, 1, 1)

@@ -12,18 +12,19 @@ import pytest
 import torch
 from ranks import on_layouts
 
+from atoll.communication.communicator import Communicator
+from atoll.communication.ledger import Ledger
 from atoll.methods import METHODS
-from atoll.methods.communicator import Communicator, Ledger
-from atoll.methods.ddp import Ddp
-from atoll.methods.downpour import Downpour
-from atoll.methods.eamsgd import Eamsgd
-from atoll.methods.easgd import Easgd
-from atoll.methods.easgd_tree import EasgdTree, plant
-from atoll.methods.elastic import FORMS
-from atoll.methods.mdownpour import Mdownpour
-from atoll.methods.msgd import Msgd
-from atoll.methods.sgd import Sgd
-from atoll.platform import registry
+from atoll.methods.data_parallel.ddp import Ddp
+from atoll.methods.parameter_server.downpour import Downpour
+from atoll.methods.parameter_server.eamsgd import Eamsgd
+from atoll.methods.parameter_server.easgd import Easgd
+from atoll.methods.parameter_server.easgd_tree import EasgdTree, plant
+from atoll.methods.parameter_server.elastic_base import FORMS
+from atoll.methods.parameter_server.mdownpour import Mdownpour
+from atoll.methods.sequential.msgd import Msgd
+from atoll.methods.sequential.sgd import Sgd
+from atoll.platform.study import registry
 
 SINGLE, PAIR, TWO_BY_TWO = (0,), (0, 0), (0, 0, 1, 1)
 # Sums of p float64 terms in another order, over 50 steps that amplify it little.

@@ -2,7 +2,7 @@
 
 import torch
 
-from atoll.methods.communicator_nccl import NcclCommunicator, _c10d
+from atoll.communication.nccl import NcclCommunicator, _c10d
 
 
 class GlooCommunicator(NcclCommunicator):

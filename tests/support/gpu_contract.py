@@ -7,9 +7,9 @@ import pytest
 import torch
 from ranks import on_layouts
 
-from atoll.methods.communicator import Communicator, PeerAborted
-from atoll.methods.ddp import Ddp
-from atoll.methods.easgd import Easgd
+from atoll.communication.communicator import Communicator, PeerAborted
+from atoll.methods.data_parallel.ddp import Ddp
+from atoll.methods.parameter_server.easgd import Easgd
 
 PAIR = (0, 0)
 

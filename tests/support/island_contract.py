@@ -8,16 +8,16 @@ from mpi4py import MPI
 from optuna.distributions import FloatDistribution
 from ranks import on_layouts
 
-from atoll.platform import propagators, tickets
-from atoll.platform.island import IMMIGRANTS, NEWS, Island
-from atoll.platform.mailbox import Mailbox
-from atoll.platform.migration import Migration
-from atoll.platform.population import Individual, Population
-from atoll.platform.propagators.settings import Genetic
-from atoll.platform.proposals import Proposer
-from atoll.platform.pruning import RUNG
-from atoll.platform.root import FAILED
-from atoll.platform.tickets import Ticket, TicketOffice
+from atoll.communication.mailbox import Mailbox
+from atoll.platform.search import propagators, tickets
+from atoll.platform.search.island import IMMIGRANTS, NEWS, Island
+from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.proposals import Proposer
+from atoll.platform.search.pruning import RUNG
+from atoll.platform.search.search_loop import FAILED
+from atoll.platform.search.tickets import Ticket, TicketOffice
+from atoll.platform.study.migration import Migration
+from atoll.platform.study.samplers import Genetic
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 

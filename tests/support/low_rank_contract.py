@@ -8,12 +8,13 @@ import torch
 from ranks import on_layouts
 from torch import nn
 
-from atoll.methods.ab import Ab, place
-from atoll.methods.communicator import Communicator, Ledger
-from atoll.methods.ddp import Ddp
-from atoll.methods.factored import merged_state_dict
-from atoll.methods.factored_layers import Factored
-from atoll.methods.oialr import Oialr
+from atoll.communication.communicator import Communicator
+from atoll.communication.ledger import Ledger
+from atoll.methods.data_parallel.ddp import Ddp
+from atoll.methods.low_rank.ab import Ab, place
+from atoll.methods.low_rank.factored import merged_state_dict
+from atoll.methods.low_rank.factored_layers import Factored
+from atoll.methods.low_rank.oialr import Oialr
 
 SINGLE, PAIR, TWO_BY_TWO = (0,), (0, 0), (0, 0, 1, 1)
 # Sums in another order, over 50 steps that amplify rounding little; products of orthonormal factors add as much.

@@ -11,8 +11,8 @@ import torch
 from ranks import on_layouts
 from torch import nn
 
-from atoll.methods.communicator import Communicator
-from atoll.methods.mac import Mac
+from atoll.communication.communicator import Communicator
+from atoll.methods.layer_parallel.mac import Mac
 from atoll.methods.method import Batch
 
 SINGLE, PAIR, TWO_BY_TWO = (0,), (0, 0), (0, 0, 1, 1)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from ranks import on_layouts
 
+from atoll.communication.communicator import Communicator
+from atoll.communication.ledger import Ledger
 from atoll.methods import METHODS
-from atoll.methods.communicator import Communicator, Ledger
-from atoll.methods.daso import Daso
-from atoll.methods.ddp import Ddp
-from atoll.methods.diloco import Diloco
-from atoll.methods.local_sgd import LocalSgd
-from atoll.methods.powersgd import Powersgd
+from atoll.methods.data_parallel.daso import Daso
+from atoll.methods.data_parallel.ddp import Ddp
+from atoll.methods.data_parallel.diloco import Diloco
+from atoll.methods.data_parallel.local_sgd import LocalSgd
+from atoll.methods.data_parallel.powersgd import Powersgd
 from atoll.platform.workloads.digits import DigitsMlp
 
 SINGLE, PAIR, PLAYED_PAIR, TWO_BY_TWO = (0,), (0, 0), (0, 1), (0, 0, 1, 1)

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from atoll.communication.communicator import Communicator
+from atoll.communication.ledger import Ledger
+from atoll.communication.threads import run_virtual_ranks
 from atoll.methods import METHODS
-from atoll.methods.communicator import Communicator, Ledger
-from atoll.methods.communicator_threads import run_virtual_ranks
+from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, Context, Method
-from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from atoll.methods.communicator import Communicator, Ledger
+from atoll.communication.communicator import Communicator
+from atoll.communication.ledger import Ledger
+from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, Context, Method
-from atoll.methods.optimizers import OptimizerFactory, OptimizerSettings
-from atoll.platform.trial import EpochBatches
+from atoll.platform.trial.batches import EpochBatches
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Samples
 

@@ -16,10 +16,10 @@ from atoll.methods import METHODS
 def main() -> None:
     from mpi4py import MPI
 
-    from atoll.platform import registry
-    from atoll.platform.configuration import Configuration
-    from atoll.platform.topology import Shape, arrange
-    from atoll.platform.worker import Worker
+    from atoll.platform.study import registry
+    from atoll.platform.study.configuration import Configuration
+    from atoll.platform.study.topology import Shape, arrange
+    from atoll.platform.trial.worker import Worker
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD

@@ -42,7 +42,7 @@ def case_id(name: str, layout: Layout) -> str:
 
 
 def run_on_threads(module_name: str, name: str, layout: Layout) -> None:
-    from atoll.methods.communicator_threads import run_virtual_ranks
+    from atoll.communication.threads import run_virtual_ranks
 
     run_virtual_ranks(getattr(importlib.import_module(module_name), name), layout)
 
@@ -55,10 +55,10 @@ def mpiexec(
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python under mpiexec and kill what is left of it after `timeout`, by process group."""
-    from atoll.platform import supervise
+    from atoll.platform.launch import mpiexec
 
-    command = [supervise.mpiexec(), "-n", str(num_ranks), sys.executable, *arguments]
-    environment = supervise.rank_environment() | {"PYTHONPATH": str(SUPPORT)} | (env or {})
+    command = [mpiexec.mpiexec(), "-n", str(num_ranks), sys.executable, *arguments]
+    environment = mpiexec.rank_environment() | {"PYTHONPATH": str(SUPPORT)} | (env or {})
     job = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -88,14 +88,14 @@ def _main(module_name: str) -> None:
     import torch
     from mpi4py import MPI
 
-    from atoll.methods.communicator import Ledger
-    from atoll.methods.communicator_mpi import MpiCommunicator, MpiFamily
+    from atoll.communication.ledger import Ledger
+    from atoll.communication.mpi import MpiCommunicator, MpiFamily
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
     kind = MpiCommunicator
     if os.environ.get("ATOLL_TEST_GROUP") == "nccl":
-        from atoll.methods.communicator_nccl import NcclCommunicator as kind
+        from atoll.communication.nccl import NcclCommunicator as kind
 
         torch.cuda.set_device(world.rank)
     elif os.environ.get("ATOLL_TEST_GROUP") == "gloo":

@@ -1,0 +1,79 @@
+"""Search the hyperparameters of distributed training methods, and compare the methods: what a user's code imports.
+
+Names are loaded when they are first used, so that `import atoll` needs neither torch nor MPI.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atoll.communication.communicator import Communicator
+    from atoll.methods.common.flat import FlatModel
+    from atoll.methods.common.optimizers import OptimizerSettings
+    from atoll.methods.common.validation import require
+    from atoll.methods.method import Batch, Context, Method, NotApplicable
+    from atoll.platform.workloads.workload import Classification, Data, Samples, Workload
+    from atoll.searchspaces.space import Parameter, SearchSpace
+    from atoll.storage.store import Store
+
+# In a source tree the other packages are folders next to this one, not inside it.
+if not Path(__file__).with_name("storage").is_dir():
+    __path__.append(str(Path(__file__).parent.parent))
+
+try:
+    __version__ = version("atoll")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "unknown"
+
+_MODULES = {
+    "Batch": "atoll.methods.method",
+    "Classification": "atoll.platform.workloads.workload",
+    "Communicator": "atoll.communication.communicator",
+    "Context": "atoll.methods.method",
+    "Data": "atoll.platform.workloads.workload",
+    "FlatModel": "atoll.methods.common.flat",
+    "Method": "atoll.methods.method",
+    "NotApplicable": "atoll.methods.method",
+    "OptimizerSettings": "atoll.methods.common.optimizers",
+    "Parameter": "atoll.searchspaces.space",
+    "Samples": "atoll.platform.workloads.workload",
+    "SearchSpace": "atoll.searchspaces.space",
+    "Store": "atoll.storage.store",
+    "Workload": "atoll.platform.workloads.workload",
+    "require": "atoll.methods.common.validation",
+}
+
+__all__ = [
+    "Batch",
+    "Classification",
+    "Communicator",
+    "Context",
+    "Data",
+    "FlatModel",
+    "Method",
+    "NotApplicable",
+    "OptimizerSettings",
+    "Parameter",
+    "Samples",
+    "SearchSpace",
+    "Store",
+    "Workload",
+    "__version__",
+    "require",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'atoll' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Messages between ranks: the transports, the ledger of their traffic, the recorded trace, and mailboxes."""

@@ -1,0 +1,396 @@
+"""The transport between the ranks of one worker: collectives and messages on torch tensors, and their ledger.
+
+Guarantees, held by one contract test over every implementation:
+
+- Every wait polls. While it waits, a rank calls `poll`, which may raise (`PeerAborted`, a deadline, a stop), so no rank
+  hangs in a collective whose peer has failed.
+- Every wait serves. A rank that owns something others ask for (the center of the asynchronous methods) adds a function
+  to `services`; it is called in every wait of every communicator of the worker, and wherever `attend` is called.
+- The communicator keeps every buffer until its operation completes; the caller may drop its reference, but must not
+  write to the tensor before `Request.wait` returns or `Request.test` is true.
+- Collectives are posted in the same order on every rank of a communicator. Messages between two ranks with one tag
+  arrive in the order they were sent.
+- A sum in a dtype that the transport cannot add is refused before anything is sent.
+- The ledger counts what each rank sends, by operation, scope, size and whether computation could overlap it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from atoll.communication.ledger import Exchange, Ledger, Scope, Tally
+from atoll.communication.trace import Span
+
+SUMMABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
+
+
+class PeerAborted(RuntimeError):
+    """Another rank of this worker gave up the trial.
+
+    Attributes:
+        rank: that rank, in the worker.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(f"rank {rank} of this worker gave up the trial")
+        self.rank = rank
+
+
+class Patience:
+    """How a rank waits: it spins while every rank has a core; else it yields, then sleeps 50 us to 1 ms, growing.
+
+    A waiting rank must not take the core that the rank it waits for needs.
+    """
+
+    NUM_YIELDS = 1000
+    SHORTEST, LONGEST, GROWTH = 50e-6, 1e-3, 1.1
+
+    def __init__(self, spin: bool) -> None:
+        self._spin = spin
+        self._num_pauses = 0
+        self._nap = self.SHORTEST
+
+    def pause(self) -> None:
+        """Give the core away for a moment."""
+        if self._spin:
+            return
+        self._num_pauses += 1
+        if self._num_pauses <= self.NUM_YIELDS:
+            os.sched_yield()
+        else:
+            time.sleep(self._nap)
+            self._nap = min(self._nap * self.GROWTH, self.LONGEST)
+
+
+class Request:
+    """A communication under way."""
+
+    def __init__(
+        self,
+        communicator: Communicator,
+        done: Callable[[], bool],
+        finish: Callable[[], None],
+        tally: Tally | None,
+        number: int | None = None,
+    ) -> None:
+        self._communicator = communicator
+        self._done = done
+        self._finish = finish
+        self._tally = tally
+        self._number = number  # in the schedule
+        self._complete = False
+
+    def test(self) -> bool:
+        """Whether the communication is complete; never blocks, and lets the transport make progress."""
+        if not self._complete and self._done():
+            self._complete = True
+            self._finish()
+            self._note_arrival()
+        return self._complete
+
+    def wait(self) -> None:
+        """Return when the communication is complete. Raises what `poll` raises."""
+        started = time.perf_counter()
+        schedule = self._communicator.ledger.schedule
+        if schedule is not None:
+            schedule.hold()
+        if self._complete:  # seen by an earlier test; what follows rests on it all the same
+            self._note_arrival()
+        self._communicator.wait_until(self.test)
+        if self._tally is not None:
+            self._tally.seconds_waited += time.perf_counter() - started
+        if schedule is not None:
+            schedule.release()
+
+    def _note_arrival(self) -> None:
+        schedule = self._communicator.ledger.schedule
+        if schedule is not None:
+            schedule.arrived(self._number)
+
+
+def check_summable(dtype: torch.dtype) -> None:
+    """Raise ValueError for a dtype that cannot be summed across ranks."""
+    if dtype not in SUMMABLE:
+        raise ValueError(f"a sum over ranks needs one of the dtypes {', '.join(map(str, SUMMABLE))}; got {dtype}")
+
+
+def _check_contiguous(tensor: Tensor) -> None:
+    if not tensor.is_contiguous():
+        raise ValueError(
+            f"communication needs a contiguous tensor; got shape {tuple(tensor.shape)} with strides {tensor.stride()}; "
+            "call .contiguous() or use a flat buffer"
+        )
+
+
+class Communicator(ABC):
+    """The ranks of one worker, or of a part of it, as one of them sees them.
+
+    Args:
+        rank, size: this rank's number and how many there are.
+        nodes: the node of each rank; ranks with equal numbers share a host.
+        members: the rank in the whole worker of each rank.
+        ledger: where traffic is counted; a communicator made by `split` shares it unless told otherwise.
+        poll: called again and again during waits; raises to interrupt them.
+        spin: whether waits may keep a core busy.
+        services: called during waits; they never wait themselves. Shared with the communicators made by `split`.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        nodes: Sequence[int],
+        members: Sequence[int],
+        *,
+        ledger: Ledger,
+        poll: Callable[[], None],
+        spin: bool,
+        services: list[Callable[[], None]] | None = None,
+    ) -> None:
+        self.rank = rank
+        self.size = len(nodes)
+        self.nodes = tuple(nodes)
+        self.members = tuple(members)
+        self.ledger = ledger
+        self.poll = poll
+        self.spin = spin
+        self.services = [] if services is None else services
+        self.scope: Scope = "node" if len(set(nodes)) <= 1 else "global"
+        self.span: Span = "all"
+
+    # Whether sums and broadcasts take CUDA tensors as they are; messages are staged in host memory always.
+    _sums_on_device = False
+
+    # What an implementation provides: each starts one operation on a contiguous tensor, in host memory unless the above
+    # says otherwise, and returns a function that tells whether it is complete (and lets the transport make progress).
+
+    @abstractmethod
+    def _post_sum(self, buffer: Tensor) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _post_broadcast(self, buffer: Tensor, root: int) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _post_send(self, buffer: Tensor, destination: int, tag: int) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _post_receive(self, buffer: Tensor, source: int, tag: int) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _arrived(self, tag: int) -> int | None: ...
+
+    @abstractmethod
+    def _post_barrier(self) -> Callable[[], bool]: ...
+
+    @abstractmethod
+    def _split(self, color: int, ledger: Ledger) -> Communicator: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the transport's resources back. No operation may be pending."""
+
+    # Non-blocking forms.
+
+    def start_sum(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> Request:
+        """Start to replace `tensor` by its sum over ranks; `wire` is the dtype in which it travels and is added."""
+        return self._start_sum(tensor, wire, scale=1.0, overlapped=True)
+
+    def start_mean(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> Request:
+        """Start to replace `tensor` by its mean over ranks."""
+        return self._start_sum(tensor, wire, scale=1.0 / self.size, overlapped=True)
+
+    def start_broadcast(self, tensor: Tensor, root: int = 0) -> Request:
+        """Start to replace `tensor` by that of rank `root`."""
+        return self._start_broadcast(tensor, root, overlapped=True)
+
+    def start_send(self, tensor: Tensor, destination: int, tag: int = 0) -> Request:
+        """Start to send `tensor` to rank `destination`."""
+        return self._start_send(tensor, destination, tag, overlapped=True)
+
+    def start_receive(self, tensor: Tensor, source: int, tag: int = 0) -> Request:
+        """Start to fill `tensor` with what rank `source` sends."""
+        return self._start_receive(tensor, source, tag, overlapped=True)
+
+    def arrived(self, tag: int) -> int | None:
+        """A rank that has sent a message with `tag` that no receive has been started for; None where there is none."""
+        return self._arrived(tag)
+
+    # Waiting.
+
+    def attend(self) -> None:
+        """What a rank does in every wait: look whether to stop, and serve those that wait for it. Raises as `poll`."""
+        self.poll()
+        for service in self.services:
+            service()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds. Raises what `poll` raises."""
+        schedule = self.ledger.schedule
+        if schedule is not None:
+            schedule.hold()
+        self._poll_until(condition)
+        if schedule is not None:
+            schedule.release()
+
+    def _poll_until(self, condition: Callable[[], bool]) -> None:
+        patience = Patience(self.spin)
+        while not condition():
+            self.attend()
+            patience.pause()
+
+    # Blocking forms.
+
+    def sum(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> None:
+        """Replace `tensor` by its sum over ranks."""
+        self._start_sum(tensor, wire, scale=1.0, overlapped=False).wait()
+
+    def mean(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> None:
+        """Replace `tensor` by its mean over ranks."""
+        self._start_sum(tensor, wire, scale=1.0 / self.size, overlapped=False).wait()
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
+        """Replace `tensor` by that of rank `root`."""
+        self._start_broadcast(tensor, root, overlapped=False).wait()
+
+    def send(self, tensor: Tensor, destination: int, tag: int = 0) -> None:
+        """Send `tensor` to rank `destination`; returns when `tensor` may be changed."""
+        self._start_send(tensor, destination, tag, overlapped=False).wait()
+
+    def receive(self, tensor: Tensor, source: int, tag: int = 0) -> None:
+        """Fill `tensor` with what rank `source` sends."""
+        self._start_receive(tensor, source, tag, overlapped=False).wait()
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+        Request(self, self._post_barrier(), _nothing, tally=None).wait()
+
+    def split(self, color: int, *, ledger: Ledger | None = None, spans: Span = "part") -> Communicator:
+        """Return this rank's part of the communicator: the ranks that gave the same `color`, in the same order.
+
+        `spans` says which ranks those are, for projections to other numbers of ranks; all of them stay what they were.
+
+        Collective. Cutting the parts blocks and cannot be interrupted, so it starts once all ranks have arrived. A rank
+        that has arrived stays until all have, or until one has given up that can then no longer come; what else
+        interrupts it is raised after the cut.
+        """
+        arrived, patience = self._post_barrier(), Patience(self.spin)
+        interruption: Exception | None = None
+        while not arrived():
+            try:
+                self.attend()
+            except Exception as reason:
+                interruption = reason
+                if isinstance(reason, PeerAborted) and reason.rank in self.members:
+                    raise
+            patience.pause()
+        part = self._split(color, self.ledger if ledger is None else ledger)
+        part.span = self.span if spans == "part" and part.size == self.size else spans
+        if interruption is not None:
+            raise interruption
+        return part
+
+    # What the forms share: staging, wire format, accounting.
+
+    def _start_sum(self, tensor: Tensor, wire: torch.dtype | None, scale: float, overlapped: bool) -> Request:
+        _check_contiguous(tensor)
+        check_summable(tensor.dtype)
+        travels = wire or tensor.dtype
+        check_summable(travels)
+        if scale != 1.0 and not (tensor.is_floating_point() and travels.is_floating_point):
+            raise ValueError(f"a mean over ranks needs a floating dtype; got {tensor.dtype} travelling as {travels}")
+        narrowed = travels.itemsize < tensor.element_size()
+        # A narrow wire carries the scaled values: 16-bit floats would overflow on the sum sooner than on the mean.
+        source = tensor * scale if narrowed and scale != 1.0 else tensor
+        buffer = self._stage(source, travels, direct=self._sums_on_device)
+        done = self._post_sum(buffer)
+        copy_back = _copy_back(tensor, buffer)
+
+        def finish() -> None:
+            copy_back()
+            if scale != 1.0 and not narrowed:
+                tensor.mul_(scale)
+
+        # A ring all-reduce of X bytes sends 2(p-1)/p X from each rank.
+        wire_bytes = 2 * (self.size - 1) / self.size * buffer.nbytes
+        return self._request("all_reduce", buffer.nbytes, wire_bytes, done, finish, overlapped)
+
+    def _start_broadcast(self, tensor: Tensor, root: int, overlapped: bool) -> Request:
+        _check_contiguous(tensor)
+        self._check_rank("root", root)
+        buffer = self._stage(tensor, tensor.dtype, direct=self._sums_on_device)
+        done = self._post_broadcast(buffer, root)
+        # Counted at the root, whichever rank forwards it: the worker's total is (p-1)X.
+        wire_bytes = float(self.size - 1) * buffer.nbytes if self.rank == root else 0.0
+        return self._request("broadcast", buffer.nbytes, wire_bytes, done, _copy_back(tensor, buffer), overlapped)
+
+    def _start_send(self, tensor: Tensor, destination: int, tag: int, overlapped: bool) -> Request:
+        _check_contiguous(tensor)
+        self._check_rank("destination", destination)
+        buffer = self._stage(tensor, tensor.dtype)
+        done = self._post_send(buffer, destination, tag)
+        return self._request(
+            "send", buffer.nbytes, float(buffer.nbytes), done, _nothing, overlapped, (destination, tag)
+        )
+
+    def _start_receive(self, tensor: Tensor, source: int, tag: int, overlapped: bool) -> Request:
+        _check_contiguous(tensor)
+        self._check_rank("source", source)
+        buffer = tensor if not tensor.is_cuda else torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        done = self._post_receive(buffer, source, tag)
+        return self._request("receive", buffer.nbytes, 0.0, done, _copy_back(tensor, buffer), overlapped, (source, tag))
+
+    def _stage(self, tensor: Tensor, dtype: torch.dtype, *, direct: bool = False) -> Tensor:
+        """What is posted for `tensor`: itself where it can travel as it is, else a copy in pinned host memory.
+
+        The copy is complete on return: MPI reads it at once. The wait for the GPU's stream can be interrupted.
+        """
+        narrow = tensor.to(dtype)
+        if not tensor.is_cuda or direct:
+            return narrow
+        host = torch.empty(tensor.shape, dtype=dtype, pin_memory=True)
+        host.copy_(narrow, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(tensor.device))
+        self._poll_until(copied.query)  # what the device computes before is computing
+        return host
+
+    def _request(
+        self,
+        operation: str,
+        payload_bytes: int,
+        wire_bytes: float,
+        done: Callable[[], bool],
+        finish: Callable[[], None],
+        overlapped: bool,
+        peer_and_tag: tuple[int, int] | None = None,
+    ) -> Request:
+        tally = self.ledger.tally(Exchange(operation, self.scope, payload_bytes, overlapped))
+        tally.count += 1
+        tally.wire_bytes += wire_bytes
+        number = None
+        if (schedule := self.ledger.schedule) is not None and self.ledger.is_recorded:
+            message = None if peer_and_tag is None else (self.members[peer_and_tag[0]], peer_and_tag[1])
+            number = schedule.post(operation, self.span, self.size, payload_bytes, message)
+        return Request(self, done, finish, tally, number)
+
+    def _check_rank(self, role: str, rank: int) -> None:
+        if not 0 <= rank < self.size:
+            raise ValueError(f"{role} must be a rank in 0..{self.size - 1}; got {rank}")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _copy_back(tensor: Tensor, buffer: Tensor) -> Callable[[], None]:
+    def copy() -> None:
+        if buffer is not tensor:
+            # From pinned memory in the order of the stream; the allocator keeps the buffer until the copy is done.
+            tensor.copy_(buffer, non_blocking=True)
+
+    return copy

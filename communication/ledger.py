@@ -1,0 +1,79 @@
+"""What a rank communicated: counts, bytes and seconds by operation, scope, size and overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from atoll.communication.trace import Schedule
+
+Scope = Literal["node", "global"]
+
+
+@dataclass(frozen=True, order=True)
+class Exchange:
+    """What the ledger tells apart: one kind of communication of one size.
+
+    `payload_bytes` is the size of one call's tensor as it travels; `overlapped` marks the non-blocking calls.
+    """
+
+    operation: str
+    scope: Scope
+    payload_bytes: int
+    overlapped: bool
+
+
+@dataclass
+class Tally:
+    """How often an exchange took place, the bytes that this rank sent, and the seconds it waited."""
+
+    count: int = 0
+    wire_bytes: float = 0.0
+    seconds_waited: float = 0.0
+
+
+class Ledger:
+    """What one rank communicated, by operation, scope, size and overlap.
+
+    Attributes:
+        schedule: what it did in which order at every step, where that is kept.
+        is_recorded: whether the schedule keeps what is counted here; else only that a rank waits for it.
+    """
+
+    def __init__(self, schedule: Schedule | None = None, *, is_recorded: bool = True) -> None:
+        self._tallies: dict[Exchange, Tally] = {}
+        self.schedule = schedule
+        self.is_recorded = is_recorded
+
+    def aside(self) -> Ledger:
+        """A ledger for what is no traffic of the method."""
+        return Ledger(self.schedule, is_recorded=False)
+
+    def tally(self, exchange: Exchange) -> Tally:
+        """Return the tally of `exchange`, new ones at zero."""
+        return self._tallies.setdefault(exchange, Tally())
+
+    def wire_bytes(self, scope: Scope | None = None) -> float:
+        """Bytes that this rank sent, in one scope or in all."""
+        return sum(t.wire_bytes for e, t in self._tallies.items() if scope in (None, e.scope))
+
+    def seconds_waited(self) -> float:
+        """Seconds that this rank waited for communication."""
+        return sum(t.seconds_waited for t in self._tallies.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All entries as plain dictionaries, for a journal line."""
+        return [asdict(e) | asdict(t) for e, t in sorted(self._tallies.items(), key=lambda item: item[0])]
+
+    @classmethod
+    def total(cls, ranks: Iterable[Sequence[dict[str, Any]]]) -> Ledger:
+        """Add up the rows of several ranks."""
+        ledger = cls()
+        for row in (row for rows in ranks for row in rows):
+            exchange = Exchange(row["operation"], row["scope"], row["payload_bytes"], row["overlapped"])
+            tally = ledger.tally(exchange)
+            tally.count += row["count"]
+            tally.wire_bytes += row["wire_bytes"]
+            tally.seconds_waited += row["seconds_waited"]
+        return ledger

@@ -1,0 +1,260 @@
+"""The optimizer settings that all methods share, and the factory that gives a method its optimizers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from atoll.methods.common.ftrl import Ftrl
+from atoll.methods.common.validation import require, require_choice
+
+OPTIMIZERS = ("sgd", "adamw", "adadelta", "adagrad", "adam", "adamax", "amsgrad", "ftrl", "nadam", "rmsprop")
+SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "exponential", "inverse_time", "polynomial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """The optimizer, its learning-rate schedule and the batch size.
+
+    Attributes:
+        learning_rate: the schedule's highest rate.
+        momentum: of SGD and RMSprop.
+        nesterov: Nesterov's form of SGD's momentum.
+        beta1, beta2: rates of the first and second moments of Adam and its relatives.
+        smoothing: of the squared gradients of Adadelta and RMSprop.
+        l1: of FTRL, which makes weights exactly zero.
+        weight_decay: decoupled for AdamW, coupled for all others.
+        batch_size: samples per rank and step.
+        schedule: of the learning rate over the training steps.
+        lr_decay: gamma of the schedule inverse_sqrt, learning_rate / (1 + gamma t)^0.5 (003 figure 4.13).
+        lr_warmup: share of the training steps in which the rate first climbs linearly from warmup_lr (001 table A.1).
+        warmup_lr: rate at the first step of a warm-up (001 table A.1).
+        min_lr: rate at which the schedules cosine and linear end; it may be above learning_rate (001 table A.2).
+        lr_k_decay: k of the cosine over (t/T)^k (001 table A.1).
+        decay_rate, decay_period: of the schedules exponential and inverse_time; the period is a share of the steps.
+        decay_power: of the schedule polynomial.
+        gradient_clipping: largest norm of a rank's gradient; 0 switches clipping off (001 table A.6).
+    """
+
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    smoothing: float = 0.9
+    l1: float = 0.0
+    weight_decay: float = 1e-4
+    batch_size: int = 32
+    schedule: str = "cosine"
+    lr_decay: float = 1e-4
+    lr_warmup: float = 0.0
+    warmup_lr: float = 1e-5
+    min_lr: float = 0.0
+    lr_k_decay: float = 1.0
+    decay_rate: float = 0.5
+    decay_period: float = 0.25
+    decay_power: float = 1.0
+    gradient_clipping: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        require_choice("schedule", self.schedule, SCHEDULES)
+        require(self.learning_rate > 0, f"learning_rate must be above 0; got {self.learning_rate}")
+        require(0 <= self.momentum < 1, f"momentum must be in [0, 1); got {self.momentum}")
+        require(self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0")
+        require(self.weight_decay >= 0, f"weight_decay must be at least 0; got {self.weight_decay}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1; got {self.batch_size}")
+        require(self.lr_decay >= 0, f"lr_decay must be at least 0; got {self.lr_decay}")
+        require(0 <= self.lr_warmup <= 1, f"lr_warmup must be in [0, 1]; got {self.lr_warmup}")
+        require(self.warmup_lr >= 0, f"warmup_lr must be at least 0; got {self.warmup_lr}")
+        require(self.min_lr >= 0, f"min_lr must be at least 0; got {self.min_lr}")
+        require(self.lr_k_decay > 0, f"lr_k_decay must be above 0; got {self.lr_k_decay}")
+        for name in ("beta1", "beta2", "smoothing"):
+            require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1); got {getattr(self, name)}")
+        require(self.l1 >= 0, f"l1 must be at least 0; got {self.l1}")
+        for name in ("decay_rate", "decay_period", "decay_power"):
+            require(getattr(self, name) > 0, f"{name} must be above 0; got {getattr(self, name)}")
+        require(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
+
+
+def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A copy of an optimizer's state: torch's own state_dict holds the tensors that training goes on to change."""
+    return copy.deepcopy(optimizer.state_dict())
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Continue from what `saved` returned, which stays as it is: torch's load_state_dict would take its tensors."""
+    optimizer.load_state_dict(copy.deepcopy(state))
+
+
+def retarget(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[nn.Parameter],
+    sliced: Mapping[nn.Parameter, nn.Parameter] = MappingProxyType({}),
+) -> None:
+    """Let an optimizer go on with other parameters than before.
+
+    Those that it knows keep their moments, those in `sliced` take over the leading part of another one's, and the rest
+    start with none: for SGD with momentum with zeros, as torch's fused form wants all or no parameters to have some.
+    """
+    known = dict(optimizer.state)
+    has_momentum = any(isinstance(state.get("momentum_buffer"), torch.Tensor) for state in known.values())
+    optimizer.state.clear()
+    optimizer.param_groups[0]["params"] = list(parameters)
+    for parameter in optimizer.param_groups[0]["params"]:
+        source = sliced.get(parameter, parameter)
+        corner = tuple(slice(0, size) for size in parameter.shape)
+        if source in known:
+            optimizer.state[parameter] = {
+                name: value[corner].clone() if isinstance(value, torch.Tensor) and value.dim() else value
+                for name, value in known[source].items()
+            }
+        elif has_momentum:
+            optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """The memory that an optimizer's moments take."""
+    values = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+def scheduled_rate(settings: OptimizerSettings, step: int, num_steps: int, num_warmup_steps: int = 0) -> float:
+    """The learning rate at `step` of 0..num_steps-1, as timm's schedulers mean it.
+
+    The warm-up climbs from warmup_lr to learning_rate, t/w of the way at step t of w, and replaces the schedule's first
+    steps. The schedule itself is one of the whole training, x = t/T:
+
+        cosine        min_lr + (learning_rate - min_lr) (1 + cos(pi x^k)) / 2     (Loshchilov and Hutter, 2017)
+        linear        learning_rate + (min_lr - learning_rate) x
+        inverse_sqrt  learning_rate (1 + gamma t)^-0.5                            (003 figure 4.13)
+        exponential   learning_rate decay_rate^(x / decay_period)                 (this and the next two as Keras has
+        inverse_time  learning_rate / (1 + decay_rate x / decay_period)           them: 001 table 6.1)
+        polynomial    min_lr + (learning_rate - min_lr) (1 - x)^decay_power
+
+    with k = lr_k_decay (Zhang and Li, 2020): above 1 the rate stays high for longer, below 1 it falls sooner.
+    """
+    s, x = settings, step / max(1, num_steps)
+    if step < num_warmup_steps:
+        return s.warmup_lr + (s.learning_rate - s.warmup_lr) * step / num_warmup_steps
+    if s.schedule == "inverse_sqrt":
+        return float(s.learning_rate * (1 + s.lr_decay * step) ** -0.5)
+    if s.schedule == "exponential":
+        return float(s.learning_rate * s.decay_rate ** (x / s.decay_period))
+    if s.schedule == "inverse_time":
+        return float(s.learning_rate / (1 + s.decay_rate * x / s.decay_period))
+    shares = {
+        "polynomial": (1 - x) ** s.decay_power,
+        "constant": 1.0,
+        "cosine": (1 + math.cos(math.pi * x**s.lr_k_decay)) / 2,
+        "linear": 1 - x,
+    }
+    floor = s.learning_rate if s.schedule == "constant" else s.min_lr
+    return float(floor + (s.learning_rate - floor) * shares[s.schedule])
+
+
+def _betas(settings: OptimizerSettings) -> tuple[float, float]:
+    return settings.beta1, settings.beta2
+
+
+Maker = Callable[[OptimizerSettings, Iterable[nn.Parameter], float, float], torch.optim.Optimizer]
+_MAKERS: dict[str, Maker] = {
+    "adamw": lambda s, p, rate, decay: torch.optim.AdamW(p, rate, _betas(s), weight_decay=decay, fused=True),
+    "adam": lambda s, p, rate, decay: torch.optim.Adam(p, rate, _betas(s), weight_decay=decay, fused=True),
+    "amsgrad": lambda s, p, rate, decay: torch.optim.Adam(
+        p, rate, _betas(s), weight_decay=decay, amsgrad=True, fused=True
+    ),
+    "adamax": lambda s, p, rate, decay: torch.optim.Adamax(p, rate, _betas(s), weight_decay=decay),
+    "nadam": lambda s, p, rate, decay: torch.optim.NAdam(p, rate, _betas(s), weight_decay=decay),
+    "adagrad": lambda s, p, rate, decay: torch.optim.Adagrad(p, rate, weight_decay=decay),
+    "adadelta": lambda s, p, rate, decay: torch.optim.Adadelta(p, rate, s.smoothing, weight_decay=decay),
+    "rmsprop": lambda s, p, rate, decay: torch.optim.RMSprop(
+        p, rate, s.smoothing, momentum=s.momentum, weight_decay=decay
+    ),
+    "ftrl": lambda s, p, rate, decay: Ftrl(p, rate, weight_decay=decay, l1=s.l1),
+}
+
+
+class OptimizerFactory:
+    """Makes optimizers, and moves the learning rates of all that it made along the schedule.
+
+    Args:
+        settings: what to make.
+        num_steps, num_warmup_steps: the schedule's lengths in training steps.
+    """
+
+    def __init__(self, settings: OptimizerSettings, num_steps: int, num_warmup_steps: int = 0) -> None:
+        self.settings = settings
+        self._num_steps = num_steps
+        self._num_warmup_steps = num_warmup_steps
+        self._made: list[tuple[torch.optim.Optimizer, float]] = []
+        self.learning_rate = settings.learning_rate
+        self.set_step(0)
+
+    @property
+    def share(self) -> float:
+        """The schedule's value as a share of its highest rate."""
+        return self.learning_rate / self.settings.learning_rate
+
+    def __call__(
+        self, parameters: Iterable[nn.Parameter], rate: float | None = None, *, weight_decay: float | None = None
+    ) -> torch.optim.Optimizer:
+        """Make an optimizer for `parameters`.
+
+        Args:
+            parameters: what it changes.
+            rate: what the schedule scales; learning_rate unless given.
+            weight_decay: in place of the settings'.
+        """
+        scale = 1.0 if rate is None else rate / self.settings.learning_rate
+        made = self.fresh(parameters, self.settings.learning_rate * scale, weight_decay=weight_decay)
+        self._made.append((made, scale))
+        return made
+
+    def fresh(
+        self, parameters: Iterable[nn.Parameter], rate: float, *, weight_decay: float | None = None, clip: bool = True
+    ) -> torch.optim.Optimizer:
+        """Make an optimizer for one minimisation at a rate of its own, `rate` at the schedule's present share.
+
+        Args:
+            parameters: what it changes.
+            rate: the highest rate.
+            weight_decay: in place of the settings'.
+            clip: whether gradient_clipping applies.
+        """
+        s, rate = self.settings, rate * self.share
+        decay = s.weight_decay if weight_decay is None else weight_decay
+        # The fused forms pass over the memory once: of 10 million parameters a step of 51 ms takes 73 ms without
+        # (docs/results/step.json: mlp_10m, "no fused SGD").
+        if s.optimizer == "sgd":
+            made: torch.optim.Optimizer = torch.optim.SGD(
+                parameters, rate, s.momentum, weight_decay=decay, nesterov=s.nesterov, fused=True
+            )
+        else:
+            made = _MAKERS[s.optimizer](s, parameters, rate, decay)
+        if s.gradient_clipping and clip:
+            made.register_step_pre_hook(_clip(s.gradient_clipping))
+        return made
+
+    def set_step(self, step: int) -> None:
+        """Set every learning rate to the schedule's value at `step`."""
+        self.learning_rate = scheduled_rate(self.settings, step, self._num_steps, self._num_warmup_steps)
+        for optimizer, scale in self._made:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * scale
+
+
+def _clip(largest_norm: float) -> Callable[[torch.optim.Optimizer, object, object], None]:
+    def clip(optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, largest_norm)
+
+    return clip

@@ -1,0 +1,1 @@
+"""Methods whose ranks hold replicas and average gradients or parameters."""

@@ -1,0 +1,225 @@
+"""DASO: Distributed, Asynchronous, and Selective Optimization (Coquelin et al., 2022; source 001, chapter 3).
+
+1. At every batch the gradients are averaged inside each node, then the local optimizer steps.
+2. Every B batches one rank per node starts a non-blocking sum of its parameters over the nodes; the group
+   of ranks that does so rotates (A, B, C, ...). When S more steps are done, the sum is merged with the parameters then,
+
+       x <- (2S x_local + sum_i x_i_sent) / (2S + P)        (equation 3.2, with P nodes)
+
+   and broadcast inside the node. S=0 is the blocking mean. At S=B the merge comes before the next send.
+3. Warm-up and cool-down epochs take the blocking mean at every batch.
+4. The adaptive schedule halves B and S on a plateau of the training loss; a plateau at B=1 resets both.
+
+Equation 3.2's index reads as one step earlier than the text around it; the text and the authors' code merge after S
+completed steps, and so does this file.
+
+Bytes per step and rank, G ranks per node, w bytes per element on the wire: in the node 2(G-1)/G 4n for gradients and
+4n (G-1)/(G B) for the broadcast (running statistics, where a model has them, are averaged in the node before they
+travel with the parameters); between nodes 2(P-1)/P w n / (B G), as one rank in G sends.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from atoll.communication.communicator import Request
+from atoll.methods.common.flat import WIRE_DTYPES, FlatModel
+from atoll.methods.common.optimizers import restore, saved
+from atoll.methods.common.plateau import Plateau
+from atoll.methods.common.validation import require, require_choice
+from atoll.methods.method import Batch, Context, Method, NotApplicable
+
+
+@dataclass(frozen=True, kw_only=True)
+class DasoHyperparameters:
+    """Hyperparameters of DASO (001 section 3.2 and table 3.1).
+
+    Attributes:
+        B: batches between two global synchronisations.
+        S: batches between sending and merging, 0..B.
+        warmup_epochs, cooldown_epochs: first and last epochs with a blocking mean at every batch.
+        wire: dtype in which parameters travel between nodes.
+        adaptive: whether B and S follow the training loss.
+        plateau_threshold: relative improvement below which an epoch counts as bad.
+        plateau_patience: bad epochs in a row that are tolerated.
+    """
+
+    B: int = 4
+    S: int = 1
+    warmup_epochs: int = 4
+    cooldown_epochs: int = 4
+    wire: str = "bfloat16"
+    adaptive: bool = True
+    plateau_threshold: float = 0.05
+    plateau_patience: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.B >= 1, f"B must be at least 1; got {self.B}")
+        require(0 <= self.S <= self.B, f"S must be in 0..B (B is {self.B}); got {self.S}")
+        require(self.warmup_epochs >= 0, f"warmup_epochs must be at least 0; got {self.warmup_epochs}")
+        require(self.cooldown_epochs >= 0, f"cooldown_epochs must be at least 0; got {self.cooldown_epochs}")
+        require_choice("wire", self.wire, tuple(WIRE_DTYPES))
+        require(0 <= self.plateau_threshold < 1, f"plateau_threshold must be in [0, 1); got {self.plateau_threshold}")
+        require(self.plateau_patience >= 0, f"plateau_patience must be at least 0; got {self.plateau_patience}")
+
+
+def merge(local: Tensor, total: Tensor, num_steps: int, num_nodes: int) -> None:
+    """Merge in place what was sent into what has become of it (equation 3.2).
+
+    Args:
+        local: (n,) the parameters now; overwritten.
+        total: (n,) the sum of the parameters sent by all nodes.
+        num_steps: S, steps completed since then.
+        num_nodes: P.
+    """
+    weight = 1 / (2 * num_steps + num_nodes)
+    local.mul_(2 * num_steps * weight).add_(total, alpha=weight)
+
+
+def halve(B: int, S: int, initial: tuple[int, int]) -> tuple[int, int]:
+    """The adaptive schedule's next (B, S) after a plateau: halved, not below 1 (S=0 stays); reset at B=1."""
+    if B == 1:
+        return initial
+    return max(1, B // 2), max(min(1, S), S // 2)
+
+
+@dataclass
+class _Sent:
+    """A global synchronisation under way: who sent, when, and on the sender what."""
+
+    group: int
+    step: int
+    wait: int
+    total: Tensor | None
+    request: Request | None
+
+
+class Daso(Method):
+    """Average gradients in the node at every step, parameters between nodes now and then, without waiting."""
+
+    Hyperparameters = DasoHyperparameters
+
+    def __init__(self, hyperparameters: DasoHyperparameters, context: Context) -> None:
+        self._hyperparameters = hyperparameters
+        self._context = context
+        everyone = context.communicator
+        self._num_nodes, self._ranks_per_node = _grid(everyone.nodes)
+        self._node = everyone.split(everyone.nodes[everyone.rank], spans="node")
+        self._group = everyone.split(self._node.rank, spans="peers")
+        self._flat = FlatModel(context.model)
+        self._optimizer = context.optimizers([self._flat.vector])
+        self._wire = WIRE_DTYPES[hyperparameters.wire]
+        self._plateau = Plateau(hyperparameters.plateau_threshold, hyperparameters.plateau_patience)
+        self._B, self._S = hyperparameters.B, hyperparameters.S
+        self._epoch = 0
+        self._step = 0
+        self._last_send = 0
+        self._next_group = 0
+        self._sent: _Sent | None = None
+        self._differ = False
+
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one batch."""
+        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
+        self._flat.backward(loss)
+        self._node.mean(self._flat.gradients)
+        self._optimizer.step()
+        self._step += 1
+        self._differ = True
+        if self._cycling:
+            self._cycle()
+        else:
+            self._synchronize()
+        return loss.detach()
+
+    @property
+    def _cycling(self) -> bool:
+        h = self._hyperparameters
+        return h.warmup_epochs <= self._epoch < self._context.num_epochs - h.cooldown_epochs
+
+    def _cycle(self) -> None:
+        if self._sent and self._step - self._sent.step >= self._sent.wait:
+            self._receive()
+        elif self._sent and self._sent.request:
+            self._sent.request.test()  # MPI makes progress only when it is asked
+        if self._sent is None and self._step - self._last_send >= self._B:
+            self._send(self._S)
+            if self._S == 0:
+                self._receive()
+
+    def _synchronize(self) -> None:
+        """The blocking mean, after what may be pending."""
+        if self._sent:
+            self._receive()
+        self._send(0)
+        self._receive()
+        self._differ = False
+
+    def _send(self, wait: int) -> None:
+        statistics = self._flat.statistics
+        if statistics.numel():  # of batch normalisation: each rank has those of its own samples
+            self._node.mean(statistics)
+        group, self._next_group = self._next_group, (self._next_group + 1) % self._ranks_per_node
+        total = request = None
+        if self._node.rank == group:
+            total = self._flat.state.clone()
+            request = self._group.start_sum(total, wire=self._wire)
+        self._sent = _Sent(group, self._step, wait, total, request)
+        self._last_send = self._step
+
+    def _receive(self) -> None:
+        assert self._sent is not None
+        sent, self._sent = self._sent, None
+        if sent.request and sent.total is not None:
+            sent.request.wait()
+            merge(self._flat.state, sent.total, self._step - sent.step, self._num_nodes)
+        self._node.broadcast(self._flat.state, sent.group)
+
+    def epoch_end(self, loss: float) -> None:
+        """Follow the training loss with B and S, while cycling."""
+        if self._hyperparameters.adaptive and self._cycling and self._plateau.update(loss):
+            initial = self._hyperparameters.B, self._hyperparameters.S
+            self._B, self._S = halve(self._B, self._S, initial)
+        self._epoch += 1
+
+    def evaluation_model(self) -> nn.Module:
+        """Return this rank's replica; they differ between nodes while cycling."""
+        return self._context.model
+
+    def finalize(self) -> nn.Module:
+        """Merge what is pending, take the mean where replicas differ, and return the model."""
+        if self._sent:
+            self._receive()
+        if self._differ:
+            self._synchronize()
+        return self._context.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return model, optimizer, schedule and counters; collective, as it merges what is pending first."""
+        if self._sent:
+            self._receive()
+        return {
+            "model": self._flat.state_dict(),
+            "optimizer": saved(self._optimizer),
+            "plateau": self._plateau.state_dict(),
+            "counters": [self._B, self._S, self._epoch, self._step, self._last_send, self._next_group, self._differ],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._flat.load_state_dict(state["model"])
+        restore(self._optimizer, state["optimizer"])
+        self._plateau.load_state_dict(state["plateau"])
+        (self._B, self._S, self._epoch, self._step, self._last_send, self._next_group, self._differ) = state["counters"]
+
+
+def _grid(nodes: tuple[int, ...]) -> tuple[int, int]:
+    """Number of nodes and ranks per node; every node must have as many ranks as the others."""
+    counts = Counter(nodes)
+    if len(set(counts.values())) != 1:
+        raise NotApplicable(f"daso needs as many ranks on each node; the worker's nodes have {sorted(counts.values())}")
+    return len(counts), counts[nodes[0]]

@@ -1,0 +1,93 @@
+"""Local SGD (Stich, 2019; post-local: Lin et al., 2020): H local steps, then the mean of the parameters.
+
+H=1 equals data-parallel SGD for SGD with and without momentum, not for AdamW. One rank sends 2(p-1)/p 4(n+s)/H bytes a
+step: the s running statistics are averaged with the n parameters. The post-local form averages gradients at every one
+of the first `warmup_steps` steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from atoll.methods.common.flat import FlatModel
+from atoll.methods.common.optimizers import restore, saved
+from atoll.methods.common.validation import require
+from atoll.methods.method import Batch, Context, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSgdHyperparameters:
+    """Hyperparameters of local SGD.
+
+    Attributes:
+        H: local steps between two means.
+        warmup_steps: first steps with averaged gradients.
+    """
+
+    H: int = 8
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.H >= 1, f"H must be at least 1; got {self.H}")
+        require(self.warmup_steps >= 0, f"warmup_steps must be at least 0; got {self.warmup_steps}")
+
+
+class LocalSgd(Method):
+    """Step alone, meet every H steps."""
+
+    Hyperparameters = LocalSgdHyperparameters
+
+    def __init__(self, hyperparameters: LocalSgdHyperparameters, context: Context) -> None:
+        self._hyperparameters = hyperparameters
+        self._context = context
+        self._flat = FlatModel(context.model)
+        self._optimizer = context.optimizers([self._flat.vector])
+        self._num_steps = 0
+        self._num_local_steps = 0
+
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one batch."""
+        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
+        self._flat.backward(loss)
+        warming_up = self._num_steps < self._hyperparameters.warmup_steps
+        if warming_up:
+            self._context.communicator.mean(self._flat.gradients)
+        self._optimizer.step()
+        self._num_steps += 1
+        self._num_local_steps += not warming_up
+        if self._num_local_steps == self._hyperparameters.H:
+            self._meet()
+        return loss.detach()
+
+    def _meet(self) -> None:
+        self._context.communicator.mean(self._flat.state)
+        self._num_local_steps = 0
+
+    def evaluation_model(self) -> nn.Module:
+        """Return this rank's replica."""
+        return self._context.model
+
+    def finalize(self) -> nn.Module:
+        """Average what differs, and return the model."""
+        if self._num_local_steps or self._flat.statistics.numel():
+            self._meet()
+        return self._context.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return model, optimizer and counters."""
+        return {
+            "model": self._flat.state_dict(),
+            "optimizer": saved(self._optimizer),
+            "num_steps": self._num_steps,
+            "num_local_steps": self._num_local_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._flat.load_state_dict(state["model"])
+        restore(self._optimizer, state["optimizer"])
+        self._num_steps = state["num_steps"]
+        self._num_local_steps = state["num_local_steps"]

@@ -1,0 +1,44 @@
+"""ADOWNPOUR: DOWNPOUR whose center is averaged over all time (source 003, chapter 4).
+
+z_{t+1} = (1 - a) z_t + a c_t with a = 1/(t+1), where the master's clock t ticks with every push. z is what is
+evaluated. `methods/parameter_server/downpour_base.py` has the protocol and the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.validation import require
+from atoll.methods.method import Context
+from atoll.methods.parameter_server.downpour_base import PushingMethod
+from atoll.methods.sequential.descent import check_descent
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdownpourHyperparameters:
+    """Hyperparameters of ADOWNPOUR.
+
+    Attributes:
+        tau: local steps between two pushes.
+    """
+
+    tau: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
+
+
+class Adownpour(PushingMethod):
+    """Push, fetch, step alone; average the center."""
+
+    Hyperparameters = AdownpourHyperparameters
+
+    @classmethod
+    def check(cls, hyperparameters: AdownpourHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse momentum, and optimizers other than SGD."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("adownpour", settings, momentum_form="mdownpour")
+
+    def __init__(self, hyperparameters: AdownpourHyperparameters, context: Context) -> None:
+        super().__init__(hyperparameters.tau, context, averaged=True)

@@ -1,0 +1,45 @@
+"""DOWNPOUR: asynchronous SGD that pushes sums of updates to a center (Dean et al., 2012; source 003, algorithm 3).
+
+Every tau local steps c <- c + v, x <- c, v <- 0, with v the sum of this rank's updates since; in between x <- x - lr
+g(x). With p ranks the center moves p times as far as with one, and at tau >= 16 the source found it unstable. On one
+rank it is SGD. `methods/parameter_server/downpour_base.py` has the protocol and the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.validation import require
+from atoll.methods.method import Context
+from atoll.methods.parameter_server.downpour_base import PushingMethod
+from atoll.methods.sequential.descent import check_descent
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownpourHyperparameters:
+    """Hyperparameters of DOWNPOUR.
+
+    Attributes:
+        tau: local steps between two pushes.
+    """
+
+    tau: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
+
+
+class Downpour(PushingMethod):
+    """Push, fetch, step alone."""
+
+    Hyperparameters = DownpourHyperparameters
+
+    @classmethod
+    def check(cls, hyperparameters: DownpourHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse momentum, and optimizers other than SGD."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("downpour", settings, momentum_form="mdownpour")
+
+    def __init__(self, hyperparameters: DownpourHyperparameters, context: Context) -> None:
+        super().__init__(hyperparameters.tau, context)

@@ -1,0 +1,103 @@
+"""What DOWNPOUR and its averaged forms share: ranks that push the sum of their updates to a center (003 algorithm 3).
+
+Every tau local steps, the first at t = 0: c <- c + v, x <- c, v <- 0; at every step x <- x - lr g(x), v <- v - lr
+g(x). v is what x has moved since. The owner of c adds and answers in one go. At the end the last v is pushed.
+
+Bytes a step: 8n/tau for each rank but the owner, half of them sent by it and half by the owner; 8n once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from atoll.methods.common.averages import RunningAverage
+from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.flat import FlatModel
+from atoll.methods.method import Batch, Context, Method
+from atoll.methods.parameter_server.center import OWNER, Center
+from atoll.methods.sequential.descent import Descent
+
+
+def push(center: Tensor, update: Tensor) -> None:
+    """Add what a rank has accumulated to the center in place."""
+    center.add_(update)
+
+
+class PushingMethod(Method):
+    """Push, fetch, step alone.
+
+    Args:
+        tau: local steps between two pushes.
+        context: the trial's.
+        averaged: whether an average of the center over time is what is evaluated.
+        moving_rate: of that average; None for the mean over all time.
+    """
+
+    optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.005, "momentum": 0.0, "schedule": "constant"}
+    asynchronous: ClassVar[bool] = True
+
+    def __init__(self, tau: int, context: Context, *, averaged: bool = False, moving_rate: float | None = None) -> None:
+        self._tau = tau
+        self._flat = FlatModel(context.model)
+        self._shadow = Shadow(self._flat, context.aside)
+        self._descent = Descent(context, self._flat)
+        self._num_steps = 0
+        self._fetched = self._flat.parameters.clone()
+        self._value = self._flat.parameters.to("cpu", copy=True)
+        self._average = RunningAverage(self._value, moving_rate) if averaged else None
+        self._center = Center(context.communicator, self._flat.parameters, self._exchange)
+        if self._center.is_owner:
+            self._flat.on_layer(self._center.serve)
+
+    def _exchange(self, rank: int, update: Tensor, answer: Tensor) -> None:
+        """The owner's side: the master clock ticks with every push (003 chapter 4)."""
+        if self._average is not None:
+            self._average.update(self._value)
+        push(self._value, update)
+        answer.copy_(self._value)
+
+    def _push(self) -> None:
+        self._center.ask(torch.sub(self._flat.parameters, self._fetched, out=self._fetched))
+        self._flat.parameters.copy_(self._center.answer())
+        self._fetched.copy_(self._flat.parameters)
+
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one batch."""
+        if self._num_steps % self._tau == 0:
+            self._push()
+        self._num_steps += 1
+        return self._descent.step(batch)
+
+    def evaluation_model(self) -> nn.Module:
+        """Return the center, or its average, with the running statistics' mean over ranks; collective."""
+        self._center.meet()
+        return self._shadow.show(self._value if self._average is None else self._average.value, OWNER)
+
+    def finalize(self) -> nn.Module:
+        """Push the last updates, and return the center or its average."""
+        self._push()
+        return self.evaluation_model()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return replica, the owner's center and its average, and counters; collective."""
+        self._center.meet()
+        return {
+            "descent": self._descent.state_dict(),
+            "fetched": self._fetched.clone(),
+            "center": self._value.clone(),
+            "average": self._average.state_dict() if self._average is not None else None,
+            "num_steps": self._num_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._descent.load_state_dict(state["descent"])
+        self._fetched.copy_(state["fetched"])
+        self._value.copy_(state["center"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self._num_steps = state["num_steps"]

@@ -1,0 +1,57 @@
+"""EAMSGD: elastic averaging SGD with momentum (Zhang, Choromanska and LeCun, 2015; source 003, algorithm 2).
+
+The replicas descend with momentum delta (the optimizer's `momentum`), the center has none:
+
+    nesterov     v <- delta v - lr g(x + delta v),  x <- x + v - alpha (x - c)    (2.5)
+    heavy_ball   v <- delta v - lr g(x),            x <- x + v - alpha (x - c)    (2.6)
+
+delta = 0 is EASGD. `elastic_base.py` has the forms of the exchange, the equations' numbers and the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.validation import require_choice
+from atoll.methods.method import Context
+from atoll.methods.parameter_server.elastic_base import ElasticHyperparameters, ElasticMethod
+from atoll.methods.sequential.descent import check_descent
+
+
+@dataclass(frozen=True, kw_only=True)
+class EamsgdHyperparameters(ElasticHyperparameters):
+    """Hyperparameters of EAMSGD.
+
+    Attributes:
+        momentum_form: nesterov (2.5) or heavy_ball (2.6).
+        form: async (algorithm 2), async_overlap (end of 2.2), jacobi (2.3, 2.4) or gauss_seidel (6.3).
+        tau: local steps between two exchanges.
+        beta: rate of the center.
+        alpha: rate of the replicas; beta / p unless given.
+        report: what is evaluated: the center, or its average over time (3.13).
+    """
+
+    momentum_form: str = "nesterov"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("momentum_form", self.momentum_form, ("nesterov", "heavy_ball"))
+
+
+class Eamsgd(ElasticMethod):
+    """Descent with momentum, tied to a center."""
+
+    Hyperparameters = EamsgdHyperparameters
+    optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.005, "momentum": 0.99, "schedule": "constant"}
+
+    @classmethod
+    def check(cls, hyperparameters: EamsgdHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse optimizers that have no momentum."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("eamsgd", settings, momentum_form=None)
+
+    def __init__(self, hyperparameters: EamsgdHyperparameters, context: Context) -> None:
+        super().__init__(hyperparameters, context, heavy_ball=hyperparameters.momentum_form == "heavy_ball")

@@ -1,0 +1,49 @@
+"""EASGD: elastic averaging SGD (Zhang, Choromanska and LeCun, 2015; source 003, chapter 2 and algorithm 1).
+
+Every rank has a replica x that an elastic force ties to a center c; every tau local steps
+
+    x <- x - lr g(x) - alpha (x - c),  c <- c + beta/p (x - c)
+
+in the form `async`. `elastic_base.py` has the other forms, the equations' numbers and the bytes. The center is what
+is evaluated, or its running mean (3.13), whose asymptotic variance is sigma^2 / (p h^2 t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.method import Context
+from atoll.methods.parameter_server.elastic_base import ElasticHyperparameters, ElasticMethod
+from atoll.methods.sequential.descent import check_descent
+
+
+@dataclass(frozen=True, kw_only=True)
+class EasgdHyperparameters(ElasticHyperparameters):
+    """Hyperparameters of EASGD.
+
+    Attributes:
+        form: async (algorithm 1), async_overlap (end of 2.2), jacobi (2.3, 2.4) or gauss_seidel (6.3).
+        tau: local steps between two exchanges.
+        beta: rate of the center.
+        alpha: rate of the replicas; beta / p unless given.
+        report: what is evaluated: the center, or its average over time (3.13).
+    """
+
+
+class Easgd(ElasticMethod):
+    """Plain descent, tied to a center."""
+
+    Hyperparameters = EasgdHyperparameters
+    optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.05, "momentum": 0.0, "schedule": "constant"}
+
+    @classmethod
+    def check(cls, hyperparameters: EasgdHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse momentum, and optimizers other than SGD."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("easgd", settings, momentum_form="eamsgd")
+
+    def __init__(self, hyperparameters: EasgdHyperparameters, context: Context) -> None:
+        super().__init__(hyperparameters, context)

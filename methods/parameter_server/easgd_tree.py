@@ -1,0 +1,279 @@
+"""EASGD tree: elastic averaging over a tree of centers (Zhang, 2016; source 003, section 6.1, algorithm 6).
+
+Leaves descend; the nodes above them only average. Every tau_up of its steps a node sends its parameter to its parent,
+every tau_down to its children, without waiting; what arrives from a neighbour y is averaged in on arrival
+(Gauss-Seidel):
+
+    x <- x + alpha (y - x)
+
+A leaf looks for arrivals between two gradients only, then takes a step of gradient descent, with Nesterov's momentum
+delta where the optimizer's `momentum` is above 0. Scheme 1 (multi_scale) averages fast at the bottom: leaves have
+tau_up = tau_fast, their parents tau_down = tau_fast and tau_up = tau_slow, all above tau_slow. Scheme 2 (fast_up) has
+tau_up = tau_fast and tau_down = tau_slow everywhere. The root is what is evaluated.
+
+Every rank is a leaf, and node j of level l lives on the rank of its first leaf, j d^l: no rank idles, the lowest level
+stays on one host, and an inner node's clock is that of its rank. With no more ranks than d there is no level between
+leaves and root, one less than the source's tree has; the method says so.
+
+Bytes: 4n (1/tau_up of the child + 1/tau_down of the parent) a step for every edge between two ranks; the edge to a
+node's first child stays in memory. A message is left out while the one before it is still under way: a slow neighbour
+gets fewer. MPI counts a message as sent that it has copied away, as it does with small ones (some 64 kB): of these a
+slow neighbour gets all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from atoll.communication.communicator import Request
+from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.flat import FlatModel
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.validation import require, require_choice
+from atoll.methods.method import Batch, Context, Method
+from atoll.methods.sequential.descent import Descent, check_descent
+
+SCHEMES = ("multi_scale", "fast_up")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EasgdTreeHyperparameters:
+    """Hyperparameters of the EASGD tree.
+
+    Attributes:
+        scheme: multi_scale (the source's first) or fast_up (its second).
+        degree: d, children of a node.
+        tau_fast: tau_1 of the first scheme, tau_u of the second, in steps.
+        tau_slow: tau_2 of the first scheme, tau_d of the second, in steps.
+        alpha: moving rate of every node; 0.9 / (d + 1) unless given, with d at most the number of ranks.
+    """
+
+    scheme: str = "multi_scale"
+    degree: int = 16
+    tau_fast: int = 1
+    tau_slow: int = 10
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("scheme", self.scheme, SCHEMES)
+        require(self.degree >= 2, f"degree must be at least 2; got {self.degree}")
+        require(self.tau_fast >= 1, f"tau_fast must be at least 1; got {self.tau_fast}")
+        require(self.tau_slow >= 1, f"tau_slow must be at least 1; got {self.tau_slow}")
+
+
+def average_in(x: Tensor, arrived: Tensor, alpha: float) -> None:
+    """x <- x + alpha (y - x), in place (algorithm 6)."""
+    x.add_(arrived - x, alpha=alpha)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node's place in the tree: numbers of nodes, leaves 0..p-1 first, the root last; periods in steps of its
+    rank."""
+
+    number: int
+    rank: int
+    parent: int | None
+    children: tuple[int, ...]
+    tau_up: int
+    tau_down: int
+
+
+def plant(num_leaves: int, degree: int, scheme: str, tau_fast: int, tau_slow: int) -> list[Place]:
+    """The tree over `num_leaves` ranks, and each node's periods."""
+    sizes = [num_leaves]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // degree))
+    first = [sum(sizes[:level]) for level in range(len(sizes))]
+    places = []
+    for level, size in enumerate(sizes):
+        for j in range(size):
+            is_root = level == len(sizes) - 1
+            below = range(j * degree, min((j + 1) * degree, sizes[level - 1])) if level else range(0)
+            multi_scale_up, multi_scale_down = (
+                (tau_fast if level == 0 else tau_slow),
+                (tau_fast if level == 1 else tau_slow),
+            )
+            places.append(
+                Place(
+                    number=first[level] + j,
+                    rank=j * degree**level,
+                    parent=None if is_root else first[level + 1] + j // degree,
+                    children=tuple(first[level - 1] + child for child in below),
+                    tau_up=multi_scale_up if scheme == "multi_scale" else tau_fast,
+                    tau_down=multi_scale_down if scheme == "multi_scale" else tau_slow,
+                )
+            )
+    return places
+
+
+@dataclass
+class _Node:
+    """A node that lives on this rank."""
+
+    place: Place
+    value: Tensor
+    waiting: list[Tensor] = field(default_factory=list)
+
+
+class EasgdTree(Method):
+    """Descend on the leaves, average above them."""
+
+    Hyperparameters = EasgdTreeHyperparameters
+    optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.05, "momentum": 0.0, "schedule": "constant"}
+    min_ranks: ClassVar[int] = 2
+    asynchronous: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, hyperparameters: EasgdTreeHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse a single leaf, and optimizers other than SGD."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("easgd_tree", settings, momentum_form=None)
+
+    def __init__(self, hyperparameters: EasgdTreeHyperparameters, context: Context) -> None:
+        h, size = hyperparameters, context.communicator.size
+        self._flat = FlatModel(context.model)
+        self._shadow = Shadow(self._flat, context.aside)
+        self._descent = Descent(context, self._flat)
+        self._places = plant(size, h.degree, h.scheme, h.tau_fast, h.tau_slow)
+        if size <= h.degree:
+            self.notes = (
+                f"easgd_tree of degree {h.degree} on {size} ranks: the leaves' parent is the root, one level less than "
+                f"the source's tree; a level between needs a degree below {size}",
+            )
+        self._alpha = 0.9 / (min(h.degree, size) + 1) if h.alpha is None else h.alpha
+        self._tree = context.communicator.split(0)
+        self._aside = context.aside
+        self._rank = self._tree.rank
+        self._nodes = {
+            place.number: _Node(
+                place, self._flat.parameters if place.number < size else self._flat.parameters.to("cpu", copy=True)
+            )
+            for place in self._places
+            if place.rank == self._rank
+        }
+        self._leaf = self._nodes[self._rank]
+        self._num_steps = 0
+        # Messages by (sender, receiver), as tags tell the edges and their directions apart.
+        self._under_way: dict[int, Request] = {}
+        self._incoming: list[tuple[int, Tensor, Request]] = []
+        self._num_sent = torch.zeros(2 * len(self._places), dtype=torch.int64)
+        self._num_received = torch.zeros_like(self._num_sent)
+        self._edges = {
+            self._tag(neighbour, number): number
+            for number, node in self._nodes.items()
+            for neighbour in (*node.place.children, node.place.parent)
+            if neighbour is not None and self._places[neighbour].rank != self._rank
+        }
+        self._tree.services.append(self._serve)
+        self._flat.on_layer(self._serve)
+
+    @staticmethod
+    def _tag(sender: int, receiver: int) -> int:
+        """One tag for each edge and direction; a child's number is below its parent's."""
+        return 2 * sender if sender < receiver else 2 * receiver + 1
+
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one batch."""
+        for node in self._nodes.values():
+            if node.place.parent is not None and self._num_steps % node.place.tau_up == 0:
+                self._send(node, node.place.parent)
+            if node.place.children and self._num_steps % node.place.tau_down == 0:
+                for child in node.place.children:
+                    self._send(node, child)
+        self._serve()
+        self._average_leaf()
+        self._num_steps += 1
+        return self._descent.step(batch)
+
+    def _send(self, node: _Node, receiver: int) -> None:
+        if self._places[receiver].rank == self._rank:
+            self._take(receiver, node.value.to("cpu", copy=True))
+            return
+        tag = self._tag(node.place.number, receiver)
+        if tag in self._under_way and not self._under_way[tag].test():
+            return
+        message = node.value.to("cpu", copy=True)
+        self._under_way[tag] = self._tree.start_send(message, self._places[receiver].rank, tag)
+        self._num_sent[tag] += 1
+
+    def _take(self, receiver: int, value: Tensor) -> None:
+        """An arrival: inner nodes average at once, the leaf between two gradients."""
+        node = self._nodes[receiver]
+        if node is self._leaf:
+            node.waiting.append(value)
+        else:
+            average_in(node.value, value, self._alpha)
+
+    def _average_leaf(self) -> None:
+        for value in self._leaf.waiting:
+            average_in(self._leaf.value, value.to(self._leaf.value.device), self._alpha)
+        self._leaf.waiting.clear()
+
+    def _serve(self) -> None:
+        """Receive what has arrived; never waits."""
+        schedule = self._tree.ledger.schedule
+        if schedule is not None:
+            schedule.begin_service()  # nobody waits for what arrives: its order would make every step another one
+        self._receive_arrived()
+        if schedule is not None:
+            schedule.end_service(0, is_own=True)
+
+    def _receive_arrived(self) -> None:
+        for tag in self._edges:
+            while (source := self._tree.arrived(tag)) is not None:
+                buffer = torch.empty_like(self._flat.parameters, device="cpu")
+                self._incoming.append((tag, buffer, self._tree.start_receive(buffer, source, tag)))
+        under_way = []
+        for tag, buffer, request in self._incoming:
+            if request.test():
+                self._num_received[tag] += 1
+                self._take(self._edges[tag], buffer)
+            else:
+                under_way.append((tag, buffer, request))
+        self._incoming = under_way
+
+    def _settle(self) -> None:
+        """Receive all that was sent; collective."""
+        self._aside.barrier()  # from here on nobody sends
+        num_sent = self._num_sent.clone()
+        self._aside.sum(num_sent)
+        mine = torch.tensor(sorted(self._edges), dtype=torch.int64)
+        # Not equality: a neighbour that has all of its own may be sending again already.
+        self._aside.wait_until(lambda: bool((self._num_received[mine] >= num_sent[mine]).all()))
+        for request in self._under_way.values():
+            request.wait()
+        self._average_leaf()
+
+    def evaluation_model(self) -> nn.Module:
+        """Return the root, with the running statistics' mean over ranks; collective."""
+        self._settle()
+        root = self._nodes.get(self._places[-1].number, self._leaf)  # only the root's rank has it
+        return self._shadow.show(root.value, self._places[-1].rank)
+
+    def finalize(self) -> nn.Module:
+        """Return the root."""
+        return self.evaluation_model()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the nodes of this rank and its counter; collective, as it receives what is under way."""
+        self._settle()
+        state = {
+            "descent": self._descent.state_dict(),
+            "nodes": {number: node.value.clone() for number, node in self._nodes.items()},
+            "num_steps": self._num_steps,
+        }
+        self._aside.barrier()  # until all have copied theirs, nobody sends
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._descent.load_state_dict(state["descent"])
+        for number, value in state["nodes"].items():
+            self._nodes[number].value.copy_(value)
+        self._num_steps = state["num_steps"]

@@ -1,0 +1,246 @@
+"""Elastic averaging (Zhang, Choromanska and LeCun, 2015; source 003, chapters 2 and 6): what EASGD and EAMSGD share.
+
+Every rank i has a replica x_i that an elastic force ties to a center c. Every tau local steps, the first at t = 0:
+
+    jacobi         x_i <- x_i - lr g(x_i) - alpha (x_i - c),  c <- (1 - beta) c + beta mean(x_i)    (2.3, 2.4, 5.9)
+                   both from the old values, so that the all-reduce travels while the gradient is computed
+    gauss_seidel   x_i <- x_i - alpha (x_i - c),  x_i <- x_i - lr g(x_i),  c <- c + beta (mean(x_i) - c)    (6.3)
+    async          x_i <- x_i - lr g(x_i) - alpha (x_i - c),  c <- c + beta/p (x_i - c)    (algorithms 1 and 2)
+                   each rank by its own clock; the owner of c answers from its poll points, meanwhile the gradient is
+                   computed
+    async_overlap  as async, with the difference applied at the end of the period (end of section 2.2), or of the epoch
+
+alpha = beta/p is the elastic symmetry: the force on x_i is the opposite of that on c. Between exchanges the ranks
+descend alone. In the asynchronous forms a rank that has done its steps stays tied to the center: the owner goes on to
+move the replica that it saw last, as often as the others exchange, so that c does not drift to those that are still at
+work (the tail that section 4.3.3 describes).
+
+Bytes a step: async 8n/tau for each rank but the owner, whose exchange stays in its memory, half of them sent by it and
+half by the owner; jacobi and gauss_seidel 2(p-1)/p 4n/tau per rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from atoll.methods.common.averages import RunningAverage
+from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.flat import FlatModel
+from atoll.methods.common.validation import require, require_choice
+from atoll.methods.method import Batch, Context, Method
+from atoll.methods.parameter_server.center import OWNER, Center
+from atoll.methods.sequential.descent import Descent
+
+FORMS = ("async", "async_overlap", "jacobi", "gauss_seidel")
+REPORTS = ("center", "average")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticHyperparameters:
+    """Hyperparameters of elastic averaging.
+
+    Attributes:
+        form: who exchanges with the center when.
+        tau: local steps between two exchanges.
+        beta: rate of the center.
+        alpha: rate of the replicas; beta / p unless given.
+        report: what is evaluated: the center, or the mean of the center over time (3.13).
+    """
+
+    form: str = "async"
+    tau: int = 10
+    beta: float = 0.9
+    alpha: float | None = None
+    report: str = "center"
+
+    def __post_init__(self) -> None:
+        require_choice("form", self.form, FORMS)
+        require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
+        require_choice("report", self.report, REPORTS)
+
+
+def pull(x: Tensor, seen: Tensor, center: Tensor, alpha: float) -> None:
+    """Subtract the elastic displacement from a replica in place: x <- x - alpha (seen - c) (2.3).
+
+    `seen` (n,) is the replica when it was exchanged; it is overwritten. Nothing is allocated: that would cost more
+    than the arithmetic.
+    """
+    x.sub_(torch.sub(seen, center, out=seen), alpha=alpha)
+
+
+def follow(center: Tensor, x: Tensor, beta: float) -> None:
+    """Move the center towards x in place: c <- (1 - beta) c + beta x (2.4; for one replica of p, beta/p)."""
+    center.lerp_(x, beta)
+
+
+@dataclass
+class Ghost:
+    """The replica of a rank that has left, as the owner of the center saw it last, and the exchanges it is due."""
+
+    replica: Tensor
+    due: float = 0.0
+
+
+class ElasticMethod(Method):
+    """Tie replicas to a center."""
+
+    asynchronous: ClassVar[bool] = True
+
+    def __init__(self, hyperparameters: ElasticHyperparameters, context: Context, *, heavy_ball: bool = False) -> None:
+        self._hyperparameters = hyperparameters
+        self._context = context
+        self._size = context.communicator.size
+        self._alpha = hyperparameters.beta / self._size if hyperparameters.alpha is None else hyperparameters.alpha
+        self._flat = FlatModel(context.model)
+        self._shadow = Shadow(self._flat, context.aside)
+        self._descent = Descent(context, self._flat, heavy_ball=heavy_ball)
+        self._num_steps = 0
+        # The asynchronous center lives in its owner's host memory, the synchronous one beside every replica.
+        self._is_async = hyperparameters.form.startswith("async")
+        self._value = self._flat.parameters.to("cpu" if self._is_async else self._flat.parameters.device, copy=True)
+        self._average = RunningAverage(self._value) if hyperparameters.report == "average" else None
+        self._seen = torch.empty_like(self._flat.parameters)
+        self._center: Center | None = None
+        self._is_waiting = False
+        self._ghosts: dict[int, Ghost] = {}
+        if self._is_async:
+            self._center = Center(context.communicator, self._flat.parameters, self._exchange)
+            if self._center.is_owner:
+                self._flat.on_layer(self._center.serve)
+
+    # The rank's steps.
+
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one batch."""
+        exchanges = self._num_steps % self._hyperparameters.tau == 0
+        loss: Tensor = getattr(self, f"_step_{self._hyperparameters.form}")(batch, exchanges)
+        self._num_steps += 1
+        if self._num_steps % self._context.steps_per_epoch == 0:
+            self._leave()
+        return loss
+
+    def _step_jacobi(self, batch: Batch, exchanges: bool) -> Tensor:
+        if not exchanges:
+            return self._descent.step(batch)
+        self._seen.copy_(self._flat.parameters)
+        average = self._seen.clone()
+        mean = self._context.communicator.start_mean(average)
+        loss = self._descent.step(batch)
+        pull(self._flat.parameters, self._seen, self._value, self._alpha)
+        mean.wait()
+        self._move(average, self._hyperparameters.beta)
+        return loss
+
+    def _step_gauss_seidel(self, batch: Batch, exchanges: bool) -> Tensor:
+        if not exchanges:
+            return self._descent.step(batch)
+        self._seen.copy_(self._flat.parameters)
+        pull(self._flat.parameters, self._seen, self._value, self._alpha)
+        loss = self._descent.step(batch)
+        self._seen.copy_(self._flat.parameters)
+        self._context.communicator.mean(self._seen)
+        self._move(self._seen, self._hyperparameters.beta)
+        return loss
+
+    def _step_async(self, batch: Batch, exchanges: bool) -> Tensor:
+        if exchanges:
+            self._ask()
+        loss = self._descent.step(batch)
+        if exchanges:
+            self._apply()
+        return loss
+
+    def _step_async_overlap(self, batch: Batch, exchanges: bool) -> Tensor:
+        if exchanges:
+            self._apply()
+            self._ask()
+        return self._descent.step(batch)
+
+    def _ask(self) -> None:
+        assert self._center is not None
+        self._seen.copy_(self._flat.parameters)
+        self._center.ask(self._seen)
+        self._is_waiting = True
+
+    def _apply(self) -> None:
+        if self._is_waiting:
+            assert self._center is not None
+            pull(self._flat.parameters, self._seen, self._center.answer().to(self._seen.device), self._alpha)
+            self._is_waiting = False
+
+    def _leave(self) -> None:
+        if self._center is not None:
+            self._apply()
+            self._center.leave()
+
+    # The center.
+
+    def _move(self, x: Tensor, beta: float) -> None:
+        if self._average is not None:
+            self._average.update(self._value)
+        follow(self._value, x, beta)
+
+    def _exchange(self, rank: int, x: Tensor, answer: Tensor) -> None:
+        """The owner's side of the asynchronous forms: answer with the center as it was, then move it."""
+        answer.copy_(self._value)
+        self._move(x, self._hyperparameters.beta / self._size)
+        self._move_with_ghosts(rank)
+
+    def _move_with_ghosts(self, asking: int) -> None:
+        """Let the replicas of ranks that have left exchange as often as each of those at work."""
+        assert self._center is not None
+        left = [rank for rank in self._center.left() if rank != asking]
+        self._ghosts = {rank: self._ghosts.get(rank) or self._ghost(rank) for rank in left}
+        for ghost in self._ghosts.values():
+            ghost.due += 1 / (self._size - len(left))
+            if ghost.due > 1 - 1e-9:  # a sum of 1/k, k times
+                ghost.due -= 1
+                center = self._value.clone()
+                self._move(ghost.replica, self._hyperparameters.beta / self._size)
+                pull(ghost.replica, ghost.replica.clone(), center, self._alpha)
+
+    def _ghost(self, rank: int) -> Ghost:
+        assert self._center is not None
+        if rank == OWNER:
+            return Ghost(self._flat.parameters.to("cpu", copy=True))
+        replica = self._center.received[rank].clone()
+        pull(replica, replica.clone(), self._center.answered[rank], self._alpha)
+        return Ghost(replica)
+
+    # Evaluation and state.
+
+    def evaluation_model(self) -> nn.Module:
+        """Return the center, or its average, with the running statistics' mean over ranks; collective."""
+        self._meet()
+        return self._shadow.show(self._value if self._average is None else self._average.value, OWNER)
+
+    def _meet(self) -> None:
+        if self._center is not None:
+            self._apply()
+            self._center.meet()
+
+    def finalize(self) -> nn.Module:
+        """Wait until every rank is done, and return the center."""
+        return self.evaluation_model()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return replica, the owner's center and its average, and counters; collective."""
+        self._meet()
+        return {
+            "descent": self._descent.state_dict(),
+            "center": self._value.clone(),
+            "average": self._average.state_dict() if self._average is not None else None,
+            "num_steps": self._num_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._descent.load_state_dict(state["descent"])
+        self._value.copy_(state["center"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self._num_steps = state["num_steps"]

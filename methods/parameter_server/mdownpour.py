@@ -1,0 +1,89 @@
+"""MDOWNPOUR: DOWNPOUR with Nesterov's momentum at the center (source 003, algorithms 4 and 5).
+
+A rank receives y = c + delta v and sends g(y); the owner of the center takes v <- delta v - lr g, c <- c + v and
+answers with c + delta v. delta is the optimizer's `momentum`. There is no tau: every step exchanges. On one rank it is
+MSGD.
+
+Bytes a step: 8n for each rank but the owner, half of them sent by it and half by the owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.flat import FlatModel
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.method import Batch, Context, Method, NoHyperparameters
+from atoll.methods.parameter_server.center import OWNER, Center
+from atoll.methods.sequential.descent import Descent, check_descent
+
+
+def move(center: Tensor, velocity: Tensor, gradient: Tensor, rate: float, delta: float) -> None:
+    """The master's update in place: v <- delta v - lr g, c <- c + v (algorithm 5)."""
+    velocity.mul_(delta).sub_(gradient, alpha=rate)
+    center.add_(velocity)
+
+
+class Mdownpour(Method):
+    """Send a gradient, receive where to take the next."""
+
+    optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5, "momentum": 0.99, "schedule": "constant"}
+    asynchronous: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, hyperparameters: NoHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse optimizers that have no momentum."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("mdownpour", settings, momentum_form=None)
+
+    def __init__(self, hyperparameters: NoHyperparameters, context: Context) -> None:
+        self._optimizers = context.optimizers
+        self._delta = context.optimizers.settings.momentum
+        self._flat = FlatModel(context.model)
+        self._shadow = Shadow(self._flat, context.aside)
+        self._descent = Descent(context, self._flat)
+        self._value = self._flat.parameters.to("cpu", copy=True)
+        self._velocity = torch.zeros_like(self._value)
+        self._center = Center(context.communicator, self._flat.parameters, self._exchange)
+        if self._center.is_owner:
+            self._flat.on_layer(self._center.serve)
+
+    def _exchange(self, rank: int, gradient: Tensor, answer: Tensor) -> None:
+        move(self._value, self._velocity, gradient, self._optimizers.learning_rate, self._delta)
+        torch.add(self._value, self._velocity, alpha=self._delta, out=answer)  # where the next gradient is taken
+
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one batch."""
+        loss = self._descent.gradient(batch)
+        self._center.ask(self._flat.gradients)
+        self._flat.parameters.copy_(self._center.answer())
+        return loss
+
+    def evaluation_model(self) -> nn.Module:
+        """Return the center, with the running statistics' mean over ranks; collective."""
+        self._center.meet()
+        return self._shadow.show(self._value, OWNER)
+
+    def finalize(self) -> nn.Module:
+        """Return the center."""
+        return self.evaluation_model()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's parameters, the owner's center and velocity; collective."""
+        self._center.meet()
+        return {
+            "model": self._flat.state_dict(),
+            "center": self._value.clone(),
+            "velocity": self._velocity.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._flat.load_state_dict(state["model"])
+        self._value.copy_(state["center"])
+        self._velocity.copy_(state["velocity"])

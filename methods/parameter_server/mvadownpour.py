@@ -1,0 +1,47 @@
+"""MVADOWNPOUR: DOWNPOUR with a moving average of its center (source 003, chapter 4).
+
+z_{t+1} = (1 - a) z_t + a c_t with a constant, where the master's clock t ticks with every push. z is what is evaluated.
+`methods/parameter_server/downpour_base.py` has the protocol and the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.validation import require
+from atoll.methods.method import Context
+from atoll.methods.parameter_server.downpour_base import PushingMethod
+from atoll.methods.sequential.descent import check_descent
+
+
+@dataclass(frozen=True, kw_only=True)
+class MvadownpourHyperparameters:
+    """Hyperparameters of MVADOWNPOUR.
+
+    Attributes:
+        tau: local steps between two pushes.
+        moving_rate: a, the weight of the newest center.
+    """
+
+    tau: int = 1
+    moving_rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
+        require(0 < self.moving_rate <= 1, f"moving_rate must be in (0, 1]; got {self.moving_rate}")
+
+
+class Mvadownpour(PushingMethod):
+    """Push, fetch, step alone; average the center."""
+
+    Hyperparameters = MvadownpourHyperparameters
+
+    @classmethod
+    def check(cls, hyperparameters: MvadownpourHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse momentum, and optimizers other than SGD."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("mvadownpour", settings, momentum_form="mdownpour")
+
+    def __init__(self, hyperparameters: MvadownpourHyperparameters, context: Context) -> None:
+        super().__init__(hyperparameters.tau, context, averaged=True, moving_rate=hyperparameters.moving_rate)

@@ -1,0 +1,1 @@
+"""Methods of one rank: stochastic gradient descent, with momentum or averaged iterates."""

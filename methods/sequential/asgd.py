@@ -1,0 +1,25 @@
+"""ASGD: SGD on one rank whose iterates are averaged (Polyak and Juditsky, 1992; 003 chapter 4).
+
+x_{t+1} = x_t - lr g(x_t), z_{t+1} = (1 - a) z_t + a x_t with a = 1/(t+1): z is the mean of all x so far, and is what is
+evaluated. It sends 0 bytes, and refuses more than one rank.
+"""
+
+from __future__ import annotations
+
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.method import Context, NoHyperparameters
+from atoll.methods.sequential.base import SequentialMethod
+from atoll.methods.sequential.descent import check_descent
+
+
+class Asgd(SequentialMethod):
+    """Step, and average all steps."""
+
+    @classmethod
+    def check(cls, hyperparameters: NoHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse several ranks and momentum."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("asgd", settings, momentum_form="msgd")
+
+    def __init__(self, hyperparameters: NoHyperparameters, context: Context) -> None:
+        super().__init__(context, averaged=True)

@@ -1,0 +1,88 @@
+"""The local step that the methods of 003 share: gradient descent, plain or with momentum delta.
+
+    nesterov     v <- delta v - lr g(x + delta v),  x <- x + v   (equation 2.5, algorithm 2)
+    heavy ball   v <- delta v - lr g(x),            x <- x + v   (equation 2.6)
+
+g is the gradient of the loss, clipped where asked, plus weight_decay times the point at which it is taken: the source's
+l2 term is a part of F. delta is the optimizer's `momentum`; 0 is plain SGD.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atoll.methods.common.flat import FlatModel
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.method import Batch, Context, NotApplicable
+
+
+def check_descent(method: str, settings: OptimizerSettings, *, momentum_form: str | None) -> None:
+    """Raise NotApplicable unless `settings` describe a step of `Descent`.
+
+    Args:
+        method: its name.
+        settings: the trial's.
+        momentum_form: the method to name where this one has no momentum; None where it has.
+    """
+    if settings.optimizer != "sgd":
+        raise NotApplicable(
+            f"{method} is defined by SGD's own update{'' if momentum_form else ' and momentum'} (source 003), which "
+            f"{settings.optimizer} does not have; optimizer must be sgd"
+        )
+    if settings.nesterov:
+        raise NotApplicable(f"{method} itself says which form its momentum has; nesterov must be false; got true")
+    if settings.momentum and momentum_form:
+        raise NotApplicable(
+            f"{method} has no momentum, its form with momentum is {momentum_form}; momentum must be 0; "
+            f"got {settings.momentum}"
+        )
+
+
+class Descent:
+    """The local steps of one rank.
+
+    Attributes:
+        velocity: (n,) v.
+    """
+
+    def __init__(self, context: Context, flat: FlatModel, *, heavy_ball: bool = False) -> None:
+        self._context = context
+        self._settings = context.optimizers.settings
+        self._flat = flat
+        self._heavy_ball = heavy_ball
+        self.velocity = torch.zeros_like(flat.parameters)
+
+    def gradient(self, batch: Batch) -> Tensor:
+        """Put g at the parameters as they are into the flat gradients; returns the loss."""
+        flat, settings = self._flat, self._settings
+        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
+        flat.backward(loss)
+        if settings.gradient_clipping:
+            nn.utils.clip_grad_norm_([flat.vector], settings.gradient_clipping)
+        flat.gradients.add_(flat.parameters, alpha=settings.weight_decay)
+        return loss.detach()
+
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one batch; returns the loss, for Nesterov's form at x + delta v."""
+        x, v = self._flat.parameters, self.velocity
+        v.mul_(self._settings.momentum)
+        if not self._heavy_ball:
+            x.add_(v)
+        loss = self.gradient(batch)
+        rate = self._context.optimizers.learning_rate
+        v.sub_(self._flat.gradients, alpha=rate)
+        # x + v, where Nesterov's form has added delta v already.
+        x.add_(v) if self._heavy_ball else x.sub_(self._flat.gradients, alpha=rate)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return parameters, running statistics and velocity."""
+        return {"model": self._flat.state_dict(), "velocity": self.velocity.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._flat.load_state_dict(state["model"])
+        self.velocity.copy_(state["velocity"])

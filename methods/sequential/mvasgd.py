@@ -1,0 +1,44 @@
+"""MVASGD: SGD on one rank with a moving average of its iterates (003 chapter 4).
+
+x_{t+1} = x_t - lr g(x_t), z_{t+1} = (1 - a) z_t + a x_t with a constant: z forgets at the rate a, and is what is
+evaluated. It sends 0 bytes, and refuses more than one rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.validation import require
+from atoll.methods.method import Context
+from atoll.methods.sequential.base import SequentialMethod
+from atoll.methods.sequential.descent import check_descent
+
+
+@dataclass(frozen=True, kw_only=True)
+class MvasgdHyperparameters:
+    """Hyperparameters of MVASGD.
+
+    Attributes:
+        moving_rate: a, the weight of the newest iterate.
+    """
+
+    moving_rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        require(0 < self.moving_rate <= 1, f"moving_rate must be in (0, 1]; got {self.moving_rate}")
+
+
+class Mvasgd(SequentialMethod):
+    """Step, and average the latest steps."""
+
+    Hyperparameters = MvasgdHyperparameters
+
+    @classmethod
+    def check(cls, hyperparameters: MvasgdHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse several ranks and momentum."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("mvasgd", settings, momentum_form="msgd")
+
+    def __init__(self, hyperparameters: MvasgdHyperparameters, context: Context) -> None:
+        super().__init__(context, averaged=True, moving_rate=hyperparameters.moving_rate)

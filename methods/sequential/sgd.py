@@ -1,0 +1,24 @@
+"""SGD with a constant rate on one rank (Robbins and Monro, 1951): the sequential comparator of 003, chapter 4.
+
+x <- x - lr g(x). It communicates nothing, so it sends 0 bytes, and it refuses more than one rank.
+"""
+
+from __future__ import annotations
+
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.method import Context, NoHyperparameters
+from atoll.methods.sequential.base import SequentialMethod
+from atoll.methods.sequential.descent import check_descent
+
+
+class Sgd(SequentialMethod):
+    """Step."""
+
+    @classmethod
+    def check(cls, hyperparameters: NoHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Refuse several ranks and momentum."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_descent("sgd", settings, momentum_form="msgd")
+
+    def __init__(self, hyperparameters: NoHyperparameters, context: Context) -> None:
+        super().__init__(context)

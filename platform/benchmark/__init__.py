@@ -1,0 +1,1 @@
+"""Benchmarks: many studies, tuned and confirmed with equal budgets."""

@@ -1,0 +1,226 @@
+"""Runs a benchmark: its studies one after another, each over MPI with all its workers, resumable at any point.
+
+What is to be confirmed comes from the tuning's journals, so that the store may be away meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from atoll.platform import exit_codes
+from atoll.platform.benchmark.benchmark_file import Benchmark, Part
+from atoll.platform.launch import checks, lifecycle, running, signals, supervise
+from atoll.platform.launch.errors import LaunchError
+from atoll.platform.search import resume
+from atoll.platform.search.proposals import key
+from atoll.platform.study import objectives
+from atoll.platform.study.study import Study
+from atoll.storage import journal
+from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
+from atoll.storage.store import Store, StoreError
+
+Follow = Callable[[Study], AbstractContextManager[Callable[[StudyFolder], None]]]
+
+
+@dataclass
+class Ending:
+    """How a benchmark ended.
+
+    Attributes:
+        state: complete, stopped or failed.
+        failed: the studies whose ranks died too often, and why.
+        unconfirmed: those that found nothing to confirm.
+        unrecorded: studies of which the store does not hold everything.
+    """
+
+    state: str = "complete"
+    failed: dict[str, str] = field(default_factory=dict)
+    unconfirmed: list[str] = field(default_factory=list)
+    unrecorded: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete, 75 stopped and resumable, 1 where a study failed or is not recorded."""
+        if self.state == "stopped":
+            return exit_codes.EXIT_STOPPED
+        return 1 if self.failed or self.unrecorded else 0
+
+
+def run(
+    benchmark: Benchmark,
+    url: str,
+    *,
+    resuming: bool,
+    say: Callable[[str], None],
+    follow: Follow,
+) -> Ending:
+    """Run what is left of a benchmark.
+
+    Args:
+        benchmark: what to run.
+        url: the store's.
+        resuming: whether to go on with what is there.
+        say: gets a line for every study.
+        follow: makes of a study what is entered before, called while, and left after it runs.
+
+    Raises:
+        LaunchError, StoreError, ValueError, DataMissing: before anything expensive starts.
+    """
+    folder = (DEFAULT_PARENT / benchmark.name).absolute()
+    parts = list(benchmark.parts())
+    for part in parts:
+        if part.stage == "tune":
+            checks.check(benchmark.study(part, folder))
+    row = _prepare(benchmark, folder, len(parts), url, resuming)
+    with signals.noting_signals() as asked:
+        return _Protocol(benchmark, folder, row, url, say, follow).run(asked)
+
+
+class _Protocol:
+    """The studies of a benchmark, one after another."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        folder: Path,
+        row: dict[str, Any],
+        url: str,
+        say: Callable[[str], None],
+        follow: Follow,
+    ) -> None:
+        self._benchmark = benchmark
+        self._folder = folder
+        self._row = row
+        self._url = url
+        self._say = say
+        self._follow = follow
+        self._ending = Ending()
+
+    def run(self, asked: threading.Event) -> Ending:
+        """Run what is left, until a stop is asked for."""
+        parts = list(self._benchmark.parts())
+        for place, part in enumerate(parts, 1):
+            if asked.is_set() or self._run_part(part, f"[{place}/{len(parts)}] {part.name}", asked) == "stopped":
+                self._ending.state = "stopped"
+                return self._ending
+        self._ending.state = "failed" if self._ending.failed else "complete"
+        return self._ending
+
+    def _run_part(self, part: Part, title: str, asked: threading.Event) -> str:
+        configurations: list[dict[str, Any]] = []
+        if part.stage == "confirm":
+            tuned = self._tuned(part)
+            if running.state(lifecycle.study_folder(tuned)) != "complete":
+                self._say(f"{title}: its tuning has failed; --resume tries it again")
+                return "failed"
+            configurations = best(tuned, self._benchmark.confirmation.best)
+            if not configurations:
+                self._ending.unconfirmed.append(part.name)
+                self._say(f"{title}: tuning found nothing that trains to the end")
+                return "complete"
+        study = self._benchmark.study(part, self._folder, configurations)
+        files = lifecycle.study_folder(study)
+        lifecycle.end_if_done(files, study)
+        if running.state(files) == "complete":
+            self._say(f"{title}: done before")
+            self._catch_up(files, part)
+            return "complete"
+        self._say(title)
+        state = self._search(study, files, part, asked)
+        if files.stop_request.exists():  # it may have come with the last trial
+            asked.set()
+        return state
+
+    def _tuned(self, part: Part) -> Study:
+        return self._benchmark.study(Part(part.workload, part.method, "tune", part.repeat), self._folder)
+
+    def _search(self, study: Study, files: StudyFolder, part: Part, asked: threading.Event) -> str:
+        checks.check(study)
+        belongs_to = {
+            "benchmark": self._row,
+            "stage": part.stage,
+            "repeat": part.repeat,
+            "method_label": part.method.name,
+            "workload_label": part.workload.name,
+        }
+        with self._follow(study) as live:
+
+            def watch(folder: StudyFolder) -> None:
+                live(folder)
+                if asked.is_set():  # by a signal that came before the search listened
+                    running.request_stop(folder)
+
+            ended = supervise.search(study, self._url, resuming=files.exists(), follow=watch, belongs_to=belongs_to)
+        if not ended.recorded:
+            self._ending.unrecorded.append(part.name)
+        if ended.state == "failed":
+            self._ending.failed[part.name] = ended.reason or "unknown"
+            self._say(f"{part.name} failed: {ended.reason}")
+        return ended.state
+
+    def _catch_up(self, files: StudyFolder, part: Part) -> None:
+        """Record what an earlier start has measured and could not record."""
+        try:
+            lifecycle.record(files, self._url, follow=False)
+        except (DBAPIError, StoreError) as error:
+            self._ending.unrecorded.append(part.name)
+            self._say(f"{part.name}: {error}")
+
+
+def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, resuming: bool) -> dict[str, Any]:
+    """The benchmark's row for the store, from its file where it has begun before."""
+    file = BenchmarkFolder(folder).definition
+    definition = benchmark.model_dump(mode="json")
+    if StudyFolder(folder).exists():
+        raise LaunchError(f"{folder} holds a study of that name; choose another name, or remove it with `atoll delete`")
+    if file.exists() and not resuming:
+        raise LaunchError(f"{folder} already holds a benchmark; continue it with --resume, or choose another name")
+    if resuming and not file.exists():
+        raise LaunchError(f"there is no benchmark to resume in {folder}; leave --resume out to start it")
+    if resuming:
+        row: dict[str, Any] = json.loads(file.read_text())
+        changed = [name for name, value in definition.items() if row["definition"].get(name) != value]
+        if changed:
+            raise LaunchError(
+                f"the benchmark in {folder} has changed since it was started ({', '.join(changed)}): what is measured "
+                "already would not compare; give it another name"
+            )
+        return row
+    try:
+        with closing(Store(url)) as store:
+            store.check_benchmark_name(benchmark.name, None)
+    except DBAPIError:
+        pass  # a store that is away says nothing; the recorders will try again
+    row = {
+        "name": benchmark.name,
+        "uid": uuid.uuid4().hex,
+        "folder": str(folder),
+        "definition": definition,
+        "num_studies": num_studies,
+        "started": time.time(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    lifecycle.write_whole(file, json.dumps(row, indent=2))
+    return row
+
+
+def best(tuned: Study, top: int) -> list[dict[str, Any]]:
+    """The best configurations that a tuning has found, no two alike."""
+    resolved = objectives.resolve(tuned.objectives, tuned.problem())
+    past = resume.read(journal.replay(lifecycle.study_folder(tuned).journals))
+    complete = [trial for trial in past.trials.values() if trial.state == "complete"]
+    complete.sort(key=lambda trial: (objectives.losses(resolved, [trial.objective]), trial.number))
+    distinct: dict[Any, dict[str, Any]] = {}
+    for trial in complete:
+        distinct.setdefault(key(trial.hyperparameters), trial.hyperparameters)
+    return list(distinct.values())[:top]

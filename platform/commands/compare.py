@@ -1,0 +1,186 @@
+"""Commands that compare methods: benchmarks, reports, projections, scores."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from atoll.platform.commands.shared import (
+    JsonOption,
+    StoreOption,
+    app,
+    given_flags,
+    open_store,
+    print_json,
+    print_table,
+)
+
+
+@app.command(epilog="Example: atoll benchmark tiny")
+def benchmark(
+    file: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A benchmark file, or the name of a bundled one.")],
+    scale: Annotated[str | None, typer.Option(help="One of the file's own reduced forms, such as small.")] = None,
+    name: Annotated[str | None, typer.Option(help="The benchmark's name, in place of the file's.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data files.")] = None,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Let the benchmark file name code outside its folder.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a benchmark that was stopped.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tune methods on workloads with equal budgets, confirm with fresh seeds on test data, and compare."""
+    from dataclasses import asdict
+
+    from atoll.platform.benchmark import benchmark_file as benchmarks
+    from atoll.platform.benchmark import runner
+    from atoll.platform.commands import display
+    from atoll.platform.launch import errors, extras, join, lifecycle
+
+    extras.require_search_extra()
+    extras.require_analysis_extra()
+    changes = given_flags({"name": name, "data": None if data is None else str(data.absolute())})
+    found = benchmarks.load(file, scale, changes, inside=not outside)
+    if join.inside_mpi(max(found.ranks_of(method) for method in found.methods)):
+        raise errors.LaunchError("`atoll benchmark` starts its ranks itself: call it without mpirun or srun")
+    url = lifecycle.store_url(store)
+    console = Console(stderr=as_json, highlight=False)
+    ending = runner.run(
+        found,
+        url,
+        resuming=resume,
+        say=lambda line: console.print(line, markup=False),
+        follow=lambda study: display.LiveSearch(console, study.name, *study.aim(), study.trials),
+    )
+    if ending.unrecorded:
+        print("the store does not hold everything yet; finish with the same command and --resume", file=sys.stderr)
+    if as_json:
+        print_json({"benchmark": found.name, **asdict(ending)})
+    elif ending.state == "stopped":
+        print("stopped; go on with the same command and --resume")
+    elif not ending.unrecorded:
+        _show_comparison(found.name, store)
+    raise typer.Exit(ending.exit_code)
+
+
+def _show_comparison(name: str, store: str | None) -> None:
+    from atoll.analysis.comparison import compare
+    from atoll.platform.commands import display
+
+    opened = open_store(store)
+    comparison = compare(opened, opened.benchmark(name))
+    print_table(display.comparison(comparison))
+    for line in (*comparison.notes, comparison.verdict):
+        print(line)
+    print(f"`atoll report {name} -o report.html` writes the whole report")
+
+
+@app.command(epilog="Example: atoll report tiny -o report.html")
+def report(
+    name: Annotated[str | None, typer.Argument(metavar="BENCHMARK", help="The newest unless given.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="File of the HTML page.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="File of a table with every confirmation, which `atoll score` reads.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a benchmark's report: one HTML page that holds all it needs, a CSV table, or JSON."""
+    from atoll.platform.launch import extras
+
+    extras.require_analysis_extra()
+    from atoll.analysis import confirmations
+    from atoll.analysis.comparison import compare
+
+    opened = open_store(store)
+    row = opened.benchmark(name)
+    if as_json:
+        print_json(compare(opened, row).as_dict())
+    if csv is not None:
+        csv.write_text(confirmations.to_csv(confirmations.read(opened, row)), encoding="utf-8")
+    if output is not None:
+        from atoll.dashboard import report as reporting
+
+        output.write_text(reporting.html(opened, row), encoding="utf-8")
+    if not as_json:
+        for written in filter(None, (output, csv)):
+            print(f"wrote {written}")
+        if output is None and csv is None:
+            _show_comparison(row.name, store)
+
+
+@app.command(epilog="Example: atoll project tiny --cluster a100_hdr200 --nodes 1,2,4,...,64")
+def project(
+    name: Annotated[str, typer.Argument(metavar="STUDY|BENCHMARK", help="The name of a study or benchmark.")],
+    cluster: Annotated[str, typer.Option(help="A cluster file, or the name of a bundled one.")],
+    nodes: Annotated[str, typer.Option(help="Numbers of nodes.")] = "1,2,4,...,256",
+    scaling: Annotated[
+        Literal["weak", "strong"],
+        typer.Option(
+            help="Weak keeps the samples of a rank and the epochs to the target, strong the global batch and the steps."
+        ),
+    ] = "weak",
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="How fast a rank computes, over the measured one; the cluster's unless given."),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict step, epoch and time to target of each method on a described cluster, and keep the predictions."""
+    from dataclasses import asdict
+
+    from atoll.analysis import clusters as reading
+    from atoll.analysis import projection
+    from atoll.platform.commands import display
+    from atoll.platform.launch import extras
+    from atoll.storage.export import plain
+
+    extras.require_analysis_extra()
+    where, scales = reading.cluster(cluster, speed), reading.nodes(nodes)
+    opened = open_store(store)
+    subject = opened.subject(name)
+    found = projection.project_all(opened, subject, where, scales, scaling)
+    opened.save_projections(found.trial_ids, where.name, scaling, found.rows)
+    made = [p for p in projection.predictions(opened, subject) if (p.cluster, p.scaling) == (where.name, scaling)]
+    if as_json:
+        content = {"cluster": where.model_dump(), "predictions": [asdict(p) for p in made], "left_out": found.left_out}
+        print_json(plain(content))
+        return
+    print_table(display.predictions(made))
+    for line in display.prediction_notes(made, found.left_out):
+        print(line)
+
+
+@app.command(epilog="Example: atoll score times.csv --variants cifar10=cifar10_narrow")
+def score(
+    file: Annotated[Path, typer.Argument(metavar="TIMES.csv", help="One row for each tuning trial.")],
+    variants: Annotated[
+        str, typer.Option(metavar="BASE=VARIANT,...", help="Held-out variants of base workloads.")
+    ] = "",
+    by: Annotated[
+        Literal["time", "index"],
+        typer.Option(help="A study's time: its soonest trial's, in seconds or by evaluation, as AlgoPerf's code does."),
+    ] = "time",
+    integral: Annotated[
+        Literal["exact", "trapezoid"], typer.Option(help="Of the performance profile; AlgoPerf's code uses trapezoids.")
+    ] = "exact",
+    as_json: JsonOption = False,
+) -> None:
+    """Score methods by their times to target, as MLCommons AlgoPerf does, and say how sure their ranks are."""
+    from dataclasses import asdict
+
+    from atoll.analysis import score as scoring
+    from atoll.platform.commands import display
+
+    times = scoring.gather(scoring.read(file), scoring.pairs(variants), by)
+    rows = scoring.compare(times, integral)
+    if as_json:
+        print_json({"by": by, "integral": integral, "workloads": times.bases, "methods": [asdict(row) for row in rows]})
+        return
+    print_table(display.scores(rows, times.bases))
+    print(scoring.verdict(rows))

@@ -1,0 +1,262 @@
+"""What a person sees of a search: live progress, leaderboards and tables; plain lines where nobody is at a terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from atoll.platform.formatting import duration, number, size
+from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import Event, JournalTail
+from atoll.storage.models import Study, Trial
+from atoll.storage.store import StudySummary
+
+if TYPE_CHECKING:
+    from atoll.analysis.comparison import Comparison
+    from atoll.analysis.projection import Prediction
+    from atoll.analysis.score import MethodScore
+    from atoll.analysis.statistics import Estimate
+
+
+@dataclass
+class Tally:
+    """What the journals' lines say of a search so far."""
+
+    direction: str
+    states: dict[str, int] = field(default_factory=dict)
+    incumbent: float | None = None
+    num_migrations: int = 0
+
+    def take(self, event: Event) -> bool:
+        """Take a line in; true when it ended a trial."""
+        self.num_migrations += event["event"] == "migrated"
+        if event["event"] != "trial_ended":
+            return False
+        state = str(event.get("state"))
+        self.states[state] = self.states.get(state, 0) + 1
+        objective = event.get("objective")
+        if objective is not None:
+            better = max if self.direction == "maximize" else min
+            self.incumbent = objective if self.incumbent is None else better(self.incumbent, objective)
+        return True
+
+    @property
+    def num_ended(self) -> int:
+        """Trials that used up a part of the budget."""
+        return sum(self.states.get(state, 0) for state in ("complete", "pruned", "failed"))
+
+
+class LiveSearch:
+    """Shows a running search: a bar at a terminal, else a line whenever a tenth of the budget is done."""
+
+    def __init__(self, console: Console, study_name: str, metric: str, direction: str, num_trials: int | None) -> None:
+        self._console = console
+        self._metric = metric
+        self._num_trials = num_trials
+        self._tally = Tally(direction)
+        self._tail: JournalTail | None = None
+        self._started: float | None = None  # when the first trial of this start began
+        self._before = 0
+        self._announced = 0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(study_name, total=num_trials, facts="starting the ranks")
+
+    def __enter__(self) -> LiveSearch:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, folder: StudyFolder) -> None:
+        """Look at the journals again."""
+        first = self._tail is None
+        self._tail = self._tail or JournalTail(folder.journals)
+        chunks = self._tail.read()
+        self._tail.advance(chunks)
+        events = [event for chunk in chunks.values() for event in chunk.events]
+        ended = [self._tally.take(event) for event in events]
+        if first:
+            self._before = self._tally.num_ended
+        elif self._started is None and any(event["event"] == "trial_started" for event in events):
+            self._started = time.monotonic()
+        if any(ended):
+            self._show()
+
+    def _show(self) -> None:
+        tally = self._tally
+        self._bar.update(self._task, completed=tally.num_ended, facts=self._facts())
+        step = max(1, (self._num_trials or 100) // 10)
+        if not self._console.is_terminal and tally.num_ended >= self._announced + step:
+            self._announced = tally.num_ended
+            self._console.print(f"{tally.num_ended}/{self._num_trials or '-'} trials, {self._facts()}")
+
+    def _facts(self) -> str:
+        tally = self._tally
+        facts = [f"best {self._metric} {number(tally.incumbent)}", f"{tally.num_migrations} migrations"]
+        if failed := tally.states.get("failed"):
+            facts.append(f"{failed} failed")
+        done = tally.num_ended - self._before
+        if done and self._started is not None and self._num_trials and tally.num_ended < self._num_trials:
+            left = (time.monotonic() - self._started) / done * (self._num_trials - tally.num_ended)
+            facts.append(f"about {duration(left)} left")
+        return ", ".join(facts)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table for the terminal; numbers to the right."""
+    made = Table(title=Text(title), title_justify="left")
+    rows = list(rows)
+    for index, column in enumerate(columns):
+        numeric = all(row[index][:1] in "-0123456789" for row in rows if row[index])
+        made.add_column(Text(column), justify="right" if numeric and rows else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))  # a name in brackets is no markup
+    return made
+
+
+def leaderboard(study: Study, trials: Sequence[Trial]) -> Table:
+    """Place, objective, metrics, hyperparameters, time, bytes and seed of the best trials."""
+    searched = searched_names(study, trials)
+    # Where the time went is in the JSON form; a column each would crowd out the hyperparameters.
+    metrics = sorted({name for t in trials for name in t.metrics or {} if not name.startswith("seconds_")})
+    others = [objective["name"] for objective in (study.objectives or [])[1:]]
+    metrics = [name for name in metrics if name not in (study.metric, *others)]
+    columns = ["place", "trial", study.metric, *others, *metrics, *searched, "time", "sent", "seed", "island"]
+    rows = [
+        [
+            str(place),
+            str(trial.number),
+            number(trial.objective),
+            *(number(value) for value in (trial.objectives or [])[1:]),
+            *(number((trial.metrics or {}).get(name)) for name in metrics),
+            *(number(trial.hyperparameters.get(name)) for name in searched),
+            duration(trial.seconds),
+            size(trial.wire_bytes),
+            str(trial.seed),
+            str(trial.island),
+        ]
+        for place, trial in enumerate(trials, 1)
+    ]
+    return table(f"{study.name}: {study.method} on {study.workload}", columns, rows)
+
+
+def scores(rows: Sequence[MethodScore], workloads: Sequence[str]) -> Table:
+    """Every method's rank and score, their intervals, and its ranks when another method or a workload is left out."""
+    columns = ["rank", "method", "score", "95 %", "rank's 95 %", "first", "without a method", "without a workload"]
+    lines = [
+        [
+            str(row.rank),
+            row.method,
+            f"{row.score:.3f}",
+            "-" if row.score_interval is None else "{:.3f} to {:.3f}".format(*row.score_interval),
+            "-" if row.rank_interval is None else "{:.0f} to {:.0f}".format(*row.rank_interval),
+            "-" if row.first is None else f"{row.first:.0%}",
+            _extremes(row.rank_without_method.values()),
+            _extremes(row.rank_without_workload.values()),
+        ]
+        for row in rows
+    ]
+    return table(f"score over {', '.join(workloads)}", columns, lines)
+
+
+def comparison(found: Comparison) -> Table:
+    """Every method on every workload."""
+    columns = ["workload", "method", "metric on test data", "reached", "seconds to target", "steps to target", "sent"]
+    lines = [
+        [
+            cell.workload,
+            cell.method,
+            _median(cell.quality),
+            f"{cell.num_reached} of {cell.num_trained}",
+            _median(cell.seconds),
+            _median(cell.steps),
+            size(cell.wire_bytes),
+        ]
+        for cell in found.cells
+        if cell.num_trained
+    ]
+    return table(f"{found.name}: medians over confirmations", columns, lines)
+
+
+def predictions(found: Sequence[Prediction]) -> Table:
+    """What was projected, by workload, method and scale."""
+    columns = ["workload", "method", "nodes", "ranks", "step", "computing", "exposed", "epoch", "to target", "trials"]
+    lines = [
+        [
+            row.workload,
+            row.method,
+            str(row.num_nodes),
+            str(row.num_ranks),
+            *(f"{1000 * seconds:.3g} ms" for seconds in (row.step, row.compute, row.exposed)),
+            f"{row.epoch:.3g} s",
+            "missed" if math.isinf(row.to_target) else "-" if math.isnan(row.to_target) else f"{row.to_target:.3g} s",
+            str(row.num_trials),
+        ]
+        for row in found
+    ]
+    cluster = f"{found[0].cluster}, {found[0].scaling} scaling" if found else "nothing"
+    return table(f"predictions for {cluster}: medians over trials", columns, lines)
+
+
+def prediction_notes(found: Sequence[Prediction], left_out: Sequence[str]) -> list[str]:
+    """What the predictions assume, and what has none."""
+    most = max((row.num_nodes for row in found), default=0)
+    assumed = dict.fromkeys(words for row in found if row.num_nodes == most for words in row.assumptions)
+    return [
+        f"These are predictions, not measurements. With {most} nodes they assume:",
+        *(f"  {words}" for words in assumed),
+        *(f"not predicted: {reason}" for reason in left_out),
+    ]
+
+
+def _median(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else number(estimate.value)
+
+
+def _extremes(ranks: Iterable[int]) -> str:
+    found = sorted(ranks)
+    return f"{found[0]} to {found[-1]}" if found else "-"
+
+
+def searched_names(study: Study, trials: Iterable[Trial]) -> list[str]:
+    """The hyperparameters that the study searched: those its definition does not fix."""
+    space: Mapping[str, Any] = study.definition.get("space", {})
+    fixed = {name for name, value in space.items() if not isinstance(value, dict)}
+    names = dict.fromkeys(name for trial in trials for name in trial.hyperparameters)
+    return [name for name in names if name not in fixed]
+
+
+def studies(summaries: Iterable[StudySummary]) -> Table:
+    """One line per study, with state and progress."""
+    rows = [
+        [
+            s.study.name,
+            s.study.state,
+            f"{s.num_ended}/{s.study.num_trials or '-'}",
+            str(s.counts.get("failed", 0)),
+            f"{s.study.metric} {number(s.best)}",
+            s.study.method,
+            s.study.workload,
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(s.study.started)),
+        ]
+        for s in summaries
+    ]
+    columns = ["study", "state", "trials", "failed", "best", "method", "workload", "started"]
+    return table("studies", columns, rows)

@@ -1,0 +1,214 @@
+"""Commands that search and train."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from atoll.platform.commands.results import write_export
+from atoll.platform.commands.shared import (
+    JsonOption,
+    StoreOption,
+    app,
+    given_flags,
+    hide_password,
+    open_store,
+    print_json,
+    print_table,
+)
+from atoll.platform.exit_codes import FAILURE
+
+if TYPE_CHECKING:
+    from atoll.platform.launch.lifecycle import Ending
+    from atoll.platform.study.study import Study
+
+
+@app.command(epilog="Example: atoll quickstart")
+def quickstart(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Search DASO's hyperparameters on handwritten digits: 4 MPI ranks, about a minute."""
+    from atoll.platform.commands import quickstart as quick
+    from atoll.platform.launch import extras, lifecycle
+
+    extras.require_search_extra()
+    study = quick.study(lifecycle.free_name("quickstart", lifecycle.store_url(store)))
+    code = _search(study, store, resuming=False, as_json=as_json)
+    if code == 0:
+        file = lifecycle.study_folder(study).exports / "best.yaml"
+        write_export(study.name, 1, file, store)
+        if not as_json:
+            option = f" --store {hide_password(store)}" if store else ""
+            print(f"\nThe best configuration is in {file}; train it again with\n    atoll train {file}")
+            print(f"Look at all trials in the browser with\n    atoll dashboard{option}")
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example: atoll search --method daso --workload digits_mlp --trials 40 --islands 2 --ranks 2")
+def search(
+    file: Annotated[Path | None, typer.Argument(metavar="[STUDY.yaml]", help="The study file.")] = None,
+    method: Annotated[str | None, typer.Option(help="A method, in place of a study file.")] = None,
+    workload: Annotated[str | None, typer.Option(help="A workload, in place of a study file.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Budget: trials to evaluate.")] = None,
+    name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
+    islands: Annotated[int | None, typer.Option(help="Islands.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers per island.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Ranks per worker.")] = None,
+    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks of a worker that count as one node.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data per trial.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the study.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="A sampler's name, with its own defaults.")] = None,
+    observe: Annotated[
+        int | None, typer.Option(help="Compare each layer with itself so many epochs before; off unless given.")
+    ] = None,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Let the study file name code outside its folder.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was stopped.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search hyperparameters over MPI, from a study file or from flags, which go before the file."""
+    from atoll.platform.launch import extras
+
+    extras.require_search_extra()
+    topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
+    flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
+    flags |= {"epochs": epochs, "seed": seed, "observe": observe}
+    flags |= {"sampler": None if sampler is None else {"name": sampler}}
+    study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
+    raise typer.Exit(_search(study, store, resuming=resume, as_json=as_json))
+
+
+def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
+    from atoll.platform.study.study import Study
+    from atoll.storage import yamlfile
+
+    if file is None:
+        missing = [f"--{key}" for key in ("method", "workload") if key not in flags]
+        if missing:
+            raise yamlfile.FileError(
+                f"a search needs a study file, or --method and --workload; {missing[0]} is not given"
+            )
+        flags.setdefault("name", "-".join(flags[key].rpartition(":")[2] for key in ("method", "workload")))
+        return yamlfile.validate(flags | {"topology": topology}, Study, source="options", folder=Path.cwd())
+    study = yamlfile.load(file, Study, inside=inside)
+    if not flags and not topology:
+        return study
+    content = study.model_dump(exclude_unset=True)
+    content |= flags | {"topology": content.get("topology", {}) | topology}
+    return yamlfile.validate(content, Study, source=f"{file} with options", folder=file.parent)
+
+
+def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -> int:
+    from atoll.platform.commands import display
+    from atoll.platform.launch import checks, join, lifecycle, supervise
+
+    url = lifecycle.store_url(store, study)
+    checks.check(study)
+    if join.inside_mpi(study.topology.shape().world_size):
+        ended = join.join(study, url, resuming=resuming)
+        if isinstance(ended, lifecycle.Ending):
+            _show_ending(study, url, ended, as_json)
+            return ended.exit_code
+        return ended
+    shape = study.topology.shape()
+    console = Console(stderr=as_json, highlight=False)
+    console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {shape.world_size} ranks")
+    with display.LiveSearch(console, study.name, *study.aim(), study.trials) as live:
+        ending = supervise.search(study, url, resuming=resuming, follow=live)
+    _show_ending(study, url, ending, as_json)
+    return ending.exit_code
+
+
+def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
+    from atoll.platform import exit_codes
+    from atoll.platform.commands import display
+    from atoll.platform.launch import lifecycle
+    from atoll.storage.export import trial_as_dict
+
+    folder = lifecycle.study_folder(study).path
+    if not ending.recorded:
+        print(f"the store does not hold everything yet; finish with `atoll record {folder}`", file=sys.stderr)
+        return
+    from atoll.analysis import leaderboard as ranking
+
+    store = open_store(url)
+    row = store.study(study.name, lifecycle.uid(lifecycle.study_folder(study)))  # it may be called otherwise by now
+    best = ranking.best(store, row, 10)
+    if as_json:
+        said = {"study": study.name, "state": ending.state, "reason": ending.reason, "folder": str(folder)}
+        print_json(said | {"best": trial_as_dict(best[0]) if best else None})
+        return
+    print_table(display.leaderboard(row, best))
+    summary = next(s for s in store.studies() if s.study.id == row.id)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(summary.counts.items()))
+    print(f"{ending.state}: {counts}; {len(store.migrations(row))} migrations; stored in {store}; files in {folder}")
+    if ending.reason:
+        print(ending.reason)
+    if ending.exit_code == exit_codes.EXIT_STOPPED:
+        print("go on with the same command and --resume")
+
+
+@app.command(epilog="Example: atoll train best.yaml --ranks 4")
+def train(
+    file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A configuration, as `atoll export` writes it.")],
+    ranks: Annotated[int | None, typer.Option(help="Ranks; those of the configuration unless given.")] = None,
+    place: Annotated[int, typer.Option(help="Which one, where the file holds several.", min=1)] = 1,
+    test: Annotated[bool, typer.Option("--test", help="Measure the trained model on the test data too.")] = False,
+    observe: Annotated[
+        int | None, typer.Option(help="Compare each layer with itself so many epochs before.", min=1)
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="File for the trained model's state dict (torch.save).")] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="With --save: full weights in place of low-rank factors.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one configuration on one worker."""
+    from atoll.platform.launch import extras, train
+
+    extras.require_search_extra()
+    if merged and save is None:
+        raise typer.BadParameter("--merged says what --save writes; give --save FILE too")
+    configuration = train.read(file, place, ranks)
+    say = (lambda line: None) if as_json else print
+    if observe is not None:
+        configuration = configuration.model_copy(update={"observe": observe})
+    result = train.train(configuration, test=test, say=say, save=save, merged=merged)
+    if as_json:
+        print_json(result)
+    else:
+        for line in train.explain(configuration, result):
+            print(line)
+        if save is not None and result["state"] == "complete":
+            print(f"wrote {save}")
+    raise typer.Exit(0 if result["state"] == "complete" else FAILURE)
+
+
+@app.command(epilog="Example: atoll stop quickstart")
+def stop(
+    study: Annotated[str, typer.Argument(help="The study's name.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a running search or benchmark to stop; trials in flight are queued again on --resume."""
+    from atoll.platform.launch import errors, running
+    from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
+
+    default = StudyFolder(DEFAULT_PARENT / study)
+    if (part := running.running_part(BenchmarkFolder(DEFAULT_PARENT / study))) is not None:
+        folder = part
+    else:
+        folder = default if default.exists() else StudyFolder(open_store(store).study(study).folder)
+    if not folder.exists():
+        raise errors.LaunchError(f"{study} has no files in {folder.path} on this machine")
+    if running.holder(folder) is None:
+        raise errors.LaunchError(f"{study} is not running: no living process holds {folder.lock}")
+    running.request_stop(folder)
+    if as_json:
+        print_json({"study": study, "stop_request": str(folder.stop_request)})
+    else:
+        print(f"{study} is asked to stop; trials in flight are queued again on --resume")

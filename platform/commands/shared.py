@@ -1,0 +1,69 @@
+"""What the commands share: the application, common options, and printing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from atoll.storage.store import Store
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Search the hyperparameters of distributed training methods with islands of multi-rank MPI workers.",
+)
+
+
+StoreOption = Annotated[str | None, typer.Option("--store", help="URL of the store, such as sqlite:///atoll.db")]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+
+Name = Annotated[str | None, typer.Argument(help="A study's name; the newest study unless given.")]
+
+
+def make_console() -> Console:
+    """A console as wide as the terminal; wide enough for whole tables if there is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=400)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, without its box if there is no terminal."""
+    console = make_console()
+    if not console.is_terminal:
+        table.box = None
+    console.print(table)
+
+
+def print_json(content: object) -> None:
+    """Print JSON to standard output."""
+    print(json.dumps(content, indent=2, default=str))
+
+
+def hide_password(url: str) -> str:
+    """The URL of a store with stars in place of its password."""
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def open_store(url: str | None) -> Store:
+    """Open the existing store of an option, of ATOLL_STORE, or the default one."""
+    from atoll.platform.launch.lifecycle import store_url
+    from atoll.storage.store import Store
+
+    return Store(store_url(url), create=False)
+
+
+def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Those options that were given."""
+    return {key: value for key, value in flags.items() if value is not None}

@@ -1,0 +1,43 @@
+"""Why ranks died, and on which workers, as far as the log of mpiexec and heartbeats tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from atoll.storage import journal
+from atoll.storage.folder import StudyFolder
+
+
+def hosts(folder: StudyFolder, since: float) -> list[journal.Event]:
+    """The host lines that ranks have written since a time: who ran where."""
+    events = journal.replay(folder.journals)
+    return [event for event in events if event["event"] == "host" and event["time"] >= since]
+
+
+def log_size(path: Path) -> int:
+    """The size of a log, in bytes; 0 if absent."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def _log_since(folder: StudyFolder, start: int) -> str:
+    with folder.log.open("rb") as file:
+        file.seek(start)
+        return file.read().decode(errors="replace")
+
+
+def explanation(folder: StudyFolder, log_start: int) -> str:
+    """What the ranks' log says of their end: the last error."""
+    lines = _log_since(folder, log_start).splitlines()
+    errors = [line.strip() for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return f": {errors[-1]} (see {folder.log})" if errors else f" (see {folder.log})"
+
+
+def suspected_workers(folder: StudyFolder, since: float, log_start: int, silent: Sequence[int]) -> set[int] | None:
+    """The workers of the ranks that died by themselves, as far as mpiexec or heartbeats tell; None if they do not."""
+    # Hydra names the process whose end made it end the others.
+    named = {int(process) for process in re.findall(r"PID (\d+) RUNNING AT", _log_since(folder, log_start))}
+    ranks = hosts(folder, since)
+    workers = {h["worker"] for h in ranks if h["process"] in named or h["world_rank"] in silent}
+    return workers or None

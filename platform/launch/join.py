@@ -1,0 +1,105 @@
+"""A search inside someone's own mpirun or srun: this process is one of its ranks.
+
+Nobody can start the ranks again here: when they die, exit code 75 says that --resume goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+
+from atoll.platform import exit_codes
+from atoll.platform.launch import lifecycle
+from atoll.platform.launch.lifecycle import Ending
+from atoll.platform.launch.mpiexec import without_rank_variables
+from atoll.platform.study.study import Study
+from atoll.storage.folder import StudyFolder
+from atoll.storage.lock import Lock
+
+_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+def inside_mpi(num_ranks: int) -> bool:
+    """Whether this process is one rank of an MPI job that someone else has started.
+
+    A job of one rank, such as an interactive shell under srun, is none for a search that needs several.
+    """
+    sizes = [os.environ[name] for name in _SIZE_VARIABLES if os.environ.get(name, "").isdigit()]
+    if sizes:
+        return int(sizes[0]) > 1 or num_ranks == 1
+    return "PMIX_RANK" in os.environ
+
+
+def join(study: Study, url: str, *, resuming: bool) -> Ending | int:
+    """Take part in a search as one rank of the MPI job that this process belongs to.
+
+    Returns:
+        On rank 0 how the search ended, on the others its exit code.
+    """
+    import mpi4py
+
+    mpi4py.rc.thread_level = "serialized"
+    from mpi4py import MPI
+
+    from atoll.platform.ranks import search
+    from atoll.platform.study.topology import check_world_size
+
+    world = MPI.COMM_WORLD
+    check_world_size(study.topology.shape(), world.size)
+    folder, lock = lifecycle.study_folder(study), Lock(lifecycle.study_folder(study).lock)
+    refused = _prepare(study, url, resuming, lock) if world.rank == 0 else None
+    if world.bcast(refused is not None):
+        if refused is not None:
+            raise refused
+        return 1
+    recorder = _start_recorder(folder, url) if world.rank == 0 else None
+    also: Callable[[], None] = lock.refresh if world.rank == 0 else lambda: None
+    try:
+        search.run(folder, world, also)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        world.Abort(exit_codes.EXIT_STOPPED)
+    if recorder is None:
+        return int(world.bcast(None))
+    ending = _end(folder, study, recorder, lock)
+    world.bcast(ending.exit_code)
+    return ending
+
+
+def _prepare(study: Study, url: str, resuming: bool, lock: Lock) -> Exception | None:
+    try:
+        lifecycle.check_name_is_free(study, url)
+        lifecycle.study_folder(study).path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        try:
+            lifecycle.prepare(study, url, resuming=resuming)
+        except BaseException:
+            lock.release()
+            raise
+    except Exception as error:
+        return error
+    return None
+
+
+def _end(folder: StudyFolder, study: Study, recorder: subprocess.Popen[bytes], lock: Lock) -> Ending:
+    state, reason = lifecycle.end(folder, study, None)
+    try:
+        recorded = recorder.wait(lifecycle.RECORDING_TIMEOUT) == 0
+    except subprocess.TimeoutExpired:
+        recorded = False
+        recorder.terminate()
+    lock.release()
+    return Ending(state, reason, recorded)
+
+
+def _start_recorder(folder: StudyFolder, url: str) -> subprocess.Popen[bytes]:
+    environment = without_rank_variables()  # a child of a rank must not look like a rank
+    # The URL may hold a password, which a command line would show to everyone on the host.
+    command = [sys.executable, "-m", "atoll.platform.cli", "record", str(folder.path), "--follow"]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, env=environment | {"ATOLL_STORE": url}, start_new_session=True
+    )

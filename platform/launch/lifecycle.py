@@ -1,0 +1,277 @@
+"""A search's beginning and end: everything that can be checked is, the folder is made or taken up again, and the last
+line says how it ended. What happens in between is in `supervise` (we start mpiexec) and `join` (someone else has).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from atoll.platform.exit_codes import EXIT_STOPPED
+from atoll.platform.launch.errors import LaunchError
+from atoll.platform.launch.running import state
+from atoll.platform.search import resume
+from atoll.platform.study import objectives, warmstart
+from atoll.platform.study.study import BUDGETS, Study
+from atoll.storage import journal
+from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
+from atoll.storage.journal import JournalWriter
+from atoll.storage.lock import Lock
+from atoll.storage.recorder import Recorder, RecorderThread
+from atoll.storage.store import DEFAULT_URL, Store
+
+RECORDING_TIMEOUT = 60.0
+MAY_CHANGE = (*BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts")
+TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a search ended.
+
+    Attributes:
+        state: complete, stopped or failed.
+        reason: why, unless it is complete.
+        recorded: whether the store holds every line.
+    """
+
+    state: str
+    reason: str | None
+    recorded: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete, 75 stopped and resumable, 1 failed or not recorded."""
+        return {"complete": 0 if self.recorded else 1, "stopped": EXIT_STOPPED}.get(self.state, 1)
+
+
+def store_url(option: str | None, study: Study | None = None) -> str:
+    """The store's URL: the option, ATOLL_STORE, the study's, or the default."""
+    return option or os.environ.get("ATOLL_STORE") or (study.store if study else None) or DEFAULT_URL
+
+
+def study_folder(study: Study) -> StudyFolder:
+    """Where the study's files go."""
+    return StudyFolder(Path(study.folder) if study.folder else DEFAULT_PARENT / study.name)
+
+
+def prepare(study: Study, url: str, *, resuming: bool, belongs_to: Mapping[str, Any] | None = None) -> StudyFolder:
+    """Make the study's folder, or take it up again; marks the trials that a former start has lost.
+
+    Args:
+        study: what to search.
+        url: the store's.
+        resuming: whether to go on with what is there.
+        belongs_to: further fields of the study's row: the benchmark, and what it is there.
+
+    Raises:
+        LaunchError: when the study exists and is not to be resumed, or the other way round, or has changed, or is done.
+    """
+    folder = study_folder(study)
+    definition = study.model_dump(mode="json", exclude={"store", "folder"})
+    if folder.exists() and not resuming:
+        raise LaunchError(
+            f"{folder.path} already holds a study; continue it with --resume, choose another --name, or remove it with "
+            f"`atoll delete {study.name}`"
+        )
+    if resuming:
+        _check_unchanged(folder, study, definition)
+    workload = study.problem()
+    resolved = objectives.resolve(study.objectives, workload)
+    # Compute nodes need not reach the store: what the search starts with is read here.
+    given = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(study, url)
+    row = {
+        "name": study.name,
+        "state": "running",
+        "workload": study.workload,
+        "method": study.method,
+        "metric": resolved[0].name,
+        "direction": resolved[0].direction,
+        "curve_metric": workload.metric,
+        "objectives": [objective.model_dump() for objective in resolved] if len(resolved) > 1 else None,
+        "target": workload.target if resolved[0].name == workload.metric else None,
+        "num_trials": study.trials,
+        "definition": definition,
+        "folder": str(folder.path.resolve()),
+        "uid": uid(folder),
+        "started": _started(folder),
+        **(belongs_to or {}),
+    }
+    folder.create()
+    write_whole(folder.definition, json.dumps(row | {"warm_start": given}, indent=2))
+    folder.stop_request.unlink(missing_ok=True)
+    with launcher_journal(folder) as lines:
+        lines.append("study_started", {"definition": definition, "num_trials": study.trials}, sync=True)
+        mark_lost(folder, lines, "its process ended before it did", blamed=None)
+    return folder
+
+
+def row(folder: StudyFolder) -> dict[str, Any]:
+    """The study's row for the store."""
+    content: dict[str, Any] = json.loads(folder.definition.read_text())
+    return {name: value for name, value in content.items() if name != "warm_start"}
+
+
+def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, Any]) -> None:
+    if not folder.exists():
+        raise LaunchError(f"there is no study to resume in {folder.path}; leave --resume out to start it")
+    before = json.loads(folder.definition.read_text())["definition"]
+    changed = [
+        f"{key}: {before.get(key)!r} before, {value!r} now"
+        for key, value in definition.items()
+        if key not in MAY_CHANGE and before.get(key) != value
+    ]
+    for key in BUDGETS:
+        if before.get(key) is not None and (definition[key] is not None and definition[key] < before[key]):
+            changed.append(f"{key}: {before[key]} before, {definition[key]} now, and a budget can only grow")
+    for key, value in definition["topology"].items():
+        if key not in TOPOLOGY_MAY_CHANGE and before["topology"].get(key) != value:
+            changed.append(f"topology.{key}: {before['topology'].get(key)!r} before, {value!r} now")
+    if changed:
+        raise LaunchError(
+            f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may, "
+            f"and of topology {', '.join(TOPOLOGY_MAY_CHANGE)}"
+        )
+    if resume.read(journal.replay(folder.journals)).used_up(study.trials, study.seconds, study.busy_seconds):
+        raise LaunchError(f"{study.name} is finished: it has used up its {budget(study)}; give it more to go on")
+
+
+def budget(study: Study) -> str:
+    """The budget in words."""
+    trials = None if study.trials is None else f"{study.trials} trials"
+    seconds = None if study.seconds is None else f"{study.seconds:g} seconds"
+    busy = None if study.busy_seconds is None else f"{study.busy_seconds:g} busy seconds"
+    return " or ".join(filter(None, [trials, seconds, busy]))
+
+
+def uid(folder: StudyFolder) -> str:
+    """What names a study for good; a new one where there is none yet."""
+    return str(json.loads(folder.definition.read_text())["uid"]) if folder.exists() else uuid.uuid4().hex
+
+
+def _started(folder: StudyFolder) -> float:
+    return float(json.loads(folder.definition.read_text())["started"]) if folder.exists() else time.time()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+@contextmanager
+def launcher_journal(folder: StudyFolder) -> Iterator[JournalWriter]:
+    """The launcher's own journal."""
+    lines = JournalWriter(folder.journal("launcher"))
+    try:
+        yield lines
+    finally:
+        lines.close()
+
+
+def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, blamed: Collection[int] | None) -> None:
+    """End the trials that have started and whose process is gone: lost, to be queued again.
+
+    A configuration that kills its worker twice is failed, and not tried again.
+
+    Args:
+        folder, lines: the study's files, and the launcher's journal.
+        reason: what is known.
+        blamed: the workers that died by themselves, if that is known; the others went down with them.
+    """
+    past = resume.read(journal.replay(folder.journals))
+    for trial in past.running():
+        key = {"number": trial.number, "attempt": trial.attempt}
+        is_blamed = blamed is None or trial.worker in blamed
+        if is_blamed and past.is_blamed(trial.number):
+            why = f"its worker died on it twice; the second time: {reason}"
+            fields = {"state": "failed", "objective": None, "reason": why, "busy_seconds": trial.busy_seconds}
+            lines.append("trial_ended", key | fields)
+        else:
+            lines.append("trial_lost", key | {"reason": reason, "blamed": is_blamed})
+
+
+def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, str | None]:
+    """Write the study's last line: its state and why."""
+    with launcher_journal(folder) as lines:
+        mark_lost(folder, lines, failure or "the search was stopped", blamed=() if failure is None else None)
+        past = resume.read(journal.replay(folder.journals))
+        if failure is not None:
+            state, reason = "failed", failure
+        elif past.used_up(study.trials, study.seconds, study.busy_seconds):
+            state, reason = "complete", None
+        else:
+            state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
+        lines.append("study_ended", {"state": state, "reason": reason}, sync=True)
+    return state, reason
+
+
+def end_if_done(folder: StudyFolder, study: Study) -> None:
+    """Write the last line of a study whose budget is used up, where the launcher died before it could."""
+    if not folder.exists() or state(folder) == "complete":
+        return
+    if resume.read(journal.replay(folder.journals)).used_up(study.trials, study.seconds, study.busy_seconds):
+        lock = Lock(folder.lock)
+        lock.acquire()
+        try:
+            end(folder, study, None)
+        finally:
+            lock.release()
+
+
+def free_name(wanted: str, url: str) -> str:
+    """`wanted`, or with a number where a folder or the store has it already."""
+    try:
+        store = Store(url)
+        taken = {summary.study.name for summary in store.studies()}
+        store.close()
+    except DBAPIError:
+        taken = set()
+    names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken and not (DEFAULT_PARENT / name).exists())
+
+
+def check_name_is_free(study: Study, url: str) -> None:
+    """Raise StoreError when the store holds another study of this name; a store that cannot be read says nothing."""
+    try:
+        store = Store(url)
+    except DBAPIError:
+        return
+    folder = study_folder(study)
+    try:
+        store.check_name(study.name, uid(folder) if folder.exists() else None)
+    finally:
+        store.close()
+
+
+def record(folder: StudyFolder, url: str, *, follow: bool) -> int:
+    """Move a study's journals into the store, now or until its last line; returns the number of lines.
+
+    Raises:
+        LaunchError: where there is no study.
+        DBAPIError, StoreError: unless following, when the store cannot be written.
+    """
+    if not folder.exists():
+        raise LaunchError(f"{folder.path} holds no study: there is no {folder.definition.name} in it")
+    recorder = Recorder(folder, lambda: Store(url), row(folder))
+    if not follow:
+        return recorder.catch_up()
+    thread = RecorderThread(recorder)
+    thread.start()
+    lock = Lock(folder.lock)
+    while state(folder) is None and lock.holder() is not None:
+        time.sleep(0.5)
+    if not thread.finish(timeout=24 * 3600.0):
+        raise LaunchError(f"the store does not hold everything: {thread.failure}")
+    return 0

@@ -1,0 +1,82 @@
+"""Starts and ends the processes of an MPI job."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from atoll.platform.launch.blame import hosts
+from atoll.platform.launch.errors import LaunchError
+from atoll.storage.folder import StudyFolder
+
+_RANK_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_", "SLURM_PROCID", "SLURM_STEP")
+
+
+def mpiexec() -> str:
+    """The launcher of the MPI that mpi4py loads: that of the wheel beside this Python, or else the one on the PATH."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = os.environ.get("ATOLL_MPIEXEC") or (str(beside) if beside.exists() else shutil.which("mpiexec"))
+    if found is None:
+        raise LaunchError("no mpiexec beside this Python or on the PATH: `python -m pip install mpich` brings one")
+    return found
+
+
+def start_ranks(num_ranks: int, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start an MPI job of our ranks, in its own session, printing into `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "atoll.platform.ranks.main", *arguments]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=rank_environment(),
+        )
+
+
+def rank_environment() -> dict[str, str]:
+    """The ranks' environment: libraries must not start a thread per core before a rank knows its share."""
+    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | without_rank_variables()
+
+
+def without_rank_variables() -> dict[str, str]:
+    """This process's environment without what makes a process a rank of its parent's MPI job."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_RANK_VARIABLES)}
+
+
+def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:
+    """End an MPI job that is still there: TERM, then KILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if job.poll() is not None:
+            return
+        os.killpg(job.pid, number)
+        try:
+            job.wait(grace)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def kill_ranks(folder: StudyFolder, since: float) -> None:
+    """Kill those ranks of this host, started after `since`, that have outlived their mpiexec."""
+    for event in hosts(folder, since):
+        if event["hostname"] == socket.gethostname() and _is_rank_of(folder, event["process"]):
+            try:
+                os.kill(event["process"], signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _is_rank_of(folder: StudyFolder, process: int) -> bool:
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return False
+    return "atoll.platform.ranks.main" in command and str(folder.path) in command

@@ -1,0 +1,49 @@
+"""Signals that ask a search to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from atoll.platform.launch import running
+from atoll.storage.folder import StudyFolder
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+@contextmanager
+def _on_stop_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Call `handler` on what asks a search to stop; only a main thread hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextmanager
+def noting_signals() -> Iterator[threading.Event]:
+    """Between searches: what would end one sets the event instead of ending this process."""
+    asked = threading.Event()
+    with _on_stop_signals(lambda _number, _frame: asked.set()):
+        yield asked
+
+
+@contextmanager
+def stop_on_signals(folder: StudyFolder) -> Iterator[threading.Event]:
+    """A first signal asks for a clean stop; a second interrupt sets the event: at once."""
+    hurry = threading.Event()
+
+    def asked(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and folder.stop_request.exists():
+            hurry.set()
+        running.request_stop(folder)
+
+    with _on_stop_signals(asked):
+        yield hurry

@@ -1,0 +1,159 @@
+"""Starts the ranks of a search with mpiexec, follows them, and starts them again when they die.
+
+The launcher notices a job that ends and a rank whose heartbeat stops, ends what is left (TERM, then KILL), and resumes
+from the journals. A signal or `atoll stop` ends the search cleanly; a second interrupt ends it at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from atoll.platform.exit_codes import EXIT_JOURNAL
+from atoll.platform.launch import lifecycle, running
+from atoll.platform.launch.blame import explanation, log_size, suspected_workers
+from atoll.platform.launch.lifecycle import Ending
+from atoll.platform.launch.mpiexec import end_job, kill_ranks, start_ranks
+from atoll.platform.launch.signals import STOP_SIGNALS, stop_on_signals
+from atoll.platform.ranks.heartbeat import HeartbeatMonitor
+from atoll.platform.study.study import Study
+from atoll.storage import journal
+from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import JournalError
+from atoll.storage.lock import Lock
+from atoll.storage.recorder import Recorder, RecorderThread
+from atoll.storage.store import Store
+
+POLL_INTERVAL = 0.1
+LITTLE_SPACE = 1 << 16
+JOURNALS_FULL = "a journal cannot be written"
+_MAKE_ROOM = "what was recorded stays readable: make room, then go on with --resume"
+
+
+def search(
+    study: Study,
+    url: str,
+    *,
+    resuming: bool,
+    follow: Callable[[StudyFolder], None],
+    belongs_to: Mapping[str, Any] | None = None,
+) -> Ending:
+    """Run a whole search: start the ranks, record, start them again when they die, and end.
+
+    Args:
+        study: what to search; checked.
+        url: the store's.
+        resuming: whether to go on with what is there.
+        follow: called again and again while the search runs, and once at the end.
+        belongs_to: further fields of the study's row: the benchmark, and what it is there.
+
+    Raises:
+        LaunchError, Locked, StoreError: when it cannot start.
+    """
+    lifecycle.check_name_is_free(study, url)
+    folder = lifecycle.study_folder(study)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder.lock)
+    lock.acquire()
+    try:
+        lifecycle.prepare(study, url, resuming=resuming, belongs_to=belongs_to)
+        row = lifecycle.row(folder)
+        thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
+        thread.start()
+        with stop_on_signals(folder) as hurry:
+            failure = _Supervisor(study, folder, lock, follow, hurry).run()
+        try:
+            state, reason = lifecycle.end(folder, study, failure)
+        except JournalError as error:
+            state, reason = "failed", failure or error.strerror
+        recorded = thread.finish(lifecycle.RECORDING_TIMEOUT)
+        follow(folder)
+    finally:
+        lock.release()
+    return Ending(state, reason, recorded)
+
+
+class _Supervisor:
+    """Starts the ranks until they have ended by themselves, were stopped, or have died too often."""
+
+    def __init__(
+        self,
+        study: Study,
+        folder: StudyFolder,
+        lock: Lock,
+        follow: Callable[[StudyFolder], None],
+        hurry: threading.Event,
+    ) -> None:
+        self._study = study
+        self._folder = folder
+        self._lock = lock
+        self._follow = follow
+        self._hurry = hurry
+        self._num_ranks = study.topology.shape().world_size
+
+    def run(self) -> str | None:
+        """Returns why the search failed, or None where it ended or was stopped."""
+        for num_restarts in range(self._study.max_restarts + 1):
+            started, log_start = time.time(), log_size(self._folder.log)
+            failure, silent = self._run_once()
+            if failure is None or self._folder.stop_request.exists():
+                return None
+            free = shutil.disk_usage(self._folder.path).free
+            # mpiexec may fail to write the log before it can tell how a rank ended.
+            if failure == JOURNALS_FULL or free < LITTLE_SPACE:
+                failure = JOURNALS_FULL
+                return f"{failure} ({free} bytes are free in {self._folder.path}); {_MAKE_ROOM}"
+            failure += explanation(self._folder, log_start)
+            if not any(e["event"] == "trial_started" and e["time"] >= started for e in self._events()):
+                return failure
+            blamed = suspected_workers(self._folder, started, log_start, silent)
+            with lifecycle.launcher_journal(self._folder) as lines:
+                lifecycle.mark_lost(self._folder, lines, failure, blamed)
+                if num_restarts < self._study.max_restarts:
+                    lines.append("restarted", {"reason": failure}, sync=True)
+        return f"{failure}; the ranks were started again {self._study.max_restarts} times (max_restarts)"
+
+    def _run_once(self) -> tuple[str | None, list[int]]:
+        """Start the ranks once; returns how they died, if they did, and which of them were silent."""
+        beats = [self._folder.heartbeat(rank) for rank in range(self._num_ranks)]
+        started = time.time()
+        monitor = HeartbeatMonitor(beats, self._study.heartbeat_timeout)
+        job = start_ranks(self._num_ranks, ["search", str(self._folder.path)], self._folder.log)
+        silent: list[int] = []
+        try:
+            while job.poll() is None and not (silent := monitor.silent()):
+                self._follow(self._folder)
+                self._lock.refresh()
+                self._end_when_stopping_takes_too_long(job)
+                time.sleep(POLL_INTERVAL)
+        finally:
+            asked = self._folder.stop_request.exists()
+            if job.poll() is None:
+                end_job(job, grace=2.0)
+                if not asked:  # the ranks take the signal that ends them for a request to stop
+                    self._folder.stop_request.unlink(missing_ok=True)
+            kill_ranks(self._folder, started)
+        if silent:
+            seconds = self._study.heartbeat_timeout
+            return f"rank {', '.join(map(str, silent))} made no progress for {seconds:g} s (heartbeat_timeout)", silent
+        if job.returncode == 0:
+            return None, []
+        if -job.returncode in STOP_SIGNALS:  # someone ended mpiexec: they want the search to stop
+            running.request_stop(self._folder)
+        if job.returncode == EXIT_JOURNAL:
+            return JOURNALS_FULL, []
+        return f"the MPI job ended with code {job.returncode}", []
+
+    def _end_when_stopping_takes_too_long(self, job: subprocess.Popen[bytes]) -> None:
+        if not self._folder.stop_request.exists():
+            return
+        asked = self._folder.stop_request.stat().st_mtime
+        if self._hurry.is_set() or time.time() - asked > self._study.stop_grace:
+            end_job(job, grace=2.0)
+
+    def _events(self) -> list[journal.Event]:
+        return journal.replay(self._folder.journals)

@@ -1,0 +1,155 @@
+"""`atoll train`: reads a configuration, trains it over MPI, and says whether it reproduces where it came from."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from atoll.platform.formatting import duration, number, size
+from atoll.platform.launch import errors, mpiexec
+from atoll.platform.launch.join import inside_mpi
+from atoll.platform.study import objectives, registry
+from atoll.platform.study.configuration import Configuration, read_configurations, split_hyperparameters, versions
+from atoll.storage import yamlfile
+from atoll.storage.journal import JournalTail
+
+
+def read(file: Path, place: int = 1, ranks: int | None = None) -> Configuration:
+    """Read the configuration in `file`, or the one at `place` of several, and check all that can be checked.
+
+    Raises:
+        FileError: for a file that is no configuration.
+        ValueError, DataMissing, LibraryMissing: for hyperparameters out of range, or data or a library that are not
+            there.
+    """
+    several = read_configurations(file)
+    if place > len(several):
+        raise yamlfile.FileError(
+            f"{file} holds {len(several)} configurations; --place must be one of them; got {place}"
+        )
+    configuration = several[place - 1]
+    if ranks is not None:
+        configuration = configuration.model_copy(update={"ranks": ranks})
+    if configuration.ranks_per_node and configuration.ranks % configuration.ranks_per_node:
+        raise yamlfile.FileError(
+            f"ranks ({configuration.ranks}) must be divisible by ranks_per_node; got {configuration.ranks_per_node}"
+        )
+    split_hyperparameters(
+        configuration.method, configuration.workload, configuration.hyperparameters, configuration.ranks
+    )
+    registry.workload(configuration.workload).check_data(Path(configuration.data) if configuration.data else None)
+    return configuration
+
+
+def train(
+    configuration: Configuration,
+    *,
+    test: bool,
+    say: Callable[[str], None],
+    save: Path | None = None,
+    merged: bool = False,
+) -> dict[str, Any]:
+    """Train `configuration` over MPI; returns how it ended, and says each epoch's progress.
+
+    Args:
+        configuration: what to train.
+        test: whether to measure the trained model on the test data too.
+        say: gets a line for each epoch.
+        save: a file for the trained model's state dict.
+        merged: whether that has full weights in place of low-rank factors.
+
+    Raises:
+        LaunchError: when the MPI job fails, or when this process already belongs to one.
+    """
+    if inside_mpi(configuration.ranks):
+        raise errors.LaunchError("`atoll train` starts its ranks itself: call it without mpirun or srun")
+    if save is not None and not save.absolute().parent.is_dir():
+        raise errors.LaunchError(f"the folder of --save must exist; got {save}")
+    metric = registry.workload(configuration.workload).metric
+    with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
+        folder = Path(name)
+        file, log = folder / "configuration.json", folder / "ranks.log"
+        content = {"configuration": configuration.model_dump(), "test": test}
+        content |= {"save": None if save is None else str(save.absolute()), "merged": merged}
+        file.write_text(json.dumps(content))
+        job = mpiexec.start_ranks(configuration.ranks, ["train", str(file), str(folder / "result.jsonl")], log)
+        tail, result = JournalTail(folder), None
+        try:
+            while result is None:
+                ended = job.poll() is not None
+                chunks = tail.read()
+                tail.advance(chunks)
+                for event in (event for chunk in chunks.values() for event in chunk.events):
+                    if event["event"] == "progress":
+                        say(_progress_line(event, metric))
+                    elif event["event"] == "trial_ended":
+                        result = event
+                if ended and result is None:
+                    raise errors.LaunchError(f"the ranks ended with code {job.returncode}:\n{log.read_text()[-4000:]}")
+                time.sleep(0.05)
+            job.wait()
+        finally:
+            mpiexec.end_job(job)
+    # What ranks did at every step is for projections of a study, and long.
+    return {key: value for key, value in result.items() if key not in ("event", "time", "schedules")}
+
+
+def _progress_line(event: dict[str, Any], metric: str) -> str:
+    return (
+        f"epoch {event['epoch']:>3}  step {event['step']:>6}  training loss {number(event['train_loss'])}  "
+        f"validation loss {number(event['validation_loss'])}  {metric} {number(event['metric'])}  "
+        f"{duration(event['seconds'])}  sent {size(event['wire_bytes'])}"
+    )
+
+
+def explain(configuration: Configuration, result: dict[str, Any]) -> list[str]:
+    """What there is to say about a result: the objective, and how it compares with the exported one."""
+    if result["state"] != "complete":
+        return [f"{result['state']}: {result['reason']}", *filter(None, [result.get("traceback")])]
+    workload = registry.workload(configuration.workload)
+    metric = workload.metric
+    lines = [f"{metric} {result['objective']!r} in {duration(result['seconds'])}, sent {size(result['wire_bytes'])}"]
+    metrics = result["metrics"]
+    lines += [f"{name} {value!r}" for name, value in metrics.items() if not name.startswith("seconds_")]
+    lines += [f"note: {note}" for note in result.get("notes", ())]
+    lines += _where_time_went(metrics) + _what_was_sent(result["ledger"])
+    expected = configuration.origin.get("objective")
+    name = configuration.origin.get("metric", metric)
+    found = objectives.measured(workload, result).get(name)
+    if expected is not None and expected == found:
+        lines.append(f"this reproduces the exported objective {expected!r} exactly")
+    elif expected is not None:
+        lines.append(f"the exported objective, {name}, was {expected!r}{_differences(configuration)}")
+    return lines
+
+
+def _where_time_went(metrics: dict[str, float]) -> list[str]:
+    spent = {name.removeprefix("seconds_"): s for name, s in metrics.items() if name.startswith("seconds_")}
+    total = sum(spent.values()) or 1.0
+    parts = (f"{name} {duration(seconds)} ({seconds / total:.0%})" for name, seconds in spent.items())
+    return [f"time, mean of the ranks: {', '.join(parts)}"]
+
+
+def _what_was_sent(ledger: list[dict[str, Any]]) -> list[str]:
+    """One line for each kind of communication; a message's bytes are counted where it is sent."""
+    return [
+        f"sent: {row['operation']}{' (overlapped)' if row['overlapped'] else ''}, {row['scope']}, "
+        f"{row['count']} x {size(row['payload_bytes'])}, {size(row['wire_bytes'])} in all, "
+        f"waited {duration(row['seconds_waited'])}"
+        for row in ledger
+        if row["wire_bytes"] or row["seconds_waited"] > 0.1
+    ] or ["sent: nothing"]
+
+
+def _differences(configuration: Configuration) -> str:
+    now = versions()
+    changed = [
+        f"{name} {old} then, {now.get(name)} now"
+        for name, old in configuration.versions.items()
+        if now.get(name) != old
+    ]
+    return f"; versions differ: {', '.join(changed)}" if changed else ""

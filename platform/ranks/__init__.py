@@ -1,0 +1,1 @@
+"""What mpiexec starts: the programs of a rank."""

@@ -1,0 +1,60 @@
+"""The program that `mpiexec` starts: one rank of a search, or of one configuration's training.
+
+python -m atoll.platform.ranks.main search FOLDER
+python -m atoll.platform.ranks.main train CONFIGURATION.json RESULT.jsonl
+python -m atoll.platform.ranks.main doctor RESULT.json
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from atoll.platform.exit_codes import EXIT_JOURNAL
+from atoll.storage.journal import JournalError
+
+
+def main(arguments: list[str]) -> None:
+    """Run one rank; what it raises ends the whole MPI job, as peers would wait for it for ever."""
+    import mpi4py
+
+    mpi4py.rc.thread_level = "serialized"
+    from mpi4py import MPI
+
+    try:
+        _dispatch(arguments, MPI.COMM_WORLD)
+    except BaseException as error:
+        try:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:  # the log may be on the disk that is full
+            MPI.COMM_WORLD.Abort(EXIT_JOURNAL if isinstance(error, JournalError) else 1)
+    MPI.Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written. Taking torch's and the other libraries' modules down takes seconds where ranks share cores.
+    os._exit(0)
+
+
+def _dispatch(arguments: list[str], world: object) -> None:
+    from mpi4py import MPI
+
+    assert isinstance(world, MPI.Comm)
+    if arguments[0] == "search":
+        from atoll.platform.ranks import search
+        from atoll.storage.folder import StudyFolder
+
+        search.run(StudyFolder(arguments[1]), world)
+    elif arguments[0] == "doctor":
+        from atoll.platform.ranks import mpi_check
+
+        mpi_check.run(arguments[1], world)
+    else:
+        from atoll.platform.ranks import train
+
+        train.run(arguments[1], arguments[2], world)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

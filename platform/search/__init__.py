@@ -1,0 +1,1 @@
+"""The search as the root of a worker runs it."""

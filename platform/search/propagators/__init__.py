@@ -1,0 +1,64 @@
+"""The samplers, each in the shape of Propulate's propagators: population in, individual out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from atoll.platform.study.samplers import Genetic, Grid, Mixed, Random, Sampler
+
+if TYPE_CHECKING:
+    from atoll.platform.search.population import Population
+    from atoll.platform.search.propagators.propagator import Propagator
+    from atoll.searchspaces.space import Refuses, SearchSpace
+
+
+def make(
+    settings: Sampler,
+    space: SearchSpace,
+    population: Population,
+    *,
+    seed: int,
+    num_objectives: int = 1,
+    first: int = 0,
+    refuses: Refuses = lambda _: None,
+) -> Propagator:
+    """The propagator of a sampler, for one worker of an island.
+
+    Args:
+        settings: the sampler's.
+        space: what is searched.
+        population: the island's, as the worker sees it; its size is that of a generation.
+        seed: the study's.
+        num_objectives: how many losses an individual has.
+        first: the number of the first trial that the sampler proposes.
+        refuses: why hyperparameters must not be trained, or None where they may.
+    """
+    if isinstance(settings, Mixed):
+        from atoll.platform.search.propagators.mixed import MixedPropagator
+
+        return MixedPropagator(
+            [make(m, space, population, seed=seed, num_objectives=num_objectives) for m in settings.samplers]
+        )
+    if isinstance(settings, Genetic | Random):
+        from atoll.platform.search.propagators.genetic import GeneticPropagator, RandomPropagator
+
+        if isinstance(settings, Random):
+            return RandomPropagator(space.limits(), seed)
+        return GeneticPropagator(settings, space.limits(), population, seed)
+    if isinstance(settings, Grid):
+        from atoll.platform.search.propagators.grid import GridPropagator
+
+        return GridPropagator(settings, space, seed, first, refuses)
+    from atoll.platform.search.propagators.optuna_sampler import OptunaPropagator
+
+    return OptunaPropagator(settings, space, num_objectives, population.size, seed)
+
+
+def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """A sampler's attributes from a journal; raises ValueError for what would run code when it is read."""
+    if any("optimizer" in name for name in attributes):
+        from atoll.platform.search.propagators.optuna_sampler import check_attributes
+
+        check_attributes(attributes)
+    return dict(attributes)

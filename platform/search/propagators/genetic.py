@@ -1,0 +1,148 @@
+"""Propulate's genetic operators (version 1.2.2), wrapped so that every offspring knows whose genes it has.
+
+All that we use of Propulate is in this file, and tests/platform/test_propagators.py holds it: individuals with numbers
+and integers as genes, and the operators of its default propagator. Its loop, pickles, communicators and surrogates are
+not used; its CMA-ES, PSO and Nelder-Mead are faulty as released.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from propulate.population import Individual as PropulateIndividual
+from propulate.propagators import (
+    CrossoverMultiple,
+    CrossoverSigmoid,
+    CrossoverUniform,
+    InitUniform,
+    IntervalMutationNormal,
+    RandomPointMutation,
+    SelectUniform,
+)
+
+from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.propagators.propagator import Propagator, Proposal, seed_of
+from atoll.platform.study.samplers import Genetic
+from atoll.searchspaces.space import Gene
+
+Limits = Mapping[str, tuple[float, float] | tuple[int, int]]
+
+
+class Genome(PropulateIndividual):  # type: ignore[misc]
+    """Propulate's individual as its operators see it; copies share what never changes, and inherit nothing else."""
+
+    def __init__(self, individual: Individual, template: PropulateIndividual) -> None:
+        self._share(template)
+        self.mapping = dict(zip(template.limits, individual.genes, strict=True))
+        self.position = np.array(individual.genes, dtype=float)
+        self.number = individual.number
+        self.loss = individual.losses[0]
+
+    def _share(self, other: PropulateIndividual) -> None:
+        self.limits, self.types, self.offsets = other.limits, other.types, other.offsets
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Genome:
+        copied = object.__new__(Genome)
+        copied._share(self)
+        copied.mapping, copied.position = dict(self.mapping), self.position.copy()
+        copied.number, copied.loss = self.number, self.loss
+        return copied
+
+
+class GeneticPropagator(Propagator):
+    """Breeds from the best of the population.
+
+    Args:
+        settings: probabilities and sizes of the operators.
+        limits: of every gene; floats for numbers, integers for categories.
+        population: the island's.
+        seed: the study's.
+    """
+
+    def __init__(self, settings: Genetic, limits: Limits, population: Population, seed: int) -> None:
+        self._limits = dict(limits)
+        self._population = population
+        self._seed = seed
+        self._rng = random.Random()
+        self._draw = InitUniform(self._limits, rng=self._rng)
+        self._template = self._draw()
+        self._parents, self._mate, self._mutations = _operators(settings, self._limits, self._rng)
+        self._genomes: dict[int, Genome] = {}
+
+    def propose(self, number: int, attempt: int = 0) -> Proposal:
+        """Breed, or draw at random until there is a breeding population."""
+        started = time.perf_counter()
+        self._rng.seed(seed_of(self._seed, number, attempt))
+        best = self._population.best()
+        if len(best) < max(self._population.size, self._parents.offspring):
+            return Proposal(self._genes(self._draw()), "random", seconds=time.perf_counter() - started)
+        parents = self._parents(self._genomes_of(best))
+        child = self._mate(parents)
+        first = parents[0]
+        sources: dict[str, int | str] = dict.fromkeys(self._limits, first.number)
+        for other in reversed(parents[1:]):
+            theirs, ours = other.mapping, first.mapping
+            sources |= {
+                name: other.number for name in self._limits if child.mapping[name] == theirs[name] != ours[name]
+            }
+        operators = ["crossover"]
+        for name, operator in self._mutations.items():
+            before, child = child, operator(child)
+            if child is not before and not isinstance(child, Genome):  # InitUniform makes a new one
+                return Proposal(self._genes(child), "random", seconds=time.perf_counter() - started)
+            changed = {gene: name for gene in self._limits if child.mapping[gene] != before.mapping[gene]}
+            if changed:
+                operators.append(name)
+                sources |= changed
+        inherited = [parent.number for parent in parents if parent.number in sources.values()]
+        took = time.perf_counter() - started
+        return Proposal(self._genes(child), "+".join(operators), tuple(inherited), sources, seconds=took)
+
+    def _genomes_of(self, best: list[Individual]) -> list[Genome]:
+        known = self._genomes
+        self._genomes = {i.number: known.get(i.number) or Genome(i, self._template) for i in best}
+        return list(self._genomes.values())
+
+    def _genes(self, individual: PropulateIndividual) -> dict[str, Gene]:
+        return {name: individual.mapping[name] for name in self._limits}
+
+
+class RandomPropagator(Propagator):
+    """Draws every individual at random."""
+
+    def __init__(self, limits: Limits, seed: int) -> None:
+        self._limits = dict(limits)
+        self._seed = seed
+        self._rng = random.Random()
+        self._draw = InitUniform(self._limits, rng=self._rng)
+
+    def propose(self, number: int, attempt: int = 0) -> Proposal:
+        """Draw uniformly."""
+        started = time.perf_counter()
+        self._rng.seed(seed_of(self._seed, number, attempt))
+        drawn = self._draw()
+        genes = {name: drawn[name] for name in self._limits}
+        return Proposal(genes, "random", seconds=time.perf_counter() - started)
+
+
+def _operators(settings: Genetic, limits: Limits, rng: random.Random) -> tuple[Any, Any, dict[str, Any]]:
+    """Selection of parents among the best, crossover, and what changes the offspring, in Propulate's order."""
+    if settings.mating == "uniform":
+        mate = CrossoverUniform(settings.crossover, rng=rng)
+    elif settings.mating == "sigmoid":
+        mate = CrossoverSigmoid(settings.temperature, rng=rng)
+    else:
+        mate = CrossoverMultiple(parents=settings.parents, rng=rng)
+    parents = SelectUniform(settings.parents if settings.mating == "multiple" else 2, rng=rng)
+    numbers = sum(isinstance(low, float) for low, _ in limits.values())
+    fewest, most = (min(points, len(limits)) for points in settings.mutation_points)
+    mutations = {"point_mutation": RandomPointMutation(limits, fewest, most, settings.mutation, rng)}
+    if numbers:
+        points = min(settings.interval_points, numbers)
+        mutations["interval_mutation"] = IntervalMutationNormal(limits, settings.sigma, points, settings.interval, rng)
+    mutations["random"] = InitUniform(limits, parents=1, probability=settings.random, rng=rng)
+    return parents, mate, mutations

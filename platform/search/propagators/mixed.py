@@ -1,0 +1,60 @@
+"""Several samplers that take turns and learn from one another's trials, so that none has to be the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from atoll.platform.search.population import Individual
+from atoll.platform.search.propagators.propagator import Propagator, Proposal
+from atoll.searchspaces.space import Gene
+
+
+class MixedPropagator(Propagator):
+    """Asks its members in turn, by the trial's number, and tells all of them what happens.
+
+    Args:
+        members: whom to ask; all on the same space.
+    """
+
+    def __init__(self, members: Sequence[Propagator]) -> None:
+        self._members = members
+
+    @property
+    def is_slow(self) -> bool:  # type: ignore[override]
+        """Whether a member is."""
+        return any(member.is_slow for member in self._members)
+
+    @property
+    def tells_pending(self) -> bool:  # type: ignore[override]
+        """Whether a member wants to know."""
+        return any(member.tells_pending for member in self._members)
+
+    def propose(self, number: int, attempt: int = 0) -> Proposal:
+        """What the member whose turn it is proposes; the next one's, where that was refused."""
+        return self._members[(number + attempt) % len(self._members)].propose(number, attempt)
+
+    def started(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+        """Tell all members."""
+        for member in self._members:
+            member.started(number, genes, attributes)
+
+    def arrived(self, individual: Individual) -> None:
+        """Tell all members."""
+        for member in self._members:
+            member.arrived(individual)
+
+    def dropped(self, number: int) -> None:
+        """Tell all members."""
+        for member in self._members:
+            member.dropped(number)
+
+    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+        """Tell all members."""
+        for member in self._members:
+            member.refused(number, genes, attributes)
+
+    def left(self, number: int) -> None:
+        """Tell all members."""
+        for member in self._members:
+            member.left(number)

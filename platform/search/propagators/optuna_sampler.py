@@ -1,0 +1,281 @@
+"""Optuna's samplers in the shape of a propagator.
+
+Each worker's root has an in-memory study of its own that is told what arrives: genes, losses, intermediate values, and
+the samplers' own attributes, without which several studies do not act as one (CMA-ES would start anew in each). Genes
+are numbers in [0, 1] and indices of choices, so that scales, steps and ceilings are the space's. A sampler is made anew
+for each proposal, from a seed of the study and the trial: nothing hidden in it is lost on resume.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+import warnings
+from collections.abc import Callable, Container, Mapping
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    TPESampler,
+)
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from atoll.platform.search.population import Individual
+from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
+from atoll.platform.study.samplers import CmaEs, Gp, Nsga2, Nsga3, Qmc, Tpe
+from atoll.searchspaces.space import Gene, Parameter, SearchSpace
+from atoll.storage.unpickling import ArrayUnpickler
+
+OptunaSettings = Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc
+_OPTIMIZER = "optimizer:"
+
+
+class _Storage(InMemoryStorage):  # type: ignore[misc]
+    """Trials in memory, of which samplers see those that have not emigrated, and no more than `memory`."""
+
+    def __init__(self, memory: int | None = None) -> None:
+        super().__init__()
+        self.hidden: set[int] = set()
+        self._memory = memory
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """As in Optuna, but for those that are hidden."""
+        trials: list[FrozenTrial] = super().get_all_trials(study_id, deepcopy, states)
+        if self.hidden:
+            trials = [trial for trial in trials if trial._trial_id not in self.hidden]
+        if self._memory is None or len(trials) <= self._memory:
+            return trials
+        trials = [trial for trial in trials if trial.state != TrialState.FAIL]
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        best = {t._trial_id for t in sorted(done, key=lambda t: t.value or 0.0)[: self._memory // 2]}
+        newest = {trial._trial_id for trial in trials[-(self._memory - len(best)) :]}
+        return [trial for trial in trials if trial._trial_id in best | newest]
+
+
+class OptunaPropagator(Propagator):
+    """Asks one of Optuna's samplers.
+
+    Args:
+        settings: which one, and its options.
+        space: what is searched.
+        num_objectives: how many losses an individual has.
+        population: of a generation, for the evolutionary ones.
+        seed: the study's.
+    """
+
+    is_slow: ClassVar[bool] = True
+    tells_pending: ClassVar[bool] = True
+
+    def __init__(
+        self, settings: OptunaSettings, space: SearchSpace, num_objectives: int, population: int, seed: int
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        # For the whole process: Python's context for warnings is not safe in the thread that proposals are made in.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Clip non-finite values")  # a target that was missed is infinite
+        if isinstance(settings, Gp):
+            _leave_threads_alone()
+        self._name = settings.name
+        self._knows_pruning = isinstance(settings, Tpe)
+        self._space = space
+        self._seed = seed
+        self._idle = space.idle_genes()
+        self._distributions = {p.name: _distribution(p) for p in space.parameters}
+        self._storage = _Storage(settings.memory if isinstance(settings, Gp) else None)
+        self._study = optuna.create_study(storage=self._storage, directions=["minimize"] * num_objectives)
+        self._make = _factory(settings, population, seed, self._distributions)
+        self._ids: dict[int, int] = {}  # trial's number -> Optuna's
+        self._numbers: dict[int, int] = {}
+
+    def propose(self, number: int, attempt: int = 0) -> Proposal:
+        """Ask the sampler, parameter by parameter, for those that mean something."""
+        started = time.perf_counter()
+        study = self._study._study_id
+        before = set(self._storage.get_study_system_attrs(study))
+        self._study.sampler = self._make(seed_of(self._seed, number, attempt), number)
+        trial = self._study.ask()
+        self._remember(number, trial._trial_id)
+        genes, _ = self._space.draw(lambda p: self._suggest(trial, p))
+        attributes = dict(self._storage.get_trial(trial._trial_id).system_attrs)
+        # Whom a generation was bred from is kept in the study: by trials, as other workers know them.
+        for key, ids in self._storage.get_study_system_attrs(study).items():
+            if key not in before and ":parent:" in key:
+                attributes[SHARED + key] = [self._numbers[id_] for id_ in ids]
+        took = time.perf_counter() - started
+        return Proposal(self._idle | genes, self._name, attributes=attributes, seconds=took)
+
+    def _suggest(self, trial: optuna.Trial, parameter: Parameter) -> Gene:
+        distribution = self._distributions[parameter.name]
+        if isinstance(distribution, CategoricalDistribution):
+            return int(trial.suggest_categorical(parameter.name, distribution.choices))
+        return float(trial.suggest_float(parameter.name, 0.0, 1.0))
+
+    def _remember(self, number: int, trial_id: int) -> None:
+        self._ids[number], self._numbers[trial_id] = trial_id, number
+
+    def started(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+        """Add a trial in training, unless it was proposed here."""
+        if number in self._ids and not self._storage.get_trial(self._ids[number]).state.is_finished():
+            return
+        meaning, _ = self._space.draw(lambda p: genes[p.name])
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=meaning,
+            distributions={name: self._distributions[name] for name in meaning},
+            system_attrs=self._take_study_attributes(attributes),
+        )
+        self._remember(number, self._storage.create_new_trial(self._study._study_id, trial))
+
+    def _take_study_attributes(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        known = self._storage.get_study_system_attrs(self._study._study_id)
+        for key, numbers in ((k.removeprefix(SHARED), v) for k, v in attributes.items() if k.startswith(SHARED)):
+            if key not in known:
+                ids = [self._ids[number] for number in numbers if number in self._ids]
+                self._storage.set_study_system_attr(self._study._study_id, key, ids)
+        return {key: value for key, value in attributes.items() if not key.startswith(SHARED)}
+
+    def arrived(self, individual: Individual) -> None:
+        """Tell the sampler of an evaluated individual."""
+        genes = dict(zip(self._distributions, individual.genes, strict=True))
+        self.started(individual.number, genes, individual.attributes)
+        trial_id = self._ids[individual.number]
+        # Only TPE can do with pruned trials. The others would ignore them, and go on to propose what is pruned: they
+        # take the last value, which is one of the worse ones, for the final one.
+        if individual.is_complete or not self._knows_pruning:
+            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, individual.losses)
+            return
+        for epoch, loss in individual.curve.items():
+            self._storage.set_trial_intermediate_value(trial_id, epoch, loss)
+        self._storage.set_trial_state_values(trial_id, TrialState.PRUNED, individual.losses)
+
+    def dropped(self, number: int) -> None:
+        """Close a trial that has no result."""
+        if number in self._ids and not self._storage.get_trial(self._ids[number]).state.is_finished():
+            self._storage.set_trial_state_values(self._ids[number], TrialState.FAIL)
+
+    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+        """Close a proposal as infinitely bad, so that the sampler learns to keep away from there."""
+        self.started(number, genes, attributes)
+        worst = [math.inf] * len(self._study.directions)
+        self._storage.set_trial_state_values(self._ids[number], TrialState.COMPLETE, worst)
+
+    def left(self, number: int) -> None:
+        """Hide an emigrant from the sampler."""
+        if number in self._ids:
+            self._storage.hidden.add(self._ids[number])
+
+
+class _Qmc(QMCSampler):  # type: ignore[misc]
+    """Point `number` of the sequence over the whole space."""
+
+    def __init__(self, number: int, distributions: dict[str, BaseDistribution], **options: Any) -> None:
+        super().__init__(**options)
+        self._number, self._distributions = number, distributions
+
+    def infer_relative_search_space(self, study: object, trial: object) -> dict[str, BaseDistribution]:
+        """The same dimensions for every point."""
+        return self._distributions
+
+    def _find_sample_id(self, study: object, search_space: object) -> int:
+        return self._number
+
+
+def _factory(
+    settings: OptunaSettings, population: int, seed: int, distributions: dict[str, BaseDistribution]
+) -> Callable[[int, int], BaseSampler]:
+    """What makes the sampler for a seed and a trial's number."""
+    s = settings
+    if isinstance(s, Tpe):
+        return lambda seed, _: TPESampler(
+            n_startup_trials=s.startup,
+            n_ei_candidates=s.candidates,
+            multivariate=s.multivariate,
+            group=s.group,
+            constant_liar=s.constant_liar,
+            seed=seed,
+        )
+    if isinstance(s, CmaEs):
+        return lambda seed, _: CmaEsSampler(
+            n_startup_trials=s.startup,
+            popsize=s.population,
+            with_margin=s.margin,
+            use_separable_cma=s.separable,
+            warn_independent_sampling=False,
+            seed=seed,
+        )
+    if isinstance(s, Gp):
+        return lambda seed, _: GPSampler(
+            n_startup_trials=s.startup,
+            deterministic_objective=s.deterministic,
+            warn_independent_sampling=False,
+            seed=seed,
+        )
+    if isinstance(s, Qmc):
+        return lambda _, number: _Qmc(
+            number,
+            distributions,
+            qmc_type=s.sequence,
+            scramble=s.scramble,
+            seed=seed,
+            warn_independent_sampling=False,
+        )
+    options = {
+        "population_size": s.population or population,
+        "mutation_prob": s.mutation,
+        "crossover_prob": s.crossover,
+        "swapping_prob": s.swapping,
+    }
+    if isinstance(s, Nsga2):
+        return lambda seed, _: NSGAIISampler(seed=seed, **options)
+    return lambda seed, _: NSGAIIISampler(seed=seed, dividing_parameter=s.divisions, **options)
+
+
+def _leave_threads_alone() -> None:
+    """Keep Optuna from setting torch's threads to 1 while it fits a Gaussian process.
+
+    That holds for the whole process, whose trial trains meanwhile: slower, and with other last digits.
+    """
+    from optuna._gp import gp, optim_mixed
+
+    for module in (gp, optim_mixed):
+        assert hasattr(module, "limit_threads_in_optimization")
+        module.limit_threads_in_optimization = nullcontext
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    low, high = parameter.limits()
+    if isinstance(low, int):
+        return CategoricalDistribution(range(low, int(high) + 1))
+    return FloatDistribution(0.0, 1.0)
+
+
+_OPTIMIZERS = {("cmaes._cma", "CMA"), ("cmaes._cmawm", "CMAwM"), ("cmaes._sepcma", "SepCMA")}
+
+
+def check_attributes(attributes: Mapping[str, Any]) -> None:
+    """Raise ValueError for attributes from a journal whose pickled optimizer, which Optuna will read, is none."""
+    parts = [attributes[key] for key in sorted(attributes, key=_part) if _OPTIMIZER in key]
+    if parts:
+        try:
+            content = io.BytesIO(bytes.fromhex("".join(parts)))
+            ArrayUnpickler(content, "a CMA-ES optimizer holds arrays and itself only", _OPTIMIZERS).load()
+        except Exception as error:
+            raise ValueError(f"the journal holds an optimizer that is none: {error}") from None
+
+
+def _part(key: str) -> tuple[str, int]:
+    name, _, number = key.rpartition(":")
+    return name, int(number) if number.isdigit() else 0

@@ -1,0 +1,123 @@
+"""Ends trials early: asynchronous successive halving (ASHA; Li et al. 2020) and median stopping (Golovin et al. 2017).
+
+At every rung a trial is compared with all that any worker of the search has brought there so far. The roots tell each
+other their values over MPI; no database has a part in it. The stopping form of ASHA is used: a trial that is among the
+best 1/factor of its rung goes on, any other ends; nobody waits for a rung to fill, and no trial is taken up again.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import statistics
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from atoll.platform.study.pruning import Pruning
+
+if TYPE_CHECKING:
+    from atoll.communication.mailbox import Mailbox
+    from atoll.platform.trial.progress import Progress
+
+RUNG = 31
+
+
+class Pruner:
+    """What the search's trials have reached, as one worker's root knows it, and its decisions.
+
+    Args:
+        settings: the study's.
+        rule, while_falling: the settings' or the method's.
+        sign: 1 where the metric is minimised, -1 where it is maximised.
+        roots: mailbox between all roots.
+    """
+
+    def __init__(self, settings: Pruning, rule: str, while_falling: bool, sign: float, roots: Mailbox) -> None:
+        self._settings = settings
+        self._rule = rule
+        self._while_falling = while_falling
+        self._sign = sign
+        self._roots = roots
+        self._rungs: dict[float, list[float]] = {}  # values of all trials at a rung, sorted
+        self._curves: dict[int, list[tuple[float, float]]] = {}  # fidelity and value of every report, for the median
+        self._reached: dict[int, float] = {}
+        self._number = -1
+        self._is_behind = False
+        self._least_loss = math.inf
+
+    def replay(self, number: int, epoch: int, step: int, seconds: float, metric: float | None) -> None:
+        """Learn from a report of an earlier start, of a trial that has ended."""
+        if metric is not None:
+            self._learn(number, self._fidelity(epoch, step, seconds), self._sign * metric)
+
+    def start(self, number: int) -> None:
+        """A trial begins here."""
+        self._number, self._is_behind, self._least_loss = number, False, math.inf
+        self._reached.pop(number, None)
+
+    def prunes(self, progress: Progress) -> bool:
+        """Whether the trial that reports is to end now; tells the other roots what it has reached."""
+        self.receive()
+        fidelity = self._fidelity(progress.epoch, progress.step, progress.seconds)
+        value = self._sign * progress.metric
+        for rung in self._passed(self._reached.get(self._number, 0.0), fidelity):
+            self._is_behind = self._judge(rung, value)
+        report = self._number, fidelity, value
+        self._learn(*report)
+        self._roots.send_to(self._roots.others(), report, RUNG)
+        falls = progress.train_loss < self._least_loss
+        self._least_loss = min(self._least_loss, progress.train_loss)
+        return self._is_behind and not progress.last and (self._while_falling or not falls)
+
+    def _fidelity(self, epoch: int, step: int, seconds: float) -> float:
+        return {"epochs": epoch, "steps": step, "seconds": seconds}[self._settings.fidelity]
+
+    def _passed(self, before: float, now: float) -> Iterator[float]:
+        """The rungs above fidelity `before` and at most at `now`, in order."""
+        if self._settings.rungs is not None:
+            yield from (rung for rung in self._settings.rungs if before < rung <= now)
+        elif self._rule == "median":
+            if now >= self._settings.grace:
+                yield now
+        else:
+            rung = self._settings.grace
+            while rung <= now:
+                if rung > before:
+                    yield rung
+                rung *= self._settings.factor
+
+    def _judge(self, rung: float, value: float) -> bool:
+        """Whether a value is behind at a rung."""
+        if self._rule == "median":
+            others = [found for n in self._curves if n != self._number and (found := self._at(n, rung)) is not None]
+            return len(others) >= self._settings.startup and value > statistics.median(others)
+        # Among the n that have come here, itself included, the best n/factor go on, and always the very best.
+        values = self._rungs.get(rung, [])
+        return bisect.bisect_left(values, value) >= max(1, (len(values) + 1) // self._settings.factor)
+
+    def _at(self, number: int, fidelity: float) -> float | None:
+        """A trial's last value up to a fidelity; None where it has not come so far."""
+        curve = self._curves[number]
+        if curve[-1][0] < fidelity:
+            return None
+        place = bisect.bisect_right(curve, (fidelity, math.inf))
+        return curve[place - 1][1] if place else None
+
+    def receive(self) -> None:
+        """Take in what other workers' trials have reached."""
+        while (message := self._roots.take(RUNG)) is not None:
+            self._learn(*message[1])
+
+    def _learn(self, number: int, fidelity: float, value: float) -> None:
+        before = self._reached.get(number, 0.0)
+        if fidelity <= before:  # the trial has begun anew
+            before = 0.0
+        self._reached[number] = fidelity
+        if self._rule == "median":
+            curve = self._curves.setdefault(number, [])
+            while curve and curve[-1][0] >= fidelity:
+                curve.pop()
+            curve.append((fidelity, value))
+            return
+        for rung in self._passed(before, fidelity):
+            bisect.insort(self._rungs.setdefault(rung, []), value)

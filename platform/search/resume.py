@@ -1,0 +1,165 @@
+"""What a study's journals say of its past: what was evaluated, what was lost, and where individuals have moved."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from atoll.platform.search.tickets import Ticket
+from atoll.storage.events import TrialKey, key_of
+from atoll.storage.journal import Event
+
+BUDGETED = ("complete", "pruned", "failed")
+
+
+@dataclass
+class PastTrial:
+    """One attempt at a trial."""
+
+    number: int
+    attempt: int
+    island: int
+    generation: int
+    hyperparameters: dict[str, Any]
+    proposal: dict[str, Any]
+    worker: int = -1
+    state: str = "running"
+    objective: float | None = None
+    objectives: list[float | None] | None = None
+    curve: dict[int, float] | None = None
+    blamed: bool = False
+    started: float = 0.0
+    busy_seconds: float = 0.0
+
+
+Proposed = tuple[dict[str, Any], dict[str, Any]]  # hyperparameters, and where they come from
+
+
+@dataclass
+class Past:
+    """A study's trials and migrations so far, what was proposed and refused, and the seconds it has been searched."""
+
+    trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
+    proposed: dict[int, Proposed] = field(default_factory=dict)
+    refused: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    migrations: list[tuple[int, int, int]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def running(self) -> list[PastTrial]:
+        """Attempts that have started and not ended."""
+        return [trial for trial in self.trials.values() if trial.state == "running"]
+
+    def num_budgeted(self) -> int:
+        """Trials that used up a part of the budget."""
+        return sum(trial.state in BUDGETED for trial in self.trials.values())
+
+    def is_budgeted(self, event: Event) -> bool:
+        """Whether the attempt that an event speaks of used up a part of the budget."""
+        trial = self.trials.get(key_of(event))
+        return trial is not None and trial.state in BUDGETED
+
+    def is_blamed(self, number: int) -> bool:
+        """Whether a worker has died on this trial before."""
+        return any(trial.blamed for trial in self.trials.values() if trial.number == number)
+
+    def failed(self) -> list[dict[str, Any]]:
+        """The hyperparameters of failed trials, which are not to be bred again unchanged."""
+        return [trial.hyperparameters for trial in self.trials.values() if trial.state == "failed"]
+
+    def busy_seconds(self) -> float:
+        """What the trials that used up a part of the budget have taken, summed over workers."""
+        return sum(trial.busy_seconds for trial in self.trials.values() if trial.state in BUDGETED)
+
+    def used_up(self, num_trials: int | None, seconds: float | None, busy_seconds: float | None = None) -> bool:
+        """Whether nothing is left of one of the budgets that are given."""
+        # The roots have added the same numbers in another order.
+        busy = self.busy_seconds() + 1e-6
+        spent = ((self.num_budgeted(), num_trials), (self.seconds, seconds), (busy, busy_seconds))
+        return any(budget is not None and used >= budget for used, budget in spent)
+
+    def tickets(self, num_trials: int | None, given: Sequence[dict[str, Any]]) -> Iterator[Ticket]:
+        """What is left of the budget: lost trials again, then new ones; the very first of these are those `given`."""
+        done = {trial.number for trial in self.trials.values() if trial.state in BUDGETED}
+        lost = {t.number: t for t in sorted(self.trials.values(), key=lambda t: t.attempt) if t.number not in done}
+        retries = [Ticket(t.number, t.attempt + 1, t.hyperparameters, t.proposal) for t in lost.values()]
+        left = None if num_trials is None else max(0, num_trials - len(done) - len(retries))
+        started = {trial.number for trial in self.trials.values()}
+        fresh = itertools.islice((number for number in itertools.count() if number not in started), left)
+        return itertools.chain(retries, (self._ticket(number, given) for number in fresh))
+
+    def _ticket(self, number: int, given: Sequence[dict[str, Any]]) -> Ticket:
+        """A new ticket: with what is given, or what was proposed for it before the search stopped."""
+        if number < len(given):
+            return Ticket(number, hyperparameters=given[number])
+        hyperparameters, proposal = self.proposed.get(number, (None, None))
+        return Ticket(number, hyperparameters=hyperparameters, proposal=proposal)
+
+    def visited(self, num_islands: int) -> dict[int, set[int]]:
+        """The islands that each migrant's trial is known on; they may be fewer or more than before."""
+        found: dict[int, set[int]] = {}
+        for number, origin, target in self.migrations:
+            found.setdefault(number, set()).update((origin % num_islands, target % num_islands))
+        return found
+
+    def individuals(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:
+        """The ended trials of an island: those bred there, with what has come and, but for pollination, gone.
+
+        Islands may be fewer or more than before: a trial of island i goes to island i modulo their number.
+        """
+        ended = {trial.number: trial for trial in self.trials.values() if trial.state in BUDGETED}
+        homes = {number: {trial.island} for number, trial in ended.items()}
+        for number, origin, target in self.migrations:
+            if number in homes:
+                homes[number].add(target)
+                if not pollination:
+                    homes[number].discard(origin)
+        chosen = (t for n, t in ended.items() if island in {home % num_islands for home in homes[n]})
+        return sorted(chosen, key=lambda trial: trial.number)
+
+
+def read(events: Iterable[Event]) -> Past:
+    """Gather a study's past from its journals' events, in the order of their times."""
+    past = Past()
+    started, before = None, 0.0
+    for event in events:
+        try:
+            _take(past, event)
+            if event["event"] == "study_started":
+                started, before = float(event["time"]), past.seconds
+            elif started is not None:
+                past.seconds = max(past.seconds, before + float(event["time"]) - started)
+        except (KeyError, TypeError, ValueError):
+            continue  # a line of another version or program
+    return past
+
+
+def _take(past: Past, event: Event) -> None:
+    kind = event["event"]
+    if kind == "trial_started":
+        names = ("number", "attempt", "island", "generation", "hyperparameters", "worker")
+        fields = {name: event[name] for name in names}
+        started = float(event.get("time", 0.0))
+        past.trials[key_of(event)] = PastTrial(**fields, proposal=event.get("proposal") or {}, started=started)
+    elif kind == "proposed":
+        past.proposed[event["number"]] = event["hyperparameters"], event["proposal"]
+    elif kind == "refused":
+        refused = {name: event[name] for name in ("genes", "attributes")}
+        past.refused.setdefault(event["number"], []).append(refused)
+    elif kind == "progress" and key_of(event) in past.trials:
+        # What is known of a trial whose process dies: it trained until its last line.
+        trial = past.trials[key_of(event)]
+        trial.busy_seconds = max(0.0, float(event["time"]) - trial.started)
+    elif kind == "trial_ended" and key_of(event) in past.trials:
+        trial = past.trials[key_of(event)]
+        trial.state = event["state"]
+        trial.objective = event.get("objective")
+        trial.objectives = event.get("objectives")
+        trial.curve = {int(epoch): value for epoch, value in (event.get("curve") or {}).items()}
+        trial.busy_seconds = float(event.get("busy_seconds", 0.0))
+    elif kind == "trial_lost" and past.trials[key_of(event)].state == "running":
+        past.trials[key_of(event)].state = "lost"
+        past.trials[key_of(event)].blamed = bool(event.get("blamed"))
+    elif kind == "migrated":
+        past.migrations.append((event["number"], event["from_island"], event["to_island"]))

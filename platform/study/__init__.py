@@ -1,0 +1,1 @@
+"""A study: its schema, and what its names stand for."""

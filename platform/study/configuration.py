@@ -1,0 +1,134 @@
+"""One configuration: all that it takes to train once, and again. `atoll export` writes it, `atoll train` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+
+from atoll.platform.study import registry
+from atoll.storage import yamlfile
+
+if TYPE_CHECKING:
+    from atoll.methods.common.optimizers import OptimizerSettings
+
+# A seed is multiplied by a million and a bit to tell epochs and ranks apart, and torch takes 63 bits.
+MAX_SEED = 2**40
+Scalar = JsonValue  # a hyperparameter's value
+
+
+class Configuration(BaseModel):
+    """A workload, a method, all hyperparameters, and where and how they were trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workload: str
+    method: str
+    hyperparameters: dict[str, Scalar] = Field(default_factory=dict)
+    epochs: int | None = Field(default=None, ge=1, description="passes over the data; the workload's own unless given")
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    ranks: int = Field(default=1, ge=1)
+    ranks_per_node: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, description="torch threads per rank")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: str | None = Field(default=None, description="folder of the data files")
+    observe: int | None = Field(default=None, ge=1, description="epochs between the weights that observers compare")
+    versions: dict[str, str] = Field(default_factory=dict)
+    origin: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("workload", "method")
+    @classmethod
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        folder = Path((info.context or {}).get("folder", "."))
+        name = registry.absolute(name, folder)
+        (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
+        return name
+
+
+def read_configurations(file: Path) -> list[Configuration]:
+    """The one or several configurations of a file, as `atoll export` writes them. Raises FileError."""
+    try:
+        content = yamlfile.read(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise yamlfile.FileError(f"{file}: {error}") from None
+    if not isinstance(content, dict) or "configurations" not in content:
+        return [yamlfile.load(file, Configuration)]
+    several = content["configurations"]
+    return [yamlfile.validate(one, Configuration, source=str(file), folder=file.parent) for one in several]
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, of those packages that are installed."""
+    found = {}
+    for package in ("atoll", "torch", "numpy", "mpi4py", "mpich", "propulate"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def complete_hyperparameters(
+    method_name: str, workload_name: str, hyperparameters: dict[str, Scalar]
+) -> dict[str, Scalar]:
+    """The hyperparameters with the defaults of all that they do not name, the optimizer's and workload's included.
+
+    A default of None stands for a value that the method derives, and stays unnamed.
+    """
+    from atoll.methods.common.optimizers import OptimizerSettings
+
+    method = registry.method(method_name)
+    of_workload = fields(registry.workload(workload_name).Hyperparameters)
+    every = (*fields(method.Hyperparameters), *of_workload, *fields(OptimizerSettings))
+    defaults = {field.name: field.default for field in every if field.default not in (MISSING, None)}
+    return defaults | dict(method.optimizer_defaults) | hyperparameters
+
+
+def _check_types(defaults: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raise ValueError for a value that is not of its default's type; an integer may stand for a real number.
+
+    A default of None is that of a real number which the method derives unless it is given.
+    """
+    for name, value in given.items():
+        expected = float if defaults[name] is None else type(defaults[name])
+        if defaults[name] is not MISSING and type(value) is not expected and (expected, type(value)) != (float, int):
+            raise ValueError(f"{name} must be of type {expected.__name__}; got {value!r}")
+
+
+def split_hyperparameters(
+    method_name: str, workload_name: str, hyperparameters: Mapping[str, Scalar], num_ranks: int
+) -> tuple[Any, OptimizerSettings, Any]:
+    """The method's, the optimizer's and the workload's validated hyperparameters, of one flat dictionary.
+
+    Raises:
+        ValueError: for a name that none of them has, with the valid ones, or for a value out of its range.
+        NotApplicable: for what the method cannot do, such as training on `num_ranks` ranks.
+    """
+    from atoll.methods.common.optimizers import OptimizerSettings
+
+    method = registry.method(method_name)
+    made, network = method.Hyperparameters, registry.workload(workload_name).Hyperparameters
+    given: dict[str, Any] = dict(hyperparameters)
+    own = {field.name for field in fields(made)}
+    shared = {field.name for field in fields(OptimizerSettings)}
+    of_workload = {field.name for field in fields(network)}
+    unknown = sorted(set(hyperparameters) - own - shared - of_workload)
+    if unknown:
+        also = f", {', '.join(sorted(of_workload))} of the workload" if of_workload else ""
+        raise ValueError(
+            f"{method_name} has no hyperparameter {', '.join(unknown)}; valid are {', '.join(sorted(own)) or 'none'} "
+            f"of the method{also} and {', '.join(sorted(shared))} of the optimizer"
+        )
+    every = (*fields(made), *fields(network), *fields(OptimizerSettings))
+    _check_types({field.name: field.default for field in every}, given)
+    settings = dict(method.optimizer_defaults) | {name: value for name, value in given.items() if name in shared}
+    split = made(**{name: value for name, value in given.items() if name in own}), OptimizerSettings(**settings)
+    method.check(*split, num_ranks)
+    return (*split, network(**{name: value for name, value in given.items() if name in of_workload}))

@@ -1,0 +1,1 @@
+"""One configuration in training on one worker."""

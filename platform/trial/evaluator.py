@@ -1,0 +1,36 @@
+"""Measures a model on samples shared out over the ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from atoll.communication.communicator import Communicator
+from atoll.methods.common.evaluation import evaluating
+from atoll.platform.workloads.workload import Samples, Workload
+
+
+class Evaluator:
+    """Measures a model on samples shared out over the ranks."""
+
+    CHUNK = 256  # forecasts of 720 steps by a wide network take 6 MB each
+
+    def __init__(self, workload: Workload, samples: Samples, communicator: Communicator, device: str = "cpu") -> None:
+        self._workload = workload
+        self._device = device
+        self._communicator = communicator
+        share = slice(communicator.rank, None, communicator.size)
+        self._inputs, self._targets = samples.inputs[share], samples.targets[share]
+        self._nothing = torch.zeros(workload.num_totals, dtype=torch.float64)
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Over all samples: the loss, the metric, and the workload's further metrics."""
+        totals = self._nothing.clone()
+        with torch.no_grad(), evaluating(model):
+            for start in range(0, len(self._targets), self.CHUNK):
+                chunk = slice(start, start + self.CHUNK)
+                inputs, targets = self._inputs[chunk].to(self._device), self._targets[chunk].to(self._device)
+                outputs = model(self._workload.transform(inputs, None))
+                totals += self._workload.totals(outputs, targets)
+        self._communicator.sum(totals)
+        return self._workload.scores(totals)

@@ -1,0 +1,104 @@
+"""Observes a network's layers while it trains, for any method; off unless a study or configuration asks for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from atoll.communication.communicator import Communicator
+from atoll.communication.ledger import Ledger
+from atoll.methods.low_rank.factored import low_rank_layers, shape_of, weight_of
+from atoll.methods.low_rank.factored_layers import Factored
+from atoll.methods.low_rank.metrics import mixing_matrix, mixing_similarity, orthogonal_basis, scaled_traffic, stability
+from atoll.methods.low_rank.shared_svd import share_out
+from atoll.methods.method import Method
+
+
+class _Seen(NamedTuple):
+    """What a weight was after an epoch, in host memory."""
+
+    basis: Tensor
+    mixing: Tensor
+
+
+class Observer:
+    """Compares each layer's weight with what it was some epochs before (001, equations 4.6 and 4.7).
+
+    The layers are shared out over ranks: each decomposes its own after every epoch, and keeps two matrices of a
+    weight's size for each of the epochs in between.
+
+    Args:
+        num_epochs: how many epochs before; the source compares with five.
+        method: what trains.
+        communicator: the worker's ranks, with the method's ledger.
+        aside: the same ranks, for what is no traffic of the method.
+    """
+
+    def __init__(self, num_epochs: int, method: Method, communicator: Communicator, aside: Communicator) -> None:
+        self._num_epochs = num_epochs
+        self._method = method
+        self._ledger = communicator.ledger
+        self._aside = aside
+        self._ranks_per_node = communicator.nodes.count(communicator.nodes[communicator.rank])
+        self._reduced_bytes = 0.0
+        self._num_observed = 0
+        self._history: dict[str, deque[_Seen]] = {}
+
+    def __call__(self, model: nn.Module, seconds: float) -> dict[str, float]:
+        """The metrics after an epoch; collective.
+
+        Args:
+            model: the evaluated network.
+            seconds: the epoch's training time.
+        """
+        layers = low_rank_layers(model)
+        shapes = [shape_of(layer) for layer in layers.values()]
+        owners = share_out([m * n * min(m, n) for m, n in shapes], self._aside.size)
+        values = torch.zeros(len(layers), 2, dtype=torch.float64)
+        can_compare = self._num_observed >= self._num_epochs
+        for number, (name, layer) in enumerate(layers.items()):
+            if owners[number] != self._aside.rank:
+                continue
+            weight = weight_of(layer).detach()
+            history = self._history.setdefault(name, deque(maxlen=self._num_epochs))
+            now = _Seen(orthogonal_basis(weight).cpu(), mixing_matrix(weight).cpu())
+            if can_compare:
+                then = history[0]
+                values[number, 0] = stability(now.basis, then.basis)
+                values[number, 1] = mixing_similarity(now.mixing, then.mixing, max(weight.shape))
+            history.append(now)
+        self._num_observed += 1
+        found = self._sizes(layers, self._method.inner_ranks()) | self._traffic(seconds)
+        if can_compare:
+            self._aside.sum(values)
+            for column, kind in enumerate(("stability", "mixing")):
+                found |= {f"{kind}/{name}": float(v) for name, v in zip(layers, values[:, column], strict=True)}
+                found[kind] = float(values[:, column].mean())
+        return found
+
+    def _sizes(self, layers: dict[str, nn.Module], ranks: dict[str, int]) -> dict[str, float]:
+        """Each weight's rank, and how much smaller its factors are; of the whole network what holds in full rank."""
+        found = {"trainable_share": 1.0, "compression": 1.0, "ecr": 0.0}
+        for name, layer in layers.items():
+            m, n = shape_of(layer)
+            rank = ranks.get(name, min(m, n))
+            size = rank * (m + n) if name in ranks else m * n
+            if isinstance(layer, Factored):
+                size = sum(matrix.numel() for matrix in layer.factors())
+            found[f"rank/{name}"] = float(rank)
+            found[f"compression/{name}"] = m * n / size
+        return found
+
+    def _traffic(self, seconds: float) -> dict[str, float]:
+        total = reduced_bytes(self._ledger)
+        since, self._reduced_bytes = total - self._reduced_bytes, total
+        return {"scaled_traffic": scaled_traffic(since, seconds, self._ranks_per_node)}
+
+
+def reduced_bytes(ledger: Ledger) -> float:
+    """What a rank has given to reductions between nodes."""
+    rows = (row for row in ledger.rows() if row["operation"] == "all_reduce" and row["scope"] == "global")
+    return float(sum(row["count"] * row["payload_bytes"] for row in rows))

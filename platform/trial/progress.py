@@ -1,0 +1,40 @@
+"""What a trial reports after an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a trial reports after an epoch; equal on all ranks but for `seconds`.
+
+    Attributes:
+        step, epoch: completed ones.
+        seconds: training time of this rank, without evaluation.
+        train_loss: mean over the epoch's batches of all ranks.
+        validation_loss, metric: of the evaluated model; with replicas that differ, each sees its share of the data.
+        learning_rate: at the last step.
+        wire_bytes: sent so far by all ranks of the worker.
+        metrics: further metrics by name: the workload's, the method's own, what observers saw.
+        last: whether this is the trained model.
+    """
+
+    step: int
+    epoch: int
+    seconds: float
+    train_loss: float
+    validation_loss: float
+    metric: float
+    learning_rate: float
+    wire_bytes: float
+    metrics: dict[str, float]
+    last: bool
+
+
+def as_fields(progress: Progress) -> dict[str, Any]:
+    """A progress report as journal fields."""
+    fields = asdict(progress)
+    del fields["last"]
+    return fields

@@ -1,0 +1,194 @@
+"""One trial on one rank of a worker: a generator of progress.
+
+The method owns the step; this loop owns the data order, the schedule, the measuring and the decision to go on, which is
+the same on every rank because it is made of summed values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from atoll.communication.communicator import Communicator
+from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
+from atoll.methods.method import Batch, Context, Method
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import Configuration, split_hyperparameters
+from atoll.platform.trial.batches import EpochBatches, on_device, without_augmentation
+from atoll.platform.trial.evaluator import Evaluator
+from atoll.platform.trial.layer_observer import Observer
+from atoll.platform.trial.progress import Progress
+
+# torch's random state is the process's, and virtual ranks are threads of one.
+_RANDOM_STATE = threading.Lock()
+
+
+class Diverged(ArithmeticError):
+    """Training has reached a loss that is no number, or infinite."""
+
+
+class Trial:
+    """One configuration in training, as one rank of the worker sees it.
+
+    Args:
+        configuration: what to train.
+        communicator: the worker's ranks; its ledger is the method's.
+        device: where this rank trains.
+        test: whether to measure the model on the test data too, which no search ever sees, after every epoch.
+    """
+
+    LOOK_EVERY = 50
+
+    def __init__(
+        self, configuration: Configuration, communicator: Communicator, device: str, *, test: bool = False
+    ) -> None:
+        hyperparameters, settings, of_workload = split_hyperparameters(
+            configuration.method, configuration.workload, configuration.hyperparameters, communicator.size
+        )
+        self.workload = registry.workload(configuration.workload, of_workload)
+        self._communicator = communicator
+        # The trial's own sums, for losses and metrics, are not the method's traffic.
+        self._aside = communicator.split(0, ledger=communicator.ledger.aside())
+        self.num_epochs = configuration.epochs or self.workload.epochs
+        data = self.workload.load(Path(configuration.data) if configuration.data else None)
+        method, transform = registry.method(configuration.method), self.workload.transform
+        self._batches = EpochBatches(
+            on_device(device, data.train),
+            settings.batch_size,
+            communicator.rank,
+            communicator.size,
+            configuration.seed,
+            without_augmentation(transform) if method.keeps_samples(hyperparameters) else transform,
+            whole=method.layer_parallel,
+            device=device,
+        )
+        self._num_steps = self.num_epochs * self._batches.num_batches
+        self._validate = Evaluator(self.workload, on_device(device, data.validation), self._aside, device)
+        self._test = Evaluator(self.workload, on_device(device, data.test), self._aside, device) if test else None
+        self._optimizers = self._make_optimizers(settings)
+        self.method = self._make_method(configuration, hyperparameters, device)
+        self._observer = None
+        if configuration.observe is not None:
+            self._observer = Observer(configuration.observe, self.method, communicator, self._aside)
+        self._model: nn.Module | None = None
+        self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
+
+    def _make_optimizers(self, settings: OptimizerSettings) -> OptimizerFactory:
+        return OptimizerFactory(settings, self._num_steps, round(settings.lr_warmup * self._num_steps))
+
+    def _make_method(self, configuration: Configuration, hyperparameters: object, device: str) -> Method:
+        with _RANDOM_STATE:
+            torch.manual_seed(configuration.seed)
+            model = self.workload.model().to(device)
+        for tensor in (*model.parameters(), *model.buffers()):
+            self._aside.broadcast(tensor.data)
+        # From here on, randomness such as dropout differs between ranks.
+        torch.manual_seed(configuration.seed * 1_000_003 + self._communicator.rank)
+        context = Context(
+            model=model,
+            loss=self.workload.loss,
+            optimizers=self._optimizers,
+            communicator=self._communicator,
+            aside=self._aside,
+            inputs=self._batches.example(),
+            num_epochs=self.num_epochs,
+            steps_per_epoch=self._batches.num_batches,
+            seed=configuration.seed,
+        )
+        return registry.method(configuration.method)(hyperparameters, context)
+
+    def train(self) -> Iterator[Progress]:
+        """Train to the end, reporting after every epoch.
+
+        Raises:
+            Diverged: on the rank that sees a loss which is no number, or on all ranks when the epoch's mean is none.
+        """
+        step, seconds, schedule = 0, 0.0, self._communicator.ledger.schedule
+        for epoch in range(1, self.num_epochs + 1):
+            started = time.perf_counter()
+            losses = []
+            if schedule is not None:
+                schedule.begin()
+            for loss in self.method.epoch(self._scheduled(self._batches.epoch(epoch - 1), step)):
+                losses.append(loss)
+                self._communicator.attend()
+                step += 1
+                if schedule is not None:
+                    schedule.end_step()
+                # To look at a loss on a GPU is to wait for it.
+                if losses[-1].device.type == "cpu" or step % self.LOOK_EVERY == 0:
+                    _check_finite("training loss", float(losses[-1]), step)
+            if schedule is not None:
+                schedule.pause()
+            before = time.perf_counter()
+            train_loss, wire_bytes = self._summarise(losses)
+            self._seconds_meeting += time.perf_counter() - before
+            _check_finite("training loss", train_loss, step)
+            self.method.epoch_end(train_loss)
+            last = epoch == self.num_epochs
+            model = self.method.finalize() if last else self.method.evaluation_model()
+            seconds_of_epoch = time.perf_counter() - started
+            seconds += seconds_of_epoch
+            self._seconds = seconds
+            measured = self._validate(model)
+            validation_loss, metric = measured.pop("loss"), measured.pop(self.workload.metric)
+            _check_finite("validation loss", validation_loss, step)
+            _check_finite(self.workload.metric, metric, step)
+            if self._observer is not None:
+                measured |= self._observer(model, seconds_of_epoch)
+            if self._test is not None:
+                measured |= {f"test_{name}": value for name, value in self._test(model).items()}
+            measured |= self.method.metrics()
+            if last:
+                self._model = model
+                wire_bytes = self._summarise(losses)[1]
+            rate = self._optimizers.learning_rate
+            yield Progress(step, epoch, seconds, train_loss, validation_loss, metric, rate, wire_bytes, measured, last)
+
+    def _scheduled(self, batches: Iterator[Batch], step: int) -> Iterator[Batch]:
+        """The same batches, from `step` on, with the learning rate of each; the time that making them takes is kept."""
+        for number in itertools.count(step):
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self._seconds_data += time.perf_counter() - started
+            if batch is None:
+                return
+            self._optimizers.set_step(number)
+            yield batch
+
+    def agrees_to_end(self, wish: bool) -> bool:
+        """The root's wish to end the training now, on every rank. Collective, between two reports."""
+        told = torch.tensor([float(wish)])
+        self._aside.broadcast(told)
+        return bool(told)
+
+    def seconds(self) -> dict[str, float]:
+        """Where this rank's training time went: making batches, waiting for other ranks, and the rest, computing."""
+        waiting = self._communicator.ledger.seconds_waited() + self._seconds_meeting
+        compute = max(0.0, self._seconds - self._seconds_data - waiting)
+        return {"compute": compute, "waiting": waiting, "data": self._seconds_data}
+
+    def _summarise(self, losses: list[Tensor]) -> tuple[float, float]:
+        """The mean training loss of all ranks, and the bytes that all of them have sent."""
+        mean = torch.stack(losses).to("cpu", torch.float64).mean()
+        totals = torch.stack([mean, torch.tensor(self._communicator.ledger.wire_bytes(), dtype=torch.float64)])
+        self._aside.sum(totals)
+        return float(totals[0]) / self._communicator.size, float(totals[1])
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained model, equal on all ranks."""
+        assert self._model is not None, "the trial has not been trained to its end"
+        return self._model
+
+
+def _check_finite(name: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise Diverged(f"diverged at step {step}: the {name} is {value}")
