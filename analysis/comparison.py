@@ -22,7 +22,7 @@ from atoll.analysis.resampling import Array, in_groups
 from atoll.analysis.score import MethodScore
 from atoll.analysis.statistics import Equivalence, Estimate, Separation
 from atoll.storage.export import plain
-from atoll.storage.models import Benchmark, Study, Trial
+from atoll.storage.models import BenchmarkRow, StudyRow, TrialRow
 from atoll.storage.store import Store
 
 REGION = 0.01  # shares of the target that differ by less are practically equal
@@ -113,7 +113,7 @@ class Comparison:
         return dict(plain(content))
 
 
-def compare(store: Store, benchmark: Benchmark) -> Comparison:
+def compare(store: Store, benchmark: BenchmarkRow) -> Comparison:
     """Read a benchmark, finished or not, and compare its methods."""
     facts = _Facts(store, benchmark)
     strata = facts.strata()
@@ -141,7 +141,7 @@ def compare(store: Store, benchmark: Benchmark) -> Comparison:
 class _Facts:
     """What the store holds of a benchmark."""
 
-    def __init__(self, store: Store, benchmark: Benchmark) -> None:
+    def __init__(self, store: Store, benchmark: BenchmarkRow) -> None:
         definition = benchmark.definition
         self.studies = store.studies_of(benchmark)
         self.methods = [entry["name"] for entry in definition["methods"]]
@@ -349,7 +349,7 @@ def _equivalence(strata: Strata) -> dict[str, Equivalence]:
     }
 
 
-def _tuning_curve(study: Study, trials: Sequence[Trial]) -> TuningCurve:
+def _tuning_curve(study: StudyRow, trials: Sequence[TrialRow]) -> TuningCurve:
     ended = sorted((t for t in trials if t.state != "lost" and t.finished is not None), key=lambda t: t.finished or 0.0)
     sign = 1.0 if study.direction == "maximize" else -1.0
     objectives = [sign * t.objective if t.state == "complete" and t.objective is not None else -math.inf for t in ended]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from atoll.analysis.score import TrialTime
-from atoll.storage.models import Benchmark, Progress, Study, Trial
+from atoll.storage.models import BenchmarkRow, ProgressRow, StudyRow, TrialRow
 from atoll.storage.store import Store
 
 ENDED = ("complete", "failed")
@@ -71,7 +71,7 @@ class Confirmation:
         return math.isfinite(self.evaluation)
 
 
-def read(store: Store, benchmark: Benchmark) -> list[Confirmation]:
+def read(store: Store, benchmark: BenchmarkRow) -> list[Confirmation]:
     """All confirmations that have ended, by study and number.
 
     What could not be trained counts as failed: the rest of a confirmation whose ranks died too often, and every seed of
@@ -86,14 +86,14 @@ def read(store: Store, benchmark: Benchmark) -> list[Confirmation]:
     return rows
 
 
-def is_hopeless(study: Study, trials: Sequence[Trial]) -> bool:
+def is_hopeless(study: StudyRow, trials: Sequence[TrialRow]) -> bool:
     """Whether a tuning has ended, and there is nothing to confirm."""
     if study.stage != "tune" or study.state not in ENDED:
         return False
     return study.state == "failed" or all(trial.state != "complete" for trial in trials)
 
 
-def _of_study(store: Store, study: Study) -> list[Confirmation]:
+def _of_study(store: Store, study: StudyRow) -> list[Confirmation]:
     trials = {trial.number: trial for trial in store.trials(study) if trial.state in ENDED}
     curves_ = curves(store, trials.values())
     confirm = study.definition["confirm"]
@@ -109,15 +109,15 @@ def _of_study(store: Store, study: Study) -> list[Confirmation]:
     return [replace(row, is_chosen=row.trial == chosen) for row in rows]
 
 
-def curves(store: Store, trials: Iterable[Trial]) -> dict[int, list[Progress]]:
+def curves(store: Store, trials: Iterable[TrialRow]) -> dict[int, list[ProgressRow]]:
     """What each trial reported, in order, by its id."""
-    found: dict[int, list[Progress]] = {trial.id: [] for trial in trials}
+    found: dict[int, list[ProgressRow]] = {trial.id: [] for trial in trials}
     for report in store.progress(found):
         found[report.trial_id].append(report)
     return found
 
 
-def _choice(study: Study, rows: Sequence[Confirmation]) -> int:
+def _choice(study: StudyRow, rows: Sequence[Confirmation]) -> int:
     """The place of the configuration with the best median on the validation data; failures are the worst."""
     sign = -1.0 if study.direction == "maximize" else 1.0
     losses: dict[int, list[float]] = {}
@@ -126,7 +126,9 @@ def _choice(study: Study, rows: Sequence[Confirmation]) -> int:
     return min(losses, key=lambda place: (statistics.median(losses[place]), place), default=1)
 
 
-def _confirmation(study: Study, trial: Trial, curve: Sequence[Progress], num_configurations: int) -> Confirmation:
+def _confirmation(
+    study: StudyRow, trial: TrialRow, curve: Sequence[ProgressRow], num_configurations: int
+) -> Confirmation:
     if trial.state == "failed":
         return _failed(study, trial.number, num_configurations, trial.reason or "", curve, trial)
     metrics = {name: value for name, value in (trial.metrics or {}).items() if value is not None}
@@ -145,12 +147,12 @@ def _confirmation(study: Study, trial: Trial, curve: Sequence[Progress], num_con
 
 
 def _failed(
-    study: Study,
+    study: StudyRow,
     number: int,
     num_configurations: int,
     reason: str,
-    curve: Sequence[Progress] = (),
-    trial: Trial | None = None,
+    curve: Sequence[ProgressRow] = (),
+    trial: TrialRow | None = None,
 ) -> Confirmation:
     """A training of which nothing is known but when it met the target, if it did before it failed."""
     seed, place = divmod(number, num_configurations)
@@ -184,20 +186,20 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def tested(study: Study, report: Progress) -> float:
+def tested(study: StudyRow, report: ProgressRow) -> float:
     """The metric on the test data, at a report."""
     value = (report.metrics or {}).get(f"test_{study.metric}")
     return math.nan if value is None else float(value)
 
 
-def meets(study: Study, value: float) -> bool:
+def meets(study: StudyRow, value: float) -> bool:
     """Whether a value of the metric is at the target or better."""
     if study.target is None:
         return False
     return value >= study.target if study.direction == "maximize" else value <= study.target
 
 
-def relative(study: Study, quality: float) -> float:
+def relative(study: StudyRow, quality: float) -> float:
     """Quality as a share of the target, so that workloads compare: 1 at the target, more is better, 0 for a failure.
 
     NaN without a target above 0, as a share of nothing says nothing.

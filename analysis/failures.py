@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from atoll.storage.models import Trial
+from atoll.storage.models import TrialRow
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class ChoiceFailures:
         return self.num_failed / self.num_trials
 
 
-def by_choice(trials: Iterable[Trial]) -> list[ChoiceFailures]:
+def by_choice(trials: Iterable[TrialRow]) -> list[ChoiceFailures]:
     """For every hyperparameter whose values are words or truth values: each value, those that fail most first."""
-    ended: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+    ended: dict[tuple[str, str], list[TrialRow]] = defaultdict(list)
     for trial in trials:
         if trial.state in ("complete", "pruned", "failed"):
             for name, value in trial.hyperparameters.items():
@@ -43,6 +43,6 @@ def by_choice(trials: Iterable[Trial]) -> list[ChoiceFailures]:
     return sorted(rows, key=lambda row: (order.index(row.name), -row.share, row.value))
 
 
-def _main_reason(trials: Iterable[Trial]) -> str:
+def _main_reason(trials: Iterable[TrialRow]) -> str:
     kinds = [(trial.reason or "").partition(":")[0] for trial in trials if trial.state == "failed"]
     return max(set(kinds), key=lambda kind: (kinds.count(kind), kind)) if kinds else ""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from atoll.analysis import confirmations
 from atoll.analysis.cluster import Cluster
 from atoll.analysis.replay import MAX_RANKS, CannotReplay, replay
-from atoll.storage.models import Benchmark, Progress, Projection, Study, Trial
+from atoll.storage.models import BenchmarkRow, ProgressRow, ProjectionRow, StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
 
 Scaling = Literal["weak", "strong"]
@@ -62,7 +62,7 @@ class Projected:
     """Predictions for the trials, and what could not be predicted and why."""
 
     trial_ids: list[int]
-    rows: list[Projection]
+    rows: list[ProjectionRow]
     left_out: list[str]
 
 
@@ -93,11 +93,11 @@ class Prediction:
 
 
 def project_all(
-    store: Store, subject: Study | Benchmark, cluster: Cluster, nodes: Sequence[int], scaling: Scaling
+    store: Store, subject: StudyRow | BenchmarkRow, cluster: Cluster, nodes: Sequence[int], scaling: Scaling
 ) -> Projected:
     """Of a study the best trial of each method; of a benchmark every confirmation of a configuration that counts."""
     measured, left_out = _read(store, subject)
-    rows: list[Projection] = []
+    rows: list[ProjectionRow] = []
     for one in measured:
         found, reasons = project(one, cluster, nodes, scaling)
         rows += found
@@ -105,9 +105,11 @@ def project_all(
     return Projected([one.trial_id for one in measured], rows, list(dict.fromkeys(left_out)))
 
 
-def predictions(store: Store, subject: Study | Benchmark, made: Sequence[Projection] | None = None) -> list[Prediction]:
+def predictions(
+    store: Store, subject: StudyRow | BenchmarkRow, made: Sequence[ProjectionRow] | None = None
+) -> list[Prediction]:
     """Of the projections that were just made of a study or benchmark, or of all that the store holds."""
-    if isinstance(subject, Study):
+    if isinstance(subject, StudyRow):
         label = subject.workload_label or subject.workload
         labels = {t.id: (method, label) for method, t in _best(store, subject).items()}
         return summarise(
@@ -123,7 +125,7 @@ def predictions(store: Store, subject: Study | Benchmark, made: Sequence[Project
 
 
 def of_confirmations(
-    rows: Sequence[confirmations.Confirmation], projections: Iterable[Projection], aimed: Container[str]
+    rows: Sequence[confirmations.Confirmation], projections: Iterable[ProjectionRow], aimed: Container[str]
 ) -> list[Prediction]:
     """Medians over confirmations; one that failed never meets the target."""
     labels = {row.trial_id: (row.method, row.workload) for row in rows if row.trial_id is not None}
@@ -132,7 +134,7 @@ def of_confirmations(
 
 
 def summarise(
-    rows: Iterable[Projection],
+    rows: Iterable[ProjectionRow],
     labels: Mapping[int, tuple[str, str]],
     aimed: Container[str],
     failed: Mapping[tuple[str, str], int] = MappingProxyType({}),
@@ -145,12 +147,12 @@ def summarise(
         aimed: the workloads that have a target.
         failed: trials of a method and workload that were not trained to the end, and so never meet it.
     """
-    groups: dict[tuple[Any, ...], list[Projection]] = {}
+    groups: dict[tuple[Any, ...], list[ProjectionRow]] = {}
     for row in rows:
         method, workload = labels[row.trial_id]
         groups.setdefault((workload, row.cluster, row.scaling, method, row.num_nodes), []).append(row)
 
-    def prediction(key: tuple[Any, ...], several: list[Projection]) -> Prediction:
+    def prediction(key: tuple[Any, ...], several: list[ProjectionRow]) -> Prediction:
         workload, cluster, scaling, method, num_nodes = key
         reached = [math.inf if row.seconds_to_target is None else row.seconds_to_target for row in several]
         reached += [math.inf] * failed.get((method, workload), 0)
@@ -175,7 +177,7 @@ def summarise(
 
 def project(
     measured: Measured, cluster: Cluster, nodes: Sequence[int], scaling: Scaling
-) -> tuple[list[Projection], list[str]]:
+) -> tuple[list[ProjectionRow], list[str]]:
     """One trial at several scales; also why some have no prediction."""
     rows, reasons = [], []
     g = cluster.ranks_per_node
@@ -194,7 +196,7 @@ def project(
     return rows, list(dict.fromkeys(reasons))
 
 
-def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: int, scaling: Scaling) -> Projection:
+def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: int, scaling: Scaling) -> ProjectionRow:
     share = measured.num_ranks / num_ranks
     fewer_steps, work = (share, 1.0) if scaling == "weak" else (1.0, share)
     reached = measured.steps_to_target
@@ -207,7 +209,7 @@ def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: in
         work=work,
     )
     steps = None if reached is None else max(1.0, reached * fewer_steps)
-    return Projection(
+    return ProjectionRow(
         trial_id=measured.trial_id,
         cluster=cluster.name,
         scaling=scaling,
@@ -261,13 +263,13 @@ def assumptions(measured: Measured, cluster: Cluster, num_ranks: int, scaling: S
 # What the store holds.
 
 
-def _read(store: Store, subject: Study | Benchmark) -> tuple[list[Measured], list[str]]:
+def _read(store: Store, subject: StudyRow | BenchmarkRow) -> tuple[list[Measured], list[str]]:
     """The trials to project, and those that cannot be.
 
     Raises:
         StoreError: nothing in it can be projected.
     """
-    found = list(_of_benchmark(store, subject) if isinstance(subject, Benchmark) else _of_study(store, subject))
+    found = list(_of_benchmark(store, subject) if isinstance(subject, BenchmarkRow) else _of_study(store, subject))
     measured = [one for one in found if isinstance(one, Measured)]
     left_out = [one for one in found if isinstance(one, str)]
     if not measured:
@@ -278,15 +280,15 @@ def _read(store: Store, subject: Study | Benchmark) -> tuple[list[Measured], lis
     return measured, left_out
 
 
-def _best(store: Store, study: Study) -> dict[str, Trial]:
+def _best(store: Store, study: StudyRow) -> dict[str, TrialRow]:
     """The best trial of each method."""
-    best: dict[str, Trial] = {}
+    best: dict[str, TrialRow] = {}
     for trial in store.leaderboard(study):
         best.setdefault(trial.configuration["method"], trial)
     return best
 
 
-def _of_study(store: Store, study: Study) -> Iterable[Measured | str]:
+def _of_study(store: Store, study: StudyRow) -> Iterable[Measured | str]:
     best = _best(store, study)
     curves = confirmations.curves(store, best.values())
     for method, trial in best.items():
@@ -300,7 +302,7 @@ def _of_study(store: Store, study: Study) -> Iterable[Measured | str]:
         yield _measured(store, study, trial, method, curves[trial.id], next(met, None))
 
 
-def _of_benchmark(store: Store, benchmark: Benchmark) -> Iterable[Measured | str]:
+def _of_benchmark(store: Store, benchmark: BenchmarkRow) -> Iterable[Measured | str]:
     rows = [row for row in confirmations.read(store, benchmark) if row.is_chosen and row.state == "complete"]
     studies = {study.id: study for study in store.studies_of(benchmark) if study.stage == "confirm"}
     trials = {trial.id: trial for study in studies.values() for trial in store.trials(study)}
@@ -312,7 +314,7 @@ def _of_benchmark(store: Store, benchmark: Benchmark) -> Iterable[Measured | str
 
 
 def _measured(
-    store: Store, study: Study, trial: Trial, method: str, curve: Sequence[Progress], steps: float | None
+    store: Store, study: StudyRow, trial: TrialRow, method: str, curve: Sequence[ProgressRow], steps: float | None
 ) -> Measured | str:
     schedules = [row.content for row in store.schedules(trial.id)]
     if not schedules or not curve:

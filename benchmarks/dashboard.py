@@ -40,7 +40,7 @@ import chromium
 import journals
 import large
 
-from atoll.storage.models import Trial
+from atoll.storage.models import TrialRow
 from atoll.storage.recorder import RecorderThread
 from atoll.storage.store import Store
 
@@ -119,11 +119,18 @@ def to_optuna(store: Path, target: Path) -> None:
     }
     states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     as_json = {name: optuna.distributions.distribution_to_json(d) for name, d in distributions.items()}
-    query = sa.select(Trial.number, Trial.state, Trial.objective, Trial.started, Trial.finished, Trial.hyperparameters)
+    query = sa.select(
+        TrialRow.number,
+        TrialRow.state,
+        TrialRow.objective,
+        TrialRow.started,
+        TrialRow.finished,
+        TrialRow.hyperparameters,
+    )
     engine = sa.create_engine(url)
     with Store(f"sqlite:///{store}").engine.connect() as source, engine.begin() as connection:
         for start in range(0, 10**9, 5000):
-            rows = source.execute(query.order_by(Trial.number).offset(start).limit(5000)).all()
+            rows = source.execute(query.order_by(TrialRow.number).offset(start).limit(5000)).all()
             if not rows:
                 break
             epoch = datetime(1970, 1, 1)

@@ -109,7 +109,7 @@ def run_ours(folder: Path, count: int, sleep: float, sampler: str = "propulate")
     from mpi4py import MPI
 
     from atoll.communication.mailbox import Mailbox
-    from atoll.platform.search.search_loop import Root
+    from atoll.platform.search.search_loop import SearchLoop
     from atoll.platform.study.study import Study
     from atoll.storage.folder import StudyFolder
 
@@ -125,7 +125,7 @@ def run_ours(folder: Path, count: int, sleep: float, sampler: str = "propulate")
     made.create()
     worker = EmptyObjective(MPI.COMM_WORLD.rank, sleep)
     sizes = (MPI.COMM_WORLD.size,)
-    root = Root(study, made, worker, Mailbox(MPI.COMM_WORLD.Dup()), Mailbox(MPI.COMM_WORLD.Dup()), sizes)
+    root = SearchLoop(study, made, worker, Mailbox(MPI.COMM_WORLD.Dup()), Mailbox(MPI.COMM_WORLD.Dup()), sizes)
     MPI.COMM_WORLD.Barrier()
     started = time.perf_counter()
     root.run()

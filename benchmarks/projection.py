@@ -1,4 +1,4 @@
-"""Predicted beside measured step times, on real links: how far the replay of a recorded schedule is off.
+"""Predicted beside measured step times, on real links: how far the replay of a recorded trace is off.
 
 python benchmarks/projection.py [--quick] [--output FOLDER] [--json FILE]
 
@@ -6,7 +6,7 @@ Needs root, iproute2 and network namespaces: says why and ends where they are no
 of its own, joined by a bridge; tbf (token bucket) shapes both directions of its link to 50 Mbit/s to 5 Gbit/s. One MPI
 job for each layout (2 nodes, 4 nodes, 2 nodes of 2 ranks) talks TCP. A link's latency and bandwidth are what two ranks
 find that exchange a small and a large message at its rate, inside nodes all pairs at once; nothing is fitted to step
-times. For every method and rate its schedule is recorded unshaped, the replay predicts its step, and the step is timed
+times. For every method and rate its trace is recorded unshaped, the replay predicts its step, and the step is timed
 at that rate. Error: predicted over measured, minus 1; the median is of its absolute value. All namespaces are removed
 at the end, however it ends.
 """
@@ -165,20 +165,20 @@ class Bench:
         return statistics.median(times[1:])
 
     def method(self, label: str):
-        """The method, made when it is first asked for, and its schedule."""
+        """The method, made when it is first asked for, and its trace."""
         import copy
 
         from atoll.communication.ledger import Ledger
         from atoll.communication.mpi import MpiCommunicator
-        from atoll.communication.trace import Schedule
+        from atoll.communication.trace import Trace
 
         if label not in self.methods:
             name, hyperparameters, _ = METHODS[label]
-            schedule = Schedule()
+            trace = Trace()
             communicator = MpiCommunicator(
                 self.world.Dup(),
                 [rank // self.per_node for rank in range(self.world.size)],
-                ledger=Ledger(schedule),
+                ledger=Ledger(trace),
                 poll=lambda: None,
                 spin=self.world.size <= len(os.sched_getaffinity(0)),
                 family=self.family,
@@ -188,25 +188,25 @@ class Bench:
             context = {"num_epochs": 1, "steps_per_epoch": AB_STEPS if name == "ab" else 10**9}
             settings = {"learning_rate": 1e-3}
             method = build(name, hyperparameters, model, communicator, settings, inputs=self.batch.inputs, **context)
-            self.methods[label] = (method, communicator, schedule)
+            self.methods[label] = (method, communicator, trace)
         return self.methods[label]
 
     def _steps(self, label: str, num_steps: int, *, records: bool) -> float:
         """Seconds of a step, of the slowest rank."""
         from mpi4py import MPI
 
-        method, communicator, schedule = self.method(label)
+        method, communicator, trace = self.method(label)
         self.world.Barrier()
         if records:
-            schedule.begin()
+            trace.begin()
         started = time.perf_counter()
         for _ in range(num_steps):
             method.step(self.batch)
-            communicator.attend()
+            communicator.progress()
             if records:
-                schedule.end_step()
+                trace.end_step()
         seconds = (time.perf_counter() - started) / num_steps
-        schedule.pause()
+        trace.pause()
         center = getattr(method, "_center", None)
         if center is not None:  # who owns it goes on to serve until all are done
             method._meet()

@@ -26,7 +26,7 @@ from typing import Any
 from comparison import Trainings, parse_options, report
 from scipy import stats
 
-from atoll.storage.models import Progress, Trial
+from atoll.storage.models import ProgressRow, TrialRow
 from atoll.storage.store import Store
 
 NARROW = f"{Path(__file__).parent / 'narrow.py'}:NarrowCifar10"
@@ -46,7 +46,7 @@ Ended = list[tuple[int, float | None]]  # steps and objective of each trial, in 
 
 
 @contextmanager
-def searched(study: dict[str, Any]) -> Iterator[tuple[list[Trial], list[Progress]]]:
+def searched(study: dict[str, Any]) -> Iterator[tuple[list[TrialRow], list[ProgressRow]]]:
     """The trials of a search of 2 workers, in the order in which they ended, and what they reported."""
     study = {"name": "s", "method": "ddp", "topology": {"workers": 2, "threads": 1, "device": "cpu"}} | study
     with tempfile.TemporaryDirectory() as folder:

@@ -104,23 +104,23 @@ def record(name: str, hyperparameters: dict, num_steps: int, model, **context) -
     from job import build, make_batch
 
     from atoll.communication.threads import run_virtual_ranks
-    from atoll.communication.trace import Schedule
+    from atoll.communication.trace import Trace
 
     batch = make_batch((WIDTH,), 4)
 
     def rank(communicator) -> dict:
-        schedule = Schedule()
-        communicator.ledger.schedule = schedule
+        trace = Trace()
+        communicator.ledger.trace = trace
         settings = {"learning_rate": 1e-9}
         method = build(
             name, hyperparameters, copy.deepcopy(model), communicator, settings, inputs=batch.inputs, **context
         )
-        schedule.begin()
+        trace.begin()
         for _ in range(num_steps):
             method.step(batch)
-            schedule.end_step()
+            trace.end_step()
         shared = {"num_ranks": NODES * PER_NODE, "ranks_per_node": PER_NODE, "grows": True}
-        return shared | schedule.as_dict()
+        return shared | trace.as_dict()
 
     return run_virtual_ranks(rank, [rank // PER_NODE for rank in range(NODES * PER_NODE)], timeout=600)
 
@@ -146,7 +146,7 @@ def stand_in(rank: int | None = None):
 def with_sizes(schedules: list[dict], scale: float, compute: float) -> list[dict]:
     """The same steps with `scale` times the bytes and all their computing, in seconds, before the first event."""
     changed = []
-    for schedule in schedules:
+    for trace in schedules:
         patterns = [
             pattern
             | {
@@ -154,9 +154,9 @@ def with_sizes(schedules: list[dict], scale: float, compute: float) -> list[dict
                 "samples": [[compute, *itertools.repeat(0.0, len(pattern["events"]))]],
                 "seconds": compute,
             }
-            for pattern in schedule["patterns"]
+            for pattern in trace["patterns"]
         ]
-        changed.append(schedule | {"patterns": patterns})
+        changed.append(trace | {"patterns": patterns})
     return changed
 
 

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from comparison import say
 
 from atoll.storage.journal import JournalWriter
-from atoll.storage.models import Trial
+from atoll.storage.models import TrialRow
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import Store
 
@@ -84,7 +84,7 @@ def lag(url: str, folder: Any, seconds: float, rate: float = 1000.0) -> dict[str
     while not done.is_set():
         time.sleep(0.05)
         with store.engine.connect() as connection:
-            query = sa.select(sa.func.count()).select_from(Trial).where(Trial.state == "complete")
+            query = sa.select(sa.func.count()).select_from(TrialRow).where(TrialRow.state == "complete")
             num_recorded = connection.execute(query).scalar() or 0
         now = time.perf_counter()
         lags.append(now - written[num_recorded] if num_recorded < len(written) else 0.0)

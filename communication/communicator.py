@@ -5,7 +5,7 @@ Guarantees, held by one contract test over every implementation:
 - Every wait polls. While it waits, a rank calls `poll`, which may raise (`PeerAborted`, a deadline, a stop), so no rank
   hangs in a collective whose peer has failed.
 - Every wait serves. A rank that owns something others ask for (the center of the asynchronous methods) adds a function
-  to `services`; it is called in every wait of every communicator of the worker, and wherever `attend` is called.
+  to `services`; it is called in every wait of every communicator of the worker, and wherever `progress` is called.
 - The communicator keeps every buffer until its operation completes; the caller may drop its reference, but must not
   write to the tensor before `Request.wait` returns or `Request.test` is true.
 - Collectives are posted in the same order on every rank of a communicator. Messages between two ranks with one tag
@@ -83,7 +83,7 @@ class Request:
         self._done = done
         self._finish = finish
         self._tally = tally
-        self._number = number  # in the schedule
+        self._number = number  # in the trace
         self._complete = False
 
     def test(self) -> bool:
@@ -97,21 +97,21 @@ class Request:
     def wait(self) -> None:
         """Return when the communication is complete. Raises what `poll` raises."""
         started = time.perf_counter()
-        schedule = self._communicator.ledger.schedule
-        if schedule is not None:
-            schedule.hold()
+        trace = self._communicator.ledger.trace
+        if trace is not None:
+            trace.hold()
         if self._complete:  # seen by an earlier test; what follows rests on it all the same
             self._note_arrival()
         self._communicator.wait_until(self.test)
         if self._tally is not None:
             self._tally.seconds_waited += time.perf_counter() - started
-        if schedule is not None:
-            schedule.release()
+        if trace is not None:
+            trace.release()
 
     def _note_arrival(self) -> None:
-        schedule = self._communicator.ledger.schedule
-        if schedule is not None:
-            schedule.arrived(self._number)
+        trace = self._communicator.ledger.trace
+        if trace is not None:
+            trace.arrived(self._number)
 
 
 def check_summable(dtype: torch.dtype) -> None:
@@ -222,7 +222,7 @@ class Communicator(ABC):
 
     # Waiting.
 
-    def attend(self) -> None:
+    def progress(self) -> None:
         """What a rank does in every wait: look whether to stop, and serve those that wait for it. Raises as `poll`."""
         self.poll()
         for service in self.services:
@@ -230,17 +230,17 @@ class Communicator(ABC):
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds. Raises what `poll` raises."""
-        schedule = self.ledger.schedule
-        if schedule is not None:
-            schedule.hold()
+        trace = self.ledger.trace
+        if trace is not None:
+            trace.hold()
         self._poll_until(condition)
-        if schedule is not None:
-            schedule.release()
+        if trace is not None:
+            trace.release()
 
     def _poll_until(self, condition: Callable[[], bool]) -> None:
         patience = Patience(self.spin)
         while not condition():
-            self.attend()
+            self.progress()
             patience.pause()
 
     # Blocking forms.
@@ -282,7 +282,7 @@ class Communicator(ABC):
         interruption: Exception | None = None
         while not arrived():
             try:
-                self.attend()
+                self.progress()
             except Exception as reason:
                 interruption = reason
                 if isinstance(reason, PeerAborted) and reason.rank in self.members:
@@ -373,9 +373,9 @@ class Communicator(ABC):
         tally.count += 1
         tally.wire_bytes += wire_bytes
         number = None
-        if (schedule := self.ledger.schedule) is not None and self.ledger.is_recorded:
+        if (trace := self.ledger.trace) is not None and self.ledger.is_recorded:
             message = None if peer_and_tag is None else (self.members[peer_and_tag[0]], peer_and_tag[1])
-            number = schedule.post(operation, self.span, self.size, payload_bytes, message)
+            number = trace.post(operation, self.span, self.size, payload_bytes, message)
         return Request(self, done, finish, tally, number)
 
     def _check_rank(self, role: str, rank: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from atoll.communication.trace import Schedule
+from atoll.communication.trace import Trace
 
 Scope = Literal["node", "global"]
 
@@ -37,18 +37,18 @@ class Ledger:
     """What one rank communicated, by operation, scope, size and overlap.
 
     Attributes:
-        schedule: what it did in which order at every step, where that is kept.
-        is_recorded: whether the schedule keeps what is counted here; else only that a rank waits for it.
+        trace: what it did in which order at every step, where that is kept.
+        is_recorded: whether the trace keeps what is counted here; else only that a rank waits for it.
     """
 
-    def __init__(self, schedule: Schedule | None = None, *, is_recorded: bool = True) -> None:
+    def __init__(self, trace: Trace | None = None, *, is_recorded: bool = True) -> None:
         self._tallies: dict[Exchange, Tally] = {}
-        self.schedule = schedule
+        self.trace = trace
         self.is_recorded = is_recorded
 
-    def aside(self) -> Ledger:
+    def untracked(self) -> Ledger:
         """A ledger for what is no traffic of the method."""
-        return Ledger(self.schedule, is_recorded=False)
+        return Ledger(self.trace, is_recorded=False)
 
     def tally(self, exchange: Exchange) -> Tally:
         """Return the tally of `exchange`, new ones at zero."""

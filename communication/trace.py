@@ -101,7 +101,7 @@ def _without_sizes(events: tuple[Event, ...]) -> tuple[Event, ...]:
     return tuple((*event[:4], *event[5:]) if event[0] == "post" else event for event in events)
 
 
-class Schedule:
+class Trace:
     """One rank's patterns, and which step followed which.
 
     Args:

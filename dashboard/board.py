@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from atoll.analysis import pareto
 from atoll.dashboard import thinning
 from atoll.storage import browse
-from atoll.storage.models import Study, Trial
+from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import Store
 
 MAX_BOARDS = 16
@@ -24,7 +24,7 @@ MAX_SAMPLE = 5000
 
 def _kind(name: str) -> type:
     """What NumPy holds a column as: a float where values may be missing, for which NaN stands."""
-    column = Trial.__table__.c[name]
+    column = TrialRow.__table__.c[name]
     if column.type.python_type is str:
         return object
     return float if column.nullable else column.type.python_type
@@ -33,7 +33,7 @@ def _kind(name: str) -> type:
 KINDS = {name: _kind(name) for name in browse.NARROW}
 
 
-def objectives(study: Study) -> list[dict[str, Any]]:
+def objectives(study: StudyRow) -> list[dict[str, Any]]:
     """Name and direction of each objective, the first is the one that places go by where it is the only one."""
     return list(study.objectives or [{"name": study.metric, "direction": study.direction}])
 
@@ -48,7 +48,7 @@ class Board:
         revision: changes with the trials or the study; the same in every process that shows them.
     """
 
-    def __init__(self, store: Store, study: Study) -> None:
+    def __init__(self, store: Store, study: StudyRow) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._hyperparameters: dict[int, dict[str, Any]] = {}
@@ -57,7 +57,7 @@ class Board:
         self._about: tuple[object, ...] = ()
         self.trials = self._ranked(self._frame([]))
 
-    def refresh(self, study: Study) -> Board:
+    def refresh(self, study: StudyRow) -> Board:
         """Read what is new; `study` is its row as it is now."""
         with self._lock:
             self.study = study
@@ -168,7 +168,7 @@ class Boards:
         self._lock = threading.Lock()
         self._boards: OrderedDict[tuple[int, float], Board] = OrderedDict()
 
-    def known(self, study: Study) -> str | None:
+    def known(self, study: StudyRow) -> str | None:
         """The revision of the study's board when it was last read; None where it was not yet."""
         board = self._boards.get((study.id, study.started))
         return board.revision or None if board else None

@@ -15,7 +15,7 @@ from dash.exceptions import PreventUpdate
 from sqlalchemy.exc import DBAPIError
 
 from atoll.dashboard.board import Board, Boards
-from atoll.storage.models import Benchmark, Study
+from atoll.storage.models import BenchmarkRow, StudyRow
 from atoll.storage.store import DEFAULT_URL, Store, StoreError
 
 # A page must not end in a traceback because the store is busy, or what it shows is gone.
@@ -75,9 +75,9 @@ class Context:
         url = str(self.store)
         return "" if url == DEFAULT_URL else f" --store {shlex.quote(url)}"
 
-    def stamp(self, subject: Study | Benchmark) -> str:
+    def stamp(self, subject: StudyRow | BenchmarkRow) -> str:
         """Changes when a study of a benchmark begins or ends, or a trial of a study is complete."""
-        if isinstance(subject, Study):
+        if isinstance(subject, StudyRow):
             board = self.boards.of(subject.name)
             return f"study {subject.id} {subject.started} {subject.state} {board.counts().get('complete', 0)}"
         studies = self.store.studies_of(subject)

@@ -21,7 +21,7 @@ from atoll.analysis.resampling import LEVEL
 from atoll.analysis.score import MethodScore
 from atoll.analysis.statistics import Estimate
 from atoll.dashboard.figures import comparison as figures
-from atoll.storage.models import Benchmark, Study
+from atoll.storage.models import BenchmarkRow, StudyRow
 from atoll.storage.store import Store
 
 
@@ -36,7 +36,7 @@ class Table:
     numbers: frozenset[str] = frozenset()
 
 
-def html(store: Store, benchmark: Benchmark) -> str:
+def html(store: Store, benchmark: BenchmarkRow) -> str:
     """The page: tables, figures, commands, versions, hardware and seeds; it fetches nothing."""
     comparison = comparing.compare(store, benchmark)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
@@ -272,7 +272,7 @@ def failures(comparison: Comparison) -> Table:
     return Table("Failed confirmations", "", ["workload", "method", "repeat.seed", "reason"], rows)
 
 
-def hardware(store: Store, benchmark: Benchmark) -> Table:
+def hardware(store: Store, benchmark: BenchmarkRow) -> Table:
     """Where the ranks of the confirmations ran."""
     rows: dict[tuple[str, ...], None] = {}
     for study in _confirmed(store, benchmark):
@@ -283,7 +283,7 @@ def hardware(store: Store, benchmark: Benchmark) -> Table:
     return Table("Hardware", "", columns, [list(row) for row in rows])
 
 
-def versions(store: Store, benchmark: Benchmark) -> Table:
+def versions(store: Store, benchmark: BenchmarkRow) -> Table:
     """Of what the results depend on."""
     found: dict[tuple[str, str], None] = {}
     for study in _confirmed(store, benchmark):
@@ -292,7 +292,7 @@ def versions(store: Store, benchmark: Benchmark) -> Table:
     return Table("Versions", "", ["package", "version"], [list(row) for row in found])
 
 
-def seeds(store: Store, benchmark: Benchmark) -> Table:
+def seeds(store: Store, benchmark: BenchmarkRow) -> Table:
     """Which seeds were used."""
     found: dict[tuple[str, str], set[int]] = {}
     for study in store.studies_of(benchmark):
@@ -302,11 +302,11 @@ def seeds(store: Store, benchmark: Benchmark) -> Table:
     return Table("Seeds", "Trial n trains with its study's seed + n.", ["stage", "repeat", "seeds"], rows)
 
 
-def _confirmed(store: Store, benchmark: Benchmark) -> Sequence[Study]:
+def _confirmed(store: Store, benchmark: BenchmarkRow) -> Sequence[StudyRow]:
     return [study for study in store.studies_of(benchmark) if study.stage == "confirm"]
 
 
-def commands(benchmark: Benchmark) -> str:
+def commands(benchmark: BenchmarkRow) -> str:
     """What makes the same benchmark again; trial n of a study trains with the study's seed + n."""
     return (
         f"# the file below as {benchmark.name}.yaml; its seeds are in it\n"

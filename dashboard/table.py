@@ -14,7 +14,7 @@ from atoll.dashboard.components import BYTES, column, link_column
 from atoll.dashboard.context import Context
 from atoll.storage import browse
 from atoll.storage.browse import AnyOf, Condition, Operator, Selection
-from atoll.storage.models import Study, Trial
+from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StoreError
 
 MAX_SHOWN = 8  # hyperparameters, until others are picked
@@ -34,7 +34,7 @@ Model = Mapping[str, Any]
 
 
 def columns(
-    study: Study, shown: Sequence[str], kinds: Mapping[str, bool], order: Sequence[Mapping[str, str]] = ()
+    study: StudyRow, shown: Sequence[str], kinds: Mapping[str, bool], order: Sequence[Mapping[str, str]] = ()
 ) -> list[dict[str, Any]]:
     """The table's columns: place, trial, state, objectives, the hyperparameters that are shown, and what it took.
 
@@ -146,7 +146,7 @@ def ordered_ids(
     return [int(id_) for id_ in trials["id"].to_numpy()[order]]
 
 
-def page(context: Context, study: Study, request: Model, brushed: Model | None) -> dict[str, Any]:
+def page(context: Context, study: StudyRow, request: Model, brushed: Model | None) -> dict[str, Any]:
     """The rows that the table asks for, and how many there are of them.
 
     The best trials, which a page begins with, come without the board, which takes a while to read at first. Raises what
@@ -171,7 +171,7 @@ def page(context: Context, study: Study, request: Model, brushed: Model | None) 
     return {"rowData": rows, "rowCount": count}
 
 
-def row(context: Context, study: Study, trial: Trial, place: float) -> dict[str, Any]:
+def row(context: Context, study: StudyRow, trial: TrialRow, place: float) -> dict[str, Any]:
     """One trial as the table shows it; NaN for a trial without a place."""
     several = zip(study.objectives or (), trial.objectives or (), strict=False)
     return {

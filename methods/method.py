@@ -44,7 +44,7 @@ class Context:
         loss: (outputs, targets) -> mean loss over the batch, a scalar.
         optimizers: makes optimizers whose learning rate follows the trial's schedule.
         communicator: the worker's ranks.
-        aside: the same ranks, for what is no traffic of the method, such as evaluation; its ledger is not the trial's.
+        untracked: the same ranks, for evaluation and other traffic that is not counted as the method's.
         inputs: some training inputs (b, ...) as the network takes them, for what depends on shapes or time.
         num_epochs, steps_per_epoch: how long the training will be.
         seed: for randomness of the method itself.
@@ -54,7 +54,7 @@ class Context:
     loss: Loss
     optimizers: OptimizerFactory
     communicator: Communicator
-    aside: Communicator
+    untracked: Communicator
     inputs: Tensor
     num_epochs: int
     steps_per_epoch: int

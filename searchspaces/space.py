@@ -179,7 +179,7 @@ class SearchSpace:
             constraints=self.constraints + other.constraints,
         )
 
-    def on_top_of(self, shared: SearchSpace) -> SearchSpace:
+    def overlay(self, shared: SearchSpace) -> SearchSpace:
         """This space, and what of `shared` it neither has itself nor does without."""
         known = {*self.names(), *self.without}
         both = self + replace(
@@ -280,7 +280,7 @@ class SearchSpace:
         others = (p for p in self.parameters if p.name == name)
         return {p.name: p.encode(value) for p in others for value in values[-1:] if p.contains(value)}
 
-    def narrowed(self, overrides: Mapping[str, Value | BaseDistribution]) -> SearchSpace:
+    def override(self, overrides: Mapping[str, Value | BaseDistribution]) -> SearchSpace:
         """The space with some parameters fixed to a value, or given another distribution."""
         parameters, fixed = [], list(self.fixed)
         known = {p.name for p in self.parameters}
@@ -298,7 +298,7 @@ class SearchSpace:
         _check_ceilings(self.parameters, parameters, dict(fixed))
         return replace(self, parameters=_keep_ceilings(parameters, fixed), fixed=tuple(fixed))
 
-    def freed(self, names: Iterable[str]) -> SearchSpace:
+    def unfix(self, names: Iterable[str]) -> SearchSpace:
         """The space without the fixed values of those `names` that it has."""
         given = set(names)
         return replace(self, fixed=tuple((name, value) for name, value in self.fixed if name not in given))

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 from sqlalchemy.sql import ColumnElement
 
-from atoll.storage.models import Migration, Progress, Study, Trial
+from atoll.storage.models import MigrationRow, ProgressRow, StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
 
 Operator = Literal["<", "<=", ">", ">=", "=", "!=", "contains", "not contains", "starts", "ends", "in", "is null"]
@@ -24,7 +24,7 @@ NARROW = (
 )  # fmt: skip
 SORTABLE = (*NARROW, "seed", "peak_memory", "host", "reason", "note", "oversubscribed")
 # What readers filter by: a hyperparameter or a metric is a column too, named after what holds it.
-HELD = {"hp": Trial.hyperparameters, "metric": Trial.metrics}
+HELD = {"hp": TrialRow.hyperparameters, "metric": TrialRow.metrics}
 MAX_VALUES = 5000  # of one IN
 MAX_NUMBER = 2**31 - 1  # of a column; drivers fail on more in their own ways
 
@@ -73,7 +73,7 @@ def parse_column(column: str) -> tuple[str | None, str]:
 
 def narrow_trials(store: Store, study_id: int, after: int = 0) -> list[sa.Row[Any]]:
     """The narrow columns of the trials with an id above `after`, by id."""
-    query = _narrow().where(Trial.study_id == study_id, Trial.id > after).order_by(Trial.id)
+    query = _narrow().where(TrialRow.study_id == study_id, TrialRow.id > after).order_by(TrialRow.id)
     with store.engine.connect() as connection:
         return list(connection.execute(query).all())
 
@@ -84,31 +84,31 @@ def narrow_again(store: Store, ids: Iterable[int]) -> list[sa.Row[Any]]:
 
 
 def _narrow() -> sa.Select[Any]:
-    return sa.select(*(getattr(Trial, name) for name in NARROW), Trial.objectives)
+    return sa.select(*(getattr(TrialRow, name) for name in NARROW), TrialRow.objectives)
 
 
 def held(store: Store, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """The hyperparameters of these trials by id."""
-    rows = _by_id(store, sa.select(Trial.id, Trial.hyperparameters.label("content")), ids)
+    rows = _by_id(store, sa.select(TrialRow.id, TrialRow.hyperparameters.label("content")), ids)
     return {row.id: row.content or {} for row in rows}
 
 
 def held_at_ends(store: Store, study_id: int, first: int = 50, newest: int = 150) -> list[dict[str, Any]]:
     """The hyperparameters of a study's first and newest trials: those that all its trials may have, and their kinds."""
-    query = sa.select(Trial.id, Trial.hyperparameters).where(Trial.study_id == study_id)
+    query = sa.select(TrialRow.id, TrialRow.hyperparameters).where(TrialRow.study_id == study_id)
     with store.engine.connect() as connection:
-        begin = connection.execute(query.order_by(Trial.id).limit(first)).all()
-        end = connection.execute(query.order_by(Trial.id.desc()).limit(newest)).all()
+        begin = connection.execute(query.order_by(TrialRow.id).limit(first)).all()
+        end = connection.execute(query.order_by(TrialRow.id.desc()).limit(newest)).all()
     return list({row.id: row.hyperparameters or {} for row in [*begin, *reversed(end)]}.values())
 
 
-def trials(store: Store, ids: Sequence[int]) -> list[Trial]:
+def trials(store: Store, ids: Sequence[int]) -> list[TrialRow]:
     """Whole trials in the order of `ids`; those that are gone are left out."""
     with store.session() as session:
         found = {
             trial.id: trial
             for some in _parts(ids)
-            for trial in session.scalars(sa.select(Trial).where(Trial.id.in_(some)))
+            for trial in session.scalars(sa.select(TrialRow).where(TrialRow.id.in_(some)))
         }
     return [found[id_] for id_ in ids if id_ in found]
 
@@ -118,7 +118,7 @@ def _by_id(store: Store, query: sa.Select[Any], ids: Iterable[int]) -> list[sa.R
         return [
             row
             for some in _parts(sorted(ids))
-            for row in connection.execute(query.where(Trial.id.in_(some)).order_by(Trial.id))
+            for row in connection.execute(query.where(TrialRow.id.in_(some)).order_by(TrialRow.id))
         ]
 
 
@@ -134,7 +134,7 @@ def matching(store: Store, study_id: int, selection: Selection) -> list[int]:
     for column, descending in selection.order:
         for key in _keys(column, dialect):
             order.append((key.desc() if descending else key.asc()).nulls_last())
-    query = sa.select(Trial.id).where(Trial.study_id == study_id, *clauses).order_by(*order, Trial.id)
+    query = sa.select(TrialRow.id).where(TrialRow.study_id == study_id, *clauses).order_by(*order, TrialRow.id)
     with store.engine.connect() as connection:
         return list(connection.scalars(query))
 
@@ -143,7 +143,7 @@ def _keys(column: str, dialect: str) -> list[ColumnElement[Any]]:
     """What to order by: of what is held, numbers first, then words."""
     holder, name = parse_column(column)
     if holder is None:
-        return [getattr(Trial, name)]
+        return [getattr(TrialRow, name)]
     return [_number(HELD[holder], name, dialect), _text(HELD[holder], name, dialect)]
 
 
@@ -170,7 +170,7 @@ def _clause(condition: Condition, dialect: str) -> ColumnElement[bool]:
     holder, name = parse_column(condition.column)
     value, operator = condition.value, condition.operator
     if holder is None:
-        column: ColumnElement[Any] = getattr(Trial, name)
+        column: ColumnElement[Any] = getattr(TrialRow, name)
         text = column if isinstance(column.type, sa.String) else sa.cast(column, sa.String)
     else:
         text = _text(HELD[holder], name, dialect)
@@ -206,27 +206,27 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def leaders(store: Store, study: Study, num: int) -> list[int]:
+def leaders(store: Store, study: StudyRow, num: int) -> list[int]:
     """The ids of a study's best complete trials, equals by number; of one objective."""
-    key = Trial.objective.desc() if study.direction == "maximize" else Trial.objective.asc()
-    query = sa.select(Trial.id).where(Trial.study_id == study.id, Trial.state == "complete")
+    key = TrialRow.objective.desc() if study.direction == "maximize" else TrialRow.objective.asc()
+    query = sa.select(TrialRow.id).where(TrialRow.study_id == study.id, TrialRow.state == "complete")
     with store.engine.connect() as connection:
-        known = query.where(Trial.objective.is_not(None)).order_by(key, Trial.number)
+        known = query.where(TrialRow.objective.is_not(None)).order_by(key, TrialRow.number)
         return list(connection.scalars(known.limit(num)))
 
 
 def num_trials(store: Store, study_id: int) -> int:
     """How many trials a study has, in any state."""
     with store.engine.connect() as connection:
-        return connection.scalar(sa.select(sa.func.count()).where(Trial.study_id == study_id)) or 0
+        return connection.scalar(sa.select(sa.func.count()).where(TrialRow.study_id == study_id)) or 0
 
 
 def reasons(store: Store, study_id: int) -> list[tuple[str, int, int]]:
     """Why trials failed or were lost: the reason, how many, and the newest one's number; the most frequent first."""
-    reason = sa.func.coalesce(Trial.reason, "")
+    reason = sa.func.coalesce(TrialRow.reason, "")
     query = (
-        sa.select(reason, sa.func.count(), sa.func.max(Trial.number))
-        .where(Trial.study_id == study_id, Trial.state.in_(("failed", "lost")))
+        sa.select(reason, sa.func.count(), sa.func.max(TrialRow.number))
+        .where(TrialRow.study_id == study_id, TrialRow.state.in_(("failed", "lost")))
         .group_by(reason)
         .order_by(sa.func.count().desc(), reason)
     )
@@ -234,30 +234,32 @@ def reasons(store: Store, study_id: int) -> list[tuple[str, int, int]]:
         return [(text, count, newest) for text, count, newest in connection.execute(query)]
 
 
-def trial(store: Store, study_id: int, number: int, attempt: int | None = None) -> Trial:
+def trial(store: Store, study_id: int, number: int, attempt: int | None = None) -> TrialRow:
     """A trial by number, of its attempts the last unless one is given. Raises StoreError where there is none."""
     if max(number, attempt or 0) > MAX_NUMBER:
         raise StoreError(f"trials are numbered up to {MAX_NUMBER}; got {number}")
-    query = sa.select(Trial).where(Trial.study_id == study_id, Trial.number == number)
+    query = sa.select(TrialRow).where(TrialRow.study_id == study_id, TrialRow.number == number)
     if attempt is not None:
-        query = query.where(Trial.attempt == attempt)
+        query = query.where(TrialRow.attempt == attempt)
     with store.session() as session:
-        found = session.scalars(query.order_by(Trial.attempt.desc())).first()
+        found = session.scalars(query.order_by(TrialRow.attempt.desc())).first()
     if found is None:
         which = f"trial {number}" if attempt is None else f"attempt {attempt} of trial {number}"
         raise StoreError(f"the study has no {which}")
     return found
 
 
-def ancestry(store: Store, study_id: int, number: int, max_trials: int = 200) -> dict[int, Trial]:
+def ancestry(store: Store, study_id: int, number: int, max_trials: int = 200) -> dict[int, TrialRow]:
     """A trial and its ancestors by number, back to those without parents, the nearest first, at most `max_trials`."""
-    found: dict[int, Trial] = {}
+    found: dict[int, TrialRow] = {}
     wanted = [number] if number <= MAX_NUMBER else []
     while wanted and len(found) < max_trials:
-        query = sa.select(Trial).where(Trial.study_id == study_id, Trial.number.in_(wanted[: max_trials - len(found)]))
+        query = sa.select(TrialRow).where(
+            TrialRow.study_id == study_id, TrialRow.number.in_(wanted[: max_trials - len(found)])
+        )
         with store.session() as session:
             # Later attempts take the place of earlier ones.
-            new = {one.number: one for one in session.scalars(query.order_by(Trial.number, Trial.attempt))}
+            new = {one.number: one for one in session.scalars(query.order_by(TrialRow.number, TrialRow.attempt))}
         found |= new
         parents = (parent for one in new.values() for parent in (one.proposal or {}).get("parents", ()))
         wanted = sorted(set(parents) - found.keys(), reverse=True)
@@ -267,11 +269,11 @@ def ancestry(store: Store, study_id: int, number: int, max_trials: int = 200) ->
 def num_migrations(store: Store, study_id: int) -> int:
     """How many individuals of a study have migrated so far."""
     with store.engine.connect() as connection:
-        return connection.scalar(sa.select(sa.func.count()).where(Migration.study_id == study_id)) or 0
+        return connection.scalar(sa.select(sa.func.count()).where(MigrationRow.study_id == study_id)) or 0
 
 
 def newest_progress(store: Store, ids: Iterable[int]) -> Mapping[int, int]:
     """The newest step that each of these trials has reported."""
-    query = sa.select(Progress.trial_id, sa.func.max(Progress.step)).where(Progress.trial_id.in_(list(ids)))
+    query = sa.select(ProgressRow.trial_id, sa.func.max(ProgressRow.step)).where(ProgressRow.trial_id.in_(list(ids)))
     with store.engine.connect() as connection:
-        return {id_: step for id_, step in connection.execute(query.group_by(Progress.trial_id))}  # noqa: C416
+        return {id_: step for id_, step in connection.execute(query.group_by(ProgressRow.trial_id))}  # noqa: C416

@@ -9,25 +9,27 @@ from typing import Any
 
 import yaml
 
-from atoll.storage.models import Study, Trial
+from atoll.storage.models import StudyRow, TrialRow
 
 
-def trial_as_dict(trial: Trial) -> dict[str, Any]:
+def trial_as_dict(trial: TrialRow) -> dict[str, Any]:
     """A trial, complete."""
-    return {column.name: getattr(trial, column.name) for column in Trial.__table__.columns if column.name != "study_id"}
+    return {
+        column.name: getattr(trial, column.name) for column in TrialRow.__table__.columns if column.name != "study_id"
+    }
 
 
-def study_as_dict(study: Study) -> dict[str, Any]:
+def study_as_dict(study: StudyRow) -> dict[str, Any]:
     """A study, complete."""
-    return {column.name: getattr(study, column.name) for column in Study.__table__.columns}
+    return {column.name: getattr(study, column.name) for column in StudyRow.__table__.columns}
 
 
-def _named(study: Study, trial: Trial) -> dict[str, float | None]:
+def _named(study: StudyRow, trial: TrialRow) -> dict[str, float | None]:
     names = (objective["name"] for objective in study.objectives or ())
     return dict(zip(names, trial.objectives or (), strict=True))
 
 
-def configuration(study: Study, trial: Trial) -> dict[str, Any]:
+def configuration(study: StudyRow, trial: TrialRow) -> dict[str, Any]:
     """A trial's configuration, complete enough to train again, and where it came from."""
     origin = {
         "study": study.name,
@@ -44,7 +46,7 @@ def configuration(study: Study, trial: Trial) -> dict[str, Any]:
     return trial.configuration | {"origin": origin}
 
 
-def as_yaml(study: Study, trials: Sequence[Trial], *, alone: bool = False) -> str:
+def as_yaml(study: StudyRow, trials: Sequence[TrialRow], *, alone: bool = False) -> str:
     """Configurations as files hold them: a list, or the one of a single trial, which `atoll train` takes."""
     found = [configuration(study, trial) for trial in trials]
     return str(yaml.safe_dump(found[0] if alone else {"configurations": found}, sort_keys=False, allow_unicode=True))

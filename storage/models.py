@@ -20,7 +20,7 @@ class Base(DeclarativeBase):
     }
 
 
-class Benchmark(Base):
+class BenchmarkRow(Base):
     """Methods tuned and confirmed on workloads: `num_studies` studies, of which those that have begun refer to it."""
 
     __tablename__ = "benchmark"
@@ -34,7 +34,7 @@ class Benchmark(Base):
     started: Mapped[float]
 
 
-class Study(Base):
+class StudyRow(Base):
     """One search. Its state is running, complete, stopped or failed.
 
     `curve_metric` is the workload's metric, which every report has, whatever is optimised. `objectives` are names and
@@ -72,7 +72,7 @@ class Study(Base):
     archived: Mapped[bool] = mapped_column(server_default=false())
 
 
-class Trial(Base):
+class TrialRow(Base):
     """One evaluated configuration; `number` counts within the study, `attempt` the retries of a lost trial.
 
     `proposal` says where it comes from: operator, parents, the source of every gene, and what it took to propose it.
@@ -113,7 +113,7 @@ class Trial(Base):
     note: Mapped[str | None] = mapped_column(Text)
 
 
-class Progress(Base):
+class ProgressRow(Base):
     """What a trial reported while it trained."""
 
     __tablename__ = "progress"
@@ -130,7 +130,7 @@ class Progress(Base):
     metrics: Mapped[dict[str, Any] | None]
 
 
-class LedgerEntry(Base):
+class LedgerRow(Base):
     """What a trial communicated, summed over its ranks, by operation, scope, size of one call, and overlap."""
 
     __tablename__ = "ledger"
@@ -145,7 +145,7 @@ class LedgerEntry(Base):
     seconds_waited: Mapped[float]
 
 
-class Schedule(Base):
+class TraceRow(Base):
     """What one rank of a trial did at its steps, for projections: patterns of events, their times, and their order."""
 
     __tablename__ = "schedule"
@@ -155,7 +155,7 @@ class Schedule(Base):
     content: Mapped[dict[str, Any]]
 
 
-class Projection(Base):
+class ProjectionRow(Base):
     """A *prediction*, never a measurement: what a trial would take on a described cluster, and what that assumes.
 
     `compute_seconds` and `exposed_seconds` (waiting for communication) are of a step. The target's are null where the
@@ -181,7 +181,7 @@ class Projection(Base):
     description: Mapped[dict[str, Any]]
 
 
-class Migration(Base):
+class MigrationRow(Base):
     """An individual that was sent from one island to another."""
 
     __tablename__ = "migration"
@@ -194,7 +194,7 @@ class Migration(Base):
     to_island: Mapped[int]
 
 
-class Host(Base):
+class HostRow(Base):
     """Where a rank of a study ran; a resumed study has one row per rank and start."""
 
     __tablename__ = "host"

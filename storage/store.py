@@ -25,16 +25,16 @@ from sqlalchemy.orm import Session, sessionmaker
 from atoll.storage import events
 from atoll.storage.journal import Chunk, Event
 from atoll.storage.models import (
-    Benchmark,
-    Host,
+    BenchmarkRow,
+    HostRow,
     JournalOffset,
-    LedgerEntry,
-    Migration,
-    Progress,
-    Projection,
-    Schedule,
-    Study,
-    Trial,
+    LedgerRow,
+    MigrationRow,
+    ProgressRow,
+    ProjectionRow,
+    StudyRow,
+    TraceRow,
+    TrialRow,
 )
 
 MAX_NAME = 200
@@ -72,7 +72,7 @@ class Rejected:
 class StudySummary:
     """A study with the counts of its trials by state, and its incumbent."""
 
-    study: Study
+    study: StudyRow
     counts: dict[str, int]
     best: float | None
 
@@ -141,14 +141,16 @@ class Store:
 
     def studies(self) -> list[StudySummary]:
         """All studies, the newest first."""
-        counts = sa.select(Trial.study_id, Trial.state, sa.func.count()).group_by(Trial.study_id, Trial.state)
+        counts = sa.select(TrialRow.study_id, TrialRow.state, sa.func.count()).group_by(
+            TrialRow.study_id, TrialRow.state
+        )
         extremes = (
-            sa.select(Trial.study_id, sa.func.min(Trial.objective), sa.func.max(Trial.objective))
-            .where(Trial.state == "complete")
-            .group_by(Trial.study_id)
+            sa.select(TrialRow.study_id, sa.func.min(TrialRow.objective), sa.func.max(TrialRow.objective))
+            .where(TrialRow.state == "complete")
+            .group_by(TrialRow.study_id)
         )
         with self._session() as session:
-            studies = session.scalars(sa.select(Study).order_by(Study.started.desc())).all()
+            studies = session.scalars(sa.select(StudyRow).order_by(StudyRow.started.desc())).all()
             by_study: dict[int, dict[str, int]] = {}
             for study_id, state, count in session.execute(counts):
                 by_study.setdefault(study_id, {})[state] = count
@@ -158,18 +160,18 @@ class Store:
             for s in studies
         ]
 
-    def study(self, name: str | None = None, uid: str | None = None) -> Study:
+    def study(self, name: str | None = None, uid: str | None = None) -> StudyRow:
         """The study of that uid, else the one called `name`, or the newest. Raises StoreError where there is none."""
-        query = sa.select(Study).order_by(Study.started.desc())
+        query = sa.select(StudyRow).order_by(StudyRow.started.desc())
         with self._session() as session:
             found = session.scalars(query).first() if name is None else self._known(session, name, uid)
-            names = session.scalars(sa.select(Study.name).order_by(Study.name)).all() if found is None else []
+            names = session.scalars(sa.select(StudyRow.name).order_by(StudyRow.name)).all() if found is None else []
         if found is None:
             wanted = "a study" if name is None else f"a study named {name!r}"
             raise StoreError(f"{self} does not hold {wanted}; it holds {', '.join(names) or 'none'}")
         return found
 
-    def benchmark(self, name: str | None = None) -> Benchmark:
+    def benchmark(self, name: str | None = None) -> BenchmarkRow:
         """The benchmark called `name`, or the newest one. Raises StoreError where there is none."""
         found = self.benchmarks()
         if not found or name not in {None, *(benchmark.name for benchmark in found)}:
@@ -178,112 +180,116 @@ class Store:
             raise StoreError(f"{self} does not hold {wanted}; it holds {names or 'none'}")
         return next(benchmark for benchmark in found if name in (None, benchmark.name))
 
-    def subject(self, name: str) -> Study | Benchmark:
+    def subject(self, name: str) -> StudyRow | BenchmarkRow:
         """The benchmark or else the study called `name`. Raises StoreError."""
         return next((found for found in self.benchmarks() if found.name == name), None) or self.study(name)
 
-    def benchmarks(self) -> list[Benchmark]:
+    def benchmarks(self) -> list[BenchmarkRow]:
         """All benchmarks, the newest first."""
         with self._session() as session:
-            return list(session.scalars(sa.select(Benchmark).order_by(Benchmark.started.desc())))
+            return list(session.scalars(sa.select(BenchmarkRow).order_by(BenchmarkRow.started.desc())))
 
-    def studies_of(self, benchmark: Benchmark) -> list[Study]:
+    def studies_of(self, benchmark: BenchmarkRow) -> list[StudyRow]:
         """The studies of `benchmark` that have begun, in that order."""
-        query = sa.select(Study).where(Study.benchmark_id == benchmark.id).order_by(Study.started, Study.id)
+        query = sa.select(StudyRow).where(StudyRow.benchmark_id == benchmark.id).order_by(StudyRow.started, StudyRow.id)
         with self._session() as session:
             return list(session.scalars(query))
 
-    def leaderboard(self, study: Study, top: int | None = None) -> list[Trial]:
+    def leaderboard(self, study: StudyRow, top: int | None = None) -> list[TrialRow]:
         """The complete trials of `study`, the best first."""
-        order = Trial.objective.desc() if study.direction == "maximize" else Trial.objective.asc()
+        order = TrialRow.objective.desc() if study.direction == "maximize" else TrialRow.objective.asc()
         query = (
-            sa.select(Trial)
-            .where(Trial.study_id == study.id, Trial.state == "complete")
-            .order_by(order.nulls_last(), Trial.number)
+            sa.select(TrialRow)
+            .where(TrialRow.study_id == study.id, TrialRow.state == "complete")
+            .order_by(order.nulls_last(), TrialRow.number)
             .limit(top)
         )
         with self._session() as session:
             return list(session.scalars(query))
 
-    def trials(self, study: Study) -> list[Trial]:
+    def trials(self, study: StudyRow) -> list[TrialRow]:
         """All trials of `study`, in the order they were numbered."""
-        query = sa.select(Trial).where(Trial.study_id == study.id).order_by(Trial.number, Trial.attempt)
+        query = sa.select(TrialRow).where(TrialRow.study_id == study.id).order_by(TrialRow.number, TrialRow.attempt)
         with self._session() as session:
             return list(session.scalars(query))
 
-    def progress(self, trial_ids: Iterable[int]) -> list[Progress]:
+    def progress(self, trial_ids: Iterable[int]) -> list[ProgressRow]:
         """What the trials reported, by trial and step."""
-        query = sa.select(Progress).where(Progress.trial_id.in_(list(trial_ids)))
+        query = sa.select(ProgressRow).where(ProgressRow.trial_id.in_(list(trial_ids)))
         with self._session() as session:
-            return list(session.scalars(query.order_by(Progress.trial_id, Progress.step)))
+            return list(session.scalars(query.order_by(ProgressRow.trial_id, ProgressRow.step)))
 
-    def ledger(self, trial_id: int) -> list[LedgerEntry]:
+    def ledger(self, trial_id: int) -> list[LedgerRow]:
         """What one trial communicated."""
         with self._session() as session:
-            return list(session.scalars(sa.select(LedgerEntry).where(LedgerEntry.trial_id == trial_id)))
+            return list(session.scalars(sa.select(LedgerRow).where(LedgerRow.trial_id == trial_id)))
 
-    def schedules(self, trial_id: int) -> list[Schedule]:
+    def schedules(self, trial_id: int) -> list[TraceRow]:
         """What ranks of one trial did at their steps, by rank."""
-        query = sa.select(Schedule).where(Schedule.trial_id == trial_id).order_by(Schedule.rank)
+        query = sa.select(TraceRow).where(TraceRow.trial_id == trial_id).order_by(TraceRow.rank)
         with self._session() as session:
             return list(session.scalars(query))
 
-    def projections(self, trial_ids: Iterable[int]) -> list[Projection]:
+    def projections(self, trial_ids: Iterable[int]) -> list[ProjectionRow]:
         """The predictions that were made of these trials, by cluster, scaling, nodes and trial."""
-        query = sa.select(Projection).where(Projection.trial_id.in_(list(trial_ids)))
-        order = (Projection.cluster, Projection.scaling, Projection.num_nodes, Projection.trial_id)
+        query = sa.select(ProjectionRow).where(ProjectionRow.trial_id.in_(list(trial_ids)))
+        order = (ProjectionRow.cluster, ProjectionRow.scaling, ProjectionRow.num_nodes, ProjectionRow.trial_id)
         with self._session() as session:
             return list(session.scalars(query.order_by(*order)))
 
-    def migrations(self, study: Study) -> list[Migration]:
+    def migrations(self, study: StudyRow) -> list[MigrationRow]:
         """The migrations of `study`, in the order of their times."""
-        query = sa.select(Migration).where(Migration.study_id == study.id).order_by(Migration.time)
+        query = sa.select(MigrationRow).where(MigrationRow.study_id == study.id).order_by(MigrationRow.time)
         with self._session() as session:
             return list(session.scalars(query))
 
-    def hosts(self, study: Study) -> list[Host]:
+    def hosts(self, study: StudyRow) -> list[HostRow]:
         """Where the ranks of `study` ran."""
         with self._session() as session:
-            return list(session.scalars(sa.select(Host).where(Host.study_id == study.id).order_by(Host.id)))
+            return list(session.scalars(sa.select(HostRow).where(HostRow.study_id == study.id).order_by(HostRow.id)))
 
     # Writing.
 
-    def delete(self, row: Study | Benchmark) -> None:
+    def delete(self, row: StudyRow | BenchmarkRow) -> None:
         """Remove a study, or a benchmark with its studies, and all that belongs to it."""
         table = type(row)
         with self._session.begin() as session:
             session.execute(sa.delete(table).where(table.id == row.id))
 
-    def rename(self, study: Study, name: str) -> None:
+    def rename(self, study: StudyRow, name: str) -> None:
         """Call a study `name`; its files keep theirs. Raises StoreError for a name that is empty, too long or taken."""
         if not 0 < len(name) <= MAX_NAME or name != name.strip():
             raise StoreError(
                 f"a study's name takes 1 to {MAX_NAME} characters, none of them space at the ends; got {name!r}"
             )
         try:
-            self._set(sa.update(Study).where(Study.id == study.id).values(name=name))
+            self._set(sa.update(StudyRow).where(StudyRow.id == study.id).values(name=name))
         except IntegrityError:
             raise StoreError(f"{self} already holds a study named {name!r}; choose another name") from None
 
-    def archive(self, study: Study, archived: bool) -> None:
+    def archive(self, study: StudyRow, archived: bool) -> None:
         """Leave a study out of lists, or list it again."""
-        self._set(sa.update(Study).where(Study.id == study.id).values(archived=archived))
+        self._set(sa.update(StudyRow).where(StudyRow.id == study.id).values(archived=archived))
 
-    def annotate(self, trial: Trial, note: str | None) -> None:
+    def annotate(self, trial: TrialRow, note: str | None) -> None:
         """Keep a reader's note on a trial, or remove it."""
-        self._set(sa.update(Trial).where(Trial.id == trial.id).values(note=note or None))
+        self._set(sa.update(TrialRow).where(TrialRow.id == trial.id).values(note=note or None))
 
     def _set(self, change: sa.Update) -> None:
         with self._session.begin() as session:
             session.execute(change)
 
     def save_projections(
-        self, trial_ids: Iterable[int], cluster: str, scaling: str, rows: Sequence[Projection]
+        self, trial_ids: Iterable[int], cluster: str, scaling: str, rows: Sequence[ProjectionRow]
     ) -> None:
         """Keep predictions in place of all that were made of these trials for a cluster of that name and scaling."""
-        of = (Projection.trial_id.in_(list(trial_ids)), Projection.cluster == cluster, Projection.scaling == scaling)
+        of = (
+            ProjectionRow.trial_id.in_(list(trial_ids)),
+            ProjectionRow.cluster == cluster,
+            ProjectionRow.scaling == scaling,
+        )
         with self._session.begin() as session:
-            session.execute(sa.delete(Projection).where(*of))
+            session.execute(sa.delete(ProjectionRow).where(*of))
             session.add_all(rows)
 
     def add_study(self, fields: Mapping[str, Any]) -> int:
@@ -298,29 +304,29 @@ class Store:
                 row = {name: value for name, value in fields.items() if name != "benchmark"}
                 if (benchmark := fields.get("benchmark")) is not None:
                     row["benchmark_id"] = self._benchmark_id(session, benchmark)
-                known = Study(**row)
+                known = StudyRow(**row)
                 session.add(known)
                 session.flush()
             elif known.name == fields["name"] and (known.folder, known.uid) != (fields["folder"], fields.get("uid")):
                 raise StoreError(self._name_taken(known))
             return known.id
 
-    def _known(self, session: Session, name: str, uid: str | None) -> Study | None:
+    def _known(self, session: Session, name: str, uid: str | None) -> StudyRow | None:
         """The study of that uid, whatever it is called by now, else the one of that name."""
-        of_uid = None if uid is None else session.scalars(sa.select(Study).where(Study.uid == uid)).first()
-        return of_uid or session.scalars(sa.select(Study).where(Study.name == name)).first()
+        of_uid = None if uid is None else session.scalars(sa.select(StudyRow).where(StudyRow.uid == uid)).first()
+        return of_uid or session.scalars(sa.select(StudyRow).where(StudyRow.name == name)).first()
 
     def _benchmark_id(self, session: Session, fields: Mapping[str, Any]) -> int:
         """The benchmark that a study belongs to; it is added with the first of them."""
-        known = session.scalars(sa.select(Benchmark).where(Benchmark.name == fields["name"])).first()
+        known = session.scalars(sa.select(BenchmarkRow).where(BenchmarkRow.name == fields["name"])).first()
         if known is None:
-            known = Benchmark(**fields)
+            known = BenchmarkRow(**fields)
             session.add(known)
             session.flush()
         self._check_benchmark(known, fields["uid"])
         return known.id
 
-    def _check_benchmark(self, known: Benchmark | None, uid: str | None) -> None:
+    def _check_benchmark(self, known: BenchmarkRow | None, uid: str | None) -> None:
         if known is not None and known.uid != uid:
             raise StoreError(
                 f"{self} already holds a benchmark named {known.name!r}, with its files in {known.folder}; choose "
@@ -330,9 +336,11 @@ class Store:
     def check_benchmark_name(self, name: str, uid: str | None) -> None:
         """Raise StoreError when `name` belongs to a benchmark other than the one with this uid."""
         with self._session() as session:
-            self._check_benchmark(session.scalars(sa.select(Benchmark).where(Benchmark.name == name)).first(), uid)
+            self._check_benchmark(
+                session.scalars(sa.select(BenchmarkRow).where(BenchmarkRow.name == name)).first(), uid
+            )
 
-    def _name_taken(self, study: Study) -> str:
+    def _name_taken(self, study: StudyRow) -> str:
         return (
             f"{self} already holds a study named {study.name!r}, with its files in {study.folder}, started "
             f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(study.started))}; choose another --name, or remove "
@@ -390,11 +398,11 @@ class Store:
         batch = events.sort(study_id, lines)
         self._add_trials(session, study_id, batch)
         if batch.num_refused:
-            more = {"num_refused": Study.num_refused + batch.num_refused}
-            session.execute(sa.update(Study).where(Study.id == study_id).values(**more))
+            more = {"num_refused": StudyRow.num_refused + batch.num_refused}
+            session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(**more))
         if batch.study:
-            session.execute(sa.update(Study).where(Study.id == study_id).values(**batch.study))
-        for model, rows in ((Migration, batch.migrations), (Host, batch.hosts)):
+            session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(**batch.study))
+        for model, rows in ((MigrationRow, batch.migrations), (HostRow, batch.hosts)):
             if rows:
                 session.execute(sa.insert(model), rows)
         return batch.num_skipped
@@ -403,21 +411,22 @@ class Store:
         ids: dict[events.TrialKey, int] = {}
         if batch.started:
             returned = session.execute(
-                sa.insert(Trial).returning(Trial.number, Trial.attempt, Trial.id), list(batch.started.values())
+                sa.insert(TrialRow).returning(TrialRow.number, TrialRow.attempt, TrialRow.id),
+                list(batch.started.values()),
             )
             ids = {(number, attempt): id_ for number, attempt, id_ in returned}
         ids |= _known_ids(session, study_id, batch.keys() - ids.keys())
         progress = {(ids[key], row["step"]): row | {"trial_id": ids[key]} for key, row in batch.progress if key in ids}
         if progress:
-            session.execute(sa.insert(Progress), list(progress.values()))
+            session.execute(sa.insert(ProgressRow), list(progress.values()))
         ended = [row | {"id": ids[key]} for key, row in batch.ended if key in ids]
         if ended:
-            session.execute(sa.update(Trial), ended)
+            session.execute(sa.update(TrialRow), ended)
         for key, row in batch.lost:
             if key in ids:  # what has ended is not lost, whatever a launcher may have seen
-                running = sa.and_(Trial.id == ids[key], Trial.state == "running")
-                session.execute(sa.update(Trial).where(running).values(**row))
-        for model, of_trials in ((LedgerEntry, batch.ledger), (Schedule, batch.schedules)):
+                running = sa.and_(TrialRow.id == ids[key], TrialRow.state == "running")
+                session.execute(sa.update(TrialRow).where(running).values(**row))
+        for model, of_trials in ((LedgerRow, batch.ledger), (TraceRow, batch.schedules)):
             entries = [row | {"trial_id": ids[key]} for key, row in of_trials if key in ids]
             if entries:
                 session.execute(sa.insert(model), entries)
@@ -504,8 +513,8 @@ def _known_ids(session: Session, study_id: int, keys: Iterable[events.TrialKey])
     numbers = sorted({number for number, _ in keys})
     found: dict[events.TrialKey, int] = {}
     for start in range(0, len(numbers), 500):
-        query = sa.select(Trial.number, Trial.attempt, Trial.id).where(
-            Trial.study_id == study_id, Trial.number.in_(numbers[start : start + 500])
+        query = sa.select(TrialRow.number, TrialRow.attempt, TrialRow.id).where(
+            TrialRow.study_id == study_id, TrialRow.number.in_(numbers[start : start + 500])
         )
         found |= {(number, attempt): id_ for number, attempt, id_ in session.execute(query)}
     return found

@@ -16,7 +16,7 @@ from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.figures import comparison as figures
 from atoll.dashboard.figures import several, style
 from atoll.dashboard.figures.several import Compared
-from atoll.storage.models import Benchmark
+from atoll.storage.models import BenchmarkRow
 
 CONFIRMED = {
     "quality": "Quality",
@@ -175,7 +175,7 @@ def _right(numeric: bool) -> dict[str, str]:
     return {"type": "rightAligned"} if numeric else {}
 
 
-def _compared(context: Context, benchmark: Benchmark) -> Any:
+def _compared(context: Context, benchmark: BenchmarkRow) -> Any:
     """The comparison, worked out in the background once for each set of studies that have ended."""
 
     def work() -> Any:

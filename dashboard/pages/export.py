@@ -14,7 +14,7 @@ from atoll.dashboard import components
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.storage import browse
 from atoll.storage.export import as_yaml
-from atoll.storage.models import Study, Trial
+from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StoreError
 
 MAX_BEST = 100
@@ -84,7 +84,7 @@ def _number(best: int | str | None) -> int:
     return int(best)
 
 
-def content(context: Context, study: Study, ids: Sequence[int], alone: bool) -> str:
+def content(context: Context, study: StudyRow, ids: Sequence[int], alone: bool) -> str:
     """These trials' configurations as `atoll export` writes them, at most `MAX_SHOWN`. Raises StoreError for none."""
     if not ids:
         raise StoreError(f"{study.name} has no complete trial to export")
@@ -104,14 +104,14 @@ def _spelled(one: Any) -> str:
     return f"{number}.{attempt}" if attempt else str(number)
 
 
-def _trial(context: Context, study: Study, text: str) -> Trial:
+def _trial(context: Context, study: StudyRow, text: str) -> TrialRow:
     number, _, attempt = text.partition(".")
     if not number.isdecimal() or (attempt and not attempt.isdecimal()):
         raise StoreError(f"trials are numbered 0, 1, 2, ..., attempts 3.1; got {text!r}")
     return browse.trial(context.store, study.id, int(number), int(attempt) if attempt else None)
 
 
-def command(context: Context, study: Study, best: int | None) -> str:
+def command(context: Context, study: StudyRow, best: int | None) -> str:
     """What writes the same file."""
     which = "--pareto" if best is None else f"--best {best}"
     return f"atoll export {shlex.quote(study.name)} {which} -o best.yaml{context.store_option}"

@@ -20,7 +20,7 @@ from atoll.dashboard.figures import style
 from atoll.dashboard.figures.islands import Relative
 from atoll.dashboard.pages.trial import source_name
 from atoll.storage import browse
-from atoll.storage.models import Trial
+from atoll.storage.models import TrialRow
 
 MAX_RELATIVES = 150
 
@@ -122,7 +122,7 @@ def distances(board: Board) -> dict[int, tuple[list[float], list[float]]]:
     }
 
 
-def relatives(family: dict[int, Trial]) -> dict[int, Relative]:
+def relatives(family: dict[int, TrialRow]) -> dict[int, Relative]:
     """What the family tree draws."""
     return {
         number: Relative(
@@ -136,7 +136,7 @@ def relatives(family: dict[int, Trial]) -> dict[int, Relative]:
     }
 
 
-def genes(context: Context, board: Board, trial: Trial | None, num_shown: int) -> Any:
+def genes(context: Context, board: Board, trial: TrialRow | None, num_shown: int) -> Any:
     """Who bred an individual, by which operator, and where each gene came from."""
     if trial is None:
         return None

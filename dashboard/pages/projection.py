@@ -21,7 +21,7 @@ from atoll.dashboard.figures import comparison as figures
 from atoll.dashboard.figures import style
 from atoll.storage import yamlfile
 from atoll.storage.export import plain
-from atoll.storage.models import Benchmark
+from atoll.storage.models import BenchmarkRow
 from atoll.storage.yamlfile import FileError
 
 DEFAULT_CLUSTER = "a100_hdr200"
@@ -155,7 +155,7 @@ def predict(
 def methods_of(context: Context, name: str | None, predictions: list[Prediction]) -> list[str]:
     """The methods in the order that gives them the same colors as on the page that compares them."""
     subject = context.store.subject(name) if name else context.store.study()
-    listed = [str(e["name"]) for e in subject.definition["methods"]] if isinstance(subject, Benchmark) else []
+    listed = [str(e["name"]) for e in subject.definition["methods"]] if isinstance(subject, BenchmarkRow) else []
     return list(dict.fromkeys([*listed, *(row.method for row in predictions)]))
 
 

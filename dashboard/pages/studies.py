@@ -15,7 +15,7 @@ from dash import Input, Output, State, dcc, no_update
 from atoll.dashboard import components
 from atoll.dashboard.components import column, link_column
 from atoll.dashboard.context import UNREADABLE, Context
-from atoll.storage.models import Benchmark, Study
+from atoll.storage.models import BenchmarkRow, StudyRow
 from atoll.storage.store import StudySummary
 
 COLUMNS = [
@@ -135,7 +135,7 @@ def layout(search: str = "", archived: bool = False, filters: dict[str, Any] | N
 
 
 def rows(
-    context: Context, summaries: list[StudySummary], benchmarks: list[Benchmark], archived: bool
+    context: Context, summaries: list[StudySummary], benchmarks: list[BenchmarkRow], archived: bool
 ) -> list[dict[str, Any]]:
     """The table of studies."""
     names = {benchmark.id: benchmark.name for benchmark in benchmarks}
@@ -162,7 +162,7 @@ def rows(
 
 
 def benchmark_rows(
-    context: Context, summaries: list[StudySummary], benchmarks: list[Benchmark]
+    context: Context, summaries: list[StudySummary], benchmarks: list[BenchmarkRow]
 ) -> list[dict[str, Any]]:
     """The table of benchmarks."""
     ended = pd.Series(
@@ -197,7 +197,7 @@ def progress(num_ended: int, budget: int | None) -> str:
     return f"{num_ended:,}" if budget is None else f"{num_ended:,} of {budget:,}"
 
 
-def time_left(study: Study, num_ended: int, now: float) -> str:
+def time_left(study: StudyRow, num_ended: int, now: float) -> str:
     """How long a running study goes on at its pace so far, or until its budget of seconds."""
     if study.state != "running":
         return ""

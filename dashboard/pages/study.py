@@ -20,7 +20,7 @@ from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.figures import parallel, style
 from atoll.dashboard.figures import study as figures
 from atoll.storage import browse
-from atoll.storage.models import Study
+from atoll.storage.models import StudyRow
 from atoll.storage.store import StoreError
 
 # What the address holds, in the order of the callback that writes it.
@@ -298,19 +298,19 @@ def summary(board: Board, now: float) -> list[Any]:
     return [dmc.Group([badge, dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm"), *reason]
 
 
-def held_at_ends(context: Context, study: Study) -> pd.DataFrame:
+def held_at_ends(context: Context, study: StudyRow) -> pd.DataFrame:
     """The hyperparameters as columns, of the first and the newest trials."""
     return pd.DataFrame(browse.held_at_ends(context.store, study.id))
 
 
 def grid_columns(
-    study: Study, held: pd.DataFrame, shown: Sequence[str], order: Sequence[dict[str, str]] = ()
+    study: StudyRow, held: pd.DataFrame, shown: Sequence[str], order: Sequence[dict[str, str]] = ()
 ) -> list[dict[str, Any]]:
     """The leaderboard's columns."""
     return table.columns(study, shown, {name: style.is_number(held[name]) for name in shown if name in held}, order)
 
 
-def layout(context: Context, study: Study, query: dict[str, str]) -> dmc.Stack:
+def layout(context: Context, study: StudyRow, query: dict[str, str]) -> dmc.Stack:
     """The page, as its address says; without the board, which takes a while to read where trials are many."""
     held = held_at_ends(context, study)
     names, aims = list(held.columns), [objective["name"] for objective in objectives(study)]
@@ -459,7 +459,7 @@ def _edits(name: str) -> dmc.Group:
     )
 
 
-def _aim(study: Study) -> str:
+def _aim(study: StudyRow) -> str:
     return ", ".join(f"{objective['direction']} {objective['name']}" for objective in objectives(study))
 
 

@@ -20,7 +20,7 @@ from atoll.dashboard.figures import trial as figures
 from atoll.dashboard.pages.studies import moment
 from atoll.storage import browse
 from atoll.storage.export import as_yaml
-from atoll.storage.models import Host, Study, Trial
+from atoll.storage.models import HostRow, StudyRow, TrialRow
 from atoll.storage.store import StoreError
 
 
@@ -90,20 +90,20 @@ def register(app: dash.Dash, context: Context) -> None:
             return "kept"
 
 
-def read(context: Context, study: Study, number: str, attempt: str | None) -> Trial:
+def read(context: Context, study: StudyRow, number: str, attempt: str | None) -> TrialRow:
     """The trial of an address. Raises StoreError where there is none."""
     if not number.isdecimal() or not (attempt is None or attempt.isdecimal()):
         raise StoreError(f"trials are numbered 0, 1, 2, ...; got {number!r}")
     return browse.trial(context.store, study.id, int(number), None if attempt is None else int(attempt))
 
 
-def again(context: Context, which: dict[str, Any]) -> tuple[Study, Trial]:
+def again(context: Context, which: dict[str, Any]) -> tuple[StudyRow, TrialRow]:
     """The page's study and trial as they are now. Raises StoreError where they are gone."""
     study = context.store.study(which["study"])
     return study, browse.trial(context.store, study.id, which["number"], which["attempt"])
 
 
-def draw(context: Context, study: Study, trial: Trial) -> tuple[go.Figure, go.Figure]:
+def draw(context: Context, study: StudyRow, trial: TrialRow) -> tuple[go.Figure, go.Figure]:
     """Curves and ledger."""
     rows = context.store.progress([trial.id])
     metric = study.curve_metric or study.metric
@@ -119,7 +119,7 @@ def draw(context: Context, study: Study, trial: Trial) -> tuple[go.Figure, go.Fi
     return curves, figures.ledger(pd.DataFrame(entries), num_steps, int(trial.configuration.get("ranks", 1)))
 
 
-def facts(context: Context, study: Study, trial: Trial) -> list[Any]:
+def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:
     """What there is to say in words: state, measurements, hosts, failure."""
     proposal = trial.proposal or {}
     bred = f"{proposal.get('operator', 'unknown')}" + (
@@ -153,13 +153,13 @@ def facts(context: Context, study: Study, trial: Trial) -> list[Any]:
     return found
 
 
-def _hosts(hosts: list[Host]) -> dmc.Box:
+def _hosts(hosts: list[HostRow]) -> dmc.Box:
     newest = {host.rank: host for host in hosts}
     rows = [[str(r), h.hostname, h.device, h.node, h.processor or "–", h.threads] for r, h in sorted(newest.items())]
     return components.table(["rank", "host", "device", "node", "processor", "threads"], rows)
 
 
-def hyperparameters(context: Context, study: Study, trial: Trial) -> dmc.Box:
+def hyperparameters(context: Context, study: StudyRow, trial: TrialRow) -> dmc.Box:
     """Beside those of the default configuration and of the incumbent, where there are such; what differs is bold."""
     board = context.boards.of(study.name)
     best = board.trials[board.trials["place"] == 1]
@@ -190,20 +190,20 @@ def source_name(source: object) -> str:
     return f"trial {source}" if isinstance(source, int) else str(source or "").replace("_", " ")
 
 
-def filename(study: Study, trial: Trial) -> str:
+def filename(study: StudyRow, trial: TrialRow) -> str:
     """For the downloaded configuration."""
     safe = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in study.name)
     return f"{safe}-trial-{trial.number}.yaml"
 
 
-def command(context: Context, study: Study, trial: Trial) -> str:
+def command(context: Context, study: StudyRow, trial: TrialRow) -> str:
     """What exports this trial and trains it again."""
     file = filename(study, trial)
     which = f"--trial {trial.number}" + (f" --attempt {trial.attempt}" if trial.attempt else "")
     return f"atoll export {shlex.quote(study.name)} {which} -o {file}{context.store_option} && atoll train {file}"
 
 
-def layout(context: Context, study: Study, trial: Trial) -> dmc.Stack:
+def layout(context: Context, study: StudyRow, trial: TrialRow) -> dmc.Stack:
     """The page."""
     which = {"study": study.name, "number": trial.number, "attempt": trial.attempt}
     note = dmc.Group(

@@ -10,29 +10,29 @@ from atoll.communication.communicator import Communicator
 from atoll.methods.common.flat import FlatModel
 
 
-class Shadow:
+class EvaluationCopy:
     """Shows parameters as a network that is equal on every rank. To be made before hooks are put on the network.
 
     Args:
         flat: the network in training.
-        aside: the worker's ranks; what showing takes is no traffic of the method.
+        untracked: the worker's ranks; what showing takes is no traffic of the method.
     """
 
-    def __init__(self, flat: FlatModel, aside: Communicator) -> None:
+    def __init__(self, flat: FlatModel, untracked: Communicator) -> None:
         self._trained = flat
-        self._aside = aside
+        self._untracked = untracked
         self._shown = FlatModel(copy.deepcopy(flat.model))
 
-    def show(self, parameters: Tensor, root: int = 0) -> nn.Module:
+    def load(self, parameters: Tensor, root: int = 0) -> nn.Module:
         """The network with rank `root`'s `parameters` (n,), and the mean over ranks of the running statistics.
 
         Collective. The parameters are copied before anything waits, so the owner of a center may go on serving.
         """
         self._shown.parameters.copy_(parameters)
-        self._aside.broadcast(self._shown.parameters, root)
+        self._untracked.broadcast(self._shown.parameters, root)
         if self._trained.statistics.numel():
             self._shown.statistics.copy_(self._trained.statistics)
-            self._aside.mean(self._shown.statistics)
+            self._untracked.mean(self._shown.statistics)
         for shown, trained in zip(self._shown.counters, self._trained.counters, strict=True):
             shown.copy_(trained)
         return self._shown.model

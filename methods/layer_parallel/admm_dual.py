@@ -276,13 +276,13 @@ class AdmmDual(Method):
             self._u.mul_(self._rho / rho)
         self._rho = rho
         sums = self._sums.clone()
-        self._context.aside.sum(sums)
+        self._context.untracked.sum(sums)
         net1, net2, norm, spread = (float(value / sums[-1].clamp_min(1)) for value in sums[:-1])
         self._sums.zero_()
         collapsed = self._look_for_collapse(norm, spread)
         peaks = torch.zeros(self._context.communicator.size, dtype=torch.float64)
         peaks[self._context.communicator.rank] = peak_memory()
-        self._context.aside.sum(peaks)
+        self._context.untracked.sum(peaks)
         self._report = {f"peak_memory/rank_{rank}": float(peak) for rank, peak in enumerate(peaks)} | {
             "net1_loss": net1,
             "net2_loss": net2,
@@ -295,7 +295,7 @@ class AdmmDual(Method):
     def _look_for_collapse(self, norm: float, spread: float) -> bool:
         """Whether a has collapsed; collective the first time."""
         if self._first_size is None:
-            self._context.aside.sum(self._first)
+            self._context.untracked.sum(self._first)
             total, of_spread, num = self._first.tolist()
             self._first_size = total / max(1, num), of_spread / max(1, num)
         first_norm, first_spread = self._first_size

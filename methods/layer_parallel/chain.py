@@ -90,7 +90,7 @@ class Chain:
     """
 
     def __init__(self, context: Context, grouping: str, num_groups: int = 2, ranks: int | None = None) -> None:
-        self._model, self._communicator, self._aside = context.model, context.communicator, context.aside
+        self._model, self._communicator, self._untracked = context.model, context.communicator, context.untracked
         layers = split_layers(context.model)
         measure = Stopwatch(layers, context)
         sizes = group_sizes(grouping, num_groups, [layer.name for layer in layers], measure.agreed_seconds)
@@ -107,7 +107,7 @@ class Chain:
         self.shapes = list(self._measure_shapes(context.inputs[:1]))
         self.dtype, self.device = next(context.model.parameters()).dtype, context.inputs.device
         self._peers = self._meet(context.communicator)
-        self._peers_aside = self._meet(context.aside)
+        self._peers_aside = self._meet(context.untracked)
         self._under_way: deque[Request] = deque()
         self._handed: dict[tuple[int, int, int], deque[Tensor]] = defaultdict(deque)
 
@@ -236,9 +236,9 @@ class Chain:
             if self._peers_aside is not None:
                 self.flats[g].average_statistics(self._peers_aside)
         for group, ranks in zip(self.groups, self.ranks_of, strict=True):
-            self._aside.attend()
+            self._untracked.progress()
             for tensor in (*group.parameters(), *group.buffers()):
-                self._aside.broadcast(tensor.data, ranks[0])
+                self._untracked.broadcast(tensor.data, ranks[0])
         return self._model
 
     def state_dict(self) -> dict[str, Any]:

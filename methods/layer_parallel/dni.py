@@ -352,14 +352,14 @@ class Dni(Method):
             self._take_what_has_arrived()
             return not any(self._gradients.values()) and not any(self._inputs.values())
 
-        aside = self._context.aside
-        aside.wait_until(is_done)
+        untracked = self._context.untracked
+        untracked.wait_until(is_done)
         self._chain.settle()
         for learner in self._learners.values():
             if isinstance(learner, RemoteLearner):
                 learner.settle()
-        aside.wait_until(lambda: all(server.is_done for server in self._servers))
-        aside.barrier()
+        untracked.wait_until(lambda: all(server.is_done for server in self._servers))
+        untracked.barrier()
 
     # What is reported, and the state.
 
@@ -374,11 +374,11 @@ class Dni(Method):
             learner.losses.clear()
             if self._server is None:
                 self._chain.average_over_peers(learner.flat.state)
-        self._context.aside.sum(sums)
+        self._context.untracked.sum(sums)
         totals, counts = sums
         leads = torch.zeros(self._context.communicator.size, dtype=torch.float64)
         leads[self._context.communicator.rank] = self._lead
-        self._context.aside.sum(leads)
+        self._context.untracked.sum(leads)
         self._lead = 0
         self._report = {"lead": float(leads.max())} | {f"lead/rank_{r}": float(lead) for r, lead in enumerate(leads)}
         for name, first in (("synthesizer_loss", 0), ("input_loss", num)):

@@ -177,7 +177,7 @@ class Stopwatch:
             ],
             dtype=torch.float64,
         )
-        self._context.aside.broadcast(seconds)
+        self._context.untracked.broadcast(seconds)
         return [float(s) for s in seconds]
 
     def _measure(self) -> Iterator[float]:

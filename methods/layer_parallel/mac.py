@@ -284,7 +284,7 @@ class Mac(Method):
         self._chain.settle()
         busy = time.perf_counter() - started - (self._context.communicator.ledger.seconds_waited() - waited)
         self._num_epochs += 1
-        self._context.aside.barrier()
+        self._context.untracked.barrier()
         self._summarise(before, busy, time.perf_counter() - started)
         network = self._chain.reassemble()
         for inputs, targets in data.shares:
@@ -332,7 +332,7 @@ class Mac(Method):
                     out = deterministic(chain.groups[g], z.to(chain.dtype)).to(self._kept_as)
                     chain.send(out, g, g + 1, indices, FIRST)
                 found[g].append((z.to(chain.dtype) if g else z, out))
-            self._context.communicator.attend()
+            self._context.communicator.progress()
         for g, part in self._parts.items():
             part.samples.add(fresh[chain.owned(g, fresh)])
             if found[g] and g > 0:
@@ -373,7 +373,7 @@ class Mac(Method):
                     chain.part_of_mean(mean, len(held), len(batch)).backward()  # type: ignore[no-untyped-call]
                 chain.sum_gradients(g)
                 optimizer.step()
-                self._context.communicator.attend()
+                self._context.communicator.progress()
         part.w_seconds = time.perf_counter() - started
         part.w_pass_seconds = part.w_seconds / self._w_iterations[g]
 
@@ -418,7 +418,7 @@ class Mac(Method):
             while returning and returning[0][2].test():
                 self._take_back(*returning.popleft())
             below = ahead
-            self._context.communicator.attend()
+            self._context.communicator.progress()
         while returning:
             self._take_back(*returning.popleft())
 
@@ -491,7 +491,7 @@ class Mac(Method):
                 if g < chain.last:
                     assert part.wanted is not None
                     part.wanted[rows[g]] = wanted[g].to(self._kept_as)
-            self._context.communicator.attend()
+            self._context.communicator.progress()
 
     def _coupled_iteration(
         self,
@@ -562,7 +562,7 @@ class Mac(Method):
                 changes[g] = (chain.flats[g].parameters - before[g]).abs().mean()
                 w[g], z[g], passes[g] = part.w_seconds, part.z_seconds, part.w_pass_seconds
         everyones = torch.cat([changes, w, z, passes, shares])
-        self._context.aside.sum(everyones)
+        self._context.untracked.sum(everyones)
         changes, w, z, passes, shares = torch.split(everyones, [num] * 4 + [size])
         self._report = {f"parameter_change/group_{g}": float(change) for g, change in enumerate(changes)}
         self._report |= {f"idle_share/rank_{rank}": 1 - float(share) for rank, share in enumerate(shares)}

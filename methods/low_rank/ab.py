@@ -270,9 +270,9 @@ class Ab(Method):
         model = self._context.model
         if self._is_apart:
             model = copy.deepcopy(model)
-            _restore(model, self._merged(self._context.aside))
+            _restore(model, self._merged(self._context.untracked))
         else:
-            self._flat.average_statistics(self._context.aside)
+            self._flat.average_statistics(self._context.untracked)
         return model
 
     def finalize(self) -> nn.Module:

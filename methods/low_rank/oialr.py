@@ -172,7 +172,7 @@ class Oialr(Method):
 
     def evaluation_model(self) -> nn.Module:
         """Average the running statistics, and return the model."""
-        self._flat.average_statistics(self._context.aside)
+        self._flat.average_statistics(self._context.untracked)
         return self._context.model
 
     def finalize(self) -> nn.Module:

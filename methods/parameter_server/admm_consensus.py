@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require, require_choice
@@ -74,7 +74,7 @@ class AdmmConsensus(Method):
         self._communicator = context.communicator
         self._optimizers = context.optimizers
         self._flat = FlatModel(context.model)
-        self._shadow = Shadow(self._flat, context.aside)
+        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat)
         self._dual = torch.zeros_like(self._flat.parameters)
         self._center = self._flat.parameters.clone()
@@ -103,7 +103,7 @@ class AdmmConsensus(Method):
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, with the running statistics' mean over ranks."""
-        return self._shadow.show(self._center)
+        return self._evaluation_copy.load(self._center)
 
     def finalize(self) -> nn.Module:
         """Return the center."""

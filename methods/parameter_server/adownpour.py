@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
 from atoll.methods.method import Context
-from atoll.methods.parameter_server.downpour_base import PushingMethod
+from atoll.methods.parameter_server.downpour_base import DownpourBase
 from atoll.methods.sequential.descent import check_descent
 
 
@@ -29,7 +29,7 @@ class AdownpourHyperparameters:
         require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
 
 
-class Adownpour(PushingMethod):
+class Adownpour(DownpourBase):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = AdownpourHyperparameters

@@ -37,7 +37,9 @@ class Center:
 
     def __init__(self, communicator: Communicator, like: Tensor, rule: Callable[[int, Tensor, Tensor], None]) -> None:
         self._communicator = communicator.split(0, spans="center")
-        self._aside = communicator.split(0, ledger=communicator.ledger.aside())  # leaving is no traffic of the method
+        self._untracked = communicator.split(
+            0, ledger=communicator.ledger.untracked()
+        )  # leaving is no traffic of the method
         self._rule = rule
         self._sent, self._answer = (torch.empty_like(like, device="cpu") for _ in range(2))
         self._exchange: list[Request] = []
@@ -88,21 +90,21 @@ class Center:
         if self.is_owner:
             self._num_asked_when_left[OWNER] = self._num_asked
         elif self._num_asked != self._num_asked_at_farewell:
-            self._farewells.append(self._aside.start_send(torch.tensor([self._num_asked]), OWNER, LEAVE))
+            self._farewells.append(self._untracked.start_send(torch.tensor([self._num_asked]), OWNER, LEAVE))
             self._num_asked_at_farewell = self._num_asked
 
     def meet(self) -> None:
         """Leave, and wait until every rank has; collective."""
         self.leave()
         if self.is_owner:
-            self._aside.wait_until(lambda: len(self.left()) == self._aside.size and not self._outgoing)
+            self._untracked.wait_until(lambda: len(self.left()) == self._untracked.size and not self._outgoing)
         for farewell in self._farewells:
             farewell.wait()
         self._farewells.clear()
         # From here on nobody has left; before the barrier, so that no new farewell is forgotten.
-        self._num_asked_when_left = [None] * self._aside.size
+        self._num_asked_when_left = [None] * self._untracked.size
         self._num_asked_at_farewell = -1
-        self._aside.barrier()
+        self._untracked.barrier()
 
     # The owner.
 
@@ -112,12 +114,12 @@ class Center:
 
     def serve(self) -> None:
         """Answer what has arrived; never waits."""
-        schedule = self._communicator.ledger.schedule
-        if schedule is None:
+        trace = self._communicator.ledger.trace
+        if trace is None:
             self._serve()
             return
-        schedule.begin_service()
-        schedule.end_service(self._serve())
+        trace.begin_service()
+        trace.end_service(self._serve())
 
     def _serve(self) -> int:
         """Returns how many have been answered."""
@@ -125,9 +127,9 @@ class Center:
             if rank not in self.received:
                 self.received[rank], self.answered[rank] = (torch.empty_like(self._sent) for _ in range(2))
             self._incoming.append((rank, self._communicator.start_receive(self.received[rank], rank, ASK)))
-        while (rank := self._aside.arrived(LEAVE)) is not None:
+        while (rank := self._untracked.arrived(LEAVE)) is not None:
             word = torch.zeros(1, dtype=torch.int64)
-            self._leaving.append((rank, word, self._aside.start_receive(word, rank, LEAVE)))
+            self._leaving.append((rank, word, self._untracked.start_receive(word, rank, LEAVE)))
         self._outgoing = [request for request in self._outgoing if not request.test()]
         num_asking = len(self._incoming)
         self._incoming = [(rank, request) for rank, request in self._incoming if not self._served(rank, request)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
 from atoll.methods.method import Context
-from atoll.methods.parameter_server.downpour_base import PushingMethod
+from atoll.methods.parameter_server.downpour_base import DownpourBase
 from atoll.methods.sequential.descent import check_descent
 
 
@@ -30,7 +30,7 @@ class DownpourHyperparameters:
         require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
 
 
-class Downpour(PushingMethod):
+class Downpour(DownpourBase):
     """Push, fetch, step alone."""
 
     Hyperparameters = DownpourHyperparameters

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.averages import RunningAverage
-from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.parameter_server.center import OWNER, Center
@@ -27,7 +27,7 @@ def push(center: Tensor, update: Tensor) -> None:
     center.add_(update)
 
 
-class PushingMethod(Method):
+class DownpourBase(Method):
     """Push, fetch, step alone.
 
     Args:
@@ -43,7 +43,7 @@ class PushingMethod(Method):
     def __init__(self, tau: int, context: Context, *, averaged: bool = False, moving_rate: float | None = None) -> None:
         self._tau = tau
         self._flat = FlatModel(context.model)
-        self._shadow = Shadow(self._flat, context.aside)
+        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat)
         self._num_steps = 0
         self._fetched = self._flat.parameters.clone()
@@ -75,7 +75,7 @@ class PushingMethod(Method):
     def evaluation_model(self) -> nn.Module:
         """Return the center, or its average, with the running statistics' mean over ranks; collective."""
         self._center.meet()
-        return self._shadow.show(self._value if self._average is None else self._average.value, OWNER)
+        return self._evaluation_copy.load(self._value if self._average is None else self._average.value, OWNER)
 
     def finalize(self) -> nn.Module:
         """Push the last updates, and return the center or its average."""

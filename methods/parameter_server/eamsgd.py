@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require_choice
 from atoll.methods.method import Context
-from atoll.methods.parameter_server.elastic_base import ElasticHyperparameters, ElasticMethod
+from atoll.methods.parameter_server.elastic_base import ElasticBase, ElasticHyperparameters
 from atoll.methods.sequential.descent import check_descent
 
 
@@ -41,7 +41,7 @@ class EamsgdHyperparameters(ElasticHyperparameters):
         require_choice("momentum_form", self.momentum_form, ("nesterov", "heavy_ball"))
 
 
-class Eamsgd(ElasticMethod):
+class Eamsgd(ElasticBase):
     """Descent with momentum, tied to a center."""
 
     Hyperparameters = EamsgdHyperparameters

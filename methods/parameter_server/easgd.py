@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.method import Context
-from atoll.methods.parameter_server.elastic_base import ElasticHyperparameters, ElasticMethod
+from atoll.methods.parameter_server.elastic_base import ElasticBase, ElasticHyperparameters
 from atoll.methods.sequential.descent import check_descent
 
 
@@ -33,7 +33,7 @@ class EasgdHyperparameters(ElasticHyperparameters):
     """
 
 
-class Easgd(ElasticMethod):
+class Easgd(ElasticBase):
     """Plain descent, tied to a center."""
 
     Hyperparameters = EasgdHyperparameters

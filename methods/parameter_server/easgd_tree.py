@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Request
-from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require, require_choice
@@ -138,7 +138,7 @@ class EasgdTree(Method):
     def __init__(self, hyperparameters: EasgdTreeHyperparameters, context: Context) -> None:
         h, size = hyperparameters, context.communicator.size
         self._flat = FlatModel(context.model)
-        self._shadow = Shadow(self._flat, context.aside)
+        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat)
         self._places = plant(size, h.degree, h.scheme, h.tau_fast, h.tau_slow)
         if size <= h.degree:
@@ -148,7 +148,7 @@ class EasgdTree(Method):
             )
         self._alpha = 0.9 / (min(h.degree, size) + 1) if h.alpha is None else h.alpha
         self._tree = context.communicator.split(0)
-        self._aside = context.aside
+        self._untracked = context.untracked
         self._rank = self._tree.rank
         self._nodes = {
             place.number: _Node(
@@ -217,12 +217,12 @@ class EasgdTree(Method):
 
     def _serve(self) -> None:
         """Receive what has arrived; never waits."""
-        schedule = self._tree.ledger.schedule
-        if schedule is not None:
-            schedule.begin_service()  # nobody waits for what arrives: its order would make every step another one
+        trace = self._tree.ledger.trace
+        if trace is not None:
+            trace.begin_service()  # nobody waits for what arrives: its order would make every step another one
         self._receive_arrived()
-        if schedule is not None:
-            schedule.end_service(0, is_own=True)
+        if trace is not None:
+            trace.end_service(0, is_own=True)
 
     def _receive_arrived(self) -> None:
         for tag in self._edges:
@@ -240,12 +240,12 @@ class EasgdTree(Method):
 
     def _settle(self) -> None:
         """Receive all that was sent; collective."""
-        self._aside.barrier()  # from here on nobody sends
+        self._untracked.barrier()  # from here on nobody sends
         num_sent = self._num_sent.clone()
-        self._aside.sum(num_sent)
+        self._untracked.sum(num_sent)
         mine = torch.tensor(sorted(self._edges), dtype=torch.int64)
         # Not equality: a neighbour that has all of its own may be sending again already.
-        self._aside.wait_until(lambda: bool((self._num_received[mine] >= num_sent[mine]).all()))
+        self._untracked.wait_until(lambda: bool((self._num_received[mine] >= num_sent[mine]).all()))
         for request in self._under_way.values():
             request.wait()
         self._average_leaf()
@@ -254,7 +254,7 @@ class EasgdTree(Method):
         """Return the root, with the running statistics' mean over ranks; collective."""
         self._settle()
         root = self._nodes.get(self._places[-1].number, self._leaf)  # only the root's rank has it
-        return self._shadow.show(root.value, self._places[-1].rank)
+        return self._evaluation_copy.load(root.value, self._places[-1].rank)
 
     def finalize(self) -> nn.Module:
         """Return the root."""
@@ -268,7 +268,7 @@ class EasgdTree(Method):
             "nodes": {number: node.value.clone() for number, node in self._nodes.items()},
             "num_steps": self._num_steps,
         }
-        self._aside.barrier()  # until all have copied theirs, nobody sends
+        self._untracked.barrier()  # until all have copied theirs, nobody sends
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.averages import RunningAverage
-from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.method import Batch, Context, Method
@@ -85,7 +85,7 @@ class Ghost:
     due: float = 0.0
 
 
-class ElasticMethod(Method):
+class ElasticBase(Method):
     """Tie replicas to a center."""
 
     asynchronous: ClassVar[bool] = True
@@ -96,7 +96,7 @@ class ElasticMethod(Method):
         self._size = context.communicator.size
         self._alpha = hyperparameters.beta / self._size if hyperparameters.alpha is None else hyperparameters.alpha
         self._flat = FlatModel(context.model)
-        self._shadow = Shadow(self._flat, context.aside)
+        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat, heavy_ball=heavy_ball)
         self._num_steps = 0
         # The asynchronous center lives in its owner's host memory, the synchronous one beside every replica.
@@ -216,7 +216,7 @@ class ElasticMethod(Method):
     def evaluation_model(self) -> nn.Module:
         """Return the center, or its average, with the running statistics' mean over ranks; collective."""
         self._meet()
-        return self._shadow.show(self._value if self._average is None else self._average.value, OWNER)
+        return self._evaluation_copy.load(self._value if self._average is None else self._average.value, OWNER)
 
     def _meet(self) -> None:
         if self._center is not None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.method import Batch, Context, Method, NoHyperparameters
@@ -45,7 +45,7 @@ class Mdownpour(Method):
         self._optimizers = context.optimizers
         self._delta = context.optimizers.settings.momentum
         self._flat = FlatModel(context.model)
-        self._shadow = Shadow(self._flat, context.aside)
+        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat)
         self._value = self._flat.parameters.to("cpu", copy=True)
         self._velocity = torch.zeros_like(self._value)
@@ -67,7 +67,7 @@ class Mdownpour(Method):
     def evaluation_model(self) -> nn.Module:
         """Return the center, with the running statistics' mean over ranks; collective."""
         self._center.meet()
-        return self._shadow.show(self._value, OWNER)
+        return self._evaluation_copy.load(self._value, OWNER)
 
     def finalize(self) -> nn.Module:
         """Return the center."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
 from atoll.methods.method import Context
-from atoll.methods.parameter_server.downpour_base import PushingMethod
+from atoll.methods.parameter_server.downpour_base import DownpourBase
 from atoll.methods.sequential.descent import check_descent
 
 
@@ -32,7 +32,7 @@ class MvadownpourHyperparameters:
         require(0 < self.moving_rate <= 1, f"moving_rate must be in (0, 1]; got {self.moving_rate}")
 
 
-class Mvadownpour(PushingMethod):
+class Mvadownpour(DownpourBase):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = MvadownpourHyperparameters

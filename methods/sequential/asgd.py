@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.method import Context, NoHyperparameters
-from atoll.methods.sequential.base import SequentialMethod
+from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
 
 
-class Asgd(SequentialMethod):
+class Asgd(SequentialBase):
     """Step, and average all steps."""
 
     @classmethod

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from atoll.methods.common.averages import RunningAverage
-from atoll.methods.common.evaluation_copy import Shadow
+from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.sequential.descent import Descent
 
 
-class SequentialMethod(Method):
+class SequentialBase(Method):
     """Step, and perhaps remember where it has been.
 
     Args:
@@ -30,7 +30,7 @@ class SequentialMethod(Method):
         self._flat = FlatModel(context.model)
         self._descent = Descent(context, self._flat)
         self._average = RunningAverage(self._flat.parameters, moving_rate) if averaged else None
-        self._shadow = Shadow(self._flat, context.aside) if averaged else None
+        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked) if averaged else None
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
@@ -40,9 +40,9 @@ class SequentialMethod(Method):
 
     def evaluation_model(self) -> nn.Module:
         """Return the model, or its average with the running statistics of the model in training."""
-        if self._average is None or self._shadow is None:
+        if self._average is None or self._evaluation_copy is None:
             return self._flat.model
-        return self._shadow.show(self._average.value)
+        return self._evaluation_copy.load(self._average.value)
 
     def finalize(self) -> nn.Module:
         """Return the model or its average."""

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.method import Context, NoHyperparameters
-from atoll.methods.sequential.base import SequentialMethod
+from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
 
 
-class Msgd(SequentialMethod):
+class Msgd(SequentialBase):
     """Look ahead, then step."""
 
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.001, "momentum": 0.99, "schedule": "constant"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
 from atoll.methods.method import Context
-from atoll.methods.sequential.base import SequentialMethod
+from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
 
 
@@ -29,7 +29,7 @@ class MvasgdHyperparameters:
         require(0 < self.moving_rate <= 1, f"moving_rate must be in (0, 1]; got {self.moving_rate}")
 
 
-class Mvasgd(SequentialMethod):
+class Mvasgd(SequentialBase):
     """Step, and average the latest steps."""
 
     Hyperparameters = MvasgdHyperparameters

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.method import Context, NoHyperparameters
-from atoll.methods.sequential.base import SequentialMethod
+from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
 
 
-class Sgd(SequentialMethod):
+class Sgd(SequentialBase):
     """Step."""
 
     @classmethod

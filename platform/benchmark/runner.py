@@ -160,7 +160,7 @@ class _Protocol:
                 if asked.is_set():  # by a signal that came before the search listened
                     running.request_stop(folder)
 
-            ended = supervise.search(study, self._url, resuming=files.exists(), follow=watch, belongs_to=belongs_to)
+            ended = supervise.run_study(study, self._url, resuming=files.exists(), follow=watch, belongs_to=belongs_to)
         if not ended.recorded:
             self._ending.unrecorded.append(part.name)
         if ended.state == "failed":

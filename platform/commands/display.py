@@ -16,7 +16,7 @@ from rich.text import Text
 from atoll.platform.formatting import duration, number, size
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Event, JournalTail
-from atoll.storage.models import Study, Trial
+from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StudySummary
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return made
 
 
-def leaderboard(study: Study, trials: Sequence[Trial]) -> Table:
+def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
     """Place, objective, metrics, hyperparameters, time, bytes and seed of the best trials."""
     searched = searched_names(study, trials)
     # Where the time went is in the JSON form; a column each would crowd out the hyperparameters.
@@ -235,7 +235,7 @@ def _extremes(ranks: Iterable[int]) -> str:
     return f"{found[0]} to {found[-1]}" if found else "-"
 
 
-def searched_names(study: Study, trials: Iterable[Trial]) -> list[str]:
+def searched_names(study: StudyRow, trials: Iterable[TrialRow]) -> list[str]:
     """The hyperparameters that the study searched: those its definition does not fix."""
     space: Mapping[str, Any] = study.definition.get("space", {})
     fixed = {name for name, value in space.items() if not isinstance(value, dict)}

@@ -97,11 +97,11 @@ def delete(
     """Remove a study's, or a whole benchmark's, rows and files, after a question."""
     from atoll.platform.launch import running
     from atoll.storage.folder import BenchmarkFolder, StudyFolder
-    from atoll.storage.models import Study
+    from atoll.storage.models import StudyRow
 
     opened = open_store(store)
     row = opened.subject(study)
-    folder = StudyFolder(row.folder) if isinstance(row, Study) else BenchmarkFolder(row.folder)
+    folder = StudyFolder(row.folder) if isinstance(row, StudyRow) else BenchmarkFolder(row.folder)
     for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
         running.check_not_running(part)
     if not yes:

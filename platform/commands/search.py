@@ -118,7 +118,7 @@ def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -
     console = Console(stderr=as_json, highlight=False)
     console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {shape.world_size} ranks")
     with display.LiveSearch(console, study.name, *study.aim(), study.trials) as live:
-        ending = supervise.search(study, url, resuming=resuming, follow=live)
+        ending = supervise.run_study(study, url, resuming=resuming, follow=live)
     _show_ending(study, url, ending, as_json)
     return ending.exit_code
 

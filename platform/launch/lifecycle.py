@@ -112,7 +112,7 @@ def prepare(study: Study, url: str, *, resuming: bool, belongs_to: Mapping[str, 
     folder.stop_request.unlink(missing_ok=True)
     with launcher_journal(folder) as lines:
         lines.append("study_started", {"definition": definition, "num_trials": study.trials}, sync=True)
-        mark_lost(folder, lines, "its process ended before it did", blamed=None)
+        mark_lost(folder, lines, "its process ended before it did", suspected=None)
     return folder
 
 
@@ -180,7 +180,7 @@ def launcher_journal(folder: StudyFolder) -> Iterator[JournalWriter]:
         lines.close()
 
 
-def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, blamed: Collection[int] | None) -> None:
+def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected: Collection[int] | None) -> None:
     """End the trials that have started and whose process is gone: lost, to be queued again.
 
     A configuration that kills its worker twice is failed, and not tried again.
@@ -188,24 +188,24 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, blamed: Co
     Args:
         folder, lines: the study's files, and the launcher's journal.
         reason: what is known.
-        blamed: the workers that died by themselves, if that is known; the others went down with them.
+        suspected: the workers that died by themselves, if that is known; the others went down with them.
     """
     past = resume.read(journal.replay(folder.journals))
     for trial in past.running():
         key = {"number": trial.number, "attempt": trial.attempt}
-        is_blamed = blamed is None or trial.worker in blamed
-        if is_blamed and past.is_blamed(trial.number):
+        is_suspected = suspected is None or trial.worker in suspected
+        if is_suspected and past.is_suspected(trial.number):
             why = f"its worker died on it twice; the second time: {reason}"
             fields = {"state": "failed", "objective": None, "reason": why, "busy_seconds": trial.busy_seconds}
             lines.append("trial_ended", key | fields)
         else:
-            lines.append("trial_lost", key | {"reason": reason, "blamed": is_blamed})
+            lines.append("trial_lost", key | {"reason": reason, "blamed": is_suspected})
 
 
 def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, str | None]:
     """Write the study's last line: its state and why."""
     with launcher_journal(folder) as lines:
-        mark_lost(folder, lines, failure or "the search was stopped", blamed=() if failure is None else None)
+        mark_lost(folder, lines, failure or "the search was stopped", suspected=() if failure is None else None)
         past = resume.read(journal.replay(folder.journals))
         if failure is not None:
             state, reason = "failed", failure

@@ -34,7 +34,7 @@ JOURNALS_FULL = "a journal cannot be written"
 _MAKE_ROOM = "what was recorded stays readable: make room, then go on with --resume"
 
 
-def search(
+def run_study(
     study: Study,
     url: str,
     *,
@@ -110,9 +110,9 @@ class _Supervisor:
             failure += explanation(self._folder, log_start)
             if not any(e["event"] == "trial_started" and e["time"] >= started for e in self._events()):
                 return failure
-            blamed = suspected_workers(self._folder, started, log_start, silent)
+            suspected = suspected_workers(self._folder, started, log_start, silent)
             with lifecycle.launcher_journal(self._folder) as lines:
-                lifecycle.mark_lost(self._folder, lines, failure, blamed)
+                lifecycle.mark_lost(self._folder, lines, failure, suspected)
                 if num_restarts < self._study.max_restarts:
                     lines.append("restarted", {"reason": failure}, sync=True)
         return f"{failure}; the ranks were started again {self._study.max_restarts} times (max_restarts)"

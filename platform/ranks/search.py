@@ -59,13 +59,11 @@ def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda:
     worker = Worker(world.Split(place.worker, world.rank), worker_places, spin=place.may_spin, serve=serve)
     roots = world.Split(0 if worker.is_root else MPI.UNDEFINED, world.rank)
     if worker.is_root:
-        from atoll.platform.search.search_loop import (
-            Root,  # Propulate takes a second to import, and members do not need it
-        )
+        from atoll.platform.search.search_loop import SearchLoop
 
         island = roots.Split(place.island, world.rank)
         given = json.loads(folder.definition.read_text()).get("warm_start") or []
-        Root(study, folder, worker, Mailbox(roots), Mailbox(island), shape.island_sizes, given).run()
+        SearchLoop(study, folder, worker, Mailbox(roots), Mailbox(island), shape.island_sizes, given).run()
     else:
         worker.obey()
     worker.close()

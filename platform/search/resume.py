@@ -29,7 +29,7 @@ class PastTrial:
     objective: float | None = None
     objectives: list[float | None] | None = None
     curve: dict[int, float] | None = None
-    blamed: bool = False
+    suspected: bool = False
     started: float = 0.0
     busy_seconds: float = 0.0
 
@@ -60,9 +60,9 @@ class Past:
         trial = self.trials.get(key_of(event))
         return trial is not None and trial.state in BUDGETED
 
-    def is_blamed(self, number: int) -> bool:
+    def is_suspected(self, number: int) -> bool:
         """Whether a worker has died on this trial before."""
-        return any(trial.blamed for trial in self.trials.values() if trial.number == number)
+        return any(trial.suspected for trial in self.trials.values() if trial.number == number)
 
     def failed(self) -> list[dict[str, Any]]:
         """The hyperparameters of failed trials, which are not to be bred again unchanged."""
@@ -160,6 +160,6 @@ def _take(past: Past, event: Event) -> None:
         trial.busy_seconds = float(event.get("busy_seconds", 0.0))
     elif kind == "trial_lost" and past.trials[key_of(event)].state == "running":
         past.trials[key_of(event)].state = "lost"
-        past.trials[key_of(event)].blamed = bool(event.get("blamed"))
+        past.trials[key_of(event)].suspected = bool(event.get("blamed"))
     elif kind == "migrated":
         past.migrations.append((event["number"], event["from_island"], event["to_island"]))

@@ -57,7 +57,7 @@ class TrialEvaluator(Protocol):
         """Tell the members that there is nothing more to do."""
 
 
-class Root:
+class SearchLoop:
     """The search as the root of one worker runs it.
 
     Args:
@@ -105,8 +105,8 @@ class Root:
         given = _given(study, self._space.default(), warm_start)
         self._given = {key(hyperparameters): operator for hyperparameters, operator in given}
         first = [hyperparameters for hyperparameters, _ in given]
-        self._office = TicketOffice(roots, past.tickets(study.trials, first), open_=lambda: not self._over())
-        self._office.hand_back = self._hand_back
+        self._office = TicketOffice(roots, past.tickets(study.trials, first), is_open=lambda: not self._over())
+        self._office.return_ticket = self._return_ticket
         self._beat = worker.serve
         worker.serve = self._serve
         worker.interrupt = self._interrupt
@@ -333,7 +333,7 @@ class Root:
             "generation": self._generation,
             "seed": configuration.seed,
             "host": self._place.hostname,
-            "oversubscribed": any(place.is_crowded for place in self._worker.places),
+            "oversubscribed": any(place.oversubscribed for place in self._worker.places),
             "hyperparameters": candidate.hyperparameters,
             "configuration": configuration.model_dump(),
             "proposal": candidate.as_dict(),
@@ -370,7 +370,7 @@ class Root:
 
     def _prepare(self) -> None:
         """Let a slow sampler think about the next trial while this one trains, and note what it has found."""
-        ahead = self._office.ahead
+        ahead = self._office.prefetched
         if ahead is None or ahead.hyperparameters is not None or not self._proposer.is_slow:
             return
         if not self._proposer.is_busy:
@@ -378,7 +378,7 @@ class Root:
             self._proposer.prepare(ahead.number)
         self._note_prepared(ahead.number)
 
-    def _hand_back(self, ticket: Ticket) -> Ticket:
+    def _return_ticket(self, ticket: Ticket) -> Ticket:
         """Give the ticket ahead to a worker that has nothing to do, with what was proposed for it."""
         if ticket.hyperparameters is None and (candidate := self._proposer.ready(ticket.number)) is not None:
             self._note_prepared(ticket.number)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from atoll.communication.mailbox import Mailbox  # needs MPI, which the launcher does without
 
 # What the owner hears has one tag, so that it comes in the order that it was said.
-TO_OWNER, GIVE, CALL_BACK = 11, 12, 13
+TO_OWNER, GIVE, RECALL = 11, 12, 13
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class _Owner:
     BATCH_SECONDS = 0.02
     LARGEST_BATCH = 16
 
-    def __init__(self, mailbox: Mailbox, tickets: Iterable[Ticket], open_: Callable[[], bool]) -> None:
+    def __init__(self, mailbox: Mailbox, tickets: Iterable[Ticket], is_open: Callable[[], bool]) -> None:
         self._mailbox = mailbox
         self._tickets = iter(tickets)
-        self._open = open_
+        self._open = is_open
         self._returned: deque[Ticket] = deque()
         self._holders: dict[int, bool] = {}  # of tickets that lie ahead -> whether these were called back
         self._asking: dict[int, bool] = {}  # who has no answer yet -> whether it is idle
@@ -105,7 +105,7 @@ class _Owner:
         missing = num_idle - sum(self._holders.values())
         for rank in [rank for rank, called in self._holders.items() if not called][: max(0, missing)]:
             self._holders[rank] = True
-            self._mailbox.send(self._question[rank], rank, CALL_BACK)
+            self._mailbox.send(self._question[rank], rank, RECALL)
 
 
 class TicketOffice:
@@ -114,23 +114,23 @@ class TicketOffice:
     Args:
         mailbox: between the roots.
         tickets: what there is to evaluate, at the owner.
-        open_: at the owner, whether tickets may still be given out.
+        is_open: at the owner, whether tickets may still be given out.
 
     Attributes:
-        hand_back: called with the next ticket when other workers are to have it; returns what they get.
+        return_ticket: called with the next ticket when other workers are to have it; returns what they get.
     """
 
-    def __init__(self, mailbox: Mailbox, tickets: Iterable[Ticket], open_: Callable[[], bool]) -> None:
+    def __init__(self, mailbox: Mailbox, tickets: Iterable[Ticket], is_open: Callable[[], bool]) -> None:
         self._mailbox = mailbox
-        self._owner = _Owner(mailbox, tickets, open_) if mailbox.rank == 0 else None
+        self._owner = _Owner(mailbox, tickets, is_open) if mailbox.rank == 0 else None
         self._question = 0
         self._is_asked = False
         self._is_answered = False
         self._ahead: deque[Ticket] = deque()
-        self.hand_back: Callable[[Ticket], Ticket] = lambda ticket: ticket
+        self.return_ticket: Callable[[Ticket], Ticket] = lambda ticket: ticket
 
     @property
-    def ahead(self) -> Ticket | None:
+    def prefetched(self) -> Ticket | None:
         """The ticket that lies ready for after the present trial; None while there is none."""
         return self._ahead[0] if self._ahead else None
 
@@ -141,10 +141,10 @@ class TicketOffice:
         if self._is_asked and (message := self._mailbox.take(GIVE)) is not None:
             self._is_answered = True
             self._ahead.extend(message[1])
-        while (message := self._mailbox.take(CALL_BACK)) is not None:
+        while (message := self._mailbox.take(RECALL)) is not None:
             if self._ahead and message[1] == self._question:  # else they have been begun meanwhile
                 first, *others = self._ahead
-                returned = [self.hand_back(first), *others]
+                returned = [self.return_ticket(first), *others]
                 self._ahead.clear()
                 self._is_asked, self._is_answered = True, False
                 self._mailbox.send((self._question, None, returned), 0, TO_OWNER)

@@ -88,7 +88,7 @@ def whole_space(method_name: str, workload_name: str | None = None) -> SearchSpa
     from atoll.searchspaces.space import SearchSpace
 
     of_workload = SearchSpace(()) if workload_name is None else workload(workload_name).search_space
-    return search_space(method_name).on_top_of(of_workload).on_top_of(SPACE)
+    return search_space(method_name).overlay(of_workload).overlay(SPACE)
 
 
 def names(kind: str) -> list[str]:

@@ -307,7 +307,7 @@ class Study(Strict):
         """
         from atoll.searchspaces.space import Parameter, SearchSpace
 
-        space = registry.whole_space(self.method, self.workload).freed(self.space)
+        space = registry.whole_space(self.method, self.workload).unfix(self.space)
         known = set(space.names())
         extra = {name: value for name, value in self.space.items() if name not in known}
         changes = {name: distribution(value) for name, value in self.space.items() if name in known}
@@ -318,7 +318,7 @@ class Study(Strict):
             for name, value in extra.items()
             if isinstance(value, Strict)
         )
-        space = space.narrowed(changes) + SearchSpace(searched, fixed)
+        space = space.override(changes) + SearchSpace(searched, fixed)
         space = space.constrained(self.constraints)
         if self.default_first and self.confirm is None and (violated := space.violated(space.default())) is not None:
             raise ValueError(

@@ -48,8 +48,8 @@ class Place:
         process: its process id.
         may_spin: whether every rank has a core, so that waiting ones may keep theirs busy.
         processor, cores: what the rank computes on, its GPU or its processor, and how many cores it may use.
-        is_crowded: whether it shares its GPU, or the threads of its host's ranks outnumber the cores they may use: then
-            its seconds compare with nothing.
+        oversubscribed: whether it shares its GPU, or its host's ranks have more threads than cores; its seconds then
+            cannot be compared.
     """
 
     world_rank: int
@@ -64,7 +64,7 @@ class Place:
     may_spin: bool
     processor: str = ""
     cores: int = 0
-    is_crowded: bool = False
+    oversubscribed: bool = False
 
 
 def share_out(world_size: int, islands: int, ranks: int) -> Shape:
@@ -160,11 +160,11 @@ def _with_crowds(places: list[Place], cores: Sequence[Collection[int]]) -> list[
     for place in places:
         on_host[place.hostname].append(place)
 
-    def is_crowded(place: Place) -> bool:
+    def oversubscribed(place: Place) -> bool:
         own = set(cores[place.world_rank])
         near = [p for p in on_host[place.hostname] if not own.isdisjoint(cores[p.world_rank])]
         together = set().union(*(cores[p.world_rank] for p in near))
         shares_gpu = place.device != "cpu" and on_device[place.hostname, place.device] > 1
         return shares_gpu or sum(p.threads for p in near) > len(together)
 
-    return [replace(place, is_crowded=is_crowded(place)) for place in places]
+    return [replace(place, oversubscribed=oversubscribed(place)) for place in places]

@@ -24,7 +24,7 @@ class _Seen(NamedTuple):
     mixing: Tensor
 
 
-class Observer:
+class LayerObserver:
     """Compares each layer's weight with what it was some epochs before (001, equations 4.6 and 4.7).
 
     The layers are shared out over ranks: each decomposes its own after every epoch, and keeps two matrices of a
@@ -34,14 +34,14 @@ class Observer:
         num_epochs: how many epochs before; the source compares with five.
         method: what trains.
         communicator: the worker's ranks, with the method's ledger.
-        aside: the same ranks, for what is no traffic of the method.
+        untracked: the same ranks, for what is no traffic of the method.
     """
 
-    def __init__(self, num_epochs: int, method: Method, communicator: Communicator, aside: Communicator) -> None:
+    def __init__(self, num_epochs: int, method: Method, communicator: Communicator, untracked: Communicator) -> None:
         self._num_epochs = num_epochs
         self._method = method
         self._ledger = communicator.ledger
-        self._aside = aside
+        self._untracked = untracked
         self._ranks_per_node = communicator.nodes.count(communicator.nodes[communicator.rank])
         self._reduced_bytes = 0.0
         self._num_observed = 0
@@ -56,11 +56,11 @@ class Observer:
         """
         layers = low_rank_layers(model)
         shapes = [shape_of(layer) for layer in layers.values()]
-        owners = share_out([m * n * min(m, n) for m, n in shapes], self._aside.size)
+        owners = share_out([m * n * min(m, n) for m, n in shapes], self._untracked.size)
         values = torch.zeros(len(layers), 2, dtype=torch.float64)
         can_compare = self._num_observed >= self._num_epochs
         for number, (name, layer) in enumerate(layers.items()):
-            if owners[number] != self._aside.rank:
+            if owners[number] != self._untracked.rank:
                 continue
             weight = weight_of(layer).detach()
             history = self._history.setdefault(name, deque(maxlen=self._num_epochs))
@@ -73,7 +73,7 @@ class Observer:
         self._num_observed += 1
         found = self._sizes(layers, self._method.inner_ranks()) | self._traffic(seconds)
         if can_compare:
-            self._aside.sum(values)
+            self._untracked.sum(values)
             for column, kind in enumerate(("stability", "mixing")):
                 found |= {f"{kind}/{name}": float(v) for name, v in zip(layers, values[:, column], strict=True)}
                 found[kind] = float(values[:, column].mean())

@@ -36,7 +36,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_pruned: bool = False
-    schedule: dict[str, Any] | None = None
+    trace: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def outcome_of(reports: list[Report], seen: list[Progress]) -> Outcome:
         traceback=cause.traceback if cause is not None and cause.error not in expected else None,
         notes=reports[0].notes,
         curve={progress.epoch: progress.metric for progress in seen} if pruned else None,
-        schedules=[report.schedule for report in reports if report.schedule is not None] if ended else [],
+        schedules=[report.trace for report in reports if report.trace is not None] if ended else [],
     )
 
 

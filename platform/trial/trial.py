@@ -23,7 +23,7 @@ from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration, split_hyperparameters
 from atoll.platform.trial.batches import EpochBatches, on_device, without_augmentation
 from atoll.platform.trial.evaluator import Evaluator
-from atoll.platform.trial.layer_observer import Observer
+from atoll.platform.trial.layer_observer import LayerObserver
 from atoll.platform.trial.progress import Progress
 
 # torch's random state is the process's, and virtual ranks are threads of one.
@@ -55,7 +55,7 @@ class Trial:
         self.workload = registry.workload(configuration.workload, of_workload)
         self._communicator = communicator
         # The trial's own sums, for losses and metrics, are not the method's traffic.
-        self._aside = communicator.split(0, ledger=communicator.ledger.aside())
+        self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
         self.num_epochs = configuration.epochs or self.workload.epochs
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
         method, transform = registry.method(configuration.method), self.workload.transform
@@ -70,13 +70,13 @@ class Trial:
             device=device,
         )
         self._num_steps = self.num_epochs * self._batches.num_batches
-        self._validate = Evaluator(self.workload, on_device(device, data.validation), self._aside, device)
-        self._test = Evaluator(self.workload, on_device(device, data.test), self._aside, device) if test else None
+        self._validate = Evaluator(self.workload, on_device(device, data.validation), self._untracked, device)
+        self._test = Evaluator(self.workload, on_device(device, data.test), self._untracked, device) if test else None
         self._optimizers = self._make_optimizers(settings)
         self.method = self._make_method(configuration, hyperparameters, device)
         self._observer = None
         if configuration.observe is not None:
-            self._observer = Observer(configuration.observe, self.method, communicator, self._aside)
+            self._observer = LayerObserver(configuration.observe, self.method, communicator, self._untracked)
         self._model: nn.Module | None = None
         self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
 
@@ -88,7 +88,7 @@ class Trial:
             torch.manual_seed(configuration.seed)
             model = self.workload.model().to(device)
         for tensor in (*model.parameters(), *model.buffers()):
-            self._aside.broadcast(tensor.data)
+            self._untracked.broadcast(tensor.data)
         # From here on, randomness such as dropout differs between ranks.
         torch.manual_seed(configuration.seed * 1_000_003 + self._communicator.rank)
         context = Context(
@@ -96,7 +96,7 @@ class Trial:
             loss=self.workload.loss,
             optimizers=self._optimizers,
             communicator=self._communicator,
-            aside=self._aside,
+            untracked=self._untracked,
             inputs=self._batches.example(),
             num_epochs=self.num_epochs,
             steps_per_epoch=self._batches.num_batches,
@@ -110,23 +110,23 @@ class Trial:
         Raises:
             Diverged: on the rank that sees a loss which is no number, or on all ranks when the epoch's mean is none.
         """
-        step, seconds, schedule = 0, 0.0, self._communicator.ledger.schedule
+        step, seconds, trace = 0, 0.0, self._communicator.ledger.trace
         for epoch in range(1, self.num_epochs + 1):
             started = time.perf_counter()
             losses = []
-            if schedule is not None:
-                schedule.begin()
+            if trace is not None:
+                trace.begin()
             for loss in self.method.epoch(self._scheduled(self._batches.epoch(epoch - 1), step)):
                 losses.append(loss)
-                self._communicator.attend()
+                self._communicator.progress()
                 step += 1
-                if schedule is not None:
-                    schedule.end_step()
+                if trace is not None:
+                    trace.end_step()
                 # To look at a loss on a GPU is to wait for it.
                 if losses[-1].device.type == "cpu" or step % self.LOOK_EVERY == 0:
                     _check_finite("training loss", float(losses[-1]), step)
-            if schedule is not None:
-                schedule.pause()
+            if trace is not None:
+                trace.pause()
             before = time.perf_counter()
             train_loss, wire_bytes = self._summarise(losses)
             self._seconds_meeting += time.perf_counter() - before
@@ -166,7 +166,7 @@ class Trial:
     def agrees_to_end(self, wish: bool) -> bool:
         """The root's wish to end the training now, on every rank. Collective, between two reports."""
         told = torch.tensor([float(wish)])
-        self._aside.broadcast(told)
+        self._untracked.broadcast(told)
         return bool(told)
 
     def seconds(self) -> dict[str, float]:
@@ -179,7 +179,7 @@ class Trial:
         """The mean training loss of all ranks, and the bytes that all of them have sent."""
         mean = torch.stack(losses).to("cpu", torch.float64).mean()
         totals = torch.stack([mean, torch.tensor(self._communicator.ledger.wire_bytes(), dtype=torch.float64)])
-        self._aside.sum(totals)
+        self._untracked.sum(totals)
         return float(totals[0]) / self._communicator.size, float(totals[1])
 
     @property

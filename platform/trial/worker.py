@@ -21,7 +21,7 @@ from atoll.communication.communicator import Communicator, Patience, PeerAborted
 from atoll.communication.ledger import Ledger
 from atoll.communication.mailbox import Mailbox
 from atoll.communication.mpi import MpiCommunicator, MpiFamily, Summary
-from atoll.communication.trace import Schedule
+from atoll.communication.trace import Trace
 from atoll.methods.common.memory import peak_memory
 from atoll.methods.method import Method
 from atoll.platform.study.configuration import Configuration
@@ -125,9 +125,9 @@ class Worker:
     ) -> list[Report]:
         self._serial += 1
         self._raised = False
-        family, schedule = MpiFamily(), Schedule()
+        family, trace = MpiFamily(), Trace()
         # NCCL's sums end after the kernels before them: what was computing and what waiting cannot be told there.
-        ledger = Ledger(schedule if self._kind() is MpiCommunicator else None)
+        ledger = Ledger(trace if self._kind() is MpiCommunicator else None)
         report = Report(self._control.rank, self.place.hostname)
         communicator = self._kind()(
             self._control.comm.Dup(),
@@ -145,8 +145,8 @@ class Worker:
             if not report.is_pruned:
                 on_trained(trial.model)
             report.seconds = trial.seconds()
-            if ledger.schedule is not None:
-                report.schedule = kept_schedule(schedule, trial.method, communicator)
+            if ledger.trace is not None:
+                report.trace = recorded_trace(trace, trial.method, communicator)
         except Exception as error:
             self._raised = True
             self._note(report, error)
@@ -253,11 +253,11 @@ def _is_uneven(reports: list[Report]) -> bool:
     )
 
 
-def kept_schedule(schedule: Schedule, method: Method, communicator: Communicator) -> dict[str, Any] | None:
-    """What is recorded of a rank's schedule; None where other ranks speak for it."""
+def recorded_trace(trace: Trace, method: Method, communicator: Communicator) -> dict[str, Any] | None:
+    """What is recorded of a rank's trace; None where other ranks speak for it."""
     rank, nodes = communicator.rank, communicator.nodes
     grows = method.max_ranks is None and not method.layer_parallel
     near = [member for member, node in enumerate(nodes) if node == nodes[0]]
     if grows and rank not in (*near, len(nodes) - 1):
         return None
-    return {"rank": rank, "num_ranks": len(nodes), "ranks_per_node": len(near), "grows": grows, **schedule.as_dict()}
+    return {"rank": rank, "num_ranks": len(nodes), "ranks_per_node": len(near), "grows": grows, **trace.as_dict()}

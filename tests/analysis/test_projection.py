@@ -9,7 +9,7 @@ import pytest
 
 from atoll.analysis import comparison, projection
 from atoll.analysis.cluster import Cluster, Link
-from atoll.storage.models import Study
+from atoll.storage.models import StudyRow
 from atoll.storage.store import StoreError
 
 WHERE = Cluster(
@@ -173,7 +173,7 @@ def test_what_has_no_recorded_steps_is_refused(tmp_path):
     store, row = made_up.make(tmp_path, {"a": {"w": [[0.95]]}}, targets={"w": 0.9})
     with pytest.raises(StoreError, match=r"nothing to project.*\n.*trial 0 of b.w.a.confirm: its steps"):
         projection.project_all(store, row, WHERE, [1], "weak")
-    tuned = next(study for study in store.studies_of(row) if isinstance(study, Study) and study.stage == "tune")
+    tuned = next(study for study in store.studies_of(row) if isinstance(study, StudyRow) and study.stage == "tune")
     with pytest.raises(StoreError, match="nothing to project"):
         projection.project_all(store, tuned, WHERE, [1], "weak")
 

@@ -12,7 +12,7 @@ from atoll.communication.trace import (
     SEGMENT,
     UNKNOWN,
     UNKNOWN_PIECE,
-    Schedule,
+    Trace,
 )
 
 
@@ -28,21 +28,21 @@ class Clock:
 
 def test_a_step_is_its_events_and_the_computing_between():
     clock = Clock()
-    schedule = Schedule(clock)
-    schedule.post("all_reduce", "all", 2, 8)  # before the first step: kept for no step, but it has a number
-    schedule.begin()
+    trace = Trace(clock)
+    trace.post("all_reduce", "all", 2, 8)  # before the first step: kept for no step, but it has a number
+    trace.begin()
     clock.now = 1.0
-    number = schedule.post("all_reduce", "node", 2, 40)
+    number = trace.post("all_reduce", "node", 2, 40)
     clock.now = 3.0
-    later = schedule.post("send", "all", 4, 8, (3, 7))
+    later = trace.post("send", "all", 4, 8, (3, 7))
     clock.now = 3.5
-    schedule.hold()
+    trace.hold()
     clock.now = 5.0
-    schedule.arrived(number)
-    schedule.release()
+    trace.arrived(number)
+    trace.release()
     clock.now = 5.25
-    schedule.end_step()
-    (pattern,) = schedule.as_dict()["patterns"]
+    trace.end_step()
+    (pattern,) = trace.as_dict()["patterns"]
     assert pattern["events"] == [
         ["post", "all_reduce", "node", 2, 40],
         ["post", "send", "all", 4, 8, 3, 7],
@@ -55,14 +55,14 @@ def test_a_step_is_its_events_and_the_computing_between():
 
 def test_equal_steps_are_one_pattern_and_the_order_is_kept():
     clock = Clock()
-    schedule = Schedule(clock)
-    schedule.begin()
+    trace = Trace(clock)
+    trace.begin()
     for kind in "aabab":
-        schedule.post(kind, "all", 2, 1)
-        schedule.end_step()
-    schedule.pause()
-    schedule.post("z", "all", 2, 1)
-    found = schedule.as_dict()
+        trace.post(kind, "all", 2, 1)
+        trace.end_step()
+    trace.pause()
+    trace.post("z", "all", 2, 1)
+    found = trace.as_dict()
     assert [pattern["events"][0][1] for pattern in found["patterns"]] == ["a", "b"]
     assert found["segments"] == [[0, [[0, 2], [1, 1], [0, 1], [1, 1]]]]
     assert [pattern["count"] for pattern in found["patterns"]] == [3, 2]
@@ -71,29 +71,29 @@ def test_equal_steps_are_one_pattern_and_the_order_is_kept():
 
 def test_what_lies_between_epochs_is_no_computing():
     clock = Clock()
-    schedule = Schedule(clock)
+    trace = Trace(clock)
     for _ in range(2):
-        schedule.begin()
+        trace.begin()
         clock.now += 1.0
-        schedule.post("a", "all", 2, 1)
-        schedule.end_step()
-        schedule.pause()
+        trace.post("a", "all", 2, 1)
+        trace.end_step()
+        trace.pause()
         clock.now += 100.0
-        schedule.hold()  # in an evaluation
-        schedule.arrived(1)
-        schedule.release()
-    (pattern,) = schedule.as_dict()["patterns"]
+        trace.hold()  # in an evaluation
+        trace.arrived(1)
+        trace.release()
+    (pattern,) = trace.as_dict()["patterns"]
     assert pattern["samples"] == [[1.0, 0.0], [1.0, 0.0]]
 
 
 def test_a_million_steps_keep_some_samples_of_all_their_length():
     clock = Clock()
-    schedule = Schedule(clock)
-    schedule.begin()
+    trace = Trace(clock)
+    trace.begin()
     for step in range(10_000):
         clock.now += 1.0 + step
-        schedule.end_step()
-    (pattern,) = schedule.as_dict()["patterns"]
+        trace.end_step()
+    (pattern,) = trace.as_dict()["patterns"]
     kept = sorted(sample[0] for sample in pattern["samples"])
     assert len(kept) == NUM_SAMPLES
     assert kept[0] > 1.0  # the first ones have made way
@@ -102,28 +102,28 @@ def test_a_million_steps_keep_some_samples_of_all_their_length():
 
 
 def test_patterns_beyond_the_limit_are_left_out_and_that_is_said():
-    schedule = Schedule(Clock())
-    schedule.begin()
+    trace = Trace(Clock())
+    trace.begin()
     for number in range(MAX_PATTERNS + 3):
-        schedule.post("send", "all", 2, 8, (1, number))
-        schedule.end_step()
-    schedule.post("send", "all", 2, 9, (1, 7))  # another size only: taken for the pattern like it
-    schedule.end_step()
-    found = schedule.as_dict()
+        trace.post("send", "all", 2, 8, (1, number))
+        trace.end_step()
+    trace.post("send", "all", 2, 9, (1, 7))  # another size only: taken for the pattern like it
+    trace.end_step()
+    found = trace.as_dict()
     assert len(found["patterns"]) == MAX_PATTERNS
     ((_, runs),) = found["segments"]
     assert runs[-2:] == [[UNKNOWN, 3], [7, 1]]
 
 
 def test_a_long_training_keeps_the_order_of_some_segments_the_first_included():
-    schedule = Schedule(Clock())
-    schedule.begin()
+    trace = Trace(Clock())
+    trace.begin()
     num_steps = 5 * MAX_SEGMENTS * SEGMENT + 10
     for number in range(num_steps):
         if number % 3 == 0:
-            schedule.post("all_reduce", "all", 2, 8)
-        schedule.end_step()
-    found = schedule.as_dict()
+            trace.post("all_reduce", "all", 2, 8)
+        trace.end_step()
+    found = trace.as_dict()
     firsts = [first for first, _ in found["segments"]]
     assert MAX_SEGMENTS / 2 < len(firsts) <= MAX_SEGMENTS
     assert firsts[0] == 0
@@ -136,32 +136,32 @@ def test_a_long_training_keeps_the_order_of_some_segments_the_first_included():
 
 
 def test_steps_of_many_events_keep_fewer_samples():
-    schedule = Schedule(Clock())
-    schedule.begin()
+    trace = Trace(Clock())
+    trace.begin()
     for _ in range(100):
         for number in range(1000):
-            schedule.post("send", "all", 2, number, (1, 0))
-        schedule.end_step()
-    (pattern,) = schedule.as_dict()["patterns"]
+            trace.post("send", "all", 2, number, (1, 0))
+        trace.end_step()
+    (pattern,) = trace.as_dict()["patterns"]
     assert len(pattern["samples"]) == FEWEST_SAMPLES
 
 
 def test_loops_in_a_step_are_equal_pieces():
     clock = Clock()
-    schedule = Schedule(clock)
-    schedule.begin()
+    trace = Trace(clock)
+    trace.begin()
     num_loops = 10_000
     for _ in range(2):
         for _ in range(num_loops):
             clock.now += 1.0
-            number = schedule.post("receive", "all", 2, 8, (1, 0))
-            schedule.hold()
-            schedule.arrived(number)
-            schedule.release()
-            schedule.post("send", "all", 2, 8, (1, 1))
+            number = trace.post("receive", "all", 2, 8, (1, 0))
+            trace.hold()
+            trace.arrived(number)
+            trace.release()
+            trace.post("send", "all", 2, 8, (1, 1))
         clock.now += 0.5
-        schedule.end_step()
-    found = schedule.as_dict()
+        trace.end_step()
+    found = trace.as_dict()
     assert [pattern["is_last"] for pattern in found["patterns"]].count(True) == 1
     assert len(json.dumps(found)) < 20_000
     pieces = [found["patterns"][place] for _, runs in found["segments"] for place, count in runs for _ in range(count)]
@@ -173,42 +173,42 @@ def test_loops_in_a_step_are_equal_pieces():
 
 
 def test_an_order_too_irregular_to_keep_ends_early():
-    schedule = Schedule(Clock())
-    schedule.begin()
+    trace = Trace(Clock())
+    trace.begin()
     for number in range(SEGMENT):
         for kind in range(6):  # pieces of six kinds in turns
             for _ in range(PIECE):
-                schedule.post("send", "all", 2, kind, (1, 0))
-            schedule.hold()
-            schedule.arrived((6 * PIECE + 1) * number + PIECE * (kind + 1))
-            schedule.release()
-        schedule.post("send", "all", 2, 9, (1, 0))
-        schedule.end_step()
-    ((first, runs),) = schedule.as_dict()["segments"]
+                trace.post("send", "all", 2, kind, (1, 0))
+            trace.hold()
+            trace.arrived((6 * PIECE + 1) * number + PIECE * (kind + 1))
+            trace.release()
+        trace.post("send", "all", 2, 9, (1, 0))
+        trace.end_step()
+    ((first, runs),) = trace.as_dict()["segments"]
     assert (first, len(runs), runs[-1]) == (0, MAX_RUNS + 1, [UNKNOWN_PIECE, 0])
 
 
 def test_a_step_waits_for_what_a_condition_found_and_not_for_what_services_did():
     clock = Clock()
-    schedule = Schedule(clock)
-    schedule.begin()
-    number = schedule.post("receive", "all", 2, 8, (1, 0))
+    trace = Trace(clock)
+    trace.begin()
+    number = trace.post("receive", "all", 2, 8, (1, 0))
     clock.now = 1.0
-    schedule.hold()
+    trace.hold()
     clock.now = 3.0
-    schedule.begin_service()  # while it waits
-    assert schedule.post("send", "center", 2, 8, (1, 0)) is None
-    schedule.end_service(1)
+    trace.begin_service()  # while it waits
+    assert trace.post("send", "center", 2, 8, (1, 0)) is None
+    trace.end_service(1)
     clock.now = 4.0
-    schedule.arrived(number)
-    schedule.release()
+    trace.arrived(number)
+    trace.release()
     clock.now = 5.0
-    schedule.begin_service()  # while it computes, after a second
+    trace.begin_service()  # while it computes, after a second
     clock.now = 5.5
-    schedule.end_service(1)
+    trace.end_service(1)
     clock.now = 6.0
-    schedule.end_step()
-    found = schedule.as_dict()
+    trace.end_step()
+    found = trace.as_dict()
     (pattern,) = found["patterns"]
     assert pattern["events"] == [["post", "receive", "all", 2, 8, 1, 0], ["wait", 1]]
     assert pattern["samples"] == [[0.0, 1.0, 1.5]]  # the half second of service is nobody's step
@@ -217,12 +217,12 @@ def test_a_step_waits_for_what_a_condition_found_and_not_for_what_services_did()
 
 def test_a_wait_for_nothing_that_was_posted_is_no_computing():
     clock = Clock()
-    schedule = Schedule(clock)
-    schedule.begin()
+    trace = Trace(clock)
+    trace.begin()
     clock.now = 1.0
-    schedule.hold()
+    trace.hold()
     clock.now = 10.0
-    schedule.release()
+    trace.release()
     clock.now = 12.0
-    schedule.end_step()
-    assert schedule.as_dict()["patterns"][0]["samples"] == [[3.0]]
+    trace.end_step()
+    assert trace.as_dict()["patterns"][0]["samples"] == [[3.0]]

@@ -19,7 +19,7 @@ from atoll.platform.workloads.architecture import ArchitectureHyperparameters
 from atoll.platform.workloads.residual import ACTIVATIONS, LOSSES, ORDERS, Block, resnet
 from atoll.platform.workloads.workload import DataMissing
 from atoll.searchspaces import bigearthnet_nas as nas
-from atoll.storage.models import Trial
+from atoll.storage.models import TrialRow
 
 DATA = str(ROOT.parent / "shared" / "data")
 
@@ -202,7 +202,7 @@ def test_bigearthnet_trains(dataset, tmp_path):
 
 def trial(state, optimizer, reason=None, rate=0.1):
     hyperparameters = {"optimizer": optimizer, "learning_rate": rate, "schedule": "constant"}
-    return Trial(state=state, hyperparameters=hyperparameters, reason=reason)
+    return TrialRow(state=state, hyperparameters=hyperparameters, reason=reason)
 
 
 def test_failures_are_counted_by_choice():

@@ -10,7 +10,7 @@ from commands import atoll
 from PIL import Image
 
 from atoll.platform.study import registry
-from atoll.platform.trial import trial
+from atoll.platform.trial import batches
 from atoll.platform.trial.batches import EpochBatches
 from atoll.platform.trial.evaluator import Evaluator
 from atoll.platform.workloads import imagenet, packing
@@ -153,8 +153,8 @@ def test_data_that_would_fill_a_gpu_stay_where_they_are(monkeypatch):
         total_memory = 4 * 4000 - 1  # a byte less than four times the inputs
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
-    assert trial._on("cuda:0", samples) is samples
-    assert trial._on("cpu", samples) is samples
+    assert batches.on_device("cuda:0", samples) is samples
+    assert batches.on_device("cpu", samples) is samples
 
 
 def test_batches_go_to_the_ranks_device():

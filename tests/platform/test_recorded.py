@@ -7,12 +7,12 @@ import pytest
 from atoll.analysis import clusters
 from atoll.analysis.replay import replay
 from atoll.communication.threads import run_virtual_ranks
-from atoll.communication.trace import Schedule
+from atoll.communication.trace import Trace
 from atoll.methods import METHODS
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.trial import Trial
-from atoll.platform.trial.worker import kept_schedule
+from atoll.platform.trial.worker import recorded_trace
 
 EPOCHS, BATCH_SIZE = 2, 16
 CHANGED = {
@@ -30,13 +30,13 @@ def record(name, nodes):
     )
 
     def rank(communicator):
-        communicator.ledger.schedule = schedule = Schedule()
+        communicator.ledger.trace = trace = Trace()
         trial = Trial(configuration, communicator, "cpu")
         last = list(trial.train())[-1]
-        return kept_schedule(schedule, trial.method, communicator), last
+        return recorded_trace(trace, trial.method, communicator), last
 
     found = run_virtual_ranks(rank, nodes, timeout=120.0)
-    return [schedule for schedule, _ in found if schedule is not None], found[0][1]
+    return [trace for trace, _ in found if trace is not None], found[0][1]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -44,8 +44,8 @@ def test_every_method_can_be_replayed(name):
     nodes = (0, 0, 1, 1) if registry.method(name).max_ranks is None else (0,)
     schedules, last = record(name, nodes)
     grows = registry.method(name).max_ranks is None and not registry.method(name).layer_parallel
-    assert [schedule["rank"] for schedule in schedules] == ([0, 1, 3] if grows else list(range(len(nodes))))
-    assert {schedule["num_steps"] for schedule in schedules} == {last.step}
+    assert [trace["rank"] for trace in schedules] == ([0, 1, 3] if grows else list(range(len(nodes))))
+    assert {trace["num_steps"] for trace in schedules} == {last.step}
     schedules = json.loads(json.dumps(schedules))  # as the store has them
     for cluster in ("a100_hdr200", "laptop"):
         where = clusters.cluster(cluster)

@@ -11,9 +11,9 @@ from atoll.platform.search import tickets
 from atoll.platform.search.tickets import Ticket, TicketOffice
 
 
-def offices(size, num_tickets, open_=lambda: True):
+def offices(size, num_tickets, is_open=lambda: True):
     budget = (Ticket(number) for number in range(num_tickets))
-    return [TicketOffice(box, budget, open_) for box in LocalMailbox.connected(size)]
+    return [TicketOffice(box, budget, is_open) for box in LocalMailbox.connected(size)]
 
 
 @pytest.fixture(autouse=True)
@@ -75,14 +75,14 @@ def test_a_ticket_that_lies_ahead_of_a_long_trial_is_called_back():
     wait = serving(some)
     assert slow.take(wait).number == 0
     slow.ask()
-    wait(lambda: slow.ahead is not None)
-    assert slow.ahead.number == 1
-    slow.hand_back = lambda ticket: Ticket(ticket.number, hyperparameters={"x": 1})
+    wait(lambda: slow.prefetched is not None)
+    assert slow.prefetched.number == 1
+    slow.return_ticket = lambda ticket: Ticket(ticket.number, hyperparameters={"x": 1})
     assert fast.take(wait).number == 2
     fast.ask()
     assert fast.take(wait) == Ticket(1, hyperparameters={"x": 1})  # with what was proposed for it
     fast.ask()
-    assert slow.ahead is None
+    assert slow.prefetched is None
     assert slow.take(wait) is None
     assert fast.take(wait) is None
 
@@ -93,7 +93,7 @@ def test_the_owners_own_ticket_is_called_back_too_and_an_end_ends_all():
     wait = serving(some)
     assert owner.take(wait).number == 0
     owner.ask()
-    wait(lambda: owner.ahead is not None)
+    wait(lambda: owner.prefetched is not None)
     assert other.take(wait).number == 1
     other.ask()
     is_open[0] = False
@@ -112,11 +112,11 @@ def test_who_asks_again_within_milliseconds_is_given_several_and_all_are_called_
         fast.ask()
         fast.serve()
     assert taken == [0, 1, 2, 3, 4]
-    assert fast.ahead is not None
+    assert fast.prefetched is not None
     while (ticket := other.take(wait)) is not None:
         taken.append(ticket.number)
         now[0] += 10
         other.ask()
-    assert fast.ahead is None
+    assert fast.prefetched is None
     assert fast.take(wait) is None
     assert sorted(taken) == list(range(30))

@@ -85,11 +85,11 @@ def test_devices_go_round_the_hosts_gpus():
 )
 def test_who_shares_a_gpu_or_cores_with_too_many_threads_is_crowded(options, crowded):
     """Two workers: it does not matter whose the other rank is."""
-    assert [place.is_crowded for place in arrange(Shape((2,), 1), ["a", "a"], **options)] == crowded
+    assert [place.oversubscribed for place in arrange(Shape((2,), 1), ["a", "a"], **options)] == crowded
 
 
 def test_ranks_of_other_hosts_crowd_nobody():
-    assert not any(place.is_crowded for place in arrange(Shape((2,), 1), ["a", "b"], cores=[{0}, {0}]))
+    assert not any(place.oversubscribed for place in arrange(Shape((2,), 1), ["a", "b"], cores=[{0}, {0}]))
 
 
 def test_places_name_what_they_compute_on():

@@ -113,19 +113,19 @@ def test_log_scale():
 
 
 def test_narrowing_fixes_values_replaces_ranges_and_refuses_unknown_names():
-    space = WHOLE["daso"].narrowed({"momentum": 0.5, "B": IntDistribution(8, 16), "wire": "float16"})
+    space = WHOLE["daso"].override({"momentum": 0.5, "B": IntDistribution(8, 16), "wire": "float16"})
     decoded = space.decode(dict.fromkeys(space.limits(), 0) | {"B": 0.0})
     assert (decoded["momentum"], decoded["wire"], decoded["B"]) == (0.5, "float16", 8)
     assert space.default()["B"] == 8  # the default of 4 moves into the range
     with pytest.raises(ValueError, match="no parameter 'momentun'; valid are"):
-        WHOLE["daso"].narrowed({"momentun": 0.5})
+        WHOLE["daso"].override({"momentun": 0.5})
 
 
 def test_a_fixed_value_above_its_ceiling_is_refused():
     with pytest.raises(ValueError, match=r"S must be at most B: with S at 4 or more, B must start at 4 or more"):
-        WHOLE["daso"].narrowed({"S": 4})
-    assert dict(WHOLE["daso"].narrowed({"S": 4, "B": 8}).fixed) == {"B": 8, "S": 4}
-    assert WHOLE["daso"].narrowed({"B": 8}).decode(dict.fromkeys(WHOLE["daso"].limits(), 1))["S"] == 8
+        WHOLE["daso"].override({"S": 4})
+    assert dict(WHOLE["daso"].override({"S": 4, "B": 8}).fixed) == {"B": 8, "S": 4}
+    assert WHOLE["daso"].override({"B": 8}).decode(dict.fromkeys(WHOLE["daso"].limits(), 1))["S"] == 8
 
 
 def test_values_outside_are_not_encoded():
@@ -159,12 +159,12 @@ def test_a_study_searches_a_real_hyperparameter_over_reals_even_where_its_range_
 
 
 def test_numbers_that_a_space_made_choices_take_a_range_in_a_study_and_names_do_not():
-    space = registry.whole_space("eamsgd").narrowed({"momentum": FloatDistribution(0.5, 0.99)})
+    space = registry.whole_space("eamsgd").override({"momentum": FloatDistribution(0.5, 0.99)})
     (momentum,) = [p for p in space.parameters if p.name == "momentum"]
     assert momentum.distribution == FloatDistribution(0.5, 0.99)
     assert 0.5 <= space.default()["momentum"] <= 0.99
     with pytest.raises(ValueError, match="takes choices"):
-        registry.whole_space("easgd").narrowed({"schedule": IntDistribution(0, 1)})
+        registry.whole_space("easgd").override({"schedule": IntDistribution(0, 1)})
 
 
 def _conditional() -> SearchSpace:
@@ -188,8 +188,8 @@ def test_a_parameter_that_means_nothing_is_left_out():
 
 def test_a_condition_holds_of_fixed_values_too():
     space = _conditional()
-    assert space.narrowed({"kind": "a"}).default() == {"kind": "a"}
-    assert space.narrowed({"kind": "b"}).default() == {"kind": "b", "rate": 0.25}
+    assert space.override({"kind": "a"}).default() == {"kind": "a"}
+    assert space.override({"kind": "b"}).default() == {"kind": "b", "rate": 0.25}
     with pytest.raises(ValueError, match="rate depends on kind, which must come before it"):
         SearchSpace(tuple(reversed(space.parameters)))
 

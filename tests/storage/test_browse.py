@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from atoll.storage import browse
 from atoll.storage.browse import Condition, Selection
 from atoll.storage.journal import JournalWriter
-from atoll.storage.models import Progress, Trial
+from atoll.storage.models import ProgressRow, TrialRow
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store, StoreError
 
@@ -166,14 +166,14 @@ def large(store, tmp_path):
     """With 3,000 trials more, few of which failed, and 9,000 of another study: databases choose by their counts."""
     other = store.add_study(journals.study_row(tmp_path / "t", name="t"))
     with store.engine.begin() as connection:
-        row = dict(connection.execute(sa.select(Trial.__table__).where(Trial.number == 0)).mappings().one())
+        row = dict(connection.execute(sa.select(TrialRow.__table__).where(TrialRow.number == 0)).mappings().one())
         del row["id"]
         more = [row | {"number": n, "state": "failed" if n % 50 == 0 else "complete"} for n in range(100, 3100)]
         more += [row | {"number": n, "study_id": other} for n in range(9000)]
-        connection.execute(sa.insert(Trial), more)
+        connection.execute(sa.insert(TrialRow), more)
         reports = {"epoch": 1, "seconds": 1.0, "learning_rate": 0.1, "wire_bytes": 0.0}
         steps = [reports | {"trial_id": 1 + n % 40, "step": n} for n in range(3000)]
-        connection.execute(sa.insert(Progress), steps)
+        connection.execute(sa.insert(ProgressRow), steps)
         connection.exec_driver_sql("ANALYZE")
     return store
 

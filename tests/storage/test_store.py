@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 
 from atoll.storage import export
 from atoll.storage.journal import JournalWriter
-from atoll.storage.models import Base, JournalOffset, Progress
+from atoll.storage.models import Base, JournalOffset, ProgressRow
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import SCHEMA_VERSION, Overtaken, Store, StoreError, upgrade
 
@@ -55,7 +55,7 @@ def record(folder, url):
 
 def num_progress(url):
     with Store(url).engine.connect() as connection:
-        return connection.execute(sa.select(sa.func.count()).select_from(Progress)).scalar()
+        return connection.execute(sa.select(sa.func.count()).select_from(ProgressRow)).scalar()
 
 
 def differences(connection):

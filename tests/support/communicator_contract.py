@@ -9,7 +9,7 @@ import torch
 from ranks import on_layouts
 
 from atoll.communication.communicator import Communicator, PeerAborted
-from atoll.communication.trace import Schedule
+from atoll.communication.trace import Trace
 
 PAIR, PLAYED_PAIR = (0, 0), (0, 1)
 TWO_BY_TWO = (0, 0, 1, 1)
@@ -150,7 +150,7 @@ def check_arrived_tells_who_has_sent_what_nobody_receives_yet(c: Communicator) -
 @on_layouts(PAIR, TWO_BY_TWO)
 def check_every_wait_serves(c: Communicator) -> None:
     """Rank 0 waits in a barrier of another communicator; the others come there once it has answered them."""
-    aside = c.split(0)
+    untracked = c.split(0)
     if c.rank == 0:
         answers: list = []
 
@@ -163,7 +163,7 @@ def check_every_wait_serves(c: Communicator) -> None:
 
         replies: list = []
         c.services.append(serve)
-        aside.barrier()
+        untracked.barrier()
         for reply in replies:
             reply.wait()
         assert len(replies) == c.size - 1
@@ -173,7 +173,7 @@ def check_every_wait_serves(c: Communicator) -> None:
         c.send(word, 0, tag=1)
         c.receive(word, 0, tag=2)
         assert float(word) == c.rank + 1
-        aside.barrier()
+        untracked.barrier()
 
 
 @on_layouts(TWO_BY_TWO)
@@ -213,11 +213,11 @@ def check_ledger_counts_what_is_sent(c: Communicator) -> None:
 
 @EVERYWHERE
 def check_a_schedule_keeps_what_was_posted_and_waited_for(c: Communicator) -> None:
-    c.ledger.schedule = schedule = Schedule()
+    c.ledger.trace = trace = Trace()
     node = c.split(c.nodes[c.rank], spans="node")
     same = c.split(0)
     partner = (c.rank + 1) % c.size, (c.rank - 1) % c.size
-    schedule.begin()
+    trace.begin()
     node.sum(torch.zeros(10))
     under_way = same.start_broadcast(torch.zeros(4))
     expected = [["post", "all_reduce", "node", node.size, 40], ["wait", 1], ["post", "broadcast", "all", c.size, 16]]
@@ -227,17 +227,17 @@ def check_a_schedule_keeps_what_was_posted_and_waited_for(c: Communicator) -> No
         expected += [["post", "send", "all", c.size, 12, partner[0], 5]]
         expected += [["post", "receive", "all", c.size, 12, partner[1], 5], ["wait", 1]]
     while not under_way.test():
-        c.attend()
+        c.progress()
     under_way.wait()  # what follows rests on it, although it has been seen before
-    schedule.end_step()
-    schedule.pause()
+    trace.end_step()
+    trace.pause()
     if c.size > 1:
         sent.wait()
-    (pattern,) = schedule.as_dict()["patterns"]
+    (pattern,) = trace.as_dict()["patterns"]
     assert pattern["events"] == [*expected, ["wait", 3 if c.size > 1 else 1]]
     assert len(pattern["samples"][0]) == len(pattern["events"]) + 1
     assert all(gap >= 0 for gap in pattern["samples"][0])
-    c.ledger.schedule = None
+    c.ledger.trace = None
 
 
 @on_layouts(PAIR, TWO_BY_TWO)

@@ -120,16 +120,16 @@ def check_a_zero_start_makes_the_first_update_of_lower_groups_zero(c: Communicat
 @on_layouts(PAIR, TWO_BY_TWO)
 def check_groups_do_not_wait_for_those_above(c: Communicator) -> None:
     """The last rank begins when all others have done all their steps; whoever waited for it would wait for ever."""
-    steps, aside = batches(10), c.split(0)
+    steps, untracked = batches(10), c.split(0)
     made = make(c, {"grouping": {2: "2,2", 4: "1,1,1,1"}[c.size]})
     if c.rank == c.size - 1:
-        aside.barrier()
+        untracked.barrier()
     for batch in steps:
         made.step(batch)
     if c.rank < c.size - 1:
         if c.rank == c.size - 2:
             assert len(made._gradients[c.rank]) == len(steps)
-        aside.barrier()
+        untracked.barrier()
     made.epoch_end(0.0)
     assert not any(made._gradients.values())
     assert made.metrics()["synthesizer_loss"] > 0
@@ -137,14 +137,14 @@ def check_groups_do_not_wait_for_those_above(c: Communicator) -> None:
 
 @on_layouts(PAIR, TWO_BY_TWO)
 def check_fully_decoupled_groups_wait_for_nobody(c: Communicator) -> None:
-    steps, aside = batches(10), c.split(0)
+    steps, untracked = batches(10), c.split(0)
     made = make(c, {"grouping": {2: "2,2", 4: "1,1,1,1"}[c.size], "mode": "fully_decoupled"})
     if c.rank == 0:
-        aside.barrier()
+        untracked.barrier()
     for batch in steps:
         made.step(batch)
     if c.rank > 0:
-        aside.barrier()
+        untracked.barrier()
     made.epoch_end(0.0)
     assert made.metrics()["input_loss"] > 0
     assert not any(made._inputs.values())

@@ -408,9 +408,9 @@ def check_bytes_of_the_tree_are_those_of_its_edges(c: Communicator) -> None:
 
 
 def _everyones_bytes(c: Communicator) -> float:
-    aside = c.split(0, ledger=Ledger())
+    untracked = c.split(0, ledger=Ledger())
     total = torch.tensor([c.ledger.wire_bytes()], dtype=torch.float64)
-    aside.sum(total)
+    untracked.sum(total)
     return float(total)
 
 

@@ -145,7 +145,7 @@ def check_founders_migrate_the_best_first(_):
 def check_every_ticket_is_given_once_at_any_speed(_):
     world = MPI.COMM_WORLD.Dup()
     mailbox = Mailbox(world)
-    office = TicketOffice(mailbox, (Ticket(number) for number in range(101)), open_=lambda: True)
+    office = TicketOffice(mailbox, (Ticket(number) for number in range(101)), is_open=lambda: True)
     rng, taken = random.Random(world.rank), []
 
     def wait(condition):
@@ -165,4 +165,4 @@ def check_every_ticket_is_given_once_at_any_speed(_):
 
 @on_layouts((0,))
 def check_tags(_):
-    assert len({tickets.TO_OWNER, tickets.GIVE, tickets.CALL_BACK, NEWS, IMMIGRANTS, RUNG, FAILED}) == 7
+    assert len({tickets.TO_OWNER, tickets.GIVE, tickets.RECALL, NEWS, IMMIGRANTS, RUNG, FAILED}) == 7

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from atoll.storage.models import Host, LedgerEntry, Migration, Progress, Study, Trial
+from atoll.storage.models import HostRow, LedgerRow, MigrationRow, ProgressRow, StudyRow, TrialRow
 from atoll.storage.store import Store
 
 NUM_ISLANDS, WORKERS_PER_ISLAND = 4, 4
@@ -33,14 +33,14 @@ def make(path: Path, num_trials: int, num_reports: int, seed: int = 0, name: str
         for start in range(0, num_trials, BATCH):
             numbers = range(start, min(start + BATCH, num_trials))
             trials = [_trial(rng, clock, study_id, number, num_trials) for number in numbers]
-            connection.execute(sa.insert(Trial), trials)
-            first = connection.execute(sa.select(sa.func.max(Trial.id))).scalar_one() - len(trials) + 1
-            for model, rows in ((Progress, _reports), (LedgerEntry, _ledger)):
+            connection.execute(sa.insert(TrialRow), trials)
+            first = connection.execute(sa.select(sa.func.max(TrialRow.id))).scalar_one() - len(trials) + 1
+            for model, rows in ((ProgressRow, _reports), (LedgerRow, _ledger)):
                 connection.execute(sa.insert(model), list(rows(trials, first, num_reports)))
-        connection.execute(sa.insert(Host), list(_hosts(study_id)))
-        connection.execute(sa.insert(Migration), list(_migrations(rng, study_id, num_trials, clock.max())))
+        connection.execute(sa.insert(HostRow), list(_hosts(study_id)))
+        connection.execute(sa.insert(MigrationRow), list(_migrations(rng, study_id, num_trials, clock.max())))
         ended = {"state": "complete", "finished": float(clock.max())}
-        connection.execute(sa.update(Study).where(Study.id == study_id).values(**ended))
+        connection.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(**ended))
     with store.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     store.close()

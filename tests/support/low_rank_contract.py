@@ -38,11 +38,11 @@ def _train(method, c: Communicator, hyperparameters: dict, settings: dict, num_s
 
 def _everyones(c: Communicator, tensor: torch.Tensor) -> list[torch.Tensor]:
     """The tensor of every rank."""
-    aside = c.split(0, ledger=Ledger())
+    untracked = c.split(0, ledger=Ledger())
     found = []
     for rank in range(c.size):
         copy = tensor.detach().clone()
-        aside.broadcast(copy, rank)
+        untracked.broadcast(copy, rank)
         found.append(copy)
     return found
 

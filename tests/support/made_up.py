@@ -8,7 +8,7 @@ from pathlib import Path
 import journals
 
 from atoll.storage.journal import JournalWriter
-from atoll.storage.models import Benchmark
+from atoll.storage.models import BenchmarkRow
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
 
@@ -29,7 +29,7 @@ def make(
     num_tunings: int = 1,
     schedules: Mapping[str, list] | None = None,
     **changes,
-) -> tuple[Store, Benchmark]:
+) -> tuple[Store, BenchmarkRow]:
     """A store that holds the benchmark `b`.
 
     Args:

@@ -486,9 +486,9 @@ def check_daso_bytes_fall_by_the_closed_formula(c: Communicator) -> None:
 
 
 def _everyones_bytes(c: Communicator, scope: str) -> float:
-    aside = c.split(0, ledger=Ledger())
+    untracked = c.split(0, ledger=Ledger())
     total = torch.tensor([c.ledger.wire_bytes(scope)], dtype=torch.float64)
-    aside.sum(total)
+    untracked.sum(total)
     return float(total)
 
 

@@ -68,7 +68,7 @@ def build(
         loss=lambda outputs, _: outputs.sum(),
         optimizers=OptimizerFactory(settings, 1),
         communicator=communicator,
-        aside=communicator.split(0, ledger=Ledger()),
+        untracked=communicator.split(0, ledger=Ledger()),
         inputs=torch.zeros(1),
         num_epochs=1,
         steps_per_epoch=10**9,

@@ -73,7 +73,7 @@ def make(
         loss=loss,
         optimizers=OptimizerFactory(optimizer, num_epochs * steps_per_epoch),
         communicator=communicator,
-        aside=communicator.split(0, ledger=Ledger()),
+        untracked=communicator.split(0, ledger=Ledger()),
         inputs=samples(next(model.parameters()).dtype).inputs[:8] if inputs is None else inputs,
         num_epochs=num_epochs,
         steps_per_epoch=steps_per_epoch,
