@@ -70,16 +70,13 @@ class EmptyObjective:
         from atoll.platform.study.topology import Place
 
         fields: dict[str, Any] = {"island": 0, "rank": 0, "node": 0, "hostname": "here", "device": "cpu", "threads": 1}
-        self.place = Place(world_rank=rank, worker=rank, process=os.getpid(), may_spin=False, **fields)
-        self.places = [self.place]
-        self.serve = lambda: None
-        self.interrupt = lambda: None
+        self.places = [Place(world_rank=rank, worker=rank, process=os.getpid(), may_spin=False, **fields)]
         self._sleep = sleep
         self.entered: list[float] = []
         self.busy = 0.0
         self.memory = 0
 
-    def evaluate(self, configuration: Any, on_progress: Any, *, prunes: Any = None, test: bool = False) -> Any:
+    def evaluate(self, configuration: Any, hooks: Any, *, test: bool = False) -> Any:
         from atoll.platform.trial.outcome import Outcome
 
         self.entered.append(time.perf_counter())
@@ -88,14 +85,14 @@ class EmptyObjective:
         if self._sleep:
             until = time.perf_counter() + seconds_of(configuration.seed, self._sleep)
             while (left := until - time.perf_counter()) > 0:
-                self.serve()
+                hooks.serve()
                 time.sleep(min(left, 0.002))
             self.busy += time.perf_counter() - self.entered[-1]
         values = configuration.hyperparameters
         error = sum((values[f"x{i}"] - 0.3) ** 2 for i in range(DIMENSION))
         return Outcome("complete", error, {}, 0.0, 0.0, [], 0.0)
 
-    def dismiss(self) -> None:
+    def dismiss(self, serve: Any = None) -> None:
         pass
 
 
@@ -108,8 +105,9 @@ def run_ours(folder: Path, count: int, sleep: float, sampler: str = "propulate")
     """One rank of our engine."""
     from mpi4py import MPI
 
-    from atoll.communication.mailbox import Mailbox
+    from atoll.communication.mpi_mailbox import MpiMailbox
     from atoll.platform.search.search_loop import SearchLoop
+    from atoll.platform.study.plan import Plan
     from atoll.platform.study.study import Study
     from atoll.storage.folder import StudyFolder
 
@@ -125,14 +123,15 @@ def run_ours(folder: Path, count: int, sleep: float, sampler: str = "propulate")
     made.create()
     worker = EmptyObjective(MPI.COMM_WORLD.rank, sleep)
     sizes = (MPI.COMM_WORLD.size,)
-    root = SearchLoop(study, made, worker, Mailbox(MPI.COMM_WORLD.Dup()), Mailbox(MPI.COMM_WORLD.Dup()), sizes)
+    mailboxes = MpiMailbox(MPI.COMM_WORLD.Dup()), MpiMailbox(MPI.COMM_WORLD.Dup())
+    root = SearchLoop.assemble(Plan.of(study), made, worker, *mailboxes, sizes)
     MPI.COMM_WORLD.Barrier()
     started = time.perf_counter()
     root.run()
     seconds = time.perf_counter() - started
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - worker.memory) * 1024
     held = count - WINDOW * MPI.COMM_WORLD.size
-    lines = map(json.loads, made.root_journal(worker.place.world_rank).read_text().splitlines())
+    lines = map(json.loads, made.root_journal(worker.places[0].world_rank).read_text().splitlines())
     proposals = [line["proposal"] for line in lines if line["event"] == "trial_started"]
     thought = {name: [1000 * proposal[name] for proposal in proposals] for name in ("seconds", "waited")}
     return report(worker.entered) | {

@@ -23,6 +23,7 @@ from typing import Any
 from comparison import to_json, write
 
 from atoll.platform.search.propagators import grid
+from atoll.platform.study.plan import search_space
 from atoll.platform.study.study import Study
 from atoll.searchspaces.space import Gene
 from atoll.storage.store import Store
@@ -88,7 +89,7 @@ def study_of(name: str, points: dict[str, int] | None = None) -> Study:
 
 def axes_of(study: Study, points: list[dict[str, Gene]]) -> dict[str, list[Gene]]:
     """The genes of every parameter on the grid, in order."""
-    return {name: sorted({genes[name] for genes in points}) for name in study.search_space().limits()}
+    return {name: sorted({genes[name] for genes in points}) for name in search_space(study).limits()}
 
 
 def key_of(values: dict[str, Any], names: Iterable[str]) -> str:
@@ -100,7 +101,7 @@ def tabulate(name: str, quick: bool) -> dict[str, Any]:
     """Train the whole grid; returns the table."""
     points = dict.fromkeys(TASKS[name]["points"], 2) if quick else None
     study = study_of(name, points)
-    space = study.search_space()
+    space = search_space(study)
     (settings,) = study.samplers()
     found = grid.points(settings, space)
     with tempfile.TemporaryDirectory() as folder:

@@ -112,16 +112,17 @@ def evaluate_all(
     import torch
     from mpi4py import MPI
 
+    from atoll.communication.mpi_world import MpiWorld
     from atoll.platform.ranks.search import arrange_world
     from atoll.platform.study.configuration import Configuration
-    from atoll.platform.study.study import Study, Topology
-    from atoll.platform.trial.worker import Worker
+    from atoll.platform.study.study import Topology
+    from atoll.platform.trial.worker import Hooks, Worker
 
-    world = MPI.COMM_WORLD
+    world = MpiWorld(MPI.COMM_WORLD)
     topology = Topology(ranks=world.size, threads=1, device="cpu", ranks_per_node=ranks_per_node)
-    places = arrange_world(Study(name="r", workload="digits_mlp", method="ddp", topology=topology), world)
+    places = arrange_world(topology, world)
     torch.set_num_threads(1)
-    worker = Worker(world.Dup(), places, spin=False)
+    worker = Worker(world, places, spin=False)
     if not worker.is_root:
         worker.obey()
     else:
@@ -133,8 +134,11 @@ def evaluate_all(
                 trained.append(progress.seconds)
                 on_progress(progress)
 
-            worker.interrupt = lambda trained=trained: TimeIsUp() if trained[-1] >= seconds else None
-            outcome = worker.evaluate(Configuration(**shared | entry), report, test=True)
+            def interrupt(trained=trained) -> Exception | None:
+                return TimeIsUp() if trained[-1] >= seconds else None
+
+            hooks = Hooks(on_progress=report, interrupt=interrupt)
+            outcome = worker.evaluate(Configuration(**shared | entry), hooks, test=True)
             expected = any(word in (outcome.reason or "") for word in ("Diverged", "TimeIsUp"))
             if outcome.state != "complete" and not expected:
                 raise SystemExit(f"a trial failed: {outcome.reason}\n{outcome.traceback}")

@@ -42,6 +42,7 @@ from atoll.platform.search.island import Island
 from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.proposals import Candidate, Proposer
 from atoll.platform.study.migration import Migration
+from atoll.platform.study.plan import search_space
 from atoll.platform.study.samplers import Sampler
 from atoll.searchspaces.space import Parameter, SearchSpace
 
@@ -107,7 +108,7 @@ def table_task(name: str) -> tuple[SearchSpace, Loss]:
 
     table = table_of(name)
     study = Study(name=name, **table["study"])
-    trained, axes = study.search_space(), table["axes"]
+    trained, axes = search_space(study), table["axes"]
     parameters = tuple(
         Parameter(
             name=p.name,

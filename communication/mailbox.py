@@ -1,58 +1,48 @@
-"""Messages between ranks that never block the sender: Python objects over an MPI communicator.
-
-Propulate's blocking sends freeze a worker whose peer is inside a long evaluation, and deadlock two equal workers once
-an individual exceeds the eager limit. Here a send is a non-blocking one whose request is kept until it completes.
-"""
+"""Messages between ranks that never block the sender: Python objects, by tag."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from mpi4py import MPI
 
+class Mailbox(ABC):
+    """A group of ranks that exchange Python objects; `send` returns at once.
 
-class Mailbox:
-    """A communicator whose `send` returns at once."""
+    Messages between two ranks with one tag arrive in the order they were sent.
 
-    def __init__(self, comm: MPI.Comm) -> None:
-        self.comm = comm
-        self.rank = comm.rank
-        self.size = comm.size
-        self._status = MPI.Status()
-        self._pending: list[tuple[MPI.Request, bytes]] = []  # the request knows nothing of its buffer
-        self._sweep_at = self.SWEEP
+    Attributes:
+        rank, size: this rank's number, and how many there are.
+    """
 
-    # Requests are tested in sweeps, each twice as many as were left pending: a constant share of every send.
-    SWEEP = 16
+    rank: int
+    size: int
 
     def send(self, obj: Any, dest: int, tag: int) -> None:
         """Start to send a Python object."""
         self.send_to((dest,), obj, tag)
 
+    @abstractmethod
     def send_to(self, ranks: Iterable[int], obj: Any, tag: int) -> None:
-        """Start to send a Python object to several ranks; it is pickled once."""
-        data = MPI.pickle.dumps(obj)
-        if len(self._pending) >= self._sweep_at:
-            self.all_sent()
-            self._sweep_at = 2 * len(self._pending) + self.SWEEP
-        self._pending += [(self.comm.Isend((data, MPI.BYTE), dest, tag), data) for dest in ranks]
+        """Start to send a Python object to several ranks."""
 
     def others(self) -> list[int]:
         """All ranks but this one."""
         return [rank for rank in range(self.size) if rank != self.rank]
 
-    def take(self, tag: int, source: int = MPI.ANY_SOURCE) -> tuple[int, Any] | None:
-        """Sender and content of the next message with `tag`, or None where none has arrived."""
-        message = self.comm.improbe(source, tag, self._status)
-        return None if message is None else (self._status.Get_source(), message.recv())
+    @abstractmethod
+    def take(self, tag: int, source: int | None = None) -> tuple[int, Any] | None:
+        """Sender and content of the next message with `tag`, from `source` or from anyone; None if there is none."""
 
+    @abstractmethod
     def all_sent(self) -> bool:
         """Whether every message has left this rank."""
-        self._pending = [(request, data) for request, data in self._pending if not request.Test()]
-        return not self._pending
 
+    @abstractmethod
+    def start_barrier(self) -> Callable[[], bool]:
+        """Announce that this rank is here; returns a function that tells whether all are."""
+
+    @abstractmethod
     def close(self) -> None:
-        """Free the communicator. Nothing may be pending."""
-        assert self.all_sent(), "messages are pending"
-        self.comm.Free()
+        """Give the transport's resources back. Nothing may be pending."""

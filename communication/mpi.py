@@ -18,6 +18,7 @@ from torch import Tensor
 
 from atoll.communication.communicator import Communicator
 from atoll.communication.ledger import Ledger
+from atoll.communication.world import Family
 
 _MPI_TYPES = {
     torch.float64: MPI.DOUBLE,
@@ -61,7 +62,7 @@ class Summary:
     num_pending: int
 
 
-class MpiFamily:
+class MpiFamily(Family):
     """All MPI communicators of one trial: what must be settled and freed together when the trial ends."""
 
     def __init__(self) -> None:

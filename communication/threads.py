@@ -29,6 +29,11 @@ class _Board:
         self.parts: dict[tuple[int, int], _Board] = {}
 
 
+def connected_board(size: int) -> _Board:
+    """What the communicators of `size` virtual ranks share."""
+    return _Board(size)
+
+
 class ThreadCommunicator(Communicator):
     """One virtual rank. Sums are added in rank order, each addition rounded to the dtype that travels."""
 

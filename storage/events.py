@@ -1,131 +1,531 @@
-"""What journal lines mean: from events to rows, without a database.
+"""What a journal's lines say: one type for each event, with explicit writing and reading.
 
-A trial's lines are trial_started, then progress, then trial_ended; trial_lost ends a trial whose process is gone.
+A trial's lines are trial_started, then progress, then trial_ended; trial_lost ends a trial whose process is gone. The
+names of events and of their fields are the format on disk: they stay as they are when a class or attribute is renamed.
+A field may be added if `from_line` has a default for lines without it; anything else needs a new VERSION.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from atoll.storage.journal import Event
-
+Line = dict[str, Any]
 TrialKey = tuple[int, int]
-Row = dict[str, Any]
+
+# Version 1 had no `journal` line. Its other lines are read as those of version 2.
+VERSION = 2
 
 
-@dataclass
-class Batch:
-    """Rows to be added together. Trials are named by (number, attempt) until the database has given them an id."""
-
-    study_id: int
-    study: Row = field(default_factory=dict)
-    started: dict[TrialKey, Row] = field(default_factory=dict)
-    progress: list[tuple[TrialKey, Row]] = field(default_factory=list)
-    ended: list[tuple[TrialKey, Row]] = field(default_factory=list)
-    lost: list[tuple[TrialKey, Row]] = field(default_factory=list)
-    ledger: list[tuple[TrialKey, Row]] = field(default_factory=list)
-    schedules: list[tuple[TrialKey, Row]] = field(default_factory=list)
-    migrations: list[Row] = field(default_factory=list)
-    hosts: list[Row] = field(default_factory=list)
-    num_refused: int = 0
-    num_skipped: int = 0
-
-    def keys(self) -> set[TrialKey]:
-        """The trials that the batch speaks of."""
-        return {key for key, _ in (*self.progress, *self.ended, *self.lost, *self.ledger, *self.schedules)}
+class MalformedLine(ValueError):
+    """A line of a known event lacks a field, or has one of another type."""
 
 
-def sort(study_id: int, events: Iterable[Event]) -> Batch:
-    """Turn events into rows; an event that is unknown or incomplete is counted and skipped."""
-    batch = Batch(study_id)
-    for event in events:
-        handler = _HANDLERS.get(event["event"])
-        try:
-            if handler is None:
-                batch.num_skipped += 1
-            else:
-                handler(batch, event)
-        except (KeyError, TypeError):
-            batch.num_skipped += 1
-    return batch
+@dataclass(frozen=True, kw_only=True)
+class Event(ABC):
+    """One line of a journal.
+
+    Attributes:
+        time: when the line was written, in seconds since the epoch; the writer sets it.
+    """
+
+    name: ClassVar[str]
+    time: float = 0.0
+
+    @abstractmethod
+    def to_line(self) -> Line:
+        """The fields on disk, without the event's name and time."""
+
+    @classmethod
+    @abstractmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line. Raises KeyError, TypeError or ValueError if it lacks what is needed."""
 
 
-def key_of(event: Event) -> TrialKey:
-    """The trial that an event speaks of."""
-    return event["number"], event["attempt"]
+@dataclass(frozen=True, kw_only=True)
+class JournalOpened(Event):
+    """The first line of a journal: the version of its format."""
+
+    name: ClassVar[str] = "journal"
+    version: int = VERSION
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {"version": self.version}
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(time=_time(line), version=_integer(line, "version"))
 
 
-def _take(event: Event, *names: str) -> Row:
-    return {name: event[name] for name in names}
+@dataclass(frozen=True, kw_only=True)
+class StudyStarted(Event):
+    """The launcher starts a study, or resumes it: its definition now."""
+
+    name: ClassVar[str] = "study_started"
+    definition: dict[str, Any] | None
+    num_trials: int | None
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {"definition": self.definition, "num_trials": self.num_trials}
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(time=_time(line), definition=line.get("definition"), num_trials=line.get("num_trials"))
 
 
-def _trial_started(batch: Batch, event: Event) -> None:
-    row = _take(
-        event, "number", "attempt", "island", "worker", "generation", "seed", "hyperparameters", "configuration"
+@dataclass(frozen=True, kw_only=True)
+class StudyEnded(Event):
+    """The launcher ends a study: complete, stopped or failed, and why."""
+
+    name: ClassVar[str] = "study_ended"
+    state: str
+    reason: str | None
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {"state": self.state, "reason": self.reason}
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(time=_time(line), state=line["state"], reason=line.get("reason"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarted(Event):
+    """The launcher starts the ranks again, because they died."""
+
+    name: ClassVar[str] = "restarted"
+    reason: str
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {"reason": self.reason}
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(time=_time(line), reason=line["reason"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPlaced(Event):
+    """Where a rank of a worker runs."""
+
+    name: ClassVar[str] = "host"
+    world_rank: int
+    island: int
+    worker: int
+    rank: int
+    node: int
+    hostname: str
+    device: str
+    threads: int
+    process: int
+    processor: str | None = None
+    cores: int | None = None
+    oversubscribed: bool = False
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {
+            "world_rank": self.world_rank,
+            "island": self.island,
+            "worker": self.worker,
+            "rank": self.rank,
+            "node": self.node,
+            "hostname": self.hostname,
+            "device": self.device,
+            "threads": self.threads,
+            "process": self.process,
+            "processor": self.processor,
+            "cores": self.cores,
+            "oversubscribed": self.oversubscribed,
+        }
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(
+            time=_time(line),
+            world_rank=_integer(line, "world_rank"),
+            island=_integer(line, "island"),
+            worker=_integer(line, "worker"),
+            rank=line["rank"],
+            node=line["node"],
+            hostname=line["hostname"],
+            device=line["device"],
+            threads=line["threads"],
+            process=line["process"],
+            processor=line.get("processor"),
+            cores=line.get("cores"),
+            oversubscribed=bool(line.get("oversubscribed", line.get("is_crowded", False))),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEvent(Event):
+    """An event of one attempt at a trial."""
+
+    number: int
+    attempt: int
+
+    @property
+    def key(self) -> TrialKey:
+        """The trial's number and attempt."""
+        return self.number, self.attempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialStarted(TrialEvent):
+    """A worker starts a trial.
+
+    Attributes:
+        generation: how many trials the worker has started before.
+        hyperparameters: those that are searched or fixed; `configuration` has all, and what else training needs.
+        proposal: where the hyperparameters come from.
+    """
+
+    name: ClassVar[str] = "trial_started"
+    island: int
+    worker: int
+    generation: int = 0
+    seed: int
+    host: str | None = None
+    oversubscribed: bool | None = None
+    hyperparameters: dict[str, Any]
+    configuration: dict[str, Any]
+    proposal: dict[str, Any] = field(default_factory=dict)
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {
+            "number": self.number,
+            "attempt": self.attempt,
+            "island": self.island,
+            "worker": self.worker,
+            "generation": self.generation,
+            "seed": self.seed,
+            "host": self.host,
+            "oversubscribed": self.oversubscribed,
+            "hyperparameters": self.hyperparameters,
+            "configuration": self.configuration,
+            "proposal": self.proposal,
+        }
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(
+            time=_time(line),
+            number=_integer(line, "number"),
+            attempt=_integer(line, "attempt"),
+            island=_integer(line, "island"),
+            worker=_integer(line, "worker"),
+            generation=line.get("generation") or 0,
+            seed=_integer(line, "seed"),
+            host=line.get("host"),
+            oversubscribed=line.get("oversubscribed"),
+            hyperparameters=_mapping(line, "hyperparameters"),
+            configuration=_mapping(line, "configuration"),
+            proposal=line.get("proposal") or {},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressReported(TrialEvent):
+    """A trial reports after an epoch; a number that was NaN or infinite is None."""
+
+    name: ClassVar[str] = "progress"
+    step: int
+    epoch: int
+    seconds: float
+    train_loss: float | None
+    validation_loss: float | None
+    metric: float | None
+    learning_rate: float | None
+    wire_bytes: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {
+            "number": self.number,
+            "attempt": self.attempt,
+            "step": self.step,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "train_loss": self.train_loss,
+            "validation_loss": self.validation_loss,
+            "metric": self.metric,
+            "learning_rate": self.learning_rate,
+            "wire_bytes": self.wire_bytes,
+            "metrics": self.metrics,
+        }
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(
+            time=_time(line),
+            number=_integer(line, "number"),
+            attempt=_integer(line, "attempt"),
+            step=line["step"],
+            epoch=line["epoch"],
+            seconds=line["seconds"],
+            train_loss=line["train_loss"],
+            validation_loss=line["validation_loss"],
+            metric=line["metric"],
+            learning_rate=line["learning_rate"],
+            wire_bytes=line["wire_bytes"],
+            metrics=line.get("metrics") or {},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEnded(TrialEvent):
+    """A trial ends: complete, pruned, failed, or lost because the search was stopped.
+
+    Attributes:
+        objectives: all of them if there are several.
+        curve: of a pruned trial, its metric by epoch.
+        traces: what ranks did at their steps, for projections; `schedules` on disk.
+        worker_seconds: how long the worker was busy with it; `busy_seconds` on disk.
+    """
+
+    name: ClassVar[str] = "trial_ended"
+    state: str
+    objective: float | None = None
+    objectives: list[float | None] | None = None
+    metrics: dict[str, float] | None = None
+    seconds: float | None = None
+    wire_bytes: float | None = None
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    peak_memory: float | None = None
+    reason: str | None = None
+    traceback: str | None = None
+    notes: list[str] = field(default_factory=list)
+    curve: dict[int, float] | None = None
+    traces: list[dict[str, Any]] = field(default_factory=list)
+    worker_seconds: float = 0.0
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        line: Line = {
+            "number": self.number,
+            "attempt": self.attempt,
+            "state": self.state,
+            "objective": self.objective,
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+            "wire_bytes": self.wire_bytes,
+            "ledger": self.ledger,
+            "peak_memory": self.peak_memory,
+            "reason": self.reason,
+            "traceback": self.traceback,
+            "notes": self.notes,
+            "curve": self.curve,
+            "schedules": self.traces,
+            "busy_seconds": self.worker_seconds,
+        }
+        return line if self.objectives is None else line | {"objectives": self.objectives}
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        curve = line.get("curve")
+        return cls(
+            time=_time(line),
+            number=_integer(line, "number"),
+            attempt=_integer(line, "attempt"),
+            state=line["state"],
+            objective=line.get("objective"),
+            objectives=line.get("objectives"),
+            metrics=line.get("metrics"),
+            seconds=line.get("seconds"),
+            wire_bytes=line.get("wire_bytes"),
+            ledger=line.get("ledger") or [],
+            peak_memory=line.get("peak_memory"),
+            reason=line.get("reason"),
+            traceback=line.get("traceback"),
+            notes=line.get("notes") or [],
+            curve=None if curve is None else {int(epoch): value for epoch, value in curve.items()},
+            traces=line.get("schedules") or [],
+            worker_seconds=float(line.get("busy_seconds") or 0.0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialLost(TrialEvent):
+    """The launcher ends a trial whose process is gone; it is queued again.
+
+    Attributes:
+        suspected: whether its worker may have died because of it; `blamed` on disk.
+    """
+
+    name: ClassVar[str] = "trial_lost"
+    reason: str
+    suspected: bool = False
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {"number": self.number, "attempt": self.attempt, "reason": self.reason, "blamed": self.suspected}
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(
+            time=_time(line),
+            number=_integer(line, "number"),
+            attempt=_integer(line, "attempt"),
+            reason=line["reason"],
+            suspected=bool(line.get("blamed")),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposed(Event):
+    """A candidate was prepared for a trial that has not started; a resumed search evaluates it."""
+
+    name: ClassVar[str] = "proposed"
+    number: int
+    hyperparameters: dict[str, Any]
+    proposal: dict[str, Any]
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {"number": self.number, "hyperparameters": self.hyperparameters, "proposal": self.proposal}
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(
+            time=_time(line),
+            number=_integer(line, "number"),
+            hyperparameters=_mapping(line, "hyperparameters"),
+            proposal=_mapping(line, "proposal"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposalRefused(Event):
+    """A sampler proposed what must not be trained, and why."""
+
+    name: ClassVar[str] = "refused"
+    number: int
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    genes: dict[str, Any]
+    attributes: dict[str, Any]
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {
+            "number": self.number,
+            "hyperparameters": self.hyperparameters,
+            "reason": self.reason,
+            "genes": self.genes,
+            "attributes": self.attributes,
+        }
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(
+            time=_time(line),
+            number=_integer(line, "number"),
+            hyperparameters=line.get("hyperparameters") or {},
+            reason=line.get("reason"),
+            genes=_mapping(line, "genes"),
+            attributes=_mapping(line, "attributes"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migrated(Event):
+    """An individual was sent from one island to another."""
+
+    name: ClassVar[str] = "migrated"
+    number: int
+    from_island: int
+    to_island: int
+
+    def to_line(self) -> Line:
+        """The fields on disk."""
+        return {"number": self.number, "from_island": self.from_island, "to_island": self.to_island}
+
+    @classmethod
+    def from_line(cls, line: Line) -> Self:
+        """Read a line."""
+        return cls(
+            time=_time(line),
+            number=_integer(line, "number"),
+            from_island=_integer(line, "from_island"),
+            to_island=_integer(line, "to_island"),
+        )
+
+
+EVENTS: Mapping[str, type[Event]] = {
+    kind.name: kind
+    for kind in (
+        JournalOpened,
+        StudyStarted,
+        StudyEnded,
+        Restarted,
+        RankPlaced,
+        TrialStarted,
+        ProgressReported,
+        TrialEnded,
+        TrialLost,
+        Proposed,
+        ProposalRefused,
+        Migrated,
     )
-    row |= {"study_id": batch.study_id, "state": "running", "started": event["time"]}
-    row |= {"host": event.get("host"), "oversubscribed": event.get("oversubscribed")}
-    # What a sampler keeps with a trial is for a resume, and may be large.
-    proposal = event.get("proposal") or {}
-    row["proposal"] = {name: value for name, value in proposal.items() if name not in ("attributes", "genes")} or None
-    batch.started[key_of(event)] = row
-
-
-def _progress(batch: Batch, event: Event) -> None:
-    names = ("step", "epoch", "seconds", "train_loss", "validation_loss", "metric", "learning_rate", "wire_bytes")
-    batch.progress.append((key_of(event), _take(event, *names) | {"metrics": event.get("metrics") or None}))
-
-
-def _trial_ended(batch: Batch, event: Event) -> None:
-    measured = ("objective", "objectives", "metrics", "seconds", "wire_bytes", "peak_memory")
-    row = {name: event.get(name) for name in (*measured, "reason", "traceback")}
-    row |= {"state": event["state"], "finished": event["time"]}
-    batch.ended.append((key_of(event), row))
-    fields = ("operation", "scope", "payload_bytes", "overlapped", "count", "wire_bytes", "seconds_waited")
-    batch.ledger += [(key_of(event), _take(entry, *fields)) for entry in event.get("ledger") or ()]
-    batch.schedules += [(key_of(event), {"rank": s["rank"], "content": s}) for s in event.get("schedules") or ()]
-
-
-def _trial_lost(batch: Batch, event: Event) -> None:
-    batch.lost.append((key_of(event), {"state": "lost", "finished": event["time"], "reason": event["reason"]}))
-
-
-def _refused(batch: Batch, event: Event) -> None:
-    batch.num_refused += 1
-
-
-def _migrated(batch: Batch, event: Event) -> None:
-    batch.migrations.append({"study_id": batch.study_id, **_take(event, "time", "number", "from_island", "to_island")})
-
-
-def _host(batch: Batch, event: Event) -> None:
-    names = ("time", "world_rank", "island", "worker", "rank", "node", "hostname", "process", "device", "threads")
-    further = {name: event.get(name) for name in ("processor", "cores")}
-    batch.hosts.append({"study_id": batch.study_id, **_take(event, *names), **further})
-
-
-def _study_started(batch: Batch, event: Event) -> None:
-    batch.study |= {"state": "running", "finished": None, "reason": None}
-    if "definition" in event:
-        batch.study |= {"definition": event["definition"], "num_trials": event["num_trials"]}
-
-
-def _study_ended(batch: Batch, event: Event) -> None:
-    batch.study |= {"state": event["state"], "finished": event["time"], "reason": event.get("reason")}
-
-
-_HANDLERS: dict[str, Callable[[Batch, Event], None]] = {
-    "trial_started": _trial_started,
-    "progress": _progress,
-    "trial_ended": _trial_ended,
-    "trial_lost": _trial_lost,
-    "migrated": _migrated,
-    "refused": _refused,
-    "proposed": lambda batch, event: None,
-    "host": _host,
-    "study_started": _study_started,
-    "restarted": lambda batch, event: None,
-    "study_ended": _study_ended,
 }
+
+
+def parse(line: Line) -> Event | None:
+    """The event of a line; None if this version knows no such event.
+
+    Raises:
+        MalformedLine: for a known event that lacks what is needed.
+    """
+    kind = EVENTS.get(line["event"])
+    if kind is None:
+        return None
+    try:
+        return kind.from_line(line)
+    except KeyError as error:
+        raise MalformedLine(f"a line of {kind.name} needs the field {error}; it has {', '.join(line)}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise MalformedLine(f"a line of {kind.name} cannot be read: {error}") from None
+
+
+def as_line(event: Event) -> Line:
+    """The whole line of an event: its name, its time, its fields."""
+    return {"event": event.name, "time": event.time, **event.to_line()}
+
+
+def _time(line: Line) -> float:
+    time = line.get("time")
+    return float(time) if isinstance(time, int | float) else 0.0
+
+
+def _integer(line: Line, name: str) -> int:
+    value = line[name]
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer; it is {value!r}")
+    return value
+
+
+def _mapping(line: Line, name: str) -> dict[str, Any]:
+    value = line[name]
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be an object; it is {value!r}")
+    return value

@@ -1,8 +1,9 @@
 """Journals: one JSON object a line, one writer a file, so that no lock is needed and NFS and Lustre are safe.
 
 A line is handed to the system as it is written, so a killed process loses nothing, and synced to disk at most once a
-second and at the end of any trial longer than a second, so a lost host loses at most what is queued again. A torn last
-line is ignored; a line that is no JSON object is skipped and counted.
+second and at the end of any trial longer than a second, so a lost host loses at most what is queued again. The first
+line names the version of the format. A torn last line is ignored; a line that is not an event, or lacks what its event
+needs, is skipped, counted and told. `events` has what the lines say.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-Event = dict[str, Any]
+from atoll.storage import events
+from atoll.storage.events import Event, JournalOpened, Line, MalformedLine
+
 MAX_BYTES = 4 << 20
 
 
 class JournalError(OSError):
     """A journal cannot be written: nothing may be trained that could not be recorded."""
+
+
+class JournalVersionError(ValueError):
+    """A journal was written by a later version of atoll."""
 
 
 class JournalWriter:
@@ -37,7 +44,10 @@ class JournalWriter:
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            self._end_torn_line()
+            size = os.fstat(self._file).st_size
+            self._end_torn_line(size)
+        if not size:
+            self.append(JournalOpened())
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -50,20 +60,18 @@ class JournalWriter:
                 "make room, then go on with --resume",
             ) from None
 
-    def _end_torn_line(self) -> None:
-        size = os.fstat(self._file).st_size
+    def _end_torn_line(self, size: int) -> None:
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
 
-    def append(self, event: str, fields: Mapping[str, Any] | None = None, *, sync: bool = False) -> None:
-        """Write one line: the event's name, the time (seconds since the epoch), and its fields.
+    def append(self, event: Event, *, sync: bool = False) -> None:
+        """Write one line: the event's name, the present time, and the event's fields.
 
         Args:
-            event: the name.
-            fields: plain data.
+            event: what to write.
             sync: whether the line must be on disk when this returns.
         """
-        data = _dump({"event": event, "time": time.time(), **(fields or {})}).encode() + b"\n"
+        data = _dump({"event": event.name, "time": time.time(), **event.to_line()}).encode() + b"\n"
         with self._explained():
             if os.write(self._file, data) != len(data):
                 raise OSError(errno.ENOSPC, "it took a part of a line only")
@@ -96,35 +104,67 @@ def _finite(content: object) -> object:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Whole lines of one journal: the events, from which byte to which, and how many lines were no events."""
+    """Whole lines of one journal.
+
+    Attributes:
+        events: what the lines say; the version's line is left out.
+        start, offset: the first byte, and the one after the last.
+        num_skipped: lines that are not events, or not understood.
+        malformed: what is wrong with those that name an event of ours.
+    """
 
     events: list[Event]
     start: int
     offset: int
     num_skipped: int
+    malformed: list[str] = field(default_factory=list)
 
 
 def read_chunk(path: Path, offset: int = 0, max_bytes: int = MAX_BYTES) -> Chunk:
-    """Read whole lines from byte `offset` on; a line without its end is left for later."""
+    """Read whole lines from byte `offset` on; a line without its end is left for later.
+
+    Raises:
+        JournalVersionError: for a journal of a later version.
+    """
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read(max_bytes)
         if data and b"\n" not in data:
             data += file.readline()
     data = data[: data.rfind(b"\n") + 1]
-    parsed = [_parse(line) for line in data.splitlines()]
-    events = [event for event in parsed if event is not None]
-    return Chunk(events, offset, offset + len(data), len(parsed) - len(events))
+    chunk = Chunk([], offset, offset + len(data), 0)
+    num_skipped = 0
+    for raw in data.splitlines():
+        line = _load(raw)
+        try:
+            event = None if line is None else events.parse(line)
+        except MalformedLine as error:
+            chunk.malformed.append(str(error))
+            event = None
+        if event is None:
+            num_skipped += 1
+        elif isinstance(event, JournalOpened):
+            _check_version(event, path)
+        else:
+            chunk.events.append(event)
+    return replace(chunk, num_skipped=num_skipped)
 
 
-def _parse(line: bytes) -> Event | None:
+def _load(raw: bytes) -> Line | None:
     try:
-        event = json.loads(line, parse_constant=lambda _: None)
+        line = json.loads(raw, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
-    if b"\\u0000" in line:
-        event = _without_nul(event)
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+    if b"\\u0000" in raw:
+        line = _without_nul(line)
+    return line if isinstance(line, dict) and isinstance(line.get("event"), str) else None
+
+
+def _check_version(opened: JournalOpened, path: Path) -> None:
+    if opened.version > events.VERSION:
+        raise JournalVersionError(
+            f"the journal {path} has version {opened.version}; this atoll reads versions 1 to {events.VERSION}"
+        )
 
 
 def _without_nul(content: Any) -> Any:
@@ -160,19 +200,23 @@ class JournalTail:
         self._offsets.update({name: chunk.offset for name, chunk in chunks.items()})
 
 
-def replay(folder: Path) -> list[Event]:
-    """All events of a folder's journals, in the order of their times."""
+def replay(folder: Path, problems: list[str] | None = None) -> list[Event]:
+    """All events of a folder's journals, in the order of their times.
+
+    Args:
+        folder: the study's journals.
+        problems: gets a sentence for every journal with lines of known events that cannot be read.
+    """
     timed: list[tuple[float, Event]] = []
     for path in sorted(folder.glob("*.jsonl")):
         offset, now = 0, 0.0
+        malformed: list[str] = []
         while (chunk := read_chunk(path, offset)).offset > offset:
             offset = chunk.offset
+            malformed += chunk.malformed
             for event in chunk.events:
-                now = max(now, _time(event))  # a clock that steps back must not change the order of a file
+                now = max(now, event.time)  # a clock that steps back must not change the order of a file
                 timed.append((now, event))
+        if malformed and problems is not None:
+            problems.append(f"{len(malformed)} lines of {path} were ignored; the first: {malformed[0]}")
     return [event for _, event in sorted(timed, key=lambda pair: pair[0])]
-
-
-def _time(event: Event) -> float:
-    time_ = event.get("time")
-    return float(time_) if isinstance(time_, int | float) else 0.0

@@ -22,8 +22,8 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
-from atoll.storage import events
-from atoll.storage.journal import Chunk, Event
+from atoll.storage.events import Event, Line, TrialKey, as_line
+from atoll.storage.journal import Chunk
 from atoll.storage.models import (
     BenchmarkRow,
     HostRow,
@@ -36,6 +36,7 @@ from atoll.storage.models import (
     TraceRow,
     TrialRow,
 )
+from atoll.storage.rows import Rows, rows_of
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
@@ -64,7 +65,7 @@ class Rejected:
     """A journal line that the database refuses."""
 
     file: str
-    event: Event
+    event: Line
     reason: str
 
 
@@ -390,25 +391,25 @@ class Store:
                         if not _is_refusal(error):
                             raise
                         row.num_quarantined += 1
-                        rejected.append(Rejected(file, event, str(getattr(error, "orig", error))))
+                        rejected.append(Rejected(file, as_line(event), str(getattr(error, "orig", error))))
         return rejected
 
     def _add(self, session: Session, study_id: int, lines: Sequence[Event]) -> int:
-        """Add rows for `lines`; returns how many of them say nothing."""
-        batch = events.sort(study_id, lines)
+        """Add rows for `lines`; returns how many of them have another shape than rows need."""
+        batch = rows_of(study_id, lines)
         self._add_trials(session, study_id, batch)
         if batch.num_refused:
             more = {"num_refused": StudyRow.num_refused + batch.num_refused}
             session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(**more))
         if batch.study:
             session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(**batch.study))
-        for model, rows in ((MigrationRow, batch.migrations), (HostRow, batch.hosts)):
-            if rows:
-                session.execute(sa.insert(model), rows)
+        for model, entries in ((MigrationRow, batch.migrations), (HostRow, batch.hosts)):
+            if entries:
+                session.execute(sa.insert(model), entries)
         return batch.num_skipped
 
-    def _add_trials(self, session: Session, study_id: int, batch: events.Batch) -> None:
-        ids: dict[events.TrialKey, int] = {}
+    def _add_trials(self, session: Session, study_id: int, batch: Rows) -> None:
+        ids: dict[TrialKey, int] = {}
         if batch.started:
             returned = session.execute(
                 sa.insert(TrialRow).returning(TrialRow.number, TrialRow.attempt, TrialRow.id),
@@ -426,7 +427,7 @@ class Store:
             if key in ids:  # what has ended is not lost, whatever a launcher may have seen
                 running = sa.and_(TrialRow.id == ids[key], TrialRow.state == "running")
                 session.execute(sa.update(TrialRow).where(running).values(**row))
-        for model, of_trials in ((LedgerRow, batch.ledger), (TraceRow, batch.schedules)):
+        for model, of_trials in ((LedgerRow, batch.ledger), (TraceRow, batch.traces)):
             entries = [row | {"trial_id": ids[key]} for key, row in of_trials if key in ids]
             if entries:
                 session.execute(sa.insert(model), entries)
@@ -509,9 +510,9 @@ def _schema_version(connection: Connection) -> str | None:
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _known_ids(session: Session, study_id: int, keys: Iterable[events.TrialKey]) -> dict[events.TrialKey, int]:
+def _known_ids(session: Session, study_id: int, keys: Iterable[TrialKey]) -> dict[TrialKey, int]:
     numbers = sorted({number for number, _ in keys})
-    found: dict[events.TrialKey, int] = {}
+    found: dict[TrialKey, int] = {}
     for start in range(0, len(numbers), 500):
         query = sa.select(TrialRow.number, TrialRow.attempt, TrialRow.id).where(
             TrialRow.study_id == study_id, TrialRow.number.in_(numbers[start : start + 500])

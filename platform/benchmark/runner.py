@@ -24,12 +24,13 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import resume
 from atoll.platform.search.proposals import key
 from atoll.platform.study import objectives
+from atoll.platform.study.plan import Plan, workload_of
 from atoll.platform.study.study import Study
 from atoll.storage import journal
 from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 from atoll.storage.store import Store, StoreError
 
-Follow = Callable[[Study], AbstractContextManager[Callable[[StudyFolder], None]]]
+Follow = Callable[[Plan], AbstractContextManager[Callable[[StudyFolder], None]]]
 
 
 @dataclass
@@ -63,6 +64,7 @@ def run(
     resuming: bool,
     say: Callable[[str], None],
     follow: Follow,
+    run_ranks: Callable[[supervise.Run], str | None] = supervise.supervise,
 ) -> Ending:
     """Run what is left of a benchmark.
 
@@ -71,6 +73,7 @@ def run(
         url: the store's.
         resuming: whether to go on with what is there.
         say: gets a line for every study.
+        run_ranks: runs the ranks of each study; see `supervise.run_study`.
         follow: makes of a study what is entered before, called while, and left after it runs.
 
     Raises:
@@ -83,10 +86,10 @@ def run(
             checks.check(benchmark.study(part, folder))
     row = _prepare(benchmark, folder, len(parts), url, resuming)
     with signals.noting_signals() as asked:
-        return _Protocol(benchmark, folder, row, url, say, follow).run(asked)
+        return _Runner(benchmark, folder, row, url, say, follow, run_ranks).run(asked)
 
 
-class _Protocol:
+class _Runner:
     """The studies of a benchmark, one after another."""
 
     def __init__(
@@ -97,6 +100,7 @@ class _Protocol:
         url: str,
         say: Callable[[str], None],
         follow: Follow,
+        run_ranks: Callable[[supervise.Run], str | None],
     ) -> None:
         self._benchmark = benchmark
         self._folder = folder
@@ -104,6 +108,7 @@ class _Protocol:
         self._url = url
         self._say = say
         self._follow = follow
+        self._run_ranks = run_ranks
         self._ending = Ending()
 
     def run(self, asked: threading.Event) -> Ending:
@@ -145,7 +150,7 @@ class _Protocol:
         return self._benchmark.study(Part(part.workload, part.method, "tune", part.repeat), self._folder)
 
     def _search(self, study: Study, files: StudyFolder, part: Part, asked: threading.Event) -> str:
-        checks.check(study)
+        plan = checks.check(study)
         belongs_to = {
             "benchmark": self._row,
             "stage": part.stage,
@@ -153,14 +158,16 @@ class _Protocol:
             "method_label": part.method.name,
             "workload_label": part.workload.name,
         }
-        with self._follow(study) as live:
+        with self._follow(plan) as live:
 
             def watch(folder: StudyFolder) -> None:
                 live(folder)
                 if asked.is_set():  # by a signal that came before the search listened
                     running.request_stop(folder)
 
-            ended = supervise.run_study(study, self._url, resuming=files.exists(), follow=watch, belongs_to=belongs_to)
+            ended = supervise.run_study(
+                plan, self._url, resuming=files.exists(), follow=watch, belongs_to=belongs_to, run_ranks=self._run_ranks
+            )
         if not ended.recorded:
             self._ending.unrecorded.append(part.name)
         if ended.state == "failed":
@@ -216,7 +223,7 @@ def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, res
 
 def best(tuned: Study, top: int) -> list[dict[str, Any]]:
     """The best configurations that a tuning has found, no two alike."""
-    resolved = objectives.resolve(tuned.objectives, tuned.problem())
+    resolved = objectives.resolve(tuned.objectives, workload_of(tuned))
     past = resume.read(journal.replay(lifecycle.study_folder(tuned).journals))
     complete = [trial for trial in past.trials.values() if trial.state == "complete"]
     complete.sort(key=lambda trial: (objectives.losses(resolved, [trial.objective]), trial.number))

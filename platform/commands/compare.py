@@ -54,7 +54,7 @@ def benchmark(
         url,
         resuming=resume,
         say=lambda line: console.print(line, markup=False),
-        follow=lambda study: display.LiveSearch(console, study.name, *study.aim(), study.trials),
+        follow=lambda plan: display.LiveSearch(console, plan.study.name, *plan.aim, plan.study.trials),
     )
     if ending.unrecorded:
         print("the store does not hold everything yet; finish with the same command and --resume", file=sys.stderr)

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.platform.formatting import duration, number, size
+from atoll.storage.events import Event, Migrated, TrialEnded, TrialStarted
 from atoll.storage.folder import StudyFolder
-from atoll.storage.journal import Event, JournalTail
+from atoll.storage.journal import JournalTail
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StudySummary
 
@@ -37,15 +38,13 @@ class Tally:
 
     def take(self, event: Event) -> bool:
         """Take a line in; true when it ended a trial."""
-        self.num_migrations += event["event"] == "migrated"
-        if event["event"] != "trial_ended":
+        self.num_migrations += isinstance(event, Migrated)
+        if not isinstance(event, TrialEnded):
             return False
-        state = str(event.get("state"))
-        self.states[state] = self.states.get(state, 0) + 1
-        objective = event.get("objective")
-        if objective is not None:
+        self.states[event.state] = self.states.get(event.state, 0) + 1
+        if event.objective is not None:
             better = max if self.direction == "maximize" else min
-            self.incumbent = objective if self.incumbent is None else better(self.incumbent, objective)
+            self.incumbent = event.objective if self.incumbent is None else better(self.incumbent, event.objective)
         return True
 
     @property
@@ -94,7 +93,7 @@ class LiveSearch:
         ended = [self._tally.take(event) for event in events]
         if first:
             self._before = self._tally.num_ended
-        elif self._started is None and any(event["event"] == "trial_started" for event in events):
+        elif self._started is None and any(isinstance(event, TrialStarted) for event in events):
             self._started = time.monotonic()
         if any(ended):
             self._show()

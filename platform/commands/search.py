@@ -67,6 +67,13 @@ def search(
         bool, typer.Option("--outside", help="Let the study file name code outside its folder.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was stopped.")] = False,
+    in_process: Annotated[
+        bool,
+        typer.Option(
+            "--in-process",
+            help="For debugging: run all ranks as threads of this process, without MPI; breakpoints work.",
+        ),
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,7 +86,7 @@ def search(
     flags |= {"epochs": epochs, "seed": seed, "observe": observe}
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
-    raise typer.Exit(_search(study, store, resuming=resume, as_json=as_json))
+    raise typer.Exit(_search(study, store, resuming=resume, as_json=as_json, in_process=in_process))
 
 
 def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
@@ -102,23 +109,29 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
     return yamlfile.validate(content, Study, source=f"{file} with options", folder=file.parent)
 
 
-def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool) -> int:
+def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool, in_process: bool = False) -> int:
     from atoll.platform.commands import display
     from atoll.platform.launch import checks, join, lifecycle, supervise
 
     url = lifecycle.store_url(store, study)
-    checks.check(study)
-    if join.inside_mpi(study.topology.shape().world_size):
-        ended = join.join(study, url, resuming=resuming)
+    plan = checks.check(study)
+    shape = study.topology.shape()
+    run_ranks = supervise.supervise
+    if in_process:
+        from atoll.platform.launch.in_process import run_in_process
+
+        run_ranks = run_in_process
+    elif join.inside_mpi(shape.world_size):
+        ended = join.join(plan, url, resuming=resuming)
         if isinstance(ended, lifecycle.Ending):
             _show_ending(study, url, ended, as_json)
             return ended.exit_code
         return ended
-    shape = study.topology.shape()
     console = Console(stderr=as_json, highlight=False)
-    console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {shape.world_size} ranks")
-    with display.LiveSearch(console, study.name, *study.aim(), study.trials) as live:
-        ending = supervise.run_study(study, url, resuming=resuming, follow=live)
+    where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
+    console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {where}")
+    with display.LiveSearch(console, study.name, *plan.aim, study.trials) as live:
+        ending = supervise.run_study(plan, url, resuming=resuming, follow=live, run_ranks=run_ranks)
     _show_ending(study, url, ending, as_json)
     return ending.exit_code
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atoll.storage import journal
+from atoll.storage.events import RankPlaced
 from atoll.storage.folder import StudyFolder
 
 
-def hosts(folder: StudyFolder, since: float) -> list[journal.Event]:
+def hosts(folder: StudyFolder, since: float) -> list[RankPlaced]:
     """The host lines that ranks have written since a time: who ran where."""
     events = journal.replay(folder.journals)
-    return [event for event in events if event["event"] == "host" and event["time"] >= since]
+    return [event for event in events if isinstance(event, RankPlaced) and event.time >= since]
 
 
 def log_size(path: Path) -> int:
@@ -39,5 +40,5 @@ def suspected_workers(folder: StudyFolder, since: float, log_start: int, silent:
     # Hydra names the process whose end made it end the others.
     named = {int(process) for process in re.findall(r"PID (\d+) RUNNING AT", _log_since(folder, log_start))}
     ranks = hosts(folder, since)
-    workers = {h["worker"] for h in ranks if h["process"] in named or h["world_rank"] in silent}
+    workers = {rank.worker for rank in ranks if rank.process in named or rank.world_rank in silent}
     return workers or None

@@ -15,6 +15,7 @@ from atoll.platform import exit_codes
 from atoll.platform.launch import lifecycle
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import without_rank_variables
+from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage.folder import StudyFolder
 from atoll.storage.lock import Lock
@@ -33,7 +34,7 @@ def inside_mpi(num_ranks: int) -> bool:
     return "PMIX_RANK" in os.environ
 
 
-def join(study: Study, url: str, *, resuming: bool) -> Ending | int:
+def join(plan: Plan, url: str, *, resuming: bool) -> Ending | int:
     """Take part in a search as one rank of the MPI job that this process belongs to.
 
     Returns:
@@ -44,13 +45,14 @@ def join(study: Study, url: str, *, resuming: bool) -> Ending | int:
     mpi4py.rc.thread_level = "serialized"
     from mpi4py import MPI
 
+    from atoll.communication.mpi_world import MpiWorld
     from atoll.platform.ranks import search
     from atoll.platform.study.topology import check_world_size
 
-    world = MPI.COMM_WORLD
+    study, world = plan.study, MPI.COMM_WORLD
     check_world_size(study.topology.shape(), world.size)
     folder, lock = lifecycle.study_folder(study), Lock(lifecycle.study_folder(study).lock)
-    refused = _prepare(study, url, resuming, lock) if world.rank == 0 else None
+    refused = _prepare(plan, url, resuming, lock) if world.rank == 0 else None
     if world.bcast(refused is not None):
         if refused is not None:
             raise refused
@@ -58,7 +60,8 @@ def join(study: Study, url: str, *, resuming: bool) -> Ending | int:
     recorder = _start_recorder(folder, url) if world.rank == 0 else None
     also: Callable[[], None] = lock.refresh if world.rank == 0 else lambda: None
     try:
-        search.run(folder, world, also)
+        search.stop_on_signals(folder)
+        search.run(folder, MpiWorld(world), also)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -70,13 +73,13 @@ def join(study: Study, url: str, *, resuming: bool) -> Ending | int:
     return ending
 
 
-def _prepare(study: Study, url: str, resuming: bool, lock: Lock) -> Exception | None:
+def _prepare(plan: Plan, url: str, resuming: bool, lock: Lock) -> Exception | None:
     try:
-        lifecycle.check_name_is_free(study, url)
-        lifecycle.study_folder(study).path.mkdir(parents=True, exist_ok=True)
+        lifecycle.check_name_is_free(plan.study, url)
+        lifecycle.study_folder(plan.study).path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         try:
-            lifecycle.prepare(study, url, resuming=resuming)
+            lifecycle.prepare(plan, url, resuming=resuming)
         except BaseException:
             lock.release()
             raise

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import time
 import uuid
@@ -21,14 +22,18 @@ from atoll.platform.exit_codes import EXIT_STOPPED
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.running import state
 from atoll.platform.search import resume
-from atoll.platform.study import objectives, warmstart
+from atoll.platform.study import warmstart
+from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import BUDGETS, Study
 from atoll.storage import journal
+from atoll.storage.events import StudyEnded, StudyStarted, TrialEnded, TrialLost
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import DEFAULT_URL, Store
+
+log = logging.getLogger("atoll.launch")
 
 RECORDING_TIMEOUT = 60.0
 MAY_CHANGE = (*BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts")
@@ -65,11 +70,11 @@ def study_folder(study: Study) -> StudyFolder:
     return StudyFolder(Path(study.folder) if study.folder else DEFAULT_PARENT / study.name)
 
 
-def prepare(study: Study, url: str, *, resuming: bool, belongs_to: Mapping[str, Any] | None = None) -> StudyFolder:
+def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, Any] | None = None) -> StudyFolder:
     """Make the study's folder, or take it up again; marks the trials that a former start has lost.
 
     Args:
-        study: what to search.
+        plan: what to search.
         url: the store's.
         resuming: whether to go on with what is there.
         belongs_to: further fields of the study's row: the benchmark, and what it is there.
@@ -77,6 +82,7 @@ def prepare(study: Study, url: str, *, resuming: bool, belongs_to: Mapping[str, 
     Raises:
         LaunchError: when the study exists and is not to be resumed, or the other way round, or has changed, or is done.
     """
+    study, workload = plan.study, plan.workload
     folder = study_folder(study)
     definition = study.model_dump(mode="json", exclude={"store", "folder"})
     if folder.exists() and not resuming:
@@ -86,10 +92,10 @@ def prepare(study: Study, url: str, *, resuming: bool, belongs_to: Mapping[str, 
         )
     if resuming:
         _check_unchanged(folder, study, definition)
-    workload = study.problem()
-    resolved = objectives.resolve(study.objectives, workload)
+        _tell_unread(folder)
+    resolved = plan.objectives
     # Compute nodes need not reach the store: what the search starts with is read here.
-    given = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(study, url)
+    given = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(plan, url)
     row = {
         "name": study.name,
         "state": "running",
@@ -111,9 +117,17 @@ def prepare(study: Study, url: str, *, resuming: bool, belongs_to: Mapping[str, 
     write_whole(folder.definition, json.dumps(row | {"warm_start": given}, indent=2))
     folder.stop_request.unlink(missing_ok=True)
     with launcher_journal(folder) as lines:
-        lines.append("study_started", {"definition": definition, "num_trials": study.trials}, sync=True)
+        lines.append(StudyStarted(definition=definition, num_trials=study.trials), sync=True)
         mark_lost(folder, lines, "its process ended before it did", suspected=None)
     return folder
+
+
+def _tell_unread(folder: StudyFolder) -> None:
+    """Say which lines of the journals cannot be read: their trials are searched as if they had not been."""
+    problems: list[str] = []
+    journal.replay(folder.journals, problems)
+    for problem in problems:
+        log.warning("%s", problem)
 
 
 def row(folder: StudyFolder) -> dict[str, Any]:
@@ -192,14 +206,20 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected:
     """
     past = resume.read(journal.replay(folder.journals))
     for trial in past.running():
-        key = {"number": trial.number, "attempt": trial.attempt}
         is_suspected = suspected is None or trial.worker in suspected
         if is_suspected and past.is_suspected(trial.number):
             why = f"its worker died on it twice; the second time: {reason}"
-            fields = {"state": "failed", "objective": None, "reason": why, "busy_seconds": trial.busy_seconds}
-            lines.append("trial_ended", key | fields)
+            ended = TrialEnded(
+                number=trial.number,
+                attempt=trial.attempt,
+                state="failed",
+                reason=why,
+                worker_seconds=trial.worker_seconds,
+            )
+            lines.append(ended)
         else:
-            lines.append("trial_lost", key | {"reason": reason, "blamed": is_suspected})
+            lost = TrialLost(number=trial.number, attempt=trial.attempt, reason=reason, suspected=is_suspected)
+            lines.append(lost)
 
 
 def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, str | None]:
@@ -213,7 +233,7 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
             state, reason = "complete", None
         else:
             state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
-        lines.append("study_ended", {"state": state, "reason": reason}, sync=True)
+        lines.append(StudyEnded(state=state, reason=reason), sync=True)
     return state, reason
 
 

@@ -66,10 +66,10 @@ def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:
 
 def kill_ranks(folder: StudyFolder, since: float) -> None:
     """Kill those ranks of this host, started after `since`, that have outlived their mpiexec."""
-    for event in hosts(folder, since):
-        if event["hostname"] == socket.gethostname() and _is_rank_of(folder, event["process"]):
+    for rank in hosts(folder, since):
+        if rank.hostname == socket.gethostname() and _is_rank_of(folder, rank.process):
             try:
-                os.kill(event["process"], signal.SIGKILL)
+                os.kill(rank.process, signal.SIGKILL)
             except ProcessLookupError:
                 continue
 

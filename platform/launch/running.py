@@ -6,6 +6,7 @@ from typing import Any
 
 from atoll.platform.launch.errors import LaunchError
 from atoll.storage import journal
+from atoll.storage.events import StudyEnded, StudyStarted
 from atoll.storage.folder import BenchmarkFolder, StudyFolder
 from atoll.storage.lock import Lock
 
@@ -38,5 +39,5 @@ def state(folder: StudyFolder) -> str | None:
     """How the study ended, by its journal; None while it has not."""
     lines = folder.journal("launcher")
     events = journal.read_chunk(lines).events if lines.exists() else []
-    last = [event for event in events if event["event"] in ("study_started", "study_ended")]
-    return last[-1].get("state") if last else None
+    last = [event for event in events if isinstance(event, StudyStarted | StudyEnded)]
+    return last[-1].state if last and isinstance(last[-1], StudyEnded) else None

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
@@ -20,8 +21,10 @@ from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import end_job, kill_ranks, start_ranks
 from atoll.platform.launch.signals import STOP_SIGNALS, stop_on_signals
 from atoll.platform.ranks.heartbeat import HeartbeatMonitor
+from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import journal
+from atoll.storage.events import Event, Restarted, TrialStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalError
 from atoll.storage.lock import Lock
@@ -34,38 +37,59 @@ JOURNALS_FULL = "a journal cannot be written"
 _MAKE_ROOM = "what was recorded stays readable: make room, then go on with --resume"
 
 
+@dataclass(frozen=True)
+class Run:
+    """A search while its ranks run.
+
+    Attributes:
+        study, folder: what is searched, and its files.
+        lock: the launcher's, to be refreshed.
+        follow: called again and again.
+        hurry: set when the ranks are to be ended at once.
+    """
+
+    study: Study
+    folder: StudyFolder
+    lock: Lock
+    follow: Callable[[StudyFolder], None]
+    hurry: threading.Event
+
+
 def run_study(
-    study: Study,
+    plan: Plan,
     url: str,
     *,
     resuming: bool,
     follow: Callable[[StudyFolder], None],
     belongs_to: Mapping[str, Any] | None = None,
+    run_ranks: Callable[[Run], str | None] | None = None,
 ) -> Ending:
     """Run a whole search: start the ranks, record, start them again when they die, and end.
 
     Args:
-        study: what to search; checked.
+        plan: what to search; checked.
         url: the store's.
         resuming: whether to go on with what is there.
         follow: called again and again while the search runs, and once at the end.
         belongs_to: further fields of the study's row: the benchmark, and what it is there.
+        run_ranks: runs the ranks to their end, and returns why they failed. Default: over mpiexec, supervised.
 
     Raises:
         LaunchError, Locked, StoreError: when it cannot start.
     """
+    study = plan.study
     lifecycle.check_name_is_free(study, url)
     folder = lifecycle.study_folder(study)
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder.lock)
     lock.acquire()
     try:
-        lifecycle.prepare(study, url, resuming=resuming, belongs_to=belongs_to)
+        lifecycle.prepare(plan, url, resuming=resuming, belongs_to=belongs_to)
         row = lifecycle.row(folder)
         thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
         thread.start()
         with stop_on_signals(folder) as hurry:
-            failure = _Supervisor(study, folder, lock, follow, hurry).run()
+            failure = (run_ranks or supervise)(Run(study, folder, lock, follow, hurry))
         try:
             state, reason = lifecycle.end(folder, study, failure)
         except JournalError as error:
@@ -77,23 +101,21 @@ def run_study(
     return Ending(state, reason, recorded)
 
 
+def supervise(run: Run) -> str | None:
+    """Run the ranks over mpiexec, and start them again when they die. Returns why they failed, None otherwise."""
+    return _Supervisor(run).run()
+
+
 class _Supervisor:
     """Starts the ranks until they have ended by themselves, were stopped, or have died too often."""
 
-    def __init__(
-        self,
-        study: Study,
-        folder: StudyFolder,
-        lock: Lock,
-        follow: Callable[[StudyFolder], None],
-        hurry: threading.Event,
-    ) -> None:
-        self._study = study
-        self._folder = folder
-        self._lock = lock
-        self._follow = follow
-        self._hurry = hurry
-        self._num_ranks = study.topology.shape().world_size
+    def __init__(self, run: Run) -> None:
+        self._study = run.study
+        self._folder = run.folder
+        self._lock = run.lock
+        self._follow = run.follow
+        self._hurry = run.hurry
+        self._num_ranks = run.study.topology.shape().world_size
 
     def run(self) -> str | None:
         """Returns why the search failed, or None where it ended or was stopped."""
@@ -108,13 +130,13 @@ class _Supervisor:
                 failure = JOURNALS_FULL
                 return f"{failure} ({free} bytes are free in {self._folder.path}); {_MAKE_ROOM}"
             failure += explanation(self._folder, log_start)
-            if not any(e["event"] == "trial_started" and e["time"] >= started for e in self._events()):
+            if not any(isinstance(e, TrialStarted) and e.time >= started for e in self._events()):
                 return failure
             suspected = suspected_workers(self._folder, started, log_start, silent)
             with lifecycle.launcher_journal(self._folder) as lines:
                 lifecycle.mark_lost(self._folder, lines, failure, suspected)
                 if num_restarts < self._study.max_restarts:
-                    lines.append("restarted", {"reason": failure}, sync=True)
+                    lines.append(Restarted(reason=failure), sync=True)
         return f"{failure}; the ranks were started again {self._study.max_restarts} times (max_restarts)"
 
     def _run_once(self) -> tuple[str | None, list[int]]:
@@ -155,5 +177,5 @@ class _Supervisor:
         if self._hurry.is_set() or time.time() - asked > self._study.stop_grace:
             end_job(job, grace=2.0)
 
-    def _events(self) -> list[journal.Event]:
+    def _events(self) -> list[Event]:
         return journal.replay(self._folder.journals)

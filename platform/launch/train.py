@@ -15,6 +15,7 @@ from atoll.platform.launch.join import inside_mpi
 from atoll.platform.study import objectives, registry
 from atoll.platform.study.configuration import Configuration, read_configurations, split_hyperparameters, versions
 from atoll.storage import yamlfile
+from atoll.storage.events import ProgressReported, TrialEnded
 from atoll.storage.journal import JournalTail
 
 
@@ -84,9 +85,9 @@ def train(
                 chunks = tail.read()
                 tail.advance(chunks)
                 for event in (event for chunk in chunks.values() for event in chunk.events):
-                    if event["event"] == "progress":
+                    if isinstance(event, ProgressReported):
                         say(_progress_line(event, metric))
-                    elif event["event"] == "trial_ended":
+                    elif isinstance(event, TrialEnded):
                         result = event
                 if ended and result is None:
                     raise errors.LaunchError(f"the ranks ended with code {job.returncode}:\n{log.read_text()[-4000:]}")
@@ -94,15 +95,16 @@ def train(
             job.wait()
         finally:
             mpiexec.end_job(job)
-    # What ranks did at every step is for projections of a study, and long.
-    return {key: value for key, value in result.items() if key not in ("event", "time", "schedules")}
+    # Step traces are large, and only projections of a study use them.
+    left_out = ("number", "attempt", "busy_seconds", "schedules")
+    return {key: value for key, value in result.to_line().items() if key not in left_out}
 
 
-def _progress_line(event: dict[str, Any], metric: str) -> str:
+def _progress_line(event: ProgressReported, metric: str) -> str:
     return (
-        f"epoch {event['epoch']:>3}  step {event['step']:>6}  training loss {number(event['train_loss'])}  "
-        f"validation loss {number(event['validation_loss'])}  {metric} {number(event['metric'])}  "
-        f"{duration(event['seconds'])}  sent {size(event['wire_bytes'])}"
+        f"epoch {event.epoch:>3}  step {event.step:>6}  training loss {number(event.train_loss)}  "
+        f"validation loss {number(event.validation_loss)}  {metric} {number(event.metric)}  "
+        f"{duration(event.seconds)}  sent {size(event.wire_bytes)}"
     )
 
 
@@ -119,7 +121,8 @@ def explain(configuration: Configuration, result: dict[str, Any]) -> list[str]:
     lines += _where_time_went(metrics) + _what_was_sent(result["ledger"])
     expected = configuration.origin.get("objective")
     name = configuration.origin.get("metric", metric)
-    found = objectives.measured(workload, result).get(name)
+    measured = objectives.measured(workload, result["objective"], metrics, result["seconds"], result["wire_bytes"])
+    found = measured.get(name)
     if expected is not None and expected == found:
         lines.append(f"this reproduces the exported objective {expected!r} exactly")
     elif expected is not None:

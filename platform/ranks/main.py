@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
 from atoll.storage.journal import JournalError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
 def main(arguments: list[str]) -> None:
@@ -37,23 +41,25 @@ def main(arguments: list[str]) -> None:
     os._exit(0)
 
 
-def _dispatch(arguments: list[str], world: object) -> None:
-    from mpi4py import MPI
+def _dispatch(arguments: list[str], comm: MPI.Comm) -> None:
+    from atoll.communication.mpi_world import MpiWorld
 
-    assert isinstance(world, MPI.Comm)
-    if arguments[0] == "search":
+    program, *files = arguments
+    if program == "search":
         from atoll.platform.ranks import search
         from atoll.storage.folder import StudyFolder
 
-        search.run(StudyFolder(arguments[1]), world)
-    elif arguments[0] == "doctor":
+        folder = StudyFolder(files[0])
+        search.stop_on_signals(folder)
+        search.run(folder, MpiWorld(comm))
+    elif program == "doctor":
         from atoll.platform.ranks import mpi_check
 
-        mpi_check.run(arguments[1], world)
+        mpi_check.run(files[0], comm)
     else:
         from atoll.platform.ranks import train
 
-        train.run(arguments[1], arguments[2], world)
+        train.run(files[0], files[1], MpiWorld(comm))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The search, as every MPI rank sees it: it takes its place, and becomes a worker's root or one of its members."""
+"""The search, as every rank sees it: it takes its place, and becomes a worker's root or one of its members."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mpi4py import MPI
 
-from atoll.communication.communicator import Patience
-from atoll.communication.mailbox import Mailbox
+from atoll.communication.world import World
 from atoll.platform.ranks.heartbeat import Heartbeat, interval
 from atoll.platform.study import registry
-from atoll.platform.study.study import Study
+from atoll.platform.study.study import Study, Topology
 from atoll.platform.study.topology import Place, arrange, check_world_size
 from atoll.platform.trial.worker import Worker
 from atoll.storage.folder import StudyFolder
@@ -29,7 +27,7 @@ def load_study(folder: StudyFolder) -> Study:
     return Study.model_validate(row["definition"])
 
 
-def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda: None) -> None:
+def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: None) -> None:
     """Take part in the search of `folder` as one rank of `world`; returns when the search has ended or stopped.
 
     Args:
@@ -40,11 +38,10 @@ def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda:
     Raises:
         TopologyError: when the world is not as large as the study's topology says.
     """
-    _stop_on_signals(folder)
     study = load_study(folder)
     shape = study.topology.shape()
     check_world_size(shape, world.size)
-    places = arrange_world(study, world)
+    places = arrange_world(study.topology, world)
     place = places[world.rank]
     torch.set_num_threads(place.threads)
     worker_places = [p for p in places if p.worker == place.worker]
@@ -55,19 +52,28 @@ def run(folder: StudyFolder, world: MPI.Comm, also: Callable[[], None] = lambda:
         also()
 
     _warm_up(study)
-    meet(world, serve)
-    worker = Worker(world.Split(place.worker, world.rank), worker_places, spin=place.may_spin, serve=serve)
-    roots = world.Split(0 if worker.is_root else MPI.UNDEFINED, world.rank)
-    if worker.is_root:
-        from atoll.platform.search.search_loop import SearchLoop
-
-        island = roots.Split(place.island, world.rank)
-        given = json.loads(folder.definition.read_text()).get("warm_start") or []
-        SearchLoop(study, folder, worker, Mailbox(roots), Mailbox(island), shape.island_sizes, given).run()
-    else:
+    world.meet(serve)
+    worker_world = world.split(place.worker)
+    assert worker_world is not None
+    worker = Worker(worker_world, worker_places, spin=place.may_spin, serve=serve)
+    roots = world.split(0 if worker.is_root else None)
+    if roots is None:
         worker.obey()
+    else:
+        # Members need neither samplers nor spaces, whose libraries take a second to import.
+        from atoll.platform.search.search_loop import SearchLoop
+        from atoll.platform.study.plan import Plan
+
+        island = roots.split(place.island)
+        assert island is not None
+        warm_start = json.loads(folder.definition.read_text()).get("warm_start") or []
+        mailboxes = roots.mailbox(), island.mailbox()
+        loop = SearchLoop.assemble(
+            Plan.of(study), folder, worker, *mailboxes, shape.island_sizes, warm_start=warm_start, beat=serve
+        )
+        loop.run()
     worker.close()
-    meet(world, serve)  # over TCP, MPICH ends a job of which one rank leaves early
+    world.meet(serve)  # over TCP, MPICH ends a job of which one rank leaves early
 
 
 def _warm_up(study: Study) -> None:
@@ -79,16 +85,7 @@ def _warm_up(study: Study) -> None:
         return  # the trials will meet it again, and record it
 
 
-def meet(world: MPI.Comm, serve: Callable[[], None] = lambda: None) -> None:
-    """Return when every rank has come here."""
-    patience = Patience(spin=False)
-    everyone_is_here = world.Ibarrier()
-    while not everyone_is_here.Test():
-        serve()
-        patience.pause()
-
-
-def _stop_on_signals(folder: StudyFolder) -> None:
+def stop_on_signals(folder: StudyFolder) -> None:
     """Ask for a clean stop of the whole search on what Slurm, or someone at mpiexec, sends before the end."""
 
     def asked(_number: int, _frame: object) -> None:
@@ -112,19 +109,19 @@ def processors(*, with_gpus: bool) -> list[str]:
     return [names[0] if names else machine.machine(), *(torch.cuda.get_device_name(gpu) for gpu in gpus)]
 
 
-def arrange_world(study: Study, world: MPI.Comm) -> list[Place]:
+def arrange_world(topology: Topology, world: World) -> list[Place]:
     """Gather what every rank runs on, and give every rank its place. Collective."""
-    names = processors(with_gpus=study.topology.device != "cpu")
+    names = processors(with_gpus=topology.device != "cpu")
     mine = (socket.gethostname(), available_cores(), torch.cuda.device_count(), os.getpid(), names)
     everyone = world.allgather(mine)
     return arrange(
-        study.topology.shape(),
+        topology.shape(),
         [rank[0] for rank in everyone],
-        ranks_per_node=study.topology.ranks_per_node,
-        device=study.topology.device,
+        ranks_per_node=topology.ranks_per_node,
+        device=topology.device,
         cores=[rank[1] for rank in everyone],
         num_gpus=[rank[2] for rank in everyone],
-        threads=study.topology.threads,
+        threads=topology.threads,
         processes=[rank[3] for rank in everyone],
         processors=[rank[4] for rank in everyone],
     )

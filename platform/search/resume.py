@@ -8,8 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atoll.platform.search.tickets import Ticket
-from atoll.storage.events import TrialKey, key_of
-from atoll.storage.journal import Event
+from atoll.storage.events import (
+    Event,
+    Migrated,
+    ProgressReported,
+    ProposalRefused,
+    Proposed,
+    StudyStarted,
+    TrialEnded,
+    TrialKey,
+    TrialLost,
+    TrialStarted,
+)
 
 BUDGETED = ("complete", "pruned", "failed")
 
@@ -21,20 +31,16 @@ class PastTrial:
     number: int
     attempt: int
     island: int
-    generation: int
+    worker: int
     hyperparameters: dict[str, Any]
     proposal: dict[str, Any]
-    worker: int = -1
     state: str = "running"
     objective: float | None = None
     objectives: list[float | None] | None = None
     curve: dict[int, float] | None = None
     suspected: bool = False
     started: float = 0.0
-    busy_seconds: float = 0.0
-
-
-Proposed = tuple[dict[str, Any], dict[str, Any]]  # hyperparameters, and where they come from
+    worker_seconds: float = 0.0
 
 
 @dataclass
@@ -43,7 +49,7 @@ class Past:
 
     trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
     proposed: dict[int, Proposed] = field(default_factory=dict)
-    refused: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    refused: dict[int, list[ProposalRefused]] = field(default_factory=dict)
     migrations: list[tuple[int, int, int]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -55,9 +61,9 @@ class Past:
         """Trials that used up a part of the budget."""
         return sum(trial.state in BUDGETED for trial in self.trials.values())
 
-    def is_budgeted(self, event: Event) -> bool:
-        """Whether the attempt that an event speaks of used up a part of the budget."""
-        trial = self.trials.get(key_of(event))
+    def is_budgeted(self, key: TrialKey) -> bool:
+        """Whether an attempt used up a part of the budget."""
+        trial = self.trials.get(key)
         return trial is not None and trial.state in BUDGETED
 
     def is_suspected(self, number: int) -> bool:
@@ -68,14 +74,14 @@ class Past:
         """The hyperparameters of failed trials, which are not to be bred again unchanged."""
         return [trial.hyperparameters for trial in self.trials.values() if trial.state == "failed"]
 
-    def busy_seconds(self) -> float:
+    def worker_seconds(self) -> float:
         """What the trials that used up a part of the budget have taken, summed over workers."""
-        return sum(trial.busy_seconds for trial in self.trials.values() if trial.state in BUDGETED)
+        return sum(trial.worker_seconds for trial in self.trials.values() if trial.state in BUDGETED)
 
     def used_up(self, num_trials: int | None, seconds: float | None, busy_seconds: float | None = None) -> bool:
         """Whether nothing is left of one of the budgets that are given."""
         # The roots have added the same numbers in another order.
-        busy = self.busy_seconds() + 1e-6
+        busy = self.worker_seconds() + 1e-6
         spent = ((self.num_budgeted(), num_trials), (self.seconds, seconds), (busy, busy_seconds))
         return any(budget is not None and used >= budget for used, budget in spent)
 
@@ -93,8 +99,10 @@ class Past:
         """A new ticket: with what is given, or what was proposed for it before the search stopped."""
         if number < len(given):
             return Ticket(number, hyperparameters=given[number])
-        hyperparameters, proposal = self.proposed.get(number, (None, None))
-        return Ticket(number, hyperparameters=hyperparameters, proposal=proposal)
+        proposed = self.proposed.get(number)
+        if proposed is None:
+            return Ticket(number)
+        return Ticket(number, hyperparameters=proposed.hyperparameters, proposal=proposed.proposal)
 
     def visited(self, num_islands: int) -> dict[int, set[int]]:
         """The islands that each migrant's trial is known on; they may be fewer or more than before."""
@@ -124,42 +132,46 @@ def read(events: Iterable[Event]) -> Past:
     past = Past()
     started, before = None, 0.0
     for event in events:
-        try:
-            _take(past, event)
-            if event["event"] == "study_started":
-                started, before = float(event["time"]), past.seconds
-            elif started is not None:
-                past.seconds = max(past.seconds, before + float(event["time"]) - started)
-        except (KeyError, TypeError, ValueError):
-            continue  # a line of another version or program
+        _take(past, event)
+        if isinstance(event, StudyStarted):
+            started, before = event.time, past.seconds
+        elif started is not None:
+            past.seconds = max(past.seconds, before + event.time - started)
     return past
 
 
 def _take(past: Past, event: Event) -> None:
-    kind = event["event"]
-    if kind == "trial_started":
-        names = ("number", "attempt", "island", "generation", "hyperparameters", "worker")
-        fields = {name: event[name] for name in names}
-        started = float(event.get("time", 0.0))
-        past.trials[key_of(event)] = PastTrial(**fields, proposal=event.get("proposal") or {}, started=started)
-    elif kind == "proposed":
-        past.proposed[event["number"]] = event["hyperparameters"], event["proposal"]
-    elif kind == "refused":
-        refused = {name: event[name] for name in ("genes", "attributes")}
-        past.refused.setdefault(event["number"], []).append(refused)
-    elif kind == "progress" and key_of(event) in past.trials:
-        # What is known of a trial whose process dies: it trained until its last line.
-        trial = past.trials[key_of(event)]
-        trial.busy_seconds = max(0.0, float(event["time"]) - trial.started)
-    elif kind == "trial_ended" and key_of(event) in past.trials:
-        trial = past.trials[key_of(event)]
-        trial.state = event["state"]
-        trial.objective = event.get("objective")
-        trial.objectives = event.get("objectives")
-        trial.curve = {int(epoch): value for epoch, value in (event.get("curve") or {}).items()}
-        trial.busy_seconds = float(event.get("busy_seconds", 0.0))
-    elif kind == "trial_lost" and past.trials[key_of(event)].state == "running":
-        past.trials[key_of(event)].state = "lost"
-        past.trials[key_of(event)].suspected = bool(event.get("blamed"))
-    elif kind == "migrated":
-        past.migrations.append((event["number"], event["from_island"], event["to_island"]))
+    match event:
+        case TrialStarted():
+            past.trials[event.key] = PastTrial(
+                number=event.number,
+                attempt=event.attempt,
+                island=event.island,
+                worker=event.worker,
+                hyperparameters=event.hyperparameters,
+                proposal=event.proposal,
+                started=event.time,
+            )
+        case Proposed():
+            past.proposed[event.number] = event
+        case ProposalRefused():
+            past.refused.setdefault(event.number, []).append(event)
+        case Migrated():
+            past.migrations.append((event.number, event.from_island, event.to_island))
+        case ProgressReported() | TrialEnded() | TrialLost() if (trial := past.trials.get(event.key)) is not None:
+            _follow(trial, event)
+
+
+def _follow(trial: PastTrial, event: ProgressReported | TrialEnded | TrialLost) -> None:
+    match event:
+        case ProgressReported():  # what is known of a trial whose process dies: it trained until its last line
+            trial.worker_seconds = max(0.0, event.time - trial.started)
+        case TrialEnded():
+            trial.state = event.state
+            trial.objective = event.objective
+            trial.objectives = event.objectives
+            trial.curve = event.curve or {}
+            trial.worker_seconds = event.worker_seconds
+        case TrialLost() if trial.state == "running":
+            trial.state = "lost"
+            trial.suspected = event.suspected

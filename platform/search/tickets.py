@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atoll.communication.mailbox import Mailbox  # needs MPI, which the launcher does without
+    from atoll.communication.mailbox import Mailbox
 
 # What the owner hears has one tag, so that it comes in the order that it was said.
 TO_OWNER, GIVE, RECALL = 11, 12, 13
@@ -115,19 +115,23 @@ class TicketOffice:
         mailbox: between the roots.
         tickets: what there is to evaluate, at the owner.
         is_open: at the owner, whether tickets may still be given out.
-
-    Attributes:
-        return_ticket: called with the next ticket when other workers are to have it; returns what they get.
+        give_back: called with the next ticket when other workers are to have it; returns what they get.
     """
 
-    def __init__(self, mailbox: Mailbox, tickets: Iterable[Ticket], is_open: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        tickets: Iterable[Ticket],
+        is_open: Callable[[], bool],
+        give_back: Callable[[Ticket], Ticket] = lambda ticket: ticket,
+    ) -> None:
         self._mailbox = mailbox
+        self._give_back = give_back
         self._owner = _Owner(mailbox, tickets, is_open) if mailbox.rank == 0 else None
         self._question = 0
         self._is_asked = False
         self._is_answered = False
         self._ahead: deque[Ticket] = deque()
-        self.return_ticket: Callable[[Ticket], Ticket] = lambda ticket: ticket
 
     @property
     def prefetched(self) -> Ticket | None:
@@ -144,7 +148,7 @@ class TicketOffice:
         while (message := self._mailbox.take(RECALL)) is not None:
             if self._ahead and message[1] == self._question:  # else they have been begun meanwhile
                 first, *others = self._ahead
-                returned = [self.return_ticket(first), *others]
+                returned = [self._give_back(first), *others]
                 self._ahead.clear()
                 self._is_asked, self._is_answered = True, False
                 self._mailbox.send((self._question, None, returned), 0, TO_OWNER)

@@ -87,20 +87,21 @@ class TargetClock:
 
 def values(objectives: Sequence[Objective], workload: Workload, outcome: Any, clock: TargetClock) -> list[float]:
     """The objectives of a trial that was trained to its end."""
-    found = measured(workload, vars(outcome))
+    found = measured(workload, outcome.objective, outcome.metrics, outcome.seconds, outcome.wire_bytes)
     found |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps}
     return [found[objective.name] for objective in objectives]
 
 
-def measured(workload: Workload, outcome: Mapping[str, Any]) -> dict[str, float]:
-    """What a complete outcome, whose own objective is the metric, says of all objectives but the time to the target."""
-    metric = float(outcome["objective"])
+def measured(
+    workload: Workload, metric: float, metrics: Mapping[str, float], seconds: float, wire_bytes: float
+) -> dict[str, float]:
+    """All objectives of a complete trial but those of the time to its target."""
     return {
-        **outcome["metrics"],
+        **metrics,
         workload.metric: metric,
         "validation_error": 1 - metric if workload.direction == "maximize" else metric,
-        "seconds": outcome["seconds"],
-        "bytes_sent": outcome["wire_bytes"],
+        "seconds": seconds,
+        "bytes_sent": wire_bytes,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
     Discriminator,
@@ -20,14 +20,10 @@ from pydantic import (
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import (
     MAX_SEED,
-    Configuration,
-    complete_hyperparameters,
-    split_hyperparameters,
-    versions,
 )
-from atoll.platform.study.fields import Space, Strict, distribution
+from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.migration import Migration
-from atoll.platform.study.objectives import Objective, resolve
+from atoll.platform.study.objectives import Objective
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.samplers import (
     SEVERAL_OBJECTIVES,
@@ -41,8 +37,7 @@ from atoll.platform.study.samplers import (
 from atoll.platform.study.topology import Shape, TopologyError, share_out
 
 if TYPE_CHECKING:
-    from atoll.platform.workloads.workload import Workload
-    from atoll.searchspaces.space import Refuses, SearchSpace
+    pass
 
 BUDGETS = ("trials", "seconds", "busy_seconds")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -286,84 +281,6 @@ class Study(Strict):
             return None
         return str((Path((info.context or {}).get("folder", ".")) / Path(path).expanduser()).resolve())
 
-    def problem(self) -> Workload:
-        """The workload, with the study's target."""
-        made = registry.workload(self.workload)
-        made.target = made.target if self.target is None else self.target
-        return made
-
-    def aim(self) -> tuple[str, str]:
-        """What is optimised first, and in which direction."""
-        first = resolve(self.objectives, self.problem())[0]
-        return first.name, str(first.direction)
-
-    def search_space(self) -> SearchSpace:
-        """The method's space and the shared optimizer space, with the study's changes.
-
-        The study may fix or search any other hyperparameter of the method or of the optimizer too.
-
-        Raises:
-            ValueError: for a name that neither method nor optimizer has, or a range that cannot be.
-        """
-        from atoll.searchspaces.space import Parameter, SearchSpace
-
-        space = registry.whole_space(self.method, self.workload).unfix(self.space)
-        known = set(space.names())
-        extra = {name: value for name, value in self.space.items() if name not in known}
-        changes = {name: distribution(value) for name, value in self.space.items() if name in known}
-        fixed = tuple((name, value) for name, value in extra.items() if not isinstance(value, Strict))
-        defaults = complete_hyperparameters(self.method, self.workload, {})
-        searched = tuple(
-            Parameter.of_study(name, distribution(value), defaults.get(name))
-            for name, value in extra.items()
-            if isinstance(value, Strict)
-        )
-        space = space.override(changes) + SearchSpace(searched, fixed)
-        space = space.constrained(self.constraints)
-        if self.default_first and self.confirm is None and (violated := space.violated(space.default())) is not None:
-            raise ValueError(
-                f"the default configuration violates the constraint {violated!r}: {space.default()}; change the space, "
-                "or set default_first to false"
-            )
-        for hyperparameters in space.extremes():
-            if space.violated(hyperparameters) is None:
-                split_hyperparameters(self.method, self.workload, hyperparameters, self.topology.ranks)
-        if not space.parameters and self.confirm is None:
-            raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
-        return space
-
-    def refusal(self, space: SearchSpace) -> Refuses:
-        """What says why hyperparameters of `space` must not be trained, or None where they may."""
-
-        def refuses(hyperparameters: dict[str, Any]) -> str | None:
-            if (violated := space.violated(hyperparameters)) is not None:
-                return f"it violates {violated}"
-            try:
-                split_hyperparameters(self.method, self.workload, hyperparameters, self.topology.ranks)
-            except ValueError as error:
-                return str(error)
-            return None
-
-        return refuses
-
-    def configuration(self, hyperparameters: dict[str, Any], number: int, threads: int, device: str) -> Configuration:
-        """The configuration of trial `number`, of what is valid already."""
-        return Configuration.model_construct(
-            workload=self.workload,
-            method=self.method,
-            hyperparameters=complete_hyperparameters(self.method, self.workload, hyperparameters),
-            epochs=self.epochs or registry.workload(self.workload).epochs,
-            # Configurations that are confirmed have the same seeds.
-            seed=self.seed + (number if self.confirm is None else number // len(self.confirm.configurations)),
-            ranks=self.topology.ranks,
-            ranks_per_node=self.topology.ranks_per_node,
-            threads=threads,
-            device="cuda" if device.startswith("cuda") else "cpu",
-            data=self.data,
-            observe=self.observe,
-            versions=versions(),
-        )
-
     def samplers(self) -> list[Sampler]:
         """The sampler of every island."""
         return self.sampler if isinstance(self.sampler, list) else [self.sampler] * self.topology.islands
@@ -374,14 +291,6 @@ class Study(Strict):
         if given is not None:
             return given
         return min(32, max(4, (self.trials or 128) // self.topology.islands // 4))
-
-    def pruning_rule(self) -> tuple[str, bool]:
-        """The rule, and whether trials may be ended while their loss falls; the method's own unless the study says."""
-        assert self.pruning is not None
-        defaults: dict[str, Any] = {"rule": "asha", "while_falling": True} | dict(registry.method(self.method).pruning)
-        given = {"rule": self.pruning.rule, "while_falling": self.pruning.while_falling}
-        both = defaults | {name: value for name, value in given.items() if value is not None}
-        return both["rule"], both["while_falling"]
 
 
 __all__ = ["Study", "Topology", "TopologyError"]

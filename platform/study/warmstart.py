@@ -11,27 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 from atoll.analysis import leaderboard
 from atoll.platform.study.configuration import complete_hyperparameters, read_configurations
+from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage.store import Store
 
 if TYPE_CHECKING:
-    from atoll.searchspaces.space import SearchSpace
+    pass
 
 
-def read(study: Study, url: str) -> list[dict[str, Any]]:
+def read(plan: Plan, url: str) -> list[dict[str, Any]]:
     """The hyperparameters to start with, as the study's space has them, no two alike.
 
     Raises:
         FileError, StoreError: for a file or a study that is not there.
         ValueError: for configurations of another method or from another space.
     """
+    study, space = plan.study, plan.space
     if study.warm_start is None:
         return []
-    space, found = study.search_space(), []
+    found: list[dict[str, Any]] = []
     for source, method, hyperparameters in (*_of_file(study), *_of_studies(study, url)):
         if method != study.method:
             raise ValueError(f"the warm start from {source} is of the method {method}; the study's is {study.method}")
-        fitted = _fit(study, space, hyperparameters, source)
+        fitted = _fit(plan, hyperparameters, source)
         if fitted not in found and not (study.default_first and fitted == space.default()):
             found.append(fitted)
     return found
@@ -60,8 +62,9 @@ def _of_studies(study: Study, url: str) -> Iterable[tuple[str, str, dict[str, An
         store.close()
 
 
-def _fit(study: Study, space: SearchSpace, hyperparameters: dict[str, Any], source: str) -> dict[str, Any]:
+def _fit(plan: Plan, hyperparameters: dict[str, Any], source: str) -> dict[str, Any]:
     """What the space searches, of a whole configuration; the rest must be as the study has it."""
+    study, space = plan.study, plan.space
     searched = set(space.limits())
     others = complete_hyperparameters(study.method, study.workload, dict(space.fixed))
     for name, value in hyperparameters.items():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from atoll.communication.communicator import PeerAborted
 from atoll.communication.ledger import Ledger
-from atoll.communication.mpi import Summary
 from atoll.methods.method import NotApplicable
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.trial import Diverged
+from atoll.storage.events import TrialEnded
+
+if TYPE_CHECKING:
+    from atoll.communication.mpi import Summary  # needs MPI
 
 
 class Stopped(Exception):
@@ -53,8 +57,8 @@ class Outcome:
         peak_memory: bytes; the largest resident size of a rank's process so far, earlier trials included.
         reason, traceback: why it failed, and where.
         notes: what the method says about how it ran.
-        schedules: what ranks did at their steps: all where each has a part of the network or none can be added, else
-            those of the first node and the last, as the others do what these do.
+        traces: what ranks did at their steps. All ranks if each has a part of the network or ranks cannot be added;
+            else those of the first node and the last rank, as the others do the same.
     """
 
     state: Literal["complete", "pruned", "failed", "lost"]
@@ -68,48 +72,89 @@ class Outcome:
     traceback: str | None = None
     notes: list[str] = field(default_factory=list)
     curve: dict[int, float] | None = None
-    schedules: list[dict[str, Any]] = field(default_factory=list)
+    traces: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_event(
+        self,
+        number: int,
+        attempt: int,
+        *,
+        objectives: Sequence[float | None] | None = None,
+        worker_seconds: float = 0.0,
+    ) -> TrialEnded:
+        """The journal's line.
+
+        Args:
+            number, attempt: of the trial.
+            objectives: all of them if there are several.
+            worker_seconds: how long the worker was busy with the trial.
+        """
+        return TrialEnded(
+            number=number,
+            attempt=attempt,
+            state=self.state,
+            objective=self.objective,
+            objectives=None if objectives is None else list(objectives),
+            metrics=self.metrics,
+            seconds=self.seconds,
+            wire_bytes=self.wire_bytes,
+            ledger=self.ledger,
+            peak_memory=self.peak_memory,
+            reason=self.reason,
+            traceback=self.traceback,
+            notes=self.notes,
+            curve=self.curve,
+            traces=self.traces,
+            worker_seconds=worker_seconds,
+        )
 
 
 def outcome_of(reports: list[Report], seen: list[Progress]) -> Outcome:
     """The outcome of a trial from its ranks' reports and from the progress that the root has seen."""
-    metrics: dict[str, float] = {}
     ledger = Ledger.total([report.ledger for report in reports])
+    shared: dict[str, Any] = {
+        "seconds": seen[-1].seconds if seen else 0.0,
+        "wire_bytes": ledger.wire_bytes(),
+        "ledger": ledger.rows(),
+        "peak_memory": float(max(report.peak_memory for report in reports)),
+        "notes": reports[0].notes,
+    }
+    if (cause := _cause(reports)) is not None:
+        return _given_up(cause, shared)
+    shared |= {
+        "metrics": _metrics(reports, seen[-1]),
+        "traces": [report.trace for report in reports if report.trace is not None],
+    }
+    if reports[0].is_pruned:
+        curve = {progress.epoch: progress.metric for progress in seen}
+        reason = f"pruned after epoch {seen[-1].epoch}"
+        return Outcome(state="pruned", objective=None, curve=curve, reason=reason, **shared)
+    return Outcome(state="complete", objective=seen[-1].metric, **shared)
+
+
+def _cause(reports: list[Report]) -> Report | None:
+    """The rank that gave the trial up first: its peers raise PeerAborted because of it."""
     errors = [report for report in reports if report.error]
-    # Peers raise PeerAborted because of the first one; it says nothing of the cause.
-    cause = next((r for r in errors if r.error != PeerAborted.__name__), errors[0] if errors else None)
-    last = seen[-1] if seen else None
-    pruned = cause is None and reports[0].is_pruned
-    ended = cause is None and last is not None
-    reason = f"pruned after epoch {last.epoch}" if pruned and last is not None else None
-    if cause is not None:
-        reason = f"{cause.reason} (rank {cause.rank} on {cause.hostname})"
-    if ended and last is not None:
-        spent = {f"seconds_{k}": sum(r.seconds[k] for r in reports) / len(reports) for k in reports[0].seconds}
-        losses = {"train_loss": last.train_loss, "validation_loss": last.validation_loss}
-        # Of single layers the curve has the values, and the trial only their means.
-        further = {name: value for name, value in last.metrics.items() if "/" not in name}
-        metrics = losses | further | spent
+    return next((r for r in errors if r.error != PeerAborted.__name__), errors[0] if errors else None)
+
+
+def _given_up(cause: Report, shared: dict[str, Any]) -> Outcome:
+    """A trial that failed, or was stopped and is lost."""
     expected = (Diverged.__name__, NotApplicable.__name__, Stopped.__name__, TrialTimeout.__name__)
     return Outcome(
-        state=_state(cause, ended, pruned),
-        objective=last.metric if ended and not pruned and last is not None else None,
-        metrics=metrics,
-        seconds=last.seconds if last is not None else 0.0,
-        wire_bytes=ledger.wire_bytes(),
-        ledger=ledger.rows(),
-        peak_memory=float(max(report.peak_memory for report in reports)),
-        reason=reason,
-        traceback=cause.traceback if cause is not None and cause.error not in expected else None,
-        notes=reports[0].notes,
-        curve={progress.epoch: progress.metric for progress in seen} if pruned else None,
-        schedules=[report.trace for report in reports if report.trace is not None] if ended else [],
+        state="lost" if cause.error == Stopped.__name__ else "failed",
+        objective=None,
+        metrics={},
+        reason=f"{cause.reason} (rank {cause.rank} on {cause.hostname})",
+        traceback=None if cause.error in expected else cause.traceback,
+        **shared,
     )
 
 
-def _state(cause: Report | None, ended: bool, pruned: bool) -> Literal["complete", "pruned", "failed", "lost"]:
-    if cause is not None and cause.error == Stopped.__name__:
-        return "lost"
-    if not ended:
-        return "failed"
-    return "pruned" if pruned else "complete"
+def _metrics(reports: list[Report], last: Progress) -> dict[str, float]:
+    """What was measured at the end, and where the time went, as a mean over ranks."""
+    spent = {f"seconds_{k}": sum(r.seconds[k] for r in reports) / len(reports) for k in reports[0].seconds}
+    losses = {"train_loss": last.train_loss, "validation_loss": last.validation_loss}
+    # The curve has the values of single layers; the trial only has their means.
+    further = {name: value for name, value in last.metrics.items() if "/" not in name}
+    return losses | further | spent

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from atoll.storage.events import ProgressReported
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,18 @@ class Progress:
     metrics: dict[str, float]
     last: bool
 
-
-def as_fields(progress: Progress) -> dict[str, Any]:
-    """A progress report as journal fields."""
-    fields = asdict(progress)
-    del fields["last"]
-    return fields
+    def as_event(self, number: int, attempt: int) -> ProgressReported:
+        """The journal's line."""
+        return ProgressReported(
+            number=number,
+            attempt=attempt,
+            step=self.step,
+            epoch=self.epoch,
+            seconds=self.seconds,
+            train_loss=self.train_loss,
+            validation_loss=self.validation_loss,
+            metric=self.metric,
+            learning_rate=self.learning_rate,
+            wire_bytes=self.wire_bytes,
+            metrics=self.metrics,
+        )

@@ -10,18 +10,15 @@ from __future__ import annotations
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import torch
-from mpi4py import MPI
 from torch import nn
 
-from atoll.communication import nccl
 from atoll.communication.communicator import Communicator, Patience, PeerAborted
 from atoll.communication.ledger import Ledger
-from atoll.communication.mailbox import Mailbox
-from atoll.communication.mpi import MpiCommunicator, MpiFamily, Summary
 from atoll.communication.trace import Trace
+from atoll.communication.world import World
 from atoll.methods.common.memory import peak_memory
 from atoll.methods.method import Method
 from atoll.platform.study.configuration import Configuration
@@ -30,72 +27,86 @@ from atoll.platform.trial.outcome import Outcome, Report, outcome_of
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.trial import Trial
 
+if TYPE_CHECKING:
+    from atoll.communication.mpi import Summary  # needs MPI
+
 WORK, ABORT, REPORT, WORD = 1, 2, 3, 4
 
 Message = TypeVar("Message")
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a worker's root does during a trial.
+
+    Attributes:
+        on_progress: gets each report.
+        prunes: says after each report whether to end the training; the ranks agree on it before they go on.
+        interrupt: asked at every poll; an exception that it returns ends the trial.
+        serve: called during every wait and after every step: what the root owes to other workers.
+        on_trained: gets the trained model.
+    """
+
+    on_progress: Callable[[Progress], None] = lambda _: None
+    prunes: Callable[[Progress], bool] | None = None
+    interrupt: Callable[[], Exception | None] = lambda: None
+    serve: Callable[[], None] = lambda: None
+    on_trained: Callable[[nn.Module], None] = lambda _: None
 
 
 class Worker:
     """This rank's part of its worker.
 
     Args:
-        comm: the worker's ranks; becomes the worker's own.
+        world: the worker's ranks.
         places: the place of every rank of the worker.
         spin: whether waits may keep a core busy.
-        serve: called during every wait and after every step: heartbeats, and what a root owes to other workers.
-
-    Attributes:
-        interrupt: asked by the root at every poll of a trial; an exception that it returns ends the trial.
+        serve: called during every wait and after every step, such as for heartbeats.
     """
 
     def __init__(
-        self, comm: MPI.Comm, places: list[Place], *, spin: bool, serve: Callable[[], None] = lambda: None
+        self, world: World, places: list[Place], *, spin: bool, serve: Callable[[], None] = lambda: None
     ) -> None:
         self.places = places
-        self.place = places[comm.rank]
-        self.serve = serve
-        self.interrupt: Callable[[], Exception | None] = lambda: None
-        self._control = Mailbox(comm)
+        self.place = places[world.rank]
+        self._world = world
+        self._nodes = [place.node for place in places]
+        self._devices = [(place.hostname, place.device) for place in places]
+        self._control = world.mailbox()
         self._spin = spin
+        self._serve = serve
         self._serial = 0
         self._raised = False
+        self._hooks = Hooks()
 
     @property
     def is_root(self) -> bool:
-        """Whether this rank breeds and reports."""
+        """Whether this rank proposes and reports."""
         return self._control.rank == 0
 
     # The root's side.
 
-    def evaluate(
-        self,
-        configuration: Configuration,
-        on_progress: Callable[[Progress], None],
-        *,
-        prunes: Callable[[Progress], bool] | None = None,
-        test: bool = False,
-        on_trained: Callable[[nn.Module], None] = lambda _: None,
-    ) -> Outcome:
+    def evaluate(self, configuration: Configuration, hooks: Hooks, *, test: bool = False) -> Outcome:
         """Train `configuration` on all ranks of the worker.
 
         Args:
             configuration: what to train.
-            on_progress: gets each report.
-            prunes: says after each report whether to end the training; the ranks agree on it before they go on.
+            hooks: what the root does meanwhile.
             test: whether to measure the model on the test data too, after every epoch.
-            on_trained: gets the trained model.
         """
-        self._tell_members({"configuration": configuration.model_dump(), "test": test, "prunes": prunes is not None})
+        prunes = hooks.prunes is not None
+        self._tell_members({"configuration": configuration.model_dump(), "test": test, "prunes": prunes})
         seen: list[Progress] = []
 
         def remember(progress: Progress) -> None:
             seen.append(progress)
-            on_progress(progress)
+            hooks.on_progress(progress)
 
-        return outcome_of(self._run(configuration, remember, prunes, test, on_trained), seen)
+        return outcome_of(self._run(configuration, replace(hooks, on_progress=remember), test), seen)
 
-    def dismiss(self) -> None:
-        """Tell the members that there is nothing more to do."""
+    def dismiss(self, serve: Callable[[], None] = lambda: None) -> None:
+        """Tell the members that there is nothing more to do; serves meanwhile."""
+        self._hooks = Hooks(serve=serve)
         self._tell_members(None)
         self._wait(self._control.all_sent)
 
@@ -108,44 +119,31 @@ class Worker:
     def obey(self) -> None:
         """Train what the root says, until it says that there is nothing more."""
         while (work := self._receive(WORK, 0)) is not None:
-            prunes = (lambda _: False) if work["prunes"] else None  # the root knows
-            configuration = Configuration.model_validate(work["configuration"])
-            self._run(configuration, lambda _: None, prunes, work["test"], lambda _: None)
+            hooks = Hooks(prunes=(lambda _: False) if work["prunes"] else None)  # the root decides
+            self._run(Configuration.model_validate(work["configuration"]), hooks, work["test"])
         self._wait(self._control.all_sent)
 
     # Both sides.
 
-    def _run(
-        self,
-        configuration: Configuration,
-        on_progress: Callable[[Progress], None],
-        prunes: Callable[[Progress], bool] | None,
-        test: bool,
-        on_trained: Callable[[nn.Module], None],
-    ) -> list[Report]:
+    def _run(self, configuration: Configuration, hooks: Hooks, test: bool) -> list[Report]:
         self._serial += 1
         self._raised = False
-        family, trace = MpiFamily(), Trace()
-        # NCCL's sums end after the kernels before them: what was computing and what waiting cannot be told there.
-        ledger = Ledger(trace if self._kind() is MpiCommunicator else None)
+        self._hooks = hooks
+        trace = Trace() if self._world.records_steps(self._devices) else None
+        ledger = Ledger(trace)
         report = Report(self._control.rank, self.place.hostname)
-        communicator = self._kind()(
-            self._control.comm.Dup(),
-            [place.node for place in self.places],
-            ledger=ledger,
-            poll=self._poll,
-            spin=self._spin,
-            family=family,
+        communicator, family = self._world.open(
+            self._nodes, self._devices, ledger=ledger, poll=self._poll, spin=self._spin
         )
         try:
             trial = Trial(configuration, communicator, self.place.device, test=test)
             report.notes = list(trial.method.notes)
-            report.is_pruned = _train(trial, on_progress, prunes)
+            report.is_pruned = _train(trial, hooks)
             report.notes = list(trial.method.notes)  # a method may have found out more
             if not report.is_pruned:
-                on_trained(trial.model)
+                hooks.on_trained(trial.model)
             report.seconds = trial.seconds()
-            if ledger.trace is not None:
+            if trace is not None:
                 report.trace = recorded_trace(trace, trial.method, communicator)
         except Exception as error:
             self._raised = True
@@ -158,17 +156,8 @@ class Worker:
             everyone = self._tell(posted)
             self._wait(lambda: family.settle(everyone or []))
         family.close()
+        self._hooks = Hooks()
         return reports or []
-
-    def _kind(self) -> type[MpiCommunicator]:
-        """NCCL where each rank has a GPU to itself; else CUDA tensors are staged in host memory."""
-        if not self.place.device.startswith("cuda"):
-            return MpiCommunicator
-        torch.cuda.set_device(self.place.device)
-        own = {(place.hostname, place.device) for place in self.places if place.device.startswith("cuda")}
-        if len(own) < len(self.places) or not nccl.is_available():
-            return MpiCommunicator
-        return nccl.NcclCommunicator
 
     def _note(self, report: Report, error: Exception) -> None:
         report.error, report.reason = type(error).__name__, f"{type(error).__name__}: {error}"
@@ -194,8 +183,8 @@ class Worker:
 
     def _poll(self) -> None:
         """Raise what ends this trial: a peer that gave it up, or the root's own reason."""
-        self.serve()
-        if not self._raised and self.is_root and (reason := self.interrupt()) is not None:
+        self._attend()
+        if not self._raised and self.is_root and (reason := self._hooks.interrupt()) is not None:
             self._raised = True
             raise reason
         while (message := self._control.take(ABORT)) is not None:
@@ -203,6 +192,10 @@ class Worker:
             if serial == self._serial:
                 self._raised = True
                 raise PeerAborted(source)
+
+    def _attend(self) -> None:
+        self._serve()
+        self._hooks.serve()
 
     def _receive(self, tag: int, source: int) -> Any:
         received: list[Any] = []
@@ -219,21 +212,21 @@ class Worker:
     def _wait(self, condition: Callable[[], bool]) -> None:
         patience = Patience(self._spin)
         while not condition():
-            self.serve()
+            self._attend()
             patience.pause()
 
     def close(self) -> None:
-        """Free the control communicator."""
+        """Free the control messages' resources."""
         while self._control.take(ABORT) is not None:
             pass
         self._control.close()
 
 
-def _train(trial: Trial, on_progress: Callable[[Progress], None], prunes: Callable[[Progress], bool] | None) -> bool:
+def _train(trial: Trial, hooks: Hooks) -> bool:
     """Train to the end, or until the root prunes the trial; returns whether it did, which is the same on every rank."""
     for progress in trial.train():
-        on_progress(progress)
-        if prunes is not None and trial.agrees_to_end(prunes(progress)):
+        hooks.on_progress(progress)
+        if hooks.prunes is not None and trial.agrees_to_end(hooks.prunes(progress)):
             return True
     return False
 

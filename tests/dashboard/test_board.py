@@ -81,7 +81,7 @@ def test_it_reads_what_is_new_and_what_had_not_ended(tmp_path, statements):
 def test_a_lost_trial_may_end_after_all_while_the_study_runs(tmp_path, statements):
     store, lines, recorder = boards.record(tmp_path)
     journals.start_trial(lines, 0)
-    lines.append("trial_lost", {"number": 0, "attempt": 0, "reason": "gone"})
+    lines.append(journals.event("trial_lost", {"number": 0, "attempt": 0, "reason": "gone"}))
     recorder.catch_up()
     all_boards = Boards(store)
     assert all_boards.of("s").trials["state"].tolist() == ["lost"]

@@ -251,7 +251,7 @@ def test_attempts_are_told_apart(tmp_path):
     store, lines, recorder = boards.record(tmp_path)
     journals.start_trial(lines, 3)
     journals.report(lines, 3, 1)
-    lines.append("trial_lost", {"number": 3, "attempt": 0, "reason": "gone"})
+    lines.append(journals.event("trial_lost", {"number": 3, "attempt": 0, "reason": "gone"}))
     journals.start_trial(lines, 3, attempt=1)
     journals.report(lines, 3, 1, attempt=1)
     journals.report(lines, 3, 2, attempt=1)
@@ -271,7 +271,7 @@ def test_hosts_are_those_that_the_trial_had(tmp_path):
     store, lines, recorder = boards.record(tmp_path)
     for name, number in (("alpha", 0), ("beta", 2)):
         host = {"world_rank": 0, "island": 0, "worker": 0, "rank": 0, "node": 0, "hostname": name, "process": 1}
-        lines.append("host", host | {"device": "cpu", "threads": 1})
+        lines.append(journals.event("host", host | {"device": "cpu", "threads": 1}))
         journals.start_trial(lines, number)
         journals.end_trial(lines, number, 0.5)
     recorder.catch_up()

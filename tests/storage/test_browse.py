@@ -34,7 +34,7 @@ def store(request, tmp_path):
             lines, number, hyperparameters=CHOICES[number % 5], proposal=proposal, host=f"node{number % 3}"
         )
         if number % 10 == 9:
-            lines.append("trial_lost", {"number": number, "attempt": 0, "reason": "its rank died"})
+            lines.append(journals.event("trial_lost", {"number": number, "attempt": 0, "reason": "its rank died"}))
         elif number < 38:
             state = {3: "failed", 4: "pruned"}.get(number % 10, "complete")
             objective = None if state == "failed" else number / 100

@@ -135,7 +135,7 @@ def test_recording_line_by_line_equals_recording_at_once(folder, url):
 def test_lost_and_retried(folder, url):
     lines, launcher = JournalWriter(folder.root_journal(0)), JournalWriter(folder.journal("launcher"))
     journals.start_trial(lines, 0)
-    launcher.append("trial_lost", {"number": 0, "attempt": 0, "reason": "killed"})
+    launcher.append(journals.event("trial_lost", {"number": 0, "attempt": 0, "reason": "killed"}))
     journals.start_trial(lines, 0, attempt=1)
     journals.end_trial(lines, 0, 0.7, attempt=1)
     record(folder, url)
@@ -146,9 +146,9 @@ def test_lost_and_retried(folder, url):
 def test_lines_that_say_nothing_are_counted_and_change_nothing(folder, url):
     lines = JournalWriter(folder.root_journal(0))
     journals.start_trial(lines, 0)
-    lines.append("trial_ended", {"number": 0})
-    lines.append("made_up")
-    lines.append("progress", {"number": 77, "attempt": 0})
+    with folder.root_journal(0).open("a") as file:
+        for line in ({"event": "trial_ended", "number": 0}, {"event": "made_up"}, {"event": "progress", "number": 77}):
+            file.write(json.dumps(line) + "\n")
     journals.end_trial(lines, 0, 0.5)
     record(folder, url)
     assert [t.objective for t in Store(url).trials(Store(url).study())] == [0.5]

@@ -105,14 +105,15 @@ class Aborting(Method):
 def main(num_trials: int) -> None:
     from mpi4py import MPI
 
+    from atoll.communication.mpi_world import MpiWorld
     from atoll.platform.study.configuration import Configuration
     from atoll.platform.study.topology import Shape, arrange
-    from atoll.platform.trial.worker import Worker
+    from atoll.platform.trial.worker import Hooks, Worker
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
     places = arrange(Shape((1,), world.size), ["host"] * world.size, cores=[{0, 1}] * world.size, ranks_per_node=1)
-    worker = Worker(world.Dup(), places, spin=False)
+    worker = Worker(MpiWorld(world.Dup()), places, spin=False)
     file = Path(__file__).resolve()
     if not worker.is_root:
         worker.obey()
@@ -128,7 +129,7 @@ def main(num_trials: int) -> None:
                 ranks=world.size,
             )
             started = time.perf_counter()
-            outcome = worker.evaluate(configuration, lambda progress: None)
+            outcome = worker.evaluate(configuration, Hooks())
             seconds = time.perf_counter() - started
             assert outcome.state == "failed", (number, operation, outcome)
             raiser = configuration.seed % world.size

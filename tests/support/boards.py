@@ -39,6 +39,6 @@ def study(path: Path, objectives: list[Objective], name: str = "s", **changes) -
         trace = "Traceback: <script>" if objective is None else None
         journals.end_trial(lines, number, objective, reason=reason, traceback=trace)
     if len(objectives) > 1:
-        lines.append("migrated", {"number": 0, "from_island": 0, "to_island": 1})
+        lines.append(journals.event("migrated", {"number": 0, "from_island": 0, "to_island": 1}))
     recorder.catch_up()
     return store

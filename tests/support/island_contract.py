@@ -8,7 +8,7 @@ from mpi4py import MPI
 from optuna.distributions import FloatDistribution
 from ranks import on_layouts
 
-from atoll.communication.mailbox import Mailbox
+from atoll.communication.mpi_mailbox import MpiMailbox
 from atoll.platform.search import propagators, tickets
 from atoll.platform.search.island import IMMIGRANTS, NEWS, Island
 from atoll.platform.search.population import Individual, Population
@@ -36,8 +36,8 @@ def make(sizes, *, dimension=2, founders=(), migration=None, **options):
         migration=migration or Migration(probability=1.0),
         island_sizes=sizes,
         index=index,
-        workers=Mailbox(world.Split(index, world.rank)),
-        roots=Mailbox(world),
+        workers=MpiMailbox(world.Split(index, world.rank)),
+        roots=MpiMailbox(world),
         seed=world.rank,
         **options,
     )
@@ -144,7 +144,7 @@ def check_founders_migrate_the_best_first(_):
 @on_layouts((0,), (0, 0), (0, 0, 0, 0))
 def check_every_ticket_is_given_once_at_any_speed(_):
     world = MPI.COMM_WORLD.Dup()
-    mailbox = Mailbox(world)
+    mailbox = MpiMailbox(world)
     office = TicketOffice(mailbox, (Ticket(number) for number in range(101)), is_open=lambda: True)
     rng, taken = random.Random(world.rank), []
 

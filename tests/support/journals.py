@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from atoll.storage.events import Event, parse
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
 
@@ -19,6 +20,13 @@ LEDGER = [
         "seconds_waited": 0.5,
     }
 ]
+
+
+def event(name: str, fields: dict) -> Event:
+    """An event by its name and fields on disk."""
+    read = parse({"event": name, "time": 0.0, **fields})
+    assert read is not None, name
+    return read
 
 
 def study_row(folder: Path, name: str = "s", **changes) -> dict:
@@ -57,7 +65,7 @@ def start_trial(lines: JournalWriter, number: int, attempt: int = 0, **changes) 
         "hyperparameters": hyperparameters,
         "configuration": {"workload": "digits_mlp", "method": "daso", "hyperparameters": hyperparameters},
     }
-    lines.append("trial_started", fields | changes)
+    lines.append(event("trial_started", fields | changes))
 
 
 def report(lines: JournalWriter, number: int, epoch: int, attempt: int = 0, **changes) -> None:
@@ -73,7 +81,7 @@ def report(lines: JournalWriter, number: int, epoch: int, attempt: int = 0, **ch
         "learning_rate": 0.1,
         "wire_bytes": 100.0 * epoch,
     }
-    lines.append("progress", fields | changes)
+    lines.append(event("progress", fields | changes))
 
 
 def end_trial(lines: JournalWriter, number: int, objective: float | None, attempt: int = 0, **changes) -> None:
@@ -90,18 +98,18 @@ def end_trial(lines: JournalWriter, number: int, objective: float | None, attemp
         "reason": "Diverged" if objective is None else None,
         "traceback": None,
     }
-    lines.append("trial_ended", fields | changes)
+    lines.append(event("trial_ended", fields | changes))
 
 
 def write_study(folder: StudyFolder, objectives: list[float | None], state: str = "complete") -> None:
     """A whole search with these objectives; None fails."""
     launcher = JournalWriter(folder.journal("launcher"))
-    launcher.append("study_started", {"definition": {}, "num_trials": len(objectives)})
+    launcher.append(event("study_started", {"definition": {}, "num_trials": len(objectives)}))
     lines = JournalWriter(folder.root_journal(0))
     for number, objective in enumerate(objectives):
         start_trial(lines, number)
         for epoch in (1, 2, 3):
             report(lines, number, epoch)
         end_trial(lines, number, objective)
-    lines.append("migrated", {"number": 0, "from_island": 0, "to_island": 1})
-    launcher.append("study_ended", {"state": state, "reason": None})
+    lines.append(event("migrated", {"number": 0, "from_island": 0, "to_island": 1}))
+    launcher.append(event("study_ended", {"state": state, "reason": None}))

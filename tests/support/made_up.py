@@ -101,7 +101,7 @@ def _write_confirmation(
     folder, definition: dict, curves: Sequence[Curve], changes: dict, state: str, schedules: list
 ) -> None:
     launcher = JournalWriter(folder.journal("launcher"))
-    launcher.append("study_started", {"definition": definition, "num_trials": len(curves)})
+    launcher.append(journals.event("study_started", {"definition": definition, "num_trials": len(curves)}))
     lines = JournalWriter(folder.root_journal(0))
     for number, curve in enumerate(curves):
         journals.start_trial(lines, number, seed=500_000 + number, **changes)
@@ -110,4 +110,4 @@ def _write_confirmation(
         metrics = {"test_accuracy": curve[-1]} if curve else {}
         objective = curve[-1] if curve else None
         journals.end_trial(lines, number, objective, metrics=metrics, schedules=schedules if curve else [])
-    launcher.append("study_ended", {"state": state, "reason": None})
+    launcher.append(journals.event("study_ended", {"state": state, "reason": None}))

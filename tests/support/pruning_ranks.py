@@ -16,15 +16,16 @@ from atoll.methods import METHODS
 def main() -> None:
     from mpi4py import MPI
 
+    from atoll.communication.mpi_world import MpiWorld
     from atoll.platform.study import registry
     from atoll.platform.study.configuration import Configuration
     from atoll.platform.study.topology import Shape, arrange
-    from atoll.platform.trial.worker import Worker
+    from atoll.platform.trial.worker import Hooks, Worker
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
     places = arrange(Shape((1,), world.size), ["host"] * world.size, cores=[{0, 1}] * world.size, ranks_per_node=1)
-    worker = Worker(world.Dup(), places, spin=False)
+    worker = Worker(MpiWorld(world.Dup()), places, spin=False)
     if not worker.is_root:
         worker.obey()
     else:
@@ -40,8 +41,8 @@ def main() -> None:
                 epochs=3,
                 ranks=world.size,
             )
-            pruned = worker.evaluate(configuration, lambda _: None, prunes=lambda progress: progress.epoch == 1)
-            whole = worker.evaluate(configuration, lambda _: None, prunes=lambda progress: False)
+            pruned = worker.evaluate(configuration, Hooks(prunes=lambda progress: progress.epoch == 1))
+            whole = worker.evaluate(configuration, Hooks(prunes=lambda progress: False))
             found[name] = (pruned.state, pruned.reason, list(pruned.curve or ()), whole.state, whole.reason)
         worker.dismiss()
         print(json.dumps(found), flush=True)

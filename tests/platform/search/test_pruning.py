@@ -3,12 +3,14 @@
 import itertools
 from types import SimpleNamespace
 
+import journals
 import pytest
 
 from atoll.communication.local_mailbox import LocalMailbox
-from atoll.platform.search import resume, search_loop
+from atoll.platform.search import restore, resume
 from atoll.platform.search.pruning import Pruner
 from atoll.platform.study import registry
+from atoll.platform.study.plan import Plan
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.study import Study
 
@@ -117,16 +119,17 @@ def test_a_resumed_pruner_does_not_hear_of_what_was_lost():
     lines = []
     for number, metrics in enumerate(([0.5, 0.6, 0.7], [0.9, 0.9])):
         trial = {"number": number, "attempt": 0}
-        facts = {"island": 0, "worker": number, "generation": 0, "hyperparameters": {}}
-        lines.append({"event": "trial_started", "time": 0.0} | trial | facts)
+        facts = {"island": 0, "worker": number, "seed": 0, "hyperparameters": {}, "configuration": {}}
+        lines.append(journals.event("trial_started", trial | facts))
         for epoch, metric in enumerate(metrics, 1):
-            reached = {"epoch": epoch, "step": 10 * epoch, "seconds": epoch / 2, "metric": metric}
-            lines.append({"event": "progress", "time": 0.0} | trial | reached)
-    lines.append({"event": "trial_ended", "time": 0.0, "number": 0, "attempt": 0, "state": "complete"})
-    lines.append({"event": "trial_lost", "time": 0.0, "number": 1, "attempt": 0, "reason": "its host died"})
+            reached = {"epoch": epoch, "step": 10 * epoch, "seconds": epoch / 2, "metric": metric, "wire_bytes": 0.0}
+            losses = {"train_loss": 1.0, "validation_loss": 1.0, "learning_rate": 0.1}
+            lines.append(journals.event("progress", trial | reached | losses))
+    lines.append(journals.event("trial_ended", {"number": 0, "attempt": 0, "state": "complete"}))
+    lines.append(journals.event("trial_lost", {"number": 1, "attempt": 0, "reason": "its host died"}))
     pruned = Study(name="s", workload="digits_mlp", method="daso", pruning={"factor": 3})
     (roots,) = LocalMailbox.connected(1)
-    pruner = search_loop._pruner(pruned, "maximize", roots, lines, resume.read(lines))
+    pruner = restore.pruner_of(Plan.of(pruned), roots, lines, resume.read(lines))
     assert pruner._rungs == {1: [-0.5], 3: [-0.7]}
 
 
@@ -140,7 +143,7 @@ def test_macs_rule_ends_no_trial_whose_loss_still_falls():
 
 def test_a_study_takes_its_methods_rule_unless_it_says():
     def study(method, **pruning):
-        return Study(name="s", workload="digits_mlp", method=method, pruning=pruning)
+        return Plan.of(Study(name="s", workload="digits_mlp", method=method, pruning=pruning))
 
     assert study("mac").pruning_rule() == ("median", False)
     assert study("mac", rule="asha").pruning_rule() == ("asha", False)

@@ -8,12 +8,13 @@ import pytest
 
 from atoll.platform.launch import checks
 from atoll.platform.study import warmstart
+from atoll.platform.study.plan import Plan, search_space
 from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store, StoreError
 
-DEFAULT = Study(name="d", workload="digits_mlp", method="ddp").search_space().default()
+DEFAULT = search_space(Study(name="d", workload="digits_mlp", method="ddp")).default()
 
 
 def study(**content):
@@ -29,23 +30,23 @@ def file_of(folder, *changes, method="ddp"):
 
 def test_configurations_of_a_file_each_once_and_not_the_default_again(tmp_path):
     file = file_of(tmp_path, {}, {"momentum": 0.5}, {"momentum": 0.5}, {"momentum": 0.25})
-    assert warmstart.read(study(), "") == []
+    assert warmstart.read(Plan.of(study()), "") == []
     warm = study(warm_start={"file": file, "best": 4})
-    assert [h["momentum"] for h in warmstart.read(warm, "")] == [0.5, 0.25]
+    assert [h["momentum"] for h in warmstart.read(Plan.of(warm), "")] == [0.5, 0.25]
     cold = study(warm_start={"file": file, "best": 2}, default_first=False)
-    assert [h["momentum"] for h in warmstart.read(cold, "")] == [0.9, 0.5]
+    assert [h["momentum"] for h in warmstart.read(Plan.of(cold), "")] == [0.9, 0.5]
 
 
 def test_what_the_study_does_not_search_is_left_out_if_it_agrees(tmp_path):
     file = file_of(tmp_path, {"momentum": 0.5, "gradient_clipping": 1.0})
     with pytest.raises(ValueError, match=r"gradient_clipping is fixed at 0\.0 here and 1\.0 there"):
-        warmstart.read(study(warm_start={"file": file}), "")
+        warmstart.read(Plan.of(study(warm_start={"file": file})), "")
     agreed = study(warm_start={"file": file}, space={"gradient_clipping": 1.0})
-    assert warmstart.read(agreed, "")[0] == DEFAULT | {"momentum": 0.5, "gradient_clipping": 1.0}
+    assert warmstart.read(Plan.of(agreed), "")[0] == DEFAULT | {"momentum": 0.5, "gradient_clipping": 1.0}
     file = file_of(tmp_path, {"momentum": 0.5, "gradient_clipping": 0.0})
-    assert warmstart.read(study(warm_start={"file": file}), "")[0] == DEFAULT | {"momentum": 0.5}
+    assert warmstart.read(Plan.of(study(warm_start={"file": file})), "")[0] == DEFAULT | {"momentum": 0.5}
     with pytest.raises(ValueError, match=r"is from another space: momentum is fixed at 0.7 here and 0.5 there"):
-        warmstart.read(study(warm_start={"file": file}, space={"momentum": 0.7}), "")
+        warmstart.read(Plan.of(study(warm_start={"file": file}, space={"momentum": 0.7})), "")
 
 
 @pytest.mark.parametrize(
@@ -64,12 +65,12 @@ def test_what_the_study_does_not_search_is_left_out_if_it_agrees(tmp_path):
 def test_files_from_elsewhere_are_refused(tmp_path, change, method, content, message):
     warm = study(warm_start={"file": file_of(tmp_path, {"momentum": change}, method=method)}, **content)
     with pytest.raises(ValueError, match=re.escape(message)):
-        warmstart.read(warm, "")
+        warmstart.read(Plan.of(warm), "")
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(yamlfile.FileError, match=r"nothing\.json"):
-        warmstart.read(study(warm_start={"file": str(tmp_path / "nothing.json")}), "")
+        warmstart.read(Plan.of(study(warm_start={"file": str(tmp_path / "nothing.json")})), "")
 
 
 def test_the_best_of_an_earlier_study(tmp_path):
@@ -78,9 +79,9 @@ def test_the_best_of_an_earlier_study(tmp_path):
     journals.write_study(folder, [0.5, 0.9])
     Recorder(folder, lambda: Store(url), journals.study_row(folder.path)).catch_up()
     with pytest.raises(StoreError, match="does not hold a study named 'other'; it holds s"):
-        warmstart.read(study(warm_start={"studies": ["other"]}), url)
+        warmstart.read(Plan.of(study(warm_start={"studies": ["other"]})), url)
     with pytest.raises(ValueError, match=r"the warm start from study s is of the method daso"):
-        warmstart.read(study(warm_start={"studies": ["s"]}), url)
+        warmstart.read(Plan.of(study(warm_start={"studies": ["s"]})), url)
 
 
 @pytest.mark.parametrize(

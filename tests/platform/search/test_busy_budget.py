@@ -1,8 +1,14 @@
 """The budget of busy seconds, on mailboxes inside one process."""
 
+import journals
+
 from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search import resume
 from atoll.platform.search.busy_budget import BusyBudget
+
+STARTED = {
+    "number": 0, "attempt": 0, "island": 0, "worker": 0, "seed": 0, "hyperparameters": {}, "configuration": {},
+}  # fmt: skip
 
 
 def budgets(size, seconds):
@@ -43,17 +49,16 @@ def test_without_a_budget_nothing_is_sent():
 
 def test_past_trials_count_but_lost_ones_do_not():
     def started(number):
-        fields = {"island": 0, "generation": 0, "hyperparameters": {}, "worker": 0}
-        return {"event": "trial_started", "number": number, "attempt": 0, "time": 0.0} | fields
+        return journals.event("trial_started", STARTED | {"number": number})
 
     def ended(number, seconds, state):
-        fields = {"state": state, "busy_seconds": seconds}
-        return {"event": "trial_ended", "number": number, "attempt": 0, "time": 0.0} | fields
+        fields = {"number": number, "attempt": 0, "state": state, "busy_seconds": seconds}
+        return journals.event("trial_ended", fields)
 
-    lost = {"event": "trial_lost", "number": 2, "attempt": 0, "time": 30.0, "reason": ""}
+    lost = journals.event("trial_lost", {"number": 2, "attempt": 0, "time": 30.0, "reason": ""})
     events = [started(0), started(1), ended(0, 3.0, "complete"), ended(1, 5.0, "failed"), started(2), lost]
     past = resume.read(events)
-    assert past.busy_seconds() == 3.0 + 5.0
+    assert past.worker_seconds() == 3.0 + 5.0
     assert past.used_up(None, None, 8.0)
     assert not past.used_up(None, None, 8.001)
     assert not past.used_up(None, None)
@@ -61,8 +66,8 @@ def test_past_trials_count_but_lost_ones_do_not():
 
 def test_a_trial_whose_process_died_has_trained_until_its_last_line():
     """However much later the search is resumed."""
-    fields = {"number": 0, "attempt": 0}
-    start = {"island": 0, "generation": 0, "hyperparameters": {}, "worker": 0, "event": "trial_started", "time": 10.0}
-    report = {"event": "progress", "time": 14.5}
-    (trial,) = resume.read([fields | start, fields | report]).running()
-    assert trial.busy_seconds == 4.5
+    start = journals.event("trial_started", STARTED | {"time": 10.0})
+    numbers = ("step", "epoch", "seconds", "train_loss", "validation_loss", "metric", "learning_rate", "wire_bytes")
+    report = journals.event("progress", {"number": 0, "attempt": 0, "time": 14.5} | dict.fromkeys(numbers, 1))
+    (trial,) = resume.read([start, report]).running()
+    assert trial.worker_seconds == 4.5

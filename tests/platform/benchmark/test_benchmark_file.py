@@ -10,6 +10,7 @@ from atoll.platform.benchmark import benchmark_file as benchmarks
 from atoll.platform.benchmark import bundled
 from atoll.platform.benchmark.benchmark_file import FIRST_CONFIRMATION_SEED, SEEDS_PER_REPEAT, Benchmark
 from atoll.platform.launch import checks
+from atoll.platform.study.plan import Plan, search_space, workload_of
 from atoll.storage import yamlfile
 from atoll.storage.yamlfile import FileError
 
@@ -53,11 +54,11 @@ def test_every_method_gets_the_same_but_for_its_own_space(tmp_path):
     for field in ("trials", "sampler", "seed", "topology", "epochs", "target", "pruning", "objectives"):
         assert getattr(ddp, field) == getattr(daso, field), field
     assert ddp.default_first
-    assert "B" in daso.search_space().limits()
-    assert "batch_size" not in {*ddp.search_space().limits(), *daso.search_space().limits()}
-    assert dict(daso.search_space().fixed)["batch_size"] == dict(ddp.search_space().fixed)["batch_size"] == 32
-    assert ddp.problem().target == 0.9
-    assert studies["digits_cnn.ddp.tune-0"].problem().target == 0.98  # the workload's own
+    assert "B" in search_space(daso).limits()
+    assert "batch_size" not in {*search_space(ddp).limits(), *search_space(daso).limits()}
+    assert dict(search_space(daso).fixed)["batch_size"] == dict(search_space(ddp).fixed)["batch_size"] == 32
+    assert workload_of(ddp).target == 0.9
+    assert workload_of(studies["digits_cnn.ddp.tune-0"]).target == 0.98  # the workload's own
     assert studies["digits_mlp.ddp.tune-1"].seed == ddp.seed + SEEDS_PER_REPEAT
 
 
@@ -83,16 +84,16 @@ def test_a_confirmation_trains_every_configuration_with_seeds_that_tuning_did_no
     assert study.topology.shape().world_size == 2  # nothing trains beside it
     seeds = {study.seed + number for number in range(study.trials)}
     tuned = next(make().study(p, tmp_path) for p in make().parts() if p.stage == "tune")
-    first = study.configuration(found[0], 0, 1, "cpu"), study.configuration(found[1], 1, 1, "cpu")
+    first = Plan.of(study).configuration(found[0], 0, 1, "cpu"), Plan.of(study).configuration(found[1], 1, 1, "cpu")
     assert first[0].seed == first[1].seed == FIRST_CONFIRMATION_SEED
-    assert study.configuration(found[0], 2, 1, "cpu").seed == FIRST_CONFIRMATION_SEED + 1
+    assert Plan.of(study).configuration(found[0], 2, 1, "cpu").seed == FIRST_CONFIRMATION_SEED + 1
     assert not seeds & {tuned.seed + number for number in range(tuned.trials)}
 
 
 def test_optimizer_settings_that_mean_nothing_to_a_method_are_left_out_of_it(tmp_path):
     some = make(methods=["ddp", "mac"], workloads=["digits_mlp"], space={"momentum": 0.5})
     ddp, mac = (some.study(part, tmp_path) for part in list(some.parts())[:2])
-    assert dict(ddp.search_space().fixed)["momentum"] == 0.5
+    assert dict(search_space(ddp).fixed)["momentum"] == 0.5
     assert "momentum" not in mac.space
 
 
@@ -105,7 +106,7 @@ def test_bundled_benchmarks_can_run(name, tmp_path):
         for part in found.parts():
             if part.stage == "tune":
                 study = found.study(part, tmp_path)
-                study.search_space()
+                search_space(study)
                 if scale == "small" or name == "tiny":
                     checks.check(study)
 

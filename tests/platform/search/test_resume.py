@@ -3,6 +3,7 @@
 import json
 
 import journals
+import pytest
 
 from atoll.platform.search import resume
 from atoll.platform.search.tickets import Ticket
@@ -50,8 +51,8 @@ def test_a_retried_trial_is_counted_once(tmp_path):
 def test_what_migrants_have_visited_is_known_to_fewer_islands(tmp_path):
     folder = journals.start_folder(tmp_path)
     lines = JournalWriter(folder.root_journal(0))
-    lines.append("migrated", {"number": 7, "from_island": 4, "to_island": 2})
-    lines.append("migrated", {"number": 7, "from_island": 2, "to_island": 3})
+    lines.append(journals.event("migrated", {"number": 7, "from_island": 4, "to_island": 2}))
+    lines.append(journals.event("migrated", {"number": 7, "from_island": 2, "to_island": 3}))
     assert past(folder).visited(5) == {7: {2, 3, 4}}
     assert past(folder).visited(3) == {7: {0, 1, 2}}
 
@@ -62,7 +63,7 @@ def test_individuals_live_where_they_have_moved(tmp_path):
     for number in range(4):  # bred on islands 0, 1, 0, 1
         journals.start_trial(lines, number)
         journals.end_trial(lines, number, 0.5)
-    lines.append("migrated", {"number": 0, "from_island": 0, "to_island": 1})
+    lines.append(journals.event("migrated", {"number": 0, "from_island": 0, "to_island": 1}))
 
     def numbers(island, pollination, num_islands=2):
         return [t.number for t in past(folder).individuals(island, num_islands, pollination)]
@@ -81,7 +82,7 @@ def test_without_a_number_of_trials_tickets_do_not_end(tmp_path):
 def test_seconds_add_up_over_starts(tmp_path):
     folder = journals.start_folder(tmp_path)
     lines = [("study_started", 100.0), ("study_ended", 107.0), ("study_started", 500.0), ("study_ended", 501.5)]
-    text = "".join(json.dumps({"event": event, "time": time}) + "\n" for event, time in lines)
+    text = "".join(json.dumps({"event": event, "time": time, "state": "stopped"}) + "\n" for event, time in lines)
     folder.journal("launcher").write_text(text)
     found = past(folder)
     assert found.seconds == 8.5
@@ -92,10 +93,39 @@ def test_seconds_add_up_over_starts(tmp_path):
 def test_lines_that_are_incomplete_are_passed_over(tmp_path):
     folder = journals.start_folder(tmp_path)
     lines = JournalWriter(folder.root_journal(0))
-    for event in ("trial_ended", "trial_lost", "trial_started", "migrated"):
-        lines.append(event)
+    with folder.root_journal(0).open("a") as file:
+        for event in ("trial_ended", "trial_lost", "trial_started", "migrated"):
+            file.write(json.dumps({"event": event, "time": 0.0}) + "\n")
     journals.start_trial(lines, 0)
     assert [trial.number for trial in past(folder).running()] == [0]
+
+
+@pytest.mark.parametrize("name", ["generation", "host", "oversubscribed", "proposal"])
+def test_a_trial_is_not_lost_for_a_field_that_nothing_needs(tmp_path, name):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0, proposal={})
+    without(folder.root_journal(0), name)
+    assert [trial.number for trial in past(folder).running()] == [0]
+    assert next(past(folder).tickets(1, [DEFAULT])).attempt == 1
+
+
+@pytest.mark.parametrize("name", ["number", "worker", "hyperparameters", "configuration"])
+def test_a_line_that_lacks_what_is_needed_is_counted_and_told(tmp_path, name):
+    folder = journals.start_folder(tmp_path)
+    journals.start_trial(JournalWriter(folder.root_journal(0)), 0)
+    without(folder.root_journal(0), name)
+    problems = []
+    assert resume.read(journal.replay(folder.journals, problems)).trials == {}
+    (problem,) = problems
+    assert problem.startswith(f"1 lines of {folder.root_journal(0)} were ignored; the first: ")
+    assert f"needs the field '{name}'" in problem
+
+
+def without(path, name):
+    """Take a field out of every line of a journal."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in line.items() if k != name}) + "\n" for line in lines))
 
 
 def test_a_clock_that_steps_back_changes_nothing(tmp_path):
@@ -104,7 +134,7 @@ def test_a_clock_that_steps_back_changes_nothing(tmp_path):
     journals.start_trial(lines, 0)
     journals.end_trial(lines, 0, 0.5)
     path = folder.root_journal(0)
-    first, second = [json.loads(line) for line in path.read_text().splitlines()]
+    _, first, second = [json.loads(line) for line in path.read_text().splitlines()]
     second["time"] = first["time"] - 3600
     path.write_text(json.dumps(first) + "\n" + json.dumps(second) + "\n")
     assert past(folder).running() == []
@@ -116,7 +146,7 @@ def test_what_has_ended_is_not_lost(tmp_path):
     lines = JournalWriter(folder.root_journal(0))
     journals.start_trial(lines, 0)
     journals.end_trial(lines, 0, 0.5)
-    lines.append("trial_lost", {"number": 0, "attempt": 0, "reason": "seen too late"})
+    lines.append(journals.event("trial_lost", {"number": 0, "attempt": 0, "reason": "seen too late"}))
     assert past(folder).num_budgeted() == 1
 
 

@@ -11,9 +11,9 @@ from atoll.platform.search import tickets
 from atoll.platform.search.tickets import Ticket, TicketOffice
 
 
-def offices(size, num_tickets, is_open=lambda: True):
+def offices(size, num_tickets, is_open=lambda: True, give_back=lambda ticket: ticket):
     budget = (Ticket(number) for number in range(num_tickets))
-    return [TicketOffice(box, budget, is_open) for box in LocalMailbox.connected(size)]
+    return [TicketOffice(box, budget, is_open, give_back) for box in LocalMailbox.connected(size)]
 
 
 @pytest.fixture(autouse=True)
@@ -71,13 +71,12 @@ def test_at_any_speeds_every_ticket_is_given_once_and_nobody_waits_for_one_that_
 
 
 def test_a_ticket_that_lies_ahead_of_a_long_trial_is_called_back():
-    slow, fast = some = offices(2, 3)
+    slow, fast = some = offices(2, 3, give_back=lambda ticket: Ticket(ticket.number, hyperparameters={"x": 1}))
     wait = serving(some)
     assert slow.take(wait).number == 0
     slow.ask()
     wait(lambda: slow.prefetched is not None)
     assert slow.prefetched.number == 1
-    slow.return_ticket = lambda ticket: Ticket(ticket.number, hyperparameters={"x": 1})
     assert fast.take(wait).number == 2
     fast.ask()
     assert fast.take(wait) == Ticket(1, hyperparameters={"x": 1})  # with what was proposed for it

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.plan import Plan, search_space
 from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
 
@@ -28,7 +29,7 @@ def error(tmp_path, content):
 def test_minimal(tmp_path):
     study = load(tmp_path, MINIMAL)
     assert study.topology.shape().world_size == 1
-    assert study.search_space().names()[:2] == ["B", "S"]
+    assert search_space(study).names()[:2] == ["B", "S"]
 
 
 def test_the_sampler_follows_from_the_objectives_unless_it_is_given():
@@ -101,16 +102,16 @@ def test_every_mistake_is_reported_at_once(tmp_path):
 def test_a_study_may_search_any_hyperparameter_of_its_method(tmp_path):
     space = {"alpha": {"low": 0.05, "high": 0.5, "log": True}}
     study = Study(name="s", workload="digits_mlp", method="easgd", space=space, topology={"ranks": 2})
-    alpha = next(p for p in study.search_space().parameters if p.name == "alpha")
+    alpha = next(p for p in search_space(study).parameters if p.name == "alpha")
     assert (alpha.distribution.low, alpha.distribution.high) == (0.05, 0.5)
     # no default: the method derives it from beta, so the middle of the range is tried first
-    assert study.search_space().default()["alpha"] == pytest.approx((0.05 * 0.5) ** 0.5)
+    assert search_space(study).default()["alpha"] == pytest.approx((0.05 * 0.5) ** 0.5)
 
 
 def test_a_study_may_fix_or_search_what_the_methods_space_has_fixed(tmp_path):
     """OIALR's space fixes AdamW and a cosine."""
     space = {"optimizer": "sgd", "schedule": {"choices": ["cosine", "linear"]}}
-    found = Study(name="s", workload="digits_mlp", method="oialr", space=space).search_space()
+    found = search_space(Study(name="s", workload="digits_mlp", method="oialr", space=space))
     assert dict(found.fixed)["optimizer"] == "sgd"
     assert next(p for p in found.parameters if p.name == "schedule").distribution.choices == ("cosine", "linear")
 
@@ -137,7 +138,7 @@ def test_a_study_may_fix_or_search_what_the_methods_space_has_fixed(tmp_path):
 )
 def test_impossible_spaces_are_refused_before_anything_starts(tmp_path, space, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        load(tmp_path, MINIMAL | {"space": space}).search_space()
+        search_space(load(tmp_path, MINIMAL | {"space": space}))
 
 
 def test_exponents_are_numbers(tmp_path):
@@ -146,9 +147,9 @@ def test_exponents_are_numbers(tmp_path):
         "name: s\nworkload: digits_mlp\nmethod: ddp\n"
         "space:\n  learning_rate: {low: 1e-4, high: 1e-1, log: true}\n  weight_decay: 1e-5\n",
     )
-    rate = next(p for p in study.search_space().parameters if p.name == "learning_rate").distribution
+    rate = next(p for p in search_space(study).parameters if p.name == "learning_rate").distribution
     assert (rate.low, rate.high, rate.log) == (1e-4, 1e-1, True)
-    assert dict(study.search_space().fixed)["weight_decay"] == 1e-5
+    assert dict(search_space(study).fixed)["weight_decay"] == 1e-5
 
 
 def test_a_world_is_shared_out_and_survives_a_round_trip(tmp_path):
@@ -159,14 +160,14 @@ def test_a_world_is_shared_out_and_survives_a_round_trip(tmp_path):
 
 def test_a_space_without_parameters_is_no_search(tmp_path):
     study = load(tmp_path, MINIMAL)
-    fixed = study.search_space().default()
+    fixed = search_space(study).default()
     with pytest.raises(ValueError, match="nothing to search; use `atoll train`"):
-        load(tmp_path, MINIMAL | {"space": fixed}).search_space()
+        search_space(load(tmp_path, MINIMAL | {"space": fixed}))
 
 
 def test_hyperparameters_outside_the_space_may_be_fixed(tmp_path):
     study = load(tmp_path, MINIMAL | {"space": {"optimizer": "adamw", "plateau_patience": 5}})
-    configuration = study.configuration(study.search_space().default(), 3, threads=1, device="cpu")
+    configuration = Plan.of(study).configuration(search_space(study).default(), 3, threads=1, device="cpu")
     assert configuration.hyperparameters["optimizer"] == "adamw"
     assert configuration.hyperparameters["plateau_patience"] == 5
     assert configuration.hyperparameters["gradient_clipping"] == 0.0  # all of them, not only the searched ones

@@ -1,0 +1,170 @@
+"""The world inside one process: every rank is a thread. For tests, and for debugging whole searches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from atoll.communication.communicator import Patience, PeerAborted
+from atoll.communication.ledger import Ledger
+from atoll.communication.local_mailbox import LocalMailbox
+from atoll.communication.threads import ThreadCommunicator, connected_board
+from atoll.communication.world import Family, World
+
+Value = TypeVar("Value")
+
+
+class ThreadFamily(Family):
+    """The communicators of one trial between threads: they go with their last reference."""
+
+    def summaries(self) -> dict[str, Any]:
+        """Nothing can be left pending."""
+        return {}
+
+    def posted(self) -> dict[str, dict[str, Any]]:
+        """Nothing can be left pending."""
+        return {}
+
+    def settle(self, reports: Sequence[dict[str, dict[str, Any]]]) -> bool:
+        """Nothing can be left pending."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class _Shared:
+    """What the ranks of one world share."""
+
+    def __init__(self, size: int, failures: list[BaseException]) -> None:
+        self.size = size
+        self.failures = failures  # of all ranks of the process
+        self.lock = threading.Lock()
+        self.exchanges: dict[int, dict[int, Any]] = {}
+        self.parts: dict[tuple[int, int], _Shared] = {}
+        self.made: dict[tuple[str, int], Any] = {}  # what one rank makes and all use, by kind and number
+
+    def once(self, kind: str, number: int, make: Callable[[], Any]) -> Any:
+        with self.lock:
+            if (kind, number) not in self.made:
+                self.made[kind, number] = make()
+            return self.made[kind, number]
+
+    def forget(self, kind: str, number: int) -> None:
+        with self.lock:
+            self.made.pop((kind, number), None)
+
+
+class ThreadWorld(World):
+    """One rank. A rank that raises ends the others: their next wait raises PeerAborted."""
+
+    def __init__(self, rank: int, shared: _Shared) -> None:
+        self.rank = rank
+        self.size = shared.size
+        self._shared = shared
+        self._num_exchanges = self._num_mailboxes = self._num_opened = 0
+
+    def check(self) -> None:
+        """Raise PeerAborted if another rank of the process has failed."""
+        if self._shared.failures:
+            raise PeerAborted(-1)
+
+    def _start_exchange(self, mine: object) -> tuple[int, Callable[[], bool]]:
+        number = self._num_exchanges
+        self._num_exchanges += 1
+        with self._shared.lock:
+            given = self._shared.exchanges.setdefault(number, {})
+            given[self.rank] = mine
+        return number, lambda: len(given) == self.size
+
+    def allgather(self, mine: Value) -> list[Value]:
+        """What every rank gives, in the order of the ranks."""
+        number, complete = self._start_exchange(mine)
+        patience = Patience(spin=False)
+        while not complete():
+            self.check()
+            patience.pause()
+        given = self._shared.exchanges[number]
+        return [given[rank] for rank in range(self.size)]
+
+    def split(self, color: int | None) -> ThreadWorld | None:
+        """The ranks that gave the same color, in the same order; None on ranks that gave None."""
+        number = self._num_exchanges
+        colors = self.allgather(color)
+        if color is None:
+            return None
+        ranks = [rank for rank, other in enumerate(colors) if other == color]
+        with self._shared.lock:
+            part = self._shared.parts.setdefault((number, color), _Shared(len(ranks), self._shared.failures))
+        return ThreadWorld(ranks.index(self.rank), part)
+
+    def mailbox(self) -> LocalMailbox:
+        """A mailbox between the ranks, of its own."""
+        number = self._num_mailboxes
+        self._num_mailboxes += 1
+        boxes: list[LocalMailbox] = self._shared.once("mailbox", number, lambda: LocalMailbox.connected(self.size))
+        return boxes[self.rank]
+
+    def records_steps(self, devices: Sequence[tuple[str, str]]) -> bool:
+        """Always."""
+        return True
+
+    def open(
+        self,
+        nodes: Sequence[int],
+        devices: Sequence[tuple[str, str]],
+        *,
+        ledger: Ledger,
+        poll: Callable[[], None],
+        spin: bool,
+    ) -> tuple[ThreadCommunicator, ThreadFamily]:
+        """A communicator for one trial, and what ends it."""
+        number = self._num_opened
+        self._num_opened += 1
+        board = self._shared.once("board", number, lambda: connected_board(self.size))
+        self._shared.forget("board", number - 2)  # every rank has ended that trial: it has told so
+        communicator = ThreadCommunicator(self.rank, nodes, range(self.size), board, ledger=ledger, poll=poll)
+        return communicator, ThreadFamily()
+
+    def start_barrier(self) -> Callable[[], bool]:
+        """Announce that this rank is here; returns a function that tells whether all are."""
+        _, complete = self._start_exchange(None)
+
+        def arrived() -> bool:
+            self.check()
+            return complete()
+
+        return arrived
+
+
+def run_in_threads(
+    size: int, function: Callable[[ThreadWorld], None], *, watch: Callable[[], None] = lambda: None
+) -> None:
+    """Call `function` once per rank of a world, each in a thread of its own, and return when all have ended.
+
+    Args:
+        size: the number of ranks.
+        function: gets the rank's world.
+        watch: called again and again meanwhile, in the calling thread.
+
+    Raises:
+        What the first rank that failed has raised; the other ranks are interrupted by PeerAborted.
+    """
+    failures: list[BaseException] = []
+    shared = _Shared(size, failures)
+
+    def target(rank: int) -> None:
+        try:
+            function(ThreadWorld(rank, shared))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=target, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        watch()
+        next(thread for thread in threads if thread.is_alive() or thread is threads[-1]).join(0.02)
+    if failures:
+        raise failures[0]

@@ -1,0 +1,69 @@
+"""A whole search in this process, its ranks as threads: for debugging, and for tests.
+
+Breakpoints work, and the traceback of a failed trial is printed as it happens. There is no mpiexec: nothing is started
+again, and a crash of one rank is a crash of all. Threads share torch's random state, so trainings with dropout are not
+reproducible here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from atoll.communication.thread_world import ThreadWorld, run_in_threads
+from atoll.platform.launch.supervise import Run
+from atoll.platform.ranks import search
+from atoll.storage.events import TrialEnded
+from atoll.storage.journal import JournalTail
+
+FOLLOW_INTERVAL = 0.1
+
+
+class HurriedEnd(Exception):
+    """A second interrupt: the search ends at once, and its threads with the process."""
+
+
+def run_in_process(run: Run) -> str | None:
+    """Run the ranks as threads of this process; returns why they failed, None otherwise.
+
+    Args:
+        run: what to search; the traceback of every failed trial goes to standard error.
+    """
+    watch = _watching(run)
+
+    def rank(world: ThreadWorld) -> None:
+        search.run(run.folder, world, world.check)
+
+    try:
+        run_in_threads(run.study.topology.shape().world_size, rank, watch=watch)
+    except HurriedEnd:
+        return None  # it was stopped
+    except Exception as error:
+        if run.folder.stop_request.exists():
+            return None
+        return f"a rank has failed: {type(error).__name__}: {error}"
+    finally:
+        watch()
+    return None
+
+
+def _watching(run: Run) -> Callable[[], None]:
+    tail, followed = JournalTail(run.folder.journals), 0.0
+
+    def watch() -> None:
+        nonlocal followed
+        if run.hurry.is_set():
+            raise HurriedEnd
+        if (now := time.monotonic()) - followed < FOLLOW_INTERVAL:
+            return
+        followed = now
+        run.follow(run.folder)
+        run.lock.refresh()
+        chunks = tail.read()
+        tail.advance(chunks)
+        for event in (event for chunk in chunks.values() for event in chunk.events):
+            if isinstance(event, TrialEnded) and event.traceback:
+                print(f"trial {event.number} failed:\n{event.traceback}", file=sys.stderr, flush=True)
+
+    return watch

@@ -1,0 +1,92 @@
+"""What each ticket evaluates: a given configuration, a lost one, or the sampler's proposal, prepared ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from atoll.platform.search.journal_writer import SearchJournal
+from atoll.platform.search.proposals import Candidate, Proposer, key, proposal_of
+from atoll.platform.search.tickets import Ticket
+from atoll.platform.study.plan import Plan
+
+Wait = Callable[[Callable[[], bool]], None]
+Given = tuple[dict[str, Any], str]  # hyperparameters, and where they come from
+
+
+def given_first(plan: Plan, warm_start: Sequence[dict[str, Any]]) -> list[Given]:
+    """The hyperparameters of the first trials: the default ones, then a warm start; or what is confirmed."""
+    if plan.study.confirm is not None:
+        return [(hyperparameters, "confirm") for hyperparameters in plan.study.confirm.trials()]
+    first = [(plan.space.default(), "default")] if plan.study.default_first else []
+    return first + [(hyperparameters, "warm_start") for hyperparameters in warm_start]
+
+
+class Candidates:
+    """The candidates of one root's tickets.
+
+    What a slow sampler has prepared is journaled, so that a resumed search goes on with it.
+
+    Args:
+        proposer: makes candidates.
+        journal: where they are noted.
+        given: configurations that are evaluated first, and where they come from.
+    """
+
+    def __init__(self, proposer: Proposer, journal: SearchJournal, given: Sequence[Given]) -> None:
+        self._proposer = proposer
+        self._journal = journal
+        self._given = {key(hyperparameters): operator for hyperparameters, operator in given}
+        self._noted: set[int] = set()  # trials whose prepared candidates are in the journal
+
+    def of(self, ticket: Ticket, wait: Wait) -> Candidate:
+        """The ticket's configuration, or a proposed one."""
+        if ticket.hyperparameters is None:
+            candidate = self._proposer.take(ticket.number, wait)
+            if ticket.number not in self._noted:
+                self._journal.refused(ticket.number, candidate)
+            return candidate
+        if ticket.proposal:
+            return Candidate(ticket.hyperparameters, proposal_of(ticket.proposal))
+        operator = self._given.get(key(ticket.hyperparameters), "retry")
+        return self._proposer.settle(ticket.hyperparameters, operator)
+
+    def prepare(self, ticket: Ticket | None, receive: Callable[[], None]) -> None:
+        """Let a slow sampler think about the next ticket while a trial trains, and note what it has found.
+
+        Args:
+            ticket: the next one; None if there is none yet.
+            receive: takes in what the sampler should know, before it begins.
+        """
+        if ticket is None or ticket.hyperparameters is not None or not self._proposer.is_slow:
+            return
+        if not self._proposer.is_busy:
+            receive()
+            self._proposer.prepare(ticket.number)
+        self._note(ticket.number)
+
+    def give_back(self, ticket: Ticket) -> Ticket:
+        """The ticket for another worker that has nothing to do, with what was proposed for it."""
+        if ticket.hyperparameters is None and (candidate := self._proposer.ready(ticket.number)) is not None:
+            self._note(ticket.number)
+            ticket = replace(ticket, hyperparameters=candidate.hyperparameters, proposal=candidate.as_dict())
+        self._proposer.give_up(ticket.number)
+        return ticket
+
+    def keep(self, wait: Wait) -> None:
+        """Wait for what a sampler is thinking about when the search ends, and note it for a resume."""
+        number = self._proposer.number
+        if number is not None:
+            wait(self._proposer.is_made)
+            self._note(number)
+
+    def failed(self, configuration_key: str) -> None:
+        """A configuration has failed, and is not evaluated again unchanged."""
+        self._proposer.failures.add(configuration_key)
+
+    def _note(self, number: int) -> None:
+        if number not in self._noted and (candidate := self._proposer.ready(number)) is not None:
+            self._noted.add(number)
+            self._journal.refused(number, candidate)
+            self._journal.prepared(number, candidate.hyperparameters, candidate.as_dict())

@@ -1,0 +1,60 @@
+"""When a search is over, and what ends a trial in training: budgets of seconds, timeouts, and requests to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from atoll.platform.study.study import Study
+from atoll.platform.trial.outcome import Stopped, TrialTimeout
+
+
+class Deadlines:
+    """The clocks of one root.
+
+    Args:
+        study: its budget of seconds, grace, and trial_timeout.
+        seconds_before: how long the study was searched before a resume.
+        stop_requested: whether someone has asked the search to stop; asked only now and then, as it looks at a file.
+    """
+
+    STOP_CHECK_INTERVAL = 0.5
+
+    def __init__(self, study: Study, seconds_before: float, stop_requested: Callable[[], bool]) -> None:
+        self._left = None if study.seconds is None else study.seconds - seconds_before
+        self._grace = study.grace
+        self._timeout = study.trial_timeout
+        self._stop_requested = stop_requested
+        self._started = self._trial_started = time.monotonic()
+        self._stop_checked = 0.0
+        self._stopping = False
+
+    def trial_starts(self) -> None:
+        """A trial starts now."""
+        self._trial_started = time.monotonic()
+
+    def trial_seconds(self) -> float:
+        """Seconds since the last trial started."""
+        return time.monotonic() - self._trial_started
+
+    def is_over(self) -> bool:
+        """Whether no further trial may start."""
+        over = self._left is not None and time.monotonic() - self._started >= self._left
+        return over or self._is_stopping()
+
+    def interruption(self) -> Exception | None:
+        """What ends the trial in training; None if nothing does."""
+        if self._is_stopping():
+            return Stopped("the search was asked to stop")
+        if self._timeout is not None and self.trial_seconds() > self._timeout:
+            return TrialTimeout(f"the trial was stopped after trial_timeout ({self._timeout:g} s)")
+        elapsed = time.monotonic() - self._started
+        if self._left is not None and self._grace is not None and elapsed > self._left + self._grace:
+            return Stopped("the search's seconds and grace were over")
+        return None
+
+    def _is_stopping(self) -> bool:
+        if not self._stopping and time.monotonic() - self._stop_checked > self.STOP_CHECK_INTERVAL:
+            self._stop_checked = time.monotonic()
+            self._stopping = self._stop_requested()
+        return self._stopping

@@ -1,0 +1,107 @@
+"""The journal of one worker's root: what happens in the search, as events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atoll.platform.search.proposals import Candidate
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.topology import Place
+from atoll.platform.trial.outcome import Outcome
+from atoll.platform.trial.progress import Progress
+from atoll.storage.events import Migrated, ProposalRefused, Proposed, RankPlaced, TrialKey, TrialStarted
+from atoll.storage.journal import JournalWriter
+
+
+class SearchJournal:
+    """Writes what one root sees.
+
+    Args:
+        path: the journal's file.
+        places: the place of every rank of the worker, the root's first.
+        num_started: trials that the worker has started before a resume.
+    """
+
+    def __init__(self, path: Path, places: Sequence[Place], num_started: int) -> None:
+        self._lines = JournalWriter(path)
+        self._places = places
+        self._place = places[0]
+        self._generation = num_started
+        self._is_oversubscribed = any(place.oversubscribed for place in places)
+
+    def ranks_placed(self) -> None:
+        """Where the worker's ranks run."""
+        for place in self._places:
+            self._lines.append(
+                RankPlaced(
+                    world_rank=place.world_rank,
+                    island=place.island,
+                    worker=place.worker,
+                    rank=place.rank,
+                    node=place.node,
+                    hostname=place.hostname,
+                    device=place.device,
+                    threads=place.threads,
+                    process=place.process,
+                    processor=place.processor,
+                    cores=place.cores,
+                    oversubscribed=place.oversubscribed,
+                )
+            )
+
+    def trial_started(self, key: TrialKey, configuration: Configuration, candidate: Candidate) -> None:
+        """A trial starts."""
+        number, attempt = key
+        self._lines.append(
+            TrialStarted(
+                number=number,
+                attempt=attempt,
+                island=self._place.island,
+                worker=self._place.worker,
+                generation=self._generation,
+                seed=configuration.seed,
+                host=self._place.hostname,
+                oversubscribed=self._is_oversubscribed,
+                hyperparameters=candidate.hyperparameters,
+                configuration=configuration.model_dump(),
+                proposal=candidate.as_dict(),
+            )
+        )
+        self._generation += 1
+
+    def progress(self, key: TrialKey, progress: Progress) -> None:
+        """A trial reports."""
+        self._lines.append(progress.as_event(*key))
+
+    def trial_ended(self, key: TrialKey, outcome: Outcome, objectives: Sequence[float], worker_seconds: float) -> None:
+        """A trial ends; it is synced to disk if it took longer than a second."""
+        several = objectives if len(objectives) > 1 else None
+        event = outcome.as_event(*key, objectives=several, worker_seconds=worker_seconds)
+        self._lines.append(event, sync=outcome.seconds > 1.0)
+
+    def prepared(self, number: int, hyperparameters: dict[str, Any], proposal: dict[str, Any]) -> None:
+        """A candidate is ready for a trial that has not started."""
+        self._lines.append(Proposed(number=number, hyperparameters=hyperparameters, proposal=proposal))
+
+    def refused(self, number: int, candidate: Candidate) -> None:
+        """What was proposed before a candidate, and must not be trained."""
+        for refusal in candidate.refused:
+            self._lines.append(
+                ProposalRefused(
+                    number=number,
+                    hyperparameters=refusal.hyperparameters,
+                    reason=refusal.reason,
+                    genes=refusal.genes,
+                    attributes=refusal.attributes,
+                )
+            )
+
+    def migrated(self, number: int, to_island: int) -> None:
+        """An individual is sent to another island."""
+        self._lines.append(Migrated(number=number, from_island=self._place.island, to_island=to_island))
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        self._lines.close()

@@ -1,0 +1,83 @@
+"""What a resumed root knows: its island's population, its sampler and its pruner, rebuilt from the journals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from atoll.communication.mailbox import Mailbox
+from atoll.platform.search import propagators
+from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.proposals import Proposer, key
+from atoll.platform.search.pruning import Pruner
+from atoll.platform.search.resume import Past, PastTrial
+from atoll.platform.search.scoring import Scoring
+from atoll.platform.study.plan import Plan
+from atoll.searchspaces.space import SearchSpace
+from atoll.storage.events import Event, ProgressReported
+
+
+def restore(
+    past: Past,
+    plan: Plan,
+    scoring: Scoring,
+    population: Population,
+    proposer: Proposer,
+    *,
+    island: int,
+    island_sizes: Sequence[int],
+) -> None:
+    """Tell an island's population and sampler what was found before, in the order of the trials' numbers.
+
+    Trials of a wider space than today's are left out.
+    """
+    proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
+    ended = past.individuals(island, len(island_sizes), plan.study.migration.pollination)
+    visited = past.visited(len(island_sizes))
+    for position, trial in enumerate(ended):
+        try:
+            genes, attributes = _genes_of(trial, plan.space)
+        except ValueError:
+            continue
+        for refused in past.refused.get(trial.number, ()):
+            checked = propagators.checked_attributes(refused.attributes)
+            proposer.refused(trial.number, refused.genes, checked)
+        proposer.started(trial.number, genes, attributes)
+        losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
+        if losses is None:
+            proposer.dropped(trial.number)
+            continue
+        individual = Individual(
+            number=trial.number,
+            genes=tuple(genes.values()),
+            losses=losses,
+            island=trial.island,
+            home=position % island_sizes[island],
+            is_complete=trial.state == "complete",
+            visited=frozenset(visited.get(trial.number, ())),
+            attributes=attributes,
+            curve=curve,
+        )
+        if population.admit(individual):
+            proposer.arrived(individual)
+
+
+def _genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A past trial's genes, as they were proposed if the space is still the same, and its sampler's attributes."""
+    encoded = space.encode(trial.hyperparameters)
+    proposed = trial.proposal.get("genes") or {}
+    attributes = propagators.checked_attributes(trial.proposal.get("attributes") or {})
+    return (proposed if list(proposed) == list(encoded) else encoded), attributes
+
+
+def pruner_of(plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past) -> Pruner | None:
+    """The pruner of a study, with what earlier trials have reached; None if the study prunes nothing."""
+    if plan.study.pruning is None:
+        return None
+    sign = -1.0 if plan.workload.direction == "maximize" else 1.0
+    pruner = Pruner(plan.study.pruning, *plan.pruning_rule(), sign, roots)
+    for event in events:
+        # What was lost will be trained, and count, again.
+        if isinstance(event, ProgressReported) and past.is_budgeted(event.key):
+            pruner.replay(event.number, event.epoch, event.step, event.seconds, event.metric)
+    return pruner

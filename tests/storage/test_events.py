@@ -1,0 +1,113 @@
+"""Every event is read as it was written; what a line needs, and what it may lack."""
+
+import json
+
+import pytest
+
+from atoll.storage import events
+from atoll.storage.events import EVENTS, MalformedLine, as_line, parse
+
+EXAMPLES = [
+    events.JournalOpened(time=1.0, version=2),
+    events.StudyStarted(time=1.0, definition={"name": "s"}, num_trials=3),
+    events.StudyEnded(time=1.0, state="stopped", reason="r"),
+    events.Restarted(time=1.0, reason="r"),
+    events.RankPlaced(
+        time=1.0, world_rank=3, island=1, worker=1, rank=1, node=0, hostname="h", device="cpu", threads=2, process=7,
+        processor="p", cores=4, oversubscribed=True,
+    ),
+    events.TrialStarted(
+        time=1.0, number=1, attempt=2, island=3, worker=4, generation=5, seed=6, host="h", oversubscribed=False,
+        hyperparameters={"a": 1}, configuration={"b": 2}, proposal={"operator": "o"},
+    ),
+    events.ProgressReported(
+        time=1.0, number=1, attempt=2, step=3, epoch=4, seconds=5.0, train_loss=None, validation_loss=0.6, metric=0.7,
+        learning_rate=0.8, wire_bytes=9.0, metrics={"m": 1.0},
+    ),
+    events.TrialEnded(
+        time=1.0, number=1, attempt=2, state="pruned", objective=0.5, objectives=[0.5, None], metrics={"m": 1.0},
+        seconds=2.0, wire_bytes=3.0, ledger=[{"operation": "sum"}], peak_memory=4.0, reason="r", traceback="t",
+        notes=["n"], curve={1: 0.5, 2: None}, traces=[{"rank": 0}], worker_seconds=5.0,
+    ),
+    events.TrialLost(time=1.0, number=1, attempt=2, reason="r", suspected=True),
+    events.Proposed(time=1.0, number=1, hyperparameters={"a": 1}, proposal={"genes": {}}),
+    events.ProposalRefused(time=1.0, number=1, hyperparameters={"a": 1}, reason="r", genes={"a": 0.5}, attributes={}),
+    events.Migrated(time=1.0, number=1, from_island=2, to_island=3),
+]  # fmt: skip
+
+# What a line of version 1 or 2 is called on disk, whatever classes and attributes are called.
+FIELDS = {
+    "journal": "version",
+    "study_started": "definition num_trials",
+    "study_ended": "state reason",
+    "restarted": "reason",
+    "host": "world_rank island worker rank node hostname device threads process processor cores oversubscribed",
+    "trial_started": "number attempt island worker generation seed host oversubscribed hyperparameters configuration "
+    "proposal",
+    "progress": "number attempt step epoch seconds train_loss validation_loss metric learning_rate wire_bytes metrics",
+    "trial_ended": "number attempt state objective metrics seconds wire_bytes ledger peak_memory reason traceback "
+    "notes curve schedules busy_seconds objectives",
+    "trial_lost": "number attempt reason blamed",
+    "proposed": "number hyperparameters proposal",
+    "refused": "number hyperparameters reason genes attributes",
+    "migrated": "number from_island to_island",
+}
+NOT_NEEDED = {
+    "study_started": "definition num_trials",
+    "study_ended": "reason",
+    "host": "processor cores oversubscribed",
+    "trial_started": "generation host oversubscribed proposal",
+    "progress": "metrics",
+    "trial_ended": "objective metrics seconds wire_bytes ledger peak_memory reason traceback notes curve schedules "
+    "busy_seconds objectives",
+    "trial_lost": "blamed",
+    "refused": "hyperparameters reason",
+}
+
+
+def name(event):
+    return event.name
+
+
+def test_there_is_an_example_of_every_event():
+    assert {type(example) for example in EXAMPLES} == set(EVENTS.values())
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=name)
+def test_an_event_is_read_as_it_was_written(event):
+    assert parse(json.loads(json.dumps(as_line(event)))) == event
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=name)
+def test_the_names_on_disk_stay(event):
+    assert list(event.to_line()) == FIELDS[event.name].split()
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=name)
+def test_what_a_line_needs(event):
+    line, spare = as_line(event), NOT_NEEDED.get(event.name, "").split()
+    for field in event.to_line():
+        lacking = {key: value for key, value in line.items() if key != field}
+        if field in spare:
+            assert parse(lacking) is not None
+        else:
+            with pytest.raises(MalformedLine, match=f"a line of {event.name} needs the field '{field}'; it has event,"):
+                parse(lacking)
+
+
+def test_values_of_other_types_are_told():
+    line = as_line(EXAMPLES[5])
+    with pytest.raises(MalformedLine, match="number must be an integer; it is 'one'"):
+        parse(line | {"number": "one"})
+    with pytest.raises(MalformedLine, match="hyperparameters must be an object; it is 3"):
+        parse(line | {"hyperparameters": 3})
+
+
+def test_an_unknown_event_is_none():
+    assert parse({"event": "made_up", "time": 1.0}) is None
+
+
+def test_hosts_of_version_1_call_it_crowded():
+    line = as_line(EXAMPLES[4])
+    del line["oversubscribed"]
+    assert parse(line | {"is_crowded": True}).oversubscribed is True
