@@ -1,11 +1,18 @@
-"""How long the commands that need neither MPI nor torch take to start, as whole processes.
+"""How long commands take to start: those that need neither MPI nor torch, and a search up to its first trial.
 
-python benchmarks/startup.py [--quick] [--json FILE]
+python benchmarks/startup.py [--quick] [--json FILE] [--before PYTHON]
+
+The search is one of two ranks. Its cost is the CPU seconds of the launcher, mpiexec and the ranks until the journal says
+that the first trial has started, over those of `python -c "import torch"`, measured in turns. --before names the Python
+of another installation of atoll, to be measured beside this one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -13,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 from comparison import say
 
 SUPPORT = Path(__file__).parent.parent / "tests" / "support"
@@ -51,14 +59,88 @@ def measure(folder: Path, num_rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
+SEARCH = [
+    "--method",
+    "ddp",
+    "--workload",
+    "digits_mlp",
+    "--trials",
+    "1",
+    "--epochs",
+    "1",
+    "--ranks",
+    "2",
+    "--name",
+    "first",
+]
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """User and system time of a process and of its living descendants."""
+    seconds = 0.0
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            seconds += times.user + times.system
+    return seconds
+
+
+def to_first_trial(python: str, folder: Path) -> float:
+    """CPU seconds from `atoll search` to the first line that says that a trial has started."""
+    shutil.rmtree(folder / "atoll-studies", ignore_errors=True)
+    (folder / "first.db").unlink(missing_ok=True)
+    command = [python, "-m", "atoll.platform.cli", "search", *SEARCH, "--store", "sqlite:///first.db"]
+    job = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = folder / "atoll-studies/first/journals/root-00000.jsonl"
+    deadline = time.monotonic() + 300
+    try:
+        while not (journal.exists() and "trial_started" in journal.read_text()):
+            if time.monotonic() > deadline or job.poll() not in (None, 0):
+                raise RuntimeError(f"no trial has started: {' '.join(command)}")
+            time.sleep(0.01)
+        return cpu_seconds(psutil.Process(job.pid))
+    finally:
+        job.wait(300)
+
+
+def import_torch(python: str) -> float:
+    """CPU seconds of `python -c "import torch"`."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([python, "-c", "import torch"], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def measure_search(folder: Path, num_rounds: int, pythons: dict[str, str]) -> dict[str, dict[str, float]]:
+    torch: list[float] = []
+    searches: dict[str, list[float]] = {name: [] for name in pythons}
+    for _ in range(num_rounds):
+        torch.append(import_torch(sys.executable))
+        for name, python in pythons.items():
+            searches[name].append(to_first_trial(python, folder))
+    figures = {"import torch": {"median_cpu_s": round(statistics.median(torch), 2)}}
+    for name, seconds in searches.items():
+        ratios = [mine / of_torch for mine, of_torch in zip(seconds, torch, strict=True)]
+        figures[f"search to its first trial, {name}"] = {
+            "median_cpu_s": round(statistics.median(seconds), 2),
+            "ratio_to_import_torch": round(statistics.median(ratios), 2),
+            "min_ratio": round(min(ratios), 2),
+            "max_ratio": round(max(ratios), 2),
+        }
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
+    parser.add_argument("--before", metavar="PYTHON", help="measure the atoll of this interpreter beside this one")
     options = parser.parse_args()
+    pythons = {"now": sys.executable} | ({"before": options.before} if options.before else {})
     with tempfile.TemporaryDirectory() as name:
         make_store(Path(name))
         seconds = measure(Path(name), 3 if options.quick else 15)
+        searches = measure_search(Path(name), 2 if options.quick else 7, pythons)
     figures = {
         name: {
             "median_s": round(statistics.median(all_), 3),
@@ -67,8 +149,9 @@ def main() -> None:
         }
         for name, all_ in seconds.items()
     }
-    lines = (f"{n:24} median {f['median_s']:.3f} s   {f['min_s']:.3f} to {f['max_s']:.3f}" for n, f in figures.items())
-    say(options, figures, lines)
+    lines = [f"{n:24} median {f['median_s']:.3f} s   {f['min_s']:.3f} to {f['max_s']:.3f}" for n, f in figures.items()]
+    lines += [f"{name}: {', '.join(f'{key} {value}' for key, value in f.items())}" for name, f in searches.items()]
+    say(options, figures | searches, lines)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from atoll.methods.common.eager import eager
 from atoll.methods.common.ftrl import Ftrl
 from atoll.methods.common.validation import require, require_choice
 
@@ -167,16 +168,16 @@ def _betas(settings: OptimizerSettings) -> tuple[float, float]:
 
 Maker = Callable[[OptimizerSettings, Iterable[nn.Parameter], float, float], torch.optim.Optimizer]
 _MAKERS: dict[str, Maker] = {
-    "adamw": lambda s, p, rate, decay: torch.optim.AdamW(p, rate, _betas(s), weight_decay=decay, fused=True),
-    "adam": lambda s, p, rate, decay: torch.optim.Adam(p, rate, _betas(s), weight_decay=decay, fused=True),
-    "amsgrad": lambda s, p, rate, decay: torch.optim.Adam(
+    "adamw": lambda s, p, rate, decay: eager(torch.optim.AdamW)(p, rate, _betas(s), weight_decay=decay, fused=True),
+    "adam": lambda s, p, rate, decay: eager(torch.optim.Adam)(p, rate, _betas(s), weight_decay=decay, fused=True),
+    "amsgrad": lambda s, p, rate, decay: eager(torch.optim.Adam)(
         p, rate, _betas(s), weight_decay=decay, amsgrad=True, fused=True
     ),
-    "adamax": lambda s, p, rate, decay: torch.optim.Adamax(p, rate, _betas(s), weight_decay=decay),
-    "nadam": lambda s, p, rate, decay: torch.optim.NAdam(p, rate, _betas(s), weight_decay=decay),
-    "adagrad": lambda s, p, rate, decay: torch.optim.Adagrad(p, rate, weight_decay=decay),
-    "adadelta": lambda s, p, rate, decay: torch.optim.Adadelta(p, rate, s.smoothing, weight_decay=decay),
-    "rmsprop": lambda s, p, rate, decay: torch.optim.RMSprop(
+    "adamax": lambda s, p, rate, decay: eager(torch.optim.Adamax)(p, rate, _betas(s), weight_decay=decay),
+    "nadam": lambda s, p, rate, decay: eager(torch.optim.NAdam)(p, rate, _betas(s), weight_decay=decay),
+    "adagrad": lambda s, p, rate, decay: eager(torch.optim.Adagrad)(p, rate, weight_decay=decay),
+    "adadelta": lambda s, p, rate, decay: eager(torch.optim.Adadelta)(p, rate, s.smoothing, weight_decay=decay),
+    "rmsprop": lambda s, p, rate, decay: eager(torch.optim.RMSprop)(
         p, rate, s.smoothing, momentum=s.momentum, weight_decay=decay
     ),
     "ftrl": lambda s, p, rate, decay: Ftrl(p, rate, weight_decay=decay, l1=s.l1),
@@ -235,7 +236,7 @@ class OptimizerFactory:
         # The fused forms pass over the memory once: of 10 million parameters a step of 51 ms takes 73 ms without
         # (docs/results/step.json: mlp_10m, "no fused SGD").
         if s.optimizer == "sgd":
-            made: torch.optim.Optimizer = torch.optim.SGD(
+            made: torch.optim.Optimizer = eager(torch.optim.SGD)(
                 parameters, rate, s.momentum, weight_decay=decay, nesterov=s.nesterov, fused=True
             )
         else:

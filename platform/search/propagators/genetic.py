@@ -7,27 +7,40 @@ not used; its CMA-ES, PSO and Nelder-Mead are faulty as released.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import random
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from propulate.population import Individual as PropulateIndividual
-from propulate.propagators import (
-    CrossoverMultiple,
-    CrossoverSigmoid,
-    CrossoverUniform,
-    InitUniform,
-    IntervalMutationNormal,
-    RandomPointMutation,
-    SelectUniform,
-)
 
 from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.propagators.propagator import Propagator, Proposal, seed_of
 from atoll.platform.study.samplers import Genetic
 from atoll.searchspaces.space import Gene
+
+
+def _load_propulate() -> tuple[Any, Any]:
+    """Propulate's modules of operators and individuals, without the package's own `__init__`.
+
+    That imports GPy, matplotlib and pandas for surrogates, which take longer than torch. Whoever imports propulate
+    later gets the whole of it.
+    """
+    spec = importlib.util.find_spec("propulate")
+    if "propulate" in sys.modules or spec is None:
+        return importlib.import_module("propulate.propagators"), importlib.import_module("propulate.population")
+    sys.modules["propulate"] = importlib.util.module_from_spec(spec)
+    try:
+        return importlib.import_module("propulate.propagators"), importlib.import_module("propulate.population")
+    finally:
+        del sys.modules["propulate"]
+
+
+stock, _population = _load_propulate()
+PropulateIndividual: Any = _population.Individual
 
 Limits = Mapping[str, tuple[float, float] | tuple[int, int]]
 
@@ -68,7 +81,7 @@ class GeneticPropagator(Propagator):
         self._population = population
         self._seed = seed
         self._rng = random.Random()
-        self._draw = InitUniform(self._limits, rng=self._rng)
+        self._draw = stock.InitUniform(self._limits, rng=self._rng)
         self._template = self._draw()
         self._parents, self._mate, self._mutations = _operators(settings, self._limits, self._rng)
         self._genomes: dict[int, Genome] = {}
@@ -118,7 +131,7 @@ class RandomPropagator(Propagator):
         self._limits = dict(limits)
         self._seed = seed
         self._rng = random.Random()
-        self._draw = InitUniform(self._limits, rng=self._rng)
+        self._draw = stock.InitUniform(self._limits, rng=self._rng)
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
         """Draw uniformly."""
@@ -132,17 +145,19 @@ class RandomPropagator(Propagator):
 def _operators(settings: Genetic, limits: Limits, rng: random.Random) -> tuple[Any, Any, dict[str, Any]]:
     """Selection of parents among the best, crossover, and what changes the offspring, in Propulate's order."""
     if settings.mating == "uniform":
-        mate = CrossoverUniform(settings.crossover, rng=rng)
+        mate = stock.CrossoverUniform(settings.crossover, rng=rng)
     elif settings.mating == "sigmoid":
-        mate = CrossoverSigmoid(settings.temperature, rng=rng)
+        mate = stock.CrossoverSigmoid(settings.temperature, rng=rng)
     else:
-        mate = CrossoverMultiple(parents=settings.parents, rng=rng)
-    parents = SelectUniform(settings.parents if settings.mating == "multiple" else 2, rng=rng)
+        mate = stock.CrossoverMultiple(parents=settings.parents, rng=rng)
+    parents = stock.SelectUniform(settings.parents if settings.mating == "multiple" else 2, rng=rng)
     numbers = sum(isinstance(low, float) for low, _ in limits.values())
     fewest, most = (min(points, len(limits)) for points in settings.mutation_points)
-    mutations = {"point_mutation": RandomPointMutation(limits, fewest, most, settings.mutation, rng)}
+    mutations = {"point_mutation": stock.RandomPointMutation(limits, fewest, most, settings.mutation, rng)}
     if numbers:
         points = min(settings.interval_points, numbers)
-        mutations["interval_mutation"] = IntervalMutationNormal(limits, settings.sigma, points, settings.interval, rng)
-    mutations["random"] = InitUniform(limits, parents=1, probability=settings.random, rng=rng)
+        mutations["interval_mutation"] = stock.IntervalMutationNormal(
+            limits, settings.sigma, points, settings.interval, rng
+        )
+    mutations["random"] = stock.InitUniform(limits, parents=1, probability=settings.random, rng=rng)
     return parents, mate, mutations
