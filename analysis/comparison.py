@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics as python_statistics
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from atoll.analysis import confirmations, projection, score, statistics
+from atoll.analysis import confirmations, inference, projection, score
 from atoll.analysis.confirmations import Confirmation
+from atoll.analysis.inference import Equivalence, Estimate, Separation
 from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import Array, in_groups
 from atoll.analysis.score import MethodScore
-from atoll.analysis.statistics import Equivalence, Estimate, Separation
 from atoll.storage.export import plain
 from atoll.storage.models import BenchmarkRow, StudyRow, TrialRow
 from atoll.storage.store import Store
@@ -128,7 +128,7 @@ def compare(store: Store, benchmark: BenchmarkRow) -> Comparison:
         cells=[facts.cell(m, w) for w in facts.workloads for m in facts.methods],
         confirmations=facts.rows,
         scores={by: facts.scored(by) for by in ("seconds", "steps")} | facts.scored_predictions(),
-        quality={m: statistics.interquartile_mean(s) for m, s in strata.items() if s},
+        quality={m: inference.interquartile_mean(s) for m, s in strata.items() if s},
         improvement=_improvement(strata),
         separation=_separation(strata),
         equivalence=_equivalence(strata),
@@ -310,12 +310,12 @@ def _grouped(rows: Sequence[Confirmation], value: Value) -> Array:
 
 
 def _median(rows: Sequence[Confirmation], value: Value) -> Estimate | None:
-    return statistics.median(_grouped(rows, value)) if rows else None
+    return inference.median(_grouped(rows, value)) if rows else None
 
 
 def _known_median(rows: Sequence[Confirmation], value: Value) -> float:
     known = [number for row in rows if not math.isnan(number := value(row))]
-    return python_statistics.median(known) if known else math.nan
+    return statistics.median(known) if known else math.nan
 
 
 def _improvement(strata: Strata) -> dict[str, dict[str, Estimate]]:
@@ -323,7 +323,7 @@ def _improvement(strata: Strata) -> dict[str, dict[str, Estimate]]:
     found: dict[str, dict[str, Estimate]] = {method: {} for method in strata}
     for ours, theirs in itertools.combinations(strata, 2):
         if strata[ours]:
-            found[ours][theirs] = statistics.probability_of_improvement(strata[ours], strata[theirs])
+            found[ours][theirs] = inference.probability_of_improvement(strata[ours], strata[theirs])
             found[theirs][ours] = found[ours][theirs].complement()
     return found
 
@@ -336,7 +336,7 @@ def _separation(strata: Strata) -> Separation | None:
     num_workloads = len(next(iter(strata.values()), []))
     if len(strata) < 2 or num_workloads < FEWEST_WORKLOADS:
         return None
-    return statistics.separate(_medians(strata))
+    return inference.separate(_medians(strata))
 
 
 def _equivalence(strata: Strata) -> dict[str, Equivalence]:
@@ -344,7 +344,7 @@ def _equivalence(strata: Strata) -> dict[str, Equivalence]:
         return {}
     medians = _medians(strata)
     return {
-        f"{ours} - {theirs}": statistics.practically_equal(medians[ours], medians[theirs], REGION)
+        f"{ours} - {theirs}": inference.practically_equal(medians[ours], medians[theirs], REGION)
         for ours, theirs in itertools.combinations(strata, 2)
     }
 
@@ -355,7 +355,7 @@ def _tuning_curve(study: StudyRow, trials: Sequence[TrialRow]) -> TuningCurve:
     objectives = [sign * t.objective if t.state == "complete" and t.objective is not None else -math.inf for t in ended]
     best = np.maximum.accumulate(objectives) if objectives else np.array([])
     finite = [value for value in objectives if math.isfinite(value)]
-    expected = statistics.expected_best(finite) if finite else np.array([])
+    expected = inference.expected_best(finite) if finite else np.array([])
     spent = np.cumsum([(t.finished or t.started) - t.started for t in ended])
     return TuningCurve(
         method=str(study.method_label),

@@ -19,7 +19,7 @@ from atoll.dashboard.figures.style import plain
 
 if TYPE_CHECKING:  # these take the analysis extra
     from atoll.analysis.comparison import Comparison, TuningCurve
-    from atoll.analysis.statistics import Estimate, Separation
+    from atoll.analysis.inference import Estimate, Separation
 
 COLORS = (*qualitative.Safe, *qualitative.Vivid, *qualitative.Dark2)
 COLUMNS = 3
