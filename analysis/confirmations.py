@@ -14,7 +14,7 @@ from atoll.storage.models import BenchmarkRow, ProgressRow, StudyRow, TrialRow
 from atoll.storage.store import Store
 
 ENDED = ("complete", "failed")
-WORDS = "its tuning found nothing that trains to the end"
+HOPELESS = "its tuning found nothing that trains to the end"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Confirmation:
         wire_bytes: by all ranks.
         peak_memory: bytes of the largest rank's process.
         trainable_share: of the parameters at the end; these five are NaN where it failed.
-        is_timed: whether every rank had a core, or a GPU, to itself; else its seconds compare with nothing.
+        oversubscribed: whether its ranks shared cores or a GPU, so that its seconds do not compare with others.
         number: the trial's number in its study.
         trial_id: in the store; none where nothing could be trained.
     """
@@ -61,7 +61,7 @@ class Confirmation:
     wire_bytes: float
     peak_memory: float
     trainable_share: float
-    is_timed: bool
+    oversubscribed: bool
     number: int
     trial_id: int | None = None
 
@@ -82,7 +82,7 @@ def read(store: Store, benchmark: BenchmarkRow) -> list[Confirmation]:
         if study.stage == "confirm":
             rows += _of_study(store, study)
         elif is_hopeless(study, store.trials(study)):
-            rows += [_failed(study, n, 1, WORDS) for n in range(benchmark.definition["confirmation"]["seeds"])]
+            rows += [_failed(study, n, 1, HOPELESS) for n in range(benchmark.definition["confirmation"]["seeds"])]
     return rows
 
 
@@ -176,7 +176,7 @@ def _failed(
         wire_bytes=math.nan,
         peak_memory=math.nan,
         trainable_share=math.nan,
-        is_timed=trial is None or not trial.oversubscribed,
+        oversubscribed=trial is not None and bool(trial.oversubscribed),
         number=number,
         trial_id=None if trial is None else trial.id,
     )
@@ -224,9 +224,9 @@ def to_csv(rows: Iterable[Confirmation]) -> str:
     Seconds are left out of all rows where those of some compare with nothing: as if nobody had reached the target.
     """
     rows = [row for row in rows if row.is_chosen]
-    are_timed = all(row.is_timed for row in rows)
+    is_oversubscribed = any(row.oversubscribed for row in rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Confirmation)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) | {"seconds": row.seconds if are_timed else ""} for row in rows)
+    writer.writerows(asdict(row) | {"seconds": "" if is_oversubscribed else row.seconds} for row in rows)
     return text.getvalue()

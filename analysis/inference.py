@@ -52,7 +52,7 @@ def median(values: ArrayLike) -> Estimate:
 
 
 def probability_of_improvement(ours: Strata, theirs: Strata) -> Estimate:
-    """The probability that a seed of ours beats one of theirs on a random workload (Agarwal et al. 2021); a tie is half.
+    """The probability that our seed beats theirs on a random workload (Agarwal et al. 2021); ties count half.
 
     On one workload this is Mann-Whitney's U divided by the number of pairs.
     """

@@ -224,7 +224,7 @@ class Store:
         with self._session() as session:
             return list(session.scalars(sa.select(LedgerRow).where(LedgerRow.trial_id == trial_id)))
 
-    def schedules(self, trial_id: int) -> list[TraceRow]:
+    def traces(self, trial_id: int) -> list[TraceRow]:
         """What ranks of one trial did at their steps, by rank."""
         query = sa.select(TraceRow).where(TraceRow.trial_id == trial_id).order_by(TraceRow.rank)
         with self._session() as session:
