@@ -1,1 +1,1 @@
-"""What the store's rows say, without torch or MPI."""
+"""Analysis of the store's rows: rankings, scores, statistics and projections, without torch or MPI."""

@@ -1,4 +1,4 @@
-"""A cluster in numbers, and what communication costs on it (Hockney 1994: latency plus size over bandwidth).
+"""The description of a cluster, and the cost of communication on it (Hockney 1994: latency plus size over bandwidth).
 
 All-reduce algorithms and their costs: Thakur, Rabenseifner, Gropp (2005), "Optimization of Collective Communication
 Operations in MPICH". Sizes are bytes, times seconds, bandwidths bytes per second.
@@ -13,12 +13,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Algorithm = Literal["ring", "tree", "recursive_halving", "hierarchical"]
-# Which ranks a communicator spans: all; those of a node; one of each node; or a fixed number of neighbours.
+# The ranks of a communicator: all, those of a node, one of each node, or a fixed number of neighbors.
 Span = Literal["all", "node", "peers", "part"]
 
 
 class Link(BaseModel):
-    """What a message meets between two ranks."""
+    """The link between two ranks."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -27,55 +27,57 @@ class Link(BaseModel):
 
     @property
     def latency(self) -> float:
-        """Seconds."""
+        """Latency in seconds."""
         return self.microseconds * 1e-6
 
     @property
     def bandwidth(self) -> float:
-        """Bytes per second."""
+        """Bandwidth in bytes per second."""
         return self.gigabytes_per_second * 1e9
 
     def seconds(self, size: float) -> float:
-        """One message."""
+        """Seconds of one message of `size` bytes."""
         return self.latency + size / self.bandwidth
 
 
 class Cluster(BaseModel):
-    """A described cluster: what a projection needs to know of it."""
+    """The description of a cluster that a projection needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(min_length=1, max_length=100)
     description: str = ""
-    ranks_per_node: int = Field(ge=1, description="GPUs, or ranks, of a node")
-    speed: float = Field(default=1.0, gt=0, description="of a rank's computation, over that of the measuring machine")
-    node: Link = Field(description="between two ranks of a node; each pair has its own")
+    ranks_per_node: int = Field(ge=1, description="GPUs, or ranks, per node")
+    speed: float = Field(default=1.0, gt=0, description="a rank's computing speed over the measured one")
+    node: Link = Field(description="between two ranks of a node; each pair has its own link")
     network: Link = Field(description="between two nodes, through one port of each")
-    ports: int = Field(default=1, ge=1, description="of a node to the network; a rank uses one, all share them")
-    algorithm: Algorithm = Field(default="hierarchical", description="of sums over ranks")
-    overlaps: bool = Field(default=True, description="whether communication goes on while a rank computes")
+    ports: int = Field(
+        default=1, ge=1, description="network ports per node, which its ranks share; a rank uses one at a time"
+    )
+    algorithm: Algorithm = Field(default="hierarchical", description="of all-reduces")
+    overlaps: bool = Field(default=True, description="whether communication overlaps with computing")
 
     def crossing(self, num_flows: int) -> Link:
-        """What each of a node's ranks that send to other nodes at a time gets of the network."""
+        """The share of the network for each of `num_flows` ranks of a node that send at the same time."""
         share = min(1.0, self.ports / num_flows)
         return self.network.model_copy(update={"gigabytes_per_second": share * self.network.gigabytes_per_second})
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the ranks of a communicator are: `per_node` of them on each of `num_nodes` nodes."""
+    """The placement of a communicator's ranks: `per_node` on each of `num_nodes` nodes."""
 
     num_nodes: int
     per_node: int
 
     @property
     def size(self) -> int:
-        """Ranks."""
+        """The number of ranks."""
         return self.num_nodes * self.per_node
 
 
 def layout(cluster: Cluster, span: Span, num_nodes: int, size: int) -> Layout:
-    """The layout of a communicator's ranks at `num_nodes` nodes; `size` is that of a part, which does not grow."""
+    """The layout of a communicator on `num_nodes` nodes; `size` counts the ranks of a part, which does not grow."""
     if span == "all":
         return Layout(num_nodes, cluster.ranks_per_node)
     if span == "node":
@@ -87,19 +89,19 @@ def layout(cluster: Cluster, span: Span, num_nodes: int, size: int) -> Layout:
 
 
 def ring(size: float, num_ranks: int, link: Link) -> float:
-    """2(p-1) steps, each of a pth."""
+    """Ring all-reduce: 2(p-1) steps, each with 1/p of the data."""
     return 2 * (num_ranks - 1) * link.seconds(size / num_ranks)
 
 
 def recursive_halving(size: float, num_ranks: int, link: Link) -> float:
-    """Rabenseifner's: reduce-scatter and all-gather by halves; beyond a power of 2 a message more each way."""
+    """Rabenseifner's all-reduce: reduce-scatter and all-gather by halves, with two more messages off powers of 2."""
     whole = 1 << (num_ranks.bit_length() - 1)
     more = 2 * link.seconds(size) if whole < num_ranks else 0.0
     return 2 * math.log2(whole) * link.latency + 2 * (whole - 1) / whole * size / link.bandwidth + more
 
 
 def tree(size: float, where: Layout, cluster: Cluster) -> float:
-    """A binomial tree's depth of messages: over nodes, then inside them."""
+    """One message per level of a binomial tree: over nodes, then inside them."""
     return _depth(where.num_nodes) * cluster.network.seconds(size) + _depth(where.per_node) * cluster.node.seconds(size)
 
 
@@ -108,7 +110,7 @@ def _depth(num_ranks: int) -> int:
 
 
 def all_reduce(cluster: Cluster, size: float, where: Layout) -> float:
-    """Seconds of a sum of `size` bytes over ranks, with the cluster's algorithm."""
+    """Seconds of an all-reduce of `size` bytes with the cluster's algorithm."""
     if where.size == 1:
         return 0.0
     if cluster.algorithm == "tree":
@@ -117,14 +119,14 @@ def all_reduce(cluster: Cluster, size: float, where: Layout) -> float:
         flat = ring if cluster.algorithm in ("ring", "hierarchical") else recursive_halving
         return flat(size, where.size, cluster.node)
     if cluster.algorithm == "recursive_halving":
-        # The nearest first: what is left of the vector crosses between nodes.
+        # Halving starts inside the nodes, so only 1/per_node of the vector crosses between nodes.
         inside = recursive_halving(size, where.per_node, cluster.node)
         crossing = cluster.crossing(where.per_node)
         return inside + recursive_halving(size / where.per_node, where.num_nodes, crossing)
     if cluster.algorithm == "ring" or where.per_node == 1:
-        # One message crosses between two neighbouring nodes at a time; each step is as slow as its slowest message.
+        # One message at a time crosses between neighboring nodes; each step is as slow as its slowest message.
         return ring(size, where.size, slower(cluster.node, cluster.network) if where.per_node > 1 else cluster.network)
-    # Reduce-scatter and all-gather in the node; between, each rank sums its share with its peers of other nodes.
+    # Between reduce-scatter and all-gather in the node, each rank sums its share with its peers in other nodes.
     inside = ring(size, where.per_node, cluster.node)
     return inside + ring(size / where.per_node, where.num_nodes, cluster.crossing(where.per_node))
 
@@ -138,7 +140,7 @@ def slower(first: Link, second: Link) -> Link:
 
 
 def broadcast(cluster: Cluster, size: float, where: Layout) -> float:
-    """Seconds of a broadcast: a binomial tree, or scattered and gathered where that is sooner (van de Geijn)."""
+    """Seconds of a broadcast: by a binomial tree or by scatter and all-gather (van de Geijn), whichever is faster."""
     if where.size == 1:
         return 0.0
     link = cluster.node if where.num_nodes == 1 else slower(cluster.node, cluster.network)

@@ -1,4 +1,4 @@
-"""What a benchmark's confirmations measured: one row for each training of a tuned configuration with a fresh seed."""
+"""A benchmark's confirmations: one row per training of a tuned configuration with a fresh seed."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from atoll.storage.models import BenchmarkRow, ProgressRow, StudyRow, TrialRow
 from atoll.storage.store import Store
 
 ENDED = ("complete", "failed")
-WORDS = "its tuning found nothing that trains to the end"
+HOPELESS = "its tuning found nothing that trains to the end"
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """One training, measured on the test data after every epoch.
+    """One training, evaluated on the test data after every epoch.
 
     Attributes:
-        method, workload: as the benchmark calls them.
-        group: which tuning, from 0.
-        study: the tuning and the seed, as TUNING.SEED; all methods and configurations have the same seeds.
-        trial: the configuration's place among the best of its tuning, from 1.
-        is_chosen: whether that is the configuration that counts: the best of them on *validation* data here.
-        evaluation: the epoch after which the target was met; infinite where it was not.
-        seconds: of training until then; infinite where it was not.
-        steps: until then.
+        method, workload: names in the benchmark.
+        group: number of the tuning, from 0.
+        study: TUNING.SEED, the numbers of the tuning and the seed; all methods and configurations have the same seeds.
+        trial: the configuration's rank among the best of its tuning, from 1.
+        is_chosen: whether the configuration counts: the best of its tuning on the *validation* data here.
+        evaluation: the epoch after which the target was met, or infinity.
+        seconds: of training until the target was met, or infinity.
+        steps: until the target was met, or infinity.
         state, reason: complete, or failed and why.
-        validated: the metric on the validation data at the end; NaN where it failed.
-        quality: the metric on the test data at the end; NaN where it failed.
-        relative: quality as a share of the target, larger is better; 0 where it failed, NaN without a target.
-        seconds_in_all: of training.
-        wire_bytes: by all ranks.
+        validated: the metric on the validation data at the end; NaN if the training failed, as for those below.
+        quality: the metric on the test data at the end.
+        relative: quality relative to the target, larger is better; 0 if the training failed, NaN without a target.
+        seconds_in_all: of the whole training.
+        wire_bytes: sent by all ranks.
         peak_memory: bytes of the largest rank's process.
-        trainable_share: of the parameters at the end; these five are NaN where it failed.
-        is_timed: whether every rank had a core, or a GPU, to itself; else its seconds compare with nothing.
+        trainable_share: share of the parameters that are trainable at the end.
+        oversubscribed: whether its ranks shared cores or a GPU, so that its seconds do not compare with others.
         number: the trial's number in its study.
-        trial_id: in the store; none where nothing could be trained.
+        trial_id: its id in the store; None if nothing could be trained.
     """
 
     method: str
@@ -61,7 +61,7 @@ class Confirmation:
     wire_bytes: float
     peak_memory: float
     trainable_share: float
-    is_timed: bool
+    oversubscribed: bool
     number: int
     trial_id: int | None = None
 
@@ -74,20 +74,20 @@ class Confirmation:
 def read(store: Store, benchmark: BenchmarkRow) -> list[Confirmation]:
     """All confirmations that have ended, by study and number.
 
-    What could not be trained counts as failed: the rest of a confirmation whose ranks died too often, and every seed of
-    a tuning that found nothing that trains to the end.
+    Trainings that did not happen count as failed: the rest of a confirmation whose ranks died too often, and all seeds
+    of a tuning that found nothing that trains to the end.
     """
     rows: list[Confirmation] = []
     for study in store.studies_of(benchmark):
         if study.stage == "confirm":
             rows += _of_study(store, study)
         elif is_hopeless(study, store.trials(study)):
-            rows += [_failed(study, n, 1, WORDS) for n in range(benchmark.definition["confirmation"]["seeds"])]
+            rows += [_failed(study, n, 1, HOPELESS) for n in range(benchmark.definition["confirmation"]["seeds"])]
     return rows
 
 
 def is_hopeless(study: StudyRow, trials: Sequence[TrialRow]) -> bool:
-    """Whether a tuning has ended, and there is nothing to confirm."""
+    """Whether a tuning has ended without anything to confirm."""
     if study.stage != "tune" or study.state not in ENDED:
         return False
     return study.state == "failed" or all(trial.state != "complete" for trial in trials)
@@ -95,12 +95,12 @@ def is_hopeless(study: StudyRow, trials: Sequence[TrialRow]) -> bool:
 
 def _of_study(store: Store, study: StudyRow) -> list[Confirmation]:
     trials = {trial.number: trial for trial in store.trials(study) if trial.state in ENDED}
-    curves_ = curves(store, trials.values())
+    reports = curves(store, trials.values())
     confirm = study.definition["confirm"]
     num_configurations = len(confirm["configurations"])
     numbers = range(num_configurations * confirm["seeds"]) if study.state == "failed" else sorted(trials)
     rows = [
-        _confirmation(study, trials[number], curves_[trials[number].id], num_configurations)
+        _confirmation(study, trials[number], reports[trials[number].id], num_configurations)
         if number in trials
         else _failed(study, number, num_configurations, study.reason or "")
         for number in numbers
@@ -110,15 +110,15 @@ def _of_study(store: Store, study: StudyRow) -> list[Confirmation]:
 
 
 def curves(store: Store, trials: Iterable[TrialRow]) -> dict[int, list[ProgressRow]]:
-    """What each trial reported, in order, by its id."""
-    found: dict[int, list[ProgressRow]] = {trial.id: [] for trial in trials}
-    for report in store.progress(found):
-        found[report.trial_id].append(report)
-    return found
+    """Each trial's progress reports in order, by its id."""
+    reports: dict[int, list[ProgressRow]] = {trial.id: [] for trial in trials}
+    for report in store.progress(reports):
+        reports[report.trial_id].append(report)
+    return reports
 
 
 def _choice(study: StudyRow, rows: Sequence[Confirmation]) -> int:
-    """The place of the configuration with the best median on the validation data; failures are the worst."""
+    """The rank of the configuration with the best median on the validation data; failures count as worst."""
     sign = -1.0 if study.direction == "maximize" else 1.0
     losses: dict[int, list[float]] = {}
     for row in rows:
@@ -154,7 +154,7 @@ def _failed(
     curve: Sequence[ProgressRow] = (),
     trial: TrialRow | None = None,
 ) -> Confirmation:
-    """A training of which nothing is known but when it met the target, if it did before it failed."""
+    """A failed training, with the time at which it met the target if it did so before."""
     seed, place = divmod(number, num_configurations)
     met = next((report for report in curve if meets(study, tested(study, report))), None)
     return Confirmation(
@@ -176,7 +176,7 @@ def _failed(
         wire_bytes=math.nan,
         peak_memory=math.nan,
         trainable_share=math.nan,
-        is_timed=trial is None or not trial.oversubscribed,
+        oversubscribed=trial is not None and bool(trial.oversubscribed),
         number=number,
         trial_id=None if trial is None else trial.id,
     )
@@ -187,22 +187,22 @@ def _number(value: float | None) -> float:
 
 
 def tested(study: StudyRow, report: ProgressRow) -> float:
-    """The metric on the test data, at a report."""
+    """A report's metric on the test data; NaN if missing."""
     value = (report.metrics or {}).get(f"test_{study.metric}")
     return math.nan if value is None else float(value)
 
 
 def meets(study: StudyRow, value: float) -> bool:
-    """Whether a value of the metric is at the target or better."""
+    """Whether a value of the metric meets the target."""
     if study.target is None:
         return False
     return value >= study.target if study.direction == "maximize" else value <= study.target
 
 
 def relative(study: StudyRow, quality: float) -> float:
-    """Quality as a share of the target, so that workloads compare: 1 at the target, more is better, 0 for a failure.
+    """Quality relative to the target, comparable across workloads: 1 at the target, larger is better, 0 for a failure.
 
-    NaN without a target above 0, as a share of nothing says nothing.
+    NaN without a positive target.
     """
     if study.target is None or study.target <= 0:
         return math.nan
@@ -214,19 +214,19 @@ def relative(study: StudyRow, quality: float) -> float:
 
 
 def times(rows: Iterable[Confirmation], by: str) -> list[TrialTime]:
-    """The rows as the score takes them, by "seconds" or "steps"."""
+    """The times to target in "seconds" or "steps", for `score.gather`."""
     return [TrialTime(r.method, r.workload, r.study, str(r.trial), r.evaluation, getattr(r, by), r.group) for r in rows]
 
 
 def to_csv(rows: Iterable[Confirmation]) -> str:
-    """The confirmations of the configurations that count, as a table that `atoll score` reads too.
+    """The confirmations of the configurations that count, as a table that `atoll score` can read.
 
-    Seconds are left out of all rows where those of some compare with nothing: as if nobody had reached the target.
+    If any row was oversubscribed, all seconds are left empty, as seconds would not compare.
     """
     rows = [row for row in rows if row.is_chosen]
-    are_timed = all(row.is_timed for row in rows)
+    is_oversubscribed = any(row.oversubscribed for row in rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Confirmation)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) | {"seconds": row.seconds if are_timed else ""} for row in rows)
+    writer.writerows(asdict(row) | {"seconds": "" if is_oversubscribed else row.seconds} for row in rows)
     return text.getvalue()

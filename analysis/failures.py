@@ -1,4 +1,4 @@
-"""Which choices fail how often: unstable ones stay in the space, and a reader must see what they cost."""
+"""Failure rates by choice: unstable choices stay in the search space, so readers must see their cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atoll.storage.models import TrialRow
 
 @dataclass(frozen=True)
 class ChoiceFailures:
-    """One value of one hyperparameter: how many trials had it, and how many of these failed, and why most often."""
+    """One value of one hyperparameter: its trials, its failed trials, and their most frequent reason."""
 
     name: str
     value: str
@@ -21,12 +21,12 @@ class ChoiceFailures:
 
     @property
     def share(self) -> float:
-        """Of the trials with this value, those that failed."""
+        """The share of failed trials among those with this value."""
         return self.num_failed / self.num_trials
 
 
 def by_choice(trials: Iterable[TrialRow]) -> list[ChoiceFailures]:
-    """For every hyperparameter whose values are words or truth values: each value, those that fail most first."""
+    """For each categorical or Boolean hyperparameter with several values: its values, most failures first."""
     ended: dict[tuple[str, str], list[TrialRow]] = defaultdict(list)
     for trial in trials:
         if trial.state in ("complete", "pruned", "failed"):

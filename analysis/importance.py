@@ -1,7 +1,7 @@
-"""Which hyperparameters move a study's objective, by Optuna's evaluators.
+"""The importance of hyperparameters for a study's objective, by Optuna's evaluators.
 
-PED-ANOVA (Watanabe, Bansal, Hutter 2023) asks what tells the best tenth from the rest; fANOVA (Hutter, Hoos,
-Leyton-Brown 2014) asks what share of the objective's variance each explains, by a random forest.
+PED-ANOVA (Watanabe, Bansal, Hutter 2023) measures what distinguishes the best tenth of the trials from the rest; fANOVA
+(Hutter, Hoos, Leyton-Brown 2014) measures each hyperparameter's share of the objective's variance with a random forest.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 Method = Literal["PED-ANOVA", "fANOVA"]
 MAX_TRIALS = 2000
 LOG_RATIO = 100.0
-HIGHEST_MEDIAN = 0.88  # of the decades; that of uniform numbers over three decades is at 0.9
+HIGHEST_MEDIAN = 0.88  # as a share of the range of logarithms; for uniform numbers over three decades it is 0.9
 
 
 class ImportanceError(Exception):
-    """Importance cannot be told; the message says why."""
+    """Importance cannot be computed; the message says why."""
 
 
 def importance(
@@ -31,12 +31,12 @@ def importance(
     method: Method,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Each hyperparameter's share of the importance; they sum to 1, or are none where nothing varies.
+    """Each hyperparameter's share of the importance. The shares sum to 1; there are none if nothing varies.
 
-    Hyperparameters that not all trials have are left out. The cost grows with the trials: take `sample` of many.
+    Hyperparameters that some trials lack are left out. The cost grows with the trials: use `sample` for large studies.
 
     Raises:
-        ImportanceError: what an evaluator needs is not installed.
+        ImportanceError: if a package that the evaluator needs is not installed.
     """
     import optuna
 
@@ -67,23 +67,23 @@ def importance(
                 if method == "PED-ANOVA"
                 else evaluators.FanovaImportanceEvaluator(seed=seed)
             )
-            found = evaluators.get_param_importances(study, evaluator=evaluator)
+            shares = evaluators.get_param_importances(study, evaluator=evaluator)
     except ImportError as error:
         raise ImportanceError(f"{method} needs the search extra, `pip install atoll[search]`: {error}") from None
     finally:
         optuna.logging.set_verbosity(verbosity)
-    return {name: float(share) for name, share in found.items()}
+    return {name: float(share) for name, share in shares.items()}
 
 
 def sample(num_trials: int, seed: int = 0) -> NDArray[np.int64]:
-    """Which of so many trials are enough: all, or `MAX_TRIALS` at random, in their order."""
+    """Indices of enough trials: all, or `MAX_TRIALS` at random, in order."""
     return np.sort(np.random.default_rng(seed).choice(num_trials, min(num_trials, MAX_TRIALS), replace=False))
 
 
 def is_log(values: NDArray[np.float64]) -> bool:
-    """Whether positive numbers are spread over decades: the largest 100 times the smallest, and half of them far below.
+    """Whether numbers are spread logarithmically: positive, over at least two decades, with a median far below the top.
 
-    Uniform numbers reach far down too, but their median is near the top of the decades.
+    Uniform numbers may span decades as well, but the logarithm of their median is near the top of the range.
     """
     if not len(values) or values.min() <= 0 or values.max() / values.min() < LOG_RATIO:
         return False
@@ -93,7 +93,7 @@ def is_log(values: NDArray[np.float64]) -> bool:
 
 
 def _distribution(name: str, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """The range that a hyperparameter was seen in; None where not all trials have it, or all the same."""
+    """The observed range of a hyperparameter; None if some trials lack it or all have the same value."""
     import optuna.distributions as d
 
     if not all(name in row for row in rows):

@@ -1,4 +1,4 @@
-"""A study's best trials: by its objective, or by Pareto fronts where it has several."""
+"""A study's best trials: by its objective, or by Pareto fronts if it has several."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from atoll.storage.store import Store
 
 
 def best(store: Store, study: StudyRow, top: int | None = None) -> list[TrialRow]:
-    """The complete trials, the best first; of several objectives by front, inside a front by crowding distance."""
+    """The complete trials, the best first; several objectives are sorted by front, then by crowding distance."""
     if not study.objectives:
         return store.leaderboard(study, top)
-    from atoll.analysis import pareto  # takes a third of a second, which one objective does without
+    from atoll.analysis import pareto  # takes a third of a second to import, and one objective does not need it
 
     trials = store.leaderboard(study)
     order = pareto.order([losses(study, trial) for trial in trials]) if trials else []
@@ -21,22 +21,22 @@ def best(store: Store, study: StudyRow, top: int | None = None) -> list[TrialRow
 
 
 def front(study: StudyRow, trials: Sequence[TrialRow]) -> list[TrialRow]:
-    """Those complete trials that no other one is better than in all objectives."""
+    """The complete trials that no other one dominates."""
     from atoll.analysis import pareto
 
     return [trials[index] for index in pareto.front([losses(study, trial) for trial in trials])]
 
 
 def dominated_share(study: StudyRow, trials: Sequence[TrialRow]) -> float:
-    """Of the box between the best and the worst values of complete trials, the share that their front dominates."""
+    """The share of the box between the best and the worst values of complete trials that their front dominates."""
     from atoll.analysis import pareto
 
     return pareto.dominated_share([losses(study, trial) for trial in trials])
 
 
 def losses(study: StudyRow, trial: TrialRow) -> tuple[float, ...]:
-    """A trial's objectives as what is to be minimised; one that was not reached is infinite."""
+    """A trial's objectives, all to be minimized; a missing one is infinite."""
     objectives = study.objectives or [{"direction": study.direction}]
-    found: Sequence[float | None] = trial.objectives or [trial.objective]
+    values: Sequence[float | None] = trial.objectives or [trial.objective]
     signs = [-1.0 if objective["direction"] == "maximize" else 1.0 for objective in objectives]
-    return tuple(math.inf if value is None else sign * value for sign, value in zip(signs, found, strict=True))
+    return tuple(math.inf if value is None else sign * value for sign, value in zip(signs, values, strict=True))

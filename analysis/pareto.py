@@ -1,4 +1,4 @@
-"""Pareto fronts of objectives that are all to be minimised."""
+"""Pareto fronts of objectives, all to be minimized."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def front(points: Points) -> list[int]:
 
 
 def crowding_distance(front: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far apart the neighbours of each point of a front (n, objectives) are, summed over objectives of range 1.
+    """The distance between the neighbors of each point of a front (n, objectives), summed over objectives scaled to 1.
 
-    What is infinite lies where the largest number does.
+    Infinite values count as the largest finite one.
     """
     distance = np.zeros(len(front))
     for column in front.T:
@@ -49,7 +49,7 @@ def crowding_distance(front: NDArray[np.float64]) -> NDArray[np.float64]:
 def dominated_share(points: Points) -> float:
     """The hypervolume of `points` (n, objectives) in units of the box between the best and the worst of each objective.
 
-    What is infinite lies where the largest number does; an objective in which all are equal counts for nothing.
+    Infinite values count as the largest finite one; an objective in which all points are equal is ignored.
     """
     array = np.asarray(points, dtype=float)
     array = np.minimum(array, np.where(np.isfinite(array), array, -np.inf).max(axis=0))

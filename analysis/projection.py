@@ -1,8 +1,8 @@
-"""Predicts step, epoch and time to target of recorded trials on a described cluster.
+"""Predicts step time, epoch time and time to target of recorded trials on a described cluster.
 
-A trial's own schedule is replayed there (`replay.py`). Weak scaling keeps what a rank computes in a step, and the
-epochs to the target, as measured; strong scaling keeps the global batch and the steps. Methods whose ranks hold parts
-of one network keep their ranks. Predictions, not measurements: each carries what it assumes.
+A trial's traces are replayed there (`replay.py`). Weak scaling keeps the measured work per rank and step, and the
+measured epochs to the target; strong scaling keeps the global batch and the steps. Methods whose ranks hold parts of
+one network keep their ranks. These are predictions, not measurements: each lists its assumptions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -26,40 +26,40 @@ Scaling = Literal["weak", "strong"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a trial.
+    """A recorded trial.
 
     Attributes:
-        method, workload: as its study or benchmark calls them.
-        schedules: of its ranks.
-        steps_per_epoch: global batches of an epoch.
+        method, workload: names in its study or benchmark.
+        traces: of its ranks.
+        steps_per_epoch: global batches per epoch.
         batch_size: samples per rank and step.
-        steps_to_target: None where it missed the target, or there is none.
-        shared_cores: whether its ranks had to share cores or a GPU.
+        steps_to_target: None if it missed the target or there is none.
+        oversubscribed: whether its ranks shared cores or a GPU.
     """
 
     trial_id: int
     method: str
     workload: str
-    schedules: Sequence[dict[str, Any]]
+    traces: Sequence[dict[str, Any]]
     steps_per_epoch: int
     batch_size: int
     steps_to_target: float | None
-    shared_cores: bool
+    oversubscribed: bool
 
     @property
     def num_ranks(self) -> int:
-        """Ranks that trained it."""
-        return int(self.schedules[0]["num_ranks"])
+        """The number of ranks that trained it."""
+        return int(self.traces[0]["num_ranks"])
 
     @property
     def grows(self) -> bool:
-        """Whether its method takes as many ranks as there are."""
-        return bool(self.schedules[0]["grows"])
+        """Whether its method runs on any number of ranks."""
+        return bool(self.traces[0]["grows"])
 
 
 @dataclass(frozen=True)
 class Projected:
-    """Predictions for the trials, and what could not be predicted and why."""
+    """Predictions for trials, and the reasons why some have none."""
 
     trial_ids: list[int]
     rows: list[ProjectionRow]
@@ -71,10 +71,10 @@ class Prediction:
     """Medians over the trials of a method on a workload, at one scale of a cluster; times are seconds.
 
     Attributes:
-        step, compute, exposed: of a step: all of it, its computing, and its waiting for communication.
-        epoch: of training.
-        to_target: infinite where half of the trials miss the target, NaN where there is none.
-        assumptions: what it takes for granted, in words.
+        step, compute, exposed: a whole step, its computing, and its waiting for communication.
+        epoch: an epoch of training.
+        to_target: infinite if half of the trials miss the target, NaN without a target.
+        assumptions: in words.
     """
 
     method: str
@@ -95,66 +95,64 @@ class Prediction:
 def project_all(
     store: Store, subject: StudyRow | BenchmarkRow, cluster: Cluster, nodes: Sequence[int], scaling: Scaling
 ) -> Projected:
-    """Of a study the best trial of each method; of a benchmark every confirmation of a configuration that counts."""
-    measured, left_out = _read(store, subject)
+    """Project each method's best trial of a study, or the confirmations of a benchmark that count."""
+    trials, left_out = _read(store, subject)
     rows: list[ProjectionRow] = []
-    for one in measured:
-        found, reasons = project(one, cluster, nodes, scaling)
-        rows += found
-        left_out += [f"{one.method} on {one.workload} (trial {one.trial_id}): {reason}" for reason in reasons]
-    return Projected([one.trial_id for one in measured], rows, list(dict.fromkeys(left_out)))
+    for measured in trials:
+        projected, reasons = project(measured, cluster, nodes, scaling)
+        rows += projected
+        left_out += [f"{measured.method} on {measured.workload} (trial {measured.trial_id}): {r}" for r in reasons]
+    return Projected([measured.trial_id for measured in trials], rows, list(dict.fromkeys(left_out)))
 
 
 def predictions(
-    store: Store, subject: StudyRow | BenchmarkRow, made: Sequence[ProjectionRow] | None = None
+    store: Store, subject: StudyRow | BenchmarkRow, projections: Sequence[ProjectionRow] | None = None
 ) -> list[Prediction]:
-    """Of the projections that were just made of a study or benchmark, or of all that the store holds."""
+    """The predictions for a study or benchmark, of these projections. Default: all that the store holds of it."""
     if isinstance(subject, StudyRow):
-        label = subject.workload_label or subject.workload
-        labels = {t.id: (method, label) for method, t in _best(store, subject).items()}
-        return summarise(
-            store.projections(labels) if made is None else made,
-            labels,
-            {label} if subject.target is not None else set(),
-        )
-    confirmed = [row for row in confirmations.read(store, subject) if row.is_chosen]
-    aimed = {str(study.workload_label) for study in store.studies_of(subject) if study.target is not None}
-    if made is None:
-        made = store.projections(row.trial_id for row in confirmed if row.trial_id is not None)
-    return of_confirmations(confirmed, made, aimed)
+        workload = subject.workload_label or subject.workload
+        labels = {trial.id: (method, workload) for method, trial in _best(store, subject).items()}
+        if projections is None:
+            projections = store.projections(labels)
+        return summarise(projections, labels, {workload} if subject.target is not None else set())
+    counting = [row for row in confirmations.read(store, subject) if row.is_chosen]
+    with_target = {str(study.workload_label) for study in store.studies_of(subject) if study.target is not None}
+    if projections is None:
+        projections = store.projections(row.trial_id for row in counting if row.trial_id is not None)
+    return of_confirmations(counting, projections, with_target)
 
 
 def of_confirmations(
-    rows: Sequence[confirmations.Confirmation], projections: Iterable[ProjectionRow], aimed: Container[str]
+    rows: Sequence[confirmations.Confirmation], projections: Iterable[ProjectionRow], with_target: Container[str]
 ) -> list[Prediction]:
-    """Medians over confirmations; one that failed never meets the target."""
+    """Medians over confirmations. Those that failed never meet the target."""
     labels = {row.trial_id: (row.method, row.workload) for row in rows if row.trial_id is not None}
     failed = Counter((row.method, row.workload) for row in rows if row.state == "failed")
-    return summarise(projections, labels, aimed, failed)
+    return summarise(projections, labels, with_target, failed)
 
 
 def summarise(
     rows: Iterable[ProjectionRow],
     labels: Mapping[int, tuple[str, str]],
-    aimed: Container[str],
+    with_target: Container[str],
     failed: Mapping[tuple[str, str], int] = MappingProxyType({}),
 ) -> list[Prediction]:
     """Medians by method, workload and scale.
 
     Args:
-        rows: of trials.
+        rows: projections of trials.
         labels: method and workload of each trial.
-        aimed: the workloads that have a target.
-        failed: trials of a method and workload that were not trained to the end, and so never meet it.
+        with_target: the workloads that have a target.
+        failed: the number of failed trials per method and workload, which never meet the target.
     """
     groups: dict[tuple[Any, ...], list[ProjectionRow]] = {}
     for row in rows:
         method, workload = labels[row.trial_id]
         groups.setdefault((workload, row.cluster, row.scaling, method, row.num_nodes), []).append(row)
 
-    def prediction(key: tuple[Any, ...], several: list[ProjectionRow]) -> Prediction:
+    def prediction(key: tuple[Any, ...], members: list[ProjectionRow]) -> Prediction:
         workload, cluster, scaling, method, num_nodes = key
-        reached = [math.inf if row.seconds_to_target is None else row.seconds_to_target for row in several]
+        reached = [math.inf if row.seconds_to_target is None else row.seconds_to_target for row in members]
         reached += [math.inf] * failed.get((method, workload), 0)
         return Prediction(
             method=method,
@@ -162,30 +160,30 @@ def summarise(
             cluster=cluster,
             scaling=scaling,
             num_nodes=num_nodes,
-            num_ranks=several[0].num_ranks,
-            step=statistics.median(row.step_seconds for row in several),
-            compute=statistics.median(row.compute_seconds for row in several),
-            exposed=statistics.median(row.exposed_seconds for row in several),
-            epoch=statistics.median(row.epoch_seconds for row in several),
-            to_target=statistics.median(reached) if workload in aimed else math.nan,
-            num_trials=len(several),
-            assumptions=list(dict.fromkeys(words for row in several for words in row.assumptions)),
+            num_ranks=members[0].num_ranks,
+            step=statistics.median(row.step_seconds for row in members),
+            compute=statistics.median(row.compute_seconds for row in members),
+            exposed=statistics.median(row.exposed_seconds for row in members),
+            epoch=statistics.median(row.epoch_seconds for row in members),
+            to_target=statistics.median(reached) if workload in with_target else math.nan,
+            num_trials=len(members),
+            assumptions=list(dict.fromkeys(words for row in members for words in row.assumptions)),
         )
 
-    return [prediction(key, several) for key, several in sorted(groups.items())]
+    return [prediction(key, members) for key, members in sorted(groups.items())]
 
 
 def project(
     measured: Measured, cluster: Cluster, nodes: Sequence[int], scaling: Scaling
 ) -> tuple[list[ProjectionRow], list[str]]:
-    """One trial at several scales; also why some have no prediction."""
+    """One trial at several scales, and the reasons why some scales have no prediction."""
     rows, reasons = [], []
     g = cluster.ranks_per_node
     for num_nodes in nodes if measured.grows else [math.ceil(measured.num_ranks / g)]:
         num_ranks = num_nodes * g if measured.grows else measured.num_ranks
         if scaling == "strong" and measured.batch_size * measured.num_ranks < num_ranks:
             reasons.append(
-                f"strong scaling leaves ranks without a sample: the global batch is "
+                f"strong scaling leaves ranks without samples: the global batch is "
                 f"{measured.batch_size * measured.num_ranks}, {num_nodes} nodes have {num_ranks} ranks"
             )
             continue
@@ -200,8 +198,8 @@ def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: in
     share = measured.num_ranks / num_ranks
     fewer_steps, work = (share, 1.0) if scaling == "weak" else (1.0, share)
     reached = measured.steps_to_target
-    found = replay(
-        measured.schedules,
+    replayed = replay(
+        measured.traces,
         cluster,
         num_nodes,
         until=None if reached is None else math.ceil(reached),
@@ -216,65 +214,118 @@ def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: in
         num_nodes=num_nodes,
         num_ranks=num_ranks,
         grows=measured.grows,
-        step_seconds=found.step,
-        compute_seconds=found.compute,
-        exposed_seconds=found.exposed,
-        epoch_seconds=found.step * max(1.0, measured.steps_per_epoch * fewer_steps),
+        step_seconds=replayed.step,
+        compute_seconds=replayed.compute,
+        exposed_seconds=replayed.exposed,
+        epoch_seconds=replayed.step * max(1.0, measured.steps_per_epoch * fewer_steps),
         steps_to_target=steps,
-        seconds_to_target=None if steps is None else found.step * steps,
+        seconds_to_target=None if steps is None else replayed.step * steps,
         assumptions=assumptions(measured, cluster, num_ranks, scaling),
         description=cluster.model_dump(),
     )
 
 
+@dataclass(frozen=True)
+class _Scale:
+    """A trial, and where it is projected to."""
+
+    measured: Measured
+    cluster: Cluster
+    num_ranks: int
+    scaling: Scaling
+
+    @property
+    def posts(self) -> Iterator[Sequence[Any]]:
+        """The recorded events with which operations start."""
+        patterns = (pattern for trace in self.measured.traces for pattern in trace["patterns"])
+        return (event for pattern in patterns for event in pattern["events"] if event[0] == "post")
+
+
+def _assumes_speed(at: _Scale) -> str:
+    return f"a rank computes {at.cluster.speed:g} times as fast as the measured one; evaluation is not included"
+
+
+def _assumes_scaling(at: _Scale) -> str:
+    num_ranks = at.measured.num_ranks
+    if not at.measured.grows:
+        return f"the method stays on the {num_ranks} ranks that were measured"
+    if at.scaling == "weak":
+        return (
+            f"samples per rank and epochs to the target are those of {num_ranks} ranks, although the global batch "
+            "grows with the ranks"
+        )
+    return f"steps to the target are those of {num_ranks} ranks; computing shrinks with the samples per rank"
+
+
+def _assumes_costs(at: _Scale) -> str:
+    overlap = "overlaps with computing" if at.cluster.overlaps else "begins only when a rank waits for it"
+    return f"sums use {at.cluster.algorithm} and cost latency and bandwidth; communication {overlap}"
+
+
+def _assumes_followed_ranks(at: _Scale) -> str | None:
+    has_center = at.measured.traces[0].get("service") is not None
+    if not at.measured.grows or has_center or at.num_ranks <= MAX_RANKS:
+        return None
+    return f"only {MAX_RANKS} ranks are simulated; the slowest of all may be slower"
+
+
+def _assumes_recorded_steps(at: _Scale) -> str | None:
+    runs = (run for trace in at.measured.traces for _, segment in trace["segments"] for run in segment)
+    return "rare kinds of steps were not recorded" if any(place < 0 for place, _ in runs) else None
+
+
+def _assumes_fixed_groups(at: _Scale) -> str | None:
+    sizes = sorted({event[3] for event in at.posts if event[2] == "part"})
+    if not at.measured.grows or not sizes:
+        return None
+    return f"groups of ranks do not grow: they have {' or '.join(map(str, sizes))}"
+
+
+def _assumes_free_messages(at: _Scale) -> str | None:
+    has_messages = any(len(event) > 5 and event[2] != "center" for event in at.posts)
+    return "messages that no rank waits for take no time" if at.measured.grows and has_messages else None
+
+
+def _assumes_own_cores(at: _Scale) -> str | None:
+    if not at.measured.oversubscribed:
+        return None
+    return "the measured ranks shared cores or a GPU, so they computed more slowly than they could"
+
+
+_RULES: tuple[Callable[[_Scale], str | None], ...] = (
+    _assumes_speed,
+    _assumes_scaling,
+    _assumes_costs,
+    _assumes_followed_ranks,
+    _assumes_recorded_steps,
+    _assumes_fixed_groups,
+    _assumes_free_messages,
+    _assumes_own_cores,
+)
+
+
 def assumptions(measured: Measured, cluster: Cluster, num_ranks: int, scaling: Scaling) -> list[str]:
-    """What a prediction takes for granted, in words."""
-    found = [f"a rank computes {cluster.speed:g} times as fast as the measured one; evaluation is left out"]
-    if not measured.grows:
-        found.append(f"the method stays on the {measured.num_ranks} ranks that were measured")
-    elif scaling == "weak":
-        found.append(
-            f"samples per rank and epochs to the target are those of {measured.num_ranks} ranks, although the global "
-            "batch grows with them"
-        )
-    else:
-        found.append(
-            f"steps to the target are those of {measured.num_ranks} ranks; computing shrinks with the samples of a rank"
-        )
-    found.append(
-        f"sums by {cluster.algorithm}, costs by latency and bandwidth; communication "
-        f"{'goes on while ranks compute' if cluster.overlaps else 'begins when it is waited for'}"
-    )
-    if measured.grows and num_ranks > MAX_RANKS and measured.schedules[0].get("service") is None:
-        found.append(f"{MAX_RANKS} ranks are followed; the slowest of all may be slower")
-    runs = (run for schedule in measured.schedules for _, segment in schedule["segments"] for run in segment)
-    if any(place < 0 for place, _ in runs):
-        found.append("steps of rare kinds were not recorded")
-    events = [e for s in measured.schedules for p in s["patterns"] for e in p["events"] if e[0] == "post"]
-    if measured.grows and (parts := sorted({event[3] for event in events if event[2] == "part"})):
-        found.append(f"groups of ranks do not grow: they have {' or '.join(map(str, parts))}")
-    if measured.grows and any(len(event) > 5 and event[2] != "center" for event in events):
-        found.append("messages that no rank waits for take no time")
-    if measured.shared_cores:
-        found.append("the measured ranks shared cores or a GPU: they computed slower than they need")
-    return found
+    """The assumptions of a prediction, in words."""
+    at = _Scale(measured, cluster, num_ranks, scaling)
+    return [assumption for rule in _RULES if (assumption := rule(at)) is not None]
 
 
-# What the store holds.
+# Reading the store.
 
 
 def _read(store: Store, subject: StudyRow | BenchmarkRow) -> tuple[list[Measured], list[str]]:
-    """The trials to project, and those that cannot be.
+    """The trials to project, and the reasons why others cannot be.
 
     Raises:
-        StoreError: nothing in it can be projected.
+        StoreError: if no trial can be projected.
     """
-    found = list(_of_benchmark(store, subject) if isinstance(subject, BenchmarkRow) else _of_study(store, subject))
-    measured = [one for one in found if isinstance(one, Measured)]
-    left_out = [one for one in found if isinstance(one, str)]
+    read = _of_benchmark(store, subject) if isinstance(subject, BenchmarkRow) else _of_study(store, subject)
+    trials_or_reasons = list(read)
+    measured = [trial for trial in trials_or_reasons if isinstance(trial, Measured)]
+    left_out = [reason for reason in trials_or_reasons if isinstance(reason, str)]
     if not measured:
         raise StoreError(
-            f"{subject.name} holds nothing to project: that takes complete trials whose steps were recorded"
+            f"{subject.name} holds nothing to project: a projection needs complete trials whose steps were recorded"
             + "".join(f"\n  {reason}" for reason in dict.fromkeys(left_out))
         )
     return measured, left_out
@@ -288,21 +339,23 @@ def _best(store: Store, study: StudyRow) -> dict[str, TrialRow]:
     return best
 
 
-def _of_study(store: Store, study: StudyRow) -> Iterable[Measured | str]:
+def _of_study(store: Store, study: StudyRow) -> Iterator[Measured | str]:
+    """Each method's best trial, or the reason why it cannot be projected."""
     best = _best(store, study)
     curves = confirmations.curves(store, best.values())
     for method, trial in best.items():
-        met = (
+        steps_on_target = (
             row.step
             for row in curves[trial.id]
             if row.metric is not None
             and study.curve_metric in (None, study.metric)
             and confirmations.meets(study, row.metric)
         )
-        yield _measured(store, study, trial, method, curves[trial.id], next(met, None))
+        yield _measured(store, study, trial, method, curves[trial.id], next(steps_on_target, None))
 
 
-def _of_benchmark(store: Store, benchmark: BenchmarkRow) -> Iterable[Measured | str]:
+def _of_benchmark(store: Store, benchmark: BenchmarkRow) -> Iterator[Measured | str]:
+    """The complete confirmations that count, or the reasons why they cannot be projected."""
     rows = [row for row in confirmations.read(store, benchmark) if row.is_chosen and row.state == "complete"]
     studies = {study.id: study for study in store.studies_of(benchmark) if study.stage == "confirm"}
     trials = {trial.id: trial for study in studies.values() for trial in store.trials(study)}
@@ -316,23 +369,22 @@ def _of_benchmark(store: Store, benchmark: BenchmarkRow) -> Iterable[Measured | 
 def _measured(
     store: Store, study: StudyRow, trial: TrialRow, method: str, curve: Sequence[ProgressRow], steps: float | None
 ) -> Measured | str:
-    schedules = [row.content for row in store.schedules(trial.id)]
-    if not schedules or not curve:
+    traces = [row.content for row in store.traces(trial.id)]
+    label = f"{method}, trial {trial.number} of {study.name}"
+    if not traces or not curve:
         return (
-            f"{method}, trial {trial.number} of {study.name}: its steps were not recorded; nor are those of trials "
-            "whose sums go through NCCL, or of older versions of atoll"
+            f"{label}: its steps were not recorded, as in trials that communicate through NCCL and those of older "
+            "versions of atoll"
         )
-    if schedules[0]["grows"] and schedules[0]["num_ranks"] == 1:
-        return (
-            f"{method}, trial {trial.number} of {study.name}: one rank has nothing to communicate; train on 2 or more"
-        )
+    if traces[0]["grows"] and traces[0]["num_ranks"] == 1:
+        return f"{label}: one rank has nothing to communicate; train on at least two"
     return Measured(
         trial_id=trial.id,
         method=method,
         workload=study.workload_label or study.workload,
-        schedules=schedules,
+        traces=traces,
         steps_per_epoch=max(1, curve[-1].step // max(1, curve[-1].epoch)),
         batch_size=int(trial.configuration["hyperparameters"].get("batch_size", 1)),
         steps_to_target=steps,
-        shared_cores=bool(trial.oversubscribed),
+        oversubscribed=bool(trial.oversubscribed),
     )

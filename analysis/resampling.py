@@ -1,7 +1,7 @@
-"""The bootstrap's resamples: of values, or of groups of values and then inside them.
+"""Bootstrap resampling of values, or of groups and then of values inside them.
 
-Seeds that share a tuning are no independent studies: where there are several tunings, these are drawn first (Davison
-and Hinkley 1997, section 3.8), so that an interval holds the luck of tuning too.
+Seeds that share a tuning are not independent studies. With several tunings, these are drawn first (Davison and Hinkley
+1997, section 3.8), so that an interval includes the luck of tuning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 
 def in_groups(groups: Sequence[ArrayLike]) -> Array:
-    """(groups, members); one group of all where they differ in size."""
+    """An array (groups, members), or a single group of all values if the groups differ in size."""
     arrays = [np.asarray(group, dtype=float).ravel() for group in groups]
     if len({len(array) for array in arrays}) > 1:
         return np.asarray(np.concatenate(arrays)[None, :])
@@ -36,7 +36,7 @@ def resample(values: Array, num_resamples: int, rng: np.random.Generator) -> Arr
 
 
 def interval(drawn: Array | NDArray[np.int64]) -> tuple[float, float]:
-    """The middle 95 % of resampled numbers, by numbers that were drawn: they may be infinite."""
+    """The middle 95 % of resampled numbers. The ends are drawn numbers, not interpolated, as some may be infinite."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn.astype(np.float64), [tail, 1 - tail], method="closest_observation")
     return float(low), float(high)

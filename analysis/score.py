@@ -1,7 +1,7 @@
 """Time to target, performance profiles and the score of methods over workloads, as MLCommons AlgoPerf defines them.
 
 Dahl et al. (2023), "Benchmarking Neural Network Training Algorithms", section 4; profiles: Dolan and Moré (2002).
-Arrays of times are (..., methods, workloads), in seconds; a target that was not reached is infinite.
+Arrays of times are (..., methods, workloads), in seconds; a missed target is infinite.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ By = Literal["time", "index"]
 Integral = Literal["exact", "trapezoid"]
 
 LARGEST_RATIO = 4.0
-NUM_POINTS = 100  # of the official code's trapezoids
+NUM_POINTS = 100  # as in the official code's trapezoidal rule
 COLUMNS = ("method", "workload", "study", "trial", "evaluation", "seconds")
 
 
 @dataclass(frozen=True)
 class TrialTime:
-    """When one tuning trial of a study first met the target, and at which of its evaluations; infinite where never.
+    """When a trial of a study first met the target, in seconds and as an evaluation's index; infinite if never.
 
-    Studies of one group have more in common than others, such as a tuning whose result they all train.
+    Studies of one group are not independent, for example because they train the result of the same tuning.
     """
 
     method: str
@@ -49,8 +49,8 @@ class Times:
 
     Attributes:
         methods, workloads: their names.
-        studies: per method and workload (groups, studies), one number for each study; missing where there was none.
-        variants: held-out variant of a base workload -> that one; only base workloads are scored.
+        studies: per method and workload an array (groups, studies) with one time per study; no entry without studies.
+        variants: held-out variant -> its base workload; only base workloads are scored.
     """
 
     methods: tuple[str, ...]
@@ -64,29 +64,29 @@ class Times:
         return tuple(workload for workload in self.workloads if workload not in self.variants)
 
     def without_method(self, method: str) -> Times:
-        """The same without one method."""
+        """These times without one method."""
         return Times(tuple(m for m in self.methods if m != method), self.workloads, self.studies, self.variants)
 
     def without_workload(self, base: str) -> Times:
-        """The same without one base workload and its variants."""
-        gone = {base, *(variant for variant, of in self.variants.items() if of == base)}
+        """These times without one base workload and its variants."""
+        removed = {base, *(variant for variant, its_base in self.variants.items() if its_base == base)}
         return Times(
             self.methods,
-            tuple(w for w in self.workloads if w not in gone),
+            tuple(w for w in self.workloads if w not in removed),
             self.studies,
-            {variant: of for variant, of in self.variants.items() if of != base},
+            {variant: its_base for variant, its_base in self.variants.items() if its_base != base},
         )
 
 
 @dataclass(frozen=True)
 class MethodScore:
-    """What the score says of one method.
+    """The score and rank of one method.
 
     Attributes:
-        score: in [0, 1]; the integral of its performance profile over ratios in [1, 4].
-        score_interval, rank_interval: 95 %, over resampled studies; None where every study stands alone.
-        first: the share of resamples in which its score is the highest; ties count as parts.
-        rank_without_method, rank_without_workload: its rank when another one is left out.
+        score: in [0, 1]; the mean of its performance profile over ratios in [1, 4].
+        score_interval, rank_interval: 95 % intervals over resampled studies; None if there is only one study of each.
+        first: the share of resamples in which its score is the highest; ties are shared.
+        rank_without_method, rank_without_workload: its rank if another method, or a workload, is left out.
     """
 
     method: str
@@ -100,19 +100,19 @@ class MethodScore:
 
 
 def read(file: Path) -> list[TrialTime]:
-    """The trials of a CSV file with the columns of `COLUMNS`; empty or inf: not reached.
+    """The trials of a CSV file with the columns of `COLUMNS`; empty or inf means that the target was missed.
 
     Raises:
-        ValueError: for a missing column, or for what is no number.
+        ValueError: if a column is missing or a time is not a number.
     """
     with file.open(newline="", encoding="utf-8-sig") as opened:
         reader = csv.DictReader(opened)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
-            raise ValueError(f"{file} lacks the columns {', '.join(missing)}; needed are {', '.join(COLUMNS)}")
+            raise ValueError(f"{file} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
         rows = [_row(file, reader.line_num, row) for row in reader]
     if not rows:
-        raise ValueError(f"{file} holds no trial; needed are rows of {', '.join(COLUMNS)}")
+        raise ValueError(f"{file} has no trials; it needs rows of {', '.join(COLUMNS)}")
     return rows
 
 
@@ -128,7 +128,7 @@ def _row(file: Path, line: int, row: Mapping[str, str]) -> TrialTime:
             number = math.inf if text == "" else float(text)
         except ValueError:
             number = math.nan
-        # A ratio of seconds needs some; evaluations may be counted from 0.
+        # Ratios need positive seconds; evaluations may be counted from 0.
         rule, is_right = ("above 0", number > 0) if name == "seconds" else ("of at least 0", number >= 0)
         if not is_right:
             raise ValueError(f"{file}, line {line}: {name} must be a number {rule}, empty or inf; got {text!r}")
@@ -145,42 +145,42 @@ def _row(file: Path, line: int, row: Mapping[str, str]) -> TrialTime:
 
 
 def pairs(text: str) -> dict[str, str]:
-    """Base workload -> variant, of "BASE=VARIANT,...".
+    """Parse "BASE=VARIANT,..." into base workload -> variant.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if the text is anything else.
     """
-    found = {}
+    variants = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         base, equals, variant = (word.strip() for word in part.partition("="))
-        if not (base and equals and variant) or base in found:
+        if not (base and equals and variant) or base in variants:
             raise ValueError(f"variants must be BASE=VARIANT,... with each base once; got {text!r}")
-        found[base] = variant
-    check_variants(found)
-    return found
+        variants[base] = variant
+    check_variants(variants)
+    return variants
 
 
 def check_variants(variants: Mapping[str, str]) -> None:
-    """Raise ValueError unless each variant has one base, and none is a base itself."""
+    """Raise ValueError unless each variant has one base and is not a base itself."""
     names = list(variants.values())
     wrong = {name for name in names if names.count(name) > 1} | (set(names) & set(variants))
     if wrong:
         raise ValueError(
-            f"a workload is the variant of one other, and no variant has variants; not so {', '.join(sorted(wrong))}"
+            f"a variant must have exactly one base and no variants of its own; got {', '.join(sorted(wrong))}"
         )
 
 
 def gather(trials: Iterable[TrialTime], variants: Mapping[str, str] | None = None, by: By = "time") -> Times:
-    """Each study's time: of the trial that met the target soonest, in seconds or by evaluation index.
+    """Each study's time, which is that of its first trial to meet the target.
 
     Args:
-        trials: all studies' trials.
+        trials: of all studies.
         variants: base workload -> its held-out variant.
-        by: "time" takes a study's smallest time; "index", as the official code does, the time of the trial that met the
-            target at the smallest evaluation index, the first name among equals.
+        by: "time" takes a study's smallest time. "index", like the official code, takes the time of the trial that met
+            the target at the smallest evaluation index; ties go to the first name.
 
     Raises:
-        ValueError: for a variant that no trial has.
+        ValueError: if no trial has one of the workloads in `variants`.
     """
     check_variants(variants or {})
     grouped: dict[tuple[str, str], dict[tuple[str, str], list[TrialTime]]] = defaultdict(lambda: defaultdict(list))
@@ -212,25 +212,25 @@ def _of_study(trials: Sequence[TrialTime], by: By) -> float:
 
 
 def medians(times: Times) -> Array:
-    """The methods' times (methods, workloads): medians over studies, infinities included; infinite without a study."""
+    """The methods' times (methods, workloads): medians over studies, infinities included; infinite without studies."""
     return np.array(
         [[np.median(times.studies.get((m, w), np.array([[np.inf]]))) for w in times.workloads] for m in times.methods]
     )
 
 
 def resampled(times: Times, num_resamples: int, seed: int) -> Array:
-    """Medians over resampled studies (resamples, methods, workloads), each method and workload apart."""
+    """Medians over resampled studies (resamples, methods, workloads), resampled per method and workload."""
     rng = np.random.default_rng(seed)
     drawn = np.full((num_resamples, len(times.methods), len(times.workloads)), np.inf)
     for i, method in enumerate(times.methods):
         for j, workload in enumerate(times.workloads):
-            if (found := times.studies.get((method, workload))) is not None:
-                drawn[:, i, j] = np.median(resample(found, num_resamples, rng), axis=1)
+            if (studies := times.studies.get((method, workload))) is not None:
+                drawn[:, i, j] = np.median(resample(studies, num_resamples, rng), axis=1)
     return drawn
 
 
 def base_times(times: Times, table: Array) -> Array:
-    """Times (..., methods, base workloads) after AlgoPerf's rules on variants and on what takes too long."""
+    """Times (..., methods, base workloads) after AlgoPerf's rules for variants and for times that are too long."""
     table = table.copy()
     place = {workload: index for index, workload in enumerate(times.workloads)}
     both = [(place[base], place[variant]) for variant, base in times.variants.items()]
@@ -244,7 +244,7 @@ def base_times(times: Times, table: Array) -> Array:
 
 
 def ratios(table: Array) -> Array:
-    """Each method's time over the best one on that workload; infinite where it has none."""
+    """Each method's time over the best one on the workload; infinite for missed targets."""
     best = table.min(axis=-2, keepdims=True)
     with np.errstate(invalid="ignore"):
         return np.where(np.isfinite(table), table / best, np.inf)
@@ -271,25 +271,25 @@ def ranks(scores: Array) -> NDArray[np.int64]:
 def compare(
     times: Times, integral: Integral = "exact", num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> list[MethodScore]:
-    """Every method's score and rank, and how sure they are, the best first."""
+    """Every method's score and rank with their intervals, the best first."""
 
-    def scores_of(some: Times, table: Array) -> Array:
-        return score(ratios(base_times(some, table)), integral)
+    def scores_of(subset: Times, table: Array) -> Array:
+        return score(ratios(base_times(subset, table)), integral)
 
-    def ranks_of(some: Times) -> dict[str, int]:
-        return dict(zip(some.methods, map(int, ranks(scores_of(some, medians(some)))), strict=True))
+    def ranks_of(subset: Times) -> dict[str, int]:
+        return dict(zip(subset.methods, map(int, ranks(scores_of(subset, medians(subset)))), strict=True))
 
-    found = scores_of(times, medians(times))
+    scores = scores_of(times, medians(times))
     place = ranks_of(times)
-    sure = all(studies.size > 1 for studies in times.studies.values())
-    drawn = scores_of(times, resampled(times, num_resamples, seed)) if sure else None
+    can_resample = all(studies.size > 1 for studies in times.studies.values())
+    drawn = scores_of(times, resampled(times, num_resamples, seed)) if can_resample else None
     firsts = None if drawn is None else _first(drawn)
     without_method = {m: ranks_of(times.without_method(m)) for m in times.methods if len(times.methods) > 1}
     without_workload = {w: ranks_of(times.without_workload(w)) for w in times.bases if len(times.bases) > 1}
     rows = [
         MethodScore(
             method=method,
-            score=float(found[i]),
+            score=float(scores[i]),
             rank=place[method],
             score_interval=None if drawn is None else interval(drawn[:, i]),
             rank_interval=None if drawn is None else interval(ranks(drawn)[:, i]),
@@ -303,22 +303,22 @@ def compare(
 
 
 def verdict(rows: Sequence[MethodScore]) -> str:
-    """Who is first, or that it cannot be told."""
+    """Which method is first, or why that cannot be told."""
     best, *others = rows
     if not others:
         return f"there is nothing to compare {best.method} with"
     if best.score == 0:
         return "cannot tell: no method keeps a finite time on any workload"
     if best.score_interval is None:
-        return "cannot tell how sure this is: it takes two studies or more of every method on every workload"
+        return "cannot tell how certain this is: it needs at least two studies of every method on every workload"
     low = best.score_interval[0]
     rivals = [row.method for row in others if row.score_interval is not None and row.score_interval[1] >= low]
     if rivals:
         return f"cannot separate {best.method} from {', '.join(rivals)}: their intervals overlap"
-    return f"{best.method} is first: its interval overlaps with no other one"
+    return f"{best.method} is first: its interval overlaps with no other"
 
 
 def _first(scores: Array) -> Array:
-    """How often each method has the highest score; equal ones share."""
+    """How often each method has the highest score; ties are shared."""
     best = scores == scores.max(axis=-1, keepdims=True)
     return np.asarray((best / best.sum(axis=-1, keepdims=True)).mean(axis=0))

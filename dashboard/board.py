@@ -30,7 +30,7 @@ def _kind(name: str) -> type:
     return float if column.nullable else column.type.python_type
 
 
-KINDS = {name: _kind(name) for name in browse.NARROW}
+KINDS = {name: _kind(name) for name in browse.SCALAR_COLUMNS}
 
 
 def objectives(study: StudyRow) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ class Board:
 
     Attributes:
         study: its row, as it was when the board was last brought up to date.
-        trials: a row for each trial with the columns of `browse.NARROW`, `objectives.NAME` where there are several, and
+        trials: a row for each trial with `browse.SCALAR_COLUMNS`, `objectives.NAME` where there are several, and
             `place`: 1 is the best; NaN for what is not complete.
         revision: changes with the trials or the study; the same in every process that shows them.
     """
@@ -63,13 +63,13 @@ class Board:
             self.study = study
             about = (study.id, study.started, study.name, study.state, study.num_trials, study.archived)
             known = self.trials
-            new = browse.narrow_trials(self._store, study.id, int(known["id"].max()) if len(known) else 0)
+            new = browse.scalar_columns(self._store, study.id, int(known["id"].max()) if len(known) else 0)
             # Lines of a trial that was given up for lost may still come while the study runs.
             open_states = ("running", "lost") if study.state == "running" else ("running",)
             states: dict[int, str] = dict(
                 known.loc[known["state"].isin(open_states), ["id", "state"]].itertuples(index=False)
             )
-            again = browse.narrow_again(self._store, states) if states else []
+            again = browse.scalar_columns_of(self._store, states) if states else []
             changed = [row for row in again if row.state != states[row.id]]
             if new or changed:
                 kept = known[~known["id"].isin([row.id for row in changed])].drop(columns="place")
@@ -102,9 +102,9 @@ class Board:
         return objectives(self.study)
 
     def _frame(self, rows: Sequence[Any]) -> pd.DataFrame:
-        *narrow, several = zip(*rows, strict=True) if rows else ([] for _ in (*browse.NARROW, "objectives"))
+        *narrow, several = zip(*rows, strict=True) if rows else ([] for _ in (*browse.SCALAR_COLUMNS, "objectives"))
         columns: dict[str, NDArray[Any]] = {
-            name: np.array(values, KINDS[name]) for name, values in zip(browse.NARROW, narrow, strict=True)
+            name: np.array(values, KINDS[name]) for name, values in zip(browse.SCALAR_COLUMNS, narrow, strict=True)
         }
         for index, objective in enumerate(self.study.objectives or ()):
             values = [one[index] if one else None for one in several]
@@ -141,7 +141,7 @@ class Board:
             if len(cache) > 4 * MAX_SAMPLE:  # samples drift while a search goes on
                 cache = {id_: cache[id_] for id_ in ids if id_ in cache}
             # A dictionary of its own: others may be reading the one before.
-            self._hyperparameters = cache = cache | browse.held(self._store, missing)
+            self._hyperparameters = cache = cache | browse.hyperparameters(self._store, missing)
         return pd.DataFrame([cache.get(id_, {}) for id_ in ids], index=ids)
 
     def sample(self, max_trials: int = MAX_SAMPLE) -> tuple[pd.DataFrame, pd.DataFrame]:

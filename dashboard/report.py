@@ -16,10 +16,10 @@ from plotly.offline import get_plotlyjs
 
 from atoll.analysis import comparison as comparing
 from atoll.analysis.comparison import Cell, Comparison
+from atoll.analysis.inference import Estimate
 from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
 from atoll.analysis.score import MethodScore
-from atoll.analysis.statistics import Estimate
 from atoll.dashboard.figures import comparison as figures
 from atoll.storage.models import BenchmarkRow, StudyRow
 from atoll.storage.store import Store

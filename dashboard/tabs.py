@@ -78,7 +78,7 @@ def importance_figure(context: Context, board: Board, method: importance.Method)
     def work() -> tuple[dict[str, float], int]:
         complete = board.trials[board.trials["place"].notna()]
         some = complete.iloc[importance.sample(len(complete))]
-        held = browse.held(context.store, some["id"].tolist())
+        held = browse.hyperparameters(context.store, some["id"].tolist())
         rows = [held.get(int(id_), {}) for id_ in some["id"]]
         shares = importance.importance(rows, some["objective"].tolist(), board.study.direction, method)
         return shares, len(some)

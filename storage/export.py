@@ -13,14 +13,14 @@ from atoll.storage.models import StudyRow, TrialRow
 
 
 def trial_as_dict(trial: TrialRow) -> dict[str, Any]:
-    """A trial, complete."""
+    """All columns of a trial."""
     return {
         column.name: getattr(trial, column.name) for column in TrialRow.__table__.columns if column.name != "study_id"
     }
 
 
 def study_as_dict(study: StudyRow) -> dict[str, Any]:
-    """A study, complete."""
+    """All columns of a study."""
     return {column.name: getattr(study, column.name) for column in StudyRow.__table__.columns}
 
 
@@ -30,7 +30,7 @@ def _named(study: StudyRow, trial: TrialRow) -> dict[str, float | None]:
 
 
 def configuration(study: StudyRow, trial: TrialRow) -> dict[str, Any]:
-    """A trial's configuration, complete enough to train again, and where it came from."""
+    """A trial's configuration, complete enough to train it again, with its origin."""
     origin = {
         "study": study.name,
         "trial": trial.number,
@@ -47,15 +47,19 @@ def configuration(study: StudyRow, trial: TrialRow) -> dict[str, Any]:
 
 
 def as_yaml(study: StudyRow, trials: Sequence[TrialRow], *, alone: bool = False) -> str:
-    """Configurations as files hold them: a list, or the one of a single trial, which `atoll train` takes."""
-    found = [configuration(study, trial) for trial in trials]
-    return str(yaml.safe_dump(found[0] if alone else {"configurations": found}, sort_keys=False, allow_unicode=True))
+    """Configurations as YAML: a list, or (`alone`) a single one, which `atoll train` reads."""
+    configurations = [configuration(study, trial) for trial in trials]
+    return str(
+        yaml.safe_dump(
+            configurations[0] if alone else {"configurations": configurations}, sort_keys=False, allow_unicode=True
+        )
+    )
 
 
 def plain(value: Any) -> Any:
-    """For JSON, with null for what JSON has no number for."""
+    """A value for JSON, with null for NaN and infinite numbers."""
     if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
-"""The store: every read and write of the database.
+"""The store: all reads and writes of the database, apart from the queries of `browse.py`.
 
-The database is made from the journals and may be down while a search runs; writing is the recorder's alone. SQLite is
-the embedded default, PostgreSQL is for several people or hosts.
+The recorder fills the database from the journals, so the database may be down while a search runs. SQLite is the
+embedded default; PostgreSQL serves several people or hosts.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs
 
 
 class StoreError(Exception):
-    """The store cannot do what was asked; the message says why, and what would help."""
+    """The store cannot do what was asked; the message says why and how to help it."""
 
 
 _upgrading = threading.Lock()
 
-# What a driver raises for a value that its column cannot hold, besides the database's own errors.
+# Drivers raise these, besides the database's own errors, for a value that does not fit its column.
 UNSTORABLE = (OverflowError, ValueError, TypeError)
-# PostgreSQL's states of a table or column that is not there, or not ours: no fault of the line.
+# PostgreSQL's states for a missing table or column, or missing rights: not the line's fault.
 _UNDEFINED = {"42P01", "42703", "42501", "3F000"}
 
 
@@ -71,7 +71,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class StudySummary:
-    """A study with the counts of its trials by state, and its incumbent."""
+    """A study with the number of its trials by state, and its incumbent's objective."""
 
     study: StudyRow
     counts: dict[str, int]
@@ -79,19 +79,45 @@ class StudySummary:
 
     @property
     def num_ended(self) -> int:
-        """Trials that used up a part of the budget."""
+        """The number of trials that used up budget."""
         return sum(self.counts.get(state, 0) for state in ("complete", "pruned", "failed"))
 
 
 class Store:
-    """The database behind one URL.
+    """Studies and trials in a database: threads may share it, and a call takes effect in one transaction or not at all.
+
+    Every call opens a session of its own and closes it before it returns. The rows that it returns are detached: they
+    keep what was read, can be used after the store is closed, and do not follow later changes. If a call raises, its
+    transaction is rolled back. Forked processes must not share a store: open one in each.
 
     Args:
-        url: SQLAlchemy's URL; `sqlite:///file.db` or `postgresql+psycopg://user@host/database`.
-        create: whether to make the tables where there are none, and to upgrade an older schema.
+        url: an SQLAlchemy URL: `sqlite:///file.db` or `postgresql+psycopg://user@host/database`.
+        create: create missing tables, and upgrade an older schema after copying a SQLite file.
 
     Raises:
-        StoreError: for a URL that cannot be used, a store that is not there, or one of a newer schema.
+        StoreError: if the URL is invalid, the store does not exist, or its schema is newer than this atoll. Later, for
+            names that the store does not hold and changes that it refuses. The database's own failures, such as a lost
+            connection, are raised as SQLAlchemy's errors.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from atoll import Store
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> store = Store(f"sqlite:///{folder.name}/atoll.db")
+        >>> study = {"name": "first", "state": "running", "workload": "digits_mlp", "method": "ddp"}
+        >>> study |= {"metric": "accuracy", "direction": "maximize", "definition": {}}
+        >>> store.add_study(study | {"folder": folder.name, "started": 0.0})
+        1
+        >>> [summary.study.name for summary in store.studies()]
+        ['first']
+        >>> store.trials(store.study("first"))
+        []
+        >>> store.study("second")
+        Traceback (most recent call last):
+        ...
+        atoll.storage.store.StoreError: ... does not hold a study named 'second'; it holds first
+        >>> store.close()
+        >>> folder.cleanup()
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, create: bool = True) -> None:
@@ -110,7 +136,7 @@ class Store:
             return
         if not create and not Path(str(file)).exists():
             raise StoreError(
-                f"there is no store at {self}; `atoll search` makes one, --store or ATOLL_STORE names another"
+                f"there is no store at {self}; `atoll search` creates one, --store or ATOLL_STORE selects another"
             )
         if create:
             Path(str(file)).absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +157,7 @@ class Store:
         upgrade(self.engine)
 
     def session(self) -> Session:
-        """For the queries of `browse.py`."""
+        """A new session, for the queries of `browse.py`."""
         return self._session()
 
     def close(self) -> None:
@@ -162,28 +188,29 @@ class Store:
         ]
 
     def study(self, name: str | None = None, uid: str | None = None) -> StudyRow:
-        """The study of that uid, else the one called `name`, or the newest. Raises StoreError where there is none."""
+        """The study of that uid, else the one named `name`. Default: the newest. Raises StoreError if there is none."""
         query = sa.select(StudyRow).order_by(StudyRow.started.desc())
         with self._session() as session:
-            found = session.scalars(query).first() if name is None else self._known(session, name, uid)
-            names = session.scalars(sa.select(StudyRow.name).order_by(StudyRow.name)).all() if found is None else []
-        if found is None:
+            study = session.scalars(query).first() if name is None else self._known(session, name, uid)
+            names = session.scalars(sa.select(StudyRow.name).order_by(StudyRow.name)).all() if study is None else []
+        if study is None:
             wanted = "a study" if name is None else f"a study named {name!r}"
             raise StoreError(f"{self} does not hold {wanted}; it holds {', '.join(names) or 'none'}")
-        return found
+        return study
 
     def benchmark(self, name: str | None = None) -> BenchmarkRow:
-        """The benchmark called `name`, or the newest one. Raises StoreError where there is none."""
-        found = self.benchmarks()
-        if not found or name not in {None, *(benchmark.name for benchmark in found)}:
-            wanted = "a benchmark" if name is None else f"a benchmark named {name!r}"
-            names = ", ".join(sorted(benchmark.name for benchmark in found))
-            raise StoreError(f"{self} does not hold {wanted}; it holds {names or 'none'}")
-        return next(benchmark for benchmark in found if name in (None, benchmark.name))
+        """The benchmark named `name`. Default: the newest. Raises StoreError if there is none."""
+        benchmarks = self.benchmarks()
+        for benchmark in benchmarks:
+            if name in (None, benchmark.name):
+                return benchmark
+        wanted = "a benchmark" if name is None else f"a benchmark named {name!r}"
+        names = ", ".join(sorted(benchmark.name for benchmark in benchmarks))
+        raise StoreError(f"{self} does not hold {wanted}; it holds {names or 'none'}")
 
     def subject(self, name: str) -> StudyRow | BenchmarkRow:
-        """The benchmark or else the study called `name`. Raises StoreError."""
-        return next((found for found in self.benchmarks() if found.name == name), None) or self.study(name)
+        """The benchmark, or else the study, named `name`. Raises StoreError if there is neither."""
+        return next((row for row in self.benchmarks() if row.name == name), None) or self.study(name)
 
     def benchmarks(self) -> list[BenchmarkRow]:
         """All benchmarks, the newest first."""
@@ -209,37 +236,37 @@ class Store:
             return list(session.scalars(query))
 
     def trials(self, study: StudyRow) -> list[TrialRow]:
-        """All trials of `study`, in the order they were numbered."""
+        """All trials of `study`, by number and attempt."""
         query = sa.select(TrialRow).where(TrialRow.study_id == study.id).order_by(TrialRow.number, TrialRow.attempt)
         with self._session() as session:
             return list(session.scalars(query))
 
     def progress(self, trial_ids: Iterable[int]) -> list[ProgressRow]:
-        """What the trials reported, by trial and step."""
+        """The progress reports of these trials, by trial and step."""
         query = sa.select(ProgressRow).where(ProgressRow.trial_id.in_(list(trial_ids)))
         with self._session() as session:
             return list(session.scalars(query.order_by(ProgressRow.trial_id, ProgressRow.step)))
 
     def ledger(self, trial_id: int) -> list[LedgerRow]:
-        """What one trial communicated."""
+        """The communication of one trial, by operation and size."""
         with self._session() as session:
             return list(session.scalars(sa.select(LedgerRow).where(LedgerRow.trial_id == trial_id)))
 
-    def schedules(self, trial_id: int) -> list[TraceRow]:
-        """What ranks of one trial did at their steps, by rank."""
+    def traces(self, trial_id: int) -> list[TraceRow]:
+        """The step traces of one trial, by rank."""
         query = sa.select(TraceRow).where(TraceRow.trial_id == trial_id).order_by(TraceRow.rank)
         with self._session() as session:
             return list(session.scalars(query))
 
     def projections(self, trial_ids: Iterable[int]) -> list[ProjectionRow]:
-        """The predictions that were made of these trials, by cluster, scaling, nodes and trial."""
+        """The predictions for these trials, by cluster, scaling, nodes and trial."""
         query = sa.select(ProjectionRow).where(ProjectionRow.trial_id.in_(list(trial_ids)))
         order = (ProjectionRow.cluster, ProjectionRow.scaling, ProjectionRow.num_nodes, ProjectionRow.trial_id)
         with self._session() as session:
             return list(session.scalars(query.order_by(*order)))
 
     def migrations(self, study: StudyRow) -> list[MigrationRow]:
-        """The migrations of `study`, in the order of their times."""
+        """The migrations of `study`, by time."""
         query = sa.select(MigrationRow).where(MigrationRow.study_id == study.id).order_by(MigrationRow.time)
         with self._session() as session:
             return list(session.scalars(query))
@@ -252,16 +279,16 @@ class Store:
     # Writing.
 
     def delete(self, row: StudyRow | BenchmarkRow) -> None:
-        """Remove a study, or a benchmark with its studies, and all that belongs to it."""
+        """Delete a study, or a benchmark with its studies, and all rows that belong to them."""
         table = type(row)
         with self._session.begin() as session:
             session.execute(sa.delete(table).where(table.id == row.id))
 
     def rename(self, study: StudyRow, name: str) -> None:
-        """Call a study `name`; its files keep theirs. Raises StoreError for a name that is empty, too long or taken."""
+        """Rename a study, but not its files. Raises StoreError if the name is empty, too long or taken."""
         if not 0 < len(name) <= MAX_NAME or name != name.strip():
             raise StoreError(
-                f"a study's name takes 1 to {MAX_NAME} characters, none of them space at the ends; got {name!r}"
+                f"a study's name must have 1 to {MAX_NAME} characters without spaces at the ends; got {name!r}"
             )
         try:
             self._set(sa.update(StudyRow).where(StudyRow.id == study.id).values(name=name))
@@ -269,11 +296,11 @@ class Store:
             raise StoreError(f"{self} already holds a study named {name!r}; choose another name") from None
 
     def archive(self, study: StudyRow, archived: bool) -> None:
-        """Leave a study out of lists, or list it again."""
+        """Hide a study from lists, or show it again."""
         self._set(sa.update(StudyRow).where(StudyRow.id == study.id).values(archived=archived))
 
     def annotate(self, trial: TrialRow, note: str | None) -> None:
-        """Keep a reader's note on a trial, or remove it."""
+        """Set a reader's note on a trial, or remove it."""
         self._set(sa.update(TrialRow).where(TrialRow.id == trial.id).values(note=note or None))
 
     def _set(self, change: sa.Update) -> None:
@@ -283,21 +310,21 @@ class Store:
     def save_projections(
         self, trial_ids: Iterable[int], cluster: str, scaling: str, rows: Sequence[ProjectionRow]
     ) -> None:
-        """Keep predictions in place of all that were made of these trials for a cluster of that name and scaling."""
-        of = (
+        """Store predictions, replacing all former ones of these trials for a cluster of that name and scaling."""
+        former = (
             ProjectionRow.trial_id.in_(list(trial_ids)),
             ProjectionRow.cluster == cluster,
             ProjectionRow.scaling == scaling,
         )
         with self._session.begin() as session:
-            session.execute(sa.delete(ProjectionRow).where(*of))
+            session.execute(sa.delete(ProjectionRow).where(*former))
             session.add_all(rows)
 
     def add_study(self, fields: Mapping[str, Any]) -> int:
         """Add a study, or find the one of the same name and folder; returns its id.
 
         Raises:
-            StoreError: when the name belongs to a study of another folder.
+            StoreError: if the name belongs to a study of another folder.
         """
         with self._session.begin() as session:
             known = self._known(session, fields["name"], fields.get("uid"))
@@ -313,12 +340,12 @@ class Store:
             return known.id
 
     def _known(self, session: Session, name: str, uid: str | None) -> StudyRow | None:
-        """The study of that uid, whatever it is called by now, else the one of that name."""
+        """The study of that uid, even if it was renamed, else the one of that name."""
         of_uid = None if uid is None else session.scalars(sa.select(StudyRow).where(StudyRow.uid == uid)).first()
         return of_uid or session.scalars(sa.select(StudyRow).where(StudyRow.name == name)).first()
 
     def _benchmark_id(self, session: Session, fields: Mapping[str, Any]) -> int:
-        """The benchmark that a study belongs to; it is added with the first of them."""
+        """The id of a study's benchmark, which is added with its first study."""
         known = session.scalars(sa.select(BenchmarkRow).where(BenchmarkRow.name == fields["name"])).first()
         if known is None:
             known = BenchmarkRow(**fields)
@@ -335,7 +362,7 @@ class Store:
             )
 
     def check_benchmark_name(self, name: str, uid: str | None) -> None:
-        """Raise StoreError when `name` belongs to a benchmark other than the one with this uid."""
+        """Raise StoreError if `name` belongs to another benchmark than the one with this uid."""
         with self._session() as session:
             self._check_benchmark(
                 session.scalars(sa.select(BenchmarkRow).where(BenchmarkRow.name == name)).first(), uid
@@ -349,23 +376,23 @@ class Store:
         )
 
     def check_name(self, name: str, uid: str | None) -> None:
-        """Raise StoreError when `name` belongs to a study other than the one with this uid."""
+        """Raise StoreError if `name` belongs to another study than the one with this uid."""
         with self._session() as session:
             known = self._known(session, name, uid)
         if known is not None and known.uid != uid:
             raise StoreError(self._name_taken(known))
 
     def offsets(self, study_id: int) -> dict[str, int]:
-        """Up to which byte each journal of a study is in the database."""
+        """For each journal of a study, the number of bytes that the database has."""
         query = sa.select(JournalOffset.file, JournalOffset.offset).where(JournalOffset.study_id == study_id)
         with self._session() as session:
             return {row.file: row.offset for row in session.execute(query)}
 
     def record(self, study_id: int, chunks: Mapping[str, Chunk]) -> list[Rejected]:
-        """Add what the lines say, and how far the journals were read, in one transaction: exactly once.
+        """Record journal lines together with the journals' new offsets in one transaction, so each line exactly once.
 
         Returns:
-            The lines that the database refuses for what they hold; they are counted, and not tried again.
+            The lines that the database rejects for their content; they are counted and not tried again.
         """
         try:
             with self._session.begin() as session:
@@ -424,7 +451,7 @@ class Store:
         if ended:
             session.execute(sa.update(TrialRow), ended)
         for key, row in batch.lost:
-            if key in ids:  # what has ended is not lost, whatever a launcher may have seen
+            if key in ids:  # a trial that has ended is not lost, even if its launcher reports so
                 running = sa.and_(TrialRow.id == ids[key], TrialRow.state == "running")
                 session.execute(sa.update(TrialRow).where(running).values(**row))
         for model, of_trials in ((LedgerRow, batch.ledger), (TraceRow, batch.traces)):
@@ -434,13 +461,13 @@ class Store:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema to `revision` with Alembic."""
+    """Migrate the schema to `revision` with Alembic."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "atoll.storage:migrations")
-    # Alembic is one per process, and two processes may open a new store at once: one upgrades, the other finds it done.
+    # Alembic has one state per process. If two processes open a new store at once, the lock lets one of them upgrade.
     with _upgrading, engine.begin() as connection:
         lock = "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else "SELECT pg_advisory_xact_lock(20070)"
         connection.exec_driver_sql(lock)
@@ -449,14 +476,14 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the database refuses what a line holds; anything else may be over in a moment."""
+    """Whether the database rejects a line's content; any other error may be temporary."""
     if isinstance(error, ProgrammingError):
         return getattr(error.orig, "sqlstate", None) not in {*_UNDEFINED, None}
     return isinstance(error, IntegrityError | DataError | OverflowError | ValueError | TypeError)
 
 
 def _copy_before_upgrade(url: URL, version: str) -> None:
-    """Keep a SQLite store as it was; a server's databases are their keeper's to save."""
+    """Copy a SQLite file; databases of a server are backed up by their administrators."""
     if url.get_backend_name() == "sqlite" and url.database:
         copy = Path(f"{url.database}.schema-{version}")
         with closing(sqlite3.connect(url.database)) as source, closing(sqlite3.connect(copy)) as target:
@@ -468,7 +495,7 @@ def _parse(url: str) -> URL:
         return make_url(url)
     except sa.exc.ArgumentError:
         raise StoreError(
-            "a store is named by a URL like sqlite:///atoll.db or postgresql+psycopg://user@host/database; "
+            "a store's URL is like sqlite:///atoll.db or postgresql+psycopg://user@host/database; "
             f"got {url.split('@')[-1]!r}"
         ) from None
 
@@ -483,7 +510,9 @@ def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         file_system = _file_system(Path(url.database or ".").absolute())
         if file_system in NETWORK_FILE_SYSTEMS:
-            warnings.warn(f"{url.database} is on {file_system}: SQLite works there without WAL, slower", stacklevel=3)
+            warnings.warn(
+                f"{url.database} is on {file_system}: SQLite runs without WAL there, which is slower", stacklevel=3
+            )
         mode = "DELETE" if file_system in NETWORK_FILE_SYSTEMS else "WAL"
 
         @sa.event.listens_for(engine, "connect")
@@ -495,7 +524,7 @@ def _engine(url: URL) -> Engine:
 
 
 def _file_system(path: Path) -> str:
-    """The type of the file system that holds `path`, or an empty string where the system does not say."""
+    """The type of the file system that holds `path`, or an empty string if unknown."""
     mounts = Path("/proc/mounts")
     if not mounts.exists():
         return ""
@@ -512,17 +541,17 @@ def _schema_version(connection: Connection) -> str | None:
 
 def _known_ids(session: Session, study_id: int, keys: Iterable[TrialKey]) -> dict[TrialKey, int]:
     numbers = sorted({number for number, _ in keys})
-    found: dict[TrialKey, int] = {}
+    ids: dict[TrialKey, int] = {}
     for start in range(0, len(numbers), 500):
         query = sa.select(TrialRow.number, TrialRow.attempt, TrialRow.id).where(
             TrialRow.study_id == study_id, TrialRow.number.in_(numbers[start : start + 500])
         )
-        found |= {(number, attempt): id_ for number, attempt, id_ in session.execute(query)}
-    return found
+        ids |= {(number, attempt): id_ for number, attempt, id_ in session.execute(query)}
+    return ids
 
 
 def _move_offset(session: Session, study_id: int, file: str, chunk: Chunk) -> JournalOffset:
-    """Move a journal's offset from the chunk's start to its end; raises Overtaken where it is elsewhere by now."""
+    """Move a journal's offset from the chunk's start to its end. Raises Overtaken if another recorder has moved it."""
     where = (JournalOffset.study_id == study_id, JournalOffset.file == file, JournalOffset.offset == chunk.start)
     moved = sa.update(JournalOffset).where(*where).values(offset=chunk.offset)
     # The update comes first: SQLite's driver starts the transaction at the first write, not at a savepoint.

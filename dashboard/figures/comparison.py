@@ -19,7 +19,7 @@ from atoll.dashboard.figures.style import plain
 
 if TYPE_CHECKING:  # these take the analysis extra
     from atoll.analysis.comparison import Comparison, TuningCurve
-    from atoll.analysis.statistics import Estimate, Separation
+    from atoll.analysis.inference import Estimate, Separation
 
 COLORS = (*qualitative.Safe, *qualitative.Vivid, *qualitative.Dark2)
 COLUMNS = 3
@@ -142,7 +142,7 @@ def tradeoff(comparison: Comparison, against: str) -> go.Figure:
         for method in comparison.methods:
             rows = [r for r in comparison.confirmations if (r.method, r.workload) == (method, workload)]
             known = [r for r in rows if r.is_chosen and math.isfinite(r.quality)]
-            timed = [r for r in known if r.is_timed] if against == "seconds_in_all" else known
+            timed = [r for r in known if not r.oversubscribed] if against == "seconds_in_all" else known
             spent = [value for r in timed if math.isfinite(value := getattr(r, against))]
             if spent:
                 points[method] = median(spent) / unit, median(r.quality for r in known)

@@ -300,7 +300,7 @@ def summary(board: Board, now: float) -> list[Any]:
 
 def held_at_ends(context: Context, study: StudyRow) -> pd.DataFrame:
     """The hyperparameters as columns, of the first and the newest trials."""
-    return pd.DataFrame(browse.held_at_ends(context.store, study.id))
+    return pd.DataFrame(browse.sampled_ends(context.store, study.id))
 
 
 def grid_columns(

@@ -22,9 +22,9 @@ from atoll.storage.store import StudySummary
 
 if TYPE_CHECKING:
     from atoll.analysis.comparison import Comparison
+    from atoll.analysis.inference import Estimate
     from atoll.analysis.projection import Prediction
     from atoll.analysis.score import MethodScore
-    from atoll.analysis.statistics import Estimate
 
 
 @dataclass

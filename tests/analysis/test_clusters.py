@@ -27,7 +27,7 @@ def test_numbers_of_nodes(text, found):
     "text", ["", "0", "2,1", "1,1", "1,...,8", "1,2,...", "1,2,...,...,8", "x", "-1", "1.5", "99999"]
 )
 def test_what_are_no_numbers_of_nodes(text):
-    with pytest.raises(FileError, match=r"--nodes must be numbers from 1 to 65536 that grow.*got"):
+    with pytest.raises(FileError, match=r"--nodes must be increasing numbers from 1 to 65536.*got"):
         clusters.nodes(text)
 
 

@@ -134,7 +134,7 @@ def test_what_is_not_finished_says_so(tmp_path):
     store.delete(store.study("b.w.y.confirm"))
     found = comparison.compare(store, row)
     assert not found.is_complete
-    assert found.notes[0].startswith("3 of 4 studies have ended: scores are of the workloads that all methods have fin")
+    assert found.notes[0].startswith("3 of 4 studies have ended: scores cover the workloads that all methods have fin")
     assert cell_of(found, "y").num_trained == 0
     assert found.verdict.startswith("cannot tell")
 
@@ -213,7 +213,10 @@ def test_the_table_is_what_score_reads(tmp_path):
 def test_seconds_that_do_not_compare_are_not_in_the_table(tmp_path):
     store, row = made_up.make(tmp_path, {"x": {"w": [GOOD, NEVER]}}, targets={"w": 0.9}, oversubscribed=True)
     shared, other = confirmations.read(store, row)
-    for rows in ([shared, other], [shared, replace(other, is_timed=True)]):  # one is enough: half a table would rank
+    for rows in (
+        [shared, other],
+        [shared, replace(other, oversubscribed=False)],
+    ):  # one is enough
         lines = list(csv.DictReader(io.StringIO(confirmations.to_csv(rows))))
         assert [(line["seconds"], line["steps"]) for line in lines] == [("", "20"), ("", "inf")]
 

@@ -41,11 +41,11 @@ def measured(compute=0.010, **changes):
         "trial_id": 1,
         "method": "ddp",
         "workload": "w",
-        "schedules": [schedule(compute)],
+        "traces": [schedule(compute)],
         "steps_per_epoch": 20,
         "batch_size": 8,
         "steps_to_target": 80.0,
-        "shared_cores": False,
+        "oversubscribed": False,
     }
     return projection.Measured(**fields | changes)
 
@@ -68,7 +68,7 @@ def test_weak_scaling_keeps_the_work_of_a_rank_and_the_epochs():
         assert row.epoch_seconds == pytest.approx(step * 20 / num_nodes, rel=1e-5)
         assert row.steps_to_target == 80 / num_nodes
         assert row.seconds_to_target == pytest.approx(step * 80 / num_nodes, rel=1e-5)
-        assert any("batch grows with them" in words for words in row.assumptions)
+        assert any("batch grows with the ranks" in words for words in row.assumptions)
 
 
 def test_strong_scaling_keeps_the_global_batch_and_the_steps():
@@ -92,18 +92,18 @@ def test_parts_of_one_network_stay_on_their_ranks():
     parts = [schedule(0.010, events=[], num_ranks=3, grows=False, rank=rank) for rank in range(3)]
     parts[0] = schedule(0.010, events=events, num_ranks=3, grows=False)
     for scaling in ("weak", "strong"):
-        rows, _ = projection.project(measured(schedules=parts), WHERE, [1, 64], scaling)
+        rows, _ = projection.project(measured(traces=parts), WHERE, [1, 64], scaling)
         assert [(row.num_nodes, row.num_ranks, row.steps_to_target) for row in rows] == [(2, 3, 80)]
         assert any("stays on the 3 ranks" in words for words in rows[0].assumptions)
 
 
 def test_a_missed_target_stays_missed_and_small_print_is_printed():
     rare = schedule(0.010) | {"segments": [[0, [[0, 97], [-1, 3]]]]}
-    crowded = measured(steps_to_target=None, shared_cores=True, schedules=[rare])
-    ((row,), _) = projection.project(crowded, WHERE, [64], "weak")
+    oversubscribed = measured(steps_to_target=None, oversubscribed=True, traces=[rare])
+    ((row,), _) = projection.project(oversubscribed, WHERE, [64], "weak")
     assert (row.steps_to_target, row.seconds_to_target) == (None, None)
     words = "; ".join(row.assumptions)
-    for expected in ("shared cores", "rare kinds", "64 ranks are followed", "1 times as fast", "by ring"):
+    for expected in ("shared cores", "rare kinds", "64 ranks are simulated", "1 times as fast", "use ring"):
         assert expected in words
 
 
@@ -226,14 +226,14 @@ def test_scores_are_of_one_scale_that_all_methods_can_take(tmp_path):
     assert by == "predicted seconds (nodes of c: 1, strong scaling)"
 
 
-def test_crowded_trainings_and_single_ranks_predict_no_score(tmp_path):
+def test_oversubscribed_trainings_and_single_ranks_predict_no_score(tmp_path):
     curves = {"a": {"w": [[0.95]]}}
     store, row = made_up.make(
         tmp_path, curves, targets={"w": 0.9}, schedules={"a": [schedule(0.01, num_steps=10)]}, oversubscribed=True
     )
     keep(store, projection.project_all(store, row, WHERE, [4], "weak"))
     (scored,) = (s for by, s in comparison.compare(store, row).scores.items() if "predicted" in by)
-    assert "what they compute is not known" in scored.verdict
+    assert "time for computing is not known" in scored.verdict
     (tmp_path / "alone").mkdir()
     alone = schedule(0.01, events=[], num_steps=10, num_ranks=1)
     store, row = made_up.make(tmp_path / "alone", curves, targets={"w": 0.9}, schedules={"a": [alone]})
@@ -244,9 +244,7 @@ def test_crowded_trainings_and_single_ranks_predict_no_score(tmp_path):
 def test_a_scale_that_cannot_be_followed_takes_no_other_with_it():
     ask = [["post", "send", "center", 2, 8, 0, 1], ["post", "receive", "center", 2, 8, 0, 2], ["wait", 2], ["wait", 1]]
     owner = schedule(0.01, events=[], service={"seconds": 0.0, "delay": 0.0})
-    rows, reasons = projection.project(
-        measured(schedules=[owner, schedule(0.01, events=ask)]), WHERE, [1, 4, 999], "weak"
-    )
+    rows, reasons = projection.project(measured(traces=[owner, schedule(0.01, events=ask)]), WHERE, [1, 4, 999], "weak")
     assert [row.num_nodes for row in rows] == [1, 4]
     assert len(reasons) == 1
     assert "at most 1024" in reasons[0]
@@ -254,5 +252,5 @@ def test_a_scale_that_cannot_be_followed_takes_no_other_with_it():
 
 def test_groups_that_stay_small_are_an_assumption():
     part = [["post", "all_reduce", "part", 2, 8], ["wait", 1]]
-    ((row,), _) = projection.project(measured(schedules=[schedule(0.01, events=part)]), WHERE, [4], "weak")
+    ((row,), _) = projection.project(measured(traces=[schedule(0.01, events=part)]), WHERE, [4], "weak")
     assert "groups of ranks do not grow: they have 2" in row.assumptions

@@ -152,13 +152,13 @@ def test_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("method,workload\nx,a\n", "lacks the columns study, trial, evaluation, seconds; needed are method,"),
+        ("method,workload\nx,a\n", "lacks the columns study, trial, evaluation, seconds; it needs method,"),
         ("method,workload,study,trial,evaluation,seconds\nx,a,0,1,3,fast\n", "line 2: seconds must be .* got 'fast'"),
         ("method,workload,study,trial,evaluation,seconds\nx,a,0,1,3,-1\n", "line 2: seconds must be .* got '-1'"),
         ("method,workload,study,trial,evaluation,seconds\nx,a,0,1,3,0\n", "line 2: seconds must be .* above 0, .*'0'"),
         ("method,workload,study,trial,evaluation,seconds\nx,a,0,1,-1,3\n", "line 2: evaluation must be .* at least 0"),
         ("method,workload,study,trial,evaluation,seconds\nx,,0,1,3,1\n", "line 2: workload must be given"),
-        ("method,workload,study,trial,evaluation,seconds\n", "holds no trial"),
+        ("method,workload,study,trial,evaluation,seconds\n", "has no trials"),
     ],
 )
 def test_tables_that_cannot_be_scored(tmp_path, text, message):
@@ -171,9 +171,9 @@ def test_tables_that_cannot_be_scored(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a=v,b=v", "no variant has variants; not so v"),
-        ("a=a", "not so a"),
-        ("a=b,b=c", "not so b"),
+        ("a=v,b=v", "exactly one base and no variants of its own; got v"),
+        ("a=a", "of its own; got a"),
+        ("a=b,b=c", "of its own; got b"),
         ("a=b,a=c", "each base once"),
         ("a", "must be BASE=VARIANT"),
     ],

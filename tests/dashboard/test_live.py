@@ -248,7 +248,7 @@ def test_names_archives_and_notes_can_be_edited(tmp_path, page):
         page.goto(f"{url}/study?name=s")
         page.fill("#study-new-name", " bad")
         page.click("#study-rename")
-        page.wait_for_selector("#study-edited >> text=takes 1 to 200 characters")
+        page.wait_for_selector("#study-edited >> text=must have 1 to 200 characters")
         page.fill("#study-new-name", "better & <b>")
         page.click("#study-rename")
         page.wait_for_selector("h1 >> text=better & <b>")

@@ -236,7 +236,7 @@ def test_score(tmp_path):
         "y": (1, pytest.approx((4 - 41 / 21 + 3) / 6)),
         "x": (2, pytest.approx(0.5)),
     }
-    assert "y is first: its interval overlaps with no other one" in atoll("score", "times.csv", cwd=tmp_path).stdout
+    assert "y is first: its interval overlaps with no other" in atoll("score", "times.csv", cwd=tmp_path).stdout
     held_out = atoll_json("score", "times.csv", "--variants", "a=b", cwd=tmp_path)
     assert {row["method"]: row["score"] for row in held_out["methods"]} == {"y": 1.0, "x": 0.0}
     done = atoll("score", "times.csv", "--variants", "a=c", cwd=tmp_path, code=2)

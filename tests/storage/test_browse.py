@@ -114,13 +114,13 @@ def test_operators_that_there_cannot_be_are_refused():
         Condition("number", "like", 1)
 
 
-def test_what_is_new_and_what_is_held(store):
+def test_new_rows_and_their_hyperparameters(store):
     study = store.study()
-    rows = browse.narrow_trials(store, study.id)
+    rows = browse.scalar_columns(store, study.id)
     assert [row.number for row in rows] == list(range(40))
-    assert [row.number for row in browse.narrow_trials(store, study.id, rows[36].id)] == [37, 38, 39]
-    assert [row.state for row in browse.narrow_again(store, [rows[38].id])] == ["running"]
-    assert browse.held(store, [rows[1].id]) == {rows[1].id: CHOICES[1]}
+    assert [row.number for row in browse.scalar_columns(store, study.id, rows[36].id)] == [37, 38, 39]
+    assert [row.state for row in browse.scalar_columns_of(store, [rows[38].id])] == ["running"]
+    assert browse.hyperparameters(store, [rows[1].id]) == {rows[1].id: CHOICES[1]}
     assert browse.num_migrations(store, study.id) == 0
 
 
@@ -136,8 +136,8 @@ def test_leaders_are_the_best_that_are_complete(store):
 
 def test_hyperparameters_of_the_first_and_the_newest(store):
     study = store.study()
-    assert browse.held_at_ends(store, study.id, first=2, newest=3) == CHOICES  # of 0, 1 and 37, 38, 39
-    assert browse.held_at_ends(store, study.id, first=30, newest=30) == CHOICES * 8  # each once
+    assert browse.sampled_ends(store, study.id, first=2, newest=3) == CHOICES  # of 0, 1 and 37, 38, 39
+    assert browse.sampled_ends(store, study.id, first=30, newest=30) == CHOICES * 8  # each once
 
 
 def test_reasons_and_single_trials(store):
@@ -192,10 +192,10 @@ def plans(store, ask):
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda store, study: browse.narrow_trials(store, study.id, after=3000),
-        lambda store, study: browse.narrow_again(store, [1, 2]),
-        lambda store, study: browse.held(store, [1, 2]),
-        lambda store, study: browse.held_at_ends(store, study.id),
+        lambda store, study: browse.scalar_columns(store, study.id, after=3000),
+        lambda store, study: browse.scalar_columns_of(store, [1, 2]),
+        lambda store, study: browse.hyperparameters(store, [1, 2]),
+        lambda store, study: browse.sampled_ends(store, study.id),
         lambda store, study: browse.trials(store, [1, 2]),
         lambda store, study: browse.leaders(store, study, 100),
         lambda store, study: browse.num_trials(store, study.id),
@@ -208,7 +208,7 @@ def plans(store, ask):
     ids=[
         "new",
         "again",
-        "held",
+        "hyperparameters",
         "ends",
         "page",
         "leaders",
@@ -242,7 +242,7 @@ def test_notes_and_archives(store):
 
 @pytest.mark.parametrize("name", ["", " s", "x" * 201])
 def test_names_that_there_cannot_be_are_refused(store, name):
-    with pytest.raises(StoreError, match="takes 1 to 200 characters"):
+    with pytest.raises(StoreError, match="must have 1 to 200 characters"):
         store.rename(store.study(), name)
 
 

@@ -1,5 +1,6 @@
 """The store and the recorder: exactly once, whatever fails in between."""
 
+import doctest
 import json
 import sqlite3
 import subprocess
@@ -311,12 +312,19 @@ def test_the_thread_ends_with_its_search(folder, url):
     assert thread not in threading.enumerate()
 
 
+def test_the_example_in_the_docstring_runs():
+    (example,) = (test for test in doctest.DocTestFinder(recurse=False).find(Store, globs={}) if test.examples)
+    report = []
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)
+    assert (result.attempted > 5, result.failed) == (True, 0), "".join(report)
+
+
 def test_errors_name_the_valid_choices(tmp_path, url):
     with pytest.raises(StoreError, match="does not hold a study named 'x'; it holds none"):
         Store(url).study("x")
     with pytest.raises(StoreError, match="there is no store at"):
         Store(f"sqlite:///{tmp_path}/none.db", create=False)
-    with pytest.raises(StoreError, match="a store is named by a URL like"):
+    with pytest.raises(StoreError, match="a store's URL is like"):
         Store("nonsense")
 
 

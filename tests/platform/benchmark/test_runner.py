@@ -145,7 +145,7 @@ def test_steps_are_recorded_of_confirmations_and_of_each_new_best(finished):
         best = -math.inf
         for trial in store.trials(study):  # of one worker: in the order in which they ended
             is_new, best = trial.objective > best, max(best, trial.objective)
-            recorded = [schedule.rank for schedule in store.schedules(trial.id)]
+            recorded = [trace.rank for trace in store.traces(trial.id)]
             assert recorded == ([0, 1] if is_new or study.stage == "confirm" else [])
 
 
@@ -215,7 +215,7 @@ def test_tiny(tmp_path):
     found = called_json("report", "tiny", cwd=tmp_path)
     assert found["is_complete"]
     assert len(found["confirmations"]) == 3 * 2 * 5
-    assert all(row["is_timed"] for row in found["confirmations"])
+    assert not any(row["oversubscribed"] for row in found["confirmations"])
 
 
 def test_a_finished_benchmark_is_taken_up_without_training(finished):

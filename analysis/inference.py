@@ -1,14 +1,15 @@
-"""How sure a comparison of methods is: intervals, tests, and what a smaller tuning budget would have found.
+"""Statistical inference for comparing methods: intervals, tests, and the expected results of smaller tuning budgets.
 
-The mathematics is scipy's, scikit-posthocs' and baycomp's (the extra `analysis`). Larger values are better, unless a
-function says otherwise. A stratum is the values of one workload, which are resampled inside it.
+The computations are scipy's, scikit-posthocs' and baycomp's (the extra `analysis`). Larger values are better. A stratum
+holds the values of one workload and is resampled on its own.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,24 +18,24 @@ from scipy import stats
 
 from atoll.analysis.resampling import LEVEL, NUM_RESAMPLES, Array, interval, resample
 
-# Of each workload the values of all seeds: (seeds,), or (tunings, seeds) where several tunings were confirmed.
+# The values of all seeds for each workload: (seeds,), or (tunings, seeds) if several tunings were confirmed.
 Strata = Sequence[ArrayLike]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval; None where there is too little data for one."""
+    """A number and its 95 % interval, which is None if there are too few data for one."""
 
     value: float
     interval: tuple[float, float] | None
 
     def complement(self) -> Estimate:
-        """One minus it, of a probability."""
+        """One minus this, for a probability."""
         interval = self.interval
         return Estimate(1 - self.value, None if interval is None else (1 - interval[1], 1 - interval[0]))
 
     def overlaps(self, other: Estimate) -> bool:
-        """Whether the intervals have a point in common; true where one is missing, as nothing is known then."""
+        """Whether the intervals overlap. True if either is missing, as then they cannot be told apart."""
         if self.interval is None or other.interval is None:
             return True
         return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
@@ -46,14 +47,14 @@ def interquartile_mean(strata: Strata) -> Estimate:
 
 
 def median(values: ArrayLike) -> Estimate:
-    """The median of one stratum; infinities take part."""
+    """The median of one stratum, infinities included."""
     return _bootstrapped([values], lambda sample: np.median(sample, axis=-1))
 
 
 def probability_of_improvement(ours: Strata, theirs: Strata) -> Estimate:
-    """How likely a seed of ours beats one of theirs on a workload drawn at random (Agarwal et al. 2021); ties are half.
+    """The probability that our seed beats theirs on a random workload (Agarwal et al. 2021); ties count half.
 
-    On one workload it is Mann-Whitney's U over the number of pairs.
+    On one workload this is Mann-Whitney's U divided by the number of pairs.
     """
     half = len(ours)
 
@@ -83,13 +84,13 @@ def _bootstrapped(strata: Strata, statistic: Callable[..., Array]) -> Estimate:
 
 @dataclass(frozen=True)
 class Separation:
-    """Which methods differ, over workloads as repetitions.
+    """Tests whether methods differ, with workloads as repetitions.
 
     Attributes:
-        ranks: each method's mean rank, 1 the best.
-        friedman: p-value that all are equal; None for fewer than three methods.
-        p: of every pair, by Wilcoxon's signed-rank test after Holm's correction.
-        smallest: the smallest p that so many workloads and pairs can give.
+        ranks: each method's mean rank; 1 is the best.
+        friedman: p-value of the Friedman test that all are equal; None for fewer than three methods.
+        p: p-value of every pair by Wilcoxon's signed-rank test, Holm-corrected.
+        smallest: the smallest p-value possible with this many workloads and pairs.
     """
 
     ranks: dict[str, float]
@@ -99,18 +100,18 @@ class Separation:
 
     @property
     def is_possible(self) -> bool:
-        """Whether any pair could be separated at all."""
+        """Whether the test could separate any pair at all."""
         return self.smallest <= 1 - LEVEL
 
 
 def smallest_p(num_workloads: int, num_methods: int) -> float:
-    """The least that an exact Wilcoxon test on `num_workloads` can give, after Holm's correction of all pairs."""
+    """The smallest p-value of an exact Wilcoxon test on `num_workloads` after Holm's correction over all pairs."""
     return min(1.0, math.comb(num_methods, 2) * 2.0 ** (1 - num_workloads))
 
 
 def separate(scores: Mapping[str, ArrayLike]) -> Separation:
-    """Compare methods by their scores, one for each workload (workloads,)."""
-    import scikit_posthocs  # which draws with matplotlib: a second that the other functions do without
+    """Test methods by their scores, one per workload (workloads,)."""
+    import scikit_posthocs  # imports matplotlib, which takes a second that the other functions need not
 
     names = list(scores)
     table = np.array([np.asarray(scores[name], dtype=float) for name in names])
@@ -119,8 +120,8 @@ def separate(scores: Mapping[str, ArrayLike]) -> Separation:
     pairs = list(itertools.combinations(range(len(names)), 2))
     p = {(names[i], names[j]): 1.0 for i, j in pairs}
     if num_workloads > 1:
-        found = scikit_posthocs.posthoc_wilcoxon(table, zero_method="zsplit", p_adjust="holm").to_numpy()
-        p = {(names[i], names[j]): float(found[i, j]) for i, j in pairs}
+        p_values = scikit_posthocs.posthoc_wilcoxon(table, zero_method="zsplit", p_adjust="holm").to_numpy()
+        p = {(names[i], names[j]): float(p_values[i, j]) for i, j in pairs}
     return Separation(
         ranks=dict(zip(names, map(float, ranks), strict=True)),
         friedman=float(stats.friedmanchisquare(*table).pvalue) if len(names) > 2 and num_workloads > 1 else None,
@@ -129,9 +130,24 @@ def separate(scores: Mapping[str, ArrayLike]) -> Separation:
     )
 
 
+@contextmanager
+def numpy_seed(seed: int) -> Iterator[None]:
+    """Seed numpy's global random state, and restore the former state at the end.
+
+    For libraries that draw from the global state, so that equal data give equal results. This is the only place that
+    touches the global state. Not for use by several threads at a time: they share it.
+    """
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
 @dataclass(frozen=True)
 class Equivalence:
-    """Probabilities that the first of two methods is worse, as good within the region, or better."""
+    """Probabilities that the first of two methods is worse, practically equal, or better."""
 
     worse: float
     equal: float
@@ -139,19 +155,16 @@ class Equivalence:
 
 
 def practically_equal(ours: ArrayLike, theirs: ArrayLike, region: float) -> Equivalence:
-    """Benavoli et al. (2017): a Bayesian signed-rank test over workloads, with a region of practical equivalence."""
+    """A Bayesian signed-rank test over workloads (Benavoli et al. 2017) with a region of practical equivalence."""
     import baycomp
 
-    # It draws from numpy's global state; the same data must say the same.
-    state = np.random.get_state()
-    np.random.seed(0)
-    better, equal, worse = baycomp.two_on_multiple(np.asarray(ours, float), np.asarray(theirs, float), rope=region)
-    np.random.set_state(state)
+    with numpy_seed(0):
+        better, equal, worse = baycomp.two_on_multiple(np.asarray(ours, float), np.asarray(theirs, float), rope=region)
     return Equivalence(float(worse), float(equal), float(better))
 
 
 def expected_best(values: ArrayLike) -> Array:
-    """The expected best of k of n trials drawn without replacement, for k = 1..n: what smaller budgets find.
+    """The expected best of k of n trials drawn without replacement, for k = 1..n: the results of smaller budgets.
 
     With values sorted, x_1 >= x_2 >= ..., x_i is the best of k with probability C(n-i, k-1) / C(n, k).
     """

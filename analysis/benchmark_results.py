@@ -1,0 +1,76 @@
+"""The stored results of a benchmark, finished or not: its studies, confirmations and predictions."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from atoll.analysis import confirmations
+from atoll.analysis.confirmations import Confirmation
+from atoll.storage.models import BenchmarkRow
+from atoll.storage.store import Store
+
+
+class BenchmarkResults:
+    """Reads what the store holds of a benchmark.
+
+    Attributes:
+        studies: those that have begun.
+        methods, workloads: all names, as the benchmark has them.
+        confirmations: those that have ended.
+        counting: of these, those of each tuning's chosen configuration, which alone count.
+        tuning_trials: the trials of each tuning study, by its id.
+        hopeless: the tuning studies that found nothing to confirm.
+        targets: by workload that has begun; None without one.
+        directions: of the metric, by workload with confirmations.
+        variants: the held-out variant of each base workload that has one.
+        num_tunings: independent tunings of each method on each workload.
+        num_ended, num_expected: studies.
+        projections: predictions for the counting confirmations.
+    """
+
+    def __init__(self, store: Store, benchmark: BenchmarkRow) -> None:
+        definition = benchmark.definition
+        self.studies = store.studies_of(benchmark)
+        self.methods = [entry["name"] for entry in definition["methods"]]
+        self.workloads = [entry["name"] for entry in definition["workloads"]]
+        self.confirmations = confirmations.read(store, benchmark)
+        self.counting = [row for row in self.confirmations if row.is_chosen]
+        self.tuning_trials = {study.id: store.trials(study) for study in self.studies if study.stage == "tune"}
+        # A tuning's target may be another objective's; the confirmations come later and replace it.
+        self.targets = {study.workload_label: study.target for study in self.studies}
+        self.directions = {str(s.workload_label): s.direction for s in self.studies if s.stage == "confirm"}
+        self.variants = {e["variant_of"]: e["name"] for e in definition["workloads"] if e["variant_of"]}
+        self.num_tunings = definition.get("tuning", {}).get("repeats", 1)
+        tuned = [study for study in self.studies if study.id in self.tuning_trials]
+        self.hopeless = [study for study in tuned if confirmations.is_hopeless(study, self.tuning_trials[study.id])]
+        self.num_expected = benchmark.num_studies - len(self.hopeless)
+        self.num_ended = sum(study.state in confirmations.ENDED for study in self.studies)
+        self.projections = store.projections(row.trial_id for row in self.counting if row.trial_id is not None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all studies have ended."""
+        return self.num_ended == self.num_expected
+
+    @property
+    def progress(self) -> str:
+        """The number of studies that have ended, in words."""
+        return f"{self.num_ended} of {self.num_expected} studies have ended"
+
+    def counting_of(self, method: str, workload: str) -> list[Confirmation]:
+        """The counting confirmations of a method on a workload."""
+        return [row for row in self.counting if (row.method, row.workload) == (method, workload)]
+
+    def finished_workloads(self) -> list[str]:
+        """The workloads with a target on which every confirmation of every method has ended."""
+        ended = Counter(
+            (study.method_label, study.workload_label)
+            for study in self.studies
+            if (study.stage == "confirm" and study.state in confirmations.ENDED) or study in self.hopeless
+        )
+        return [
+            workload
+            for workload in self.workloads
+            if self.targets.get(workload) is not None
+            and all(ended[method, workload] == self.num_tunings for method in self.methods)
+        ]
