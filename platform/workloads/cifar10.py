@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.platform.workloads.split import stratified_split
 from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, require_models
 from atoll.storage.unpickling import ArrayUnpickler
 
@@ -98,14 +99,11 @@ def _read(path: Path) -> tuple[Part, Part]:
 @cache
 def load(path: Path) -> Images:
     """Read, and split a tenth of the training part off for validation, evenly over the classes."""
-    from sklearn.model_selection import train_test_split
-
     (images, labels), test = _read(path)
-    train_x, validation_x, train_y, validation_y = train_test_split(
-        images, labels, test_size=VALIDATION_SHARE, stratify=labels, random_state=SPLIT_SEED
-    )
-    parts = ((train_x, train_y), (validation_x, validation_y), test)
-    mean, deviation = channel_statistics(train_x)
+    train, validation = stratified_split(labels, VALIDATION_SHARE, SPLIT_SEED)
+    train_images = images[train]
+    parts = ((train_images, labels[train]), (images[validation], labels[validation]), test)
+    mean, deviation = channel_statistics(train_images)
     return Images(
         Data(*(Samples(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y)) for x, y in parts)),
         mean=torch.from_numpy(mean).float(),
