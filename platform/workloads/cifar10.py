@@ -139,7 +139,7 @@ def random_crops(images: Tensor, side: int, generator: torch.Generator) -> Tenso
     return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def centre_crop(images: Tensor, side: int) -> Tensor:
+def center_crop(images: Tensor, side: int) -> Tensor:
     """The central square of `side` pixels of images (b, c, h, w)."""
     top, left = (images.shape[2] - side) // 2, (images.shape[3] - side) // 2
     return images[:, :, top : top + side, left : left + side]
@@ -157,7 +157,7 @@ class _Cifar10(Classification):
         self._images = load(find_file(NAMES, folder, HOW_TO_GET))
         return self._images.data
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalized(self, images: Tensor) -> Tensor:
         mean, deviation = (v.to(images.device).view(3, 1, 1) for v in (self._images.mean, self._images.deviation))
         return (images.to(torch.float32) / 255 - mean) / deviation
 
@@ -170,7 +170,7 @@ class Cifar10Cnn7(_Cifar10):
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Pixels in [0, 1]; random crops of 28x28 and mirror images in training, the centre otherwise."""
-        cut = centre_crop(inputs, CROP) if generator is None else random_crops(inputs, CROP, generator)
+        cut = center_crop(inputs, CROP) if generator is None else random_crops(inputs, CROP, generator)
         return cut.contiguous().to(torch.float32) / 255
 
     def model(self) -> nn.Module:
@@ -212,7 +212,7 @@ class Cifar10LowRank(_Cifar10):
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Pixels centred and scaled by each channel's mean and deviation over the training images."""
-        return self._normalised(inputs)
+        return self._normalized(inputs)
 
     def model(self) -> nn.Module:
         """Ranks 10, 51, 51 for 96, 128, 256 channels, a 1x1 convolution to 64, 256 units, dropout 0.5."""
@@ -247,7 +247,7 @@ class _Padded(_Cifar10):
         """As the class says; pixels that come from outside an image are black."""
         if generator is not None:
             inputs = random_crops(nn.functional.pad(inputs, (PADDING,) * 4), SIDE, generator)
-        return self._normalised(inputs)
+        return self._normalized(inputs)
 
 
 class Cifar10Vgg16(_Padded):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.platform.workloads.split import stratified_split
-from atoll.platform.workloads.workload import Classification, Data, Samples, standardise
+from atoll.platform.workloads.workload import Classification, Data, Samples, standardize
 
 _FILE = Path(__file__).with_name("data") / "digits.npz"
 _SPLIT_SEED = 0
@@ -29,7 +29,7 @@ def _load() -> Data:
     train, rest = stratified_split(labels, 0.3, _SPLIT_SEED)
     validation, test = (rest[part] for part in stratified_split(labels[rest], 0.5, _SPLIT_SEED))
     parts = (train, validation, test)
-    inputs = standardise(*(torch.tensor(images[part], dtype=torch.float32) for part in parts))
+    inputs = standardize(*(torch.tensor(images[part], dtype=torch.float32) for part in parts))
     targets = [torch.tensor(labels[part], dtype=torch.int64) for part in parts]
     return Data(*(Samples(x, y) for x, y in zip(inputs, targets, strict=True)))
 

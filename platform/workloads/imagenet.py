@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atoll.platform.workloads import packing
-from atoll.platform.workloads.cifar10 import Logits, centre_crop
+from atoll.platform.workloads.cifar10 import Logits, center_crop
 from atoll.platform.workloads.workload import (
     Classification,
     Data,
@@ -191,7 +191,7 @@ class _ImageNet(Classification):
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Random crops, mirrored, in training; else the centre; channels centred and scaled (b, 3, 224, 224)."""
         scaled = inputs.to(torch.float32) / 255
-        crops = centre_crop(scaled, CROP) if generator is None else resized_crops(scaled, CROP, generator)
+        crops = center_crop(scaled, CROP) if generator is None else resized_crops(scaled, CROP, generator)
         mean, deviation = (torch.tensor(v, device=inputs.device).view(-1, 1, 1) for v in (MEAN, DEVIATION))
         return (crops - mean) / deviation
 

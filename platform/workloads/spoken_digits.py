@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, standardise
+from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, standardize
 
 FILE = "spoken_digits.npz"
 HOW_TO_GET = (
@@ -83,7 +83,7 @@ def load_recordings(path: Path) -> Parts:
 
 def frames(parts: Parts) -> Data:
     """All frames (n, 40) by themselves, standardised by the training part's."""
-    inputs = standardise(*(torch.from_numpy(np.concatenate([r.features for r in part])) for part in parts))
+    inputs = standardize(*(torch.from_numpy(np.concatenate([r.features for r in part])) for part in parts))
     targets = [torch.from_numpy(np.concatenate([r.labels for r in part])) for part in parts]
     return Data(*(Samples(x, y) for x, y in zip(inputs, targets, strict=True)))
 

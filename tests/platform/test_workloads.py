@@ -12,7 +12,7 @@ from atoll.platform.study import registry
 from atoll.platform.workloads import WORKLOADS, digits
 from atoll.platform.workloads.split import stratified_split
 from atoll.platform.workloads.spoken_digits import SpokenDigitsMlp, log_mel, mel_filters
-from atoll.platform.workloads.workload import DataMissing, standardise
+from atoll.platform.workloads.workload import DataMissing, standardize
 
 
 @pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn"])
@@ -45,7 +45,7 @@ def test_the_embedded_digits_are_those_of_scikit_learn():
     validation, test, validation_labels, test_labels = train_test_split(
         rest, rest_labels, test_size=0.5, stratify=rest_labels, random_state=0
     )
-    inputs = standardise(*(torch.tensor(part, dtype=torch.float32) for part in (train, validation, test)))
+    inputs = standardize(*(torch.tensor(part, dtype=torch.float32) for part in (train, validation, test)))
     data = registry.workload("digits_mlp").load(None)
     for part, expected, targets in zip(
         (data.train, data.validation, data.test), inputs, (train_labels, validation_labels, test_labels), strict=True
@@ -86,7 +86,7 @@ def test_parts_do_not_overlap():
 
 
 def test_constant_features_become_zero():
-    (scaled,) = standardise(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    (scaled,) = standardize(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     assert scaled[:, 1].tolist() == [0.0, 0.0]
 
 
