@@ -52,16 +52,16 @@ class DigitsMlp(Classification):
 class DigitsCnn(Classification):
     """Two convolutions on 8x8 pixels."""
 
-    summary: ClassVar[str] = "handwritten digits 8x8, two convolutions with batch normalisation"
+    summary: ClassVar[str] = "handwritten digits 8x8, two convolutions with batch normalization"
     target: float | None = 0.98
 
     def load(self, folder: Path | None) -> Data:
-        """As digits_mlp, with images (n, 1, 8, 8)."""
+        """The data of digits_mlp as images (n, 1, 8, 8)."""
         data = _load()
         return Data(*(Samples(_image(part.inputs), part.targets) for part in (data.train, data.validation, data.test)))
 
     def model(self) -> nn.Module:
-        """16 and 32 channels of 3x3, batch normalisation, one pooling, a linear layer."""
+        """16 and 32 channels of 3x3, batch normalization, one pooling, a linear layer."""
         return nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1, bias=False),
             nn.BatchNorm2d(16),

@@ -263,7 +263,7 @@ def find_file(names: str | tuple[str, ...], folder: Path | None, how_to_get: str
 
 
 def standardize(train: Tensor, *others: Tensor) -> list[Tensor]:
-    """Shift and scale all parts by each feature's mean and deviation in the training part; constant features become 0."""
+    """Scale all parts by each feature's mean and deviation in the training part; constant features become 0."""
     mean, deviation = train.mean(dim=0), train.std(dim=0)
     scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     return [(part - mean) / scale for part in (train, *others)]
