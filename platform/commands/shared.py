@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from atoll import __version__
+import atoll
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        print(f"atoll {__version__}")
+        print(f"atoll {atoll.__version__}")
         raise typer.Exit
 
 
