@@ -1,6 +1,6 @@
-"""Search the hyperparameters of distributed training methods, and compare the methods: what a user's code imports.
+"""The public interface of atoll: all that workloads, methods and scripts of your own import.
 
-Names are loaded when they are first used, so that `import atoll` needs neither torch nor MPI.
+Each name is loaded on first use, so `import atoll` alone needs neither torch nor MPI.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from atoll.methods.common.optimizers import OptimizerSettings
     from atoll.methods.common.validation import require
     from atoll.methods.method import Batch, Context, Method, NotApplicable
-    from atoll.platform.workloads.workload import Classification, Data, Samples, Workload
+    from atoll.platform.workloads.workload import Classification, Data, DataMissing, Samples, Workload, find_file
     from atoll.searchspaces.space import Parameter, SearchSpace
     from atoll.storage.store import Store
 
@@ -35,6 +35,7 @@ _MODULES = {
     "Communicator": "atoll.communication.communicator",
     "Context": "atoll.methods.method",
     "Data": "atoll.platform.workloads.workload",
+    "DataMissing": "atoll.platform.workloads.workload",
     "FlatModel": "atoll.methods.common.flat",
     "Method": "atoll.methods.method",
     "NotApplicable": "atoll.methods.method",
@@ -44,6 +45,7 @@ _MODULES = {
     "SearchSpace": "atoll.searchspaces.space",
     "Store": "atoll.storage.store",
     "Workload": "atoll.platform.workloads.workload",
+    "find_file": "atoll.platform.workloads.workload",
     "require": "atoll.methods.common.validation",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "Communicator",
     "Context",
     "Data",
+    "DataMissing",
     "FlatModel",
     "Method",
     "NotApplicable",
@@ -63,6 +66,7 @@ __all__ = [
     "Store",
     "Workload",
     "__version__",
+    "find_file",
     "require",
 ]
 

@@ -10,10 +10,7 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from atoll.methods.common.flat import FlatModel
-from atoll.methods.common.validation import require
-from atoll.methods.method import Batch, Context, Method
-from atoll.searchspaces.space import Parameter, SearchSpace
+from atoll import Batch, Context, FlatModel, Method, Parameter, SearchSpace, require
 
 
 @dataclass(frozen=True, kw_only=True)

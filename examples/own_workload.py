@@ -1,4 +1,4 @@
-"""A training problem of your own: nothing in atoll has to change. Used by examples/own_workload.yaml."""
+"""A workload of your own, used by own_workload.yaml; atoll itself stays unchanged."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.platform.workloads.workload import Data, Samples, Workload
+from atoll import Data, Samples, Workload
 
 
 class Sine(Workload):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from commands import atoll, atoll_json
 from conftest import ROOT
@@ -38,7 +39,7 @@ def test_spoken_digits(tmp_path, shared_data):
 
 
 def test_stability_regions_are_drawn(tmp_path):
-    script = [sys.executable, EXAMPLES / "stability.py", tmp_path / "stability.html"]
+    script = [sys.executable, ROOT / "benchmarks/stability.py", tmp_path / "stability.html"]
     done = subprocess.run(script, check=True, capture_output=True, text=True, timeout=120)
     assert "wrote" in done.stdout
     page = (tmp_path / "stability.html").read_text()
@@ -46,7 +47,7 @@ def test_stability_regions_are_drawn(tmp_path):
         assert title in page
 
 
-def test_the_own_workload_is_minimised(tmp_path):
+def test_the_own_workload_is_minimized(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     atoll("search", "examples/own_workload.yaml", "--trials", "4", "--islands", "1", cwd=tmp_path)
     objectives = [trial["objective"] for trial in atoll_json("leaderboard", cwd=tmp_path)]
@@ -65,6 +66,21 @@ def test_a_package_with_entry_points(tmp_path):
     flags = ("--method", "half_ddp", "--workload", "two_moons", "--trials", "3", "--ranks", "2")
     atoll("search", *flags, cwd=tmp_path, env=env)
     assert len(atoll_json("leaderboard", cwd=tmp_path)) == 3
+
+
+def test_the_templates_run_as_they_are(tmp_path):
+    shutil.copytree(EXAMPLES / "templates", tmp_path / "templates")
+    without_data = atoll("search", "templates/study.yaml", cwd=tmp_path, code=1)
+    assert "It holds inputs float32" in without_data.stderr
+    random = np.random.default_rng(0)
+    targets = random.integers(0, 3, 600)
+    inputs = (random.normal(size=(600, 4)) + 3 * targets[:, None]).astype(np.float32)
+    (tmp_path / "templates/data").mkdir()
+    np.savez(tmp_path / "templates/data/my_data.npz", inputs=inputs, targets=targets)
+    atoll("search", "templates/study.yaml", cwd=tmp_path)
+    trials = atoll_json("leaderboard", cwd=tmp_path)
+    assert len(trials) == 4
+    assert trials[0]["objective"] > 0.6  # chance is a third
 
 
 @pytest.mark.parametrize("name", ["mac", "admm_dual", "dni"])

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 from conftest import ROOT
@@ -133,6 +134,8 @@ def test_a_wheel_works(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT]
     subprocess.run(build, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("atoll-*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    assert {"atoll/py.typed", "atoll/platform/workloads/data/digits.npz"} <= packed
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", site, wheel]
     subprocess.run(install, check=True, capture_output=True, timeout=120)

@@ -1,15 +1,23 @@
-"""A workload and a method that a package of your own registers by entry points."""
+"""A workload and a method that a package of your own registers by entry points (see pyproject.toml)."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from sklearn.datasets import make_moons
-from torch import nn
+from torch import Tensor, nn
 
-from atoll.methods.data_parallel.ddp import Ddp, DdpHyperparameters
-from atoll.platform.workloads.workload import Classification, Data, Samples
+from atoll import Batch, Classification, Context, Data, FlatModel, Method, Samples
+
+
+def make_moons(num: int, noise: float, seed: int) -> Samples:
+    """Noisy points (num, 2) on two interleaved half circles, and which of the two (num,) each lies on."""
+    generator = torch.Generator().manual_seed(seed)
+    angles = torch.pi * torch.rand(num, generator=generator)
+    moons = torch.arange(num) % 2
+    upper = torch.stack([angles.cos(), angles.sin()], dim=1)
+    lower = torch.stack([1 - angles.cos(), 0.5 - angles.sin()], dim=1)
+    points = torch.where(moons[:, None] == 0, upper, lower)
+    return Samples(points + noise * torch.randn(num, 2, generator=generator), moons)
 
 
 class TwoMoons(Classification):
@@ -19,22 +27,37 @@ class TwoMoons(Classification):
     epochs: ClassVar[int] = 5
 
     def load(self, folder: Path | None) -> Data:
-        def part(count: int, seed: int) -> Samples:
-            inputs, targets = make_moons(count, noise=0.1, random_state=seed)
-            return Samples(torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets))
-
-        return Data(train=part(512, 0), validation=part(128, 1), test=part(128, 2))
+        parts = ((512, 0), (128, 1), (128, 2))
+        return Data(*(make_moons(num, noise=0.1, seed=seed) for num, seed in parts))
 
     def model(self) -> nn.Module:
         return nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
 
 
-@dataclass(frozen=True, kw_only=True)
-class HalfDdpHyperparameters(DdpHyperparameters):
-    wire: str = "float16"
+class HalfDdp(Method):
+    """Data-parallel SGD whose gradients travel in 16 bits."""
 
+    def __init__(self, hyperparameters: object, context: Context) -> None:
+        self._context = context
+        self._flat = FlatModel(context.model)
+        self._optimizer = context.optimizers([self._flat.vector])
 
-class HalfDdp(Ddp):
-    """Data-parallel SGD whose gradients travel in 16 bits unless told otherwise."""
+    def step(self, batch: Batch) -> Tensor:
+        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
+        self._flat.backward(loss)
+        self._context.communicator.mean(self._flat.gradients, wire=torch.float16)
+        self._optimizer.step()
+        return loss.detach()
 
-    Hyperparameters = HalfDdpHyperparameters
+    def evaluation_model(self) -> nn.Module:
+        return self._context.model
+
+    def finalize(self) -> nn.Module:
+        return self._context.model
+
+    def state_dict(self) -> dict[str, object]:
+        return {"model": self._flat.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self._flat.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])

@@ -39,7 +39,7 @@ def _packages() -> Finding:
         extras.require_search_extra()
     except errors.LaunchError as error:
         return Finding("packages", False, str(error), "install the search extra")
-    return Finding("packages", True, "mpi4py, torch, propulate and scikit-learn are installed")
+    return Finding("packages", True, "mpi4py, torch, propulate, cmaes and sortedcontainers are installed")
 
 
 def _over_mpi(num_ranks: int) -> list[Finding]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+import atoll
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,6 +23,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Search the hyperparameters of distributed training methods with islands of multi-rank MPI workers.",
 )
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"atoll {atoll.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `atoll` itself."""
 
 
 StoreOption = Annotated[str | None, typer.Option("--store", help="URL of the store, such as sqlite:///atoll.db")]

@@ -12,7 +12,6 @@ REQUIRED = {
     "mpi4py": "mpi4py",
     "torch": "torch",
     "propulate": "propulate",
-    "sklearn": "scikit-learn",
     "cmaes": "cmaes",
     "sortedcontainers": "sortedcontainers",
 }

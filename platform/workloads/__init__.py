@@ -1,4 +1,4 @@
-"""The workloads, one a file. The registry is literal: name -> module:class, imported when asked for."""
+"""The registry of workloads: name -> module:class, imported on first use."""
 
 WORKLOADS = {
     "bigearthnet": "atoll.platform.workloads.bigearthnet:BigEarthNet",

@@ -1,4 +1,4 @@
-"""What the workloads of the architecture search share: the hyperparameters of network and loss."""
+"""The hyperparameters of network and loss that the architecture-search workloads share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from atoll.platform.workloads.residual import ACTIVATIONS, LOSSES, ORDERS
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureHyperparameters:
-    """Source 001, table 6.1.
+    """Hyperparameters of network and loss (Coquelin 2024, table 6.1).
 
     Attributes:
-        activation: between convolutions.
-        order: of activation, batch normalisation and convolution inside a block (figure 6.2).
-        loss: what is minimised; the metric is the same for all.
-        filters: channels of the first stage.
+        activation: the activation between convolutions.
+        order: the order of activation, batch normalization and convolution in a block (figure 6.2).
+        loss: the training loss; the metric is the same for all losses.
+        filters: the number of channels of the first stage.
     """
 
     activation: str = "relu"

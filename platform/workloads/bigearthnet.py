@@ -1,9 +1,9 @@
-"""BigEarthNet-S2 (Sumbul et al. 2019, 2021): Sentinel-2 patches of 1.2 km with several of 19 classes of land cover.
+"""BigEarthNet-S2 (Sumbul et al., 2019, 2021): Sentinel-2 patches of 1.2 km, labeled with 19 classes of land cover.
 
-A folder holds one folder for each patch, with a GeoTIFF for each band and `*_labels_metadata.json`, and the official
-splits train.csv, val.csv and test.csv, whose lines are names of patches. The bands of 20 m are brought to 10 m by
-bicubic interpolation, those of 60 m are left out (Sumbul et al. 2020). The real data set has half a million patches:
-they are packed once, `python -m atoll.platform.workloads.bigearthnet FOLDER`, into arrays that ranks map into memory.
+The data folder contains one folder per patch, with a GeoTIFF per band and `*_labels_metadata.json`, and the official
+splits train.csv, val.csv and test.csv, which list the names of patches. The 20 m bands are upsampled to 10 m by bicubic
+interpolation; the 60 m bands are left out (Sumbul et al., 2020). The full data set has half a million patches: pack
+them once with `python -m atoll.platform.workloads.bigearthnet FOLDER` into arrays that ranks map into memory.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")
 SIDE = 120
 SPLITS = ("train", "val", "test")
 NAMES = ("bigearthnet", "BigEarthNet-v1.0", "BigEarthNet-S2-v1.0")
-MEASURED = 4096  # patches from which means and deviations are taken, at most
+MAX_MEASURED = 4096  # the most patches that means and deviations are computed from
 HOW_TO_GET = (
     "Put BigEarthNet-S2 (bigearth.net), unpacked, with train.csv, val.csv and test.csv of its splits, in a folder "
     "named bigearthnet, and name the folder around it with the study's `data` or with ATOLL_DATA."
 )
-# The 19 classes, and the CORINE level-3 classes of each (Sumbul et al. 2021, table II); eleven others are dropped.
+# The 19 classes and the CORINE level-3 classes of each (Sumbul et al., 2021, table II); eleven more are dropped.
 NOMENCLATURE = {
     "Urban fabric": ("Continuous urban fabric", "Discontinuous urban fabric"),
     "Industrial or commercial units": ("Industrial or commercial units",),
@@ -82,14 +82,14 @@ _CLASS_OF = {corine: number for number, name in enumerate(CLASSES) for corine in
 
 
 def targets_of(labels: list[str], patch: str) -> NDArray[np.uint8]:
-    """CORINE labels -> zeros and ones (19,). Raises ValueError for a label that the nomenclature does not know."""
-    found = np.zeros(len(CLASSES), dtype=np.uint8)
+    """Multi-hot classes (19,) of CORINE labels. Raises ValueError for a label outside the nomenclature."""
+    classes = np.zeros(len(CLASSES), dtype=np.uint8)
     for label in labels:
         if label in _CLASS_OF:
-            found[_CLASS_OF[label]] = 1
+            classes[_CLASS_OF[label]] = 1
         elif label not in DROPPED:
             raise ValueError(f"{patch}: {label!r} is none of the 43 CORINE classes of BigEarthNet")
-    return found
+    return classes
 
 
 def read_bands(folder: Path) -> NDArray[np.uint16]:
@@ -113,7 +113,7 @@ def read_classes(folder: Path) -> NDArray[np.uint8]:
 
 
 def patches_of(root: Path, split: str) -> list[str]:
-    """The names of a split's patches, in the file's order."""
+    """The names of a split's patches, in the order of its file."""
     file = root / f"{split}.csv"
     if not file.exists():
         raise DataMissing(f"{file} is missing; the official splits name the patches of each part. {HOW_TO_GET}")
@@ -121,7 +121,7 @@ def patches_of(root: Path, split: str) -> list[str]:
 
 
 def pack(root: Path) -> None:
-    """Write each split's patches into `SPLIT.images.npy` and `SPLIT.classes.npy`, whole or not at all."""
+    """Write each split's patches into `SPLIT.images.npy` and `SPLIT.classes.npy`, atomically."""
     for split in SPLITS:
         names = patches_of(root, split)
         shape = (len(names), len(BANDS), SIDE, SIDE)
@@ -130,7 +130,7 @@ def pack(root: Path) -> None:
 
 
 def read_split(root: Path, split: str) -> Samples:
-    """Images uint16 (n, 10, 120, 120), mapped into memory where they are packed, and classes (n, 19)."""
+    """Images uint16 (n, 10, 120, 120), memory-mapped if packed, and classes (n, 19)."""
     packed = root / f"{split}.images.npy"
     if packed.exists():
         images = packing.read(packed)
@@ -147,22 +147,22 @@ def read_split(root: Path, split: str) -> Samples:
 def load(root: Path) -> tuple[Data, Tensor, Tensor]:
     """The data, and each band's mean and deviation (10,) over up to 4,096 training patches."""
     data = Data(*(read_split(root, split) for split in SPLITS))
-    some = data.train.inputs[:: 1 + len(data.train) // MEASURED].to(torch.float32)
-    deviation = some.std(dim=(0, 2, 3))
-    return data, some.mean(dim=(0, 2, 3)), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    subset = data.train.inputs[:: 1 + len(data.train) // MAX_MEASURED].to(torch.float32)
+    deviation = subset.std(dim=(0, 2, 3))
+    return data, subset.mean(dim=(0, 2, 3)), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
 
 class BigEarthNet(Workload):
-    """Multi-label classification of ten bands by a ResNet-50 whose parts are searched (001 chapter 6)."""
+    """Multi-label classification of ten bands by a ResNet-50 whose parts are searched (Coquelin 2024, chapter 6)."""
 
     Hyperparameters: ClassVar[type] = ArchitectureHyperparameters
     search_space: ClassVar[SearchSpace] = SPACE
-    summary: ClassVar[str] = "BigEarthNet-S2, 19 classes of land cover, a residual network that is searched"
+    summary: ClassVar[str] = "BigEarthNet-S2, 19 classes of land cover, a residual network with a searched architecture"
     metric: ClassVar[str] = "micro_f1"
     epochs: ClassVar[int] = 30
 
     def check_data(self, folder: Path | None) -> None:
-        """Look for the folder, its splits, and the library that reads patches."""
+        """Raise DataMissing or LibraryMissing if the folder, a split or the library that reads patches is absent."""
         root = find_file(NAMES, folder, HOW_TO_GET)
         require_library("PIL", "earth", "bigearthnet reads its patches with pillow's")
         for split in SPLITS:
@@ -174,12 +174,12 @@ class BigEarthNet(Workload):
         return data
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Each band centred and scaled; no augmentation (001 section 6.2)."""
+        """Center and scale each band; no augmentation (Coquelin 2024, section 6.2)."""
         mean, deviation = (v.to(inputs.device).view(-1, 1, 1) for v in (self._mean, self._deviation))
         return (inputs.to(torch.float32) - mean) / deviation
 
     def model(self) -> nn.Module:
-        """ResNet-50's stem and 3, 4, 6, 3 bottlenecks."""
+        """ResNet-50: its stem, and stages of 3, 4, 6 and 3 bottlenecks."""
         h = self.hyperparameters
         return resnet(
             num_in=len(BANDS),
@@ -197,7 +197,7 @@ class BigEarthNet(Workload):
         return LOSSES[self.hyperparameters.loss](outputs, targets)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The micro F1 score of a batch; that of all data is made of counts, in `scores`."""
+        """The micro F1 score of a batch; `scores` computes that of all data from counts."""
         return torch.tensor(self.scores(self.totals(outputs, targets))["micro_f1"], dtype=torch.float64)
 
     @property
@@ -214,9 +214,9 @@ class BigEarthNet(Workload):
         return torch.cat([torch.tensor([loss, size]), *(count.cpu() for count in counts)]).to(torch.float64)
 
     def scores(self, totals: Tensor) -> dict[str, float]:
-        """Mean loss; micro F1 of all decisions together, macro F1 as the mean of the classes' F1 scores.
+        """Mean loss, micro F1 of all decisions together, and macro F1, the mean of the classes' F1 scores.
 
-        F1 = 2 TP / (2 TP + FP + FN); a class that is neither there nor predicted counts 0 (Sumbul et al. 2021).
+        F1 = 2 TP / (2 TP + FP + FN); a class neither present nor predicted counts as 0 (Sumbul et al., 2021).
         """
         true_positive, false_positive, false_negative = totals[2:].view(3, -1)
 

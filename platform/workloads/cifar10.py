@@ -1,6 +1,6 @@
-"""CIFAR-10 (Krizhevsky, 2009): 32x32 colour images in ten classes, from the official archives or from a subset.
+"""CIFAR-10 (Krizhevsky, 2009): 32x32 color images in ten classes, from the official archives or from a subset.
 
-Images stay bytes until a batch needs them: the full set takes 184 MB a rank then, not 737.
+Images stay bytes until a batch needs them, so the full set takes 184 MB per rank in place of 737.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.platform.workloads.split import stratified_split
 from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, require_models
 from atoll.storage.unpickling import ArrayUnpickler
 
@@ -49,20 +50,20 @@ class Images:
 
 
 def read_python(file: IO[bytes]) -> Part:
-    """A batch of the python version: a pickled dictionary with data (n, 3072), channels first, and labels."""
+    """A batch of the Python version: a pickled dictionary with data (n, 3072), channels first, and labels."""
     batch = ArrayUnpickler(file, "a CIFAR-10 batch holds arrays and lists only", encoding="bytes").load()
     images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE)
     return images, np.asarray(batch[b"labels"], dtype=np.int64)
 
 
 def read_binary(file: IO[bytes]) -> Part:
-    """A batch of the binary version: rows of one byte label and 3,072 bytes image, channels first."""
+    """A batch of the binary version: rows of a one-byte label and a 3,072-byte image, channels first."""
     rows = np.frombuffer(file.read(), dtype=np.uint8).reshape(-1, 1 + 3 * SIDE * SIDE)
     return rows[:, 1:].reshape(-1, 3, SIDE, SIDE), rows[:, 0].astype(np.int64)
 
 
 def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each batch in a folder or an archive."""
+    """The name and the content of each batch in a folder or an archive."""
     if path.is_dir():
         for file in sorted(path.iterdir()):
             with file.open("rb") as opened:
@@ -76,7 +77,7 @@ def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _read(path: Path) -> tuple[Part, Part]:
-    """Training and test part of whatever form `path` has."""
+    """The training and test part, from whichever form `path` has."""
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as subset:
             return tuple(  # type: ignore[return-value]
@@ -97,15 +98,12 @@ def _read(path: Path) -> tuple[Part, Part]:
 
 @cache
 def load(path: Path) -> Images:
-    """Read, and split a tenth of the training part off for validation, evenly over the classes."""
-    from sklearn.model_selection import train_test_split
-
+    """Read the data, and hold out a tenth of the training part for validation, stratified by class."""
     (images, labels), test = _read(path)
-    train_x, validation_x, train_y, validation_y = train_test_split(
-        images, labels, test_size=VALIDATION_SHARE, stratify=labels, random_state=SPLIT_SEED
-    )
-    parts = ((train_x, train_y), (validation_x, validation_y), test)
-    mean, deviation = channel_statistics(train_x)
+    train, validation = stratified_split(labels, VALIDATION_SHARE, SPLIT_SEED)
+    train_images = images[train]
+    parts = ((train_images, labels[train]), (images[validation], labels[validation]), test)
+    mean, deviation = channel_statistics(train_images)
     return Images(
         Data(*(Samples(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y)) for x, y in parts)),
         mean=torch.from_numpy(mean).float(),
@@ -116,7 +114,7 @@ def load(path: Path) -> Images:
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and deviation (3,) of the pixels of images (n, 3, h, w), scaled to [0, 1].
 
-    From a histogram, block by block: as real numbers the pixels of the full set would take a gigabyte.
+    Computed from a histogram, block by block, as the full set's pixels would take a gigabyte as floats.
     """
     histogram = np.zeros((3, 256))
     for block in np.array_split(images, 1 + len(images) // 1000):
@@ -127,7 +125,7 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], 
 
 
 def random_crops(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Cut a random square of `side` pixels out of each image (b, c, h, w), and mirror half of them."""
+    """Crop a random square of `side` pixels from each image (b, c, h, w), and mirror half of them."""
     num, _, height, width = images.shape
 
     def draw(high: int) -> Tensor:
@@ -141,7 +139,7 @@ def random_crops(images: Tensor, side: int, generator: torch.Generator) -> Tenso
     return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def centre_crop(images: Tensor, side: int) -> Tensor:
+def center_crop(images: Tensor, side: int) -> Tensor:
     """The central square of `side` pixels of images (b, c, h, w)."""
     top, left = (images.shape[2] - side) // 2, (images.shape[3] - side) // 2
     return images[:, :, top : top + side, left : left + side]
@@ -151,7 +149,7 @@ class _Cifar10(Classification):
     epochs: ClassVar[int] = 30
 
     def check_data(self, folder: Path | None) -> None:
-        """Look for an archive or the subset."""
+        """Raise DataMissing if neither an archive nor the subset is present."""
         find_file(NAMES, folder, HOW_TO_GET)
 
     def load(self, folder: Path | None) -> Data:
@@ -159,20 +157,20 @@ class _Cifar10(Classification):
         self._images = load(find_file(NAMES, folder, HOW_TO_GET))
         return self._images.data
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalized(self, images: Tensor) -> Tensor:
         mean, deviation = (v.to(images.device).view(3, 1, 1) for v in (self._images.mean, self._images.deviation))
         return (images.to(torch.float32) / 255 - mean) / deviation
 
 
 class Cifar10Cnn7(_Cifar10):
-    """The 7-layer convolutional network of 003, section 4.1, on random crops and mirror images."""
+    """The 7-layer convolutional network of Zhang 2016, section 4.1, on random crops and mirror images."""
 
     summary: ClassVar[str] = "CIFAR-10, 28x28 crops, the 7-layer convolutional network of EASGD's experiments"
     target: float | None = 0.79
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Pixels in [0, 1]; random crops of 28x28 and mirror images in training, the centre otherwise."""
-        cut = centre_crop(inputs, CROP) if generator is None else random_crops(inputs, CROP, generator)
+        """Pixels in [0, 1]; random crops of 28x28 and mirror images in training, the center otherwise."""
+        cut = center_crop(inputs, CROP) if generator is None else random_crops(inputs, CROP, generator)
         return cut.contiguous().to(torch.float32) / 255
 
     def model(self) -> nn.Module:
@@ -181,7 +179,7 @@ class Cifar10Cnn7(_Cifar10):
 
 
 def cnn7(first: int, second: int, third: int, hidden: int) -> nn.Module:
-    """003 section 4.1's network for 28x28 images, for any numbers of channels and hidden units; biases start at 0."""
+    """The network of Zhang 2016, section 4.1, for 28x28 images, with any numbers of channels and units; zero biases."""
     model = nn.Sequential(
         nn.Conv2d(3, first, 5),
         nn.ReLU(),
@@ -204,17 +202,17 @@ def cnn7(first: int, second: int, third: int, hidden: int) -> nn.Module:
 
 
 class Cifar10LowRank(_Cifar10):
-    """The convolutional network with low-rank filters of 003, section 6.1.2 (Tai et al., 2016), on whole images.
+    """The convolutional network with low-rank filters of Zhang 2016, section 6.1.2 (Tai et al., 2016), on whole images.
 
-    The printed list repeats (128, 8, 8) before its third pair of filters; the shapes around it need no layer there.
+    The printed list repeats (128, 8, 8) before its third pair of filters; the surrounding shapes need no layer there.
     """
 
     summary: ClassVar[str] = "CIFAR-10, low-rank (5x1 then 1x5) convolutions, EASGD tree's experiments"
     target: float | None = 0.82
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Pixels centred and scaled by each channel's mean and deviation over the training images."""
-        return self._normalised(inputs)
+        """Pixels centered and scaled by each channel's mean and deviation over the training images."""
+        return self._normalized(inputs)
 
     def model(self) -> nn.Module:
         """Ranks 10, 51, 51 for 96, 128, 256 channels, a 1x1 convolution to 64, 256 units, dropout 0.5."""
@@ -243,19 +241,19 @@ def _separable(num_in: int, rank: int, num_out: int) -> list[nn.Module]:
 
 
 class _Padded(_Cifar10):
-    """Whole images, in training moved by up to 4 pixels and mirrored, centred and scaled by channel."""
+    """Whole images, shifted by up to 4 pixels and mirrored in training, centered and scaled by channel."""
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """As the class says; pixels that come from outside an image are black."""
+        """As the class describes; pixels from outside an image are black."""
         if generator is not None:
             inputs = random_crops(nn.functional.pad(inputs, (PADDING,) * 4), SIDE, generator)
-        return self._normalised(inputs)
+        return self._normalized(inputs)
 
 
 class Cifar10Vgg16(_Padded):
-    """VGG16 (Simonyan and Zisserman, 2015) with batch normalisation and one linear layer (001 section 5.3.2)."""
+    """VGG16 (Simonyan and Zisserman, 2015), batch-normalized, one linear layer (Coquelin 2024, section 5.3.2)."""
 
-    summary: ClassVar[str] = "CIFAR-10, VGG16 with batch normalisation, AB training's experiments"
+    summary: ClassVar[str] = "CIFAR-10, VGG16 with batch normalization, AB training's experiments"
     target: float | None = 0.9
     epochs: ClassVar[int] = 150
 
@@ -265,7 +263,7 @@ class Cifar10Vgg16(_Padded):
 
 
 def vgg16(first: int) -> nn.Module:
-    """VGG16 for 32x32 images, with `first` channels in its first block, at most eight times as many in its last."""
+    """VGG16 for 32x32 images, with `first` channels in its first block and eight times as many in its last."""
     layers: list[nn.Module] = []
     num_in = 3
     for factor, depth in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
@@ -278,14 +276,14 @@ def vgg16(first: int) -> nn.Module:
 
 
 class Cifar10MiniVit(_Padded):
-    """The vision transformer of 001, section 4.4.4: ViT-B/16's width with half its layers, heads and patch size."""
+    """The vision transformer of Coquelin 2024, section 4.4.4: ViT-B/16 with half its layers, heads and patch size."""
 
     summary: ClassVar[str] = "CIFAR-10, a vision transformer of 6 layers and width 768, OIALR's experiments"
     target: float | None = 0.83
     epochs: ClassVar[int] = 200
 
     def check_data(self, folder: Path | None) -> None:
-        """Look for the images, and for the library that has the network."""
+        """Raise DataMissing or LibraryMissing if the images or the library that has the network are absent."""
         super().check_data(folder)
         require_models("cifar10_mini_vit")
 
@@ -295,7 +293,7 @@ class Cifar10MiniVit(_Padded):
 
 
 class Cifar10MiniVitSmall(Cifar10MiniVit):
-    """The same with width 96, for a machine without GPUs."""
+    """The same network with width 96, for machines without GPUs."""
 
     summary: ClassVar[str] = "CIFAR-10, the vision transformer of OIALR's experiments with width 96"
     target: float | None = 0.6
@@ -307,7 +305,7 @@ class Cifar10MiniVitSmall(Cifar10MiniVit):
 
 
 class Logits(nn.Module):
-    """A transformers model whose output is its logits, and nothing else."""
+    """A transformers model whose output is its logits alone."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -320,9 +318,9 @@ class Logits(nn.Module):
 
 
 def mini_vit(width: int) -> nn.Module:
-    """transformers' ViT with 001 table A.2's settings, but for the drop path, which it does not have.
+    """transformers' ViT with the settings of Coquelin 2024, table A.2, but without drop path, which it lacks.
 
-    It looks at the dtype of its first weight, (width, 192), in every forward pass: a low-rank method has to form it.
+    It reads the dtype of its first weight, (width, 192), in every forward pass, so a low-rank method has to form it.
     """
     from transformers import ViTConfig, ViTForImageClassification
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 under the architecture search of source 001, section 6.2, at a size that two cores can train."""
+"""CIFAR-10 with the architecture search of Coquelin 2024, section 6.2, at a size that two cores can train."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atoll.searchspaces.space import SearchSpace
 
 
 class Cifar10Nas(Cifar10LowRank):
-    """A residual network of three stages of one block, whole images without augmentation, as the source trains."""
+    """A residual network of three one-block stages on whole images, without augmentation as in the original search."""
 
     Hyperparameters: ClassVar[type] = ArchitectureHyperparameters
     search_space: ClassVar[SearchSpace] = SPACE
@@ -23,7 +23,7 @@ class Cifar10Nas(Cifar10LowRank):
     epochs: ClassVar[int] = 10
 
     def model(self) -> nn.Module:
-        """A 3x3 stem and three blocks of two convolutions, of one, two and four times the filters."""
+        """A 3x3 stem and three blocks of two convolutions, with one, two and four times the filters."""
         h = self.hyperparameters
         return resnet(
             num_in=3,

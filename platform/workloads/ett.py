@@ -1,8 +1,9 @@
 """Electricity Transformer Temperature (Zhou et al., 2021): forecasts of seven series, every hour or every 15 minutes.
 
-A sample is 96 steps of the past; what follows, 96 to 720 steps, is forecast (001 section 4.4.5). All series are centred
-and scaled by the training part's mean and deviation, and errors are those of the scaled values. The official split is
-in months of 30 days: 12 to train, 4 to validate, 4 to test, whose first windows look back into the part before.
+A sample is 96 past steps; the 96 to 720 steps that follow are forecast (Coquelin 2024, section 4.4.5). All series are
+centered and scaled by the training part's mean and deviation, and errors are those of the scaled values. The official
+split is in months of 30 days: 12 to train, 4 to validate, 4 to test; the first windows of a part reach back into the
+previous one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from atoll.platform.workloads.workload import Data, Samples, Workload, find_file, require_models
 
-PERIODS = {"ETTh1": 24, "ETTh2": 24, "ETTm1": 96, "ETTm2": 96}  # rows a day
+PERIODS = {"ETTh1": 24, "ETTh2": 24, "ETTm1": 96, "ETTm2": 96}  # rows per day
 SERIES = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 CONTEXT, LABEL = 96, 48
 MONTHS = (12, 4, 4)
@@ -30,10 +31,10 @@ HOW_TO_GET = (
 
 @cache
 def load(path: Path, per_day: int) -> tuple[Tensor, tuple[int, ...]]:
-    """The table (rows, 7 series + features of time), scaled; and where the three parts end.
+    """The scaled table (rows, 7 series + time features), and the ends of the three parts.
 
     Raises:
-        ValueError: for a file that lacks a column, or is too short for the split.
+        ValueError: if the file lacks a column or is too short for the split.
     """
     import pandas as pd
 
@@ -55,7 +56,7 @@ def load(path: Path, per_day: int) -> tuple[Tensor, tuple[int, ...]]:
 
 
 class _EttAutoformer(Workload):
-    """Autoformer (Wu et al., 2021) on one file, for one length of forecasts."""
+    """Autoformer (Wu et al., 2021) on one file and one forecast length."""
 
     metric: ClassVar[str] = "mse"
     direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
@@ -67,30 +68,30 @@ class _EttAutoformer(Workload):
     length: ClassVar[int]
 
     def check_data(self, folder: Path | None) -> None:
-        """Look for the file, and for the library that has the network."""
+        """Raise DataMissing or LibraryMissing if the file or the library that has the network is absent."""
         find_file(f"{self.file}.csv", folder, HOW_TO_GET)
         require_models("ett_autoformer")
 
     def load(self, folder: Path | None) -> Data:
-        """Where each window starts (n,), and what is to be forecast (n, length, 7), as views of one table."""
+        """The start of each window (n,) and the values to forecast (n, length, 7), as views of one table."""
         self._table, ends = load(find_file(f"{self.file}.csv", folder, HOW_TO_GET), PERIODS[self.file])
         starts = (0, ends[0] - CONTEXT, ends[1] - CONTEXT)
         return Data(*(self._windows(start, end) for start, end in zip(starts, ends, strict=True)))
 
     def _windows(self, start: int, end: int) -> Samples:
         values = self._table[start + CONTEXT : end, : len(SERIES)]
-        targets = values.unfold(0, self.length, 1).transpose(1, 2)  # a view: copies would take gigabytes
+        targets = values.unfold(0, self.length, 1).transpose(1, 2)  # a view, as copies would take gigabytes
         return Samples(torch.arange(start, start + len(targets)), targets)
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The windows (b, 96 + length, 7 + features) that start at `inputs` (b,), with 0 for what is to be forecast."""
+        """The windows (b, 96 + length, 7 + features) that start at `inputs` (b,), with 0 for the values to forecast."""
         table = self._table.to(inputs.device)
         windows = table[inputs[:, None] + torch.arange(CONTEXT + self.length, device=inputs.device)]
         windows[:, CONTEXT:, : len(SERIES)] = 0.0
         return windows
 
     def model(self) -> nn.Module:
-        """Table A.4's network: width 512, 8 heads, 2 encoder layers and 1 decoder layer of 2,048 units."""
+        """Width 512, 8 heads, 2 encoder layers and 1 decoder layer of 2,048 units (Coquelin 2024, table A.4)."""
         return autoformer(self.length, PERIODS[self.file], width=512, heads=8, hidden=2048)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class _EttAutoformer(Workload):
 
 
 class Forecast(nn.Module):
-    """transformers' Autoformer whose output is the paper's: the sum of seasonal and trend part, of the series only."""
+    """transformers' Autoformer with the paper's output: the sum of seasonal and trend part, for the series only."""
 
     def __init__(self, network: nn.Module, length: int) -> None:
         super().__init__()
@@ -126,9 +127,9 @@ class Forecast(nn.Module):
 
 
 def autoformer(length: int, per_day: int, *, width: int, heads: int, hidden: int) -> nn.Module:
-    """transformers' Autoformer with 001 table A.4's settings.
+    """transformers' Autoformer with the settings of Coquelin 2024, table A.4.
 
-    Its cross-correlation drops queries where the decoder's sequence is longer than the encoder's; the paper's does not.
+    Unlike the paper's, its cross-correlation drops queries if the decoder's sequence is longer than the encoder's.
     """
     from transformers import AutoformerConfig, AutoformerModel
 

@@ -1,9 +1,9 @@
 """ImageNet-2012 (Russakovsky et al., 2015): 1.28 million photographs in 1,000 classes, trained at 224 x 224.
 
-A folder `imagenet` holds `train` and `val` with one folder for each class, as they are usually unpacked. The official
-validation part is the test data here, and some images of each class are held out of the training part for validation.
-Photographs are decoded once, `python -m atoll.platform.workloads.imagenet FOLDER`: the shorter side is brought to 256
-pixels and the central square kept, into arrays (262 GB in all) that ranks map into memory.
+A folder `imagenet` contains `train` and `val` with one folder per class, as usually unpacked. The official validation
+part serves as test data, and some images of each class are held out of the training part for validation. Decode the
+photographs once with `python -m atoll.platform.workloads.imagenet FOLDER`: their shorter side is scaled to 256 pixels
+and the central square kept, in arrays (262 GB in all) that ranks map into memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atoll.platform.workloads import packing
-from atoll.platform.workloads.cifar10 import Logits, centre_crop
+from atoll.platform.workloads.cifar10 import Logits, center_crop
 from atoll.platform.workloads.workload import (
     Classification,
     Data,
@@ -37,11 +37,11 @@ NAMES = ("imagenet", "ILSVRC2012", "imagenet-2012")
 PARTS = ("train", "val")
 SUFFIXES = (".jpeg", ".jpg", ".png")
 SIDE, CROP = 256, 224
-HELD_OUT = 20  # images of each class, for validation; at most a fifth of them
-AHEAD = 4096  # images that are decoded before they are written, at most
-# Of the training images, as everybody takes them (He et al. 2016's implementations).
+HELD_OUT = 20  # images per class for validation; at most a fifth of the class
+MAX_AHEAD = 4096  # the most images that are decoded before they are written
+# Channel statistics of the training images, as implementations of He et al. (2016) use them.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Random crops: their share of the image's area, and the ratio of their sides (Szegedy et al. 2015).
+# Random crops: their share of the image's area, and their aspect ratio (Szegedy et al., 2015).
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 HOW_TO_GET = (
     "Put ImageNet-2012 (image-net.org), unpacked into train and val with a folder for each class, in a folder named "
@@ -53,7 +53,7 @@ HOW_TO_GET = (
 
 
 def read_image(file: Path) -> NDArray[np.uint8]:
-    """The central square (3, 256, 256) of a photograph whose shorter side is brought to 256 pixels."""
+    """The central square (3, 256, 256) of a photograph whose shorter side is scaled to 256 pixels."""
     from PIL import Image
 
     with Image.open(file) as image:
@@ -66,7 +66,7 @@ def read_image(file: Path) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Listing:
-    """The photographs of a part and their classes; those held out for validation are the last ones."""
+    """The photographs of a part and their classes; those held out for validation come last."""
 
     files: list[Path]
     classes: NDArray[np.int64]
@@ -74,64 +74,64 @@ class Listing:
 
 
 def _folders(root: Path, part: str) -> list[Path]:
-    found = sorted(folder for folder in (root / part).glob("*") if folder.is_dir())
-    if not found:
-        raise DataMissing(f"{root / part} holds no folders of classes. {HOW_TO_GET}")
-    return found
+    folders = sorted(folder for folder in (root / part).glob("*") if folder.is_dir())
+    if not folders:
+        raise DataMissing(f"{root / part} contains no folders of classes. {HOW_TO_GET}")
+    return folders
 
 
 def listing(root: Path, part: str) -> Listing:
-    """What a part holds, by class and name. Raises DataMissing."""
+    """The contents of a part, sorted by class and name. Raises DataMissing."""
     folders = _folders(root, part)
     known = {folder.name: number for number, folder in enumerate(_folders(root, "train"))}
     if others := [folder.name for folder in folders if folder.name not in known]:
         raise DataMissing(f"{root / part} has classes that train does not have: {', '.join(others[:5])}. {HOW_TO_GET}")
-    first: list[tuple[Path, int]] = []
+    kept: list[tuple[Path, int]] = []
     held_out: list[tuple[Path, int]] = []
     for folder in folders:
         number = known[folder.name]
         files = [(file, number) for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES]
         cut = len(files) - (min(HELD_OUT, len(files) // 5) if part == "train" else 0)
-        first += files[:cut]
+        kept += files[:cut]
         held_out += files[cut:]
-    everything = first + held_out
+    everything = kept + held_out
     return Listing([file for file, _ in everything], np.array([c for _, c in everything]), len(held_out))
 
 
 def packed(root: Path, part: str) -> Path:
-    """Where a part's decoded images are."""
+    """The file of a part's decoded images."""
     return root / f"{part}.images.npy"
 
 
 def pack(root: Path) -> None:
-    """Decode each part on all cores into `PART.images.npy` and `PART.classes.npz`, whole or not at all."""
+    """Decode each part on all cores into `PART.images.npy` and `PART.classes.npz`, atomically."""
     for part in PARTS:
-        found = listing(root, part)
-        np.savez(root / f"{part}.classes.npz", classes=found.classes, num_held_out=found.num_held_out)
-        packing.write(packed(root, part), _decoded(found.files), (len(found.files), 3, SIDE, SIDE), np.uint8)
+        contents = listing(root, part)
+        np.savez(root / f"{part}.classes.npz", classes=contents.classes, num_held_out=contents.num_held_out)
+        packing.write(packed(root, part), _decoded(contents.files), (len(contents.files), 3, SIDE, SIDE), np.uint8)
 
 
 def _decoded(files: list[Path]) -> Iterator[NDArray[np.uint8]]:
-    """Images in order, decoded on all cores; so many ahead that they fit into memory."""
+    """Images in order, decoded on all cores, ahead of their use by as many as fit into memory."""
     with ProcessPoolExecutor() as pool:
-        for start in range(0, len(files), AHEAD):
-            yield from pool.map(read_image, files[start : start + AHEAD], chunksize=64)
+        for start in range(0, len(files), MAX_AHEAD):
+            yield from pool.map(read_image, files[start : start + MAX_AHEAD], chunksize=64)
 
 
 def read_part(root: Path, part: str) -> tuple[Samples, int]:
-    """Images uint8 (n, 3, 256, 256), mapped into memory where they are packed, classes (n,), and how many are held out.
+    """Images uint8 (n, 3, 256, 256), memory-mapped if packed, classes (n,), and the number held out.
 
     Raises:
-        DataMissing: there are too many to read them unpacked.
+        DataMissing: if there are too many to read without packing.
     """
     if packed(root, part).exists():
         images = packing.read(packed(root, part))
         with np.load(root / f"{part}.classes.npz", allow_pickle=False) as known:
             return Samples(torch.from_numpy(images), torch.from_numpy(known["classes"])), int(known["num_held_out"])
-    found = listing(root, part)
-    packing.check_few(len(found.files), f"images for {part}", root, "atoll.platform.workloads.imagenet")
-    images = np.stack([read_image(file) for file in found.files])
-    return Samples(torch.from_numpy(images), torch.from_numpy(found.classes)), found.num_held_out
+    contents = listing(root, part)
+    packing.check_few(len(contents.files), f"images for {part}", root, "atoll.platform.workloads.imagenet")
+    images = np.stack([read_image(file) for file in contents.files])
+    return Samples(torch.from_numpy(images), torch.from_numpy(contents.classes)), contents.num_held_out
 
 
 @cache
@@ -147,10 +147,10 @@ def load(root: Path) -> Data:
 
 
 def resized_crops(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Random rectangles of images (b, c, h, w) in [0, 1], mirrored half of the time, as squares (b, c, side, side).
+    """Random rectangles of images (b, c, h, w) in [0, 1], half of them mirrored, resized to (b, c, side, side).
 
-    Area uniform in `AREA`, the ratio of the sides log-uniform in `RATIO`, the place uniform (Szegedy et al. 2015), and
-    what is larger than the image is cut to it; bilinear.
+    The area is uniform in `AREA`, the aspect ratio log-uniform in `RATIO`, the position uniform (Szegedy et al., 2015);
+    crops larger than the image are clipped to it. Interpolation is bilinear.
     """
     num, device = len(images), images.device
 
@@ -159,7 +159,7 @@ def resized_crops(images: Tensor, side: int, generator: torch.Generator) -> Tens
 
     area, ratio = draw(*AREA), torch.exp(draw(float(np.log(RATIO[0])), float(np.log(RATIO[1]))))
     width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
-    # In the sampler's coordinates the image is from -1 to 1 both ways.
+    # In the sampler's coordinates the image extends from -1 to 1 in both directions.
     x, y = draw(-1, 1) * (1 - width), draw(-1, 1) * (1 - height)
     mirrored = torch.where(draw(0, 1) < 0.5, -1.0, 1.0)
     zero = torch.zeros(num, device=device)
@@ -174,7 +174,7 @@ class _ImageNet(Classification):
     _num_classes = 1000
 
     def check_data(self, folder: Path | None) -> None:
-        """Look for the folder, its parts, and the libraries that read photographs and hold the network."""
+        """Raise DataMissing or LibraryMissing if the folder, a part, or a library it needs is absent."""
         root = find_file(NAMES, folder, HOW_TO_GET)
         require_models(self.network)
         for part in PARTS:
@@ -183,21 +183,21 @@ class _ImageNet(Classification):
                 listing(root, part)
 
     def load(self, folder: Path | None) -> Data:
-        """Images uint8 (n, 3, 256, 256): the training part less what is held out, that, and the validation part."""
+        """Images uint8 (n, 3, 256, 256): training part, its held-out images, and the validation part."""
         data = load(find_file(NAMES, folder, HOW_TO_GET))
         self._num_classes = 1 + int(data.train.targets.max())
         return data
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Random crops, mirrored, in training; else the centre; channels centred and scaled (b, 3, 224, 224)."""
+        """Random mirrored crops in training, otherwise the center; channels centered and scaled (b, 3, 224, 224)."""
         scaled = inputs.to(torch.float32) / 255
-        crops = centre_crop(scaled, CROP) if generator is None else resized_crops(scaled, CROP, generator)
+        crops = center_crop(scaled, CROP) if generator is None else resized_crops(scaled, CROP, generator)
         mean, deviation = (torch.tensor(v, device=inputs.device).view(-1, 1, 1) for v in (MEAN, DEVIATION))
         return (crops - mean) / deviation
 
 
 class ImageNetResNet50(_ImageNet):
-    """ResNet-50 (He et al., 2016) on ImageNet-2012 (001 tables 3.1 and 5.1)."""
+    """ResNet-50 (He et al., 2016) on ImageNet-2012 (Coquelin 2024, tables 3.1 and 5.1)."""
 
     summary: ClassVar[str] = "ImageNet-2012, ResNet-50 at 224 x 224"
     target: float | None = 0.75
@@ -213,7 +213,7 @@ class ImageNetResNet50(_ImageNet):
 
 
 class ImageNetViTB16(_ImageNet):
-    """ViT-B/16 (Dosovitskiy et al., 2021) on ImageNet-2012 (001 tables 4.1 and 5.1)."""
+    """ViT-B/16 (Dosovitskiy et al., 2021) on ImageNet-2012 (Coquelin 2024, tables 4.1 and 5.1)."""
 
     summary: ClassVar[str] = "ImageNet-2012, ViT-B/16 at 224 x 224, labels smoothed by 0.1"
     target: float | None = 0.70
@@ -221,7 +221,7 @@ class ImageNetViTB16(_ImageNet):
     network: ClassVar[str] = "imagenet_vit_b16"
 
     def model(self) -> nn.Module:
-        """transformers' ViT-B/16 with dropout 0.1 (001 table A.1): 86,567,656 parameters for 1,000 classes."""
+        """transformers' ViT-B/16, dropout 0.1 (Coquelin 2024, table A.1): 86,567,656 parameters for 1,000 classes."""
         from transformers import ViTConfig, ViTForImageClassification
 
         configuration = ViTConfig(hidden_dropout_prob=0.1)
@@ -229,7 +229,7 @@ class ImageNetViTB16(_ImageNet):
         return Logits(ViTForImageClassification(configuration))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of logits (b, classes) against labels smoothed by 0.1 (001 tables A.1 and A.6)."""
+        """Cross-entropy of logits (b, classes) against labels smoothed by 0.1 (Coquelin 2024, tables A.1 and A.6)."""
         return nn.functional.cross_entropy(outputs, targets, label_smoothing=0.1)
 
 

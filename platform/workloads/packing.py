@@ -1,4 +1,4 @@
-"""Large sets of images as arrays that ranks map into memory: decoded once, read page by page as batches need them."""
+"""Large image sets as memory-mapped arrays: decoded once, then read page by page as batches need them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from atoll.platform.workloads.workload import DataMissing
 
-UNPACKED = 4096  # images of a part that are read as they are
+MAX_UNPACKED = 4096  # the most images of a part that are read without packing
 
 
 def write(file: Path, images: Iterable[NDArray[np.generic]], shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    """Write the array (n, ...) of all images, whole or not at all; one image after the other is in memory."""
+    """Write the array (n, ...) of all images atomically; only one image at a time is in memory."""
     partial = file.with_suffix(".partial")
     packed = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)  # type: ignore[no-untyped-call]
     for number, image in enumerate(images):
@@ -25,12 +25,12 @@ def write(file: Path, images: Iterable[NDArray[np.generic]], shape: tuple[int, .
 
 
 def read(file: Path) -> NDArray[np.generic]:
-    """The array, mapped: what is changed in memory stays there."""
+    """Map the array into memory, copy-on-write."""
     images: NDArray[np.generic] = np.load(file, mmap_mode="c")
     return images
 
 
-def check_few(num: int, what: str, root: Path, module: str) -> None:
-    """Raise DataMissing, which says how to pack them, where there are too many to be read as they are."""
-    if num > UNPACKED:
-        raise DataMissing(f"{root} has {num} {what}: pack them once, `python -m {module} {root}`")
+def check_few(num: int, noun: str, root: Path, module: str) -> None:
+    """Raise DataMissing, which says how to pack them, if there are too many to read without packing."""
+    if num > MAX_UNPACKED:
+        raise DataMissing(f"{root} has {num} {noun}: pack them once, `python -m {module} {root}`")

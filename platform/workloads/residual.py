@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016) whose blocks take the five orders of 001, figure 6.2, and any activation."""
+"""Residual networks (He et al., 2016) with any activation, in the five block orders of Coquelin 2024, figure 6.2."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Exponential(nn.Module):
     """exp(x)."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Element by element."""
+        """Apply exp elementwise."""
         return inputs.exp()
 
 
-# 001 table 6.1; hard sigmoid and swish as torch has them, softmax over the channels.
+# Coquelin 2024, table 6.1; hard sigmoid and swish are torch's, softmax is over channels.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "elu": nn.ELU,
     "exponential": Exponential,
@@ -44,11 +44,12 @@ Convolution = tuple[int, int, int, int]  # channels in and out, kernel, stride
 
 
 class Block(nn.Module):
-    """y = after(branch(x) + shortcut(x)); the order says where activation and batch normalisation lie (figure 6.2).
+    """y = after(branch(x) + shortcut(x)); `order` places activation and batch normalization (figure 6.2).
 
     Args:
-        convolutions: of the branch: channels in and out, kernel, stride.
-        order, activation: names.
+        convolutions: the branch's convolutions: channels in and out, kernel, stride.
+        order: one of ORDERS.
+        activation: a name in ACTIVATIONS.
     """
 
     def __init__(self, convolutions: Sequence[Convolution], order: str, activation: str) -> None:
@@ -95,15 +96,15 @@ def resnet(
     bottleneck: bool,
     large: bool,
 ) -> nn.Sequential:
-    """A residual network for images.
+    """Make a residual network for images.
 
     Args:
-        num_in, num_out: channels of the images, and outputs.
-        filters: channels of the first stage; each further stage has twice as many.
-        depths: blocks of every stage.
-        order, activation: of the blocks.
-        bottleneck: three convolutions a block, as ResNet-50 has, in place of two.
-        large: whether the stem is that of ImageNet, 7x7 with stride 2 and a pooling, in place of 3x3.
+        num_in, num_out: the numbers of image channels and of outputs.
+        filters: channels of the first stage; each later stage has twice as many as the one before.
+        depths: blocks per stage.
+        order, activation: see Block.
+        bottleneck: three convolutions per block, as in ResNet-50, in place of two.
+        large: ImageNet's stem, 7x7 with stride 2 and pooling, in place of 3x3.
     """
     make = ACTIVATIONS[activation]
     kernel, stride = (7, 2) if large else (3, 1)
@@ -127,16 +128,16 @@ def resnet(
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_out))
 
 
-def _convolution(of: Convolution) -> nn.Conv2d:
-    num_in, num_out, kernel, stride = of
+def _convolution(convolution: Convolution) -> nn.Conv2d:
+    num_in, num_out, kernel, stride = convolution
     return nn.Conv2d(num_in, num_out, kernel, stride, padding=kernel // 2, bias=False)
 
 
-# Losses of 001 table 6.1, as Keras has them, for targets (b, classes) of zeros and ones, on logits.
+# The losses of Coquelin 2024, table 6.1, as in Keras, of logits against targets (b, classes) of zeros and ones.
 
 
 def binary_crossentropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over classes and samples, of the sigmoid."""
+    """Cross-entropy of the sigmoid, mean over classes and samples."""
     return nn.functional.binary_cross_entropy_with_logits(logits, targets)
 
 
@@ -162,7 +163,7 @@ def squared_hinge(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def kl_divergence(logits: Tensor, targets: Tensor) -> Tensor:
-    """KL(t / |t| || softmax(z)): the targets as a distribution, which they are for one class a sample."""
+    """KL(t / |t| || softmax(z)): the targets as a distribution, as they are with one class per sample."""
     shares = targets / targets.sum(dim=1, keepdim=True).clamp(min=1)
     entropy: Tensor = torch.special.entr(shares).sum(dim=1).mean()
     return (categorical_crossentropy(logits, shares) - entropy).clamp(min=0)

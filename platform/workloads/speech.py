@@ -1,7 +1,7 @@
-"""Frame classification of speech by the two networks of MAC's experiments (000 tables 4.1 and 4.2), on spoken digits.
+"""Spoken digits, classified frame by frame by the two networks of Martin 2024, tables 4.1 and 4.2.
 
-Inputs are 40 log-mel features of 25 ms every 10 ms (000 section 4.1); each frame's target is the recording's digit.
-timit.py has the same networks on the source's own data.
+Inputs are 40 log-mel features of 25 ms every 10 ms (Martin 2024, section 4.1); each frame's target is the recording's
+digit. timit.py trains the same networks on the data of the original experiments.
 """
 
 from __future__ import annotations
@@ -27,52 +27,52 @@ from atoll.platform.workloads.workload import Classification, Data, Samples, fin
 
 WIDTH, NUM_HIDDEN, NUM_HEADS = 256, 4, 8
 SEGMENT = 64  # frames; the median recording of a digit has 40
-NO_FRAME = -100  # target of what fills a segment up
+NO_FRAME = -100  # target of padding
 NUM_DIGITS = 10
 
 
 def make_mlp(num_classes: int) -> nn.Sequential:
-    """Table 4.1: 40-256, four times 256-256, 256-classes, with ReLU between."""
+    """The perceptron of table 4.1: 40-256, four times 256-256, 256-classes, with ReLU in between."""
     sizes = [NUM_FEATURES, *[WIDTH] * (NUM_HIDDEN + 1)]
     hidden = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(WIDTH, num_classes))
 
 
 def make_transformer(num_classes: int) -> nn.Sequential:
-    """Table 4.2: 40-256, four encoders of 1.3 million parameters with 8 heads, dropout 0.1, 256-classes.
+    """The network of table 4.2: 40-256, four encoders of 1.3 million parameters, 8 heads and dropout 0.1, 256-classes.
 
-    As printed there are no positions and no mask: frames attend to what fills a segment up as well.
+    As in the table, there are no position encodings and no mask: frames also attend to padding.
     """
     encoders = [nn.TransformerEncoderLayer(WIDTH, NUM_HEADS, batch_first=True) for _ in range(NUM_HIDDEN)]
     return nn.Sequential(nn.Linear(NUM_FEATURES, WIDTH), *encoders, nn.Linear(WIDTH, num_classes))
 
 
 def segments(parts: Parts, length: int = SEGMENT) -> Data:
-    """Recordings cut into runs of `length` frames (n, length, 40), the last filled up with zeros and no target."""
+    """Recordings cut into segments of `length` frames (n, length, 40), the last one padded with zeros."""
     scaled = frames(parts)
-    made = []
+    samples = []
     for part, whole in zip(parts, (scaled.train, scaled.validation, scaled.test), strict=True):
         sizes = [len(r.labels) for r in part]
         cut = [
             (x, y)
-            for of_one in zip(torch.split(whole.inputs, sizes), torch.split(whole.targets, sizes), strict=True)
-            for x, y in zip(*(torch.split(values, length) for values in of_one), strict=True)
+            for recording in zip(torch.split(whole.inputs, sizes), torch.split(whole.targets, sizes), strict=True)
+            for x, y in zip(*(torch.split(values, length) for values in recording), strict=True)
         ]
         inputs, targets = torch.zeros(len(cut), length, NUM_FEATURES), torch.full((len(cut), length), NO_FRAME)
         for number, (x, y) in enumerate(cut):
             inputs[number, : len(x)], targets[number, : len(y)] = x, y
-        made.append(Samples(inputs, targets))
-    return Data(*made)
+        samples.append(Samples(inputs, targets))
+    return Data(*samples)
 
 
 class FrameClassification(Classification):
     """Classify every frame of a segment."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of logits (b, T, classes) against classes (b, T), over all places of the batch.
+        """Cross-entropy of logits (b, T, classes) against classes (b, T), averaged over all positions of the batch.
 
-        Places that only fill a segment up add nothing; they count in the denominator, so that a segment's share does
-        not depend on the other segments of its batch, as MAC's Z-step demands.
+        Padding adds nothing to the sum but counts in the denominator, so a segment's share does not depend on the other
+        segments of its batch, as MAC's Z-step requires.
         """
         total = nn.functional.cross_entropy(
             outputs.flatten(0, 1), targets.flatten(), ignore_index=NO_FRAME, reduction="sum"
@@ -80,7 +80,7 @@ class FrameClassification(Classification):
         return total / targets.numel()
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Share of correct frames of each segment, its mean over segments."""
+        """The share of correct frames of each segment, averaged over segments."""
         is_frame = targets != NO_FRAME
         correct = (outputs.argmax(dim=-1) == targets) & is_frame
         return (correct.sum(dim=1).to(torch.float64) / is_frame.sum(dim=1)).mean()
@@ -92,7 +92,7 @@ def _segments(path: Path) -> Data:
 
 
 class SpeechMlp(SpokenDigitsMlp):
-    """The six-layer perceptron on single frames, which do not tell much."""
+    """The six-layer perceptron on single frames, which carry little information."""
 
     summary: ClassVar[str] = "spoken digits, frames by digit, the six-layer perceptron of MAC's experiments"
 
@@ -108,11 +108,11 @@ class SpeechTransformer(FrameClassification):
     epochs: ClassVar[int] = 5
 
     def check_data(self, folder: Path | None) -> None:
-        """Look for the archive."""
+        """Raise DataMissing if the archive is absent."""
         find_file(FILE, folder, HOW_TO_GET)
 
     def load(self, folder: Path | None) -> Data:
-        """Segments (n, 64, 40) of four training speakers, one for validation, one for the test."""
+        """Segments (n, 64, 40) of four training speakers, one validation speaker and one test speaker."""
         return _segments(find_file(FILE, folder, HOW_TO_GET))
 
     def model(self) -> nn.Module:

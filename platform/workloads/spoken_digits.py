@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, standardise
+from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, standardize
 
 FILE = "spoken_digits.npz"
 HOW_TO_GET = (
@@ -23,7 +23,7 @@ HOW_TO_GET = (
 )
 NUM_FEATURES = 40
 WINDOW_SECONDS, STEP_SECONDS = 0.025, 0.010
-# Frames of one recording resemble each other, and so do recordings of one speaker: whole speakers are held out.
+# Frames of one recording are alike, and so are recordings of one speaker, so whole speakers are held out.
 VALIDATION_SPEAKERS, TEST_SPEAKERS = 1, 1
 
 
@@ -32,14 +32,14 @@ def mel_filters(num_filters: int, num_bins: int, rate: float) -> NDArray[np.floa
     mel_edges = np.linspace(0.0, 2595 * np.log10(1 + rate / 2 / 700), num_filters + 2)
     edges = 700 * (10 ** (mel_edges / 2595) - 1)
     frequencies = np.linspace(0.0, rate / 2, num_bins)
-    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
+    low, center, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (frequencies - low) / (center - low), (high - frequencies) / (high - center)
     filters: NDArray[np.float64] = np.maximum(0.0, np.minimum(rising, falling))
     return filters
 
 
 def log_mel(signal: NDArray[np.int16], rate: float) -> NDArray[np.float32]:
-    """Log-mel features (frames, 40) of one recording: Hann windows of 25 ms every 10 ms; one frame if it is shorter."""
+    """Log-mel features (frames, 40) of one recording: Hann windows of 25 ms every 10 ms, at least one."""
     window, step = round(WINDOW_SECONDS * rate), round(STEP_SECONDS * rate)
     samples = np.pad(signal.astype(np.float64) / 2**15, (0, max(0, window - len(signal))))
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::step] * np.hanning(window)
@@ -63,7 +63,7 @@ Parts = tuple[list[Recording], list[Recording], list[Recording]]
 
 @cache
 def load_recordings(path: Path) -> Parts:
-    """The recordings of four training speakers, one for validation and one for the test."""
+    """The recordings of four training speakers, one validation speaker and one test speaker."""
     with np.load(path, allow_pickle=False) as archive:
         signal, offsets, rate = archive["signal"], archive["offsets"], float(archive["rate"])
         digits, speakers = archive["digit"], archive["speaker"]
@@ -82,8 +82,8 @@ def load_recordings(path: Path) -> Parts:
 
 
 def frames(parts: Parts) -> Data:
-    """All frames (n, 40) by themselves, standardised by the training part's."""
-    inputs = standardise(*(torch.from_numpy(np.concatenate([r.features for r in part])) for part in parts))
+    """All frames (n, 40), standardized by the training part's mean and deviation."""
+    inputs = standardize(*(torch.from_numpy(np.concatenate([r.features for r in part])) for part in parts))
     targets = [torch.from_numpy(np.concatenate([r.labels for r in part])) for part in parts]
     return Data(*(Samples(x, y) for x, y in zip(inputs, targets, strict=True)))
 
@@ -94,18 +94,18 @@ def _load(path: Path) -> Data:
 
 
 class SpokenDigitsMlp(Classification):
-    """Classify single frames of speech; one frame does not tell much, so accuracies are far below 1."""
+    """Classify single frames of speech; a frame carries little information, so accuracies are far below 1."""
 
     summary: ClassVar[str] = "spoken digits, frames of 40 log-mel features by digit, a perceptron 40-128-128-10"
     target: float | None = 0.35
     epochs: ClassVar[int] = 5
 
     def check_data(self, folder: Path | None) -> None:
-        """Look for the archive."""
+        """Raise DataMissing if the archive is absent."""
         find_file(FILE, folder, HOW_TO_GET)
 
     def load(self, folder: Path | None) -> Data:
-        """Frames (n, 40) of four training speakers, one for validation, one for the test."""
+        """Frames (n, 40) of four training speakers, one validation speaker and one test speaker."""
         return _load(find_file(FILE, folder, HOW_TO_GET))
 
     def model(self) -> nn.Module:

@@ -1,9 +1,9 @@
-"""TIMIT (Garofolo et al., 1993): frames of read speech by phone, by the two networks of MAC's experiments (000, 4.1).
+"""TIMIT (Garofolo et al., 1993), phones of read speech, classified frame by frame as in Martin 2024, section 4.1.
 
-TIMIT is licensed by the Linguistic Data Consortium (LDC93S1) and not distributed with atoll. The reader takes its tree
-as it is: TRAIN and TEST, then dialect region, speaker, and for each sentence a .WAV (NIST SPHERE or RIFF) and a .PHN
-with lines of first sample, end and phone. The two sentences that every speaker reads (SA) are left out, as they would
-put the test's sentences into training. Every tenth training speaker validates; the TEST speakers test.
+TIMIT is licensed by the Linguistic Data Consortium (LDC93S1) and not distributed with atoll. The reader expects its
+original tree: TRAIN and TEST, then dialect region, speaker, and for each sentence a .WAV (NIST SPHERE or RIFF) and a
+.PHN whose lines hold first sample, end and phone. The two sentences that every speaker reads (SA) are left out, as they
+would put test sentences into training. Every tenth training speaker is for validation, the TEST speakers are for test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NAMES = (
     "l m n ng nx ow oy p pau pcl q r s sh t tcl th uh uw ux v w y z zh"
 )
 PHONES = tuple(_NAMES.split())
-NO_PHONE = len(PHONES)  # the 62nd label: a frame that no line of the .PHN covers
+NO_PHONE = len(PHONES)  # the 62nd label, for frames that no line of the .PHN covers
 NUM_LABELS = len(PHONES) + 1
 VALIDATION_EVERY = 10
 HOW_TO_GET = (
@@ -50,20 +50,20 @@ def read_labels(file: Path, num_frames: int, rate: float) -> NDArray[np.int64]:
     """The phone (num_frames,) at the middle of each frame's window.
 
     Raises:
-        ValueError: for a line that is no segment, or a phone that TIMIT does not have.
+        ValueError: for a malformed line or an unknown phone.
     """
     middles = np.arange(num_frames) * round(STEP_SECONDS * rate) + round(WINDOW_SECONDS * rate) // 2
-    found = np.full(num_frames, NO_PHONE, np.int64)
+    labels = np.full(num_frames, NO_PHONE, np.int64)
     for number, line in enumerate(file.read_text().splitlines(), 1):
         match line.split():
             case [start, end, phone] if start.isdigit() and end.isdigit() and phone in PHONES:
-                found[(middles >= int(start)) & (middles < int(end))] = PHONES.index(phone)
+                labels[(middles >= int(start)) & (middles < int(end))] = PHONES.index(phone)
             case _:
                 raise ValueError(
                     f"{file}, line {number}: must be first sample, end and one of the phones {', '.join(PHONES)}; "
                     f"got {line!r}"
                 )
-    return found
+    return labels
 
 
 def read_sentence(wav: Path) -> Recording:
@@ -74,7 +74,7 @@ def read_sentence(wav: Path) -> Recording:
     features = log_mel(signal, rate)
     labels = [file for file in wav.parent.iterdir() if file.name.lower() == f"{wav.stem.lower()}.phn"]
     if not labels:
-        raise ValueError(f"every recording of TIMIT has its phones beside it; {wav} has no {wav.stem}.PHN")
+        raise ValueError(f"every TIMIT recording needs a file of phones next to it; {wav} has no {wav.stem}.PHN")
     return Recording(features, read_labels(labels[0], len(features), rate))
 
 
@@ -97,8 +97,8 @@ def _child(tree: Path, name: str) -> Path:
 
 
 def _sentences(speaker: Path) -> list[Path]:
-    """Those that not everybody reads."""
-    # some copies have X.WAV.wav, converted, beside X.WAV
+    """The sentences that not every speaker reads."""
+    # Some copies of TIMIT contain a converted X.WAV.wav next to X.WAV.
     wavs = (f for f in speaker.iterdir() if f.suffix.lower() == ".wav" and "." not in f.stem)
     return sorted(f for f in wavs if not f.name.lower().startswith("sa"))
 
@@ -120,12 +120,12 @@ class TimitMlp(Classification):
     epochs: ClassVar[int] = 10
 
     def check_data(self, folder: Path | None) -> None:
-        """Look for the tree, and for what reads it."""
+        """Raise DataMissing or LibraryMissing if the tree or the library that reads it is absent."""
         find_tree(folder)
         require_library("soundfile", "speech", "timit_mlp reads TIMIT's recordings with")
 
     def load(self, folder: Path | None) -> Data:
-        """Frames (n, 40) of 416 training speakers, 46 for validation, 168 for the test."""
+        """Frames (n, 40) of 416 training, 46 validation and 168 test speakers."""
         return _frames(find_tree(folder))
 
     def model(self) -> nn.Module:
@@ -140,12 +140,12 @@ class TimitTransformer(FrameClassification):
     epochs: ClassVar[int] = 10
 
     def check_data(self, folder: Path | None) -> None:
-        """Look for the tree, and for what reads it."""
+        """Raise DataMissing or LibraryMissing if the tree or the library that reads it is absent."""
         find_tree(folder)
         require_library("soundfile", "speech", "timit_transformer reads TIMIT's recordings with")
 
     def load(self, folder: Path | None) -> Data:
-        """Segments (n, 64, 40) of 416 training speakers, 46 for validation, 168 for the test."""
+        """Segments (n, 64, 40) of 416 training, 46 validation and 168 test speakers."""
         return _segments(find_tree(folder))
 
     def model(self) -> nn.Module:

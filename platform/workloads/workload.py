@@ -1,4 +1,4 @@
-"""The interface of a workload: data, model, loss, metric and target, fixed so that methods can be compared on it."""
+"""The interface of a workload: fixed data, network, loss, metric and target, on which methods are compared."""
 
 from __future__ import annotations
 
@@ -18,12 +18,30 @@ from atoll.searchspaces.space import SearchSpace
 
 
 class DataMissing(FileNotFoundError):
-    """A workload's data are not where they were looked for; the message says where, and how to get them."""
+    """A workload's data files are absent; the message names the places searched and how to get the files.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from atoll import DataMissing, find_file
+        >>> try:
+        ...     find_file("my_data.npz", Path("no-such-folder"), "Download it from example.org.")
+        ... except DataMissing as error:
+        ...     print(str(error).partition(";")[0])
+        my_data.npz was not found
+    """
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs (n, ...) and targets (n, ...)."""
+    """Inputs (n, ...) and targets (n, ...) of n samples.
+
+    Example:
+        >>> import torch
+        >>> from atoll import Samples
+        >>> samples = Samples(inputs=torch.rand(100, 64), targets=torch.zeros(100, dtype=torch.int64))
+        >>> len(samples)
+        100
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -34,7 +52,22 @@ class Samples:
 
 @dataclass(frozen=True)
 class Data:
-    """The three parts: training trains, validation tunes, test reports."""
+    """The three parts of a data set.
+
+    Attributes:
+        train: what methods train on.
+        validation: what the search optimizes the metric on.
+        test: what benchmarks report; the search never looks at it.
+
+    Example:
+        >>> import torch
+        >>> from atoll import Data, Samples
+        >>> inputs, targets = torch.rand(100, 4), torch.arange(100) % 3
+        >>> parts = [Samples(inputs[part], targets[part]) for part in (slice(70), slice(70, 85), slice(85, 100))]
+        >>> data = Data(*parts)
+        >>> len(data.train), len(data.validation), len(data.test)
+        (70, 15, 15)
+    """
 
     train: Samples
     validation: Samples
@@ -47,17 +80,42 @@ class NoHyperparameters:
 
 
 class Workload(ABC):
-    """A training problem.
+    """A training problem: subclass it, and define `load`, `model`, `loss` and `measure`.
+
+    The loss must be a mean over samples, each of whose terms depends on its own sample only.
 
     Class attributes:
-        Hyperparameters: a frozen keyword-only dataclass of what may be searched of network and loss.
-        search_space: what of them is searched, on top of the optimizer settings that all methods share.
+        Hyperparameters: a frozen keyword-only dataclass of the network's and the loss's hyperparameters. Default: none.
+        search_space: their ranges, on top of the optimizer settings that all methods share.
         summary: one line for `atoll workloads`.
-        metric: name of what is optimised, computed by `measure` on the validation data.
+        metric: name of the optimized metric, which `measure` computes on the validation data.
         direction: whether a larger or a smaller metric is better.
-        target: the metric's value that counts as solved; None where there is none.
-        epochs: passes over the training data unless the study says otherwise.
-        further_metrics: what is recorded beside the metric: name -> mean over a batch of (outputs, targets), a scalar.
+        target: the metric's value that counts as solved; None for no target.
+        epochs: passes over the training data, unless the study overrides them.
+        further_metrics: metrics recorded next to the main one: name -> function of (outputs, targets) that returns the
+            mean over a batch, a scalar.
+
+    Example:
+        >>> import torch
+        >>> from atoll import Data, Samples, Workload
+        >>> class Doubling(Workload):
+        ...     metric, direction, target = "mse", "minimize", 1e-3
+        ...
+        ...     def load(self, folder):
+        ...         x = torch.linspace(-1, 1, 30)[:, None]
+        ...         return Data(*(Samples(x[part::3], 2 * x[part::3]) for part in range(3)))
+        ...
+        ...     def model(self):
+        ...         return torch.nn.Linear(1, 1)
+        ...
+        ...     def loss(self, outputs, targets):
+        ...         return torch.nn.functional.mse_loss(outputs, targets)
+        ...
+        ...     measure = loss
+        >>> workload = Doubling()
+        >>> data = workload.load(None)
+        >>> workload.loss(2 * data.train.inputs, data.train.targets)
+        tensor(0.)
     """
 
     Hyperparameters: ClassVar[type] = NoHyperparameters
@@ -73,22 +131,22 @@ class Workload(ABC):
         self.hyperparameters = self.Hyperparameters() if hyperparameters is None else hyperparameters
 
     def check_data(self, folder: Path | None) -> None:  # noqa: B027  (embedded data are always there)
-        """Raise DataMissing where `load` would not find its files; cheap."""
+        """Raise DataMissing if `load` would not find its files; must be cheap."""
 
     @abstractmethod
     def load(self, folder: Path | None) -> Data:
-        """Load, split and normalise the data; the same on every rank and at every call.
+        """Load, split and normalize the data; the result is the same on every rank and at every call.
 
         Args:
-            folder: where the data files are; None to look where ATOLL_DATA says.
+            folder: the folder of the data files. None: the folder that ATOLL_DATA names.
         """
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Loaded inputs as the network takes them, called after `load`, on the rank's device.
+        """Turn loaded inputs into the network's, on the rank's device; called after `load`.
 
         Args:
             inputs: (b, ...) of a batch.
-            generator: for random augmentation, on the inputs' device; None where the model is evaluated.
+            generator: for random augmentation, on the inputs' device; None in evaluation.
         """
         return inputs
 
@@ -110,20 +168,37 @@ class Workload(ABC):
         return 3 + len(self.further_metrics)
 
     def totals(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What `scores` needs of a batch, (k,): sums over its samples, which are added over all batches and ranks."""
+        """Sums (k,) over a batch's samples, which are added over all batches and ranks and passed to `scores`."""
         means = [self.loss(outputs, targets), self.measure(outputs, targets)]
         means += [measure(outputs, targets) for measure in self.further_metrics.values()]
         size = len(targets)
         return torch.tensor([*(float(mean) * size for mean in means), size], dtype=torch.float64)
 
     def scores(self, totals: Tensor) -> dict[str, float]:
-        """The loss (`loss`), the metric and further metrics, of the sums of `totals`."""
+        """The loss (as `loss`), the metric and the further metrics, from the sums of `totals`."""
         names = ["loss", self.metric, *self.further_metrics]
         return {name: float(total / totals[-1]) for name, total in zip(names, totals, strict=False)}
 
 
 class Classification(Workload):
-    """Cross-entropy and accuracy."""
+    """A workload with cross-entropy as its loss and accuracy as its metric; define `load` and `model`.
+
+    Example:
+        >>> import torch
+        >>> from atoll import Classification, Data, Samples
+        >>> class Signs(Classification):
+        ...     def load(self, folder):
+        ...         x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
+        ...         samples = Samples(x, (x[:, 0] > 0).to(torch.int64))
+        ...         return Data(train=samples, validation=samples, test=samples)
+        ...
+        ...     def model(self):
+        ...         return torch.nn.Linear(1, 2)
+        >>> validation = Signs().load(None).validation
+        >>> logits = torch.cat([-validation.inputs, validation.inputs], dim=1)
+        >>> Signs().measure(logits, validation.targets)
+        tensor(1., dtype=torch.float64)
+    """
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits (b, classes) against class indices (b,)."""
@@ -135,7 +210,7 @@ class Classification(Workload):
 
 
 class LibraryMissing(ValueError):
-    """A workload needs a library that is not installed; the message says how to get it."""
+    """A workload needs a library that is not installed; the message says how to install it."""
 
 
 def require_models(workload: str) -> None:
@@ -144,16 +219,36 @@ def require_models(workload: str) -> None:
 
 
 def require_library(library: str, extra: str, purpose: str) -> None:
-    """Raise LibraryMissing unless `library`, which `extra` installs, is there; `purpose` goes before its name."""
+    """Raise LibraryMissing unless `library`, which `extra` installs, is installed.
+
+    Args:
+        library: its import name.
+        extra: the extra of atoll that installs it.
+        purpose: the beginning of the message, before the library's name.
+    """
     if find_spec(library) is None:
         raise LibraryMissing(f'{purpose} {library}, which is not installed; `pip install "atoll[{extra}]"`')
 
 
 def find_file(names: str | tuple[str, ...], folder: Path | None, how_to_get: str) -> Path:
-    """The first of `names` that is in `folder`, or else in the folder that ATOLL_DATA names.
+    """The path of the first of `names` that exists in `folder`. Default folder: the one that ATOLL_DATA names.
+
+    Args:
+        names: a file's name, or several to try in order.
+        folder: the `folder` that `Workload.load` or `check_data` received.
+        how_to_get: sentences for the error: contents, source, and where to put the file.
 
     Raises:
-        DataMissing: with the places that were looked at and `how_to_get`.
+        DataMissing: with the places searched and `how_to_get`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from atoll import find_file
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     _ = (Path(name) / "my_data.npz").write_bytes(b"")
+        ...     find_file(("my_data.csv", "my_data.npz"), Path(name), "Download it.").name
+        'my_data.npz'
     """
     configured = os.environ.get("ATOLL_DATA")
     folders = [folder] if folder else [Path(configured)] if configured else []
@@ -167,8 +262,8 @@ def find_file(names: str | tuple[str, ...], folder: Path | None, how_to_get: str
     raise DataMissing(f"{' or '.join(names)} was not found; looked in {places}. {how_to_get}")
 
 
-def standardise(train: Tensor, *others: Tensor) -> list[Tensor]:
-    """Shift and scale all parts by the mean and deviation of each feature of the training part; constant ones to 0."""
+def standardize(train: Tensor, *others: Tensor) -> list[Tensor]:
+    """Scale all parts by each feature's mean and deviation in the training part; constant features become 0."""
     mean, deviation = train.mean(dim=0), train.std(dim=0)
     scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     return [(part - mean) / scale for part in (train, *others)]

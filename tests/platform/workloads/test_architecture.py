@@ -166,7 +166,7 @@ def test_patches_are_read_and_packing_changes_nothing(dataset):
 def test_what_is_missing_is_named(dataset, monkeypatch):
     workload = registry.workload("bigearthnet")
     workload.check_data(dataset)
-    monkeypatch.setattr(packing, "UNPACKED", 3)
+    monkeypatch.setattr(packing, "MAX_UNPACKED", 3)
     with pytest.raises(DataMissing, match=r"has 4 patches for train: pack them once, `python -m atoll\.platform"):
         bigearthnet.read_split(dataset / "bigearthnet", "train")
     (dataset / "bigearthnet" / "val.csv").unlink()

@@ -70,14 +70,14 @@ def test_the_shorter_side_is_brought_to_256_and_the_centre_kept(tmp_path):
 def test_what_is_missing_is_named(dataset, monkeypatch):
     workload = registry.workload("imagenet_vit_b16")
     workload.check_data(dataset)
-    monkeypatch.setattr(packing, "UNPACKED", 3)
+    monkeypatch.setattr(packing, "MAX_UNPACKED", 3)
     with pytest.raises(DataMissing, match=r"has 18 images for train: pack them once, `python -m atoll\.platform"):
         imagenet.read_part(dataset / "imagenet", "train")
     (dataset / "imagenet" / "val" / "n00").rename(dataset / "imagenet" / "val" / "n09")
     with pytest.raises(DataMissing, match="classes that train does not have: n09"):
         workload.check_data(dataset)
     (dataset / "imagenet" / "val").rename(dataset / "imagenet" / "validation")
-    with pytest.raises(DataMissing, match=r"val holds no folders of classes.*image-net\.org"):
+    with pytest.raises(DataMissing, match=r"val contains no folders of classes.*image-net\.org"):
         workload.check_data(dataset)
     with pytest.raises(DataMissing, match="imagenet or ILSVRC2012 or imagenet-2012 was not found"):
         workload.check_data(dataset / "elsewhere")

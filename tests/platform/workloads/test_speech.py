@@ -131,7 +131,7 @@ def test_timit_that_is_not_there_says_how_to_get_it(tmp_path):
 
 def test_a_recording_without_phones_is_named(timit):
     (timit / "TIMIT/TRAIN/DR1/FCJF0/SX37.PHN").unlink()
-    with pytest.raises(ValueError, match=r"has its phones beside it; .*SX37.WAV has no SX37.PHN"):
+    with pytest.raises(ValueError, match=r"needs a file of phones next to it; .*SX37.WAV has no SX37.PHN"):
         registry.workload("timit_mlp").load(timit)
 
 

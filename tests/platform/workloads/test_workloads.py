@@ -1,13 +1,18 @@
 """Workloads: shapes, splits, normalisation, missing data; spoken digits on real recordings."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from atoll.platform.study import registry
-from atoll.platform.workloads import WORKLOADS
+from atoll.platform.workloads import WORKLOADS, digits
+from atoll.platform.workloads.split import stratified_split
 from atoll.platform.workloads.spoken_digits import SpokenDigitsMlp, log_mel, mel_filters
-from atoll.platform.workloads.workload import DataMissing, standardise
+from atoll.platform.workloads.workload import DataMissing, standardize
 
 
 @pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn"])
@@ -25,6 +30,53 @@ def test_digits(name):
     assert workload.measure(torch.eye(10), torch.arange(10)) == 1.0
 
 
+def test_the_embedded_digits_are_those_of_scikit_learn():
+    """Images, labels and the three parts, bit by bit, as the workload read them from scikit-learn before."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    from sklearn.model_selection import train_test_split
+
+    images, labels = datasets.load_digits(return_X_y=True)
+    with np.load(Path(digits.__file__).with_name("data") / "digits.npz") as archive:
+        assert np.array_equal(archive["images"], images)
+        assert np.array_equal(archive["labels"], labels)
+    train, rest, train_labels, rest_labels = train_test_split(
+        images, labels, test_size=0.3, stratify=labels, random_state=0
+    )
+    validation, test, validation_labels, test_labels = train_test_split(
+        rest, rest_labels, test_size=0.5, stratify=rest_labels, random_state=0
+    )
+    inputs = standardize(*(torch.tensor(part, dtype=torch.float32) for part in (train, validation, test)))
+    data = registry.workload("digits_mlp").load(None)
+    for part, expected, targets in zip(
+        (data.train, data.validation, data.test), inputs, (train_labels, validation_labels, test_labels), strict=True
+    ):
+        assert torch.equal(part.inputs, expected)
+        assert torch.equal(part.targets, torch.tensor(targets, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stratified_splits_are_those_of_scikit_learn(seed):
+    """Ties between remainders are drawn too, so sizes and shares are uneven."""
+    selection = pytest.importorskip("sklearn.model_selection", reason="scikit-learn is not installed")
+    random = np.random.RandomState(seed)
+    labels = np.repeat(np.arange(7), random.randint(10, 13, 7))
+    random.shuffle(labels)
+    for share in (0.1, 0.3, 0.37, 0.5):
+        expected = selection.train_test_split(
+            np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed
+        )
+        for ours, theirs in zip(stratified_split(labels, share, seed), expected, strict=True):
+            assert np.array_equal(ours, theirs)
+
+
+def test_no_rank_imports_scikit_learn_for_the_digits():
+    program = (
+        "import sys\nfrom atoll.platform.study import registry\n"
+        "registry.workload('digits_mlp').load(None)\nassert 'sklearn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_parts_do_not_overlap():
     data = registry.workload("digits_mlp").load(None)
     rows = [{tuple(row) for row in part.inputs.tolist()} for part in (data.train, data.validation, data.test)]
@@ -34,7 +86,7 @@ def test_parts_do_not_overlap():
 
 
 def test_constant_features_become_zero():
-    (scaled,) = standardise(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    (scaled,) = standardize(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     assert scaled[:, 1].tolist() == [0.0, 0.0]
 
 

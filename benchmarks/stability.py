@@ -1,10 +1,10 @@
-"""Where EASGD and ADMM are stable in the round-robin scheme: figures like source 003's 3.2, drawn with plotly.
+"""Stability regions of EASGD and ADMM in the round-robin scheme, as in Zhang 2016, figure 3.2, drawn with plotly.
 
-python examples/stability.py [OUTPUT.html]
+python benchmarks/stability.py [OUTPUT.html]
 
-One worker after another takes a step on x^2 / 2 (3.52 to 3.56). A round is a linear map, whose columns are what the
-methods' own update functions make of the basis states; it is stable where its largest absolute eigenvalue is at most 1.
-ADMM is unstable at small rates of all things, EASGD has one condition: alpha = eta rho <= (4 - 2 eta) / (4 - eta).
+The workers take turns stepping on x^2 / 2 (Zhang 2016, eqs. 3.52 to 3.56). A round is a linear map, obtained by
+applying the methods' own update functions to the basis states; it is stable if its spectral radius is at most 1.
+ADMM is unstable at small rates; EASGD has a single condition, alpha = eta rho <= (4 - 2 eta) / (4 - eta).
 """
 
 import sys
@@ -20,7 +20,7 @@ NUM_POINTS = 60
 
 
 def admm_radius(eta: float, rho: float, p: int) -> float:
-    """Of the map of (duals, replicas, center); every column of the identity is a state, all moved at once."""
+    """Spectral radius of the map of (duals, replicas, center): the columns of the identity are moved together."""
     states = torch.eye(2 * p + 1, dtype=torch.float64)
     duals, replicas, center = states[:p], states[p : 2 * p], states[-1]
     for dual, x in zip(duals, replicas, strict=True):
@@ -32,7 +32,7 @@ def admm_radius(eta: float, rho: float, p: int) -> float:
 
 
 def easgd_radius(eta: float, alpha: float, p: int) -> float:
-    """Of the map of (replicas, center)."""
+    """Spectral radius of the map of (replicas, center)."""
     states = torch.eye(p + 1, dtype=torch.float64)
     center = states[-1]
     for x in states[:-1]:
