@@ -2,8 +2,8 @@
 
 python benchmarks/startup.py [--quick] [--json FILE] [--before PYTHON]
 
-The search is one of two ranks. Its cost is the CPU seconds of the launcher, mpiexec and the ranks until the journal has
-the first trial's start, over those of `python -c "import torch"`, measured in turns. --before names the Python of another
+The search is one of two ranks. Its cost is the CPU seconds of launcher, mpiexec and ranks until the journal has the
+first trial's start, over those of `python -c "import torch"`, measured in turns. --before names the Python of another
 installation of atoll, to be measured beside this one.
 """
 
