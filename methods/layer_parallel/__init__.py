@@ -1,1 +1,1 @@
-"""Methods that cut the network between layers, and what puts the parts on ranks."""
+"""Methods that cut the network between layers, and the modules that place its parts on ranks."""

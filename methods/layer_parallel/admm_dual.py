@@ -1,25 +1,27 @@
-"""Dual-net ADMM: a network cut in two that agree on one layer (Dziwulski, 2015; source 002, chapters 5 to 9).
+"""Dual-net ADMM: a network cut in two that agree on one layer (Dziwulski 2017, chapters 5 to 9).
 
 The chain has two groups, the trunk and the rest, which begins with the dual layer. net1 is the trunk and a copy L of
-that layer; net2 is the layer itself, L', and what follows. Of the trunk's output h, with a = L(h) and a' = L'(h):
+that layer; net2 is the layer itself, L', and all layers after it. Let h be the trunk's output, a = L(h), a' = L'(h):
 
     net2 descends the task loss; h reaches it detached, so it sends no gradient into net1
-    net1 descends the distance of a and a', a' being what net2 sent                                    (chapter 8)
-        euclidean              1/2b sum ||a' - a||^2                                                            (9.2)
-        normalised             1/2b sum ||a' - a||^2 / sqrt(||a'||^2 + ||a||^2)                                 (9.3)
-        normalised_by_copy     1/2b sum ||a' - a||^2 / ||a'||                                                   (9.4)
+    net1 descends the distance between a and a', which net2 sends                                      (chapter 8)
+        euclidean              1/2b sum ||a' - a||^2                                                     (eq. 9.2)
+        normalised             1/2b sum ||a' - a||^2 / sqrt(||a'||^2 + ||a||^2)                          (eq. 9.3)
+        normalised_by_copy     1/2b sum ||a' - a||^2 / ||a'||                                            (eq. 9.4)
 
-Both take a step on every batch, or in turns of `hold` batches (9.5.3, 9.6). With `duals` it is ADMM in scaled form
-(chapter 5): a dual u for every sample, both nets minimise rho/2b sum ||a - a' + u||^2 beside the task loss, and then
+Both nets take a step on every batch, or they take turns of `hold` batches (sections 9.5.3, 9.6). With `duals` it is
+ADMM in scaled form (chapter 5): there is a dual u for every sample, both nets minimize rho/2b sum ||a - a' + u||^2 in
+addition to the task loss, and then
 
     u <- u + a - a'
 
-with a and a' as they were before this batch's steps. rho may grow at the end of an epoch, when u shrinks by as much
-(5.5, where beta is rho/2). What is evaluated is the trunk and net2. net1 may learn to make a small instead of alike
-(9.4), or the same for all inputs: the norm of a and its spread over samples are reported, and their collapse noted.
+with a and a' from before this batch's steps. rho may grow at the end of an epoch, and u then shrinks by the same factor
+(section 5.5, where beta is rho/2). The evaluated model is the trunk and net2. net1 may learn to make a small instead of
+similar to a' (section 9.4), or equal for all inputs: so the norm of a and its spread over samples are reported, and
+their collapse is noted.
 
-Two ranks hold a net each; with more, each net's ranks hold a part of the samples. Bytes an iteration with batch b:
-4b(d_in + d_out), h there and a' back; with duals 4b d_out more there, a + u.
+With two ranks each holds one net; with more, each net's ranks share the samples. Bytes per iteration with batch size b:
+4b(d_in + d_out), h forward and a' back; with duals 4b d_out more forward, a + u.
 """
 
 from __future__ import annotations
@@ -27,28 +29,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from atoll.communication.communicator import Communicator
 from atoll.methods.common.evaluation import deterministic, evaluating
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.memory import peak_memory
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.layer_parallel.chain import Chain, take
-from atoll.methods.layer_parallel.grouping import check_grouping
+from atoll.methods.layer_parallel.grouping import parse_grouping
 from atoll.methods.layer_parallel.rows import Rows
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 
 LOSSES = ("euclidean", "normalised", "normalised_by_copy")
 TRUNK, REST = 0, 1
-THERE, WANTED, BACK = 1, 2, 3  # tags: h, a + u, a'
-SMALLEST = 1e-3  # share of the batch's mean norm below which no norm divides: dead units make a' zero
+INPUTS, SHIFTED, BACK = 1, 2, 3  # message tags: h, a + u, a'
+SMALLEST = 1e-3  # smallest divisor, as a share of the batch's mean norm: dead units make a' zero
 TINY = 1e-24  # keeps 0/0 at 0
-COLLAPSED = 0.1  # share of its first value below which the norm of a, or its spread, has collapsed
+COLLAPSED = 0.1  # the norm of a, or its spread, has collapsed below this share of its first value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +60,14 @@ class AdmmDualHyperparameters:
 
     Attributes:
         grouping: where the network is cut in two; the dual layer is the second group's first.
-        loss: net1's.
-        net1_lr: net1's learning rate, lower than net2's (9.5.3).
-        hold: batches for which one net is held while the other one trains; 0 trains both on every batch.
-        freeze_net1: whether net1 never trains, the comparator of 9.5.1.
+        loss: net1's loss.
+        net1_lr: net1's learning rate, lower than net2's (Dziwulski 2017, section 9.5.3).
+        hold: number of batches for which one net is held while the other trains; 0 trains both on every batch.
+        freeze_net1: whether net1 never trains, a comparator (section 9.5.1).
         duals: whether to run true ADMM.
         rho: weight of the penalty with duals.
-        rho_factor: what multiplies rho at the end of an epoch; 10 is 5.5's schedule.
-        rho_max: where rho stops to grow, so that it stays a number.
+        rho_factor: factor by which rho grows at the end of an epoch; 10 is the schedule of section 5.5.
+        rho_max: largest rho, which keeps it finite.
     """
 
     grouping: str = "even"
@@ -78,7 +81,7 @@ class AdmmDualHyperparameters:
     rho_max: float = 1e6
 
     def __post_init__(self) -> None:
-        check_grouping(self.grouping)
+        parse_grouping(self.grouping)
         require_choice("loss", self.loss, LOSSES)
         require(self.net1_lr > 0, f"net1_lr must be above 0; got {self.net1_lr}")
         require(self.hold >= 0, f"hold must be at least 0; got {self.hold}")
@@ -87,30 +90,30 @@ class AdmmDualHyperparameters:
         require(self.rho_max >= self.rho, f"rho_max must be at least rho ({self.rho}); got {self.rho_max}")
         require(
             not (self.freeze_net1 and (self.duals or self.hold)),
-            "freeze_net1 trains net2 alone, so no turns are taken and no duals move: hold must be 0 and duals false; "
+            "freeze_net1 trains net2 alone, without turns and duals, so hold must be 0 and duals false; "
             f"got {self.hold} and {self.duals}",
         )
         require(
             not self.duals or self.loss == "euclidean",
-            f"with duals net1's loss is the penalty of ADMM, so loss must be euclidean; got {self.loss!r}",
+            f"with duals net1's loss is ADMM's penalty, so loss must be euclidean; got {self.loss!r}",
         )
 
 
 def half_mean_square(a: Tensor, b: Tensor) -> Tensor:
-    """1/2 mean ||a_n - b_n||^2 over samples n; torch's loss keeps neither differences nor squares for backward."""
+    """1/2 mean ||a_n - b_n||^2 over samples n; torch's loss stores neither differences nor squares for backward."""
     return nn.functional.mse_loss(a, b, reduction="sum") / (2 * len(a))
 
 
-def distance(a: Tensor, copied: Tensor, loss: str) -> Tensor:
-    """Net1's loss (9.2, 9.3, 9.4) of its layer's outputs `a` (n, ...) and those of its copy, a scalar."""
+def distance(a: Tensor, a_prime: Tensor, loss: str) -> Tensor:
+    """Net1's loss, a scalar, of its outputs `a` (n, ...) and net2's (Dziwulski 2017, eqs. 9.2 to 9.4)."""
     if loss == "euclidean":
-        return half_mean_square(a, copied)
-    a, copied = a.flatten(1), copied.flatten(1)
-    squares = (copied - a).square().sum(1)
+        return half_mean_square(a, a_prime)
+    a, a_prime = a.flatten(1), a_prime.flatten(1)
+    squares = (a_prime - a).square().sum(1)
     if loss == "normalised":
-        squares = squares / (copied.square().sum(1) + a.square().sum(1)).clamp_min(TINY).sqrt()
+        squares = squares / (a_prime.square().sum(1) + a.square().sum(1)).clamp_min(TINY).sqrt()
     elif loss == "normalised_by_copy":
-        norms = copied.norm(dim=1)
+        norms = a_prime.norm(dim=1)
         squares = squares / norms.clamp_min(float(SMALLEST * norms.mean()) + TINY)
     return squares.mean() / 2
 
@@ -123,13 +126,83 @@ def norm_and_spread(a: Tensor) -> tuple[float, float]:
     return float(a.norm(dim=1).sum()), float((a - a.mean(dim=0)).norm(dim=1).sum())
 
 
-def penalty(a: Tensor, copied: Tensor, u: Tensor, rho: float) -> Tensor:
-    """rho/2 mean ||a - a' + u||^2, the scaled form of the augmented Lagrangian's last two terms (5.5)."""
-    return rho * half_mean_square(a + u, copied)
+def penalty(a: Tensor, a_prime: Tensor, u: Tensor, rho: float) -> Tensor:
+    """rho/2 mean ||a - a' + u||^2, the last two terms of the augmented Lagrangian in scaled form (section 5.5)."""
+    return rho * half_mean_square(a + u, a_prime)
+
+
+@dataclass
+class _Totals:
+    """Sums over an epoch's samples; each rank adds those that it computes."""
+
+    net1_loss: float = 0.0
+    net2_loss: float = 0.0
+    dual_norm: float = 0.0
+    dual_spread: float = 0.0
+    num_samples: float = 0.0
+
+    def means(self, communicator: Communicator) -> dict[str, float]:
+        """The means over the samples of all ranks, by name; collective."""
+        sums = torch.tensor(list(asdict(self).values()), dtype=torch.float64)
+        communicator.sum(sums)
+        totals = _Totals(*sums.tolist())
+        num_samples = max(1.0, totals.num_samples)
+        return {name: total / num_samples for name, total in asdict(totals).items() if name != "num_samples"}
+
+
+class CollapseDetector:
+    """Compares the norm and spread of net1's dual outputs with their values on the first batch.
+
+    net1's loss is also small if its outputs are small (Dziwulski 2017, section 9.4) or equal for all inputs.
+
+    Attributes:
+        has_collapsed: whether a collapse has ever been detected.
+    """
+
+    def __init__(self) -> None:
+        self._first_totals = torch.zeros(3, dtype=torch.float64)  # norm, spread and number of this rank's samples
+        self._first: tuple[float, float] | None = None  # mean norm and spread over the ranks
+        self.has_collapsed = False
+
+    def start(self, norm: float, spread: float, num_samples: int) -> None:
+        """Take the sums over this rank's samples of the first batch."""
+        self._first_totals = torch.tensor([norm, spread, num_samples], dtype=torch.float64)
+
+    def update(self, norm: float, spread: float, communicator: Communicator) -> bool:
+        """Whether an epoch's mean norm or spread has collapsed; collective at the first call."""
+        if self._first is None:
+            communicator.sum(self._first_totals)
+            total_norm, total_spread, num_samples = self._first_totals.tolist()
+            self._first = total_norm / max(1, num_samples), total_spread / max(1, num_samples)
+        collapsed = norm < COLLAPSED * self._first[0] or spread < COLLAPSED * self._first[1]
+        self.has_collapsed = self.has_collapsed or collapsed
+        return collapsed
+
+    def describe(self, norm: float, spread: float) -> str:
+        """The collapse in words."""
+        assert self._first is not None
+        return (
+            "net1 has collapsed (Dziwulski 2017, section 9.4): the norm of its dual layer's outputs went from "
+            f"{self._first[0]:.3g} to {norm:.3g}, their spread over samples from {self._first[1]:.3g} to {spread:.3g}: "
+            "its loss is small because its outputs are alike for all inputs"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of the first batch's values, and whether a collapse has been detected."""
+        return {
+            "first_totals": self._first_totals.clone(),
+            "first": self._first,
+            "has_collapsed": self.has_collapsed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._first_totals = state["first_totals"].clone()
+        self._first, self.has_collapsed = state["first"], state["has_collapsed"]
 
 
 class AdmmDual(Method):
-    """Let two nets train on their own, and agree on a layer."""
+    """Train two nets separately, and let them agree on a layer."""
 
     Hyperparameters = AdmmDualHyperparameters
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.05, "schedule": "constant"}
@@ -137,11 +210,11 @@ class AdmmDual(Method):
 
     @classmethod
     def keeps_samples(cls, hyperparameters: AdmmDualHyperparameters) -> bool:
-        """Duals are of samples."""
+        """With duals, as every sample has one."""
         return hyperparameters.duals
 
     def __init__(self, hyperparameters: AdmmDualHyperparameters, context: Context) -> None:
-        h = self._h = hyperparameters
+        h = self._hyperparameters = hyperparameters
         self._context = context
         self._chain = chain = Chain(context, h.grouping)
         if len(chain.groups) != 2:
@@ -149,20 +222,18 @@ class AdmmDual(Method):
         dual = chain.layers[REST][0]
         self._layer = nn.Sequential(*dual.modules)
         self._after = nn.Sequential(*(m for layer in chain.layers[REST][1:] for m in layer.modules))
-        self._copy = copy.deepcopy(self._layer)  # L, of which net2's is the original
-        self._copied = FlatModel(self._copy) if TRUNK in chain.mine else None
-        net1 = [flat.vector for flat in (chain.flats.get(TRUNK), self._copied) if flat is not None]
+        self._copy = copy.deepcopy(self._layer)  # L; net2 has the original L'
+        self._copy_flat = FlatModel(self._copy) if TRUNK in chain.mine else None
+        net1 = [flat.vector for flat in (chain.flats.get(TRUNK), self._copy_flat) if flat is not None]
         self._optimizer1 = context.optimizers(net1, h.net1_lr) if net1 else None
         self._optimizer2 = context.optimizers([chain.flats[REST].vector]) if REST in chain.mine else None
         example = context.inputs.new_zeros((1, *chain.shapes[REST]), dtype=chain.dtype)
-        self._shape = tuple(deterministic(self._layer, example).shape[1:])  # of a
+        self._shape = tuple(deterministic(self._layer, example).shape[1:])  # one sample's a
         self._rows, self._u = Rows(), torch.empty(0)
         self._rho = h.rho
         self._num_steps = 0
-        self._first = torch.zeros(3, dtype=torch.float64)  # of the first batch: norm, spread, samples, as below
-        self._first_size: tuple[float, float] | None = None
-        self._has_collapsed = False
-        self._sums = torch.zeros(5, dtype=torch.float64)  # net1's loss, net2's, norm and spread of a; and samples
+        self._collapse = CollapseDetector()
+        self._totals = _Totals()
         self._report: dict[str, float] = {}
         self.notes = (f"{chain.describe()}; dual layer {dual.name}",)
 
@@ -171,8 +242,8 @@ class AdmmDual(Method):
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
         chain = self._chain
-        # Duals are kept by sample, on the rank that has it; else a net's ranks take turns in the batch.
-        indices = batch.indices.cpu() if self._h.duals else torch.arange(len(batch.targets))
+        # Duals stay with their sample's rank; without them, positions in the batch give the ranks equal shares.
+        indices = batch.indices.cpu() if self._hyperparameters.duals else torch.arange(len(batch.targets))
         if TRUNK in chain.mine:
             a = self._forward_net1(take(batch.inputs, chain.owned(TRUNK, indices)), indices)
         loss = None
@@ -184,51 +255,54 @@ class AdmmDual(Method):
         return chain.as_loss_of_rank(loss)
 
     def _trains(self, net: int) -> bool:
-        """Whether a net's turn has come: net2 begins, as net1 needs something to agree with."""
-        if net == 1 and self._h.freeze_net1:
+        """Whether it is the turn of `net`: net2 begins, as net1 needs a target."""
+        if net == 1 and self._hyperparameters.freeze_net1:
             return False
-        return self._h.hold == 0 or (self._num_steps // self._h.hold) % 2 == (net == 1)
+        return self._hyperparameters.hold == 0 or (self._num_steps // self._hyperparameters.hold) % 2 == (net == 1)
 
     def _forward_net1(self, inputs: Tensor, indices: Tensor) -> Tensor:
-        """Send h, and with duals a + u, to net2; returns a."""
+        """Send h, and with duals a + u, to net2; return a."""
         chain = self._chain
         trunk = chain.groups[TRUNK]
-        with torch.set_grad_enabled(self._trains(1)), evaluating(trunk) if self._h.freeze_net1 else nullcontext():
+        with (
+            torch.set_grad_enabled(self._trains(1)),
+            evaluating(trunk) if self._hyperparameters.freeze_net1 else nullcontext(),
+        ):
             h = trunk(inputs)
             a: Tensor = self._copy(h)
-        chain.send(h, TRUNK, REST, indices, THERE)
-        if self._h.duals:
-            chain.send(a + self._duals(indices, a), TRUNK, REST, indices, WANTED)
+        chain.send(h, TRUNK, REST, indices, INPUTS)
+        if self._hyperparameters.duals:
+            chain.send(a + self._duals(indices, a), TRUNK, REST, indices, SHIFTED)
         return a
 
     def _duals(self, indices: Tensor, like: Tensor) -> Tensor:
-        """u of this rank's samples, 0 at first."""
+        """The duals u of this rank's samples; 0 at first."""
         mine = indices[self._chain.owned(TRUNK, indices)]
         new = mine[self._rows.are_new(mine)]
         if len(new):
             self._rows.add(new)
-        if self._rows.num_rows > len(self._u):  # to twice as many, so that growing takes time in proportion
+        if self._rows.num_rows > len(self._u):  # doubles, so that growing takes linear time in all
             grown = like.detach().new_zeros((2 * self._rows.num_rows, *like.shape[1:]))
             grown[: len(self._u)] = self._u.reshape(-1, *like.shape[1:])
             self._u = grown
         return self._u[self._rows.rows(mine)]
 
     def _step_net2(self, batch: Batch, indices: Tensor) -> Tensor:
-        """Descend the task loss, and with duals the penalty; returns this rank's part of the task loss."""
+        """Descend the task loss, and with duals the penalty; return this rank's part of the task loss."""
         chain = self._chain
         flat, held = chain.flats[REST], chain.owned(REST, indices)
-        h = chain.receive(TRUNK, REST, indices, THERE).wait()
+        h = chain.receive(TRUNK, REST, indices, INPUTS).wait()
         with torch.set_grad_enabled(self._trains(2)):
-            copied = self._layer(h)
-            outputs = self._after(copied)
+            a_prime = self._layer(h)
+            outputs = self._after(a_prime)
             mean = self._context.loss(outputs, take(batch.targets, held)) if len(held) else outputs.sum()
         part = chain.part_of_mean(mean, len(held), len(indices))
         total = part
-        if self._h.duals:
-            wanted = chain.receive(TRUNK, REST, indices, WANTED, shape=self._shape).wait()
-            pulled = self._rho * half_mean_square(wanted, copied)
-            total = part + chain.part_of_mean(pulled, len(held), len(indices))
-        chain.send(copied, REST, TRUNK, indices, BACK)
+        if self._hyperparameters.duals:
+            shifted = chain.receive(TRUNK, REST, indices, SHIFTED, shape=self._shape).wait()
+            mean_penalty = self._rho * half_mean_square(shifted, a_prime)
+            total = part + chain.part_of_mean(mean_penalty, len(held), len(indices))
+        chain.send(a_prime, REST, TRUNK, indices, BACK)
         if self._trains(2):
             flat.gradients.zero_()
             if len(held):
@@ -236,81 +310,62 @@ class AdmmDual(Method):
             chain.sum_gradients(REST)
             assert self._optimizer2 is not None
             self._optimizer2.step()
-        self._sums[1] += float(part.detach()) * len(indices)
+        self._totals.net2_loss += float(part.detach()) * len(indices)
         return part.detach()
 
     def _step_net1(self, a: Tensor, indices: Tensor, num_samples: int) -> None:
-        """Descend the distance of a and a', and with duals move u."""
+        """Descend the distance between a and a', and with duals update u."""
         chain, flat = self._chain, self._chain.flats[TRUNK]
-        copied = chain.receive(REST, TRUNK, indices, BACK, shape=self._shape).wait()
-        if self._h.duals:
+        a_prime = chain.receive(REST, TRUNK, indices, BACK, shape=self._shape).wait()
+        if self._hyperparameters.duals:
             u = self._duals(indices, a)
-            mean = penalty(a, copied, u, self._rho)
+            mean = penalty(a, a_prime, u, self._rho)
             rows = self._rows.rows(indices[chain.owned(TRUNK, indices)])
-            self._u[rows] = u + (a - copied).detach()
+            self._u[rows] = u + (a - a_prime).detach()
         else:
-            mean = distance(a, copied, self._h.loss)
+            mean = distance(a, a_prime, self._hyperparameters.loss)
         part = chain.part_of_mean(mean, len(a), num_samples)
         if self._trains(1):
-            assert self._copied is not None
+            assert self._copy_flat is not None
             assert self._optimizer1 is not None
             flat.gradients.zero_()
-            self._copied.gradients.zero_()
+            self._copy_flat.gradients.zero_()
             if len(a):
                 part.backward()  # type: ignore[no-untyped-call]
             chain.sum_gradients(TRUNK)
-            chain.sum_over_peers(self._copied.gradients)
+            chain.sum_over_peers(self._copy_flat.gradients)
             self._optimizer1.step()
-        size = torch.tensor([*norm_and_spread(a.detach()), len(a)], dtype=torch.float64)
+        norm, spread = norm_and_spread(a.detach())
         if self._num_steps == 0:
-            self._first = size
-        self._sums[0] += float(part.detach()) * num_samples
-        self._sums[2:] += size
+            self._collapse.start(norm, spread, len(a))
+        self._totals.net1_loss += float(part.detach()) * num_samples
+        self._totals.dual_norm += norm
+        self._totals.dual_spread += spread
+        self._totals.num_samples += len(a)
 
-    # Its schedule, and what is reported.
+    # Schedule, reports and state.
 
     def epoch_end(self, loss: float) -> None:
-        """Let rho grow, add up what the ranks have seen, and look whether a has collapsed."""
-        rho = min(self._rho * self._h.rho_factor, self._h.rho_max)
+        """Let rho grow, average the ranks' losses, and detect a collapse of a."""
+        rho = min(self._rho * self._hyperparameters.rho_factor, self._hyperparameters.rho_max)
         if rho != self._rho:
             self._u.mul_(self._rho / rho)
         self._rho = rho
-        sums = self._sums.clone()
-        self._context.untracked.sum(sums)
-        net1, net2, norm, spread = (float(value / sums[-1].clamp_min(1)) for value in sums[:-1])
-        self._sums.zero_()
-        collapsed = self._look_for_collapse(norm, spread)
-        peaks = torch.zeros(self._context.communicator.size, dtype=torch.float64)
+        untracked, num_ranks = self._context.untracked, self._context.communicator.size
+        means = self._totals.means(untracked)
+        self._totals = _Totals()
+        norm, spread, had_collapsed = means["dual_norm"], means["dual_spread"], self._collapse.has_collapsed
+        collapsed = self._collapse.update(norm, spread, untracked)
+        if collapsed and not had_collapsed:
+            self.notes += (self._collapse.describe(norm, spread),)
+        peaks = torch.zeros(num_ranks, dtype=torch.float64)
         peaks[self._context.communicator.rank] = peak_memory()
-        self._context.untracked.sum(peaks)
-        self._report = {f"peak_memory/rank_{rank}": float(peak) for rank, peak in enumerate(peaks)} | {
-            "net1_loss": net1,
-            "net2_loss": net2,
-            "dual_norm": norm,
-            "dual_spread": spread,
-            "collapsed": float(collapsed),
-            "rho_reached": self._rho,
-        }
-
-    def _look_for_collapse(self, norm: float, spread: float) -> bool:
-        """Whether a has collapsed; collective the first time."""
-        if self._first_size is None:
-            self._context.untracked.sum(self._first)
-            total, of_spread, num = self._first.tolist()
-            self._first_size = total / max(1, num), of_spread / max(1, num)
-        first_norm, first_spread = self._first_size
-        collapsed = norm < COLLAPSED * first_norm or spread < COLLAPSED * first_spread
-        if collapsed and not self._has_collapsed:
-            self._has_collapsed = True
-            self.notes += (
-                f"net1 has collapsed (002 section 9.4): the norm of its dual layer's outputs went from {first_norm:.3g}"
-                f" to {norm:.3g}, their spread over samples from {first_spread:.3g} to {spread:.3g}: its loss is small"
-                " because they are alike for all inputs",
-            )
-        return collapsed
+        untracked.sum(peaks)
+        self._report = {f"peak_memory/rank_{rank}": float(peak) for rank, peak in enumerate(peaks)}
+        self._report |= means | {"collapsed": float(collapsed), "rho_reached": self._rho}
 
     def metrics(self) -> dict[str, float]:
-        """Of the last epoch: both losses, norm and spread of a, whether it has collapsed; rho, and ranks' memory."""
+        """Return the last epoch's losses, norm and spread of a, whether they have collapsed, rho, and peak memory."""
         return self._report
 
     def evaluation_model(self) -> nn.Module:
@@ -322,30 +377,32 @@ class AdmmDual(Method):
         """Return the trunk and net2."""
         return self.evaluation_model()
 
+    def _optimizers(self) -> tuple[torch.optim.Optimizer | None, torch.optim.Optimizer | None]:
+        return self._optimizer1, self._optimizer2
+
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's net, its optimizer, and what the schedules depend on."""
+        """Return this rank's net, its optimizer and duals, and the state of its schedules and reports."""
         return {
             "groups": self._chain.state_dict(),
-            "copy": self._copied.state_dict() if self._copied is not None else None,
-            "optimizers": [None if o is None else saved(o) for o in (self._optimizer1, self._optimizer2)],
+            "copy": self._copy_flat.state_dict() if self._copy_flat is not None else None,
+            "optimizers": [None if o is None else saved(o) for o in self._optimizers()],
             "rows": self._rows.row_of.clone(),
             "u": self._u.clone(),
             "rho": self._rho,
             "num_steps": self._num_steps,
-            "first": (self._first.clone(), self._first_size, self._has_collapsed),
-            "sums": self._sums.clone(),
+            "collapse": self._collapse.state_dict(),
+            "totals": asdict(self._totals),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self._chain.load_state_dict(state["groups"])
-        if self._copied is not None:
-            self._copied.load_state_dict(state["copy"])
-        for optimizer, kept in zip((self._optimizer1, self._optimizer2), state["optimizers"], strict=True):
+        if self._copy_flat is not None:
+            self._copy_flat.load_state_dict(state["copy"])
+        for optimizer, optimizer_state in zip(self._optimizers(), state["optimizers"], strict=True):
             if optimizer is not None:
-                restore(optimizer, kept)
+                restore(optimizer, optimizer_state)
         self._rows, self._u = Rows.of(state["rows"]), state["u"].clone()
         self._rho, self._num_steps = state["rho"], state["num_steps"]
-        first, self._first_size, self._has_collapsed = state["first"]
-        self._first.copy_(first)
-        self._sums.copy_(state["sums"])
+        self._collapse.load_state_dict(state["collapse"])
+        self._totals = _Totals(**state["totals"])

@@ -1,7 +1,7 @@
-"""Where a network is cut into groups of layers.
+"""Cuts a network into groups of layers.
 
-A layer is a module with a weight of two or more dimensions and all modules up to the next one: its activation, pooling,
-normalisation and dropout. Groups are runs of layers, f_0 .. f_{G-1}.
+A layer is a module with a weight of at least two dimensions and all modules up to the next such module: its activation,
+pooling, normalization and dropout. Groups are runs of consecutive layers, f_0 .. f_{G-1}.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import re
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,17 +29,17 @@ _COUNTS, _NAMES = re.compile(r"\d+(,\d+)*"), re.compile(r"at:[^,]+(,[^,]+)*")
 
 @dataclass(frozen=True)
 class Layer:
-    """Modules that are trained together; `name` is that of the first one in the network."""
+    """Modules that are trained together; `name` is the name of the module with the weight."""
 
     name: str
     modules: tuple[nn.Module, ...]
 
 
 def split_layers(model: nn.Module) -> list[Layer]:
-    """The layers of a network that is an nn.Sequential of modules, or of others.
+    """The layers of a network that is an nn.Sequential, possibly nested.
 
     Raises:
-        NotApplicable: for any other network, or one whose layers share a parameter.
+        NotApplicable: if the network is anything else, or if its layers share a parameter.
     """
     if not _is_chain(model):
         raise NotApplicable(
@@ -46,7 +47,7 @@ def split_layers(model: nn.Module) -> list[Layer]:
             f"module takes what the one before it returns; got {type(model).__name__}, whose forward may do anything"
         )
     layers: list[Layer] = []
-    ahead: list[nn.Module] = []  # such as a flattening before the first weight
+    ahead: list[nn.Module] = []  # modules before the first weight, such as a flattening
     for name, module in _flattened(model):
         if any(p.dim() > 1 for p in module.parameters()):
             layers.append(Layer(name, (*ahead, module)))
@@ -64,7 +65,7 @@ def _is_chain(module: nn.Module) -> bool:
 
 
 def _flattened(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    # Not named_children, which leaves out a module that stands in the network for the second time.
+    # Not named_children, which skips a module's second occurrence.
     for name, module in model._modules.items():
         assert module is not None
         if _is_chain(module):
@@ -86,81 +87,121 @@ def _check_parameters(layers: Sequence[Layer]) -> None:
                 )
 
 
-def check_grouping(grouping: str) -> None:
-    """Raise ValueError unless `grouping` may say how a network is cut."""
-    require(
-        grouping in NAMED or bool(_COUNTS.fullmatch(grouping)) or bool(_NAMES.fullmatch(grouping)),
-        f"grouping must be one of {', '.join(NAMED)}, or the number of layers in each group, such as 1,5, or at: and "
-        f"the modules with which all groups but the first begin, such as at:2,6; got {grouping!r}",
-    )
+class Grouping(ABC):
+    """Where to cut a network, in a form that fits any number of layers."""
+
+    @abstractmethod
+    def sizes(self, names: Sequence[str], num_groups: int, seconds: Callable[[], Sequence[float]] = tuple) -> list[int]:
+        """The number of layers of each group.
+
+        Args:
+            names: the layers' names.
+            num_groups: number of groups, for a grouping that leaves it open.
+            seconds: measures the time of each layer, for `balanced`.
+
+        Raises:
+            NotApplicable: if the grouping does not fit these layers.
+        """
 
 
-def group_sizes(
-    grouping: str, num_groups: int, names: Sequence[str], seconds: Callable[[], Sequence[float]] = tuple
-) -> list[int]:
-    """How many layers each group has.
+@dataclass(frozen=True)
+class Counts(Grouping):
+    """The number of layers of each group, such as 1,5."""
 
-    Args:
-        grouping: as `check_grouping` takes it. `first` gives one layer to each group but the last, `last` to each but
-            the first, as (1,5) and (5,1) of 000 table 4.1 do; `even` shares layers out, `balanced` their time.
-        num_groups: the number of groups of a grouping that does not say it.
-        names: of the layers.
-        seconds: measures the time of each layer, for `balanced`.
+    counts: tuple[int, ...]
+    text: str
 
-    Raises:
-        NotApplicable: where the network has not got these layers.
+    def sizes(self, names: Sequence[str], num_groups: int, seconds: Callable[[], Sequence[float]] = tuple) -> list[int]:
+        """The counts."""
+        if sum(self.counts) != len(names) or 0 in self.counts:
+            raise NotApplicable(
+                f"the network has {len(names)} layers ({', '.join(names)}), each of which belongs to one group of at "
+                f"least one; got the grouping {self.text!r} of {sum(self.counts)}"
+            )
+        return list(self.counts)
+
+
+@dataclass(frozen=True)
+class FirstLayers(Grouping):
+    """The layers with which all groups but the first begin, such as at:2,6."""
+
+    names: tuple[str, ...]
+    text: str
+
+    def sizes(self, names: Sequence[str], num_groups: int, seconds: Callable[[], Sequence[float]] = tuple) -> list[int]:
+        """The distances between these layers."""
+        starts = [list(names).index(name) for name in self.names if name in names[1:]]
+        if len(starts) != len(self.names) or starts != sorted(set(starts)):
+            raise NotApplicable(
+                f"groups may begin with the layers {', '.join(names[1:]) or 'none'}, in this order; got {self.text!r}"
+            )
+        return [b - a for a, b in itertools.pairwise([0, *starts, len(names)])]
+
+
+@dataclass(frozen=True)
+class NamedRule(Grouping):
+    """One of the rules of `NAMED`, for a given number of groups.
+
+    `first` gives one layer to each group but the last, and `last` to each group but the first, as the groupings (1,5)
+    and (5,1) of Martin 2024, table 4.1, do; `even` distributes layers evenly, and `balanced` their computing time.
     """
-    n, g = len(names), num_groups
-    if grouping.startswith("at:"):
-        wanted = grouping.removeprefix("at:").split(",")
-        begins = [list(names).index(name) for name in wanted if name in names[1:]]
-        if len(begins) != len(wanted) or begins != sorted(set(begins)):
-            raise NotApplicable(
-                f"groups may begin with the layers {', '.join(names[1:]) or 'none'}, in this order; got {grouping!r}"
-            )
-        sizes = [b - a for a, b in itertools.pairwise([0, *begins, n])]
-    elif grouping not in NAMED:
-        sizes = [int(size) for size in grouping.split(",")]
-        if sum(sizes) != n or 0 in sizes:
-            raise NotApplicable(
-                f"the network has {n} layers ({', '.join(names)}), each of which belongs to one group of at least one; "
-                f"got the grouping {grouping!r} of {sum(sizes)}"
-            )
-    elif g > n:
-        raise NotApplicable(f"the network has {n} layers ({', '.join(names)}), so at most {n} groups; got {g}")
-    elif grouping == "first":
-        sizes = [1] * (g - 1) + [n - g + 1]
-    elif grouping == "last":
-        sizes = [n - g + 1] + [1] * (g - 1)
-    elif grouping == "even":
-        sizes = [(i + 1) * n // g - i * n // g for i in range(g)]
-    else:
-        sizes = _balanced(seconds(), g)
-    return sizes
+
+    rule: str
+
+    def sizes(self, names: Sequence[str], num_groups: int, seconds: Callable[[], Sequence[float]] = tuple) -> list[int]:
+        """The sizes by this rule."""
+        n, g = len(names), num_groups
+        if g > n:
+            raise NotApplicable(f"the network has {n} layers ({', '.join(names)}), so at most {n} groups; got {g}")
+        if self.rule == "first":
+            return [1] * (g - 1) + [n - g + 1]
+        if self.rule == "last":
+            return [n - g + 1] + [1] * (g - 1)
+        if self.rule == "even":
+            return [(i + 1) * n // g - i * n // g for i in range(g)]
+        return _balanced(seconds(), g)
+
+
+def parse_grouping(text: str) -> Grouping:
+    """The grouping that `text` describes; raises ValueError if it describes none."""
+    require(
+        text in NAMED or bool(_COUNTS.fullmatch(text)) or bool(_NAMES.fullmatch(text)),
+        f"grouping must be one of {', '.join(NAMED)}, or the number of layers in each group, such as 1,5, or at: and "
+        f"the modules with which all groups but the first begin, such as at:2,6; got {text!r}",
+    )
+    if text in NAMED:
+        return NamedRule(text)
+    if text.startswith("at:"):
+        return FirstLayers(tuple(text.removeprefix("at:").split(",")), text)
+    return Counts(tuple(int(count) for count in text.split(",")), text)
 
 
 def _balanced(seconds: Sequence[float], num_groups: int) -> list[int]:
-    """The cut into runs whose slowest is the fastest, and of these the most even one."""
+    """The cut that minimizes the slowest group's time, and among these cuts the most even one."""
 
     @cache
     def best(start: int, groups: int, limit: float) -> tuple[float, float, tuple[int, ...]]:
-        """The slowest run's time, the sum of squares, and the sizes, for what begins at `start`."""
+        """The slowest group's time, the sum of squared times, and the sizes, for the layers from `start` on.
+
+        Groups slower than `limit` have an infinite square. Without a limit the slowest time is minimized, with one the
+        sum of squares.
+        """
         if groups == 1:
             rest = sum(seconds[start:])
             return rest, rest**2 if rest <= limit else math.inf, (len(seconds) - start,)
-        found = []
+        cuts = []
         for size in range(1, len(seconds) - start - groups + 2):
-            run = sum(seconds[start : start + size])
+            first = sum(seconds[start : start + size])
             slowest, squares, sizes = best(start + size, groups - 1, limit)
-            found.append((max(run, slowest), squares + run**2 if run <= limit else math.inf, (size, *sizes)))
-        return min(found, key=lambda f: f[0] if limit == math.inf else f[1])
+            cuts.append((max(first, slowest), squares + first**2 if first <= limit else math.inf, (size, *sizes)))
+        return min(cuts, key=lambda cut: cut[0] if limit == math.inf else cut[1])
 
     slowest = best(0, num_groups, math.inf)[0]
     return list(best(0, num_groups, slowest)[2])
 
 
 class Stopwatch:
-    """Measures layers where somebody asks."""
+    """Measures how long each layer takes, on request."""
 
     NUM_REPEATS = 7
 
@@ -169,7 +210,7 @@ class Stopwatch:
         self._context = context
 
     def agreed_seconds(self) -> list[float]:
-        """Seconds of each layer's forward pass, the median of some, as rank 0 measured them; collective."""
+        """The median seconds of each layer's forward pass, as measured by rank 0; collective."""
         seconds = torch.tensor(
             [
                 statistics.median(times)

@@ -1,8 +1,8 @@
-"""Small networks that predict what another rank has not sent yet, and learn from what it sends (004, section 4).
+"""Small networks that predict another rank's values before they arrive, and learn from them (Tong et al. 2016, sec. 4).
 
-A learner predicts for a batch, and learns once the truth about that batch arrives: pairs are matched by the batch's
-number modulo the batches of an epoch (8.3.1). Its loss is mean ||truth - prediction||^2, summed over features. It lies
-on the rank that asks (6.6), or on one that serves all (6.5).
+A learner predicts for a batch, and learns once that batch's true values arrive: pairs are matched by the batch's number
+modulo the batches per epoch (section 8.3.1). Its loss is mean ||truth - prediction||^2, summed over features. It is
+placed on the rank that asks (section 6.6), or on one rank that serves all others (section 6.5).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ KERNEL = 3
 
 
 class Synthesizer(nn.Module):
-    """Predicts values of one shape from values of another, and perhaps from class labels.
+    """Predicts values of one shape from values of another, and optionally from class labels.
 
     Images (C, H, W) are predicted from images by convolutions, sequences (T, d) from sequences position by position,
-    and all else by linear layers from everything.
+    and everything else by fully connected layers.
 
     Args:
-        shape_in, shape_out: of one sample.
-        num_classes: of the labels; 0 for none.
-        depth: hidden layers, with ReLU.
-        width: of each, in units or channels.
-        zero: whether the last layer starts at zero, and so the prediction.
+        shape_in, shape_out: shapes of one sample.
+        num_classes: number of label classes; 0 for no labels.
+        depth: number of hidden layers, with ReLU.
+        width: units or channels of each hidden layer.
+        zero: whether the last layer, and so the prediction, starts at zero.
         seed: for the initial weights.
     """
 
@@ -67,10 +67,10 @@ class Synthesizer(nn.Module):
             self.resize = nn.Identity()
         between = [m for layer in layers for m in (layer, nn.ReLU())][:-1]
         self.layers = nn.Sequential(*between)
-        self._initialise(layers, zero, seed)
+        self._initialize(layers, zero, seed)
 
     @staticmethod
-    def _initialise(layers: Sequence[nn.Conv2d | nn.Linear], zero: bool, seed: int) -> None:
+    def _initialize(layers: Sequence[nn.Conv2d | nn.Linear], zero: bool, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed % 2**63)
         with torch.no_grad():
             for layer in layers:
@@ -82,7 +82,7 @@ class Synthesizer(nn.Module):
                     parameter.zero_()
 
     def forward(self, values: Tensor, labels: Tensor | None) -> Tensor:
-        """Predict (n, *shape_out) from `values` (n, *shape_in) and labels (n,), or (n, T) of a sequence."""
+        """Predict (n, *shape_out) from `values` (n, *shape_in) and labels (n,), or (n, T) for sequences."""
         if self._kind == "vector":
             values = values.flatten(1)
         if labels is not None:
@@ -116,13 +116,13 @@ class LocalLearner:
 
     Args:
         context: the trial's.
-        synthesizer: what learns.
-        rate: its learning rate, scaled by the schedule.
+        synthesizer: the network.
+        rate: its learning rate, which the schedule scales.
         frozen: whether it never learns.
 
     Attributes:
-        losses: of what it has learnt since somebody emptied the list.
-        num_learnt: batches.
+        losses: its loss on each batch since the list was last emptied.
+        num_learned: number of batches it has learned from.
     """
 
     def __init__(self, context: Context, synthesizer: Synthesizer, rate: float, *, frozen: bool = False) -> None:
@@ -134,18 +134,18 @@ class LocalLearner:
         self._num_batches = context.steps_per_epoch
         self._waiting: dict[int, tuple[Tensor, Tensor | None]] = {}
         self.losses: list[float] = []
-        self.num_learnt = 0
+        self.num_learned = 0
 
     def predict(self, number: int, values: Tensor, labels: Tensor | None) -> Tensor:
-        """The prediction for batch `number`, from `values` (n, ...)."""
+        """Return the prediction for batch `number`, from `values` (n, ...)."""
         self._waiting[number % self._num_batches] = values, labels
         with torch.no_grad():
             return self.synthesizer(values, labels)  # type: ignore[no-any-return]
 
     def learn(self, number: int, truth: Tensor) -> None:
-        """Learn from the truth about batch `number`, which has been predicted."""
+        """Learn from the true values of batch `number`, for which `predict` has been called."""
         values, labels = self._waiting.pop(number % self._num_batches)
-        self.num_learnt += 1
+        self.num_learned += 1
         if not len(values):
             return
         with torch.set_grad_enabled(not self._frozen):
@@ -166,7 +166,7 @@ class LocalLearner:
 
 
 class _Tags(NamedTuple):
-    """Of one learner's messages."""
+    """Tags of one learner's messages."""
 
     values: int
     labels: int
@@ -179,13 +179,13 @@ class _Tags(NamedTuple):
 
 
 class RemoteLearner:
-    """A synthesizer on another rank, which serves from its waits.
+    """A synthesizer on another rank, which answers from its progress engine.
 
     Args:
-        communicator: with both ranks.
-        server: the other one.
-        number: tells learners apart.
-        shape_out: of a prediction for one sample.
+        communicator: contains both ranks.
+        server: the other rank.
+        number: unique among learners; determines the message tags.
+        shape_out: shape of a prediction for one sample.
     """
 
     def __init__(self, communicator: Communicator, server: int, number: int, shape_out: Sequence[int]) -> None:
@@ -193,15 +193,15 @@ class RemoteLearner:
         self._server = server
         self._tags = _Tags.of(number)
         self._shape_out = tuple(shape_out)
-        self._under_way: deque[Request] = deque()
+        self._sends: deque[Request] = deque()
 
     def _send(self, tensor: Tensor, tag: int) -> None:
-        while self._under_way and self._under_way[0].test():
-            self._under_way.popleft()
-        self._under_way.append(self._communicator.start_send(tensor.contiguous(), self._server, tag))
+        while self._sends and self._sends[0].test():
+            self._sends.popleft()
+        self._sends.append(self._communicator.start_send(tensor.contiguous(), self._server, tag))
 
     def predict(self, number: int, values: Tensor, labels: Tensor | None) -> Tensor:
-        """Ask, and wait for the answer."""
+        """Request a prediction, and wait for it."""
         if labels is not None:
             self._send(labels, self._tags.labels)
         self._send(values, self._tags.values)
@@ -210,28 +210,41 @@ class RemoteLearner:
         return prediction
 
     def learn(self, number: int, truth: Tensor) -> None:
-        """Send the truth; batches come in their order, so the server knows which one it is about."""
+        """Send the true values; messages keep their order, so the server can match them to batches."""
         self._send(truth, self._tags.truth)
 
     def settle(self) -> None:
-        """Wait until the server has taken all that was sent."""
-        while self._under_way:
-            self._under_way.popleft().wait()
+        """Wait until all sends have completed."""
+        while self._sends:
+            self._sends.popleft().wait()
+
+
+class _PredictionRequest(NamedTuple):
+    """A rank's request for a prediction; `received` and `labels_received` tell whether the tensors have arrived."""
+
+    source: int
+    values: Tensor
+    received: Request
+    labels: Tensor | None
+    labels_received: Request | None
+
+    def has_arrived(self) -> bool:
+        return self.received.test() and (self.labels_received is None or self.labels_received.test())
 
 
 class Server:
-    """Serves a learner to one other rank. `serve` is to be called in every wait.
+    """Serves a learner to one other rank. Every wait must call `serve`.
 
     Args:
-        communicator: with both ranks.
-        number: tells learners apart.
+        communicator: contains both ranks.
+        number: unique among learners; determines the message tags.
         learner: the synthesizer.
-        shape_in, shape_out: of one sample, and what it asks for.
-        shape_of_labels: of one sample; None for none.
-        batch_size: samples that are asked for at once.
+        shape_in, shape_out: shapes of one sample's values and prediction.
+        label_shape: shape of one sample's labels; None for no labels.
+        batch_size: number of samples per request.
 
     Attributes:
-        num_expected: batches that the other rank will have asked about.
+        num_expected: number of requests that the other rank sends until the end of the current step.
     """
 
     def __init__(
@@ -241,51 +254,56 @@ class Server:
         learner: LocalLearner,
         shape_in: Sequence[int],
         shape_out: Sequence[int],
-        shape_of_labels: Sequence[int] | None,
+        label_shape: Sequence[int] | None,
         batch_size: int,
     ) -> None:
         self._communicator = communicator
         self._tags = _Tags.of(number)
         self.learner = learner
         self._shapes = ((batch_size, *shape_in), (batch_size, *shape_out))
-        self._shape_of_labels = None if shape_of_labels is None else (batch_size, *shape_of_labels)
-        self._asked: deque[tuple[Request, Request | None, Tensor, Tensor | None, int]] = deque()
-        self._told: deque[tuple[Request, Tensor]] = deque()
+        self._label_shape = None if label_shape is None else (batch_size, *label_shape)
+        self._requests: deque[_PredictionRequest] = deque()
+        self._truths: deque[tuple[Request, Tensor]] = deque()
         self._answers: list[Request] = []
-        self._num_asked = self.num_expected = 0
+        self._num_answered = self.num_expected = 0
         self._is_serving = False
 
     @property
     def is_done(self) -> bool:
-        """Whether all that is expected has been asked, answered and learnt."""
-        return self.learner.num_learnt >= self.num_expected and not self._answers
+        """Whether all expected batches have been requested, answered and learned from."""
+        return self.learner.num_learned >= self.num_expected and not self._answers
 
     def serve(self) -> None:
-        """Answer what has arrived, and learn from it; never waits."""
-        if not self._is_serving:  # what is staged for a GPU waits, and serves
+        """Answer the requests that have arrived, and learn from the true values that have; never waits."""
+        if not self._is_serving:  # staging a message for a GPU waits, and so calls this again
             self._is_serving = True
             self._serve()
             self._is_serving = False
 
     def _serve(self) -> None:
-        like = self.learner.flat.parameters
         tags = self._tags
         while (source := self._communicator.arrived(tags.values)) is not None:
-            values = torch.empty(self._shapes[0], dtype=like.dtype, device=like.device)
-            labels, received_labels = None, None
-            if self._shape_of_labels is not None:
-                labels = torch.empty(self._shape_of_labels, dtype=torch.int64, device=like.device)
-                received_labels = self._communicator.start_receive(labels, source, tags.labels)
-            received = self._communicator.start_receive(values, source, tags.values)
-            self._asked.append((received, received_labels, values, labels, source))
+            self._requests.append(self._start_receiving_request(source))
         while (source := self._communicator.arrived(tags.truth)) is not None:
-            truth = torch.empty(self._shapes[1], dtype=like.dtype, device=like.device)
-            self._told.append((self._communicator.start_receive(truth, source, tags.truth), truth))
+            truth = self._empty(self._shapes[1])
+            self._truths.append((self._communicator.start_receive(truth, source, tags.truth), truth))
         self._answers = [request for request in self._answers if not request.test()]
-        while self._asked and self._asked[0][0].test() and (self._asked[0][1] is None or self._asked[0][1].test()):
-            _, _, values, labels, source = self._asked.popleft()
-            prediction = self.learner.predict(self._num_asked, values, labels).contiguous()
-            self._answers.append(self._communicator.start_send(prediction, source, tags.prediction))
-            self._num_asked += 1
-        while self._told and self.learner.num_learnt < self._num_asked and self._told[0][0].test():
-            self.learner.learn(self.learner.num_learnt, self._told.popleft()[1])
+        while self._requests and self._requests[0].has_arrived():
+            request = self._requests.popleft()
+            prediction = self.learner.predict(self._num_answered, request.values, request.labels).contiguous()
+            self._answers.append(self._communicator.start_send(prediction, request.source, tags.prediction))
+            self._num_answered += 1
+        while self._truths and self.learner.num_learned < self._num_answered and self._truths[0][0].test():
+            self.learner.learn(self.learner.num_learned, self._truths.popleft()[1])
+
+    def _start_receiving_request(self, source: int) -> _PredictionRequest:
+        values, labels, labels_received = self._empty(self._shapes[0]), None, None
+        if self._label_shape is not None:
+            labels = torch.empty(self._label_shape, dtype=torch.int64, device=values.device)
+            labels_received = self._communicator.start_receive(labels, source, self._tags.labels)
+        received = self._communicator.start_receive(values, source, self._tags.values)
+        return _PredictionRequest(source, values, received, labels, labels_received)
+
+    def _empty(self, shape: tuple[int, ...]) -> Tensor:
+        like = self.learner.flat.parameters
+        return torch.empty(shape, dtype=like.dtype, device=like.device)

@@ -1,1 +1,1 @@
-"""Methods that train low-rank factors of the weights, and the layers that hold them."""
+"""Methods that train low-rank factors of weights, and the layers that hold them."""

@@ -1,7 +1,7 @@
-"""Layers whose weight is a product of matrices (001, equations 4.1 and 5.3); `factored.py` makes them.
+"""Layers whose weight is a product of matrices (Coquelin 2024, eqs. 4.1 and 5.3); `factored.py` makes them.
 
-The forward pass multiplies its inputs through the factors, the last one first; only where the rank k is at least
-min(m, n)/2, and forming W takes fewer multiplications, is it formed.
+The forward pass multiplies its inputs by one factor after the other, the last one first. It forms the product W only if
+the rank k is at least min(m, n)/2 and forming W takes fewer multiplications.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn import functional
 
 
 class Factored(nn.Module):
-    """What the factored layers share; made by `factor`, never constructed.
+    """Base of the factored layers, which `factor` makes from full-rank ones; never constructed.
 
     Attributes:
-        factor_names: of the factors, the leftmost first.
-        weight_shape: of the product.
-        full_rank_class: what the layer was.
+        factor_names: names of the factors, leftmost first.
+        weight_shape: shape of the product.
+        full_rank_class: class of the layer before it was factored.
     """
 
     weight_name = "weight"
@@ -28,12 +28,12 @@ class Factored(nn.Module):
     full_rank_class: type[nn.Module]
 
     def factors(self) -> list[Tensor]:
-        """The factors (m, k), ..., (k, n), the leftmost first."""
+        """The factors (m, k), ..., (k, n), leftmost first."""
         return [getattr(self, name) for name in self.factor_names]
 
     @property
     def inner_rank(self) -> int:
-        """k."""
+        """The rank k."""
         return self.factors()[0].shape[1]
 
     def merged(self) -> Tensor:
@@ -42,7 +42,7 @@ class Factored(nn.Module):
         return product.view(self.weight_shape)
 
     def is_formed(self, num_rows: int) -> bool:
-        """Whether a forward pass with `num_rows` inputs forms the product, rather than multiplying through."""
+        """Whether a forward pass with `num_rows` inputs forms the product first."""
         m, n = self.weight_shape[0], self.weight_shape.numel() // self.weight_shape[0]
         k, num_inner = self.inner_rank, len(self.factor_names) - 2
         if 2 * k < min(m, n):
@@ -89,7 +89,7 @@ class _FactoredConv(Factored):
         if self.is_formed(num_rows):
             return layer._conv_forward(inputs, self.merged(), layer.bias)  # type: ignore[no-any-return]
         *others, filters = self.factors()
-        # torch's own, for its padding modes
+        # torch's own implementation handles the padding modes.
         outputs = layer._conv_forward(inputs, filters.view(-1, *self.weight_shape[1:]), None)
         for number, matrix in reversed(list(enumerate(others))):
             bias = layer.bias if number == 0 else None
@@ -127,9 +127,9 @@ class FactoredAttention(Factored, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As nn.MultiheadAttention's; `is_causal` is a hint about the mask, which must be given, as there."""
+        """As in nn.MultiheadAttention; `is_causal` is a hint about `attn_mask`, which it requires."""
         if is_causal and attn_mask is None:
-            raise RuntimeError("attention needs attn_mask where is_causal is true")
+            raise RuntimeError("attention needs attn_mask if is_causal is true")
         is_batched = query.dim() == 3
         inputs = [query, key, value]
         if not is_batched:
@@ -138,12 +138,18 @@ class FactoredAttention(Factored, nn.MultiheadAttention):
         elif not self.batch_first:
             inputs = [x.transpose(0, 1) for x in inputs]
         q, k, v = (self._heads(x) for x in self._project(inputs))
-        mask = _additive(attn_mask, q.dtype)
-        if mask is not None and mask.dim() == 3:
-            mask = mask.view(-1, self.num_heads, *mask.shape[1:])
-        padding = _additive(key_padding_mask, q.dtype)
-        if padding is not None:
-            mask = padding[:, None, None] if mask is None else mask + padding[:, None, None]
+        mask = self._mask(attn_mask, key_padding_mask, q.dtype)
+        outputs, weights = self._attend(q, k, v, mask, need_weights)
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(dim=1)
+        if not is_batched:
+            return outputs.squeeze(0), None if weights is None else weights.squeeze(0)
+        return outputs if self.batch_first else outputs.transpose(0, 1), weights
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The outputs (b, length, d), and if needed the weights (b, heads, length, length)."""
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
@@ -153,12 +159,17 @@ class FactoredAttention(Factored, nn.MultiheadAttention):
             attended = weights @ v
         else:
             attended = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
-        outputs = self.out_proj(attended.transpose(1, 2).flatten(2))
-        if weights is not None and average_attn_weights:
-            weights = weights.mean(dim=1)
-        if not is_batched:
-            return outputs.squeeze(0), None if weights is None else weights.squeeze(0)
-        return outputs if self.batch_first else outputs.transpose(0, 1), weights
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), weights
+
+    def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """The sum of both masks, in a shape that broadcasts to the scores (b, heads, length, length)."""
+        mask, padding = _additive(attn_mask, dtype), _additive(key_padding_mask, dtype)
+        if mask is not None and mask.dim() == 3:
+            mask = mask.view(-1, self.num_heads, *mask.shape[1:])
+        if padding is None:
+            return mask
+        padding = padding[:, None, None]
+        return padding if mask is None else mask + padding
 
     def _project(self, inputs: list[Tensor]) -> list[Tensor]:
         """Queries, keys and values (b, length, d)."""
@@ -178,7 +189,7 @@ class FactoredAttention(Factored, nn.MultiheadAttention):
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A mask as what is added to scores; of a boolean one, what is true takes no part."""
+    """A mask in the form that is added to scores; boolean masks exclude the positions that are true."""
     if mask is None or mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))

@@ -1,18 +1,19 @@
-"""OIALR: orthogonality-informed adaptive low-rank training (Coquelin et al., 2024; source 001, chapter 4, algorithm 1).
+"""OIALR: orthogonality-informed adaptive low-rank training (Coquelin et al. 2024; Coquelin 2024, ch. 4, algorithm 1).
 
 1. The first d steps train in full rank. Then each weight becomes U Sigma V^T by its SVD; U and V are frozen, and the
-   dense k x k matrix Sigma is trained, with the moments of a new parameter.
-2. Every nu steps the bases of the last min(L, ceil(L alpha u)) of L weights are updated, u = 1 the first time (4.13):
+   dense k x k matrix Sigma is trained as a new parameter, with new moments.
+2. Every nu steps the bases of the last min(L, ceil(L alpha u)) of L weights are updated, where u counts the updates
+   from 1 (eq. 4.13):
 
        U', S', V'^T = SVD(Sigma),  U <- U U',  V^T <- V'^T V^T,  Sigma <- diag(S')
 
-   without the singular values below beta times the largest, and with the leading part of Sigma's moments.
+   without the singular values below beta times the largest, and keeping the leading part of Sigma's moments.
 
-Weights whose shorter side is at most a tenth of the longer one stay in full rank, and the first and the last one may.
-The ranks average the gradients of what is trained, share the SVDs out and broadcast them.
+Weights whose shorter side is at most a tenth of the longer one stay in full rank; the first and the last one optionally
+do. The ranks average the gradients of the trained parameters. They divide the SVDs among themselves and broadcast them.
 
-Bytes: one rank sends 2(p-1)/p 4(sum k^2 + rest) a step once it is converted, 2(p-1)/p 4n before. An SVD of an (m, n)
-matrix with k values kept is broadcast by one rank, (p-1) 4k(m + n + 1), and all k are summed as integers of 8 bytes.
+Bytes: one rank sends 2(p-1)/p 4(sum k^2 + rest) per step after conversion, and 2(p-1)/p 4n before. One rank broadcasts
+the SVD of an (m, n) matrix with k values kept, (p-1) 4k(m + n + 1), and all k are summed as 8-byte integers.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from atoll.methods.common.validation import require
 from atoll.methods.low_rank.factored import eligible_layers, factor, forbid_nested_tensors, load, weight_of
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
-from atoll.methods.low_rank.shared_svd import shared_svds
+from atoll.methods.low_rank.shared_svd import Svd, shared_svds
 from atoll.methods.method import Batch, Context, Method
 
 
@@ -40,7 +41,7 @@ from atoll.methods.method import Batch, Context, Method
 class OialrHyperparameters:
     """Hyperparameters of OIALR.
 
-    The source counts d and nu in steps; here they are shares of all training steps, so that they mean the same in a
+    Coquelin 2024 counts d and nu in steps; here they are shares of all training steps, so that they mean the same in a
     short and in a long training (tables A.1 and A.4: d of 0.16 and 0.03, nu of 0.006 and 0.02).
 
     Attributes:
@@ -49,8 +50,8 @@ class OialrHyperparameters:
         beta: smallest singular value that is kept, as a share of the largest.
         alpha: share of the weights that each basis update adds.
         full_rank_first, full_rank_last: whether the first and the last weight of the network stay in full rank.
-        full_rank_warmup: whether training starts in full rank; if not, it starts converted, and `delay` is that of the
-            first basis update (section 4.4.5).
+        full_rank_warmup: whether training starts in full rank; if not, it starts converted, and `delay` only delays
+            the first basis update (section 4.4.5).
     """
 
     delay: float = 1 / 3
@@ -69,18 +70,17 @@ class OialrHyperparameters:
 
 
 def num_updated(num_layers: int, alpha: float, num_updates: int) -> int:
-    """min(L, ceil(L alpha u)), the weights from the output backwards that the u-th basis update has."""
-    return min(num_layers, math.ceil(num_layers * alpha * num_updates - 1e-9))  # 10 * 0.1 * 3 is above 3
+    """min(L, ceil(L alpha u)), the number of weights, from the output backwards, in the u-th basis update."""
+    return min(num_layers, math.ceil(num_layers * alpha * num_updates - 1e-9))  # as 10 * 0.1 * 3 is above 3
 
 
-def rotate(u: Tensor, vt: Tensor, svd: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
-    """The factors after a basis update (4.13), from those before and the SVD of Sigma."""
-    left, values, right = svd
-    return {"U": u @ left, "S": torch.diag(values), "Vt": right @ vt}
+def rotate(u: Tensor, vt: Tensor, svd: Svd) -> dict[str, Tensor]:
+    """The factors after a basis update, from the bases before it and the SVD of Sigma (Coquelin 2024, eq. 4.13)."""
+    return {"U": u @ svd.u, "S": torch.diag(svd.s), "Vt": svd.vt @ vt}
 
 
 class Oialr(Method):
-    """Train in full rank until the bases are stable, then train what mixes them."""
+    """Train in full rank until the bases are stable, then train the matrices that mix them."""
 
     Hyperparameters = OialrHyperparameters
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "min_lr": 1e-5}
@@ -144,18 +144,18 @@ class Oialr(Method):
             sliced[layer.S] = before
         self._adopt(sliced)
 
-    def _svds(self, matrices: list[Tensor], cutoff: float) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def _svds(self, matrices: list[Tensor], cutoff: float) -> list[Svd]:
         return shared_svds(matrices, cutoff, self._context.communicator)
 
     def _adopt(self, sliced: Mapping[nn.Parameter, nn.Parameter] | None = None) -> None:
-        """Train what the network's layers have now."""
+        """Train the network's current parameters; those in `sliced` take over the leading part of another's moments."""
         self._flat.release_hooks()
         self._flat = FlatModel(self._context.model)
         self._buckets = GradientBuckets(self._flat, self._context.communicator)
         retarget(self._optimizer, self._flat.trained, sliced or {})
 
     def metrics(self) -> dict[str, float]:
-        """Sizes relative to what the full-rank network trains, and the memory of the optimizer's moments."""
+        """Return sizes relative to the full-rank network's trained parameters, and the optimizer's memory."""
         share = self._flat.parameters.numel() / self._num_full_rank
         num_all = sum(p.numel() for p in self._context.model.parameters()) - self._num_frozen
         full_rank_share = self._num_steps_full_rank / max(1, self._num_steps)
@@ -167,7 +167,7 @@ class Oialr(Method):
         }
 
     def inner_ranks(self) -> dict[str, int]:
-        """Of the converted layers."""
+        """Return the ranks k of the converted layers."""
         return {name: layer.inner_rank for name, layer in self._layers.items() if isinstance(layer, Factored)}
 
     def evaluation_model(self) -> nn.Module:
@@ -176,7 +176,7 @@ class Oialr(Method):
         return self._context.model
 
     def finalize(self) -> nn.Module:
-        """Return the trained model, with its factors; `merged_state_dict` multiplies them."""
+        """Return the trained model with its factors; `merged_state_dict` multiplies them."""
         return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class Oialr(Method):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`, whatever the layers are here and there."""
+        """Continue from `state`; either side may be in full rank or converted."""
         load(self._context.model, state["model"], trained=["S"])
         self._adopt()
         restore(self._optimizer, state["optimizer"])

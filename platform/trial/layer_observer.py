@@ -1,4 +1,4 @@
-"""Observes a network's layers while it trains, for any method; off unless a study or configuration asks for it."""
+"""Observes a network's layers during training, for any method. Default: off."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from atoll.methods.low_rank.shared_svd import share_out
 from atoll.methods.method import Method
 
 
-class _Seen(NamedTuple):
-    """What a weight was after an epoch, in host memory."""
+class _Snapshot(NamedTuple):
+    """A weight's basis and mixing matrix after an epoch, in host memory."""
 
     basis: Tensor
     mixing: Tensor
 
 
 class LayerObserver:
-    """Compares each layer's weight with what it was some epochs before (001, equations 4.6 and 4.7).
+    """Compares each layer's weight with its value some epochs earlier (Coquelin 2024, eqs. 4.6 and 4.7).
 
-    The layers are shared out over ranks: each decomposes its own after every epoch, and keeps two matrices of a
-    weight's size for each of the epochs in between.
+    The layers are distributed over ranks: each rank decomposes its own after every epoch, and keeps two matrices of a
+    weight's size for each epoch in between.
 
     Args:
-        num_epochs: how many epochs before; the source compares with five.
-        method: what trains.
+        num_epochs: number of epochs between the compared weights; five in Coquelin 2024.
+        method: the training method.
         communicator: the worker's ranks, with the method's ledger.
-        untracked: the same ranks, for what is no traffic of the method.
+        untracked: the same ranks, for traffic that is not counted as the method's.
     """
 
     def __init__(self, num_epochs: int, method: Method, communicator: Communicator, untracked: Communicator) -> None:
@@ -45,14 +45,14 @@ class LayerObserver:
         self._ranks_per_node = communicator.nodes.count(communicator.nodes[communicator.rank])
         self._reduced_bytes = 0.0
         self._num_observed = 0
-        self._history: dict[str, deque[_Seen]] = {}
+        self._history: dict[str, deque[_Snapshot]] = {}
 
     def __call__(self, model: nn.Module, seconds: float) -> dict[str, float]:
-        """The metrics after an epoch; collective.
+        """Return the metrics after an epoch; collective.
 
         Args:
             model: the evaluated network.
-            seconds: the epoch's training time.
+            seconds: the epoch's training time in seconds.
         """
         layers = low_rank_layers(model)
         shapes = [shape_of(layer) for layer in layers.values()]
@@ -64,33 +64,33 @@ class LayerObserver:
                 continue
             weight = weight_of(layer).detach()
             history = self._history.setdefault(name, deque(maxlen=self._num_epochs))
-            now = _Seen(orthogonal_basis(weight).cpu(), mixing_matrix(weight).cpu())
+            now = _Snapshot(orthogonal_basis(weight).cpu(), mixing_matrix(weight).cpu())
             if can_compare:
                 then = history[0]
                 values[number, 0] = stability(now.basis, then.basis)
                 values[number, 1] = mixing_similarity(now.mixing, then.mixing, max(weight.shape))
             history.append(now)
         self._num_observed += 1
-        found = self._sizes(layers, self._method.inner_ranks()) | self._traffic(seconds)
+        metrics = self._sizes(layers, self._method.inner_ranks()) | self._traffic(seconds)
         if can_compare:
             self._untracked.sum(values)
             for column, kind in enumerate(("stability", "mixing")):
-                found |= {f"{kind}/{name}": float(v) for name, v in zip(layers, values[:, column], strict=True)}
-                found[kind] = float(values[:, column].mean())
-        return found
+                metrics |= {f"{kind}/{name}": float(v) for name, v in zip(layers, values[:, column], strict=True)}
+                metrics[kind] = float(values[:, column].mean())
+        return metrics
 
     def _sizes(self, layers: dict[str, nn.Module], ranks: dict[str, int]) -> dict[str, float]:
-        """Each weight's rank, and how much smaller its factors are; of the whole network what holds in full rank."""
-        found = {"trainable_share": 1.0, "compression": 1.0, "ecr": 0.0}
+        """Each weight's rank and compression, and values for the whole network that hold in full rank."""
+        metrics = {"trainable_share": 1.0, "compression": 1.0, "ecr": 0.0}
         for name, layer in layers.items():
             m, n = shape_of(layer)
             rank = ranks.get(name, min(m, n))
             size = rank * (m + n) if name in ranks else m * n
             if isinstance(layer, Factored):
                 size = sum(matrix.numel() for matrix in layer.factors())
-            found[f"rank/{name}"] = float(rank)
-            found[f"compression/{name}"] = m * n / size
-        return found
+            metrics[f"rank/{name}"] = float(rank)
+            metrics[f"compression/{name}"] = m * n / size
+        return metrics
 
     def _traffic(self, seconds: float) -> dict[str, float]:
         total = reduced_bytes(self._ledger)
@@ -99,6 +99,6 @@ class LayerObserver:
 
 
 def reduced_bytes(ledger: Ledger) -> float:
-    """What a rank has given to reductions between nodes."""
+    """Bytes that a rank has contributed to reductions between nodes."""
     rows = (row for row in ledger.rows() if row["operation"] == "all_reduce" and row["scope"] == "global")
     return float(sum(row["count"] * row["payload_bytes"] for row in rows))

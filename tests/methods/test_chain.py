@@ -6,15 +6,10 @@ from torch import nn
 
 from atoll.communication.threads import run_virtual_ranks
 from atoll.methods.layer_parallel.chain import place
-from atoll.methods.layer_parallel.grouping import check_grouping, group_sizes, split_layers
-from atoll.methods.layer_parallel.mac import (
-    Mac,
-    MacHyperparameters,
-    acts_in_training,
-    per_group,
-    predicted_speedup,
-    predicted_speedup_of_unequal,
-)
+from atoll.methods.layer_parallel.grouping import parse_grouping, split_layers
+from atoll.methods.layer_parallel.mac import Mac, MacHyperparameters, per_group
+from atoll.methods.layer_parallel.mac_report import predicted_speedup, predicted_speedup_of_unequal
+from atoll.methods.layer_parallel.mac_state import acts_in_training
 from atoll.methods.layer_parallel.synthesizers import Synthesizer
 from atoll.methods.method import Batch, NotApplicable
 from atoll.platform.study import registry
@@ -65,7 +60,9 @@ def test_a_group_that_cannot_be_trained_is_refused():
 
 def test_many_layers_are_balanced_at_once():
     seconds = [1.0] * 60
-    assert sorted(group_sizes("balanced", 8, [str(i) for i in range(60)], lambda: seconds)) == [7] * 4 + [8] * 4
+    assert (
+        sorted(parse_grouping("balanced").sizes([str(i) for i in range(60)], 8, lambda: seconds)) == [7] * 4 + [8] * 4
+    )
 
 
 def test_a_state_is_of_one_grouping():
@@ -116,7 +113,7 @@ def test_what_is_no_chain_is_refused_with_a_reason():
     ],
 )
 def test_groupings(grouping, num_groups, sizes):
-    assert group_sizes(grouping, num_groups, SIX, lambda: [1, 1, 1, 1, 4, 9]) == sizes
+    assert parse_grouping(grouping).sizes(SIX, num_groups, lambda: [1, 1, 1, 1, 4, 9]) == sizes
 
 
 @pytest.mark.parametrize(
@@ -132,13 +129,13 @@ def test_groupings(grouping, num_groups, sizes):
 )
 def test_groupings_that_do_not_fit_the_network(grouping, num_groups, message):
     with pytest.raises(NotApplicable, match=message):
-        group_sizes(grouping, num_groups, SIX)
+        parse_grouping(grouping).sizes(SIX, num_groups)
 
 
 @pytest.mark.parametrize("grouping", ["", "odd", "1,", "1;5", "at:", "-1,7"])
 def test_groupings_that_say_nothing(grouping):
     with pytest.raises(ValueError, match="grouping must be one of even, first, last, balanced, or the"):
-        check_grouping(grouping)
+        parse_grouping(grouping)
 
 
 def test_groups_lie_on_ranks():

@@ -13,7 +13,7 @@ from atoll.methods.low_rank.factored import (
     load,
     low_rank_layers,
     merged_state_dict,
-    restore,
+    restore_layer,
     shape_of,
     weight_of,
 )
@@ -162,7 +162,7 @@ def test_a_layer_keeps_its_bias_and_its_place(case):
         after = dict(layer.named_parameters(recurse=False))
         assert all(after[name] is p for name, p in before.items() if name != layer.weight_name)
         assert [name for name, p in after.items() if not p.requires_grad] == ["U", "Vt"]
-        restore(layer)
+        restore_layer(layer)
         assert list(dict(layer.named_parameters(recurse=False))) == list(before)
 
 

@@ -15,7 +15,9 @@ from torch import nn
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.data_parallel.ddp import Ddp
-from atoll.methods.layer_parallel.dni import MODES, Dni
+from atoll.methods.layer_parallel.dni import Dni
+from atoll.methods.layer_parallel.dni_hyperparameters import MODES
+from atoll.methods.layer_parallel.dni_synthesizers import SynthesizerId
 from atoll.methods.method import Batch
 
 SINGLE, PAIR, TRIPLE, TWO_BY_TWO = (0,), (0, 0), (0, 0, 0), (0, 0, 1, 1)
@@ -79,8 +81,8 @@ def check_an_oracle_equals_backprop(c: Communicator) -> None:
     chain = made._chain
     for batch in steps:
         made.evaluation_model()  # every rank sees all parameters
-        for g, learner in made._learners.items():
-            learner.predict = _oracle(chain, g, batch, learner)
+        for name, learner in made._synthesizers.asked.items():
+            learner.predict = _oracle(chain, name.group, batch, learner)
         made.step(batch)
     assert problem.close(problem.vector(made.finalize()), backprop(c, steps, PLAIN), FLOAT64)
 
@@ -162,7 +164,8 @@ def check_pairs_are_of_one_batch(c: Communicator) -> None:
             made.step(batch)
         made.epoch_end(0.0)
         net, total = network(WIDTHS), 0.0
-        synthesizer = made._make_learner(0).synthesizer  # seeded: the same as was made before
+        # seeded: the same as was made before
+        synthesizer = made._synthesizers.make_learner(SynthesizerId("M", 0)).synthesizer
         for batch in steps:
             h = net[:4](batch.inputs).detach().requires_grad_()
             (gradient,) = torch.autograd.grad(squared(net[4:](h), batch.targets) * len(h), h)
@@ -265,7 +268,7 @@ def check_the_comparators_of_8_3_2(c: Communicator) -> None:
     after = problem.vector(blocked.finalize())
     assert torch.equal(before[:TRUNK], after[:TRUNK])
     assert not torch.equal(before[TRUNK:], after[TRUNK:])
-    synthesizers = [learner for n, learner in frozen._local.items() if n >= 2]
+    synthesizers = [learner for name, learner in frozen._synthesizers.local.items() if name.kind == "I"]
     assert all(not learner._optimizer.state for learner in synthesizers)
     assert losses[0]["input_loss"] > 0
 

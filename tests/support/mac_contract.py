@@ -298,7 +298,7 @@ def check_coordinates_in_16_bit_train_too(c: Communicator) -> None:
         hyperparameters = {"w_iterations": 5, "w_iterations_last": 5, "w_lr": 0.02, "z_lr": 0.1, "coordinates": kept_as}
         made, _ = problem.make(Mac, c, hyperparameters=hyperparameters, settings={"learning_rate": 0.02})
         losses = problem.train(made, list(problem.batches(c, 50, method=made)))
-        wanted = [part["wanted"] for part in made.state_dict()["parts"].values() if part["wanted"] is not None]
+        wanted = [part["z_above"] for part in made.state_dict()["parts"].values() if part["z_above"] is not None]
         assert {values.dtype for values in wanted} <= {getattr(torch, kept_as)}
         assert {z.dtype for z in coordinates(made).values()} <= {torch.float64}
         assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
@@ -334,7 +334,7 @@ def check_what_mac_reports(c: Communicator) -> None:
     assert said["parameter_change/group_1"] == pytest.approx(float(change[35:].mean()), rel=1e-12)
     assert said["predicted_speedup"] == pytest.approx(2 / (4 + 3))
     if c.size == 1:
-        parts = made._parts.values()
+        parts = made._state.parts.values()
         w, z, passes = ([getattr(p, k) for p in parts] for k in ("w_seconds", "z_seconds", "w_pass_seconds"))
         assert said["predicted_speedup_unequal"] == pytest.approx(sum(passes) / (max(w) + max(z)), rel=1e-12)
         assert w == [pytest.approx(4 * passes[0]), pytest.approx(2 * passes[1])]

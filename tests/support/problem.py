@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Samples
 
 NUM_STEPS = 50
+HYPERPARAMETERS: WeakKeyDictionary[Method, object] = WeakKeyDictionary()  # of each method that `make` made
 
 
 def samples(dtype: torch.dtype = torch.float64) -> Samples:
@@ -79,7 +81,9 @@ def make(
         steps_per_epoch=steps_per_epoch,
         seed=0,
     )
-    return method(given, context), model
+    made = method(given, context)
+    HYPERPARAMETERS[made] = given
+    return made, model
 
 
 def batches(
@@ -94,7 +98,7 @@ def batches(
     A method that keeps something for every sample sees them again after ten batches.
     """
     rank, size, data = communicator.rank, communicator.size, samples(dtype)
-    if method is not None and method.keeps_samples(getattr(method, "_h", None)):
+    if method is not None and method.keeps_samples(HYPERPARAMETERS.get(method)):
         num = 10 * batch_size * size
         data = Samples(data.inputs[:num], data.targets[:num])
     source = EpochBatches(data, batch_size, rank, size, seed=1, whole=method is not None and method.layer_parallel)
