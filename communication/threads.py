@@ -150,6 +150,11 @@ class ThreadCommunicator(Communicator):
         """Nothing to give back: the board goes with its last rank."""
 
 
+def single_rank() -> Communicator:
+    """A virtual rank on its own, in the calling thread."""
+    return ThreadCommunicator(0, (0,), (0,), _Board(1), ledger=Ledger(), poll=lambda: None)
+
+
 def run_virtual_ranks(
     function: Callable[[Communicator], Result], nodes: Sequence[int], *, timeout: float = 60.0
 ) -> list[Result]:

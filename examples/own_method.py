@@ -4,16 +4,13 @@ Every rank sends the signs of its gradient; the update is the sign of their sum.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from atoll.methods.common.flat import FlatModel
-from atoll.methods.common.validation import require
-from atoll.methods.method import Batch, Context, Method
-from atoll.searchspaces.space import Parameter, SearchSpace
+from atoll import Batch, Context, FlatModel, Method, Parameter, SearchSpace, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +21,7 @@ class SignSgdHyperparameters:
         require(0 <= self.shrinkage < 1, f"shrinkage must be in [0, 1); got {self.shrinkage}")
 
 
-class SignSgd(Method):
+class SignSgd(Method[SignSgdHyperparameters]):
     Hyperparameters = SignSgdHyperparameters
     search_space: ClassVar[SearchSpace] = SearchSpace(
         (Parameter(name="shrinkage", distribution=FloatDistribution(0.0, 0.01), default=0.0),)
@@ -48,9 +45,3 @@ class SignSgd(Method):
 
     def finalize(self) -> nn.Module:
         return self._context.model
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"model": self._context.model.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._context.model.load_state_dict(state["model"])

@@ -98,7 +98,7 @@ class _Sent:
     request: Request | None
 
 
-class Daso(Method):
+class Daso(Method[DasoHyperparameters]):
     """Average gradients in the node at every step, parameters between nodes now and then, without waiting."""
 
     Hyperparameters = DasoHyperparameters

@@ -41,7 +41,7 @@ class DdpHyperparameters:
         require(self.bucket_mib > 0, f"bucket_mib must be above 0; got {self.bucket_mib}")
 
 
-class Ddp(Method):
+class Ddp(Method[DdpHyperparameters]):
     """Average the gradients, then step."""
 
     Hyperparameters = DdpHyperparameters

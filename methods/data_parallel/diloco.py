@@ -49,7 +49,7 @@ def outer_step(start: Tensor, mean: Tensor, velocity: Tensor, rate: float, momen
     start.sub_(change.add_(velocity, alpha=momentum), alpha=rate)
 
 
-class Diloco(Method):
+class Diloco(Method[DilocoHyperparameters]):
     """Step alone with the inner optimizer, meet every H steps for an outer one."""
 
     Hyperparameters = DilocoHyperparameters

@@ -35,7 +35,7 @@ class LocalSgdHyperparameters:
         require(self.warmup_steps >= 0, f"warmup_steps must be at least 0; got {self.warmup_steps}")
 
 
-class LocalSgd(Method):
+class LocalSgd(Method[LocalSgdHyperparameters]):
     """Step alone, meet every H steps."""
 
     Hyperparameters = LocalSgdHyperparameters

@@ -62,7 +62,7 @@ class _Compressed:
         self.q = start.to(gradient)
 
 
-class Powersgd(Method):
+class Powersgd(Method[PowersgdHyperparameters]):
     """Average thin factors of the gradients, then step."""
 
     Hyperparameters = PowersgdHyperparameters

@@ -128,7 +128,7 @@ def penalty(a: Tensor, copied: Tensor, u: Tensor, rho: float) -> Tensor:
     return rho * half_mean_square(a + u, copied)
 
 
-class AdmmDual(Method):
+class AdmmDual(Method[AdmmDualHyperparameters]):
     """Let two nets train on their own, and agree on a layer."""
 
     Hyperparameters = AdmmDualHyperparameters

@@ -212,7 +212,7 @@ class _Data:
     batch_size: int
 
 
-class Mac(Method):
+class Mac(Method[MacHyperparameters]):
     """Train groups on their own, and let coordinates tell them what the others want."""
 
     Hyperparameters = MacHyperparameters

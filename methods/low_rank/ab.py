@@ -117,7 +117,7 @@ def _restore(model: nn.Module, merged: Mapping[str, Tensor]) -> None:
     model.load_state_dict(dict(merged))
 
 
-class Ab(Method):
+class Ab(Method[AbHyperparameters]):
     """Train one factor in each group, and both by merging."""
 
     Hyperparameters = AbHyperparameters

@@ -79,7 +79,7 @@ def rotate(u: Tensor, vt: Tensor, svd: tuple[Tensor, Tensor, Tensor]) -> dict[st
     return {"U": u @ left, "S": torch.diag(values), "Vt": right @ vt}
 
 
-class Oialr(Method):
+class Oialr(Method[OialrHyperparameters]):
     """Train in full rank until the bases are stable, then train what mixes them."""
 
     Hyperparameters = OialrHyperparameters

@@ -57,7 +57,7 @@ def descend(x: Tensor, gradient: Tensor, dual: Tensor, center: Tensor, rate: flo
     x.sub_(gradient, alpha=rate).add_(dual + center, alpha=rate * rho).div_(1 + rate * rho)
 
 
-class AdmmConsensus(Method):
+class AdmmConsensus(Method[AdmmConsensusHyperparameters]):
     """Tie replicas to a center by duals."""
 
     Hyperparameters = AdmmConsensusHyperparameters

@@ -29,7 +29,7 @@ class AdownpourHyperparameters:
         require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
 
 
-class Adownpour(DownpourBase):
+class Adownpour(DownpourBase[AdownpourHyperparameters]):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = AdownpourHyperparameters

@@ -30,7 +30,7 @@ class DownpourHyperparameters:
         require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
 
 
-class Downpour(DownpourBase):
+class Downpour(DownpourBase[DownpourHyperparameters]):
     """Push, fetch, step alone."""
 
     Hyperparameters = DownpourHyperparameters

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
-from atoll.methods.method import Batch, Context, Method
+from atoll.methods.method import Batch, Context, H, Method
 from atoll.methods.parameter_server.center import OWNER, Center
 from atoll.methods.sequential.descent import Descent
 
@@ -27,7 +27,7 @@ def push(center: Tensor, update: Tensor) -> None:
     center.add_(update)
 
 
-class DownpourBase(Method):
+class DownpourBase(Method[H]):
     """Push, fetch, step alone.
 
     Args:
@@ -50,8 +50,8 @@ class DownpourBase(Method):
         self._value = self._flat.parameters.to("cpu", copy=True)
         self._average = RunningAverage(self._value, moving_rate) if averaged else None
         self._center = Center(context.communicator, self._flat.parameters, self._exchange)
-        if self._center.is_owner:
-            self._flat.on_layer(self._center.serve)
+        if self._center.server is not None:
+            self._flat.on_layer(self._center.server.serve)
 
     def _exchange(self, rank: int, update: Tensor, answer: Tensor) -> None:
         """The owner's side: the master clock ticks with every push (003 chapter 4)."""

@@ -41,7 +41,7 @@ class EamsgdHyperparameters(ElasticHyperparameters):
         require_choice("momentum_form", self.momentum_form, ("nesterov", "heavy_ball"))
 
 
-class Eamsgd(ElasticBase):
+class Eamsgd(ElasticBase[EamsgdHyperparameters]):
     """Descent with momentum, tied to a center."""
 
     Hyperparameters = EamsgdHyperparameters

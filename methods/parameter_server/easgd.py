@@ -33,7 +33,7 @@ class EasgdHyperparameters(ElasticHyperparameters):
     """
 
 
-class Easgd(ElasticBase):
+class Easgd(ElasticBase[EasgdHyperparameters]):
     """Plain descent, tied to a center."""
 
     Hyperparameters = EasgdHyperparameters

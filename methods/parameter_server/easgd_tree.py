@@ -121,7 +121,7 @@ class _Node:
     waiting: list[Tensor] = field(default_factory=list)
 
 
-class EasgdTree(Method):
+class EasgdTree(Method[EasgdTreeHyperparameters]):
     """Descend on the leaves, average above them."""
 
     Hyperparameters = EasgdTreeHyperparameters

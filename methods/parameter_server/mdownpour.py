@@ -29,7 +29,7 @@ def move(center: Tensor, velocity: Tensor, gradient: Tensor, rate: float, delta:
     center.add_(velocity)
 
 
-class Mdownpour(Method):
+class Mdownpour(Method[NoHyperparameters]):
     """Send a gradient, receive where to take the next."""
 
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5, "momentum": 0.99, "schedule": "constant"}
@@ -50,8 +50,8 @@ class Mdownpour(Method):
         self._value = self._flat.parameters.to("cpu", copy=True)
         self._velocity = torch.zeros_like(self._value)
         self._center = Center(context.communicator, self._flat.parameters, self._exchange)
-        if self._center.is_owner:
-            self._flat.on_layer(self._center.serve)
+        if self._center.server is not None:
+            self._flat.on_layer(self._center.server.serve)
 
     def _exchange(self, rank: int, gradient: Tensor, answer: Tensor) -> None:
         move(self._value, self._velocity, gradient, self._optimizers.learning_rate, self._delta)

@@ -32,7 +32,7 @@ class MvadownpourHyperparameters:
         require(0 < self.moving_rate <= 1, f"moving_rate must be in (0, 1]; got {self.moving_rate}")
 
 
-class Mvadownpour(DownpourBase):
+class Mvadownpour(DownpourBase[MvadownpourHyperparameters]):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = MvadownpourHyperparameters

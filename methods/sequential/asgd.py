@@ -12,7 +12,7 @@ from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
 
 
-class Asgd(SequentialBase):
+class Asgd(SequentialBase[NoHyperparameters]):
     """Step, and average all steps."""
 
     @classmethod

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
-from atoll.methods.method import Batch, Context, Method
+from atoll.methods.method import Batch, Context, H, Method
 from atoll.methods.sequential.descent import Descent
 
 
-class SequentialBase(Method):
+class SequentialBase(Method[H]):
     """Step, and perhaps remember where it has been.
 
     Args:

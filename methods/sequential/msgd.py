@@ -15,7 +15,7 @@ from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
 
 
-class Msgd(SequentialBase):
+class Msgd(SequentialBase[NoHyperparameters]):
     """Look ahead, then step."""
 
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.001, "momentum": 0.99, "schedule": "constant"}

@@ -29,7 +29,7 @@ class MvasgdHyperparameters:
         require(0 < self.moving_rate <= 1, f"moving_rate must be in (0, 1]; got {self.moving_rate}")
 
 
-class Mvasgd(SequentialBase):
+class Mvasgd(SequentialBase[MvasgdHyperparameters]):
     """Step, and average the latest steps."""
 
     Hyperparameters = MvasgdHyperparameters

@@ -11,7 +11,7 @@ from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
 
 
-class Sgd(SequentialBase):
+class Sgd(SequentialBase[NoHyperparameters]):
     """Step."""
 
     @classmethod

@@ -55,11 +55,11 @@ def check_workload(name: str) -> None:
     _locate(name, "workload", WORKLOADS)
 
 
-def method(name: str) -> type[Method]:
+def method(name: str) -> type[Method[Any]]:
     """The class of a method."""
     from atoll.methods.method import Method
 
-    found: type[Method] = _checked(name, _load(_locate(name, "method", METHODS)), Method)
+    found: type[Method[Any]] = _checked(name, _load(_locate(name, "method", METHODS)), Method)
     return found
 
 
