@@ -10,7 +10,7 @@ from atoll.platform.search.proposals import draw
 from atoll.platform.study import objectives, registry
 from atoll.platform.study.samplers import Grid
 from atoll.platform.study.study import Study
-from atoll.searchspaces.space import Refuses, SearchSpace
+from atoll.searchspaces.space import Infeasibility, SearchSpace
 
 
 def check(study: Study) -> None:
@@ -32,7 +32,7 @@ def check(study: Study) -> None:
     workload.check_data(Path(study.data) if study.data else None)
 
 
-def _check_confirmed(configurations: list[dict[str, Any]], space: SearchSpace, refuses: Refuses) -> None:
+def _check_confirmed(configurations: list[dict[str, Any]], space: SearchSpace, refuses: Infeasibility) -> None:
     """Configurations that are to be confirmed must lie in the space."""
     for place, hyperparameters in enumerate(configurations, 1):
         try:
@@ -43,7 +43,7 @@ def _check_confirmed(configurations: list[dict[str, Any]], space: SearchSpace, r
             raise ValueError(f"configuration {place} of confirm cannot be trained: {reason}")
 
 
-def _check_grids(study: Study, space: SearchSpace, refuses: Refuses) -> None:
+def _check_grids(study: Study, space: SearchSpace, refuses: Infeasibility) -> None:
     """A grid must have a point for every trial."""
     for sampler in study.samplers():
         if isinstance(sampler, Grid):

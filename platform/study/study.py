@@ -42,7 +42,7 @@ from atoll.platform.study.topology import Shape, TopologyError, share_out
 
 if TYPE_CHECKING:
     from atoll.platform.workloads.workload import Workload
-    from atoll.searchspaces.space import Refuses, SearchSpace
+    from atoll.searchspaces.space import Infeasibility, SearchSpace
 
 BUDGETS = ("trials", "seconds", "busy_seconds")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -332,7 +332,7 @@ class Study(Strict):
             raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
         return space
 
-    def refusal(self, space: SearchSpace) -> Refuses:
+    def refusal(self, space: SearchSpace) -> Infeasibility:
         """What says why hyperparameters of `space` must not be trained, or None where they may."""
 
         def refuses(hyperparameters: dict[str, Any]) -> str | None:
