@@ -1,4 +1,4 @@
-"""The double of the mailbox: roots inside one process, for tests and for simulated searches."""
+"""Mailboxes inside one process, for tests and simulated searches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class LocalMailbox:
-    """One of several mailboxes that reach each other without MPI; what is sent is copied."""
+    """One of several mailboxes that reach each other without MPI; messages are copied."""
 
     def __init__(self, rank: int, boxes: list[dict[int, deque[tuple[int, bytes]]]]) -> None:
         self.rank = rank
@@ -18,12 +18,12 @@ class LocalMailbox:
 
     @classmethod
     def connected(cls, size: int) -> list[LocalMailbox]:
-        """As many as `size`, which reach each other."""
+        """Make `size` mailboxes that reach each other."""
         boxes: list[dict[int, deque[tuple[int, bytes]]]] = [defaultdict(deque) for _ in range(size)]
         return [cls(rank, boxes) for rank in range(size)]
 
     def send(self, obj: Any, dest: int, tag: int) -> None:
-        """Send a Python object; it has arrived at once."""
+        """Send a Python object; it arrives at once."""
         self.send_to((dest,), obj, tag)
 
     def send_to(self, ranks: Iterable[int], obj: Any, tag: int) -> None:
@@ -37,7 +37,7 @@ class LocalMailbox:
         return [rank for rank in range(self.size) if rank != self.rank]
 
     def take(self, tag: int) -> tuple[int, Any] | None:
-        """Sender and content of the next message with `tag`, or None where none has arrived."""
+        """Sender and content of the next message with `tag`, or None if none has arrived."""
         waiting = self._boxes[self.rank][tag]
         if not waiting:
             return None

@@ -1,7 +1,7 @@
 """Messages between ranks that never block the sender: Python objects over an MPI communicator.
 
 Propulate's blocking sends freeze a worker whose peer is inside a long evaluation, and deadlock two equal workers once
-an individual exceeds the eager limit. Here a send is a non-blocking one whose request is kept until it completes.
+an individual exceeds the eager limit. Here sends are non-blocking, and their requests are kept until they complete.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Mailbox:
         self.rank = comm.rank
         self.size = comm.size
         self._status = MPI.Status()
-        self._pending: list[tuple[MPI.Request, bytes]] = []  # the request knows nothing of its buffer
+        self._pending: list[tuple[MPI.Request, bytes]] = []  # mpi4py's request does not keep its buffer alive
         self._sweep_at = self.SWEEP
 
-    # Requests are tested in sweeps, each twice as many as were left pending: a constant share of every send.
+    # Requests are tested in sweeps, the next at twice the number left pending: amortized constant cost per send.
     SWEEP = 16
 
     def send(self, obj: Any, dest: int, tag: int) -> None:
@@ -43,7 +43,7 @@ class Mailbox:
         return [rank for rank in range(self.size) if rank != self.rank]
 
     def take(self, tag: int, source: int = MPI.ANY_SOURCE) -> tuple[int, Any] | None:
-        """Sender and content of the next message with `tag`, or None where none has arrived."""
+        """Sender and content of the next message with `tag`, or None if none has arrived."""
         message = self.comm.improbe(source, tag, self._status)
         return None if message is None else (self._status.Get_source(), message.recv())
 

@@ -1,22 +1,22 @@
-"""Elastic averaging (Zhang, Choromanska and LeCun, 2015; source 003, chapters 2 and 6): what EASGD and EAMSGD share.
+"""Elastic averaging (Zhang, Choromanska and LeCun 2015; Zhang 2016, chapters 2 and 6): the base of EASGD and EAMSGD.
 
 Every rank i has a replica x_i that an elastic force ties to a center c. Every tau local steps, the first at t = 0:
 
-    jacobi         x_i <- x_i - lr g(x_i) - alpha (x_i - c),  c <- (1 - beta) c + beta mean(x_i)    (2.3, 2.4, 5.9)
-                   both from the old values, so that the all-reduce travels while the gradient is computed
-    gauss_seidel   x_i <- x_i - alpha (x_i - c),  x_i <- x_i - lr g(x_i),  c <- c + beta (mean(x_i) - c)    (6.3)
+    jacobi         x_i <- x_i - lr g(x_i) - alpha (x_i - c),  c <- (1 - beta) c + beta mean(x_i)    (eqs. 2.3, 2.4, 5.9)
+                   both from the old values, so that the all-reduce overlaps the gradient
+    gauss_seidel   x_i <- x_i - alpha (x_i - c),  x_i <- x_i - lr g(x_i),  c <- c + beta (mean(x_i) - c)    (eq. 6.3)
     async          x_i <- x_i - lr g(x_i) - alpha (x_i - c),  c <- c + beta/p (x_i - c)    (algorithms 1 and 2)
-                   each rank by its own clock; the owner of c answers from its poll points, meanwhile the gradient is
+                   each rank by its own clock; the owner of c answers from its poll points, while the gradient is
                    computed
     async_overlap  as async, with the difference applied at the end of the period (end of section 2.2), or of the epoch
 
-alpha = beta/p is the elastic symmetry: the force on x_i is the opposite of that on c. Between exchanges the ranks
-descend alone. In the asynchronous forms a rank that has done its steps stays tied to the center: the owner goes on to
-move the replica that it saw last, as often as the others exchange, so that c does not drift to those that are still at
-work (the tail that section 4.3.3 describes).
+With alpha = beta/p, the elastic symmetry, the forces on x_i and c are opposite. Between exchanges the ranks descend
+alone. In the asynchronous forms a rank that has finished its steps stays tied to the center: the owner continues to
+move its stale replica, the last one it received, as often as the others exchange, so that c does not drift to the ranks
+still at work (the tail of section 4.3.3).
 
-Bytes a step: async 8n/tau for each rank but the owner, whose exchange stays in its memory, half of them sent by it and
-half by the owner; jacobi and gauss_seidel 2(p-1)/p 4n/tau per rank.
+Bytes per step: async 8n/tau for each rank but the owner, whose exchange stays in its memory, half of them sent by it
+and half by the owner; jacobi and gauss_seidel 2(p-1)/p 4n/tau per rank.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class ElasticHyperparameters:
     """Hyperparameters of elastic averaging.
 
     Attributes:
-        form: who exchanges with the center when.
+        form: of the exchange with the center, one of FORMS.
         tau: local steps between two exchanges.
         beta: rate of the center.
-        alpha: rate of the replicas; beta / p unless given.
-        report: what is evaluated: the center, or the mean of the center over time (3.13).
+        alpha: rate of the replicas. Default: beta / p.
+        report: the model to evaluate: the center, or its mean over time (eq. 3.13).
     """
 
     form: str = "async"
@@ -68,16 +68,16 @@ E = TypeVar("E", bound=ElasticHyperparameters)
 
 
 def pull(x: Tensor, seen: Tensor, center: Tensor, alpha: float) -> None:
-    """Subtract the elastic displacement from a replica in place: x <- x - alpha (seen - c) (2.3).
+    """Subtract the elastic displacement from a replica in place: x <- x - alpha (seen - c) (eq. 2.3).
 
-    `seen` (n,) is the replica when it was exchanged; it is overwritten. Nothing is allocated: that would cost more
-    than the arithmetic.
+    `seen` (n,) is the replica at the exchange; it is overwritten. Nothing is allocated: that would cost more than the
+    arithmetic.
     """
     x.sub_(torch.sub(seen, center, out=seen), alpha=alpha)
 
 
 def follow(center: Tensor, x: Tensor, beta: float) -> None:
-    """Move the center towards x in place: c <- (1 - beta) c + beta x (2.4; for one replica of p, beta/p)."""
+    """Move the center towards x in place: c <- (1 - beta) c + beta x (eq. 2.4; for one replica of p, beta/p)."""
     center.lerp_(x, beta)
 
 
@@ -108,7 +108,7 @@ class ElasticBase(Method[E]):
         self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat, heavy_ball=heavy_ball)
         self._num_steps = 0
-        # The asynchronous center lives in its owner's host memory, the synchronous one beside every replica.
+        # The asynchronous center is in its owner's host memory, a synchronous one next to every replica.
         self._is_async = hyperparameters.form.startswith("async")
         self._value = self._flat.parameters.to("cpu" if self._is_async else self._flat.parameters.device, copy=True)
         self._average = RunningAverage(self._value) if hyperparameters.report == "average" else None

@@ -1,4 +1,4 @@
-"""What the sequential comparators of 003, chapter 4, share: descent on one rank, perhaps with an average."""
+"""The base of the sequential comparators (Zhang 2016, chapter 4): descent on one rank, optionally averaged."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from atoll.methods.sequential.descent import Descent
 
 
 class SequentialBase(Method[H]):
-    """Step, and perhaps remember where it has been.
+    """Step, and optionally average the iterates.
 
     Args:
         context: the trial's.
-        averaged: whether an average of the iterates is what is evaluated.
-        moving_rate: of that average; None for the mean over all time.
+        averaged: whether an average of the iterates is evaluated.
+        moving_rate: of that average. Default: the mean over all time.
     """
 
     max_ranks: ClassVar[int | None] = 1
