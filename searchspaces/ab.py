@@ -4,6 +4,8 @@ from atoll.searchspaces.optimizer import COSINE
 from atoll.searchspaces.parameter import choice, integer, real
 from atoll.searchspaces.space import SearchSpace
 
+SECTION = "Coquelin 2024, section 5.3.3"
+
 SPACE = SearchSpace(
     (
         real(
@@ -22,7 +24,7 @@ SPACE = SearchSpace(
             0.6,
             0.2,
             unit="share of the steps",
-            source="Coquelin 2024, section 5.3.3 (0.2), tables A.7 to A.9 (0.21 to 0.59)",
+            source=f"{SECTION} (0.2), tables A.7 to A.9 (0.21 to 0.59)",
         ),
         real(
             "group_steps",
@@ -31,7 +33,7 @@ SPACE = SearchSpace(
             1 / 30,
             log=True,
             unit="share of the steps",
-            source="Coquelin 2024, section 5.3.3 (1/30), tables A.7 to A.9 (0.047 to 0.1)",
+            source=f"{SECTION} (1/30), tables A.7 to A.9 (0.047 to 0.1)",
         ),
         real(
             "rebound",
@@ -39,7 +41,7 @@ SPACE = SearchSpace(
             0.5,
             0.25,
             unit="share of group_steps",
-            source="Coquelin 2024, section 5.3.3 (0.25), tables A.7 to A.9 (0.08 to 0.14)",
+            source=f"{SECTION} (0.25), tables A.7 to A.9 (0.08 to 0.14)",
         ),
         real(
             "lr_rebound",
@@ -47,7 +49,7 @@ SPACE = SearchSpace(
             0.7,
             0.5,
             unit="share of group_steps",
-            source="Coquelin 2024, section 5.3.3 (0.5), tables A.7 to A.9 (0.22 to 0.35)",
+            source=f"{SECTION} (0.5), tables A.7 to A.9 (0.22 to 0.35)",
         ),
         real("cutoff", 0.02, 0.5, 0.15, source="Coquelin 2024, table A.6 (0.15), widened"),
         integer("group_size", 1, 8, 4, log=True, unit="ranks", source="Coquelin 2024, table A.6 (4)"),

@@ -3,6 +3,8 @@
 from atoll.searchspaces.parameter import integer, real
 from atoll.searchspaces.space import SearchSpace
 
+SOURCE = "Douillard et al. 2023"
+
 SPACE = SearchSpace(
     (
         integer(
@@ -13,9 +15,9 @@ SPACE = SearchSpace(
             log=True,
             symbol="H",
             unit="steps",
-            source="Douillard et al. 2023, section 3 (500), down to short trainings",
+            source=f"{SOURCE}, section 3 (500), down to short trainings",
         ),
-        real("outer_learning_rate", 0.1, 1.0, 0.7, source="Douillard et al. 2023, table 5 (0.7)"),
-        real("outer_momentum", 0.0, 0.95, 0.9, source="Douillard et al. 2023, table 5 (0.9)"),
+        real("outer_learning_rate", 0.1, 1.0, 0.7, source=f"{SOURCE}, table 5 (0.7)"),
+        real("outer_momentum", 0.0, 0.95, 0.9, source=f"{SOURCE}, table 5 (0.9)"),
     )
 )

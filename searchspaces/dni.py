@@ -6,6 +6,8 @@ Depth and conditioning are those of Jaderberg et al. 2016.
 from atoll.searchspaces.parameter import choice, integer, real
 from atoll.searchspaces.space import SearchSpace
 
+SOURCE = "Tong et al. 2016"
+
 SPACE = SearchSpace(
     (
         real(
@@ -15,25 +17,25 @@ SPACE = SearchSpace(
             1e-3,
             log=True,
             symbol="η",
-            source="Tong et al. 2016, section 7.3 (0.01, and 0.1 for backprop)",
+            source=f"{SOURCE}, section 7.3 (0.01, and 0.1 for backprop)",
         ),
         choice(
             "mode",
             ["update_decoupled", "fully_decoupled"],
             "update_decoupled",
-            source="Tong et al. 2016, sections 5.2 and 5.3",
+            source=f"{SOURCE}, sections 5.2 and 5.3",
         ),
-        integer("num_groups", 2, 3, 2, unit="interfaces + 1", source="Tong et al. 2016, sections 5.1 to 5.3"),
-        integer("depth", 0, 2, 1, source="Tong et al. 2016, section 4"),
+        integer("num_groups", 2, 3, 2, unit="interfaces + 1", source=f"{SOURCE}, sections 5.1 to 5.3"),
+        integer("depth", 0, 2, 1, source=f"{SOURCE}, section 4"),
         integer("width", 16, 256, 64, log=True, unit="units or channels"),
         real("synthesizer_lr", 1e-5, 1e-1, 1e-3, log=True, symbol="η_M"),
         choice("conditioned", [False, True], False),
-        choice("start", ["zero", "random"], "zero", source="Tong et al. 2016, section 7.3"),
+        choice("start", ["zero", "random"], "zero", source=f"{SOURCE}, section 7.3"),
         choice(
             "inputs_from",
             ["x", "previous"],
             "x",
-            source="Tong et al. 2016, sections 4 and 8.3.2",
+            source=f"{SOURCE}, sections 4 and 8.3.2",
             only_if=("mode", ("fully_decoupled",)),
         ),
     ),

@@ -9,17 +9,11 @@ from atoll.searchspaces.optimizer import COSINE
 from atoll.searchspaces.parameter import choice, real
 from atoll.searchspaces.space import SearchSpace
 
+TABLES = "Coquelin 2024, tables A.3"
+
 SPACE = SearchSpace(
     (
-        real(
-            "learning_rate",
-            1e-5,
-            5e-3,
-            1e-3,
-            log=True,
-            symbol="η",
-            source="Coquelin 2024, tables A.3 (5e-5 to 1e-3) and A.5",
-        ),
+        real("learning_rate", 1e-5, 5e-3, 1e-3, log=True, symbol="η", source=f"{TABLES} (5e-5 to 1e-3) and A.5"),
         *COSINE,
         real(
             "delay",
@@ -29,7 +23,7 @@ SPACE = SearchSpace(
             log=True,
             symbol="d",
             unit="share of the steps",
-            source="Coquelin 2024, tables A.3 (1,000 to 10,000 steps) and A.5 (250 to 2,500)",
+            source=f"{TABLES} (1,000 to 10,000 steps) and A.5 (250 to 2,500)",
         ),
         real(
             "update_period",
@@ -39,9 +33,9 @@ SPACE = SearchSpace(
             log=True,
             symbol="ν",
             unit="share of the steps",
-            source="Coquelin 2024, tables A.3 (200 to 1,000 steps) and A.5 (50 to 2,000)",
+            source=f"{TABLES} (200 to 1,000 steps) and A.5 (50 to 2,000)",
         ),
-        real("beta", 0.01, 0.9, 0.1, symbol="β", source="Coquelin 2024, tables A.3 and A.5, sigma cutoff fraction"),
+        real("beta", 0.01, 0.9, 0.1, symbol="β", source=f"{TABLES} and A.5, sigma cutoff fraction"),
         choice("full_rank_first", [False, True], False, source="Coquelin 2024, table A.5"),
         choice("full_rank_last", [False, True], True, source="Coquelin 2024, table A.5"),
     ),

@@ -97,18 +97,18 @@ def plant(num_leaves: int, degree: int, scheme: str, tau_fast: int, tau_slow: in
         for j in range(size):
             is_root = level == len(sizes) - 1
             below = range(j * degree, min((j + 1) * degree, sizes[level - 1])) if level else range(0)
-            multi_scale_up, multi_scale_down = (
-                (tau_fast if level == 0 else tau_slow),
-                (tau_fast if level == 1 else tau_slow),
-            )
+            tau_up, tau_down = tau_fast, tau_slow
+            if scheme == "multi_scale":
+                tau_up = tau_fast if level == 0 else tau_slow
+                tau_down = tau_fast if level == 1 else tau_slow
             places.append(
                 Place(
                     number=first[level] + j,
                     rank=j * degree**level,
                     parent=None if is_root else first[level + 1] + j // degree,
                     children=tuple(first[level - 1] + child for child in below),
-                    tau_up=multi_scale_up if scheme == "multi_scale" else tau_fast,
-                    tau_down=multi_scale_down if scheme == "multi_scale" else tau_slow,
+                    tau_up=tau_up,
+                    tau_down=tau_down,
                 )
             )
     return places
