@@ -59,7 +59,7 @@ class Anything(Ddp):
         tuple(
             Parameter(name=field.name, distribution=FloatDistribution(0, 1), default=0.5) for field in fields(Numbers)
         ),
-        without=tuple(OPTIMIZER_SPACE.names()),
+        exclude=tuple(OPTIMIZER_SPACE.names()),
     )
 
 

@@ -4,13 +4,13 @@ Guarantees, held by one contract test over every implementation:
 
 - Every wait polls. While it waits, a rank calls `poll`, which may raise (`PeerAborted`, a deadline, a stop), so no rank
   hangs in a collective whose peer has failed.
-- Every wait serves. A rank that owns something others ask for (the center of the asynchronous methods) adds a function
-  to `services`; it is called in every wait of every communicator of the worker, and wherever `progress` is called.
+- Every wait is a progress engine. A rank that serves others (the center of the asynchronous methods) adds a function to
+  `services`; it is called in every wait of every communicator of the worker, and by `progress`.
 - The communicator keeps every buffer until its operation completes; the caller may drop its reference, but must not
   write to the tensor before `Request.wait` returns or `Request.test` is true.
 - Collectives are posted in the same order on every rank of a communicator. Messages between two ranks with one tag
   arrive in the order they were sent.
-- A sum in a dtype that the transport cannot add is refused before anything is sent.
+- A sum in a dtype that the transport cannot add raises ValueError before anything is sent.
 - The ledger counts what each rank sends, by operation, scope, size and whether computation could overlap it.
 """
 
@@ -31,10 +31,10 @@ SUMMABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.i
 
 
 class PeerAborted(RuntimeError):
-    """Another rank of this worker gave up the trial.
+    """Another rank of this worker abandoned the trial.
 
     Attributes:
-        rank: that rank, in the worker.
+        rank: that rank's number in the worker.
     """
 
     def __init__(self, rank: int) -> None:
@@ -43,9 +43,9 @@ class PeerAborted(RuntimeError):
 
 
 class Patience:
-    """How a rank waits: it spins while every rank has a core; else it yields, then sleeps 50 us to 1 ms, growing.
+    """How a rank waits: it spins if every rank has a core; else it yields, then sleeps for 50 us, growing to 1 ms.
 
-    A waiting rank must not take the core that the rank it waits for needs.
+    A waiting rank must not occupy the core that the rank it waits for needs.
     """
 
     NUM_YIELDS = 1000
@@ -57,7 +57,7 @@ class Patience:
         self._nap = self.SHORTEST
 
     def pause(self) -> None:
-        """Give the core away for a moment."""
+        """Yield the core for a moment."""
         if self._spin:
             return
         self._num_pauses += 1
@@ -69,7 +69,7 @@ class Patience:
 
 
 class Request:
-    """A communication under way."""
+    """A pending communication."""
 
     def __init__(
         self,
@@ -95,12 +95,12 @@ class Request:
         return self._complete
 
     def wait(self) -> None:
-        """Return when the communication is complete. Raises what `poll` raises."""
+        """Return when the communication is complete. Raises the errors of `poll`."""
         started = time.perf_counter()
         trace = self._communicator.ledger.trace
         if trace is not None:
             trace.hold()
-        if self._complete:  # seen by an earlier test; what follows rests on it all the same
+        if self._complete:  # found by an earlier test, but the next steps depend on it
             self._note_arrival()
         self._communicator.wait_until(self.test)
         if self._tally is not None:
@@ -129,16 +129,46 @@ def _check_contiguous(tensor: Tensor) -> None:
 
 
 class Communicator(ABC):
-    """The ranks of one worker, or of a part of it, as one of them sees them.
+    """One rank's view of the ranks of a worker, or of a part of it.
+
+    Collectives and messages take contiguous tensors of any shape, on the CPU or a GPU, and change them in place.
+    `sum`, `mean`, `broadcast`, `send` and `receive` wait; their `start_` forms return a `Request`, and the tensor must
+    not be touched until `Request.wait` returns. `wire` is the communication dtype: the tensor is cast to it to be sent
+    and added, and back. Every operation counts in `ledger`, in bytes.
 
     Args:
-        rank, size: this rank's number and how many there are.
+        rank: this rank's number, 0..size-1.
         nodes: the node of each rank; ranks with equal numbers share a host.
         members: the rank in the whole worker of each rank.
-        ledger: where traffic is counted; a communicator made by `split` shares it unless told otherwise.
-        poll: called again and again during waits; raises to interrupt them.
+        ledger: counts the traffic; by default, a communicator made by `split` shares it.
+        poll: called repeatedly during waits; raises to interrupt them.
         spin: whether waits may keep a core busy.
         services: called during waits; they never wait themselves. Shared with the communicators made by `split`.
+
+    Attributes:
+        size: the number of ranks.
+
+    Raises:
+        ValueError: for a tensor that is not contiguous, a dtype that cannot be summed, or a rank outside 0..size-1.
+        PeerAborted: in a wait, if another rank of the worker has abandoned the trial.
+
+    Example:
+        Of a method's communicator, here that of one virtual rank:
+
+        >>> import torch
+        >>> from atoll import Context
+        >>> context = Context.on_one_rank(torch.nn.Linear(2, 1), torch.nn.functional.mse_loss)
+        >>> communicator = context.communicator
+        >>> gradients = torch.tensor([1.0, 3.0])
+        >>> request = communicator.start_mean(gradients, wire=torch.float16)
+        >>> request.wait()  # after other work
+        >>> gradients
+        tensor([1., 3.])
+        >>> node = communicator.split(communicator.nodes[communicator.rank])  # the ranks of this host
+        >>> node.size
+        1
+        >>> [(row["operation"], row["payload_bytes"], row["wire_bytes"]) for row in communicator.ledger.rows()]
+        [('all_reduce', 4, 0.0)]
     """
 
     def __init__(
@@ -163,11 +193,11 @@ class Communicator(ABC):
         self.scope: Scope = "node" if len(set(nodes)) <= 1 else "global"
         self.span: Span = "all"
 
-    # Whether sums and broadcasts take CUDA tensors as they are; messages are staged in host memory always.
+    # Whether sums and broadcasts take CUDA tensors directly; messages are always staged in host memory.
     _sums_on_device = False
 
-    # What an implementation provides: each starts one operation on a contiguous tensor, in host memory unless the above
-    # says otherwise, and returns a function that tells whether it is complete (and lets the transport make progress).
+    # To be implemented: each starts one operation on a contiguous tensor, in host memory unless the above is true, and
+    # returns a function that tells whether it is complete (and lets the transport make progress).
 
     @abstractmethod
     def _post_sum(self, buffer: Tensor) -> Callable[[], bool]: ...
@@ -192,12 +222,12 @@ class Communicator(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give the transport's resources back. No operation may be pending."""
+        """Release the transport's resources. No operation may be pending."""
 
     # Non-blocking forms.
 
     def start_sum(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> Request:
-        """Start to replace `tensor` by its sum over ranks; `wire` is the dtype in which it travels and is added."""
+        """Start to replace `tensor` by its sum over ranks."""
         return self._start_sum(tensor, wire, scale=1.0, overlapped=True)
 
     def start_mean(self, tensor: Tensor, *, wire: torch.dtype | None = None) -> Request:
@@ -205,7 +235,7 @@ class Communicator(ABC):
         return self._start_sum(tensor, wire, scale=1.0 / self.size, overlapped=True)
 
     def start_broadcast(self, tensor: Tensor, root: int = 0) -> Request:
-        """Start to replace `tensor` by that of rank `root`."""
+        """Start to replace `tensor` by the one of rank `root`."""
         return self._start_broadcast(tensor, root, overlapped=True)
 
     def start_send(self, tensor: Tensor, destination: int, tag: int = 0) -> Request:
@@ -213,23 +243,23 @@ class Communicator(ABC):
         return self._start_send(tensor, destination, tag, overlapped=True)
 
     def start_receive(self, tensor: Tensor, source: int, tag: int = 0) -> Request:
-        """Start to fill `tensor` with what rank `source` sends."""
+        """Start to fill `tensor` with the next message of rank `source`."""
         return self._start_receive(tensor, source, tag, overlapped=True)
 
     def arrived(self, tag: int) -> int | None:
-        """A rank that has sent a message with `tag` that no receive has been started for; None where there is none."""
+        """A rank whose message with `tag` has arrived without a receive for it, or None."""
         return self._arrived(tag)
 
     # Waiting.
 
     def progress(self) -> None:
-        """What a rank does in every wait: look whether to stop, and serve those that wait for it. Raises as `poll`."""
+        """The work of every wait: `poll`, then serve the ranks that wait for this one. Raises the errors of `poll`."""
         self.poll()
         for service in self.services:
             service()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return when `condition` holds. Raises what `poll` raises."""
+        """Return when `condition` holds. Raises the errors of `poll`."""
         trace = self.ledger.trace
         if trace is not None:
             trace.hold()
@@ -254,7 +284,7 @@ class Communicator(ABC):
         self._start_sum(tensor, wire, scale=1.0 / self.size, overlapped=False).wait()
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
-        """Replace `tensor` by that of rank `root`."""
+        """Replace `tensor` by the one of rank `root`."""
         self._start_broadcast(tensor, root, overlapped=False).wait()
 
     def send(self, tensor: Tensor, destination: int, tag: int = 0) -> None:
@@ -262,21 +292,25 @@ class Communicator(ABC):
         self._start_send(tensor, destination, tag, overlapped=False).wait()
 
     def receive(self, tensor: Tensor, source: int, tag: int = 0) -> None:
-        """Fill `tensor` with what rank `source` sends."""
+        """Fill `tensor` with the next message of rank `source`."""
         self._start_receive(tensor, source, tag, overlapped=False).wait()
 
     def barrier(self) -> None:
-        """Return when every rank has come here."""
+        """Return when every rank has called this."""
         Request(self, self._post_barrier(), _nothing, tally=None).wait()
 
     def split(self, color: int, *, ledger: Ledger | None = None, spans: Span = "part") -> Communicator:
         """Return this rank's part of the communicator: the ranks that gave the same `color`, in the same order.
 
-        `spans` says which ranks those are, for projections to other numbers of ranks; all of them stay what they were.
+        Collective. The split blocks and cannot be interrupted, so it starts once all ranks have arrived. A rank that
+        has arrived stays until all have, or until one of them has aborted; other interruptions are raised after the
+        split.
 
-        Collective. Cutting the parts blocks and cannot be interrupted, so it starts once all ranks have arrived. A rank
-        that has arrived stays until all have, or until one has given up that can then no longer come; what else
-        interrupts it is raised after the cut.
+        Args:
+            color: of this rank's part.
+            ledger: of the part. Default: this communicator's.
+            spans: which ranks the part spans, for projections to other numbers of ranks; a part of all ranks spans
+                the same as this communicator.
         """
         arrived, patience = self._post_barrier(), Patience(self.spin)
         interruption: Exception | None = None
@@ -294,7 +328,7 @@ class Communicator(ABC):
             raise interruption
         return part
 
-    # What the forms share: staging, wire format, accounting.
+    # Shared by all forms: staging, communication dtype, accounting.
 
     def _start_sum(self, tensor: Tensor, wire: torch.dtype | None, scale: float, overlapped: bool) -> Request:
         _check_contiguous(tensor)
@@ -304,7 +338,7 @@ class Communicator(ABC):
         if scale != 1.0 and not (tensor.is_floating_point() and travels.is_floating_point):
             raise ValueError(f"a mean over ranks needs a floating dtype; got {tensor.dtype} travelling as {travels}")
         narrowed = travels.itemsize < tensor.element_size()
-        # A narrow wire carries the scaled values: 16-bit floats would overflow on the sum sooner than on the mean.
+        # A narrower dtype carries the scaled values: 16-bit floats would overflow on the sum sooner than on the mean.
         source = tensor * scale if narrowed and scale != 1.0 else tensor
         buffer = self._stage(source, travels, direct=self._sums_on_device)
         done = self._post_sum(buffer)
@@ -345,9 +379,9 @@ class Communicator(ABC):
         return self._request("receive", buffer.nbytes, 0.0, done, _copy_back(tensor, buffer), overlapped, (source, tag))
 
     def _stage(self, tensor: Tensor, dtype: torch.dtype, *, direct: bool = False) -> Tensor:
-        """What is posted for `tensor`: itself where it can travel as it is, else a copy in pinned host memory.
+        """The buffer to post for `tensor`: itself if it can be sent directly, else a copy in pinned host memory.
 
-        The copy is complete on return: MPI reads it at once. The wait for the GPU's stream can be interrupted.
+        The copy is complete on return, as MPI reads it at once. The wait for the GPU's stream can be interrupted.
         """
         narrow = tensor.to(dtype)
         if not tensor.is_cuda or direct:
@@ -356,7 +390,7 @@ class Communicator(ABC):
         host.copy_(narrow, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(torch.cuda.current_stream(tensor.device))
-        self._poll_until(copied.query)  # what the device computes before is computing
+        self._poll_until(copied.query)  # not a wait: the device's earlier work counts as computing
         return host
 
     def _request(
@@ -390,7 +424,7 @@ def _nothing() -> None:
 def _copy_back(tensor: Tensor, buffer: Tensor) -> Callable[[], None]:
     def copy() -> None:
         if buffer is not tensor:
-            # From pinned memory in the order of the stream; the allocator keeps the buffer until the copy is done.
+            # From pinned memory, in stream order; the allocator keeps the buffer until the copy is done.
             tensor.copy_(buffer, non_blocking=True)
 
     return copy

@@ -1,4 +1,4 @@
-"""What a rank communicated: counts, bytes and seconds by operation, scope, size and overlap."""
+"""The ledger of a rank's traffic: counts, bytes and seconds by operation, scope, size and overlap."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Scope = Literal["node", "global"]
 
 @dataclass(frozen=True, order=True)
 class Exchange:
-    """What the ledger tells apart: one kind of communication of one size.
+    """An entry's key: one kind of communication of one size.
 
-    `payload_bytes` is the size of one call's tensor as it travels; `overlapped` marks the non-blocking calls.
+    `payload_bytes` is the size of one call's tensor in its communication dtype; `overlapped` marks non-blocking calls.
     """
 
     operation: str
@@ -26,7 +26,7 @@ class Exchange:
 
 @dataclass
 class Tally:
-    """How often an exchange took place, the bytes that this rank sent, and the seconds it waited."""
+    """The number of an exchange's calls, the bytes that this rank sent, and the seconds it waited."""
 
     count: int = 0
     wire_bytes: float = 0.0
@@ -34,11 +34,11 @@ class Tally:
 
 
 class Ledger:
-    """What one rank communicated, by operation, scope, size and overlap.
+    """One rank's traffic, by operation, scope, size and overlap.
 
     Attributes:
-        trace: what it did in which order at every step, where that is kept.
-        is_recorded: whether the trace keeps what is counted here; else only that a rank waits for it.
+        trace: the recorded trace of its steps, or None.
+        is_recorded: whether operations counted here become events of the trace; waits for them do in any case.
     """
 
     def __init__(self, trace: Trace | None = None, *, is_recorded: bool = True) -> None:
@@ -47,11 +47,11 @@ class Ledger:
         self.is_recorded = is_recorded
 
     def untracked(self) -> Ledger:
-        """A ledger for what is no traffic of the method."""
+        """A ledger for traffic that does not count as the method's."""
         return Ledger(self.trace, is_recorded=False)
 
     def tally(self, exchange: Exchange) -> Tally:
-        """Return the tally of `exchange`, new ones at zero."""
+        """Return the tally of `exchange`; a new one is zero."""
         return self._tallies.setdefault(exchange, Tally())
 
     def wire_bytes(self, scope: Scope | None = None) -> float:

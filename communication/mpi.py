@@ -1,8 +1,8 @@
 """The communicator over MPI (mpi4py): host tensors travel without a copy, waits are polled tests.
 
 After an abort some ranks have posted operations that the others have not. An MPI communicator with a pending collective
-is never given back, and MPICH has about 2,044 of them; so `MpiFamily.settle` lets the ranks that lag join what is
-pending with throwaway buffers, and the communicators can be freed.
+is never released, and MPICH has about 2,044 of them; so `MpiFamily.settle` lets the ranks that lag join pending
+operations with throwaway buffers, and the communicators can be freed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _as_summands(buffer: Tensor) -> tuple[list[Any], MPI.Op]:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one rank has posted on one communicator: collectives, messages sent less those received, what is pending."""
+    """One rank's operations on a communicator: collectives, messages sent minus received, and those pending."""
 
     size: int
     num_collectives: int
@@ -69,7 +69,7 @@ class MpiFamily(Family):
         self._members: dict[str, MpiCommunicator] = {}
 
     def add(self, communicator: MpiCommunicator) -> None:
-        """Take `communicator` into the family."""
+        """Add `communicator` to the family."""
         self._members[communicator.name] = communicator
 
     def close(self) -> None:
@@ -79,20 +79,20 @@ class MpiFamily(Family):
         self._members.clear()
 
     def posted(self) -> dict[str, dict[str, Any]]:
-        """What this rank has posted on each communicator, as plain data: for the ranks of the worker to compare."""
+        """This rank's operations on each communicator, as plain data, for the ranks of the worker to compare."""
         return {name: communicator.posted() for name, communicator in self._members.items()}
 
     def summaries(self) -> dict[str, Summary]:
-        """What this rank has posted on each communicator, in numbers."""
+        """The numbers of this rank's operations on each communicator."""
         return {name: communicator.summary() for name, communicator in self._members.items()}
 
     def settle(self, reports: Sequence[dict[str, dict[str, Any]]]) -> bool:
-        """Start what it takes to complete every pending operation; true when all of them are complete.
+        """Start the operations that complete every pending one; true when all of them are complete.
+
+        Call it until it returns true on every rank.
 
         Args:
-            reports: what `posted` returned on every rank of the worker.
-
-        To be called again until it returns true on every rank.
+            reports: the results of `posted` of every rank of the worker.
         """
         settled = [c.settle([r[name] for r in reports if name in r]) for name, c in self._members.items()]
         return all(settled)
@@ -104,15 +104,15 @@ class MpiCommunicator(Communicator):
     Args:
         mpi: the MPI communicator; freed by `close`.
         nodes: the node of each rank.
-        members: the rank in the whole worker of each rank; the same unless given.
+        members: the rank in the whole worker of each rank. Default: the same.
         ledger, poll, spin, services: see Communicator.
         family: the communicators that end together.
-        name: equal on all ranks of one communicator, and different for two communicators of one rank.
+        name: equal on all ranks of a communicator, and unique among the communicators of a rank.
     """
 
     LOG_LENGTH = 256
-    # A large sum travels as several collectives under way at once: adding one piece overlaps copying the next. On two
-    # ranks of one host it halves the wait for 40 MB (docs/results/step.json: mlp_10m, "one piece").
+    # A large sum is split into several concurrent collectives: adding one piece overlaps copying the next. On two ranks
+    # of one host this halves the wait for 40 MB (docs/results/step.json: mlp_10m, "one piece").
     PIECE_BYTES, MAX_PIECES = 2**20, 32
 
     def __init__(
@@ -153,7 +153,7 @@ class MpiCommunicator(Communicator):
         family.add(self)
 
     def _post_sum(self, buffer: Tensor) -> Callable[[], bool]:
-        # The number of pieces follows from the size alone, so that every rank cuts alike.
+        # The number of pieces depends on the size alone, so it is the same on every rank.
         num_pieces = max(1, min(self.MAX_PIECES, buffer.nbytes // self.PIECE_BYTES))
         requests = []
         for piece in buffer.reshape(-1).tensor_split(num_pieces):
@@ -199,7 +199,7 @@ class MpiCommunicator(Communicator):
         )
 
     def _part(self, *arguments: Any, **keywords: Any) -> MpiCommunicator:
-        """A communicator of this kind."""
+        """A communicator of the same class."""
         return MpiCommunicator(*arguments, **keywords)
 
     def close(self) -> None:
@@ -236,12 +236,12 @@ class MpiCommunicator(Communicator):
     # Settling after an abort.
 
     def summary(self) -> Summary:
-        """What this rank has posted, in numbers."""
+        """The numbers of this rank's operations."""
         unmatched = self._sent.total() - self._received.total()
         return Summary(self.size, self._num_collectives, unmatched, len(self._pending))
 
     def posted(self) -> dict[str, Any]:
-        """What this rank has posted: the newest collectives, their number, and how many messages to whom."""
+        """This rank's operations: the newest collectives, their number, and the number of messages to each rank."""
         return {
             "rank": self.rank,
             "num_collectives": self._num_collectives,
@@ -250,7 +250,7 @@ class MpiCommunicator(Communicator):
         }
 
     def settle(self, reports: Sequence[dict[str, Any]]) -> bool:
-        """Join what the other ranks have posted, and test what is pending; true when nothing is."""
+        """Join the other ranks' operations, and test the pending ones; true when none is left."""
         if not self._joined:
             self._joined = True
             self._join_collectives(reports)

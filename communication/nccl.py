@@ -1,7 +1,7 @@
 """The communicator for ranks that have a GPU each: NCCL sums and broadcasts CUDA tensors, MPI does everything else.
 
-NCCL's operations are polled like MPI's, so a wait can be interrupted. What is under way when a trial is given up is
-aborted when its communicators are closed; the next trial's are new.
+NCCL's operations are polled like MPI's, so a wait can be interrupted. When a trial is abandoned, pending operations are
+aborted as its communicators close; the next trial gets new ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_available() -> bool:
 
 
 def _open_store(mpi: MPI.Comm) -> Any:
-    """A store at rank 0, by which the ranks of a group find one another; collective."""
+    """A store at rank 0, through which the ranks of a group find one another; collective."""
     host, store = socket.gethostname(), None
     if mpi.rank == 0:
         store = _c10d.TCPStore(host, 0, mpi.size, True, wait_for_workers=False)
@@ -42,7 +42,7 @@ class NcclCommunicator(MpiCommunicator):
     """A communicator over MPI whose sums and broadcasts of CUDA tensors go through NCCL.
 
     Args:
-        store: by which the ranks find one another; a new one, collectively, unless given.
+        store: through which the ranks find one another. Default: a new one, made collectively.
         mpi, others, keywords: as for MpiCommunicator.
     """
 
@@ -52,7 +52,7 @@ class NcclCommunicator(MpiCommunicator):
         super().__init__(mpi, *others, **keywords)
         self._store = _open_store(mpi) if store is None else store
         self._group = self._open_group(_c10d.PrefixStore(self.name, self._store))
-        self._under_way: list[Any] = []
+        self._pending_work: list[Any] = []
 
     def _open_group(self, store: Any) -> Any:
         options = _c10d.ProcessGroupNCCL.Options()
@@ -76,13 +76,13 @@ class NcclCommunicator(MpiCommunicator):
         return self._watch(self._group.broadcast([buffer], options))
 
     def _watch(self, work: Any) -> Callable[[], bool]:
-        self._under_way.append(work)
+        self._pending_work.append(work)
 
         def done() -> bool:
-            if work in self._under_way and work.is_completed():
-                self._under_way.remove(work)
-                work.wait()  # raises what went wrong, and makes the current stream wait for NCCL's
-            return work not in self._under_way
+            if work in self._pending_work and work.is_completed():
+                self._pending_work.remove(work)
+                work.wait()  # raises NCCL's error, if any, and makes the current stream wait for NCCL's
+            return work not in self._pending_work
 
         return done
 
@@ -90,8 +90,8 @@ class NcclCommunicator(MpiCommunicator):
         return type(self)(*arguments, store=self._store, **keywords)
 
     def close(self) -> None:
-        """Abort what is under way, and free the communicator."""
-        if self._under_way:
+        """Abort pending operations, and free the communicator."""
+        if self._pending_work:
             self._group.abort()
-            self._under_way.clear()
+            self._pending_work.clear()
         super().close()

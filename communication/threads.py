@@ -1,4 +1,4 @@
-"""The communicator's double: N virtual ranks as threads of one process, for exact tests and for debugging."""
+"""Virtual ranks: threads of one process in place of MPI ranks, for exact tests and for debugging."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class _Board:
-    """What the virtual ranks of one communicator share: collectives by number, messages by sender and tag."""
+    """The shared state of one communicator's virtual ranks: collectives by number, messages by sender and tag."""
 
     def __init__(self, size: int) -> None:
         self.lock = threading.Lock()
@@ -35,7 +35,7 @@ def connected_board(size: int) -> _Board:
 
 
 class ThreadCommunicator(Communicator):
-    """One virtual rank. Sums are added in rank order, each addition rounded to the dtype that travels."""
+    """One virtual rank. Sums are added in rank order, each addition rounded to the communication dtype."""
 
     def __init__(
         self,
@@ -152,7 +152,12 @@ class ThreadCommunicator(Communicator):
         )
 
     def close(self) -> None:
-        """Nothing to give back: the board goes with its last rank."""
+        """Nothing to release: the board is freed with its last rank."""
+
+
+def single_rank() -> Communicator:
+    """A virtual rank on its own, in the calling thread."""
+    return ThreadCommunicator(0, (0,), (0,), _Board(1), ledger=Ledger(), poll=lambda: None)
 
 
 def run_virtual_ranks(
@@ -163,11 +168,11 @@ def run_virtual_ranks(
     Args:
         function: gets the rank's communicator.
         nodes: the node of each virtual rank; its length is the number of ranks.
-        timeout: seconds after which the ranks are given up.
+        timeout: seconds after which to give up.
 
     Raises:
-        What the first failing rank raised; the others are interrupted with PeerAborted.
-        TimeoutError: when a rank is still busy after `timeout`.
+        Exception: that of the first failing rank; the others are interrupted with PeerAborted.
+        TimeoutError: if a rank is still busy after `timeout`.
     """
     board = _Board(len(nodes))
     failed: list[int] = []

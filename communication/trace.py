@@ -1,8 +1,9 @@
-"""What a rank does at every step: it computes, starts communications, and waits for them.
+"""The recorded trace of a rank: at every step it computes, starts communications, and waits for them.
 
-Kept for projections. Steps in which the same is done are told apart once, as a pattern; of the times between a
-pattern's events some samples are kept, and which pattern followed which in some segments of the training, the first one
-included: so a trial of a million steps costs some kilobytes.
+Recorded for projections, in three parts. `Trace` records the events of the current step and the computing time before
+each. `PatternTable` stores steps with equal events once, as a pattern, with a sample of their times. `SegmentSampler`
+keeps the order of the patterns in some segments of the training, the first included. So a trial of a million steps
+costs some kilobytes.
 """
 
 from __future__ import annotations
@@ -13,35 +14,37 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-# Which ranks a communicator spans: all of the worker; those of a node; one of each node; a part that does not grow with
-# their number; or all, of which rank 0 answers the messages of the others.
+# The ranks of a communicator: all of the worker; those of a node; one of each node; a part that does not grow with the
+# worker; or all, of which rank 0 answers the messages of the others.
 Span = Literal["all", "node", "peers", "part", "center"]
 
 # An event is one of
 #     ["post", operation, span, ranks, bytes]             a collective starts
 #     ["post", operation, span, ranks, bytes, peer, tag]  a message starts, to or from that rank of the worker
-#     ["wait", age]                                       for what was posted `age` posts ago, 1 being the last
+#     ["wait", age]                                       for the operation posted `age` posts ago, 1 being the last
 Event = tuple[Any, ...]
 
 MAX_PATTERNS = 128
-NUM_SAMPLES, FEWEST_SAMPLES, MAX_GAPS = 16, 2, 512  # of a pattern; fewer where steps have many events
-PIECE = 128  # events after which a step is cut, where it waits next: its loops are then equal pieces
-SEGMENT, MAX_SEGMENTS = 256, 16  # steps in a row of which the order is kept, and how many times
+NUM_SAMPLES, FEWEST_SAMPLES, MAX_GAPS = 16, 2, 512  # of a pattern; fewer for steps with many events
+PIECE = 128  # events; longer steps are cut at the next wait, so that repeated loops become repeated pieces
+SEGMENT, MAX_SEGMENTS = 256, 16  # consecutive steps whose order is kept, and the number of such segments
 MAX_RUNS = 512  # of equal pieces, in a segment
-UNKNOWN, UNKNOWN_PIECE = -1, -2  # in the order: a pattern beyond the limit, at the end of a step or before
-DIGITS = 7  # of a second: clocks tell no more
+UNKNOWN, UNKNOWN_PIECE = -1, -2  # numbers of patterns beyond the limit: the last piece of a step, and earlier ones
+DIGITS = 7  # of a second; clocks are no finer
 
 
 @dataclass
 class Pattern:
-    """Steps, or pieces of them, in which the same was done.
+    """Steps, or pieces of steps, with equal events.
 
     Attributes:
-        events: what was done, in order.
+        events: in order.
         is_last: whether a step ends with it.
-        samples: of some of these steps, the seconds of computing before each event, and after the last one.
-        count: how many steps.
+        samples: for some of these steps, the seconds of computing before each event, and after the last one.
+        count: the number of steps.
         seconds: of computing in all of them.
+        stride: once the samples are full, every `stride`-th step replaces one, the oldest first; doubled as the steps
+            go on, so that the samples span the whole training.
     """
 
     events: tuple[Event, ...]
@@ -52,7 +55,7 @@ class Pattern:
     stride: int = 1
 
     def add(self, gaps: list[float]) -> None:
-        """Count a step; its gaps are kept if it is among the first, or else now and then, ever more seldom."""
+        """Count a step, and keep its gaps if it is sampled."""
         most = min(NUM_SAMPLES, max(FEWEST_SAMPLES, MAX_GAPS // len(gaps)))
         if len(self.samples) < most:
             self.samples.append(gaps)
@@ -63,15 +66,113 @@ class Pattern:
         self.count += 1
         self.seconds += math.fsum(gaps)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The pattern as plain data, with the mean seconds of a step."""
+        return {
+            "events": [list(event) for event in self.events],
+            "is_last": self.is_last,
+            "samples": [[round(gap, DIGITS) for gap in sample] for sample in self.samples],
+            "count": self.count,
+            "seconds": round(self.seconds / self.count, DIGITS),
+        }
+
+
+class PatternTable:
+    """The patterns so far, numbered in the order of their first occurrence.
+
+    At most MAX_PATTERNS are kept. A later one counts as the latest kept pattern that differs in sizes only, or as
+    unknown.
+    """
+
+    def __init__(self) -> None:
+        self._patterns: list[Pattern] = []
+        self._numbers: dict[tuple[bool, tuple[Event, ...]], int] = {}
+        self._similar: dict[tuple[bool, tuple[Event, ...]], int] = {}  # by events without sizes
+
+    def add(self, events: list[Event], gaps: list[float], is_last: bool) -> int:
+        """Count a piece of a step; returns the number of its pattern, or UNKNOWN or UNKNOWN_PIECE."""
+        key = is_last, tuple(events)
+        number = self._numbers.get(key)
+        if number is None and len(self._patterns) < MAX_PATTERNS:
+            number = self._numbers[key] = len(self._patterns)
+            self._similar[is_last, _without_sizes(key[1])] = number
+            self._patterns.append(Pattern(key[1], is_last))
+        if number is None:
+            number = self._similar.get((is_last, _without_sizes(key[1])))
+        if number is None:
+            return UNKNOWN if is_last else UNKNOWN_PIECE
+        self._patterns[number].add(gaps)
+        return number
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """The patterns as plain data."""
+        return [pattern.as_dict() for pattern in self._patterns]
+
+
+class SegmentSampler:
+    """The order of patterns in some segments of SEGMENT steps, at most MAX_SEGMENTS of them.
+
+    Each time they are full, every other one is dropped and the distance to the next doubles, so that they are spread
+    over the whole training. A segment lasts longer while the next one would begin as it ended.
+
+    Attributes:
+        num_steps: steps so far.
+    """
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+        self._segments: dict[int, list[list[int]]] = {}  # by first step, the runs: a pattern, and how often in a row
+        self._runs: list[list[int]] | None = None  # of the current segment
+        self._stride = 1  # in segments, between the beginnings of two
+        self._begins_step = True  # with the next piece
+
+    def add(self, pattern: int, is_last: bool) -> None:
+        """Take the number of the next piece's pattern."""
+        if self._begins_step and self.num_steps % SEGMENT == 0 and not self._continues(pattern):
+            self._runs = self._new_segment()
+        self._begins_step = is_last
+        self.num_steps += is_last
+        runs = self._runs
+        if runs is None or len(runs) > MAX_RUNS:
+            return
+        if runs and runs[-1][0] == pattern:
+            runs[-1][1] += 1
+        elif len(runs) < MAX_RUNS:
+            runs.append([pattern, 1])
+        else:
+            runs.append([UNKNOWN_PIECE, 0])  # full: the rest of this segment is not kept
+
+    def _continues(self, pattern: int) -> bool:
+        """Whether `pattern` repeats the last one of the current segment."""
+        return self._runs is not None and 0 < len(self._runs) <= MAX_RUNS and self._runs[-1][0] == pattern
+
+    def _new_segment(self) -> list[list[int]] | None:
+        """Start a segment at the current step, if one is due there."""
+        first = self.num_steps
+        if first // SEGMENT % self._stride:
+            return None
+        if len(self._segments) == MAX_SEGMENTS:
+            self._stride *= 2
+            distance = self._stride * SEGMENT
+            self._segments = {begin: runs for begin, runs in self._segments.items() if begin % distance == 0}
+            if first % distance:
+                return None
+        self._segments[first] = []
+        return self._segments[first]
+
+    def as_list(self) -> list[list[Any]]:
+        """First step and runs of each segment."""
+        return [[first, runs] for first, runs in self._segments.items()]
+
 
 @dataclass
 class _Service:
-    """What a rank does for others, between its own computing.
+    """The requests of others that a rank serves between its own computing.
 
     Attributes:
-        num, seconds: requests served, and what that took.
-        polled, polled_squared: sums of the seconds between two looks, and of their squares.
-        last: when it last looked, or began to compute.
+        num, seconds: requests served, and the time that took.
+        polled, polled_squared: sums of the seconds between two polls for requests, and of their squares.
+        last: the time of the last poll, or of the beginning of computing.
     """
 
     num: int = 0
@@ -90,7 +191,7 @@ class _Service:
             self.seconds += spent
 
     def as_dict(self) -> dict[str, float] | None:
-        """Seconds per request, and what one waits on average for the next look (half the mean square over the mean)."""
+        """Seconds per request, and its average delay until the next poll (half the mean square over the mean)."""
         if not self.num:
             return None
         delay = self.polled_squared / (2 * self.polled) if self.polled else 0.0
@@ -102,34 +203,48 @@ def _without_sizes(events: tuple[Event, ...]) -> tuple[Event, ...]:
 
 
 class Trace:
-    """One rank's patterns, and which step followed which.
+    """Records one rank's steps. Not for several threads.
 
     Args:
         clock: seconds; for tests.
+
+    Example:
+        A step of 1.75 s of computing, and an all-reduce that travels meanwhile. The clock is read when the step
+        begins, at the post, at the beginning of the wait, twice at its end, and when the step ends:
+
+        >>> trace = Trace(clock=iter([0.0, 1.0, 1.5, 4.0, 4.0, 4.25]).__next__)
+        >>> trace.begin()
+        >>> number = trace.post("all_reduce", "all", 2, 8)
+        >>> trace.hold()
+        >>> trace.arrived(number)
+        >>> trace.release()
+        >>> trace.end_step()
+        >>> (pattern,) = trace.as_dict()["patterns"]
+        >>> pattern["events"]  # the wait is for the last post
+        [['post', 'all_reduce', 'all', 2, 8], ['wait', 1]]
+        >>> pattern["samples"]  # computing before the post, before the wait, and after it
+        [[1.0, 0.5, 0.25]]
+        >>> trace.as_dict()["segments"]  # from step 0 on: pattern 0, once
+        [[0, [[0, 1]]]]
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._patterns: dict[tuple[bool, tuple[Event, ...]], int] = {}
-        self._alike: dict[tuple[bool, tuple[Event, ...]], int] = {}  # the last pattern that differs in sizes only
-        self._segment: int | None = None  # that is being written
-        self._kept: list[Pattern] = []
-        self._segments: dict[int, list[list[int]]] = {}  # by first step; runs: pattern, how often in a row
-        self._stride = 1  # between two segments, in segments
-        self._begins = True  # a step, with the next piece
-        self._num_steps = 0
+        self._patterns = PatternTable()
+        self._segments = SegmentSampler()
+        # The current piece: its events, the seconds before each, and when the next gap began.
         self._events: list[Event] = []
         self._gaps: list[float] = []
+        self._last = 0.0
         self._num_posts = 0
         self._is_counting = False
-        self._last = 0.0
         self._num_holds = 0
         self._held_since = 0.0
         self._service = _Service()
         self._serving_since: float | None = None
 
     def begin(self) -> None:
-        """Steps follow; what was before, such as an evaluation, belongs to none."""
+        """Steps follow; what came before, such as an evaluation, belongs to none."""
         self._events, self._gaps = [], []
         self._last, self._is_counting = self._clock(), True
         self._service.last = self._last
@@ -142,7 +257,7 @@ class Trace:
         payload_bytes: int,
         peer_and_tag: tuple[int, int] | None = None,
     ) -> int | None:
-        """Note that something has been started; returns its number, None between steps and while serving."""
+        """Record the start of an operation; returns its number, or None between steps and while serving."""
         if not self._is_counting or self._serving_since is not None:
             return None
         self._num_posts += 1
@@ -157,21 +272,21 @@ class Trace:
     # Waiting.
 
     def hold(self) -> None:
-        """The rank waits from now on. Holds may lie in one another."""
+        """The rank waits from now on. Holds may be nested."""
         self._num_holds += 1
         if self._num_holds == 1:
             self._held_since = self._clock()
 
     def arrived(self, number: int | None) -> None:
-        """What has this number is complete; while the rank waits, that is what it has waited for."""
+        """The operation with this number is complete; if the rank waits, it has waited for this one."""
         if number is not None and self._is_counting and self._num_holds and self._serving_since is None:
             self._note(("wait", self._num_posts - number + 1), self._held_since)
 
     def release(self) -> None:
-        """The rank goes on."""
+        """The rank no longer waits."""
         self._num_holds -= 1
         if self._num_holds == 0:
-            # What was computed before a wait for nothing that was posted belongs to the next gap.
+            # If the wait completed nothing that was recorded, the time computed so far counts towards the next gap.
             self._last += self._clock() - self._held_since
             self._service.last = self._clock()
 
@@ -183,13 +298,13 @@ class Trace:
     # Serving.
 
     def begin_service(self) -> None:
-        """The rank looks whether others ask for something; until `end_service` it does what they ask."""
+        """The rank polls for requests of others, and serves them until `end_service`."""
         self._serving_since = self._clock()
         if self._is_counting and not self._num_holds:
             self._service.poll(self._serving_since)
 
     def end_service(self, num_served: int, *, is_own: bool = False) -> None:
-        """The rank goes on. What it did for others belongs to no step, unless that was its own work all the same."""
+        """The rank continues. Time spent on requests belongs to no step, unless the work `is_own`."""
         now = self._clock()
         assert self._serving_since is not None
         spent = now - self._serving_since
@@ -200,81 +315,26 @@ class Trace:
             if not self._num_holds and not is_own:
                 self._last += spent
 
+    # The ends of steps.
+
     def end_step(self) -> None:
         """A step is over, and the next one begins."""
         self._end_piece(self._clock(), is_last=True)
-        self._num_steps += 1
 
     def _end_piece(self, now: float, *, is_last: bool) -> None:
-        key = is_last, tuple(self._events)
-        place = self._patterns.get(key)
-        if place is None and len(self._kept) < MAX_PATTERNS:
-            place = self._patterns[key] = len(self._kept)
-            self._alike[is_last, _without_sizes(key[1])] = place
-            self._kept.append(Pattern(key[1], is_last))
-        if place is None:
-            place = self._alike.get((is_last, _without_sizes(key[1])))
-        if place is not None:
-            self._kept[place].add([*self._gaps, now - self._last])
-        else:
-            place = UNKNOWN if is_last else UNKNOWN_PIECE
-        self._follow(place)
+        number = self._patterns.add(self._events, [*self._gaps, now - self._last], is_last)
+        self._segments.add(number, is_last)
         self._events, self._gaps, self._last = [], [], now
-
-    def _follow(self, place: int) -> None:
-        """Note which pattern came, if that is in a segment."""
-        if self._begins and self._num_steps % SEGMENT == 0 and not self._goes_on(place):
-            self._segment = self._new_segment()
-        self._begins = place == UNKNOWN or (place >= 0 and self._kept[place].is_last)
-        if self._segment is None:
-            return
-        runs = self._segments[self._segment]
-        if len(runs) > MAX_RUNS:
-            return
-        if runs and runs[-1][0] == place:
-            runs[-1][1] += 1
-        elif len(runs) < MAX_RUNS:
-            runs.append([place, 1])
-        else:
-            runs.append([UNKNOWN_PIECE, 0])  # full: what follows in this segment is not kept
-
-    def _goes_on(self, place: int) -> bool:
-        """Whether the segment so far goes on as it ended: then it may be longer than others."""
-        runs = [] if self._segment is None else self._segments[self._segment]
-        return 0 < len(runs) <= MAX_RUNS and runs[-1][0] == place
-
-    def _new_segment(self) -> int | None:
-        """The segment that begins with this step, if one does."""
-        first = self._num_steps
-        if first // SEGMENT % self._stride:
-            return None
-        if len(self._segments) == MAX_SEGMENTS:
-            self._stride *= 2
-            kept = self._stride * SEGMENT
-            self._segments = {begin: runs for begin, runs in self._segments.items() if begin % kept == 0}
-            if first % kept:
-                return None
-        self._segments[first] = []
-        return first
 
     def pause(self) -> None:
         """What follows belongs to no step."""
         self._is_counting = False
 
     def as_dict(self) -> dict[str, Any]:
-        """The patterns, which of them followed which where, how many steps there were, and what serving others took."""
+        """The patterns, their order in the sampled segments, the number of steps, and the cost of serving others."""
         return {
-            "patterns": [
-                {
-                    "events": [list(event) for event in pattern.events],
-                    "is_last": pattern.is_last,
-                    "samples": [[round(gap, DIGITS) for gap in sample] for sample in pattern.samples],
-                    "count": pattern.count,
-                    "seconds": round(pattern.seconds / pattern.count, DIGITS),
-                }
-                for pattern in self._kept
-            ],
-            "segments": [[first, runs] for first, runs in self._segments.items()],
-            "num_steps": self._num_steps,
+            "patterns": self._patterns.as_list(),
+            "segments": self._segments.as_list(),
+            "num_steps": self._segments.num_steps,
             "service": self._service.as_dict(),
         }

@@ -4,7 +4,7 @@ Every rank sends the signs of its gradient; the update is the sign of their sum.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from optuna.distributions import FloatDistribution
@@ -21,7 +21,7 @@ class SignSgdHyperparameters:
         require(0 <= self.shrinkage < 1, f"shrinkage must be in [0, 1); got {self.shrinkage}")
 
 
-class SignSgd(Method):
+class SignSgd(Method[SignSgdHyperparameters]):
     Hyperparameters = SignSgdHyperparameters
     search_space: ClassVar[SearchSpace] = SearchSpace(
         (Parameter(name="shrinkage", distribution=FloatDistribution(0.0, 0.01), default=0.0),)
@@ -45,9 +45,3 @@ class SignSgd(Method):
 
     def finalize(self) -> nn.Module:
         return self._context.model
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"model": self._context.model.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._context.model.load_state_dict(state["model"])

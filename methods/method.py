@@ -1,9 +1,9 @@
-"""The interface of a training method: it owns the whole step, from the batch to the changed parameters.
+"""The interface of a training method, which owns the whole step, from the batch to the changed parameters.
 
-What the trial's loop promises: `epoch` is called with this rank's share of every global batch of an epoch, in the same
-number on every rank, and by default calls `step` once per batch; `epoch_end` after each epoch; `evaluation_model` at
-any time between epochs; `finalize` once, after the last one. All are collective: every rank of the worker calls them in
-the same order.
+The trial's loop calls `epoch` with this rank's share of every global batch of an epoch, the same number on every rank;
+by default `epoch` calls `step` once per batch. It calls `epoch_end` after each epoch, `evaluation_model` at any time
+between epochs, and `finalize` once, after the last epoch. All of these are collective: every rank of the worker calls
+them in the same order.
 """
 
 from __future__ import annotations
@@ -12,23 +12,49 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+H = TypeVar("H")  # a method's dataclass of hyperparameters
 
 
 class NotApplicable(ValueError):
-    """A method cannot do what it is asked for, and says why, before training starts."""
+    """A method cannot do what it is asked to do; raised by `Method.check` or a method's `__init__`, before training.
+
+    The message states the rule, the value and what is valid. A search counts such a configuration as infeasible.
+
+    Example:
+        >>> from atoll import NotApplicable
+        >>> num_ranks = 1
+        >>> if num_ranks < 2:
+        ...     raise NotApplicable(f"gossip needs at least 2 ranks per worker; got {num_ranks}")
+        Traceback (most recent call last):
+        atoll.methods.method.NotApplicable: gossip needs at least 2 ranks per worker; got 1
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """A rank's share of a global batch, or the whole: sample indices (b,), inputs (b, ...), targets (b, ...)."""
+    """A rank's share of a global batch of b samples; for a layer-parallel method, the whole of it.
+
+    Attributes:
+        indices: (b,) int64, the samples' positions in the training set, for methods that keep something per sample.
+        inputs: (b, ...) as the network takes them, on the rank's device.
+        targets: (b, ...) as the loss takes them, on the rank's device.
+
+    Example:
+        >>> import torch
+        >>> from atoll import Batch
+        >>> batch = Batch(indices=torch.tensor([7, 3]), inputs=torch.ones(2, 64), targets=torch.tensor([1, 0]))
+        >>> batch.inputs.shape
+        torch.Size([2, 64])
+    """
 
     indices: Tensor
     inputs: Tensor
@@ -37,17 +63,28 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a method is given.
+    """Everything a method is given, apart from its hyperparameters.
 
     Attributes:
         model: the network, with equal parameters on every rank, on the rank's device.
         loss: (outputs, targets) -> mean loss over the batch, a scalar.
         optimizers: makes optimizers whose learning rate follows the trial's schedule.
-        communicator: the worker's ranks.
-        untracked: the same ranks, for evaluation and other traffic that is not counted as the method's.
-        inputs: some training inputs (b, ...) as the network takes them, for what depends on shapes or time.
-        num_epochs, steps_per_epoch: how long the training will be.
-        seed: for randomness of the method itself.
+        communicator: the worker's ranks; its ledger counts the method's traffic.
+        untracked: the same ranks, for evaluation and other traffic that does not count as the method's.
+        inputs: (b, ...) some training inputs as the network takes them, to derive shapes or times from.
+        num_epochs: the length of the training, in epochs.
+        steps_per_epoch: the number of batches of an epoch.
+        seed: seeds the method's own randomness.
+
+    Example:
+        >>> import torch
+        >>> from atoll import Context
+        >>> context = Context.on_one_rank(torch.nn.Linear(4, 2), torch.nn.functional.cross_entropy)
+        >>> optimizer = context.optimizers(context.model.parameters())
+        >>> context.loss(context.model(torch.ones(3, 4)), torch.tensor([0, 1, 1])).backward()
+        >>> optimizer.step()
+        >>> context.communicator.size
+        1
     """
 
     model: nn.Module
@@ -60,25 +97,98 @@ class Context:
     steps_per_epoch: int
     seed: int
 
+    @classmethod
+    def on_one_rank(
+        cls,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        settings: OptimizerSettings | None = None,
+        inputs: Tensor | None = None,
+        num_epochs: int = 1,
+        steps_per_epoch: int = 1,
+        seed: int = 0,
+    ) -> Context:
+        """Make a context with one virtual rank, to try a method without MPI.
+
+        Args:
+            model, loss, num_epochs, steps_per_epoch, seed: see Context.
+            settings: of the optimizers. Default: those of `OptimizerSettings`.
+            inputs: see Context. Default: none, shape (0,).
+        """
+        from atoll.communication.threads import single_rank
+
+        communicator = single_rank()
+        return cls(
+            model=model,
+            loss=loss,
+            optimizers=OptimizerFactory(settings or OptimizerSettings(), num_epochs * steps_per_epoch),
+            communicator=communicator,
+            untracked=communicator.split(0, ledger=communicator.ledger.untracked()),
+            inputs=torch.empty(0) if inputs is None else inputs,
+            num_epochs=num_epochs,
+            steps_per_epoch=steps_per_epoch,
+            seed=seed,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoHyperparameters:
     """The hyperparameters of a method that has none."""
 
 
-class Method(ABC):
-    """A training method.
+class Method(ABC, Generic[H]):
+    """A training method; `H` is its dataclass of hyperparameters.
+
+    A subclass defines `__init__`, `step`, `evaluation_model` and `finalize`; all else is optional.
 
     Class attributes:
-        Hyperparameters: a frozen keyword-only dataclass that validates itself in `__post_init__`.
-        optimizer_defaults: defaults of optimizer settings that differ from the shared ones, such as the source's.
-        min_ranks, max_ranks: how many ranks it can use; None for any number.
-        asynchronous: whether the same seed may give different results, because ranks do not wait for one another.
-        layer_parallel: whether ranks hold parts of one network; each is then given the whole of every global batch.
-        pruning: how its trials may be ended early unless a study says: `rule`, and `while_falling`.
+        Hyperparameters: H, a frozen keyword-only dataclass that validates itself in `__post_init__`. Default: none.
+        optimizer_defaults: optimizer settings whose defaults differ from the shared ones, such as the source's.
+        min_ranks, max_ranks: the numbers of ranks per worker that the method supports; None for no limit.
+        asynchronous: whether ranks do not wait for one another, so that the same seed may give different results.
+        layer_parallel: whether ranks hold parts of one network; each then receives the whole of every global batch.
+        pruning: the default pruning of its trials: `rule`, and `while_falling`.
+        search_space: a `SearchSpace` of its hyperparameters, for a method outside atoll's registry.
 
     Attributes:
-        notes: what a user should know of how the method runs here; equal on every rank.
+        notes: remarks for the user on how the method runs here; equal on every rank.
+
+    Example:
+        Gradient averaging, trained for a step:
+
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> from atoll import Batch, Context, FlatModel, Method
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class AveragingHyperparameters:
+        ...     scale: float = 1.0
+        >>> class Averaging(Method[AveragingHyperparameters]):
+        ...     Hyperparameters = AveragingHyperparameters
+        ...
+        ...     def __init__(self, hyperparameters: AveragingHyperparameters, context: Context) -> None:
+        ...         self.scale, self.context = hyperparameters.scale, context
+        ...         self.flat = FlatModel(context.model)
+        ...         self.optimizer = context.optimizers([self.flat.vector])
+        ...
+        ...     def step(self, batch: Batch) -> torch.Tensor:
+        ...         loss = self.context.loss(self.context.model(batch.inputs), batch.targets)
+        ...         self.flat.backward(loss)
+        ...         self.context.communicator.mean(self.flat.gradients)
+        ...         self.flat.gradients.mul_(self.scale)
+        ...         self.optimizer.step()
+        ...         return loss.detach()
+        ...
+        ...     def evaluation_model(self) -> torch.nn.Module:
+        ...         return self.context.model
+        ...
+        ...     def finalize(self) -> torch.nn.Module:
+        ...         return self.context.model
+        >>> context = Context.on_one_rank(torch.nn.Linear(4, 1), torch.nn.functional.mse_loss)
+        >>> method = Averaging(AveragingHyperparameters(), context)
+        >>> batch = Batch(indices=torch.arange(8), inputs=torch.ones(8, 4), targets=torch.full((8, 1), 9.0))
+        >>> bool(method.step(batch) > method.step(batch))
+        True
     """
 
     Hyperparameters: ClassVar[type] = NoHyperparameters
@@ -91,7 +201,7 @@ class Method(ABC):
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def check(cls, hyperparameters: Any, settings: OptimizerSettings, num_ranks: int) -> None:
+    def check(cls, hyperparameters: H, settings: OptimizerSettings, num_ranks: int) -> None:
         """Raise NotApplicable for what the method cannot do; cheap, and called before anything expensive starts."""
         name = cls.__module__.rpartition(".")[2]
         if num_ranks < cls.min_ranks:
@@ -100,39 +210,39 @@ class Method(ABC):
             raise NotApplicable(f"{name} is sequential: it trains on {cls.max_ranks} rank per worker; got {num_ranks}")
 
     @classmethod
-    def keeps_samples(cls, hyperparameters: Any) -> bool:
-        """Whether it keeps something for every sample, which must then be the same in every epoch: not augmented."""
+    def keeps_samples(cls, hyperparameters: H) -> bool:
+        """Whether the method keeps something per sample; samples are then the same in every epoch: not augmented."""
         return False
 
     @abstractmethod
-    def __init__(self, hyperparameters: Any, context: Context) -> None:
-        """Set up, after `check`; raises NotApplicable for what only the ranks at work can tell."""
+    def __init__(self, hyperparameters: H, context: Context) -> None:
+        """Set up, after `check`; raises NotApplicable for what only the ranks at work can detect."""
 
     @abstractmethod
     def step(self, batch: Batch) -> Tensor:
-        """Train on one batch; returns this rank's loss, a detached scalar whose mean over ranks is the batch's."""
+        """Train on one batch; return this rank's loss, a detached scalar whose mean over ranks is the batch's."""
 
     def epoch(self, batches: Iterator[Batch]) -> Iterator[Tensor]:
-        """Train on the batches of an epoch, yielding the loss of each; for methods that take several passes over them.
+        """Train on an epoch's batches, yielding the loss of each; to be overridden for several passes over them.
 
-        A batch that is asked for sets the learning rate to the schedule's at its step.
+        Taking a batch from the iterator sets the learning rate to the schedule's at its step.
         """
         for batch in batches:
             yield self.step(batch)
 
-    def epoch_end(self, loss: float) -> None:  # noqa: B027  (a method without a schedule has nothing to do)
-        """Move the method's own schedules on.
+    def epoch_end(self, loss: float) -> None:
+        """Advance the method's own schedules.
 
         Args:
             loss: the epoch's training loss, averaged over ranks.
         """
 
     def metrics(self) -> dict[str, float]:
-        """What the method itself has to report at the end of an epoch, by name, and cheap; the root's are recorded."""
+        """The method's own metrics at the end of an epoch, by name; cheap. Those of the worker's root are recorded."""
         return {}
 
     def inner_ranks(self) -> dict[str, int]:
-        """Ranks of the layers that the method holds in low rank, or did last, by name."""
+        """Matrix rank by name of the layers that are held in low rank, or were most recently."""
         return {}
 
     @abstractmethod
@@ -141,12 +251,30 @@ class Method(ABC):
 
     @abstractmethod
     def finalize(self) -> nn.Module:
-        """Complete what is pending and return the trained model, equal on every rank."""
+        """Complete pending communication and return the trained model, equal on every rank."""
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of all that training depends on. Nothing may be pending: call it after an epoch's end."""
+        """Return copies of everything that training depends on; optional, needed for checkpoints only.
 
-    @abstractmethod
+        Called after an epoch's end, when nothing is pending; collective. Training continues afterwards, so the copies
+        must not share memory with it.
+
+        Raises:
+            NotImplementedError: when the method does not support checkpoints.
+        """
+        raise NotImplementedError(self._how_to_checkpoint())
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue bit for bit from what `state_dict` returned on this rank, which stays unchanged.
+
+        Raises:
+            NotImplementedError: when the method does not support checkpoints.
+        """
+        raise NotImplementedError(self._how_to_checkpoint())
+
+    def _how_to_checkpoint(self) -> str:
+        return (
+            f"{type(self).__name__} cannot be checkpointed; to support it, define state_dict, which returns copies of "
+            "all that training depends on (parameters, buffers, optimizer state, counters, and what this rank keeps "
+            "besides), and load_state_dict, which continues from them"
+        )

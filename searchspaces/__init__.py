@@ -1,26 +1,6 @@
-"""What may be searched, one file per method. The registry is literal: name -> module:object."""
+"""What may be searched: one file per method, with the method's name and an object SPACE."""
 
-SEARCH_SPACES = {
-    "ab": "atoll.searchspaces.ab:SPACE",
-    "admm_consensus": "atoll.searchspaces.admm_consensus:SPACE",
-    "admm_dual": "atoll.searchspaces.admm_dual:SPACE",
-    "adownpour": "atoll.searchspaces.adownpour:SPACE",
-    "asgd": "atoll.searchspaces.asgd:SPACE",
-    "daso": "atoll.searchspaces.daso:SPACE",
-    "ddp": "atoll.searchspaces.ddp:SPACE",
-    "diloco": "atoll.searchspaces.diloco:SPACE",
-    "dni": "atoll.searchspaces.dni:SPACE",
-    "downpour": "atoll.searchspaces.downpour:SPACE",
-    "eamsgd": "atoll.searchspaces.eamsgd:SPACE",
-    "easgd": "atoll.searchspaces.easgd:SPACE",
-    "easgd_tree": "atoll.searchspaces.easgd_tree:SPACE",
-    "local_sgd": "atoll.searchspaces.local_sgd:SPACE",
-    "mac": "atoll.searchspaces.mac:SPACE",
-    "mdownpour": "atoll.searchspaces.mdownpour:SPACE",
-    "msgd": "atoll.searchspaces.msgd:SPACE",
-    "mvadownpour": "atoll.searchspaces.mvadownpour:SPACE",
-    "mvasgd": "atoll.searchspaces.mvasgd:SPACE",
-    "oialr": "atoll.searchspaces.oialr:SPACE",
-    "powersgd": "atoll.searchspaces.powersgd:SPACE",
-    "sgd": "atoll.searchspaces.sgd:SPACE",
-}
+
+def location(method: str) -> str:
+    """The search space of a registered method, as module:object."""
+    return f"atoll.searchspaces.{method}:SPACE"

@@ -1,68 +1,65 @@
-"""The search space of AB training: section 5.3.3's ratios and what tables A.7 to A.9 used, both covered (001)."""
-
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+"""The search space of AB training (Coquelin 2024): the ratios of section 5.3.3 and those of tables A.7 to A.9."""
 
 from atoll.searchspaces.optimizer import COSINE
-from atoll.searchspaces.space import Parameter, SearchSpace
+from atoll.searchspaces.parameter import choice, integer, real
+from atoll.searchspaces.space import SearchSpace
+
+SECTION = "Coquelin 2024, section 5.3.3"
 
 SPACE = SearchSpace(
     (
-        Parameter(
-            name="learning_rate",
-            distribution=FloatDistribution(1e-4, 1e-2, log=True),
-            default=1e-3,
+        real(
+            "learning_rate",
+            1e-4,
+            1e-2,
+            1e-3,
+            log=True,
             symbol="η",
-            source="001 table A.9 and A.2 (0.003, 0.0035), widened",
+            source="Coquelin 2024, table A.9 and A.2 (0.003, 0.0035), widened",
         ),
         *COSINE,
-        Parameter(
-            name="warmup",
-            distribution=FloatDistribution(0.1, 0.6),
-            default=0.2,
+        real(
+            "warmup",
+            0.1,
+            0.6,
+            0.2,
             unit="share of the steps",
-            source="001 section 5.3.3 (0.2), tables A.7 to A.9 (0.21 to 0.59)",
+            source=f"{SECTION} (0.2), tables A.7 to A.9 (0.21 to 0.59)",
         ),
-        Parameter(
-            name="group_steps",
-            distribution=FloatDistribution(0.02, 0.12, log=True),
-            default=1 / 30,
+        real(
+            "group_steps",
+            0.02,
+            0.12,
+            1 / 30,
+            log=True,
             unit="share of the steps",
-            source="001 section 5.3.3 (1/30), tables A.7 to A.9 (0.047 to 0.1)",
+            source=f"{SECTION} (1/30), tables A.7 to A.9 (0.047 to 0.1)",
         ),
-        Parameter(
-            name="rebound",
-            distribution=FloatDistribution(0.05, 0.5),
-            default=0.25,
+        real(
+            "rebound",
+            0.05,
+            0.5,
+            0.25,
             unit="share of group_steps",
-            source="001 section 5.3.3 (0.25), tables A.7 to A.9 (0.08 to 0.14)",
+            source=f"{SECTION} (0.25), tables A.7 to A.9 (0.08 to 0.14)",
         ),
-        Parameter(
-            name="lr_rebound",
-            distribution=FloatDistribution(0.1, 0.7),
-            default=0.5,
+        real(
+            "lr_rebound",
+            0.1,
+            0.7,
+            0.5,
             unit="share of group_steps",
-            source="001 section 5.3.3 (0.5), tables A.7 to A.9 (0.22 to 0.35)",
+            source=f"{SECTION} (0.5), tables A.7 to A.9 (0.22 to 0.35)",
         ),
-        Parameter(
-            name="cutoff",
-            distribution=FloatDistribution(0.02, 0.5),
-            default=0.15,
-            source="001 table A.6 (0.15), widened",
-        ),
-        Parameter(
-            name="group_size",
-            distribution=IntDistribution(1, 8, log=True),
-            default=4,
-            unit="ranks",
-            source="001 table A.6 (4)",
-        ),
-        Parameter(
-            name="merge",
-            distribution=CategoricalDistribution(["with_stale", "only_learned", "only_b", "full"]),
-            default="with_stale",
-            source="001 equation 5.8 and its comparators, section 5.3",
+        real("cutoff", 0.02, 0.5, 0.15, source="Coquelin 2024, table A.6 (0.15), widened"),
+        integer("group_size", 1, 8, 4, log=True, unit="ranks", source="Coquelin 2024, table A.6 (4)"),
+        choice(
+            "merge",
+            ["with_stale", "only_learned", "only_b", "full"],
+            "with_stale",
+            source="Coquelin 2024, equation 5.8 and its comparators, section 5.3",
         ),
     ),
     fixed=(("optimizer", "adamw"), ("schedule", "cosine")),
-    without=("momentum",),
+    exclude=("momentum",),
 )

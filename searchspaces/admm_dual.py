@@ -1,51 +1,50 @@
-"""The search space of the dual-net ADMM (002 chapters 5 and 9, which names no ranges: these span its experiments')."""
+"""The search space of the dual-net ADMM (Dziwulski 2017, chapters 5 and 9).
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+The source names no ranges; these span its experiments.
+"""
 
-from atoll.searchspaces.space import Parameter, SearchSpace
+from atoll.searchspaces.parameter import choice, integer, real
+from atoll.searchspaces.space import SearchSpace
+
+SOURCE = "Dziwulski 2017"
 
 SPACE = SearchSpace(
     (
-        Parameter(
-            name="learning_rate",
-            distribution=FloatDistribution(1e-3, 0.3, log=True),
-            default=0.05,
+        real(
+            "learning_rate",
+            1e-3,
+            0.3,
+            0.05,
+            log=True,
             symbol="net2's rate",
-            source="002 section 9.7.2 (rates a hundred times apart)",
+            source=f"{SOURCE}, section 9.7.2 (rates a hundred times apart)",
         ),
-        Parameter(
-            name="net1_lr",
-            distribution=FloatDistribution(1e-5, 0.3, log=True),
-            default=0.01,
+        real(
+            "net1_lr",
+            1e-5,
+            0.3,
+            0.01,
+            log=True,
             symbol="net1's rate",
-            source="002 section 9.5.3 (drastically decreased)",
+            source=f"{SOURCE}, section 9.5.3 (drastically decreased)",
         ),
-        Parameter(
-            name="grouping",
-            distribution=CategoricalDistribution(["first", "even", "last"]),
-            default="even",
-            source="002 figure 7.2 (the third of six layers is dual)",
+        choice(
+            "grouping",
+            ["first", "even", "last"],
+            "even",
+            source=f"{SOURCE}, figure 7.2 (the third of six layers is dual)",
         ),
-        Parameter(
-            name="duals", distribution=CategoricalDistribution([False, True]), default=False, source="002 chapter 5"
-        ),
-        Parameter(
-            name="loss",
-            distribution=CategoricalDistribution(["euclidean", "normalised", "normalised_by_copy"]),
-            default="euclidean",
-            source="002 equations 9.2, 9.3, 9.4",
+        choice("duals", [False, True], False, source=f"{SOURCE}, chapter 5"),
+        choice(
+            "loss",
+            ["euclidean", "normalised", "normalised_by_copy"],
+            "euclidean",
+            source=f"{SOURCE}, equations 9.2, 9.3, 9.4",
             only_if=("duals", (False,)),
         ),
-        Parameter(
-            name="hold", distribution=IntDistribution(0, 50), default=0, unit="batches", source="002 section 9.5.3"
-        ),
-        Parameter(
-            name="rho",
-            distribution=FloatDistribution(1e-3, 10.0, log=True),
-            default=1.0,
-            symbol="ρ",
-            source="002 equation 5.5",
-            only_if=("duals", (True,)),
+        integer("hold", 0, 50, 0, unit="batches", source=f"{SOURCE}, section 9.5.3"),
+        real(
+            "rho", 1e-3, 10.0, 1.0, log=True, symbol="ρ", source=f"{SOURCE}, equation 5.5", only_if=("duals", (True,))
         ),
     ),
     fixed=(("optimizer", "sgd"), ("schedule", "constant")),

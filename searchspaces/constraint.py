@@ -35,12 +35,12 @@ _ALLOWED = (
 
 
 def names(constraint: str) -> set[str]:
-    """The hyperparameters that a constraint speaks of. Raises ValueError for a text that is no constraint."""
+    """The hyperparameters that a constraint refers to. Raises ValueError for a text that is no constraint."""
     return set(_compiled(constraint)[1])
 
 
 def holds(constraint: str, values: Mapping[str, Any]) -> bool:
-    """Whether `values` satisfy a constraint; one that speaks of what is left out says nothing."""
+    """Whether `values` satisfy a constraint; one that refers to an absent hyperparameter is satisfied."""
     code, needed = _compiled(constraint)
     if any(name not in values for name in needed):
         return True
@@ -56,11 +56,12 @@ def _compiled(constraint: str) -> tuple[CodeType, tuple[str, ...]]:
         tree = ast.parse(constraint.strip(), mode="eval")
     except SyntaxError:
         tree = None
-    found = [] if tree is None else sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)})
-    compares = tree is not None and any(isinstance(node, ast.Compare) for node in ast.walk(tree))
-    if tree is None or not compares or not found or not all(isinstance(node, _ALLOWED) for node in ast.walk(tree)):
+    nodes = [] if tree is None else list(ast.walk(tree))
+    names_ = sorted({node.id for node in nodes if isinstance(node, ast.Name)})
+    compares = any(isinstance(node, ast.Compare) for node in nodes)
+    if tree is None or not compares or not names_ or not all(isinstance(node, _ALLOWED) for node in nodes):
         raise ValueError(
             "a constraint compares hyperparameters with + - * / // %, and, or, not, in, such as 'S <= B'; "
             f"got {constraint!r}"
         )
-    return compile(tree, "<constraint>", "eval"), tuple(found)
+    return compile(tree, "<constraint>", "eval"), tuple(names_)

@@ -1,46 +1,15 @@
-"""DASO's search space: table 3.1 of source 001 for B and S, section 3.2 for the rest."""
+"""The search space of DASO (Coquelin 2024, table 3.1 for B and S, section 3.2 for the rest)."""
 
-from optuna.distributions import CategoricalDistribution, IntDistribution
-
-from atoll.searchspaces.space import Parameter, SearchSpace
+from atoll.searchspaces.parameter import choice, integer
+from atoll.searchspaces.space import SearchSpace
 
 SPACE = SearchSpace(
     (
-        Parameter(
-            name="B",
-            distribution=IntDistribution(1, 32, log=True),
-            default=4,
-            symbol="B",
-            unit="batches",
-            source="001 table 3.1",
-        ),
-        Parameter(
-            name="S",
-            distribution=IntDistribution(0, 32),
-            default=1,
-            symbol="S",
-            unit="batches",
-            source="001 table 3.1",
-            at_most="B",
-        ),
-        Parameter(
-            name="warmup_epochs", distribution=IntDistribution(0, 4), default=4, unit="epochs", source="001 section 3.2"
-        ),
-        Parameter(
-            name="cooldown_epochs",
-            distribution=IntDistribution(0, 4),
-            default=4,
-            unit="epochs",
-            source="001 section 3.2",
-        ),
-        Parameter(
-            name="wire",
-            distribution=CategoricalDistribution(["float32", "float16", "bfloat16"]),
-            default="bfloat16",
-            source="001 sections 3.2 and 3.3.2",
-        ),
-        Parameter(
-            name="adaptive", distribution=CategoricalDistribution([True, False]), default=True, source="001 section 3.2"
-        ),
+        integer("B", 1, 32, 4, log=True, symbol="B", unit="batches", source="Coquelin 2024, table 3.1"),
+        integer("S", 0, 32, 1, symbol="S", unit="batches", source="Coquelin 2024, table 3.1", at_most="B"),
+        integer("warmup_epochs", 0, 4, 4, unit="epochs", source="Coquelin 2024, section 3.2"),
+        integer("cooldown_epochs", 0, 4, 4, unit="epochs", source="Coquelin 2024, section 3.2"),
+        choice("wire", ["float32", "float16", "bfloat16"], "bfloat16", source="Coquelin 2024, sections 3.2 and 3.3.2"),
+        choice("adaptive", [True, False], True, source="Coquelin 2024, section 3.2"),
     )
 )

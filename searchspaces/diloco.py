@@ -1,30 +1,23 @@
 """The search space of DiLoCo."""
 
-from optuna.distributions import FloatDistribution, IntDistribution
+from atoll.searchspaces.parameter import integer, real
+from atoll.searchspaces.space import SearchSpace
 
-from atoll.searchspaces.space import Parameter, SearchSpace
+SOURCE = "Douillard et al. 2023"
 
 SPACE = SearchSpace(
     (
-        Parameter(
-            name="H",
-            distribution=IntDistribution(4, 500, log=True),
-            default=32,
+        integer(
+            "H",
+            4,
+            500,
+            32,
+            log=True,
             symbol="H",
             unit="steps",
-            source="Douillard et al. 2023, section 3 (500), down to short trainings",
+            source=f"{SOURCE}, section 3 (500), down to short trainings",
         ),
-        Parameter(
-            name="outer_learning_rate",
-            distribution=FloatDistribution(0.1, 1.0),
-            default=0.7,
-            source="Douillard et al. 2023, table 5 (0.7)",
-        ),
-        Parameter(
-            name="outer_momentum",
-            distribution=FloatDistribution(0.0, 0.95),
-            default=0.9,
-            source="Douillard et al. 2023, table 5 (0.9)",
-        ),
+        real("outer_learning_rate", 0.1, 1.0, 0.7, source=f"{SOURCE}, table 5 (0.7)"),
+        real("outer_momentum", 0.0, 0.95, 0.9, source=f"{SOURCE}, table 5 (0.9)"),
     )
 )

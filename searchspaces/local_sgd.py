@@ -1,25 +1,20 @@
 """The search space of local SGD."""
 
-from optuna.distributions import IntDistribution
-
-from atoll.searchspaces.space import Parameter, SearchSpace
+from atoll.searchspaces.parameter import integer
+from atoll.searchspaces.space import SearchSpace
 
 SPACE = SearchSpace(
     (
-        Parameter(
-            name="H",
-            distribution=IntDistribution(1, 64, log=True),
-            default=8,
+        integer(
+            "H",
+            1,
+            64,
+            8,
+            log=True,
             symbol="H",
             unit="steps",
-            source="003 section 4.2 (its tau of 1, 4, 16, 64)",
+            source="Zhang 2016, section 4.2 (its tau of 1, 4, 16, 64)",
         ),
-        Parameter(
-            name="warmup_steps",
-            distribution=IntDistribution(0, 256),
-            default=0,
-            unit="steps",
-            source="post-local SGD (Lin et al., 2020)",
-        ),
+        integer("warmup_steps", 0, 256, 0, unit="steps", source="post-local SGD (Lin et al., 2020)"),
     )
 )

@@ -1,4 +1,4 @@
-"""The search space of DOWNPOUR with momentum at the center (003 tables 4.1 and 4.2)."""
+"""The search space of DOWNPOUR with momentum at the center (Zhang 2016, tables 4.1 and 4.2)."""
 
 from atoll.searchspaces.easgd_family import MOMENTUM, SCHEDULE, learning_rate
 from atoll.searchspaces.space import SearchSpace

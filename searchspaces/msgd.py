@@ -1,4 +1,4 @@
-"""The search space of sequential SGD with Nesterov's momentum (003 tables 4.1 to 4.3)."""
+"""The search space of sequential SGD with Nesterov's momentum (Zhang 2016, tables 4.1 to 4.3)."""
 
 from atoll.searchspaces.easgd_family import MOMENTUM, SCHEDULE, learning_rate
 from atoll.searchspaces.space import SearchSpace

@@ -1,61 +1,44 @@
-"""The search space of OIALR (001 tables A.3 and A.5).
+"""The search space of OIALR (Coquelin 2024, tables A.3 and A.5).
 
 The tables count steps. Here they are shares of the training: table A.5's trainings have some 21,500 steps (ETTm2, 20
 epochs of 34,369 windows in batches of 32); table A.3's batches of 1,024 make 49 steps an epoch of CIFAR-10, and 10,000
 is the longest delay that it searches.
 """
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-
 from atoll.searchspaces.optimizer import COSINE
-from atoll.searchspaces.space import Parameter, SearchSpace
+from atoll.searchspaces.parameter import choice, real
+from atoll.searchspaces.space import SearchSpace
+
+TABLES = "Coquelin 2024, tables A.3"
 
 SPACE = SearchSpace(
     (
-        Parameter(
-            name="learning_rate",
-            distribution=FloatDistribution(1e-5, 5e-3, log=True),
-            default=1e-3,
-            symbol="η",
-            source="001 tables A.3 (5e-5 to 1e-3) and A.5",
-        ),
+        real("learning_rate", 1e-5, 5e-3, 1e-3, log=True, symbol="η", source=f"{TABLES} (5e-5 to 1e-3) and A.5"),
         *COSINE,
-        Parameter(
-            name="delay",
-            distribution=FloatDistribution(0.01, 1.0, log=True),
-            default=1 / 3,
+        real(
+            "delay",
+            0.01,
+            1.0,
+            1 / 3,
+            log=True,
             symbol="d",
             unit="share of the steps",
-            source="001 tables A.3 (1,000 to 10,000 steps) and A.5 (250 to 2,500)",
+            source=f"{TABLES} (1,000 to 10,000 steps) and A.5 (250 to 2,500)",
         ),
-        Parameter(
-            name="update_period",
-            distribution=FloatDistribution(0.0025, 0.1, log=True),
-            default=0.02,
+        real(
+            "update_period",
+            0.0025,
+            0.1,
+            0.02,
+            log=True,
             symbol="ν",
             unit="share of the steps",
-            source="001 tables A.3 (200 to 1,000 steps) and A.5 (50 to 2,000)",
+            source=f"{TABLES} (200 to 1,000 steps) and A.5 (50 to 2,000)",
         ),
-        Parameter(
-            name="beta",
-            distribution=FloatDistribution(0.01, 0.9),
-            default=0.1,
-            symbol="β",
-            source="001 tables A.3 and A.5, sigma cutoff fraction",
-        ),
-        Parameter(
-            name="full_rank_first",
-            distribution=CategoricalDistribution([False, True]),
-            default=False,
-            source="001 table A.5",
-        ),
-        Parameter(
-            name="full_rank_last",
-            distribution=CategoricalDistribution([False, True]),
-            default=True,
-            source="001 table A.5",
-        ),
+        real("beta", 0.01, 0.9, 0.1, symbol="β", source=f"{TABLES} and A.5, sigma cutoff fraction"),
+        choice("full_rank_first", [False, True], False, source="Coquelin 2024, table A.5"),
+        choice("full_rank_last", [False, True], True, source="Coquelin 2024, table A.5"),
     ),
     fixed=(("optimizer", "adamw"), ("schedule", "cosine")),
-    without=("momentum",),
+    exclude=("momentum",),
 )

@@ -1,24 +1,19 @@
 """The search space of PowerSGD."""
 
-from optuna.distributions import IntDistribution
-
-from atoll.searchspaces.space import Parameter, SearchSpace
+from atoll.searchspaces.parameter import integer
+from atoll.searchspaces.space import SearchSpace
 
 SPACE = SearchSpace(
     (
-        Parameter(
-            name="rank",
-            distribution=IntDistribution(1, 32, log=True),
-            default=4,
+        integer(
+            "rank",
+            1,
+            32,
+            4,
+            log=True,
             symbol="r",
             source="Vogels et al. 2019, tables 3 and 7 (1, 2, 4; 4 to 32 for language)",
         ),
-        Parameter(
-            name="warmup_steps",
-            distribution=IntDistribution(0, 1000),
-            default=0,
-            unit="steps",
-            source="torch's hook (start_powerSGD_iter, 1000)",
-        ),
+        integer("warmup_steps", 0, 1000, 0, unit="steps", source="torch's hook (start_powerSGD_iter, 1000)"),
     )
 )

@@ -1,4 +1,4 @@
-"""Averages over time of a moving vector (003 chapter 4): z_{t+1} = (1 - a_{t+1}) z_t + a_{t+1} x_t, z_0 = x_0."""
+"""Averages of a vector over time, z_{t+1} = (1 - a_{t+1}) z_t + a_{t+1} x_t, z_0 = x_0 (Zhang 2016, chapter 4)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class RunningAverage:
-    """The average z of all x so far, a_{t+1} = 1/(t+1), or a moving one with a constant rate.
+    """The mean z of all x so far, a_{t+1} = 1/(t+1), or a moving average with a constant rate.
 
     Args:
         start: (n,) x_0.
-        rate: a; None for the running mean.
+        rate: a. Default: 1/(t+1), the running mean.
 
     Attributes:
         value: (n,) z.
@@ -24,7 +24,7 @@ class RunningAverage:
         self._num_seen = 0
 
     def update(self, x: Tensor) -> None:
-        """Take x_t, before it moves on."""
+        """Take x_t, before the next step changes it."""
         self._num_seen += 1
         self.value.lerp_(x, 1 / self._num_seen if self._rate is None else self._rate)
 

@@ -13,7 +13,7 @@ from atoll.methods.common.flat import FlatModel
 
 @dataclass(frozen=True)
 class Bucket:
-    """A run of parameters, first to last, and where their gradients lie."""
+    """Consecutive parameters, `first` to `last`, and where their gradients lie."""
 
     first: int
     last: int
@@ -36,9 +36,9 @@ class GradientBuckets:
 
     Args:
         flat: the network; its hooks call this object until `flat.release_hooks`.
-        communicator: whose ranks take part.
-        wire: dtype in which gradients travel; their own unless given.
-        overlap: whether a bucket starts to travel as soon as backward has filled it, or all at the end.
+        communicator: over whose ranks gradients are averaged.
+        wire: communication dtype of the gradients. Default: their own.
+        overlap: whether a bucket is sent as soon as backward has filled it, or all at the end.
         bucket_mib: smallest size of a bucket, in MiB.
     """
 
@@ -72,19 +72,19 @@ class GradientBuckets:
             self._communicator.mean(self._flat.gradients, wire=self._wire)
 
     def _take(self, number: int) -> None:
-        """Note that parameter `number` has its gradient, and start what is ready; every rank in the same order."""
+        """Parameter `number` has its gradient: start the buckets that are full, in the same order on every rank."""
         self._num_missing[self._bucket_of[number]] -= 1
         while len(self._requests) < len(self._buckets) and self._num_missing[len(self._requests)] == 0:
             self._start_next()
         for request in self._requests:
-            request.test()  # MPI makes progress only when it is asked
+            request.test()  # MPI progresses only when it is called
 
     def _start_next(self) -> None:
         gradients = self._flat.gradients[self._buckets[len(self._requests)].where]
         self._requests.append(self._communicator.start_mean(gradients, wire=self._wire))
 
     def _finish(self) -> None:
-        while len(self._requests) < len(self._buckets):  # of parameters that had no part in this loss
+        while len(self._requests) < len(self._buckets):  # whose parameters this loss does not depend on
             self._start_next()
         for request in self._requests:
             request.wait()

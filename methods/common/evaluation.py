@@ -1,4 +1,4 @@
-"""Forward passes as in evaluation, in the middle of training."""
+"""Forward passes in evaluation mode, during training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 def deterministic(module: nn.Module, inputs: Tensor) -> Tensor:
-    """A forward pass without dropout, by the running statistics, and without a graph."""
+    """A forward pass without dropout, with the running statistics, and without a graph."""
     with torch.no_grad(), evaluating(module):
         return module(inputs)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """While it lasts, the module is in evaluation mode."""
+    """Put the module in evaluation mode inside the `with` block."""
     training = module.training
     module.eval()
     try:

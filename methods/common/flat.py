@@ -19,14 +19,35 @@ WIRE_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bflo
 class FlatModel:
     """A model whose parameters, gradients and running statistics are views of flat tensors.
 
+    It must be made before an optimizer takes the parameters. ValueError if they have several dtypes or devices.
+
+    Args:
+        model: changed in place: its trained parameters and floating buffers become views.
+
     Attributes:
-        vector: (n,) all parameters as one, for an optimizer: elementwise rules do not care where a tensor ends.
-        parameters: (n,) the same, without a gradient of its own.
-        gradients: (n,) their gradients; those of `vector` as well.
-        statistics: (s,) the floating elements of the buffers (batch-norm statistics), averaged whenever parameters are.
+        model: the model.
+        trained: its parameters that require gradients, in its order.
+        vector: (n,) all of these as one parameter for an optimizer; an elementwise rule gives the same result.
+        parameters: (n,) the same memory, as a tensor.
+        gradients: (n,) their gradients, and those of `vector`.
+        statistics: (s,) the floating-point buffers (batch-norm statistics), averaged whenever parameters are.
         state: (n + s,) parameters, then statistics.
-        counters: the buffers that are no floating numbers (batch norm's count of batches).
-        slices: where each parameter lies in `parameters`, in the model's order.
+        counters: the other buffers (batch norm's count of batches).
+        slices: the place of each parameter in `parameters`.
+
+    Example:
+        >>> import torch
+        >>> from atoll import FlatModel
+        >>> flat = FlatModel(torch.nn.Linear(3, 1))
+        >>> flat.parameters.fill_(1.0).shape
+        torch.Size([4])
+        >>> flat.backward(flat.model(torch.tensor([[1.0, 2.0, 3.0]])).sum())
+        >>> flat.gradients
+        tensor([1., 2., 3., 1.])
+        >>> _ = flat.parameters.sub_(flat.gradients, alpha=0.1)  # a step of SGD
+        >>> flat.model.bias
+        Parameter containing:
+        tensor([0.9000], requires_grad=True)
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,12 +77,12 @@ class FlatModel:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def average_statistics(self, communicator: Communicator) -> None:
-        """Replace the running statistics, which each rank has of its own samples, by their mean over ranks."""
+        """Replace the running statistics, which each rank has of its own samples, by their mean; collective."""
         if self.statistics.numel():
             communicator.mean(self.statistics)
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the parameters and of all buffers, those that are counters included."""
+        """Copies of the parameters and of all buffers, counters included."""
         return {"state": self.state.clone(), "counters": [counter.clone() for counter in self.counters]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -71,10 +92,10 @@ class FlatModel:
             counter.copy_(saved)
 
     def on_gradient(self, function: Callable[[int], None]) -> None:
-        """Call a bound method with a parameter's number as soon as backward has its gradient, the last one's first.
+        """Call a bound method with a parameter's number as soon as backward has its gradient, the last parameter first.
 
-        The method's object is held weakly: autograd keeps hooks where no garbage collector looks, so a strong one would
-        keep every trial's model for ever.
+        The method's object is held weakly: the garbage collector does not see autograd's hooks, so a strong reference
+        would keep every trial's model forever.
         """
         weak = weakref.WeakMethod(function)
         for number, parameter in enumerate(self.trained):
@@ -93,7 +114,7 @@ class FlatModel:
         self._hooks.append(parameter.register_post_accumulate_grad_hook(function))  # type: ignore[no-untyped-call]
 
     def release_hooks(self) -> None:
-        """Call nobody any more: where the network's parameters change, another FlatModel takes over."""
+        """Remove the hooks: if the network's parameters are replaced, another FlatModel takes over."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

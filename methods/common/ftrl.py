@@ -1,11 +1,11 @@
 """FTRL-Proximal (McMahan et al. 2013, algorithm 1), which torch does not have.
 
-With eta_t = rate_t / sqrt(n_t), n the sum of squared gradients, and z what the weights are made of,
+With eta_t = rate_t / sqrt(n_t), n the sum of squared gradients, and z the state from which the weights follow,
 
     z_t = z_{t-1} + g_t - (1/eta_t - 1/eta_{t-1}) w_t,   w_{t+1} = -eta_t (z_t - sign(z_t) l1), and 0 where |z_t| <= l1
 
 so l1 makes weights exactly zero; without it this is AdaGrad. The paper's weights start at zero, where no network
-trains: here z starts so that the given weights are its fixed point.
+trains; here z starts such that the given weights are its fixed point.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-# 1/eta must stay a number in single precision, however far a schedule falls.
+# 1/eta must stay finite in single precision, however far a schedule falls.
 SMALLEST_RATE = 1e-12
 
 
 class Ftrl(torch.optim.Optimizer):
-    """Follow the regularised leader, per coordinate.
+    """Follow the regularized leader, per coordinate.
 
     Args:
-        parameters: what it changes.
+        parameters: to be optimized.
         lr: the learning rate.
-        weight_decay: coupled: added to the gradient.
-        l1: what |z| must exceed for a weight not to be zero.
+        weight_decay: coupled, added to the gradient.
+        l1: a weight is zero while |z| is at most l1.
         initial_accumulator: n at the start.
     """
 

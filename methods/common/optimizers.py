@@ -1,4 +1,4 @@
-"""The optimizer settings that all methods share, and the factory that gives a method its optimizers."""
+"""The optimizer settings shared by all methods, and the factory of a method's optimizers."""
 
 from __future__ import annotations
 
@@ -22,26 +22,38 @@ SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "exponential", "inv
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """The optimizer, its learning-rate schedule and the batch size.
+    """The optimizer, its learning-rate schedule and the batch size; ValueError for a value outside its range.
 
     Attributes:
+        optimizer: one of OPTIMIZERS.
         learning_rate: the schedule's highest rate.
         momentum: of SGD and RMSprop.
         nesterov: Nesterov's form of SGD's momentum.
         beta1, beta2: rates of the first and second moments of Adam and its relatives.
         smoothing: of the squared gradients of Adadelta and RMSprop.
-        l1: of FTRL, which makes weights exactly zero.
+        l1: FTRL's, which makes weights exactly zero.
         weight_decay: decoupled for AdamW, coupled for all others.
         batch_size: samples per rank and step.
-        schedule: of the learning rate over the training steps.
-        lr_decay: gamma of the schedule inverse_sqrt, learning_rate / (1 + gamma t)^0.5 (003 figure 4.13).
-        lr_warmup: share of the training steps in which the rate first climbs linearly from warmup_lr (001 table A.1).
-        warmup_lr: rate at the first step of a warm-up (001 table A.1).
-        min_lr: rate at which the schedules cosine and linear end; it may be above learning_rate (001 table A.2).
-        lr_k_decay: k of the cosine over (t/T)^k (001 table A.1).
+        schedule: of the learning rate over the training steps, one of SCHEDULES; see `scheduled_rate`.
+        lr_decay: gamma of the schedule inverse_sqrt, learning_rate / (1 + gamma t)^0.5 (Zhang 2016, figure 4.13).
+        lr_warmup: share of the training steps, in [0, 1], in which the rate first climbs linearly from warmup_lr
+            (Coquelin 2024, table A.1).
+        warmup_lr: rate at the first step of a warm-up (Coquelin 2024, table A.1).
+        min_lr: rate at which the schedules cosine, linear and polynomial end; may exceed learning_rate (Coquelin 2024,
+            table A.2).
+        lr_k_decay: k of the cosine over (t/T)^k (Coquelin 2024, table A.1).
         decay_rate, decay_period: of the schedules exponential and inverse_time; the period is a share of the steps.
         decay_power: of the schedule polynomial.
-        gradient_clipping: largest norm of a rank's gradient; 0 switches clipping off (001 table A.6).
+        gradient_clipping: largest norm of a rank's gradient; 0 disables clipping (Coquelin 2024, table A.6).
+
+    Example:
+        >>> from atoll import OptimizerSettings
+        >>> settings = OptimizerSettings(optimizer="adamw", learning_rate=1e-3, lr_warmup=0.1)
+        >>> settings.schedule, settings.batch_size
+        ('cosine', 32)
+        >>> OptimizerSettings(momentum=1.0)
+        Traceback (most recent call last):
+        ValueError: momentum must be in [0, 1); got 1.0
     """
 
     optimizer: str = "sgd"
@@ -87,12 +99,12 @@ class OptimizerSettings:
 
 
 def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A copy of an optimizer's state: torch's own state_dict holds the tensors that training goes on to change."""
+    """A copy of an optimizer's state; torch's own state_dict shares its tensors with the ongoing training."""
     return copy.deepcopy(optimizer.state_dict())
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Continue from what `saved` returned, which stays as it is: torch's load_state_dict would take its tensors."""
+    """Continue from what `saved` returned, which stays unchanged; torch's load_state_dict would share its tensors."""
     optimizer.load_state_dict(copy.deepcopy(state))
 
 
@@ -101,10 +113,10 @@ def retarget(
     parameters: Iterable[nn.Parameter],
     sliced: Mapping[nn.Parameter, nn.Parameter] = MappingProxyType({}),
 ) -> None:
-    """Let an optimizer go on with other parameters than before.
+    """Replace the parameters of an optimizer.
 
-    Those that it knows keep their moments, those in `sliced` take over the leading part of another one's, and the rest
-    start with none: for SGD with momentum with zeros, as torch's fused form wants all or no parameters to have some.
+    Known parameters keep their moments, those in `sliced` take over the leading part of another one's, and the rest
+    start with none; with SGD's momentum they start at zero, as torch's fused form needs it for all parameters or none.
     """
     known = dict(optimizer.state)
     has_momentum = any(isinstance(state.get("momentum_buffer"), torch.Tensor) for state in known.values())
@@ -123,22 +135,22 @@ def retarget(
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """The memory that an optimizer's moments take."""
+    """The memory of an optimizer's moments, in bytes."""
     values = (value for state in optimizer.state.values() for value in state.values())
     return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
 def scheduled_rate(settings: OptimizerSettings, step: int, num_steps: int, num_warmup_steps: int = 0) -> float:
-    """The learning rate at `step` of 0..num_steps-1, as timm's schedulers mean it.
+    """The learning rate at `step` of 0..num_steps-1, as in timm's schedulers.
 
     The warm-up climbs from warmup_lr to learning_rate, t/w of the way at step t of w, and replaces the schedule's first
-    steps. The schedule itself is one of the whole training, x = t/T:
+    steps. The schedule itself spans the whole training, x = t/T:
 
         cosine        min_lr + (learning_rate - min_lr) (1 + cos(pi x^k)) / 2     (Loshchilov and Hutter, 2017)
         linear        learning_rate + (min_lr - learning_rate) x
-        inverse_sqrt  learning_rate (1 + gamma t)^-0.5                            (003 figure 4.13)
-        exponential   learning_rate decay_rate^(x / decay_period)                 (this and the next two as Keras has
-        inverse_time  learning_rate / (1 + decay_rate x / decay_period)           them: 001 table 6.1)
+        inverse_sqrt  learning_rate (1 + gamma t)^-0.5                            (Zhang 2016, figure 4.13)
+        exponential   learning_rate decay_rate^(x / decay_period)                 (this and the next two as in Keras:
+        inverse_time  learning_rate / (1 + decay_rate x / decay_period)           Coquelin 2024, table 6.1)
         polynomial    min_lr + (learning_rate - min_lr) (1 - x)^decay_power
 
     with k = lr_k_decay (Zhang and Li, 2020): above 1 the rate stays high for longer, below 1 it falls sooner.
@@ -185,10 +197,10 @@ _MAKERS: dict[str, Maker] = {
 
 
 class OptimizerFactory:
-    """Makes optimizers, and moves the learning rates of all that it made along the schedule.
+    """Makes optimizers, and moves all of their learning rates along the schedule.
 
     Args:
-        settings: what to make.
+        settings: of the optimizers.
         num_steps, num_warmup_steps: the schedule's lengths in training steps.
     """
 
@@ -196,7 +208,7 @@ class OptimizerFactory:
         self.settings = settings
         self._num_steps = num_steps
         self._num_warmup_steps = num_warmup_steps
-        self._made: list[tuple[torch.optim.Optimizer, float]] = []
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = []
         self.learning_rate = settings.learning_rate
         self.set_step(0)
 
@@ -211,44 +223,44 @@ class OptimizerFactory:
         """Make an optimizer for `parameters`.
 
         Args:
-            parameters: what it changes.
-            rate: what the schedule scales; learning_rate unless given.
-            weight_decay: in place of the settings'.
+            parameters: to be optimized.
+            rate: its highest rate, which the schedule scales. Default: learning_rate.
+            weight_decay: Default: the settings'.
         """
         scale = 1.0 if rate is None else rate / self.settings.learning_rate
-        made = self.fresh(parameters, self.settings.learning_rate * scale, weight_decay=weight_decay)
-        self._made.append((made, scale))
-        return made
+        optimizer = self.fresh(parameters, self.settings.learning_rate * scale, weight_decay=weight_decay)
+        self._optimizers.append((optimizer, scale))
+        return optimizer
 
     def fresh(
         self, parameters: Iterable[nn.Parameter], rate: float, *, weight_decay: float | None = None, clip: bool = True
     ) -> torch.optim.Optimizer:
-        """Make an optimizer for one minimisation at a rate of its own, `rate` at the schedule's present share.
+        """Make an optimizer for one minimization at a constant rate: `rate` times the schedule's current share.
 
         Args:
-            parameters: what it changes.
+            parameters: to be optimized.
             rate: the highest rate.
-            weight_decay: in place of the settings'.
+            weight_decay: Default: the settings'.
             clip: whether gradient_clipping applies.
         """
         s, rate = self.settings, rate * self.share
         decay = s.weight_decay if weight_decay is None else weight_decay
-        # The fused forms pass over the memory once: of 10 million parameters a step of 51 ms takes 73 ms without
+        # The fused forms pass over the memory once: with 10 million parameters a step of 51 ms takes 73 ms without
         # (docs/results/step.json: mlp_10m, "no fused SGD").
         if s.optimizer == "sgd":
-            made: torch.optim.Optimizer = eager(torch.optim.SGD)(
+            optimizer: torch.optim.Optimizer = eager(torch.optim.SGD)(
                 parameters, rate, s.momentum, weight_decay=decay, nesterov=s.nesterov, fused=True
             )
         else:
-            made = _MAKERS[s.optimizer](s, parameters, rate, decay)
+            optimizer = _MAKERS[s.optimizer](s, parameters, rate, decay)
         if s.gradient_clipping and clip:
-            made.register_step_pre_hook(_clip(s.gradient_clipping))
-        return made
+            optimizer.register_step_pre_hook(_clip(s.gradient_clipping))
+        return optimizer
 
     def set_step(self, step: int) -> None:
         """Set every learning rate to the schedule's value at `step`."""
         self.learning_rate = scheduled_rate(self.settings, step, self._num_steps, self._num_warmup_steps)
-        for optimizer, scale in self._made:
+        for optimizer, scale in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * scale
 

@@ -1,4 +1,4 @@
-"""Detects that a loss has stopped to improve."""
+"""Detects that a loss has stopped improving."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Plateau:
-    """Tells a plateau: more than `patience` updates in a row without a relative improvement above `threshold`."""
+    """Detects a plateau: more than `patience` updates in a row without a relative improvement above `threshold`."""
 
     def __init__(self, threshold: float, patience: int) -> None:
         self._threshold = threshold
@@ -16,7 +16,7 @@ class Plateau:
         self._num_bad = 0
 
     def update(self, loss: float) -> bool:
-        """Take the next loss in; true when it completes a plateau, after which the count starts anew."""
+        """Take the next loss; true if it completes a plateau, after which the count starts again."""
         if loss < self._best * (1 - self._threshold):
             self._best, self._num_bad = loss, 0
         else:

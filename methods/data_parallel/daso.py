@@ -1,21 +1,21 @@
-"""DASO: Distributed, Asynchronous, and Selective Optimization (Coquelin et al., 2022; source 001, chapter 3).
+"""DASO: Distributed, Asynchronous, and Selective Optimization (Coquelin et al. 2022; Coquelin 2024, chapter 3).
 
 1. At every batch the gradients are averaged inside each node, then the local optimizer steps.
-2. Every B batches one rank per node starts a non-blocking sum of its parameters over the nodes; the group
-   of ranks that does so rotates (A, B, C, ...). When S more steps are done, the sum is merged with the parameters then,
+2. Every B batches one rank per node starts a non-blocking sum of its parameters over the nodes; the group of ranks that
+   does so rotates (A, B, C, ...). After S more steps the sum is merged with the current parameters,
 
-       x <- (2S x_local + sum_i x_i_sent) / (2S + P)        (equation 3.2, with P nodes)
+       x <- (2S x_local + sum_i x_i_sent) / (2S + P)        (eq. 3.2, with P nodes)
 
    and broadcast inside the node. S=0 is the blocking mean. At S=B the merge comes before the next send.
-3. Warm-up and cool-down epochs take the blocking mean at every batch.
+3. Warm-up and cool-down epochs use the blocking mean at every batch.
 4. The adaptive schedule halves B and S on a plateau of the training loss; a plateau at B=1 resets both.
 
-Equation 3.2's index reads as one step earlier than the text around it; the text and the authors' code merge after S
-completed steps, and so does this file.
+The index of eq. 3.2 is one step earlier than the text around it; like the text and the authors' code, this file merges
+after S completed steps.
 
-Bytes per step and rank, G ranks per node, w bytes per element on the wire: in the node 2(G-1)/G 4n for gradients and
-4n (G-1)/(G B) for the broadcast (running statistics, where a model has them, are averaged in the node before they
-travel with the parameters); between nodes 2(P-1)/P w n / (B G), as one rank in G sends.
+Bytes per step and rank, with G ranks per node and w bytes per element of the communication dtype: in the node
+2(G-1)/G 4n for gradients and 4n (G-1)/(G B) for the broadcast; between nodes 2(P-1)/P w n / (B G), as one rank in G
+sends. If the model has running statistics, they are averaged in the node and sent with the parameters.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from atoll.methods.method import Batch, Context, Method, NotApplicable
 
 @dataclass(frozen=True, kw_only=True)
 class DasoHyperparameters:
-    """Hyperparameters of DASO (001 section 3.2 and table 3.1).
+    """Hyperparameters of DASO (Coquelin 2024, section 3.2 and table 3.1).
 
     Attributes:
-        B: batches between two global synchronisations.
+        B: batches between two global synchronizations.
         S: batches between sending and merging, 0..B.
         warmup_epochs, cooldown_epochs: first and last epochs with a blocking mean at every batch.
-        wire: dtype in which parameters travel between nodes.
+        wire: communication dtype of the parameters between nodes.
         adaptive: whether B and S follow the training loss.
         plateau_threshold: relative improvement below which an epoch counts as bad.
-        plateau_patience: bad epochs in a row that are tolerated.
+        plateau_patience: consecutive bad epochs that are tolerated.
     """
 
     B: int = 4
@@ -68,10 +68,10 @@ class DasoHyperparameters:
 
 
 def merge(local: Tensor, total: Tensor, num_steps: int, num_nodes: int) -> None:
-    """Merge in place what was sent into what has become of it (equation 3.2).
+    """Merge the received sum into the local parameters, in place (Coquelin 2024, eq. 3.2).
 
     Args:
-        local: (n,) the parameters now; overwritten.
+        local: (n,) the current parameters; overwritten.
         total: (n,) the sum of the parameters sent by all nodes.
         num_steps: S, steps completed since then.
         num_nodes: P.
@@ -89,7 +89,7 @@ def halve(B: int, S: int, initial: tuple[int, int]) -> tuple[int, int]:
 
 @dataclass
 class _Sent:
-    """A global synchronisation under way: who sent, when, and on the sender what."""
+    """A pending global synchronization: the sending group, the step, and on the sender the sum."""
 
     group: int
     step: int
@@ -98,8 +98,8 @@ class _Sent:
     request: Request | None
 
 
-class Daso(Method):
-    """Average gradients in the node at every step, parameters between nodes now and then, without waiting."""
+class Daso(Method[DasoHyperparameters]):
+    """Average gradients in the node at every step, and parameters between nodes now and then, without waiting."""
 
     Hyperparameters = DasoHyperparameters
 
@@ -145,14 +145,14 @@ class Daso(Method):
         if self._sent and self._step - self._sent.step >= self._sent.wait:
             self._receive()
         elif self._sent and self._sent.request:
-            self._sent.request.test()  # MPI makes progress only when it is asked
+            self._sent.request.test()  # MPI progresses only when it is called
         if self._sent is None and self._step - self._last_send >= self._B:
             self._send(self._S)
             if self._S == 0:
                 self._receive()
 
     def _synchronize(self) -> None:
-        """The blocking mean, after what may be pending."""
+        """The blocking mean, after a pending merge."""
         if self._sent:
             self._receive()
         self._send(0)
@@ -161,7 +161,7 @@ class Daso(Method):
 
     def _send(self, wait: int) -> None:
         statistics = self._flat.statistics
-        if statistics.numel():  # of batch normalisation: each rank has those of its own samples
+        if statistics.numel():  # of batch normalization: each rank has those of its own samples
             self._node.mean(statistics)
         group, self._next_group = self._next_group, (self._next_group + 1) % self._ranks_per_node
         total = request = None
@@ -180,7 +180,7 @@ class Daso(Method):
         self._node.broadcast(self._flat.state, sent.group)
 
     def epoch_end(self, loss: float) -> None:
-        """Follow the training loss with B and S, while cycling."""
+        """Adapt B and S to the training loss, while cycling."""
         if self._hyperparameters.adaptive and self._cycling and self._plateau.update(loss):
             initial = self._hyperparameters.B, self._hyperparameters.S
             self._B, self._S = halve(self._B, self._S, initial)
@@ -191,7 +191,7 @@ class Daso(Method):
         return self._context.model
 
     def finalize(self) -> nn.Module:
-        """Merge what is pending, take the mean where replicas differ, and return the model."""
+        """Merge a pending sum, average replicas that differ, and return the model."""
         if self._sent:
             self._receive()
         if self._differ:
@@ -199,7 +199,7 @@ class Daso(Method):
         return self._context.model
 
     def state_dict(self) -> dict[str, Any]:
-        """Return model, optimizer, schedule and counters; collective, as it merges what is pending first."""
+        """Return model, optimizer, schedule and counters; collective, as it merges a pending sum first."""
         if self._sent:
             self._receive()
         return {

@@ -1,10 +1,10 @@
-"""Data-parallel SGD: gradients averaged over all ranks at every step (001 section 2.5, equation 3.1).
+"""Data-parallel SGD: gradients averaged over all ranks at every step (Coquelin 2024, section 2.5, eq. 3.1).
 
-p ranks with batch b equal one rank with batch p b, for any optimizer. One rank sends 2(p-1)/p w n bytes a step, with n
-parameters and w bytes per element on the wire.
+p ranks with batch b equal one rank with batch p b, for any optimizer. One rank sends 2(p-1)/p w n bytes per step, with
+n parameters and w bytes per element of the communication dtype.
 
-The classic form averages all gradients after backward. The overlapped form (Li et al., 2020; what 001 calls Horovod's
-setup) cuts them into flat buckets, from the last layer to the first, and starts a bucket's average as soon as backward
+The classic form averages all gradients after backward. The overlapped form (Li et al. 2020; Horovod's setup in Coquelin
+2024) cuts them into flat buckets, from the last layer to the first, and starts a bucket's average as soon as backward
 has filled it.
 """
 
@@ -27,8 +27,8 @@ class DdpHyperparameters:
     """Hyperparameters of data-parallel training.
 
     Attributes:
-        wire: dtype in which gradients travel.
-        overlap: whether buckets travel while backward still runs.
+        wire: communication dtype of the gradients.
+        overlap: whether buckets are sent while backward still runs.
         bucket_mib: smallest size of a bucket of gradients, in MiB; a larger model has several.
     """
 
@@ -41,7 +41,7 @@ class DdpHyperparameters:
         require(self.bucket_mib > 0, f"bucket_mib must be above 0; got {self.bucket_mib}")
 
 
-class Ddp(Method):
+class Ddp(Method[DdpHyperparameters]):
     """Average the gradients, then step."""
 
     Hyperparameters = DdpHyperparameters
@@ -59,7 +59,7 @@ class Ddp(Method):
         )
 
     def step(self, batch: Batch) -> Tensor:
-        """Train on one batch (equation 3.1)."""
+        """Train on one batch (Coquelin 2024, eq. 3.1)."""
         loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
         self._buckets.backward(loss)
         self._optimizer.step()

@@ -1,11 +1,11 @@
-"""DiLoCo: local steps, then an outer Nesterov step along the mean change (Douillard et al., 2023).
+"""DiLoCo: local steps, then an outer Nesterov step along the mean change (Douillard et al. 2023).
 
-Every H steps, with x the parameters after the last outer step and x_i what rank i has made of them:
+Every H steps, with x the parameters after the last outer step and x_i those of rank i now:
 
     d <- x - mean(x_i),  m <- momentum m + d,  x <- x - lr (d + momentum m),  x_i <- x
 
 with the outer rate lr and the outer momentum. Outer rate 1 and momentum 0 is local SGD. One rank sends 2(p-1)/p 4n/H
-bytes a step, and 2(p-1)/p 4s/H for s running statistics, which are averaged.
+bytes per step, and 2(p-1)/p 4s/H for s running statistics, which are averaged.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class DilocoHyperparameters:
 
     Attributes:
         H: local steps between two outer steps.
-        outer_learning_rate: of the outer step.
-        outer_momentum: of the outer step, in Nesterov's form.
+        outer_learning_rate: learning rate of the outer step.
+        outer_momentum: momentum of the outer step, in Nesterov's form.
     """
 
     H: int = 32
@@ -49,8 +49,8 @@ def outer_step(start: Tensor, mean: Tensor, velocity: Tensor, rate: float, momen
     start.sub_(change.add_(velocity, alpha=momentum), alpha=rate)
 
 
-class Diloco(Method):
-    """Step alone with the inner optimizer, meet every H steps for an outer one."""
+class Diloco(Method[DilocoHyperparameters]):
+    """Step alone with the inner optimizer; take an outer step together every H steps."""
 
     Hyperparameters = DilocoHyperparameters
 
@@ -85,7 +85,7 @@ class Diloco(Method):
         return self._context.model
 
     def finalize(self) -> nn.Module:
-        """Take an outer step along what has changed since the last one, and return the model."""
+        """Take an outer step along the change since the last one, and return the model."""
         if self._num_local_steps:
             self._meet()
         return self._context.model

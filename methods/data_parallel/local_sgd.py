@@ -1,7 +1,7 @@
-"""Local SGD (Stich, 2019; post-local: Lin et al., 2020): H local steps, then the mean of the parameters.
+"""Local SGD (Stich 2019; post-local: Lin et al. 2020): H local steps, then the mean of the parameters.
 
-H=1 equals data-parallel SGD for SGD with and without momentum, not for AdamW. One rank sends 2(p-1)/p 4(n+s)/H bytes a
-step: the s running statistics are averaged with the n parameters. The post-local form averages gradients at every one
+H=1 equals data-parallel SGD for SGD with and without momentum, not for AdamW. One rank sends 2(p-1)/p 4(n+s)/H bytes
+per step: the s running statistics are averaged with the n parameters. The post-local form averages gradients in each
 of the first `warmup_steps` steps.
 """
 
@@ -35,8 +35,8 @@ class LocalSgdHyperparameters:
         require(self.warmup_steps >= 0, f"warmup_steps must be at least 0; got {self.warmup_steps}")
 
 
-class LocalSgd(Method):
-    """Step alone, meet every H steps."""
+class LocalSgd(Method[LocalSgdHyperparameters]):
+    """Step alone, average every H steps."""
 
     Hyperparameters = LocalSgdHyperparameters
 
@@ -71,7 +71,7 @@ class LocalSgd(Method):
         return self._context.model
 
     def finalize(self) -> nn.Module:
-        """Average what differs, and return the model."""
+        """Average replicas that differ, and return the model."""
         if self._num_local_steps or self._flat.statistics.numel():
             self._meet()
         return self._context.model

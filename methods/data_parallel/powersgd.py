@@ -1,14 +1,14 @@
-"""PowerSGD: gradients averaged as products of thin matrices, with error feedback (Vogels et al., 2019).
+"""PowerSGD: gradients averaged as products of thin matrices, with error feedback (Vogels et al. 2019).
 
 For each parameter of shape (m, ...), seen as a matrix (m, n), with e the rank's error and Q (n, r) kept between steps:
 
     M <- gradient + e,  P <- mean(M Q),  P <- orthonormal(P),  Q <- mean(M^T P),  gradient <- P Q^T,  e <- M - P Q^T
 
 Vectors, and matrices for which r (m + n) >= m n, are averaged whole; so is everything in the first `warmup_steps`
-steps. One rank sends 2(p-1)/p 4 (sum of r (m + n), and what is averaged whole) bytes a step. r = min(m, n) is
-data-parallel SGD.
+steps. One rank sends 2(p-1)/p 4 (sum of r (m + n), and the size of those averaged whole) bytes per
+step. r = min(m, n) is data-parallel SGD.
 
-As in the authors' and torch's code, Q starts random and is orthonormalised before each use, P is summed in one message
+As in the authors' and torch's code, Q starts random and is orthonormalized before each use, P is summed in one message
 for all parameters, and so is Q.
 """
 
@@ -31,9 +31,9 @@ class PowersgdHyperparameters:
     """Hyperparameters of PowerSGD.
 
     Attributes:
-        rank: r, of the products that gradients are replaced by.
+        rank: r, of the products that replace the gradients.
         warmup_steps: first steps with whole gradients.
-        error_feedback: whether what a product lacks is added to the next gradient.
+        error_feedback: whether a product's error is added to the next gradient.
     """
 
     rank: int = 4
@@ -62,7 +62,7 @@ class _Compressed:
         self.q = start.to(gradient)
 
 
-class Powersgd(Method):
+class Powersgd(Method[PowersgdHyperparameters]):
     """Average thin factors of the gradients, then step."""
 
     Hyperparameters = PowersgdHyperparameters
@@ -101,7 +101,7 @@ class Powersgd(Method):
         if self._hyperparameters.error_feedback:
             for c in self._compressed:
                 c.gradient.add_(c.error)
-        # What is averaged whole travels with P.
+        # Gradients that are averaged whole are sent with P.
         factors = [c.gradient @ orthonormal(c.q) for c in self._compressed]
         self._mean([*factors, *self._whole])
         bases = [orthonormal(factor) for factor in factors]

@@ -201,7 +201,7 @@ class CollapseDetector:
         self._first, self.has_collapsed = state["first"], state["has_collapsed"]
 
 
-class AdmmDual(Method):
+class AdmmDual(Method[AdmmDualHyperparameters]):
     """Train two nets separately, and let them agree on a layer."""
 
     Hyperparameters = AdmmDualHyperparameters

@@ -61,7 +61,7 @@ class _Expected:
     input: Tensor | None = None
 
 
-class Dni(Method):
+class Dni(Method[DniHyperparameters]):
     """Let groups step without waiting for the gradients of the groups above."""
 
     Hyperparameters = DniHyperparameters

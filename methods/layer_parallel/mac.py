@@ -140,7 +140,7 @@ def per_group(
     return values
 
 
-class Mac(Method):
+class Mac(Method[MacHyperparameters]):
     """Train each group on its own, and let coordinates tell it what the other groups need."""
 
     Hyperparameters = MacHyperparameters

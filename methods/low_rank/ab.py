@@ -111,7 +111,7 @@ def _average(tensors: list[Tensor], communicator: Communicator) -> None:
             tensor.copy_(mean)
 
 
-class Ab(Method):
+class Ab(Method[AbHyperparameters]):
     """Train one factor in each group of ranks, and combine them by merging."""
 
     Hyperparameters = AbHyperparameters

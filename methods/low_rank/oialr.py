@@ -79,7 +79,7 @@ def rotate(u: Tensor, vt: Tensor, svd: Svd) -> dict[str, Tensor]:
     return {"U": u @ svd.u, "S": torch.diag(svd.s), "Vt": svd.vt @ vt}
 
 
-class Oialr(Method):
+class Oialr(Method[OialrHyperparameters]):
     """Train in full rank until the bases are stable, then train the matrices that mix them."""
 
     Hyperparameters = OialrHyperparameters

@@ -1,4 +1,4 @@
-"""Consensus ADMM, linearised (Ouyang et al., 2013; source 003, equations 3.51 to 3.54): EASGD's unstable comparator.
+"""Consensus ADMM, linearized (Ouyang et al. 2013; Zhang 2016, eqs. 3.51 to 3.54): EASGD's unstable comparator.
 
 Every rank has a replica x_i and a dual l_i (scaled by 1/rho) that ties it to a center c:
 
@@ -6,11 +6,11 @@ Every rank has a replica x_i and a dual l_i (scaled by 1/rho) that ties it to a 
     x_i <- (x_i - lr g(x_i) + lr rho (l_i + c)) / (1 + lr rho)          (3.53)
     c   <- mean(x_i - l_i)                                              (3.54)
 
-form `synchronous`: all ranks move at once, then c. form `round_robin`: one after another, and c moves after each; a
-step of this method is then p of the source's, and the gradients, which do not depend on c, are computed at once. It
-can diverge for rates at which each of its maps alone is stable (section 3.3).
+form `synchronous`: all ranks move at once, then c. form `round_robin`: the ranks move in turn, and c after each; a step
+of this method is then p of the source's, and the gradients, which do not depend on c, are computed at once. It can
+diverge at rates at which each of its maps alone is stable (section 3.3).
 
-Bytes a step and rank: synchronous 2(p-1)/p 4n; round_robin (p-1) 4n, a broadcast from each rank in turn.
+Bytes per step and rank: synchronous 2(p-1)/p 4n; round_robin (p-1) 4n, a broadcast from each rank in turn.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class AdmmConsensusHyperparameters:
 
 
 def dual_ascent(dual: Tensor, x: Tensor, center: Tensor) -> None:
-    """Equation 3.52, in place on the dual (n,)."""
+    """Zhang 2016, eq. 3.52, in place on the dual (n,)."""
     dual.sub_(x - center)
 
 
 def descend(x: Tensor, gradient: Tensor, dual: Tensor, center: Tensor, rate: float, rho: float) -> None:
-    """Equation 3.53, in place on the replica (n,)."""
+    """Zhang 2016, eq. 3.53, in place on the replica (n,)."""
     x.sub_(gradient, alpha=rate).add_(dual + center, alpha=rate * rho).div_(1 + rate * rho)
 
 
-class AdmmConsensus(Method):
+class AdmmConsensus(Method[AdmmConsensusHyperparameters]):
     """Tie replicas to a center by duals."""
 
     Hyperparameters = AdmmConsensusHyperparameters
@@ -65,7 +65,7 @@ class AdmmConsensus(Method):
 
     @classmethod
     def check(cls, hyperparameters: AdmmConsensusHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse momentum, and optimizers other than SGD."""
+        """Raise NotApplicable for momentum, and for optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("admm_consensus", settings, momentum_form="eamsgd")
 
@@ -89,13 +89,13 @@ class AdmmConsensus(Method):
             for rank in range(self._communicator.size):
                 if rank == self._communicator.rank:
                     before = self._flat.parameters - self._dual
-                    # The mean of 3.54, of which only this rank's part has changed.
+                    # The mean of eq. 3.54, of which only this rank's part has changed.
                     self._center.add_(self._moved() - before, alpha=1 / self._communicator.size)
                 self._communicator.broadcast(self._center, rank)
         return loss
 
     def _moved(self) -> Tensor:
-        """Take this rank's part of a step; returns x - l."""
+        """Move this rank's dual and replica; returns x - l."""
         dual_ascent(self._dual, self._flat.parameters, self._center)
         rate, rho = self._optimizers.learning_rate, self._hyperparameters.rho
         descend(self._flat.parameters, self._flat.gradients, self._dual, self._center, rate, rho)

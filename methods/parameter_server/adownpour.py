@@ -1,6 +1,6 @@
-"""ADOWNPOUR: DOWNPOUR whose center is averaged over all time (source 003, chapter 4).
+"""ADOWNPOUR: DOWNPOUR whose center is averaged over all time (Zhang 2016, chapter 4).
 
-z_{t+1} = (1 - a) z_t + a c_t with a = 1/(t+1), where the master's clock t ticks with every push. z is what is
+z_{t+1} = (1 - a) z_t + a c_t with a = 1/(t+1), where the master's clock t counts the pushes. z is
 evaluated. `methods/parameter_server/downpour_base.py` has the protocol and the bytes.
 """
 
@@ -29,14 +29,14 @@ class AdownpourHyperparameters:
         require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
 
 
-class Adownpour(DownpourBase):
+class Adownpour(DownpourBase[AdownpourHyperparameters]):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = AdownpourHyperparameters
 
     @classmethod
     def check(cls, hyperparameters: AdownpourHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse momentum, and optimizers other than SGD."""
+        """Raise NotApplicable for momentum, and for optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("adownpour", settings, momentum_form="mdownpour")
 

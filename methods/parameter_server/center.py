@@ -1,17 +1,22 @@
-"""The center of the asynchronous methods: one rank owns it, and serves the others from its poll points.
+"""The center of the asynchronous methods: one rank owns it and serves the others, as a parameter server.
 
-A rank sends a vector, the owner applies the method's rule to the center and sends another vector back. Both messages
-are non-blocking, so a rank can compute in between, and no rank ever waits for another one but the owner. The owner
-serves in every wait, at every step and, where the method asks for it, at every gradient of its own backward pass: so
-this works between hosts, where a one-sided access would wait for its target anyway.
+A rank sends a vector; the owner applies the method's rule to the center and sends another vector back. Both messages
+are non-blocking, so a rank can compute in between, and no rank ever waits for any but the owner. The owner serves in
+every wait, at every step and, if the method asks for it, at every gradient of its own backward pass. This works between
+hosts, where a one-sided access would wait for its target anyway.
 
-A rank that has done its steps says so (`leave`), and goes on to serve, if it is the owner, until all have; a rank that
-asks again is back.
+A rank that has finished its steps departs: it tells the owner so. The owner serves until all have departed. A rank that
+asks again is back. Departures and requests travel apart and may overtake each other, so a departure carries the number
+of requests that precede it:
+
+    a rank       ASK 1   ASK 2   DEPARTURE after 2             ASK 3
+    the owner    at work                          departed     at work    (departed once requests 1 and 2 are answered)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,98 +24,83 @@ from torch import Tensor
 from atoll.communication.communicator import Communicator, Request
 
 OWNER = 0
-ASK, ANSWER, LEAVE = 1, 2, 3
+ASK, ANSWER, DEPARTURE = 1, 2, 3  # tags
+
+Rule = Callable[[int, Tensor, Tensor], None]
 
 
-class Center:
-    """One rank's access to the center.
-
-    Args:
-        communicator: the worker's ranks; collective, as the center gets communicators of its own.
-        like: a vector such as those that travel; travelling ones stay in host memory.
-        rule: called on the owner with the asking rank, what it sends (n,) and where the answer goes (n,).
+@dataclass
+class Client:
+    """A rank, as the parameter server knows it.
 
     Attributes:
-        received: on the owner, what each other rank sent last.
-        answered: on the owner, what it was told.
+        received: (n,) the last request of another rank than the owner; None before the first.
+        answered: (n,) the answer to it.
+        num_served: requests answered.
+        departure: the number of requests after which the rank departed; None for a rank at work.
     """
 
-    def __init__(self, communicator: Communicator, like: Tensor, rule: Callable[[int, Tensor, Tensor], None]) -> None:
-        self._communicator = communicator.split(0, spans="center")
-        self._untracked = communicator.split(
-            0, ledger=communicator.ledger.untracked()
-        )  # leaving is no traffic of the method
-        self._rule = rule
-        self._sent, self._answer = (torch.empty_like(like, device="cpu") for _ in range(2))
-        self._exchange: list[Request] = []
-        self._num_asked = 0
-        self._num_asked_at_farewell = -1
-        self._farewells: list[Request] = []
-        self.received: dict[int, Tensor] = {}
-        self.answered: dict[int, Tensor] = {}
-        self._incoming: list[tuple[int, Request]] = []
-        self._outgoing: list[Request] = []
-        self._leaving: list[tuple[int, Tensor, Request]] = []
-        self._num_served = [0] * communicator.size
-        self._num_asked_when_left: list[int | None] = [None] * communicator.size
-        if self.is_owner:
-            communicator.services.append(self.serve)
+    received: Tensor | None = None
+    answered: Tensor | None = None
+    num_served: int = 0
+    departure: int | None = None
 
     @property
-    def is_owner(self) -> bool:
-        """Whether this rank holds the center."""
-        return self._communicator.rank == OWNER
+    def has_departed(self) -> bool:
+        """Whether the rank has departed and asked nothing since."""
+        return self.departure == self.num_served
 
-    # Every rank.
 
-    def ask(self, vector: Tensor) -> None:
-        """Start to send `vector` (n,), which may change afterwards, and to receive the answer."""
-        assert not self._exchange, "the answer to what was asked before has not been taken"
-        self._num_asked += 1
-        self._sent.copy_(vector)
-        if self.is_owner:
-            self.serve()
-            self._rule(OWNER, self._sent, self._answer)
-            self._num_served[OWNER] += 1
-        else:
-            self._exchange = [
-                self._communicator.start_send(self._sent, OWNER, ASK),
-                self._communicator.start_receive(self._answer, OWNER, ANSWER),
-            ]
+@dataclass
+class _Departure:
+    """A departure that is being received."""
 
-    def answer(self) -> Tensor:
-        """Wait for the answer (n,), in host memory; it is overwritten by the next one."""
-        for request in self._exchange:
-            request.wait()
-        self._exchange = []
-        return self._answer
+    rank: int
+    num_asked: Tensor
+    request: Request
 
-    def leave(self) -> None:
-        """Say that this rank asks no more for now; saying it twice is saying it once."""
-        if self.is_owner:
-            self._num_asked_when_left[OWNER] = self._num_asked
-        elif self._num_asked != self._num_asked_at_farewell:
-            self._farewells.append(self._untracked.start_send(torch.tensor([self._num_asked]), OWNER, LEAVE))
-            self._num_asked_at_farewell = self._num_asked
 
-    def meet(self) -> None:
-        """Leave, and wait until every rank has; collective."""
-        self.leave()
-        if self.is_owner:
-            self._untracked.wait_until(lambda: len(self.left()) == self._untracked.size and not self._outgoing)
-        for farewell in self._farewells:
-            farewell.wait()
-        self._farewells.clear()
-        # From here on nobody has left; before the barrier, so that no new farewell is forgotten.
-        self._num_asked_when_left = [None] * self._untracked.size
-        self._num_asked_at_farewell = -1
-        self._untracked.barrier()
+class ParameterServer:
+    """The owner's side of a center.
 
-    # The owner.
+    Args:
+        communicator: carries requests and answers.
+        untracked: carries departures, which do not count as the method's traffic.
+        like: (n,) in host memory, a vector like those that travel.
+        rule: see Center.
 
-    def left(self) -> list[int]:
-        """The ranks that have left, as far as the owner knows."""
-        return [r for r, num in enumerate(self._num_asked_when_left) if num == self._num_served[r]]
+    Attributes:
+        clients: by rank.
+    """
+
+    def __init__(self, communicator: Communicator, untracked: Communicator, like: Tensor, rule: Rule) -> None:
+        self.clients = [Client() for _ in range(communicator.size)]
+        self._communicator = communicator
+        self._untracked = untracked
+        self._like = like
+        self._rule = rule
+        self._incoming: list[tuple[int, Request]] = []
+        self._outgoing: list[Request] = []
+        self._departures: list[_Departure] = []
+
+    def departed(self) -> list[int]:
+        """The ranks that have departed, as far as the owner knows."""
+        return [rank for rank, client in enumerate(self.clients) if client.has_departed]
+
+    def is_done(self) -> bool:
+        """Whether every rank has departed with its last answer."""
+        return len(self.departed()) == len(self.clients) and not self._outgoing
+
+    def forget_departures(self) -> None:
+        """All ranks are at work again."""
+        for client in self.clients:
+            client.departure = None
+
+    def ask(self, request: Tensor, answer: Tensor) -> None:
+        """Serve the others, then the owner itself: its `request` (n,) is answered in `answer` (n,) at once."""
+        self.serve()
+        self._rule(OWNER, request, answer)
+        self.clients[OWNER].num_served += 1
 
     def serve(self) -> None:
         """Answer what has arrived; never waits."""
@@ -122,27 +112,104 @@ class Center:
         trace.end_service(self._serve())
 
     def _serve(self) -> int:
-        """Returns how many have been answered."""
+        """Returns the number of answers."""
         while (rank := self._communicator.arrived(ASK)) is not None:
-            if rank not in self.received:
-                self.received[rank], self.answered[rank] = (torch.empty_like(self._sent) for _ in range(2))
-            self._incoming.append((rank, self._communicator.start_receive(self.received[rank], rank, ASK)))
-        while (rank := self._untracked.arrived(LEAVE)) is not None:
-            word = torch.zeros(1, dtype=torch.int64)
-            self._leaving.append((rank, word, self._untracked.start_receive(word, rank, LEAVE)))
+            self._incoming.append((rank, self._communicator.start_receive(self._buffer(rank), rank, ASK)))
+        while (rank := self._untracked.arrived(DEPARTURE)) is not None:
+            num_asked = torch.zeros(1, dtype=torch.int64)
+            receiving = self._untracked.start_receive(num_asked, rank, DEPARTURE)
+            self._departures.append(_Departure(rank, num_asked, receiving))
         self._outgoing = [request for request in self._outgoing if not request.test()]
         num_asking = len(self._incoming)
-        self._incoming = [(rank, request) for rank, request in self._incoming if not self._served(rank, request)]
-        for entry in [e for e in self._leaving if e[2].test()]:
-            rank, word, _ = entry
-            self._num_asked_when_left[rank] = int(word)
-            self._leaving.remove(entry)
+        self._incoming = [(rank, request) for rank, request in self._incoming if not self._is_answered(rank, request)]
+        for departure in [departure for departure in self._departures if departure.request.test()]:
+            self.clients[departure.rank].departure = int(departure.num_asked)
+            self._departures.remove(departure)
         return num_asking - len(self._incoming)
 
-    def _served(self, rank: int, request: Request) -> bool:
+    def _buffer(self, rank: int) -> Tensor:
+        """Where the next request of `rank` goes."""
+        client = self.clients[rank]
+        if client.received is None:
+            client.received, client.answered = (torch.empty_like(self._like) for _ in range(2))
+        return client.received
+
+    def _is_answered(self, rank: int, request: Request) -> bool:
+        """Answer a request if it has arrived."""
         if not request.test():
             return False
-        self._rule(rank, self.received[rank], self.answered[rank])
-        self._num_served[rank] += 1
-        self._outgoing.append(self._communicator.start_send(self.answered[rank], rank, ANSWER))
+        client = self.clients[rank]
+        assert client.received is not None
+        assert client.answered is not None
+        self._rule(rank, client.received, client.answered)
+        client.num_served += 1
+        self._outgoing.append(self._communicator.start_send(client.answered, rank, ANSWER))
         return True
+
+
+class Center:
+    """One rank's access to the center.
+
+    Args:
+        communicator: the worker's ranks; collective, as the center gets communicators of its own.
+        like: (n,) a vector like those that travel; those stay in host memory.
+        rule: called on the owner with the asking rank, its request (n,) and where the answer goes (n,).
+
+    Attributes:
+        server: on the owner, the parameter server; None on other ranks.
+    """
+
+    def __init__(self, communicator: Communicator, like: Tensor, rule: Rule) -> None:
+        self._communicator = communicator.split(0, spans="center")
+        self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
+        self._request, self._answer = (torch.empty_like(like, device="cpu") for _ in range(2))
+        self._exchange: list[Request] = []
+        self._num_asked = 0
+        self._departed_after: int | None = None  # the number of requests before the last departure
+        self._departures: list[Request] = []
+        self.server: ParameterServer | None = None
+        if communicator.rank == OWNER:
+            self.server = ParameterServer(self._communicator, self._untracked, self._request, rule)
+            communicator.services.append(self.server.serve)
+
+    def ask(self, vector: Tensor) -> None:
+        """Start to send `vector` (n,), which may change afterwards, and to receive the answer."""
+        assert not self._exchange, "the previous answer has not been taken"
+        self._num_asked += 1
+        self._request.copy_(vector)
+        if self.server is not None:
+            self.server.ask(self._request, self._answer)
+        else:
+            self._exchange = [
+                self._communicator.start_send(self._request, OWNER, ASK),
+                self._communicator.start_receive(self._answer, OWNER, ANSWER),
+            ]
+
+    def answer(self) -> Tensor:
+        """Wait for the answer (n,), in host memory; the next one overwrites it."""
+        for request in self._exchange:
+            request.wait()
+        self._exchange = []
+        return self._answer
+
+    def depart(self) -> None:
+        """Announce that this rank asks nothing for now; a second announcement has no effect."""
+        if self.server is not None:
+            self.server.clients[OWNER].departure = self._num_asked
+        elif self._num_asked != self._departed_after:
+            self._departures.append(self._untracked.start_send(torch.tensor([self._num_asked]), OWNER, DEPARTURE))
+            self._departed_after = self._num_asked
+
+    def meet(self) -> None:
+        """Depart, and wait until every rank has; collective. Afterwards all are at work again."""
+        self.depart()
+        if self.server is not None:
+            self._untracked.wait_until(self.server.is_done)
+        for departure in self._departures:
+            departure.wait()
+        self._departures.clear()
+        # Before the barrier, so that no new departure is forgotten.
+        self._departed_after = None
+        if self.server is not None:
+            self.server.forget_departures()
+        self._untracked.barrier()

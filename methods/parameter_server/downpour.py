@@ -1,4 +1,4 @@
-"""DOWNPOUR: asynchronous SGD that pushes sums of updates to a center (Dean et al., 2012; source 003, algorithm 3).
+"""DOWNPOUR: asynchronous SGD that pushes sums of updates to a center (Dean et al. 2012; Zhang 2016, algorithm 3).
 
 Every tau local steps c <- c + v, x <- c, v <- 0, with v the sum of this rank's updates since; in between x <- x - lr
 g(x). With p ranks the center moves p times as far as with one, and at tau >= 16 the source found it unstable. On one
@@ -30,14 +30,14 @@ class DownpourHyperparameters:
         require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
 
 
-class Downpour(DownpourBase):
+class Downpour(DownpourBase[DownpourHyperparameters]):
     """Push, fetch, step alone."""
 
     Hyperparameters = DownpourHyperparameters
 
     @classmethod
     def check(cls, hyperparameters: DownpourHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse momentum, and optimizers other than SGD."""
+        """Raise NotApplicable for momentum, and for optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("downpour", settings, momentum_form="mdownpour")
 

@@ -1,9 +1,9 @@
-"""What DOWNPOUR and its averaged forms share: ranks that push the sum of their updates to a center (003 algorithm 3).
+"""The base of DOWNPOUR and its averaged forms: ranks push their summed updates to a center (Zhang 2016, algorithm 3).
 
 Every tau local steps, the first at t = 0: c <- c + v, x <- c, v <- 0; at every step x <- x - lr g(x), v <- v - lr
-g(x). v is what x has moved since. The owner of c adds and answers in one go. At the end the last v is pushed.
+g(x). v is the movement of x since. The owner of c adds v and answers with c at once. At the end the last v is pushed.
 
-Bytes a step: 8n/tau for each rank but the owner, half of them sent by it and half by the owner; 8n once, at the end.
+Bytes per step: 8n/tau for each rank but the owner, half of them sent by it and half by the owner; 8n once, at the end.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
-from atoll.methods.method import Batch, Context, Method
+from atoll.methods.method import Batch, Context, H, Method
 from atoll.methods.parameter_server.center import OWNER, Center
 from atoll.methods.sequential.descent import Descent
 
 
 def push(center: Tensor, update: Tensor) -> None:
-    """Add what a rank has accumulated to the center in place."""
+    """Add a rank's accumulated update to the center in place."""
     center.add_(update)
 
 
-class DownpourBase(Method):
+class DownpourBase(Method[H]):
     """Push, fetch, step alone.
 
     Args:
         tau: local steps between two pushes.
         context: the trial's.
-        averaged: whether an average of the center over time is what is evaluated.
-        moving_rate: of that average; None for the mean over all time.
+        averaged: whether an average of the center over time is evaluated.
+        moving_rate: of that average. Default: the mean over all time.
     """
 
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.005, "momentum": 0.0, "schedule": "constant"}
@@ -50,11 +50,11 @@ class DownpourBase(Method):
         self._value = self._flat.parameters.to("cpu", copy=True)
         self._average = RunningAverage(self._value, moving_rate) if averaged else None
         self._center = Center(context.communicator, self._flat.parameters, self._exchange)
-        if self._center.is_owner:
-            self._flat.on_layer(self._center.serve)
+        if self._center.server is not None:
+            self._flat.on_layer(self._center.server.serve)
 
     def _exchange(self, rank: int, update: Tensor, answer: Tensor) -> None:
-        """The owner's side: the master clock ticks with every push (003 chapter 4)."""
+        """The parameter server's rule; the master clock counts the pushes (Zhang 2016, chapter 4)."""
         if self._average is not None:
             self._average.update(self._value)
         push(self._value, update)

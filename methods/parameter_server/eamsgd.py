@@ -1,11 +1,11 @@
-"""EAMSGD: elastic averaging SGD with momentum (Zhang, Choromanska and LeCun, 2015; source 003, algorithm 2).
+"""EAMSGD: elastic averaging SGD with momentum (Zhang, Choromanska and LeCun 2015; Zhang 2016, algorithm 2).
 
 The replicas descend with momentum delta (the optimizer's `momentum`), the center has none:
 
     nesterov     v <- delta v - lr g(x + delta v),  x <- x + v - alpha (x - c)    (2.5)
     heavy_ball   v <- delta v - lr g(x),            x <- x + v - alpha (x - c)    (2.6)
 
-delta = 0 is EASGD. `elastic_base.py` has the forms of the exchange, the equations' numbers and the bytes.
+delta = 0 is EASGD. `elastic_base.py` has the forms of the exchange, their equations and the bytes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ class EamsgdHyperparameters(ElasticHyperparameters):
     """Hyperparameters of EAMSGD.
 
     Attributes:
-        momentum_form: nesterov (2.5) or heavy_ball (2.6).
-        form: async (algorithm 2), async_overlap (end of 2.2), jacobi (2.3, 2.4) or gauss_seidel (6.3).
+        momentum_form: nesterov (eq. 2.5) or heavy_ball (eq. 2.6).
+        form: async (algorithm 2), async_overlap (end of section 2.2), jacobi (eqs. 2.3, 2.4) or gauss_seidel
+            (eq. 6.3).
         tau: local steps between two exchanges.
         beta: rate of the center.
-        alpha: rate of the replicas; beta / p unless given.
-        report: what is evaluated: the center, or its average over time (3.13).
+        alpha: rate of the replicas. Default: beta / p.
+        report: the model to evaluate: the center, or its average over time (eq. 3.13).
     """
 
     momentum_form: str = "nesterov"
@@ -41,7 +42,7 @@ class EamsgdHyperparameters(ElasticHyperparameters):
         require_choice("momentum_form", self.momentum_form, ("nesterov", "heavy_ball"))
 
 
-class Eamsgd(ElasticBase):
+class Eamsgd(ElasticBase[EamsgdHyperparameters]):
     """Descent with momentum, tied to a center."""
 
     Hyperparameters = EamsgdHyperparameters
@@ -49,7 +50,7 @@ class Eamsgd(ElasticBase):
 
     @classmethod
     def check(cls, hyperparameters: EamsgdHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse optimizers that have no momentum."""
+        """Raise NotApplicable for optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("eamsgd", settings, momentum_form=None)
 

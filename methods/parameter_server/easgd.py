@@ -1,11 +1,11 @@
-"""EASGD: elastic averaging SGD (Zhang, Choromanska and LeCun, 2015; source 003, chapter 2 and algorithm 1).
+"""EASGD: elastic averaging SGD (Zhang, Choromanska and LeCun 2015; Zhang 2016, chapter 2 and algorithm 1).
 
 Every rank has a replica x that an elastic force ties to a center c; every tau local steps
 
     x <- x - lr g(x) - alpha (x - c),  c <- c + beta/p (x - c)
 
-in the form `async`. `elastic_base.py` has the other forms, the equations' numbers and the bytes. The center is what
-is evaluated, or its running mean (3.13), whose asymptotic variance is sigma^2 / (p h^2 t).
+in the form `async`. `elastic_base.py` has the other forms, their equations and the bytes. The center is evaluated, or
+its running mean (eq. 3.13), whose asymptotic variance is sigma^2 / (p h^2 t).
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ class EasgdHyperparameters(ElasticHyperparameters):
     """Hyperparameters of EASGD.
 
     Attributes:
-        form: async (algorithm 1), async_overlap (end of 2.2), jacobi (2.3, 2.4) or gauss_seidel (6.3).
+        form: async (algorithm 1), async_overlap (end of section 2.2), jacobi (eqs. 2.3, 2.4) or gauss_seidel
+            (eq. 6.3).
         tau: local steps between two exchanges.
         beta: rate of the center.
-        alpha: rate of the replicas; beta / p unless given.
-        report: what is evaluated: the center, or its average over time (3.13).
+        alpha: rate of the replicas. Default: beta / p.
+        report: the model to evaluate: the center, or its average over time (eq. 3.13).
     """
 
 
-class Easgd(ElasticBase):
+class Easgd(ElasticBase[EasgdHyperparameters]):
     """Plain descent, tied to a center."""
 
     Hyperparameters = EasgdHyperparameters
@@ -41,7 +42,7 @@ class Easgd(ElasticBase):
 
     @classmethod
     def check(cls, hyperparameters: EasgdHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse momentum, and optimizers other than SGD."""
+        """Raise NotApplicable for momentum, and for optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("easgd", settings, momentum_form="eamsgd")
 

@@ -1,7 +1,7 @@
-"""EASGD tree: elastic averaging over a tree of centers (Zhang, 2016; source 003, section 6.1, algorithm 6).
+"""EASGD tree: elastic averaging over a tree of centers (Zhang 2016, section 6.1, algorithm 6).
 
 Leaves descend; the nodes above them only average. Every tau_up of its steps a node sends its parameter to its parent,
-every tau_down to its children, without waiting; what arrives from a neighbour y is averaged in on arrival
+every tau_down to its children, without waiting; a parameter y that arrives from a neighbor is averaged in on arrival
 (Gauss-Seidel):
 
     x <- x + alpha (y - x)
@@ -9,16 +9,16 @@ every tau_down to its children, without waiting; what arrives from a neighbour y
 A leaf looks for arrivals between two gradients only, then takes a step of gradient descent, with Nesterov's momentum
 delta where the optimizer's `momentum` is above 0. Scheme 1 (multi_scale) averages fast at the bottom: leaves have
 tau_up = tau_fast, their parents tau_down = tau_fast and tau_up = tau_slow, all above tau_slow. Scheme 2 (fast_up) has
-tau_up = tau_fast and tau_down = tau_slow everywhere. The root is what is evaluated.
+tau_up = tau_fast and tau_down = tau_slow everywhere. The root is evaluated.
 
 Every rank is a leaf, and node j of level l lives on the rank of its first leaf, j d^l: no rank idles, the lowest level
 stays on one host, and an inner node's clock is that of its rank. With no more ranks than d there is no level between
-leaves and root, one less than the source's tree has; the method says so.
+leaves and root, one less than the source's tree has; a note of the method says so.
 
-Bytes: 4n (1/tau_up of the child + 1/tau_down of the parent) a step for every edge between two ranks; the edge to a
-node's first child stays in memory. A message is left out while the one before it is still under way: a slow neighbour
-gets fewer. MPI counts a message as sent that it has copied away, as it does with small ones (some 64 kB): of these a
-slow neighbour gets all.
+Bytes: 4n (1/tau_up of the child + 1/tau_down of the parent) per step for every edge between two ranks; the edge to a
+node's first child stays in memory. A message is skipped while the previous one is still pending, so a slow neighbor
+gets fewer. MPI counts a message as sent once it is buffered, as it does with small ones (some 64 kB): a slow neighbor
+gets all of these.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class EasgdTreeHyperparameters:
         degree: d, children of a node.
         tau_fast: tau_1 of the first scheme, tau_u of the second, in steps.
         tau_slow: tau_2 of the first scheme, tau_d of the second, in steps.
-        alpha: moving rate of every node; 0.9 / (d + 1) unless given, with d at most the number of ranks.
+        alpha: moving rate of every node. Default: 0.9 / (d + 1), with d at most the number of ranks.
     """
 
     scheme: str = "multi_scale"
@@ -73,8 +73,10 @@ def average_in(x: Tensor, arrived: Tensor, alpha: float) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """A node's place in the tree: numbers of nodes, leaves 0..p-1 first, the root last; periods in steps of its
-    rank."""
+    """A node's place in the tree.
+
+    Nodes are numbered: first the leaves, 0..p-1, the root last. Periods are in steps of the node's rank.
+    """
 
     number: int
     rank: int
@@ -95,18 +97,18 @@ def plant(num_leaves: int, degree: int, scheme: str, tau_fast: int, tau_slow: in
         for j in range(size):
             is_root = level == len(sizes) - 1
             below = range(j * degree, min((j + 1) * degree, sizes[level - 1])) if level else range(0)
-            multi_scale_up, multi_scale_down = (
-                (tau_fast if level == 0 else tau_slow),
-                (tau_fast if level == 1 else tau_slow),
-            )
+            tau_up, tau_down = tau_fast, tau_slow
+            if scheme == "multi_scale":
+                tau_up = tau_fast if level == 0 else tau_slow
+                tau_down = tau_fast if level == 1 else tau_slow
             places.append(
                 Place(
                     number=first[level] + j,
                     rank=j * degree**level,
                     parent=None if is_root else first[level + 1] + j // degree,
                     children=tuple(first[level - 1] + child for child in below),
-                    tau_up=multi_scale_up if scheme == "multi_scale" else tau_fast,
-                    tau_down=multi_scale_down if scheme == "multi_scale" else tau_slow,
+                    tau_up=tau_up,
+                    tau_down=tau_down,
                 )
             )
     return places
@@ -121,7 +123,7 @@ class _Node:
     waiting: list[Tensor] = field(default_factory=list)
 
 
-class EasgdTree(Method):
+class EasgdTree(Method[EasgdTreeHyperparameters]):
     """Descend on the leaves, average above them."""
 
     Hyperparameters = EasgdTreeHyperparameters
@@ -131,7 +133,7 @@ class EasgdTree(Method):
 
     @classmethod
     def check(cls, hyperparameters: EasgdTreeHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse a single leaf, and optimizers other than SGD."""
+        """Raise NotApplicable for a single leaf, and for optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("easgd_tree", settings, momentum_form=None)
 
@@ -159,23 +161,23 @@ class EasgdTree(Method):
         }
         self._leaf = self._nodes[self._rank]
         self._num_steps = 0
-        # Messages by (sender, receiver), as tags tell the edges and their directions apart.
-        self._under_way: dict[int, Request] = {}
+        # Messages have a tag for each edge and direction.
+        self._pending: dict[int, Request] = {}
         self._incoming: list[tuple[int, Tensor, Request]] = []
         self._num_sent = torch.zeros(2 * len(self._places), dtype=torch.int64)
         self._num_received = torch.zeros_like(self._num_sent)
         self._edges = {
-            self._tag(neighbour, number): number
+            self._tag(neighbor, number): number
             for number, node in self._nodes.items()
-            for neighbour in (*node.place.children, node.place.parent)
-            if neighbour is not None and self._places[neighbour].rank != self._rank
+            for neighbor in (*node.place.children, node.place.parent)
+            if neighbor is not None and self._places[neighbor].rank != self._rank
         }
         self._tree.services.append(self._serve)
         self._flat.on_layer(self._serve)
 
     @staticmethod
     def _tag(sender: int, receiver: int) -> int:
-        """One tag for each edge and direction; a child's number is below its parent's."""
+        """The tag of an edge and direction; a child's number is below its parent's."""
         return 2 * sender if sender < receiver else 2 * receiver + 1
 
     def step(self, batch: Batch) -> Tensor:
@@ -196,10 +198,10 @@ class EasgdTree(Method):
             self._take(receiver, node.value.to("cpu", copy=True))
             return
         tag = self._tag(node.place.number, receiver)
-        if tag in self._under_way and not self._under_way[tag].test():
+        if tag in self._pending and not self._pending[tag].test():
             return
         message = node.value.to("cpu", copy=True)
-        self._under_way[tag] = self._tree.start_send(message, self._places[receiver].rank, tag)
+        self._pending[tag] = self._tree.start_send(message, self._places[receiver].rank, tag)
         self._num_sent[tag] += 1
 
     def _take(self, receiver: int, value: Tensor) -> None:
@@ -219,7 +221,7 @@ class EasgdTree(Method):
         """Receive what has arrived; never waits."""
         trace = self._tree.ledger.trace
         if trace is not None:
-            trace.begin_service()  # nobody waits for what arrives: its order would make every step another one
+            trace.begin_service()  # no rank waits for arrivals; as events they would make every step a new pattern
         self._receive_arrived()
         if trace is not None:
             trace.end_service(0, is_own=True)
@@ -229,24 +231,24 @@ class EasgdTree(Method):
             while (source := self._tree.arrived(tag)) is not None:
                 buffer = torch.empty_like(self._flat.parameters, device="cpu")
                 self._incoming.append((tag, buffer, self._tree.start_receive(buffer, source, tag)))
-        under_way = []
+        pending = []
         for tag, buffer, request in self._incoming:
             if request.test():
                 self._num_received[tag] += 1
                 self._take(self._edges[tag], buffer)
             else:
-                under_way.append((tag, buffer, request))
-        self._incoming = under_way
+                pending.append((tag, buffer, request))
+        self._incoming = pending
 
     def _settle(self) -> None:
         """Receive all that was sent; collective."""
-        self._untracked.barrier()  # from here on nobody sends
+        self._untracked.barrier()  # from here on no rank sends
         num_sent = self._num_sent.clone()
         self._untracked.sum(num_sent)
         mine = torch.tensor(sorted(self._edges), dtype=torch.int64)
-        # Not equality: a neighbour that has all of its own may be sending again already.
+        # Not equality: a neighbor that has received all of its own may be sending again.
         self._untracked.wait_until(lambda: bool((self._num_received[mine] >= num_sent[mine]).all()))
-        for request in self._under_way.values():
+        for request in self._pending.values():
             request.wait()
         self._average_leaf()
 
@@ -261,14 +263,14 @@ class EasgdTree(Method):
         return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the nodes of this rank and its counter; collective, as it receives what is under way."""
+        """Return the nodes of this rank and its counter; collective, as it receives pending messages."""
         self._settle()
         state = {
             "descent": self._descent.state_dict(),
             "nodes": {number: node.value.clone() for number, node in self._nodes.items()},
             "num_steps": self._num_steps,
         }
-        self._untracked.barrier()  # until all have copied theirs, nobody sends
+        self._untracked.barrier()  # until all have copied theirs, no rank sends
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

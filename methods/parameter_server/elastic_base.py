@@ -1,28 +1,29 @@
-"""Elastic averaging (Zhang, Choromanska and LeCun, 2015; source 003, chapters 2 and 6): what EASGD and EAMSGD share.
+"""Elastic averaging (Zhang, Choromanska and LeCun 2015; Zhang 2016, chapters 2 and 6): the base of EASGD and EAMSGD.
 
 Every rank i has a replica x_i that an elastic force ties to a center c. Every tau local steps, the first at t = 0:
 
-    jacobi         x_i <- x_i - lr g(x_i) - alpha (x_i - c),  c <- (1 - beta) c + beta mean(x_i)    (2.3, 2.4, 5.9)
-                   both from the old values, so that the all-reduce travels while the gradient is computed
-    gauss_seidel   x_i <- x_i - alpha (x_i - c),  x_i <- x_i - lr g(x_i),  c <- c + beta (mean(x_i) - c)    (6.3)
+    jacobi         x_i <- x_i - lr g(x_i) - alpha (x_i - c),  c <- (1 - beta) c + beta mean(x_i)    (eqs. 2.3, 2.4, 5.9)
+                   both from the old values, so that the all-reduce overlaps the gradient
+    gauss_seidel   x_i <- x_i - alpha (x_i - c),  x_i <- x_i - lr g(x_i),  c <- c + beta (mean(x_i) - c)    (eq. 6.3)
     async          x_i <- x_i - lr g(x_i) - alpha (x_i - c),  c <- c + beta/p (x_i - c)    (algorithms 1 and 2)
-                   each rank by its own clock; the owner of c answers from its poll points, meanwhile the gradient is
+                   each rank by its own clock; the owner of c answers from its poll points, while the gradient is
                    computed
     async_overlap  as async, with the difference applied at the end of the period (end of section 2.2), or of the epoch
 
-alpha = beta/p is the elastic symmetry: the force on x_i is the opposite of that on c. Between exchanges the ranks
-descend alone. In the asynchronous forms a rank that has done its steps stays tied to the center: the owner goes on to
-move the replica that it saw last, as often as the others exchange, so that c does not drift to those that are still at
-work (the tail that section 4.3.3 describes).
+With alpha = beta/p, the elastic symmetry, the forces on x_i and c are opposite. Between exchanges the ranks descend
+alone. In the asynchronous forms a rank that has finished its steps stays tied to the center: the owner continues to
+move its stale replica, the last one it received, as often as the others exchange, so that c does not drift to the ranks
+still at work (the tail of section 4.3.3).
 
-Bytes a step: async 8n/tau for each rank but the owner, whose exchange stays in its memory, half of them sent by it and
-half by the owner; jacobi and gauss_seidel 2(p-1)/p 4n/tau per rank.
+Bytes per step: async 8n/tau for each rank but the owner, whose exchange stays in its memory, half of them sent by it
+and half by the owner; jacobi and gauss_seidel 2(p-1)/p 4n/tau per rank.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.method import Batch, Context, Method
-from atoll.methods.parameter_server.center import OWNER, Center
+from atoll.methods.parameter_server.center import OWNER, Center, ParameterServer
 from atoll.methods.sequential.descent import Descent
 
 FORMS = ("async", "async_overlap", "jacobi", "gauss_seidel")
@@ -44,11 +45,11 @@ class ElasticHyperparameters:
     """Hyperparameters of elastic averaging.
 
     Attributes:
-        form: who exchanges with the center when.
+        form: of the exchange with the center, one of FORMS.
         tau: local steps between two exchanges.
         beta: rate of the center.
-        alpha: rate of the replicas; beta / p unless given.
-        report: what is evaluated: the center, or the mean of the center over time (3.13).
+        alpha: rate of the replicas. Default: beta / p.
+        report: the model to evaluate: the center, or its mean over time (eq. 3.13).
     """
 
     form: str = "async"
@@ -63,34 +64,42 @@ class ElasticHyperparameters:
         require_choice("report", self.report, REPORTS)
 
 
-def pull(x: Tensor, seen: Tensor, center: Tensor, alpha: float) -> None:
-    """Subtract the elastic displacement from a replica in place: x <- x - alpha (seen - c) (2.3).
+E = TypeVar("E", bound=ElasticHyperparameters)
 
-    `seen` (n,) is the replica when it was exchanged; it is overwritten. Nothing is allocated: that would cost more
-    than the arithmetic.
+
+def pull(x: Tensor, seen: Tensor, center: Tensor, alpha: float) -> None:
+    """Subtract the elastic displacement from a replica in place: x <- x - alpha (seen - c) (eq. 2.3).
+
+    `seen` (n,) is the replica at the exchange; it is overwritten. Nothing is allocated: that would cost more than the
+    arithmetic.
     """
     x.sub_(torch.sub(seen, center, out=seen), alpha=alpha)
 
 
 def follow(center: Tensor, x: Tensor, beta: float) -> None:
-    """Move the center towards x in place: c <- (1 - beta) c + beta x (2.4; for one replica of p, beta/p)."""
+    """Move the center towards x in place: c <- (1 - beta) c + beta x (eq. 2.4; for one replica of p, beta/p)."""
     center.lerp_(x, beta)
 
 
 @dataclass
-class Ghost:
-    """The replica of a rank that has left, as the owner of the center saw it last, and the exchanges it is due."""
+class StaleReplica:
+    """The last replica that the parameter server saw of a rank that has departed.
 
-    replica: Tensor
+    Attributes:
+        parameters: (n,).
+        due: exchanges, in fractions of one, that it owes to keep up with the ranks at work.
+    """
+
+    parameters: Tensor
     due: float = 0.0
 
 
-class ElasticBase(Method):
+class ElasticBase(Method[E]):
     """Tie replicas to a center."""
 
     asynchronous: ClassVar[bool] = True
 
-    def __init__(self, hyperparameters: ElasticHyperparameters, context: Context, *, heavy_ball: bool = False) -> None:
+    def __init__(self, hyperparameters: E, context: Context, *, heavy_ball: bool = False) -> None:
         self._hyperparameters = hyperparameters
         self._context = context
         self._size = context.communicator.size
@@ -99,28 +108,28 @@ class ElasticBase(Method):
         self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat, heavy_ball=heavy_ball)
         self._num_steps = 0
-        # The asynchronous center lives in its owner's host memory, the synchronous one beside every replica.
+        # The asynchronous center is in its owner's host memory, a synchronous one next to every replica.
         self._is_async = hyperparameters.form.startswith("async")
         self._value = self._flat.parameters.to("cpu" if self._is_async else self._flat.parameters.device, copy=True)
         self._average = RunningAverage(self._value) if hyperparameters.report == "average" else None
         self._seen = torch.empty_like(self._flat.parameters)
         self._center: Center | None = None
         self._is_waiting = False
-        self._ghosts: dict[int, Ghost] = {}
+        self._stale: dict[int, StaleReplica] = {}
         if self._is_async:
             self._center = Center(context.communicator, self._flat.parameters, self._exchange)
-            if self._center.is_owner:
-                self._flat.on_layer(self._center.serve)
+            if self._center.server is not None:
+                self._flat.on_layer(self._center.server.serve)
 
     # The rank's steps.
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
         exchanges = self._num_steps % self._hyperparameters.tau == 0
-        loss: Tensor = getattr(self, f"_step_{self._hyperparameters.form}")(batch, exchanges)
+        loss = self._STEPS[self._hyperparameters.form](self, batch, exchanges)
         self._num_steps += 1
         if self._num_steps % self._context.steps_per_epoch == 0:
-            self._leave()
+            self._depart()
         return loss
 
     def _step_jacobi(self, batch: Batch, exchanges: bool) -> Tensor:
@@ -160,6 +169,13 @@ class ElasticBase(Method):
             self._ask()
         return self._descent.step(batch)
 
+    _STEPS: ClassVar[Mapping[str, Callable[..., Tensor]]] = {
+        "async": _step_async,
+        "async_overlap": _step_async_overlap,
+        "jacobi": _step_jacobi,
+        "gauss_seidel": _step_gauss_seidel,
+    }
+
     def _ask(self) -> None:
         assert self._center is not None
         self._seen.copy_(self._flat.parameters)
@@ -172,10 +188,10 @@ class ElasticBase(Method):
             pull(self._flat.parameters, self._seen, self._center.answer().to(self._seen.device), self._alpha)
             self._is_waiting = False
 
-    def _leave(self) -> None:
+    def _depart(self) -> None:
         if self._center is not None:
             self._apply()
-            self._center.leave()
+            self._center.depart()
 
     # The center.
 
@@ -185,31 +201,34 @@ class ElasticBase(Method):
         follow(self._value, x, beta)
 
     def _exchange(self, rank: int, x: Tensor, answer: Tensor) -> None:
-        """The owner's side of the asynchronous forms: answer with the center as it was, then move it."""
+        """The parameter server's rule in the asynchronous forms: answer with the center, then move it."""
+        assert self._center is not None
+        assert self._center.server is not None
         answer.copy_(self._value)
         self._move(x, self._hyperparameters.beta / self._size)
-        self._move_with_ghosts(rank)
+        self._exchange_stale(self._center.server, rank)
 
-    def _move_with_ghosts(self, asking: int) -> None:
-        """Let the replicas of ranks that have left exchange as often as each of those at work."""
-        assert self._center is not None
-        left = [rank for rank in self._center.left() if rank != asking]
-        self._ghosts = {rank: self._ghosts.get(rank) or self._ghost(rank) for rank in left}
-        for ghost in self._ghosts.values():
-            ghost.due += 1 / (self._size - len(left))
-            if ghost.due > 1 - 1e-9:  # a sum of 1/k, k times
-                ghost.due -= 1
+    def _exchange_stale(self, server: ParameterServer, asking: int) -> None:
+        """Let stale replicas exchange as often as each of the ranks at work."""
+        departed = [rank for rank in server.departed() if rank != asking]
+        self._stale = {rank: self._stale.get(rank) or self._stale_replica(server, rank) for rank in departed}
+        for stale in self._stale.values():
+            stale.due += 1 / (self._size - len(departed))
+            if stale.due > 1 - 1e-9:  # a sum of 1/k, k times
+                stale.due -= 1
                 center = self._value.clone()
-                self._move(ghost.replica, self._hyperparameters.beta / self._size)
-                pull(ghost.replica, ghost.replica.clone(), center, self._alpha)
+                self._move(stale.parameters, self._hyperparameters.beta / self._size)
+                pull(stale.parameters, stale.parameters.clone(), center, self._alpha)
 
-    def _ghost(self, rank: int) -> Ghost:
-        assert self._center is not None
+    def _stale_replica(self, server: ParameterServer, rank: int) -> StaleReplica:
         if rank == OWNER:
-            return Ghost(self._flat.parameters.to("cpu", copy=True))
-        replica = self._center.received[rank].clone()
-        pull(replica, replica.clone(), self._center.answered[rank], self._alpha)
-        return Ghost(replica)
+            return StaleReplica(self._flat.parameters.to("cpu", copy=True))
+        client = server.clients[rank]
+        assert client.received is not None
+        assert client.answered is not None
+        replica = client.received.clone()
+        pull(replica, replica.clone(), client.answered, self._alpha)
+        return StaleReplica(replica)
 
     # Evaluation and state.
 

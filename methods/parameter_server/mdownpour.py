@@ -1,10 +1,10 @@
-"""MDOWNPOUR: DOWNPOUR with Nesterov's momentum at the center (source 003, algorithms 4 and 5).
+"""MDOWNPOUR: DOWNPOUR with Nesterov's momentum at the center (Zhang 2016, algorithms 4 and 5).
 
 A rank receives y = c + delta v and sends g(y); the owner of the center takes v <- delta v - lr g, c <- c + v and
 answers with c + delta v. delta is the optimizer's `momentum`. There is no tau: every step exchanges. On one rank it is
 MSGD.
 
-Bytes a step: 8n for each rank but the owner, half of them sent by it and half by the owner.
+Bytes per step: 8n for each rank but the owner, half of them sent by it and half by the owner.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def move(center: Tensor, velocity: Tensor, gradient: Tensor, rate: float, delta:
     center.add_(velocity)
 
 
-class Mdownpour(Method):
-    """Send a gradient, receive where to take the next."""
+class Mdownpour(Method[NoHyperparameters]):
+    """Send a gradient, receive the point at which to take the next."""
 
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5, "momentum": 0.99, "schedule": "constant"}
     asynchronous: ClassVar[bool] = True
 
     @classmethod
     def check(cls, hyperparameters: NoHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse optimizers that have no momentum."""
+        """Raise NotApplicable for optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("mdownpour", settings, momentum_form=None)
 
@@ -50,8 +50,8 @@ class Mdownpour(Method):
         self._value = self._flat.parameters.to("cpu", copy=True)
         self._velocity = torch.zeros_like(self._value)
         self._center = Center(context.communicator, self._flat.parameters, self._exchange)
-        if self._center.is_owner:
-            self._flat.on_layer(self._center.serve)
+        if self._center.server is not None:
+            self._flat.on_layer(self._center.server.serve)
 
     def _exchange(self, rank: int, gradient: Tensor, answer: Tensor) -> None:
         move(self._value, self._velocity, gradient, self._optimizers.learning_rate, self._delta)

@@ -1,6 +1,6 @@
-"""MVADOWNPOUR: DOWNPOUR with a moving average of its center (source 003, chapter 4).
+"""MVADOWNPOUR: DOWNPOUR with a moving average of its center (Zhang 2016, chapter 4).
 
-z_{t+1} = (1 - a) z_t + a c_t with a constant, where the master's clock t ticks with every push. z is what is evaluated.
+z_{t+1} = (1 - a) z_t + a c_t with a constant, where the master's clock t counts the pushes. z is evaluated.
 `methods/parameter_server/downpour_base.py` has the protocol and the bytes.
 """
 
@@ -32,14 +32,14 @@ class MvadownpourHyperparameters:
         require(0 < self.moving_rate <= 1, f"moving_rate must be in (0, 1]; got {self.moving_rate}")
 
 
-class Mvadownpour(DownpourBase):
+class Mvadownpour(DownpourBase[MvadownpourHyperparameters]):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = MvadownpourHyperparameters
 
     @classmethod
     def check(cls, hyperparameters: MvadownpourHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse momentum, and optimizers other than SGD."""
+        """Raise NotApplicable for momentum, and for optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("mvadownpour", settings, momentum_form="mdownpour")
 

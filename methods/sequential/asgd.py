@@ -1,7 +1,7 @@
-"""ASGD: SGD on one rank whose iterates are averaged (Polyak and Juditsky, 1992; 003 chapter 4).
+"""ASGD: SGD on one rank whose iterates are averaged (Polyak and Juditsky 1992; Zhang 2016, chapter 4).
 
-x_{t+1} = x_t - lr g(x_t), z_{t+1} = (1 - a) z_t + a x_t with a = 1/(t+1): z is the mean of all x so far, and is what is
-evaluated. It sends 0 bytes, and refuses more than one rank.
+x_{t+1} = x_t - lr g(x_t), z_{t+1} = (1 - a) z_t + a x_t with a = 1/(t+1): z is the mean of all x so far, and is
+evaluated. It sends 0 bytes, and runs on one rank only.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
 
 
-class Asgd(SequentialBase):
+class Asgd(SequentialBase[NoHyperparameters]):
     """Step, and average all steps."""
 
     @classmethod
     def check(cls, hyperparameters: NoHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse several ranks and momentum."""
+        """Raise NotApplicable for several ranks, momentum, and optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("asgd", settings, momentum_form="msgd")
 

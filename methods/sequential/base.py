@@ -1,4 +1,4 @@
-"""What the sequential comparators of 003, chapter 4, share: descent on one rank, perhaps with an average."""
+"""The base of the sequential comparators (Zhang 2016, chapter 4): descent on one rank, optionally averaged."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.flat import FlatModel
-from atoll.methods.method import Batch, Context, Method
+from atoll.methods.method import Batch, Context, H, Method
 from atoll.methods.sequential.descent import Descent
 
 
-class SequentialBase(Method):
-    """Step, and perhaps remember where it has been.
+class SequentialBase(Method[H]):
+    """Step, and optionally average the iterates.
 
     Args:
         context: the trial's.
-        averaged: whether an average of the iterates is what is evaluated.
-        moving_rate: of that average; None for the mean over all time.
+        averaged: whether an average of the iterates is evaluated.
+        moving_rate: of that average. Default: the mean over all time.
     """
 
     max_ranks: ClassVar[int | None] = 1

@@ -1,10 +1,10 @@
-"""The local step that the methods of 003 share: gradient descent, plain or with momentum delta.
+"""The local step of the methods of Zhang 2016: gradient descent, plain or with momentum delta.
 
-    nesterov     v <- delta v - lr g(x + delta v),  x <- x + v   (equation 2.5, algorithm 2)
-    heavy ball   v <- delta v - lr g(x),            x <- x + v   (equation 2.6)
+    nesterov     v <- delta v - lr g(x + delta v),  x <- x + v   (eq. 2.5, algorithm 2)
+    heavy ball   v <- delta v - lr g(x),            x <- x + v   (eq. 2.6)
 
-g is the gradient of the loss, clipped where asked, plus weight_decay times the point at which it is taken: the source's
-l2 term is a part of F. delta is the optimizer's `momentum`; 0 is plain SGD.
+g is the gradient of the loss, clipped if gradient_clipping is above 0, plus weight_decay times the point at which it is
+taken: the source's l2 term is a part of F. delta is the optimizer's `momentum`; 0 is plain SGD.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def check_descent(method: str, settings: OptimizerSettings, *, momentum_form: st
     Args:
         method: its name.
         settings: the trial's.
-        momentum_form: the method to name where this one has no momentum; None where it has.
+        momentum_form: the form with momentum of a method that has none itself; None for a method with momentum.
     """
     if settings.optimizer != "sgd":
         raise NotApplicable(
-            f"{method} is defined by SGD's own update{'' if momentum_form else ' and momentum'} (source 003), which "
+            f"{method} is defined by SGD's own update{'' if momentum_form else ' and momentum'} (Zhang 2016), which "
             f"{settings.optimizer} does not have; optimizer must be sgd"
         )
     if settings.nesterov:
-        raise NotApplicable(f"{method} itself says which form its momentum has; nesterov must be false; got true")
+        raise NotApplicable(f"{method} defines the form of its momentum itself; nesterov must be false; got true")
     if settings.momentum and momentum_form:
         raise NotApplicable(
             f"{method} has no momentum, its form with momentum is {momentum_form}; momentum must be 0; "
@@ -74,7 +74,7 @@ class Descent:
         loss = self.gradient(batch)
         rate = self._context.optimizers.learning_rate
         v.sub_(self._flat.gradients, alpha=rate)
-        # x + v, where Nesterov's form has added delta v already.
+        # x + v; Nesterov's form has already added delta v.
         x.add_(v) if self._heavy_ball else x.sub_(self._flat.gradients, alpha=rate)
         return loss
 

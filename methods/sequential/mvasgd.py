@@ -1,7 +1,7 @@
-"""MVASGD: SGD on one rank with a moving average of its iterates (003 chapter 4).
+"""MVASGD: SGD on one rank with a moving average of its iterates (Zhang 2016, chapter 4).
 
-x_{t+1} = x_t - lr g(x_t), z_{t+1} = (1 - a) z_t + a x_t with a constant: z forgets at the rate a, and is what is
-evaluated. It sends 0 bytes, and refuses more than one rank.
+x_{t+1} = x_t - lr g(x_t), z_{t+1} = (1 - a) z_t + a x_t with a constant: z forgets at the rate a, and is
+evaluated. It sends 0 bytes, and runs on one rank only.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class MvasgdHyperparameters:
         require(0 < self.moving_rate <= 1, f"moving_rate must be in (0, 1]; got {self.moving_rate}")
 
 
-class Mvasgd(SequentialBase):
+class Mvasgd(SequentialBase[MvasgdHyperparameters]):
     """Step, and average the latest steps."""
 
     Hyperparameters = MvasgdHyperparameters
 
     @classmethod
     def check(cls, hyperparameters: MvasgdHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse several ranks and momentum."""
+        """Raise NotApplicable for several ranks, momentum, and optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("mvasgd", settings, momentum_form="msgd")
 

@@ -1,6 +1,6 @@
-"""SGD with a constant rate on one rank (Robbins and Monro, 1951): the sequential comparator of 003, chapter 4.
+"""SGD with a constant rate on one rank (Robbins and Monro 1951; the comparator of Zhang 2016, chapter 4).
 
-x <- x - lr g(x). It communicates nothing, so it sends 0 bytes, and it refuses more than one rank.
+x <- x - lr g(x). It sends 0 bytes, and runs on one rank only.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
 
 
-class Sgd(SequentialBase):
+class Sgd(SequentialBase[NoHyperparameters]):
     """Step."""
 
     @classmethod
     def check(cls, hyperparameters: NoHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
-        """Refuse several ranks and momentum."""
+        """Raise NotApplicable for several ranks, momentum, and optimizers other than SGD."""
         super().check(hyperparameters, settings, num_ranks)
         check_descent("sgd", settings, momentum_form="msgd")
 

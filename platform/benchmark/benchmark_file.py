@@ -203,7 +203,7 @@ class Benchmark(Strict):
             raise ValueError(f"{part.name}: {error}") from None
 
     def _content(self, part: Part, folder: Path) -> dict[str, Any]:
-        dropped = set(registry.whole_space(part.method.method).without)
+        dropped = set(registry.whole_space(part.method.method).exclude)
         shared = {name: value for name, value in self.space.items() if name not in dropped}
         space = shared | part.workload.space | part.method.space
         return {

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
-from atoll.searchspaces.space import Gene, Refuses, SearchSpace
+from atoll.searchspaces.space import Gene, Infeasibility, SearchSpace
 
 if TYPE_CHECKING:
     from atoll.platform.search.population import Individual
@@ -60,7 +60,7 @@ def proposal_of(content: Mapping[str, Any]) -> Proposal:
     return Proposal(parents=tuple(content["parents"]), **fields)
 
 
-def draw(space: SearchSpace, refuses: Refuses, seed: int) -> tuple[dict[str, Gene], dict[str, Any]]:
+def draw(space: SearchSpace, refuses: Infeasibility, seed: int) -> tuple[dict[str, Gene], dict[str, Any]]:
     """Genes and hyperparameters of a random configuration that is not refused.
 
     Raises:
@@ -95,7 +95,7 @@ class Proposer:
     # How often the propagator is asked before a random candidate is taken.
     NUM_PROPOSALS = 10
 
-    def __init__(self, propagator: Propagator, space: SearchSpace, refuses: Refuses, seed: int) -> None:
+    def __init__(self, propagator: Propagator, space: SearchSpace, refuses: Infeasibility, seed: int) -> None:
         self._propagator = propagator
         self._space = space
         self._refuses = refuses

@@ -35,7 +35,7 @@ class Plan:
 
     study: Study
     workload: Workload
-    method: type[Method]
+    method: type[Method[Any]]
     space: SearchSpace
     objectives: tuple[Objective, ...]
 

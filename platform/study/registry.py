@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from atoll.methods import METHODS
 from atoll.platform.workloads import WORKLOADS
-from atoll.searchspaces import SEARCH_SPACES
+from atoll.searchspaces import location as space_location
 
 if TYPE_CHECKING:
     from atoll.methods.method import Method
@@ -55,11 +55,11 @@ def check_workload(name: str) -> None:
     _locate(name, "workload", WORKLOADS)
 
 
-def method(name: str) -> type[Method]:
+def method(name: str) -> type[Method[Any]]:
     """The class of a method."""
     from atoll.methods.method import Method
 
-    found: type[Method] = _checked(name, _load(_locate(name, "method", METHODS)), Method)
+    found: type[Method[Any]] = _checked(name, _load(_locate(name, "method", METHODS)), Method)
     return found
 
 
@@ -76,8 +76,8 @@ def search_space(method_name: str) -> SearchSpace:
     """A method's search space: the registered one, or else the class attribute `search_space`, or else an empty one."""
     from atoll.searchspaces.space import SearchSpace
 
-    if method_name in SEARCH_SPACES:
-        space: SearchSpace = _load(SEARCH_SPACES[method_name])
+    if method_name in METHODS:
+        space: SearchSpace = _load(space_location(method_name))
         return space
     return getattr(method(method_name), "search_space", SearchSpace(()))
 

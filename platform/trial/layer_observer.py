@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,9 @@ class LayerObserver:
         untracked: the same ranks, for traffic that is not counted as the method's.
     """
 
-    def __init__(self, num_epochs: int, method: Method, communicator: Communicator, untracked: Communicator) -> None:
+    def __init__(
+        self, num_epochs: int, method: Method[Any], communicator: Communicator, untracked: Communicator
+    ) -> None:
         self._num_epochs = num_epochs
         self._method = method
         self._ledger = communicator.ledger

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ class Trial:
     def _make_optimizers(self, settings: OptimizerSettings) -> OptimizerFactory:
         return OptimizerFactory(settings, self._num_steps, round(settings.lr_warmup * self._num_steps))
 
-    def _make_method(self, configuration: Configuration, hyperparameters: object, device: str) -> Method:
+    def _make_method(self, configuration: Configuration, hyperparameters: object, device: str) -> Method[Any]:
         with _RANDOM_STATE:
             torch.manual_seed(configuration.seed)
             model = self.workload.model().to(device)

@@ -246,7 +246,7 @@ def _is_uneven(reports: list[Report]) -> bool:
     )
 
 
-def recorded_trace(trace: Trace, method: Method, communicator: Communicator) -> dict[str, Any] | None:
+def recorded_trace(trace: Trace, method: Method[Any], communicator: Communicator) -> dict[str, Any] | None:
     """What is recorded of a rank's trace; None where other ranks speak for it."""
     rank, nodes = communicator.rank, communicator.nodes
     grows = method.max_ranks is None and not method.layer_parallel

@@ -10,7 +10,7 @@ from atoll.platform.study.samplers import Genetic, Grid, Mixed, Random, Sampler
 if TYPE_CHECKING:
     from atoll.platform.search.population import Population
     from atoll.platform.search.propagators.propagator import Propagator
-    from atoll.searchspaces.space import Refuses, SearchSpace
+    from atoll.searchspaces.space import Infeasibility, SearchSpace
 
 
 def make(
@@ -21,7 +21,7 @@ def make(
     seed: int,
     num_objectives: int = 1,
     first: int = 0,
-    refuses: Refuses = lambda _: None,
+    refuses: Infeasibility = lambda _: None,
 ) -> Propagator:
     """The propagator of a sampler, for one worker of an island.
 

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from atoll.platform.search.propagators.propagator import Propagator, Proposal
 from atoll.platform.study.samplers import Grid
-from atoll.searchspaces.space import Gene, Parameter, Refuses, SearchSpace
+from atoll.searchspaces.space import Gene, Infeasibility, Parameter, SearchSpace
 
 LARGEST = 100_000
 
@@ -33,7 +33,7 @@ class GridPropagator(Propagator):
         space: SearchSpace,
         seed: int,
         first: int,
-        refuses: Refuses = lambda _: None,
+        refuses: Infeasibility = lambda _: None,
     ) -> None:
         self._points = points(settings, space, refuses)
         random.Random(seed).shuffle(self._points)
@@ -44,7 +44,7 @@ class GridPropagator(Propagator):
         return Proposal(self._points[(number - self._first) % len(self._points)], "grid")
 
 
-def points(settings: Grid, space: SearchSpace, refuses: Refuses = lambda _: None) -> list[dict[str, Gene]]:
+def points(settings: Grid, space: SearchSpace, refuses: Infeasibility = lambda _: None) -> list[dict[str, Gene]]:
     """Genes of every configuration of the grid that differs from the others and may be trained.
 
     Raises:

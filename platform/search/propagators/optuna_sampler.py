@@ -92,7 +92,7 @@ class OptunaPropagator(Propagator):
         self._knows_pruning = isinstance(settings, Tpe)
         self._space = space
         self._seed = seed
-        self._idle = space.idle_genes()
+        self._idle = space.inactive_genes()
         self._distributions = {p.name: _distribution(p) for p in space.parameters}
         self._storage = _Storage(settings.memory if isinstance(settings, Gp) else None)
         self._study = optuna.create_study(storage=self._storage, directions=["minimize"] * num_objectives)

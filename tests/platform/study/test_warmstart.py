@@ -88,7 +88,7 @@ def test_the_best_of_an_earlier_study(tmp_path):
     ("content", "message"),
     [
         ({"constraints": ["momentum < 0.5"]}, "the default configuration violates the constraint 'momentum < 0.5'"),
-        ({"constraints": ["momentm < 0.5"]}, "speaks of momentm, which the space does not have"),
+        ({"constraints": ["momentm < 0.5"]}, "refers to momentm, which the space does not have"),
         ({"constraints": ["momentum < -1"], "default_first": False}, "random configurations all were refused"),
         (
             {"sampler": {"name": "grid"}, "constraints": ["momentum == 0.123"], "default_first": False},

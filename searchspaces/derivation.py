@@ -1,0 +1,76 @@
+"""Changes to the parameters of a search space, checked: what a study fixes, or gives another range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from atoll.searchspaces import encoding
+from atoll.searchspaces.encoding import Value
+from atoll.searchspaces.parameter import Parameter
+
+Fixed = tuple[tuple[str, Value], ...]
+
+
+def override(
+    parameters: Sequence[Parameter], fixed: Fixed, overrides: Mapping[str, Value | BaseDistribution]
+) -> tuple[tuple[Parameter, ...], Fixed]:
+    """Searched and fixed parameters, with some of those searched fixed to a value or given another distribution."""
+    known = {p.name for p in parameters}
+    for name in overrides:
+        if name not in known:
+            raise ValueError(f"the space has no parameter {name!r}; valid are {', '.join(sorted(known))}")
+    searched: list[Parameter] = []
+    values = list(fixed)
+    for p in parameters:
+        new = overrides.get(p.name)
+        if p.name not in overrides:
+            searched.append(p)
+        elif isinstance(new, BaseDistribution):
+            searched.append(replace(p, distribution=_of_same_kind(p, new), source="study file"))
+        else:
+            values.append((p.name, new))
+    _check_ceilings(parameters, searched, dict(values))
+    names = {p.name for p in searched} | {name for name, _ in values}
+    return tuple(replace(p, at_most=p.at_most if p.at_most in names else None) for p in searched), tuple(values)
+
+
+def _of_same_kind(parameter: Parameter, override: BaseDistribution) -> BaseDistribution:
+    """The override for `parameter`: choices, or a range of the same kind of numbers."""
+    original = parameter.distribution
+    if isinstance(override, CategoricalDistribution):
+        if parameter.at_most is not None:
+            raise ValueError(
+                f"{parameter.name} is limited by {parameter.at_most}, so it takes a range or one value, no choices"
+            )
+        return override
+    if isinstance(original, CategoricalDistribution):
+        kinds = {type(choice) for choice in original.choices}
+        if not kinds <= {int, float}:
+            raise ValueError(f"{parameter.name} takes choices, such as {parameter.domain()}, or one value; got a range")
+        return encoding.as_real(override) if float in kinds else override
+    if isinstance(original, FloatDistribution):
+        return encoding.as_real(override)
+    if isinstance(original, IntDistribution) and isinstance(override, FloatDistribution):
+        raise ValueError(
+            f"{parameter.name} is an integer: low and high must be integers; got {override.low}, {override.high}"
+        )
+    return override
+
+
+def _check_ceilings(original: Sequence[Parameter], searched: Iterable[Parameter], fixed: Mapping[str, Value]) -> None:
+    """Raise ValueError unless a limited parameter has a value for every value of its ceiling."""
+    lowest: dict[str, Any] = dict(fixed)
+    limited = {p.name for p in original if p.at_most} | {p.at_most for p in original}
+    for p in (p for p in searched if p.name in limited):
+        d = p.distribution
+        lowest[p.name] = min(d.choices) if isinstance(d, CategoricalDistribution) else d.low
+    for p in original:
+        if p.at_most in lowest and p.name in lowest and lowest[p.name] > lowest[p.at_most]:
+            raise ValueError(
+                f"{p.name} must be at most {p.at_most}: with {p.name} at {lowest[p.name]} or more, {p.at_most} must "
+                f"start at {lowest[p.name]} or more; it starts at {lowest[p.at_most]}"
+            )

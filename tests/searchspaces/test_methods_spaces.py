@@ -1,0 +1,83 @@
+"""The methods' search spaces: ranges, and agreement with the methods' hyperparameters."""
+
+from dataclasses import fields
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atoll.methods import METHODS
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import split_hyperparameters
+from atoll.searchspaces.optimizer import SPACE as OPTIMIZER_SPACE
+
+WHOLE = {name: registry.whole_space(name) for name in METHODS}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parameters_are_the_methods_hyperparameters_with_their_defaults(name):
+    method = registry.method(name)
+    defaults = {field.name: field.default for field in (*fields(OptimizerSettings), *fields(method.Hyperparameters))}
+    defaults |= method.optimizer_defaults
+    for parameter in registry.search_space(name).parameters:
+        assert parameter.default == defaults[parameter.name], parameter.name
+        assert parameter.contains(parameter.default)
+
+
+def test_optimizer_space_matches_the_optimizer_settings():
+    defaults = {field.name: field.default for field in fields(OptimizerSettings)}
+    for parameter in OPTIMIZER_SPACE.parameters:
+        assert parameter.default == defaults[parameter.name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(deadline=None)  # the first call imports the method
+@given(data=st.data())
+def test_every_gene_decodes_to_valid_hyperparameters_and_back(name, data):
+    space = WHOLE[name]
+    genes = {
+        key: data.draw(st.floats(0, 1) if isinstance(limits[0], float) else st.integers(*limits))
+        for key, limits in space.limits().items()
+    }
+    hyperparameters = space.decode(genes)
+    split_hyperparameters(name, "digits_mlp", hyperparameters, max(1, registry.method(name).min_ranks))
+    again = space.decode(space.encode(hyperparameters))
+    for key, value in hyperparameters.items():
+        # log and exp of a float64 lose a few units in the last place
+        assert again[key] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value)
+
+
+def test_the_easgd_family_has_the_ranges_of_tables_4_1_to_4_3():
+    rates = {
+        "easgd": (0.005, 0.1),
+        "eamsgd": (0.001, 0.01),
+        "downpour": (0.0005, 0.02),
+        "adownpour": (0.0005, 0.005),
+        "mvadownpour": (0.0005, 0.005),
+        "mdownpour": (0.000005, 0.00005),
+        "sgd": (0.005, 0.05),
+        "asgd": (0.005, 0.05),
+        "mvasgd": (0.005, 0.05),
+        "msgd": (0.0001, 0.001),
+    }
+    for name, (low, high) in rates.items():
+        rate = next(p for p in WHOLE[name].parameters if p.name == "learning_rate")
+        assert (rate.distribution.low, rate.distribution.high) == (low, high), name
+    for name in ("easgd", "eamsgd", "downpour"):
+        tau = next(p for p in WHOLE[name].parameters if p.name == "tau")
+        assert (tau.distribution.low, tau.distribution.high) == (1, 64)
+
+
+def test_a_methods_space_replaces_and_excludes_shared_settings():
+    assert "momentum" not in WHOLE["easgd"].names()
+    (momentum,) = [p for p in WHOLE["eamsgd"].parameters if p.name == "momentum"]
+    assert momentum.source == "Zhang 2016, sections 4.2 and 6.1.2"
+    assert WHOLE["easgd"].names().count("learning_rate") == 1
+    assert {"weight_decay", "batch_size"} <= set(WHOLE["easgd"].names())
+
+
+def test_daso_has_table_3_1s_ranges():
+    daso = {p.name: p for p in registry.search_space("daso").parameters}
+    assert (daso["B"].distribution.low, daso["B"].distribution.high) == (1, 32)
+    assert (daso["S"].distribution.low, daso["S"].distribution.high, daso["S"].at_most) == (0, 32, "B")
