@@ -144,19 +144,6 @@ def interval(name: str) -> dcc.Interval:
     return dcc.Interval(id=name, interval=INTERVAL_MILLISECONDS)
 
 
-def duration(seconds: float | None) -> str:
-    """A time span in words."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, rest = divmod(int(seconds), 3600)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
-
-
 def parsed(text: str | None, default: Any = None) -> Any:
     """The JSON that an address holds, of the default's type ({} unless given); that where somebody has broken it."""
     default = {} if default is None else default

@@ -15,7 +15,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from atoll.analysis import comparison as comparing
+from atoll.analysis import formatting
 from atoll.analysis.comparison import Cell, Comparison
+from atoll.analysis.formatting import MISSING_ON_PAGES
 from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
 from atoll.analysis.score import MethodScore
@@ -77,16 +79,18 @@ def show(table: Table) -> Markup:
 
 
 def number(value: float | None, unit: float = 1.0) -> str:
-    """A number as a table shows it."""
+    """A number as a table shows it, in units of `unit`; a missed target is infinite."""
     if value is None or math.isnan(value):
-        return "–"
-    return ("∞" if value > 0 else "–∞") if math.isinf(value) else f"{value / unit:.4g}"
+        return MISSING_ON_PAGES
+    if math.isinf(value):
+        return "∞" if value > 0 else "–∞"
+    return formatting.number(value / unit)
 
 
 def estimate(found: Estimate | None) -> str:
     """A number and its interval."""
     if found is None:
-        return "–"
+        return MISSING_ON_PAGES
     if found.interval is None:
         return number(found.value)
     return f"{number(found.value)} ({number(found.interval[0])}, {number(found.interval[1])})"
@@ -102,7 +106,7 @@ COLUMNS: dict[str, Callable[[Cell], str]] = {
     "steps to target": lambda cell: estimate(cell.steps),
     "sent (MB)": lambda cell: number(cell.wire_bytes, 1e6),
     "peak memory (MB)": lambda cell: number(cell.peak_memory, 1e6),
-    "trainable": lambda cell: "–" if math.isnan(cell.trainable_share) else f"{cell.trainable_share:.1%}",
+    "trainable": lambda cell: MISSING_ON_PAGES if math.isnan(cell.trainable_share) else f"{cell.trainable_share:.1%}",
     "tuning trials (failed)": lambda cell: f"{cell.num_tuned} ({cell.num_tuning_failures})",
 }
 
@@ -124,10 +128,12 @@ def score_tables(comparison: Comparison) -> list[Table]:
         "method": lambda row: row.method,
         "score": lambda row: f"{row.score:.3f}",
         "score, 95 %": lambda row: (
-            "–" if row.score_interval is None else "{:.3f} to {:.3f}".format(*row.score_interval)
+            MISSING_ON_PAGES if row.score_interval is None else "{:.3f} to {:.3f}".format(*row.score_interval)
         ),
-        "rank, 95 %": lambda row: "–" if row.rank_interval is None else "{:.0f} to {:.0f}".format(*row.rank_interval),
-        "first with probability": lambda row: "–" if row.first is None else f"{row.first:.0%}",
+        "rank, 95 %": lambda row: (
+            MISSING_ON_PAGES if row.rank_interval is None else "{:.0f} to {:.0f}".format(*row.rank_interval)
+        ),
+        "first with probability": lambda row: MISSING_ON_PAGES if row.first is None else f"{row.first:.0%}",
         "rank without a method": lambda row: _listed(row.rank_without_method),
         "rank without a workload": lambda row: _listed(row.rank_without_workload),
     }
@@ -277,7 +283,7 @@ def hardware(store: Store, benchmark: BenchmarkRow) -> Table:
     rows: dict[tuple[str, ...], None] = {}
     for study in _confirmed(store, benchmark):
         for host in store.hosts(study):
-            of = (host.hostname, host.device.partition(":")[0], host.processor or "–", number(host.cores))
+            of = (host.hostname, host.device.partition(":")[0], host.processor or MISSING_ON_PAGES, number(host.cores))
             rows[(*of, str(host.threads))] = None
     columns = ["host", "device", "processor", "cores", "threads of a rank"]
     return Table("Hardware", "", columns, [list(row) for row in rows])

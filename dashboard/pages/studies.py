@@ -12,6 +12,7 @@ import dash_mantine_components as dmc
 import pandas as pd
 from dash import Input, Output, State, dcc, no_update
 
+from atoll.analysis.formatting import duration
 from atoll.dashboard import components
 from atoll.dashboard.components import column, link_column
 from atoll.dashboard.context import UNREADABLE, Context
@@ -202,10 +203,10 @@ def time_left(study: StudyRow, num_ended: int, now: float) -> str:
     if study.state != "running":
         return ""
     if (seconds := study.definition.get("seconds")) is not None:
-        return f"≤ {components.duration(max(0.0, study.started + seconds - now))}"
+        return f"≤ {duration(max(0.0, study.started + seconds - now))}"
     if study.num_trials is None or not num_ended:
         return "unknown"
-    return f"≈ {components.duration((now - study.started) / num_ended * max(0, study.num_trials - num_ended))}"
+    return f"≈ {duration((now - study.started) / num_ended * max(0, study.num_trials - num_ended))}"
 
 
 def moment(seconds: float) -> str:

@@ -14,6 +14,7 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from atoll.analysis import importance
+from atoll.analysis.formatting import duration
 from atoll.dashboard import components, table, tabs
 from atoll.dashboard.board import Board, objectives
 from atoll.dashboard.context import UNREADABLE, Context
@@ -292,7 +293,7 @@ def summary(board: Board, now: float) -> list[Any]:
     spent = (study.finished or now) - study.started
     words = [f"{num_ended:,}{budget} trials ended", *(f"{n:,} {s}" for s, n in sorted(counts.items()))]
     words += [f"{study.num_refused:,} refused before training"] if study.num_refused else []
-    words += [f"{'took' if study.finished else 'for'} {components.duration(spent)}"]
+    words += [f"{'took' if study.finished else 'for'} {duration(spent)}"]
     badge = dmc.Badge(study.state, color=color, variant="dot")
     reason = [components.alert("Why it ended", study.reason, "yellow")] if study.reason else []
     return [dmc.Group([badge, dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm"), *reason]

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
+from atoll.analysis.formatting import MISSING_ON_PAGES, size
 from atoll.dashboard import components, table
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.figures import style
@@ -128,11 +129,11 @@ def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:
     measured = [
         ("state", trial.state + (", its ranks shared cores or a GPU" if trial.oversubscribed else "")),
         *((o["name"], table.shown(v)) for o, v in zip(study.objectives or (), trial.objectives or (), strict=False)),
-        *([(study.metric, _number(trial.objective))] if not study.objectives else []),
-        *((name.replace("_", " "), _number(value)) for name, value in (trial.metrics or {}).items()),
-        ("seconds", _number(trial.seconds)),
-        ("sent by all ranks", _bytes(trial.wire_bytes)),
-        ("peak memory", _bytes(trial.peak_memory)),
+        *([(study.metric, _value(trial.objective))] if not study.objectives else []),
+        *((name.replace("_", " "), _value(value)) for name, value in (trial.metrics or {}).items()),
+        ("seconds", _value(trial.seconds)),
+        ("sent by all ranks", size(trial.wire_bytes, MISSING_ON_PAGES)),
+        ("peak memory", size(trial.peak_memory, MISSING_ON_PAGES)),
         ("started (UTC)", moment(trial.started)),
         ("seed", str(trial.seed)),
         ("bred by", bred),
@@ -155,7 +156,10 @@ def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:
 
 def _hosts(hosts: list[HostRow]) -> dmc.Box:
     newest = {host.rank: host for host in hosts}
-    rows = [[str(r), h.hostname, h.device, h.node, h.processor or "–", h.threads] for r, h in sorted(newest.items())]
+    rows = [
+        [str(r), h.hostname, h.device, h.node, h.processor or MISSING_ON_PAGES, h.threads]
+        for r, h in sorted(newest.items())
+    ]
     return components.table(["rank", "host", "device", "node", "processor", "threads"], rows)
 
 
@@ -178,7 +182,7 @@ def hyperparameters(context: Context, study: StudyRow, trial: TrialRow) -> dmc.B
     for name, own in trial.hyperparameters.items():
         cells: list[Any] = [name, table.shown(own)]
         for values in list(beside.values())[1:]:
-            value = table.shown(values[name]) if name in values else "–"
+            value = table.shown(values[name]) if name in values else MISSING_ON_PAGES
             cells.append(value if name in values and values[name] == own else html.Strong(value))
         cells.append(source_name(sources.get(name)))
         rows.append(cells)
@@ -263,9 +267,5 @@ def layout(context: Context, study: StudyRow, trial: TrialRow) -> dmc.Stack:
     )
 
 
-def _number(value: Any) -> str:
-    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _bytes(value: float | None) -> str:
-    return "–" if value is None else f"{value / 1e6:,.3f} MB"
+def _value(value: Any) -> str:
+    return MISSING_ON_PAGES if value is None else table.shown(value)
