@@ -17,6 +17,7 @@ from atoll.dashboard.figures.style import COLORS, SCALE, plain, styled
 
 WINDOW = 20  # individuals: about what a population is
 MAX_MOMENTS = 60  # at which diversity is measured, on each island
+MAX_NUMBERED = 60  # individuals of a family tree that have their numbers beside them
 
 
 @dataclass(frozen=True)
@@ -159,68 +160,107 @@ def extents(hyperparameters: pd.DataFrame) -> dict[str, tuple[float, float, bool
     return found
 
 
+@dataclass(frozen=True)
+class Tree:
+    """Where each individual of a family tree stands.
+
+    Attributes:
+        x: from left to right, by trial number.
+        depth: how many generations back, by trial number.
+        edges: (parent, child) by trial number.
+        width: of the widest generation, in individuals.
+    """
+
+    x: dict[int, float]
+    depth: dict[int, int]
+    edges: list[tuple[int, int]]
+    width: int
+
+    @property
+    def num_generations(self) -> int:
+        """How many rows the tree has."""
+        return len(set(self.depth.values()))
+
+
+def layout_tree(relatives: Mapping[int, Relative], number: int) -> Tree:
+    """Place an individual at the bottom and its ancestors above, each generation in a centered row by trial number."""
+    depth = _depths(relatives, number)
+    rows: dict[int, list[int]] = defaultdict(list)
+    for relative in sorted(depth):
+        rows[depth[relative]].append(relative)
+    width = max(len(row) for row in rows.values())
+    x = {relative: (place + 0.5) * width / len(row) for row in rows.values() for place, relative in enumerate(row)}
+    edges = [(parent, child) for child in depth for parent in relatives[child].parents if parent in depth]
+    return Tree(x, depth, edges, width)
+
+
 def family_tree(relatives: Mapping[int, Relative], number: int, metric: str) -> go.Figure:
     """An individual and its ancestors: lines lead from parents to children, founders are on top."""
     if number not in relatives:
         return style.message(f"The study has no trial {number}.")
-    depth = _depths(relatives, number)
-    rows: dict[int, list[int]] = defaultdict(list)
-    for one in sorted(depth):
-        rows[depth[one]].append(one)
-    widest = max(len(row) for row in rows.values())
-    x = {one: (place + 0.5) * widest / len(row) for row in rows.values() for place, one in enumerate(row)}
-    figure = go.Figure()
-    edges: tuple[list[float | None], list[float | None]] = ([], [])
-    for one in depth:
-        for parent in relatives[one].parents:
-            if parent in depth:
-                edges[0].extend([x[parent], x[one], None])
-                edges[1].extend([depth[parent], depth[one], None])
-    figure.add_scatter(
-        x=edges[0], y=edges[1], mode="lines", line={"color": COLORS[6], "width": 1}, hoverinfo="skip", showlegend=False
-    )
-    drawn = [relatives[one] for one in depth]
-    figure.add_scatter(
-        x=[x[one.number] for one in drawn],
-        y=[depth[one.number] for one in drawn],
-        mode="markers+text" if len(drawn) <= 60 else "markers",
-        text=[str(one.number) for one in drawn],
+    tree = layout_tree(relatives, number)
+    figure = go.Figure([_family_lines(tree), _family_dots(tree, relatives, number, metric)])
+    figure.update_xaxes(visible=False, range=[-0.2, tree.width + 0.6])
+    figure.update_yaxes(title="generations back", dtick=max(1, tree.num_generations // 10))
+    return styled(figure, f"family {number}", min(900, 160 + 70 * tree.num_generations))
+
+
+def _family_lines(tree: Tree) -> go.Scatter:
+    """All lines as one trace, with a gap after each."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for parent, child in tree.edges:
+        x += [tree.x[parent], tree.x[child], None]
+        y += [tree.depth[parent], tree.depth[child], None]
+    line = {"color": COLORS[6], "width": 1}
+    return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+
+
+def _family_dots(tree: Tree, relatives: Mapping[int, Relative], number: int, metric: str) -> go.Scatter:
+    """The individuals, colored by objective; a star for `number`."""
+    family = [relatives[relative] for relative in tree.depth]
+    is_chosen = [relative.number == number for relative in family]
+    return go.Scatter(
+        x=[tree.x[relative.number] for relative in family],
+        y=[tree.depth[relative.number] for relative in family],
+        mode="markers+text" if len(family) <= MAX_NUMBERED else "markers",
+        text=[str(relative.number) for relative in family],
         textposition="middle right",
         marker={
-            "size": [18 if one.number == number else 11 for one in drawn],
-            "color": [np.nan if one.objective is None else one.objective for one in drawn],
+            "size": [18 if chosen else 11 for chosen in is_chosen],
+            "color": [np.nan if relative.objective is None else relative.objective for relative in family],
             "colorscale": SCALE,
             "showscale": True,
             "colorbar": {"title": plain(metric)},
-            "symbol": ["star" if one.number == number else "circle" for one in drawn],
+            "symbol": ["star" if chosen else "circle" for chosen in is_chosen],
             "line": {"width": 1, "color": "#888"},
         },
-        customdata=[[one.number, one.island, plain(one.operator), _named(one.parents), _value(one)] for one in drawn],
+        customdata=[
+            [relative.number, relative.island, plain(relative.operator), _parents(relative), _objective(relative)]
+            for relative in family
+        ],
         hovertemplate="trial %{customdata[0]}, island %{customdata[1]}: %{customdata[4]}<br>%{customdata[2]}"
         "<br>parents: %{customdata[3]}<extra></extra>",
         showlegend=False,
     )
-    figure.update_xaxes(visible=False, range=[-0.2, widest + 0.6])
-    figure.update_yaxes(title="generations back", dtick=max(1, len(rows) // 10))
-    return styled(figure, f"family {number}", min(900, 160 + 70 * len(rows)))
 
 
-def _named(parents: Sequence[int]) -> str:
-    return ", ".join(map(str, parents)) or "none: a founder"
+def _parents(relative: Relative) -> str:
+    return ", ".join(map(str, relative.parents)) or "none: a founder"
 
 
-def _value(one: Relative) -> str:
-    return "no objective" if one.objective is None else f"{one.objective:.4g}"
+def _objective(relative: Relative) -> str:
+    return "no objective" if relative.objective is None else f"{relative.objective:.4g}"
 
 
 def _depths(relatives: Mapping[int, Relative], number: int) -> dict[int, int]:
-    """How many generations back each ancestor is, by the longest way; parents have lower numbers than children."""
+    """How many generations back each ancestor is, by the longest path; a parent's number is below its child's."""
     depth = {number: 0}
-    for one in sorted(relatives, reverse=True):
-        if one in depth:
-            for parent in relatives[one].parents:
+    for child in sorted(relatives, reverse=True):
+        if child in depth:
+            for parent in relatives[child].parents:
                 if parent in relatives:
-                    depth[parent] = max(depth.get(parent, 0), depth[one] + 1)
+                    depth[parent] = max(depth.get(parent, 0), depth[child] + 1)
     return depth
 
 
