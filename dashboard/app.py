@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import importlib
 import json
 import logging
 import os
@@ -18,10 +20,8 @@ from werkzeug.serving import make_server
 
 from atoll.dashboard import access
 from atoll.dashboard.context import Context
-from atoll.dashboard.pages import compare, export, islands, projection, studies, study, trial
+from atoll.dashboard.pages import PAGES
 from atoll.storage.store import DEFAULT_URL, Store, StoreError
-
-NAVIGATION = {"": "Studies", "compare": "Compare methods", "projection": "Projection", "export": "Export"}
 
 
 def create_app(
@@ -53,8 +53,7 @@ def create_app(
     )
     access.protect(app.server, token, only_local=only_local)
     _preload(app, context)
-    for page in (studies, study, islands, trial, compare, projection, export):
-        page.register(app, context)
+    _add_pages(app, context)
     app.layout = lambda: frame(context)
     app.clientside_callback(
         ClientsideFunction("atoll", "theme"),
@@ -72,6 +71,15 @@ def create_app(
     return app
 
 
+def _add_pages(app: dash.Dash, context: Context) -> None:
+    """Add what `PAGES` lists."""
+    for page in PAGES:
+        module = importlib.import_module(page.module)
+        layout = functools.partial(module.page, context)
+        dash.register_page(page.module, path=page.path, name=page.title, title=f"{page.title} · atoll", layout=layout)
+        module.register(app, context)
+
+
 def _preload(app: dash.Dash, context: Context) -> None:
     """Have browsers load ahead what Dash's programs load late: half of the tables' program, and plotly.js."""
     suites = f"{context.base_path}_dash-component-suites"
@@ -84,7 +92,9 @@ def _preload(app: dash.Dash, context: Context) -> None:
 
 def frame(context: Context) -> dmc.MantineProvider:
     """What is around every page."""
-    links = [dcc.Link(name, href=context.link(page), className="nav") for page, name in NAVIGATION.items()]
+    links = [
+        dcc.Link(page.link, href=context.link(page.path.lstrip("/")), className="nav") for page in PAGES if page.link
+    ]
     return dmc.MantineProvider(
         dmc.AppShell(
             [
@@ -146,7 +156,7 @@ def serve(
     app = create_app(store, token=token, only_local=only_local, allow_edit=allow_edit, base_path=base_path)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = make_server(host, port, app.server, threaded=True)  # listens from here on
-    _settle()
+    _exempt_from_garbage_collection()
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.port}{normalised(base_path)}"
     url = url.rstrip("/") if token is None else f"{url}?token={token}"
@@ -155,8 +165,13 @@ def serve(
         server.serve_forever()
 
 
-def _settle() -> None:
-    """Never again look through what is loaded by now for garbage, which would slow down reading a large study."""
+def _exempt_from_garbage_collection() -> None:
+    """Exclude everything loaded so far from garbage collection, in the whole process.
+
+    Reading a large study creates millions of objects, and so starts many full collections. Each would traverse the
+    modules and the app as well, which stay until the process ends. Only servers call this: no caller of `create_app`,
+    such as a test, has its garbage collection changed.
+    """
     gc.freeze()
 
 
@@ -182,5 +197,5 @@ def from_environment() -> flask.Flask:
         allow_edit=os.environ.get("ATOLL_DASHBOARD_ALLOW_EDIT") == "1",
         base_path=os.environ.get("ATOLL_DASHBOARD_BASE_PATH", "/"),
     ).server
-    _settle()
+    _exempt_from_garbage_collection()
     return server

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dash
@@ -61,6 +61,27 @@ def show_figures(app: dash.Dash, *names: str) -> None:
             State(f"{name}-place", "id"),
             prevent_initial_call=True,
         )
+
+
+def keep_address(app: dash.Dash, page: str, address: Mapping[str, Input]) -> None:
+    """Have the browser's address hold what a reader chooses, so that it can be kept and sent.
+
+    Args:
+        app: of the page.
+        page: its name, with which the ids of its components begin.
+        address: the property that holds the value of each key of the query.
+    """
+    app.clientside_callback(
+        ClientsideFunction("atoll", "address"),
+        Output(f"{page}-address", "data"),
+        *address.values(),
+        State(f"{page}-state", "data"),
+    )
+
+
+def address_stores(page: str, address: Mapping[str, Input]) -> list[dcc.Store]:
+    """What the layout of a page needs for `keep_address`."""
+    return [dcc.Store(id=f"{page}-state", data=list(address)), dcc.Store(id=f"{page}-address")]
 
 
 def downloads(name: str) -> dmc.ButtonGroup:

@@ -7,7 +7,7 @@ from typing import Any
 import dash
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from atoll.dashboard import components
@@ -45,18 +45,25 @@ UNFAIR = (
     "These are searches, not a benchmark: each study's best is on the validation data that chose it, and budgets may "
     "differ. `atoll benchmark` tunes with equal budgets and confirms on test data."
 )
+ADDRESS = {
+    "benchmark": Input("compare-benchmark", "value"),
+    "studies": Input("compare-studies", "value"),
+    "figure": Input("compare-figures", "value"),
+}
+
+
+def page(
+    context: Context, /, benchmark: str | None = None, studies: str = "[]", figure: str | None = None, **_query: str
+) -> Any:
+    """The page that an address asks for."""
+    try:
+        return layout(context, benchmark, [str(name) for name in components.parsed(studies, [])], figure)
+    except UNREADABLE as error:
+        return components.alert("Nothing to compare", str(error))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(benchmark: str | None = None, studies: str = "[]", figure: str | None = None, **_query: str) -> Any:
-        try:
-            return layout(context, benchmark, [str(one) for one in components.parsed(studies, [])], figure)
-        except UNREADABLE as error:
-            return components.alert("Nothing to compare", str(error))
-
-    dash.register_page(__name__, path="/compare", name="Compare", title="Compare · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
     components.show_figures(app, "compare-figure")
 
     @app.callback(
@@ -102,14 +109,7 @@ def register(app: dash.Dash, context: Context) -> None:
         choices = [{"value": key, "label": title} for key, title in kinds.items()]
         return style.themed(shown, theme), choices, chosen, notes, columns, rows, [*now[:3], chosen, theme], benchmark
 
-    app.clientside_callback(
-        ClientsideFunction("atoll", "address"),
-        Output("compare-address", "data"),
-        Input("compare-benchmark", "value"),
-        Input("compare-studies", "value"),
-        Input("compare-figures", "value"),
-        State("compare-state", "data"),
-    )
+    components.keep_address(app, "compare", ADDRESS)
 
 
 def _revision(context: Context, benchmark: str | None, studies: list[str] | None) -> Any:
@@ -235,8 +235,7 @@ def layout(context: Context, benchmark: str | None, studies: list[str], figure: 
     return dmc.Stack(
         [
             dcc.Store(id="compare-seen"),
-            dcc.Store(id="compare-state", data=["benchmark", "studies", "figure"]),
-            dcc.Store(id="compare-address"),
+            *components.address_stores("compare", ADDRESS),
             components.interval("compare-interval"),
             components.heading("Compare methods"),
             dmc.Group(

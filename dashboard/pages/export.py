@@ -8,7 +8,7 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Input, Output, State, dcc, html
+from dash import Input, Output, State, dcc, html
 
 from atoll.dashboard import components
 from atoll.dashboard.context import UNREADABLE, Context
@@ -19,19 +19,27 @@ from atoll.storage.store import StoreError
 
 MAX_BEST = 100
 MAX_SHOWN = 200
+ADDRESS = {
+    "name": Input("export-name", "value"),
+    "best": Input("export-best", "value"),
+    "pareto": Input("export-pareto", "checked"),
+    "trials": Input("export-trials", "value"),
+}
+
+
+def page(
+    context: Context, /, name: str | None = None, best: str = "1", pareto: str = "", trials: str = "[]", **_query: str
+) -> Any:
+    """The page that an address asks for."""
+    try:
+        chosen = [_spelled(trial) for trial in components.parsed(trials, [])]
+        return layout(context, name, int(best) if best.isdecimal() else 1, pareto == "true", chosen)
+    except UNREADABLE as error:
+        return components.alert("Nothing to export", str(error))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(name: str | None = None, best: str = "1", pareto: str = "", trials: str = "[]", **_query: str) -> Any:
-        try:
-            chosen = [_spelled(one) for one in components.parsed(trials, [])]
-            return layout(context, name, int(best) if best.isdecimal() else 1, pareto == "true", chosen)
-        except UNREADABLE as error:
-            return components.alert("Nothing to export", str(error))
-
-    dash.register_page(__name__, path="/export", name="Export", title="Export · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
 
     @app.callback(
         Output("export-yaml", "children"),
@@ -39,10 +47,7 @@ def register(app: dash.Dash, context: Context) -> None:
         Output("export-problem", "children"),
         Output("export-command", "children"),
         Output("export-pareto", "disabled"),
-        Input("export-name", "value"),
-        Input("export-best", "value"),
-        Input("export-pareto", "checked"),
-        Input("export-trials", "value"),
+        *ADDRESS.values(),
     )
     def _show(name: str | None, best: int | str | None, pareto: bool, trials: list[str] | None) -> Any:
         try:
@@ -67,15 +72,7 @@ def register(app: dash.Dash, context: Context) -> None:
     def _save(_clicks: int, text: str) -> Any:
         return {"content": text, "filename": "best.yaml", "type": "text/yaml"}
 
-    app.clientside_callback(
-        ClientsideFunction("atoll", "address"),
-        Output("export-address", "data"),
-        Input("export-name", "value"),
-        Input("export-best", "value"),
-        Input("export-pareto", "checked"),
-        Input("export-trials", "value"),
-        State("export-state", "data"),
-    )
+    components.keep_address(app, "export", ADDRESS)
 
 
 def _number(best: int | str | None) -> int:
@@ -123,8 +120,7 @@ def layout(context: Context, name: str | None, best: int, pareto: bool, trials: 
     chosen = name if name is not None else names[0] if names else None
     return dmc.Stack(
         [
-            dcc.Store(id="export-state", data=["name", "best", "pareto", "trials"]),
-            dcc.Store(id="export-address"),
+            *components.address_stores("export", ADDRESS),
             dcc.Download(id="export-download"),
             components.heading("Export", below="Configurations complete enough to train again with `atoll train`."),
             dmc.Group(

@@ -9,7 +9,7 @@ import dash
 import dash_mantine_components as dmc
 import numpy as np
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from atoll.dashboard import components, table
@@ -23,19 +23,21 @@ from atoll.storage import browse
 from atoll.storage.models import TrialRow
 
 MAX_RELATIVES = 150
+ADDRESS = {"trial": Input("islands-trial", "value")}
+
+
+def page(context: Context, /, name: str | None = None, trial: str | None = None, **_query: str) -> Any:
+    """The page that an address asks for."""
+    try:
+        board = context.boards.of(name or context.store.study().name)
+        return layout(context, board, int(trial) if trial is not None and trial.isdecimal() else None)
+    except UNREADABLE as error:
+        return components.alert("No such study", str(error))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
+    """Add the page's callbacks to `app`."""
 
-    def page(name: str | None = None, trial: str | None = None, **_query: str) -> Any:
-        try:
-            board = context.boards.of(name or context.store.study().name)
-            return layout(context, board, int(trial) if trial is not None and trial.isdecimal() else None)
-        except UNREADABLE as error:
-            return components.alert("No such study", str(error))
-
-    dash.register_page(__name__, path="/islands", name="Islands", title="Islands · atoll", layout=page)
     components.show_figures(app, "islands-populations", "islands-migrations", "islands-diversity", "islands-tree")
 
     @app.callback(
@@ -83,12 +85,7 @@ def register(app: dash.Dash, context: Context) -> None:
             raise PreventUpdate
         return points[0]["customdata"][0]
 
-    app.clientside_callback(
-        ClientsideFunction("atoll", "address"),
-        Output("islands-address", "data"),
-        Input("islands-trial", "value"),
-        State("islands-state", "data"),
-    )
+    components.keep_address(app, "islands", ADDRESS)
 
 
 def draw(context: Context, board: Board) -> tuple[go.Figure, go.Figure, go.Figure]:
@@ -175,8 +172,7 @@ def layout(context: Context, board: Board, number: int | None) -> dmc.Stack:
         [
             dcc.Store(id="islands-name", data=study.name),
             dcc.Store(id="islands-seen"),
-            dcc.Store(id="islands-state", data=["trial"]),
-            dcc.Store(id="islands-address"),
+            *components.address_stores("islands", ADDRESS),
             components.interval("islands-interval"),
             components.heading(
                 "Islands",

@@ -9,7 +9,7 @@ from typing import Any
 import dash
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash import Input, Output, dcc, html, no_update
 
 from atoll.analysis import clusters, projection
 from atoll.analysis.cluster import Cluster
@@ -39,18 +39,26 @@ COLUMNS = [
     column("to_target", "to the target (s)", numeric=True, width=175),
     column("num_trials", "trainings", numeric=True),
 ]
+ADDRESS = {
+    "name": Input("projection-name", "value"),
+    "cluster": Input("projection-cluster", "value"),
+    "text": Input("projection-text", "value"),
+    "nodes": Input("projection-nodes", "value"),
+    "scaling": Input("projection-scaling", "value"),
+    "value": Input("projection-value", "value"),
+}
+
+
+def page(context: Context, /, name: str | None = None, **query: str) -> Any:
+    """The page that an address asks for."""
+    try:
+        return layout(context, name, query)
+    except UNREADABLE as error:
+        return components.alert("Nothing to project", str(error))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(name: str | None = None, **query: str) -> Any:
-        try:
-            return layout(context, name, query)
-        except UNREADABLE as error:
-            return components.alert("Nothing to project", str(error))
-
-    dash.register_page(__name__, path="/projection", name="Projection", title="Projection · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
     components.show_figures(app, "projection-figure")
 
     @app.callback(
@@ -99,17 +107,7 @@ def register(app: dash.Dash, context: Context) -> None:
             True,
         )
 
-    app.clientside_callback(
-        ClientsideFunction("atoll", "address"),
-        Output("projection-address", "data"),
-        Input("projection-name", "value"),
-        Input("projection-cluster", "value"),
-        Input("projection-text", "value"),
-        Input("projection-nodes", "value"),
-        Input("projection-scaling", "value"),
-        Input("projection-value", "value"),
-        State("projection-state", "data"),
-    )
+    components.keep_address(app, "projection", ADDRESS)
 
 
 def text_of(cluster: str) -> str:
@@ -184,89 +182,78 @@ def layout(context: Context, name: str | None, query: dict[str, str]) -> dmc.Sta
     studies = [s.study.name for s in context.store.studies() if not s.study.archived or s.study.name == name]
     names = [*benchmarks, *(study for study in studies if study not in benchmarks)]
     bundled = yamlfile.names(clusters.FOLDER)
-    cluster = query.get("cluster") if query.get("cluster") in bundled else DEFAULT_CLUSTER
-    value = query.get("value") if query.get("value") in VALUES else "to_target"
+    cluster, value = query.get("cluster", DEFAULT_CLUSTER), query.get("value", "to_target")
+    cluster, value = cluster if cluster in bundled else DEFAULT_CLUSTER, value if value in VALUES else "to_target"
     return dmc.Stack(
         [
-            dcc.Store(id="projection-state", data=["name", "cluster", "text", "nodes", "scaling", "value"]),
-            dcc.Store(id="projection-address"),
+            *components.address_stores("projection", ADDRESS),
             dcc.Interval(id="projection-interval", interval=components.INTERVAL_MILLISECONDS, disabled=True),
             components.heading(
                 "Projection",
                 below="Recorded steps, replayed on a described cluster: predictions, never measurements. Nothing is "
                 "stored here; `atoll project` keeps predictions.",
             ),
-            dmc.Group(
-                [
-                    dmc.Select(
-                        id="projection-name",
-                        label="Benchmark or study",
-                        data=names,
-                        value=name if name in names else names[0] if names else None,
-                        searchable=True,
-                        allowDeselect=False,
-                        w=280,
-                    ),
-                    dmc.Select(
-                        id="projection-cluster",
-                        label="Cluster",
-                        data=bundled,
-                        value=cluster,
-                        allowDeselect=False,
-                        w=200,
-                    ),
-                    dmc.TextInput(
-                        id="projection-nodes",
-                        label="Nodes",
-                        value=query.get("nodes", DEFAULT_NODES),
-                        w=200,
-                        debounce=400,
-                    ),
-                    dmc.Select(
-                        id="projection-scaling",
-                        label="Scaling",
-                        data=["weak", "strong"],
-                        value="strong" if query.get("scaling") == "strong" else "weak",
-                        allowDeselect=False,
-                        w=120,
-                    ),
-                ],
-                align="end",
-            ),
+            _choices(name if name in names else names[0] if names else None, names, cluster, query),
             html.Div(id="projection-problem", role="alert"),
-            dmc.Grid(
-                [
-                    dmc.GridCol(
-                        components.figure(
-                            "projection-figure",
-                            "Predicted",
-                            components.choice(
-                                "projection-value",
-                                "figure",
-                                [{"value": key, "label": title} for key, title in VALUES.items()],
-                                value,
-                                width=210,
-                            ),
-                        ),
-                        span={"base": 12, "lg": 8},
-                    ),
-                    dmc.GridCol(
-                        dmc.Textarea(
-                            id="projection-text",
-                            label="The cluster, to edit",
-                            value=query.get("text") or text_of(str(cluster)),
-                            autosize=True,
-                            minRows=12,
-                            maxRows=24,
-                            debounce=500,
-                            styles={"input": {"fontFamily": "monospace", "fontSize": 12}},
-                        ),
-                        span={"base": 12, "lg": 4},
-                    ),
-                ]
-            ),
+            dmc.Grid([_figure(value), _cluster_text(query.get("text") or text_of(cluster))]),
             html.Div(id="projection-notes"),
             components.grid("projection-grid", COLUMNS, "420px", rowData=[]),
         ],
         gap="sm",
     )
+
+
+def _choices(name: str | None, names: list[str], cluster: str, query: dict[str, str]) -> dmc.Group:
+    return dmc.Group(
+        [
+            dmc.Select(
+                id="projection-name",
+                label="Benchmark or study",
+                data=names,
+                value=name,
+                searchable=True,
+                allowDeselect=False,
+                w=280,
+            ),
+            dmc.Select(
+                id="projection-cluster",
+                label="Cluster",
+                data=yamlfile.names(clusters.FOLDER),
+                value=cluster,
+                allowDeselect=False,
+                w=200,
+            ),
+            dmc.TextInput(
+                id="projection-nodes", label="Nodes", value=query.get("nodes", DEFAULT_NODES), w=200, debounce=400
+            ),
+            dmc.Select(
+                id="projection-scaling",
+                label="Scaling",
+                data=["weak", "strong"],
+                value="strong" if query.get("scaling") == "strong" else "weak",
+                allowDeselect=False,
+                w=120,
+            ),
+        ],
+        align="end",
+    )
+
+
+def _figure(value: str) -> dmc.GridCol:
+    values = [{"value": key, "label": title} for key, title in VALUES.items()]
+    choice = components.choice("projection-value", "figure", values, value, width=210)
+    return dmc.GridCol(components.figure("projection-figure", "Predicted", choice), span={"base": 12, "lg": 8})
+
+
+def _cluster_text(text: str) -> dmc.GridCol:
+    area = dmc.Textarea(
+        id="projection-text",
+        label="The cluster, to edit",
+        value=text,
+        autosize=True,
+        minRows=12,
+        maxRows=24,
+        debounce=500,
+        styles={"input": {"fontFamily": "monospace", "fontSize": 12}},
+    )
+    return dmc.GridCol(area, span={"base": 12, "lg": 4})

@@ -40,15 +40,20 @@ BENCHMARK_COLUMNS = [
     column("workloads", minWidth=200, flex=2),
     column("started", "started (UTC)", width=185),
 ]
+ADDRESS = {
+    "search": Input("studies-search", "value"),
+    "archived": Input("studies-archived", "checked"),
+    "filter": Input("studies-grid", "filterModel"),
+}
+
+
+def page(_context: Context, /, search: str = "", archived: str = "", filter: str = "", **_query: str) -> Any:
+    """The page that an address asks for."""
+    return layout(search, archived == "true", components.parsed(filter))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(search: str = "", archived: str = "", filter: str = "", **_query: str) -> Any:
-        return layout(search, archived == "true", components.parsed(filter))
-
-    dash.register_page(__name__, path="/", name="Studies", title="Studies · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
 
     @app.callback(
         Output("studies-grid", "rowData"),
@@ -73,19 +78,12 @@ def register(app: dash.Dash, context: Context) -> None:
         return shown, of_benchmarks, words, now
 
     app.clientside_callback(
-        "(words, options) => ({...options, quickFilterText: words || ''})",
+        dash.ClientsideFunction("atoll", "search"),
         Output("studies-grid", "dashGridOptions"),
         Input("studies-search", "value"),
         State("studies-grid", "dashGridOptions"),
     )
-    app.clientside_callback(
-        dash.ClientsideFunction("atoll", "address"),
-        Output("studies-address", "data"),
-        Input("studies-search", "value"),
-        Input("studies-archived", "checked"),
-        Input("studies-grid", "filterModel"),
-        State("studies-names", "data"),
-    )
+    components.keep_address(app, "studies", ADDRESS)
     app.clientside_callback(
         dash.ClientsideFunction("atoll", "filter"),
         Output("studies-filter", "data"),
@@ -127,9 +125,8 @@ def layout(search: str = "", archived: bool = False, filters: dict[str, Any] | N
                 "studies-benchmarks", BENCHMARK_COLUMNS, None, rowData=[], dashGridOptions={"domLayout": "autoHeight"}
             ),
             dcc.Store(id="studies-seen"),
-            dcc.Store(id="studies-names", data=["search", "archived", "filter"]),
+            *components.address_stores("studies", ADDRESS),
             dcc.Store(id="studies-filter", data=kept),
-            dcc.Store(id="studies-address"),
             components.interval("studies-interval"),
         ]
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import dash
 import dash_mantine_components as dmc
@@ -13,52 +13,37 @@ import plotly.graph_objects as go
 from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
-from atoll.analysis import importance
 from atoll.analysis.formatting import duration
-from atoll.dashboard import components, table, tabs
+from atoll.dashboard import components, controls, table, tabs
 from atoll.dashboard.board import Board, objectives
 from atoll.dashboard.context import UNREADABLE, Context
+from atoll.dashboard.controls import ADDRESS, BESIDE_FIGURE, DRAWING, View
 from atoll.dashboard.figures import parallel, style
-from atoll.dashboard.figures import study as figures
 from atoll.storage import browse
 from atoll.storage.models import StudyRow
 from atoll.storage.store import StoreError
 
-# What the address holds, in the order of the callback that writes it.
-STATE = ["tab", "against", "method", "x", "y", "shown", "brush", "filter", "sort", "trials"]
+
+def page(context: Context, /, name: str | None = None, **query: str) -> Any:
+    """The page that an address asks for."""
+    try:
+        return layout(context, context.store.study(name), query)
+    except UNREADABLE as error:
+        return components.alert("No such study", str(error))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(name: str | None = None, **query: str) -> Any:
-        try:
-            return layout(context, context.store.study(name), query)
-        except UNREADABLE as error:
-            return components.alert("No such study", str(error))
-
-    dash.register_page(__name__, path="/study", name="Study", title="Study · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
     components.show_figures(app, "study-figure", "study-curves")
+    components.keep_address(app, "study", ADDRESS)
     _register_live(app, context)
     _register_figure(app, context)
+    _register_curves(app, context)
+    _register_brush(app, context)
     _register_table(app, context)
+    _register_selection(app)
     if context.allow_edit:
         _register_edits(app, context)
-    app.clientside_callback(
-        ClientsideFunction("atoll", "address"),
-        Output("study-address", "data"),
-        Input("study-tab", "value"),
-        Input("study-against", "value"),
-        Input("study-method", "value"),
-        Input("study-x", "value"),
-        Input("study-y", "value"),
-        Input("study-shown", "value"),
-        Input("study-brush", "data"),
-        Input("study-grid", "filterModel"),
-        Input("study-sort", "data"),
-        Input("study-chosen", "data"),
-        State("study-state", "data"),
-    )
 
 
 def _register_live(app: dash.Dash, context: Context) -> None:
@@ -87,50 +72,47 @@ def _register_live(app: dash.Dash, context: Context) -> None:
 
 def _register_figure(app: dash.Dash, context: Context) -> None:
     @app.callback(
-        Output(components.drawn("study-figure"), "data"),
-        Output("study-patience", "disabled"),
-        Input("study-revision", "data"),
-        Input("study-patience", "n_intervals"),
-        Input("study-tab", "value"),
-        Input("study-against", "value"),
-        Input("study-method", "value"),
-        Input("study-x", "value"),
-        Input("study-y", "value"),
-        Input("study-shown", "value"),
-        Input("theme", "data"),
-        Input("study-unbrush", "n_clicks"),
-        State("study-name", "data"),
-        State("study-brush", "data"),
+        output=(Output(components.drawn("study-figure"), "data"), Output("study-patience", "disabled")),
+        inputs={
+            "revision": Input("study-revision", "data"),
+            "_patience": Input("study-patience", "n_intervals"),
+            "options": DRAWING,
+            "theme": Input("theme", "data"),
+            "_unbrush": Input("study-unbrush", "n_clicks"),
+        },
+        state={"name": State("study-name", "data"), "brush": State("study-brush", "data")},
     )
     def _draw(
         revision: str | None,
-        _patience: int,
-        tab: str,
-        against: str,
-        method: str,
-        x: str,
-        y: str,
-        shown: list[str],
+        options: dict[str, Any],
         theme: str,
-        _unbrush: int,
         name: str,
-        brush: dict[str, Any],
+        brush: dict[str, Any] | None,
+        _patience: int,
+        _unbrush: int,
     ) -> Any:
         if revision is None:
             raise PreventUpdate
         if dash.ctx.triggered_id == "study-unbrush":
             brush = {}
-        board = context.board(name)
-        options = {"against": against, "method": method, "x": x, "y": y, "shown": shown, "brush": brush or {}}
         try:
-            figure = tabs.draw(context, board, tab, options)
+            figure = tabs.draw(context, context.board(name), options["tab"], {**options, "brush": brush or {}})
         except UNREADABLE as error:
             figure = style.message(str(error))
         if figure is None:
-            waiting = style.message(f"{method} is being worked out; it appears here by itself.")
+            waiting = style.message(f"Computing {options['method']}; the figure appears when it is ready.")
             return style.themed(waiting, theme), False
         return style.themed(figure, theme), True
 
+    app.clientside_callback(
+        ClientsideFunction("atoll", "showControls"),
+        *(Output(control.place, "style") for control in BESIDE_FIGURE),
+        Input("study-tab", "value"),
+        State("study-tabs", "data"),
+    )
+
+
+def _register_curves(app: dash.Dash, context: Context) -> None:
     @app.callback(
         Output(components.drawn("study-curves"), "data"),
         Input("study-chosen", "data"),
@@ -141,6 +123,8 @@ def _register_figure(app: dash.Dash, context: Context) -> None:
     def _curves(chosen: list[Any] | None, _revision: str, theme: str, name: str) -> go.Figure | None:
         return style.themed(tabs.curves(context, context.board(name), chosen), theme) if chosen else None
 
+
+def _register_brush(app: dash.Dash, context: Context) -> None:
     @app.callback(
         Output("study-brush", "data"),
         Input("study-figure", "restyleData"),
@@ -157,7 +141,7 @@ def _register_figure(app: dash.Dash, context: Context) -> None:
         return parallel.brush(axes, before or {}, restyled[0])
 
     app.clientside_callback(
-        "(figure) => figure?.layout?.meta?.axes ?? null",
+        ClientsideFunction("atoll", "axes"),
         Output("study-axes", "data"),
         Input(components.drawn("study-figure"), "data"),
     )
@@ -167,19 +151,7 @@ def _register_figure(app: dash.Dash, context: Context) -> None:
         if not brush:
             return ""
         metric = context.board(name).study.metric
-        return f"The table holds the trials that are brushed: {parallel.describe(brush, metric)}"
-
-    app.clientside_callback(
-        """(tab) => {
-            const own = {best: 'against', importance: 'method', contour: 'xy', pareto: 'xy', parallel: 'brush'}[tab];
-            return ['against', 'method', 'xy', 'brush'].map((which) => ({display: own === which ? 'flex' : 'none'}));
-        }""",
-        Output("study-against-control", "style"),
-        Output("study-method-control", "style"),
-        Output("study-xy-control", "style"),
-        Output("study-brush-control", "style"),
-        Input("study-tab", "value"),
-    )
+        return f"The table shows the brushed trials: {parallel.describe(brush, metric)}"
 
 
 def _register_table(app: dash.Dash, context: Context) -> None:
@@ -194,7 +166,7 @@ def _register_table(app: dash.Dash, context: Context) -> None:
     def _rows(request: dict[str, Any] | None, brush: dict[str, Any] | None, name: str) -> Any:
         if request is None:
             raise PreventUpdate
-        sorting = [{"colId": one["colId"], "sort": one["sort"]} for one in request.get("sortModel") or []]
+        sorting = [{"colId": order["colId"], "sort": order["sort"]} for order in request.get("sortModel") or []]
         try:
             return table.page(context, context.store.study(name), request, brush), sorting
         except UNREADABLE:
@@ -211,19 +183,17 @@ def _register_table(app: dash.Dash, context: Context) -> None:
         study = context.board(name).study
         return grid_columns(study, held_at_ends(context, study), shown or [], order)
 
+
+def _register_selection(app: dash.Dash) -> None:
+    """Trials that are selected in the table, and the table's other work in the browser."""
     app.clientside_callback(
-        "(rows) => rows ? rows.map((row) => [row.number, row.attempt]) : dash_clientside.no_update",
+        ClientsideFunction("atoll", "selected"),
         Output("study-chosen", "data"),
         Input("study-grid", "selectedRows"),
         prevent_initial_call=True,
     )
     app.clientside_callback(
-        """(chosen, href) => {
-            const address = new URL(href, window.location);
-            address.searchParams.delete("trials");
-            if (chosen && chosen.length) address.searchParams.set("trials", JSON.stringify(chosen));
-            return address.pathname + address.search;
-        }""",
+        ClientsideFunction("atoll", "exportLink"),
         Output("study-export", "href"),
         Input("study-chosen", "data"),
         State("study-export", "href"),
@@ -277,7 +247,7 @@ def _register_edits(app: dash.Dash, context: Context) -> None:
         return components.alert("Changed", "Listed again." if study.archived else "Archived.", "green"), no_update
 
     app.clientside_callback(
-        "(address) => { window.location.assign(address); return address; }",
+        ClientsideFunction("atoll", "goTo"),
         Output("study-moved", "data"),
         Input("study-renamed", "data"),
         prevent_initial_call=True,
@@ -312,40 +282,14 @@ def grid_columns(
 
 
 def layout(context: Context, study: StudyRow, query: dict[str, str]) -> dmc.Stack:
-    """The page, as its address says; without the board, which takes a while to read where trials are many."""
+    """The page as its address asks for it, without the board, which takes a while to read if trials are many."""
     held = held_at_ends(context, study)
-    names, aims = list(held.columns), [objective["name"] for objective in objectives(study)]
-    asked = [str(name) for name in components.parsed(query.get("shown"), [])]
-    shown = [name for name in asked if name in names] or names[: table.MAX_SHOWN]
-    titles = {key: title for key, title in tabs.TABS.items() if key != "pareto" or len(aims) > 1}
-    axes = [{"group": "hyperparameters", "items": names}]
-    axes += [{"group": "objectives", "items": [n for n in aims if n not in names]}] if len(aims) > 1 else []
-    defaults = ([*names, None, None] if len(aims) < 2 else aims)[:2]
+    view = View(query, list(held.columns), [objective["name"] for objective in objectives(study)])
     filters, brush = table.checked(components.parsed(query.get("filter")), components.parsed(query.get("brush")))
-    order = [one for one in components.parsed(query.get("sort"), []) if _is_order(one)]
-    revision = context.boards.known(study)  # where it is known, figures need not wait for it
-    tab = query.get("tab", "best")
-    against, method = query.get("against"), query.get("method")
+    order = [entry for entry in components.parsed(query.get("sort"), []) if _is_order(entry)]
     return dmc.Stack(
         [
-            *(
-                dcc.Store(id=f"study-{name}", data=data)
-                for name, data in {
-                    "name": study.name,
-                    "revision": revision,
-                    "state": STATE,
-                    "address": None,
-                    "brush": brush,
-                    "sort": order,
-                    "chosen": components.parsed(query.get("trials"), []),
-                    "reloaded": revision,
-                    "hurried": None,
-                    "marked": False,
-                    "axes": None,
-                }.items()
-            ),
-            dcc.Store(id="study-renamed"),
-            dcc.Store(id="study-moved"),
+            *_stores(context, study, brush=brush, sort=order, chosen=components.parsed(query.get("trials"), [])),
             components.interval("study-interval"),
             dcc.Interval(id="study-patience", interval=components.INTERVAL_MILLISECONDS, disabled=True),
             components.heading(
@@ -358,80 +302,16 @@ def layout(context: Context, study: StudyRow, query: dict[str, str]) -> dmc.Stac
             html.Div(id="study-problem", role="alert"),
             html.Div(id="study-summary", style={"minHeight": 22}),
             *([_edits(study.name)] if context.allow_edit else []),
-            dmc.Tabs(
-                [
-                    dmc.TabsList([dmc.TabsTab(title, value=key) for key, title in titles.items()]),
-                    # One figure serves all; a tab still has to name a panel.
-                    *(dmc.TabsPanel([], value=key) for key in titles),
-                ],
-                id="study-tab",
-                value=tab if tab in titles else "best",
-            ),
+            _tabs(view),
             components.figure(
                 "study-figure",
                 "Trials",
-                _control(
-                    "against",
-                    components.choice(
-                        "study-against", "against", list(figures.AXES), against if against in figures.AXES else "trials"
-                    ),
-                ),
-                _control(
-                    "method",
-                    components.choice(
-                        "study-method",
-                        "importance by",
-                        get_args(importance.Method),
-                        method if method in get_args(importance.Method) else "PED-ANOVA",
-                    ),
-                ),
-                _control(
-                    "xy",
-                    components.choice("study-x", "horizontal", axes, query.get("x") or defaults[0], searchable=True),
-                    components.choice("study-y", "vertical", axes, query.get("y") or defaults[1], searchable=True),
-                ),
-                _control(
-                    "brush", dmc.Button("Clear brushes", id="study-unbrush", size="compact-xs", variant="default")
-                ),
+                *controls.beside_figure(view),
                 height=style.HEIGHT,  # the table below must not move when the figure comes
             ),
             dmc.Text(id="study-brushed", size="sm"),
-            dmc.Group(
-                [
-                    dmc.Title("Leaderboard", order=2, size="h4"),
-                    dmc.MultiSelect(
-                        id="study-shown",
-                        data=names,
-                        value=shown,
-                        searchable=True,
-                        hidePickedOptions=True,
-                        size="xs",
-                        maw=900,
-                        attributes={"input": {"aria-label": "Hyperparameters to show"}},
-                        placeholder="hyperparameters",
-                    ),
-                ],
-                align="start",
-            ),
-            components.grid(
-                "study-grid",
-                grid_columns(study, held, shown, order),
-                rowModelType="infinite",
-                filterModel=filters,
-                dashGridOptions={
-                    "rowSelection": {
-                        "mode": "multiRow",
-                        "enableClickSelection": True,
-                        "checkboxes": False,
-                        "headerCheckbox": False,
-                    },
-                    "cacheBlockSize": 100,
-                    "maxConcurrentDatasourceRequests": 1,  # Dash answers the last of several requests only
-                    "maxBlocksInCache": 20,
-                    "infiniteInitialRowCount": 1,
-                    "rowBuffer": 20,
-                },
-            ),
+            _leaderboard_heading(view),
+            _leaderboard(grid_columns(study, held, view.shown, order), filters),
             components.figure(
                 "study-curves",
                 "Training curves of the selected trials",
@@ -443,8 +323,74 @@ def layout(context: Context, study: StudyRow, query: dict[str, str]) -> dmc.Stac
     )
 
 
-def _control(name: str, *content: Any) -> html.Div:
-    return html.Div(list(content), id=f"study-{name}-control", className="control")
+def _stores(context: Context, study: StudyRow, **chosen: Any) -> list[dcc.Store]:
+    """What the callbacks keep in the browser; `chosen` is what the address asks for."""
+    revision = context.boards.known(study)  # if it is known, figures need not wait for it
+    content = {
+        "name": study.name,
+        "revision": revision,
+        "tabs": [control.tabs for control in BESIDE_FIGURE],
+        **chosen,
+        "reloaded": revision,
+        "hurried": None,
+        "marked": False,
+        "axes": None,
+        "renamed": None,
+        "moved": None,
+    }
+    stores = [dcc.Store(id=f"study-{name}", data=data) for name, data in content.items()]
+    return [*stores, *components.address_stores("study", ADDRESS)]
+
+
+def _tabs(view: View) -> dmc.Tabs:
+    return dmc.Tabs(
+        [
+            dmc.TabsList([dmc.TabsTab(title, value=name) for name, title in view.tabs.items()]),
+            # All tabs share one figure; Mantine still wants a panel for each.
+            *(dmc.TabsPanel([], value=name) for name in view.tabs),
+        ],
+        id="study-tab",
+        value=view.tab,
+    )
+
+
+def _leaderboard_heading(view: View) -> dmc.Group:
+    return dmc.Group(
+        [
+            dmc.Title("Leaderboard", order=2, size="h4"),
+            dmc.MultiSelect(
+                id="study-shown",
+                data=list(view.hyperparameters),
+                value=view.shown,
+                searchable=True,
+                hidePickedOptions=True,
+                size="xs",
+                maw=900,
+                attributes={"input": {"aria-label": "Hyperparameters to show"}},
+                placeholder="hyperparameters",
+            ),
+        ],
+        align="start",
+    )
+
+
+def _leaderboard(columns: list[dict[str, Any]], filters: dict[str, Any]) -> html.Div:
+    """The table, which asks the server for the rows that it shows."""
+    selection = {"mode": "multiRow", "enableClickSelection": True, "checkboxes": False, "headerCheckbox": False}
+    return components.grid(
+        "study-grid",
+        columns,
+        rowModelType="infinite",
+        filterModel=filters,
+        dashGridOptions={
+            "rowSelection": selection,
+            "cacheBlockSize": 100,
+            "maxConcurrentDatasourceRequests": 1,  # Dash answers only the last of several requests
+            "maxBlocksInCache": 20,
+            "infiniteInitialRowCount": 1,
+            "rowBuffer": 20,
+        },
+    )
 
 
 def _edits(name: str) -> dmc.Group:
@@ -464,5 +410,5 @@ def _aim(study: StudyRow) -> str:
     return ", ".join(f"{objective['direction']} {objective['name']}" for objective in objectives(study))
 
 
-def _is_order(one: Any) -> bool:
-    return isinstance(one, dict) and isinstance(one.get("colId"), str) and one.get("sort") in ("asc", "desc")
+def _is_order(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("colId"), str) and entry.get("sort") in ("asc", "desc")

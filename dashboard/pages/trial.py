@@ -25,17 +25,19 @@ from atoll.storage.models import HostRow, StudyRow, TrialRow
 from atoll.storage.store import StoreError
 
 
+def page(
+    context: Context, /, study: str | None = None, number: str = "0", attempt: str | None = None, **_query: str
+) -> Any:
+    """The page that an address asks for."""
+    try:
+        row = context.store.study(study)
+        return layout(context, row, read(context, row, number, attempt))
+    except UNREADABLE as error:
+        return components.alert("No such trial", str(error))
+
+
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(study: str | None = None, number: str = "0", attempt: str | None = None, **_query: str) -> Any:
-        try:
-            row = context.store.study(study)
-            return layout(context, row, read(context, row, number, attempt))
-        except UNREADABLE as error:
-            return components.alert("No such trial", str(error))
-
-    dash.register_page(__name__, path="/trial", name="Trial", title="Trial · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
     components.show_figures(app, "trial-curves", "trial-ledger")
 
     @app.callback(
