@@ -30,8 +30,8 @@ def seconds(act):
     return time.monotonic() - begun
 
 
-def test_a_large_study_is_shown_in_time(store, tmp_path):
-    with dashboard(f"sqlite:///{store}") as url, browser.opened(1280, 900) as page:
+def test_a_large_study_is_shown_in_time(store, chromium):
+    with dashboard(f"sqlite:///{store}") as url, browser.opened(chromium, 1280, 900) as page:
         (server,) = [p for p in psutil.Process().children() if str(store) in " ".join(p.cmdline())]
         page.goto(url)
         page.wait_for_selector("#studies-grid [col-id='study'] a")
