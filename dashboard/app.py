@@ -1,4 +1,4 @@
-"""The Dash app: the frame around the pages, and its servers."""
+"""The Dash app, the frame around its pages, and its servers."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def create_app(
     """The app over `store`.
 
     Args:
-        store: what it shows.
-        token: what readers must know; None for everyone who reaches the address.
+        store: the results to show.
+        token: readers must have it; None lets in everyone who reaches the address.
         only_local: whether to answer only requests for this machine's own names.
         allow_edit: whether readers may rename and archive studies and write notes.
-        base_path: where it lies behind a reverse proxy, which passes the path on as it is.
+        base_path: the path behind a reverse proxy, which passes it on unchanged.
     """
     context = Context(store, base_path=normalised(base_path), allow_edit=allow_edit)
     app = dash.Dash(
@@ -72,7 +72,7 @@ def create_app(
 
 
 def _add_pages(app: dash.Dash, context: Context) -> None:
-    """Add what `PAGES` lists."""
+    """Add the pages in `PAGES`."""
     for page in PAGES:
         module = importlib.import_module(page.module)
         layout = functools.partial(module.page, context)
@@ -81,7 +81,7 @@ def _add_pages(app: dash.Dash, context: Context) -> None:
 
 
 def _preload(app: dash.Dash, context: Context) -> None:
-    """Have browsers load ahead what Dash's programs load late: half of the tables' program, and plotly.js."""
+    """Have browsers preload the programs that Dash loads late: half of ag-grid, and plotly.js."""
     suites = f"{context.base_path}_dash-component-suites"
     late = [f"{suites}/dash_ag_grid/async-community.js", f"{suites}/plotly/package_data/plotly.min.js"]
     links = [f'<link rel="preload" href="{href}" as="script" fetchpriority="low">' for href in late]
@@ -91,7 +91,7 @@ def _preload(app: dash.Dash, context: Context) -> None:
 
 
 def frame(context: Context) -> dmc.MantineProvider:
-    """What is around every page."""
+    """The frame around every page."""
     links = [
         dcc.Link(page.link, href=context.link(page.path.lstrip("/")), className="nav") for page in PAGES if page.link
     ]
@@ -129,10 +129,10 @@ def frame(context: Context) -> dmc.MantineProvider:
 
 
 def normalised(base_path: str) -> str:
-    """A base path with a slash at both ends. Raises StoreError for one with signs that addresses would change."""
+    """A base path with a slash at both ends. Raises StoreError if addresses would have to escape it."""
     inner = base_path.strip("/")
     if not re.fullmatch(r"[\w.~/-]*", inner, re.ASCII):
-        raise StoreError(f"a base path takes letters, digits and - _ . ~ /, such as /lab/atoll; got {base_path!r}")
+        raise StoreError(f"a base path may hold letters, digits and - _ . ~ /, such as /lab/atoll; got {base_path!r}")
     return f"/{inner}/" if inner else "/"
 
 
@@ -146,9 +146,9 @@ def serve(
     allow_edit: bool = False,
     base_path: str = "/",
 ) -> None:
-    """Serve the dashboard until it is interrupted; port 0 takes any free one.
+    """Serve the dashboard until it is interrupted; port 0 chooses a free port.
 
-    An address that other hosts reach asks for a token, unless `insecure` says that it need not.
+    An address that other hosts can reach needs a token. `insecure` lifts this.
     """
     local = access.is_local(host)
     token = None if insecure or local else access.new_token()
@@ -178,17 +178,17 @@ def _exempt_from_garbage_collection() -> None:
 def from_environment() -> flask.Flask:
     """For gunicorn: the app of ATOLL_STORE, with the token of ATOLL_DASHBOARD_TOKEN.
 
-    ATOLL_DASHBOARD_INSECURE=1 does without a token, ATOLL_DASHBOARD_ALLOW_EDIT=1 lets readers write, and
+    ATOLL_DASHBOARD_INSECURE=1 allows access without a token, ATOLL_DASHBOARD_ALLOW_EDIT=1 lets readers edit, and
     ATOLL_DASHBOARD_BASE_PATH is the path behind a reverse proxy.
 
     Raises:
-        StoreError: there is neither a token nor the word that none is wanted.
+        StoreError: there is no token, and ATOLL_DASHBOARD_INSECURE is not 1.
     """
     token = os.environ.get("ATOLL_DASHBOARD_TOKEN") or None
     if token is None and os.environ.get("ATOLL_DASHBOARD_INSECURE") != "1":
         raise StoreError(
             "a dashboard under gunicorn needs ATOLL_DASHBOARD_TOKEN, which readers must know, or "
-            "ATOLL_DASHBOARD_INSECURE=1 where something else keeps strangers away"
+            "ATOLL_DASHBOARD_INSECURE=1 if something else controls access"
         )
     store = Store(os.environ.get("ATOLL_STORE", DEFAULT_URL), create=False)
     server: flask.Flask = create_app(

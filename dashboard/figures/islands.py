@@ -1,4 +1,4 @@
-"""Figures of the archipelago: populations, migrations, diversity, and where an individual comes from."""
+"""Figures of the islands: populations, migrations, diversity, and an individual's ancestors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from atoll.dashboard import thinning
 from atoll.dashboard.figures import style
 from atoll.dashboard.figures.style import COLORS, SCALE, plain, styled
 
-WINDOW = 20  # individuals: about what a population is
+WINDOW = 20  # individuals, about the size of a population
 MAX_MOMENTS = 60  # at which diversity is measured, on each island
 MAX_NUMBERED = 60  # individuals of a family tree that have their numbers beside them
 
 
 @dataclass(frozen=True)
 class Relative:
-    """An individual of a family tree: who bred it, by which operator, and how far back it is."""
+    """An individual of a family tree: its parents, and the operator that bred it."""
 
     number: int
     island: int
@@ -32,7 +32,7 @@ class Relative:
 
 
 def populations(trials: pd.DataFrame, metric: str, direction: str, started: float) -> go.Figure:
-    """The best individual of every island so far, and the median of its newest complete ones, over time."""
+    """Each island's best individual so far, and the median of its newest complete ones, over time."""
     complete = trials[trials["state"].eq("complete") & trials["objective"].notna()].sort_values("finished")
     if not len(complete):
         return style.message("No individual is complete yet.")
@@ -54,21 +54,21 @@ def populations(trials: pd.DataFrame, metric: str, direction: str, started: floa
                     "shape": "hv" if name == "best" else "linear",
                 },
                 opacity=1.0 if name == "best" else 0.6,
-                name=f"island {island}" if name == "best" else f"median of the newest {WINDOW}",
+                name=f"island {island}" if name == "best" else f"median of the {WINDOW} newest",
                 legendgroup=str(island),
                 showlegend=name == "best",
                 hovertemplate=f"island {island}, {name}: %{{y:.4g}} after %{{x:.1f}} s<extra></extra>",
             )
-    figure.update_xaxes(title="seconds since the study's start")
+    figure.update_xaxes(title="seconds since the study started")
     figure.update_yaxes(title=plain(metric))
     return styled(figure, "populations")
 
 
 def migrations(flows: Mapping[tuple[int, int], int], islands: Iterable[int]) -> go.Figure:
-    """How many individuals went from each island to each other one."""
+    """The number of individuals sent from each island to each other island."""
     order = sorted({*islands, *(i for pair in flows for i in pair)})
     if not flows:
-        return style.message("No individual has migrated." if len(order) > 1 else "One island has nobody to send to.")
+        return style.message("No individual has migrated." if len(order) > 1 else "With one island, nothing migrates.")
     places = {island: place for place, island in enumerate(order)}
     colors = [COLORS[place % len(COLORS)] for place in range(len(order))]
     shaded = [f"rgba({','.join(str(int(c[i : i + 2], 16)) for i in (1, 3, 5))},0.45)" for c in colors]
@@ -96,10 +96,10 @@ def migrations(flows: Mapping[tuple[int, int], int], islands: Iterable[int]) -> 
 
 
 def diversity(lines: Mapping[int, tuple[Sequence[float], Sequence[float]]]) -> go.Figure:
-    """How far apart the newest individuals of every island are, over time: (seconds, mean distance) by island."""
+    """The diversity of each island over time; `lines` holds (seconds, mean distance) by island."""
     shown = {island: line for island, line in lines.items() if len(line[0])}
     if not shown:
-        return style.message("Diversity takes two individuals on an island, or more.")
+        return style.message("Diversity needs at least two individuals on an island.")
     figure = go.Figure()
     for index, (island, (x, y)) in enumerate(shown.items()):
         figure.add_scatter(
@@ -111,27 +111,27 @@ def diversity(lines: Mapping[int, tuple[Sequence[float], Sequence[float]]]) -> g
             name=f"island {island}",
             hovertemplate=f"island {island}: %{{y:.3f}} after %{{x:.1f}} s<extra></extra>",
         )
-    figure.update_xaxes(title="seconds since the study's start")
-    figure.update_yaxes(title=f"mean distance of the newest {WINDOW}", rangemode="tozero")
+    figure.update_xaxes(title="seconds since the study started")
+    figure.update_yaxes(title=f"mean distance of the {WINDOW} newest", rangemode="tozero")
     return styled(figure, "diversity")
 
 
 def moments(trials: pd.DataFrame) -> dict[int, list[NDArray[np.int64]]]:
-    """At which moments to measure diversity: by island, the rows of the newest individuals then."""
-    found: dict[int, list[NDArray[np.int64]]] = {}
+    """The rows of the newest individuals at each moment at which diversity is measured, by island."""
+    windows: dict[int, list[NDArray[np.int64]]] = {}
     for island, rows in trials.sort_values("started").groupby("island").groups.items():
         places = np.asarray(rows)
         ends = np.unique(np.linspace(2, len(places), MAX_MOMENTS).astype(int)) if len(places) > 1 else []
-        found[int(str(island))] = [places[max(0, end - WINDOW) : end] for end in ends]
-    return found
+        windows[int(str(island))] = [places[max(0, end - WINDOW) : end] for end in ends]
+    return windows
 
 
 def mean_distance(hyperparameters: pd.DataFrame, whole: Mapping[str, tuple[float, float, bool]]) -> float:
-    """Gower's (1971) distance of two individuals, averaged over all pairs: 0 where all are equal, 1 at most.
+    """Gower's (1971) distance, averaged over all pairs of individuals: 0 if all are equal, at most 1.
 
     Args:
-        hyperparameters: a row for each individual, two or more.
-        whole: low, high and whether it is logarithmic, of each hyperparameter that is a number; others are words.
+        hyperparameters: a row for each individual, at least two.
+        whole: low, high and whether the scale is logarithmic for each numeric hyperparameter; others are categories.
     """
     n = len(hyperparameters)
     pairs = np.triu_indices(n, 1)
@@ -149,15 +149,15 @@ def mean_distance(hyperparameters: pd.DataFrame, whole: Mapping[str, tuple[float
 
 
 def extents(hyperparameters: pd.DataFrame) -> dict[str, tuple[float, float, bool]]:
-    """What `mean_distance` wants to know of those that are numbers; of a logarithmic one in powers of ten."""
-    found = {}
+    """The range of each numeric hyperparameter for `mean_distance`, in powers of ten if logarithmic."""
+    ranges = {}
     for name in hyperparameters.columns:
         values = hyperparameters[name]
         if style.is_number(values):
             log, numbers = style.is_log(values), pd.to_numeric(values).astype(float)
             low, high = float(numbers.min()), float(numbers.max())
-            found[str(name)] = (float(np.log10(low)), float(np.log10(high)), True) if log else (low, high, False)
-    return found
+            ranges[str(name)] = (float(np.log10(low)), float(np.log10(high)), True) if log else (low, high, False)
+    return ranges
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _family_dots(tree: Tree, relatives: Mapping[int, Relative], number: int, met
 
 
 def _parents(relative: Relative) -> str:
-    return ", ".join(map(str, relative.parents)) or "none: a founder"
+    return ", ".join(map(str, relative.parents)) or "none (a founder)"
 
 
 def _objective(relative: Relative) -> str:
@@ -265,5 +265,5 @@ def _depths(relatives: Mapping[int, Relative], number: int) -> dict[int, int]:
 
 
 def gene_sources(sources: Mapping[str, object]) -> Counter[str]:
-    """How many genes came from each parent or operator."""
+    """The number of genes from each parent or operator."""
     return Counter(f"trial {source}" if isinstance(source, int) else str(source) for source in sources.values())

@@ -1,4 +1,4 @@
-"""The best configurations of a study as YAML: shown, copied, downloaded."""
+"""The best configurations of a study as YAML, to read, copy or download."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def register(app: dash.Dash, context: Context) -> None:
             study = context.store.study(name)
             number = None if pareto and study.objectives else _number(best)
             if trials:
-                text = as_yaml(study, [_trial(context, study, one) for one in trials[:MAX_SHOWN]])
+                text = as_yaml(study, [_trial(context, study, trial) for trial in trials[:MAX_SHOWN]])
                 return text, text, shortened(len(trials), "select fewer"), "", not study.objectives
             ids = context.boards.of(study.name).best(number)
             text = content(context, study, ids, alone=number == 1)
         except UNREADABLE as error:
             return "", "", components.alert("Nothing to export", str(error)), "", True
-        problem = shortened(len(ids), "`atoll export` writes all")
+        problem = shortened(len(ids), "`atoll export` writes all of them")
         return text, text, problem, command(context, study, number), not study.objectives
 
     @app.callback(
@@ -77,39 +77,39 @@ def register(app: dash.Dash, context: Context) -> None:
 
 def _number(best: int | str | None) -> int:
     if best is None or not str(best).isdecimal() or not 1 <= int(best) <= MAX_BEST:
-        raise StoreError(f"choose 1 to {MAX_BEST} of the best; got {best!r}")
+        raise StoreError(f"choose 1 to {MAX_BEST} of the best trials; got {best!r}")
     return int(best)
 
 
 def content(context: Context, study: StudyRow, ids: Sequence[int], alone: bool) -> str:
-    """These trials' configurations as `atoll export` writes them, at most `MAX_SHOWN`. Raises StoreError for none."""
+    """At most `MAX_SHOWN` trials' configurations, as `atoll export` writes them. Raises StoreError for no trials."""
     if not ids:
         raise StoreError(f"{study.name} has no complete trial to export")
     return as_yaml(study, browse.trials(context.store, ids[:MAX_SHOWN]), alone=alone)
 
 
 def shortened(num: int, advice: str) -> dmc.Alert | None:
-    """What to say of more configurations than a page can hold, and what to do about it."""
+    """A note on more configurations than the page shows, with advice; None if it shows all."""
     if num <= MAX_SHOWN:
         return None
-    return components.alert("Not all of them", f"The first {MAX_SHOWN} of {num:,}; {advice}.", "yellow")
+    return components.alert("Shortened", f"The first {MAX_SHOWN} of {num:,}; {advice}.", "yellow")
 
 
-def _spelled(one: Any) -> str:
-    """A trial of an address, [number, attempt], as the field shows it."""
-    number, attempt = one if isinstance(one, list) and len(one) == 2 else (one, 0)
+def _spelled(entry: Any) -> str:
+    """A trial in an address, [number, attempt], as the field shows it."""
+    number, attempt = entry if isinstance(entry, list) and len(entry) == 2 else (entry, 0)
     return f"{number}.{attempt}" if attempt else str(number)
 
 
 def _trial(context: Context, study: StudyRow, text: str) -> TrialRow:
     number, _, attempt = text.partition(".")
     if not number.isdecimal() or (attempt and not attempt.isdecimal()):
-        raise StoreError(f"trials are numbered 0, 1, 2, ..., attempts 3.1; got {text!r}")
+        raise StoreError(f"a trial is a number such as 12, or 12.1 for its attempt 1; got {text!r}")
     return browse.trial(context.store, study.id, int(number), int(attempt) if attempt else None)
 
 
 def command(context: Context, study: StudyRow, best: int | None) -> str:
-    """What writes the same file."""
+    """The command that writes the same file."""
     which = "--pareto" if best is None else f"--best {best}"
     return f"atoll export {shlex.quote(study.name)} {which} -o best.yaml{context.store_option}"
 
@@ -122,7 +122,7 @@ def layout(context: Context, name: str | None, best: int, pareto: bool, trials: 
         [
             *components.address_stores("export", ADDRESS),
             dcc.Download(id="export-download"),
-            components.heading("Export", below="Configurations complete enough to train again with `atoll train`."),
+            components.heading("Export", below="Complete configurations, to train again with `atoll train`."),
             dmc.Group(
                 [
                     dmc.Select(
@@ -136,7 +136,7 @@ def layout(context: Context, name: str | None, best: int, pareto: bool, trials: 
                     ),
                     dmc.NumberInput(
                         id="export-best",
-                        label="How many of the best",
+                        label="Number of best trials",
                         value=best,
                         min=1,
                         max=MAX_BEST,

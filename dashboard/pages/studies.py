@@ -1,4 +1,4 @@
-"""All studies and benchmarks: how far they are, and what they have found."""
+"""All studies and benchmarks: their progress and best results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = [
     column("progress", "ended", width=115, filter=False, comparator={"function": "atollProgress"}),
     column("best", numeric=True, width=105),
     column("metric", width=125),
-    column("running", "busy", numeric=True, width=75, filter=False, headerTooltip="workers that train a trial now"),
+    column("running", "busy", numeric=True, width=75, filter=False, headerTooltip="Workers that are training a trial"),
     column("failed", numeric=True, width=80, filter=False),
     column("left", "time left", width=105, filter=False),
     column("method", width=120),
@@ -94,9 +94,9 @@ def register(app: dash.Dash, context: Context) -> None:
 
 
 def layout(search: str = "", archived: bool = False, filters: dict[str, Any] | None = None) -> dmc.Stack:
-    """The page; filters of columns that there are not are left out."""
-    named = {one["field"] for one in COLUMNS if one.get("filter", True)}
-    kept = {name: model for name, model in (filters or {}).items() if name in named and isinstance(model, dict)}
+    """The page; filters of unknown columns are dropped."""
+    filtered = {entry["field"] for entry in COLUMNS if entry.get("filter", True)}
+    kept = {name: model for name, model in (filters or {}).items() if name in filtered and isinstance(model, dict)}
     return dmc.Stack(
         [
             components.heading("Studies"),
@@ -181,9 +181,9 @@ def benchmark_rows(
 
 
 def summary(summaries: list[StudySummary], archived: bool) -> str:
-    """How many there are."""
+    """The number of studies, in words."""
     if not summaries:
-        return "This store holds no studies yet: start one with `atoll quickstart`."
+        return "This store has no studies yet: start one with `atoll quickstart`."
     running = sum(s.study.state == "running" for s in summaries)
     hidden = 0 if archived else sum(s.study.archived for s in summaries)
     words = f"{len(summaries)} {'study' if len(summaries) == 1 else 'studies'}, {running} running"
@@ -191,12 +191,12 @@ def summary(summaries: list[StudySummary], archived: bool) -> str:
 
 
 def progress(num_ended: int, budget: int | None) -> str:
-    """So many of so many."""
+    """The number of ended trials, of those budgeted if that is known."""
     return f"{num_ended:,}" if budget is None else f"{num_ended:,} of {budget:,}"
 
 
 def time_left(study: StudyRow, num_ended: int, now: float) -> str:
-    """How long a running study goes on at its pace so far, or until its budget of seconds."""
+    """How long a running study has left: at its pace so far, or until its time budget ends."""
     if study.state != "running":
         return ""
     if (seconds := study.definition.get("seconds")) is not None:
@@ -207,5 +207,5 @@ def time_left(study: StudyRow, num_ended: int, now: float) -> str:
 
 
 def moment(seconds: float) -> str:
-    """A time, UTC."""
+    """A time in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))

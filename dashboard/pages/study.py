@@ -1,4 +1,4 @@
-"""One study: what it has found so far, its trials, and what moves the objective."""
+"""One study: its best results so far, its trials, and the importance of hyperparameters."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _register_live(app: dash.Dash, context: Context) -> None:
         Output("study-summary", "children"),
         Output("study-problem", "children"),
         Input("study-interval", "n_intervals"),
-        Input("study-sort", "data"),  # comes with the table's rows: what takes longer begins when they are there
+        Input("study-sort", "data"),  # arrives with the table's rows: slower work begins after them
         State("study-name", "data"),
         State("study-revision", "data"),
         prevent_initial_call=True,
@@ -61,9 +61,9 @@ def _register_live(app: dash.Dash, context: Context) -> None:
         try:
             board = context.boards.of(name)
         except StoreError:
-            return no_update, no_update, components.alert("This study is gone", f"{name} is not in the store any more.")
+            return no_update, no_update, components.alert("This study is gone", f"{name} is no longer in the store.")
         except UNREADABLE as error:
-            # Tables may have been told of no rows: whatever is read next is news.
+            # The table may have received no rows, so the next revision must count as new.
             forgotten = no_update if revision is None else None
             return forgotten, no_update, components.alert("The store cannot be read", str(error))
         words = summary(board, time.time())
@@ -201,7 +201,7 @@ def _register_selection(app: dash.Dash) -> None:
     app.clientside_callback(
         ClientsideFunction("atoll", "choose"),
         Output("study-marked", "data"),
-        Input("study-sort", "data"),  # comes with every answer to the table
+        Input("study-sort", "data"),  # arrives with every answer to the table
         State("study-marked", "data"),
         State("study-chosen", "data"),
         State("study-grid", "id"),
@@ -244,7 +244,7 @@ def _register_edits(app: dash.Dash, context: Context) -> None:
             context.store.archive(study, not study.archived)
         except UNREADABLE as error:
             return components.alert("Not changed", str(error)), no_update
-        return components.alert("Changed", "Listed again." if study.archived else "Archived.", "green"), no_update
+        return components.alert("Changed", "Restored." if study.archived else "Archived.", "green"), no_update
 
     app.clientside_callback(
         ClientsideFunction("atoll", "goTo"),
@@ -255,22 +255,22 @@ def _register_edits(app: dash.Dash, context: Context) -> None:
 
 
 def summary(board: Board, now: float) -> list[Any]:
-    """State and counts, as badges."""
+    """The study's state and counts of trials."""
     study, counts = board.study, board.counts()
     num_ended = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
     color = {"running": "blue", "complete": "green", "stopped": "yellow", "failed": "red"}.get(study.state, "gray")
     budget = f" of {study.num_trials:,}" if study.num_trials is not None else ""
     spent = (study.finished or now) - study.started
     words = [f"{num_ended:,}{budget} trials ended", *(f"{n:,} {s}" for s, n in sorted(counts.items()))]
-    words += [f"{study.num_refused:,} refused before training"] if study.num_refused else []
+    words += [f"{study.num_refused:,} infeasible, not trained"] if study.num_refused else []
     words += [f"{'took' if study.finished else 'for'} {duration(spent)}"]
     badge = dmc.Badge(study.state, color=color, variant="dot")
-    reason = [components.alert("Why it ended", study.reason, "yellow")] if study.reason else []
+    reason = [components.alert("Why the study ended", study.reason, "yellow")] if study.reason else []
     return [dmc.Group([badge, dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm"), *reason]
 
 
 def held_at_ends(context: Context, study: StudyRow) -> pd.DataFrame:
-    """The hyperparameters as columns, of the first and the newest trials."""
+    """The hyperparameters of the first and the newest trials, as columns."""
     return pd.DataFrame(browse.held_at_ends(context.store, study.id))
 
 
@@ -315,7 +315,7 @@ def layout(context: Context, study: StudyRow, query: dict[str, str]) -> dmc.Stac
             components.figure(
                 "study-curves",
                 "Training curves of the selected trials",
-                help=f"Select rows above, several with Ctrl; at most {tabs.MAX_CURVES} are drawn.",
+                help=f"Select rows above (Ctrl for several); at most {tabs.MAX_CURVES} trials are drawn.",
                 height=0,
             ),
         ],
@@ -400,7 +400,7 @@ def _edits(name: str) -> dmc.Group:
                 id="study-new-name", value=name, size="xs", w=260, attributes={"input": {"aria-label": "New name"}}
             ),
             dmc.Button("Rename", id="study-rename", size="compact-sm", variant="default"),
-            dmc.Button("Archive or list again", id="study-archive", size="compact-sm", variant="default"),
+            dmc.Button("Archive or restore", id="study-archive", size="compact-sm", variant="default"),
             html.Div(id="study-edited", role="status"),
         ]
     )

@@ -1,4 +1,4 @@
-"""A store that real searches of several methods have filled: what the browser tests look at."""
+"""Stores that several tests share: one filled by real searches, and small unusual ones."""
 
 import boards
 import pytest

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser while a search's journal grows, over odd stores, and behind its doors."""
+"""The dashboard in a real browser: running searches, unusual stores, interruptions, and access."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ from atoll.storage.store import Store
 
 pytestmark = browser.NEEDED
 
-PATIENCE = 2.0  # seconds from a journal's line to the page, the issue's limit
+PATIENCE = 2.0  # seconds from a journal line to the page
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def live(shared, request):
 
 
 def show_tab(page, tab):
-    """Choose a tab, and wait for the server's answer."""
+    """Choose a tab and wait for the server's answer."""
     with page.expect_response(lambda r: "study-figure-drawn" in (r.request.post_data or "")[:80]) as waiting:
         page.click(f"#study-tab [role=tab][id$='{tab}']")
     assert waiting.value.status == 200
@@ -274,7 +274,7 @@ def test_an_address_that_others_reach_asks_for_the_printed_token(tmp_path, page)
         port, token = url.split(":")[2].split("/")[0], url.split("token=")[1]
         local = f"http://127.0.0.1:{port}"
         page.goto(f"{local}/study?name=s")
-        assert "asks for a token" in page.inner_text("body")
+        assert "needs a token" in page.inner_text("body")
         page.goto(f"{local}/?token=wrong")
         assert "is not this dashboard's" in page.inner_text("body")
         page.goto(f"{local}/study?name=s&token={token}")
@@ -306,7 +306,7 @@ def test_it_runs_under_gunicorn(tmp_path, page, database, request):
         port = free.getsockname()[1]
     with gunicorn(url, port, ATOLL_DASHBOARD_TOKEN="t") as address:
         page.goto(f"{address}/study?name=s")
-        assert "asks for a token" in page.inner_text("body")
+        assert "needs a token" in page.inner_text("body")
         page.goto(f"{address}/study?name=s&token=t")
         num_rows(page, 3)
         drawn(page, "study-figure")

@@ -199,7 +199,7 @@ def test_the_report_is_drawn_in_a_browser(finished, chromium):
     called("report", "b", "-o", "page.html", cwd=finished)
     said = check_page(chromium, finished / "page.html")
     assert "Performance profiles" in said
-    assert "a test over workloads takes 3 workloads or more" in said
+    assert "a test over workloads needs at least 3 workloads" in said
 
 
 @pytest.mark.long

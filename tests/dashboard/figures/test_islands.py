@@ -19,7 +19,7 @@ def test_populations_and_migrations():
     flows = islands.migrations({(0, 1): 3, (1, 0): 2}, [0, 1])
     assert list(flows.data[0].link.value) == [3, 2]
     assert list(flows.data[0].link.target) == [3, 2]
-    assert "nobody" in words(islands.migrations({}, [0]))
+    assert "nothing migrates" in words(islands.migrations({}, [0]))
 
 
 def test_distance_is_gowers():
@@ -39,7 +39,7 @@ def test_a_family_tree_leads_back_to_the_founders():
     figure = islands.family_tree(family, 5, "accuracy")
     dots = figure.data[1]
     assert dict(zip((row[0] for row in dots.customdata), dots.y, strict=True)) == {5: 0, 3: 1, 1: 2}
-    assert "none: a founder" in [row[3] for row in dots.customdata]
+    assert "none (a founder)" in [row[3] for row in dots.customdata]
     assert "no trial 7" in words(islands.family_tree(family, 7, "accuracy"))
     assert islands.gene_sources({"a": 3, "b": 3, "c": "mutation"}) == {"trial 3": 2, "mutation": 1}
 

@@ -37,6 +37,6 @@ def test_the_ledger_is_per_rank_and_step():
     figure = trial.ledger(pd.DataFrame([row, row]), num_steps=100, num_ranks=4)
     assert list(figure.data[0].x) == [40.0]  # kB: 16e6 / 400 / 1e3
     assert list(figure.data[1].x) == [20.0]  # ms
-    assert "sent in a step (kB)" in words(figure)
-    assert "sent in all (kB)" in words(trial.ledger(pd.DataFrame([row]), num_steps=0, num_ranks=4))
+    assert "sent per step (kB)" in words(figure)
+    assert "sent in total (kB)" in words(trial.ledger(pd.DataFrame([row]), num_steps=0, num_ranks=4))
     assert "no communication" in words(trial.ledger(pd.DataFrame(), 1, 1))
