@@ -335,10 +335,10 @@ def _stores(context: Context, study: StudyRow, **chosen: Any) -> list[dcc.Store]
         "hurried": None,
         "marked": False,
         "axes": None,
-        "renamed": None,
-        "moved": None,
     }
     stores = [dcc.Store(id=f"study-{name}", data=data) for name, data in content.items()]
+    # These two get no data: a store that is given None reports a change at once, which would leave the page.
+    stores += [dcc.Store(id="study-renamed"), dcc.Store(id="study-moved")]
     return [*stores, *components.address_stores("study", ADDRESS)]
 
 
