@@ -1,6 +1,6 @@
-"""When things are on a page, as the page itself sees it.
+"""When elements appear on a page, as measured by the page itself.
 
-Over Chromium's own protocol, for the debugging that playwright switches on makes large programs run longer.
+This uses Chromium's own protocol, because the debugging that playwright enables slows down large programs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import browser
 
-# Looks every 5 ms, from before the page's own programs run; times are from asking for the page.
+# Checks every 5 ms, starting before the page's own programs; times count from the request of the page.
 WATCH = """
 window.seen = {};
 const watched = {EXPRESSIONS};
@@ -59,16 +59,16 @@ class Page:
         while time.monotonic() - begun < patience:
             time.sleep(0.25)
             read = READ.replace("COUNT", str(len(expressions)))
-            found = json.loads(self._call("Runtime.evaluate", expression=read)["result"]["value"])
-            if found:
+            times = json.loads(self._call("Runtime.evaluate", expression=read)["result"]["value"])
+            if times:
                 self._call("Page.removeScriptToEvaluateOnNewDocument", identifier=watch)
-                return dict(found)
+                return dict(times)
         raise TimeoutError(f"{url} does not show {', '.join(expressions)} within {patience:.0f} s")
 
 
 @contextmanager
 def launched(profile: Path, width: int = 1280, height: int = 900) -> Iterator[Page]:
-    """A Chromium that keeps its cache in `profile`; its page."""
+    """The page of a Chromium that keeps its cache in `profile`."""
     options = [f"--user-data-dir={profile}", f"--window-size={width},{height}", "--remote-debugging-port=0"]
     process = subprocess.Popen(
         [str(browser.CHROMIUM), *browser.FLAGS, *options, "about:blank"],
@@ -82,7 +82,7 @@ def launched(profile: Path, width: int = 1280, height: int = 900) -> Iterator[Pa
         with urlopen(f"http://127.0.0.1:{told.read_text().split()[0]}/json") as answer:
             (page,) = [target for target in json.load(answer) if target["type"] == "page"]
         with connect(page["webSocketDebuggerUrl"], max_size=None) as socket:
-            time.sleep(1)  # it has settled
+            time.sleep(1)  # until its start is over
             yield Page(socket)
     finally:
         process.terminate()

@@ -1,13 +1,12 @@
-"""How soon the dashboard shows a large study, beside optuna-dashboard on the same trials, in one Chromium.
+"""How soon the dashboard shows a large study, compared with optuna-dashboard on the same trials.
 
 python benchmarks/dashboard.py [--quick] [--json FILE] [--folder FOLDER]
 
 Needs chromium and `pip install optuna-dashboard playwright websockets`. For stores of 1,000, 10,000 and 100,000 trials
-(20 reports each for atoll; optuna-dashboard has none): the time from asking for the page to its first paint, to the
-first row of the table, and to the figure. Cold: server and browser have just started; warm: both have shown the page
-once; what is not there within a minute counts as a minute. The two dashboards take turns. For the largest store
-also every interactive callback (the server's answer as the browser sees it), how late a journal's line is on the page,
-and the server's peak memory.
+(20 reports each for atoll; optuna-dashboard has none): the time from the request to the page's first paint, the table's
+first row, and the figure; at most a minute is counted. Cold: server and browser have just started. Warm: both have
+shown the page once. The two dashboards take turns. For the largest store also the time of every interactive callback
+as the browser sees it, the delay from a journal line to the page, and the server's peak memory.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ from atoll.storage.store import Store
 SIZES = (1000, 10_000, 100_000)
 REPORTS = 20
 NAME = "large"
-ROW = ".ag-center-cols-container .ag-row[row-id] [col-id='state']"  # the table shows an empty row until then
+ROW = ".ag-center-cols-container .ag-row[row-id] [col-id='state']"  # the table shows an empty row first
 OUR_ROW = f'document.querySelector("{ROW}")'
 THEIR_ROW = "document.evaluate(\"//*[text()='Trial 0']\", document, null, 9, null).singleNodeValue"
 DRAWN = "document.querySelector('#study-figure .js-plotly-plot')?._fullData?.some((t) => t.name === 'best so far')"
@@ -71,8 +70,8 @@ def free_port() -> int:
 
 @contextmanager
 def server(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that listens."""
-    # A session of its own: optuna-dashboard starts another process, which must not go on beside the next one.
+    """A server that accepts connections."""
+    # A new session, because optuna-dashboard starts another process, which must end with it.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         for _ in range(600):
@@ -99,7 +98,7 @@ def theirs(store: Path, port: int) -> list[str]:
 
 
 def to_optuna(store: Path, target: Path) -> None:
-    """The same trials in a store of Optuna's, written in bulk."""
+    """Write the same trials to an Optuna store, in bulk."""
     import optuna
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
@@ -174,14 +173,14 @@ def to_optuna(store: Path, target: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what is measured, and of what it is measured with."""
+    """Versions of the measured packages and of Chromium."""
     packages = ("dash", "dash-ag-grid", "dash-mantine-components", "plotly", "optuna", "optuna-dashboard")
     told = subprocess.run([str(browser.CHROMIUM), "--version"], capture_output=True, text=True, check=True)
     return {name: version(name) for name in packages} | {"chromium": told.stdout.strip()}
 
 
 def times(page: chromium.Page, url: str, seen: dict[str, str]) -> dict[str, float]:
-    """Seconds until a page shows each; `PATIENCE` where it does not show them by then."""
+    """Seconds until the page shows each element; `PATIENCE` if it takes longer."""
     try:
         return page.times(url, seen, PATIENCE)
     except TimeoutError:
@@ -193,7 +192,7 @@ def medians(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def side_by_side(folder: Path, size: int, repeats: int) -> dict[str, Any]:
-    """Both dashboards on the same trials, in turns."""
+    """Times of both dashboards on the same trials, in turns."""
     store, their_store = folder / f"atoll-{size}.db", folder / f"optuna-{size}.db"
     if not store.exists():
         large.make(store, size, REPORTS, name=NAME)
@@ -217,17 +216,17 @@ def side_by_side(folder: Path, size: int, repeats: int) -> dict[str, Any]:
                 url = f"http://127.0.0.1:{port}/{page}"
                 first = times(opened, url, seen)
                 cold[name].append(first)
-                time.sleep(1)  # what it fetches after that is not the next one's
+                time.sleep(1)  # later requests of the first load must not slow down the second
                 warm[name].append(times(opened, url, seen) if first["rows"] < PATIENCE else first)
-    found: dict[str, Any] = {name: {"cold": medians(cold[name]), "warm": medians(warm[name])} for name in pages}
-    found["runs"] = {name: {"cold": cold[name], "warm": warm[name]} for name in pages}
-    found["ratio of rows, cold"] = found["optuna-dashboard"]["cold"]["rows"] / found["atoll"]["cold"]["rows"]
-    found["ratio of rows, warm"] = found["optuna-dashboard"]["warm"]["rows"] / found["atoll"]["warm"]["rows"]
-    return found
+    results: dict[str, Any] = {name: {"cold": medians(cold[name]), "warm": medians(warm[name])} for name in pages}
+    results["runs"] = {name: {"cold": cold[name], "warm": warm[name]} for name in pages}
+    results["ratio of rows, cold"] = results["optuna-dashboard"]["cold"]["rows"] / results["atoll"]["cold"]["rows"]
+    results["ratio of rows, warm"] = results["optuna-dashboard"]["warm"]["rows"] / results["atoll"]["warm"]["rows"]
+    return results
 
 
 def interactions(playwright_browser: Any, store: Path, size: int, repeats: int) -> dict[str, Any]:
-    """Seconds of every interactive callback of the study's page, and the server's peak memory in MB."""
+    """Seconds of each interactive callback on the study's page, and the server's peak memory in MB."""
     port, seconds = free_port(), {}
     with server(ours(store, port), port) as process:
         page = playwright_browser.new_page(viewport={"width": 1280, "height": 900})
@@ -237,7 +236,7 @@ def interactions(playwright_browser: Any, store: Path, size: int, repeats: int) 
         page.wait_for_function(DRAWN)
 
         def measure(name: str, act: Callable[[], Any], output: str) -> None:
-            """From the request of the callback with this output to the end of its answer."""
+            """Time the callback with this output, from its request to the end of its answer."""
             with page.expect_response(lambda r: output in (r.request.post_data or "")[:200], timeout=10_000) as waiting:
                 act()
             waiting.value.finished()
@@ -279,39 +278,39 @@ def interactions(playwright_browser: Any, store: Path, size: int, repeats: int) 
 
 
 def lateness(playwright_browser: Any, folder: Path, repeats: int) -> float:
-    """Seconds from a trial's last journal line to its row on the page, the median."""
+    """The median delay from a trial's last journal line to its row on the page, in seconds."""
     store, lines, recorder = boards.record(folder)
     journals.start_trial(lines, 0)
     journals.end_trial(lines, 0, 0.1)
     recorder.catch_up()
     thread = RecorderThread(recorder)
     thread.start()
-    port, found = free_port(), []
+    port, delays = free_port(), []
     with server([*ours(folder / "atoll.db", port)], port):
         page = playwright_browser.new_page()
         page.goto(f"http://127.0.0.1:{port}/study?name=s")
         page.wait_for_selector(ROW)
         rng = np.random.default_rng(0)
         for number in range(1, repeats + 1):
-            time.sleep(1 + float(rng.random()))  # anywhere between two beats
+            time.sleep(1 + float(rng.random()))  # at a random moment between two updates of the page
             journals.start_trial(lines, number)
             written = time.perf_counter()
             journals.end_trial(lines, number, 0.1 + number / 100)
             best = f"{0.1 + number / 100:.4g}"
             cell = "document.querySelector(\".ag-row[row-index='0'] [col-id='objective']\")"
             page.wait_for_function(f"{cell}.innerText === '{best}'", polling=20)
-            found.append(time.perf_counter() - written)
+            delays.append(time.perf_counter() - written)
         page.close()
     thread.finish(20)
     store.close()
-    return statistics.median(found)
+    return statistics.median(delays)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="1,000 trials, once")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
-    parser.add_argument("--folder", type=Path, help="keeps the stores, which take minutes to make")
+    parser.add_argument("--folder", type=Path, help="keep the stores, which take minutes to make, in this folder")
     options = parser.parse_args()
     sizes, repeats = ((1000,), 1) if options.quick else (SIZES, 5)
     figures: dict[str, Any] = {"limits": LIMITS, "patience": PATIENCE, "versions": versions()}
@@ -325,12 +324,12 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for size in sizes:
-            found = figures[f"{size} trials"] = side_by_side(folder, size, repeats)
+            results = figures[f"{size} trials"] = side_by_side(folder, size, repeats)
             for name in ("atoll", "optuna-dashboard"):
-                for how, times in found[name].items():
+                for how, times in results[name].items():
                     words = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in times.items())
                     tell(f"{size:>7,} trials, {name:>16}, {how}: {words}")
-            cold, warm = found["ratio of rows, cold"], found["ratio of rows, warm"]
+            cold, warm = results["ratio of rows, cold"], results["ratio of rows, warm"]
             tell(f"{size:>7,} trials: rows {cold:.1f} times as soon (cold), {warm:.1f} (warm)")
         largest = folder / f"atoll-{sizes[-1]}.db"
         figures["interactions"] = interactions(playwright_browser, largest, sizes[-1], repeats)

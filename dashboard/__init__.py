@@ -1,1 +1,1 @@
-"""The dashboard: pages over the store, read-only."""
+"""The dashboard: pages over the store, read-only by default."""

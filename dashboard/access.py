@@ -1,6 +1,6 @@
-"""Who may read: on other hosts than this one, those who have the token of the printed link, as Jupyter does it.
+"""Access: readers on other hosts need the token in the printed link, as with Jupyter.
 
-The token is asked for once and then kept in a signed cookie. Accounts are a reverse proxy's job.
+A signed cookie keeps the token after the first visit. Accounts are a reverse proxy's job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DAYS = 30
 
 
 def is_local(host: str) -> bool:
-    """Whether an address that is listened on is reached from this machine only."""
+    """Whether an address to listen on can be reached only from this machine."""
     if host == "localhost":
         return True
     try:
@@ -33,16 +33,17 @@ def new_token() -> str:
 
 
 def protect(server: flask.Flask, token: str | None, *, only_local: bool = False) -> None:
-    """Set safe headers; with a token, answer only those who know it.
+    """Set safe headers; with a token, answer only readers who have it.
 
-    `only_local` refuses requests for another host's name: a page of a stranger's could have its name lead here.
+    `only_local` rejects requests for another host's name, so that a foreign page cannot reach us by resolving its own
+    name to this machine (DNS rebinding).
     """
 
     @server.after_request
     def _headers(response: flask.Response) -> flask.Response:
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["X-Frame-Options"] = "SAMEORIGIN"
-        response.headers["Referrer-Policy"] = "same-origin"  # a link with a token stays here
+        response.headers["Referrer-Policy"] = "same-origin"  # keeps the token in a link from leaking
         return response
 
     if only_local:
@@ -52,13 +53,13 @@ def protect(server: flask.Flask, token: str | None, *, only_local: bool = False)
             name = urlsplit(f"//{flask.request.host}").hostname or ""
             if is_local(name):
                 return None
-            return "This dashboard answers to names of this machine only; --insecure lets others through.", 403
+            return "This dashboard accepts only this machine's own names; --insecure accepts all.", 403
 
     if token is None:
         return
-    # Workers of one server share the token, and so the key; a cookie of an older token is worth nothing.
+    # Workers of one server share the token and so the key; a new token invalidates old cookies.
     server.secret_key = hmac.digest(token.encode(), b"atoll dashboard cookie", "sha256")
-    # Dashboards on other ports of the same host have cookies of their own.
+    # Dashboards on other ports of this host need different cookies.
     server.config["SESSION_COOKIE_NAME"] = f"atoll-{hmac.digest(token.encode(), b'name', 'sha256').hex()[:8]}"
     server.config.update(SESSION_COOKIE_HTTPONLY=True, SESSION_COOKIE_SAMESITE="Lax")
     server.permanent_session_lifetime = timedelta(days=DAYS)
@@ -72,7 +73,7 @@ def protect(server: flask.Flask, token: str | None, *, only_local: bool = False)
             return flask.redirect(f"{flask.request.path}{'?' + urlencode(kept) if kept else ''}")
         if flask.session.get("known"):
             return None
-        problem = "This dashboard asks for a token."
+        problem = "This dashboard needs a token."
         if given is not None:
             problem = "The token in the link is not this dashboard's."
         advice = "Open the link that <code>atoll dashboard</code> printed when it started."

@@ -1,9 +1,11 @@
-"""The Dash app: the frame around the pages, and its servers."""
+"""The Dash app, the frame around its pages, and its servers."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import importlib
 import json
 import logging
 import os
@@ -18,10 +20,8 @@ from werkzeug.serving import make_server
 
 from atoll.dashboard import access
 from atoll.dashboard.context import Context
-from atoll.dashboard.pages import compare, export, islands, projection, studies, study, trial
+from atoll.dashboard.pages import PAGES
 from atoll.storage.store import DEFAULT_URL, Store, StoreError
-
-NAVIGATION = {"": "Studies", "compare": "Compare methods", "projection": "Projection", "export": "Export"}
 
 
 def create_app(
@@ -35,11 +35,11 @@ def create_app(
     """The app over `store`.
 
     Args:
-        store: what it shows.
-        token: what readers must know; None for everyone who reaches the address.
+        store: the results to show.
+        token: readers must have it; None lets in everyone who reaches the address.
         only_local: whether to answer only requests for this machine's own names.
         allow_edit: whether readers may rename and archive studies and write notes.
-        base_path: where it lies behind a reverse proxy, which passes the path on as it is.
+        base_path: the path behind a reverse proxy, which passes it on unchanged.
     """
     context = Context(store, base_path=normalised(base_path), allow_edit=allow_edit)
     app = dash.Dash(
@@ -53,8 +53,7 @@ def create_app(
     )
     access.protect(app.server, token, only_local=only_local)
     _preload(app, context)
-    for page in (studies, study, islands, trial, compare, projection, export):
-        page.register(app, context)
+    _add_pages(app, context)
     app.layout = lambda: frame(context)
     app.clientside_callback(
         ClientsideFunction("atoll", "theme"),
@@ -72,8 +71,17 @@ def create_app(
     return app
 
 
+def _add_pages(app: dash.Dash, context: Context) -> None:
+    """Add the pages in `PAGES`."""
+    for page in PAGES:
+        module = importlib.import_module(page.module)
+        layout = functools.partial(module.page, context)
+        dash.register_page(page.module, path=page.path, name=page.title, title=f"{page.title} · atoll", layout=layout)
+        module.register(app, context)
+
+
 def _preload(app: dash.Dash, context: Context) -> None:
-    """Have browsers load ahead what Dash's programs load late: half of the tables' program, and plotly.js."""
+    """Have browsers preload the programs that Dash loads late: half of ag-grid, and plotly.js."""
     suites = f"{context.base_path}_dash-component-suites"
     late = [f"{suites}/dash_ag_grid/async-community.js", f"{suites}/plotly/package_data/plotly.min.js"]
     links = [f'<link rel="preload" href="{href}" as="script" fetchpriority="low">' for href in late]
@@ -83,8 +91,10 @@ def _preload(app: dash.Dash, context: Context) -> None:
 
 
 def frame(context: Context) -> dmc.MantineProvider:
-    """What is around every page."""
-    links = [dcc.Link(name, href=context.link(page), className="nav") for page, name in NAVIGATION.items()]
+    """The frame around every page."""
+    links = [
+        dcc.Link(page.link, href=context.link(page.path.lstrip("/")), className="nav") for page in PAGES if page.link
+    ]
     return dmc.MantineProvider(
         dmc.AppShell(
             [
@@ -119,10 +129,10 @@ def frame(context: Context) -> dmc.MantineProvider:
 
 
 def normalised(base_path: str) -> str:
-    """A base path with a slash at both ends. Raises StoreError for one with signs that addresses would change."""
+    """A base path with a slash at both ends. Raises StoreError if addresses would have to escape it."""
     inner = base_path.strip("/")
     if not re.fullmatch(r"[\w.~/-]*", inner, re.ASCII):
-        raise StoreError(f"a base path takes letters, digits and - _ . ~ /, such as /lab/atoll; got {base_path!r}")
+        raise StoreError(f"a base path may hold letters, digits and - _ . ~ /, such as /lab/atoll; got {base_path!r}")
     return f"/{inner}/" if inner else "/"
 
 
@@ -136,9 +146,9 @@ def serve(
     allow_edit: bool = False,
     base_path: str = "/",
 ) -> None:
-    """Serve the dashboard until it is interrupted; port 0 takes any free one.
+    """Serve the dashboard until it is interrupted; port 0 chooses a free port.
 
-    An address that other hosts reach asks for a token, unless `insecure` says that it need not.
+    An address that other hosts can reach needs a token. `insecure` lifts this.
     """
     local = access.is_local(host)
     token = None if insecure or local else access.new_token()
@@ -146,7 +156,7 @@ def serve(
     app = create_app(store, token=token, only_local=only_local, allow_edit=allow_edit, base_path=base_path)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = make_server(host, port, app.server, threaded=True)  # listens from here on
-    _settle()
+    _exempt_from_garbage_collection()
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.port}{normalised(base_path)}"
     url = url.rstrip("/") if token is None else f"{url}?token={token}"
@@ -155,25 +165,30 @@ def serve(
         server.serve_forever()
 
 
-def _settle() -> None:
-    """Never again look through what is loaded by now for garbage, which would slow down reading a large study."""
+def _exempt_from_garbage_collection() -> None:
+    """Exclude everything loaded so far from garbage collection, in the whole process.
+
+    Reading a large study creates millions of objects, and so starts many full collections. Each would traverse the
+    modules and the app as well, which stay until the process ends. Only servers call this: no caller of `create_app`,
+    such as a test, has its garbage collection changed.
+    """
     gc.freeze()
 
 
 def from_environment() -> flask.Flask:
     """For gunicorn: the app of ATOLL_STORE, with the token of ATOLL_DASHBOARD_TOKEN.
 
-    ATOLL_DASHBOARD_INSECURE=1 does without a token, ATOLL_DASHBOARD_ALLOW_EDIT=1 lets readers write, and
+    ATOLL_DASHBOARD_INSECURE=1 allows access without a token, ATOLL_DASHBOARD_ALLOW_EDIT=1 lets readers edit, and
     ATOLL_DASHBOARD_BASE_PATH is the path behind a reverse proxy.
 
     Raises:
-        StoreError: there is neither a token nor the word that none is wanted.
+        StoreError: there is no token, and ATOLL_DASHBOARD_INSECURE is not 1.
     """
     token = os.environ.get("ATOLL_DASHBOARD_TOKEN") or None
     if token is None and os.environ.get("ATOLL_DASHBOARD_INSECURE") != "1":
         raise StoreError(
             "a dashboard under gunicorn needs ATOLL_DASHBOARD_TOKEN, which readers must know, or "
-            "ATOLL_DASHBOARD_INSECURE=1 where something else keeps strangers away"
+            "ATOLL_DASHBOARD_INSECURE=1 if something else controls access"
         )
     store = Store(os.environ.get("ATOLL_STORE", DEFAULT_URL), create=False)
     server: flask.Flask = create_app(
@@ -182,5 +197,5 @@ def from_environment() -> flask.Flask:
         allow_edit=os.environ.get("ATOLL_DASHBOARD_ALLOW_EDIT") == "1",
         base_path=os.environ.get("ATOLL_DASHBOARD_BASE_PATH", "/"),
     ).server
-    _settle()
+    _exempt_from_garbage_collection()
     return server

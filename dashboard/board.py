@@ -1,4 +1,4 @@
-"""A study's trials as columns that follow the store: read once, then only what is new or had not ended."""
+"""Cached trial tables: each study is read once, later reads fetch only new trials and those that had not ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_SAMPLE = 5000
 
 
 def _kind(name: str) -> type:
-    """What NumPy holds a column as: a float where values may be missing, for which NaN stands."""
+    """A column's type in NumPy: float if values may be missing, as NaN stands for them."""
     column = TrialRow.__table__.c[name]
     if column.type.python_type is str:
         return object
@@ -34,18 +34,18 @@ KINDS = {name: _kind(name) for name in browse.SCALAR_COLUMNS}
 
 
 def objectives(study: StudyRow) -> list[dict[str, Any]]:
-    """Name and direction of each objective, the first is the one that places go by where it is the only one."""
+    """Each objective's name and direction. With one objective, trials are ranked by it."""
     return list(study.objectives or [{"name": study.metric, "direction": study.direction}])
 
 
 class Board:
-    """The trials of one study.
+    """The cached trial table of a study.
 
     Attributes:
-        study: its row, as it was when the board was last brought up to date.
-        trials: a row for each trial with `browse.SCALAR_COLUMNS`, `objectives.NAME` where there are several, and
-            `place`: 1 is the best; NaN for what is not complete.
-        revision: changes with the trials or the study; the same in every process that shows them.
+        study: its row at the last refresh.
+        trials: a row for each trial with the columns of `browse.SCALAR_COLUMNS`, `objectives.NAME` of several
+            objectives, and `place`: 1 is the best; NaN for trials that are not complete.
+        revision: changes with the trials or the study, and is the same in every process that serves them.
     """
 
     def __init__(self, store: Store, study: StudyRow) -> None:
@@ -58,13 +58,13 @@ class Board:
         self.trials = self._ranked(self._frame([]))
 
     def refresh(self, study: StudyRow) -> Board:
-        """Read what is new; `study` is its row as it is now."""
+        """Read what has changed since the last refresh; `study` is its current row."""
         with self._lock:
             self.study = study
             about = (study.id, study.started, study.name, study.state, study.num_trials, study.archived)
             known = self.trials
             new = browse.scalar_columns(self._store, study.id, int(known["id"].max()) if len(known) else 0)
-            # Lines of a trial that was given up for lost may still come while the study runs.
+            # While the study runs, a lost trial may still report.
             open_states = ("running", "lost") if study.state == "running" else ("running",)
             states: dict[int, str] = dict(
                 known.loc[known["state"].isin(open_states), ["id", "state"]].itertuples(index=False)
@@ -86,11 +86,11 @@ class Board:
 
     @property
     def target(self) -> float | None:
-        """The target, where it is the objective's."""
+        """The target, if it applies to the objective."""
         return self.study.target if self.study.curve_metric in (None, self.study.metric) else None
 
     def best(self, number: int | None) -> list[int]:
-        """The ids of so many of the best, or of the whole Pareto front."""
+        """The ids of the `number` best trials; None for the Pareto front."""
         complete = self.trials[self.trials["place"].notna()].sort_values("place")
         if number is None:
             return [int(id_) for id_ in complete["id"].to_numpy()[pareto.front(self.losses(complete).tolist())]]
@@ -98,7 +98,7 @@ class Board:
 
     @property
     def objectives(self) -> list[dict[str, Any]]:
-        """Name and direction of each of the study's objectives."""
+        """Each objective's name and direction."""
         return objectives(self.study)
 
     def _frame(self, rows: Sequence[Any]) -> pd.DataFrame:
@@ -107,12 +107,12 @@ class Board:
             name: np.array(values, KINDS[name]) for name, values in zip(browse.SCALAR_COLUMNS, narrow, strict=True)
         }
         for index, objective in enumerate(self.study.objectives or ()):
-            values = [one[index] if one else None for one in several]
+            values = [row[index] if row else None for row in several]
             columns[f"objectives.{objective['name']}"] = np.array(values, dtype=float)
         return pd.DataFrame(columns)
 
     def _ranked(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """With places: by the objective, of several by Pareto front and crowding distance; equals by number."""
+        """Add places, by the objective, or by Pareto front and crowding distance for several; ties by number."""
         frame = frame.reset_index(drop=True)
         place = np.full(len(frame), math.nan)
         complete = np.flatnonzero(frame["state"].to_numpy() == "complete")
@@ -126,7 +126,7 @@ class Board:
         return frame.assign(place=place)
 
     def losses(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """Objectives (trials, objectives) as what is to be minimised; what is missing is infinite."""
+        """Objectives to minimize, (trials, objectives); a missing one is infinite."""
         names = [f"objectives.{o['name']}" for o in self.study.objectives] if self.study.objectives else ["objective"]
         signs = [-1.0 if o["direction"] == "maximize" else 1.0 for o in self.objectives]
         values = frame[names].to_numpy(dtype=float) * np.array(signs)
@@ -138,16 +138,16 @@ class Board:
         cache = self._hyperparameters
         missing = [id_ for id_ in ids if id_ not in cache]
         if missing:
-            if len(cache) > 4 * MAX_SAMPLE:  # samples drift while a search goes on
+            if len(cache) > 4 * MAX_SAMPLE:  # the sample drifts while a search runs
                 cache = {id_: cache[id_] for id_ in ids if id_ in cache}
-            # A dictionary of its own: others may be reading the one before.
+            # A new dictionary, because other threads may be reading the old one.
             self._hyperparameters = cache = cache | browse.hyperparameters(self._store, missing)
         return pd.DataFrame([cache.get(id_, {}) for id_ in ids], index=ids)
 
     def sample(self, max_trials: int = MAX_SAMPLE) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Complete trials, the best first, and their hyperparameters row by row.
+        """Complete trials, the best first, and their hyperparameters in the same order.
 
-        All of them, or the best half of `max_trials` and the rest evenly by place.
+        All of them, or at most `max_trials`: half are the best, the rest evenly spaced by place.
         """
         complete = self.trials[self.trials["place"].notna()].sort_values("place")
         best = min(len(complete), max_trials // 2)
@@ -156,12 +156,12 @@ class Board:
         return trials.reset_index(drop=True), self.held(trials["id"]).reset_index(drop=True)
 
     def counts(self) -> dict[str, int]:
-        """How many trials are in each state."""
+        """The number of trials in each state."""
         return {str(state): int(count) for state, count in self.trials["state"].value_counts().items()}
 
 
 class Boards:
-    """The boards of the studies that were looked at last."""
+    """The boards of the studies that were read most recently."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -169,14 +169,14 @@ class Boards:
         self._boards: OrderedDict[tuple[int, float], Board] = OrderedDict()
 
     def known(self, study: StudyRow) -> str | None:
-        """The revision of the study's board when it was last read; None where it was not yet."""
+        """The revision of the study's board; None if it has not been read."""
         board = self._boards.get((study.id, study.started))
         return board.revision or None if board else None
 
     def of(self, name: str) -> Board:
-        """The board of the study called `name`, up to date. Raises StoreError where there is none."""
+        """The current board of the study called `name`. Raises StoreError if it does not exist."""
         study = self.store.study(name)
-        key = study.id, study.started  # SQLite gives the id of a deleted study again
+        key = study.id, study.started  # SQLite reuses the id of a deleted study
         with self._lock:
             board = self._boards.pop(key, None) or Board(self.store, study)
             self._boards[key] = board

@@ -1,9 +1,9 @@
-"""What several pages are built of."""
+"""Components that several pages share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dash
@@ -17,7 +17,7 @@ BYTES = {"function": "params.value == null ? '' : d3.format('.3~s')(params.value
 
 
 def heading(title: str, *beside: Any, below: str | None = None) -> dmc.Stack:
-    """A page's title with what stands beside it."""
+    """A page's title with links and buttons next to it, and a line below."""
     words = [dmc.Text(below, size="sm", className="dimmed")] if below else []
     return dmc.Stack([dmc.Group([dmc.Title(title, order=1, size="h2", className="title"), *beside]), *words], gap=4)
 
@@ -42,16 +42,15 @@ def figure(name: str, title: str, *controls: Any, help: str | None = None, heigh
 
 
 def drawn(name: str) -> str:
-    """Where a callback puts a figure; `show_figures` shows it."""
+    """The store where a callback puts a figure; `show_figures` displays it."""
     return f"{name}-drawn"
 
 
 def show_figures(app: dash.Dash, *names: str) -> None:
-    """Show figures as they are drawn, with zoom and hidden traces as the reader left them.
+    """Display figures, and keep the reader's zoom and hidden traces when a figure changes.
 
-    A graph is put in its place with its first figure: plotly.js takes long to load, and tables need not wait for
-    it. plotly's own `uirevision` loses a zoom here: Dash writes what readers do into the figure, which plotly then
-    takes for a change of the program's.
+    A graph is added with its first figure: plotly.js takes long to load, and tables need not wait for it. Plotly's own
+    `uirevision` would lose the zoom: Dash writes it into the figure, and Plotly then takes it for ours.
     """
     for name in names:
         app.clientside_callback(
@@ -63,8 +62,29 @@ def show_figures(app: dash.Dash, *names: str) -> None:
         )
 
 
+def keep_address(app: dash.Dash, page: str, address: Mapping[str, Input]) -> None:
+    """Have the browser's address hold what a reader chooses, so that it can be kept and sent.
+
+    Args:
+        app: of the page.
+        page: its name, with which the ids of its components begin.
+        address: the property that holds the value of each key of the query.
+    """
+    app.clientside_callback(
+        ClientsideFunction("atoll", "address"),
+        Output(f"{page}-address", "data"),
+        *address.values(),
+        State(f"{page}-state", "data"),
+    )
+
+
+def address_stores(page: str, address: Mapping[str, Input]) -> list[dcc.Store]:
+    """What the layout of a page needs for `keep_address`."""
+    return [dcc.Store(id=f"{page}-state", data=list(address)), dcc.Store(id=f"{page}-address")]
+
+
 def downloads(name: str) -> dmc.ButtonGroup:
-    """Buttons that `assets/atoll.js` answers."""
+    """Buttons that download a figure; `assets/atoll.js` handles them."""
     return dmc.ButtonGroup(
         [
             dmc.Button(
@@ -98,25 +118,25 @@ def grid(name: str, columns: Sequence[dict[str, Any]], height: str | None = "600
         style={"height": height, "width": "100%"},
         **options,
     )
-    # Keeps the place of a table whose program is still being loaded; `show` in assets/atoll.js waits for its rows.
+    # Reserves the table's place while its program loads; `show` in assets/atoll.js waits for its rows.
     return html.Div(table, className="table", style={"minHeight": height})
 
 
 def column(field: str, header: str | None = None, **more: Any) -> dict[str, Any]:
     """A column; `numeric=True` for numbers to four digits, with a filter for numbers."""
-    found: dict[str, Any] = {"field": field, "headerName": header or field}
+    definition: dict[str, Any] = {"field": field, "headerName": header or field}
     if more.pop("numeric", False):
-        found |= {"valueFormatter": NUMBER, "filter": "agNumberColumnFilter", "type": "numericColumn"}
-    return found | more
+        definition |= {"valueFormatter": NUMBER, "filter": "agNumberColumnFilter", "type": "numericColumn"}
+    return definition | more
 
 
 def link_column(field: str, header: str, **more: Any) -> dict[str, Any]:
-    """A column whose words lead to the row's `href`."""
+    """A column of links to the row's `href`."""
     return column(field, header, cellRenderer="AtollLink", **more)
 
 
 def choice(name: str, label: str, data: Sequence[Any], value: Any, width: int = 180, **more: Any) -> dmc.Select:
-    """A choice of one."""
+    """A selection of one value, labeled for screen readers."""
     labelled = {"input": {"aria-label": label}}
     return dmc.Select(
         id=name, data=list(data), value=value, allowDeselect=False, w=width, size="xs", attributes=labelled, **more
@@ -124,7 +144,7 @@ def choice(name: str, label: str, data: Sequence[Any], value: Any, width: int = 
 
 
 def alert(title: str, words: str, color: str = "red") -> dmc.Alert:
-    """What went wrong, or what a reader must know."""
+    """A warning or an error."""
     return dmc.Alert(words, title=title, color=color, variant="light", className="alert")
 
 
@@ -140,28 +160,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> dmc.Box:
 
 
 def interval(name: str) -> dcc.Interval:
-    """The beat of a page that is alive."""
+    """The timer of a page that updates itself."""
     return dcc.Interval(id=name, interval=INTERVAL_MILLISECONDS)
 
 
-def duration(seconds: float | None) -> str:
-    """A time span in words."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, rest = divmod(int(seconds), 3600)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
-
-
 def parsed(text: str | None, default: Any = None) -> Any:
-    """The JSON that an address holds, of the default's type ({} unless given); that where somebody has broken it."""
+    """JSON from an address; the default if it is invalid or of another type. Default: {}."""
     default = {} if default is None else default
     try:
-        found = json.loads(text) if text else default
+        content = json.loads(text) if text else default
     except (ValueError, TypeError):
         return default
-    return found if isinstance(found, type(default)) else default
+    return content if isinstance(content, type(default)) else default

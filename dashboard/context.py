@@ -1,4 +1,4 @@
-"""What every page is given: the store, boards, work in the background, links, and whether readers may write."""
+"""What all pages share: the store, boards, background work, links, and whether readers may edit."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from atoll.dashboard.board import Board, Boards
 from atoll.storage.models import BenchmarkRow, StudyRow
 from atoll.storage.store import DEFAULT_URL, Store, StoreError
 
-# A page must not end in a traceback because the store is busy, or what it shows is gone.
+# A busy store or a deleted study must not end in a traceback.
 UNREADABLE = (StoreError, DBAPIError)
 
 
 class Background:
-    """Work that takes longer than a page may wait: done once for each key, in two threads, and kept."""
+    """Work that takes longer than a page may wait, done once per key in two threads; results are kept."""
 
     MAX_KEPT = 64
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="background")
-        self._found: OrderedDict[Hashable, Future[Any]] = OrderedDict()
+        self._futures: OrderedDict[Hashable, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, work: Callable[[], Any], patience: float = 0.0) -> Any:
-        """What `work` returns for `key`, or None while it goes on, after `patience` seconds. Raises what it raises."""
+        """The result of `work` for `key`, or None if it takes longer than `patience` seconds. Raises its error."""
         with self._lock:
-            future = self._found.get(key)
+            future = self._futures.get(key)
             if future is None:
-                future = self._found[key] = self._pool.submit(work)
-                while len(self._found) > self.MAX_KEPT:
-                    self._found.popitem(last=False)
+                future = self._futures[key] = self._pool.submit(work)
+                while len(self._futures) > self.MAX_KEPT:
+                    self._futures.popitem(last=False)
         try:
             return future.result(timeout=patience)
         except TimeoutError:
             return None
         except Exception:
-            # What went wrong may be over in a moment: the next one who asks tries again.
+            # The error may be temporary: the next call tries again.
             with self._lock:
-                self._found.pop(key, None)
+                self._futures.pop(key, None)
             raise
 
 
 @dataclass(frozen=True)
 class Context:
-    """Shared by all pages of one app."""
+    """What all pages of an app share."""
 
     store: Store
     base_path: str = "/"
@@ -65,18 +65,18 @@ class Context:
         object.__setattr__(self, "boards", Boards(self.store))
 
     def link(self, page: str = "", **query: object) -> str:
-        """A page's address; names go into the query, where no sign can be mistaken for a part of the path."""
-        given = {name: str(value) for name, value in query.items() if value is not None}
-        return f"{self.base_path}{page}{'?' + urlencode(given) if given else ''}"
+        """A page's address; names go into the query, where a slash is not taken for a part of the path."""
+        present = {name: str(value) for name, value in query.items() if value is not None}
+        return f"{self.base_path}{page}{'?' + urlencode(present) if present else ''}"
 
     @property
     def store_option(self) -> str:
-        """What a command must be told of the store, with a password hidden; nothing of the default."""
+        """The --store option of a command, with a hidden password; empty for the default store."""
         url = str(self.store)
         return "" if url == DEFAULT_URL else f" --store {shlex.quote(url)}"
 
     def stamp(self, subject: StudyRow | BenchmarkRow) -> str:
-        """Changes when a study of a benchmark begins or ends, or a trial of a study is complete."""
+        """A key that changes when a trial of the study completes, or a study of the benchmark begins or ends."""
         if isinstance(subject, StudyRow):
             board = self.boards.of(subject.name)
             return f"study {subject.id} {subject.started} {subject.state} {board.counts().get('complete', 0)}"
@@ -84,7 +84,7 @@ class Context:
         return f"benchmark {subject.uid} {[(s.id, s.state, s.finished) for s in studies]}"
 
     def board(self, name: str | None) -> Board:
-        """The board of a study for a callback, which ends quietly where the study cannot be read."""
+        """The board of a study for a callback, which ends quietly if the study cannot be read."""
         try:
             return self.boards.of(str(name))
         except UNREADABLE:

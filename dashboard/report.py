@@ -1,4 +1,4 @@
-"""A benchmark's report: one page that holds all it needs, as JSON, or as a table for `atoll score`."""
+"""A benchmark's report: a page without external files, and the tables that `atoll score` prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from atoll.analysis import comparison as comparing
+from atoll.analysis import formatting
 from atoll.analysis.comparison import Cell, Comparison
+from atoll.analysis.formatting import MISSING_ON_PAGES
 from atoll.analysis.inference import Estimate
 from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
@@ -27,7 +29,7 @@ from atoll.storage.store import Store
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; columns whose titles are in `numbers` are set to the right."""
+    """A titled table; columns whose titles are in `numbers` are aligned to the right."""
 
     title: str
     caption: str
@@ -37,7 +39,7 @@ class Table:
 
 
 def html(store: Store, benchmark: BenchmarkRow) -> str:
-    """The page: tables, figures, commands, versions, hardware and seeds; it fetches nothing."""
+    """The page: tables, figures, commands, versions, hardware and seeds; it loads nothing from elsewhere."""
     comparison = comparing.compare(store, benchmark)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(resources.files("atoll.dashboard").joinpath("templates/report.html").read_text())
@@ -60,7 +62,7 @@ def html(store: Store, benchmark: BenchmarkRow) -> str:
 
 
 def show(table: Table) -> Markup:
-    """A table in HTML, escaped; nothing where it has no rows."""
+    """A table as escaped HTML; empty if it has no rows."""
     if not table.rows:
         return Markup("")
     kinds = [Markup(' class="number"') if column in table.numbers else "" for column in table.columns]
@@ -77,19 +79,21 @@ def show(table: Table) -> Markup:
 
 
 def number(value: float | None, unit: float = 1.0) -> str:
-    """A number as a table shows it."""
+    """A number as a table shows it, in units of `unit`; a missed target is infinite."""
     if value is None or math.isnan(value):
-        return "–"
-    return ("∞" if value > 0 else "–∞") if math.isinf(value) else f"{value / unit:.4g}"
+        return MISSING_ON_PAGES
+    if math.isinf(value):
+        return "∞" if value > 0 else "–∞"
+    return formatting.number(value / unit)
 
 
-def estimate(found: Estimate | None) -> str:
+def estimate(value: Estimate | None) -> str:
     """A number and its interval."""
-    if found is None:
-        return "–"
-    if found.interval is None:
-        return number(found.value)
-    return f"{number(found.value)} ({number(found.interval[0])}, {number(found.interval[1])})"
+    if value is None:
+        return MISSING_ON_PAGES
+    if value.interval is None:
+        return number(value.value)
+    return f"{number(value.value)} ({number(value.interval[0])}, {number(value.interval[1])})"
 
 
 COLUMNS: dict[str, Callable[[Cell], str]] = {
@@ -102,7 +106,7 @@ COLUMNS: dict[str, Callable[[Cell], str]] = {
     "steps to target": lambda cell: estimate(cell.steps),
     "sent (MB)": lambda cell: number(cell.wire_bytes, 1e6),
     "peak memory (MB)": lambda cell: number(cell.peak_memory, 1e6),
-    "trainable": lambda cell: "–" if math.isnan(cell.trainable_share) else f"{cell.trainable_share:.1%}",
+    "trainable": lambda cell: MISSING_ON_PAGES if math.isnan(cell.trainable_share) else f"{cell.trainable_share:.1%}",
     "tuning trials (failed)": lambda cell: f"{cell.num_tuned} ({cell.num_tuning_failures})",
 }
 
@@ -111,8 +115,8 @@ def results(comparison: Comparison) -> Table:
     """Every method on every workload."""
     rows = [[value(cell) for value in COLUMNS.values()] for cell in comparison.cells if cell.num_trained]
     caption = (
-        "Medians over confirmations with fresh seeds, 95 % bootstrap intervals. Tuned on validation data, measured on "
-        "test data; a target that is missed is infinite. Seconds are of training, without evaluation."
+        "Medians over confirmations with fresh seeds, with 95 % bootstrap intervals. Tuned on validation data, "
+        "measured on test data; ∞ marks a missed target. Seconds are training time, without evaluation."
     )
     return Table("Results", caption, list(COLUMNS), rows, frozenset(list(COLUMNS)[2:]))
 
@@ -124,17 +128,19 @@ def score_tables(comparison: Comparison) -> list[Table]:
         "method": lambda row: row.method,
         "score": lambda row: f"{row.score:.3f}",
         "score, 95 %": lambda row: (
-            "–" if row.score_interval is None else "{:.3f} to {:.3f}".format(*row.score_interval)
+            MISSING_ON_PAGES if row.score_interval is None else "{:.3f} to {:.3f}".format(*row.score_interval)
         ),
-        "rank, 95 %": lambda row: "–" if row.rank_interval is None else "{:.0f} to {:.0f}".format(*row.rank_interval),
-        "first with probability": lambda row: "–" if row.first is None else f"{row.first:.0%}",
+        "rank, 95 %": lambda row: (
+            MISSING_ON_PAGES if row.rank_interval is None else "{:.0f} to {:.0f}".format(*row.rank_interval)
+        ),
+        "first with probability": lambda row: MISSING_ON_PAGES if row.first is None else f"{row.first:.0%}",
         "rank without a method": lambda row: _listed(row.rank_without_method),
         "rank without a workload": lambda row: _listed(row.rank_without_workload),
     }
     return [
         Table(
             f"Score by {by} to the target",
-            "AlgoPerf's: the mean of max(0, 4 - r)/3, r the time over the best method's. "
+            "The AlgoPerf score: the mean of max(0, 4 - r)/3, where r is the time relative to the best method. "
             f"{scored.verdict[0].upper()}{scored.verdict[1:]}.",
             list(columns),
             [[value(row) for value in columns.values()] for row in scored.rows],
@@ -164,12 +170,12 @@ PREDICTED: dict[str, Callable[[Prediction], str]] = {
 
 
 def predictions(comparison: Comparison) -> Table:
-    """What was projected to other clusters."""
+    """Predictions for other clusters."""
     rows = [[value(row) for value in PREDICTED.values()] for row in comparison.predictions]
     assumed = dict.fromkeys(words for row in comparison.predictions for words in row.assumptions)
     caption = (
-        "Predictions, not measurements: recorded schedules, replayed on described clusters. Medians over "
-        f"confirmations; exposed is what a step waits for communication. They assume: {'; '.join(assumed)}."
+        "Predictions, not measurements: recorded traces, replayed on described clusters. Medians over confirmations; "
+        f"exposed is the time per step spent waiting for communication. They assume: {'; '.join(assumed)}."
     )
     return Table("Predictions for other clusters", caption, list(PREDICTED), rows, frozenset(list(PREDICTED)[3:]))
 
@@ -179,83 +185,88 @@ def sections(comparison: Comparison) -> list[dict[str, Any]]:
     if not comparison.confirmations:
         return []
     by = "seconds" if comparison.scores["seconds"].rows else "steps"
-    found = [
-        ("Quality", "Every confirmation, on data that tuning never scored.", figures.quality(comparison)),
-        ("Time to target", "Every confirmation; a cross on top missed the target.", figures.times(comparison, by)),
+    drawn = [
+        ("Quality", "Every confirmation, on data that tuning never saw.", figures.quality(comparison)),
+        ("Time to target", "Every confirmation; a cross at the top missed the target.", figures.times(comparison, by)),
     ]
     if comparison.scores[by].rows:
-        found += [
+        drawn += [
             ("Performance profiles", comparison.scores[by].verdict, figures.profiles(comparison, by)),
             ("Scores", "The integral of the profiles, with 95 % intervals.", figures.scores(comparison, by)),
         ]
     if comparison.quality:
-        found += [
+        drawn += [
             (
                 "Interquartile mean",
-                "Of quality as a share of the target, over workloads; stratified bootstrap, 95 %. Wilcoxon's test over "
-                f"workloads, with Holm's correction: {separation_words(comparison)}.",
+                "Quality as a share of the target, over workloads, with a 95 % stratified bootstrap interval. "
+                f"Wilcoxon's test over workloads, with Holm's correction: {separation_words(comparison)}.",
                 figures.intervals(comparison.quality, comparison.methods, "share of the target"),
             ),
             (
                 "Probability of improvement",
-                "That a seed of the row's method beats one of the column's, averaged over workloads.",
+                "The probability that a seed of the row's method beats one of the column's, averaged over workloads.",
                 figures.improvement(comparison),
             ),
         ]
     if comparison.separation is not None and comparison.separation.is_possible:
         shown = figures.critical_difference(comparison.separation, comparison.methods)
-        found.append(("Critical difference", "Wilcoxon's test with Holm's correction, over workloads.", shown))
+        drawn.append(("Critical difference", "Wilcoxon's test with Holm's correction, over workloads.", shown))
     for cluster, scaling in dict.fromkeys((row.cluster, row.scaling) for row in comparison.predictions):
-        caption = f"A prediction for {cluster}, {scaling} scaling; the table of predictions says what it assumes."
+        caption = f"A prediction for {cluster}, {scaling} scaling; the table of predictions lists its assumptions."
         of_cluster = [row for row in comparison.predictions if (row.cluster, row.scaling) == (cluster, scaling)]
         for value, title in (("to_target", "Predicted time to target"), ("exposed", "Predicted exposed communication")):
-            found.append((title, caption, figures.predicted(of_cluster, comparison.methods, value)))
-    found += [
+            drawn.append((title, caption, figures.predicted(of_cluster, comparison.methods, value)))
+    drawn += [
         ("Quality and traffic", TRADEOFF, figures.tradeoff(comparison, "wire_bytes")),
         ("Quality and seconds", TRADEOFF, figures.tradeoff(comparison, "seconds_in_all")),
-        ("Tuning", "What a smaller tuning budget would have found.", figures.tuning(comparison)),
-        ("Tuning, by busy seconds", "The same against time inside trials.", figures.tuning(comparison, "busy seconds")),
+        ("Tuning", "The best value that a smaller tuning budget would have found.", figures.tuning(comparison)),
+        (
+            "Tuning, by busy seconds",
+            "The same against time spent in trials.",
+            figures.tuning(comparison, "busy seconds"),
+        ),
         ("Tuning, expected", "The expected best of k trials in random order.", figures.expected(comparison)),
     ]
-    return [{"title": title, "caption": caption, "figure": _embedded(figure)} for title, caption, figure in found]
+    return [{"title": title, "caption": caption, "figure": _embedded(figure)} for title, caption, figure in drawn]
 
 
 def _embedded(figure: go.Figure) -> Markup:
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False}))
 
 
-TRADEOFF = "Medians over confirmations; the line joins what nothing is better than in both."
+TRADEOFF = "Medians over confirmations; the line joins the Pareto front."
 
 
 def separation_words(comparison: Comparison) -> str:
-    """What the test over workloads says."""
-    found = comparison.separation
-    if found is None:
-        return f"cannot tell: a test over workloads takes {comparing.FEWEST_WORKLOADS} workloads or more"
-    if not found.is_possible:
-        return f"cannot separate any pair: so many methods on so few workloads give no p below {found.smallest:.3f}"
-    pairs = [f"{a} and {b} (p = {p:.3f})" for (a, b), p in found.p.items() if p <= 1 - LEVEL]
+    """The result of the test over workloads, in words."""
+    separation = comparison.separation
+    if separation is None:
+        return f"cannot tell: a test over workloads needs at least {comparing.FEWEST_WORKLOADS} workloads"
+    if not separation.is_possible:
+        bound = f"{separation.smallest:.3f}"
+        return f"cannot separate any pair: with so many methods and so few workloads, p is at least {bound}"
+    pairs = [f"{a} and {b} (p = {p:.3f})" for (a, b), p in separation.p.items() if p <= 1 - LEVEL]
     return f"separated: {', '.join(pairs)}" if pairs else "cannot separate any pair"
 
 
 def equivalence(comparison: Comparison) -> Table:
     """The Bayesian comparison, and Friedman's test."""
     rows = [
-        [pair, f"{found.better:.2f}", f"{found.equal:.2f}", f"{found.worse:.2f}"]
-        for pair, found in comparison.equivalence.items()
+        [pair, f"{result.better:.2f}", f"{result.equal:.2f}", f"{result.worse:.2f}"]
+        for pair, result in comparison.equivalence.items()
     ]
     caption = (
         "Bayesian signed-rank test over workloads (Benavoli et al. 2017): the probability that the first method is "
-        f"better, within {comparing.REGION:.0%} of the target of the other, or worse."
+        f"better, equal within {comparing.REGION:.0%} of the target, or worse."
     )
     if comparison.separation is not None and comparison.separation.friedman is not None:
-        caption += f" That all methods are equal has p = {comparison.separation.friedman:.3f} (Friedman)."
+        caption += f" Friedman's test of equal methods gives p = {comparison.separation.friedman:.3f}."
     columns = ["methods", "better", "practically equal", "worse"]
     return Table("Practical equivalence", caption, columns, rows, frozenset(columns[1:]))
 
 
 def configurations(comparison: Comparison) -> Table:
-    """What tuning chose."""
+    """The tuned configurations."""
     rows = [
         [cell.workload, cell.method, ", ".join(f"{name} = {value}" for name, value in configuration.items())]
         for cell in comparison.cells
@@ -273,33 +284,33 @@ def failures(comparison: Comparison) -> Table:
 
 
 def hardware(store: Store, benchmark: BenchmarkRow) -> Table:
-    """Where the ranks of the confirmations ran."""
+    """The hosts and devices of the confirmations."""
     rows: dict[tuple[str, ...], None] = {}
     for study in _confirmed(store, benchmark):
         for host in store.hosts(study):
-            of = (host.hostname, host.device.partition(":")[0], host.processor or "–", number(host.cores))
+            of = (host.hostname, host.device.partition(":")[0], host.processor or MISSING_ON_PAGES, number(host.cores))
             rows[(*of, str(host.threads))] = None
-    columns = ["host", "device", "processor", "cores", "threads of a rank"]
+    columns = ["host", "device", "processor", "cores", "threads per rank"]
     return Table("Hardware", "", columns, [list(row) for row in rows])
 
 
 def versions(store: Store, benchmark: BenchmarkRow) -> Table:
-    """Of what the results depend on."""
-    found: dict[tuple[str, str], None] = {}
+    """Versions of the packages that the results depend on."""
+    packages: dict[tuple[str, str], None] = {}
     for study in _confirmed(store, benchmark):
         for trial in store.trials(study)[:1]:
-            found |= dict.fromkeys(trial.configuration.get("versions", {}).items())
-    return Table("Versions", "", ["package", "version"], [list(row) for row in found])
+            packages |= dict.fromkeys(trial.configuration.get("versions", {}).items())
+    return Table("Versions", "", ["package", "version"], [list(row) for row in packages])
 
 
 def seeds(store: Store, benchmark: BenchmarkRow) -> Table:
-    """Which seeds were used."""
-    found: dict[tuple[str, str], set[int]] = {}
+    """The seeds of each stage and repeat."""
+    used_by: dict[tuple[str, str], set[int]] = {}
     for study in store.studies_of(benchmark):
         own = {trial.seed for trial in store.trials(study)}
-        found.setdefault((str(study.stage), str(study.repeat)), set()).update(own)
-    rows = [[stage, repeat, f"{min(used)} to {max(used)}"] for (stage, repeat), used in found.items() if used]
-    return Table("Seeds", "Trial n trains with its study's seed + n.", ["stage", "repeat", "seeds"], rows)
+        used_by.setdefault((str(study.stage), str(study.repeat)), set()).update(own)
+    rows = [[stage, repeat, f"{min(used)} to {max(used)}"] for (stage, repeat), used in used_by.items() if used]
+    return Table("Seeds", "Trial n trains with its study's seed plus n.", ["stage", "repeat", "seeds"], rows)
 
 
 def _confirmed(store: Store, benchmark: BenchmarkRow) -> Sequence[StudyRow]:
@@ -307,7 +318,7 @@ def _confirmed(store: Store, benchmark: BenchmarkRow) -> Sequence[StudyRow]:
 
 
 def commands(benchmark: BenchmarkRow) -> str:
-    """What makes the same benchmark again; trial n of a study trains with the study's seed + n."""
+    """The commands that run the benchmark again; trial n of a study trains with the study's seed plus n."""
     return (
         f"# the file below as {benchmark.name}.yaml; its seeds are in it\n"
         f"atoll benchmark {benchmark.name}.yaml --outside\n"

@@ -1,4 +1,4 @@
-"""The leaderboard's rows: what the table asks for, as a selection of the store, and a page of its answer."""
+"""The leaderboard: the table's requests as selections of the store, and pages of rows in answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atoll.storage.browse import AnyOf, Condition, Operator, Selection
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StoreError
 
-MAX_SHOWN = 8  # hyperparameters, until others are picked
+MAX_SHOWN = 8  # hyperparameters that are shown by default
 OPERATORS: dict[str, Operator] = {
     "equals": "=",
     "notEqual": "!=",
@@ -36,21 +36,21 @@ Model = Mapping[str, Any]
 def columns(
     study: StudyRow, shown: Sequence[str], kinds: Mapping[str, bool], order: Sequence[Mapping[str, str]] = ()
 ) -> list[dict[str, Any]]:
-    """The table's columns: place, trial, state, objectives, the hyperparameters that are shown, and what it took.
+    """The table's columns: place, trial, state, objectives, the chosen hyperparameters, and costs.
 
     Args:
-        study: whose trials they are.
-        shown: hyperparameters.
-        kinds: which hyperparameters are numbers.
-        order: by what to sort at first, ag-grid's sort model; by place unless given.
+        study: the trials' study.
+        shown: the hyperparameters to show.
+        kinds: whether each hyperparameter is a number.
+        order: the initial sort order as ag-grid's sort model. Default: by place.
     """
-    sorted_by = {one["colId"]: one["sort"] for one in order} or {"place": "asc"}
+    sorted_by = {entry["colId"]: entry["sort"] for entry in order} or {"place": "asc"}
     several = study.objectives
     objectives = [
         column(f"objectives.{o['name']}", o["name"], numeric=True, filter=False, sortable=False, width=140)
         for o in several or ()
     ] or [column("objective", study.metric, numeric=True, width=90 + 8 * len(study.metric))]
-    found = [
+    definitions = [
         column("place", "place", width=100, filter=False, pinned="left"),
         link_column("number", "trial", width=90, filter="agNumberColumnFilter", pinned="left"),
         column("state", width=110),
@@ -64,32 +64,32 @@ def columns(
         column("reason", minWidth=220),
         column("note", minWidth=160),
     ]
-    return [one | {"initialSort": sorted_by.get(one["field"])} for one in found]
+    return [definition | {"initialSort": sorted_by.get(definition["field"])} for definition in definitions]
 
 
 def selection(model: Model | None, order: Sequence[Mapping[str, str]], brushed: Model | None = None) -> Selection:
-    """What the table's filters and sorting, and what is brushed in the figure, ask of the store.
+    """The table's filters and sorting, and the figure's brushes, as a selection of the store.
 
     Args:
         model: ag-grid's filter model by column.
-        order: ag-grid's sort model; a place is no column of the store.
+        order: ag-grid's sort model; the store has no column of places.
         brushed: ranges or words by column, as `brushed_conditions` takes them.
     """
     conditions: list[AnyOf] = []
     for name, content in (model or {}).items():
         conditions += _conditions(name, content)
     conditions += brushed_conditions(brushed or {})
-    wanted = tuple((one["colId"], one["sort"] == "desc") for one in order if one["colId"] != "place")
+    wanted = tuple((entry["colId"], entry["sort"] == "desc") for entry in order if entry["colId"] != "place")
     return Selection(tuple(conditions), wanted)
 
 
 def _conditions(name: str, content: Model) -> list[AnyOf]:
     if "conditions" in content:
-        parts = [_conditions(name, one) for one in content["conditions"]]
+        parts = [_conditions(name, part) for part in content["conditions"]]
         if content.get("operator") == "OR":
-            # (a and b) or c is (a or c) and (b or c): every choice of one condition from each part.
-            return [tuple(one for several in chosen for one in several) for chosen in itertools.product(*parts)]
-        return [one for part in parts for one in part]
+            # (a and b) or c is (a or c) and (b or c): one condition from each part, in every combination.
+            return [tuple(itertools.chain.from_iterable(chosen)) for chosen in itertools.product(*parts)]
+        return list(itertools.chain.from_iterable(parts))
     kind, value = content.get("type"), content.get("filter")
     if kind in ("blank", "notBlank"):
         return [(Condition(name, "is null", kind == "blank"),)]
@@ -99,7 +99,7 @@ def _conditions(name: str, content: Model) -> list[AnyOf]:
 
 
 def checked(model: Any, brushed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Filters and brushes of an address; none where they ask for what cannot be."""
+    """An address's filters and brushes; none if they are invalid."""
     try:
         selection(model, [], brushed)
     except (StoreError, KeyError, TypeError, ValueError, AttributeError, IndexError):
@@ -108,32 +108,32 @@ def checked(model: Any, brushed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def brushed_conditions(brushed: Model) -> list[AnyOf]:
-    """Of each brushed column: numbers inside one of the ranges, or one of the words; null stands for what is missing.
+    """Numbers inside one of a column's ranges, or one of its words; null stands for a missing value.
 
     Args:
         brushed: by column {"ranges": [[low, high], ...]} or {"words": [...]}.
     """
-    found: list[AnyOf] = []
+    conditions: list[AnyOf] = []
     for name, content in brushed.items():
         if "words" in content:
             words = [word for word in content["words"] if word is not None]
             missing = (Condition(name, "is null", True),) if None in content["words"] else ()
-            found.append((Condition(name, "in", words), *missing))
+            conditions.append((Condition(name, "in", words), *missing))
         else:
             ranges = sorted(content["ranges"])
-            found += [(Condition(name, ">=", ranges[0][0]),), (Condition(name, "<=", ranges[-1][1]),)]
-            # Several ranges: not between one's end and the next one's beginning.
-            found += [
+            conditions += [(Condition(name, ">=", ranges[0][0]),), (Condition(name, "<=", ranges[-1][1]),)]
+            # With several ranges, exclude the gaps between them.
+            conditions += [
                 (Condition(name, "<=", low[1]), Condition(name, ">=", high[0]))
                 for low, high in itertools.pairwise(ranges)
             ]
-    return found
+    return conditions
 
 
 def ordered_ids(
     context: Context, board: Board, chosen: Selection, by_place: bool, descending: bool = False
 ) -> list[int]:
-    """The ids of a selection in the order that the table shows them."""
+    """The ids of a selection, in the table's order."""
     if not by_place:
         return browse.matching(context.store, board.study.id, chosen)
     trials = board.trials
@@ -141,16 +141,16 @@ def ordered_ids(
         ids = browse.matching(context.store, board.study.id, Selection(chosen.conditions))
         trials = trials[trials["id"].isin(ids)]
     place = trials["place"].to_numpy()
-    # What has no place comes last, the newest first: what runs is of more interest than what failed long ago.
+    # Trials without a place come last, the newest first: a running trial matters more than an old failure.
     order = np.lexsort((-trials["number"].to_numpy(), -place if descending else place))
     return [int(id_) for id_ in trials["id"].to_numpy()[order]]
 
 
 def page(context: Context, study: StudyRow, request: Model, brushed: Model | None) -> dict[str, Any]:
-    """The rows that the table asks for, and how many there are of them.
+    """The requested rows, and the number of all rows.
 
-    The best trials, which a page begins with, come without the board, which takes a while to read at first. Raises what
-    is in `context.UNREADABLE`.
+    A page begins with the best trials; these come without the board, whose first reading takes a while. Raises the
+    errors in `context.UNREADABLE`.
     """
     sorting = list(request.get("sortModel") or [])
     by_place = not sorting or sorting[0]["colId"] == "place"
@@ -172,7 +172,7 @@ def page(context: Context, study: StudyRow, request: Model, brushed: Model | Non
 
 
 def row(context: Context, study: StudyRow, trial: TrialRow, place: float) -> dict[str, Any]:
-    """One trial as the table shows it; NaN for a trial without a place."""
+    """A trial as a row of the table; `place` is NaN for a trial without one."""
     several = zip(study.objectives or (), trial.objectives or (), strict=False)
     return {
         "key": str(trial.id),
@@ -186,12 +186,12 @@ def row(context: Context, study: StudyRow, trial: TrialRow, place: float) -> dic
 
 
 def shown(value: Any) -> str:
-    """A hyperparameter's value in words, numbers to six digits."""
+    """A hyperparameter's value as text; numbers to six digits."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def cell(value: Any) -> Any:
-    """The same for a column that sorts and formats numbers itself."""
+    """A hyperparameter's value for a column that sorts and formats numbers itself."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else shown(value)

@@ -1,4 +1,4 @@
-"""What the tabs of a study's page draw."""
+"""The figures of the tabs on a study's page."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ TABS = {
     "failures": "Failures",
 }
 MAX_CURVES = 8
-PATIENCE = 0.3  # seconds for importance before the page says that it goes on
+PATIENCE = 0.3  # seconds to wait for importance before the page says that it is being computed
 
 
 def draw(context: Context, board: Board, tab: str, options: dict[str, Any]) -> go.Figure | None:
-    """The figure of a tab; None while it is worked out."""
+    """The figure of a tab; None while it is being computed."""
     study, trials = board.study, board.trials
     if tab == "best":
         return figures.best_so_far(
@@ -61,18 +61,18 @@ def draw(context: Context, board: Board, tab: str, options: dict[str, Any]) -> g
 
 
 def pareto_figure(board: Board, x: str, y: str) -> go.Figure:
-    """Of two objectives, the chosen ones or the first two."""
+    """The front of two objectives: those chosen. Default: the first two."""
     names = [objective["name"] for objective in board.objectives]
     if len(names) < 2:
-        return style.message(f"This study has one objective, {names[0]}; a Pareto front takes several.")
+        return style.message(f"This study has one objective, {names[0]}; a Pareto front needs at least two.")
     first, second = (x, y) if x in names and y in names and x != y else names[:2]
     return figures.pareto(board.trials, board.objectives, first, second)
 
 
 def importance_figure(context: Context, board: Board, method: importance.Method) -> go.Figure | None:
-    """Importance, kept until a tenth more trials are complete; None while it is worked out in the background."""
+    """Importance; None while it is being computed. It is kept until a tenth more trials are complete."""
     num_complete = int(board.trials["place"].notna().sum())
-    # It changes little with one trial more.
+    # One more trial changes it little.
     grown = int(math.log(max(1, num_complete), 1.1))
 
     def work() -> tuple[dict[str, float], int]:
@@ -84,12 +84,12 @@ def importance_figure(context: Context, board: Board, method: importance.Method)
         return shares, len(some)
 
     try:
-        found = context.background.get((board.study.id, board.study.started, method, grown), work, PATIENCE)
+        result = context.background.get((board.study.id, board.study.started, method, grown), work, PATIENCE)
     except ImportanceError as error:
         return style.message(str(error))
-    if found is None:
+    if result is None:
         return None
-    shares, used = found
+    shares, used = result
     return figures.importance(shares, method, used)
 
 

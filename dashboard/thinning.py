@@ -1,4 +1,4 @@
-"""Fewer points for the same line: what a screen cannot show is left out, what a reader looks for is not."""
+"""Fewer points for the same line: a screen cannot tell the difference, and no extreme is lost."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ Indices = NDArray[np.int64]
 
 
 def extremes(values: NDArray[np.float64], max_points: int = MAX_POINTS) -> Indices:
-    """Indices of at most `max_points` of `values`: the smallest and the largest of equal parts, and both ends.
+    """Indices of at most `max_points` of `values`: the minimum and maximum of equal parts, and both ends.
 
-    NaN is left out where there is a number in its part.
+    NaN is left out if its part holds a number.
     """
     n = len(values)
     if n <= max_points:
         return np.arange(n)
     edges = np.linspace(0, n, (max_points - 2) // 2 + 1).astype(int)
-    found = {0, n - 1}
+    kept = {0, n - 1}
     for start, end in itertools.pairwise(edges):
         part = values[start:end]
         if np.isnan(part).all():
             continue
-        found |= {start + int(np.nanargmin(part)), start + int(np.nanargmax(part))}
-    return np.array(sorted(found))
+        kept |= {start + int(np.nanargmin(part)), start + int(np.nanargmax(part))}
+    return np.array(sorted(kept))
 
 
 def changes(values: NDArray[np.float64]) -> Indices:
-    """Indices at which `values` differ from the ones before, and both ends: all that a staircase needs."""
+    """Indices at which `values` change, and both ends: enough to draw a staircase."""
     if not len(values):
         return np.array([], dtype=int)
     differs = np.flatnonzero(values[1:] != values[:-1]) + 1
-    found: Indices = np.unique(np.append(differs, [0, len(values) - 1]))
-    return found
+    indices: Indices = np.unique(np.append(differs, [0, len(values) - 1]))
+    return indices
 
 
 def evenly(n: int, max_points: int) -> Indices:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import browser
 import pytest
 import torch
 
@@ -28,6 +29,21 @@ def _no_settings_from_outside(monkeypatch, tmp_path_factory):
     monkeypatch.delenv("ATOLL_STORE", raising=False)
     monkeypatch.delenv("ATOLL_DATA", raising=False)
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """One Chromium for all tests; `browser.opened` gives each a context of its own."""
+    with browser.launched() as started:
+        yield started
+
+
+@pytest.fixture
+def page(chromium):
+    """A page in a context of its own; errors of its programs and answers that failed fail the test."""
+    with browser.opened(chromium, 1500, 1100) as opened:
+        yield opened
+        assert opened.failures == []
 
 
 @pytest.fixture(scope="session")

@@ -1,33 +1,10 @@
-// What the pages do in the browser: the theme, downloads of figures, links inside tables, and addresses that hold state.
+// What the pages do in the browser: the theme, downloads of figures, links in tables, and addresses that hold state.
+// lost_answers.js handles requests that fail.
 
 window.dash_clientside = window.dash_clientside || {};
 var dagcomponentfuncs = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
 
-// Dash tells nobody of a callback that got no answer, and a table would wait for its rows for ever: once the server
-// answers again, the page forgets what it has seen of the study, and asks for all of it.
-// any: an answer was lost; rows: that of the table; asked: for the study's revision anew.
-const atollLost = { any: false, rows: false, asked: false };
-const atollFetch = window.fetch;
-window.fetch = async (address, options) => {
-  if (!String(address).includes("_dash-update-component")) return atollFetch(address, options);
-  const lose = () => {
-    atollLost.any = true;
-    atollLost.asked = false;
-    atollLost.rows ||= options.body.slice(0, 200).includes("study-grid.getRowsResponse");
-  };
-  const answer = await atollFetch(address, options).catch((error) => {
-    lose();
-    throw error;
-  });
-  if (!answer.ok) lose();
-  else if (atollLost.any && !atollLost.asked && document.getElementById("study-grid")) {
-    atollLost.asked = true;
-    window.dash_clientside.set_props("study-revision", { data: null });
-  }
-  return answer;
-};
-
-// Enter on a table's cell follows the link in it.
+// Enter follows the link in a table's cell.
 document.addEventListener("keydown", (event) => {
   const cell = document.activeElement;
   if (event.key === "Enter" && cell && cell.classList.contains("ag-cell")) {
@@ -41,7 +18,7 @@ dagcomponentfuncs.AtollLink = function (props) {
   return React.createElement(window.dash_core_components.Link, { href: props.data.href, children: String(props.value) });
 };
 
-// A figure's data as rows: one for each point of each trace, in the units of the store.
+// A figure's data as rows, one for each point of each trace, in the store's units.
 function atollRows(traces, layout) {
   const list = (values) => (values == null ? [] : typeof values === "object" ? Array.from(values) : [values]);
   const axes = layout.meta && layout.meta.axes;
@@ -87,7 +64,7 @@ function atollCsv(rows) {
   const cell = (value) => {
     if (value == null || Number.isNaN(value)) return "";
     if (typeof value === "number") return String(value);
-    // Figures hold names with HTML's signs spelled out; a spreadsheet would take some signs for a formula.
+    // Names in figures are escaped for HTML. A spreadsheet takes text that begins with some signs for a formula.
     let text = String(value).replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
     if (/^[=+@-]/.test(text)) text = "'" + text;
     return /[",\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
@@ -95,7 +72,7 @@ function atollCsv(rows) {
   return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
 }
 
-// A figure with the zoom and the hidden traces of the one that is shown, where both show the same.
+// A new figure with the zoom and the hidden traces of the one on the page, if both show the same thing.
 function atollKept(figure, before) {
   if (before.layout.uirevision !== figure.layout.uirevision) return figure;
   const layout = { ...figure.layout };
@@ -103,7 +80,7 @@ function atollKept(figure, before) {
     if (/^[xy]axis\d*$/.test(axis) && layout[axis] && before.layout[axis].autorange === false)
       layout[axis] = { ...layout[axis], range: before.layout[axis].range, autorange: false };
   });
-  // Traces are told apart by their group and their place in it: names may count what is shown.
+  // We match traces by group and position in it, because names may contain counts that change.
   const keys = (traces) => {
     const seen = {};
     return traces.map((trace) => {
@@ -119,14 +96,14 @@ function atollKept(figure, before) {
   return { ...figure, layout, data };
 }
 
-// The first figure keeps the browser busy: rows of tables, which may still be on their way, come before.
+// Drawing the first figure blocks the browser, so we wait for the rows of tables first (at most 1.5 s).
 async function atollTables() {
   const waits = (table) => !table.querySelector(".ag-row[row-id], .ag-overlay-no-rows-center");
   for (let i = 0; i < 75 && [...document.querySelectorAll(".table")].some(waits); i++)
     await new Promise((resolve) => setTimeout(resolve, 20));
 }
 
-// Has plotly.js run while the server works out the first figure; a graph that finds it here does not load it again.
+// Loads plotly.js while the server computes the first figure; Dash's graph then does not load it again.
 let atollPlotlyRuns = null;
 function atollPlotly() {
   const program = document.querySelector('link[href$="plotly.min.js"]');
@@ -134,7 +111,7 @@ function atollPlotly() {
   atollPlotlyRuns ??= new Promise((resolve) => {
     const script = document.createElement("script");
     script.src = program.href;
-    script.onload = script.onerror = resolve; // without it the graph says what is wrong
+    script.onload = script.onerror = resolve; // if it fails, Dash's graph reports the error
     document.head.append(script);
   });
   return atollPlotlyRuns;
@@ -149,7 +126,7 @@ function atollSave(name, content) {
 }
 
 window.dash_clientside.atoll = {
-  // The theme: what was chosen last, else what the system prefers.
+  // The theme that was chosen last. Default: the system's.
   theme: function (clicks, chosen) {
     const preferred = window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
     let theme = chosen || preferred;
@@ -174,7 +151,7 @@ window.dash_clientside.atoll = {
     return window.dash_clientside.no_update;
   },
 
-  // Shows a figure: puts the graph in its place with the first one, then keeps what the reader has done to it.
+  // Shows a figure: adds the graph with the first figure, then keeps the reader's zoom and hidden traces.
   show: async function (figure, place) {
     if (!figure) return [];
     const id = place.replace(/-place$/, "");
@@ -192,21 +169,21 @@ window.dash_clientside.atoll = {
     return { namespace: "dash_core_components", type: "Graph", props: { id, config, figure } };
   },
 
-  // Sets the filters of an address once a table has its rows: given at first, they are lost when the rows come.
+  // Sets the address's filters once a table has its rows; filters set earlier are lost when the rows arrive.
   filter: function (rows, filters, id) {
     if (!rows || !rows.length || !Object.keys(filters).length) return window.dash_clientside.no_update;
     dash_ag_grid.getApiAsync(id).then((api) => api.setFilterModel(filters));
     return {};
   },
 
-  // Begins what the first figure needs as soon as the table has its rows.
+  // Loads plotly.js as soon as the table has its rows.
   hurry: function () {
     atollTables().then(atollPlotly);
     return window.dash_clientside.no_update;
   },
 
-  // Rows are asked for again where they are shown; what is chosen and where the table stands stays. The first revision
-  // that a page hears of is the one that its table shows; none is one that cannot be read now.
+  // Asks again for the rows in view, and keeps the selection and the scroll position. The table already shows the first
+  // revision that a page receives. Without a revision, the study cannot be read at the moment.
   reload: function (revision, brush, id, known, request) {
     const brushed = window.dash_clientside.callback_context.triggered.some((one) => one.prop_id.includes("brush"));
     if (!brushed && revision == null) return window.dash_clientside.no_update;
@@ -215,7 +192,7 @@ window.dash_clientside.atoll = {
     if (!brushed && !lost.any && known == null) return revision;
     if (document.getElementById(id) && window.dash_ag_grid)
       dash_ag_grid.getApiAsync(id).then((api) => {
-        // The table asks for nothing more until it is told that a request which was lost has failed.
+        // The table sends no further request until we report the lost one as failed.
         const waits = (block) => block.pageStatus === "loading" && block.startRow === request.startRow;
         if (lost.rows && Object.values(api.getCacheBlockState()).some(waits)) request.failCallback();
         if (brushed || lost.any) api.purgeInfiniteCache();
@@ -224,7 +201,7 @@ window.dash_clientside.atoll = {
     return revision;
   },
 
-  // Marks the trials that the address names, once their rows are there.
+  // Selects the trials in the address once their rows have arrived.
   choose: function (sorting, marked, chosen, id) {
     const hasRows = window.dash_clientside.callback_context.triggered.length;
     if (marked || !hasRows || !chosen || !chosen.length) return window.dash_clientside.no_update;
@@ -241,7 +218,7 @@ window.dash_clientside.atoll = {
     return true;
   },
 
-  // The address says what is shown, so that it can be kept and sent; the page is not loaded again.
+  // Writes what is shown into the address, so that it can be bookmarked and sent, without loading the page again.
   address: function () {
     const values = Array.from(arguments);
     const names = values.pop();
@@ -257,6 +234,33 @@ window.dash_clientside.atoll = {
     window.history.replaceState(window.history.state, "", window.location.pathname + (text ? "?" + text : ""));
     return window.dash_clientside.no_update;
   },
+
+  // Shows the controls of the tab in front and hides the others; tabs holds the tabs of each control.
+  showControls: function (tab, tabs) {
+    return tabs.map((names) => ({ display: names.includes(tab) ? "flex" : "none" }));
+  },
+
+  // The axes of the parallel coordinates on the page, by which brushes are read.
+  axes: (figure) => figure?.layout?.meta?.axes ?? null,
+
+  // The trials that are selected in the table.
+  selected: (rows) => (rows ? rows.map((row) => [row.number, row.attempt]) : window.dash_clientside.no_update),
+
+  // The link to the export of the selected trials.
+  exportLink: function (chosen, href) {
+    const address = new URL(href, window.location);
+    address.searchParams.delete("trials");
+    if (chosen && chosen.length) address.searchParams.set("trials", JSON.stringify(chosen));
+    return address.pathname + address.search;
+  },
+
+  goTo: function (address) {
+    window.location.assign(address);
+    return address;
+  },
+
+  // Options of a table whose rows are searched for words.
+  search: (words, options) => ({ ...options, quickFilterText: words || "" }),
 };
 
 // Sorts "3 of 10" by its first number.

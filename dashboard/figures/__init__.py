@@ -1,1 +1,1 @@
-"""From data to figures, without a store or a browser."""
+"""Figures as pure functions of data, without a store or a browser."""

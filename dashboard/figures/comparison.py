@@ -17,7 +17,7 @@ from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
 from atoll.dashboard.figures.style import plain
 
-if TYPE_CHECKING:  # these take the analysis extra
+if TYPE_CHECKING:  # these need the analysis extra
     from atoll.analysis.comparison import Comparison, TuningCurve
     from atoll.analysis.inference import Estimate, Separation
 
@@ -47,7 +47,7 @@ def _panels(workloads: Sequence[str]) -> tuple[go.Figure, dict[str, dict[str, in
 
 
 def profiles(comparison: Comparison, by: str) -> go.Figure:
-    """The share of workloads on which a method's time is at most so many times the best one (Dolan and Moré 2002)."""
+    """Performance profiles (Dolan and Moré 2002): the share of workloads within each ratio to the best time."""
     figure, tau = go.Figure(), np.linspace(1, score.LARGEST_RATIO, 301)
     for method, ratios in comparison.scores[by].ratios.items():
         share = score.profile(np.array(ratios), tau)
@@ -80,7 +80,7 @@ def scores(comparison: Comparison, by: str) -> go.Figure:
 
 
 def quality(comparison: Comparison) -> go.Figure:
-    """Every confirmation's quality on the test data, a panel for each workload; the line is the target's."""
+    """Every confirmation's quality on the test data, a panel for each workload; the line is the target."""
     figure, places, height = _panels(comparison.workloads)
     for workload, target in comparison.targets.items():
         figure.add_hline(y=target, line_dash="dot", line_color="#777", **places[workload])
@@ -102,7 +102,7 @@ def quality(comparison: Comparison) -> go.Figure:
 
 
 def times(comparison: Comparison, by: str) -> go.Figure:
-    """Every confirmation's time to the target, a panel for each workload; crosses on top missed it."""
+    """Every confirmation's time to the target, a panel for each workload; crosses at the top missed it."""
     figure, places, height = _panels(comparison.workloads)
     for workload in comparison.workloads:
         reached = [getattr(r, by) for r in comparison.confirmations if r.workload == workload and r.is_reached]
@@ -133,7 +133,7 @@ TRADED = {
 
 
 def tradeoff(comparison: Comparison, against: str) -> go.Figure:
-    """Quality against `wire_bytes` or `seconds_in_all`, medians; a line joins what nothing is better than in both."""
+    """Median quality against median `wire_bytes` or `seconds_in_all`; a line joins the Pareto front."""
     title, unit = TRADED[against]
     figure, places, height = _panels(comparison.workloads)
     shown: set[str] = set()
@@ -181,14 +181,14 @@ def predicted(predictions: Sequence[Prediction], methods: Sequence[str], value: 
     """`to_target`, `step` or `exposed` (as a share of a step) predicted against nodes, a panel for each workload.
 
     Args:
-        predictions: for one cluster and way of scaling.
-        methods: all that are compared, for their colors.
-        value: what to draw.
+        predictions: for one cluster and one kind of scaling.
+        methods: all compared methods, which decides their colors.
+        value: the quantity to draw.
     """
     titles = {
         "to_target": "predicted seconds to the target",
-        "step": "predicted seconds of a step",
-        "exposed": "predicted share of a step that waits",
+        "step": "predicted seconds per step",
+        "exposed": "predicted share of a step spent waiting",
     }
     workloads = list(dict.fromkeys(row.workload for row in predictions))
     figure, places, height = _panels(workloads)
@@ -213,7 +213,7 @@ def predicted(predictions: Sequence[Prediction], methods: Sequence[str], value: 
 
 
 def tuning(comparison: Comparison, against: str = "trials") -> go.Figure:
-    """The best objective so far, against trials or busy seconds: what a smaller tuning budget would have found."""
+    """The best objective so far, against trials or busy seconds: the results of smaller tuning budgets."""
 
     def points(curve: TuningCurve) -> tuple[list[float], list[float]]:
         numbers = [float(number) for number in range(1, len(curve.best) + 1)]
@@ -223,7 +223,7 @@ def tuning(comparison: Comparison, against: str = "trials") -> go.Figure:
 
 
 def expected(comparison: Comparison) -> go.Figure:
-    """The expected best of k complete trials drawn at random: the tuning curve without the luck of their order."""
+    """The expected best of k random complete trials: the tuning curve without the luck of their order."""
 
     def points(curve: TuningCurve) -> tuple[list[float], list[float]]:
         return [float(number) for number in range(1, len(curve.expected) + 1)], curve.expected
@@ -288,7 +288,7 @@ def intervals(estimates: dict[str, Estimate], methods: Sequence[str], title: str
 
 
 def improvement(comparison: Comparison) -> go.Figure:
-    """How likely a seed of the row's method beats one of the column's."""
+    """The probability that a seed of the row's method beats one of the column's."""
     methods = comparison.methods
     known = {(ours, theirs): e.value for ours, row in comparison.improvement.items() for theirs, e in row.items()}
     values = [[known.get((ours, theirs), math.nan) for theirs in methods] for ours in methods]
@@ -302,21 +302,21 @@ def improvement(comparison: Comparison) -> go.Figure:
 
 
 def groups(separation: Separation) -> list[list[str]]:
-    """The largest sets of methods, by mean rank, of which no pair is separated."""
+    """The largest sets of methods, ordered by mean rank, in which no pair is separated."""
     order = sorted(separation.ranks, key=lambda method: separation.ranks[method])
     p = separation.p | {(b, a): value for (a, b), value in separation.p.items()}
-    found: list[list[str]] = []
+    largest: list[list[str]] = []
     for start in range(len(order)):
         end = start + 1
         while end < len(order) and all(p[other, order[end]] > 1 - LEVEL for other in order[start:end]):
             end += 1
-        if end - start > 1 and not (found and order[end - 1] in found[-1]):
-            found.append(order[start:end])
-    return found
+        if end - start > 1 and not (largest and order[end - 1] in largest[-1]):
+            largest.append(order[start:end])
+    return largest
 
 
 def critical_difference(separation: Separation, methods: Sequence[str]) -> go.Figure:
-    """Mean ranks over workloads; bars join what Wilcoxon's test, after Holm's correction, does not separate."""
+    """Mean ranks over workloads; bars join methods that Wilcoxon's test with Holm's correction does not separate."""
     figure = go.Figure()
     order = sorted(separation.ranks, key=lambda method: separation.ranks[method])
     for place, method in enumerate(order):

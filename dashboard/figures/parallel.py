@@ -1,4 +1,4 @@
-"""Parallel coordinates of a study's trials, and what is brushed in them."""
+"""Parallel coordinates of a study's trials, and their brushes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Dimension:
     """One axis.
 
     Attributes:
-        column: of the store.
-        values: where each trial is on it.
-        words: what lies at 0, 1, 2, ... where it is an axis of words; None is what is missing.
-        log: whether numbers are powers of ten.
-        missing: where trials without a number are.
+        column: in the store.
+        values: each trial's position.
+        words: on a categorical axis, the words at 0, 1, 2, ...; None stands for a missing value.
+        log: whether positions are powers of ten.
+        missing: the position of trials without a number.
     """
 
     column: str
@@ -41,24 +41,24 @@ class Dimension:
 
     @property
     def axis(self) -> dict[str, Any]:
-        """What a reader's brush, and a file of the data, need to know of the axis that was drawn."""
+        """The facts by which brushes and downloaded data are converted back to the store's units."""
         words = None if self.words is None else list(self.words)
         return {"column": self.column, "label": self.label, "words": words, "log": self.log, "missing": self.missing}
 
     def drawn(self, brushed: Mapping[str, Any] | None) -> dict[str, Any]:
-        """As plotly wants it, with what is brushed."""
-        found: dict[str, Any] = {"label": plain(self.label), "values": self.values[::-1]}
+        """The axis with its brush, as Plotly takes it."""
+        axis: dict[str, Any] = {"label": plain(self.label), "values": self.values[::-1]}
         if self.words is not None:
             shown = thinning.evenly(len(self.words), MAX_TICKS)
             texts = ["none" if self.words[i] is None else _short(str(self.words[i])) for i in shown]
-            found |= {"tickvals": shown, "ticktext": texts}
-            found["range"] = [-0.25, len(self.words) - 0.75]
+            axis |= {"tickvals": shown, "ticktext": texts}
+            axis["range"] = [-0.25, len(self.words) - 0.75]
         elif self.log:
             low, high = self.values.min(), self.values.max()
             inside = np.arange(np.ceil(low), np.floor(high) + 1)
             ticks = inside if len(inside) else np.array([low, high])
-            found |= {"tickvals": ticks, "ticktext": [f"{10**t:.3g}" for t in ticks]}
-        return found | ({"constraintrange": self._ranges(brushed)} if brushed else {})
+            axis |= {"tickvals": ticks, "ticktext": [f"{10**t:.3g}" for t in ticks]}
+        return axis | ({"constraintrange": self._ranges(brushed)} if brushed else {})
 
     def _ranges(self, brushed: Mapping[str, Any]) -> list[list[float]]:
         if self.words is not None:
@@ -69,10 +69,11 @@ class Dimension:
 
 
 def _brushed(axis: Mapping[str, Any], limits: Sequence[Any] | None) -> dict[str, Any] | None:
-    """What the limits of an axis choose, in the store's units; None where it is not brushed."""
+    """The values within an axis's limits, in the store's units; None if it is not brushed."""
     if not limits:
         return None
-    ranges = [list(map(float, one)) for one in (limits if isinstance(limits[0], list | tuple) else [limits])]
+    several = limits if isinstance(limits[0], list | tuple) else [limits]
+    ranges = [list(map(float, limit)) for limit in several]
     if axis["words"] is not None:
         places = enumerate(axis["words"])
         return {"words": [word for place, word in places if any(a <= place <= b for a, b in ranges)]}
@@ -80,11 +81,11 @@ def _brushed(axis: Mapping[str, Any], limits: Sequence[Any] | None) -> dict[str,
 
 
 def dimensions(trials: pd.DataFrame, hyperparameters: pd.DataFrame, metric: str) -> list[Dimension]:
-    """The axes: hyperparameters of more than one value, and the objective."""
+    """The axes: hyperparameters with more than one value, and the objective."""
     names = [name for name in hyperparameters.columns if hyperparameters[name].astype(str).nunique() > 1]
-    found = [_dimension(f"hp.{name}", str(name), hyperparameters[name]) for name in names]
+    axes = [_dimension(f"hp.{name}", str(name), hyperparameters[name]) for name in names]
     objective = trials["objective"].to_numpy(dtype=float)
-    return [*found, Dimension("objective", metric, objective)]
+    return [*axes, Dimension("objective", metric, objective)]
 
 
 def _dimension(column: str, label: str, values: pd.Series) -> Dimension:
@@ -93,7 +94,7 @@ def _dimension(column: str, label: str, values: pd.Series) -> Dimension:
         log = style.is_log(values)
         scaled = np.log10(numbers) if log else numbers
         low, high = np.nanmin(scaled), np.nanmax(scaled)
-        # Where it is conditional, what is missing lies below what is there.
+        # Trials in which a conditional hyperparameter is inactive lie below all others.
         below = low - 0.15 * ((high - low) or 1.0)
         return Dimension(column, label, np.where(np.isnan(scaled), below, scaled), log=log, missing=float(below))
     spelled = style.words(values)
@@ -116,17 +117,17 @@ def figure(
     Args:
         trials: complete ones, with their objective.
         axes: of the same trials.
-        brushed: by column.
-        num_complete: of how many trials these are a sample.
+        brushed: brushes by column.
+        num_complete: the number of complete trials, of which these may be a sample.
         direction: of the objective; the best are bright.
     """
     if not len(trials):
         return style.message("No trial is complete yet.")
-    # What is drawn last lies on top: the best.
+    # The best are drawn last, so that they lie on top.
     objective = trials["objective"].to_numpy(dtype=float)[::-1]
-    # A few that went astray must not take all the colors.
+    # A few outliers must not use up the color scale.
     low, high = np.nanpercentile(objective, [5, 95]) if np.isfinite(objective).any() else (0.0, 1.0)
-    found = go.Figure(
+    lines = go.Figure(
         go.Parcoords(
             dimensions=[axis.drawn(brushed.get(axis.column)) for axis in axes],
             line={
@@ -140,20 +141,22 @@ def figure(
             labelangle=-15,
         )
     )
-    found.update_layout(meta={"axes": [axis.axis for axis in axes]})
-    styled(found, "parallel", 480, margin={"l": 90, "r": 40, "t": 110, "b": 40})
+    lines.update_layout(meta={"axes": [axis.axis for axis in axes]})
+    styled(lines, "parallel", 480, margin={"l": 90, "r": 40, "t": 110, "b": 40})
     if len(trials) < num_complete:
-        told = f"{len(trials):,} of {num_complete:,} complete trials: the best half of these, the rest evenly by place"
-        found.update_layout(title={"text": told, "font": {"size": 13}, "x": 0.01, "y": 0.97})
-    return found
+        told = (
+            f"{len(trials):,} of {num_complete:,} complete trials: half are the best, the rest evenly spaced by place"
+        )
+        lines.update_layout(title={"text": told, "font": {"size": 13}, "x": 0.01, "y": 0.97})
+    return lines
 
 
 def brush(axes: Sequence[Mapping[str, Any]], before: Brushed, restyled: Mapping[str, Any]) -> dict[str, Any]:
-    """What is brushed after an event of plotly's, `{"dimensions[2].constraintrange": [[low, high]]}`.
+    """The brushes after an event of Plotly's, `{"dimensions[2].constraintrange": [[low, high]]}`.
 
     Args:
-        axes: those that were drawn, `Dimension.axis` of each.
-        before: by column.
+        axes: `Dimension.axis` of each axis.
+        before: the brushes before it, by column.
         restyled: the event.
     """
     after = dict(before)
@@ -162,7 +165,7 @@ def brush(axes: Sequence[Mapping[str, Any]], before: Brushed, restyled: Mapping[
         if what != ".constraintrange" or not place.isdecimal() or int(place) >= len(axes):
             continue
         axis = axes[int(place)]
-        # Of one trace plotly tells [limits].
+        # For a single trace, Plotly sends [limits].
         chosen = _brushed(axis, limits[0] if limits and isinstance(limits[0], list | tuple) else limits)
         after.pop(axis["column"], None)
         if chosen is not None:
@@ -171,7 +174,7 @@ def brush(axes: Sequence[Mapping[str, Any]], before: Brushed, restyled: Mapping[
 
 
 def describe(brushed: Brushed, metric: str) -> str:
-    """What is brushed, in words; `metric` is the objective's name."""
+    """The brushes in words; `metric` is the objective's name."""
     parts = []
     for column, content in brushed.items():
         name = metric if column == "objective" else column.removeprefix("hp.")
@@ -183,5 +186,5 @@ def describe(brushed: Brushed, metric: str) -> str:
 
 
 def _short(words: str) -> str:
-    # Ticks of these axes are shown as they are.
+    # Plotly shows the ticks of these axes in full.
     return words if len(words) <= MAX_LABEL else f"{words[: MAX_LABEL - 1]}…"

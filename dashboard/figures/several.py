@@ -1,4 +1,4 @@
-"""Figures that lay several studies side by side."""
+"""Figures of several studies side by side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLORS = (*qualitative.Safe, *qualitative.Vivid)
 
 @dataclass(frozen=True)
 class Compared:
-    """A study with what its figures are made of: its name, objective, target and start, and its trials."""
+    """What the figures need of a study: its name, objective, target, start and trials."""
 
     name: str
     metric: str
@@ -33,18 +33,18 @@ class Compared:
 
     @property
     def complete(self) -> pd.DataFrame:
-        """Trials with an objective, in the order they ended."""
-        found: pd.DataFrame = self.trials[
+        """Complete trials, in the order in which they ended."""
+        complete: pd.DataFrame = self.trials[
             self.trials["state"].eq("complete") & self.trials["objective"].notna()
         ].sort_values("finished", kind="stable")
-        return found
+        return complete
 
     @property
     def best(self) -> NDArray[np.float64]:
-        """The best objective after each of them."""
+        """The best objective after each complete trial."""
         objective = self.complete["objective"].to_numpy(dtype=float)
-        found: NDArray[np.float64] = (np.maximum if self.direction == "maximize" else np.minimum).accumulate(objective)
-        return found
+        best: NDArray[np.float64] = (np.maximum if self.direction == "maximize" else np.minimum).accumulate(objective)
+        return best
 
 
 def best_so_far(studies: Sequence[Compared], against: Axis) -> go.Figure:
@@ -71,7 +71,7 @@ def best_so_far(studies: Sequence[Compared], against: Axis) -> go.Figure:
 
 
 def objectives(studies: Sequence[Compared]) -> go.Figure:
-    """How the objectives of complete trials are spread: the median, quartiles and extremes of each study."""
+    """The distribution of complete trials' objectives: median, quartiles and extremes of each study."""
     figure = go.Figure()
     for index, study in enumerate(studies):
         values = study.complete["objective"].to_numpy(dtype=float)
@@ -122,7 +122,7 @@ def tradeoff(studies: Sequence[Compared], against: str) -> go.Figure:
 
 
 def times_to_target(studies: Sequence[Compared]) -> list[dict[str, object]]:
-    """After what each study's incumbent met its target: trials, busy and wall seconds; None where it did not."""
+    """Trials, busy and wall seconds until each study met its target; None if it did not."""
     rows: list[dict[str, object]] = []
     for study in studies:
         best = study.best
@@ -140,5 +140,5 @@ def times_to_target(studies: Sequence[Compared]) -> list[dict[str, object]]:
 
 
 def metric_of(studies: Sequence[Compared]) -> str:
-    """The objective's name, or those of all."""
+    """The objective's name; all names if they differ."""
     return " / ".join(dict.fromkeys(study.metric for study in studies))

@@ -17,13 +17,13 @@ from atoll.dashboard.figures.style import COLORS, SCALE, STATES, plain, styled
 
 Axis = Literal["trials", "busy seconds", "wall seconds"]
 AXES: dict[Axis, str] = {
-    "trials": "trials that ended",
-    "busy seconds": "busy seconds of all workers",
-    "wall seconds": "seconds since the study's start",
+    "trials": "trials ended",
+    "busy seconds": "busy seconds, summed over workers",
+    "wall seconds": "seconds since the study started",
 }
 NUM_BINS = 24
 MAX_BARS = 3000
-MAX_MARKERS = 1000  # each takes a browser time to draw, and this figure is the first that readers wait for
+MAX_MARKERS = 1000  # browsers draw each one slowly, and readers wait for this figure first
 NOTHING = "No trial is complete yet."
 
 
@@ -41,7 +41,7 @@ def best_so_far(
         trials: columns number, state, objective, seconds, finished.
         metric, direction: of the objective.
         target: drawn as a line.
-        against: ended trials, seconds inside trials summed over workers, or seconds since the study's start.
+        against: trials ended, seconds in trials summed over workers, or seconds since the study started.
         started: the study's start, seconds since the epoch.
     """
     axis = progress_axis(trials, against, started)
@@ -77,7 +77,7 @@ def best_so_far(
 
 
 def progress_axis(trials: pd.DataFrame, against: Axis, started: float) -> pd.Series:
-    """Where each trial that ended lies on an axis of what was spent, in the order they ended."""
+    """What had been spent when each trial ended, in the order in which they ended."""
     ended = trials[trials["finished"].notna()].sort_values("finished", kind="stable")
     if against == "trials":
         return pd.Series(np.arange(1, len(ended) + 1), index=ended.index)
@@ -123,7 +123,7 @@ def slices(trials: pd.DataFrame, hyperparameters: pd.DataFrame, names: Sequence[
 def contour(
     trials: pd.DataFrame, hyperparameters: pd.DataFrame, x: str, y: str, metric: str, direction: str
 ) -> go.Figure:
-    """The best objective found in each part of the plane of two hyperparameters, and the trials themselves."""
+    """The best objective in each cell of the plane of two hyperparameters, and the trials themselves."""
     if not len(trials):
         return style.message(NOTHING)
     if x == y:
@@ -134,7 +134,7 @@ def contour(
     best = cells.groupby(["y", "x"])["z"].agg("max" if direction == "maximize" else "min").unstack()
     figure = go.Figure()
     if min(best.shape) < 2:
-        return style.message("A contour takes two values of each hyperparameter, or more.")
+        return style.message("A contour needs at least two values of each hyperparameter.")
     figure.add_contour(
         x=[across.centers[int(i)] for i in best.columns],
         y=[along.centers[int(i)] for i in best.index],
@@ -164,7 +164,7 @@ def contour(
 
 
 class _Places:
-    """Where the values of one hyperparameter lie on an axis, in which of `NUM_BINS` parts, and the parts' centers."""
+    """A hyperparameter's values on an axis, their bins (at most `NUM_BINS`), and the bins' centers."""
 
     def __init__(self, values: pd.Series) -> None:
         if style.is_number(values):
@@ -188,13 +188,13 @@ class _Places:
 
 
 def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
-    """What every worker did when: training by how it ended, waiting between trials, trials that were lost.
+    """Each worker's time: training by outcome, waiting between trials, and lost trials.
 
-    Of more trials than can be told apart, how they ended is left out, except that they were lost.
+    With more trials than a screen can tell apart, all outcomes but "lost" are drawn as training.
 
     Args:
         trials: columns worker, island, state, started, finished; times are seconds since the epoch.
-        started, now: of the study; trials that run go on until now.
+        started, now: the study's start and the present, at which running trials end in the figure.
     """
     if not len(trials):
         return style.message("No trial has started yet.")
@@ -214,7 +214,7 @@ def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
         }
     ).sort_values(["order", "start"])
     finest = float(spans["end"].max()) / thinning.MAX_POINTS
-    if crowded:  # how each of them ended cannot be seen any more
+    if crowded:  # a screen cannot show how each of them ended
         spans["state"] = spans["state"].where(spans["state"] == "lost", "training")
     figure = go.Figure()
     waiting = _waiting(spans, finest)
@@ -236,7 +236,7 @@ def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
             "%{customdata[0]:.1f} to %{customdata[1]:.1f} s<extra></extra>",
         )
     workers = list(dict.fromkeys(spans["worker"]))
-    figure.update_xaxes(title="seconds since the study's start")
+    figure.update_xaxes(title="seconds since the study started")
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=workers[::-1], automargin=True)
     return styled(
         figure, "timeline", max(260, 130 + 24 * len(workers)), barmode="overlay", bargap=0.25, showlegend=True
@@ -244,7 +244,7 @@ def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
 
 
 def _merged(spans: pd.DataFrame, finest: float) -> pd.DataFrame:
-    """Spans of a worker with less than `finest` between them as one: what a screen cannot tell apart."""
+    """Join a worker's spans with gaps below `finest`, which a screen cannot show."""
     if not len(spans):
         return spans
     ends = spans.groupby("order")["end"].cummax()
@@ -254,7 +254,7 @@ def _merged(spans: pd.DataFrame, finest: float) -> pd.DataFrame:
         worker=("worker", "first"), start=("start", "min"), end=("end", "max"), count=("start", "size")
     )
     merged["what"] = [f"{count} trials" for count in merged.pop("count")]
-    # What is shorter than a screen can show is drawn as long as it can.
+    # A span too short for a screen is drawn at the shortest length that is visible.
     return merged.assign(end=np.maximum(merged["end"], merged["start"] + finest))
 
 
@@ -266,12 +266,12 @@ def _waiting(spans: pd.DataFrame, finest: float) -> pd.DataFrame:
 
 
 def failures(reasons: Sequence[tuple[str, int, int]], max_reasons: int = 15) -> go.Figure:
-    """How many trials failed or were lost for each reason, the most frequent on top."""
+    """The number of trials that failed or were lost, by reason, the most frequent on top."""
     if not reasons:
-        return style.message("No trial has failed or was lost.")
+        return style.message("No trial has failed or been lost.")
     shown = list(itertools.islice(reasons, max_reasons))
     labels = [_short(reason or "no reason given") for reason, _, _ in shown]
-    # Reasons that begin alike are bars of their own.
+    # Reasons with equal labels still get a bar each.
     keys = [f"{place}" for place in range(len(shown))]
     figure = go.Figure(
         go.Bar(
@@ -280,7 +280,7 @@ def failures(reasons: Sequence[tuple[str, int, int]], max_reasons: int = 15) -> 
             orientation="h",
             marker={"color": STATES["failed"]},
             customdata=[[plain(reason), newest] for reason, _, newest in shown],
-            hovertemplate="%{x} trials, the newest is %{customdata[1]}<br>%{customdata[0]}<extra></extra>",
+            hovertemplate="%{x} trials, the newest is trial %{customdata[1]}<br>%{customdata[0]}<extra></extra>",
         )
     )
     figure.update_xaxes(title="trials", rangemode="tozero")
@@ -294,9 +294,9 @@ def _short(words: str, length: int = 70) -> str:
 
 
 def importance(shares: Mapping[str, float], method: str, num_trials: int) -> go.Figure:
-    """Each hyperparameter's share of what moves the objective."""
+    """The importance of each hyperparameter, as shares."""
     if not shares:
-        return style.message("Importance takes two complete trials that differ in a hyperparameter, or more.")
+        return style.message("Importance needs at least two complete trials that differ in a hyperparameter.")
     order = sorted(shares, key=lambda name: shares[name], reverse=True)
     values = [shares[name] for name in order]
     figure = go.Figure(
@@ -311,14 +311,14 @@ def importance(shares: Mapping[str, float], method: str, num_trials: int) -> go.
         )
     )
     figure.update_xaxes(
-        title=f"importance by {method}, of {num_trials:,} complete trials", range=[0, 1], tickformat=".0%"
+        title=f"importance by {method}, from {num_trials:,} complete trials", range=[0, 1], tickformat=".0%"
     )
     figure.update_yaxes(type="category", autorange="reversed", automargin=True)
     return styled(figure, "importance", 130 + 28 * len(order))
 
 
 def pareto(trials: pd.DataFrame, objectives: Sequence[Mapping[str, str]], x: str, y: str) -> go.Figure:
-    """Complete trials in the plane of two objectives; those that none is better than in both are joined."""
+    """Complete trials in the plane of two objectives; a line joins the Pareto front."""
     complete = trials[trials["place"].notna()].dropna(subset=[f"objectives.{x}", f"objectives.{y}"])
     if not len(complete):
         return style.message(NOTHING)

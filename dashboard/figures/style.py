@@ -1,4 +1,4 @@
-"""What the figures of the pages share: colors, margins, and the two themes."""
+"""What all figures share: colors, margins, and the two themes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 
 from atoll.analysis import importance
 
-# Paul Tol's bright scheme: told apart by color-blind readers, and on light and dark grounds.
+# Paul Tol's bright scheme: distinct for color-blind readers, on light and dark backgrounds.
 COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 STATES = {
     "training": COLORS[0],
@@ -36,7 +36,7 @@ dmc.add_figure_templates()
 
 
 def styled(figure: go.Figure, key: str, height: int = HEIGHT, **more: object) -> go.Figure:
-    """With the margins of all; an equal `key` keeps zoom and hidden traces when new data arrive."""
+    """Set the common layout; the same `key` keeps zoom and hidden traces when new data arrive."""
     # Names may be numbers.
     figure.update_xaxes(autotypenumbers="strict").update_yaxes(autotypenumbers="strict")
     layout = {"height": height, "margin": {"l": 70, "r": 20, "t": 40, "b": 60}, "uirevision": key}
@@ -51,7 +51,7 @@ def themed(figure: go.Figure, theme: str | None) -> go.Figure:
 
 
 def message(words: str) -> go.Figure:
-    """In place of a figure that has nothing to show: why."""
+    """A message in place of a figure that has nothing to show."""
     figure = go.Figure()
     figure.add_annotation(
         text=plain(words), showarrow=False, font={"size": 14}, x=0.5, y=0.5, xref="paper", yref="paper"
@@ -61,7 +61,7 @@ def message(words: str) -> go.Figure:
 
 
 def plain(words: object) -> str:
-    """Words as they are: plotly reads some HTML."""
+    """Text with HTML escaped, as Plotly interprets some of it."""
     return html.escape(str(words), quote=False)
 
 
@@ -76,33 +76,33 @@ def panels(titles: Sequence[str], columns: int = 3, row_height: int = 260) -> tu
 
 
 def bottom(places: Sequence[Place]) -> list[Place]:
-    """The panels with none below them."""
+    """The panels in the last row of their column."""
     return [place for place in places if {**place, "row": place["row"] + 1} not in places]
 
 
 def is_number(values: pd.Series) -> bool:
-    """Whether all that is there are numbers (truth values are words)."""
+    """Whether all present values are numbers; booleans count as words."""
     known = values.dropna()
     return len(known) > 0 and all(isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in known)
 
 
 def is_log(values: pd.Series) -> bool:
-    """Whether numbers are read better on a logarithmic axis."""
+    """Whether numbers are easier to read on a logarithmic axis."""
     return importance.is_log(pd.to_numeric(values, errors="coerce").dropna().to_numpy(dtype=float))
 
 
 def words(values: pd.Series) -> pd.Series:
-    """Values as words, as JSON spells truth; None where there is none."""
+    """Values as words, booleans as in JSON; None for a missing value."""
     return pd.Series([word(value) for value in values], index=values.index, name=values.name, dtype=object)
 
 
 def labels(values: pd.Series) -> pd.Series:
-    """The same for axes that would read HTML in them."""
-    return words(values).map(lambda one: one if one is None else plain(one))
+    """Values as words for axes, which would interpret HTML."""
+    return words(values).map(lambda value: value if value is None else plain(value))
 
 
 def word(value: object) -> str | None:
-    """One value as a word."""
+    """A value as a word; None if it is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     return value if isinstance(value, str) else json.dumps(value)

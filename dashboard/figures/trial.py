@@ -16,7 +16,7 @@ MAX_OBSERVED = 12  # panels of observed metrics
 
 
 def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> go.Figure:
-    """Loss, metric, learning rate and traffic against epochs, and what was observed; a color for each trial.
+    """Loss, metric, learning rate, traffic and observed metrics against epochs; a color for each trial.
 
     Args:
         reports: a row for each trial and report: trial, epoch, step, seconds, train_loss, validation_loss, metric,
@@ -27,7 +27,7 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
     if not len(reports):
         return style.message("Select trials in the leaderboard to draw their curves.")
     known = [name for name in reports.columns if name.startswith("observed.") and reports[name].notna().any()]
-    observed = sorted(known, key=lambda name: "/" in name)  # a layer's own come after those of all
+    observed = sorted(known, key=lambda name: "/" in name)  # metrics of one layer follow those of the whole model
     columns = {"loss": ["train_loss", "validation_loss"], metric: ["metric"], "learning rate": ["learning_rate"]}
     columns |= {"sent by all ranks (MB)": ["megabytes"]}
     columns |= {name.removeprefix("observed."): [name] for name in observed[:MAX_OBSERVED]}
@@ -66,11 +66,11 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
 
 
 def ledger(entries: pd.DataFrame, num_steps: int, num_ranks: int) -> go.Figure:
-    """What a rank sent and how long it waited, by operation and scope: means of a step, or of all where none is known.
+    """Mean bytes sent and seconds waited per rank and step, by operation and scope; without steps, per rank in total.
 
     Args:
         entries: operation, scope, overlapped, wire_bytes, seconds_waited; sums over ranks.
-        num_steps, num_ranks: of the trial; a trial that reported nothing has 0 steps.
+        num_steps, num_ranks: the trial's; a trial without reports has 0 steps.
     """
     if not len(entries):
         return style.message("This trial recorded no communication.")
@@ -80,7 +80,7 @@ def ledger(entries: pd.DataFrame, num_steps: int, num_ranks: int) -> go.Figure:
         f"{row.operation}, {row.scope}{', overlapped' if row.overlapped else ''}"
         for row in sums.itertuples(index=False)
     ]
-    span = "in a step" if num_steps else "in all"
+    span = "per step" if num_steps else "in total"
     figure, places, _ = style.panels([f"sent {span} (kB)", f"waited {span} (ms)"], columns=2)
     for place, values, color in (
         (places[0], sums["wire_bytes"] / per / 1e3, COLORS[0]),
@@ -101,7 +101,7 @@ def ledger(entries: pd.DataFrame, num_steps: int, num_ranks: int) -> go.Figure:
 
 
 def reports_frame(rows: Sequence[object], number_of: dict[int, int]) -> pd.DataFrame:
-    """Reports as `curves` wants them; `number_of` names the trials."""
+    """Reports in the form that `curves` takes; `number_of` gives the trials' numbers by id."""
     names = ["epoch", "step", "seconds", "train_loss", "validation_loss", "metric", "learning_rate", "wire_bytes"]
     content = [
         {"trial": number_of[row.trial_id]}  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Methods side by side: a benchmark with its confirmations, or any studies as they were tuned."""
+"""Methods side by side: a benchmark's confirmations, or any studies' tuning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import dash
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from atoll.dashboard import components
@@ -42,21 +42,28 @@ TUNED = {
 }
 MAX_STUDIES = 12
 UNFAIR = (
-    "These are searches, not a benchmark: each study's best is on the validation data that chose it, and budgets may "
-    "differ. `atoll benchmark` tunes with equal budgets and confirms on test data."
+    "These are searches, not a benchmark: each study's best value comes from the validation data that selected it, and "
+    "budgets may differ. `atoll benchmark` tunes with equal budgets and confirms on test data."
 )
+ADDRESS = {
+    "benchmark": Input("compare-benchmark", "value"),
+    "studies": Input("compare-studies", "value"),
+    "figure": Input("compare-figures", "value"),
+}
+
+
+def page(
+    context: Context, /, benchmark: str | None = None, studies: str = "[]", figure: str | None = None, **_query: str
+) -> Any:
+    """The page that an address asks for."""
+    try:
+        return layout(context, benchmark, [str(name) for name in components.parsed(studies, [])], figure)
+    except UNREADABLE as error:
+        return components.alert("Nothing to compare", str(error))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(benchmark: str | None = None, studies: str = "[]", figure: str | None = None, **_query: str) -> Any:
-        try:
-            return layout(context, benchmark, [str(one) for one in components.parsed(studies, [])], figure)
-        except UNREADABLE as error:
-            return components.alert("Nothing to compare", str(error))
-
-    dash.register_page(__name__, path="/compare", name="Compare", title="Compare · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
     components.show_figures(app, "compare-figure")
 
     @app.callback(
@@ -96,20 +103,13 @@ def register(app: dash.Dash, context: Context) -> None:
                 no_update,
             )
         if drawn is None:
-            waiting = style.themed(style.message("The methods are being compared; this takes some seconds."), theme)
+            waiting = style.themed(style.message("Comparing the methods; this takes a few seconds."), theme)
             return waiting, *(no_update,) * 5, None, no_update
         shown, kinds, chosen, notes, columns, rows = drawn
         choices = [{"value": key, "label": title} for key, title in kinds.items()]
         return style.themed(shown, theme), choices, chosen, notes, columns, rows, [*now[:3], chosen, theme], benchmark
 
-    app.clientside_callback(
-        ClientsideFunction("atoll", "address"),
-        Output("compare-address", "data"),
-        Input("compare-benchmark", "value"),
-        Input("compare-studies", "value"),
-        Input("compare-figures", "value"),
-        State("compare-state", "data"),
-    )
+    components.keep_address(app, "compare", ADDRESS)
 
 
 def _revision(context: Context, benchmark: str | None, studies: list[str] | None) -> Any:
@@ -122,7 +122,7 @@ Drawn = tuple[go.Figure, dict[str, str], str, Any, list[dict[str, Any]], list[di
 
 
 def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | None:
-    """Figure, choices of figures, the one that is shown, notes, and table of a benchmark; None while it is compared."""
+    """A benchmark's figure, choices of figures, chosen figure, notes, and table; None while it is being computed."""
     benchmark = context.store.benchmark(name)
     comparison = _compared(context, benchmark)
     if comparison is None:
@@ -156,7 +156,7 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
     if told.get(kind, True):
         shown = drawers[kind]().update_layout(uirevision=kind)
     else:
-        why = comparison.verdict if kind in ("scores", "profiles") else "cannot tell: too few workloads or targets"
+        why = comparison.verdict if kind in ("scores", "profiles") else "Too few workloads or targets to tell."
         shown = style.message(why)
     notes = [dmc.Text(f"{comparison.verdict}.", fw=600)]
     notes += [dmc.Text(note, size="sm") for note in comparison.notes]
@@ -176,7 +176,7 @@ def _right(numeric: bool) -> dict[str, str]:
 
 
 def _compared(context: Context, benchmark: BenchmarkRow) -> Any:
-    """The comparison, worked out in the background once for each set of studies that have ended."""
+    """The comparison, computed in the background once for each set of ended studies."""
 
     def work() -> Any:
         try:
@@ -184,13 +184,13 @@ def _compared(context: Context, benchmark: BenchmarkRow) -> Any:
 
             return compare(context.store, benchmark)
         except ImportError as error:
-            return f"Comparing takes the analysis extra, `pip install atoll[analysis]`: {error}"
+            return f"A comparison needs the analysis extra, `pip install atoll[analysis]`: {error}"
 
     return context.background.get(("comparison", context.stamp(benchmark)), work, patience=0.3)
 
 
 def of_studies(context: Context, names: list[str], chosen: str | None) -> Drawn:
-    """The same of studies."""
+    """The studies' figure, choices of figures, chosen figure, notes, and table."""
     kind = chosen if chosen in TUNED else "trials"
     studies = [_study(context, name) for name in names[:MAX_STUDIES]]
     columns = [
@@ -203,7 +203,7 @@ def of_studies(context: Context, names: list[str], chosen: str | None) -> Drawn:
         ),
     ]
     if not studies:
-        return style.message("Choose a benchmark, or studies."), TUNED, kind, None, columns, []
+        return style.message("Choose a benchmark or studies."), TUNED, kind, None, columns, []
     if kind == "objectives":
         shown = several.objectives(studies)
     elif kind in ("wire_bytes", "seconds"):
@@ -214,7 +214,7 @@ def of_studies(context: Context, names: list[str], chosen: str | None) -> Drawn:
     aims = {(study.metric, study.direction) for study in studies}
     if len(aims) > 1:
         words = ", ".join(sorted(f"{direction} {metric}" for metric, direction in aims))
-        notes.append(components.alert("Different objectives", f"These do not compare: {words}.", "red"))
+        notes.append(components.alert("Different objectives", f"These cannot be compared: {words}.", "red"))
     rows = [{"key": str(row["study"]), **row} for row in several.times_to_target(studies)]
     return shown, TUNED, kind, notes, columns, rows
 
@@ -228,15 +228,14 @@ def _study(context: Context, name: str) -> Compared:
 def layout(context: Context, benchmark: str | None, studies: list[str], figure: str | None) -> dmc.Stack:
     """The page."""
     names = [s.study.name for s in context.store.studies() if not s.study.archived or s.study.name in studies]
-    benchmarks = [one.name for one in context.store.benchmarks()]
+    benchmarks = [row.name for row in context.store.benchmarks()]
     if benchmark is None and not studies:
         benchmark = benchmarks[0] if benchmarks else None
     kinds = CONFIRMED if benchmark else TUNED
     return dmc.Stack(
         [
             dcc.Store(id="compare-seen"),
-            dcc.Store(id="compare-state", data=["benchmark", "studies", "figure"]),
-            dcc.Store(id="compare-address"),
+            *components.address_stores("compare", ADDRESS),
             components.interval("compare-interval"),
             components.heading("Compare methods"),
             dmc.Group(

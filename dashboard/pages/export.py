@@ -1,4 +1,4 @@
-"""The best configurations of a study as YAML: shown, copied, downloaded."""
+"""The best configurations of a study as YAML, to read, copy or download."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Input, Output, State, dcc, html
+from dash import Input, Output, State, dcc, html
 
 from atoll.dashboard import components
 from atoll.dashboard.context import UNREADABLE, Context
@@ -19,19 +19,27 @@ from atoll.storage.store import StoreError
 
 MAX_BEST = 100
 MAX_SHOWN = 200
+ADDRESS = {
+    "name": Input("export-name", "value"),
+    "best": Input("export-best", "value"),
+    "pareto": Input("export-pareto", "checked"),
+    "trials": Input("export-trials", "value"),
+}
+
+
+def page(
+    context: Context, /, name: str | None = None, best: str = "1", pareto: str = "", trials: str = "[]", **_query: str
+) -> Any:
+    """The page that an address asks for."""
+    try:
+        chosen = [_spelled(trial) for trial in components.parsed(trials, [])]
+        return layout(context, name, int(best) if best.isdecimal() else 1, pareto == "true", chosen)
+    except UNREADABLE as error:
+        return components.alert("Nothing to export", str(error))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(name: str | None = None, best: str = "1", pareto: str = "", trials: str = "[]", **_query: str) -> Any:
-        try:
-            chosen = [_spelled(one) for one in components.parsed(trials, [])]
-            return layout(context, name, int(best) if best.isdecimal() else 1, pareto == "true", chosen)
-        except UNREADABLE as error:
-            return components.alert("Nothing to export", str(error))
-
-    dash.register_page(__name__, path="/export", name="Export", title="Export · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
 
     @app.callback(
         Output("export-yaml", "children"),
@@ -39,23 +47,20 @@ def register(app: dash.Dash, context: Context) -> None:
         Output("export-problem", "children"),
         Output("export-command", "children"),
         Output("export-pareto", "disabled"),
-        Input("export-name", "value"),
-        Input("export-best", "value"),
-        Input("export-pareto", "checked"),
-        Input("export-trials", "value"),
+        *ADDRESS.values(),
     )
     def _show(name: str | None, best: int | str | None, pareto: bool, trials: list[str] | None) -> Any:
         try:
             study = context.store.study(name)
             number = None if pareto and study.objectives else _number(best)
             if trials:
-                text = as_yaml(study, [_trial(context, study, one) for one in trials[:MAX_SHOWN]])
+                text = as_yaml(study, [_trial(context, study, trial) for trial in trials[:MAX_SHOWN]])
                 return text, text, shortened(len(trials), "select fewer"), "", not study.objectives
             ids = context.boards.of(study.name).best(number)
             text = content(context, study, ids, alone=number == 1)
         except UNREADABLE as error:
             return "", "", components.alert("Nothing to export", str(error)), "", True
-        problem = shortened(len(ids), "`atoll export` writes all")
+        problem = shortened(len(ids), "`atoll export` writes all of them")
         return text, text, problem, command(context, study, number), not study.objectives
 
     @app.callback(
@@ -67,52 +72,44 @@ def register(app: dash.Dash, context: Context) -> None:
     def _save(_clicks: int, text: str) -> Any:
         return {"content": text, "filename": "best.yaml", "type": "text/yaml"}
 
-    app.clientside_callback(
-        ClientsideFunction("atoll", "address"),
-        Output("export-address", "data"),
-        Input("export-name", "value"),
-        Input("export-best", "value"),
-        Input("export-pareto", "checked"),
-        Input("export-trials", "value"),
-        State("export-state", "data"),
-    )
+    components.keep_address(app, "export", ADDRESS)
 
 
 def _number(best: int | str | None) -> int:
     if best is None or not str(best).isdecimal() or not 1 <= int(best) <= MAX_BEST:
-        raise StoreError(f"choose 1 to {MAX_BEST} of the best; got {best!r}")
+        raise StoreError(f"choose 1 to {MAX_BEST} of the best trials; got {best!r}")
     return int(best)
 
 
 def content(context: Context, study: StudyRow, ids: Sequence[int], alone: bool) -> str:
-    """These trials' configurations as `atoll export` writes them, at most `MAX_SHOWN`. Raises StoreError for none."""
+    """At most `MAX_SHOWN` trials' configurations, as `atoll export` writes them. Raises StoreError for no trials."""
     if not ids:
         raise StoreError(f"{study.name} has no complete trial to export")
     return as_yaml(study, browse.trials(context.store, ids[:MAX_SHOWN]), alone=alone)
 
 
 def shortened(num: int, advice: str) -> dmc.Alert | None:
-    """What to say of more configurations than a page can hold, and what to do about it."""
+    """A note on more configurations than the page shows, with advice; None if it shows all."""
     if num <= MAX_SHOWN:
         return None
-    return components.alert("Not all of them", f"The first {MAX_SHOWN} of {num:,}; {advice}.", "yellow")
+    return components.alert("Shortened", f"The first {MAX_SHOWN} of {num:,}; {advice}.", "yellow")
 
 
-def _spelled(one: Any) -> str:
-    """A trial of an address, [number, attempt], as the field shows it."""
-    number, attempt = one if isinstance(one, list) and len(one) == 2 else (one, 0)
+def _spelled(entry: Any) -> str:
+    """A trial in an address, [number, attempt], as the field shows it."""
+    number, attempt = entry if isinstance(entry, list) and len(entry) == 2 else (entry, 0)
     return f"{number}.{attempt}" if attempt else str(number)
 
 
 def _trial(context: Context, study: StudyRow, text: str) -> TrialRow:
     number, _, attempt = text.partition(".")
     if not number.isdecimal() or (attempt and not attempt.isdecimal()):
-        raise StoreError(f"trials are numbered 0, 1, 2, ..., attempts 3.1; got {text!r}")
+        raise StoreError(f"a trial is a number such as 12, or 12.1 for its attempt 1; got {text!r}")
     return browse.trial(context.store, study.id, int(number), int(attempt) if attempt else None)
 
 
 def command(context: Context, study: StudyRow, best: int | None) -> str:
-    """What writes the same file."""
+    """The command that writes the same file."""
     which = "--pareto" if best is None else f"--best {best}"
     return f"atoll export {shlex.quote(study.name)} {which} -o best.yaml{context.store_option}"
 
@@ -123,10 +120,9 @@ def layout(context: Context, name: str | None, best: int, pareto: bool, trials: 
     chosen = name if name is not None else names[0] if names else None
     return dmc.Stack(
         [
-            dcc.Store(id="export-state", data=["name", "best", "pareto", "trials"]),
-            dcc.Store(id="export-address"),
+            *components.address_stores("export", ADDRESS),
             dcc.Download(id="export-download"),
-            components.heading("Export", below="Configurations complete enough to train again with `atoll train`."),
+            components.heading("Export", below="Complete configurations, to train again with `atoll train`."),
             dmc.Group(
                 [
                     dmc.Select(
@@ -140,7 +136,7 @@ def layout(context: Context, name: str | None, best: int, pareto: bool, trials: 
                     ),
                     dmc.NumberInput(
                         id="export-best",
-                        label="How many of the best",
+                        label="Number of best trials",
                         value=best,
                         min=1,
                         max=MAX_BEST,

@@ -1,4 +1,4 @@
-"""The archipelago: what each island has bred, who migrated, how alike its individuals are, and where one comes from."""
+"""The islands: populations, migrations, diversity, and the family tree of an individual."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import dash
 import dash_mantine_components as dmc
 import numpy as np
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from atoll.dashboard import components, table
@@ -23,19 +23,21 @@ from atoll.storage import browse
 from atoll.storage.models import TrialRow
 
 MAX_RELATIVES = 150
+ADDRESS = {"trial": Input("islands-trial", "value")}
+
+
+def page(context: Context, /, name: str | None = None, trial: str | None = None, **_query: str) -> Any:
+    """The page that an address asks for."""
+    try:
+        board = context.boards.of(name or context.store.study().name)
+        return layout(context, board, int(trial) if trial is not None and trial.isdecimal() else None)
+    except UNREADABLE as error:
+        return components.alert("No such study", str(error))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
+    """Add the page's callbacks to `app`."""
 
-    def page(name: str | None = None, trial: str | None = None, **_query: str) -> Any:
-        try:
-            board = context.boards.of(name or context.store.study().name)
-            return layout(context, board, int(trial) if trial is not None and trial.isdecimal() else None)
-        except UNREADABLE as error:
-            return components.alert("No such study", str(error))
-
-    dash.register_page(__name__, path="/islands", name="Islands", title="Islands · atoll", layout=page)
     components.show_figures(app, "islands-populations", "islands-migrations", "islands-diversity", "islands-tree")
 
     @app.callback(
@@ -54,7 +56,7 @@ def register(app: dash.Dash, context: Context) -> None:
             board = context.boards.of(name)
         except UNREADABLE as error:
             return no_update, no_update, no_update, components.alert("This study cannot be read", str(error)), None
-        # A running trial's reports change nothing here.
+        # Reports of running trials do not change this page.
         moved = browse.num_migrations(context.store, board.study.id)
         now = [len(board.trials), int(board.trials["finished"].notna().sum()), moved, theme]
         if now == seen:
@@ -83,12 +85,7 @@ def register(app: dash.Dash, context: Context) -> None:
             raise PreventUpdate
         return points[0]["customdata"][0]
 
-    app.clientside_callback(
-        ClientsideFunction("atoll", "address"),
-        Output("islands-address", "data"),
-        Input("islands-trial", "value"),
-        State("islands-state", "data"),
-    )
+    components.keep_address(app, "islands", ADDRESS)
 
 
 def draw(context: Context, board: Board) -> tuple[go.Figure, go.Figure, go.Figure]:
@@ -103,7 +100,7 @@ def draw(context: Context, board: Board) -> tuple[go.Figure, go.Figure, go.Figur
 
 
 def distances(board: Board) -> dict[int, tuple[list[float], list[float]]]:
-    """How far apart the newest individuals of every island were, at moments of the study."""
+    """The mean distance of each island's newest individuals, at moments of the study."""
     moments = figures.moments(board.trials)
     windows = [window for some in moments.values() for window in some]
     if not windows:
@@ -123,7 +120,7 @@ def distances(board: Board) -> dict[int, tuple[list[float], list[float]]]:
 
 
 def relatives(family: dict[int, TrialRow]) -> dict[int, Relative]:
-    """What the family tree draws."""
+    """Trials in the form that the family tree takes."""
     return {
         number: Relative(
             number,
@@ -137,7 +134,7 @@ def relatives(family: dict[int, TrialRow]) -> dict[int, Relative]:
 
 
 def genes(context: Context, board: Board, trial: TrialRow | None, num_shown: int) -> Any:
-    """Who bred an individual, by which operator, and where each gene came from."""
+    """An individual's operator, and the source of each of its genes."""
     if trial is None:
         return None
     proposal = trial.proposal or {}
@@ -148,7 +145,7 @@ def genes(context: Context, board: Board, trial: TrialRow | None, num_shown: int
     )
     words += f": {shares}." if shares else "."
     if num_shown >= MAX_RELATIVES:
-        words += f" Its {num_shown} nearest relatives are drawn."
+        words += f" Only its {num_shown} nearest ancestors are drawn."
     rows = [
         [name, table.shown(value), _source(context, board, sources.get(name))]
         for name, value in trial.hyperparameters.items()
@@ -175,8 +172,7 @@ def layout(context: Context, board: Board, number: int | None) -> dmc.Stack:
         [
             dcc.Store(id="islands-name", data=study.name),
             dcc.Store(id="islands-seen"),
-            dcc.Store(id="islands-state", data=["trial"]),
-            dcc.Store(id="islands-address"),
+            *components.address_stores("islands", ADDRESS),
             components.interval("islands-interval"),
             components.heading(
                 "Islands",
@@ -187,15 +183,17 @@ def layout(context: Context, board: Board, number: int | None) -> dmc.Stack:
             components.figure(
                 "islands-populations",
                 "Populations",
-                help=f"Thick: an island's best individual so far. Thin: the median of its newest {figures.WINDOW}.",
+                help=f"Thick: an island's best individual so far. Thin: the median of its {figures.WINDOW} newest.",
             ),
             dmc.SimpleGrid(
                 [
-                    components.figure("islands-migrations", "Migrations", help="How many individuals went where."),
+                    components.figure(
+                        "islands-migrations", "Migrations", help="The number of individuals sent from island to island."
+                    ),
                     components.figure(
                         "islands-diversity",
                         "Diversity",
-                        help="Gower's distance, averaged over pairs of individuals: 0 where all are equal, at most 1.",
+                        help="Gower's distance, averaged over pairs of individuals: 0 if all are equal, at most 1.",
                     ),
                 ],
                 cols={"base": 1, "lg": 2},
@@ -213,7 +211,7 @@ def layout(context: Context, board: Board, number: int | None) -> dmc.Stack:
                     debounce=300,
                     attributes={"input": {"aria-label": "Trial"}},
                 ),
-                help="An individual (star) and its ancestors back to the founders on top; click one to see its own.",
+                help="An individual (star) and its ancestors, the founders on top; click one to see its ancestors.",
             ),
             html.Div(id="islands-genes"),
         ],

@@ -1,4 +1,4 @@
-"""Predictions for another cluster: chosen or edited here, and never stored."""
+"""Predictions for a cluster that is chosen or edited on the page; they are not stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import dash
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
+from dash import Input, Output, dcc, html, no_update
 
 from atoll.analysis import clusters, projection
 from atoll.analysis.cluster import Cluster
@@ -25,8 +25,8 @@ from atoll.storage.models import BenchmarkRow
 from atoll.storage.yamlfile import FileError
 
 DEFAULT_CLUSTER = "a100_hdr200"
-DEFAULT_NODES = "1,2,4,8"  # replaying many more would be the first thing that a reader waits for
-VALUES = {"to_target": "Time to target", "exposed": "Exposed communication", "step": "Seconds of a step"}
+DEFAULT_NODES = "1,2,4,8"  # more would make readers wait for the replay
+VALUES = {"to_target": "Time to target", "exposed": "Exposed communication", "step": "Seconds per step"}
 COLUMNS = [
     column("workload", width=160),
     column("method", width=140),
@@ -39,18 +39,26 @@ COLUMNS = [
     column("to_target", "to the target (s)", numeric=True, width=175),
     column("num_trials", "trainings", numeric=True),
 ]
+ADDRESS = {
+    "name": Input("projection-name", "value"),
+    "cluster": Input("projection-cluster", "value"),
+    "text": Input("projection-text", "value"),
+    "nodes": Input("projection-nodes", "value"),
+    "scaling": Input("projection-scaling", "value"),
+    "value": Input("projection-value", "value"),
+}
+
+
+def page(context: Context, /, name: str | None = None, **query: str) -> Any:
+    """The page that an address asks for."""
+    try:
+        return layout(context, name, query)
+    except UNREADABLE as error:
+        return components.alert("Nothing to project", str(error))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(name: str | None = None, **query: str) -> Any:
-        try:
-            return layout(context, name, query)
-        except UNREADABLE as error:
-            return components.alert("Nothing to project", str(error))
-
-    dash.register_page(__name__, path="/projection", name="Projection", title="Projection · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
     components.show_figures(app, "projection-figure")
 
     @app.callback(
@@ -77,19 +85,19 @@ def register(app: dash.Dash, context: Context) -> None:
     )
     def _update(name: str | None, text: str, nodes: str, scaling: str, value: str, theme: str, _count: int) -> Any:
         try:
-            made = predict(context, name, text, nodes, scaling)
+            result = predict(context, name, text, nodes, scaling)
         except (*UNREADABLE, FileError) as error:
             nothing = style.themed(style.message("Nothing to show."), theme)
             return nothing, [], None, components.alert("Not projected", str(error)), isinstance(error, FileError)
-        if made is None:
+        if result is None:
             return (
-                style.themed(style.message("Schedules are being replayed; many ranks take a while."), theme),
+                style.themed(style.message("Replaying the recorded traces; many ranks take a while."), theme),
                 [],
                 None,
                 None,
                 False,
             )
-        predictions, left_out = made
+        predictions, left_out = result
         rows = [{"key": str(n), **plain(asdict(row))} for n, row in enumerate(predictions)]
         return (
             style.themed(draw(predictions, methods_of(context, name, predictions), value), theme),
@@ -99,17 +107,7 @@ def register(app: dash.Dash, context: Context) -> None:
             True,
         )
 
-    app.clientside_callback(
-        ClientsideFunction("atoll", "address"),
-        Output("projection-address", "data"),
-        Input("projection-name", "value"),
-        Input("projection-cluster", "value"),
-        Input("projection-text", "value"),
-        Input("projection-nodes", "value"),
-        Input("projection-scaling", "value"),
-        Input("projection-value", "value"),
-        State("projection-state", "data"),
-    )
+    components.keep_address(app, "projection", ADDRESS)
 
 
 def text_of(cluster: str) -> str:
@@ -118,7 +116,7 @@ def text_of(cluster: str) -> str:
 
 
 def read(text: str) -> Cluster:
-    """The cluster that a text describes. Raises FileError, one line for each mistake."""
+    """The cluster that a text describes. Raises FileError with a line for each mistake."""
     import yaml
 
     try:
@@ -126,18 +124,18 @@ def read(text: str) -> Cluster:
     except yaml.YAMLError as error:
         raise FileError(f"not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise FileError(f"the cluster must hold keys and values; valid keys are {', '.join(Cluster.model_fields)}")
+        raise FileError(f"a cluster must hold keys and values; valid keys are {', '.join(Cluster.model_fields)}")
     return yamlfile.validate(content, Cluster, source="the cluster", folder=Path(), node=node)
 
 
 def predict(
     context: Context, name: str | None, text: str, nodes: str, scaling: str
 ) -> tuple[list[Prediction], list[str]] | None:
-    """Predictions, and what was left out and why; None while they are worked out.
+    """Predictions, and the reasons for omissions; None while they are being computed.
 
     Raises:
-        FileError: for a cluster or numbers of nodes that cannot be.
-        StoreError: for what cannot be projected.
+        FileError: for an invalid cluster or number of nodes.
+        StoreError: for a study or benchmark that cannot be projected.
     """
     cluster, scales = read(text), clusters.nodes(nodes or "")
     way: Scaling = "strong" if scaling == "strong" else "weak"
@@ -145,128 +143,117 @@ def predict(
     key = ("projection", context.stamp(subject), cluster.model_dump_json(), tuple(scales), way)
 
     def work() -> tuple[list[Prediction], list[str]]:
-        found = projection.project_all(context.store, subject, cluster, scales, way)
-        return projection.predictions(context.store, subject, found.rows), found.left_out
+        projected = projection.project_all(context.store, subject, cluster, scales, way)
+        return projection.predictions(context.store, subject, projected.rows), projected.left_out
 
-    made: tuple[list[Prediction], list[str]] | None = context.background.get(key, work, patience=0.4)
-    return made
+    result: tuple[list[Prediction], list[str]] | None = context.background.get(key, work, patience=0.4)
+    return result
 
 
 def methods_of(context: Context, name: str | None, predictions: list[Prediction]) -> list[str]:
-    """The methods in the order that gives them the same colors as on the page that compares them."""
+    """The methods in the order that gives them the same colors as on the page "Compare methods"."""
     subject = context.store.subject(name) if name else context.store.study()
     listed = [str(e["name"]) for e in subject.definition["methods"]] if isinstance(subject, BenchmarkRow) else []
     return list(dict.fromkeys([*listed, *(row.method for row in predictions)]))
 
 
 def draw(predictions: list[Prediction], methods: list[str], value: str) -> go.Figure:
-    """The predictions against nodes; `methods` in the order of their colors."""
+    """The predictions against nodes; the order of `methods` decides their colors."""
     if not predictions:
-        return style.message("Nothing can be predicted; the notes say why.")
+        return style.message("Nothing can be predicted; see the notes.")
     figure = figures.predicted(predictions, methods, value if value in VALUES else "to_target")
     return figure.update_layout(uirevision=value, title={"text": "Predictions, not measurements", "font": {"size": 13}})
 
 
 def notes(predictions: list[Prediction], left_out: list[str]) -> list[Any]:
-    """What the predictions assume, and what is missing."""
+    """The predictions' assumptions, and what was left out."""
     assumed = list(dict.fromkeys(words for row in predictions for words in row.assumptions))
-    found: list[Any] = []
+    alerts: list[Any] = []
     if assumed:
-        found.append(components.alert("Predictions, not measurements", f"They assume: {'; '.join(assumed)}.", "blue"))
+        alerts.append(components.alert("Predictions, not measurements", f"They assume: {'; '.join(assumed)}.", "blue"))
     if left_out:
-        found.append(components.alert("Left out", "; ".join(left_out), "yellow"))
-    return found
+        alerts.append(components.alert("Left out", "; ".join(left_out), "yellow"))
+    return alerts
 
 
 def layout(context: Context, name: str | None, query: dict[str, str]) -> dmc.Stack:
     """The page."""
-    benchmarks = [one.name for one in context.store.benchmarks()]
+    benchmarks = [row.name for row in context.store.benchmarks()]
     studies = [s.study.name for s in context.store.studies() if not s.study.archived or s.study.name == name]
     names = [*benchmarks, *(study for study in studies if study not in benchmarks)]
     bundled = yamlfile.names(clusters.FOLDER)
-    cluster = query.get("cluster") if query.get("cluster") in bundled else DEFAULT_CLUSTER
-    value = query.get("value") if query.get("value") in VALUES else "to_target"
+    cluster, value = query.get("cluster", DEFAULT_CLUSTER), query.get("value", "to_target")
+    cluster, value = cluster if cluster in bundled else DEFAULT_CLUSTER, value if value in VALUES else "to_target"
     return dmc.Stack(
         [
-            dcc.Store(id="projection-state", data=["name", "cluster", "text", "nodes", "scaling", "value"]),
-            dcc.Store(id="projection-address"),
+            *components.address_stores("projection", ADDRESS),
             dcc.Interval(id="projection-interval", interval=components.INTERVAL_MILLISECONDS, disabled=True),
             components.heading(
                 "Projection",
-                below="Recorded steps, replayed on a described cluster: predictions, never measurements. Nothing is "
-                "stored here; `atoll project` keeps predictions.",
+                below="Recorded traces, replayed on a described cluster: predictions, not measurements. This page "
+                "stores nothing; `atoll project` stores predictions.",
             ),
-            dmc.Group(
-                [
-                    dmc.Select(
-                        id="projection-name",
-                        label="Benchmark or study",
-                        data=names,
-                        value=name if name in names else names[0] if names else None,
-                        searchable=True,
-                        allowDeselect=False,
-                        w=280,
-                    ),
-                    dmc.Select(
-                        id="projection-cluster",
-                        label="Cluster",
-                        data=bundled,
-                        value=cluster,
-                        allowDeselect=False,
-                        w=200,
-                    ),
-                    dmc.TextInput(
-                        id="projection-nodes",
-                        label="Nodes",
-                        value=query.get("nodes", DEFAULT_NODES),
-                        w=200,
-                        debounce=400,
-                    ),
-                    dmc.Select(
-                        id="projection-scaling",
-                        label="Scaling",
-                        data=["weak", "strong"],
-                        value="strong" if query.get("scaling") == "strong" else "weak",
-                        allowDeselect=False,
-                        w=120,
-                    ),
-                ],
-                align="end",
-            ),
+            _choices(name if name in names else names[0] if names else None, names, cluster, query),
             html.Div(id="projection-problem", role="alert"),
-            dmc.Grid(
-                [
-                    dmc.GridCol(
-                        components.figure(
-                            "projection-figure",
-                            "Predicted",
-                            components.choice(
-                                "projection-value",
-                                "figure",
-                                [{"value": key, "label": title} for key, title in VALUES.items()],
-                                value,
-                                width=210,
-                            ),
-                        ),
-                        span={"base": 12, "lg": 8},
-                    ),
-                    dmc.GridCol(
-                        dmc.Textarea(
-                            id="projection-text",
-                            label="The cluster, to edit",
-                            value=query.get("text") or text_of(str(cluster)),
-                            autosize=True,
-                            minRows=12,
-                            maxRows=24,
-                            debounce=500,
-                            styles={"input": {"fontFamily": "monospace", "fontSize": 12}},
-                        ),
-                        span={"base": 12, "lg": 4},
-                    ),
-                ]
-            ),
+            dmc.Grid([_figure(value), _cluster_text(query.get("text") or text_of(cluster))]),
             html.Div(id="projection-notes"),
             components.grid("projection-grid", COLUMNS, "420px", rowData=[]),
         ],
         gap="sm",
     )
+
+
+def _choices(name: str | None, names: list[str], cluster: str, query: dict[str, str]) -> dmc.Group:
+    return dmc.Group(
+        [
+            dmc.Select(
+                id="projection-name",
+                label="Benchmark or study",
+                data=names,
+                value=name,
+                searchable=True,
+                allowDeselect=False,
+                w=280,
+            ),
+            dmc.Select(
+                id="projection-cluster",
+                label="Cluster",
+                data=yamlfile.names(clusters.FOLDER),
+                value=cluster,
+                allowDeselect=False,
+                w=200,
+            ),
+            dmc.TextInput(
+                id="projection-nodes", label="Nodes", value=query.get("nodes", DEFAULT_NODES), w=200, debounce=400
+            ),
+            dmc.Select(
+                id="projection-scaling",
+                label="Scaling",
+                data=["weak", "strong"],
+                value="strong" if query.get("scaling") == "strong" else "weak",
+                allowDeselect=False,
+                w=120,
+            ),
+        ],
+        align="end",
+    )
+
+
+def _figure(value: str) -> dmc.GridCol:
+    values = [{"value": key, "label": title} for key, title in VALUES.items()]
+    choice = components.choice("projection-value", "figure", values, value, width=210)
+    return dmc.GridCol(components.figure("projection-figure", "Predicted", choice), span={"base": 12, "lg": 8})
+
+
+def _cluster_text(text: str) -> dmc.GridCol:
+    area = dmc.Textarea(
+        id="projection-text",
+        label="Cluster file (editable)",
+        value=text,
+        autosize=True,
+        minRows=12,
+        maxRows=24,
+        debounce=500,
+        styles={"input": {"fontFamily": "monospace", "fontSize": 12}},
+    )
+    return dmc.GridCol(area, span={"base": 12, "lg": 4})

@@ -1,4 +1,4 @@
-"""All studies and benchmarks: how far they are, and what they have found."""
+"""All studies and benchmarks: their progress and best results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import dash_mantine_components as dmc
 import pandas as pd
 from dash import Input, Output, State, dcc, no_update
 
+from atoll.analysis.formatting import duration
 from atoll.dashboard import components
 from atoll.dashboard.components import column, link_column
 from atoll.dashboard.context import UNREADABLE, Context
@@ -24,7 +25,7 @@ COLUMNS = [
     column("progress", "ended", width=115, filter=False, comparator={"function": "atollProgress"}),
     column("best", numeric=True, width=105),
     column("metric", width=125),
-    column("running", "busy", numeric=True, width=75, filter=False, headerTooltip="workers that train a trial now"),
+    column("running", "busy", numeric=True, width=75, filter=False, headerTooltip="Workers that are training a trial"),
     column("failed", numeric=True, width=80, filter=False),
     column("left", "time left", width=105, filter=False),
     column("method", width=120),
@@ -39,15 +40,20 @@ BENCHMARK_COLUMNS = [
     column("workloads", minWidth=200, flex=2),
     column("started", "started (UTC)", width=185),
 ]
+ADDRESS = {
+    "search": Input("studies-search", "value"),
+    "archived": Input("studies-archived", "checked"),
+    "filter": Input("studies-grid", "filterModel"),
+}
+
+
+def page(_context: Context, /, search: str = "", archived: str = "", filter: str = "", **_query: str) -> Any:
+    """The page that an address asks for."""
+    return layout(search, archived == "true", components.parsed(filter))
 
 
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(search: str = "", archived: str = "", filter: str = "", **_query: str) -> Any:
-        return layout(search, archived == "true", components.parsed(filter))
-
-    dash.register_page(__name__, path="/", name="Studies", title="Studies · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
 
     @app.callback(
         Output("studies-grid", "rowData"),
@@ -72,19 +78,12 @@ def register(app: dash.Dash, context: Context) -> None:
         return shown, of_benchmarks, words, now
 
     app.clientside_callback(
-        "(words, options) => ({...options, quickFilterText: words || ''})",
+        dash.ClientsideFunction("atoll", "search"),
         Output("studies-grid", "dashGridOptions"),
         Input("studies-search", "value"),
         State("studies-grid", "dashGridOptions"),
     )
-    app.clientside_callback(
-        dash.ClientsideFunction("atoll", "address"),
-        Output("studies-address", "data"),
-        Input("studies-search", "value"),
-        Input("studies-archived", "checked"),
-        Input("studies-grid", "filterModel"),
-        State("studies-names", "data"),
-    )
+    components.keep_address(app, "studies", ADDRESS)
     app.clientside_callback(
         dash.ClientsideFunction("atoll", "filter"),
         Output("studies-filter", "data"),
@@ -95,9 +94,9 @@ def register(app: dash.Dash, context: Context) -> None:
 
 
 def layout(search: str = "", archived: bool = False, filters: dict[str, Any] | None = None) -> dmc.Stack:
-    """The page; filters of columns that there are not are left out."""
-    named = {one["field"] for one in COLUMNS if one.get("filter", True)}
-    kept = {name: model for name, model in (filters or {}).items() if name in named and isinstance(model, dict)}
+    """The page; filters of unknown columns are dropped."""
+    filtered = {entry["field"] for entry in COLUMNS if entry.get("filter", True)}
+    kept = {name: model for name, model in (filters or {}).items() if name in filtered and isinstance(model, dict)}
     return dmc.Stack(
         [
             components.heading("Studies"),
@@ -126,9 +125,8 @@ def layout(search: str = "", archived: bool = False, filters: dict[str, Any] | N
                 "studies-benchmarks", BENCHMARK_COLUMNS, None, rowData=[], dashGridOptions={"domLayout": "autoHeight"}
             ),
             dcc.Store(id="studies-seen"),
-            dcc.Store(id="studies-names", data=["search", "archived", "filter"]),
+            *components.address_stores("studies", ADDRESS),
             dcc.Store(id="studies-filter", data=kept),
-            dcc.Store(id="studies-address"),
             components.interval("studies-interval"),
         ]
     )
@@ -183,9 +181,9 @@ def benchmark_rows(
 
 
 def summary(summaries: list[StudySummary], archived: bool) -> str:
-    """How many there are."""
+    """The number of studies, in words."""
     if not summaries:
-        return "This store holds no studies yet: start one with `atoll quickstart`."
+        return "This store has no studies yet: start one with `atoll quickstart`."
     running = sum(s.study.state == "running" for s in summaries)
     hidden = 0 if archived else sum(s.study.archived for s in summaries)
     words = f"{len(summaries)} {'study' if len(summaries) == 1 else 'studies'}, {running} running"
@@ -193,21 +191,21 @@ def summary(summaries: list[StudySummary], archived: bool) -> str:
 
 
 def progress(num_ended: int, budget: int | None) -> str:
-    """So many of so many."""
+    """The number of ended trials, of those budgeted if that is known."""
     return f"{num_ended:,}" if budget is None else f"{num_ended:,} of {budget:,}"
 
 
 def time_left(study: StudyRow, num_ended: int, now: float) -> str:
-    """How long a running study goes on at its pace so far, or until its budget of seconds."""
+    """How long a running study has left: at its pace so far, or until its time budget ends."""
     if study.state != "running":
         return ""
     if (seconds := study.definition.get("seconds")) is not None:
-        return f"≤ {components.duration(max(0.0, study.started + seconds - now))}"
+        return f"≤ {duration(max(0.0, study.started + seconds - now))}"
     if study.num_trials is None or not num_ended:
         return "unknown"
-    return f"≈ {components.duration((now - study.started) / num_ended * max(0, study.num_trials - num_ended))}"
+    return f"≈ {duration((now - study.started) / num_ended * max(0, study.num_trials - num_ended))}"
 
 
 def moment(seconds: float) -> str:
-    """A time, UTC."""
+    """A time in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))

@@ -1,4 +1,4 @@
-"""One trial: its curves, its traffic, its hyperparameters beside others, and how to train it again."""
+"""One trial: curves, traffic, hyperparameters next to others', and the command to train it again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
+from atoll.analysis.formatting import MISSING_ON_PAGES, size
 from atoll.dashboard import components, table
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.figures import style
@@ -24,17 +25,19 @@ from atoll.storage.models import HostRow, StudyRow, TrialRow
 from atoll.storage.store import StoreError
 
 
+def page(
+    context: Context, /, study: str | None = None, number: str = "0", attempt: str | None = None, **_query: str
+) -> Any:
+    """The page that an address asks for."""
+    try:
+        row = context.store.study(study)
+        return layout(context, row, read(context, row, number, attempt))
+    except UNREADABLE as error:
+        return components.alert("No such trial", str(error))
+
+
 def register(app: dash.Dash, context: Context) -> None:
-    """Add the page and its callbacks to `app`."""
-
-    def page(study: str | None = None, number: str = "0", attempt: str | None = None, **_query: str) -> Any:
-        try:
-            row = context.store.study(study)
-            return layout(context, row, read(context, row, number, attempt))
-        except UNREADABLE as error:
-            return components.alert("No such trial", str(error))
-
-    dash.register_page(__name__, path="/trial", name="Trial", title="Trial · atoll", layout=page)
+    """Add the page's callbacks to `app`."""
     components.show_figures(app, "trial-curves", "trial-ledger")
 
     @app.callback(
@@ -86,19 +89,19 @@ def register(app: dash.Dash, context: Context) -> None:
                 _, trial = again(context, which)
                 context.store.annotate(trial, (note or "").strip())
             except UNREADABLE as error:
-                return f"not kept: {error}"
-            return "kept"
+                return f"not saved: {error}"
+            return "saved"
 
 
 def read(context: Context, study: StudyRow, number: str, attempt: str | None) -> TrialRow:
-    """The trial of an address. Raises StoreError where there is none."""
+    """The trial in an address. Raises StoreError if it does not exist."""
     if not number.isdecimal() or not (attempt is None or attempt.isdecimal()):
-        raise StoreError(f"trials are numbered 0, 1, 2, ...; got {number!r}")
+        raise StoreError(f"a trial is a number such as 12; got {number!r}")
     return browse.trial(context.store, study.id, int(number), None if attempt is None else int(attempt))
 
 
 def again(context: Context, which: dict[str, Any]) -> tuple[StudyRow, TrialRow]:
-    """The page's study and trial as they are now. Raises StoreError where they are gone."""
+    """The page's study and trial, read again. Raises StoreError if they are gone."""
     study = context.store.study(which["study"])
     return study, browse.trial(context.store, study.id, which["number"], which["attempt"])
 
@@ -110,7 +113,7 @@ def draw(context: Context, study: StudyRow, trial: TrialRow) -> tuple[go.Figure,
     if rows:
         curves = figures.curves(figures.reports_frame(rows, {trial.id: trial.number}), metric, study.target)
     else:
-        curves = style.message("This trial has not reported anything.")
+        curves = style.message("This trial has not reported anything yet.")
     entries = [
         {name: getattr(e, name) for name in ("operation", "scope", "overlapped", "wire_bytes", "seconds_waited")}
         for e in context.store.ledger(trial.id)
@@ -120,84 +123,87 @@ def draw(context: Context, study: StudyRow, trial: TrialRow) -> tuple[go.Figure,
 
 
 def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:
-    """What there is to say in words: state, measurements, hosts, failure."""
+    """State, measurements, hosts, and the traceback of a failure."""
     proposal = trial.proposal or {}
     bred = f"{proposal.get('operator', 'unknown')}" + (
         f" of {', '.join(f'trial {parent}' for parent in proposal['parents'])}" if proposal.get("parents") else ""
     )
     measured = [
-        ("state", trial.state + (", its ranks shared cores or a GPU" if trial.oversubscribed else "")),
+        ("state", trial.state + (", on oversubscribed cores or a shared GPU" if trial.oversubscribed else "")),
         *((o["name"], table.shown(v)) for o, v in zip(study.objectives or (), trial.objectives or (), strict=False)),
-        *([(study.metric, _number(trial.objective))] if not study.objectives else []),
-        *((name.replace("_", " "), _number(value)) for name, value in (trial.metrics or {}).items()),
-        ("seconds", _number(trial.seconds)),
-        ("sent by all ranks", _bytes(trial.wire_bytes)),
-        ("peak memory", _bytes(trial.peak_memory)),
+        *([(study.metric, _value(trial.objective))] if not study.objectives else []),
+        *((name.replace("_", " "), _value(value)) for name, value in (trial.metrics or {}).items()),
+        ("seconds", _value(trial.seconds)),
+        ("sent by all ranks", size(trial.wire_bytes, MISSING_ON_PAGES)),
+        ("peak memory", size(trial.peak_memory, MISSING_ON_PAGES)),
         ("started (UTC)", moment(trial.started)),
         ("seed", str(trial.seed)),
         ("bred by", bred),
         *([("reason", trial.reason)] if trial.reason else []),
         *([("note", trial.note)] if trial.note else []),
     ]
-    found: list[Any] = [components.table([], measured)]
+    parts: list[Any] = [components.table([], measured)]
     if trial.traceback:
-        found += [
+        parts += [
             dmc.Title("Traceback", order=2, size="h5", mt="md"),
             dmc.Code(trial.traceback, block=True, className="traceback"),
         ]
-    # A resumed study has several of a rank: those of the trial had come before it started.
+    # A resumed study has several hosts per rank; the trial ran on one recorded before it started.
     own = (trial.island, trial.worker)
     hosts = [h for h in context.store.hosts(study) if (h.island, h.worker) == own and h.time <= trial.started]
     if hosts:
-        found += [dmc.Title("Hosts and devices", order=2, size="h5", mt="md"), _hosts(hosts)]
-    return found
+        parts += [dmc.Title("Hosts and devices", order=2, size="h5", mt="md"), _hosts(hosts)]
+    return parts
 
 
 def _hosts(hosts: list[HostRow]) -> dmc.Box:
     newest = {host.rank: host for host in hosts}
-    rows = [[str(r), h.hostname, h.device, h.node, h.processor or "–", h.threads] for r, h in sorted(newest.items())]
+    rows = [
+        [str(r), h.hostname, h.device, h.node, h.processor or MISSING_ON_PAGES, h.threads]
+        for r, h in sorted(newest.items())
+    ]
     return components.table(["rank", "host", "device", "node", "processor", "threads"], rows)
 
 
 def hyperparameters(context: Context, study: StudyRow, trial: TrialRow) -> dmc.Box:
-    """Beside those of the default configuration and of the incumbent, where there are such; what differs is bold."""
+    """Hyperparameters next to those of the default configuration and the incumbent, if known; differences are bold."""
     board = context.boards.of(study.name)
     best = board.trials[board.trials["place"] == 1]
     first = board.trials[board.trials["number"] == 0]
     ids = [int(id_) for some in (best, first) for id_ in some["id"]]
-    others = {one.id: one for one in browse.trials(context.store, ids)}
+    others = {row.id: row for row in browse.trials(context.store, ids)}
     incumbent = others.get(int(best["id"].iloc[0])) if len(best) else None
-    starts = [one for one in others.values() if (one.proposal or {}).get("operator") == "default"]
-    beside: dict[str, Mapping[str, Any]] = {f"trial {trial.number}": trial.hyperparameters}
+    starts = [row for row in others.values() if (row.proposal or {}).get("operator") == "default"]
+    compared: dict[str, Mapping[str, Any]] = {f"trial {trial.number}": trial.hyperparameters}
     if starts:
-        beside["default"] = starts[0].hyperparameters
+        compared["default"] = starts[0].hyperparameters
     if incumbent is not None:
-        beside[f"incumbent (trial {incumbent.number})"] = incumbent.hyperparameters
+        compared[f"incumbent (trial {incumbent.number})"] = incumbent.hyperparameters
     sources = (trial.proposal or {}).get("sources", {})
     rows = []
     for name, own in trial.hyperparameters.items():
         cells: list[Any] = [name, table.shown(own)]
-        for values in list(beside.values())[1:]:
-            value = table.shown(values[name]) if name in values else "–"
+        for values in list(compared.values())[1:]:
+            value = table.shown(values[name]) if name in values else MISSING_ON_PAGES
             cells.append(value if name in values and values[name] == own else html.Strong(value))
         cells.append(source_name(sources.get(name)))
         rows.append(cells)
-    return components.table(["hyperparameter", *beside, "gene from"], rows)
+    return components.table(["hyperparameter", *compared, "gene from"], rows)
 
 
 def source_name(source: object) -> str:
-    """Where a gene came from, in words."""
+    """The source of a gene, in words."""
     return f"trial {source}" if isinstance(source, int) else str(source or "").replace("_", " ")
 
 
 def filename(study: StudyRow, trial: TrialRow) -> str:
-    """For the downloaded configuration."""
+    """The name of the downloaded configuration."""
     safe = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in study.name)
     return f"{safe}-trial-{trial.number}.yaml"
 
 
 def command(context: Context, study: StudyRow, trial: TrialRow) -> str:
-    """What exports this trial and trains it again."""
+    """The command that exports this trial and trains it again."""
     file = filename(study, trial)
     which = f"--trial {trial.number}" + (f" --attempt {trial.attempt}" if trial.attempt else "")
     return f"atoll export {shlex.quote(study.name)} {which} -o {file}{context.store_option} && atoll train {file}"
@@ -215,7 +221,7 @@ def layout(context: Context, study: StudyRow, trial: TrialRow) -> dmc.Stack:
                 w=420,
                 attributes={"input": {"aria-label": "Note"}},
             ),
-            dmc.Button("Keep note", id="trial-keep", size="compact-sm", variant="default"),
+            dmc.Button("Save note", id="trial-keep", size="compact-sm", variant="default"),
             html.Span(id="trial-noted", role="status"),
         ]
     )
@@ -251,7 +257,7 @@ def layout(context: Context, study: StudyRow, trial: TrialRow) -> dmc.Stack:
                         [
                             dmc.Title("Hyperparameters", order=2, size="h5"),
                             hyperparameters(context, study, trial),
-                            components.figure("trial-ledger", "Communication of a rank"),
+                            components.figure("trial-ledger", "Communication per rank"),
                         ]
                     ),
                     html.Div(id="trial-facts"),
@@ -263,9 +269,5 @@ def layout(context: Context, study: StudyRow, trial: TrialRow) -> dmc.Stack:
     )
 
 
-def _number(value: Any) -> str:
-    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _bytes(value: float | None) -> str:
-    return "–" if value is None else f"{value / 1e6:,.3f} MB"
+def _value(value: Any) -> str:
+    return MISSING_ON_PAGES if value is None else table.shown(value)

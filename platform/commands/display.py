@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from atoll.platform.formatting import duration, number, size
+from atoll.analysis.formatting import duration, number, size
 from atoll.storage.events import Event, Migrated, TrialEnded, TrialStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalTail

@@ -41,7 +41,7 @@ def spaces(
 
 
 def _show_catalogue(entries: Any, describe: Any, name: str | None, as_json: bool) -> None:
-    from atoll.platform import formatting
+    from atoll.analysis import formatting
     from atoll.platform.commands import display
 
     if name is None:

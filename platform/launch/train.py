@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.formatting import duration, number, size
+from atoll.analysis.formatting import duration, number, size
 from atoll.platform.launch import errors, mpiexec
 from atoll.platform.launch.join import inside_mpi
 from atoll.platform.study import objectives, registry

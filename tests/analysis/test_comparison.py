@@ -119,9 +119,9 @@ def test_few_workloads_cannot_separate_and_many_can(tmp_path):
         return compared(tmp_path / str(num), table(num), targets={f"w{n}": 0.9 for n in range(num)})
 
     assert of(2).separation is None
-    assert "takes 3 workloads or more" in report.separation_words(of(2))
+    assert "needs at least 3 workloads" in report.separation_words(of(2))
     assert not of(4).separation.is_possible
-    assert "give no p below 0.125" in report.separation_words(of(4))
+    assert "p is at least 0.125" in report.separation_words(of(4))
     many = of(7)
     assert many.separation.is_possible
     assert report.separation_words(many) == "separated: x and y (p = 0.016)"

@@ -1,8 +1,12 @@
-"""A store that real searches of several methods have filled: what the browser tests look at."""
+"""Stores that several tests share: one filled by real searches, and small unusual ones."""
 
+import boards
 import pytest
 import yaml
 from commands import FAILING, atoll
+from served import dashboard
+
+from atoll.dashboard.context import Context
 
 DASO = {
     "name": "daso",
@@ -48,3 +52,25 @@ def searched(tmp_path_factory):
     atoll("search", *BROKEN, "--name", "broken", cwd=folder, env={"FAIL": "raise"})
     atoll("benchmark", "b.yaml", cwd=folder, timeout=240)
     return f"sqlite:///{folder}/atoll.db"
+
+
+@pytest.fixture(scope="session")
+def url(searched):
+    """The address of a dashboard over that store."""
+    with dashboard(searched) as address:
+        yield address
+
+
+STORES = {
+    "no trials": lambda path: boards.record(path)[0],
+    "one trial": lambda path: boards.study(path, [0.5]),
+    "all failed": lambda path: boards.study(path, [None, None, None]),
+    "two alike": lambda path: boards.study(path, [0.5, 0.5]),
+    "nasty name": lambda path: boards.study(path, [0.5, 0.7, None], name=boards.NASTY),
+}
+
+
+@pytest.fixture(params=STORES)
+def context(request, tmp_path):
+    """The context of pages over each of a few unusual stores."""
+    return Context(STORES[request.param](tmp_path), allow_edit=True)

@@ -1,4 +1,4 @@
-"""Who may read: the token, the cookie, the prefix, and what the command refuses."""
+"""Access: the token, the cookie, the base path, and addresses that are rejected."""
 
 import re
 
@@ -81,7 +81,7 @@ def test_what_browsers_load_ahead_is_there(store):
 
 @pytest.mark.parametrize("given", ["/a b", "/ü", "/a?b"])
 def test_prefixes_that_addresses_would_change_are_refused(store, given):
-    with pytest.raises(StoreError, match="a base path takes letters"):
+    with pytest.raises(StoreError, match="a base path may hold letters"):
         app.create_app(store, base_path=given)
 
 

@@ -1,4 +1,4 @@
-"""Boards follow the store and ask only for what is new."""
+"""Boards follow the store and ask it only for changes."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from atoll.storage.store import StoreError
 
 @pytest.fixture
 def statements():
-    """What the database is asked."""
+    """The statements that the database receives."""
     seen = []
 
     def listen(_connection, _cursor, statement, *_rest):

@@ -8,24 +8,11 @@ import browser
 import pytest
 import yaml
 from commands import wait_until
-from served import ROWS, cell, dashboard, drawn, points, until
+from served import ROWS, cell, drawn, points, until
 
 from atoll.storage.store import Store
 
 pytestmark = [*browser.NEEDED, pytest.mark.mpi]
-
-
-@pytest.fixture(scope="module")
-def url(searched):
-    with dashboard(searched) as address:
-        yield address
-
-
-@pytest.fixture
-def page():
-    with browser.opened(1500, 1100) as opened:
-        yield opened
-        assert opened.failures == []
 
 
 def csv_of(page, figure):
@@ -272,9 +259,9 @@ PAGES = [
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1920)])
-def test_axe_finds_nothing_serious_and_nothing_reaches_over_the_edge(url, theme, width):
+def test_axe_finds_nothing_serious_and_nothing_reaches_over_the_edge(url, chromium, theme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core's wrapper is missing").Axe()
-    with browser.opened(width, 900, color_scheme=theme) as page:
+    with browser.opened(chromium, width, 900, color_scheme=theme) as page:
         for path in PAGES:
             page.goto(url + path)
             page.wait_for_selector("h1")

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser while a search's journal grows, over odd stores, and behind its doors."""
+"""The dashboard in a real browser: running searches, unusual stores, interruptions, and access."""
 
 import json
 import socket
@@ -19,13 +19,23 @@ from atoll.storage.store import Store
 
 pytestmark = browser.NEEDED
 
-PATIENCE = 2.0  # seconds from a journal's line to the page, the issue's limit
+PATIENCE = 2.0  # seconds from a journal line to the page
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A folder with a store, in which tests put studies of their own, and the address of a dashboard over it."""
+    path = tmp_path_factory.mktemp("shared")
+    with dashboard(str(Store(f"sqlite:///{path}/atoll.db"))) as url:
+        yield path, url
 
 
 @pytest.fixture
-def live(tmp_path):
-    """A search under way: its journal's writer, and the address of a dashboard over its store."""
-    store, lines, recorder = boards.record(tmp_path)
+def live(shared, request):
+    """A running search: its journal's writer, and the address of its page."""
+    path, url = shared
+    name = request.function.__name__
+    _, lines, recorder = boards.record(path, name)
     for number, objective in enumerate([0.8, 0.9]):
         journals.start_trial(lines, number)
         for epoch in (1, 2, 3):
@@ -34,20 +44,12 @@ def live(tmp_path):
     recorder.catch_up()
     thread = RecorderThread(recorder)
     thread.start()
-    with dashboard(str(store)) as url:
-        yield lines, url
+    yield lines, f"{url}/study?name={name}"
     thread.finish(20)
 
 
-@pytest.fixture
-def page():
-    with browser.opened(1500, 1100) as opened:
-        yield opened
-        assert opened.failures == []
-
-
 def show_tab(page, tab):
-    """Choose a tab, and wait for the server's answer."""
+    """Choose a tab and wait for the server's answer."""
     with page.expect_response(lambda r: "study-figure-drawn" in (r.request.post_data or "")[:80]) as waiting:
         page.click(f"#study-tab [role=tab][id$='{tab}']")
     assert waiting.value.status == 200
@@ -59,7 +61,7 @@ def num_rows(page, n):
 
 def test_a_running_study_grows_and_keeps_zoom_choice_and_filters(live, page):
     lines, url = live
-    page.goto(f"{url}/study?name=s")
+    page.goto(url)
     num_rows(page, 2)
     drawn(page, "study-figure")
     assert page.inner_text(cell(0, "objective")) == "0.9"
@@ -98,7 +100,7 @@ def test_a_running_study_grows_and_keeps_zoom_choice_and_filters(live, page):
 
 def test_what_ended_while_another_page_was_open_is_there(live, page):
     lines, url = live
-    page.goto(f"{url}/study?name=s")
+    page.goto(url)
     num_rows(page, 2)
     drawn(page, "study-figure")
     page.click("text=Compare methods")
@@ -106,14 +108,14 @@ def test_what_ended_while_another_page_was_open_is_there(live, page):
     journals.start_trial(lines, 2)
     journals.end_trial(lines, 2, 0.95)
     page.wait_for_timeout(1500)
-    page.goto(f"{url}/study?name=s")
+    page.goto(url)
     num_rows(page, 3)
     until(page, "document.querySelector('#study-figure .js-plotly-plot')?._fullData[0].x.length === 3")
 
 
 def test_a_page_that_nothing_happens_on_is_not_drawn_again(live, page):
     _, url = live
-    page.goto(f"{url}/study?name=s")
+    page.goto(url)
     num_rows(page, 2)
     drawn(page, "study-figure")
     page.wait_for_timeout(1500)
@@ -163,16 +165,16 @@ def test_a_store_that_could_not_be_read_for_a_while(tmp_path, page):
         page.wait_for_selector("#study-problem >> text=The store cannot be read", state="detached")
 
 
-def test_a_study_that_is_deleted_while_it_is_open_says_so(tmp_path, page):
-    store = boards.study(tmp_path, [0.5, 0.7])
-    with dashboard(str(store)) as url:
-        page.goto(f"{url}/study?name=s")
-        num_rows(page, 2)
-        store.delete(store.study("s"))
-        page.wait_for_selector("#study-problem >> text=This study is gone")
-        page.click("#study-tab [role=tab][id$='timeline']")
-        page.goto(f"{url}/study?name=s")
-        page.wait_for_selector("text=does not hold a study named")
+def test_a_study_that_is_deleted_while_it_is_open_says_so(shared, page):
+    path, url = shared
+    store = boards.study(path, [0.5, 0.7], name="deleted")
+    page.goto(f"{url}/study?name=deleted")
+    num_rows(page, 2)
+    store.delete(store.study("deleted"))
+    page.wait_for_selector("#study-problem >> text=This study is gone")
+    page.click("#study-tab [role=tab][id$='timeline']")
+    page.goto(f"{url}/study?name=deleted")
+    page.wait_for_selector("text=does not hold a study named")
 
 
 def test_names_and_notes_are_text_wherever_they_are_shown(tmp_path, page):
@@ -208,17 +210,20 @@ def test_names_and_notes_are_text_wherever_they_are_shown(tmp_path, page):
     assert dialogs == []
 
 
-@pytest.mark.parametrize("objectives", [[], [0.5], [None, None]])
-def test_small_studies_have_a_sensible_view(tmp_path, page, objectives):
-    store = boards.study(tmp_path, objectives)
-    with dashboard(str(store)) as url:
-        page.goto(f"{url}/study?name=s")
-        page.wait_for_selector("#study-counts")
-        for tab in ("parallel", "importance", "slices", "contour", "timeline", "failures", "best"):
-            show_tab(page, tab)
-        page.goto(f"{url}/islands?name=s")
-        until(page, "!document.querySelector('#islands-diversity')?.innerText.includes('…')")
-        assert "Traceback" not in page.inner_text("body")
+SMALL = {"no-trials": [], "one-complete": [0.5], "two-failed": [None, None]}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_studies_have_a_sensible_view(shared, page, name):
+    path, url = shared
+    boards.study(path, SMALL[name], name=name)
+    page.goto(f"{url}/study?name={name}")
+    page.wait_for_selector("#study-counts")
+    for tab in ("parallel", "importance", "slices", "contour", "timeline", "failures", "best"):
+        show_tab(page, tab)
+    page.goto(f"{url}/islands?name={name}")
+    until(page, "!document.querySelector('#islands-diversity')?.innerText.includes('…')")
+    assert "Traceback" not in page.inner_text("body")
 
 
 def test_an_empty_store_says_what_to_do(tmp_path, page):
@@ -231,15 +236,15 @@ def test_an_empty_store_says_what_to_do(tmp_path, page):
             page.wait_for_selector("main >> text=/Choose|Nothing|No such|404/")
 
 
-def test_nothing_can_be_edited_unless_it_is_allowed(tmp_path, page):
-    store = boards.study(tmp_path, [0.5])
-    with dashboard(str(store)) as url:
-        page.goto(f"{url}/study?name=s")
-        num_rows(page, 1)
-        assert page.locator("#study-rename").count() == 0
-        page.goto(f"{url}/trial?study=s&number=0")
-        page.wait_for_selector("#trial-facts table")
-        assert page.locator("#trial-keep").count() == 0
+def test_nothing_can_be_edited_unless_it_is_allowed(shared, page):
+    path, url = shared
+    boards.study(path, [0.5], name="read-only")
+    page.goto(f"{url}/study?name=read-only")
+    num_rows(page, 1)
+    assert page.locator("#study-rename").count() == 0
+    page.goto(f"{url}/trial?study=read-only&number=0")
+    page.wait_for_selector("#trial-facts table")
+    assert page.locator("#trial-keep").count() == 0
 
 
 def test_names_archives_and_notes_can_be_edited(tmp_path, page):
@@ -269,7 +274,7 @@ def test_an_address_that_others_reach_asks_for_the_printed_token(tmp_path, page)
         port, token = url.split(":")[2].split("/")[0], url.split("token=")[1]
         local = f"http://127.0.0.1:{port}"
         page.goto(f"{local}/study?name=s")
-        assert "asks for a token" in page.inner_text("body")
+        assert "needs a token" in page.inner_text("body")
         page.goto(f"{local}/?token=wrong")
         assert "is not this dashboard's" in page.inner_text("body")
         page.goto(f"{local}/study?name=s&token={token}")
@@ -301,7 +306,7 @@ def test_it_runs_under_gunicorn(tmp_path, page, database, request):
         port = free.getsockname()[1]
     with gunicorn(url, port, ATOLL_DASHBOARD_TOKEN="t") as address:
         page.goto(f"{address}/study?name=s")
-        assert "asks for a token" in page.inner_text("body")
+        assert "needs a token" in page.inner_text("body")
         page.goto(f"{address}/study?name=s&token=t")
         num_rows(page, 3)
         drawn(page, "study-figure")

@@ -1,4 +1,4 @@
-"""The leaderboard: what a grid asks for, and the page it is given."""
+"""The leaderboard: a grid's requests, and the pages of rows that answer them."""
 
 import boards
 import pytest
@@ -126,6 +126,15 @@ def test_columns_are_sorted_as_the_address_says(context):
         ({}, {"hp.B": 5}),
         ({}, {"hp.B": {"ranges": []}}),
         ({}, {"nothing": {"ranges": [[1, 2]]}}),
+    ],
+    ids=[
+        "filter of no column",
+        "filter without a type",
+        "half a range",
+        "unknown operator",
+        "brush without limits",
+        "brush of no range",
+        "brush of no column",
     ],
 )
 def test_filters_of_a_broken_address_are_dropped(model, brushed):

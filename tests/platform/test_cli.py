@@ -11,7 +11,6 @@ import yaml
 from commands import called as atoll
 from commands import called_json as atoll_json
 
-from atoll.platform import formatting
 from atoll.platform.commands import display
 from atoll.platform.study.study import Study
 from atoll.storage.lock import Lock
@@ -201,18 +200,6 @@ def test_a_tally_follows_the_direction_and_leaves_failures_out():
     for objective, state in ((0.5, "complete"), (0.2, "complete"), (None, "failed"), (0.3, "complete")):
         tally.take({"event": "trial_ended", "state": state, "objective": objective})
     assert (tally.incumbent, tally.num_ended, tally.states) == (0.2, 4, {"complete": 3, "failed": 1})
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"), [(5.25, "5.2 s"), (59.9, "60 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (None, "-")]
-)
-def test_durations(value, shown):
-    assert formatting.duration(value) == shown
-
-
-@pytest.mark.parametrize(("value", "shown"), [(12, "12 B"), (2400, "2.4 kB"), (16.4e6, "16.4 MB"), (None, "-")])
-def test_sizes(value, shown):
-    assert formatting.size(value) == shown
 
 
 TIMES = """method,workload,study,trial,evaluation,seconds

@@ -1,4 +1,4 @@
-"""Stores for the pages' tests, without a search."""
+"""Small stores for the dashboard's tests, made without a search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NASTY = "<script>alert(1)</script> & \"quotes\" 'single' 🙂/ü?name=x#y"
 
 
 def record(path: Path, name: str = "s", url: str | None = None, **changes) -> tuple[Store, JournalWriter, Recorder]:
-    """A study that has started: its store (SQLite in `path` unless given), its root's journal, and its recorder."""
+    """A study that has started: its store (default: SQLite in `path`), its root's journal, and its recorder."""
     number = len(list(path.glob("study-*")))
     folder = journals.start_folder(path / f"study-{number}", name=name)
     address = url or f"sqlite:///{path}/atoll.db"
@@ -25,7 +25,7 @@ def record(path: Path, name: str = "s", url: str | None = None, **changes) -> tu
 
 
 def study(path: Path, objectives: list[Objective], name: str = "s", **changes) -> Store:
-    """A study whose trials have these objectives; None failed."""
+    """A store with a study whose trials have these objectives; None stands for a failed trial."""
     store, lines, recorder = record(path, name, **changes)
     for number, objective in enumerate(objectives):
         parents = [number - 1, number // 2] if number > 1 else []

@@ -1,4 +1,7 @@
-"""A headless Chromium, and pages in it whose errors fail the test."""
+"""A headless Chromium, and pages in it that note their errors.
+
+The fixture `chromium` of tests/conftest.py starts one browser for the whole session.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +35,24 @@ def launched() -> Iterator:
     """A browser without a page."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser; it is not installed")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 @contextmanager
-def opened(width: int = 1280, height: int = 900, **options) -> Iterator:
-    """A page; what its programs raise, and callbacks that fail, are in its attribute `failures`."""
-    with launched() as browser:
-        page = browser.new_page(viewport={"width": width, "height": height}, **options)
+def opened(chromium, width: int = 1280, height: int = 900, **options) -> Iterator:
+    """A page in a context of its own: it shares no cookies, storage or cache with other tests' pages.
+
+    Its attribute `failures` holds errors of its programs and addresses that the server failed to answer.
+    """
+    context = chromium.new_context(viewport={"width": width, "height": height}, **options)
+    try:
+        page = context.new_page()
         page.set_default_timeout(30_000)
         page.failures = []
         page.on("pageerror", lambda error: page.failures.append(str(error)))
         page.on("response", lambda answer: answer.status >= 500 and page.failures.append(answer.url))
         yield page
+    finally:
+        context.close()

@@ -1,7 +1,7 @@
-"""A store as large as a long search's: made-up trials with reports.
+"""A store as large as that of a long search, with synthetic trials and reports.
 
-Rows are written past the journals. Objectives get better as the search goes on; some trials
-fail or are pruned; parents are earlier trials.
+Rows are inserted without journals. Objectives improve as the search goes on; some trials fail or are pruned; parents
+are earlier trials.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _study(name: str, num_trials: int) -> dict[str, Any]:
 
 
 def hyperparameters(rng: np.random.Generator) -> dict[str, Any]:
-    """A configuration of a space like DASO's."""
+    """A configuration from a space like DASO's."""
     return {
         "B": int(rng.integers(1, 33)),
         "S": int(rng.integers(0, 8)),

@@ -1,4 +1,4 @@
-"""The dashboard as users start it, and what stands in its pages."""
+"""The dashboard as users start it, and the contents of its pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS = ".ag-center-cols-container .ag-row"
 
 @contextmanager
 def dashboard(store: str, *options: str, port: int = 0) -> Iterator[str]:
-    """`atoll dashboard`, on a free port unless one is given; its address."""
+    """The address of a running `atoll dashboard`. Default port: any free one."""
     command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--port", f"{port}", "--json", "--store", store]
     server = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -28,7 +28,7 @@ def dashboard(store: str, *options: str, port: int = 0) -> Iterator[str]:
 
 @contextmanager
 def gunicorn(store: str, port: int, **environment: str) -> Iterator[str]:
-    """The same under gunicorn with two workers."""
+    """The address of a dashboard under gunicorn with two workers."""
     command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}"]
     server = subprocess.Popen(
         [*command, "atoll.dashboard.app:from_environment()"],
@@ -47,12 +47,12 @@ def gunicorn(store: str, port: int, **environment: str) -> Iterator[str]:
 
 
 def cell(row: int, column: str) -> str:
-    """A cell of the table by its place and its column, once its row is there: until then the table has an empty one."""
+    """The selector of a table's cell; it does not match the empty row that the table shows before the data."""
     return f".ag-row[row-index='{row}'][row-id] [col-id='{column}']"
 
 
 def drawn(page, figure: str, timeout: float = 30_000) -> None:
-    """Wait until a figure shows more than words."""
+    """Wait until a figure shows data."""
     page.wait_for_function(
         """(id) => {
             const plot = document.querySelector(`#${id} .js-plotly-plot`);
@@ -64,12 +64,12 @@ def drawn(page, figure: str, timeout: float = 30_000) -> None:
 
 
 def points(page, figure: str, trace: int = 0) -> int:
-    """How many points a trace of a figure has."""
+    """The number of points in a figure's trace."""
     return page.evaluate(
         "([id, n]) => document.querySelector(`#${id} .js-plotly-plot`)._fullData[n].x.length", [figure, trace]
     )
 
 
 def until(page, expression: str, arg=None, timeout: float = 30_000) -> None:
-    """Wait for an expression of the page's."""
+    """Wait until a JavaScript expression is true on the page."""
     page.wait_for_function(expression, arg=arg, timeout=timeout)

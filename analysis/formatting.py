@@ -1,23 +1,26 @@
-"""Numbers, seconds and bytes for people to read."""
+"""Numbers, durations and sizes for people to read: the same words on the command line and in the dashboard."""
 
 from __future__ import annotations
 
 import math
 
+MISSING = "-"
+MISSING_ON_PAGES = "–"
 
-def number(value: object) -> str:
-    """A value for a table: numbers to four digits."""
+
+def number(value: object, missing: str = MISSING) -> str:
+    """A value for a table; numbers to four digits."""
     if value is None:
-        return "-"
+        return missing
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds in a few words."""
+def duration(seconds: float | None, missing: str = MISSING) -> str:
+    """A time span in hours, minutes and seconds."""
     if seconds is None or not math.isfinite(seconds):
-        return "-"
+        return missing
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -25,10 +28,10 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def size(num_bytes: float | None) -> str:
-    """Bytes in a few words, with decimal units."""
+def size(num_bytes: float | None, missing: str = MISSING) -> str:
+    """A number of bytes, with decimal units."""
     if num_bytes is None:
-        return "-"
+        return missing
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if num_bytes < 1000 or unit == "TB":
             break

@@ -1,0 +1,29 @@
+"""Numbers, durations and sizes in words."""
+
+import math
+
+import pytest
+
+from atoll.analysis import formatting
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(5.25, "5.2 s"), (59.9, "60 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (None, "-"), (math.inf, "-")],
+)
+def test_durations(value, shown):
+    assert formatting.duration(value) == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [(12, "12 B"), (2400, "2.4 kB"), (16.4e6, "16.4 MB"), (None, "-")])
+def test_sizes(value, shown):
+    assert formatting.size(value) == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.123456, "0.1235"), (3, "3"), ("a", "a"), (None, "-")])
+def test_numbers(value, shown):
+    assert formatting.number(value) == shown
+
+
+def test_the_sign_for_a_missing_value_can_be_chosen():
+    assert {formatting.number(None, "–"), formatting.duration(None, "–"), formatting.size(None, "–")} == {"–"}

@@ -1,0 +1,42 @@
+"""Figures of trials: curves and the ledger."""
+
+import numpy as np
+import pandas as pd
+from frames import words
+
+from atoll.dashboard.figures import trial
+
+
+def reports(number, n=3, **more):
+    columns = {"epoch": range(1, n + 1), "step": range(10, 10 * n + 1, 10), "metric": 0.5, "learning_rate": 0.1}
+    return pd.DataFrame(
+        {"trial": number, **columns, "wire_bytes": 1e6, "train_loss": 1.0, "validation_loss": 2.0} | more
+    )
+
+
+def test_curves_of_several_trials_and_what_was_observed():
+    both = pd.concat([reports(3), reports(5, **{"observed.rank": [1.0, 2.0, 3.0]})])
+    figure = trial.curves(both, "accuracy", 0.9)
+    assert {t.legendgroup for t in figure.data} == {"3", "5"}
+    assert [a.text for a in figure.layout.annotations][-1] == "rank"
+    assert [list(t.y) for t in figure.data if list(t.y) == [1.0, 2.0, 3.0]]
+    assert figure.layout.shapes[0].y0 == 0.9
+
+
+def test_long_curves_keep_their_extremes():
+    metric = np.random.default_rng(1).uniform(size=5000)
+    metric[1234] = 7.0
+    figure = trial.curves(reports(0, 5000, metric=metric), "accuracy")
+    drawn = [t for t in figure.data if 7.0 in t.y]
+    assert len(drawn) == 1
+    assert len(drawn[0].y) <= 2000
+
+
+def test_the_ledger_is_per_rank_and_step():
+    row = {"operation": "all_reduce", "scope": "node", "overlapped": False, "wire_bytes": 8e6, "seconds_waited": 4.0}
+    figure = trial.ledger(pd.DataFrame([row, row]), num_steps=100, num_ranks=4)
+    assert list(figure.data[0].x) == [40.0]  # kB: 16e6 / 400 / 1e3
+    assert list(figure.data[1].x) == [20.0]  # ms
+    assert "sent per step (kB)" in words(figure)
+    assert "sent in total (kB)" in words(trial.ledger(pd.DataFrame([row]), num_steps=0, num_ranks=4))
+    assert "no communication" in words(trial.ledger(pd.DataFrame(), 1, 1))
