@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 from atoll.communication.thread_world import ThreadWorld, run_in_threads
@@ -40,16 +41,15 @@ def run_in_process(run: Run) -> str | None:
     except HurriedEnd:
         return None  # it was stopped
     except Exception as error:
-        if run.folder.stop_request.exists():
-            return None
-        return f"a rank has failed: {type(error).__name__}: {error}"
-    finally:
-        watch()
+        if not run.folder.stop_request.exists():
+            traceback.print_exception(error)
+            return f"a rank has failed: {type(error).__name__}: {error}"
     return None
 
 
 def _watching(run: Run) -> Callable[[], None]:
     tail, followed = JournalTail(run.folder.journals), 0.0
+    tail.advance(tail.read())  # what failed before a resume has been told
 
     def watch() -> None:
         nonlocal followed
