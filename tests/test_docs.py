@@ -53,9 +53,11 @@ def test_the_study_file_in_the_readme_is_valid(tmp_path):
     assert search_space(study).names()[0] == "B"
 
 
-def test_every_method_and_workload_is_in_the_readme():
-    for name in (*METHODS, *WORKLOADS):
-        assert f"`{name}`" in README, name
+def test_the_readmes_tables_name_methods_and_workloads_that_are_there():
+    cells = [line.split("|")[1] for line in README.splitlines() if line.startswith("| `")]
+    named = {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    assert named <= {*METHODS, *WORKLOADS}
+    assert len(named) > 50
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
