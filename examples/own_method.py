@@ -44,13 +44,14 @@ class SignSgd(Method):
         return loss.detach()
 
     def evaluation_model(self) -> nn.Module:
+        self._flat.average_statistics(self._context.untracked)
         return self._context.model
 
     def finalize(self) -> nn.Module:
-        return self._context.model
+        return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self._context.model.state_dict()}
+        return {"model": self._flat.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._context.model.load_state_dict(state["model"])
+        self._flat.load_state_dict(state["model"])
