@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -250,7 +250,7 @@ def check_evaluation_is_no_traffic_and_disturbs_nothing(c: Communicator, subject
         for epoch in range(2):
             train(method, list(batches(c, 10, method=method)))
             if evaluates:
-                counters = [int(m[1].num_batches_tracked) for m in (method.evaluation_model(), model)]
+                counters = [int(m[1].num_batches_tracked) for m in (method.evaluation_model(), cast(Any, model))]
                 expected = [subject.passes * 10 * (epoch + 1)] * 2
                 assert counters == expected, f"batches that the running statistics count: {counters}, not {expected}"
         trained = method.finalize()
@@ -266,13 +266,15 @@ def check_evaluation_is_no_traffic_and_disturbs_nothing(c: Communicator, subject
 @_check(_on_replicas)
 def check_finalize_averages_running_statistics(c: Communicator, subject: Subject) -> None:
     """At a learning rate of nearly 0 the final ones are the mean over all replicas."""
-    model = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)).double()
+    normalization = nn.BatchNorm1d(8)
+    model = nn.Sequential(nn.Linear(64, 8), normalization, nn.Linear(8, 10)).double()
     for parameter in model.parameters():
         c.broadcast(parameter.data)
     settings = {"learning_rate": STILL, "momentum": 0.0, "weight_decay": 0.0}
     method, _ = subject.make(c, model=model, hyperparameters=subject.without_exchange, settings=settings)
     train(method, list(batches(c, 5)))
-    mean = model[1].running_mean.clone()  # type: ignore[union-attr, operator]
+    assert normalization.running_mean is not None
+    mean = normalization.running_mean.clone()
     c.mean(mean)
     final = method.finalize()[1].running_mean
     # a few additions in another order

@@ -24,7 +24,7 @@ from atoll.platform.workloads.workload import Samples
 
 NUM_STEPS = 50
 STILL = 1e-300  # a learning rate that changes nothing
-SETTINGS = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "schedule": "constant"}
+SETTINGS: dict[str, Any] = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "schedule": "constant"}
 
 
 @cache
@@ -234,6 +234,6 @@ def torch_sgd(steps: Sequence[Batch], momentum: float = 0.9) -> Tensor:
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum, weight_decay=1e-3)
     for batch in steps:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()
+        nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return vector(model)
