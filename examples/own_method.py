@@ -41,7 +41,8 @@ class SignSgd(Method[SignSgdHyperparameters]):
         return loss.detach()
 
     def evaluation_model(self) -> nn.Module:
+        self._flat.average_statistics(self._context.untracked)
         return self._context.model
 
     def finalize(self) -> nn.Module:
-        return self._context.model
+        return self.evaluation_model()

@@ -18,6 +18,7 @@ LAYERS = {
     "analysis": {"storage"},
     "searchspaces": set(),
     "dashboard": {"analysis", "storage"},
+    "testing": {"communication", "methods", "platform"},
     "platform": {"searchspaces", "communication", "methods", "analysis", "storage"},
 }
 # Inside platform each level imports only those below it.

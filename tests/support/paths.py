@@ -23,17 +23,17 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def quadratic(x: Tensor, noise: Tensor) -> Tensor:
-    """x^2 / 2 - noise x, whose gradient is x - noise (3.1 with h = 1)."""
+    """x^2 / 2 - noise x, whose gradient is x - noise (Zhang 2016, eq. 3.1 with h = 1)."""
     return x.square() / 2 - noise * x
 
 
 def scaled(x: Tensor, curvature: Tensor) -> Tensor:
-    """curvature x^2 / 2: multiplicative noise (5.22)."""
+    """curvature x^2 / 2: multiplicative noise (Zhang 2016, eq. 5.22)."""
     return curvature * x.square() / 2
 
 
 def double_well(x: Tensor, _: Tensor) -> Tensor:
-    """(1 - x^2)^2 / 4 (5.35)."""
+    """(1 - x^2)^2 / 4 (Zhang 2016, eq. 5.35)."""
     return (1 - x.square()).square() / 4
 
 
@@ -56,6 +56,8 @@ def build(
     objective: Objective = quadratic,
     rate: float,
     momentum: float = 0.0,
+    optimizers: OptimizerFactory | None = None,
+    steps_per_epoch: int = 10**9,
     **hyperparameters,
 ) -> tuple[Method, nn.Module]:
     """A method whose model is one path per parameter, its center and this rank's replica at given values."""
@@ -66,17 +68,17 @@ def build(
     context = Context(
         model=model,
         loss=lambda outputs, _: outputs.sum(),
-        optimizers=OptimizerFactory(settings, 1),
+        optimizers=optimizers or OptimizerFactory(settings, 1),
         communicator=communicator,
         untracked=communicator.split(0, ledger=Ledger()),
         inputs=torch.zeros(1),
         num_epochs=1,
-        steps_per_epoch=10**9,
+        steps_per_epoch=steps_per_epoch,
         seed=0,
     )
-    made = method(method.Hyperparameters(**hyperparameters), context)
+    instance = method(method.Hyperparameters(**hyperparameters), context)
     model.x.data.copy_(replica)
-    return made, model
+    return instance, model
 
 
 def batch(noise: Tensor) -> Batch:
@@ -102,13 +104,13 @@ def noisy_maps(
     start = torch.eye(size, dtype=torch.float64).repeat(1, len(noises))  # component, then noise x basis state
 
     def step(c: Communicator) -> tuple[Tensor, Tensor]:
-        made, model = build(name, c, replica=start[c.rank], center=start[-1], **arguments)
+        method, model = build(name, c, replica=start[c.rank], center=start[-1], **arguments)
         seen = batch(torch.stack([noise[c.rank].expand(size) for noise in noises]).reshape(-1))
         for turn in range(c.size if round_robin else 1):
             if not round_robin or turn == c.rank:
-                made.step(seen)
+                method.step(seen)
             c.barrier()
-        return model.x.detach().clone(), shown(made)
+        return model.x.detach().clone(), shown(method)
 
     ranks = run_virtual_ranks(step, [0] * num_ranks)
     rows = torch.stack([x for x, _ in ranks] + [ranks[0][1]])
@@ -118,3 +120,58 @@ def noisy_maps(
 def radius(matrix: Tensor) -> float:
     """The largest absolute eigenvalue."""
     return float(torch.linalg.eigvals(matrix).abs().max())
+
+
+# One path on one rank, against updates that are written out.
+
+START = 2.0
+NOISE = torch.randn(40, generator=torch.Generator().manual_seed(3), dtype=torch.float64).tolist()
+# A rate that falls, so that a method which does not follow its schedule ends elsewhere.
+RATE, GAMMA = 0.3, 0.2
+RATES = [RATE * (1 + GAMMA * t) ** -0.5 for t in range(len(NOISE))]
+
+
+def end_of_one_path(c: Communicator, name: str, momentum: float = 0.0, **hyperparameters) -> float:
+    """What a method on one rank returns for the path with NOISE and RATES from START."""
+    settings = OptimizerSettings(
+        learning_rate=RATE, momentum=momentum, weight_decay=0.0, schedule="inverse_sqrt", lr_decay=GAMMA
+    )
+    optimizers = OptimizerFactory(settings, len(NOISE))
+    start = torch.tensor([START], dtype=torch.float64)
+    method, _ = build(
+        name, c, replica=start, center=start, rate=RATE, momentum=momentum, optimizers=optimizers, **hyperparameters
+    )
+    for number, noise in enumerate(NOISE):
+        optimizers.set_step(number)
+        method.step(batch(torch.tensor([noise], dtype=torch.float64)))
+    return float(method.finalize().x.detach())
+
+
+def iterates_of_sgd() -> list[float]:
+    """START, and x after each step."""
+    x = [START]
+    for noise, rate in zip(NOISE, RATES, strict=True):
+        x.append(x[-1] - rate * (x[-1] - noise))
+    return x
+
+
+def end_of_msgd(delta: float) -> float:
+    """x <- x + v, v <- delta v - rate g(x + delta v)."""
+    x, v = START, 0.0
+    for noise, rate in zip(NOISE, RATES, strict=True):
+        v = nesterov(x, v, noise, rate, delta)
+        x += v
+    return x
+
+
+def nesterov(x: float, v: float, noise: float, rate: float, delta: float) -> float:
+    """The next v."""
+    return delta * v - rate * (x + delta * v - noise)
+
+
+def moving_average(values: Sequence[float], moving_rate: float) -> float:
+    """z <- (1 - moving_rate) z + moving_rate value, from START."""
+    z = START
+    for value in values:
+        z = (1 - moving_rate) * z + moving_rate * value
+    return z

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 import torch
-from method_contract import EXERCISED
+from exercised import EXERCISED
 
 from atoll.methods import METHODS
 

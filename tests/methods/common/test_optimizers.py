@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from atoll.methods.common.ftrl import Ftrl
-from atoll.methods.common.optimizers import OPTIMIZERS, OptimizerFactory, OptimizerSettings, scheduled_rate
+from atoll.methods.common.optimizers import (
+    OPTIMIZERS,
+    OptimizerFactory,
+    OptimizerSettings,
+    retarget,
+    scheduled_rate,
+    state_bytes,
+)
 
 
 def steps(make, count=20, rates=None):
@@ -95,3 +102,23 @@ def test_schedules_of_keras(settings, expected):
 def test_settings_that_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         OptimizerSettings(**settings)
+
+
+def test_an_optimizer_goes_on_with_other_parameters():
+    kept, old = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4, 4))
+    optimizer = torch.optim.AdamW([kept, old], 0.1, fused=True)
+    (kept.sum() + (old * torch.arange(16.0).view(4, 4)).sum()).backward()
+    optimizer.step()
+    assert state_bytes(optimizer) == 2 * 4 * (3 + 16) + 2 * 4
+    smaller, new = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(5))
+    before = optimizer.state[old]["exp_avg"].clone()
+    retarget(optimizer, [kept, smaller, new], {smaller: old})
+    assert set(optimizer.state) == {kept, smaller}
+    assert torch.equal(optimizer.state[smaller]["exp_avg"], before[:2, :2])
+    assert optimizer.state[smaller]["step"].item() == 1
+    for parameter in (kept, smaller, new):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    # without moments the first step is lr times the gradient's sign, less the decay 0.1 * 0.01
+    assert new.detach().tolist() == pytest.approx([1 - 0.1 - 0.001] * 5, rel=1e-5)
+    assert optimizer.state[new]["step"].item() == 1

@@ -1,17 +1,207 @@
-"""The theory of source 003, chapters 3, 5 and 6, against the methods themselves: their own code on virtual ranks."""
+"""EASGD: elastic averaging (Zhang 2016): identities, the theory of chapters 3, 5 and 6, its protocol and its traffic.
+
+The theory is tested on the method's own code on virtual ranks: see `paths`.
+"""
 
 import math
 
 import paths
 import pytest
 import torch
+from center_protocol import all_reduces_cost_a_ring, exchanges_cost_8n, nobody_waits_for_a_late_rank
+from on_ranks import on_ranks
+from paths import NOISE, RATES, START
 
+from atoll.communication.communicator import Communicator
 from atoll.communication.threads import run_virtual_ranks
-from atoll.methods.parameter_server.downpour_base import push
+from atoll.methods.data_parallel.ddp import Ddp
+from atoll.methods.parameter_server.easgd import Easgd
+from atoll.methods.parameter_server.elastic_base import FORMS
+from atoll.methods.sequential.sgd import Sgd
+from atoll.testing import problem
+from atoll.testing.method_contract import FLOAT64
+from atoll.testing.ranks import PAIR, QUADRUPLE, SINGLE, TWO_BY_TWO
 
-NUM_PATHS = 20_000
+PLAIN = {"learning_rate": 0.2, "momentum": 0.0, "weight_decay": 1e-3}
 # Five standard errors: one such test in two million fails by chance, and the seed is fixed.
 SIGMAS = 5
+NUM_PATHS = 20_000
+
+
+# Identities.
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("beta", ["1", "p"])
+def test_gauss_seidel_with_alpha_1_equals_ddp(c: Communicator, beta: str) -> None:
+    """beta = 1 is ddp, beta = p is ddp at p times the rate: synchronous DOWNPOUR with tau = 1 (Zhang 2016, eq. 6.1)."""
+    factor = 1 if beta == "1" else c.size
+    rate = PLAIN["learning_rate"] / c.size
+    steps = list(problem.batches(c, problem.NUM_STEPS))
+    form = {"form": "gauss_seidel", "tau": 1, "alpha": 1.0, "beta": float(factor)}
+    elastic, _ = problem.make(Easgd, c, hyperparameters=form, settings=PLAIN | {"learning_rate": rate})
+    ddp, model = problem.make(Ddp, c, settings=PLAIN | {"learning_rate": factor * rate})
+    problem.train(elastic, steps)
+    problem.train(ddp, steps)
+    assert problem.close(problem.vector(elastic.finalize()), problem.vector(model), FLOAT64)
+
+
+@on_ranks(SINGLE, PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("form", FORMS)
+def test_without_elastic_force_the_center_rests_and_the_workers_are_alone(c: Communicator, form: str) -> None:
+    hyperparameters = {"form": form, "tau": 2, "alpha": 0.0, "beta": 0.0}
+    method, model = problem.make(Easgd, c, hyperparameters=hyperparameters, settings=PLAIN)
+    start = problem.vector(model)
+    steps = list(problem.batches(c, 20))
+    problem.train(method, steps, meet=c.barrier)
+    alone, reference = problem.make(Sgd, c.split(c.rank), settings=PLAIN)
+    problem.train(alone, steps)
+    assert torch.equal(problem.vector(method.finalize()), start)
+    assert problem.close(problem.vector(model), problem.vector(reference), 1e-15)
+
+
+@on_ranks(SINGLE)
+@pytest.mark.parametrize("form", FORMS)
+def test_one_rank_equals_the_written_out_updates(c: Communicator, form: str) -> None:
+    """With a falling rate, and alpha and beta apart."""
+    alpha, beta, tau = 0.2, 0.7, 3
+    x = center = START
+    pending = 0.0
+    for t, (noise, rate) in enumerate(zip(NOISE, RATES, strict=True)):
+        exchanges = t % tau == 0
+        if form == "gauss_seidel":
+            x -= alpha * (x - center) if exchanges else 0.0
+            x -= rate * (x - noise)
+            center += beta * (x - center) if exchanges else 0.0
+            continue
+        if exchanges and form == "async_overlap":
+            x -= pending
+        seen, displacement = x, alpha * (x - center)
+        x -= rate * (x - noise)
+        if exchanges:
+            center += beta * (seen - center)
+            x -= 0.0 if form == "async_overlap" else displacement
+            pending = displacement
+    end = paths.end_of_one_path(c, "easgd", form=form, alpha=alpha, beta=beta, tau=tau)
+    assert end == pytest.approx(center, rel=1e-12)
+
+
+# The protocol: nobody waits for a late rank, and an early one does not pull the center away from the rest.
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("late", [0, -1], ids=["owner", "last"])
+@pytest.mark.parametrize("form", ["async", "async_overlap"])
+def test_nobody_waits_for_a_late_rank(c: Communicator, form: str, late: int) -> None:
+    nobody_waits_for_a_late_rank(c, "easgd", late, form=form, tau=2)
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("late", [0, -1], ids=["owner", "last"])
+def test_ranks_that_left_keep_their_pull_on_the_center(c: Communicator, late: int) -> None:
+    """At rate 0 an exchange moves x_i and c by opposite amounts, so their sum stays, and all of them end at its mean.
+
+    One rank exchanges when the others have long finished. If those no longer counted, the center would end where it and
+    that rank meet.
+    """
+    late %= c.size
+    method, model = problem.make(
+        Easgd,
+        c,
+        hyperparameters={"tau": 1},
+        settings={"learning_rate": problem.STILL, "weight_decay": 0.0},
+        steps_per_epoch=150 if c.rank == late else 1,  # the others have an epoch of a single exchange
+    )
+    start = problem.vector(model)
+    problem.fill(model, float(c.rank))
+    steps = list(problem.batches(c, 150, batch_size=1))
+    word = torch.zeros(1)
+    if c.rank == late:
+        for other in range(c.size):
+            if other != late:
+                c.receive(word, other, tag=5)
+        for batch in steps:
+            method.step(batch)
+    else:
+        method.step(steps[0])
+        c.send(word, late, tag=5)
+    center = problem.vector(method.finalize())
+    mean = (start + sum(range(c.size))) / (c.size + 1)
+    # (1 - 0.9/p)^150 of the distance is left: 4e-17 for four ranks; then 150 roundings.
+    assert problem.close(center, mean, 1e-13)
+
+
+@on_ranks(QUADRUPLE)
+def test_the_replica_of_a_rank_that_left_exchanges_as_often_as_each_of_those_at_work(c: Communicator) -> None:
+    """At rate 0, with three ranks at work in turns: the fourth one's last replica moves after every third exchange."""
+    alpha, beta = 0.3, 0.8  # apart, so that the order of exchanges matters
+    one = torch.ones(1, dtype=torch.float64)
+    method, model = paths.build(
+        "easgd",
+        c,
+        replica=c.rank * one,
+        center=10 * one,
+        rate=problem.STILL,
+        tau=1,
+        alpha=alpha,
+        beta=beta,
+        steps_per_epoch=1 if c.rank == 3 else 10**9,
+    )
+    x, center = [float(rank) for rank in range(4)], 10.0
+
+    def exchange(rank: int) -> None:
+        nonlocal center
+        x[rank], center = x[rank] - alpha * (x[rank] - center), center + beta / 4 * (x[rank] - center)
+
+    turns = [3, 0, 1, 2, 2, 1, 0, 0, 0]
+    for number, turn in enumerate(turns):
+        if c.rank == turn:
+            method.step(paths.batch(0 * one))
+        c.barrier()
+        for _ in range(3):  # whatever has been sent is seen, that rank 3 leaves included
+            c.progress()
+        c.barrier()
+        exchange(turn)
+        if number > 0 and number % 3 == 0:
+            exchange(3)
+        if c.rank < 3:
+            assert model.x.item() == pytest.approx(x[c.rank], rel=1e-14), number
+    assert float(paths.shown(method)) == pytest.approx(center, rel=1e-13)
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+def test_nobody_has_left_when_an_epoch_begins(c: Communicator) -> None:
+    """Else the first that asks would move the center for all the others, who then exchange themselves as well."""
+    one = torch.ones(1, dtype=torch.float64)
+    method, _ = paths.build(
+        "easgd", c, replica=c.rank * one, center=10 * one, rate=problem.STILL, tau=1, beta=0.8, steps_per_epoch=3
+    )
+    for _ in range(3):
+        method.step(paths.batch(0 * one))
+    before = float(paths.shown(method))
+    replica = float(problem.gathered(c, method.state_dict()["descent"]["model"]["state"])[-1])
+    if c.rank == c.size - 1:
+        method.step(paths.batch(0 * one))
+    c.barrier()
+    assert float(paths.shown(method)) == pytest.approx(before + 0.8 / c.size * (replica - before), rel=1e-14)
+
+
+# Traffic.
+
+
+@on_ranks(SINGLE, PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("form", ["async", "async_overlap"])
+def test_bytes_of_exchanges_with_the_center(c: Communicator, form: str) -> None:
+    exchanges_cost_8n(c, "easgd", form=form)
+
+
+@on_ranks(SINGLE, PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("form", ["jacobi", "gauss_seidel"])
+def test_bytes_of_synchronous_forms(c: Communicator, form: str) -> None:
+    all_reduces_cost_a_ring(c, "easgd", num=7, form=form, tau=3)
+
+
+# Zhang 2016, lemma 3.1.1, corollary 3.1.1, the double average.
 
 
 def roots(eta, alpha, p):
@@ -27,15 +217,12 @@ def simulate(p, num_steps, *, replicas, center, sigma, **arguments):
     def run(c):
         generator = torch.Generator().manual_seed(1000 + c.rank)
         start = torch.full((NUM_PATHS,), replicas[c.rank], dtype=torch.float64)
-        made, _ = paths.build("easgd", c, replica=start, center=torch.full_like(start, center), tau=1, **arguments)
+        method, _ = paths.build("easgd", c, replica=start, center=torch.full_like(start, center), tau=1, **arguments)
         for _ in range(num_steps):
-            made.step(paths.batch(sigma * torch.randn(NUM_PATHS, generator=generator, dtype=torch.float64)))
-        return paths.shown(made)
+            method.step(paths.batch(sigma * torch.randn(NUM_PATHS, generator=generator, dtype=torch.float64)))
+        return paths.shown(method)
 
     return run_virtual_ranks(run, [0] * p)[0]
-
-
-# Lemma 3.1.1, corollary 3.1.1, the double average.
 
 
 @pytest.mark.parametrize(
@@ -61,7 +248,7 @@ def test_mean_and_variance_of_the_center_are_lemma_3_1_1(eta, alpha, p, t):
     assert float(got.var()) == pytest.approx(variance, rel=SIGMAS * math.sqrt(2 / NUM_PATHS), abs=1e-20)
 
 
-def test_many_workers_divide_the_variance_by_their_number_corollary_3_1_1():
+def test_the_variance_for_infinitely_many_workers_is_corollary_3_1_1():
     # For p -> infinity alpha = beta/p vanishes, and p times the variance is that of a center behind one free replica.
     eta, beta, sigma = 0.4, 0.6, 1.0
     got = simulate(1, 120, replicas=[0.0], center=0.0, sigma=sigma, form="jacobi", rate=eta, alpha=0.0, beta=beta)
@@ -87,7 +274,7 @@ def test_the_centers_average_has_the_optimal_variance_3_14():
     assert float(got.var()) * t == pytest.approx(sigma**2 / p, rel=SIGMAS * math.sqrt(2 / NUM_PATHS) + 0.02)
 
 
-# Stability in the round-robin scheme (section 3.3).
+# Stability in the round-robin scheme (Zhang 2016, section 3.3).
 
 
 @pytest.mark.parametrize("p", [1, 3, 5])
@@ -112,64 +299,13 @@ def test_for_an_even_number_of_workers_the_edge_is_sufficient_only():
     assert radius(0.711) > 1
 
 
-def admm_round(p, eta, rho):
-    """The map (2p+1, 2p+1) of (duals, replicas, center) in one round-robin step of the method: p of the source's."""
-    size = 2 * p + 1
-    basis = torch.eye(size, dtype=torch.float64)
-
-    def step(c):
-        start = basis[p + c.rank]
-        made, model = paths.build(
-            "admm_consensus", c, replica=start, center=basis[-1], rate=eta, rho=rho, form="round_robin"
-        )
-        # 3.54 takes the center from all replicas and duals: what the next center is does not depend on the last one.
-        state = made.state_dict() | {"dual": basis[c.rank], "center": basis[-1]}
-        made.load_state_dict(state)
-        made.step(paths.batch(torch.zeros(size, dtype=torch.float64)))
-        return made.state_dict()["dual"], model.x.detach().clone(), paths.shown(made)
-
-    ranks = run_virtual_ranks(step, [0] * p)
-    return torch.stack([dual for dual, _, _ in ranks] + [x for _, x, _ in ranks] + [ranks[0][2]])
-
-
-def round_robin_admm(num_steps, eta, rho, p=3, start=1000.0):
-    """3.52 to 3.54 as printed, for F(x) = x^2 / 2: the center after each step."""
-    duals, x, center, seen = [0.0] * p, [start] * p, start, []
-    for t in range(num_steps):
-        i = t % p
-        duals[i] -= x[i] - center
-        x[i] = (x[i] - eta * x[i] + eta * rho * (duals[i] + center)) / (1 + eta * rho)
-        center = sum(xi - dual for xi, dual in zip(x, duals, strict=True)) / p
-        seen.append(center)
-    return seen
-
-
-def test_round_robin_admm_diverges_where_the_source_says():
-    p = 3
-    m = admm_round(p, eta=0.001, rho=2.5)
-    state = torch.full((2 * p + 1,), 1000.0, dtype=torch.float64)
-    state[:p] = 0
-    expected = round_robin_admm(30_000, eta=0.001, rho=2.5)
-
-    def center(num_source_steps):
-        return float((torch.linalg.matrix_power(m, num_source_steps // p) @ state)[-1])
-
-    for num_steps in (3, 300, 9_999, 30_000):
-        # 30,000 roundings of values that swing up to 1000, the largest eigenvalue 1.001: 1e-9 is far above both.
-        assert center(num_steps) == pytest.approx(expected[num_steps - 1], abs=1e-9 * 1000)
-    # It falls from 1000 to 35 after 10,000 steps, then grows without end.
-    assert abs(center(9_999)) < 40 < 300 < abs(center(30_000))
-    assert abs(center(99_999)) > 1e12
-    assert paths.radius(m) > 1
-
-
 def test_easgd_does_not_diverge_where_admm_does():
     alpha = 0.001 * 2.5
     m = paths.linear_map("easgd", 3, round_robin=True, form="async", tau=1, rate=0.001, alpha=alpha, beta=3 * alpha)
     assert paths.radius(m) < 1
 
 
-# Chapter 5, additive noise.
+# Zhang 2016, chapter 5, additive noise.
 
 
 @pytest.mark.parametrize(("eta", "alpha", "beta"), [(0.1, 0.225, 0.9), (1.5, -0.1, 0.9), (0.5, 0.7, 0.2)])
@@ -203,67 +339,7 @@ def test_the_best_alpha_where_the_rate_exceeds_beta_is_ours():
     assert radius(-0.163) < min(radius(-0.19), radius(-0.14), radius(0.0))
 
 
-def msgd_map(eta, delta):
-    """The map (2, 2) of (v, x) in one step of msgd."""
-
-    def step(c):
-        start = torch.tensor([0.0, 1.0], dtype=torch.float64)
-        made, model = paths.build("msgd", c, replica=start, center=start, rate=eta, momentum=delta)
-        state = made.state_dict()
-        state["descent"]["velocity"] = torch.tensor([1.0, 0.0], dtype=torch.float64)
-        made.load_state_dict(state)
-        made.step(paths.batch(torch.zeros(2, dtype=torch.float64)))
-        return torch.stack([made.state_dict()["descent"]["velocity"], model.x.detach()])
-
-    return run_virtual_ranks(step, [0])[0]
-
-
-# Above eta = 1 the best momentum is negative, which no optimizer takes.
-@pytest.mark.parametrize("eta", [0.05, 0.3, 0.8])
-def test_the_best_momentum_is_5_1_2s(eta):
-    best = (math.sqrt(eta) - 1) ** 2 / (1 - eta)  # delta (1 - eta) = (sqrt(eta) - 1)^2
-    # The second moments decay with the square of the first moments' radius: (sqrt(eta) - 1)^2.
-    assert paths.radius(msgd_map(eta, best)) ** 2 == pytest.approx((math.sqrt(eta) - 1) ** 2, rel=1e-6)
-    for other in (best - 0.02, best + 0.02):
-        assert paths.radius(msgd_map(eta, other)) > paths.radius(msgd_map(eta, best))
-
-
-@pytest.mark.parametrize("p", [1, 3])
-def test_eamsgd_has_the_eigenvalues_of_5_21(p):
-    eta, alpha, beta, delta = 0.2, 0.15, 0.7, 0.6
-    size = 2 * p + 1
-    basis = torch.eye(size, dtype=torch.float64)
-
-    def step(c):
-        made, model = paths.build(
-            "eamsgd",
-            c,
-            replica=basis[p + c.rank],
-            center=basis[-1],
-            form="jacobi",
-            tau=1,
-            rate=eta,
-            momentum=delta,
-            alpha=alpha,
-            beta=beta,
-        )
-        state = made.state_dict()
-        state["descent"]["velocity"] = basis[c.rank]
-        made.load_state_dict(state)
-        made.step(paths.batch(torch.zeros(size, dtype=torch.float64)))
-        return made.state_dict()["descent"]["velocity"], model.x.detach().clone(), paths.shown(made)
-
-    ranks = run_virtual_ranks(step, [0] * p)
-    m = torch.stack([v for v, _, _ in ranks] + [x for _, x, _ in ranks] + [ranks[0][2]])
-    d = delta * (1 - eta)
-    for z in torch.linalg.eigvals(m):
-        # 5.21 with delta_h = delta (1 - eta h) where the text prints delta: v is multiplied by it.
-        u = z * z - (1 - eta - alpha + d) * z + d * (1 - alpha)
-        v = (d - z) * (1 - eta - alpha - z) * (1 - beta - z) + eta * d * (1 - beta - z) - alpha * beta * (d - z)
-        assert min(abs(complex(u)), abs(complex(v))) < 1e-9
-
-
-# Chapter 5, multiplicative noise.
+# Zhang 2016, chapter 5, multiplicative noise.
 
 
 @pytest.mark.parametrize(
@@ -286,7 +362,7 @@ def test_convergence_under_multiplicative_noise_is_5_2_3s(shape, p, eta, expecte
     assert float(moments.norm()) == pytest.approx(expected, abs=5.1e-5)  # four printed digits
 
 
-# Chapter 5.3, the double well.
+# Zhang 2016, section 5.3, the double well.
 
 
 @pytest.mark.parametrize(("rho", "stable"), [(0.3, True), (0.65, True), (0.68, False), (0.9, False)])
@@ -298,7 +374,7 @@ def test_two_workers_stay_apart_in_the_double_well_iff_rho_is_below_two_thirds(r
     start = critical[:, None] + steps
 
     def step(c):
-        made, model = paths.build(
+        method, model = paths.build(
             "easgd",
             c,
             replica=start[c.rank],
@@ -310,8 +386,8 @@ def test_two_workers_stay_apart_in_the_double_well_iff_rho_is_below_two_thirds(r
             alpha=eta * rho,
             beta=2 * eta * rho,
         )
-        made.step(paths.batch(torch.zeros(6, dtype=torch.float64)))
-        return model.x.detach().clone(), paths.shown(made)
+        method.step(paths.batch(torch.zeros(6, dtype=torch.float64)))
+        return model.x.detach().clone(), paths.shown(method)
 
     ranks = run_virtual_ranks(step, [0, 0])
     end = torch.stack([x for x, _ in ranks] + [ranks[0][1]])
@@ -319,7 +395,7 @@ def test_two_workers_stay_apart_in_the_double_well_iff_rho_is_below_two_thirds(r
     assert (paths.radius(jacobian) < 1) == stable
 
 
-# Theorem 6.2.1, the unified form.
+# Zhang 2016, theorem 6.2.1, the unified form.
 
 
 def c2(eta, beta):
@@ -375,39 +451,3 @@ def test_a_point_inside_the_theorem_is_unstable_for_several_workers():
         paths.linear_map("easgd", p, form="gauss_seidel", tau=1, rate=0.56, alpha=3.35, beta=0.78) for p in (1, 3)
     )
     assert paths.radius(alone) < 1 < paths.radius(together)
-
-
-def test_synchronous_downpour_is_the_unified_form_with_alpha_1_and_beta_p():
-    """6.1 with our push: every rank steps from the same center, then all pushes are added."""
-    p, eta = 4, 0.3
-    m = paths.linear_map("easgd", p, form="gauss_seidel", tau=1, rate=eta, alpha=1.0, beta=float(p))
-    center = torch.tensor(1.0, dtype=torch.float64)
-    fetched = center.clone()
-    for _ in range(p):
-        push(center, -eta * fetched)
-    assert float(m[-1, -1]) == pytest.approx(float(center), rel=1e-14)
-    assert m[-1, :-1].abs().max() < 1e-15  # what the replicas were is forgotten
-
-
-def test_consensus_admm_synchronous_is_3_52_to_3_54():
-    p, eta, rho = 3, 0.2, 0.7
-    start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-
-    def run(c):
-        made, _ = paths.build(
-            "admm_consensus", c, replica=start[c.rank : c.rank + 1], center=start[:1], rate=eta, rho=rho
-        )
-        seen = []
-        for _ in range(10):
-            made.step(paths.batch(torch.zeros(1, dtype=torch.float64)))
-            seen.append(float(paths.shown(made)[0]))
-        return seen
-
-    got = run_virtual_ranks(run, [0] * p)[0]
-    x, duals, center, expected = start.tolist(), [0.0] * p, float(start[0]), []
-    for _ in range(10):
-        duals = [d - (xi - center) for d, xi in zip(duals, x, strict=True)]
-        x = [(xi - eta * xi + eta * rho * (d + center)) / (1 + eta * rho) for d, xi in zip(duals, x, strict=True)]
-        center = sum(xi - d for d, xi in zip(duals, x, strict=True)) / p
-        expected.append(center)
-    assert got == pytest.approx(expected, rel=1e-13)

@@ -1,0 +1,71 @@
+"""Local SGD and its post-local form."""
+
+import pytest
+import torch
+from on_ranks import on_ranks
+
+from atoll.communication.communicator import Communicator
+from atoll.methods.data_parallel.ddp import Ddp
+from atoll.methods.data_parallel.local_sgd import LocalSgd
+from atoll.testing import problem
+from atoll.testing.method_contract import FLOAT64
+from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize(
+    "settings",
+    [{"momentum": 0.0}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
+    ids=["plain", "momentum", "nesterov"],
+)
+def test_one_local_step_equals_ddp(c: Communicator, settings: dict) -> None:
+    steps = list(problem.batches(c, problem.NUM_STEPS))
+    local, a = problem.make(LocalSgd, c, hyperparameters={"H": 1}, settings=settings)
+    ddp, b = problem.make(Ddp, c, settings=settings)
+    problem.train(local, steps)
+    problem.train(ddp, steps)
+    assert problem.close(problem.vector(a), problem.vector(b), FLOAT64)
+
+
+@on_ranks(SINGLE)
+def test_one_rank_is_torchs_sgd(c: Communicator) -> None:
+    steps = list(problem.batches(c, 30))
+    method, _ = problem.make(LocalSgd, c)
+    problem.train(method, steps)
+    assert problem.close(problem.vector(method.finalize()), problem.torch_sgd(steps), FLOAT64)
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("period", [1, 2, 5])
+def test_bytes_fall_with_H(c: Communicator, period: int) -> None:
+    num_parameters = problem.vector(problem.make_model()).numel()
+    method, _ = problem.make(LocalSgd, c, hyperparameters={"H": period})
+    problem.train(method, list(problem.batches(c, 20)))
+    expected = 20 / period * 2 * (c.size - 1) / c.size * 8 * num_parameters
+    assert c.ledger.wire_bytes() == pytest.approx(expected, rel=1e-12)
+
+
+@on_ranks(PAIR)
+def test_post_local_sgd_starts_as_ddp(c: Communicator) -> None:
+    steps = list(problem.batches(c, 20))
+    local, a = problem.make(LocalSgd, c, hyperparameters={"H": 100, "warmup_steps": 20})
+    ddp, b = problem.make(Ddp, c)
+    problem.train(local, steps)
+    problem.train(ddp, steps)
+    assert torch.equal(problem.vector(a), problem.vector(b))
+    local.step(next(problem.batches(c, 1)))
+    mine, theirs = problem.vector(a), problem.vector(a)
+    c.broadcast(theirs)
+    assert c.rank == 0 or not torch.equal(mine, theirs)
+
+
+@on_ranks(PAIR)
+def test_H_counts_local_steps_only(c: Communicator) -> None:
+    """After three steps of warm-up with averaged gradients the parameters meet at every fifth step."""
+    method, _ = problem.make(LocalSgd, c, hyperparameters={"H": 5, "warmup_steps": 3})
+    communicates = []
+    for batch in problem.batches(c, 14):
+        before = c.ledger.wire_bytes()
+        method.step(batch)
+        communicates.append(c.ledger.wire_bytes() > before)
+    assert [number for number, sends in enumerate(communicates, 1) if sends] == [1, 2, 3, 8, 13]

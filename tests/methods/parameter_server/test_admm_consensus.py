@@ -1,0 +1,99 @@
+"""Consensus ADMM (Zhang 2016, eq. 3.51 to 3.54), which diverges where EASGD does not."""
+
+import paths
+import pytest
+import torch
+from center_protocol import all_reduces_cost_a_ring, worker_bytes
+from on_ranks import on_ranks
+
+from atoll.communication.communicator import Communicator
+from atoll.communication.threads import run_virtual_ranks
+from atoll.testing import problem
+from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
+
+
+@on_ranks(SINGLE, PAIR, TWO_BY_TWO)
+def test_bytes_of_the_synchronous_form(c: Communicator) -> None:
+    all_reduces_cost_a_ring(c, "admm_consensus", num=20, form="synchronous")
+
+
+@on_ranks(SINGLE, PAIR, TWO_BY_TWO)
+def test_bytes_of_the_round_robin_form(c: Communicator) -> None:
+    num_parameters = problem.vector(problem.make_model()).numel()
+    expected = c.size * (c.size - 1) * 4 * num_parameters * 20
+    assert worker_bytes(c, "admm_consensus", form="round_robin") == pytest.approx(expected, rel=1e-12)
+
+
+def admm_round(p, eta, rho):
+    """The map (2p+1, 2p+1) of (duals, replicas, center) in one round-robin step of the method: p of the source's."""
+    size = 2 * p + 1
+    basis = torch.eye(size, dtype=torch.float64)
+
+    def step(c):
+        start = basis[p + c.rank]
+        method, model = paths.build(
+            "admm_consensus", c, replica=start, center=basis[-1], rate=eta, rho=rho, form="round_robin"
+        )
+        # 3.54 takes the center from all replicas and duals: what the next center is does not depend on the last one.
+        state = method.state_dict() | {"dual": basis[c.rank], "center": basis[-1]}
+        method.load_state_dict(state)
+        method.step(paths.batch(torch.zeros(size, dtype=torch.float64)))
+        return method.state_dict()["dual"], model.x.detach().clone(), paths.shown(method)
+
+    ranks = run_virtual_ranks(step, [0] * p)
+    return torch.stack([dual for dual, _, _ in ranks] + [x for _, x, _ in ranks] + [ranks[0][2]])
+
+
+def round_robin_admm(num_steps, eta, rho, p=3, start=1000.0):
+    """3.52 to 3.54 as printed, for F(x) = x^2 / 2: the center after each step."""
+    duals, x, center, seen = [0.0] * p, [start] * p, start, []
+    for t in range(num_steps):
+        i = t % p
+        duals[i] -= x[i] - center
+        x[i] = (x[i] - eta * x[i] + eta * rho * (duals[i] + center)) / (1 + eta * rho)
+        center = sum(xi - dual for xi, dual in zip(x, duals, strict=True)) / p
+        seen.append(center)
+    return seen
+
+
+def test_round_robin_admm_diverges_where_the_source_says():
+    p = 3
+    m = admm_round(p, eta=0.001, rho=2.5)
+    state = torch.full((2 * p + 1,), 1000.0, dtype=torch.float64)
+    state[:p] = 0
+    expected = round_robin_admm(30_000, eta=0.001, rho=2.5)
+
+    def center(num_source_steps):
+        return float((torch.linalg.matrix_power(m, num_source_steps // p) @ state)[-1])
+
+    for num_steps in (3, 300, 9_999, 30_000):
+        # 30,000 roundings of values that swing up to 1000, the largest eigenvalue 1.001: 1e-9 is far above both.
+        assert center(num_steps) == pytest.approx(expected[num_steps - 1], abs=1e-9 * 1000)
+    # It falls from 1000 to 35 after 10,000 steps, then grows without end.
+    assert abs(center(9_999)) < 40 < 300 < abs(center(30_000))
+    assert abs(center(99_999)) > 1e12
+    assert paths.radius(m) > 1
+
+
+def test_consensus_admm_synchronous_is_3_52_to_3_54():
+    p, eta, rho = 3, 0.2, 0.7
+    start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+
+    def run(c):
+        method, _ = paths.build(
+            "admm_consensus", c, replica=start[c.rank : c.rank + 1], center=start[:1], rate=eta, rho=rho
+        )
+        seen = []
+        for _ in range(10):
+            method.step(paths.batch(torch.zeros(1, dtype=torch.float64)))
+            seen.append(float(paths.shown(method)[0]))
+        return seen
+
+    got = run_virtual_ranks(run, [0] * p)[0]
+    x, duals, center, expected = start.tolist(), [0.0] * p, float(start[0]), []
+    for _ in range(10):
+        duals = [d - (xi - center) for d, xi in zip(duals, x, strict=True)]
+        x = [(xi - eta * xi + eta * rho * (d + center)) / (1 + eta * rho) for d, xi in zip(duals, x, strict=True)]
+        center = sum(xi - d for d, xi in zip(duals, x, strict=True)) / p
+        expected.append(center)
+    assert got == pytest.approx(expected, rel=1e-13)

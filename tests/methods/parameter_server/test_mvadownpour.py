@@ -1,0 +1,29 @@
+"""DOWNPOUR with a moving average of the center."""
+
+import pytest
+from center_protocol import exchanges_cost_8n, nobody_waits_for_a_late_rank
+from on_ranks import on_ranks
+from paths import NOISE, end_of_one_path, iterates_of_sgd, moving_average
+
+from atoll.communication.communicator import Communicator
+from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
+
+
+@on_ranks(SINGLE)
+def test_one_rank_equals_the_written_out_updates(c: Communicator) -> None:
+    iterates = iterates_of_sgd()
+    # The center before each push: the first is empty, at t = 0, and the last comes after the end.
+    pushed = [iterates[0], *iterates[0 : len(NOISE) : 3]]
+    end = end_of_one_path(c, "mvadownpour", tau=3, moving_rate=0.1)
+    assert end == pytest.approx(moving_average(pushed, 0.1), rel=1e-12)
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("late", [0, -1], ids=["owner", "last"])
+def test_nobody_waits_for_a_late_rank(c: Communicator, late: int) -> None:
+    nobody_waits_for_a_late_rank(c, "mvadownpour", late, tau=2)
+
+
+@on_ranks(SINGLE, PAIR, TWO_BY_TWO)
+def test_bytes(c: Communicator) -> None:
+    exchanges_cost_8n(c, "mvadownpour", num_extra=1)
