@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -46,6 +46,7 @@ class Recorder:
         while chunks := self._next_chunks():
             self._set_aside(store.record(self._study_id, chunks))
             self._tail.advance(chunks)
+            _tell_malformed(chunks)
             num_lines += sum(len(chunk.events) for chunk in chunks.values())
         return num_lines
 
@@ -79,6 +80,12 @@ class Recorder:
     def close(self) -> None:
         """Close the store."""
         self.reset()
+
+
+def _tell_malformed(chunks: Mapping[str, Chunk]) -> None:
+    for name, chunk in chunks.items():
+        if chunk.malformed:
+            log.warning("%d lines of %s cannot be read; the first: %s", len(chunk.malformed), name, chunk.malformed[0])
 
 
 class RecorderThread(threading.Thread):

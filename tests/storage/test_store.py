@@ -144,7 +144,7 @@ def test_lost_and_retried(folder, url):
     assert [(t.number, t.attempt, t.state) for t in trials] == [(0, 0, "lost"), (0, 1, "complete")]
 
 
-def test_lines_that_say_nothing_are_counted_and_change_nothing(folder, url):
+def test_lines_that_say_nothing_are_counted_and_told_and_change_nothing(folder, url, caplog):
     lines = JournalWriter(folder.root_journal(0))
     journals.start_trial(lines, 0)
     with folder.root_journal(0).open("a") as file:
@@ -153,6 +153,10 @@ def test_lines_that_say_nothing_are_counted_and_change_nothing(folder, url):
     journals.end_trial(lines, 0, 0.5)
     record(folder, url)
     assert [t.objective for t in Store(url).trials(Store(url).study())] == [0.5]
+    with Store(url).engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT num_skipped FROM journal_offset")).scalar() == 3
+    (told,) = caplog.messages
+    assert told.startswith("2 lines of root-00000.jsonl cannot be read; the first: a line of trial_ended needs")
 
 
 def test_one_name_is_one_folder(folder, tmp_path, url):

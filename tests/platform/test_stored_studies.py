@@ -1,7 +1,9 @@
-"""Studies of version 0.1.0: a finished one, one that was stopped, and a benchmark, with their store and journals."""
+"""Stored studies are read and resumed: of version 0.1.0 (a finished, a stopped one, a benchmark) and of journals 2."""
 
+import json
 import sqlite3
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,21 +13,27 @@ from conftest import ROOT
 from atoll.storage import journal
 from atoll.storage.store import Store
 
-MADE_IN = "/old-runs"  # the folder that the files of the archive name
+# Archives of stores and run folders, and the folder that their files name.
+MADE_IN = {"version_0_1": "/old-runs", "journals_version_2": "/old-v2"}
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    """An archive's files, as if they had been made in `folder`."""
+    made_in = MADE_IN[name]
+    with tarfile.open(ROOT / f"tests/data/{name}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    for path in [*folder.rglob("study.json"), *folder.rglob("benchmark.json")]:
+        path.write_text(path.read_text().replace(made_in, str(folder)))
+    assert not any(made_in in path.read_text() for path in folder.rglob("*.jsonl"))  # their offsets are in the store
+    with closing(sqlite3.connect(folder / "atoll.db")) as database, database:
+        for table in ("study", "benchmark"):
+            database.execute(f"update {table} set folder = replace(folder, ?, ?)", (made_in, str(folder)))
+    return folder
 
 
 @pytest.fixture
 def old(tmp_path):
-    """The archive's files, as if they had been made in this folder."""
-    with tarfile.open(ROOT / "tests/data/version_0_1.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    for path in [*tmp_path.rglob("study.json"), *tmp_path.rglob("benchmark.json")]:
-        path.write_text(path.read_text().replace(MADE_IN, str(tmp_path)))
-    assert not any(MADE_IN in path.read_text() for path in tmp_path.rglob("*.jsonl"))  # their offsets are in the store
-    with sqlite3.connect(tmp_path / "atoll.db") as database:
-        for table in ("study", "benchmark"):
-            database.execute(f"update {table} set folder = replace(folder, ?, ?)", (MADE_IN, str(tmp_path)))
-    return tmp_path
+    return unpacked("version_0_1", tmp_path)
 
 
 def study(folder: Path, name: str):
@@ -33,15 +41,18 @@ def study(folder: Path, name: str):
     return store, store.study(name)
 
 
-def test_every_line_of_the_old_journals_is_read(old):
-    for folder in [*old.rglob("journals")]:
+@pytest.mark.parametrize("archive", MADE_IN)
+def test_every_line_of_stored_journals_is_read(archive, tmp_path):
+    for folder in [*unpacked(archive, tmp_path).rglob("journals")]:
         problems = []
-        lines = sum(len(path.read_text().splitlines()) for path in folder.glob("*.jsonl"))
-        assert len(journal.replay(folder, problems)) == lines
+        lines = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+        assert len(journal.replay(folder, problems)) == sum(line["event"] != "journal" for line in lines)
         assert problems == []
 
 
-def test_a_stopped_search_goes_on_and_is_recorded(old):
+@pytest.mark.parametrize("archive", MADE_IN)
+def test_a_stopped_search_goes_on_and_is_recorded(archive, tmp_path):
+    old = unpacked(archive, tmp_path)
     before = {trial["number"]: trial["objective"] for trial in called_json("leaderboard", "stopped", cwd=old)}
     called("search", "stopped.yaml", "--resume", "--in-process", cwd=old)
     store, row = study(old, "stopped")
