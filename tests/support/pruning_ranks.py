@@ -37,7 +37,7 @@ def main() -> None:
             configuration = Configuration(
                 workload="digits_mlp",
                 method=name,
-                hyperparameters=EXERCISED[name][0] | EXERCISED[name][1],
+                hyperparameters={key: value for part in EXERCISED.get(name, ()) for key, value in part.items()},
                 epochs=3,
                 ranks=world.size,
             )
