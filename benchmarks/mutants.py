@@ -321,6 +321,7 @@ MUTANTS = (
         "output.backward(predicted / size)",
         "output.backward(predicted)",
         _threads("an_oracle_equals_backprop"),
+        or_=(("output.backward(predicted / len(indices))", "output.backward(predicted)"),),
     ),
     _one(
         "admm-dual-residual-dropped",
@@ -329,6 +330,7 @@ MUTANTS = (
         "u + (a - copied).detach()",
         "u + (a - a).detach()",
         _threads("duals_add_the_residuals_up"),
+        or_=(("u + (a - a_prime).detach()", "u + (a - a).detach()"),),
     ),
     _one(
         "admm-dual-rescaled-wrongly",
@@ -439,6 +441,7 @@ MUTANTS = (
         "self._z_lrs[group], weight_decay=0.0, clip=False)",
         "self._z_lrs[group], clip=False)",
         _threads("a_z_step_and_a_w_gradient_are_a_step_of_backprop_below_the_last_group"),
+        or_=(("fresh([z], rate, weight_decay=0.0, clip=False)", "fresh([z], rate, clip=False)"),),
     ),
     _one(
         "dni-locked-target-unscaled",
@@ -715,6 +718,10 @@ MUTANTS = (
         "begin = max([self._now, *(0.0 for link in links)])",
         "tests/analysis/test_replay.py",
         or_=(
+            (
+                "begin = max([self._engine.now, *(self._free.get(link, 0.0) for link in links)])",
+                "begin = max([self._engine.now, *(0.0 for link in links)])",
+            ),
             (
                 "begin = max([now, *(self._free.get(link, 0.0) for link in links)])",
                 "begin = max([now, *(0.0 for link in links)])",
