@@ -945,6 +945,9 @@ class Copy:
         for path in Path(sys.executable).parent.iterdir():
             if not path.name.startswith("python") and path.name != "atoll":
                 (scripts / path.name).symlink_to(path)
+        for path in Path(sys.prefix, "lib").iterdir():  # MPI's libraries, which mpi4py looks for there
+            if not path.name.startswith("python"):
+                (environment / "lib" / path.name).symlink_to(path)
         python = scripts / "python"
         python.symlink_to(base)
         main = f"#!{python}\nfrom atoll.platform.cli import main\n\nraise SystemExit(main())\n"
@@ -1027,16 +1030,19 @@ def _there(root: Path, names: Iterable[str]) -> list[str]:
 Call = tuple[Sequence[str], str]
 
 
-def _joined(calls: Iterable[Call]) -> list[Call]:
-    """The same tests in fewer calls of pytest, as each takes seconds to begin."""
-    plain: dict[str, None] = {}
-    chosen: dict[tuple[str, ...], dict[str, None]] = {}
-    for names, expression in calls:
-        if expression:
-            chosen.setdefault(tuple(names), {})[f"({expression})"] = None
-        else:
-            plain |= dict.fromkeys(names)
-    return [*([(list(plain), "")] if plain else []), *((names, " or ".join(some)) for names, some in chosen.items())]
+def _joined(calls: Iterable[Call]) -> dict[str, list[Call]]:
+    """Calls that can be one, as each takes seconds to begin: those without an expression, and those of one file."""
+    groups: dict[str, list[Call]] = {}
+    for call in calls:
+        groups.setdefault(" ".join(call[0]) if call[1] else "", []).append(call)
+    return groups
+
+
+def _union(calls: Sequence[Call]) -> list[str]:
+    names = dict.fromkeys(name for names, _ in calls for name in names)
+    return _arguments(
+        list(names), " or ".join(dict.fromkeys(f"({expression})" for _, expression in calls if expression))
+    )
 
 
 def _text(call: Call) -> str:
@@ -1095,13 +1101,12 @@ def run_narrow(copy: Copy, mutants: Sequence[Mutant], places: Mapping[str, Place
     """Each mutant against the tests that should find it, which must pass without it."""
     calls = {m.id: selections(m, places[m.id], side, copy.root) for m in mutants}
     new = [call for m in mutants for call in calls[m.id] if _text(call) not in results.passed]
-    for names, expression in _joined(new):
-        arguments = _arguments(names, expression)
-        run = copy.test(arguments, WHOLE_TIMEOUT)
+    for some in _joined(new).values():
+        run = copy.test(_union(some), WHOLE_TIMEOUT)
         if run.code != 0:
-            raise SystemExit(f"without a mutant, {' '.join(arguments)} does not pass: {run}")
-    results.passed.extend(dict.fromkeys(map(_text, new)))
-    results.keep()
+            raise SystemExit(f"without a mutant, {' '.join(_union(some))} does not pass: {run}")
+        results.passed.extend(dict.fromkeys(map(_text, some)))
+        results.keep()
     for mutant in mutants:
         row = {"part": mutant.part, "file": places[mutant.id].file, "seconds": 0.0, "result": "open"}
         with copy.changed([places[mutant.id]]):
