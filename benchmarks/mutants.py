@@ -492,9 +492,9 @@ MUTANTS = (
         "search",
         "a fast worker gets one ticket at a time",
         "int(self.BATCH_SECONDS / max(seconds, 1e-6))",
-        "int(self.BATCH_SECONDS * seconds)",
+        "int(self.BATCH_SECONDS / max(seconds, 1.0))",
         "tests/platform/test_tickets.py -k within_milliseconds",
-        or_=(("int(BATCH_SECONDS / max(seconds, 1e-6))", "int(BATCH_SECONDS * seconds)"),),
+        or_=(("int(BATCH_SECONDS / max(seconds, 1e-6))", "int(BATCH_SECONDS / max(seconds, 1.0))"),),
     ),
     _one(
         "migration-ring-backwards",
