@@ -522,6 +522,7 @@ MUTANTS = (
         "budget is not None and used > budget",
         "tests/platform/test_resume.py",
         "tests/platform/test_busy.py",
+        "tests/platform/test_search.py::test_one_rank",
     ),
     _one(
         "pruned-are-not-budgeted",
@@ -531,6 +532,7 @@ MUTANTS = (
         'BUDGETED = ("complete", "failed")',
         "tests/platform/test_resume.py",
         "tests/platform/test_pruning.py -k resumed",
+        "tests/platform/test_engine.py::test_all_ranks_of_a_worker_end_a_pruned_trial_after_the_same_step",
     ),
     _one(
         "sampler-seed-without-number",
@@ -1076,7 +1078,7 @@ class Results:
         self._content: dict[str, Any] = {"command": command, "machine": machine, "before": {}, "after": {}}
         if file is not None and file.exists():
             self._content |= json.loads(file.read_text())
-        names = {mutant.id for mutant in MUTANTS} | {"commit", "passed"}
+        names = {mutant.id for mutant in MUTANTS} | {"commit", "passed", "whole"}
         self.rows: dict[str, Any] = {k: v for k, v in self._content[side].items() if k in names}
         self.rows["commit"] = commit
         self._content[side] = self.rows
@@ -1085,6 +1087,11 @@ class Results:
     def passed(self) -> list[str]:
         """The calls of pytest that pass without a mutant."""
         return self.rows.setdefault("passed", [])  # type: ignore[no-any-return]
+
+    @property
+    def whole(self) -> dict[str, str]:
+        """What the survivors of a part's narrow tests have met, by part."""
+        return self.rows.setdefault("whole", {})  # type: ignore[no-any-return]
 
     def result(self, id_: str) -> str | None:
         """Caught, timeout or survived; open where only the narrow tests are known to pass; None before that."""
@@ -1149,14 +1156,11 @@ def run_whole(
     print(f"{part}, all that are open together: {run}", file=sys.stderr, flush=True)
     if run.code is None:
         raise SystemExit(f"the tests of {part} took more than {WHOLE_TIMEOUT} s with {[m.id for m in open_]}")
+    results.whole[part] = f"{' '.join(tests)} ({run.seconds:.0f} s)"
     # A test that fails alone too, such as one that measures time on a busy machine, says nothing of a mutant.
     telling = [test for test in run.failed if copy.test(["-x", test], NARROW_TIMEOUT).code == 0]
     for mutant in open_:
-        row = results.rows[mutant.id] | {
-            "result": "survived",
-            "whole": " ".join(tests),
-            "whole_seconds": round(run.seconds, 1),
-        }
+        row = results.rows[mutant.id] | {"result": "survived"}
         with copy.changed([places[mutant.id]]):
             alone = _twice_if_slow(copy, telling) if telling else Run(0, 0.0, {})
         if alone.code != 0:
@@ -1190,6 +1194,7 @@ def page(content: Mapping[str, Any]) -> str:
         lines.append(f"| {part} | " + " | ".join(cells) + " |")
     lines += [
         "",
+        *_survivors(content, sides),
         "| mutant | what is wrong | " + " | ".join(f"{side} | found by, s" for side in sides) + " |",
         "| --- | --- | " + " | ".join("--- | ---" for _ in sides) + " |",
     ]
@@ -1197,6 +1202,13 @@ def page(content: Mapping[str, Any]) -> str:
         cells = [_cell(content[side].get(mutant.id)) for side in sides]
         lines.append(f"| {mutant.id} | {mutant.description} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _survivors(content: Mapping[str, Any], sides: Sequence[str]) -> Iterator[str]:
+    for side in sides:
+        for part, tests in content[side].get("whole", {}).items():
+            yield f"- {side}, {part}: the mutants that the narrow tests did not find met `{tests}`."
+    yield ""
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:
