@@ -56,6 +56,8 @@ WHOLE = {
         "tests/searchspaces",
         "tests/platform/search",
         "tests/platform/study",
+        "tests/platform/launch",
+        "tests/platform/ranks",
         *(
             f"tests/platform/test_{name}.py"
             for name in (
@@ -150,6 +152,10 @@ MUTANTS = (
         "x.sub_(torch.sub(seen, center, out=seen), alpha=alpha)",
         "x.add_(torch.sub(seen, center, out=seen), alpha=alpha)",
         WRITTEN_OUT,
+        after=(
+            "tests/methods/parameter_server/test_easgd.py",
+            "tests/methods/parameter_server/test_eamsgd.py",
+        ),
     ),
     _one(
         "easgd-beta-without-p",
@@ -158,6 +164,10 @@ MUTANTS = (
         "        self._move(x, self._hyperparameters.beta / self._size)",
         "        self._move(x, self._hyperparameters.beta)",
         f"{THEORY} -k round_robin_easgd",
+        after=(
+            "tests/methods/parameter_server/test_easgd.py",
+            "tests/methods/parameter_server/test_eamsgd.py",
+        ),
     ),
     _one(
         "easgd-alpha-without-p",
@@ -166,6 +176,10 @@ MUTANTS = (
         "hyperparameters.beta / self._size if hyperparameters.alpha is None",
         "hyperparameters.beta if hyperparameters.alpha is None",
         _threads("those_who_left_keep_their_pull_on_the_center", "0,0", "0,0,1,1"),
+        after=(
+            "tests/methods/parameter_server/test_easgd.py",
+            "tests/methods/parameter_server/test_eamsgd.py",
+        ),
     ),
     _one(
         "easgd-overlap-early",
@@ -174,6 +188,10 @@ MUTANTS = (
         "            self._apply()\n            self._ask()",
         "            self._ask()\n            self._apply()",
         WRITTEN_OUT,
+        after=(
+            "tests/methods/parameter_server/test_easgd.py",
+            "tests/methods/parameter_server/test_eamsgd.py",
+        ),
     ),
     _one(
         "msgd-momentum-order",
@@ -182,6 +200,7 @@ MUTANTS = (
         "        v.mul_(self._settings.momentum)\n        if not self._heavy_ball:\n            x.add_(v)\n",
         "        if not self._heavy_ball:\n            x.add_(v)\n        v.mul_(self._settings.momentum)\n",
         WRITTEN_OUT,
+        after=("tests/methods/sequential/test_msgd.py",),
     ),
     _one(
         "average-off-by-one",
@@ -190,6 +209,7 @@ MUTANTS = (
         "1 / self._num_seen if self._rate is None",
         "1 / (self._num_seen + 1) if self._rate is None",
         WRITTEN_OUT,
+        after=("tests/methods/sequential/test_asgd.py",),
     ),
     _one(
         "downpour-fetch-before-push",
@@ -198,6 +218,10 @@ MUTANTS = (
         "        push(self._value, update)\n        answer.copy_(self._value)\n",
         "        answer.copy_(self._value)\n        push(self._value, update)\n",
         WRITTEN_OUT,
+        after=(
+            "tests/methods/parameter_server/test_downpour.py",
+            "tests/methods/parameter_server/test_adownpour.py",
+        ),
     ),
     _one(
         "mdownpour-no-look-ahead",
@@ -222,6 +246,7 @@ MUTANTS = (
         'tau_up=multi_scale_up if scheme == "multi_scale" else tau_fast,',
         'tau_up=multi_scale_up if scheme == "multi_scale" else tau_slow,',
         f"{METHODS} -k the_tree_puts_every_node",
+        or_=(("tau_up, tau_down = tau_fast, tau_slow", "tau_up, tau_down = tau_slow, tau_slow"),),
     ),
     # Methods: data-parallel.
     _one(
@@ -289,6 +314,7 @@ MUTANTS = (
         '{"U": u @ left, "S": torch.diag(values)',
         '{"U": u @ left.T, "S": torch.diag(values)',
         _threads("a_basis_update_without_a_cut_leaves_the_weights"),
+        or_=(('{"U": u @ svd.u, "S": torch.diag', '{"U": u @ svd.u.T, "S": torch.diag'),),
     ),
     _one(
         "ab-whole-values-in-a",
@@ -305,6 +331,7 @@ MUTANTS = (
         "values >= cutoff * values[0]",
         "values >= cutoff * values[-1]",
         "tests/methods/test_shared_svd.py",
+        or_=(("s >= cutoff * s[0]", "s >= cutoff * s[-1]"),),
     ),
     # Methods: layer-parallel.
     _one(
@@ -315,6 +342,7 @@ MUTANTS = (
         'total + mu * mse_loss(z, below, reduction="sum")',
         _threads("one_coupled_gradient_equals_the_two_term_gradient"),
         _threads("a_z_step_and_a_w_gradient_are_a_step_of_backprop_below_the_last_group"),
+        after=("tests/methods/layer_parallel/test_mac.py",),
     ),
     _one(
         "dni-unscaled-prediction",
@@ -389,10 +417,15 @@ MUTANTS = (
         "ghosts-too-often",
         "methods",
         "replicas of ranks that have left exchange whenever anybody does (audit: e7)",
-        "ghost.due += 1 / (self._size - len(left))",
-        "ghost.due += 1",
+        ".due += 1 / (self._size - len(left))",
+        ".due += 1",
         _threads("those_who_left_keep_their_pull_on_the_center", "0,0", "0,0,1,1"),
         where="*elastic*",
+        or_=((".due += 1 / (self._size - len(departed))", ".due += 1"),),
+        after=(
+            "tests/methods/parameter_server/test_easgd.py",
+            "tests/methods/parameter_server/test_eamsgd.py",
+        ),
     ),
     _one(
         "tree-alpha-without-one",
@@ -444,6 +477,7 @@ MUTANTS = (
         "self._z_lrs[group], clip=False)",
         _threads("a_z_step_and_a_w_gradient_are_a_step_of_backprop_below_the_last_group"),
         or_=(("fresh([z], rate, weight_decay=0.0, clip=False)", "fresh([z], rate, clip=False)"),),
+        after=("tests/methods/layer_parallel/test_mac.py",),
     ),
     _one(
         "dni-locked-target-unscaled",
@@ -541,6 +575,7 @@ MUTANTS = (
         'random.Random(f"{seed}/{number}/{attempt}")',
         'random.Random(f"{seed}/{attempt}")',
         "tests/platform/test_propagators.py -k repeat and random or whose_genes or mating",
+        after=("tests/platform/search/test_propagators.py",),
     ),
     _one(
         "warm-start-worst-first",
@@ -557,6 +592,7 @@ MUTANTS = (
         "name: other.number for name in self._limits if child.mapping[name] == theirs[name] != ours[name]",
         "name: first.number for name in self._limits if child.mapping[name] == theirs[name] != ours[name]",
         "tests/platform/test_propagators.py -k whose_genes",
+        after=("tests/platform/search/test_propagators.py",),
     ),
     # Storage.
     _one(
@@ -590,6 +626,8 @@ MUTANTS = (
         'return event["number"], event["attempt"]',
         'return event["number"], 0',
         "tests/storage/test_store.py -k lost_and_retried and not postgresql",
+        or_=(("        return self.number, self.attempt\n", "        return self.number, 0\n"),),
+        after=("tests/storage/test_store.py",),
     ),
     _one(
         "lost-overwrites-ended",
@@ -622,6 +660,7 @@ MUTANTS = (
         "tests/storage/test_store.py -k exports_are_complete and not postgresql",
         where="*export.py",
         or_=(('if column.name != "study_id"\n', 'if column.name not in ("study_id", "attempt")\n'),),
+        after=("tests/storage/test_store.py",),
     ),
     _one(
         "filter-not-equal-drops-missing",
@@ -638,6 +677,7 @@ MUTANTS = (
         'sa.Column("steps_to_target", sa.Float(53), nullable=True)',
         'sa.Column("steps_to_target", sa.Float(53), nullable=False)',
         "tests/storage/test_store.py -k schema_is_the_models and not postgresql",
+        after=("tests/storage/test_store.py",),
     ),
     _one(
         "sqlite-without-foreign-keys",
@@ -688,6 +728,10 @@ MUTANTS = (
         "groups = np.tile(np.arange(num_groups), (num_resamples, 1))",
         "tests/analysis/test_score.py -k intervals_follow",
         "tests/analysis/test_comparison.py -k one_tuning",
+        after=(
+            "tests/analysis/test_score.py",
+            "tests/analysis/test_comparison.py",
+        ),
     ),
     _one(
         "interval-one-tail",
@@ -697,6 +741,7 @@ MUTANTS = (
         "tail = 1 - LEVEL",
         "tests/analysis/test_statistics.py -k interval",
         "tests/analysis/test_score.py -k intervals_follow",
+        after=("tests/analysis/test_inference.py",),
     ),
     _one(
         "pareto-crowded-first",
@@ -713,6 +758,7 @@ MUTANTS = (
         "return self.latency + size / self.bandwidth",
         "return size / self.bandwidth",
         "tests/analysis/test_replay.py",
+        after=("tests/analysis/test_simulator.py",),
     ),
     _one(
         "replay-links-never-busy",
@@ -1029,7 +1075,8 @@ def selections(mutant: Mutant, place: Place, side: str, root: Path) -> list[Call
     mirrors = [f"{folder}/test_{name}.py" for folder in folders for name in (path.stem, path.parent.name)]
     names = _there(root, dict.fromkeys((*mirrors, *mutant.after)))
     near = [name for name in WHOLE[mutant.part] if name.startswith(f"{folders[1]}/") or name == folders[1]]
-    return [(names or _there(root, [folders[0]]) or _there(root, near), "")]
+    ancestors = [f"tests/{folder}" for folder in path.parents[:-2]]  # the nearest folder of tests that there is
+    return [(names or _there(root, ancestors)[:1] or _there(root, near), "")]
 
 
 def _there(root: Path, names: Iterable[str]) -> list[str]:
