@@ -11,7 +11,8 @@ from torch import nn
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.data_parallel.ddp import Ddp
-from atoll.methods.layer_parallel.dni import MODES, Dni
+from atoll.methods.layer_parallel.dni import Dni
+from atoll.methods.layer_parallel.dni_hyperparameters import MODES
 from atoll.methods.layer_parallel.synthesizers import Synthesizer
 from atoll.methods.method import Batch
 from atoll.testing import problem

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from atoll.methods.layer_parallel.grouping import check_grouping, group_sizes, split_layers
+from atoll.methods.layer_parallel.grouping import parse_grouping, split_layers
 from atoll.methods.method import NotApplicable
 from atoll.platform.study import registry
 
@@ -63,7 +63,9 @@ def test_what_is_no_chain_is_refused_with_a_reason():
 
 def test_many_layers_are_balanced_at_once():
     seconds = [1.0] * 60
-    assert sorted(group_sizes("balanced", 8, [str(i) for i in range(60)], lambda: seconds)) == [7] * 4 + [8] * 4
+    assert (
+        sorted(parse_grouping("balanced").sizes([str(i) for i in range(60)], 8, lambda: seconds)) == [7] * 4 + [8] * 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_many_layers_are_balanced_at_once():
     ],
 )
 def test_groupings(grouping, num_groups, sizes):
-    assert group_sizes(grouping, num_groups, SIX, lambda: [1, 1, 1, 1, 4, 9]) == sizes
+    assert parse_grouping(grouping).sizes(SIX, num_groups, lambda: [1, 1, 1, 1, 4, 9]) == sizes
 
 
 @pytest.mark.parametrize(
@@ -99,10 +101,10 @@ def test_groupings(grouping, num_groups, sizes):
 )
 def test_groupings_that_do_not_fit_the_network(grouping, num_groups, message):
     with pytest.raises(NotApplicable, match=message):
-        group_sizes(grouping, num_groups, SIX)
+        parse_grouping(grouping).sizes(SIX, num_groups)
 
 
 @pytest.mark.parametrize("grouping", ["", "odd", "1,", "1;5", "at:", "-1,7"])
 def test_groupings_that_say_nothing(grouping):
     with pytest.raises(ValueError, match="grouping must be one of even, first, last, balanced, or the"):
-        check_grouping(grouping)
+        parse_grouping(grouping)

@@ -11,14 +11,9 @@ from torch import nn
 
 from atoll.communication.communicator import Communicator
 from atoll.communication.threads import run_virtual_ranks
-from atoll.methods.layer_parallel.mac import (
-    Mac,
-    MacHyperparameters,
-    acts_in_training,
-    per_group,
-    predicted_speedup,
-    predicted_speedup_of_unequal,
-)
+from atoll.methods.layer_parallel.mac import Mac, MacHyperparameters, per_group
+from atoll.methods.layer_parallel.mac_report import predicted_speedup, predicted_speedup_of_unequal
+from atoll.methods.layer_parallel.mac_state import acts_in_training
 from atoll.methods.method import Batch, NotApplicable
 from atoll.testing import problem
 from atoll.testing.method_contract import FLOAT64
