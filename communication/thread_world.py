@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from atoll.communication.communicator import Patience, PeerAborted
+from atoll.communication.communicator import Patience
 from atoll.communication.ledger import Ledger
 from atoll.communication.local_mailbox import LocalMailbox
 from atoll.communication.threads import ThreadCommunicator, connected_board
 from atoll.communication.world import Family, World
 
 Value = TypeVar("Value")
+
+LEAVING = 2.0  # seconds that ranks get to leave when the calling thread gives up
+
+
+class WorldFailed(BaseException):
+    """Another rank of the process has failed: this one leaves, as it would be killed over MPI.
+
+    It is no Exception, so that no trial takes it for its own failure.
+    """
 
 
 class ThreadFamily(Family):
@@ -57,7 +67,7 @@ class _Shared:
 
 
 class ThreadWorld(World):
-    """One rank. A rank that raises ends the others: their next wait raises PeerAborted."""
+    """One rank. A rank that raises ends the others: their next wait raises WorldFailed."""
 
     def __init__(self, rank: int, shared: _Shared) -> None:
         self.rank = rank
@@ -66,9 +76,9 @@ class ThreadWorld(World):
         self._num_exchanges = self._num_mailboxes = self._num_opened = 0
 
     def check(self) -> None:
-        """Raise PeerAborted if another rank of the process has failed."""
+        """Raise WorldFailed if another rank of the process has failed."""
         if self._shared.failures:
-            raise PeerAborted(-1)
+            raise WorldFailed
 
     def _start_exchange(self, mine: object) -> tuple[int, Callable[[], bool]]:
         number = self._num_exchanges
@@ -149,7 +159,7 @@ def run_in_threads(
         watch: called again and again meanwhile, in the calling thread.
 
     Raises:
-        What the first rank that failed has raised; the other ranks are interrupted by PeerAborted.
+        What the first rank that failed has raised, or `watch`; the other ranks are interrupted by WorldFailed.
     """
     failures: list[BaseException] = []
     shared = _Shared(size, failures)
@@ -163,8 +173,15 @@ def run_in_threads(
     threads = [threading.Thread(target=target, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(size)]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        watch()
-        next(thread for thread in threads if thread.is_alive() or thread is threads[-1]).join(0.02)
+    try:
+        while any(thread.is_alive() for thread in threads):
+            watch()
+            next(thread for thread in threads if thread.is_alive() or thread is threads[-1]).join(0.02)
+    except BaseException as error:
+        failures.append(error)
+        deadline = time.monotonic() + LEAVING
+        for thread in threads:  # a rank that never polls ends with the process
+            thread.join(max(0.0, deadline - time.monotonic()))
+        raise
     if failures:
         raise failures[0]

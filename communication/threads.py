@@ -141,11 +141,18 @@ class ThreadCommunicator(Communicator):
         colors = torch.zeros(self.size, dtype=torch.int64)
         colors[self.rank] = color
         gathered = self._post_sum(colors)
-        while not gathered():
-            os.sched_yield()  # every rank has arrived
+        interruption: Exception | None = None
+        while not gathered():  # every rank has arrived, and posts at once
+            try:
+                self.poll()
+            except Exception as reason:
+                interruption = reason
+            os.sched_yield()
         ranks = [rank for rank in range(self.size) if int(colors[rank]) == color]
         with self._board.lock:
             part = self._board.parts.setdefault((self._num_collectives, color), _Board(len(ranks)))
+        if interruption is not None:
+            raise interruption
         nodes, members = [self.nodes[rank] for rank in ranks], [self.members[rank] for rank in ranks]
         return ThreadCommunicator(
             ranks.index(self.rank), nodes, members, part, ledger=ledger, poll=self.poll, services=self.services

@@ -2,7 +2,8 @@
 
 A trial's lines are trial_started, then progress, then trial_ended; trial_lost ends a trial whose process is gone. The
 names of events and of their fields are the format on disk: they stay as they are when a class or attribute is renamed.
-A field may be added if `from_line` has a default for lines without it; anything else needs a new VERSION.
+A field may be added if `from_line` has a default for lines without it; anything else needs a new VERSION. A line needs
+what resuming or the store needs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any, ClassVar, Self
 
 Line = dict[str, Any]
 TrialKey = tuple[int, int]
+
+# What a ledger tells apart, and its figures.
+LEDGER_FIELDS = ("operation", "scope", "payload_bytes", "overlapped", "count", "wire_bytes", "seconds_waited")
 
 # Version 1 had no `journal` line. Its other lines are read as those of version 2.
 VERSION = 2
@@ -58,7 +62,7 @@ class JournalOpened(Event):
     @classmethod
     def from_line(cls, line: Line) -> Self:
         """Read a line."""
-        return cls(time=_time(line), version=_integer(line, "version"))
+        return cls(time=line.get("time", 0.0), version=_integer(line, "version"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,6 +344,9 @@ class TrialEnded(TrialEvent):
     def from_line(cls, line: Line) -> Self:
         """Read a line."""
         curve = line.get("curve")
+        traces = line.get("schedules") or []
+        for trace in traces:
+            _integer(trace, "rank")
         return cls(
             time=_time(line),
             number=_integer(line, "number"),
@@ -350,13 +357,13 @@ class TrialEnded(TrialEvent):
             metrics=line.get("metrics"),
             seconds=line.get("seconds"),
             wire_bytes=line.get("wire_bytes"),
-            ledger=line.get("ledger") or [],
+            ledger=[{name: entry[name] for name in LEDGER_FIELDS} for entry in line.get("ledger") or []],
             peak_memory=line.get("peak_memory"),
             reason=line.get("reason"),
             traceback=line.get("traceback"),
             notes=line.get("notes") or [],
             curve=None if curve is None else {int(epoch): value for epoch, value in curve.items()},
-            traces=line.get("schedules") or [],
+            traces=traces,
             worker_seconds=float(line.get("busy_seconds") or 0.0),
         )
 
@@ -513,8 +520,10 @@ def as_line(event: Event) -> Line:
 
 
 def _time(line: Line) -> float:
-    time = line.get("time")
-    return float(time) if isinstance(time, int | float) else 0.0
+    time = line["time"]
+    if not isinstance(time, int | float):
+        raise TypeError(f"time must be a number; it is {time!r}")
+    return float(time)
 
 
 def _integer(line: Line, name: str) -> int:

@@ -44,9 +44,9 @@ class JournalWriter:
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            size = os.fstat(self._file).st_size
-            self._end_torn_line(size)
-        if not size:
+            self._end_torn_line(os.fstat(self._file).st_size)
+            is_of_this_version = self._declares_this_version()
+        if not is_of_this_version:
             self.append(JournalOpened())
 
     @contextmanager
@@ -63,6 +63,11 @@ class JournalWriter:
     def _end_torn_line(self, size: int) -> None:
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
+
+    def _declares_this_version(self) -> bool:
+        """Whether the first line does; in an earlier journal that is resumed the line stands where this version begins."""
+        line = _load(os.pread(self._file, 200, 0).partition(b"\n")[0])
+        return line is not None and line["event"] == JournalOpened.name and line.get("version") == events.VERSION
 
     def append(self, event: Event, *, sync: bool = False) -> None:
         """Write one line: the event's name, the present time, and the event's fields.

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from atoll.storage.folder import StudyFolder
-from atoll.storage.journal import Chunk, JournalTail
+from atoll.storage.journal import Chunk, JournalTail, JournalVersionError
 from atoll.storage.store import Overtaken, Rejected, Store
 
 log = logging.getLogger("atoll.recorder")
@@ -139,7 +139,12 @@ class RecorderThread(threading.Thread):
         if time.monotonic() - self._complained >= self.COMPLAINT_INTERVAL:
             self._complained = time.monotonic()
             reason = str(getattr(error, "orig", error)).splitlines()[0]
-            log.warning("the store cannot be written (%s); the search goes on, the journals keep everything", reason)
+            what = (
+                "the journals cannot be read"
+                if isinstance(error, JournalVersionError)
+                else "the store cannot be written"
+            )
+            log.warning("%s (%s); the search goes on, the journals keep everything", what, reason)
 
     def finish(self, timeout: float) -> bool:
         """Record the rest; false when that was not done within `timeout` seconds."""

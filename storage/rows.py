@@ -30,7 +30,6 @@ class Rows:
     migrations: list[Row] = field(default_factory=list)
     hosts: list[Row] = field(default_factory=list)
     num_refused: int = 0
-    num_skipped: int = 0
 
     def keys(self) -> set[TrialKey]:
         """The trials that the rows refer to."""
@@ -38,16 +37,12 @@ class Rows:
 
 
 def rows_of(study_id: int, journal_events: Iterable[Event]) -> Rows:
-    """Turn events into rows; one whose content has another shape than a row needs is counted and skipped."""
+    """Turn events into rows."""
     rows = Rows(study_id)
     for event in journal_events:
         handler = _HANDLERS.get(type(event))
-        if handler is None:
-            continue  # for resuming only
-        try:
+        if handler is not None:  # others are for resuming only
             handler(rows, event)
-        except (KeyError, TypeError):
-            rows.num_skipped += 1
     return rows
 
 
@@ -98,8 +93,7 @@ def _trial_ended(rows: Rows, event: events.TrialEnded) -> None:
         "reason": event.reason,
         "traceback": event.traceback,
     }
-    names = ("operation", "scope", "payload_bytes", "overlapped", "count", "wire_bytes", "seconds_waited")
-    ledger = [(event.key, {name: entry[name] for name in names}) for entry in event.ledger]
+    ledger = [(event.key, entry) for entry in event.ledger]
     traces = [(event.key, {"rank": trace["rank"], "content": trace}) for trace in event.traces]
     rows.ended.append((event.key, row))
     rows.ledger += ledger

@@ -396,9 +396,10 @@ class Store:
         """
         try:
             with self._session.begin() as session:
-                rows = [_move_offset(session, study_id, file, chunk) for file, chunk in chunks.items()]
+                for file, chunk in chunks.items():
+                    _move_offset(session, study_id, file, chunk)
                 lines = [event for chunk in chunks.values() for event in chunk.events]
-                rows[0].num_skipped += self._add(session, study_id, lines)
+                self._add(session, study_id, lines)
         except (DBAPIError, *UNSTORABLE) as error:
             if not _is_refusal(error):
                 raise
@@ -413,7 +414,7 @@ class Store:
                 for event in chunk.events:
                     try:
                         with session.begin_nested():
-                            row.num_skipped += self._add(session, study_id, [event])
+                            self._add(session, study_id, [event])
                     except (DBAPIError, *UNSTORABLE) as error:
                         if not _is_refusal(error):
                             raise
@@ -421,8 +422,8 @@ class Store:
                         rejected.append(Rejected(file, as_line(event), str(getattr(error, "orig", error))))
         return rejected
 
-    def _add(self, session: Session, study_id: int, lines: Sequence[Event]) -> int:
-        """Add rows for `lines`; returns how many of them have another shape than rows need."""
+    def _add(self, session: Session, study_id: int, lines: Sequence[Event]) -> None:
+        """Add rows for `lines`."""
         batch = rows_of(study_id, lines)
         self._add_trials(session, study_id, batch)
         if batch.num_refused:
@@ -433,7 +434,6 @@ class Store:
         for model, entries in ((MigrationRow, batch.migrations), (HostRow, batch.hosts)):
             if entries:
                 session.execute(sa.insert(model), entries)
-        return batch.num_skipped
 
     def _add_trials(self, session: Session, study_id: int, batch: Rows) -> None:
         ids: dict[TrialKey, int] = {}

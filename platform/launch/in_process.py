@@ -1,8 +1,8 @@
 """A whole search in this process, its ranks as threads: for debugging, and for tests.
 
-Breakpoints work, and the traceback of a failed trial is printed as it happens. There is no mpiexec: nothing is started
-again, and a crash of one rank is a crash of all. Threads share torch's random state, so trainings with dropout are not
-reproducible here.
+Breakpoints work, and the traceback of a failed trial is printed as it happens. There is no mpiexec and no heartbeat
+to watch: nothing is restarted, and a crash of one rank is a crash of all. Threads share torch's random state, so with
+networks that have dropout, masks and initial weights depend on the order of the threads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FOLLOW_INTERVAL = 0.1
 
 
 class HurriedEnd(Exception):
-    """A second interrupt: the search ends at once, and its threads with the process."""
+    """A second interrupt, or a stop that takes longer than stop_grace: the search ends at once."""
 
 
 def run_in_process(run: Run) -> str | None:
@@ -31,25 +31,24 @@ def run_in_process(run: Run) -> str | None:
     Args:
         run: what to search; the traceback of every failed trial goes to standard error.
     """
-    watch = _watching(run)
 
     def rank(world: ThreadWorld) -> None:
         search.run(run.folder, world, world.check)
 
     try:
-        run_in_threads(run.study.topology.shape().world_size, rank, watch=watch)
+        run_in_threads(run.study.topology.shape().world_size, rank, watch=_watching(run))
     except HurriedEnd:
         return None  # it was stopped
     except Exception as error:
-        if not run.folder.stop_request.exists():
-            traceback.print_exception(error)
-            return f"a rank has failed: {type(error).__name__}: {error}"
+        traceback.print_exception(error)
+        return None if run.folder.stop_request.exists() else f"a rank has failed: {type(error).__name__}: {error}"
     return None
 
 
 def _watching(run: Run) -> Callable[[], None]:
     tail, followed = JournalTail(run.folder.journals), 0.0
-    tail.advance(tail.read())  # what failed before a resume has been told
+    while chunks := tail.read():  # what failed before a resume has been told
+        tail.advance(chunks)
 
     def watch() -> None:
         nonlocal followed
@@ -60,6 +59,8 @@ def _watching(run: Run) -> Callable[[], None]:
         followed = now
         run.follow(run.folder)
         run.lock.refresh()
+        if _stops_for_too_long(run):
+            raise HurriedEnd
         chunks = tail.read()
         tail.advance(chunks)
         for event in (event for chunk in chunks.values() for event in chunk.events):
@@ -67,3 +68,11 @@ def _watching(run: Run) -> Callable[[], None]:
                 print(f"trial {event.number} failed:\n{event.traceback}", file=sys.stderr, flush=True)
 
     return watch
+
+
+def _stops_for_too_long(run: Run) -> bool:
+    try:
+        asked = run.folder.stop_request.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return time.time() - asked > run.study.stop_grace

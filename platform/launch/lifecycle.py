@@ -92,7 +92,6 @@ def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, An
         )
     if resuming:
         _check_unchanged(folder, study, definition)
-        _tell_unread(folder)
     resolved = plan.objectives
     # Compute nodes need not reach the store: what the search starts with is read here.
     given = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(plan, url)
@@ -122,14 +121,6 @@ def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, An
     return folder
 
 
-def _tell_unread(folder: StudyFolder) -> None:
-    """Say which lines of the journals cannot be read: their trials are searched as if they had not been."""
-    problems: list[str] = []
-    journal.replay(folder.journals, problems)
-    for problem in problems:
-        log.warning("%s", problem)
-
-
 def row(folder: StudyFolder) -> dict[str, Any]:
     """The study's row for the store."""
     content: dict[str, Any] = json.loads(folder.definition.read_text())
@@ -156,7 +147,11 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
             f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may, "
             f"and of topology {', '.join(TOPOLOGY_MAY_CHANGE)}"
         )
-    if resume.read(journal.replay(folder.journals)).used_up(study.trials, study.seconds, study.busy_seconds):
+    problems: list[str] = []
+    past = resume.read(journal.replay(folder.journals, problems))
+    for problem in problems:
+        log.warning("%s", problem)
+    if past.used_up(study.trials, study.seconds, study.busy_seconds):
         raise LaunchError(f"{study.name} is finished: it has used up its {budget(study)}; give it more to go on")
 
 

@@ -129,6 +129,7 @@ class SearchLoop:
         study, place = plan.study, worker.places[0]
         events = journal.replay(folder.journals)
         past = resume.read(events)
+        deadlines = Deadlines(study, past.seconds, folder.stop_request.exists)
         given = given_first(plan, warm_start)
         scoring = Scoring(plan.objectives, plan.workload)
         population = Population(study.population(place.island))
@@ -137,7 +138,6 @@ class SearchLoop:
         num_started = sum(trial.worker == place.worker for trial in past.trials.values())
         search_journal = SearchJournal(folder.root_journal(place.world_rank), worker.places, num_started)
         candidates = Candidates(proposer, search_journal, given)
-        deadlines = Deadlines(study, past.seconds, folder.stop_request.exists)
         seconds = None if study.busy_seconds is None else study.busy_seconds - past.worker_seconds()
         budget = BusyBudget(roots, seconds)
         office = TicketOffice(

@@ -2,7 +2,7 @@
 
 The root's control messages tell the members what to train. A rank that raises tells its peers, whose waits then raise
 `PeerAborted` within a poll. After every trial the ranks compare what they have posted and complete what is pending, so
-that the trial's communicators can be freed, and the next trial gets fresh ones from the untouched control communicator.
+that the trial's communicators can be freed, and the next trial gets fresh ones of the worker's world.
 """
 
 from __future__ import annotations

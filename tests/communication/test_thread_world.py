@@ -6,10 +6,9 @@ import time
 import pytest
 import torch
 
-from atoll.communication.communicator import PeerAborted
 from atoll.communication.ledger import Ledger
 from atoll.communication.local_mailbox import LocalMailbox
-from atoll.communication.thread_world import run_in_threads
+from atoll.communication.thread_world import WorldFailed, run_in_threads
 
 
 def results(size, function):
@@ -80,13 +79,44 @@ def test_a_rank_that_fails_ends_the_others_and_is_the_one_that_is_told():
             raise RuntimeError("broken on purpose")
         try:
             world.meet()
-        except PeerAborted:
+        except WorldFailed:
             interrupted.append(world.rank)
             raise
 
     with pytest.raises(RuntimeError, match="broken on purpose"):
         run_in_threads(3, rank)
     assert sorted(interrupted) == [0, 2]
+
+
+def test_a_failed_rank_interrupts_a_peer_that_splits():
+    def rank(world):
+        options = {"ledger": Ledger(), "poll": world.check, "spin": False}
+        communicator, _ = world.open([0, 0], [("here", "cpu")] * 2, **options)
+        if world.rank == 1:
+            raise RuntimeError("broken on purpose")
+        communicator.split(0)
+
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        run_in_threads(2, rank)
+
+
+def test_what_the_calling_thread_raises_ends_the_ranks():
+    left = []
+
+    def rank(world):
+        try:
+            while True:
+                world.check()
+                time.sleep(0.01)
+        finally:
+            left.append(world.rank)
+
+    def watch():
+        raise OSError("the lock is gone")
+
+    with pytest.raises(OSError, match="the lock is gone"):
+        run_in_threads(2, rank, watch=watch)
+    assert sorted(left) == [0, 1]
 
 
 def test_the_calling_thread_watches_meanwhile():

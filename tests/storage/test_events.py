@@ -26,8 +26,8 @@ EXAMPLES = [
     ),
     events.TrialEnded(
         time=1.0, number=1, attempt=2, state="pruned", objective=0.5, objectives=[0.5, None], metrics={"m": 1.0},
-        seconds=2.0, wire_bytes=3.0, ledger=[{"operation": "sum"}], peak_memory=4.0, reason="r", traceback="t",
-        notes=["n"], curve={1: 0.5, 2: None}, traces=[{"rank": 0}], worker_seconds=5.0,
+        seconds=2.0, wire_bytes=3.0, ledger=[dict.fromkeys(events.LEDGER_FIELDS, 1)], peak_memory=4.0, reason="r",
+        traceback="t", notes=["n"], curve={1: 0.5, 2: None}, traces=[{"rank": 0}], worker_seconds=5.0,
     ),
     events.TrialLost(time=1.0, number=1, attempt=2, reason="r", suspected=True),
     events.Proposed(time=1.0, number=1, hyperparameters={"a": 1}, proposal={"genes": {}}),
@@ -101,6 +101,15 @@ def test_values_of_other_types_are_told():
         parse(line | {"number": "one"})
     with pytest.raises(MalformedLine, match="hyperparameters must be an object; it is 3"):
         parse(line | {"hyperparameters": 3})
+
+
+@pytest.mark.parametrize(
+    "entry", [{"ledger": [{"operation": "sum"}]}, {"schedules": [{"num_ranks": 1}]}, {"time": None}]
+)
+def test_parts_that_the_store_needs_are_needed(entry):
+    (ended,) = [example for example in EXAMPLES if example.name == "trial_ended"]
+    with pytest.raises(MalformedLine, match="a line of trial_ended"):
+        parse(as_line(ended) | entry)
 
 
 def test_an_unknown_event_is_none():

@@ -20,10 +20,10 @@ def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
 
 def test_a_torn_last_line_waits_and_a_later_writer_ends_it(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"event":"restarted","reason":"x"}\n{"event":"to')
+    path.write_bytes(b'{"event":"restarted","time":1,"reason":"x"}\n{"event":"to')
     chunk = read_chunk(path)
     assert len(chunk.events) == 1
-    assert chunk.offset == 35
+    assert chunk.offset == 44
     JournalWriter(path).append(Restarted(reason="y"))
     chunk = read_chunk(path, chunk.offset)
     assert [event.reason for event in chunk.events] == ["y"]
@@ -32,7 +32,7 @@ def test_a_torn_last_line_waits_and_a_later_writer_ends_it(tmp_path):
 
 def test_foreign_lines_are_counted(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'\nhello\n[1]\n{"no":"event"}\n\xff\xfe\n{"event":"restarted","reason":"x"}\n')
+    path.write_bytes(b'\nhello\n[1]\n{"no":"event"}\n\xff\xfe\n{"event":"restarted","time":1,"reason":"x"}\n')
     chunk = read_chunk(path)
     assert len(chunk.events) == 1
     assert chunk.num_skipped == 5
@@ -91,6 +91,18 @@ def test_the_first_line_names_the_version_and_there_is_one(tmp_path):
     (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
     assert json.loads(line)["event"] == "journal"
     assert json.loads(line)["version"] == events.VERSION
+
+
+def test_a_resumed_journal_of_an_earlier_version_declares_where_this_one_begins(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"event":"restarted","time":1,"reason":"x"}\n')
+    JournalWriter(path).append(Restarted(reason="y"))
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == [
+        "restarted",
+        "journal",
+        "restarted",
+    ]
+    assert [event.reason for event in replay(tmp_path)] == ["x", "y"]
 
 
 def test_a_journal_of_a_later_version_is_not_read(tmp_path):

@@ -149,7 +149,7 @@ def test_lines_that_say_nothing_are_counted_and_told_and_change_nothing(folder, 
     journals.start_trial(lines, 0)
     with folder.root_journal(0).open("a") as file:
         for line in ({"event": "trial_ended", "number": 0}, {"event": "made_up"}, {"event": "progress", "number": 77}):
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line | {"time": 1.0}) + "\n")
     journals.end_trial(lines, 0, 0.5)
     record(folder, url)
     assert [t.objective for t in Store(url).trials(Store(url).study())] == [0.5]

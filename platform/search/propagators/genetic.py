@@ -36,7 +36,8 @@ def _load_propulate() -> tuple[Any, Any]:
     try:
         return importlib.import_module("propulate.propagators"), importlib.import_module("propulate.population")
     finally:
-        del sys.modules["propulate"]
+        for name in [name for name in sys.modules if name.partition(".")[0] == "propulate"]:
+            del sys.modules[name]
 
 
 stock, _population = _load_propulate()

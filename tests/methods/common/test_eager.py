@@ -58,6 +58,7 @@ def test_neither_torchs_compiler_nor_propulates_surrogates_are_imported():
         "slow = {'torch._dynamo', 'GPy', 'matplotlib', 'sklearn', 'pandas'} & sys.modules.keys()\n"
         "assert not slow, slow\n"
         "import propulate\n"
-        "assert propulate.Propulator and propulate.propagators is genetic.stock\n"
+        "import propulate.population\n"
+        "assert propulate.Propulator and propulate.population.Individual\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
