@@ -1,33 +1,82 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and the three tiers: `-m quick`, the default, and `-m long` (see tests/support/tiers.py)."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import tiers
 import torch
 
 ROOT = Path(__file__).parent.parent
+GUARD, METER = tiers.ProcessGuard(), tiers.CpuMeter()
+GUARD.install()
 
 torch.set_num_threads(1)
 
 
+def marks_of(item):
+    return {mark.name for mark in item.iter_markers()}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        file = item.path.relative_to(Path(__file__).parent).as_posix()
+        if tiers.is_quick(file, marks_of(item), item.fixturenames):
+            item.add_marker("quick")
+
+
+def guarded(item):
+    return GUARD.on() if item.get_closest_marker("quick") else nullcontext()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item):
+    METER.start()
+    with guarded(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item):
+    with guarded(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    with METER.shared() if fixturedef.scope == "session" else nullcontext():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(nextitem):
+    with METER.shared() if nextitem is None else nullcontext():  # the last test ends what the session shares
+        return (yield)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """In CI nothing skips: a test that would is told as failed. (may_skip: it needs rights that CI may lack.)"""
+    """Fail what skips in CI (but may_skip: it needs rights that CI may lack), and what takes too long for its tier."""
     report = yield
-    may_skip = item.get_closest_marker("may_skip") is not None
-    if report.skipped and "ATOLL_CI" in os.environ and not may_skip:
+    marks = marks_of(item)
+    if report.skipped and "ATOLL_CI" in os.environ and "may_skip" not in marks:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} must not skip in CI: {report.longrepr}"
+    if report.when == "teardown" and report.passed and (excess := METER.excess(marks)) is not None:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: {excess}"
     return report
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch, tmp_path_factory):
-    """Tests must not write into somebody's store, nor depend on their data folder."""
+    """Tests must not write into somebody's store, nor depend on their data folder or on an earlier test's threads."""
     monkeypatch.delenv("ATOLL_STORE", raising=False)
     monkeypatch.delenv("ATOLL_DATA", raising=False)
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
