@@ -4,6 +4,7 @@ import os
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy.testing  # noqa: F401, as it starts lscpu when it is imported, which no quick test may
 import pytest
 import tiers
 import torch
@@ -103,3 +104,13 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"real data files are not there: {folder}; ATOLL_TEST_DATA names another folder")
     return folder
+
+
+@pytest.fixture
+def trains_on_threads(monkeypatch):
+    """`atoll train` runs its ranks as threads of this process."""
+    from thread_job import ThreadJob
+
+    from atoll.platform.launch import mpiexec
+
+    monkeypatch.setattr(mpiexec, "start_ranks", ThreadJob)

@@ -1,27 +1,27 @@
-"""Every study file in examples/ runs."""
+"""Every study file in examples/ runs: in one process, and a plugin's in a process of its own."""
 
 import shutil
 import subprocess
 import sys
 
 import pytest
-from commands import atoll, atoll_json
+from commands import atoll, called, called_json
 from conftest import ROOT
 
 EXAMPLES = ROOT / "examples"
 NEEDS_DATA = {"spoken_digits.yaml"}
-pytestmark = pytest.mark.mpi
 
 
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.yaml")} > NEEDS_DATA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({path.name for path in EXAMPLES.glob("*.yaml")} - NEEDS_DATA))
 def test_example(name, tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
-    atoll("search", f"examples/{name}", cwd=tmp_path)
-    (study,) = atoll_json("studies", cwd=tmp_path)
+    called("search", f"examples/{name}", "--in-process", cwd=tmp_path)
+    (study,) = called_json("studies", cwd=tmp_path)
     assert study["state"] == "complete"
     counts = study["counts"]
     # the highest learning rates may diverge, which is a result
@@ -29,14 +29,17 @@ def test_example(name, tmp_path):
     assert counts["complete"] > study["num_trials"] / 2
 
 
-def test_spoken_digits(tmp_path, shared_data):
+@pytest.mark.slow
+def test_spoken_digits(tmp_path, shared_data, monkeypatch):
+    monkeypatch.setenv("ATOLL_DATA", str(shared_data))
     example = EXAMPLES / "spoken_digits.yaml"
-    atoll("search", example, "--trials", "3", cwd=tmp_path, env={"ATOLL_DATA": str(shared_data)})
-    best = atoll_json("leaderboard", cwd=tmp_path)[0]
+    called("search", example, "--trials", "3", "--in-process", cwd=tmp_path)
+    best = called_json("leaderboard", cwd=tmp_path)[0]
     # ten digits: chance is 0.1 of the frames; the held-out speaker is a stranger
     assert best["objective"] > 0.2
 
 
+@pytest.mark.process
 def test_stability_regions_are_drawn(tmp_path):
     script = [sys.executable, EXAMPLES / "stability.py", tmp_path / "stability.html"]
     done = subprocess.run(script, check=True, capture_output=True, text=True, timeout=120)
@@ -46,13 +49,16 @@ def test_stability_regions_are_drawn(tmp_path):
         assert title in page
 
 
+@pytest.mark.slow
 def test_the_own_workload_is_minimised(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
-    atoll("search", "examples/own_workload.yaml", "--trials", "4", "--islands", "1", cwd=tmp_path)
-    objectives = [trial["objective"] for trial in atoll_json("leaderboard", cwd=tmp_path)]
+    flags = ("--trials", "4", "--islands", "1", "--in-process")
+    called("search", "examples/own_workload.yaml", *flags, cwd=tmp_path)
+    objectives = [trial["objective"] for trial in called_json("leaderboard", cwd=tmp_path)]
     assert objectives == sorted(objectives)
 
 
+@pytest.mark.process
 def test_a_package_with_entry_points(tmp_path):
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-q", "--target", site]
@@ -63,17 +69,19 @@ def test_a_package_with_entry_points(tmp_path):
     assert "two_moons            two interleaved half circles" in listed
     assert "half_ddp" in atoll("methods", cwd=tmp_path, env=env).stdout
     flags = ("--method", "half_ddp", "--workload", "two_moons", "--trials", "3", "--ranks", "2")
-    atoll("search", *flags, cwd=tmp_path, env=env)
-    assert len(atoll_json("leaderboard", cwd=tmp_path)) == 3
+    atoll("search", "--in-process", *flags, cwd=tmp_path, env=env)
+    assert len(called_json("leaderboard", cwd=tmp_path)) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trains_on_threads")
 @pytest.mark.parametrize("name", ["mac", "admm_dual", "dni"])
 def test_the_best_of_a_layer_parallel_search_is_exported_and_trained_again(name, tmp_path):
-    atoll("search", EXAMPLES / f"{name}.yaml", "--trials", "3", "--epochs", "3", cwd=tmp_path)
-    best = atoll_json("leaderboard", cwd=tmp_path)[0]
-    study = atoll_json("studies", cwd=tmp_path)[0]["name"]
-    atoll("export", study, "-o", "best.yaml", cwd=tmp_path)
-    said = atoll("train", "best.yaml", cwd=tmp_path).stdout
+    called("search", EXAMPLES / f"{name}.yaml", "--in-process", "--trials", "3", "--epochs", "3", cwd=tmp_path)
+    best = called_json("leaderboard", cwd=tmp_path)[0]
+    study = called_json("studies", cwd=tmp_path)[0]["name"]
+    called("export", study, "-o", "best.yaml", cwd=tmp_path)
+    said = called("train", "best.yaml", cwd=tmp_path).stdout
     # dni's synthesizers learn when gradients arrive, which differs from one time to the next
     assert name == "dni" or "reproduces the exported objective" in said
     assert "grouping" in said
