@@ -1,6 +1,9 @@
 """Fixtures for all tests, and the three tiers: `-m quick`, the default, and `-m long` (see tests/support/tiers.py)."""
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would count as CPU seconds of a test
+
 from contextlib import nullcontext
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The launcher, with a script in place of mpiexec: what it does when the job ends, dies, falls silent, or is stopped."""
+"""The launcher, with a script in place of mpiexec: what it does when the job ends, dies, falls silent, or stops."""
 
 import json
 import os
@@ -105,7 +105,8 @@ def test_a_journal_that_cannot_be_written_is_said_and_nothing_started_again(tmp_
 
 
 def test_a_rank_that_falls_silent_is_named_and_its_job_ended(tmp_path, job):
-    job(f"""if [ -e "$folder/silent" ]; then {note(STARTED | {"attempt": 1})}; {note(ENDED | {"attempt": 1})}; exit 0; fi
+    again = f"{note(STARTED | {'attempt': 1})}; {note(ENDED | {'attempt': 1})}; exit 0"
+    job(f"""if [ -e "$folder/silent" ]; then {again}; fi
 touch "$folder/silent"; {note(STARTED)}; echo $$ > "$folder/process"; sleep 60""")
     started = time.monotonic()
     ending, _ = run(tmp_path, heartbeat_timeout=10.0)

@@ -141,7 +141,7 @@ def test_smoothed_labels():
 @pytest.mark.slow
 @pytest.mark.usefixtures("trains_on_threads")
 def test_it_trains(dataset, tmp_path):
-    content = {"workload": "imagenet_resnet50", "method": "ddp", "epochs": 1, "data": str(dataset)}
+    content = {"workload": "imagenet_resnet50", "method": "ddp", "epochs": 1, "threads": 1, "data": str(dataset)}
     (tmp_path / "c.json").write_text(json.dumps(content | {"hyperparameters": {"batch_size": 4}}))
     result = json.loads(called("train", "c.json", "--test", "--json", cwd=tmp_path).stdout)
     assert result["state"] == "complete"
