@@ -41,6 +41,7 @@ def test_every_line_of_the_old_journals_is_read(old):
         assert problems == []
 
 
+@pytest.mark.slow
 def test_a_stopped_search_goes_on_and_is_recorded(old):
     before = {trial["number"]: trial["objective"] for trial in called_json("leaderboard", "stopped", cwd=old)}
     called("search", "stopped.yaml", "--resume", "--in-process", cwd=old)
@@ -53,6 +54,7 @@ def test_a_stopped_search_goes_on_and_is_recorded(old):
     assert len(before) < len(after)
 
 
+@pytest.mark.slow
 def test_a_finished_search_says_so_and_can_be_given_more(old):
     flags = [
         "--method",

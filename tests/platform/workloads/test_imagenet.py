@@ -44,6 +44,7 @@ def test_the_parts_and_who_is_held_out(dataset):
     torch.testing.assert_close(colours, expected, atol=3.0, rtol=0)  # JPEG's loss
 
 
+@pytest.mark.process
 def test_packing_changes_nothing(dataset):
     root = dataset / "imagenet"
     read, num_held_out = imagenet.read_part(root, "train")
