@@ -319,7 +319,7 @@ class Communicator(ABC):
                 self.progress()
             except Exception as reason:
                 interruption = reason
-                if isinstance(reason, PeerAborted) and reason.rank in self.members:
+                if isinstance(reason, PeerAborted) and (reason.rank in self.members or reason.rank < 0):
                     raise
             patience.pause()
         part = self._split(color, self.ledger if ledger is None else ledger)

@@ -65,7 +65,7 @@ class JournalWriter:
             os.write(self._file, b"\n")
 
     def _declares_this_version(self) -> bool:
-        """Whether the first line does; in an earlier journal that is resumed the line stands where this version begins."""
+        """Whether the first line does. A resumed journal of an earlier version declares it where this one begins."""
         line = _load(os.pread(self._file, 200, 0).partition(b"\n")[0])
         return line is not None and line["event"] == JournalOpened.name and line.get("version") == events.VERSION
 

@@ -1,34 +1,90 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and the three tiers: `-m quick`, the default, and `-m long` (see tests/support/tiers.py)."""
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would count as CPU seconds of a test
+
+from contextlib import nullcontext
 from pathlib import Path
 
 import browser
+import numpy.testing  # noqa: F401, as it starts lscpu when it is imported, which no quick test may
 import pytest
+import tiers
 import torch
 
 ROOT = Path(__file__).parent.parent
+GUARD, METER = tiers.ProcessGuard(), tiers.CpuMeter()
+GUARD.install()
 
 torch.set_num_threads(1)
 
 
+def marks_of(item):
+    return {mark.name for mark in item.iter_markers()}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        file = item.path.relative_to(Path(__file__).parent).as_posix()
+        names = (
+            item.callspec.id.split("-") if hasattr(item, "callspec") else ()
+        )  # of a fixture that is asked for by name
+        if tiers.is_quick(file, marks_of(item), item.fixturenames) and "postgresql" not in names:
+            item.add_marker("quick")
+
+
+def guarded(item):
+    return GUARD.on() if item.get_closest_marker("quick") else nullcontext()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item):
+    METER.start()
+    with guarded(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item):
+    with guarded(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    with METER.shared() if fixturedef.scope == "session" else nullcontext():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(nextitem):
+    with METER.shared() if nextitem is None else nullcontext():  # the last test ends what the session shares
+        return (yield)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """In CI nothing skips: a test that would is told as failed. (may_skip: it needs rights that CI may lack.)"""
+    """Fail what skips in CI (but may_skip: it needs rights that CI may lack), and what takes too long for its tier."""
     report = yield
-    may_skip = item.get_closest_marker("may_skip") is not None
-    if report.skipped and "ATOLL_CI" in os.environ and not may_skip:
+    marks = marks_of(item)
+    if report.skipped and "ATOLL_CI" in os.environ and "may_skip" not in marks:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} must not skip in CI: {report.longrepr}"
+    if report.when == "teardown" and report.passed and (excess := METER.excess(marks)) is not None:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: {excess}"
     return report
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch, tmp_path_factory):
-    """Tests must not write into somebody's store, nor depend on their data folder."""
+    """Tests must not write into somebody's store, nor depend on their data folder or on an earlier test's threads."""
     monkeypatch.delenv("ATOLL_STORE", raising=False)
     monkeypatch.delenv("ATOLL_DATA", raising=False)
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +126,13 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"real data files are not there: {folder}; ATOLL_TEST_DATA names another folder")
     return folder
+
+
+@pytest.fixture
+def trains_on_threads(monkeypatch):
+    """`atoll train` runs its ranks as threads of this process."""
+    from thread_job import ThreadJob
+
+    from atoll.platform.launch import mpiexec
+
+    monkeypatch.setattr(mpiexec, "start_ranks", ThreadJob)

@@ -1,4 +1,4 @@
-"""Every study file in examples/ runs."""
+"""Every study file in examples/ runs: in one process, and a plugin's in a process of its own."""
 
 import shutil
 import subprocess
@@ -6,23 +6,23 @@ import sys
 
 import numpy as np
 import pytest
-from commands import atoll, atoll_json
+from commands import atoll, called, called_json
 from conftest import ROOT
 
 EXAMPLES = ROOT / "examples"
 NEEDS_DATA = {"spoken_digits.yaml"}
-pytestmark = pytest.mark.mpi
 
 
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.yaml")} > NEEDS_DATA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({path.name for path in EXAMPLES.glob("*.yaml")} - NEEDS_DATA))
 def test_example(name, tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
-    atoll("search", f"examples/{name}", cwd=tmp_path)
-    (study,) = atoll_json("studies", cwd=tmp_path)
+    called("search", f"examples/{name}", "--in-process", cwd=tmp_path)
+    (study,) = called_json("studies", cwd=tmp_path)
     assert study["state"] == "complete"
     counts = study["counts"]
     # the highest learning rates may diverge, which is a result
@@ -30,14 +30,17 @@ def test_example(name, tmp_path):
     assert counts["complete"] > study["num_trials"] / 2
 
 
-def test_spoken_digits(tmp_path, shared_data):
+@pytest.mark.slow
+def test_spoken_digits(tmp_path, shared_data, monkeypatch):
+    monkeypatch.setenv("ATOLL_DATA", str(shared_data))
     example = EXAMPLES / "spoken_digits.yaml"
-    atoll("search", example, "--trials", "3", cwd=tmp_path, env={"ATOLL_DATA": str(shared_data)})
-    best = atoll_json("leaderboard", cwd=tmp_path)[0]
+    called("search", example, "--trials", "3", "--in-process", cwd=tmp_path)
+    best = called_json("leaderboard", cwd=tmp_path)[0]
     # ten digits: chance is 0.1 of the frames; the held-out speaker is a stranger
     assert best["objective"] > 0.2
 
 
+@pytest.mark.process
 def test_stability_regions_are_drawn(tmp_path):
     script = [sys.executable, ROOT / "benchmarks/stability.py", tmp_path / "stability.html"]
     done = subprocess.run(script, check=True, capture_output=True, text=True, timeout=120)
@@ -47,13 +50,16 @@ def test_stability_regions_are_drawn(tmp_path):
         assert title in page
 
 
+@pytest.mark.slow
 def test_the_own_workload_is_minimized(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
-    atoll("search", "examples/own_workload.yaml", "--trials", "4", "--islands", "1", cwd=tmp_path)
-    objectives = [trial["objective"] for trial in atoll_json("leaderboard", cwd=tmp_path)]
+    flags = ("--trials", "4", "--islands", "1", "--in-process")
+    called("search", "examples/own_workload.yaml", *flags, cwd=tmp_path)
+    objectives = [trial["objective"] for trial in called_json("leaderboard", cwd=tmp_path)]
     assert objectives == sorted(objectives)
 
 
+@pytest.mark.process
 def test_a_package_with_entry_points(tmp_path):
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-q", "--target", site]
@@ -64,32 +70,35 @@ def test_a_package_with_entry_points(tmp_path):
     assert "two_moons            two interleaved half circles" in listed
     assert "half_ddp" in atoll("methods", cwd=tmp_path, env=env).stdout
     flags = ("--method", "half_ddp", "--workload", "two_moons", "--trials", "3", "--ranks", "2")
-    atoll("search", *flags, cwd=tmp_path, env=env)
-    assert len(atoll_json("leaderboard", cwd=tmp_path)) == 3
+    atoll("search", "--in-process", *flags, cwd=tmp_path, env=env)
+    assert len(called_json("leaderboard", cwd=tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_the_templates_run_as_they_are(tmp_path):
     shutil.copytree(EXAMPLES / "templates", tmp_path / "templates")
-    without_data = atoll("search", "templates/study.yaml", cwd=tmp_path, code=1)
+    without_data = called("search", "templates/study.yaml", "--in-process", cwd=tmp_path, code=1)
     assert "It holds inputs float32" in without_data.stderr
     random = np.random.default_rng(0)
     targets = random.integers(0, 3, 600)
     inputs = (random.normal(size=(600, 4)) + 3 * targets[:, None]).astype(np.float32)
     (tmp_path / "templates/data").mkdir()
     np.savez(tmp_path / "templates/data/my_data.npz", inputs=inputs, targets=targets)
-    atoll("search", "templates/study.yaml", cwd=tmp_path)
-    trials = atoll_json("leaderboard", cwd=tmp_path)
+    called("search", "templates/study.yaml", "--in-process", cwd=tmp_path)
+    trials = called_json("leaderboard", cwd=tmp_path)
     assert len(trials) == 4
     assert trials[0]["objective"] > 0.6  # chance is a third
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trains_on_threads")
 @pytest.mark.parametrize("name", ["mac", "admm_dual", "dni"])
 def test_the_best_of_a_layer_parallel_search_is_exported_and_trained_again(name, tmp_path):
-    atoll("search", EXAMPLES / f"{name}.yaml", "--trials", "3", "--epochs", "3", cwd=tmp_path)
-    best = atoll_json("leaderboard", cwd=tmp_path)[0]
-    study = atoll_json("studies", cwd=tmp_path)[0]["name"]
-    atoll("export", study, "-o", "best.yaml", cwd=tmp_path)
-    said = atoll("train", "best.yaml", cwd=tmp_path).stdout
+    called("search", EXAMPLES / f"{name}.yaml", "--in-process", "--trials", "3", "--epochs", "3", cwd=tmp_path)
+    best = called_json("leaderboard", cwd=tmp_path)[0]
+    study = called_json("studies", cwd=tmp_path)[0]["name"]
+    called("export", study, "-o", "best.yaml", cwd=tmp_path)
+    said = called("train", "best.yaml", cwd=tmp_path).stdout
     # dni's synthesizers learn when gradients arrive, which differs from one time to the next
     assert name == "dni" or "reproduces the exported objective" in said
     assert "grouping" in said

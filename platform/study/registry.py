@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from atoll.methods.method import Method
     from atoll.platform.workloads.workload import Workload
     from atoll.searchspaces.space import SearchSpace
+
+_LOADING = threading.RLock()
 
 
 class UnknownName(ValueError):
@@ -131,14 +134,15 @@ def _load(location: str) -> Any:
 def _load_file(path: Path) -> ModuleType:
     path = path.resolve()
     name = f"_atoll_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    with _LOADING:  # another rank's thread would see half a module
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
+        return sys.modules[name]
 
 
 def _checked(name: str, found: Any, base: type) -> Any:

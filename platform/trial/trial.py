@@ -91,7 +91,7 @@ class Trial:
         for tensor in (*model.parameters(), *model.buffers()):
             self._untracked.broadcast(tensor.data)
         # From here on, randomness such as dropout differs between ranks.
-        with _RANDOM_STATE:
+        with _RANDOM_STATE:  # another thread may be drawing its model
             torch.manual_seed(configuration.seed * 1_000_003 + self._communicator.rank)
         context = Context(
             model=model,

@@ -48,6 +48,7 @@ def test_help_lists_every_command(tmp_path):
     assert all(re.search(rf"^\s*{command} ", text, re.MULTILINE) for command in COMMANDS)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -70,6 +71,7 @@ def test_browsing_needs_neither_mpi_nor_torch(laptop, arguments):
     assert done.stdout
 
 
+@pytest.mark.process
 def test_the_dashboard_needs_neither_mpi_nor_torch(laptop):
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({SEARCH_ONLY!r}))\n"
@@ -80,6 +82,7 @@ def test_the_dashboard_needs_neither_mpi_nor_torch(laptop):
     assert done.stdout.strip() == "200", done.stderr
 
 
+@pytest.mark.process
 def test_a_search_without_the_extra_says_what_to_install(tmp_path):
     program = (
         "import importlib.util as u, sys; found = u.find_spec\n"
@@ -121,6 +124,7 @@ def test_export(laptop):
     assert [c["origin"]["trial"] for c in several] == [2, 0]
 
 
+@pytest.mark.process
 def test_delete_asks(laptop):
     refused = subprocess.run(
         [sys.executable, "-m", "atoll.platform.cli", "delete", "s"],

@@ -50,6 +50,7 @@ def test_every_line_of_stored_journals_is_read(archive, tmp_path):
         assert problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("archive", MADE_IN)
 def test_a_stopped_search_goes_on_and_is_recorded(archive, tmp_path):
     old = unpacked(archive, tmp_path)
@@ -64,6 +65,7 @@ def test_a_stopped_search_goes_on_and_is_recorded(archive, tmp_path):
     assert len(before) < len(after)
 
 
+@pytest.mark.slow
 def test_a_finished_search_says_so_and_can_be_given_more(old):
     flags = [
         "--method",

@@ -25,6 +25,7 @@ def test_a_released_lock_is_free(tmp_path):
     Lock(tmp_path / "lock").acquire()
 
 
+@pytest.mark.process
 def test_a_dead_holder_is_recognised(tmp_path):
     program = (
         "from atoll.storage.lock import Lock; from pathlib import Path\n"
@@ -56,6 +57,7 @@ def test_a_holder_on_another_host_counts_as_dead_once_it_is_silent(tmp_path):
     Lock(tmp_path / "lock").acquire()
 
 
+@pytest.mark.process
 def test_only_one_of_many_gets_it(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from atoll.storage.lock import Lock, Locked\n"

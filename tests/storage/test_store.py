@@ -381,6 +381,7 @@ def test_exports_are_complete(folder, url):
     assert export.trial_as_dict(trial)["metrics"] == {"train_loss": 0.1}
 
 
+@pytest.mark.process
 def test_many_processes_may_make_one_store_at_once(tmp_path):
     url = f"sqlite:///{tmp_path}/store.db"
     program = f"from atoll.storage.store import Store; print(len(Store({url!r}).studies()))"

@@ -8,12 +8,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from atoll.communication.world import World
 from atoll.methods.method import Method
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.topology import Shape, arrange
+from atoll.platform.trial.worker import Hooks, Worker
 from atoll.platform.workloads.workload import Classification, Data, Samples
 
 OPERATIONS = (
@@ -102,23 +107,15 @@ class Aborting(Method):
         pass
 
 
-def main(num_trials: int) -> None:
-    from mpi4py import MPI
-
-    from atoll.communication.mpi_world import MpiWorld
-    from atoll.platform.study.configuration import Configuration
-    from atoll.platform.study.topology import Shape, arrange
-    from atoll.platform.trial.worker import Hooks, Worker
-
-    torch.set_num_threads(1)
-    world = MPI.COMM_WORLD
+def abort_trials(world: World, num_trials: int, serve: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """At the root: how long the slowest trial of each operation took, the first of each left out."""
     places = arrange(Shape((1,), world.size), ["host"] * world.size, cores=[{0, 1}] * world.size, ranks_per_node=1)
-    worker = Worker(MpiWorld(world.Dup()), places, spin=False)
+    worker = Worker(world, places, spin=False, serve=serve)
+    slowest: dict[str, float] = {}
     file = Path(__file__).resolve()
     if not worker.is_root:
         worker.obey()
     else:
-        slowest: dict[str, float] = {}
         for number in range(num_trials):
             operation = OPERATIONS[number % len(OPERATIONS)]
             configuration = Configuration(
@@ -137,8 +134,19 @@ def main(num_trials: int) -> None:
             assert outcome.reason == expected, (number, operation, outcome.reason)
             slowest[operation] = max(slowest.get(operation, 0.0), seconds) if number >= len(OPERATIONS) else 0.0
         worker.dismiss()
-        print(json.dumps(slowest), flush=True)
     worker.close()
+    return slowest
+
+
+def main(num_trials: int) -> None:
+    from mpi4py import MPI
+
+    from atoll.communication.mpi_world import MpiWorld
+
+    torch.set_num_threads(1)
+    slowest = abort_trials(MpiWorld(MPI.COMM_WORLD.Dup()), num_trials)
+    if slowest:
+        print(json.dumps(slowest), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ranks import SUPPORT
 
-FAILING = f"{SUPPORT / 'failing.py'}:Failing"
+FAILING, CHAOS, COUNTING = (f"{SUPPORT / 'disturbed.py'}:{name}" for name in ("Failing", "Chaos", "Counting"))
 # The part of the optimizer's space where no training diverges: at its other end, large steps with much momentum do.
 STABLE = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "momentum": {"low": 0.0, "high": 0.9}}
 
@@ -55,7 +56,7 @@ def atoll(
 
 
 def called(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """The same inside this process, for commands that start no ranks: no time to import torch again."""
+    """The same inside this process: no time to import torch again. For searches with --in-process, too."""
     from atoll.platform import cli
 
     out, err = io.StringIO(), io.StringIO()
@@ -70,6 +71,35 @@ def called(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedPro
     done = subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
     assert done.returncode == code, f"code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+@contextlib.contextmanager
+def meanwhile(condition: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
+    """While the body searches in this process, wait for a condition in another thread, and act."""
+    over, failures = threading.Event(), []
+
+    def wait_and_act() -> None:
+        try:
+            while not condition():
+                assert not over.wait(0.01), "the search ended before its time had come"
+            act()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=wait_and_act, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def stopped_when(folder: Path, event: str, count: int) -> contextlib.AbstractContextManager[None]:
+    """Ask the search of a study's folder to stop once its journals hold so many events."""
+    return meanwhile(lambda: len(journal_lines(folder, event)) >= count, (folder / "stop").touch)
 
 
 def called_json(*arguments: str, cwd: Path) -> object:

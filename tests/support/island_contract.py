@@ -1,14 +1,14 @@
-"""The exchange of individuals and tickets on real ranks: every rank is the root of a worker."""
+"""The exchange of individuals and tickets, on threads and over MPI: every rank is the root of a worker."""
 
 from __future__ import annotations
 
 import random
 
-from mpi4py import MPI
 from optuna.distributions import FloatDistribution
 from ranks import on_layouts
 
-from atoll.communication.mpi_mailbox import MpiMailbox
+from atoll.communication.mailbox import Mailbox
+from atoll.communication.world import World
 from atoll.platform.search import propagators, tickets
 from atoll.platform.search.island import IMMIGRANTS, NEWS, Island
 from atoll.platform.search.population import Individual, Population
@@ -20,105 +20,112 @@ from atoll.platform.study.migration import Migration
 from atoll.platform.study.samplers import Genetic
 from atoll.searchspaces.space import Parameter, SearchSpace
 
+TAKES_WORLD = True  # these checks are given a World, not a Communicator
 
-def make(sizes, *, dimension=2, founders=(), migration=None, **options):
-    world = MPI.COMM_WORLD.Dup()
-    index = next(i for i in range(len(sizes)) if world.rank < sum(sizes[: i + 1]))
+
+def index_of(rank: int, sizes: list[int]) -> int:
+    """The island of a rank."""
+    return next(i for i in range(len(sizes)) if rank < sum(sizes[: i + 1]))
+
+
+def make(world: World, sizes, *, dimension=2, founders=(), migration=None, **options) -> tuple[Island, Mailbox]:
+    """This rank's island, and the mailbox between all roots."""
+    index, roots = index_of(world.rank, sizes), world.mailbox()
+    workers = world.split(index).mailbox()
     names = [f"x{i}" for i in range(dimension)]
     space = SearchSpace(tuple(Parameter(name=n, distribution=FloatDistribution(0, 1), default=0.5) for n in names))
     population = Population(4)
     propagator = propagators.make(Genetic(), space, population, seed=world.rank)
     for founder in founders:
         population.admit(founder)
-    return Island(
+    island = Island(
         population=population,
         proposer=Proposer(propagator, space, space.violated, world.rank),
         migration=migration or Migration(probability=1.0),
         island_sizes=sizes,
         index=index,
-        workers=MpiMailbox(world.Split(index, world.rank)),
-        roots=MpiMailbox(world),
+        workers=workers,
+        roots=roots,
         seed=world.rank,
         **options,
     )
+    return island, roots
 
 
 def individual(number, loss, *, dimension=2, home=0, island=0, **fields):
     return Individual(number, (0.5,) * dimension, (loss,), island, home, **fields)
 
 
-def meet(island):
+def meet(world: World, island: Island, roots: Mailbox) -> None:
     """Let everything that is under way arrive."""
     for _ in range(3):
-        while not (island.all_sent() and island._roots.all_sent()):
+        while not (island.all_sent() and roots.all_sent()):
             island.receive()
-        barrier = MPI.COMM_WORLD.Ibarrier()
-        while not barrier.Test():
-            island.receive()
+        world.meet(island.receive)
         island.receive()
 
 
 @on_layouts((0, 0), (0, 0, 0, 0))
-def check_large_individuals_do_not_deadlock_or_block_a_fast_worker(_):
+def check_large_individuals_do_not_deadlock_or_block_a_fast_worker(world):
     """Propulate's trap 1: equal workers deadlock above the eager limit; a fast one freezes while its peer evaluates."""
-    rank = MPI.COMM_WORLD.rank
-    island = make([MPI.COMM_WORLD.size], dimension=2000)
+    island, roots = make(world, [world.size], dimension=2000)
     for number in range(40):
-        island.add(individual(1000 * rank + number, random.random(), dimension=2000, home=rank))
-        if rank == 0:
+        island.add(individual(1000 * world.rank + number, random.random(), dimension=2000, home=world.rank))
+        if world.rank == 0:
             island.receive()
-    meet(island)
-    assert len(island.population) == 40 * MPI.COMM_WORLD.size
+    meet(world, island, roots)
+    assert len(island.population) == 40 * world.size
 
 
 @on_layouts((0, 0), (0, 0, 0, 0))
-def check_migration_moves_and_pollination_copies(_):
-    size, rank = MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank
+def check_migration_moves_and_pollination_copies(world):
     for pollination in (False, True):
         emigrated = []
-        sizes = [size // 2, size - size // 2]
-        island = make(
+        sizes = [world.size // 2, world.size - world.size // 2]
+        island, roots = make(
+            world,
             sizes,
             migration=Migration(probability=1.0, pollination=pollination),
             on_emigration=lambda number, target, log=emigrated: log.append((number, target)),
         )
-        mine = island._index
+        mine = index_of(world.rank, sizes)
         for number in range(10):
-            island.add(individual(1000 * rank + number, random.random(), home=island.rank, island=mine))
+            island.add(individual(1000 * world.rank + number, random.random(), home=island.rank, island=mine))
             island.receive()
             island.migrate()
-        meet(island)
+        meet(world, island, roots)
         assert emigrated
         assert {target for _, target in emigrated} == {1 - mine}
         here = sorted(i.number for i in island.population)
-        everywhere = MPI.COMM_WORLD.allgather((mine, here))
+        everywhere = world.allgather((mine, here))
         by_island = {index: [numbers for i, numbers in everywhere if i == index] for index in (0, 1)}
         assert all(numbers == group[0] for group in by_island.values() for numbers in group)  # its workers agree
         known = by_island[0][0] + by_island[1][0]
         if not pollination:
-            assert sorted(known) == sorted(1000 * r + n for r in range(size) for n in range(10))  # none lost or doubled
+            everyone = [1000 * rank + n for rank in range(world.size) for n in range(10)]
+            assert sorted(known) == everyone  # none lost or doubled
         else:
-            moved = {number for moves in MPI.COMM_WORLD.allgather(emigrated) for number, _ in moves}
-            assert len(known) == 10 * size + len(moved)  # everywhere once
+            moved = {number for moves in world.allgather(emigrated) for number, _ in moves}
+            assert len(known) == 10 * world.size + len(moved)  # everywhere once
 
 
 @on_layouts((0,) * 3, (0,) * 6)
-def check_no_island_is_sent_an_individual_twice(_):
+def check_no_island_is_sent_an_individual_twice(world):
     """In a full graph of islands of one worker copies of copies would meet copies."""
-    size, rank = MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank
     for pollination in (False, True):
         sent = []
-        island = make(
-            [1] * size,
+        island, roots = make(
+            world,
+            [1] * world.size,
             migration=Migration(probability=1.0, pollination=pollination),
             on_emigration=lambda number, target, log=sent: log.append((number, target)),
         )
         for number in range(10):
-            island.add(individual(1000 * rank + number, random.random(), island=rank))
+            island.add(individual(1000 * world.rank + number, random.random(), island=world.rank))
             island.migrate()
-            meet(island)
-        everything = [move for moves in MPI.COMM_WORLD.allgather(sent) for move in moves]
-        assert len(everything) > 10 * size
+            meet(world, island, roots)
+        everything = [move for moves in world.allgather(sent) for move in moves]
+        assert len(everything) > 10 * world.size
         assert len(set(everything)) == len(everything)
         assert all(number // 1000 != target for number, target in everything)  # nor the island that bred it
         here = [i.number for i in island.population]
@@ -126,25 +133,25 @@ def check_no_island_is_sent_an_individual_twice(_):
 
 
 @on_layouts((0, 0))
-def check_founders_migrate_the_best_first(_):
+def check_founders_migrate_the_best_first(world):
     for pollination in (False, True):
         emigrated = []
-        island = make(
+        island, roots = make(
+            world,
             [1, 1],
-            founders=[individual(n, float(n), island=MPI.COMM_WORLD.rank) for n in range(6)],
+            founders=[individual(n, float(n), island=world.rank) for n in range(6)],
             migration=Migration(probability=1.0, pollination=pollination),
             on_emigration=lambda number, target, log=emigrated: log.append(number),
         )
         for _ in range(3):
             island.migrate()
-        meet(island)
+        meet(world, island, roots)
         assert emigrated == [0, 1, 2]
 
 
 @on_layouts((0,), (0, 0), (0, 0, 0, 0))
-def check_every_ticket_is_given_once_at_any_speed(_):
-    world = MPI.COMM_WORLD.Dup()
-    mailbox = MpiMailbox(world)
+def check_every_ticket_is_given_once_at_any_speed(world):
+    mailbox = world.mailbox()
     office = TicketOffice(mailbox, (Ticket(number) for number in range(101)), is_open=lambda: True)
     rng, taken = random.Random(world.rank), []
 
@@ -157,12 +164,11 @@ def check_every_ticket_is_given_once_at_any_speed(_):
         office.ask()
         for _ in range(rng.choice([0, 0, 10, 1000])):  # a long trial serves, too
             office.serve()
-    done = world.Ibarrier()
-    wait(done.Test)
+    wait(world.start_barrier())
     everything = sorted(number for numbers in world.allgather(taken) for number in numbers)
     assert everything == list(range(101))
 
 
 @on_layouts((0,))
-def check_tags(_):
+def check_tags(world):
     assert len({tickets.TO_OWNER, tickets.GIVE, tickets.RECALL, NEWS, IMMIGRANTS, RUNG, FAILED}) == 7

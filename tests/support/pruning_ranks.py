@@ -6,30 +6,27 @@ mpiexec -n 2 python pruning_ranks.py
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import torch
 from exercised import EXERCISED
 
+from atoll.communication.world import World
 from atoll.methods import METHODS
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.topology import Shape, arrange
+from atoll.platform.trial.worker import Hooks, Worker
 
 
-def main() -> None:
-    from mpi4py import MPI
-
-    from atoll.communication.mpi_world import MpiWorld
-    from atoll.platform.study import registry
-    from atoll.platform.study.configuration import Configuration
-    from atoll.platform.study.topology import Shape, arrange
-    from atoll.platform.trial.worker import Hooks, Worker
-
-    torch.set_num_threads(1)
-    world = MPI.COMM_WORLD
+def prune_every_method(world: World, serve: Callable[[], None] = lambda: None) -> dict[str, tuple]:
+    """At the root, of every method: how the pruned trial ended, after which epochs, and how the next one did."""
     places = arrange(Shape((1,), world.size), ["host"] * world.size, cores=[{0, 1}] * world.size, ranks_per_node=1)
-    worker = Worker(MpiWorld(world.Dup()), places, spin=False)
+    worker = Worker(world, places, spin=False, serve=serve)
+    outcomes: dict[str, tuple] = {}
     if not worker.is_root:
         worker.obey()
     else:
-        found = {}
         for name in METHODS:
             method = registry.method(name)
             if method.max_ranks is not None and method.max_ranks < world.size:
@@ -43,10 +40,21 @@ def main() -> None:
             )
             pruned = worker.evaluate(configuration, Hooks(prunes=lambda progress: progress.epoch == 1))
             whole = worker.evaluate(configuration, Hooks(prunes=lambda progress: False))
-            found[name] = (pruned.state, pruned.reason, list(pruned.curve or ()), whole.state, whole.reason)
+            outcomes[name] = (pruned.state, pruned.reason, list(pruned.curve or ()), whole.state, whole.reason)
         worker.dismiss()
-        print(json.dumps(found), flush=True)
     worker.close()
+    return outcomes
+
+
+def main() -> None:
+    from mpi4py import MPI
+
+    from atoll.communication.mpi_world import MpiWorld
+
+    torch.set_num_threads(1)
+    outcomes = prune_every_method(MpiWorld(MPI.COMM_WORLD.Dup()))
+    if outcomes:
+        print(json.dumps(outcomes), flush=True)
 
 
 if __name__ == "__main__":

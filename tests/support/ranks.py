@@ -1,8 +1,8 @@
 """Runs check functions on virtual ranks (threads) and on real MPI ranks: the same checks on both.
 
-A check is a function named check_* that takes a Communicator; @on_layouts says on which nodes its ranks are. Run as a
-program under mpiexec, this file runs all checks of a module whose layouts have as many ranks as the world, and rank 0
-prints one JSON line with what each raised.
+A check is a function named check_* that takes a Communicator, or a World if its module says TAKES_WORLD; @on_layouts
+says on which nodes its ranks are. Run as a program under mpiexec, this file runs all checks of a module whose layouts
+have as many ranks as the world, and rank 0 prints one JSON line with what each raised.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ def run_on_threads(module_name: str, name: str, layout: Layout) -> None:
     from atoll.communication.threads import run_virtual_ranks
 
     run_virtual_ranks(getattr(importlib.import_module(module_name), name), layout)
+
+
+def run_on_thread_world(module_name: str, name: str, layout: Layout) -> None:
+    from atoll.communication.thread_world import run_in_threads
+
+    run_in_threads(len(layout), getattr(importlib.import_module(module_name), name))
 
 
 def mpiexec(
@@ -90,6 +96,7 @@ def _main(module_name: str) -> None:
 
     from atoll.communication.ledger import Ledger
     from atoll.communication.mpi import MpiCommunicator, MpiFamily
+    from atoll.communication.mpi_world import MpiWorld
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
@@ -100,6 +107,7 @@ def _main(module_name: str) -> None:
         torch.cuda.set_device(world.rank)
     elif os.environ.get("ATOLL_TEST_GROUP") == "gloo":
         from gloo_communicator import GlooCommunicator as kind
+    module = importlib.import_module(module_name)
     results: dict[str, str | None] = {}
     for name, layout in collect(module_name):
         if len(layout) != world.size:
@@ -108,7 +116,8 @@ def _main(module_name: str) -> None:
         communicator = kind(world.Dup(), layout, ledger=Ledger(), poll=lambda: None, spin=False, family=family)
         error = None
         try:
-            getattr(importlib.import_module(module_name), name)(communicator)
+            takes_world = getattr(module, "TAKES_WORLD", False)
+            getattr(module, name)(MpiWorld(world.Dup()) if takes_world else communicator)
             family.close()
         except Exception:
             error = f"rank {world.rank}: {traceback.format_exc()}"

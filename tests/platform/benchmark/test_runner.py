@@ -1,27 +1,31 @@
-"""Benchmarks over MPI: tuned, confirmed on test data, stopped and resumed, compared and reported."""
+"""Benchmarks in one process: tuned, confirmed on test data, stopped and resumed, compared and reported."""
 
+import bisect
+import contextlib
 import csv
 import io
 import json
 import math
+import os
 import shutil
 import signal
 import sqlite3
 import statistics
 import time
-from contextlib import closing
+from pathlib import Path
 
 import browser
 import pytest
 import yaml
-from commands import STABLE, atoll, called, called_json, end, journal_lines, start, wait_until
+from commands import STABLE, atoll, called, called_json, journal_lines
 
 from atoll.analysis import comparison, confirmations
-from atoll.platform.benchmark import runner
+from atoll.platform.benchmark import benchmark_file, runner
 from atoll.platform.benchmark.benchmark_file import Benchmark
+from atoll.platform.launch.in_process import run_in_process
 from atoll.storage.store import Store
 
-pytestmark = pytest.mark.mpi
+pytestmark = pytest.mark.slow
 
 SMALL = {
     "name": "b",
@@ -35,19 +39,37 @@ SMALL = {
 }
 
 
+def run(folder, *, resuming, watch=lambda study: None):
+    """The ending of b.yaml on threads, and what it said; `watch` gets the files of the study that runs."""
+    said = []
+    with contextlib.chdir(folder):
+        ending = runner.run(
+            benchmark_file.load("b.yaml"),
+            f"sqlite:///{folder}/atoll.db",
+            resuming=resuming,
+            say=said.append,
+            follow=lambda plan: contextlib.nullcontext(watch),
+            run_ranks=run_in_process,
+        )
+    return ending, said
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A benchmark that was stopped in its second study, and resumed."""
+    """A benchmark that a signal stopped in its second study, and that was resumed."""
     folder = tmp_path_factory.mktemp("benchmark")
     (folder / "b.yaml").write_text(yaml.safe_dump(SMALL))
-    process = start("benchmark", "b.yaml", cwd=folder)
-    second = folder / "atoll-studies" / "b" / "digits_mlp.local_sgd.tune-0"
-    wait_until(lambda: second.exists() and journal_lines(second, "trial_started"), timeout=90)
-    process.send_signal(signal.SIGTERM)
-    stopped = end(process)
-    assert stopped.returncode == 75, stopped.stderr
-    done = atoll("benchmark", "b.yaml", "--resume", cwd=folder)
-    assert "digits_mlp.ddp.tune-0: done before" in done.stdout
+
+    def end_the_second(study):
+        is_second = study.path.name == "digits_mlp.local_sgd.tune-0"
+        if is_second and not study.stop_request.exists() and journal_lines(study.path, "trial_started"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped, _ = run(folder, resuming=False, watch=end_the_second)
+    assert (stopped.state, stopped.exit_code) == ("stopped", 75)
+    done, said = run(folder, resuming=True)
+    assert (done.state, done.exit_code) == ("complete", 0)
+    assert any("digits_mlp.ddp.tune-0: done before" in line for line in said)
     return folder
 
 
@@ -142,9 +164,12 @@ def test_the_report_is_whole_and_the_table_can_be_scored(finished):
 def test_steps_are_recorded_of_confirmations_and_of_each_new_best(finished):
     store, row = read(finished)
     for study in store.studies_of(row):
-        best = -math.inf
-        for trial in store.trials(study):  # of one worker: in the order in which they ended
-            is_new, best = trial.objective > best, max(best, trial.objective)
+        starts = [line["time"] for line in journal_lines(Path(study.folder), "study_started")]
+        best = dict.fromkeys(range(len(starts) + 1), -math.inf)  # a resumed search has not seen the traces of the first
+        # Of one worker: in the order in which they ended.
+        for trial in (trial for trial in store.trials(study) if trial.state == "complete"):
+            start = bisect.bisect(starts, trial.started)
+            is_new, best[start] = trial.objective > best[start], max(best[start], trial.objective)
             recorded = [trace.rank for trace in store.traces(trial.id)]
             assert recorded == ([0, 1] if is_new or study.stage == "confirm" else [])
 
@@ -203,6 +228,7 @@ def test_the_report_is_drawn_in_a_browser(finished, chromium):
 
 
 @pytest.mark.long
+@pytest.mark.mpi
 @browser.needed
 @pytest.mark.timeout(1000)
 def test_tiny(tmp_path, chromium):
@@ -273,7 +299,7 @@ def test_a_study_whose_last_line_is_missing_is_ended_on_resume(finished, tmp_pat
 def test_a_benchmark_is_removed_as_a_whole(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "copy")
     (tmp_path / "copy" / "atoll-studies" / "b" / "mine.txt").write_text("kept")
-    with closing(sqlite3.connect(tmp_path / "copy" / "atoll.db")) as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / "copy" / "atoll.db")) as connection:
         connection.execute("UPDATE benchmark SET folder = ?", [str(tmp_path / "copy/atoll-studies/b")])
         connection.commit()
     called("delete", "b", "--yes", cwd=tmp_path / "copy")

@@ -1,6 +1,7 @@
 """Searches that are disturbed on purpose, in a random order that a seed fixes: nothing is lost, nothing hangs.
 
-The long forms, marked long, have the sizes that docs/reliability.md states; the short ones run with every test.
+The long forms have the sizes that docs/reliability.md states. In the default tier searches are disturbed one thing at a
+time: tests/platform/launch/test_over_mpi.py, tests/platform/ranks/test_search.py.
 """
 
 import json
@@ -12,16 +13,14 @@ import time
 from collections import Counter
 
 import pytest
-import ranks
 import yaml
-from commands import atoll, end, journal_lines, start, wait_until
+from commands import CHAOS, atoll, end, journal_lines, start, wait_until
 
 from atoll.storage import journal
 from atoll.storage.store import Store
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.mpi, pytest.mark.long, pytest.mark.timeout(900)]
 
-WORKLOAD = f"{ranks.SUPPORT / 'chaos.py'}:Chaos"
 HEARTBEAT_TIMEOUT = 20.0
 LONG = {
     "trials": 200,
@@ -53,7 +52,7 @@ def write_study(folder, form, name):
     islands, workers, num_ranks = form["shape"]
     study = {
         "name": name,
-        "workload": WORKLOAD,
+        "workload": CHAOS,
         "method": "ddp",
         "trials": form["trials"],
         "epochs": 3,
@@ -138,9 +137,7 @@ def check_nothing_lost(folder, store_file, num_trials):
     return trials
 
 
-@pytest.mark.parametrize(
-    "form", [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("form", [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long")])
 def test_chaos(tmp_path, form):
     rng = random.Random(20070)
     numbers = rng.sample(range(1, form["trials"] - 5), form["raise"] + form["nan"] + form["hang"])
@@ -181,7 +178,7 @@ def test_chaos(tmp_path, form):
 
 @pytest.mark.parametrize(
     ("form", "num_stops"),
-    [pytest.param(SHORT, 1, id="short"), pytest.param(LONG, 5, id="long", marks=pytest.mark.long)],
+    [pytest.param(SHORT, 1, id="short"), pytest.param(LONG, 5, id="long")],
 )
 def test_stopped_at_random_moments_and_resumed(tmp_path, form, num_stops):
     rng = random.Random(20071)

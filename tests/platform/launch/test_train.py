@@ -1,4 +1,4 @@
-"""`atoll train`: exported configurations reproduce their objective."""
+"""`atoll train`: exported configurations reproduce their objective. Its ranks are threads, but in one test."""
 
 import json
 import re
@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 import yaml
-from commands import FAILING, atoll, atoll_json
+from commands import FAILING, atoll_json, called, called_json
 
 from atoll.methods.low_rank.factored import load
 from atoll.platform.study import registry
 
-pytestmark = pytest.mark.mpi
+THREADS = pytest.mark.usefixtures("trains_on_threads")
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +25,12 @@ def searched(tmp_path_factory):
         "method": "daso",
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study))  # so that the trained model comes out of cycling
-    atoll("search", "study.yaml", *flags, "--trials", "5", "--epochs", "4", cwd=folder)
-    atoll("export", "s", "--best", "3", "-o", "best.yaml", cwd=folder)
+    called("search", "study.yaml", "--in-process", *flags, "--trials", "5", "--epochs", "4", cwd=folder)
+    called("export", "s", "--best", "3", "-o", "best.yaml", cwd=folder)
     return folder
 
 
+@pytest.mark.slow
 def test_an_export_is_complete(searched):
     best = yaml.safe_load((searched / "best.yaml").read_text())["configurations"][0]
     assert (best["ranks"], best["ranks_per_node"], best["device"], best["epochs"]) == (2, 1, "cpu", 4)
@@ -46,46 +47,64 @@ def _without_seconds(metrics):
     return {name: value for name, value in metrics.items() if not name.startswith("seconds_")}
 
 
-@pytest.mark.parametrize("place", [1, 2])
-def test_an_export_reproduces_its_objective_exactly(searched, place):
+def check_reproduces(train, searched, place):
     expected = yaml.safe_load((searched / "best.yaml").read_text())["configurations"][place - 1]["origin"]
-    result = atoll_json("train", "best.yaml", "--place", str(place), cwd=searched)
+    result = train("train", "best.yaml", "--place", str(place), cwd=searched)
     assert result["objective"] == expected["objective"]
     assert _without_seconds(result["metrics"]) == _without_seconds(expected["metrics"])
     assert "schedules" not in result
 
 
+@pytest.mark.mpi
+def test_an_export_reproduces_its_objective_exactly_over_mpi(searched):
+    check_reproduces(atoll_json, searched, 1)
+
+
+@pytest.mark.slow
+@THREADS
+def test_an_export_reproduces_its_objective_exactly_on_threads(searched):
+    check_reproduces(called_json, searched, 2)
+
+
+@pytest.mark.slow
+@THREADS
 def test_train_says_so_and_measures_the_test_data_when_asked(searched):
-    text = atoll("train", "best.yaml", "--test", cwd=searched).stdout
+    text = called("train", "best.yaml", "--test", cwd=searched).stdout
     assert "this reproduces the exported objective" in text
     assert "test_accuracy" in text
     assert "epoch   4" in text
 
 
+@pytest.mark.slow
+@THREADS
 def test_other_ranks_are_another_training(searched):
-    result = atoll_json("train", "best.yaml", "--ranks", "1", cwd=searched)
+    result = called_json("train", "best.yaml", "--ranks", "1", cwd=searched)
     assert result["state"] == "complete"
     assert result["wire_bytes"] == 0
-    wrong = atoll("train", "best.yaml", "--place", "9", cwd=searched, code=2)
+    wrong = called("train", "best.yaml", "--place", "9", cwd=searched, code=2)
     assert "holds 3 configurations; --place must be one of them; got 9" in wrong.stderr
 
 
+@pytest.mark.slow
+@THREADS
 def test_a_failure_is_told_with_its_cause(tmp_path):
     configuration = {"workload": "digits_mlp", "method": "ddp", "hyperparameters": {"learning_rate": 1e30}, "ranks": 2}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration | {"epochs": 2}))
-    done = atoll("train", "c.yaml", cwd=tmp_path, code=1)
+    done = called("train", "c.yaml", cwd=tmp_path, code=1)
     assert "failed: Diverged: diverged at step " in done.stdout
 
 
+@pytest.mark.slow
+@THREADS
 def test_it_prints_where_time_went_what_was_sent_and_what_the_method_notes(tmp_path):
     configuration = {"workload": "digits_mlp", "method": "easgd_tree", "ranks": 2, "epochs": 1}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration))
-    out = atoll("train", "c.yaml", cwd=tmp_path).stdout
+    out = called("train", "c.yaml", cwd=tmp_path).stdout
     assert re.search(r"time, mean of the ranks: compute .* \(\d+%\), waiting .* \(\d+%\), data .* \(\d+%\)", out)
     assert re.search(r"sent: send \(overlapped\), node, \d+ x 35.9 kB", out)
     assert "note: easgd_tree of degree 16 on 2 ranks: the leaves' parent is the root" in out
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration | {"method": "msgd", "ranks": 1}))
-    assert "sent: nothing" in atoll("train", "c.yaml", cwd=tmp_path).stdout
+    assert "sent: nothing" in called("train", "c.yaml", cwd=tmp_path).stdout
 
 
 def test_wrong_configurations_are_refused(tmp_path):
@@ -106,15 +125,17 @@ def test_wrong_configurations_are_refused(tmp_path):
         ({"workload": "digits_mlp", "method": "ddp", "ranks": 3, "ranks_per_node": 2}, "divisible by ranks_per_node"),
     ):
         (tmp_path / "c.json").write_text(json.dumps(content))
-        assert message in atoll("train", "c.json", cwd=tmp_path, code=2).stderr
+        assert message in called("train", "c.json", cwd=tmp_path, code=2).stderr
 
 
+@pytest.mark.slow
+@THREADS
 def test_the_same_configuration_twice_gives_the_same_curve(tmp_path):
     configuration = {"workload": "digits_cnn", "method": "local_sgd", "ranks": 2, "epochs": 2, "seed": 3}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration))
 
     def curve():
-        lines = atoll("train", "c.yaml", cwd=tmp_path).stdout.splitlines()
+        lines = called("train", "c.yaml", cwd=tmp_path).stdout.splitlines()
         # the time spent differs
         return [line.split("  ")[:5] for line in lines if line.startswith("epoch")]
 
@@ -123,27 +144,35 @@ def test_the_same_configuration_twice_gives_the_same_curve(tmp_path):
     assert curve() == first
 
 
+@pytest.mark.slow
+@THREADS
 def test_a_users_own_workload(tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"workload": FAILING, "method": "ddp", "epochs": 1}))
-    assert atoll_json("train", "c.yaml", cwd=tmp_path)["state"] == "complete"
+    assert called_json("train", "c.yaml", cwd=tmp_path)["state"] == "complete"
 
 
+@pytest.mark.slow
+@THREADS
 @pytest.mark.parametrize("method", ["oialr", "ab"])
 def test_a_search_over_a_low_rank_method_is_exported_and_trained_again(tmp_path, method):
     flags = ("--ranks", "4", "--ranks-per-node", "2", "--trials", "4", "--epochs", "3")
-    atoll("search", "--method", method, "--workload", "digits_mlp", "--name", "s", *flags, cwd=tmp_path)
-    atoll("export", "s", "-o", "best.yaml", cwd=tmp_path)
-    out = atoll("train", "best.yaml", cwd=tmp_path).stdout
+    called(
+        "search", "--in-process", "--method", method, "--workload", "digits_mlp", "--name", "s", *flags, cwd=tmp_path
+    )
+    called("export", "s", "-o", "best.yaml", cwd=tmp_path)
+    out = called("train", "best.yaml", cwd=tmp_path).stdout
     assert re.search(r"this reproduces the exported objective .* exactly", out)
 
 
+@pytest.mark.slow
+@THREADS
 def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path):
     hyperparameters = {"delay": 0.3, "update_period": 0.1, "beta": 0.5, "learning_rate": 0.01}
     configuration = {"workload": "digits_mlp", "method": "oialr", "hyperparameters": hyperparameters}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration | {"epochs": 4, "ranks": 2, "device": "cpu"}))
-    out = atoll("train", "c.yaml", "--save", "factors.pt", cwd=tmp_path).stdout
+    out = called("train", "c.yaml", "--save", "factors.pt", cwd=tmp_path).stdout
     assert "wrote factors.pt" in out
-    result = atoll_json("train", "c.yaml", "--save", "merged.pt", "--merged", "--observe", "1", cwd=tmp_path)
+    result = called_json("train", "c.yaml", "--save", "merged.pt", "--merged", "--observe", "1", cwd=tmp_path)
     factors, merged = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("factors", "merged"))
     assert {"0.U", "0.S", "0.Vt", "0.bias", "4.weight"} < set(factors)
     workload = registry.workload("digits_mlp")
@@ -156,6 +185,6 @@ def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path):
     assert accuracies == [result["objective"]] * 2
     assert 0 < result["metrics"]["stability"] < 1
     assert result["metrics"]["trainable_share"] < 1
-    wrong = atoll("train", "c.yaml", "--save", "nowhere/m.pt", cwd=tmp_path, code=1)
+    wrong = called("train", "c.yaml", "--save", "nowhere/m.pt", cwd=tmp_path, code=1)
     assert "the folder of --save must exist" in wrong.stderr
-    assert "--merged says what --save writes" in atoll("train", "c.yaml", "--merged", cwd=tmp_path, code=2).stderr
+    assert "--merged says what --save writes" in called("train", "c.yaml", "--merged", cwd=tmp_path, code=2).stderr

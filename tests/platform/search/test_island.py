@@ -1,4 +1,4 @@
-"""The exchange between workers' roots over MPI."""
+"""The exchange between workers' roots: in one process, and over MPI."""
 
 import importlib.metadata
 
@@ -6,21 +6,28 @@ import pytest
 import ranks
 
 CONTRACT = "island_contract"
-pytestmark = pytest.mark.mpi
+CASES = [pytest.param(name, layout, id=ranks.case_id(name, layout)) for name, layout in ranks.collect(CONTRACT)]
 
 
-@pytest.fixture(scope="module")
-def over_mpi():
-    return {size: ranks.run_on_mpi(CONTRACT, size) for size in (1, 2, 3, 4, 6)}
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_threads(name, layout):
+    ranks.run_on_thread_world(CONTRACT, name, layout)
 
 
-@pytest.mark.parametrize(
-    ("name", "layout"),
-    [pytest.param(name, layout, id=ranks.case_id(name, layout)) for name, layout in ranks.collect(CONTRACT)],
-)
-def test_island(name, layout, over_mpi):
-    error = over_mpi[len(layout)].get(ranks.case_id(name, layout), "did not run: an earlier check failed")
-    assert error is None, error
+@pytest.mark.mpi
+def test_four_processes():
+    errors = ranks.run_on_mpi(CONTRACT, 4)
+    assert len(errors) == 3
+    assert not any(errors.values()), errors
+
+
+@pytest.mark.mpi
+@pytest.mark.long
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 6])
+def test_processes(num_ranks):
+    errors = ranks.run_on_mpi(CONTRACT, num_ranks)
+    assert errors
+    assert not any(errors.values()), errors
 
 
 def test_propulate_is_the_version_that_the_adapter_was_written_for():

@@ -194,6 +194,7 @@ def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
     assert resumed.evaluate(17).configurations() == uninterrupted.configurations()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["propulate", "optuna-tpe", "optuna-cmaes", "optuna-nsga2", "optuna-nsga3"])
 def test_four_workers_are_as_good_as_one_at_equal_evaluations(name):
     """Without the samplers' attributes, four studies of CMA-ES were a thousand times worse than one.

@@ -39,6 +39,7 @@ def record(name, nodes):
     return [trace for trace, _ in found if trace is not None], found[0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_replayed(name):
     nodes = (0, 0, 1, 1) if registry.method(name).max_ranks is None else (0,)
@@ -66,6 +67,7 @@ def test_every_method_can_be_replayed(name):
         assert replay(schedules, slower, 16).exposed > 1e-4 + replay(schedules, where, 16).exposed
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_small():
     """A trial's line in the journal stays below some hundred kilobytes, whatever it does."""
     for name in ("ddp", "mac", "dni", "admm_dual", "daso"):

@@ -2,10 +2,12 @@
 
 import json
 
+import aborting
+import pruning_ranks
 import pytest
 import ranks
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(600)]
+from atoll.communication.thread_world import run_in_threads
 
 WAITING = """
 import os, resource, time, torch
@@ -27,12 +29,41 @@ family.close()
 """
 
 
+def on_threads(size, function):
+    """What a function of a world returns on rank 0."""
+    returned = {}
+    run_in_threads(size, lambda world: returned.update({world.rank: function(world)}))
+    return returned[0]
+
+
+def check_pruned(outcomes):
+    assert len(outcomes) > 12
+    for name, (state, reason, epochs, after, why) in outcomes.items():
+        assert (state, reason, epochs) == ("pruned", "pruned after epoch 1", [1]), name
+        assert after == "complete", (name, why)
+
+
+@pytest.mark.slow
+def test_every_method_can_be_pruned_with_what_it_has_under_way():
+    check_pruned(on_threads(2, lambda world: pruning_ranks.prune_every_method(world, world.check)))
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_a_rank_that_raises_interrupts_its_peers_in_every_operation(num_ranks):
+    slowest = on_threads(
+        num_ranks, lambda world: aborting.abort_trials(world, 4 * len(aborting.OPERATIONS), world.check)
+    )
+    assert set(slowest) == set(aborting.OPERATIONS)
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("num_ranks", "num_trials"),
     # MPICH has about 2,044 communicators; two a trial, so that 1,100 trials would need them all.
     [
-        (2, 240),
-        (3, 240),
+        (3, 120),
+        pytest.param(2, 240, marks=pytest.mark.long),
         pytest.param(3, 5000, marks=pytest.mark.long),
         pytest.param(2, 5000, marks=pytest.mark.long),
     ],
@@ -46,6 +77,7 @@ def test_aborted_trials_give_everything_back(num_ranks, num_trials):
     assert all(seconds < 1.0 for seconds in slowest.values()), slowest
 
 
+@pytest.mark.mpi
 def test_a_waiting_rank_leaves_the_core_to_others():
     done = ranks.mpiexec(2, "-c", WAITING)
     assert done.returncode == 0, done.stderr
@@ -53,11 +85,9 @@ def test_a_waiting_rank_leaves_the_core_to_others():
     assert float(done.stdout) < 0.2
 
 
-def test_every_method_can_be_pruned_with_what_it_has_under_way():
+@pytest.mark.mpi
+@pytest.mark.long
+def test_every_method_can_be_pruned_over_mpi():
     done = ranks.mpiexec(2, str(ranks.SUPPORT / "pruning_ranks.py"), timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) > 12
-    for name, (state, reason, epochs, after, why) in found.items():
-        assert (state, reason, epochs) == ("pruned", "pruned after epoch 1", [1]), name
-        assert after == "complete", (name, why)
+    check_pruned(json.loads(done.stdout.splitlines()[-1]))

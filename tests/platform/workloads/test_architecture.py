@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from commands import atoll, called, journal_lines
-from conftest import ROOT
+from commands import called, journal_lines
 from PIL import Image
 from torch import nn
 
@@ -20,8 +19,6 @@ from atoll.platform.workloads.residual import ACTIVATIONS, LOSSES, ORDERS, Block
 from atoll.platform.workloads.workload import DataMissing
 from atoll.searchspaces import bigearthnet_nas as nas
 from atoll.storage.models import TrialRow
-
-DATA = str(ROOT.parent / "shared" / "data")
 
 
 def kinds(module):
@@ -187,11 +184,13 @@ def test_f1_is_of_all_samples_and_not_a_mean_of_batches(dataset):
     assert workload.scores(parts) == pytest.approx(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trains_on_threads")
 def test_bigearthnet_trains(dataset, tmp_path):
     hyperparameters = {"filters": 2, "batch_size": 2, "optimizer": "adam", "learning_rate": 0.001}
     content = {"workload": "bigearthnet", "method": "ddp", "hyperparameters": hyperparameters, "epochs": 1}
     (tmp_path / "c.json").write_text(json.dumps(content | {"data": str(dataset)}))
-    result = json.loads(atoll("train", "c.json", "--test", "--json", cwd=tmp_path).stdout)
+    result = json.loads(called("train", "c.json", "--test", "--json", cwd=tmp_path).stdout)
     assert result["state"] == "complete"
     assert 0 <= result["objective"] <= 1
     assert {"macro_f1", "test_micro_f1", "test_macro_f1"} <= set(result["metrics"])
@@ -216,20 +215,24 @@ def test_failures_are_counted_by_choice():
     ]
 
 
-@pytest.mark.mpi
+@pytest.mark.slow
 def test_the_space_is_searched_on_cifar10_and_says_which_choices_failed(tmp_path):
+    colors = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(300) % 10
+    parts = {"x_train": colors[:200], "y_train": labels[:200], "x_test": colors[200:], "y_test": labels[200:]}
+    np.savez(tmp_path / "cifar10_subset.npz", **parts)
     study = {
         "name": "nas",
         "workload": "cifar10_nas",
         "method": "ddp",
-        "data": DATA,
+        "data": str(tmp_path),
         "trials": 10,
         "epochs": 1,
         "topology": {"workers": 2, "threads": 1},
         "space": {"filters": {"low": 2, "high": 4}, "learning_rate": {"low": 0.5, "high": 1.0}, "batch_size": 64},
     }
     (tmp_path / "s.json").write_text(json.dumps(study))
-    atoll("search", "s.json", cwd=tmp_path)
+    called("search", "s.json", "--in-process", cwd=tmp_path)
     lines = journal_lines(tmp_path / "atoll-studies" / "nas", "trial_ended")
     assert len(lines) == 10
     rows = json.loads(called("failures", "nas", "--json", cwd=tmp_path).stdout)

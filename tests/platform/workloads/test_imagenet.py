@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from commands import atoll
+from commands import called
 from PIL import Image
 
 from atoll.platform.study import registry
@@ -44,6 +44,7 @@ def test_the_parts_and_who_is_held_out(dataset):
     torch.testing.assert_close(colours, expected, atol=3.0, rtol=0)  # JPEG's loss
 
 
+@pytest.mark.process
 def test_packing_changes_nothing(dataset):
     root = dataset / "imagenet"
     read, num_held_out = imagenet.read_part(root, "train")
@@ -138,10 +139,12 @@ def test_smoothed_labels():
     assert float(found) == pytest.approx(float(-0.9 * logs[0] - 0.1 * logs.mean()))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trains_on_threads")
 def test_it_trains(dataset, tmp_path):
-    content = {"workload": "imagenet_resnet50", "method": "ddp", "epochs": 1, "data": str(dataset)}
+    content = {"workload": "imagenet_resnet50", "method": "ddp", "epochs": 1, "threads": 1, "data": str(dataset)}
     (tmp_path / "c.json").write_text(json.dumps(content | {"hyperparameters": {"batch_size": 4}}))
-    result = json.loads(atoll("train", "c.json", "--test", "--json", cwd=tmp_path, timeout=300).stdout)
+    result = json.loads(called("train", "c.json", "--test", "--json", cwd=tmp_path).stdout)
     assert result["state"] == "complete"
     assert 0 <= result["metrics"]["test_accuracy"] <= 1
 

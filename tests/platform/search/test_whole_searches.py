@@ -1,26 +1,28 @@
-"""Whole searches over real MPI: every sampler, pruning that ranks agree on, objectives, warm starts, resume."""
+"""Whole searches in one process: every sampler, pruning that ranks agree on, objectives, warm starts, resume."""
 
 import json
 from collections import Counter, defaultdict
 
 import pytest
-import ranks
 import yaml
-from commands import STABLE, atoll, called, end, journal_lines, start, wait_until
+from commands import COUNTING, STABLE, called, journal_lines, stopped_when
 
 from atoll.analysis import pareto
 from atoll.analysis.leaderboard import losses
 from atoll.storage.store import Store
 
-pytestmark = pytest.mark.mpi
+pytestmark = pytest.mark.slow
 
-COUNTING = f"{ranks.SUPPORT / 'counting.py'}:Counting"
 STUDY = {"name": "s", "workload": "digits_mlp", "method": "ddp", "epochs": 2, "topology": {"threads": 1}}
 
 
 def write(folder, **content):
     topology = STUDY["topology"] | content.pop("topology", {})
     (folder / "s.yaml").write_text(yaml.safe_dump(STUDY | content | {"topology": topology}))
+
+
+def search(folder, *arguments, code=0):
+    return called("search", "s.yaml", "--outside", "--in-process", *arguments, cwd=folder, code=code)
 
 
 def read(folder, name="s"):
@@ -45,7 +47,7 @@ def test_islands_with_samplers_of_their_own(tmp_path, samplers):
         migration={"topology": "ring"},
         space={"schedule": "constant", "wire": "float32"},
     )
-    atoll("search", "s.yaml", cwd=tmp_path)
+    search(tmp_path)
     store, study, trials = read(tmp_path)
     assert Counter(t.number for t in trials) == Counter(range(40))
     assert {t.state for t in trials} <= {"complete", "failed"}
@@ -64,7 +66,7 @@ def test_islands_with_samplers_of_their_own(tmp_path, samplers):
 @pytest.mark.parametrize("name", ["propulate", "optuna-tpe"])
 def test_four_workers_of_an_island_share_a_sampler(tmp_path, name):
     write(tmp_path, trials=32, epochs=1, topology={"workers": 4}, sampler={"name": name})
-    atoll("search", "s.yaml", cwd=tmp_path)
+    search(tmp_path)
     _, _, trials = read(tmp_path)
     assert Counter(t.number for t in trials) == Counter(range(32))
     assert len({t.worker for t in trials}) == 4
@@ -76,7 +78,7 @@ def test_four_workers_of_an_island_share_a_sampler(tmp_path, name):
         assert any(known[parent].worker != t.worker for t in bred for parent in t.proposal["parents"])
 
 
-def test_all_ranks_of_a_worker_end_a_pruned_trial_after_the_same_step(tmp_path):
+def test_all_ranks_of_a_worker_end_a_pruned_trial_after_the_same_step(tmp_path, monkeypatch):
     counts = tmp_path / "counts"
     counts.mkdir()
     write(
@@ -88,7 +90,8 @@ def test_all_ranks_of_a_worker_end_a_pruned_trial_after_the_same_step(tmp_path):
         pruning={"rule": "asha", "factor": 2},
         space=STABLE,
     )
-    atoll("search", "s.yaml", "--outside", cwd=tmp_path, env={"COUNTING": str(counts)})
+    monkeypatch.setenv("COUNTING", str(counts))
+    search(tmp_path)
     store, study, trials = read(tmp_path)
     states = Counter(t.state for t in trials)
     assert states["pruned"] >= 3
@@ -114,7 +117,7 @@ def test_several_objectives(tmp_path):
         objectives=["validation_error", "bytes_sent"],
         sampler=[{"population": 4}, {"name": "optuna-nsga2", "population": 4}],
     )
-    done = atoll("search", "s.yaml", cwd=tmp_path)
+    done = search(tmp_path)
     assert "bytes_sent" in done.stdout
     store, study, _ = read(tmp_path)
     complete = store.leaderboard(study)
@@ -135,7 +138,7 @@ def test_several_objectives(tmp_path):
     # A second search starts with the front.
     warm = {"file": "front.json", "best": len(front)}
     write(tmp_path, name="t", method="local_sgd", trials=1 + len(front), topology={"ranks": 2}, warm_start=warm)
-    atoll("search", "s.yaml", cwd=tmp_path)
+    search(tmp_path)
     _, _, again = read(tmp_path, "t")
     assert again[0].proposal["operator"] == "default"
     expected = [c["hyperparameters"] for c in configurations]
@@ -143,40 +146,37 @@ def test_several_objectives(tmp_path):
     assert started == [h for h in expected if h != again[0].configuration["hyperparameters"]]
 
 
-@pytest.mark.parametrize("name", ["propulate", "optuna-tpe", pytest.param("optuna-cmaes", marks=pytest.mark.long)])
-def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, name):
+@pytest.mark.parametrize("name", ["propulate", "optuna-tpe", "optuna-cmaes"])
+def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, monkeypatch, name):
     """One worker and a seed; the objective is the loss, which is the same to the last bit."""
     counts = tmp_path / "counts"
     counts.mkdir()
     sampler = {"name": name} | {"propulate": {"population": 3}, "optuna-tpe": {"startup": 3}}.get(name, {})
     content = {"workload": COUNTING, "trials": 12, "epochs": 1, "objectives": ["validation_loss"], "sampler": sampler}
-    environment = {"COUNTING": str(counts), "SECONDS_PER_STEP": "0.006"}
-    found = []
+    monkeypatch.setenv("COUNTING", str(counts))
+    monkeypatch.setenv("SECONDS_PER_STEP", "0.006")
+    histories = []
     for stops in (False, True):
         folder = tmp_path / str(stops)
         folder.mkdir()
         write(folder, **content)
-        search = start("search", "s.yaml", "--outside", cwd=folder, env=environment)
+        study = folder / "atoll-studies" / "s"
         if stops:
-            study = folder / "atoll-studies" / "s"
-            wait_until(lambda f=study: f.exists() and len(journal_lines(f, "trial_ended")) >= 5)
-            called("stop", "s", cwd=folder)
-            assert end(search).returncode == 75
+            with stopped_when(study, "trial_ended", 5):
+                search(folder, code=75)
             assert len(journal_lines(study, "trial_ended")) < 12
-            search = start("search", "s.yaml", "--outside", "--resume", cwd=folder, env=environment)
-        done = end(search)
-        assert done.returncode == 0, done.stdout + done.stderr
+        search(folder, *(["--resume"] if stops else []))
         _, _, trials = read(folder)
-        found.append({t.number: (t.hyperparameters, t.objective) for t in trials if t.state == "complete"})
-    assert len(found[0]) == 12
-    assert found[1] == found[0]
+        histories.append({t.number: (t.hyperparameters, t.objective) for t in trials if t.state == "complete"})
+    assert len(histories[0]) == 12
+    assert histories[1] == histories[0]
 
 
 def test_what_violates_a_constraint_is_refused_and_counted(tmp_path):
     constraint = "batch_size <= 24"
     write(tmp_path, trials=20, epochs=1, topology={"workers": 2}, sampler={"name": "random"}, constraints=[constraint],
           default_first=False)  # fmt: skip
-    atoll("search", "s.yaml", cwd=tmp_path)
+    search(tmp_path)
     _, study, trials = read(tmp_path)
     assert len(trials) == 20
     assert all(t.hyperparameters["batch_size"] <= 24 for t in trials)

@@ -1,0 +1,177 @@
+"""A search's beginning and end: its folder, what may change on resume, what is lost, and its last line."""
+
+import json
+import re
+
+import journals
+import pytest
+
+from atoll.platform.launch import lifecycle
+from atoll.platform.launch.errors import LaunchError
+from atoll.platform.launch.lifecycle import Ending
+from atoll.platform.study.plan import Plan
+from atoll.platform.study.study import Study
+from atoll.storage import journal
+from atoll.storage.journal import JournalWriter
+from atoll.storage.store import Store, StoreError
+
+
+@pytest.fixture
+def plan_of(tmp_path):
+    def plan(**content):
+        study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 3, "folder": str(tmp_path / "s")}
+        return Plan.of(Study(**study | content))
+
+    return plan
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/atoll.db"
+
+
+def events(folder, name):
+    lines = (folder.journals / "launcher.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line.get("event") == name]
+
+
+def test_a_folder_is_made_with_what_a_rank_needs(plan_of, url):
+    folder = lifecycle.prepare(plan_of(), url, resuming=False, belongs_to={"stage": "tune"})
+    row = lifecycle.row(folder)
+    assert (row["name"], row["state"], row["metric"], row["direction"]) == ("s", "running", "accuracy", "maximize")
+    assert (row["stage"], row["objectives"], row["num_trials"]) == ("tune", None, 3)
+    assert "warm_start" not in row
+    assert "folder" not in row["definition"]
+    assert len(events(folder, "study_started")) == 1
+
+
+def test_it_is_started_once_and_resumed_only_if_it_is_there(plan_of, url):
+    with pytest.raises(LaunchError, match="there is no study to resume"):
+        lifecycle.prepare(plan_of(), url, resuming=True)
+    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    with pytest.raises(LaunchError, match="already holds a study; continue it with --resume"):
+        lifecycle.prepare(plan_of(), url, resuming=False)
+    folder.stop_request.touch()
+    before = lifecycle.row(folder)
+    lifecycle.prepare(plan_of(), url, resuming=True)
+    after = lifecycle.row(folder)
+    assert (after["uid"], after["started"]) == (before["uid"], before["started"])
+    assert not folder.stop_request.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 7}, "seed: 0 before, 7 now"),
+        ({"method": "local_sgd"}, "method: 'ddp' before, 'local_sgd' now"),
+        ({"topology": {"ranks": 2}}, "topology.ranks: 1 before, 2 now"),
+        ({"trials": 2}, "trials: 3 before, 2 now, and a budget can only grow"),
+        ({"trials": 4}, None),
+        ({"topology": {"islands": 2, "workers": 2}}, None),
+        ({"heartbeat_timeout": 77.0, "max_restarts": 1, "stop_grace": 1.0}, None),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "refused" if value else "allowed",
+)
+def test_what_may_change_on_resume(plan_of, url, change, message):
+    lifecycle.prepare(plan_of(), url, resuming=False)
+    if message is None:
+        lifecycle.prepare(plan_of(**change), url, resuming=True)
+        return
+    with pytest.raises(LaunchError, match=re.escape(message)):
+        lifecycle.prepare(plan_of(**change), url, resuming=True)
+
+
+def write(folder, *states):
+    """Trials that ended in these states; None is still running."""
+    lines = JournalWriter(folder.root_journal(0))
+    for number, state in enumerate(states):
+        journals.start_trial(lines, number)
+        if state is not None:
+            journals.end_trial(lines, number, 0.5 if state == "complete" else None, state=state)
+    lines.close()
+
+
+@pytest.mark.parametrize(
+    ("states", "failure", "ending"),
+    [
+        (["complete", "failed", "complete"], None, ("complete", None)),
+        (["complete", None], None, ("stopped", "stopped after 1 trials of 3 trials")),
+        (["complete", None], "the MPI job ended", ("failed", "the MPI job ended")),
+    ],
+    ids=["complete", "stopped", "failed"],
+)
+def test_the_last_line_says_how_it_ended(plan_of, url, states, failure, ending):
+    plan = plan_of()
+    folder = lifecycle.prepare(plan, url, resuming=False)
+    write(folder, *states)
+    assert lifecycle.end(folder, plan.study, failure) == ending
+    (last,) = events(folder, "study_ended")
+    assert (last["state"], last["reason"]) == ending
+    assert [line["number"] for line in events(folder, "trial_lost")] == ([1] if None in states else [])
+
+
+def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url):
+    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    for attempt in (0, 1):
+        lines = JournalWriter(folder.root_journal(0))
+        journals.start_trial(lines, 0, attempt)
+        lines.close()
+        with lifecycle.launcher_journal(folder) as launcher:
+            lifecycle.mark_lost(folder, launcher, "killed", suspected={0})
+    assert [line["attempt"] for line in events(folder, "trial_lost")] == [0]
+    (failed,) = events(folder, "trial_ended")
+    assert (failed["attempt"], failed["state"]) == (1, "failed")
+    assert failed["reason"] == "its worker died on it twice; the second time: killed"
+
+
+def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):
+    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    for attempt in (0, 1, 2):
+        lines = JournalWriter(folder.root_journal(0))
+        journals.start_trial(lines, 0, attempt)
+        lines.close()
+        with lifecycle.launcher_journal(folder) as launcher:
+            lifecycle.mark_lost(folder, launcher, "killed", suspected={5})
+    assert [line["attempt"] for line in events(folder, "trial_lost")] == [0, 1, 2]
+
+
+def test_a_study_whose_last_line_is_missing_is_ended(plan_of, url):
+    plan = plan_of()
+    folder = lifecycle.prepare(plan, url, resuming=False)
+    lifecycle.end_if_done(folder, plan.study)
+    assert events(folder, "study_ended") == []
+    write(folder, "complete", "complete", "failed")
+    for _ in range(2):
+        lifecycle.end_if_done(folder, plan.study)
+    (last,) = events(folder, "study_ended")
+    assert last["state"] == "complete"
+    with pytest.raises(LaunchError, match="s is finished: it has used up its 3 trials"):
+        lifecycle.prepare(plan, url, resuming=True)
+
+
+def test_lines_that_cannot_be_read_are_told_on_resume(plan_of, url, caplog):
+    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    folder.root_journal(0).write_text('{"event": "trial_ended", "time": 0.0}\n')
+    lifecycle.prepare(plan_of(), url, resuming=True)
+    assert "1 lines of" in caplog.text
+    assert len(journal.replay(folder.journals)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("state", "recorded", "code"),
+    [("complete", True, 0), ("complete", False, 1), ("stopped", True, 75), ("stopped", False, 75), ("failed", True, 1)],
+)
+def test_exit_codes(state, recorded, code):
+    assert Ending(state, None, recorded).exit_code == code
+
+
+def test_a_name_that_the_store_has_is_refused_and_another_one_found(plan_of, url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = journals.start_folder(tmp_path / "other", uid="other")
+    journals.write_study(other, [0.5])
+    lifecycle.record(other, url, follow=False)
+    assert [summary.study.name for summary in Store(url).studies()] == ["s"]
+    with pytest.raises(StoreError, match="already holds a study named"):
+        lifecycle.check_name_is_free(plan_of().study, url)
+    assert lifecycle.free_name("s", url) == "s-2"
+    assert lifecycle.free_name("t", url) == "t"

@@ -1,0 +1,287 @@
+"""Searches over real MPI, as a user starts them: one of each kind by default, the others in the long tier.
+
+What a search does is tested in one process (tests/platform/ranks/test_search.py, tests/platform/search/); here is what
+only processes have: transports, deaths, signals, and somebody else's mpirun.
+"""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+
+import psutil
+import pytest
+import ranks
+import yaml
+from commands import FAILING, STABLE, atoll, called, end, journal_lines, start, wait_until
+
+from atoll.storage.store import Store
+
+pytestmark = pytest.mark.mpi
+
+FLAGS = ("search", "--method", "daso", "--workload", "digits_mlp", "--epochs", "2", "--name", "s")
+SLOW = ("search", "--method", "ddp", "--workload", FAILING, "--name", "s", "--ranks", "2", "--epochs", "4")
+
+
+def write(folder, **content):
+    study = {"name": "s", "workload": "digits_mlp", "method": "daso", "epochs": 2, "space": STABLE}
+    (folder / "s.yaml").write_text(yaml.safe_dump(study | content))
+
+
+def read(folder):
+    store = Store(f"sqlite:///{folder}/atoll.db", create=False)
+    return store, store.study("s")
+
+
+def check_complete(folder, num_trials):
+    """The budget is used up, every line is in the store, and no trial is there twice."""
+    store, study = read(folder)
+    trials = store.trials(study)
+    ended = [t.number for t in trials if t.state in ("complete", "failed")]
+    assert sorted(ended) == list(range(num_trials))
+    assert study.state == "complete"
+    lines = journal_lines(folder / "atoll-studies" / "s", "progress")
+    assert len(store.progress([t.id for t in trials])) == len(lines)
+    return store, study, trials
+
+
+def started(folder, *flags, progress=1, fail="slow"):
+    """A search with so many lines of progress, and its folder."""
+    search = start(*flags, cwd=folder, env={"FAIL": fail})
+    study = folder / "atoll-studies" / "s"
+    wait_until(lambda: study.exists() and len(journal_lines(study, "progress")) >= progress, timeout=120)
+    return search, study
+
+
+def test_eight_ranks_on_two_islands(tmp_path):
+    write(tmp_path)
+    flags = ("--trials", "12", "--islands", "2", "--workers", "2", "--ranks", "2")
+    done = atoll("search", *flags, "s.yaml", cwd=tmp_path)
+    store, study, trials = check_complete(tmp_path, 12)
+    assert {(t.state, t.reason) for t in trials} == {("complete", None)}
+    assert {(t.island, t.worker) for t in trials} == {(0, 0), (0, 1), (1, 2), (1, 3)}
+    assert {t.seed for t in trials} == set(range(12))
+    assert store.migrations(study)
+    assert {(h.world_rank, h.rank) for h in store.hosts(study)} == {(r, r % 2) for r in range(8)}
+    assert {h.threads for h in store.hosts(study)} == {max(1, len(os.sched_getaffinity(0)) // 8)}
+    processes = {h.process for h in store.hosts(study)}
+    assert len(processes) == 8
+    assert not any(psutil.pid_exists(process) for process in processes)  # none is left behind
+    best = store.leaderboard(study)[0]
+    assert best.wire_bytes == pytest.approx(sum(entry.wire_bytes for entry in store.ledger(best.id)))
+    assert f"{best.objective:.4g}" in done.stdout
+    assert "12 complete" in done.stdout
+
+
+def test_ranks_over_tcp(tmp_path):
+    write(tmp_path)
+    flags = ("--trials", "6", "--islands", "2", "--ranks", "2", "--ranks-per-node", "1")
+    atoll("search", *flags, "s.yaml", cwd=tmp_path, env=ranks.TCP)
+    _, _, trials = check_complete(tmp_path, 6)
+    assert {(t.state, t.reason) for t in trials} == {("complete", None)}
+
+
+@pytest.mark.long
+def test_eight_ranks_over_tcp(tmp_path):
+    write(tmp_path)
+    flags = ("--trials", "8", "--islands", "2", "--workers", "2", "--ranks", "2", "--ranks-per-node", "1")
+    atoll("search", *flags, "s.yaml", cwd=tmp_path, env=ranks.TCP)
+    _, _, trials = check_complete(tmp_path, 8)
+    assert {(t.state, t.reason) for t in trials} == {("complete", None)}
+
+
+def test_threads_and_processes_search_the_same(tmp_path):
+    """One worker: the same proposals, and the same objectives to the last bit."""
+    content = {"method": "local_sgd", "trials": 6, "epochs": 1, "objectives": ["validation_loss"], "space": STABLE}
+    topology = {"ranks": 2, "ranks_per_node": 1, "threads": 1}
+    histories = []
+    for run, flags in ((atoll, ()), (called, ("--in-process",))):
+        folder = tmp_path / run.__name__
+        folder.mkdir()
+        write(folder, **content, topology=topology, sampler={"name": "propulate", "population": 3})
+        run("search", "s.yaml", *flags, cwd=folder)
+        _, _, trials = check_complete(folder, 6)
+        histories.append([(t.number, t.hyperparameters, t.state, t.objective, t.wire_bytes) for t in trials])
+    assert any(t.proposal["parents"] for t in trials)  # what is known decides what is proposed
+    assert histories[0] == histories[1]
+
+
+def test_an_exception_on_one_rank_interrupts_its_peer(tmp_path):
+    atoll(*SLOW, "--trials", "4", cwd=tmp_path, env={"FAIL": "raise"})
+    _, _, trials = check_complete(tmp_path, 4)
+    (failed,) = [t for t in trials if t.state == "failed"]
+    assert failed.reason.startswith("RuntimeError: broken on purpose (rank 1 on ")
+    assert "in loss" in failed.traceback
+    # The peer was interrupted while it waited for the rank that raised.
+    assert failed.finished - failed.started < 1.0
+
+
+@pytest.mark.long
+def test_nan_on_one_rank_fails_its_trial(tmp_path):
+    atoll(*SLOW, "--trials", "6", cwd=tmp_path, env={"FAIL": "nan"})
+    _, _, trials = check_complete(tmp_path, 6)
+    failed = [t for t in trials if t.state == "failed"]
+    assert {t.number for t in failed} == {2, 5}
+    assert all(t.reason.startswith("Diverged: diverged at step ") for t in failed)
+
+
+@pytest.mark.long
+def test_stop_and_resume(tmp_path):
+    flags = (*SLOW, "--trials", "10", "--islands", "2")
+    search, folder = started(tmp_path, *flags)
+    wait_until(lambda: len(journal_lines(folder, "trial_ended")) >= 2)
+    atoll("stop", "s", cwd=tmp_path)
+    assert end(search).returncode == 75
+    store, study = read(tmp_path)
+    before = {t.number: t.objective for t in store.trials(study) if t.state == "complete"}
+    assert study.state == "stopped"
+    atoll(*SLOW, "--trials", "10", "--workers", "2", "--resume", cwd=tmp_path)
+    _, _, trials = check_complete(tmp_path, 10)
+    complete = {t.number: t.objective for t in trials if t.state == "complete"}
+    assert before.items() <= complete.items()
+
+
+@pytest.mark.long
+def test_a_budget_of_seconds(tmp_path):
+    write(tmp_path, method="ddp", topology={"islands": 2}, seconds=6.0)
+    atoll("search", "s.yaml", cwd=tmp_path)
+    store, study = read(tmp_path)
+    assert study.state == "complete"
+    starts = [t.started for t in store.trials(study)]
+    assert 0 < max(starts) - min(starts) <= 6.0
+
+
+def test_a_killed_rank_is_started_again(tmp_path):
+    search, folder = started(tmp_path, *SLOW, "--trials", "3", progress=3)
+    os.kill(journal_lines(folder, "host")[1]["process"], signal.SIGKILL)
+    done = end(search)
+    assert done.returncode == 0, done.stdout
+    _, _, trials = check_complete(tmp_path, 3)
+    (lost,) = [t for t in trials if t.state == "lost"]
+    assert "the MPI job ended with code" in lost.reason
+    retried = next(t for t in trials if (t.number, t.attempt) == (lost.number, 1))
+    assert retried.hyperparameters == lost.hyperparameters
+    assert len(journal_lines(folder, "restarted")) == 1
+
+
+def test_a_stopped_rank_is_noticed_by_its_heartbeat(tmp_path):
+    write(tmp_path, workload=FAILING, method="ddp", trials=2, epochs=4, heartbeat_timeout=12.0, topology={"ranks": 2})
+    search, folder = started(tmp_path, "search", "s.yaml", "--outside", progress=2)
+    process = journal_lines(folder, "host")[1]["process"]
+    os.kill(process, signal.SIGSTOP)
+    done = end(search)
+    assert done.returncode == 0, done.stdout
+    assert not psutil.pid_exists(process)
+    _, _, trials = check_complete(tmp_path, 2)
+    (lost,) = [t for t in trials if t.state == "lost"]
+    # Its peer waits for it, and shows that it is alive.
+    assert lost.reason.startswith("rank 1 made no progress for 12 s (heartbeat_timeout)")
+
+
+@pytest.mark.long
+def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path):
+    flags = ("search", "--method", "ddp", "--workload", FAILING, "--name", "s", "--epochs", "4")
+    atoll(*flags, "--trials", "4", "--islands", "2", cwd=tmp_path, env={"FAIL": "kill"})
+    _, _, trials = check_complete(tmp_path, 4)
+    states = {(t.number, t.attempt): t.state for t in trials}
+    assert (states[2, 0], states[2, 1]) == ("lost", "failed")
+    failed = next(t for t in trials if t.state == "failed")
+    assert failed.reason.startswith("its worker died on it twice; the second time: the MPI job ended with code")
+    # Those that went down with it are not to blame.
+    assert all(state in ("complete", "lost") for (number, _), state in states.items() if number != 2)
+
+
+def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
+    search, folder = started(tmp_path, *SLOW, "--trials", "10")
+    refused = called(*SLOW, "--trials", "10", "--resume", cwd=tmp_path, code=1)
+    assert f"is being run by process {search.pid} on " in refused.stderr
+    search.send_signal(signal.SIGTERM)
+    assert end(search, timeout=30).returncode == 75
+    assert read(tmp_path)[1].state == "stopped"
+    wait_until(lambda: not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host")), 10)
+
+
+@pytest.mark.long
+def test_an_interrupt_stops_cleanly(tmp_path):
+    search, _ = started(tmp_path, *SLOW, "--trials", "10")
+    search.send_signal(signal.SIGINT)
+    assert end(search, timeout=30).returncode == 75
+    assert read(tmp_path)[1].state == "stopped"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number):
+    search, folder = started(tmp_path, *SLOW, "--trials", "10")
+    (mpiexec,) = [p for p in psutil.Process(search.pid).children() if "mpiexec" in p.name()]
+    mpiexec.send_signal(number)
+    assert end(search, timeout=20).returncode == 75
+    assert read(tmp_path)[1].state == "stopped"
+    wait_until(lambda: not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host")), 10)
+
+
+def test_a_database_locked_for_ten_seconds_stops_nothing_and_loses_nothing(tmp_path):
+    search, folder = started(tmp_path, *SLOW, "--trials", "60", "--islands", "2")
+    lock = sqlite3.connect(tmp_path / "atoll.db", isolation_level=None, timeout=30)
+    lock.execute("BEGIN EXCLUSIVE")
+    locked_at, before = time.monotonic(), len(journal_lines(folder, "progress"))
+    wait_until(lambda: time.monotonic() - locked_at > 10)
+    while_locked = len(journal_lines(folder, "progress")) - before
+    stored = lock.execute("SELECT count(*) FROM progress").fetchone()[0]
+    lock.execute("COMMIT")
+    lock.close()
+    assert while_locked > 10  # training went on
+    assert stored < before + while_locked
+    called("stop", "s", cwd=tmp_path)
+    assert end(search).returncode == 75
+    store, study = read(tmp_path)
+    assert len(store.progress([t.id for t in store.trials(study)])) == len(journal_lines(folder, "progress"))
+    assert len(store.trials(study)) == len(journal_lines(folder, "trial_started"))
+
+
+def test_inside_someones_own_mpirun(tmp_path):
+    arguments = ("-m", "atoll.platform.cli", *FLAGS, "--trials", "4", "--islands", "2", "--ranks", "1")
+    done = ranks.mpiexec(2, *arguments, env={"ATOLL_STORE": f"sqlite:///{tmp_path}/atoll.db"}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_complete(tmp_path, 4)
+
+
+@pytest.mark.long
+def test_inside_someones_own_mpirun_with_workers_of_two_ranks(tmp_path):
+    arguments = ("-m", "atoll.platform.cli", *FLAGS, "--trials", "4", "--islands", "2", "--ranks", "2")
+    done = ranks.mpiexec(4, *arguments, env={"ATOLL_STORE": f"sqlite:///{tmp_path}/atoll.db"}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_complete(tmp_path, 4)
+
+
+@pytest.mark.long
+def test_inside_a_world_of_another_size(tmp_path):
+    done = ranks.mpiexec(3, "-m", "atoll.platform.cli", *FLAGS, "--islands", "2", "--ranks", "2", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "the search needs 4 ranks (2 islands x 1 workers x 2 ranks) but MPI started 3" in done.stderr
+    assert not (tmp_path / "atoll-studies").exists()
+
+
+@pytest.mark.long
+@pytest.mark.may_skip
+def test_a_full_disk_stops_the_search_with_a_clear_error(tmp_path):
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk needs the right to mount a tmpfs: {mounted.stderr.strip()}")
+    try:
+        write(tmp_path, method="ddp", trials=2000, folder=str(disk / "s"))
+        done = atoll("search", "s.yaml", cwd=tmp_path, code=1)
+        assert "a journal cannot be written (" in done.stdout
+        assert "make room, then go on with --resume" in done.stdout
+        assert "Traceback" not in done.stdout + done.stderr
+        # What was recorded stays readable, and is in the store.
+        called("record", disk / "s", cwd=tmp_path)
+        store, row = read(tmp_path)
+        lines = {line["number"] for line in journal_lines(disk / "s", "trial_ended")}
+        assert len(lines) > 5
+        assert {t.number for t in store.trials(row) if t.state in ("complete", "failed")} == lines
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -1,0 +1,151 @@
+"""The launcher, with a script in place of mpiexec: what it does when the job ends, dies, falls silent, or stops."""
+
+import json
+import os
+import sys
+import time
+
+import pytest
+from commands import journal_lines, meanwhile
+
+from atoll.platform.exit_codes import EXIT_JOURNAL
+from atoll.platform.launch import supervise
+from atoll.platform.launch.errors import LaunchError
+from atoll.platform.launch.signals import STOP_SIGNALS
+from atoll.platform.study.plan import Plan
+from atoll.platform.study.study import Study
+from atoll.storage.lock import Locked
+from atoll.storage.store import Store
+
+pytestmark = pytest.mark.process
+
+STARTED = {"event": "trial_started", "number": 0, "attempt": 0, "island": 0, "worker": 0, "generation": 0, "seed": 0,
+           "host": "h", "hyperparameters": {}, "configuration": {}}  # fmt: skip
+ENDED = {"event": "trial_ended", "number": 0, "attempt": 0, "state": "complete", "objective": 0.5}
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Sets the body of the script that runs in place of mpiexec; it can `note` a line in root 0's journal."""
+
+    def write(body):
+        script = tmp_path / "mpiexec"
+        note = """note() { echo "{\\"time\\": $(date +%s.%N), $1" >> "$folder/journals/root-00000.jsonl"; }"""
+        script.write_text(f'#!/bin/bash\nfor folder in "$@"; do :; done\n{note}\n{body}\n')
+        script.chmod(0o755)
+        monkeypatch.setenv("ATOLL_MPIEXEC", str(script))
+
+    monkeypatch.chdir(tmp_path)
+    return write
+
+
+def note(line):
+    """The shell's command that writes a line."""
+    return f"note '{json.dumps(line)[1:]}'"
+
+
+def run(folder, **content):
+    defaults = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 1, "folder": str(folder / "s")}
+    plan = Plan.of(Study(**defaults | content))
+    url = f"sqlite:///{folder}/atoll.db"
+    ending = supervise.run_study(plan, url, resuming=False, follow=lambda _: None)
+    return ending, Store(url).study("s")
+
+
+def test_a_job_that_ends_by_itself(tmp_path, job):
+    job(f"{note(STARTED)}\n{note(ENDED)}")
+    ending, study = run(tmp_path)
+    assert (ending.state, ending.exit_code, ending.recorded, study.state) == ("complete", 0, True, "complete")
+
+
+def test_a_job_that_ends_too_early_is_stopped_and_can_be_resumed(tmp_path, job):
+    job(note(STARTED))
+    ending, study = run(tmp_path)
+    assert (ending.state, ending.exit_code, study.state) == ("stopped", 75, "stopped")
+    assert "stopped after 0 trials of 1 trials" in ending.reason
+
+
+def test_a_job_that_dies_is_started_again_with_what_it_lost(tmp_path, job):
+    job(f"""if [ -e "$folder/died" ]; then {note(STARTED | {"attempt": 1})}; {note(ENDED | {"attempt": 1})}; exit 0; fi
+touch "$folder/died"; {note(STARTED)}; exit 9""")
+    ending, _ = run(tmp_path)
+    assert ending.state == "complete"
+    (restarted,) = journal_lines(tmp_path / "s", "restarted")
+    assert restarted["reason"].startswith("the MPI job ended with code 9")
+    (lost,) = journal_lines(tmp_path / "s", "trial_lost")
+    assert (lost["number"], lost["attempt"]) == (0, 0)
+
+
+def test_a_job_that_dies_before_its_first_trial_is_not_started_again(tmp_path, job):
+    job('echo "ValueError: nothing to train" ; exit 9')
+    ending, _ = run(tmp_path)
+    assert (ending.state, ending.exit_code) == ("failed", 1)
+    assert ending.reason.startswith("the MPI job ended with code 9: ValueError: nothing to train (see ")
+    assert journal_lines(tmp_path / "s", "restarted") == []
+
+
+def test_a_job_that_dies_too_often(tmp_path, job):
+    """Another trial each time: who dies on the same one twice fails it."""
+    started = note(STARTED | {"number": "N"}).replace('"N"', "'$n'")
+    job(f"""n=$(ls "$folder" | grep -c died); touch "$folder/died$n"
+{started}; exit 9""")
+    ending, _ = run(tmp_path, max_restarts=1, trials=5)
+    assert ending.state == "failed"
+    assert ending.reason.endswith("; the ranks were started again 1 times (max_restarts)")
+    assert len(journal_lines(tmp_path / "s", "trial_started")) == 2
+
+
+def test_a_journal_that_cannot_be_written_is_said_and_nothing_started_again(tmp_path, job):
+    job(f"{note(STARTED)}; exit {EXIT_JOURNAL}")
+    ending, _ = run(tmp_path)
+    assert ending.state == "failed"
+    assert ending.reason.startswith("a journal cannot be written (")
+    assert "make room, then go on with --resume" in ending.reason
+    assert journal_lines(tmp_path / "s", "restarted") == []
+
+
+def test_a_rank_that_falls_silent_is_named_and_its_job_ended(tmp_path, job):
+    again = f"{note(STARTED | {'attempt': 1})}; {note(ENDED | {'attempt': 1})}; exit 0"
+    job(f"""if [ -e "$folder/silent" ]; then {again}; fi
+touch "$folder/silent"; {note(STARTED)}; echo $$ > "$folder/process"; sleep 60""")
+    started = time.monotonic()
+    ending, _ = run(tmp_path, heartbeat_timeout=10.0)
+    assert time.monotonic() - started < 50
+    assert ending.state == "complete"
+    (lost,) = journal_lines(tmp_path / "s", "trial_lost")
+    assert lost["reason"].startswith("rank 0 made no progress for 10 s (heartbeat_timeout)")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "s" / "process").read_text()), 0)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_that_ends_mpiexec_stops_the_search(tmp_path, job, number):
+    program = f"import os, signal; signal.signal({number:d}, signal.SIG_DFL); os.kill(os.getpid(), {number:d})"
+    job(f'{note(STARTED)}; exec {sys.executable} -S -c "{program}"')
+    ending, study = run(tmp_path)
+    assert (ending.state, ending.exit_code, study.state) == ("stopped", 75, "stopped")
+    assert journal_lines(tmp_path / "s", "restarted") == []
+
+
+def test_ranks_that_do_not_stop_in_time_are_ended(tmp_path, job):
+    job(f"trap '' TERM; {note(STARTED)}; for i in $(seq 600); do sleep 0.1; done")
+    folder = tmp_path / "s"
+    with meanwhile(lambda: journal_lines(folder, "trial_started"), (folder / "stop").touch):
+        ending, _ = run(tmp_path, stop_grace=0.5)
+    assert (ending.state, ending.exit_code) == ("stopped", 75)
+
+
+def test_a_study_is_run_once(tmp_path, job):
+    job(f"{note(STARTED)}\n{note(ENDED)}\nsleep 1")
+    folder, refused = tmp_path / "s", []
+
+    def start_another():
+        with pytest.raises(Locked, match=f"process {os.getpid()}"):
+            run(tmp_path)
+        refused.append(True)
+
+    with meanwhile(lambda: journal_lines(folder, "trial_ended"), start_another):
+        run(tmp_path)
+    assert refused
+    with pytest.raises(LaunchError, match="already holds a study"):
+        run(tmp_path)

@@ -1,0 +1,84 @@
+"""When a search is over, and what ends a trial in training; the clock is the test's own."""
+
+import pytest
+
+from atoll.platform.search import deadlines
+from atoll.platform.search.deadlines import Deadlines
+from atoll.platform.study.study import Study
+from atoll.platform.trial.outcome import Stopped, TrialTimeout
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(deadlines, "time", clock)
+    return clock
+
+
+def make(*, seconds_before=0.0, stop_requested=lambda: False, **content):
+    study = Study(name="s", workload="digits_mlp", method="ddp", **content)
+    return Deadlines(study, seconds_before, stop_requested)
+
+
+def test_without_limits_nothing_ends(clock):
+    limits = make()
+    clock.now += 1e6
+    assert not limits.is_over()
+    assert limits.interruption() is None
+
+
+@pytest.mark.parametrize("seconds_before", [0.0, 4.0])
+def test_a_budget_of_seconds_counts_what_was_searched_before_and_lets_trials_end(clock, seconds_before):
+    limits = make(seconds=10.0, seconds_before=seconds_before)
+    clock.now += 9.9 - seconds_before
+    assert not limits.is_over()
+    clock.now += 0.2
+    assert limits.is_over()
+    assert limits.interruption() is None
+
+
+def test_after_its_seconds_and_grace_trials_are_stopped(clock):
+    limits = make(seconds=10.0, grace=2.0)
+    clock.now += 11.9
+    assert limits.interruption() is None
+    clock.now += 0.2
+    assert isinstance(limits.interruption(), Stopped)
+
+
+def test_a_timeout_counts_from_each_trials_start(clock):
+    limits = make(trial_timeout=3.0)
+    clock.now += 100.0
+    limits.trial_starts()
+    clock.now += 2.9
+    assert limits.interruption() is None
+    assert limits.trial_seconds() == pytest.approx(2.9)
+    clock.now += 0.2
+    assert isinstance(limits.interruption(), TrialTimeout)
+    limits.trial_starts()
+    assert limits.interruption() is None
+
+
+def test_a_request_to_stop_is_looked_for_now_and_then_and_never_forgotten(clock):
+    asked = []
+    answers = iter([False, True])
+
+    def stop_requested():
+        asked.append(clock.now)
+        return next(answers)
+
+    limits = make(stop_requested=stop_requested)
+    assert not limits.is_over()
+    assert not limits.is_over()
+    assert len(asked) == 1  # it looks at a file
+    clock.now += Deadlines.STOP_CHECK_INTERVAL + 0.1
+    assert limits.is_over()
+    assert isinstance(limits.interruption(), Stopped)
+    clock.now += 100.0
+    assert limits.is_over()
+    assert len(asked) == 2

@@ -1,0 +1,112 @@
+"""What a resumed root tells its island's population, sampler and pruner."""
+
+import journals
+import pytest
+
+from atoll.communication.local_mailbox import LocalMailbox
+from atoll.platform.search import resume
+from atoll.platform.search.population import Population
+from atoll.platform.search.proposals import key
+from atoll.platform.search.restore import pruner_of, restore
+from atoll.platform.search.scoring import Scoring
+from atoll.platform.study.plan import Plan
+from atoll.platform.study.study import Study
+from atoll.storage import journal
+from atoll.storage.journal import JournalWriter
+
+
+class FakeProposer:
+    """Notes what it hears."""
+
+    def __init__(self):
+        self.heard, self.failures = [], set()
+
+    def started(self, number, genes, attributes):
+        self.heard.append(("started", number))
+
+    def dropped(self, number):
+        self.heard.append(("dropped", number))
+
+    def arrived(self, individual):
+        self.heard.append(("arrived", individual.number))
+
+    def refused(self, number, genes, attributes):
+        self.heard.append(("refused", number))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return journals.start_folder(tmp_path)
+
+
+def plan(**content):
+    return Plan.of(Study(**{"name": "s", "workload": "digits_mlp", "method": "ddp"} | content))
+
+
+def write(folder, *states, **hyperparameters):
+    """Trials of islands 0, 1, 0, ... that ended in these states, with an objective of number / 8."""
+    lines = JournalWriter(folder.root_journal(0))
+    default = plan().space.default() | hyperparameters
+    for number, state in enumerate(states):
+        chosen = default | {"momentum": number / 8}
+        journals.start_trial(lines, number, hyperparameters=chosen)
+        for epoch in (1, 2):
+            journals.report(lines, number, epoch)
+        objective = number / 8 if state == "complete" else None
+        curve = {"1": 0.5, "2": 0.25} if state == "pruned" else None
+        journals.end_trial(lines, number, objective, state=state, curve=curve)
+    lines.close()
+
+
+def restored(folder, of=None, *, island=0, island_sizes=(1,)):
+    of = of or plan()
+    population, proposer = Population(8), FakeProposer()
+    past = resume.read(journal.replay(folder.journals))
+    scoring = Scoring(of.objectives, of.workload)
+    restore(past, of, scoring, population, proposer, island=island, island_sizes=island_sizes)
+    return population, proposer
+
+
+def test_the_sampler_hears_of_the_trials_in_the_order_of_their_numbers(folder):
+    write(folder, "complete", "failed", "complete")
+    population, proposer = restored(folder)
+    assert proposer.heard == [
+        ("started", 0), ("arrived", 0), ("started", 1), ("dropped", 1), ("started", 2), ("arrived", 2),
+    ]  # fmt: skip
+    assert [individual.number for individual in population.best()] == [2, 0]
+    assert [individual.losses for individual in population.best()] == [(-0.25,), (-0.0,)]
+
+
+def test_a_failed_configuration_stays_known_on_every_island(folder):
+    write(folder, "complete", "failed")
+    _, proposer = restored(folder, island=0, island_sizes=(1, 1))
+    assert proposer.failures == {key(plan().space.default() | {"momentum": 1 / 8})}
+
+
+def test_an_island_knows_its_own_trials(folder):
+    write(folder, "complete", "complete", "complete", "complete")
+    population, _ = restored(folder, island=1, island_sizes=(1, 1))
+    assert sorted(individual.number for individual in population) == [1, 3]
+
+
+def test_a_pruned_trial_enters_with_its_last_value_behind_the_complete_ones(folder):
+    write(folder, "complete", "pruned")
+    population, _ = restored(folder)
+    complete, pruned = population.best()
+    assert (complete.number, pruned.number) == (0, 1)
+    assert (pruned.losses, pruned.is_complete) == ((-0.25,), False)
+
+
+def test_what_todays_space_does_not_hold_is_left_out(folder):
+    write(folder, "complete", "complete", "complete")
+    population, proposer = restored(folder, plan(space={"momentum": {"low": 0.1, "high": 0.2}}))
+    assert [individual.number for individual in population] == [1]
+    assert proposer.heard == [("started", 1), ("arrived", 1)]
+
+
+def test_a_pruner_knows_what_earlier_trials_have_reached(folder):
+    write(folder, "complete", "complete")
+    events = journal.replay(folder.journals)
+    past, (roots,) = resume.read(events), LocalMailbox.connected(1)
+    assert pruner_of(plan(), roots, events, past) is None
+    assert pruner_of(plan(pruning={"rule": "asha"}), roots, events, past) is not None

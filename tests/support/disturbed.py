@@ -1,0 +1,87 @@
+"""Workloads that fail, wait or count on purpose, as the environment says. Ranks are processes over MPI, or threads."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from atoll.platform.workloads.digits import DigitsMlp
+
+
+def world_rank() -> int:
+    """This rank's number: of the thread in a search in one process, else of the process."""
+    name = threading.current_thread().name
+    if name.startswith("rank "):
+        return int(name.removeprefix("rank "))
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.rank
+
+
+class _Disturbed(DigitsMlp):
+    def model(self):
+        self.number = torch.initial_seed()  # the trial's seed, which is its number here
+        self.steps = 0
+        return super().model()
+
+    def trains(self) -> bool:
+        """Whether a loss is for a training step; evaluations are not counted."""
+        if torch.is_grad_enabled():
+            self.steps += 1
+        return torch.is_grad_enabled()
+
+
+class Failing(_Disturbed):
+    """FAIL=raise raises on one rank of every third trial, after a few steps; FAIL=nan diverges there; FAIL=kill ends
+    the process of trial 2; FAIL=slow takes its time."""
+
+    def loss(self, outputs, targets):
+        kind, is_fifth = os.environ.get("FAIL", ""), self.trains() and self.steps == 5
+        fails = is_fifth and self.number % 3 == 2 and world_rank() % 2 == 1
+        if kind == "raise" and fails:
+            raise RuntimeError("broken on purpose")
+        if kind == "nan" and fails:
+            return super().loss(outputs, targets) * math.nan
+        if kind == "kill" and self.number == 2 and is_fifth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind in ("slow", "kill"):
+            time.sleep(0.02)
+        return super().loss(outputs, targets)
+
+
+class Chaos(_Disturbed):
+    """Trials raise on a rank, diverge, or never end, by the numbers that CHAOS lists for "raise", "nan" and "hang"."""
+
+    STEP_SECONDS = 0.01
+
+    def loss(self, outputs, targets):
+        self.trains()
+        time.sleep(self.STEP_SECONDS)
+        numbers = json.loads(os.environ.get("CHAOS", "{}"))
+        kind = next((kind for kind, some in numbers.items() if self.number in some), None)
+        is_chosen = self.steps >= 3 and world_rank() % 2 == self.number % 2
+        if kind == "raise" and is_chosen:
+            raise RuntimeError("broken on purpose")
+        if kind == "nan" and is_chosen:
+            return super().loss(outputs, targets) * math.nan
+        if kind == "hang" and self.steps >= 3:
+            time.sleep(0.2)
+        return super().loss(outputs, targets)
+
+
+class Counting(_Disturbed):
+    """Notes, in the folder COUNTING, how many training steps each rank took in each trial."""
+
+    def loss(self, outputs, targets):
+        if self.trains():
+            file = Path(os.environ["COUNTING"]) / f"{self.number}.{world_rank()}"
+            file.write_text(str(self.steps))
+        time.sleep(float(os.environ.get("SECONDS_PER_STEP", "0")))
+        return super().loss(outputs, targets)

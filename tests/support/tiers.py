@@ -1,0 +1,112 @@
+"""What the three tiers of the tests promise, and what holds the tests to it.
+
+quick      no process, browser or PostgreSQL server is started
+default    no test takes more than CPU_LIMIT seconds of CPU, its child processes included
+long       no promise
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+CPU_LIMIT = 20.0
+NOT_QUICK = frozenset({"mpi", "process", "browser", "slow", "long"})
+STARTING_FIXTURES = frozenset({"postgresql_server", "postgresql_url"})
+# Files all of whose tests start processes, or share a fixture that does.
+STARTING_FILES = frozenset(
+    {
+        "dashboard/test_browser.py",
+        "dashboard/test_live.py",
+        "methods/test_gpu.py",
+        "test_packaging.py",
+    }
+)
+_STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "os.exec"})
+
+
+def is_quick(file: str, marks: Collection[str], fixtures: Collection[str]) -> bool:
+    """Whether a test belongs to the quick tier.
+
+    Args:
+        file: its file, relative to tests/.
+        marks: the names of its marks.
+        fixtures: the names of its fixtures.
+    """
+    return file not in STARTING_FILES and NOT_QUICK.isdisjoint(marks) and STARTING_FIXTURES.isdisjoint(fixtures)
+
+
+class ProcessGuard:
+    """Refuses the start of processes while it is on; a test that swallows the refusal is told of it at its end."""
+
+    def __init__(self) -> None:
+        self._is_on = False
+        self._refused: list[str] = []
+
+    def install(self) -> None:
+        """Hear of every start of a process from now on."""
+        sys.addaudithook(self.hear)
+
+    def hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        """An audit event; raises AssertionError for the start of a process."""
+        if self._is_on and event in _STARTS:
+            self._refused.append(f"{event}{arguments}"[:300])
+            raise AssertionError(f"a quick test must start no process: {self._refused[-1]}; mark it `process`")
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Refuse within this context.
+
+        Raises:
+            AssertionError: at its end, if something was refused.
+        """
+        self._is_on = True
+        self._refused.clear()
+        try:
+            yield
+        finally:
+            self._is_on = False
+        assert not self._refused, f"a quick test must start no process: {self._refused[0]}; mark it `process`"
+
+
+def cpu_seconds() -> float:
+    """What this process has computed, and its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+class CpuMeter:
+    """The CPU seconds of one test after another: setup, call and teardown, without what the whole session shares."""
+
+    def __init__(self, clock: Callable[[], float] = cpu_seconds) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._shared = 0.0
+        self._is_sharing = False
+
+    def start(self) -> None:
+        """A test begins."""
+        self._started = self._clock()
+        self._shared = 0.0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """What is spent here is not the test's own: it makes, or ends, what later tests use too."""
+        if self._is_sharing:
+            yield
+            return
+        self._is_sharing, before = True, self._clock()
+        try:
+            yield
+        finally:
+            self._is_sharing = False
+            self._shared += self._clock() - before
+
+    def excess(self, marks: Collection[str]) -> str | None:
+        """Why a test that has ended breaks its tier's promise; None if it keeps it."""
+        spent = self._clock() - self._started - self._shared
+        if spent <= CPU_LIMIT or "long" in marks:
+            return None
+        return f"it took {spent:.1f} CPU seconds; a test of the default tier may take {CPU_LIMIT:g}: mark it `long`"

@@ -1,0 +1,78 @@
+"""The tiers' rules: which tests are quick, that those start no process, and what a default test may spend."""
+
+import contextlib
+
+import pytest
+import tiers
+
+
+@pytest.mark.parametrize("mark", sorted(tiers.NOT_QUICK))
+def test_marked_tests_are_not_quick(mark):
+    assert tiers.is_quick("platform/test_cli.py", {"parametrize"}, {"tmp_path"})
+    assert not tiers.is_quick("platform/test_cli.py", {"parametrize", mark}, {"tmp_path"})
+
+
+def test_who_uses_postgresql_or_stands_in_a_file_of_processes_is_not_quick():
+    assert not tiers.is_quick("storage/test_store.py", set(), {"postgresql_url"})
+    assert not tiers.is_quick("test_packaging.py", set(), set())
+
+
+def test_this_test_is_quick_and_may_start_nothing(request):
+    assert request.node.get_closest_marker("quick") is not None
+
+
+def test_a_process_is_refused_even_if_the_refusal_is_swallowed():
+    guard = tiers.ProcessGuard()
+
+    def swallow():
+        with guard.on(), contextlib.suppress(AssertionError):
+            guard.hear("subprocess.Popen", ("program",))
+
+    with pytest.raises(AssertionError, match=r"must start no process: subprocess\.Popen"):
+        swallow()
+    with guard.on():
+        guard.hear("open", ("file",))
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("spent", "marks", "is_too_much"),
+    [(19.9, {"mpi"}, False), (20.1, {"mpi"}, True), (20.1, set(), True), (300.0, {"mpi", "long"}, False)],
+)
+def test_a_default_test_may_take_twenty_cpu_seconds(spent, marks, is_too_much):
+    clock = Clock()
+    meter = tiers.CpuMeter(clock)
+    clock.now += 1000.0  # an earlier test
+    meter.start()
+    clock.now += spent
+    excess = meter.excess(marks)
+    assert (excess is not None) == is_too_much
+    assert excess is None or f"it took {spent:.1f} CPU seconds" in excess
+
+
+def test_what_the_session_shares_is_not_charged_to_its_first_user():
+    clock = Clock()
+    meter = tiers.CpuMeter(clock)
+    meter.start()
+    with meter.shared():
+        clock.now += 30.0
+        with meter.shared():  # a shared fixture that needs another one
+            clock.now += 30.0
+    clock.now += 19.0
+    assert meter.excess(set()) is None
+    clock.now += 2.0
+    assert "it took 21.0 CPU seconds" in meter.excess(set())
+    meter.start()
+    assert meter.excess(set()) is None
+
+
+def test_the_clock_counts_computing():
+    before = tiers.cpu_seconds()
+    sum(range(200_000))
+    assert tiers.cpu_seconds() > before
