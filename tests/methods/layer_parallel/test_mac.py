@@ -285,7 +285,7 @@ def test_coordinates_in_16_bit_train_too(c: Communicator) -> None:
         hyperparameters = {"w_iterations": 5, "w_iterations_last": 5, "w_lr": 0.02, "z_lr": 0.1, "coordinates": kept_as}
         method, _ = problem.make(Mac, c, hyperparameters=hyperparameters, settings={"learning_rate": 0.02})
         losses = problem.train(method, list(problem.batches(c, 50, method=method)))
-        wanted = [part["wanted"] for part in method.state_dict()["parts"].values() if part["wanted"] is not None]
+        wanted = [part["z_above"] for part in method.state_dict()["parts"].values() if part["z_above"] is not None]
         assert {values.dtype for values in wanted} <= {getattr(torch, kept_as)}
         assert {z.dtype for z in coordinates(method).values()} <= {torch.float64}
         assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
