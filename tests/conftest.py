@@ -28,10 +28,9 @@ def marks_of(item):
 def pytest_collection_modifyitems(items):
     for item in items:
         file = item.path.relative_to(Path(__file__).parent).as_posix()
-        names = (
-            item.callspec.id.split("-") if hasattr(item, "callspec") else ()
-        )  # of a fixture that is asked for by name
-        if tiers.is_quick(file, marks_of(item), item.fixturenames) and "postgresql" not in names:
+        # A fixture that is asked for by name stands in the parameters' id only.
+        names = item.callspec.id.split("-") if hasattr(item, "callspec") else ()
+        if tiers.is_quick(file, item.name, marks_of(item), item.fixturenames) and "postgresql" not in names:
             item.add_marker("quick")
 
 

@@ -30,6 +30,7 @@ def test_every_name_has_an_example_that_runs(name):
     assert outcome.failed == 0, "".join(report)
 
 
+@pytest.mark.process
 def test_importing_atoll_loads_no_heavy_library():
     loaded = run("-c", "import atoll, sys; print(*sys.modules)").split()
     assert not {"torch", "mpi4py", "sqlalchemy", "numpy", "optuna"} & set(loaded)
@@ -50,6 +51,7 @@ def test_dir_lists_the_names():
     assert set(atoll.__all__) <= set(dir(atoll))
 
 
+@pytest.mark.process
 def test_the_command_line_prints_the_version():
     expected = f"atoll {version('atoll')}\n"
     assert run("-m", "atoll", "--version") == expected

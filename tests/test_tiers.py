@@ -1,20 +1,36 @@
 """The tiers' rules: which tests are quick, that those start no process, and what a default test may spend."""
 
+import ast
 import contextlib
 
 import pytest
 import tiers
+from conftest import ROOT
+from slow_tests import SLOW
 
 
 @pytest.mark.parametrize("mark", sorted(tiers.NOT_QUICK))
 def test_marked_tests_are_not_quick(mark):
-    assert tiers.is_quick("platform/test_cli.py", {"parametrize"}, {"tmp_path"})
-    assert not tiers.is_quick("platform/test_cli.py", {"parametrize", mark}, {"tmp_path"})
+    assert tiers.is_quick("platform/test_cli.py", "test_x", {"parametrize"}, {"tmp_path"})
+    assert not tiers.is_quick("platform/test_cli.py", "test_x", {"parametrize", mark}, {"tmp_path"})
 
 
 def test_who_uses_postgresql_or_stands_in_a_file_of_processes_is_not_quick():
-    assert not tiers.is_quick("storage/test_store.py", set(), {"postgresql_url"})
-    assert not tiers.is_quick("test_packaging.py", set(), set())
+    assert not tiers.is_quick("storage/test_store.py", "test_x", set(), {"postgresql_url"})
+    assert not tiers.is_quick("test_packaging.py", "test_x", set(), set())
+
+
+def test_slow_tests_and_those_of_four_ranks_are_not_quick():
+    file, (name, *_) = next(iter(SLOW.items()))
+    assert not tiers.is_quick(file, f"{name}[some]", set(), set())
+    assert tiers.is_quick(file, "test_x[1node_x_2ranks]", set(), set())
+    assert not tiers.is_quick(file, "test_x[2nodes_x_2ranks]", set(), set())
+
+
+@pytest.mark.parametrize("file", SLOW)
+def test_the_list_of_slow_tests_names_tests_that_are_there(file):
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    assert set(SLOW[file]) <= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
 def test_this_test_is_quick_and_may_start_nothing(request):

@@ -13,6 +13,7 @@ from commands import called_json as atoll_json
 
 from atoll.platform.commands import display
 from atoll.platform.study.study import Study
+from atoll.storage.events import TrialEnded
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
@@ -202,7 +203,7 @@ def test_the_schema_is_the_study_models(tmp_path):
 def test_a_tally_follows_the_direction_and_leaves_failures_out():
     tally = display.Tally("minimize")
     for objective, state in ((0.5, "complete"), (0.2, "complete"), (None, "failed"), (0.3, "complete")):
-        tally.take({"event": "trial_ended", "state": state, "objective": objective})
+        tally.take(TrialEnded(number=0, attempt=0, state=state, objective=objective))
     assert (tally.incumbent, tally.num_ended, tally.states) == (0.2, 4, {"complete": 3, "failed": 1})
 
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+from slow_tests import SLOW
+
 CPU_LIMIT = 20.0
 NOT_QUICK = frozenset({"mpi", "process", "browser", "slow", "long"})
 STARTING_FIXTURES = frozenset({"postgresql_server", "postgresql_url"})
@@ -27,15 +29,20 @@ STARTING_FILES = frozenset(
 _STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "os.exec"})
 
 
-def is_quick(file: str, marks: Collection[str], fixtures: Collection[str]) -> bool:
+def is_quick(file: str, test: str, marks: Collection[str], fixtures: Collection[str]) -> bool:
     """Whether a test belongs to the quick tier.
 
     Args:
         file: its file, relative to tests/.
+        test: its name with its parameters' id.
         marks: the names of its marks.
         fixtures: the names of its fixtures.
     """
-    return file not in STARTING_FILES and NOT_QUICK.isdisjoint(marks) and STARTING_FIXTURES.isdisjoint(fixtures)
+    name, _, parameters = test.partition("[")
+    # Two ranks show most of what four do.
+    is_slow = name in SLOW.get(file, ()) or "2nodes_x_2ranks" in parameters or "3ranks" in parameters
+    starts = file in STARTING_FILES or not STARTING_FIXTURES.isdisjoint(fixtures)
+    return not is_slow and not starts and NOT_QUICK.isdisjoint(marks)
 
 
 class ProcessGuard:

@@ -45,6 +45,7 @@ def test_steps_are_those_of_torch_bit_for_bit(name):
     assert issubclass(eager(kind), kind)
 
 
+@pytest.mark.process
 def test_neither_torchs_compiler_nor_propulates_surrogates_are_imported():
     """Together they take longer than torch."""
     program = (

@@ -8,9 +8,8 @@ import pytest
 import yaml
 from commands import FAILING, called, journal_lines, meanwhile
 
-from atoll.communication.communicator import PeerAborted
 from atoll.communication.ledger import Ledger
-from atoll.communication.thread_world import run_in_threads
+from atoll.communication.thread_world import WorldFailed, run_in_threads
 from atoll.storage.journal import JournalError, JournalWriter
 from atoll.storage.store import Store
 
@@ -106,7 +105,7 @@ def test_ranks_that_wait_for_one_that_fails_are_interrupted(wait):
             raise Broken
         try:
             wait(world)
-        except PeerAborted:
+        except WorldFailed:
             interrupted.append(world.rank)
             raise
 

@@ -69,6 +69,7 @@ def test_stratified_splits_are_those_of_scikit_learn(seed):
             assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.process
 def test_no_rank_imports_scikit_learn_for_the_digits():
     program = (
         "import sys\nfrom atoll.platform.study import registry\n"
