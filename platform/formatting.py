@@ -1,4 +1,4 @@
-"""Numbers, seconds and bytes for people to read."""
+"""Numbers, seconds and bytes in human-readable form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def number(value: object) -> str:
-    """A value for a table: numbers to four digits."""
+    """A value for a table; floats to four significant digits."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -15,7 +15,7 @@ def number(value: object) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in a few words."""
+    """A duration, such as `2 min 5 s`."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
     if seconds < 60:
@@ -26,7 +26,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(num_bytes: float | None) -> str:
-    """Bytes in a few words, with decimal units."""
+    """A size with a decimal unit, such as `1.5 MB`."""
     if num_bytes is None:
         return "-"
     for unit in ("B", "kB", "MB", "GB", "TB"):

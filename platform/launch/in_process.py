@@ -1,7 +1,7 @@
-"""A whole search in this process, its ranks as threads: for debugging, and for tests.
+"""A whole search in this process, with threads as ranks: for debugging and for tests.
 
-Breakpoints work, and the traceback of a failed trial is printed as it happens. There is no mpiexec: nothing is started
-again, and a crash of one rank is a crash of all. Threads share torch's random state, so trainings with dropout are not
+Breakpoints work, and the traceback of a failed trial is printed immediately. Without mpiexec, there are no restarts,
+and a crash of one rank is a crash of all. Threads share torch's random state, so training with dropout is not
 reproducible here.
 """
 
@@ -21,14 +21,14 @@ FOLLOW_INTERVAL = 0.1
 
 
 class HurriedEnd(Exception):
-    """A second interrupt: the search ends at once, and its threads with the process."""
+    """A second interrupt: the search ends immediately, and its threads end with the process."""
 
 
 def run_in_process(run: Run) -> str | None:
-    """Run the ranks as threads of this process; returns why they failed, None otherwise.
+    """Run the ranks as threads of this process; returns the reason if they failed, otherwise None.
 
     Args:
-        run: what to search; the traceback of every failed trial goes to standard error.
+        run: the search; the tracebacks of failed trials go to standard error.
     """
     watch = _watching(run)
 
@@ -42,7 +42,7 @@ def run_in_process(run: Run) -> str | None:
     except Exception as error:
         if run.folder.stop_request.exists():
             return None
-        return f"a rank has failed: {type(error).__name__}: {error}"
+        return f"a rank failed: {type(error).__name__}: {error}"
     finally:
         watch()
     return None

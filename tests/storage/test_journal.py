@@ -95,7 +95,9 @@ def test_the_first_line_names_the_version_and_there_is_one(tmp_path):
 
 def test_a_journal_of_a_later_version_is_not_read(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"event": "journal", "version": events.VERSION + 1}) + "\n")
-    with pytest.raises(JournalVersionError, match=f"has version {events.VERSION + 1}; this atoll reads versions 1 to"):
+    with pytest.raises(
+        JournalVersionError, match=f"has version {events.VERSION + 1}; this version of atoll reads versions 1 to"
+    ):
         replay(tmp_path)
 
 

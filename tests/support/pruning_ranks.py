@@ -19,12 +19,12 @@ def main() -> None:
     from atoll.communication.mpi_world import MpiWorld
     from atoll.platform.study import registry
     from atoll.platform.study.configuration import Configuration
-    from atoll.platform.study.topology import Shape, arrange
+    from atoll.platform.study.topology import HostFacts, Shape, arrange
     from atoll.platform.trial.worker import Hooks, Worker
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
-    places = arrange(Shape((1,), world.size), ["host"] * world.size, cores=[{0, 1}] * world.size, ranks_per_node=1)
+    places = arrange(Shape((1,), world.size), [HostFacts("host", {0, 1})] * world.size, ranks_per_node=1)
     worker = Worker(MpiWorld(world.Dup()), places, spin=False)
     if not worker.is_root:
         worker.obey()

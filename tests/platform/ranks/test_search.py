@@ -135,7 +135,7 @@ def test_stop_and_resume(tmp_path):
     assert 1 <= len(lost) <= 2  # what the two workers were at; no further trial was started
     assert all((t.number, 1) in {(r.number, r.attempt) for r in trials} for t in lost)
     finished = atoll(*flags, "--resume", cwd=tmp_path, code=1)
-    assert "is finished: it has used up its 10 trials" in finished.stderr
+    assert "is complete: it has used its budget of 10 trials" in finished.stderr
 
 
 def test_an_interrupt_stops_cleanly(tmp_path):
@@ -157,7 +157,7 @@ def test_a_killed_rank_is_started_again(tmp_path):
     assert done.returncode == 0, done.stdout
     _, _, trials = check_complete(tmp_path, 6)
     (lost,) = [t for t in trials if t.state == "lost"]
-    assert "the MPI job ended with code" in lost.reason
+    assert "the MPI job ended with exit code" in lost.reason
     retried = next(t for t in trials if (t.number, t.attempt) == (lost.number, 1))
     assert retried.hyperparameters == lost.hyperparameters
     assert len(journal_lines(folder, "restarted")) == 1
@@ -189,7 +189,7 @@ def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path):
     states = {(t.number, t.attempt): t.state for t in trials}
     assert (states[2, 0], states[2, 1]) == ("lost", "failed")
     failed = next(t for t in trials if t.state == "failed")
-    assert failed.reason.startswith("its worker died on it twice; the second time: the MPI job ended with code")
+    assert failed.reason.startswith("its worker died during this trial twice; the second time: the MPI job ended")
     # Those that went down with it are not to blame.
     assert all(state in ("complete", "lost") for (number, _), state in states.items() if number != 2)
 
@@ -217,7 +217,7 @@ def searched_within(tmp_path, budget, epochs=2):
     smaller = {name: seconds / 2 for name, seconds in budget.items()}
     (tmp_path / "smaller.yaml").write_text(yaml.safe_dump(study | smaller))
     refused = atoll("search", "smaller.yaml", "--resume", cwd=tmp_path, code=1)
-    assert "a budget can only grow" in refused.stderr
+    assert "a budget may only increase" in refused.stderr
     return store.trials(row)
 
 
@@ -227,7 +227,7 @@ def test_a_budget_of_seconds(tmp_path):
     starts = [t.started for t in trials]
     assert 0 < max(starts) - min(starts) <= 6.0
     finished = atoll("search", "study.yaml", "--resume", cwd=tmp_path, code=1)
-    assert "is finished: it has used up its 6 seconds" in finished.stderr
+    assert "is complete: it has used its budget of 6 seconds" in finished.stderr
 
 
 def test_a_budget_of_busy_seconds(tmp_path):
@@ -247,7 +247,7 @@ def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
     folder = tmp_path / "atoll-studies" / "s"
     wait_until(lambda: folder.exists() and journal_lines(folder, "progress"))
     refused = atoll(*SLOW, "--trials", "10", "--resume", cwd=tmp_path, code=1)
-    assert f"is being run by process {search.pid} on " in refused.stderr
+    assert f"is running as process {search.pid} on " in refused.stderr
     search.send_signal(signal.SIGTERM)
     assert end(search, timeout=20).returncode == 75
 
@@ -325,7 +325,7 @@ def test_a_full_disk_stops_the_search_with_a_clear_error(tmp_path):
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
         done = atoll("search", "study.yaml", cwd=tmp_path, code=1)
         assert "a journal cannot be written (" in done.stdout
-        assert "make room, then go on with --resume" in done.stdout
+        assert "free some disk space, then continue with --resume" in done.stdout
         assert "Traceback" not in done.stdout + done.stderr
         # What was recorded stays readable, and is in the store.
         atoll("record", disk / "s", cwd=tmp_path)

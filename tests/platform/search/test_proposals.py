@@ -63,7 +63,7 @@ def test_a_failed_configuration_is_not_proposed_again():
 
 def test_a_sampler_that_is_refused_again_and_again_is_replaced_by_chance():
     _, made = proposer(lambda h: "even" if h["x"] < 9 else "nine")
-    with pytest.raises(ValueError, match="of 10000 random configurations all were refused; the last one: "):
+    with pytest.raises(ValueError, match="all of 10000 random configurations were infeasible; the last one: "):
         made.take(0, waiting)
     propagator, made = proposer(lambda h: None if h["x"] == 7 else "not 7")
     propagator.propose = lambda number, attempt=0: Proposal(SPACE.encode({"x": attempt % 7}), "stubborn")
