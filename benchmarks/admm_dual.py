@@ -1,17 +1,16 @@
-"""The dual nets beside the single network: accuracy, and the largest batch that fits (002 sections 9.5.1 and 9.7.1).
+"""Dual nets against the single network: accuracy, and the largest batch that fits (Dziwulski 2017, section 9.5.1).
 
 python benchmarks/admm_dual.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
 Accuracy: on two ranks, global batches of 32, SGD with momentum 0.9, seeds 0, 1, 2: digits_mlp (30 epochs) and, on
 cifar10_subset.npz, the 7-layer network with an eighth of its channels (10 epochs). The single network trains
-data-parallel; the dual nets with each loss, in turns, with duals, and with net1 frozen. The learning rate is the better
-of two for the single network by its validation accuracy with seed 0, and the same for all; net1's is a fifth of it.
+data-parallel; the dual nets with each loss, in turn, with duals, and with net1 frozen. The learning rate is the better
+of two for the single network by its validation accuracy with seed 0, and equal for all; net1's is a fifth of it.
 
-Memory: a process's largest resident size after three steps less that before the first; of the dual nets the larger
-one's. The batch that takes 1 GiB is found by secants through the last two batches that were run, from a small and a
-large one on, until memory is within 3 % (`checked`). It is counted from when the batch is there, which every rank is
-given. Two networks: cifar10_cnn7, most of whose activations are its first layer's, and speech_mlp, whose hidden layers
-are all alike.
+Memory (section 9.7.1): the growth of a process's largest resident size over three steps; for the dual nets, the larger
+of the two. The batch that takes 1 GiB is found by secants through the last two measured batches, starting from a small
+and a large one, until memory is within 3 % (`checked`). The batch itself, which every rank gets, is not counted. Two
+networks: cifar10_cnn7, most of whose activations are its first layer's, and speech_mlp, whose hidden layers are equal.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Synthetic gradients beside backprop: accuracy for each iteration and for each second (004 sections 7 and 8).
+"""Synthetic gradients against backpropagation: accuracy per iteration and per second (Tong et al. 2016, section 7).
 
 python benchmarks/dni_mnist_like.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
 On two ranks, global batches of 32, Adam, seeds 0, 1, 2: digits_mlp (30 epochs) and, on cifar10_subset.npz, the 7-layer
 network with an eighth of its channels (8 epochs). Each method's learning rate is the best of three by its validation
-accuracy with seed 0; all else is dni's defaults but for what the rows name.
-Accuracies are on validation data after every epoch; seconds are the training's.
+accuracy with seed 0; everything else is dni's defaults, except for the settings that the rows name. Accuracies are on
+validation data after every epoch; seconds are training time. The discussion there is section 8.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""How DOWNPOUR, EASGD and EAMSGD bear long communication periods: the central claim of source 003, chapter 4.
+"""Sensitivity of DOWNPOUR, EASGD and EAMSGD to the communication period: the central claim of Zhang 2016, chapter 4.
 
 python benchmarks/easgd_robustness.py [--quick] [--data FOLDER] [--output FOLDER] [--json FILE]
 
-4 ranks, the asynchronous forms, beta = 0.9, alpha = beta/p, delta = 0.99, batch 8 a rank.
+4 ranks, the asynchronous forms, beta = 0.9, alpha = beta/p, delta = 0.99, batches of 8 per rank.
 
-- digits_mlp: tau in {1, 4, 16, 64}, seeds 0, 1, 2, constant rates: table 4.1's three of each method, times 20 for
-  DOWNPOUR, 4 for EASGD, 1 for EAMSGD. The source trains for hours with batch 128, this for 2,340 steps; at tau = 1 the
-  factors put the largest rate within 5 of where training breaks down (a pilot on validation accuracy, seed 0).
-- cifar10_subset (where --data or ATOLL_DATA has it): a narrow version of the 7-layer network (8, 16, 16 channels, 64
-  units), 13,440 steps, tau in {1, 16, 64}, seed 0, one rate each, falling as a cosine: DOWNPOUR 0.02, EASGD 0.1, EAMSGD
-  0.002, the better of two in a pilot at tau = 1 on validation accuracy.
+- digits_mlp: tau in {1, 4, 16, 64}, seeds 0, 1, 2, constant rates: the three of table 4.1 for each method, times 20 for
+  DOWNPOUR, 4 for EASGD, 1 for EAMSGD. Zhang trains for hours with batches of 128, this script for 2,340 steps; at
+  tau = 1 the factors put the largest rate within a factor of 5 of divergence (a pilot on validation accuracy, seed 0).
+- cifar10_subset (if --data or ATOLL_DATA has it): a narrow version of the 7-layer network (8, 16, 16 channels, 64
+  units), 13,440 steps, tau in {1, 16, 64}, seed 0, one rate per method with cosine decay: DOWNPOUR 0.02, EASGD 0.1,
+  EAMSGD 0.002, the better of two in a pilot at tau = 1 on validation accuracy.
 
-Reported is the test accuracy of the trained center, for every rate, and for the rate with the best mean validation
-accuracy at tau = 1, held as tau grows. A trial that diverges counts with chance, 0.1, and is marked. Writes a table
-(easgd_robustness.md), a figure and the figures as JSON.
+The results are the test accuracies of the trained center for each rate, and for the rate with the best mean validation
+accuracy at tau = 1, kept fixed as tau grows. A trial that diverges counts as chance level, 0.1, and is marked. Writes a
+table (easgd_robustness.md), a figure, and the numbers as JSON.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""OIALR and AB training beside their full-rank baseline: quality, size and traffic (001, tables 4.3, 4.4, 5.1, 5.3).
+"""OIALR and AB training against their full-rank baseline: quality, size and traffic (Coquelin 2024, chapters 4 and 5).
 
 python benchmarks/low_rank.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
-4 ranks that count as two nodes of two, AdamW with a cosine, seeds 0, 1, 2. On cifar10_subset.npz a vision transformer
-of width 96 and a VGG16 of an eighth of its channels, 16 epochs in batches of 16 a rank; on ETTh1.csv an Autoformer of
-width 32, 4 epochs. All methods of a workload train with the same learning rate, the better of two for the baseline by
-its validation metric with seed 0; all else is the methods' defaults, AB training's groups being the nodes.
+The published counterparts are tables 4.3, 4.4, 5.1 and 5.3. 4 ranks as two virtual nodes of two, AdamW with cosine
+decay, seeds 0, 1, 2. On cifar10_subset.npz a vision transformer of width 96 and a VGG16 with an eighth of its channels,
+16 epochs in batches of 16 per rank; on ETTh1.csv an Autoformer of width 32, 4 epochs. All methods train a workload with
+the same learning rate, the better of two for the baseline by its validation metric with seed 0; everything else is the
+methods' defaults, and AB training's groups are the nodes.
 
-Reported are means over seeds on the test data, what is left to train and to store, and what was sent, in all and
-between the nodes. Every training is added to the file of --trials at once, and what it has is not trained again.
+The results are means over seeds on the test data, the sizes to train and to store, and the traffic, in total and
+between nodes. Each training is added to the file of --trials at once, and is not repeated.
 """
 
 from __future__ import annotations

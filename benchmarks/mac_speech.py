@@ -1,4 +1,4 @@
-"""MAC beside SGD and Adam: training loss against training time (000 figure 4.1a, table 4.4), on spoken digits.
+"""MAC against SGD and Adam: training loss by training time, on spoken digits (Martin 2024, figure 4.1a and table 4.4).
 
 python benchmarks/mac_speech.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
