@@ -1,6 +1,6 @@
-"""When things are on a page, as the page itself sees it.
+"""Times at which items appear on a page, measured by the page itself.
 
-Over Chromium's own protocol, for the debugging that playwright switches on makes large programs run longer.
+It uses Chromium's own protocol, as playwright enables debugging, which slows down large programs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import browser
 
-# Looks every 5 ms, from before the page's own programs run; times are from asking for the page.
+# Checks every 5 ms, starting before the page's own programs; times are since the request of the page.
 WATCH = """
 window.seen = {};
 const watched = {EXPRESSIONS};
@@ -50,7 +50,7 @@ class Page:
                 return dict(answer["result"])
 
     def times(self, url: str, expressions: Mapping[str, str], patience: float = 300.0) -> dict[str, float]:
-        """Open a page; seconds until each expression holds, and until its first paint. Raises TimeoutError."""
+        """Open a page; seconds until each expression is true, and until the first paint. Raises TimeoutError."""
         watched = ", ".join(f"{json.dumps(name)}: () => {expression}" for name, expression in expressions.items())
         program = WATCH.replace("EXPRESSIONS", watched)
         watch = self._call("Page.addScriptToEvaluateOnNewDocument", source=program)["identifier"]
@@ -59,10 +59,10 @@ class Page:
         while time.monotonic() - begun < patience:
             time.sleep(0.25)
             read = READ.replace("COUNT", str(len(expressions)))
-            found = json.loads(self._call("Runtime.evaluate", expression=read)["result"]["value"])
-            if found:
+            seen = json.loads(self._call("Runtime.evaluate", expression=read)["result"]["value"])
+            if seen:
                 self._call("Page.removeScriptToEvaluateOnNewDocument", identifier=watch)
-                return dict(found)
+                return dict(seen)
         raise TimeoutError(f"{url} does not show {', '.join(expressions)} within {patience:.0f} s")
 
 

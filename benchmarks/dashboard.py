@@ -1,12 +1,12 @@
-"""How soon the dashboard shows a large study, beside optuna-dashboard on the same trials, in one Chromium.
+"""The dashboard's load times of large studies, against optuna-dashboard on the same trials, in one Chromium.
 
 python benchmarks/dashboard.py [--quick] [--json FILE] [--folder FOLDER]
 
 Needs chromium and `pip install optuna-dashboard playwright websockets`. For stores of 1,000, 10,000 and 100,000 trials
-(20 reports each for atoll; optuna-dashboard has none): the time from asking for the page to its first paint, to the
+(20 reports each for atoll; optuna-dashboard has none): the time from requesting the page to its first paint, to the
 first row of the table, and to the figure. Cold: server and browser have just started; warm: both have shown the page
-once; what is not there within a minute counts as a minute. The two dashboards take turns. For the largest store
-also every interactive callback (the server's answer as the browser sees it), how late a journal's line is on the page,
+once. Anything that is missing after a minute counts as a minute. The two dashboards take turns. For the largest store
+also each interactive callback (the server's response time in the browser), the delay from a journal's line to the page,
 and the server's peak memory.
 """
 
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -71,8 +71,8 @@ def free_port() -> int:
 
 @contextmanager
 def server(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that listens."""
-    # A session of its own: optuna-dashboard starts another process, which must not go on beside the next one.
+    """A listening server."""
+    # In its own session: optuna-dashboard starts another process, which must not outlive this server.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         for _ in range(600):
@@ -99,26 +99,12 @@ def theirs(store: Path, port: int) -> list[str]:
 
 
 def to_optuna(store: Path, target: Path) -> None:
-    """The same trials in a store of Optuna's, written in bulk."""
+    """Copy the trials to a store of Optuna's, in bulk."""
     import optuna
-    from optuna.storages._rdb import models
-    from optuna.trial import TrialState
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = f"sqlite:///{target}"
     study = optuna.create_study(storage=url, study_name=NAME, direction="minimize")
-    distributions = {
-        "B": optuna.distributions.IntDistribution(1, 32),
-        "S": optuna.distributions.IntDistribution(0, 7),
-        "wire": optuna.distributions.CategoricalDistribution(("float32", "bfloat16", "float16")),
-        "learning_rate": optuna.distributions.FloatDistribution(1e-6, 100.0, log=True),
-        "momentum": optuna.distributions.FloatDistribution(-1.0, 2.0),
-        "weight_decay": optuna.distributions.FloatDistribution(1e-7, 1.0, log=True),
-        "batch_size": optuna.distributions.IntDistribution(1, 1024),
-        "schedule": optuna.distributions.CategoricalDistribution(("constant", "cosine", "linear")),
-    }
-    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-    as_json = {name: optuna.distributions.distribution_to_json(d) for name, d in distributions.items()}
     query = sa.select(
         TrialRow.number,
         TrialRow.state,
@@ -133,55 +119,80 @@ def to_optuna(store: Path, target: Path) -> None:
             rows = source.execute(query.order_by(TrialRow.number).offset(start).limit(5000)).all()
             if not rows:
                 break
-            epoch = datetime(1970, 1, 1)
-            begun = [epoch + timedelta(seconds=row.started) for row in rows]
-            ended = [epoch + timedelta(seconds=row.finished) for row in rows]
-            connection.execute(
-                sa.insert(models.TrialModel),
-                [
-                    {
-                        "trial_id": row.number + 1,
-                        "number": row.number,
-                        "study_id": study._study_id,
-                        "state": states[row.state],
-                        "datetime_start": first,
-                        "datetime_complete": last,
-                    }
-                    for row, first, last in zip(rows, begun, ended, strict=True)
-                ],
-            )
-            connection.execute(
-                sa.insert(models.TrialValueModel),
-                [
-                    {"trial_id": r.number + 1, "objective": 0, "value": r.objective, "value_type": "FINITE"}
-                    for r in rows
-                    if r.objective is not None
-                ],
-            )
-            connection.execute(
-                sa.insert(models.TrialParamModel),
-                [
-                    {
-                        "trial_id": row.number + 1,
-                        "param_name": name,
-                        "param_value": distributions[name].to_internal_repr(value),
-                        "distribution_json": as_json[name],
-                    }
-                    for row in rows
-                    for name, value in row.hyperparameters.items()
-                ],
-            )
+            _insert(connection, rows, study._study_id)
+
+
+def _insert(connection: sa.Connection, rows: Sequence[sa.Row[Any]], study_id: int) -> None:
+    """Add rows of atoll's trials to Optuna's tables."""
+    from optuna.distributions import distribution_to_json
+    from optuna.storages._rdb import models
+    from optuna.trial import TrialState
+
+    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    epoch = datetime(1970, 1, 1)
+    connection.execute(
+        sa.insert(models.TrialModel),
+        [
+            {
+                "trial_id": row.number + 1,
+                "number": row.number,
+                "study_id": study_id,
+                "state": states[row.state],
+                "datetime_start": epoch + timedelta(seconds=row.started),
+                "datetime_complete": epoch + timedelta(seconds=row.finished),
+            }
+            for row in rows
+        ],
+    )
+    connection.execute(
+        sa.insert(models.TrialValueModel),
+        [
+            {"trial_id": row.number + 1, "objective": 0, "value": row.objective, "value_type": "FINITE"}
+            for row in rows
+            if row.objective is not None
+        ],
+    )
+    distributions = _distributions()
+    as_json = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
+    connection.execute(
+        sa.insert(models.TrialParamModel),
+        [
+            {
+                "trial_id": row.number + 1,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": as_json[name],
+            }
+            for row in rows
+            for name, value in row.hyperparameters.items()
+        ],
+    )
+
+
+def _distributions() -> dict[str, Any]:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    return {
+        "B": IntDistribution(1, 32),
+        "S": IntDistribution(0, 7),
+        "wire": CategoricalDistribution(("float32", "bfloat16", "float16")),
+        "learning_rate": FloatDistribution(1e-6, 100.0, log=True),
+        "momentum": FloatDistribution(-1.0, 2.0),
+        "weight_decay": FloatDistribution(1e-7, 1.0, log=True),
+        "batch_size": IntDistribution(1, 1024),
+        "schedule": CategoricalDistribution(("constant", "cosine", "linear")),
+    }
 
 
 def versions() -> dict[str, str]:
-    """Of what is measured, and of what it is measured with."""
+    """The versions of the measured and measuring packages."""
     packages = ("dash", "dash-ag-grid", "dash-mantine-components", "plotly", "optuna", "optuna-dashboard")
     told = subprocess.run([str(browser.CHROMIUM), "--version"], capture_output=True, text=True, check=True)
     return {name: version(name) for name in packages} | {"chromium": told.stdout.strip()}
 
 
 def times(page: chromium.Page, url: str, seen: dict[str, str]) -> dict[str, float]:
-    """Seconds until a page shows each; `PATIENCE` where it does not show them by then."""
+    """Seconds until a page shows each item, at most `PATIENCE`."""
     try:
         return page.times(url, seen, PATIENCE)
     except TimeoutError:
@@ -193,7 +204,7 @@ def medians(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def side_by_side(folder: Path, size: int, repeats: int) -> dict[str, Any]:
-    """Both dashboards on the same trials, in turns."""
+    """Both dashboards on the same trials, in turn."""
     store, their_store = folder / f"atoll-{size}.db", folder / f"optuna-{size}.db"
     if not store.exists():
         large.make(store, size, REPORTS, name=NAME)
@@ -217,17 +228,17 @@ def side_by_side(folder: Path, size: int, repeats: int) -> dict[str, Any]:
                 url = f"http://127.0.0.1:{port}/{page}"
                 first = times(opened, url, seen)
                 cold[name].append(first)
-                time.sleep(1)  # what it fetches after that is not the next one's
+                time.sleep(1)  # so that late requests do not count for the next page
                 warm[name].append(times(opened, url, seen) if first["rows"] < PATIENCE else first)
-    found: dict[str, Any] = {name: {"cold": medians(cold[name]), "warm": medians(warm[name])} for name in pages}
-    found["runs"] = {name: {"cold": cold[name], "warm": warm[name]} for name in pages}
-    found["ratio of rows, cold"] = found["optuna-dashboard"]["cold"]["rows"] / found["atoll"]["cold"]["rows"]
-    found["ratio of rows, warm"] = found["optuna-dashboard"]["warm"]["rows"] / found["atoll"]["warm"]["rows"]
-    return found
+    figures: dict[str, Any] = {name: {"cold": medians(cold[name]), "warm": medians(warm[name])} for name in pages}
+    figures["runs"] = {name: {"cold": cold[name], "warm": warm[name]} for name in pages}
+    figures["ratio of rows, cold"] = figures["optuna-dashboard"]["cold"]["rows"] / figures["atoll"]["cold"]["rows"]
+    figures["ratio of rows, warm"] = figures["optuna-dashboard"]["warm"]["rows"] / figures["atoll"]["warm"]["rows"]
+    return figures
 
 
 def interactions(playwright_browser: Any, store: Path, size: int, repeats: int) -> dict[str, Any]:
-    """Seconds of every interactive callback of the study's page, and the server's peak memory in MB."""
+    """Seconds of each interactive callback of the study's page, and the server's peak memory in MB."""
     port, seconds = free_port(), {}
     with server(ours(store, port), port) as process:
         page = playwright_browser.new_page(viewport={"width": 1280, "height": 900})
@@ -279,39 +290,39 @@ def interactions(playwright_browser: Any, store: Path, size: int, repeats: int) 
 
 
 def lateness(playwright_browser: Any, folder: Path, repeats: int) -> float:
-    """Seconds from a trial's last journal line to its row on the page, the median."""
+    """Median seconds from a trial's last journal line to its row on the page."""
     store, lines, recorder = boards.record(folder)
     journals.start_trial(lines, 0)
     journals.end_trial(lines, 0, 0.1)
     recorder.catch_up()
     thread = RecorderThread(recorder)
     thread.start()
-    port, found = free_port(), []
+    port, delays = free_port(), []
     with server([*ours(folder / "atoll.db", port)], port):
         page = playwright_browser.new_page()
         page.goto(f"http://127.0.0.1:{port}/study?name=s")
         page.wait_for_selector(ROW)
         rng = np.random.default_rng(0)
         for number in range(1, repeats + 1):
-            time.sleep(1 + float(rng.random()))  # anywhere between two beats
+            time.sleep(1 + float(rng.random()))  # at a random time between two polls
             journals.start_trial(lines, number)
             written = time.perf_counter()
             journals.end_trial(lines, number, 0.1 + number / 100)
             best = f"{0.1 + number / 100:.4g}"
             cell = "document.querySelector(\".ag-row[row-index='0'] [col-id='objective']\")"
             page.wait_for_function(f"{cell}.innerText === '{best}'", polling=20)
-            found.append(time.perf_counter() - written)
+            delays.append(time.perf_counter() - written)
         page.close()
     thread.finish(20)
     store.close()
-    return statistics.median(found)
+    return statistics.median(delays)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="1,000 trials, once")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
-    parser.add_argument("--folder", type=Path, help="keeps the stores, which take minutes to make")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the stores, which take minutes to make")
     options = parser.parse_args()
     sizes, repeats = ((1000,), 1) if options.quick else (SIZES, 5)
     figures: dict[str, Any] = {"limits": LIMITS, "patience": PATIENCE, "versions": versions()}
@@ -325,12 +336,12 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for size in sizes:
-            found = figures[f"{size} trials"] = side_by_side(folder, size, repeats)
+            compared = figures[f"{size} trials"] = side_by_side(folder, size, repeats)
             for name in ("atoll", "optuna-dashboard"):
-                for how, times in found[name].items():
+                for how, times in compared[name].items():
                     words = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in times.items())
                     tell(f"{size:>7,} trials, {name:>16}, {how}: {words}")
-            cold, warm = found["ratio of rows, cold"], found["ratio of rows, warm"]
+            cold, warm = compared["ratio of rows, cold"], compared["ratio of rows, warm"]
             tell(f"{size:>7,} trials: rows {cold:.1f} times as soon (cold), {warm:.1f} (warm)")
         largest = folder / f"atoll-{sizes[-1]}.db"
         figures["interactions"] = interactions(playwright_browser, largest, sizes[-1], repeats)

@@ -38,7 +38,7 @@ BASELINE = "baseline (ddp)"
 
 
 def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
-    """What one rank does; rank 0 returns all trainings."""
+    """One rank's program; rank 0 returns all trainings."""
     trainings = Trainings(trials)
     done = trainings.rows
     seeds = SEEDS[:1] if quick else SEEDS
@@ -95,7 +95,7 @@ def best_rate(results: list[dict]) -> float:
     return max(pilot, key=lambda r: sign * r["validation"])["rate"]
 
 
-def summarise(results: list[dict]) -> list[dict]:
+def summarize(results: list[dict]) -> list[dict]:
     """One row for each workload and method."""
     rows = []
     for name in WORKLOADS:
@@ -158,7 +158,7 @@ def draw(rows: list[dict], file: Path) -> None:
     from matplotlib import pyplot
 
     mpl.rcParams["svg.hashsalt"] = "atoll"
-    made, axes = pyplot.subplots(1, len(WORKLOADS), figsize=(13, 4))
+    figure, axes = pyplot.subplots(1, len(WORKLOADS), figsize=(13, 4))
     for axis, name in zip(axes, WORKLOADS, strict=True):
         for r in (r for r in rows if r["workload"] == name):
             x = 100 * r["between_nodes_to_baseline"]
@@ -167,8 +167,8 @@ def draw(rows: list[dict], file: Path) -> None:
         axis.set_xlim(0, None)
         axis.grid(alpha=0.3)
     axes[0].legend()
-    made.tight_layout()
-    made.savefig(file, metadata={"Date": None})
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
 
 
 def rows_metric(rows: list[dict], workload: str) -> str:
@@ -181,13 +181,11 @@ def main() -> None:
     results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
     if results is None:
         return
-    rows = summarise(results)
-    words = (
-        f"Seeds 0, 1, 2 on {NUM_RANKS} ranks: mean ± half their range; what is sent is compared with the baseline's."
-    )
+    rows = summarize(results)
+    words = f"Seeds 0, 1, 2 on {NUM_RANKS} ranks: mean ± half their range; traffic is relative to the baseline's."
     content = {"ranks": NUM_RANKS, "rows": rows, "trials": results}
     figure = ("Quality against traffic", lambda file: draw(rows, file))
-    report(options, "Low-rank training beside full rank", words, table(rows), content, figure)
+    report(options, "Low-rank against full-rank training", words, table(rows), content, figure)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ class _Runner:
         self._ending = Ending()
 
     def run(self, asked: threading.Event) -> Ending:
-        """Run what is left, until a stop is asked for."""
+        """Run the remaining parts, until a stop is requested."""
         parts = list(self._benchmark.parts())
         for place, part in enumerate(parts, 1):
             if asked.is_set() or self._run_part(part, f"[{place}/{len(parts)}] {part.name}", asked) == "stopped":
