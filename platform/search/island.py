@@ -73,7 +73,7 @@ class Island:
         self._emigrants = Emigrants(workers.rank, index, len(island_sizes))
         for individual in population:
             self._emigrants.add(individual)
-        self._neighbours = migration.neighbours(index, len(island_sizes))
+        self._neighbors = migration.neighbors(index, len(island_sizes))
         # The probability is per island and evaluation, so it is divided among the workers, as in Propulate's Islands.
         self._probability = migration.probability / island_sizes[index] if len(island_sizes) > 1 else 0.0
 
@@ -150,7 +150,7 @@ class Island:
 
     def _emigrant(self, individual: Individual, target: int) -> Individual:
         # Copies go from here to all neighbors, so no neighbor needs to receive it from another one.
-        here = {self._index} if not self._migration.pollination else {self._index, *self._neighbours}
+        here = {self._index} if not self._migration.pollination else {self._index, *self._neighbors}
         return Individual(
             number=individual.number,
             genes=individual.genes,

@@ -46,7 +46,7 @@ class Migration(BaseModel):
                 f"migration.topology must have a zero diagonal, as no island sends to itself; got {self.topology}"
             )
 
-    def neighbours(self, island: int, num_islands: int) -> set[int]:
+    def neighbors(self, island: int, num_islands: int) -> set[int]:
         """The islands that `island` may send to."""
         if self.topology == "random":
             return set(range(num_islands)) - {island}

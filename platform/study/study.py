@@ -162,7 +162,7 @@ class Study(Strict):
     constraints: list[str] = Field(
         default_factory=list, description="constraints between hyperparameters, such as S <= B"
     )
-    default_first: bool = Field(default=True, description="whether trial 0 is the default configuration")
+    default_first: bool = Field(default=True, description="evaluate the default configuration as trial 0")
     warm_start: WarmStart | None = Field(
         default=None,
         description="configurations from earlier studies or a file, evaluated next; they count towards the budget",

@@ -160,7 +160,7 @@ def test_exports_are_those_of_the_command(tmp_path):
 def test_a_cluster_that_somebody_edited_is_checked(tmp_path):
     assert projection.read(projection.text_of("laptop")).name == "laptop"
     for text, words in (
-        ("- 1", "must be a mapping"),
+        ("- 1", "must hold keys"),
         (":\n -", "not valid YAML"),
         ("name: x", "required"),
         ("", "must hold"),
