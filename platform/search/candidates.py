@@ -45,7 +45,7 @@ class Candidates:
         if ticket.hyperparameters is None:
             candidate = self._proposer.take(ticket.number, wait)
             if ticket.number not in self._noted:
-                self._journal.refused(ticket.number, candidate)
+                self._journal.infeasible(ticket.number, candidate)
             return candidate
         if ticket.proposal:
             return Candidate(ticket.hyperparameters, proposal_of(ticket.proposal))
@@ -88,5 +88,5 @@ class Candidates:
     def _note(self, number: int) -> None:
         if number not in self._noted and (candidate := self._proposer.ready(number)) is not None:
             self._noted.add(number)
-            self._journal.refused(number, candidate)
+            self._journal.infeasible(number, candidate)
             self._journal.prepared(number, candidate.hyperparameters, candidate.as_dict())

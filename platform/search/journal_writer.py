@@ -85,16 +85,16 @@ class SearchJournal:
         """A candidate is ready for a trial that has not started."""
         self._lines.append(Proposed(number=number, hyperparameters=hyperparameters, proposal=proposal))
 
-    def refused(self, number: int, candidate: Candidate) -> None:
+    def infeasible(self, number: int, candidate: Candidate) -> None:
         """Infeasible proposals preceded a candidate."""
-        for refusal in candidate.refused:
+        for proposal in candidate.infeasible:
             self._lines.append(
                 ProposalRefused(
                     number=number,
-                    hyperparameters=refusal.hyperparameters,
-                    reason=refusal.reason,
-                    genes=refusal.genes,
-                    attributes=refusal.attributes,
+                    hyperparameters=proposal.hyperparameters,
+                    reason=proposal.reason,
+                    genes=proposal.genes,
+                    attributes=proposal.attributes,
                 )
             )
 

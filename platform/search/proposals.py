@@ -26,7 +26,7 @@ NUM_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
-class Refusal:
+class InfeasibleProposal:
     """An infeasible proposal, and the reason; a resumed sampler is told about it again."""
 
     hyperparameters: dict[str, Any]
@@ -42,13 +42,13 @@ class Candidate:
     Attributes:
         hyperparameters: all searched and fixed hyperparameters.
         proposal: their origin.
-        refused: the infeasible proposals before it.
+        infeasible: the infeasible proposals before it.
         waited: seconds that the worker waited for it.
     """
 
     hyperparameters: dict[str, Any]
     proposal: Proposal
-    refused: tuple[Refusal, ...] = ()
+    infeasible: tuple[InfeasibleProposal, ...] = ()
     waited: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class Proposer:
         return replace(future.result(), waited=time.perf_counter() - started)
 
     def _make(self, number: int) -> Candidate:
-        refused: list[Refusal] = []
+        infeasible: list[InfeasibleProposal] = []
         shared: dict[str, Any] = {}
         before = None
         for attempt in range(self.NUM_PROPOSALS):
@@ -224,24 +224,24 @@ class Proposer:
                 proposal = self._propagator.propose(number, attempt)
             except Exception as error:  # such as a matrix that cannot be inverted: no reason to end a search
                 self._propagator.dropped(number)
-                return self._random(number, refused, f"random after {type(error).__name__}: {error}")
+                return self._random(number, infeasible, f"random after {type(error).__name__}: {error}")
             # Attributes shared by all samplers of an island stay valid even if their proposal is infeasible.
             shared |= {name: value for name, value in proposal.attributes.items() if name.startswith(SHARED)}
             hyperparameters = self._space.decode(proposal.genes)
             reason = self._why_infeasible(hyperparameters)
             if reason is None:
                 whole = replace(proposal, attributes=shared | proposal.attributes)
-                return Candidate(hyperparameters, whole, tuple(refused))
-            refused.append(Refusal(hyperparameters, reason, proposal.genes, proposal.attributes))
-            self._propagator.refused(number, proposal.genes, proposal.attributes)
+                return Candidate(hyperparameters, whole, tuple(infeasible))
+            infeasible.append(InfeasibleProposal(hyperparameters, reason, proposal.genes, proposal.attributes))
+            self._propagator.infeasible(number, proposal.genes, proposal.attributes)
             if proposal.genes == before:
                 break  # the sampler has nothing else to propose
             before = proposal.genes
-        return self._random(number, refused, "random")
+        return self._random(number, infeasible, "random")
 
-    def _random(self, number: int, refused: list[Refusal], operator: str) -> Candidate:
+    def _random(self, number: int, infeasible: list[InfeasibleProposal], operator: str) -> Candidate:
         genes, hyperparameters = draw(self._space, self._why_infeasible, seed_of(self._seed, number, -1))
-        return Candidate(hyperparameters, Proposal(genes, operator), tuple(refused))
+        return Candidate(hyperparameters, Proposal(genes, operator), tuple(infeasible))
 
     def _why_infeasible(self, hyperparameters: dict[str, Any]) -> str | None:
         if key(hyperparameters) in self.failures:
@@ -258,9 +258,9 @@ class Proposer:
         """An individual has been evaluated."""
         self._tell(partial(self._propagator.arrived, individual))
 
-    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+    def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """A proposal was infeasible."""
-        self._tell(partial(self._propagator.refused, number, genes, attributes))
+        self._tell(partial(self._propagator.infeasible, number, genes, attributes))
 
     def dropped(self, number: int) -> None:
         """A trial has failed."""

@@ -39,9 +39,9 @@ def restore(
             genes, attributes = _genes_of(trial, plan.space)
         except ValueError:
             continue
-        for refused in past.refused.get(trial.number, ()):
-            checked = propagators.checked_attributes(refused.attributes)
-            proposer.refused(trial.number, refused.genes, checked)
+        for proposal in past.infeasible.get(trial.number, ()):
+            checked = propagators.checked_attributes(proposal.attributes)
+            proposer.infeasible(trial.number, proposal.genes, checked)
         proposer.started(trial.number, genes, attributes)
         losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         if losses is None:

@@ -49,7 +49,7 @@ class Past:
 
     trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
     proposed: dict[int, Proposed] = field(default_factory=dict)
-    refused: dict[int, list[ProposalRefused]] = field(default_factory=dict)
+    infeasible: dict[int, list[ProposalRefused]] = field(default_factory=dict)
     migrations: list[tuple[int, int, int]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -155,7 +155,7 @@ def _take(past: Past, event: Event) -> None:
         case Proposed():
             past.proposed[event.number] = event
         case ProposalRefused():
-            past.refused.setdefault(event.number, []).append(event)
+            past.infeasible.setdefault(event.number, []).append(event)
         case Migrated():
             past.migrations.append((event.number, event.from_island, event.to_island))
         case ProgressReported() | TrialEnded() | TrialLost() if (trial := past.trials.get(event.key)) is not None:

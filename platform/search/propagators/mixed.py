@@ -49,10 +49,10 @@ class MixedPropagator(Propagator):
         for member in self._members:
             member.dropped(number)
 
-    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+    def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """Tell all members."""
         for member in self._members:
-            member.refused(number, genes, attributes)
+            member.infeasible(number, genes, attributes)
 
     def left(self, number: int) -> None:
         """Tell all members."""

@@ -166,7 +166,7 @@ class OptunaPropagator(Propagator):
         if number in self._ids and not self._storage.get_trial(self._ids[number]).state.is_finished():
             self._storage.set_trial_state_values(self._ids[number], TrialState.FAIL)
 
-    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+    def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """Close an infeasible proposal with an infinite loss, so that the sampler learns to avoid the region."""
         self.started(number, genes, attributes)
         worst = [math.inf] * len(self._study.directions)

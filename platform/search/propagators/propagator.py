@@ -65,7 +65,7 @@ class Propagator(ABC):
     def dropped(self, number: int) -> None:  # noqa: B027
         """A trial has failed, or its proposal is not used."""
 
-    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+    def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """A proposal for a trial was infeasible; another one will be requested."""
         self.dropped(number)
 

@@ -147,7 +147,7 @@ def test_a_sampler_learns_to_keep_away_from_what_is_refused(name):
     assert all(values["rate"] <= 0.002 for values in search.configurations())
     if name != "propulate":
         assert operators.count("random") <= 4
-        late = [len(candidate.refused) for candidate, _ in search.history[20:]]
+        late = [len(candidate.infeasible) for candidate, _ in search.history[20:]]
         assert sum(late) / len(late) < 3
 
 
@@ -160,21 +160,21 @@ def test_a_resumed_search_with_refusals_proposes_the_same():
         proposer, island = resumed.workers[0]
         for candidate, individual in uninterrupted.history[:23]:
             attributes = json.loads(json.dumps(individual.attributes))
-            for refused in candidate.refused:
-                proposer.refused(individual.number, refused.genes, json.loads(json.dumps(refused.attributes)))
+            for refused in candidate.infeasible:
+                proposer.infeasible(individual.number, refused.genes, json.loads(json.dumps(refused.attributes)))
             proposer.started(individual.number, candidate.proposal.genes, attributes)
             known = Individual(individual.number, individual.genes, individual.losses, 0, 0, attributes=attributes)
             assert island.population.admit(known)
             proposer.arrived(known)
             resumed.history.append((candidate, known))
         assert resumed.evaluate(17).configurations() == uninterrupted.configurations()
-        assert any(candidate.refused for candidate, _ in uninterrupted.history)
+        assert any(candidate.infeasible for candidate, _ in uninterrupted.history)
 
 
 def test_a_sampler_that_repeats_itself_is_asked_twice_only():
     space = SPACE.constrained(["width <= 32"])
     search = Search("optuna-qmc", space=space).evaluate(40)
-    assert max(len(candidate.refused) for candidate, _ in search.history) == 2
+    assert max(len(candidate.infeasible) for candidate, _ in search.history) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)

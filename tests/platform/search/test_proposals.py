@@ -51,7 +51,7 @@ def test_what_is_refused_is_told_and_another_one_is_asked_for():
     propagator, made = proposer(lambda h: "odd" if h["x"] % 2 else None)
     candidate = made.take(3, waiting)
     assert candidate.hyperparameters == {"x": 4}
-    assert [(refusal.hyperparameters, refusal.reason) for refusal in candidate.refused] == [({"x": 3}, "odd")]
+    assert [(refusal.hyperparameters, refusal.reason) for refusal in candidate.infeasible] == [({"x": 3}, "odd")]
     assert propagator.heard == [("asked", 3, 0), ("dropped", 3), ("asked", 3, 1)]
 
 
@@ -69,13 +69,13 @@ def test_a_sampler_that_is_refused_again_and_again_is_replaced_by_chance():
     propagator.propose = lambda number, attempt=0: Proposal(SPACE.encode({"x": attempt % 7}), "stubborn")
     candidate = made.take(3, waiting)
     assert (candidate.hyperparameters, candidate.proposal.operator) == ({"x": 7}, "random")
-    assert len(candidate.refused) == Proposer.NUM_PROPOSALS
+    assert len(candidate.infeasible) == Proposer.NUM_PROPOSALS
 
 
 def test_a_sampler_that_repeats_what_was_refused_is_not_asked_again():
     propagator, made = proposer(lambda h: None if h["x"] == 7 else "not 7")
     propagator.propose = lambda number, attempt=0: Proposal(SPACE.encode({"x": 1}), "stubborn")
-    assert len(made.take(3, waiting).refused) == 2
+    assert len(made.take(3, waiting).infeasible) == 2
 
 
 def test_what_samplers_share_outlives_a_refused_proposal():
