@@ -173,7 +173,7 @@ def main() -> None:
     words = "Medians of seeds 0, 1, 2 on two ranks, in percent; validation accuracy, and test accuracy of the trained "
     words += "network ± half its range."
     figure = ("Accuracy against iterations and time", lambda file: draw(results, file))
-    title = "Synthetic gradients beside backprop"
+    title = "Synthetic gradients against backpropagation"
     report(options, title, words, table(rows), {"ranks": NUM_RANKS, "rows": rows}, figure)
 
 
