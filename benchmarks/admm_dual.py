@@ -1,17 +1,16 @@
-"""The dual nets beside the single network: accuracy, and the largest batch that fits (002 sections 9.5.1 and 9.7.1).
+"""Dual nets against the single network: accuracy, and the largest batch that fits (Dziwulski 2017, section 9.5.1).
 
 python benchmarks/admm_dual.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
 Accuracy: on two ranks, global batches of 32, SGD with momentum 0.9, seeds 0, 1, 2: digits_mlp (30 epochs) and, on
 cifar10_subset.npz, the 7-layer network with an eighth of its channels (10 epochs). The single network trains
-data-parallel; the dual nets with each loss, in turns, with duals, and with net1 frozen. The learning rate is the better
-of two for the single network by its validation accuracy with seed 0, and the same for all; net1's is a fifth of it.
+data-parallel; the dual nets with each loss, in turn, with duals, and with net1 frozen. The learning rate is the better
+of two for the single network by its validation accuracy with seed 0, and equal for all; net1's is a fifth of it.
 
-Memory: a process's largest resident size after three steps less that before the first; of the dual nets the larger
-one's. The batch that takes 1 GiB is found by secants through the last two batches that were run, from a small and a
-large one on, until memory is within 3 % (`checked`). It is counted from when the batch is there, which every rank is
-given. Two networks: cifar10_cnn7, most of whose activations are its first layer's, and speech_mlp, whose hidden layers
-are all alike.
+Memory (section 9.7.1): the growth of a process's largest resident size over three steps; for the dual nets, the larger
+of the two. The batch that takes 1 GiB is found by secants through the last two measured batches, starting from a small
+and a large one, until memory is within 3 % (`checked`). The batch itself, which every rank gets, is not counted. Two
+networks: cifar10_cnn7, most of whose activations are its first layer's, and speech_mlp, whose hidden layers are equal.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ CUTS = {
 
 
 def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
-    """What one rank does; rank 0 returns all trainings."""
+    """One rank's program; rank 0 returns all trainings."""
     from mpi4py import MPI
 
     trainings = Trainings(trials)
@@ -77,8 +76,8 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
         for outcome, (method, rate, seed) in zip(evaluate_all(configurations), wanted, strict=False):
             key = {"workload": name, "epochs": epochs, "method": method, "rate": rate, "seed": seed}
             kept = ("test_accuracy", "net1_loss", "net2_loss", "dual_norm", "dual_spread", "collapsed")
-            found = {n: outcome.metrics[n] for n in kept if n in outcome.metrics}
-            trainings.add(key | {"validation": outcome.objective, "metrics": found, "reason": outcome.reason})
+            metrics = {n: outcome.metrics[n] for n in kept if n in outcome.metrics}
+            trainings.add(key | {"validation": outcome.objective, "metrics": metrics, "reason": outcome.reason})
 
     for name in WORKLOADS:
         train(name, [(SINGLE, rate, 0) for rate in RATES])
@@ -94,7 +93,7 @@ def best_rate(results: list[dict]) -> float:
 
 
 def measure_memory(network: str, grouping: str | None, batch_size: int) -> float | None:
-    """What one rank does: rank 0 returns the largest growth of a rank's memory in three steps, in bytes."""
+    """One rank's program: rank 0 returns the largest growth of a rank's memory over three steps, in bytes."""
     import torch
     from mpi4py import MPI
 
@@ -155,7 +154,7 @@ def measure_batches(quick: bool) -> list[dict]:
     return rows
 
 
-def summarise(results: list[dict]) -> list[dict]:
+def summarize(results: list[dict]) -> list[dict]:
     """One row for each workload and method."""
     rows = []
     for name in WORKLOADS:
@@ -199,19 +198,19 @@ def tables(rows: list[dict], memory: list[dict]) -> str:
 
 def main() -> None:
     if MEMORY in sys.argv[1:]:
-        what = json.loads(sys.argv[-1])
-        found = on_ranks(1 if what[1] is None else NUM_RANKS, lambda: measure_memory(*what))
-        if found is not None:
-            print(found)
+        case = json.loads(sys.argv[-1])
+        growth = on_ranks(1 if case[1] is None else NUM_RANKS, lambda: measure_memory(*case))
+        if growth is not None:
+            print(growth)
         return
     options = parse_options(__doc__.splitlines()[0], "two epochs, one seed, one cut", "cifar10_subset.npz")
     results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
     if results is None:
         return
-    rows, memory = summarise(results), measure_batches(options.quick)
+    rows, memory = summarize(results), measure_batches(options.quick)
     words = "Medians of seeds 0, 1, 2; losses and the norm of net1's dual layer are means over the last epoch."
     content = {"ranks": NUM_RANKS, "rows": rows, "memory": memory}
-    report(options, "The dual nets beside the single network", words, tables(rows, memory), content)
+    report(options, "Dual nets against the single network", words, tables(rows, memory), content)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, the file of trainings, and how they say what they found."""
+"""Shared by the benchmarks: their options, the file of trainings, and the output of results."""
 
 from __future__ import annotations
 
@@ -12,37 +12,39 @@ from pathlib import Path
 
 
 def parse_options(description: str, quick: str, data: str) -> argparse.Namespace:
-    """The options; `data` names the files that the folder of --data must hold."""
+    """The options; `data` names the files that the folder of --data must have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help=f"folder of {data}")
     parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every training to this file, and go on there")
+    parser.add_argument(
+        "--trials", type=Path, metavar="FILE", help="add each training to this file, and skip those that it has"
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
     options = parser.parse_args()
     if options.data is None:
-        parser.error(f"--data or ATOLL_DATA must name the folder of {data}")
+        parser.error(f"--data or ATOLL_DATA must be the folder of {data}")
     return options
 
 
 class Trainings:
-    """What has been trained, one dictionary each; kept in a file where there is one."""
+    """The finished trainings, one dictionary each; kept in a file if one is given."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self.rows = [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
 
-    def add(self, row: dict, said: object = None) -> None:
-        """Keep `row` at once, and say it, or `said`, on standard error."""
+    def add(self, row: dict, shown: object = None) -> None:
+        """Keep `row`, and print it, or `shown`, to standard error."""
         self.rows.append(row)
-        print(row if said is None else said, file=sys.stderr, flush=True)
+        print(row if shown is None else shown, file=sys.stderr, flush=True)
         if self._file:
             with self._file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
 
 def to_json(content: dict) -> str:
-    """JSON with a line for each item of what `content` holds, so that rows can be read and compared."""
+    """JSON with a line per item of each value in `content`, so that rows are easy to read and compare."""
 
     def item(value: object) -> str:
         if isinstance(value, dict) and value:
@@ -55,7 +57,7 @@ def to_json(content: dict) -> str:
 
 
 def write(options: argparse.Namespace, content: dict) -> None:
-    """Write JSON where --json says."""
+    """Write JSON to the file of --json."""
     if options.json == "-":
         print(to_json(content), end="")
     elif options.json:
@@ -63,13 +65,13 @@ def write(options: argparse.Namespace, content: dict) -> None:
 
 
 def command(options: argparse.Namespace) -> str:
-    """The command, without what names files."""
+    """The command, without the options that name files."""
     flags = [f" --{name.replace('_', '-')}" for name, value in vars(options).items() if value is True]
     return f"python benchmarks/{Path(sys.argv[0]).name}{''.join(flags)}"
 
 
 def say(options: argparse.Namespace, figures: dict, lines: Iterable[str]) -> None:
-    """Write the figures with command and machine where --json says, and print the lines unless that is here."""
+    """Write the figures with command and machine to the file of --json, and print the lines unless that is stdout."""
     result = {
         "command": command(options),
         "cores": len(os.sched_getaffinity(0)),
@@ -90,9 +92,9 @@ def report(
     figure: tuple[str, Callable[[Path], None]] | None = None,
     name: str | None = None,
 ) -> None:
-    """Write NAME.md, NAME.json and the figure (its caption, and what draws it) as the options say; print the tables.
+    """Write NAME.md, NAME.json and the figure (its caption, and a function that draws it); print the tables.
 
-    NAME is the script's unless given.
+    Default of NAME: the script's name.
     """
     name = name or Path(sys.argv[0]).stem
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"

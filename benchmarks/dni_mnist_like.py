@@ -1,11 +1,11 @@
-"""Synthetic gradients beside backprop: accuracy for each iteration and for each second (004 sections 7 and 8).
+"""Synthetic gradients against backpropagation: accuracy per iteration and per second (Tong et al. 2016, section 7).
 
 python benchmarks/dni_mnist_like.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
 On two ranks, global batches of 32, Adam, seeds 0, 1, 2: digits_mlp (30 epochs) and, on cifar10_subset.npz, the 7-layer
 network with an eighth of its channels (8 epochs). Each method's learning rate is the best of three by its validation
-accuracy with seed 0; all else is dni's defaults but for what the rows name.
-Accuracies are on validation data after every epoch; seconds are the training's.
+accuracy with seed 0; everything else is dni's defaults, except for the settings that the rows name. Accuracies are on
+validation data after every epoch; seconds are training time. The discussion there is section 8.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BASELINE = "backprop (ddp)"
 
 
 def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
-    """What one rank does; rank 0 returns all trainings."""
+    """One rank's program; rank 0 returns all trainings."""
     from mpi4py import MPI
 
     trainings = Trainings(trials)
@@ -66,7 +66,7 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
             key = {"workload": name, "epochs": epochs, "method": method, "rate": rate, "seed": seed}
             waited = outcome.metrics.get("seconds_waiting", 0.0) / outcome.seconds
             test = outcome.metrics.get("test_accuracy", 0.0)
-            trainings.add(key | {"curve": curve[:], "test": test, "waited": waited}, said=key | {"test": test})
+            trainings.add(key | {"curve": curve[:], "test": test, "waited": waited}, shown=key | {"test": test})
             curve.clear()
 
     for name in WORKLOADS:
@@ -82,7 +82,7 @@ def best_rate(results: list[dict], method: str) -> float:
     return max(pilot, key=lambda r: r["curve"][-1][2])["rate"] if pilot else RATES[0]  # a rank that only obeys
 
 
-def summarise(results: list[dict]) -> list[dict]:
+def summarize(results: list[dict]) -> list[dict]:
     """One row for each workload and method: validation accuracy after parts of the steps and of backprop's time."""
     rows = []
     for name in WORKLOADS:
@@ -145,7 +145,7 @@ def draw(results: list[dict], file: Path) -> None:
     from matplotlib import pyplot
 
     mpl.rcParams["svg.hashsalt"] = "atoll"
-    made, axes = pyplot.subplots(len(WORKLOADS), 2, figsize=(12, 8))
+    figure, axes = pyplot.subplots(len(WORKLOADS), 2, figsize=(12, 8))
     for row, name in zip(axes, WORKLOADS, strict=True):
         of_workload = [r for r in results if r["workload"] == name]
         for number, method in enumerate(METHODS):
@@ -160,8 +160,8 @@ def draw(results: list[dict], file: Path) -> None:
         for axis in row:
             axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize="small")
-    made.tight_layout()
-    made.savefig(file, metadata={"Date": None})
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
 
 
 def main() -> None:
@@ -169,11 +169,11 @@ def main() -> None:
     results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
     if results is None:
         return
-    rows = summarise(results)
+    rows = summarize(results)
     words = "Medians of seeds 0, 1, 2 on two ranks, in percent; validation accuracy, and test accuracy of the trained "
     words += "network ± half its range."
     figure = ("Accuracy against iterations and time", lambda file: draw(results, file))
-    title = "Synthetic gradients beside backprop"
+    title = "Synthetic gradients against backpropagation"
     report(options, title, words, table(rows), {"ranks": NUM_RANKS, "rows": rows}, figure)
 
 

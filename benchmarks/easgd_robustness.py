@@ -1,19 +1,19 @@
-"""How DOWNPOUR, EASGD and EAMSGD bear long communication periods: the central claim of source 003, chapter 4.
+"""Sensitivity of DOWNPOUR, EASGD and EAMSGD to the communication period: the central claim of Zhang 2016, chapter 4.
 
 python benchmarks/easgd_robustness.py [--quick] [--data FOLDER] [--output FOLDER] [--json FILE]
 
-4 ranks, the asynchronous forms, beta = 0.9, alpha = beta/p, delta = 0.99, batch 8 a rank.
+4 ranks, the asynchronous forms, beta = 0.9, alpha = beta/p, delta = 0.99, batches of 8 per rank.
 
-- digits_mlp: tau in {1, 4, 16, 64}, seeds 0, 1, 2, constant rates: table 4.1's three of each method, times 20 for
-  DOWNPOUR, 4 for EASGD, 1 for EAMSGD. The source trains for hours with batch 128, this for 2,340 steps; at tau = 1 the
-  factors put the largest rate within 5 of where training breaks down (a pilot on validation accuracy, seed 0).
-- cifar10_subset (where --data or ATOLL_DATA has it): a narrow version of the 7-layer network (8, 16, 16 channels, 64
-  units), 13,440 steps, tau in {1, 16, 64}, seed 0, one rate each, falling as a cosine: DOWNPOUR 0.02, EASGD 0.1, EAMSGD
-  0.002, the better of two in a pilot at tau = 1 on validation accuracy.
+- digits_mlp: tau in {1, 4, 16, 64}, seeds 0, 1, 2, constant rates: the three of table 4.1 for each method, times 20 for
+  DOWNPOUR, 4 for EASGD, 1 for EAMSGD. Zhang trains for hours with batches of 128, this script for 2,340 steps; at
+  tau = 1 the factors put the largest rate within a factor of 5 of divergence (a pilot on validation accuracy, seed 0).
+- cifar10_subset (if --data or ATOLL_DATA has it): a narrow version of the 7-layer network (8, 16, 16 channels, 64
+  units), 13,440 steps, tau in {1, 16, 64}, seed 0, one rate per method with cosine decay: DOWNPOUR 0.02, EASGD 0.1,
+  EAMSGD 0.002, the better of two in a pilot at tau = 1 on validation accuracy.
 
-Reported is the test accuracy of the trained center, for every rate, and for the rate with the best mean validation
-accuracy at tau = 1, held as tau grows. A trial that diverges counts with chance, 0.1, and is marked. Writes a table
-(easgd_robustness.md), a figure and the figures as JSON.
+The results are the test accuracies of the trained center for each rate, and for the rate with the best mean validation
+accuracy at tau = 1, kept fixed as tau grows. A trial that diverges counts as chance level, 0.1, and is marked. Writes a
+table (easgd_robustness.md), a figure, and the numbers as JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NARROW = f"{Path(__file__).resolve().parent}/narrow.py:NarrowCifar10"
 
 
 def plan(quick: bool, with_cifar: bool) -> list[dict]:
-    """One entry per training."""
+    """The entries of all trainings."""
     seeds = (0,) if quick else (0, 1, 2)
     digits = [
         {"workload": "digits_mlp", "epochs": 10 if quick else 60, "method": m, "tau": tau, "rate": rate, "seed": seed}
@@ -56,7 +56,7 @@ def plan(quick: bool, with_cifar: bool) -> list[dict]:
 
 
 def train_all(entries: list[dict], data: str | None) -> list[dict]:
-    """What one rank does; rank 0 returns the results."""
+    """One rank's program; rank 0 returns the results."""
     results = []
     configurations = (
         {
@@ -91,7 +91,7 @@ def train_all(entries: list[dict], data: str | None) -> list[dict]:
     return results
 
 
-def summarise(results: list[dict]) -> dict[str, dict[str, dict[float, dict[int, dict]]]]:
+def summarize(results: list[dict]) -> dict[str, dict[str, dict[float, dict[int, dict]]]]:
     """Workload -> method -> rate -> tau -> accuracies over seeds."""
     trials: dict[tuple, list[dict]] = defaultdict(list)
     for r in results:
@@ -147,7 +147,7 @@ def draw(summary: dict, file: Path) -> None:
     from matplotlib import pyplot as plt
 
     colors = {"downpour": "#d55e00", "easgd": "#0072b2", "eamsgd": "#009e73"}
-    made, axes = plt.subplots(1, len(summary), figsize=(5 * len(summary), 3.6), squeeze=False)
+    figure, axes = plt.subplots(1, len(summary), figsize=(5 * len(summary), 3.6), squeeze=False)
     for axis, (workload, methods) in zip(axes[0], summary.items(), strict=True):
         for method, rates in methods.items():
             rows = rates[tuned(rates)]
@@ -168,8 +168,8 @@ def draw(summary: dict, file: Path) -> None:
         axis.set(title=workload, xlabel="communication period tau, steps", ylabel="test accuracy of the center")
         axis.grid(alpha=0.3)
         axis.legend()
-    made.tight_layout()
-    made.savefig(file, metadata={"Date": None})
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
 
 
 def main() -> None:
@@ -184,11 +184,11 @@ def main() -> None:
     results = on_ranks(NUM_RANKS, lambda: train_all(entries, options.data) or None)
     if results is None:
         return
-    summary = summarise(results)
+    summary = summarize(results)
     text = table(summary)
-    said = f"python benchmarks/easgd_robustness.py{' --quick' if options.quick else ''}"
+    command = f"python benchmarks/easgd_robustness.py{' --quick' if options.quick else ''}"
     content = {
-        "command": said,
+        "command": command,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "ranks": NUM_RANKS,
         "seeds": sorted({r["seed"] for r in results}),
@@ -197,7 +197,7 @@ def main() -> None:
     }
     if options.output:
         folder = Path(options.output)
-        head = f"# Test accuracy against the communication period\n\n`{said}`, seeds {content['seeds']}, "
+        head = f"# Test accuracy against the communication period\n\n`{command}`, seeds {content['seeds']}, "
         head += f"{NUM_RANKS} ranks on {content['machine']}. Mean over seeds (± half their range).\n\n"
         picture = "![The same as a figure](easgd_robustness.svg)\n"
         (folder / "easgd_robustness.md").write_text(head + text + "\n" + picture)

@@ -1,17 +1,17 @@
-"""What a search costs outside its trials: ours beside stock Propulate 1.2.2 and Optuna 5, on an empty objective.
+"""A search's overhead outside trials: ours against stock Propulate 1.2.2 and Optuna 5, on an empty objective.
 
 python benchmarks/engine.py [--quick] [--json FILE]
 
-cost        milliseconds per evaluation and worker, the journal included: medians of 200 evaluations around the 500th
-            and of each worker's last 200, and their ratio; ours five times, of which the medians are taken, as the
-            machine's speed changes within minutes; ten numbers, a breeding population of 32, the genetic operators at
-            their defaults. Optuna has random and TPE samplers, in memory and (random) in SQLite.
+cost        milliseconds per evaluation and worker, including the journal: medians of 200 evaluations around the 500th
+            and of each worker's last 200, and their ratio; ours as medians of five runs, as the machine's speed
+            changes within minutes; ten parameters, a breeding population of 32, the genetic operators with their
+            defaults. Optuna has random and TPE samplers, in memory and (random) in SQLite.
 throughput  evaluations per second of 8 ranks, over 20,000.
-memory      bytes by which a worker's process grows per individual that it holds.
-use         share of the workers' time inside evaluations of log-normal length (sigma 1), 8 workers, the end included,
-            over what a perfect list scheduler reaches on the same times; trials sleep, so cores matter little.
-            With the genetic operators, with TPE, and with the default, a Gaussian process and the genetic operators in
-            turns: both think while their worker trains.
+memory      growth of a worker's process per individual, in bytes.
+use         share of the workers' time in evaluations of log-normal length (sigma 1), for 8 workers, including the end,
+            relative to a perfect list scheduler on the same times; trials sleep, so cores matter little. With the
+            genetic operators, with TPE, and with the default (a Gaussian process and the genetic operators in turn):
+            the slow samplers work while their worker trains.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Numbers = make_dataclass("Numbers", [(f"x{i}", float, 0.5) for i in range(DIMENS
 
 
 class Anything(Ddp):
-    """A method with ten numbers, which nobody trains."""
+    """A method with ten parameters, which is never trained."""
 
     Hyperparameters = Numbers
     search_space = SearchSpace(
@@ -64,7 +64,7 @@ class Anything(Ddp):
 
 
 class EmptyObjective:
-    """A worker of one rank whose trials do nothing, or sleep for a while that the trial's number fixes."""
+    """A worker of one rank whose trials do nothing, or sleep for a time that depends on the trial's number."""
 
     def __init__(self, rank: int, sleep: float) -> None:
         from atoll.platform.study.topology import Place
@@ -119,19 +119,19 @@ def run_ours(folder: Path, count: int, sleep: float, sampler: str = "propulate")
         sampler={"population": POPULATION} if sampler == "propulate" else {"name": sampler},
         topology={"workers": MPI.COMM_WORLD.size},
     )
-    made = StudyFolder(folder)
-    made.create()
+    study_folder = StudyFolder(folder)
+    study_folder.create()
     worker = EmptyObjective(MPI.COMM_WORLD.rank, sleep)
     sizes = (MPI.COMM_WORLD.size,)
     mailboxes = MpiMailbox(MPI.COMM_WORLD.Dup()), MpiMailbox(MPI.COMM_WORLD.Dup())
-    root = SearchLoop.assemble(Plan.of(study), made, worker, *mailboxes, sizes)
+    root = SearchLoop.assemble(Plan.of(study), study_folder, worker, *mailboxes, sizes)
     MPI.COMM_WORLD.Barrier()
     started = time.perf_counter()
     root.run()
     seconds = time.perf_counter() - started
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - worker.memory) * 1024
     held = count - WINDOW * MPI.COMM_WORLD.size
-    lines = map(json.loads, made.root_journal(worker.places[0].world_rank).read_text().splitlines())
+    lines = map(json.loads, study_folder.root_journal(worker.places[0].world_rank).read_text().splitlines())
     proposals = [line["proposal"] for line in lines if line["event"] == "trial_started"]
     thought = {name: [1000 * proposal[name] for proposal in proposals] for name in ("seconds", "waited")}
     return report(worker.entered) | {
@@ -144,7 +144,7 @@ def run_ours(folder: Path, count: int, sleep: float, sampler: str = "propulate")
 
 
 class Unblocked:
-    """A communicator whose sends do not block: one worker of stock Propulate waits for itself for ever."""
+    """A communicator whose sends do not block: a single worker of stock Propulate would wait for itself forever."""
 
     def __init__(self, comm: Any) -> None:
         self._comm = comm
@@ -201,7 +201,7 @@ def run_optuna(sampler: str, count: int, sqlite: bool) -> dict[str, Any]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    made = {"random": optuna.samplers.RandomSampler, "TPE": optuna.samplers.TPESampler}[sampler](seed=1)
+    chosen = {"random": optuna.samplers.RandomSampler, "TPE": optuna.samplers.TPESampler}[sampler](seed=1)
     entered: list[float] = []
 
     def error(trial: optuna.Trial) -> float:
@@ -209,13 +209,13 @@ def run_optuna(sampler: str, count: int, sqlite: bool) -> dict[str, Any]:
         return sum((trial.suggest_float(f"x{i}", 0, 1) - 0.3) ** 2 for i in range(DIMENSION))
 
     with tempfile.TemporaryDirectory() as folder:
-        study = optuna.create_study(sampler=made, storage=f"sqlite:///{folder}/optuna.db" if sqlite else None)
+        study = optuna.create_study(sampler=chosen, storage=f"sqlite:///{folder}/optuna.db" if sqlite else None)
         study.optimize(error, n_trials=count)
     return report(entered)
 
 
 def run_ranks(kind: str, size: int, count: int, sleep: float = 0.0) -> list[dict[str, Any]]:
-    """What each rank of an MPI job reports."""
+    """The reports of all ranks of an MPI job."""
     with tempfile.TemporaryDirectory() as folder:
         command = [mpiexec(), "-n", str(size), sys.executable, __file__, "--rank", kind, folder, str(count), str(sleep)]
         done = subprocess.run(
@@ -230,8 +230,8 @@ def rank_main(kind: str, folder: str, count: str, sleep: str) -> None:
     from mpi4py import MPI
 
     run = run_stock if kind == "stock" else partial(run_ours, sampler="propulate" if kind == "ours" else kind)
-    found = run(Path(folder) / kind, int(count), float(sleep))
-    (Path(folder) / f"rank{MPI.COMM_WORLD.rank}.json").write_text(json.dumps(found))
+    figures = run(Path(folder) / kind, int(count), float(sleep))
+    (Path(folder) / f"rank{MPI.COMM_WORLD.rank}.json").write_text(json.dumps(figures))
     MPI.COMM_WORLD.Barrier()
 
 
@@ -248,7 +248,7 @@ def cost(kind: str, size: int, count: int) -> dict[str, Any]:
     rounds = [run_ranks(kind, size, count * size) for _ in range(NUM_ROUNDS if kind == "ours" else 1)]
     early, late = ([median([rank[name] for rank in ranks]) for ranks in rounds] for name in ("early_ms", "late_ms"))
     ratios = [after / before for before, after in zip(early, late, strict=True)]
-    found = {
+    figures = {
         "workers": size,
         "evaluations_per_worker": count,
         "early_ms": median(early),
@@ -257,8 +257,8 @@ def cost(kind: str, size: int, count: int) -> dict[str, Any]:
         "ratios": ratios,
     }
     if kind == "ours":
-        found["bytes_per_individual"] = round(max(rank["bytes"] for ranks in rounds for rank in ranks))
-    return found
+        figures["bytes_per_individual"] = round(max(rank["bytes"] for ranks in rounds for rank in ranks))
+    return figures
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -293,8 +293,8 @@ def use(kind: str, count: int, mean: float) -> dict[str, Any]:
     share = sum(r["busy"] for r in ranks) / (8 * max(r["seconds"] for r in ranks))
     ideal = list_scheduler(count, mean, 8)
     thought = {name: median([r[name] for r in ranks if r[name] is not None]) for name in ("thought_ms", "waited_ms")}
-    found = {"evaluations": count, "mean_seconds": mean, "share": share, "list_scheduler": ideal}
-    return found | {"ratio": share / ideal} | thought
+    figures = {"evaluations": count, "mean_seconds": mean, "share": share, "list_scheduler": ideal}
+    return figures | {"ratio": share / ideal} | thought
 
 
 def lines(figures: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a step of the asynchronous methods waits for the center that a rank serves from its poll points.
+"""The waiting time of asynchronous methods' steps for the center, which a rank serves from its poll points.
 
 python benchmarks/exchange.py [--ranks N] [--quick] [--json FILE]
 
@@ -28,7 +28,7 @@ CASES = {
 
 
 def measure(num_rounds: int, seconds_per_block: float) -> dict | None:
-    """What one rank does; rank 0 returns the figures."""
+    """One rank's program; rank 0 returns the figures."""
     import torch
     from mpi4py import MPI
 
@@ -39,16 +39,16 @@ def measure(num_rounds: int, seconds_per_block: float) -> dict | None:
     figures = {}
     for name, (factory, shape) in make_models().items():
         torch.manual_seed(0)
-        model, batch, family, made = factory(), make_batch(shape), MpiFamily(), {}
+        model, batch, family, methods = factory(), make_batch(shape), MpiFamily(), {}
         for case, (method, hyperparameters) in CASES.items():
             communicator = connect(world, family, case)
             settings = {"learning_rate": 1e-4}
-            made[case] = build(method, hyperparameters, copy.deepcopy(model), communicator, settings), communicator
+            methods[case] = build(method, hyperparameters, copy.deepcopy(model), communicator, settings), communicator
         rows: dict[str, list[tuple[float, float]]] = {case: [] for case in CASES}
         num_steps = 0
         for round_number in range(num_rounds + 1):
-            for case, (method, communicator) in made.items():
-                if num_steps == 0:  # with local_sgd, whose first steps wait for nobody
+            for case, (method, communicator) in methods.items():
+                if num_steps == 0:  # with local_sgd, whose first steps do not wait
                     started = time.perf_counter()
                     for _ in range(5):
                         method.step(batch)
@@ -65,7 +65,7 @@ def measure(num_rounds: int, seconds_per_block: float) -> dict | None:
                 if others is not None and round_number > 0:  # the first round warms up
                     others = others[1:]
                     rows[case].append(tuple(statistics.mean(column) for column in zip(*others, strict=True)))
-        for method, _ in made.values():
+        for method, _ in methods.values():
             method.finalize()
         family.close()
         figures[name] = {

@@ -1,9 +1,9 @@
-"""Trains every configuration of a grid once, so that samplers can be compared on real tasks without training again.
+"""Trains each configuration of a grid once, so that samplers can be compared on real tasks without more training.
 
 python benchmarks/grids.py [NAME ...] [--quick] [--json FILE]
 
 Each task is a search with the grid sampler: digits_mlp under one method on workers of 2 ranks, 6 epochs, the validation
-loss. A table holds the points of every axis and the losses; `null` is a trial that failed. It is written to
+loss. A table has the points of each axis and the losses; `null` is a failed trial. It is written to
 benchmarks/tables/NAME.json, which benchmarks/search_quality.py reads.
 """
 
@@ -88,12 +88,12 @@ def study_of(name: str, points: dict[str, int] | None = None) -> Study:
 
 
 def axes_of(study: Study, points: list[dict[str, Gene]]) -> dict[str, list[Gene]]:
-    """The genes of every parameter on the grid, in order."""
+    """The sorted genes of each parameter on the grid."""
     return {name: sorted({genes[name] for genes in points}) for name in search_space(study).limits()}
 
 
 def key_of(values: dict[str, Any], names: Iterable[str]) -> str:
-    """A configuration in the table: the values that are searched, in the space's order."""
+    """A configuration's key in the table: the searched values, in the space's order."""
     return json.dumps([values.get(name) for name in names])
 
 
@@ -103,9 +103,9 @@ def tabulate(name: str, quick: bool) -> dict[str, Any]:
     study = study_of(name, points)
     space = search_space(study)
     (settings,) = study.samplers()
-    found = grid.points(settings, space)
+    grid_points = grid.points(settings, space)
     with tempfile.TemporaryDirectory() as folder:
-        content = study.model_dump(mode="json", exclude_none=True) | {"trials": len(found)}
+        content = study.model_dump(mode="json", exclude_none=True) | {"trials": len(grid_points)}
         (Path(folder) / "study.json").write_text(json.dumps(content))
         command = [sys.executable, "-m", "atoll.platform.cli", "search", "study.json"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -115,14 +115,14 @@ def tabulate(name: str, quick: bool) -> dict[str, Any]:
     return {
         "command": f"python benchmarks/grids.py {name}",
         "study": study.model_dump(mode="json", include={"workload", "method", "epochs", "objectives", "space", "seed"}),
-        "axes": axes_of(study, found),
+        "axes": axes_of(study, grid_points),
         "losses": {key_of(trial.hyperparameters, space.limits()): trial.objective for trial in ended},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(TASKS), help="tasks; all unless given")
+    parser.add_argument("names", nargs="*", default=list(TASKS), help="tasks. Default: all")
     parser.add_argument("--quick", action="store_true", help="two points an axis, and nothing is written to tables/")
     parser.add_argument("--json", metavar="FILE", help="write the tables' sizes and times; - for standard output")
     options = parser.parse_args()

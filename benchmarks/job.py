@@ -1,4 +1,4 @@
-"""What the benchmarks share: models, batches, communicators, and the MPI job that measures or trains."""
+"""Shared by the benchmarks: models, batches, communicators, and the MPI job that measures or trains."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_batch(shape: tuple[int, ...], size: int = BATCH_SIZE):
 
 
 def connect(world, family, name: object):
-    """A communicator with a ledger of its own, on one node; ranks spin where each has a core."""
+    """A communicator with its own ledger, on one node; ranks spin if each has a core."""
     from atoll.communication.ledger import Ledger
     from atoll.communication.mpi import MpiCommunicator
 
@@ -64,7 +64,7 @@ def connect(world, family, name: object):
 
 
 def build(name: str, hyperparameters: dict, model, communicator, settings: dict, inputs=None, **context):
-    """A method that trains `model`, at a constant rate; the layer-parallel ones need `inputs`."""
+    """A method that trains `model` at a constant learning rate; layer-parallel methods need `inputs`."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -91,7 +91,7 @@ def build(name: str, hyperparameters: dict, model, communicator, settings: dict,
 
 
 class TimeIsUp(Exception):
-    """A trial has trained for as long as it may."""
+    """A trial has used up its training time."""
 
 
 def evaluate_all(
@@ -101,13 +101,13 @@ def evaluate_all(
     on_progress: Callable[[Progress], None] = lambda _: None,
     seconds: float = math.inf,
 ) -> Iterator[Outcome]:
-    """Train one configuration after the other on all ranks of the world: outcomes on rank 0, nothing on the others.
+    """Train configurations one after another on all ranks of the world: outcomes on rank 0, nothing on the others.
 
     Args:
-        configurations: what to train; ranks, threads and device are added.
-        ranks_per_node: as if so many ranks shared a host.
-        on_progress: gets each report.
-        seconds: of training after which a trial is stopped, which is then no failure.
+        configurations: the configurations to train; ranks, threads and device are added.
+        ranks_per_node: number of ranks per virtual node.
+        on_progress: receives each report.
+        seconds: training time after which a trial is stopped, which does not count as a failure.
     """
     import torch
     from mpi4py import MPI
@@ -148,7 +148,7 @@ def evaluate_all(
 
 
 def parse(description: str, quick: str, flags: Sequence[str] = ()) -> argparse.Namespace:
-    """The options that these benchmarks share."""
+    """The options of these benchmarks."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--ranks", type=int, default=2)
     for flag in flags:
@@ -168,7 +168,7 @@ def measured(options: argparse.Namespace, measure: Callable[[], dict | None]) ->
 
 
 def on_ranks(num_ranks: int, measure: Callable[[], Any]) -> Any:
-    """What rank 0 of an MPI job of this script returns from `measure`; None on the job's ranks."""
+    """The value that rank 0 of an MPI job of this script returns from `measure`; None on the job's ranks."""
     if RANK in os.environ:
         figures = measure()
         if figures is not None:
@@ -188,6 +188,6 @@ def on_ranks(num_ranks: int, measure: Callable[[], Any]) -> Any:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Makes a store as large as a long search's, of made-up trials with reports, for measuring what reads it.
+"""Makes a store as large as a long search's, with synthetic trials and reports, to measure its readers.
 
 python benchmarks/large_store.py [--trials N] [--reports N] [--quick] [--json FILE] STORE.db
 """
@@ -18,11 +18,11 @@ import large
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path, help="a SQLite file that is not there yet")
+    parser.add_argument("store", type=Path, help="a new SQLite file")
     parser.add_argument("--trials", type=int, default=100_000)
-    parser.add_argument("--reports", type=int, default=20, help="of each trial")
+    parser.add_argument("--reports", type=int, default=20, help="reports per trial")
     parser.add_argument("--quick", action="store_true", help="2,000 trials")
-    parser.add_argument("--json", metavar="FILE", help="write what it took; - for standard output")
+    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
     options = parser.parse_args()
     if options.store.exists():
         parser.error(f"{options.store} is there already; name a file that is not")
@@ -35,8 +35,8 @@ def main() -> None:
         "seconds": time.perf_counter() - begun,
         "megabytes": options.store.stat().st_size / 1e6,
     }
-    said = "{trials:,} trials, {reports:,} reports: {megabytes:.0f} MB in {seconds:.1f} s".format(**figures)
-    print(said, file=sys.stderr)
+    line = "{trials:,} trials, {reports:,} reports: {megabytes:.0f} MB in {seconds:.1f} s".format(**figures)
+    print(line, file=sys.stderr)
     write(options, figures)
 
 

@@ -1,14 +1,15 @@
-"""OIALR and AB training beside their full-rank baseline: quality, size and traffic (001, tables 4.3, 4.4, 5.1, 5.3).
+"""OIALR and AB training against their full-rank baseline: quality, size and traffic (Coquelin 2024, chapters 4 and 5).
 
 python benchmarks/low_rank.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
-4 ranks that count as two nodes of two, AdamW with a cosine, seeds 0, 1, 2. On cifar10_subset.npz a vision transformer
-of width 96 and a VGG16 of an eighth of its channels, 16 epochs in batches of 16 a rank; on ETTh1.csv an Autoformer of
-width 32, 4 epochs. All methods of a workload train with the same learning rate, the better of two for the baseline by
-its validation metric with seed 0; all else is the methods' defaults, AB training's groups being the nodes.
+The published counterparts are tables 4.3, 4.4, 5.1 and 5.3. 4 ranks as two virtual nodes of two, AdamW with cosine
+decay, seeds 0, 1, 2. On cifar10_subset.npz a vision transformer of width 96 and a VGG16 with an eighth of its channels,
+16 epochs in batches of 16 per rank; on ETTh1.csv an Autoformer of width 32, 4 epochs. All methods train a workload with
+the same learning rate, the better of two for the baseline by its validation metric with seed 0; everything else is the
+methods' defaults, and AB training's groups are the nodes.
 
-Reported are means over seeds on the test data, what is left to train and to store, and what was sent, in all and
-between the nodes. Every training is added to the file of --trials at once, and what it has is not trained again.
+The results are means over seeds on the test data, the sizes to train and to store, and the traffic, in total and
+between nodes. Each training is added to the file of --trials at once, and is not repeated.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ BASELINE = "baseline (ddp)"
 
 
 def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
-    """What one rank does; rank 0 returns all trainings."""
+    """One rank's program; rank 0 returns all trainings."""
     trainings = Trainings(trials)
     done = trainings.rows
     seeds = SEEDS[:1] if quick else SEEDS
@@ -94,7 +95,7 @@ def best_rate(results: list[dict]) -> float:
     return max(pilot, key=lambda r: sign * r["validation"])["rate"]
 
 
-def summarise(results: list[dict]) -> list[dict]:
+def summarize(results: list[dict]) -> list[dict]:
     """One row for each workload and method."""
     rows = []
     for name in WORKLOADS:
@@ -157,7 +158,7 @@ def draw(rows: list[dict], file: Path) -> None:
     from matplotlib import pyplot
 
     mpl.rcParams["svg.hashsalt"] = "atoll"
-    made, axes = pyplot.subplots(1, len(WORKLOADS), figsize=(13, 4))
+    figure, axes = pyplot.subplots(1, len(WORKLOADS), figsize=(13, 4))
     for axis, name in zip(axes, WORKLOADS, strict=True):
         for r in (r for r in rows if r["workload"] == name):
             x = 100 * r["between_nodes_to_baseline"]
@@ -166,8 +167,8 @@ def draw(rows: list[dict], file: Path) -> None:
         axis.set_xlim(0, None)
         axis.grid(alpha=0.3)
     axes[0].legend()
-    made.tight_layout()
-    made.savefig(file, metadata={"Date": None})
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
 
 
 def rows_metric(rows: list[dict], workload: str) -> str:
@@ -180,13 +181,11 @@ def main() -> None:
     results = on_ranks(NUM_RANKS, lambda: train_all(options.data, options.quick, options.trials))
     if results is None:
         return
-    rows = summarise(results)
-    words = (
-        f"Seeds 0, 1, 2 on {NUM_RANKS} ranks: mean ± half their range; what is sent is compared with the baseline's."
-    )
+    rows = summarize(results)
+    words = f"Seeds 0, 1, 2 on {NUM_RANKS} ranks: mean ± half their range; traffic is relative to the baseline's."
     content = {"ranks": NUM_RANKS, "rows": rows, "trials": results}
     figure = ("Quality against traffic", lambda file: draw(rows, file))
-    report(options, "Low-rank training beside full rank", words, table(rows), content, figure)
+    report(options, "Low-rank against full-rank training", words, table(rows), content, figure)
 
 
 if __name__ == "__main__":

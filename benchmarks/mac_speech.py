@@ -1,10 +1,10 @@
-"""MAC beside SGD and Adam: training loss against training time (000 figure 4.1a, table 4.4), on spoken digits.
+"""MAC against SGD and Adam: training loss by training time, on spoken digits (Martin 2024, figure 4.1a and table 4.4).
 
 python benchmarks/mac_speech.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
 Table 4.1's perceptron on every fourth training frame of spoken_digits.npz, global batches of 512: on two ranks SGD and
 Adam data-parallel (ddp), MAC one_term and two_term with the groupings (1,5), (3,3) and (5,1), a group on each rank; and
-SGD and Adam on one rank, as in the source, whose MAC had two machines and whose SGD had one. Seeds 0, 1, 2. Each
+SGD and Adam on one rank, as in Martin 2024, where MAC had two machines and SGD had one. Seeds 0, 1, 2. Each
 configuration trains for 30 s, communication and all else counted but the evaluation; the loss is that of the evaluated
 network on all training frames after an epoch, measured alike for all. Settings are the best of a pilot with seed 0 of
 10 s each, by the same loss: SGD's rate of four, Adam's of three, MAC's passes of a W-step (2 or 8) and the rate of its
@@ -34,26 +34,26 @@ ALONE = ", one rank"
 
 
 def candidates(num_ranks: int | None = None) -> dict[str, list[dict]]:
-    """Each method's settings that the pilot compares, of those on so many ranks, or of all."""
+    """Each method's settings that the pilot compares, for the methods on `num_ranks` ranks. Default: all."""
     sgd = [SGD | {"learning_rate": rate} for rate in (0.1, 0.3, 1.0, 3.0)]
     adam = [ADAM | {"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)]
     alone = {f"SGD{ALONE}": sgd, f"Adam{ALONE}": adam}
     if num_ranks == 1:
         return alone
-    made = {"SGD": sgd, "Adam": adam} | ({} if num_ranks else alone)
+    by_method = {"SGD": sgd, "Adam": adam} | ({} if num_ranks else alone)
     for variant in ("one_term", "two_term"):
         for name, grouping in GROUPINGS.items():
-            made[f"MAC {variant} {name}"] = [
+            by_method[f"MAC {variant} {name}"] = [
                 {"variant": variant, "grouping": grouping, "w_lr": 3e-3, "learning_rate": 3e-3, "z_lr": z_lr}
                 | {"w_iterations": passes, "w_iterations_last": passes}
                 for passes in (2, 8)
                 for z_lr in (1e-4, 1e-3, 1e-2, 1e-1)
             ]
-    return made
+    return by_method
 
 
 def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
-    """What one rank does; rank 0 returns all trainings."""
+    """One rank's program; rank 0 returns all trainings."""
     from mpi4py import MPI
 
     num_ranks = MPI.COMM_WORLD.size
@@ -83,7 +83,7 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
         outcomes = evaluate_all(configurations, on_progress=remember, seconds=seconds)
         for _, (method, settings, seed) in zip(outcomes, wanted, strict=False):
             key = {"method": method, "settings": settings, "seed": seed, "limit": seconds}
-            trainings.add(key | {"curve": curve[:]}, said=key | (curve[-1] if curve else {}))
+            trainings.add(key | {"curve": curve[:]}, shown=key | (curve[-1] if curve else {}))
             curve.clear()
 
     pilot, whole = (1.0, 2.0) if quick else (PILOT_SECONDS, SECONDS)
@@ -109,7 +109,7 @@ def best_settings(entries: dict[str, list[dict]], pilot: list[dict]) -> list[tup
     return list(best.items())
 
 
-def summarise(results: list[dict], seconds: float) -> list[dict]:
+def summarize(results: list[dict], seconds: float) -> list[dict]:
     """One row for each method: losses at parts of the time, and how MAC's speedup compares with 3.25."""
     whole = [r for r in results if r["limit"] == seconds]
     of = {method: [r["curve"] for r in whole if r["method"] == method] for method in candidates()}
@@ -165,12 +165,12 @@ def table(rows: list[dict], seconds: float) -> str:
         values = " | ".join(f"{r[f'loss_at_{t:g}s']:.4f}" for t in times)
         spread = " ".join(f"{value:.4f}" for value in sorted(r["all"]))
         if "measured_speedup" in r:
-            said = f"{r['measured_speedup']:.2f} (3.25: {r['predicted_speedup']:.2f}, "
-            said += f"3.20: {r['predicted_speedup_unequal']:.2f})"
+            shown = f"{r['measured_speedup']:.2f} (3.25: {r['predicted_speedup']:.2f}, "
+            shown += f"3.20: {r['predicted_speedup_unequal']:.2f})"
         else:
-            said = ""
+            shown = ""
         idle = f"{r['idle_share']:.0%}" if "idle_share" in r else ""
-        lines.append(f"| {r['method']} | {values} | {spread} | {r['seconds_per_epoch']:.2f} s | {said} | {idle} |")
+        lines.append(f"| {r['method']} | {values} | {spread} | {r['seconds_per_epoch']:.2f} s | {shown} | {idle} |")
     return "\n".join(lines) + "\n"
 
 
@@ -182,7 +182,7 @@ def draw(results: list[dict], seconds: float, file: Path) -> None:
     from matplotlib import pyplot
 
     mpl.rcParams["svg.hashsalt"] = "atoll"
-    made, axes = pyplot.subplots(1, len(GROUPINGS), figsize=(13, 4), sharey=True)
+    figure, axes = pyplot.subplots(1, len(GROUPINGS), figsize=(13, 4), sharey=True)
     for axis, grouping in zip(axes, GROUPINGS, strict=True):
         shown = ("SGD", "Adam", f"SGD{ALONE}", f"MAC one_term {grouping}", f"MAC two_term {grouping}")
         for number, method in enumerate(shown):
@@ -195,8 +195,8 @@ def draw(results: list[dict], seconds: float, file: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(loc="lower left")
     axes[0].set_ylabel("training loss")
-    made.tight_layout()
-    made.savefig(file, metadata={"Date": None})
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
 
 
 def main() -> None:
@@ -204,18 +204,18 @@ def main() -> None:
     options = parse_options(__doc__.splitlines()[0], quick, "spoken_digits.npz")
     results: list[dict] = []
     for num_ranks in RANKS:
-        found = on_ranks(num_ranks, lambda: train_all(options.data, options.quick, options.trials))
-        if found is None:
+        trained = on_ranks(num_ranks, lambda: train_all(options.data, options.quick, options.trials))
+        if trained is None:
             return
-        results += found
+        results += trained
     seconds = 2.0 if options.quick else SECONDS
-    rows = summarise(results, seconds)
+    rows = summarize(results, seconds)
     words = (
         "Medians of seeds 0, 1, 2 of the lowest loss so far; `seeds` are all at the end. Speedups are to the higher of "
     )
     words += "both final losses."
     figure = ("Training loss against time", lambda file: draw(results, seconds, file))
-    report(options, "MAC beside SGD and Adam", words, table(rows, seconds), {"rows": rows}, figure)
+    report(options, "MAC against SGD and Adam", words, table(rows, seconds), {"rows": rows}, figure)
 
 
 if __name__ == "__main__":

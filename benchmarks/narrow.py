@@ -1,4 +1,4 @@
-"""Workloads with networks that two cores train often."""
+"""Workloads with small networks, for many trainings on two cores."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -26,7 +26,7 @@ class NarrowVgg16(Cifar10Vgg16):
 
 
 class NarrowAutoformer(ETTh1Autoformer96):
-    """Autoformer of a sixteenth of its width."""
+    """Autoformer with a sixteenth of its width."""
 
     def model(self):
         """Width 32, 4 heads, layers of 128 units."""
@@ -34,7 +34,7 @@ class NarrowAutoformer(ETTh1Autoformer96):
 
 
 class SpeechMlpByTrainingLoss(SpeechMlp):
-    """speech_mlp on every fourth frame, as neighbours overlap; validation is on what it trains on."""
+    """speech_mlp on every fourth frame, as neighboring frames overlap; validation is on the training data."""
 
     epochs: ClassVar[int] = 10_000
 

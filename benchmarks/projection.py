@@ -1,14 +1,14 @@
-"""Predicted beside measured step times, on real links: how far the replay of a recorded trace is off.
+"""Predicted against measured step times on real links: the error of replaying a recorded trace.
 
 python benchmarks/projection.py [--quick] [--output FOLDER] [--json FILE]
 
-Needs root, iproute2 and network namespaces: says why and ends where they are not to be had. Every node is a namespace
-of its own, joined by a bridge; tbf (token bucket) shapes both directions of its link to 50 Mbit/s to 5 Gbit/s. One MPI
-job for each layout (2 nodes, 4 nodes, 2 nodes of 2 ranks) talks TCP. A link's latency and bandwidth are what two ranks
-find that exchange a small and a large message at its rate, inside nodes all pairs at once; nothing is fitted to step
-times. For every method and rate its trace is recorded unshaped, the replay predicts its step, and the step is timed
-at that rate. Error: predicted over measured, minus 1; the median is of its absolute value. All namespaces are removed
-at the end, however it ends.
+Needs root, iproute2 and network namespaces; without them it says so and ends. Each node is a network namespace, and a
+bridge connects them; tbf (token bucket filter) shapes both directions of its link to 50 Mbit/s to 5 Gbit/s. One MPI job
+per layout (2 nodes, 4 nodes, 2 nodes of 2 ranks) communicates over TCP. A link's latency and bandwidth are measured by
+two ranks that exchange a small and a large message at its rate (within nodes, by all pairs at once); nothing is fitted
+to step times. For each method and rate, the trace is recorded without shaping, the replay predicts the step time, and
+the step is timed at that rate. The error is predicted over measured, minus 1; the median is of its absolute value. All
+namespaces are removed at the end, in any case.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NAMESPACES = "ATOLL_NAMESPACES"  # of the nodes, for ranks
 RATES = (50, 200, 1000, 5000)  # Mbit/s
 LAYOUTS = {"2 nodes": (2, 1), "4 nodes": (4, 1), "2 nodes of 2": (2, 2)}
 WIDTHS = (64, 512, 512, 10)
-# Name, hyperparameters, and after how many steps it does the same again.
+# Name, hyperparameters, and the period of its steps.
 METHODS = {
     "ddp": ("ddp", {}, 4),
     "local_sgd": ("local_sgd", {"H": 8}, 8),
@@ -43,7 +43,7 @@ METHODS = {
     "easgd, asynchronous": ("easgd", {"form": "async", "tau": 4}, 4),
     "ab": ("ab", {"warmup": 0.0, "group_steps": 0.1, "rebound": 0.25, "group_size": 2}, 30),
 }
-AB_STEPS = 240  # of which AB's ratios are shares
+AB_STEPS = 240  # AB's ratios are relative to these
 MESSAGES = (8, 1_000_000)  # bytes of the exchanges that measure a link
 TCP = {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1", "FI_PROVIDER": "tcp"}
 CLONE_NEWNET = 0x40000000
@@ -58,11 +58,11 @@ def ip(*words: object) -> None:
 
 
 def refusal() -> str | None:
-    """Why there can be no namespaces here; None where there can."""
+    """The reason why namespaces cannot be made here; None if they can."""
     if os.geteuid() != 0:
-        return "making network namespaces takes root"
+        return "network namespaces need root"
     if missing := [tool for tool in ("ip", "tc") if shutil.which(tool) is None]:
-        return f"needs iproute2: there is no {' or '.join(missing)}"
+        return f"needs iproute2; missing: {', '.join(missing)}"
     try:
         with network(2) as nodes:
             shape(nodes, RATES[0])
@@ -73,7 +73,7 @@ def refusal() -> str | None:
 
 @contextmanager
 def network(num_nodes: int):
-    """Namespaces that a bridge joins; yields their names."""
+    """Namespaces connected by a bridge; yields their names."""
     switch, nodes = f"atoll{os.getpid()}s", [f"atoll{os.getpid()}n{k}" for k in range(num_nodes)]
     with ExitStack() as stack:
         for name in (switch, *nodes):
@@ -91,7 +91,7 @@ def network(num_nodes: int):
 
 
 def shape(nodes, rate: int | None) -> None:
-    """Let each node's link carry so many Mbit/s each way; None for as many as it can."""
+    """Limit each node's link to `rate` Mbit/s in each direction; None removes the limit."""
     switch = nodes[0][: nodes[0].rindex("n")] + "s"
     for k, name in enumerate(nodes):
         for namespace, device in ((name, "net0"), (switch, f"port{k}")):
@@ -100,7 +100,7 @@ def shape(nodes, rate: int | None) -> None:
                     ["tc", "-n", namespace, "qdisc", "del", "dev", device, "root"], check=False, capture_output=True
                 )
             else:
-                burst = max(16_000, rate * 125)  # bytes of a millisecond
+                burst = max(16_000, rate * 125)  # bytes per millisecond
                 words = ("root", "tbf", "rate", f"{rate}mbit", "burst", burst, "latency", "400ms")
                 line = ["tc", "-n", namespace, "qdisc", "replace", "dev", device, *map(str, words)]
                 subprocess.run(line, check=True, capture_output=True, text=True)
@@ -110,14 +110,14 @@ def shape(nodes, rate: int | None) -> None:
 
 
 def enter(namespace: str) -> None:
-    """Move this process, which has one thread, to a namespace."""
+    """Move this process, which must have one thread, to a namespace."""
     with Path("/run/netns", namespace).open() as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "setns")
 
 
 class Bench:
-    """One rank's methods, which do what rank 0 is told on its standard input."""
+    """One rank's methods; rank 0 reads commands from its standard input."""
 
     def __init__(self, per_node: int) -> None:
         import torch
@@ -135,7 +135,7 @@ class Bench:
         self.batch = make_batch((WIDTHS[0],))
 
     def serve(self) -> None:
-        """Do one thing after the other."""
+        """Execute the commands, one after another."""
         while True:
             line = json.loads(sys.stdin.readline()) if self.world.rank == 0 else None
             line = self.world.bcast(line)
@@ -146,9 +146,9 @@ class Bench:
                 print(json.dumps(answer), flush=True)
 
     def exchange(self, distance: int, everywhere: bool, size: int, rounds: int) -> float:
-        """Median seconds in which rank 0 and the one at `distance` give each other `size` bytes at once.
+        """Median seconds in which rank 0 and the rank at `distance` exchange `size` bytes.
 
-        With `everywhere`, all pairs of ranks at that distance do so at the same time.
+        With `everywhere`, all pairs of ranks at that distance do so concurrently.
         """
         import numpy as np
 
@@ -165,7 +165,7 @@ class Bench:
         return statistics.median(times[1:])
 
     def method(self, label: str):
-        """The method, made when it is first asked for, and its trace."""
+        """The method, made at its first use, with its communicator and trace."""
         import copy
 
         from atoll.communication.ledger import Ledger
@@ -192,7 +192,7 @@ class Bench:
         return self.methods[label]
 
     def _steps(self, label: str, num_steps: int, *, records: bool) -> float:
-        """Seconds of a step, of the slowest rank."""
+        """The step time of the slowest rank in seconds."""
         from mpi4py import MPI
 
         method, communicator, trace = self.method(label)
@@ -208,28 +208,28 @@ class Bench:
         seconds = (time.perf_counter() - started) / num_steps
         trace.pause()
         center = getattr(method, "_center", None)
-        if center is not None:  # who owns it goes on to serve until all are done
+        if center is not None:  # its owner keeps serving until all ranks have finished
             method._meet()
         return self.world.allreduce(seconds, MPI.MAX)
 
     def record(self, label: str, num_steps: int) -> list:
-        """The schedules of all ranks."""
+        """The traces of all ranks."""
         self._steps(label, num_steps, records=False)
         self._steps(label, num_steps, records=True)
         shared = {"num_ranks": self.world.size, "ranks_per_node": self.per_node, "grows": True}
         return self.world.gather(shared | self.methods[label][2].as_dict())
 
     def measure(self, label: str, num_steps: int, blocks: int) -> float:
-        """Seconds of a step: the median of some blocks, after one that is not counted."""
+        """The step time in seconds: the median over blocks, after a warm-up block."""
         times = [self._steps(label, num_steps, records=False) for _ in range(blocks + 1)]
         return statistics.median(times[1:])
 
 
-# What drives the ranks.
+# The driver.
 
 
 class Ranks:
-    """An MPI job whose ranks wait for what they are told."""
+    """An MPI job whose ranks wait for commands."""
 
     def __init__(self, nodes, per_node: int) -> None:
         from atoll.platform.launch import mpiexec
@@ -249,7 +249,7 @@ class Ranks:
         mpiexec.end_job(self._job)
 
     def tell(self, do: str | None, **arguments):
-        """What rank 0 answers."""
+        """Send a command; returns rank 0's answer."""
         self._job.stdin.write(json.dumps(None if do is None else {"do": do, **arguments}) + "\n")
         self._job.stdin.flush()
         if do is None:
@@ -260,7 +260,7 @@ class Ranks:
         return json.loads(answer)
 
     def link(self, distance: int, *, everywhere: bool = False):
-        """Latency and bandwidth between rank 0 and another one."""
+        """Latency and bandwidth between rank 0 and the rank at `distance`."""
         from atoll.analysis.cluster import Link
 
         small, large = (
@@ -271,7 +271,7 @@ class Ranks:
 
 
 def compare(layout: str, rates, blocks: int) -> list[dict]:
-    """Predicted and measured, for all methods and rates in one layout."""
+    """Predicted and measured step times of all methods at all rates in one layout."""
     from atoll.analysis.cluster import Cluster, Link
     from atoll.analysis.replay import replay
 
@@ -282,7 +282,7 @@ def compare(layout: str, rates, blocks: int) -> list[dict]:
         for rate, (label, (_, _, period)) in itertools.product(rates, METHODS.items()):
             steps = max(24, 2 * period)
             shape(nodes, None)
-            schedules = ranks.tell("record", label=label, num_steps=2 * steps)
+            traces = ranks.tell("record", label=label, num_steps=2 * steps)
             shape(nodes, rate)
             between = ranks.link(per_node)
             cluster = Cluster(
@@ -293,7 +293,7 @@ def compare(layout: str, rates, blocks: int) -> list[dict]:
                 algorithm="recursive_halving",
                 overlaps=False,
             )
-            predicted = replay(schedules, cluster, num_nodes)
+            predicted = replay(traces, cluster, num_nodes)
             seconds = ranks.tell("measure", label=label, num_steps=steps, blocks=blocks)
             rows.append(
                 {
@@ -314,7 +314,7 @@ def compare(layout: str, rates, blocks: int) -> list[dict]:
 
 
 def tables(rows: list[dict]) -> str:
-    """By method, and all rows."""
+    """A table by method, and one of all rows."""
     text = [
         "| method | median error | largest | settings |",
         "| --- | --- | --- | --- |",
@@ -350,7 +350,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table and JSON here")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # namespaces are removed then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the namespaces are removed
     if reason := refusal():
         print(f"skipped: {reason}")
         return
@@ -358,11 +358,12 @@ def main() -> None:
     rows = [row for layout in layouts for row in compare(layout, rates, blocks=1 if options.quick else 3)]
     middle = statistics.median(abs(row["error"]) for row in rows)
     words = (
-        "Ranks in network namespaces joined by shaped links, over TCP; the link is what two ranks found that exchanged "
+        "Ranks in network namespaces connected by shaped links, over TCP; two ranks measured each link by exchanging "
         "messages at its rate. "
         f"Over {len(rows)} settings the median of |predicted / measured - 1| is {middle:.1%}."
     )
-    report(options, "Predicted beside measured step times", words, tables(rows), {"median_error": middle, "rows": rows})
+    title = "Predicted against measured step times"
+    report(options, title, words, tables(rows), {"median_error": middle, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What pruning saves: the incumbent of a search with ASHA after half the training steps of one without.
+"""The benefit of pruning: the incumbent of a search with ASHA after half the training steps of one without.
 
 python benchmarks/pruning.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
-Searches by the default sampler, 2 workers of one rank: ddp on digits_mlp up to 27 epochs, and on cifar10_subset with an
-eighth of cifar10_cnn7's channels up to 9; rungs at 1, 2, 4, 8 (and 16) epochs. Without pruning 30 trials are trained,
-with it three times as many, of which those count that have ended, pruned ones included, when half of the steps are used
-up. The incumbents are compared, and the share of the steps at which ASHA was first as good. Five seeds, factors 3 (the
-usual one) and 2. What a rung can know is shown by 40 random trials of another seed: the rank correlation (Spearman) of
-their accuracies there with their last ones.
+Searches with the default sampler and 2 workers of one rank: ddp on digits_mlp up to 27 epochs, and on cifar10_subset
+with an eighth of cifar10_cnn7's channels up to 9; rungs at 1, 2, 4, 8 (and 16) epochs. Without pruning 30 trials are
+trained, with it three times as many, of which those that have ended (including pruned ones) by half of the steps count.
+The results are the incumbents, and the share of the steps at which ASHA was first as good. Five seeds, factors 3 (the
+default) and 2. The information at a rung is measured with 40 random trials of another seed: the rank correlation
+(Spearman) of their accuracies there with their final ones.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Ended = list[tuple[int, float | None]]  # steps and objective of each trial, in 
 
 @contextmanager
 def searched(study: dict[str, Any]) -> Iterator[tuple[list[TrialRow], list[ProgressRow]]]:
-    """The trials of a search of 2 workers, in the order in which they ended, and what they reported."""
+    """The trials of a search with 2 workers, in the order in which they ended, and their reports."""
     study = {"name": "s", "method": "ddp", "topology": {"workers": 2, "threads": 1, "device": "cpu"}} | study
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "s.json").write_text(json.dumps(study))
@@ -66,7 +66,7 @@ def search(study: dict[str, Any]) -> Ended:
 
 
 def curves(study: dict[str, Any]) -> list[list[float]]:
-    """The accuracies after each epoch of the trials that were trained to the end."""
+    """The accuracies after each epoch of complete trials."""
     with searched(study) as (trials, progress):
         whole = {trial.id: [] for trial in trials if trial.state == "complete"}
         for row in progress:
@@ -75,25 +75,25 @@ def curves(study: dict[str, Any]) -> list[list[float]]:
         return list(whole.values())
 
 
-def correlations(found: list[list[float]]) -> dict[int, float]:
-    """Rank correlation of the accuracies after some epochs with the last ones."""
-    last = [curve[-1] for curve in found]
-    epochs = [epoch for epoch in RUNGS if epoch < len(found[0])]
-    return {epoch: float(stats.spearmanr([curve[epoch - 1] for curve in found], last).statistic) for epoch in epochs}
+def correlations(reports: list[list[float]]) -> dict[int, float]:
+    """Rank correlation of the accuracies at the rungs with the final ones."""
+    last = [curve[-1] for curve in reports]
+    epochs = [epoch for epoch in RUNGS if epoch < len(reports[0])]
+    return {epoch: float(stats.spearmanr([curve[epoch - 1] for curve in reports], last).statistic) for epoch in epochs}
 
 
 def incumbents(ended: Ended) -> list[tuple[int, float]]:
     """Steps so far, and the best objective so far, after each trial."""
-    steps, best, found = 0, float("-inf"), []
+    steps, best, course = 0, float("-inf"), []
     for more, objective in ended:
         steps += more
         best = best if objective is None else max(best, objective)
-        found.append((steps, best))
-    return found
+        course.append((steps, best))
+    return course
 
 
 def compare(without: Ended, asha: Ended) -> dict[str, float | None]:
-    """What ASHA has after half the steps, and after which share of them it was as good."""
+    """ASHA's incumbent after half the steps, and the share of the steps after which it was as good."""
     whole = incumbents(without)
     total, goal = whole[-1]
     curve = incumbents(asha)
@@ -108,7 +108,7 @@ def compare(without: Ended, asha: Ended) -> dict[str, float | None]:
 
 
 def table(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """One line a task: the incumbents of all seeds, and medians."""
+    """One line per task: the incumbents of all seeds, and medians."""
     lines = [
         "| task | ASHA | without | after half the steps | difference, median | share of the steps until as good |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -138,10 +138,10 @@ def table(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     lines += ["", "Rank correlation of the accuracy after some epochs with the last one, random trials:", ""]
     for row in rows:
         if "curves" in row:
-            found = correlations(row["curves"])
-            shown = ", ".join(f"{value:.2f} after {epoch}" for epoch, value in found.items())
+            by_epoch = correlations(row["curves"])
+            shown = ", ".join(f"{value:.2f} after {epoch}" for epoch, value in by_epoch.items())
             lines.append(f"- {row['task']}, {len(row['curves'])} trials of {len(row['curves'][0])} epochs: {shown}")
-            figures[f"{row['task']}, correlations"] = found
+            figures[f"{row['task']}, correlations"] = by_epoch
     return "\n".join(lines) + "\n", figures
 
 

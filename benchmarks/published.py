@@ -1,18 +1,19 @@
-"""Projections beside what source 001 published: DASO's runtimes (table 3.1) and AB training's traffic (5.1, 5.2).
+"""Projections against published results: DASO's runtimes and AB training's traffic (Coquelin 2024, chapters 3 and 5).
 
 python benchmarks/published.py [--quick] [--output FOLDER] [--json FILE]
 
-Both methods run on 2 nodes of 4 virtual ranks, on a stand-in network; their recorded schedules are replayed, with the
-bytes of the published networks and the computing below.
+Both methods run on 2 nodes of 4 virtual ranks with a substitute network; their recorded traces are replayed with the
+bytes of the published networks and the computing times below.
 
-DASO: ratios of the runtime to that of B=1, S=0. ResNet-50's 25.6 million parameters, 90 epochs of 32 samples a GPU
-(Goyal et al.). Two clusters: bundled a100_hdr200, whose links are the vendor's numbers, with computing from the
-published runtime of B=32; and one whose link between nodes and computing solve the published runtimes of (1, 0) and
-(32, 0) on 32 GPUs, and whose communication is not overlapped. The other ratios are predictions.
+DASO (table 3.1): ratios of the runtime to that of B=1, S=0. ResNet-50's 25.6 million parameters, 90 epochs with 32
+samples per GPU (Goyal et al.). Two clusters: the bundled a100_hdr200, with the vendor's numbers for its links, and the
+computing time from the published runtime of B=32; and one whose link between nodes and computing time are solved from
+the published runtimes of (1, 0) and (32, 0) on 32 GPUs, without overlapped communication. The other ratios are
+predictions.
 
-AB: bytes that cross between nodes over those of ddp, by 5.9 in which the time of an epoch cancels if both take equally
-long, as they did. The steps of tables A.7 and A.8, groups of 4; singular values are such that the network shrinks to
-the published size.
+AB (tables 5.1 and 5.2): bytes that cross between nodes, relative to ddp's, by equation 5.9, in which the time of an
+epoch cancels if both take equally long, as they did. Steps from tables A.7 and A.8, groups of 4; the singular values
+are chosen such that the network shrinks to the published size.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ HOURS = {
     (32, 16): (3.30, 0.84),
     (32, 32): (3.41, 0.87),
 }
-# Tables A.7 and A.8: steps before the first decomposition, in groups, of a rebound, and of an epoch.
+# Tables A.7 and A.8: number of steps before the first decomposition, in groups, of a rebound, and of an epoch.
 STEPS = {
     "ResNet-50": {
         "2k": (24000, 6000, 600, 600),
@@ -92,7 +93,7 @@ TRAFFIC = [
     ("ResNet-50, 32 nodes", 1.84, 5.70, 6.49, 1.91, 1.27),
 ]
 WIDTH, DEPTH, AB_STEPS = 64, 4, 600
-GOAL = 0.10  # of a ratio
+GOAL = 0.10  # maximum error of a ratio
 EFFECTIVE = "effective link"
 
 
@@ -100,7 +101,7 @@ EFFECTIVE = "effective link"
 
 
 def record(name: str, hyperparameters: dict, num_steps: int, model, **context) -> list[dict]:
-    """The schedules of all virtual ranks."""
+    """The traces of all virtual ranks."""
     from job import build, make_batch
 
     from atoll.communication.threads import run_virtual_ranks
@@ -126,7 +127,7 @@ def record(name: str, hyperparameters: dict, num_steps: int, model, **context) -
 
 
 def stand_in(rank: int | None = None):
-    """A perceptron, whose hidden weights have so many singular values of 1 and others that are small."""
+    """A multilayer perceptron whose hidden weights have `rank` singular values of 1; the others are small."""
     import torch
     from torch import nn
 
@@ -143,10 +144,10 @@ def stand_in(rank: int | None = None):
 # DASO.
 
 
-def with_sizes(schedules: list[dict], scale: float, compute: float) -> list[dict]:
-    """The same steps with `scale` times the bytes and all their computing, in seconds, before the first event."""
+def with_sizes(traces: list[dict], scale: float, compute: float) -> list[dict]:
+    """The same steps with `scale` times the bytes, and `compute` seconds of computing before the first event."""
     changed = []
-    for trace in schedules:
+    for trace in traces:
         patterns = [
             pattern
             | {
@@ -161,7 +162,7 @@ def with_sizes(schedules: list[dict], scale: float, compute: float) -> list[dict
 
 
 def clusters() -> dict[str, tuple]:
-    """Each cluster, and the seconds that a step computes there."""
+    """Each cluster, with the computing time of a step in seconds."""
     from atoll.analysis import clusters
     from atoll.analysis.cluster import Link
 
@@ -169,7 +170,7 @@ def clusters() -> dict[str, tuple]:
     vendor = clusters.cluster("a100_hdr200")
     long, short = HOURS[1, 0][0] * 3600 / steps[0], HOURS[32, 0][0] * 3600 / steps[0]
     exchange = (long - short) / (1 - 1 / 32)
-    # bfloat16 through a ring of 8, and the broadcast in the node.
+    # bfloat16 through a ring of 8, and the broadcast within the node.
     size, inside = 2 * PARAMETERS, 4 * PARAMETERS / vendor.node.bandwidth
     bandwidth = 2 * 7 / 8 * size / (exchange - inside)
     effective = vendor.model_copy(
@@ -195,12 +196,12 @@ def daso(settings: list[tuple[int, int]]) -> list[dict]:
     for label, (cluster, compute) in clusters().items():
         for column, num_nodes in enumerate((8, 32)):
             steps = {
-                key: replay(with_sizes(schedules, scale, compute), cluster, num_nodes).step
-                for key, schedules in recorded.items()
+                key: replay(with_sizes(traces, scale, compute), cluster, num_nodes).step
+                for key, traces in recorded.items()
             }
             for key, step in steps.items():
-                ratio, found = step / steps[1, 0], HOURS[key][column] / HOURS[1, 0][column]
-                numbers = {"predicted": ratio, "published": found, "error": ratio - found}
+                ratio, published = step / steps[1, 0], HOURS[key][column] / HOURS[1, 0][column]
+                numbers = {"predicted": ratio, "published": published, "error": ratio - published}
                 rows.append({"cluster": label, "gpus": 4 * num_nodes, "B": key[0], "S": key[1]} | numbers)
     fitted = [row for row in rows if (row["B"], row["S"], row["gpus"]) == (32, 0, 32) and row["cluster"] == EFFECTIVE]
     return [row for row in rows if (row["B"], row["S"]) != (1, 0) and row not in fitted]
@@ -209,15 +210,15 @@ def daso(settings: list[tuple[int, int]]) -> list[dict]:
 # AB.
 
 
-def crossing(schedules: list[dict]) -> float:
-    """Bytes a step that a rank gives to sums over all ranks."""
-    patterns, order = schedules[0]["patterns"], [run for _, runs in schedules[0]["segments"] for run in runs]
+def crossing(traces: list[dict]) -> float:
+    """Bytes per step that a rank contributes to all-reduces over all ranks."""
+    patterns, order = traces[0]["patterns"], [run for _, runs in traces[0]["segments"] for run in runs]
     sizes = [sum(e[4] for e in p["events"] if e[:3] == ["post", "all_reduce", "all"]) for p in patterns]
     return sum(sizes[place] * count for place, count in order) / sum(count for _, count in order)
 
 
 def shares(label: str) -> dict[str, float]:
-    """What a row trained with, as AB's hyperparameters."""
+    """The settings of a row, as AB's hyperparameters."""
     network, size = label.split(", ")
     warmup, group, rebound, per_epoch = STEPS[network].get(size, STEPS[network]["4k"])
     total = AB_EPOCHS * per_epoch
@@ -225,10 +226,10 @@ def shares(label: str) -> dict[str, float]:
 
 
 def ab(rows: list[tuple]) -> list[dict]:
-    """Predicted and published traffic over ddp's."""
+    """Predicted and published traffic relative to ddp's."""
     context = {"num_epochs": 1, "steps_per_epoch": AB_STEPS}
     plain = crossing(record("ddp", {}, 10, stand_in(), **context))
-    found = []
+    ratios = []
     for label, groups, alone, ddp, compression, compression_alone in rows:
         for form, merge, traffic, c in (
             ("AB", "with_stale", groups, compression),
@@ -238,12 +239,12 @@ def ab(rows: list[tuple]) -> list[dict]:
             recorded = record("ab", given, AB_STEPS, stand_in(max(1, round(WIDTH / (2 * c)))), **context)
             ratio, published = crossing(recorded) / plain, traffic / ddp
             numbers = {"predicted": ratio, "published": published, "error": ratio - published}
-            found.append({"row": label, "form": form} | numbers)
-    return found
+            ratios.append({"row": label, "form": form} | numbers)
+    return ratios
 
 
 def within(rows: list[dict]) -> str:
-    """How many errors are within the goal, and their median."""
+    """The number of errors within the goal, their median, and the largest."""
     errors = [abs(row["error"]) for row in rows]
     good = sum(error <= GOAL for error in errors)
     middle, largest = 100 * statistics.median(errors), 100 * max(errors)
@@ -261,22 +262,22 @@ def table(rows: list[dict], keys: list[str]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="four settings of DASO, two rows of AB")
+    parser.add_argument("--quick", action="store_true", help="only four settings of DASO and two rows of AB")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table and JSON here")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
     options = parser.parse_args()
     of_daso = daso([(1, 0), (1, 1), (4, 1), (4, 4)] if options.quick else list(HOURS))
     of_ab = ab(TRAFFIC[:2] if options.quick else TRAFFIC)
-    lines = ["## DASO, table 3.1: runtime over that of B=1, S=0", ""]
+    lines = ["## DASO, table 3.1: runtime relative to that of B=1, S=0", ""]
     for label in dict.fromkeys(row["cluster"] for row in of_daso):
         lines.append(f"- {label}: {within([row for row in of_daso if row['cluster'] == label])}")
     lines += ["", *table(of_daso, ["cluster", "gpus", "B", "S"]), ""]
-    lines += ["## AB training, tables 5.1 and 5.2: traffic over ddp's", ""]
+    lines += ["## AB training, tables 5.1 and 5.2: traffic relative to ddp's", ""]
     for form in ("AB", "no groups"):
         lines.append(f"- {form}: {within([row for row in of_ab if row['form'] == form])}")
     lines += ["", *table(of_ab, ["row", "form"])]
-    words = "What is assumed is in the script's first lines."
-    report(options, "Projections beside source 001", words, "\n".join(lines) + "\n", {"daso": of_daso, "ab": of_ab})
+    title, words = "Projections against Coquelin 2024", "The assumptions are in the script's docstring."
+    report(options, title, words, "\n".join(lines) + "\n", {"daso": of_daso, "ab": of_ab})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""How good the samplers are at equal evaluations: the best value found against evaluations, on ten tasks.
+"""The samplers' quality at equal numbers of evaluations: the best value by evaluations, on ten tasks.
 
 python benchmarks/search_quality.py [--quick] [--trials FILE] [--output FOLDER] [--json FILE] [--mpi | --held-out]
 
-Six functions of the Propulate paper's suite, and four real trainings that benchmarks/grids.py has tabulated. Eight
-workers of one island on a simulated clock, each with its own sampler, told what arrives; evaluations take log-normal
+Six functions of the Propulate paper's suite, and four real trainings tabulated by benchmarks/grids.py. Eight workers of
+one island on a simulated clock, each with its own sampler, which receives all individuals; evaluations take log-normal
 times (sigma 0.5). 400 evaluations, 10 seeds (Gaussian process: 200 and 3). The optima of rastrigin, griewank and
-bisphere lie in the middle of their ranges, where CMA-ES starts: they are moved, by the seed, by up to a quarter of the
-range. No default configuration is given. --mpi adds whole searches over MPI on two of the trainings. --held-out
-compares what might be atoll's default sampler, on six functions that the ten tasks do not have: it is chosen there.
+bisphere are in the middle of their ranges, where CMA-ES starts, so they are moved at random by up to a quarter of the
+range. There is no default configuration. --mpi adds whole searches over MPI on two of the trainings. --held-out
+compares candidates for atoll's default sampler on six other functions, by which the default is chosen.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ OVER_MPI = ", over MPI"
 
 
 def function_task(name: str, seed: int) -> tuple[SearchSpace, Loss]:
-    """One of Propulate's functions, with its optimum moved where it lies in the middle."""
+    """One of Propulate's functions; an optimum in the middle of its range is moved."""
     function, limits = get_function_search_space(name)
     parameters = (
         Parameter(name=n, distribution=FloatDistribution(*ends), default=ends[0]) for n, ends in limits.items()
@@ -96,12 +96,12 @@ def function_task(name: str, seed: int) -> tuple[SearchSpace, Loss]:
 
 @cache
 def table_of(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(__file__).parent / "tables" / f"{name}.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((Path(__file__).parent / "tables" / f"{name}.json").read_text())
+    return content
 
 
 def table_task(name: str) -> tuple[SearchSpace, Loss]:
-    """A tabulated training: parameters are the places on the grid's axes; NaN where the training failed."""
+    """A tabulated training: parameters are positions on the grid's axes; NaN if the training failed."""
     from grids import key_of
 
     from atoll.platform.study.study import Study
@@ -122,8 +122,8 @@ def table_task(name: str) -> tuple[SearchSpace, Loss]:
 
     def loss(places: dict[str, Any]) -> float:
         values = trained.decode({n: axes[n][place] for n, place in places.items()})
-        found = table["losses"][key_of(values, trained.limits())]
-        return math.nan if found is None else float(found)
+        tabulated_loss = table["losses"][key_of(values, trained.limits())]
+        return math.nan if tabulated_loss is None else float(tabulated_loss)
 
     return SearchSpace(parameters), loss
 
@@ -138,7 +138,7 @@ def waiting(condition: Callable[[], bool]) -> None:
 
 
 def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = NUM_WORKERS) -> list[float]:
-    """The best loss after each evaluation that has ended."""
+    """The best loss after each finished evaluation."""
     np.random.seed(seed)
     space, loss = task_of(task, seed)
     settings = TypeAdapter(Sampler).validate_python((SAMPLERS | CANDIDATES)[sampler])
@@ -184,21 +184,21 @@ def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = 
         begin(now, worker)
     while under_way:
         now, ended, worker, candidate = heapq.heappop(under_way)
-        island, found = workers[worker][1], loss(candidate.hyperparameters)
-        if math.isnan(found):
+        island, value = workers[worker][1], loss(candidate.hyperparameters)
+        if math.isnan(value):
             island.drop(ended)
         else:
             genes = tuple(candidate.proposal.genes[name] for name in space.limits())
             attributes = candidate.proposal.attributes
-            island.add(Individual(ended, genes, (found,), 0, island.rank, attributes=attributes))
-            best = min(best, found)
+            island.add(Individual(ended, genes, (value,), 0, island.rank, attributes=attributes))
+            best = min(best, value)
         curve.append(best)
         begin(now, worker)
     return curve
 
 
 def jobs(quick: bool, held_out: bool) -> list[tuple[str, str, int, int]]:
-    """Task, sampler, seed and evaluations of every simulation."""
+    """Task, sampler, seed and number of evaluations of each simulation."""
     if held_out:
         seeds, count = (1, 100) if quick else (3, 400)
         return [(task, name, seed, count) for seed in range(seeds) for task in HELD_OUT for name in CANDIDATES]
@@ -214,10 +214,10 @@ def jobs(quick: bool, held_out: bool) -> list[tuple[str, str, int, int]]:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """A bootstrap interval of the median, 95 %."""
+    """A 95 % bootstrap interval of the median."""
     if len(set(values)) == 1:
         return values[0], values[0]
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         (values,),
         np.median,
         n_resamples=2000,
@@ -225,21 +225,21 @@ def interval(values: list[float]) -> tuple[float, float]:
         random_state=np.random.default_rng(0),
         vectorized=True,
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def summarise(rows: list[dict[str, Any]], at: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Per task and sampler the median best value after `at` evaluations, with its interval."""
-    found: dict[str, dict[str, list[float]]] = {}
+def summarize(rows: list[dict[str, Any]], at: int) -> dict[str, dict[str, dict[str, float]]]:
+    """The median best value after `at` evaluations, with its interval, by task and sampler."""
+    groups: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         if len(row["curve"]) >= at:
-            found.setdefault(row["task"], {}).setdefault(row["sampler"], []).append(row["curve"][at - 1])
+            groups.setdefault(row["task"], {}).setdefault(row["sampler"], []).append(row["curve"][at - 1])
     return {
         task: {
             sampler: {"median": statistics.median(v), "low": interval(v)[0], "high": interval(v)[1], "seeds": len(v)}
             for sampler, v in samplers.items()
         }
-        for task, samplers in found.items()
+        for task, samplers in groups.items()
     }
 
 
@@ -253,7 +253,7 @@ def verdicts(summary: dict[str, dict[str, dict[str, float]]], sampler: str) -> d
 
 
 def targets_of(rows: list[dict[str, Any]], task: str) -> list[float]:
-    """Twenty values from what random search has after 20 evaluations to the best that anybody found, on a log scale."""
+    """Twenty values on a log scale, from random search's after 20 evaluations to the best of all samplers."""
     curves = [row["curve"] for row in rows if row["task"] == task]
     best = min(curve[-1] for curve in curves)
     start = statistics.median(row["curve"][19] for row in rows if row["task"] == task and row["sampler"] == "random")
@@ -277,7 +277,7 @@ def ecdf(rows: list[dict[str, Any]], sampler: str, length: int) -> list[float]:
 
 
 def complete(rows: list[dict[str, Any]], length: int) -> list[str]:
-    """The samplers that have solved all tasks, with `length` evaluations or more: whose shares of targets compare."""
+    """The samplers with at least `length` evaluations of all tasks, whose shares of targets are comparable."""
     tasks = {row["task"] for row in rows}
     by_sampler: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -339,7 +339,7 @@ def draw(rows: list[dict[str, Any]], length: int) -> Callable[[Path], None]:
 def tables(rows: list[dict[str, Any]], checkpoints: list[int]) -> tuple[str, dict[str, Any]]:
     lines, figures = [], {}
     for at in checkpoints:
-        summary = summarise(rows, at)
+        summary = summarize(rows, at)
         used = [s for s in SAMPLERS | CANDIDATES if any(s in samplers for samplers in summary.values())]
         lines += [f"Best value after {at} evaluations, median and its interval (95 %):", ""]
         lines += [f"| task | {' | '.join(used)} |", f"| --- |{' --- |' * len(used)}"]
@@ -395,7 +395,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="100 evaluations, 2 seeds")
     parser.add_argument("--mpi", action="store_true", help="add searches over MPI")
     parser.add_argument("--held-out", action="store_true", help="choose a default sampler, on other functions")
-    parser.add_argument("--trials", type=Path, metavar="FILE", help="add every curve to this file, and go on there")
+    parser.add_argument(
+        "--trials", type=Path, metavar="FILE", help="add each curve to this file, and skip those that it has"
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write table, figure and JSON here")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
     options = parser.parse_args()

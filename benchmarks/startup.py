@@ -1,10 +1,10 @@
-"""How long commands take to start: those that need neither MPI nor torch, and a search up to its first trial.
+"""Startup times: of commands that need neither MPI nor torch, and of a search until its first trial.
 
 python benchmarks/startup.py [--quick] [--json FILE] [--before PYTHON]
 
 The search is one of two ranks. Its cost is the CPU seconds of launcher, mpiexec and ranks until the journal has the
 first trial's start, over those of `python -c "import torch"`, measured in turns. --before names the Python of another
-installation of atoll, to be measured beside this one.
+installation of atoll, to be measured next to this one.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ def make_store(folder: Path) -> None:
     from atoll.storage.recorder import Recorder
     from atoll.storage.store import Store
 
-    made = journals.start_folder(folder / "s")
-    journals.write_study(made, [0.9] * 100)
-    Recorder(made, lambda: Store(f"sqlite:///{folder}/atoll.db"), journals.study_row(made.path)).catch_up()
+    study_folder = journals.start_folder(folder / "s")
+    journals.write_study(study_folder, [0.9] * 100)
+    study_row = journals.study_row(study_folder.path)
+    Recorder(study_folder, lambda: Store(f"sqlite:///{folder}/atoll.db"), study_row).catch_up()
 
 
 def measure(folder: Path, num_rounds: int) -> dict[str, list[float]]:
@@ -76,17 +77,17 @@ SEARCH = [
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """User and system time of a process and of its living descendants."""
+    """User and system time of a process and its live descendants."""
     seconds = 0.0
-    for one in (process, *process.children(recursive=True)):
+    for member in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            times = one.cpu_times()
+            times = member.cpu_times()
             seconds += times.user + times.system
     return seconds
 
 
 def to_first_trial(python: str, folder: Path) -> float:
-    """CPU seconds from `atoll search` to the first line that says that a trial has started."""
+    """CPU seconds from `atoll search` to the first trial's start in the journal."""
     shutil.rmtree(folder / "atoll-studies", ignore_errors=True)
     (folder / "first.db").unlink(missing_ok=True)
     command = [python, "-m", "atoll.platform.cli", "search", *SEARCH, "--store", "sqlite:///first.db"]
@@ -134,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15")
     parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
-    parser.add_argument("--before", metavar="PYTHON", help="measure the atoll of this interpreter beside this one")
+    parser.add_argument("--before", metavar="PYTHON", help="also measure the atoll of this interpreter")
     options = parser.parse_args()
     pythons = {"now": sys.executable} | ({"before": options.before} if options.before else {})
     with tempfile.TemporaryDirectory() as name:

@@ -1,15 +1,16 @@
-"""A training step of `ddp` beside one of torch's DistributedDataParallel over gloo, on the same model and ranks.
+"""A training step of `ddp` against torch's DistributedDataParallel over gloo, on the same model and ranks.
 
 python benchmarks/step.py [--low-rank] [--ranks N] [--quick] [--json FILE]
 
-Both sides use torch's fused SGD, the fastest there is. One MPI job takes turns: some steps of ours, some of torch's,
-some of one rank alone, again and again, so that what else the machine does falls on all alike. A step's time is a
-block's, divided by its steps; `compute` is the step of a rank alone, `wait` what our ledger says, `ratio` our median
+Both use torch's fused SGD, the fastest implementation. One MPI job alternates between blocks of our steps, torch's, and
+those of one rank alone, so that the machine's other load affects all alike. A step's time is a block's, divided by its
+number of steps; `compute` is the step of a rank alone, `wait` is the ledger's waiting time, `ratio` is our median
 divided by that of torch's better form.
 
-With --low-rank: a step of OIALR beside a full-rank step of `ddp` on the vision transformer of width 768, with AdamW and
-batches of 16 a rank, once converted (every k the shorter side) and with every k cut to a quarter of it; a basis update
-of all layers and one of the first tenth, in steps of the converted network; and the memory of the optimizer's moments.
+With --low-rank: a step of OIALR against a full-rank step of `ddp` on the vision transformer of width 768, with AdamW
+and batches of 16 per rank, after the conversion (each k is the shorter side) and with each k cut to a quarter of it; a
+basis update of all layers, and one of the first tenth, in steps of the converted network; and the memory of the
+optimizer's moments.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def torchs(model, options):
 
 
 def measure(num_rounds: int, seconds_per_block: float) -> dict | None:
-    """What one rank does; rank 0 returns the figures."""
+    """One rank's program; rank 0 returns the figures."""
     import torch
     import torch.distributed
     from mpi4py import MPI
@@ -108,7 +109,6 @@ def measure_low_rank(num_rounds: int) -> dict | None:
     from mpi4py import MPI
 
     from atoll.communication.mpi import MpiFamily
-    from atoll.methods.common.optimizers import state_bytes
     from atoll.methods.low_rank.factored import factor, shape_of
     from atoll.platform.workloads.cifar10 import Cifar10MiniVit
 
@@ -128,36 +128,43 @@ def measure_low_rank(num_rounds: int) -> dict | None:
         given = {"delay": 1.0, "update_period": 1.0, "beta": 0.0, "alpha": alpha, "full_rank_last": True}
         return build("oialr", given, copy.deepcopy(model), connect(world, family, name), settings)
 
-    made = {
+    methods = {
         "full rank (ddp)": build("ddp", {}, copy.deepcopy(model), connect(world, family, "ddp"), settings),
         "converted": oialr("converted", 1.0),
         "k = min/4": oialr("cut", 0.1),
     }
-    converting = seconds(made["converted"]._convert)
-    made["k = min/4"]._convert()
-    for layer in made["k = min/4"]._layers.values():
+    converting = seconds(methods["converted"]._convert)
+    methods["k = min/4"]._convert()
+    for layer in methods["k = min/4"]._layers.values():
         k = min(shape_of(layer)) // 4
         parts = {"U": layer.U[:, :k], "S": layer.S[:k, :k], "Vt": layer.Vt[:k]}
         factor(layer, {name: part.detach().clone() for name, part in parts.items()}, trained=["S"])
-    made["k = min/4"]._adopt()
-    times: dict[str, list[float]] = {form: [] for form in made}
+    methods["k = min/4"]._adopt()
+    times: dict[str, list[float]] = {form: [] for form in methods}
     updates: dict[str, list[float]] = {"all layers": [], "a tenth of the layers": []}
     for round_number in range(num_rounds + 1):
-        row = {form: seconds(method.step, batch) for form, method in made.items()}
-        made["converted"]._hyperparameters = replace(made["converted"]._hyperparameters, alpha=1.0)
-        update = {"all layers": seconds(made["converted"]._update_bases)}
-        made["converted"]._num_updates = 0
-        made["converted"]._hyperparameters = replace(made["converted"]._hyperparameters, alpha=0.1)
-        update["a tenth of the layers"] = seconds(made["converted"]._update_bases)
+        row = {form: seconds(method.step, batch) for form, method in methods.items()}
+        methods["converted"]._hyperparameters = replace(methods["converted"]._hyperparameters, alpha=1.0)
+        update = {"all layers": seconds(methods["converted"]._update_bases)}
+        methods["converted"]._num_updates = 0
+        methods["converted"]._hyperparameters = replace(methods["converted"]._hyperparameters, alpha=0.1)
+        update["a tenth of the layers"] = seconds(methods["converted"]._update_bases)
         if round_number > 0:  # the first warms up
             for kept, new in ((times, row), (updates, update)):
                 for form, value in new.items():
                     kept[form].append(value)
+    costs = {"batch_size": 16, "rounds": num_rounds} | _low_rank_figures(methods, times, updates, converting)
+    return {"cifar10_mini_vit": costs} if world.rank == 0 else None
+
+
+def _low_rank_figures(
+    methods: dict, times: dict[str, list[float]], updates: dict[str, list[float]], converting: float
+) -> dict:
+    from atoll.methods.common.optimizers import state_bytes
+
     full = times["full rank (ddp)"]
     step = statistics.median(times["converted"])
-    figures = {
-        "batch_size": 16,
-        "rounds": num_rounds,
+    return {
         "milliseconds_per_step": {form: 1e3 * statistics.median(t) for form, t in times.items()},
         "median_ratio_to_full_rank": {
             form: statistics.median(a / b for a, b in zip(t, full, strict=True)) for form, t in times.items()
@@ -165,10 +172,9 @@ def measure_low_rank(num_rounds: int) -> dict | None:
         "milliseconds_per_basis_update": {name: 1e3 * statistics.median(t) for name, t in updates.items()},
         "basis_update_in_steps": {name: statistics.median(t) / step for name, t in updates.items()},
         "milliseconds_of_conversion": 1e3 * converting,
-        "trained_parameters": {form: method._flat.parameters.numel() for form, method in made.items()},
-        "optimizer_mebibytes": {form: state_bytes(method._optimizer) / 2**20 for form, method in made.items()},
+        "trained_parameters": {form: method._flat.parameters.numel() for form, method in methods.items()},
+        "optimizer_mebibytes": {form: state_bytes(method._optimizer) / 2**20 for form, method in methods.items()},
     }
-    return {"cifar10_mini_vit": figures} if world.rank == 0 else None
 
 
 def _steps_per_block(step, batch, world, seconds: float) -> int:

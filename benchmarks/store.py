@@ -1,4 +1,4 @@
-"""How fast the recorder moves journal lines into SQLite and PostgreSQL, how far it lags, and how much memory it takes.
+"""The recorder's rate for journal lines into SQLite and PostgreSQL, its lag, and its memory.
 
 python benchmarks/store.py [--quick] [--json FILE]
 
@@ -47,7 +47,7 @@ def write_lines(folder: Any, num_lines: int) -> None:
 
 
 def catch_up(url: str, folder: Any) -> tuple[float, float]:
-    """Lines per second, and MiB by which the process has grown."""
+    """Lines per second, and the growth of the process in MiB."""
     recorder = Recorder(folder, lambda: Store(url), journals.study_row(folder.path, name=folder.path.name))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
@@ -58,7 +58,7 @@ def catch_up(url: str, folder: Any) -> tuple[float, float]:
 
 
 def lag(url: str, folder: Any, seconds: float, rate: float = 1000.0) -> dict[str, float]:
-    """Seconds from a line's writing to its being in the store, at `rate` lines a second."""
+    """Seconds from writing a line to finding it in the store, at `rate` lines per second."""
     thread = RecorderThread(
         Recorder(folder, lambda: Store(url), journals.study_row(folder.path, name=folder.path.name))
     )
@@ -94,7 +94,7 @@ def lag(url: str, folder: Any, seconds: float, rate: float = 1000.0) -> dict[str
 
 
 def in_a_process_of_its_own(url: str, folder: Path, num_lines: int) -> tuple[float, float]:
-    """So that the memory is that of one catching up, and not of what came before."""
+    """In a new process, so that the memory is that of this catch-up alone."""
     command = [sys.executable, __file__, "--one", url, str(folder), str(num_lines)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     rate, mebibytes = json.loads(done.stdout)

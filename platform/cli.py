@@ -1,4 +1,4 @@
-"""The command line: runs a command, and turns known errors into one message and an exit code."""
+"""The command line: runs a command, and turns a known error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atoll.platform.exit_codes import FAILURE, USAGE
 
 
 def main() -> NoReturn:
-    """Run a command; known errors become one message and an exit code."""
+    """Run a command; a known error becomes a message and an exit code."""
     try:
         app()
     except Exception as error:

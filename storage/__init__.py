@@ -1,1 +1,1 @@
-"""What is stored: journals in the study's folder, and the rows of a SQL database that a recorder makes of them."""
+"""Stored results: journals in the study's folder, and the rows that a recorder makes of them in a SQL database."""

@@ -1,9 +1,9 @@
-"""What a journal's lines say: one type for each event, with explicit writing and reading.
+"""The events in a journal: one type per event, with explicit writing and reading.
 
 A trial's lines are trial_started, then progress, then trial_ended; trial_lost ends a trial whose process is gone. The
-names of events and of their fields are the format on disk: they stay as they are when a class or attribute is renamed.
-A field may be added if `from_line` has a default for lines without it; anything else needs a new VERSION. A line needs
-what resuming or the store needs.
+names of events and their fields are the format on disk: renaming a class or attribute must not change them. A field
+may be added if `from_line` has a default for lines without it; any other change needs a new VERSION. A line needs the
+fields that resuming or the store needs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VERSION = 2
 
 
 class MalformedLine(ValueError):
-    """A line of a known event lacks a field, or has one of another type."""
+    """A line of a known event that lacks a field, or has a field of the wrong type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Event(ABC):
     """One line of a journal.
 
     Attributes:
-        time: when the line was written, in seconds since the epoch; the writer sets it.
+        time: the time of writing, in seconds since the epoch; set by the writer.
     """
 
     name: ClassVar[str]
@@ -45,7 +45,7 @@ class Event(ABC):
     @classmethod
     @abstractmethod
     def from_line(cls, line: Line) -> Self:
-        """Read a line. Raises KeyError, TypeError or ValueError if it lacks what is needed."""
+        """Read a line. Raises KeyError, TypeError or ValueError if it is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class JournalOpened(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStarted(Event):
-    """The launcher starts a study, or resumes it: its definition now."""
+    """The launcher starts or resumes a study, with its current definition."""
 
     name: ClassVar[str] = "study_started"
     definition: dict[str, Any] | None
@@ -85,7 +85,7 @@ class StudyStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyEnded(Event):
-    """The launcher ends a study: complete, stopped or failed, and why."""
+    """The launcher ends a study: complete, stopped or failed, with the reason."""
 
     name: ClassVar[str] = "study_ended"
     state: str
@@ -103,7 +103,7 @@ class StudyEnded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Restarted(Event):
-    """The launcher starts the ranks again, because they died."""
+    """The launcher restarts the ranks, because they died."""
 
     name: ClassVar[str] = "restarted"
     reason: str
@@ -120,7 +120,7 @@ class Restarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RankPlaced(Event):
-    """Where a rank of a worker runs."""
+    """The placement of a worker's rank."""
 
     name: ClassVar[str] = "host"
     world_rank: int
@@ -191,9 +191,9 @@ class TrialStarted(TrialEvent):
     """A worker starts a trial.
 
     Attributes:
-        generation: how many trials the worker has started before.
-        hyperparameters: those that are searched or fixed; `configuration` has all, and what else training needs.
-        proposal: where the hyperparameters come from.
+        generation: the number of trials that the worker has started before.
+        hyperparameters: the searched and fixed ones; `configuration` has all, and everything else that training needs.
+        proposal: the origin of the hyperparameters.
     """
 
     name: ClassVar[str] = "trial_started"
@@ -244,7 +244,7 @@ class TrialStarted(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressReported(TrialEvent):
-    """A trial reports after an epoch; a number that was NaN or infinite is None."""
+    """A trial's report after an epoch; NaN and infinite numbers are None."""
 
     name: ClassVar[str] = "progress"
     step: int
@@ -297,10 +297,10 @@ class TrialEnded(TrialEvent):
     """A trial ends: complete, pruned, failed, or lost because the search was stopped.
 
     Attributes:
-        objectives: all of them if there are several.
-        curve: of a pruned trial, its metric by epoch.
-        traces: what ranks did at their steps, for projections; `schedules` on disk.
-        worker_seconds: how long the worker was busy with it; `busy_seconds` on disk.
+        objectives: all objectives if there are several.
+        curve: a pruned trial's metric by epoch.
+        traces: the ranks' step traces, for projections; `schedules` on disk.
+        worker_seconds: the worker's time for the trial; `busy_seconds` on disk.
     """
 
     name: ClassVar[str] = "trial_ended"
@@ -370,7 +370,7 @@ class TrialEnded(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialLost(TrialEvent):
-    """The launcher ends a trial whose process is gone; it is queued again.
+    """The launcher ends a trial whose process is gone; the trial is requeued.
 
     Attributes:
         suspected: whether its worker may have died because of it; `blamed` on disk.
@@ -422,7 +422,7 @@ class Proposed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalRefused(Event):
-    """A sampler proposed what must not be trained, and why."""
+    """A sampler made an infeasible proposal, with the reason."""
 
     name: ClassVar[str] = "refused"
     number: int
@@ -498,10 +498,10 @@ EVENTS: Mapping[str, type[Event]] = {
 
 
 def parse(line: Line) -> Event | None:
-    """The event of a line; None if this version knows no such event.
+    """The event of a line; None if this version does not know the event.
 
     Raises:
-        MalformedLine: for a known event that lacks what is needed.
+        MalformedLine: for an invalid line of a known event.
     """
     kind = EVENTS.get(line["event"])
     if kind is None:
@@ -529,12 +529,12 @@ def _time(line: Line) -> float:
 def _integer(line: Line, name: str) -> int:
     value = line[name]
     if not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer; it is {value!r}")
+        raise TypeError(f"{name} must be an integer; got {value!r}")
     return value
 
 
 def _mapping(line: Line, name: str) -> dict[str, Any]:
     value = line[name]
     if not isinstance(value, dict):
-        raise TypeError(f"{name} must be an object; it is {value!r}")
+        raise TypeError(f"{name} must be an object; got {value!r}")
     return value

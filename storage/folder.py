@@ -1,4 +1,4 @@
-"""The files of a study: the one place that knows their names."""
+"""The files of a study; no other module knows their names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StudyFolder:
 
     @property
     def definition(self) -> Path:
-        """The study as it was started, complete with defaults (JSON)."""
+        """The study's definition including defaults, as JSON."""
         return self.path / "study.json"
 
     @property
@@ -40,17 +40,17 @@ class StudyFolder:
         return self.path / "heartbeats"
 
     def heartbeat(self, world_rank: int) -> Path:
-        """Touched by a rank for as long as it makes progress."""
+        """A rank's heartbeat file, touched as long as it makes progress."""
         return self.heartbeats / f"{world_rank:05d}"
 
     @property
     def lock(self) -> Path:
-        """Held by the study's launcher."""
+        """The lock file of the study's launcher."""
         return self.path / "lock"
 
     @property
     def quarantine(self) -> Path:
-        """Journal lines that no database takes, with the reason."""
+        """Journal lines that the database rejected, with the reasons."""
         return self.path / "quarantine.jsonl"
 
     @property
@@ -60,21 +60,21 @@ class StudyFolder:
 
     @property
     def log(self) -> Path:
-        """What the MPI ranks print."""
+        """The output of the MPI ranks."""
         return self.path / "logs" / "ranks.log"
 
     @property
     def exports(self) -> Path:
-        """Where exported configurations go by default."""
+        """The default folder of exported configurations."""
         return self.path / "exports"
 
     def create(self) -> None:
-        """Make the folder and those inside it."""
+        """Make the folder and its subfolders."""
         for folder in (self.journals, self.heartbeats, self.log.parent, self.exports):
             folder.mkdir(parents=True, exist_ok=True)
 
     def remove(self) -> None:
-        """Remove the study's files, and the folder unless it holds something else; exports go with it."""
+        """Remove the study's files, including exports, and the folder unless it holds other files."""
         for folder in (self.journals, self.heartbeats, self.log.parent, self.exports):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.definition, self.stop_request, self.lock, self.quarantine):
@@ -88,7 +88,7 @@ class StudyFolder:
 
 
 class BenchmarkFolder:
-    """Where a benchmark's files are: what was asked for, and the folders of its studies.
+    """The files of a benchmark: its definition, and the folders of its studies.
 
     Args:
         path: the benchmark's folder.
@@ -107,14 +107,14 @@ class BenchmarkFolder:
         return self.definition.exists()
 
     def studies(self) -> list[StudyFolder]:
-        """The folders of the studies that have begun."""
+        """The folders of the started studies."""
         if not self.exists():
             return []
         folders = (StudyFolder(path) for path in sorted(self.path.iterdir()) if path.is_dir())
         return [folder for folder in folders if folder.exists()]
 
     def remove(self) -> None:
-        """Remove the benchmark's files, and the folder unless it holds something else."""
+        """Remove the benchmark's files, and the folder unless it holds other files."""
         for study in self.studies():
             study.remove()
         self.definition.unlink(missing_ok=True)

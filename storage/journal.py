@@ -1,9 +1,9 @@
-"""Journals: one JSON object a line, one writer a file, so that no lock is needed and NFS and Lustre are safe.
+"""Journals: one JSON object per line and one writer per file, so no lock is needed, and NFS and Lustre are safe.
 
-A line is handed to the system as it is written, so a killed process loses nothing, and synced to disk at most once a
-second and at the end of any trial longer than a second, so a lost host loses at most what is queued again. The first
-line names the version of the format. A torn last line is ignored; a line that is not an event, or lacks what its event
-needs, is skipped, counted and told. `events` has what the lines say.
+Lines are written without buffering, so a killed process loses nothing. They are synced to disk at most once a second
+and at the end of trials longer than a second, so a lost host loses at most trials that are requeued. The first line has
+the version of the format. A torn last line is ignored; a line that is not an event, or is invalid, is skipped, counted
+and reported. The events are in `events`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MAX_BYTES = 4 << 20
 
 
 class JournalError(OSError):
-    """A journal cannot be written: nothing may be trained that could not be recorded."""
+    """A journal cannot be written; the search must end, as its results could not be recorded."""
 
 
 class JournalVersionError(ValueError):
-    """A journal was written by a later version of atoll."""
+    """A journal from a later version of atoll."""
 
 
 class JournalWriter:
-    """Appends events to one file. Raises JournalError when a line cannot be written whole."""
+    """Appends events to one file. Raises JournalError if a line cannot be written completely."""
 
     SYNC_INTERVAL = 1.0
 
@@ -56,8 +56,8 @@ class JournalWriter:
         except OSError as error:
             raise JournalError(
                 error.errno,
-                f"the journal {self._path} cannot be written ({error.strerror}); what was recorded stays readable: "
-                "make room, then go on with --resume",
+                f"the journal {self._path} cannot be written ({error.strerror}); recorded results stay readable: "
+                "free some disk space, then continue with --resume",
             ) from None
 
     def _end_torn_line(self, size: int) -> None:
@@ -70,16 +70,16 @@ class JournalWriter:
         return line is not None and line["event"] == JournalOpened.name and line.get("version") == events.VERSION
 
     def append(self, event: Event, *, sync: bool = False) -> None:
-        """Write one line: the event's name, the present time, and the event's fields.
+        """Write one line: the event's name, the current time, and the event's fields.
 
         Args:
-            event: what to write.
-            sync: whether the line must be on disk when this returns.
+            event: the event to write.
+            sync: whether the line must be on disk on return.
         """
         data = _dump({"event": event.name, "time": time.time(), **event.to_line()}).encode() + b"\n"
         with self._explained():
             if os.write(self._file, data) != len(data):
-                raise OSError(errno.ENOSPC, "it took a part of a line only")
+                raise OSError(errno.ENOSPC, "a line was written only partly")
             if sync or time.monotonic() - self._synced > self.SYNC_INTERVAL:
                 os.fsync(self._file)
                 self._synced = time.monotonic()
@@ -94,12 +94,12 @@ class JournalWriter:
 def _dump(content: object) -> str:
     try:
         return json.dumps(content, separators=(",", ":"), allow_nan=False)
-    except ValueError:  # rare, so that the usual line is walked through once
+    except ValueError:  # rare: the usual line is traversed once
         return json.dumps(_finite(content), separators=(",", ":"), allow_nan=False)
 
 
 def _finite(content: object) -> object:
-    """The same with null for numbers that JSON does not have."""
+    """The content with null for NaN and infinite numbers, which JSON does not have."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, Mapping):
@@ -112,10 +112,10 @@ class Chunk:
     """Whole lines of one journal.
 
     Attributes:
-        events: what the lines say; the version's line is left out.
-        start, offset: the first byte, and the one after the last.
-        num_skipped: lines that are not events, or not understood.
-        malformed: what is wrong with those that name an event of ours.
+        events: the events, without the version's line.
+        start, offset: the positions of the first byte and after the last byte.
+        num_skipped: number of lines that are not events, or not valid.
+        malformed: the errors of invalid lines of known events.
     """
 
     events: list[Event]
@@ -126,10 +126,10 @@ class Chunk:
 
 
 def read_chunk(path: Path, offset: int = 0, max_bytes: int = MAX_BYTES) -> Chunk:
-    """Read whole lines from byte `offset` on; a line without its end is left for later.
+    """Read complete lines from byte `offset` on; an incomplete last line is left for later.
 
     Raises:
-        JournalVersionError: for a journal of a later version.
+        JournalVersionError: for a journal from a later version.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -168,12 +168,13 @@ def _load(raw: bytes) -> Line | None:
 def _check_version(opened: JournalOpened, path: Path) -> None:
     if opened.version > events.VERSION:
         raise JournalVersionError(
-            f"the journal {path} has version {opened.version}; this atoll reads versions 1 to {events.VERSION}"
+            f"the journal {path} has version {opened.version}; this version of atoll reads versions 1 to "
+            f"{events.VERSION}"
         )
 
 
 def _without_nul(content: Any) -> Any:
-    """The same without NUL characters, which PostgreSQL does not take."""
+    """The content without NUL characters, which PostgreSQL does not accept."""
     if isinstance(content, str):
         return content.replace("\x00", "")
     if isinstance(content, dict):
@@ -182,26 +183,26 @@ def _without_nul(content: Any) -> Any:
 
 
 class JournalTail:
-    """Follows all journals of a folder, each from where it was left."""
+    """Follows all journals of a folder, each from its last position."""
 
     def __init__(self, folder: Path, offsets: Mapping[str, int] | None = None) -> None:
         self._folder = folder
         self._offsets = dict(offsets or {})
 
     def read(self) -> dict[str, Chunk]:
-        """The new whole lines of every journal that has some, by file name."""
+        """The new complete lines of the journals, by file name."""
         chunks = {}
         grown = [(path, self._offsets.get(path.name, 0)) for path in sorted(self._folder.glob("*.jsonl"))]
         grown = [(path, offset) for path, offset in grown if path.stat().st_size > offset]
         for path, offset in grown:
-            # A share of what is held in memory at once, however many workers there are.
+            # Divide a fixed amount of memory among the journals, however many workers there are.
             chunk = read_chunk(path, offset, max(MAX_BYTES // len(grown), 1 << 16))
             if chunk.offset > offset:
                 chunks[path.name] = chunk
         return chunks
 
     def advance(self, chunks: Mapping[str, Chunk]) -> None:
-        """Do not read `chunks` again."""
+        """Continue after `chunks` at the next read."""
         self._offsets.update({name: chunk.offset for name, chunk in chunks.items()})
 
 
@@ -210,7 +211,7 @@ def replay(folder: Path, problems: list[str] | None = None) -> list[Event]:
 
     Args:
         folder: the study's journals.
-        problems: gets a sentence for every journal with lines of known events that cannot be read.
+        problems: receives a sentence for each journal with invalid lines of known events.
     """
     timed: list[tuple[float, Event]] = []
     for path in sorted(folder.glob("*.jsonl")):
@@ -220,8 +221,8 @@ def replay(folder: Path, problems: list[str] | None = None) -> list[Event]:
             offset = chunk.offset
             malformed += chunk.malformed
             for event in chunk.events:
-                now = max(now, event.time)  # a clock that steps back must not change the order of a file
+                now = max(now, event.time)  # a clock that is set back must not change the order within a file
                 timed.append((now, event))
         if malformed and problems is not None:
-            problems.append(f"{len(malformed)} lines of {path} were ignored; the first: {malformed[0]}")
+            problems.append(f"ignored {len(malformed)} invalid lines of {path}; the first: {malformed[0]}")
     return [event for _, event in sorted(timed, key=lambda pair: pair[0])]

@@ -1,7 +1,7 @@
-"""One launcher per study: a lock file that names its holder, and tells a dead one.
+"""One launcher per study: a lock file that names its holder, and is taken over from a dead holder.
 
-The file is made by a hard link, which is atomic on network file systems too. On the holder's own host its process is
-looked up; elsewhere the holder counts as dead once it has not refreshed the file for a while.
+The file is made by a hard link, which is atomic on network file systems, too. On the holder's own host, its process is
+looked up; from elsewhere, the holder counts as dead if it has not refreshed the file for a while.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Lock:
         self._refreshed = 0.0
 
     def acquire(self) -> None:
-        """Take the lock, over from a dead holder if need be. Raises Locked."""
+        """Take the lock, if necessary over from a dead holder. Raises Locked."""
         mine = self._path.with_name(f"{self._path.name}.{socket.gethostname()}.{os.getpid()}")
         mine.write_text(json.dumps(_identity()))
         try:
-            # A holder may die, and another launcher come first, between a look and the link.
+            # Between the check and the link, a holder may die, or another launcher may take the lock.
             for _ in range(10):
                 try:
                     os.link(mine, self._path)
@@ -41,7 +41,7 @@ class Lock:
                     self._clear_if_dead(now=mine.stat().st_mtime)
                 else:
                     return
-            raise Locked(f"{self._path} could not be taken: several launchers try at once")
+            raise Locked(f"{self._path} could not be taken, because several launchers compete for it; try again")
         finally:
             mine.unlink()
 
@@ -54,29 +54,29 @@ class Lock:
             return
         if _is_alive(holder, silence, self.SILENCE):
             raise Locked(
-                f"this study is being run by process {holder['process']} on {holder['hostname']} (since "
+                f"this study is running as process {holder['process']} on {holder['hostname']} (since "
                 f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(holder['since']))}); stop it first, or wait"
             )
         self._path.unlink(missing_ok=True)
 
     def refresh(self) -> None:
-        """Show that the holder is alive; to be called often, touches the file now and then."""
+        """Show that the holder is alive; to be called often, touches the file at intervals."""
         if time.monotonic() - self._refreshed > self.REFRESH_INTERVAL:
             self._refreshed = time.monotonic()
             os.utime(self._path)
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._path.unlink(missing_ok=True)
 
     def holder(self) -> dict[str, Any] | None:
-        """Who holds the lock, or None where nobody alive does."""
+        """The live process that holds the lock; None if there is none."""
         try:
-            found: dict[str, Any] = json.loads(self._path.read_text())
+            owner: dict[str, Any] = json.loads(self._path.read_text())
             silence = time.time() - self._path.stat().st_mtime
         except (FileNotFoundError, ValueError):
             return None
-        return found if _is_alive(found, silence, self.SILENCE) else None
+        return owner if _is_alive(owner, silence, self.SILENCE) else None
 
 
 def _identity() -> dict[str, Any]:
@@ -96,9 +96,9 @@ def _is_alive(holder: dict[str, Any], silence: float, patience: float) -> bool:
 
 
 def _start_of(process: int) -> str | None:
-    """When a process of this host started, in the system's own terms; None where there is no such process."""
+    """The start time of a process on this host, in the system's format; None if there is no such process."""
     try:
-        # After the command, which may hold spaces: field 22 of proc(5), and the state.
+        # The fields of proc(5) after the command, which may contain spaces: the state, ..., and field 22.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return _without_proc(process)

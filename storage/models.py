@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 class Base(DeclarativeBase):
     """The declarative base."""
 
-    # SQLite numbers rows by itself only where the key is spelled INTEGER.
+    # SQLite assigns keys only if their type is spelled INTEGER.
     type_annotation_map: ClassVar = {
         dict[str, Any]: JSON,
         list[Any]: JSON,
@@ -21,7 +21,7 @@ class Base(DeclarativeBase):
 
 
 class BenchmarkRow(Base):
-    """Methods tuned and confirmed on workloads: `num_studies` studies, of which those that have begun refer to it."""
+    """A benchmark of `num_studies` studies, of which the started ones refer to it."""
 
     __tablename__ = "benchmark"
 
@@ -37,11 +37,10 @@ class BenchmarkRow(Base):
 class StudyRow(Base):
     """One search. Its state is running, complete, stopped or failed.
 
-    `curve_metric` is the workload's metric, which every report has, whatever is optimised. `objectives` are names and
-    directions, where there are several; metric and direction are then those of the first. `num_refused` counts the
-    configurations that were proposed and not trained. Of a benchmark, `stage` is tune or confirm, `repeat` counts the
-    independent tunings, and the labels are what the benchmark calls method and workload. `archived` ones are listed on
-    demand.
+    `curve_metric` is the workload's metric, which every report has, even if it is not an objective. `objectives` has
+    names and directions if there are several; metric and direction are then those of the first. `num_refused` counts
+    infeasible proposals. For a benchmark's study, `stage` is tune or confirm, `repeat` is the index of the tuning, and
+    the labels are the benchmark's names of method and workload. `archived` studies are listed on request.
     """
 
     __tablename__ = "study"
@@ -73,10 +72,10 @@ class StudyRow(Base):
 
 
 class TrialRow(Base):
-    """One evaluated configuration; `number` counts within the study, `attempt` the retries of a lost trial.
+    """One evaluated configuration; `number` counts within the study, `attempt` counts the retries of a lost trial.
 
-    `proposal` says where it comes from: operator, parents, the source of every gene, and what it took to propose it.
-    `oversubscribed`: its ranks shared cores or a GPU, so that its seconds compare with nothing. `note`: a reader's.
+    `proposal` is its origin: operator, parents, the source of each gene, and the time to propose it. `oversubscribed`:
+    its ranks shared cores or a GPU, so its times are not comparable. `note`: a reader's annotation.
     """
 
     __tablename__ = "trial"
@@ -114,7 +113,7 @@ class TrialRow(Base):
 
 
 class ProgressRow(Base):
-    """What a trial reported while it trained."""
+    """A trial's report after an epoch."""
 
     __tablename__ = "progress"
 
@@ -131,7 +130,7 @@ class ProgressRow(Base):
 
 
 class LedgerRow(Base):
-    """What a trial communicated, summed over its ranks, by operation, scope, size of one call, and overlap."""
+    """A trial's traffic, summed over its ranks, by operation, scope, size of one call, and overlap."""
 
     __tablename__ = "ledger"
 
@@ -146,7 +145,7 @@ class LedgerRow(Base):
 
 
 class TraceRow(Base):
-    """What one rank of a trial did at its steps, for projections: patterns of events, their times, and their order."""
+    """The step trace of one rank of a trial, for projections: patterns of events, their times, and their order."""
 
     __tablename__ = "schedule"
 
@@ -156,11 +155,11 @@ class TraceRow(Base):
 
 
 class ProjectionRow(Base):
-    """A *prediction*, never a measurement: what a trial would take on a described cluster, and what that assumes.
+    """A *prediction*, never a measurement: a trial's times on a described cluster, with the assumptions.
 
-    `compute_seconds` and `exposed_seconds` (waiting for communication) are of a step. The target's are null where the
-    trial missed it or there is none. `grows`: whether its method takes as many ranks as there are. `description` is the
-    cluster's.
+    `compute_seconds` and `exposed_seconds` (waiting for communication) are per step. The values to the target are null
+    if the trial missed it or there is none. `grows`: whether the method scales with the number of ranks. `description`
+    is the cluster's.
     """
 
     __tablename__ = "projection"
@@ -182,7 +181,7 @@ class ProjectionRow(Base):
 
 
 class MigrationRow(Base):
-    """An individual that was sent from one island to another."""
+    """The migration of an individual from one island to another."""
 
     __tablename__ = "migration"
 
@@ -195,7 +194,7 @@ class MigrationRow(Base):
 
 
 class HostRow(Base):
-    """Where a rank of a study ran; a resumed study has one row per rank and start."""
+    """The placement of a study's rank; a resumed study has one row per rank and start."""
 
     __tablename__ = "host"
 
@@ -216,7 +215,7 @@ class HostRow(Base):
 
 
 class JournalOffset(Base):
-    """Up to which byte a journal is in the database; changed in the transaction that adds the rows."""
+    """The number of bytes of a journal that are in the database; updated in the transaction that adds the rows."""
 
     __tablename__ = "journal_offset"
 

@@ -1,6 +1,6 @@
-"""Moves whole journal lines into the database, in batches, exactly once.
+"""Loads complete journal lines into the database, in batches, exactly once.
 
-The database may be locked, down or slow: the recorder tries again, later each time, and training goes on.
+The database may be locked, unavailable or slow: the recorder retries at increasing intervals, and training continues.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Recorder:
         self._tail = JournalTail(folder.journals)
 
     def catch_up(self) -> int:
-        """Record all whole lines that are there; returns their number. Raises DBAPIError or StoreError."""
+        """Record all complete lines; returns their number. Raises DBAPIError or StoreError."""
         store = self._connect()
         num_lines = 0
         while chunks := self._next_chunks():
@@ -60,19 +60,19 @@ class Recorder:
 
     def _set_aside(self, rejected: list[Rejected]) -> None:
         if rejected:
-            log.warning("%d lines cannot be stored; they are in %s", len(rejected), self._folder.quarantine)
+            log.warning("the store rejected %d lines; they are in %s", len(rejected), self._folder.quarantine)
             with self._folder.quarantine.open("a") as file:
                 file.writelines(json.dumps(asdict(line)) + "\n" for line in rejected)
 
     def _next_chunks(self) -> dict[str, Chunk]:
         chunks = self._tail.read()
-        # The launcher's lines end trials and the study: they come after all that the ranks wrote before.
+        # The launcher's lines end trials and the study, so they must follow all earlier lines of the ranks.
         if len(chunks) > 1:
             chunks.pop(LAUNCHER, None)
         return chunks
 
     def reset(self) -> None:
-        """Forget the connection, and read again from what the database holds."""
+        """Drop the connection; the next try continues from the offsets in the database."""
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -92,7 +92,7 @@ class RecorderThread(threading.Thread):
     """Records while something else runs.
 
     Attributes:
-        failure: the last error, or None while all is well.
+        failure: the last error; None after a success.
     """
 
     INTERVAL = 0.2
@@ -126,7 +126,7 @@ class RecorderThread(threading.Thread):
     def _try_once(self) -> bool:
         try:
             self._recorder.catch_up()
-        except Exception as error:  # whatever it is, the search must go on, and the next try may succeed
+        except Exception as error:  # on any error the search must continue, and the next try may succeed
             self._recorder.reset()
             if not isinstance(error, Overtaken):
                 self.failure = error
@@ -144,10 +144,10 @@ class RecorderThread(threading.Thread):
                 if isinstance(error, JournalVersionError)
                 else "the store cannot be written"
             )
-            log.warning("%s (%s); the search goes on, the journals keep everything", what, reason)
+            log.warning("%s (%s); the search continues, and the journals keep all", what, reason)
 
     def finish(self, timeout: float) -> bool:
-        """Record the rest; false when that was not done within `timeout` seconds."""
+        """Record the remaining lines; returns whether this succeeded within `timeout` seconds."""
         self._stopping.set()
         self.join(timeout)
         return not self.is_alive() and self.failure is None

@@ -1,4 +1,4 @@
-"""From events to rows of the database, without a database."""
+"""Converts events to rows of the database, without a database."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from atoll.storage.events import Event, TrialKey
 
 Row = dict[str, Any]
 
-# What a sampler keeps with a trial is for resuming, and may be large.
+# A sampler's data are needed for resuming only, and may be large.
 NOT_STORED = ("attributes", "genes")
 
 
 @dataclass
 class Rows:
-    """Rows to be added together. Trials are named by (number, attempt) until the database has given them an id."""
+    """Rows to add together. Trials are identified by (number, attempt) until the database has assigned ids."""
 
     study_id: int
     study: Row = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Rows:
 
 
 def rows_of(study_id: int, journal_events: Iterable[Event]) -> Rows:
-    """Turn events into rows."""
+    """Convert events to rows."""
     rows = Rows(study_id)
     for event in journal_events:
         handler = _HANDLERS.get(type(event))

@@ -1,4 +1,4 @@
-"""Reads pickles that come from elsewhere: a pickle can run whatever it names, so that only arrays may be named."""
+"""Reads untrusted pickles: a pickle can call anything that it names, so only arrays and given classes are allowed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Names = Collection[tuple[str, str]]
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads plain values, arrays, and the classes that it is given; anything else raises UnpicklingError.
+    """Reads plain values, arrays, and given classes; anything else raises UnpicklingError.
 
     Args:
-        file: what to read.
-        rule: what the pickle may hold, for the error.
-        classes: module and name of further classes.
-        options: of pickle.Unpickler.
+        file: the file to read.
+        rule: the permitted content, for the error message.
+        classes: modules and names of further permitted classes.
+        options: options of pickle.Unpickler.
     """
 
     ARRAYS: ClassVar[Names] = frozenset(
@@ -39,5 +39,5 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The class or function that the pickle names."""
         if (module, name) not in self.ARRAYS and (module, name) not in self._classes:
-            raise pickle.UnpicklingError(f"{self._rule}; this one names {module}.{name}")
+            raise pickle.UnpicklingError(f"{self._rule}; got {module}.{name}")
         return super().find_class(module, name)

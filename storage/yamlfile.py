@@ -1,4 +1,4 @@
-"""YAML and JSON files as validated models, with errors that say file, line, key, rule, value and valid choices."""
+"""YAML and JSON files as validated models; errors have the file, line, key, rule, value and valid choices."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Location = tuple[int | str, ...]
 
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML, with 1e-3 as a number, as in YAML 1.2 (in 1.1 it is a string)."""
+    """Safe YAML that reads 1e-3 as a number, as in YAML 1.2 (a string in YAML 1.1)."""
 
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*[eE][-+]?\d+"), list("-+0123456789"))
 
 
 class FileError(ValueError):
-    """A file does not say what it must; the message has one line per mistake."""
+    """An invalid file; the message has one line per error."""
 
 
 def read(text: str) -> Any:
-    """What a YAML or JSON text holds."""
+    """The content of a YAML or JSON text."""
     return yaml.load(text, Loader=Loader)
 
 
@@ -40,10 +40,10 @@ def load(
     inside: bool = False,
     change: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
 ) -> Model:
-    """Read `path` as `model`, with a change of its content; if `inside` is set, code must lie in its folder.
+    """Read `path` as `model`, with a change of its content; if `inside` is set, code must be in its folder.
 
     Raises:
-        FileError: one line for each mistake.
+        FileError: one line per error.
     """
     try:
         text = path.read_text()
@@ -54,7 +54,7 @@ def load(
     except yaml.YAMLError as error:
         raise FileError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise FileError(f"{path}: must hold keys and values; valid keys are {', '.join(model.model_fields)}")
+        raise FileError(f"{path}: must be a mapping of keys to values; valid keys are {', '.join(model.model_fields)}")
     return validate(change(content), model, source=str(path), folder=path.parent, node=node, inside=inside)
 
 
@@ -67,11 +67,11 @@ def validate(
     node: yaml.Node | None = None,
     inside: bool = False,
 ) -> Model:
-    """Make `model` of `content`; `source` names it in errors. Raises FileError."""
+    """Validate `content` as `model`; `source` is its name in errors. Raises FileError."""
     try:
         return model.model_validate(content, context={"folder": str(folder), "inside": inside})
     except ValidationError as error:
-        # A default that depends on other keys is no mistake of its own where one of those is wrong.
+        # A default that depends on an invalid key is not a separate error.
         mistakes = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
         lines = [_explain(_shown(content, e["loc"], e["type"]), e, model, source, node) for e in mistakes]
         raise FileError("\n".join(lines)) from None
@@ -87,21 +87,21 @@ def _explain(key: str, error: ErrorDetails, model: type[BaseModel], source: str,
         hint = f" (did you mean {close[0]}?)" if close else ""
         return f"{where}: {key}: unknown key{hint}; valid keys are {', '.join(valid)}"
     if kind == "missing":
-        return f"{where}: {key}: required, but not given"
+        return f"{where}: {key}: required, but missing"
     shown = "" if isinstance(value, dict) else f"; got {value!r}"
     rule = error["msg"].removeprefix("Value error, ")
     return f"{where}: {key}: {rule}{'' if '; got ' in rule else shown}"
 
 
 def _line(node: yaml.Node | None, location: Sequence[int | str]) -> int | None:
-    """The line of the deepest key on the way to `location`."""
+    """The line of the deepest key on the path to `location`."""
     line = None
     for key in location:
         if isinstance(node, yaml.MappingNode):
-            found = [(k, v) for k, v in node.value if k.value == str(key)]
-            if not found:
-                continue  # pydantic names the branch of a union, which is no key
-            name, node = found[0]
+            matching = [(k, v) for k, v in node.value if k.value == str(key)]
+            if not matching:
+                continue  # pydantic's location includes the branches of unions, which are not keys
+            name, node = matching[0]
             line = name.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
             node = node.value[key]
@@ -110,7 +110,7 @@ def _line(node: yaml.Node | None, location: Sequence[int | str]) -> int | None:
 
 
 def _shown(content: Any, location: Location, kind: str) -> str:
-    """The keys on the way to `location`; pydantic names the branches of unions too, which are none."""
+    """The keys on the path to `location`, without the branches of unions, which pydantic includes."""
     shown: list[str] = []
     for number, key in enumerate(location):
         inside = isinstance(content, list) and isinstance(key, int) and key < len(content)
@@ -141,17 +141,15 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def names(folder: Path) -> list[str]:
-    """The names of the files of a folder that comes with atoll."""
+    """The names of the YAML files in a bundled folder."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def locate(folder: Path, kind: str, given: str) -> Path:
-    """The file that is given, or the one of that name that comes with atoll, in `folder`. Raises FileError."""
-    found = Path(given)
-    if found.is_file() or found.suffix in (".yaml", ".yml", ".json"):
-        return found
+    """The given file, or the bundled file of that name in `folder`. Raises FileError."""
+    path = Path(given)
+    if path.is_file() or path.suffix in (".yaml", ".yml", ".json"):
+        return path
     if given not in names(folder):
-        raise FileError(
-            f"there is no {kind} file {given}, and none of that name is bundled; bundled are {', '.join(names(folder))}"
-        )
+        raise FileError(f"a {kind} must be a file, or one of the bundled {', '.join(names(folder))}; got {given}")
     return folder / f"{given}.yaml"

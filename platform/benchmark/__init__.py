@@ -1,1 +1,1 @@
-"""Benchmarks: many studies, tuned and confirmed with equal budgets."""
+"""Benchmarks: studies that tune and confirm methods with equal budgets."""

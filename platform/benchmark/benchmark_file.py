@@ -1,7 +1,7 @@
-"""The benchmark file: methods and workloads, how each method is tuned on each workload, and how that is confirmed.
+"""The benchmark file: methods, workloads, and how to tune each method on each workload and confirm the results.
 
-Every part of a benchmark is a study of its own: of a workload, a method, a stage (tune or confirm) and a repeat. All
-methods get the same sampler, budget, ranks and shared optimizer space; their own spaces come on top.
+Each part of a benchmark (workload, method, stage (tune or confirm), repeat) is a separate study. All methods get the
+same sampler, budget, number of ranks and shared optimizer space, plus their own spaces.
 """
 
 from __future__ import annotations
@@ -25,50 +25,55 @@ from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
 
 Stage = Literal["tune", "confirm"]
-# Trial n of a study trains with seed + n: repeats, and tuning and confirmation, must not share seeds.
+# Trial n of a study trains with seed + n. Repeats must not share seeds, nor must tuning and confirmation.
 SEEDS_PER_REPEAT = 1_000_000
 FIRST_CONFIRMATION_SEED = 500_000
-# A study's name joins three of them with dots, and has at most 100 characters.
+# A study's name consists of three labels joined with dots, and has at most 100 characters.
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,27}")
-LABEL_WORDS = "up to 28 letters, digits, dashes and underscores, a letter or digit first"
+LABEL_WORDS = "1 to 28 letters, digits, dashes and underscores, starting with a letter or digit"
 
 
 class MethodEntry(Strict):
-    """A method, and what is searched of it beside its own space; one method may enter several times."""
+    """A method, with changes of its search space; a benchmark may have several entries of one method."""
 
     method: str
-    name: str = Field(default="", description="what tables call it; the method's name unless given")
-    space: Space = Field(default_factory=dict, description="changes of its space, as in a study file")
+    name: str = Field(default="", description="label in tables. Default: the method's name")
+    space: Space = Field(default_factory=dict, description="changes of its search space, as in a study file")
     constraints: list[str] = Field(default_factory=list)
     ranks: int | None = Field(
-        default=None, ge=1, description="in place of the benchmark's: a comparator on fewer ranks"
+        default=None, ge=1, description="number of ranks, such as for a baseline on fewer. Default: the benchmark's"
     )
-    untuned: bool = Field(default=False, description="only its default configuration, to show what tuning is worth")
+    untuned: bool = Field(
+        default=False, description="train its default configuration only, to measure the benefit of tuning"
+    )
 
 
 class WorkloadEntry(Strict):
-    """A workload, with its target and epochs, and what all methods search on it."""
+    """A workload, with its target, its epochs, and changes of all methods' search spaces."""
 
     workload: str
-    name: str = Field(default="", description="what tables call it; the workload's name unless given")
-    target: float | None = Field(default=None, gt=0, description="of its metric; its own unless given")
-    epochs: int | None = Field(default=None, ge=1, description="per trial; its own unless given")
-    space: Space = Field(default_factory=dict, description="changes of every method's space")
-    variant_of: str | None = Field(default=None, description="the base workload whose held-out variant it is")
+    name: str = Field(default="", description="label in tables. Default: the workload's name")
+    target: float | None = Field(default=None, gt=0, description="target value of its metric. Default: the workload's")
+    epochs: int | None = Field(default=None, ge=1, description="epochs per trial. Default: the workload's")
+    space: Space = Field(default_factory=dict, description="changes of every method's search space")
+    variant_of: str | None = Field(default=None, description="the base workload of which this is a held-out variant")
 
 
 class Tuning(Strict):
-    """What every method gets on every workload."""
+    """The tuning of each method on each workload."""
 
     trials: int | None = Field(
-        default=None, ge=1, le=FIRST_CONFIRMATION_SEED, description="budget: trials; 20 unless a budget is given"
+        default=None,
+        ge=1,
+        le=FIRST_CONFIRMATION_SEED,
+        description="budget: number of trials. Default: 20 if there is no other budget",
     )
-    busy_seconds: float | None = Field(default=None, gt=0, description="budget: seconds inside trials, of all workers")
-    repeats: int = Field(default=1, ge=1, description="independent tunings")
+    busy_seconds: float | None = Field(default=None, gt=0, description="budget: worker-seconds (seconds in trials)")
+    repeats: int = Field(default=1, ge=1, description="number of independent tunings")
     islands: int = Field(default=1, ge=1)
-    workers: int = Field(default=1, ge=1, description="per island; they train at the same time")
+    workers: int = Field(default=1, ge=1, description="workers per island; they train concurrently")
     sampler: Annotated[Sampler, BeforeValidator(with_name)] = Field(default_factory=lambda: default_sampler(1))
-    objective: str | None = Field(default=None, description="what is tuned; the workload's metric unless given")
+    objective: str | None = Field(default=None, description="the tuned objective. Default: the workload's metric")
     pruning: Pruning | None = None
 
     @model_validator(mode="before")
@@ -80,14 +85,14 @@ class Tuning(Strict):
 
 
 class Confirming(Strict):
-    """How what tuning found is measured."""
+    """The confirmation of the tuned configurations."""
 
-    best: int = Field(default=1, ge=1, description="how many of the best configurations are trained again")
-    seeds: int = Field(default=5, ge=1, description="how often each, with seeds that tuning did not use")
+    best: int = Field(default=1, ge=1, description="number of best configurations to train again")
+    seeds: int = Field(default=5, ge=1, description="number of trainings of each, with seeds that tuning did not use")
 
 
 def _entry(key: str) -> BeforeValidator:
-    return BeforeValidator(lambda one: {key: one} if isinstance(one, str) else one)
+    return BeforeValidator(lambda entry: {key: entry} if isinstance(entry, str) else entry)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """What the part is called in its benchmark."""
+        """The part's name within its benchmark."""
         return f"{self.workload.name}.{self.method.name}.{self.stage}-{self.repeat}"
 
 
@@ -114,20 +119,20 @@ class Benchmark(Strict):
     workloads: list[Annotated[WorkloadEntry, _entry("workload")]] = Field(min_length=1)
     tuning: Tuning = Field(default_factory=Tuning)
     confirmation: Confirming = Field(default_factory=Confirming)
-    ranks: int = Field(default=2, ge=1, description="ranks that train together")
-    ranks_per_node: int | None = Field(default=None, ge=1, description="of those, how many count as one node")
+    ranks: int = Field(default=2, ge=1, description="number of ranks that train together")
+    ranks_per_node: int | None = Field(default=None, ge=1, description="ranks per (virtual) node. Default: by host")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, description="torch threads per rank")
-    space: Space = Field(default_factory=dict, description="changes of the optimizer space, for all methods alike")
+    space: Space = Field(default_factory=dict, description="changes of the optimizer space, for all methods")
     seed: int = Field(default=0, ge=0, le=2**30)
     trial_timeout: float | None = Field(default=None, gt=0)
-    data: str | None = Field(default=None, description="folder of the data files; ATOLL_DATA unless given")
+    data: str | None = Field(default=None, description="folder with the data files. Default: ATOLL_DATA")
 
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
         if not LABEL.fullmatch(name):
-            raise ValueError(f"a benchmark's name has {LABEL_WORDS}; got {name!r}")
+            raise ValueError(f"a benchmark's name must have {LABEL_WORDS}; got {name!r}")
         return name
 
     @field_validator("data")
@@ -139,23 +144,23 @@ class Benchmark(Strict):
     @field_validator("methods", "workloads")
     @classmethod
     def _named(cls, entries: list[Any], info: ValidationInfo) -> list[Any]:
-        """Let every entry have a name and an absolute place; no two may have the same one."""
+        """Give each entry a name, which must be unique, and an absolute location."""
         context = info.context or {}
         kind = {"methods": "method", "workloads": "workload"}[str(info.field_name)]
         named = []
         for entry in entries:
-            given = getattr(entry, kind)
-            located = registry.absolute(given, Path(context.get("folder", ".")))
+            written = getattr(entry, kind)
+            located = registry.absolute(written, Path(context.get("folder", ".")))
             if context.get("inside"):
                 registry.check_inside(located, Path(context["folder"]))
             (registry.check_method if kind == "method" else registry.check_workload)(located)
-            label = entry.name or given.rpartition(":")[2]
+            label = entry.name or written.rpartition(":")[2]
             if not LABEL.fullmatch(label):
-                raise ValueError(f"{kind} {given!r} needs a `name` of {LABEL_WORDS}; got {label!r}")
+                raise ValueError(f"{kind} {written!r} needs a `name` of {LABEL_WORDS}; got {label!r}")
             named.append(entry.model_copy(update={kind: located, "name": label}))
         labels = [entry.name for entry in named]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"names must differ; give those that enter twice a name: {', '.join(twice)}")
+            raise ValueError(f"names must be unique; set a different `name` for each of: {', '.join(twice)}")
         return named
 
     @model_validator(mode="after")
@@ -167,24 +172,24 @@ class Benchmark(Strict):
             if base is None:
                 continue
             if base not in bases:
-                raise ValueError(f"{entry.name} is a variant of {base}, which must be one of {', '.join(bases)}")
+                raise ValueError(f"variant_of of {entry.name} must be one of {', '.join(bases) or 'none'}; got {base}")
             if base in taken:
-                raise ValueError(f"{base} has one variant at most; got {taken[base]} and {entry.name}")
+                raise ValueError(f"{base} must have at most one variant; got {taken[base]} and {entry.name}")
             taken[base] = entry.name
         for method in self.methods:
             ranks = self.ranks_of(method)
             if self.ranks_per_node and ranks > self.ranks_per_node and ranks % self.ranks_per_node:
                 raise ValueError(
-                    f"{method.name}: ranks_per_node ({self.ranks_per_node}) must divide its ranks; got {ranks}"
+                    f"{method.name}: ranks must be divisible by ranks_per_node ({self.ranks_per_node}); got {ranks}"
                 )
         return self
 
     def ranks_of(self, method: MethodEntry) -> int:
-        """How many ranks train together."""
+        """The number of ranks that train together."""
         return method.ranks or self.ranks
 
     def parts(self) -> Iterator[Part]:
-        """All studies, in the order in which they run: tuning first, methods in turns."""
+        """All parts in the order in which they run: tuning first, methods in turn."""
         for stage in ("tune", "confirm"):
             for workload in self.workloads:
                 for repeat in range(self.tuning.repeats):
@@ -192,10 +197,10 @@ class Benchmark(Strict):
                         yield Part(workload, method, stage, repeat)
 
     def study(self, part: Part, folder: Path, configurations: Sequence[dict[str, JsonValue]] = ()) -> Study:
-        """The study of a part; of a confirmation, of these configurations.
+        """The study of a part; a confirmation trains `configurations`.
 
         Raises:
-            ValueError: for what the study cannot be, with the part's name.
+            ValueError: if the study is invalid; the message starts with the part's name.
         """
         try:
             return Study.model_validate(self._content(part, folder) | self._of_stage(part, configurations))
@@ -226,7 +231,7 @@ class Benchmark(Strict):
         topology |= {"device": self.device, "threads": self.threads}
         seed = self.seed + SEEDS_PER_REPEAT * part.repeat
         if part.stage == "confirm":
-            # One worker, so that nothing else trains beside it, and a sampler that thinks of nothing.
+            # One worker, so that nothing else trains at the same time, and a sampler with no overhead.
             return {
                 "confirm": {"configurations": list(configurations), "seeds": self.confirmation.seeds},
                 "seed": seed + FIRST_CONFIRMATION_SEED,
@@ -247,35 +252,37 @@ class Benchmark(Strict):
 
 
 def dump(value: Any) -> Any:
-    """A space's value as a study file has it."""
+    """A space's value in the form of a study file."""
     return value.model_dump() if isinstance(value, Strict) else value
 
 
 def load(
     file: str, scale: str | None = None, changes: dict[str, Any] | None = None, *, inside: bool = False
 ) -> Benchmark:
-    """The benchmark in a file, or the bundled one of that name, with `changes`.
+    """Load a benchmark file, or the bundled benchmark of that name, with `changes`.
 
-    `scale` names one of the file's own reduced forms.
+    `scale` names a reduced version that the file defines.
 
     Raises:
-        FileError: for a file that is not there or no benchmark, or a scale that it does not have.
+        FileError: if the file is missing or invalid, or does not define the scale.
     """
-    found = yamlfile.locate(bundled.BENCHMARKS, "benchmark", file)
+    path = yamlfile.locate(bundled.BENCHMARKS, "benchmark", file)
 
     def scaled(content: dict[str, Any]) -> dict[str, Any]:
         scales = content.pop("scales", None) or {}
         if scale is not None:
             if scale not in scales:
-                raise yamlfile.FileError(f"{found}: has no scale {scale!r}; it has {', '.join(scales) or 'none'}")
+                raise yamlfile.FileError(
+                    f"{path}: the scale must be one of {', '.join(scales) or 'none'}; got {scale!r}"
+                )
             content = merged(content, scales[scale])
         return content | (changes or {})
 
-    return yamlfile.load(found, Benchmark, inside=inside, change=scaled)
+    return yamlfile.load(path, Benchmark, inside=inside, change=scaled)
 
 
 def merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`content` with `changes`, dictionary by dictionary; lists, ranges and choices are replaced."""
+    """`content` with `changes` merged in recursively; lists, ranges and choices are replaced."""
     result = copy.deepcopy(content)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)

@@ -1,6 +1,6 @@
 """Runs a benchmark: its studies one after another, each over MPI with all its workers, resumable at any point.
 
-What is to be confirmed comes from the tuning's journals, so that the store may be away meanwhile.
+The configurations to confirm come from the tuning's journals, so that the store need not be available.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Ending:
 
     Attributes:
         state: complete, stopped or failed.
-        failed: the studies whose ranks died too often, and why.
-        unconfirmed: those that found nothing to confirm.
-        unrecorded: studies of which the store does not hold everything.
+        failed: the studies whose ranks died too often, with the reasons.
+        unconfirmed: the studies whose tuning found nothing to confirm.
+        unrecorded: the studies that are incomplete in the store.
     """
 
     state: str = "complete"
@@ -51,7 +51,7 @@ class Ending:
 
     @property
     def exit_code(self) -> int:
-        """0 complete, 75 stopped and resumable, 1 where a study failed or is not recorded."""
+        """0 complete, 75 stopped and resumable, 1 if a study failed or is not recorded."""
         if self.state == "stopped":
             return exit_codes.EXIT_STOPPED
         return 1 if self.failed or self.unrecorded else 0
@@ -66,15 +66,15 @@ def run(
     follow: Follow,
     run_ranks: Callable[[supervise.Run], str | None] = supervise.supervise,
 ) -> Ending:
-    """Run what is left of a benchmark.
+    """Run the remaining studies of a benchmark.
 
     Args:
-        benchmark: what to run.
-        url: the store's.
-        resuming: whether to go on with what is there.
-        say: gets a line for every study.
+        benchmark: the benchmark to run.
+        url: the store's URL.
+        resuming: whether to continue a stopped benchmark.
+        say: receives a line per study.
         run_ranks: runs the ranks of each study; see `supervise.run_study`.
-        follow: makes of a study what is entered before, called while, and left after it runs.
+        follow: returns a context manager for a study, whose value is called repeatedly while it runs.
 
     Raises:
         LaunchError, StoreError, ValueError, DataMissing: before anything expensive starts.
@@ -112,7 +112,7 @@ class _Runner:
         self._ending = Ending()
 
     def run(self, asked: threading.Event) -> Ending:
-        """Run what is left, until a stop is asked for."""
+        """Run the remaining parts, until a stop is requested."""
         parts = list(self._benchmark.parts())
         for place, part in enumerate(parts, 1):
             if asked.is_set() or self._run_part(part, f"[{place}/{len(parts)}] {part.name}", asked) == "stopped":
@@ -126,23 +126,23 @@ class _Runner:
         if part.stage == "confirm":
             tuned = self._tuned(part)
             if running.state(lifecycle.study_folder(tuned)) != "complete":
-                self._say(f"{title}: its tuning has failed; --resume tries it again")
+                self._say(f"{title}: skipped, because its tuning failed; --resume retries it")
                 return "failed"
             configurations = best(tuned, self._benchmark.confirmation.best)
             if not configurations:
                 self._ending.unconfirmed.append(part.name)
-                self._say(f"{title}: tuning found nothing that trains to the end")
+                self._say(f"{title}: skipped, because no tuning trial completed")
                 return "complete"
         study = self._benchmark.study(part, self._folder, configurations)
         files = lifecycle.study_folder(study)
         lifecycle.end_if_done(files, study)
         if running.state(files) == "complete":
-            self._say(f"{title}: done before")
+            self._say(f"{title}: already complete")
             self._catch_up(files, part)
             return "complete"
         self._say(title)
         state = self._search(study, files, part, asked)
-        if files.stop_request.exists():  # it may have come with the last trial
+        if files.stop_request.exists():  # it may have arrived during the last trial
             asked.set()
         return state
 
@@ -162,7 +162,7 @@ class _Runner:
 
             def watch(folder: StudyFolder) -> None:
                 live(folder)
-                if asked.is_set():  # by a signal that came before the search listened
+                if asked.is_set():  # by a signal that arrived before the search handled signals
                     running.request_stop(folder)
 
             ended = supervise.run_study(
@@ -176,7 +176,7 @@ class _Runner:
         return ended.state
 
     def _catch_up(self, files: StudyFolder, part: Part) -> None:
-        """Record what an earlier start has measured and could not record."""
+        """Record results that an earlier start measured and could not record."""
         try:
             lifecycle.record(files, self._url, follow=False)
         except (DBAPIError, StoreError) as error:
@@ -185,29 +185,31 @@ class _Runner:
 
 
 def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, resuming: bool) -> dict[str, Any]:
-    """The benchmark's row for the store, from its file where it has begun before."""
+    """The benchmark's row for the store; if the benchmark was started before, from its file."""
     file = BenchmarkFolder(folder).definition
     definition = benchmark.model_dump(mode="json")
     if StudyFolder(folder).exists():
-        raise LaunchError(f"{folder} holds a study of that name; choose another name, or remove it with `atoll delete`")
+        raise LaunchError(
+            f"{folder} already holds a study of this name; choose another name, or delete it with `atoll delete`"
+        )
     if file.exists() and not resuming:
         raise LaunchError(f"{folder} already holds a benchmark; continue it with --resume, or choose another name")
     if resuming and not file.exists():
-        raise LaunchError(f"there is no benchmark to resume in {folder}; leave --resume out to start it")
+        raise LaunchError(f"--resume needs a benchmark in {folder}, and there is none; omit --resume to start it")
     if resuming:
         row: dict[str, Any] = json.loads(file.read_text())
         changed = [name for name, value in definition.items() if row["definition"].get(name) != value]
         if changed:
             raise LaunchError(
-                f"the benchmark in {folder} has changed since it was started ({', '.join(changed)}): what is measured "
-                "already would not compare; give it another name"
+                f"a resumed benchmark must be unchanged, as its results would not be comparable; in {folder} these "
+                f"changed: {', '.join(changed)}. Give it another name"
             )
         return row
     try:
         with closing(Store(url)) as store:
             store.check_benchmark_name(benchmark.name, None)
     except DBAPIError:
-        pass  # a store that is away says nothing; the recorders will try again
+        pass  # the store is unavailable; the recorders will retry
     row = {
         "name": benchmark.name,
         "uid": uuid.uuid4().hex,
@@ -222,7 +224,7 @@ def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, res
 
 
 def best(tuned: Study, top: int) -> list[dict[str, Any]]:
-    """The best configurations that a tuning has found, no two alike."""
+    """The best distinct configurations of a tuning."""
     resolved = objectives.resolve(tuned.objectives, workload_of(tuned))
     past = resume.read(journal.replay(lifecycle.study_folder(tuned).journals))
     complete = [trial for trial in past.trials.values() if trial.state == "complete"]

@@ -1,1 +1,1 @@
-"""What a user can type."""
+"""The commands of the command line."""

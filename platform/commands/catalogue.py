@@ -1,4 +1,4 @@
-"""What there is: methods, workloads and search spaces, as plain data."""
+"""The catalogue of methods, workloads and search spaces, as plain data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atoll.platform.study import registry
 
 
 def methods() -> dict[str, str]:
-    """One line for every method: its file's first."""
+    """One line per method: the first of its module's docstring."""
     return {name: _file_doc(registry.method(name)).splitlines()[0] for name in registry.names("method")}
 
 
@@ -18,54 +18,54 @@ def method(name: str) -> dict[str, Any]:
     """Source, equations and hyperparameters of one method."""
     from dataclasses import fields
 
-    found = registry.method(name)
-    rows = [{"hyperparameter": field.name, "default": field.default} for field in fields(found.Hyperparameters)]
+    method_class = registry.method(name)
+    rows = [{"hyperparameter": field.name, "default": field.default} for field in fields(method_class.Hyperparameters)]
     return {
         "name": name,
-        "description": _file_doc(found),
-        "about": _doc(found.Hyperparameters),
+        "description": _file_doc(method_class),
+        "about": _doc(method_class.Hyperparameters),
         "hyperparameters": rows,
     }
 
 
 def workloads() -> dict[str, str]:
-    """One line for every workload."""
+    """One line per workload."""
     return {name: registry.workload(name).summary for name in registry.names("workload")}
 
 
 def workload(name: str) -> dict[str, Any]:
     """Data, metric and target of one workload."""
-    found = registry.workload(name)
+    described = registry.workload(name)
     return {
         "name": name,
-        "summary": found.summary,
-        "description": _doc(type(found)),
-        "data": _doc(type(found).load),
-        "model": _doc(type(found).model),
-        "metric": found.metric,
-        "direction": found.direction,
-        "target": found.target,
-        "epochs": found.epochs,
-        "source": _file_doc(type(found)),
+        "summary": described.summary,
+        "description": _doc(type(described)),
+        "data": _doc(type(described).load),
+        "model": _doc(type(described).model),
+        "metric": described.metric,
+        "direction": described.direction,
+        "target": described.target,
+        "epochs": described.epochs,
+        "source": _file_doc(type(described)),
     }
 
 
 def spaces() -> dict[str, str]:
-    """One line for every method: what is searched besides the optimizer's settings."""
+    """One line per method: its searched parameters, without the optimizer's."""
     return {name: ", ".join(registry.search_space(name).names()) for name in registry.names("method")}
 
 
 def space(name: str) -> dict[str, Any]:
-    """The parameters that are searched for one method, the shared optimizer space included."""
+    """One method's searched parameters, including the shared optimizer space."""
     registry.check_method(name)
     parameters = registry.whole_space(name).parameters
     columns = ("name", "symbol", "domain", "default", "unit", "source")
     return {"method": name, "parameters": [{c: p.as_dict()[c] for c in columns} for p in parameters]}
 
 
-def _doc(found: Any) -> str:
-    return inspect.getdoc(found) or ""
+def _doc(described: Any) -> str:
+    return inspect.getdoc(described) or ""
 
 
-def _file_doc(found: type) -> str:
-    return inspect.cleandoc(sys.modules[found.__module__].__doc__ or _doc(found))
+def _file_doc(described: type) -> str:
+    return inspect.cleandoc(sys.modules[described.__module__].__doc__ or _doc(described))

@@ -22,18 +22,22 @@ from atoll.platform.commands.shared import (
 
 @app.command(epilog="Example: atoll benchmark tiny")
 def benchmark(
-    file: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A benchmark file, or the name of a bundled one.")],
-    scale: Annotated[str | None, typer.Option(help="One of the file's own reduced forms, such as small.")] = None,
-    name: Annotated[str | None, typer.Option(help="The benchmark's name, in place of the file's.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the data files.")] = None,
+    file: Annotated[
+        str, typer.Argument(metavar="BENCHMARK", help="A benchmark file, or the name of a bundled benchmark.")
+    ],
+    scale: Annotated[str | None, typer.Option(help="A reduced version that the file defines, such as small.")] = None,
+    name: Annotated[str | None, typer.Option(help="The benchmark's name. Default: the file's.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the data files. Default: the file's, or ATOLL_DATA.")
+    ] = None,
     outside: Annotated[
-        bool, typer.Option("--outside", help="Let the benchmark file name code outside its folder.")
+        bool, typer.Option("--outside", help="Allow the benchmark file to refer to code outside its folder.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a benchmark that was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped benchmark.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tune methods on workloads with equal budgets, confirm with fresh seeds on test data, and compare."""
+    """Tune methods on workloads with equal budgets, confirm on test data with new seeds, and compare the methods."""
     from dataclasses import asdict
 
     from atoll.platform.benchmark import benchmark_file as benchmarks
@@ -44,26 +48,26 @@ def benchmark(
     extras.require_search_extra()
     extras.require_analysis_extra()
     changes = given_flags({"name": name, "data": None if data is None else str(data.absolute())})
-    found = benchmarks.load(file, scale, changes, inside=not outside)
-    if join.inside_mpi(max(found.ranks_of(method) for method in found.methods)):
-        raise errors.LaunchError("`atoll benchmark` starts its ranks itself: call it without mpirun or srun")
+    definition = benchmarks.load(file, scale, changes, inside=not outside)
+    if join.inside_mpi(max(definition.ranks_of(method) for method in definition.methods)):
+        raise errors.LaunchError("`atoll benchmark` starts its own ranks: run it without mpirun or srun")
     url = lifecycle.store_url(store)
     console = Console(stderr=as_json, highlight=False)
     ending = runner.run(
-        found,
+        definition,
         url,
         resuming=resume,
         say=lambda line: console.print(line, markup=False),
         follow=lambda plan: display.LiveSearch(console, plan.study.name, *plan.aim, plan.study.trials),
     )
     if ending.unrecorded:
-        print("the store does not hold everything yet; finish with the same command and --resume", file=sys.stderr)
+        print("the store is incomplete; to finish, repeat the command with --resume", file=sys.stderr)
     if as_json:
-        print_json({"benchmark": found.name, **asdict(ending)})
+        print_json({"benchmark": definition.name, **asdict(ending)})
     elif ending.state == "stopped":
-        print("stopped; go on with the same command and --resume")
+        print("stopped; to continue, repeat the command with --resume")
     elif not ending.unrecorded:
-        _show_comparison(found.name, store)
+        _show_comparison(definition.name, store)
     raise typer.Exit(ending.exit_code)
 
 
@@ -76,20 +80,22 @@ def _show_comparison(name: str, store: str | None) -> None:
     print_table(display.comparison(comparison))
     for line in (*comparison.notes, comparison.verdict):
         print(line)
-    print(f"`atoll report {name} -o report.html` writes the whole report")
+    print(f"`atoll report {name} -o report.html` writes the full report")
 
 
 @app.command(epilog="Example: atoll report tiny -o report.html")
 def report(
-    name: Annotated[str | None, typer.Argument(metavar="BENCHMARK", help="The newest unless given.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", help="File of the HTML page.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="BENCHMARK", help="The benchmark's name. Default: the newest benchmark.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="HTML file to write.")] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="File of a table with every confirmation, which `atoll score` reads.")
+        Path | None, typer.Option(help="CSV file to write, with one row per confirmation; `atoll score` reads it.")
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a benchmark's report: one HTML page that holds all it needs, a CSV table, or JSON."""
+    """Write a benchmark's report: a self-contained HTML page, a CSV table, or JSON."""
     from atoll.platform.launch import extras
 
     extras.require_analysis_extra()
@@ -115,23 +121,23 @@ def report(
 
 @app.command(epilog="Example: atoll project tiny --cluster a100_hdr200 --nodes 1,2,4,...,64")
 def project(
-    name: Annotated[str, typer.Argument(metavar="STUDY|BENCHMARK", help="The name of a study or benchmark.")],
-    cluster: Annotated[str, typer.Option(help="A cluster file, or the name of a bundled one.")],
-    nodes: Annotated[str, typer.Option(help="Numbers of nodes.")] = "1,2,4,...,256",
+    name: Annotated[str, typer.Argument(metavar="STUDY|BENCHMARK", help="A study's or benchmark's name.")],
+    cluster: Annotated[str, typer.Option(help="A cluster file, or the name of a bundled cluster.")],
+    nodes: Annotated[str, typer.Option(help="Node counts.")] = "1,2,4,...,256",
     scaling: Annotated[
         Literal["weak", "strong"],
         typer.Option(
-            help="Weak keeps the samples of a rank and the epochs to the target, strong the global batch and the steps."
+            help="weak: fixed per-rank batch and epochs to target; strong: fixed global batch and steps to target."
         ),
     ] = "weak",
     speed: Annotated[
         float | None,
-        typer.Option(min=0.0, help="How fast a rank computes, over the measured one; the cluster's unless given."),
+        typer.Option(min=0.0, help="A rank's speed relative to the measured rank. Default: the cluster's."),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict step, epoch and time to target of each method on a described cluster, and keep the predictions."""
+    """Predict each method's step time, epoch time and time to target on a described cluster, and store them."""
     from dataclasses import asdict
 
     from atoll.analysis import clusters as reading
@@ -144,34 +150,43 @@ def project(
     where, scales = reading.cluster(cluster, speed), reading.nodes(nodes)
     opened = open_store(store)
     subject = opened.subject(name)
-    found = projection.project_all(opened, subject, where, scales, scaling)
-    opened.save_projections(found.trial_ids, where.name, scaling, found.rows)
-    made = [p for p in projection.predictions(opened, subject) if (p.cluster, p.scaling) == (where.name, scaling)]
+    projected = projection.project_all(opened, subject, where, scales, scaling)
+    opened.save_projections(projected.trial_ids, where.name, scaling, projected.rows)
+    predictions = [
+        p for p in projection.predictions(opened, subject) if (p.cluster, p.scaling) == (where.name, scaling)
+    ]
     if as_json:
-        content = {"cluster": where.model_dump(), "predictions": [asdict(p) for p in made], "left_out": found.left_out}
+        content = {
+            "cluster": where.model_dump(),
+            "predictions": [asdict(p) for p in predictions],
+            "left_out": projected.left_out,
+        }
         print_json(plain(content))
         return
-    print_table(display.predictions(made))
-    for line in display.prediction_notes(made, found.left_out):
+    print_table(display.predictions(predictions))
+    for line in display.prediction_notes(predictions, projected.left_out):
         print(line)
 
 
 @app.command(epilog="Example: atoll score times.csv --variants cifar10=cifar10_narrow")
 def score(
-    file: Annotated[Path, typer.Argument(metavar="TIMES.csv", help="One row for each tuning trial.")],
+    file: Annotated[Path, typer.Argument(metavar="TIMES.csv", help="A table with one row per tuning trial.")],
     variants: Annotated[
         str, typer.Option(metavar="BASE=VARIANT,...", help="Held-out variants of base workloads.")
     ] = "",
     by: Annotated[
         Literal["time", "index"],
-        typer.Option(help="A study's time: its soonest trial's, in seconds or by evaluation, as AlgoPerf's code does."),
+        typer.Option(
+            help="How to choose a study's fastest trial: by seconds, or by evaluation index as AlgoPerf's code does."
+        ),
     ] = "time",
     integral: Annotated[
-        Literal["exact", "trapezoid"], typer.Option(help="Of the performance profile; AlgoPerf's code uses trapezoids.")
+        Literal["exact", "trapezoid"],
+        typer.Option(help="How to integrate the performance profile; AlgoPerf's code uses trapezoids."),
     ] = "exact",
     as_json: JsonOption = False,
 ) -> None:
-    """Score methods by their times to target, as MLCommons AlgoPerf does, and say how sure their ranks are."""
+    """Score methods by their times to target, as MLCommons AlgoPerf does, with confidence intervals of their ranks."""
     from dataclasses import asdict
 
     from atoll.analysis import score as scoring

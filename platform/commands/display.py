@@ -1,4 +1,4 @@
-"""What a person sees of a search: live progress, leaderboards and tables; plain lines where nobody is at a terminal."""
+"""Live progress, leaderboards and other tables of a search; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """What the journals' lines say of a search so far."""
+    """A search's state so far, from its journals."""
 
     direction: str
     states: dict[str, int] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Tally:
     num_migrations: int = 0
 
     def take(self, event: Event) -> bool:
-        """Take a line in; true when it ended a trial."""
+        """Count an event; returns whether it ended a trial."""
         self.num_migrations += isinstance(event, Migrated)
         if not isinstance(event, TrialEnded):
             return False
@@ -49,12 +49,12 @@ class Tally:
 
     @property
     def num_ended(self) -> int:
-        """Trials that used up a part of the budget."""
+        """Number of trials that count towards the budget."""
         return sum(self.states.get(state, 0) for state in ("complete", "pruned", "failed"))
 
 
 class LiveSearch:
-    """Shows a running search: a bar at a terminal, else a line whenever a tenth of the budget is done."""
+    """Shows a running search: a progress bar in a terminal, otherwise a line per tenth of the budget."""
 
     def __init__(self, console: Console, study_name: str, metric: str, direction: str, num_trials: int | None) -> None:
         self._console = console
@@ -84,7 +84,7 @@ class LiveSearch:
         self._bar.stop()
 
     def __call__(self, folder: StudyFolder) -> None:
-        """Look at the journals again."""
+        """Read the journals' new lines."""
         first = self._tail is None
         self._tail = self._tail or JournalTail(folder.journals)
         chunks = self._tail.read()
@@ -119,21 +119,21 @@ class LiveSearch:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table for the terminal; numbers to the right."""
-    made = Table(title=Text(title), title_justify="left")
+    """A table for the terminal, with numbers aligned right."""
+    result = Table(title=Text(title), title_justify="left")
     rows = list(rows)
     for index, column in enumerate(columns):
         numeric = all(row[index][:1] in "-0123456789" for row in rows if row[index])
-        made.add_column(Text(column), justify="right" if numeric and rows else "left", overflow="fold")
+        result.add_column(Text(column), justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
-        made.add_row(*map(Text, row))  # a name in brackets is no markup
-    return made
+        result.add_row(*map(Text, row))  # a name in brackets is not markup
+    return result
 
 
 def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
     """Place, objective, metrics, hyperparameters, time, bytes and seed of the best trials."""
     searched = searched_names(study, trials)
-    # Where the time went is in the JSON form; a column each would crowd out the hyperparameters.
+    # The seconds_* metrics are in the JSON output; their columns would crowd out the hyperparameters.
     metrics = sorted({name for t in trials for name in t.metrics or {} if not name.startswith("seconds_")})
     others = [objective["name"] for objective in (study.objectives or [])[1:]]
     metrics = [name for name in metrics if name not in (study.metric, *others)]
@@ -157,7 +157,7 @@ def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
 
 
 def scores(rows: Sequence[MethodScore], workloads: Sequence[str]) -> Table:
-    """Every method's rank and score, their intervals, and its ranks when another method or a workload is left out."""
+    """Each method's rank and score, their intervals, and its ranks with another method or a workload left out."""
     columns = ["rank", "method", "score", "95 %", "rank's 95 %", "first", "without a method", "without a workload"]
     lines = [
         [
@@ -175,8 +175,8 @@ def scores(rows: Sequence[MethodScore], workloads: Sequence[str]) -> Table:
     return table(f"score over {', '.join(workloads)}", columns, lines)
 
 
-def comparison(found: Comparison) -> Table:
-    """Every method on every workload."""
+def comparison(compared: Comparison) -> Table:
+    """Each method on each workload."""
     columns = ["workload", "method", "metric on test data", "reached", "seconds to target", "steps to target", "sent"]
     lines = [
         [
@@ -188,14 +188,14 @@ def comparison(found: Comparison) -> Table:
             _median(cell.steps),
             size(cell.wire_bytes),
         ]
-        for cell in found.cells
+        for cell in compared.cells
         if cell.num_trained
     ]
-    return table(f"{found.name}: medians over confirmations", columns, lines)
+    return table(f"{compared.name}: medians over confirmations", columns, lines)
 
 
-def predictions(found: Sequence[Prediction]) -> Table:
-    """What was projected, by workload, method and scale."""
+def predictions(rows: Sequence[Prediction]) -> Table:
+    """The predictions by workload, method and scale."""
     columns = ["workload", "method", "nodes", "ranks", "step", "computing", "exposed", "epoch", "to target", "trials"]
     lines = [
         [
@@ -208,18 +208,18 @@ def predictions(found: Sequence[Prediction]) -> Table:
             "missed" if math.isinf(row.to_target) else "-" if math.isnan(row.to_target) else f"{row.to_target:.3g} s",
             str(row.num_trials),
         ]
-        for row in found
+        for row in rows
     ]
-    cluster = f"{found[0].cluster}, {found[0].scaling} scaling" if found else "nothing"
+    cluster = f"{rows[0].cluster}, {rows[0].scaling} scaling" if rows else "nothing"
     return table(f"predictions for {cluster}: medians over trials", columns, lines)
 
 
-def prediction_notes(found: Sequence[Prediction], left_out: Sequence[str]) -> list[str]:
-    """What the predictions assume, and what has none."""
-    most = max((row.num_nodes for row in found), default=0)
-    assumed = dict.fromkeys(words for row in found if row.num_nodes == most for words in row.assumptions)
+def prediction_notes(rows: Sequence[Prediction], left_out: Sequence[str]) -> list[str]:
+    """The predictions' assumptions, and the reasons for missing predictions."""
+    most = max((row.num_nodes for row in rows), default=0)
+    assumed = dict.fromkeys(words for row in rows if row.num_nodes == most for words in row.assumptions)
     return [
-        f"These are predictions, not measurements. With {most} nodes they assume:",
+        f"These are predictions, not measurements. For {most} nodes they assume:",
         *(f"  {words}" for words in assumed),
         *(f"not predicted: {reason}" for reason in left_out),
     ]
@@ -230,12 +230,12 @@ def _median(estimate: Estimate | None) -> str:
 
 
 def _extremes(ranks: Iterable[int]) -> str:
-    found = sorted(ranks)
-    return f"{found[0]} to {found[-1]}" if found else "-"
+    ordered = sorted(ranks)
+    return f"{ordered[0]} to {ordered[-1]}" if ordered else "-"
 
 
 def searched_names(study: StudyRow, trials: Iterable[TrialRow]) -> list[str]:
-    """The hyperparameters that the study searched: those its definition does not fix."""
+    """The study's searched hyperparameters: those that its definition does not fix."""
     space: Mapping[str, Any] = study.definition.get("space", {})
     fixed = {name for name, value in space.items() if not isinstance(value, dict)}
     names = dict.fromkeys(name for trial in trials for name in trial.hyperparameters)
@@ -243,7 +243,7 @@ def searched_names(study: StudyRow, trials: Iterable[TrialRow]) -> list[str]:
 
 
 def studies(summaries: Iterable[StudySummary]) -> Table:
-    """One line per study, with state and progress."""
+    """One row per study, with its state and progress."""
     rows = [
         [
             s.study.name,

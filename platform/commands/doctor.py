@@ -1,4 +1,4 @@
-"""`atoll doctor`: checks what a search needs, and says what to fix."""
+"""`atoll doctor`: checks everything that a search needs, and suggests fixes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLOCK_TOLERANCE = 1.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked: whether it is well, what was found, and what to do where it is not."""
+    """The result of one check: whether it passed, the observation, and advice if it failed."""
 
     check: str
     ok: bool
@@ -54,45 +54,51 @@ def _over_mpi(num_ranks: int) -> list[Finding]:
         except subprocess.TimeoutExpired:
             mpiexec.end_job(job)
         if not result.exists():
-            said = log.read_text(errors="replace")[-500:].strip()
-            return [Finding("MPI launch", False, f"{mpiexec.mpiexec()} did not run {num_ranks} ranks: {said}", _MIXED)]
-        found = json.loads(result.read_text())
-    return _judge(found, num_ranks)
+            output = log.read_text(errors="replace")[-500:].strip()
+            reason = f"{mpiexec.mpiexec()} did not run {num_ranks} ranks: {output}"
+            return [Finding("MPI launch", False, reason, _MIXED)]
+        facts = json.loads(result.read_text())
+    return _judge(facts, num_ranks)
 
 
-_MIXED = "use the mpiexec of the MPI that mpi4py loads; ATOLL_MPIEXEC names another one"
+_MIXED = "use the mpiexec of the MPI library that mpi4py loads; set ATOLL_MPIEXEC to its path"
 
 
-def _judge(found: dict[str, Any], num_ranks: int) -> list[Finding]:
-    drift = max(found["clocks"]) - min(found["clocks"])
+def _judge(facts: dict[str, Any], num_ranks: int) -> list[Finding]:
+    drift = max(facts["clocks"]) - min(facts["clocks"])
+    wrong_sums = ", ".join(facts["wrong_sums"])
     return [
         Finding(
-            "MPI launch", found["size"] == num_ranks, f"a world of {found['size']} ranks; {found['library']}", _MIXED
+            "MPI launch", facts["size"] == num_ranks, f"a world of {facts['size']} ranks; {facts['library']}", _MIXED
         ),
         Finding(
             "MPI threads",
-            found["is_serialized"],
-            f"thread level {found['thread_level']}; serialized is {'there' if found['is_serialized'] else 'needed'}",
-            "use an MPI built with thread support: backward passes on GPUs call it from threads of their own",
+            facts["is_serialized"],
+            f"thread level {facts['thread_level']}; serialized is "
+            f"{'supported' if facts['is_serialized'] else 'required'}",
+            "use an MPI library built with thread support: backward passes on GPUs call MPI from their own threads",
         ),
         Finding(
-            "sums", not found["wrong_sums"], f"wrong: {', '.join(found['wrong_sums']) or 'none'}", "use another MPI"
+            "sums",
+            not facts["wrong_sums"],
+            f"wrong results for {wrong_sums}" if wrong_sums else "correct for all dtypes",
+            "use another MPI library",
         ),
         Finding(
             "progress without waiting",
-            found["progress"],
-            "a non-blocking sum completes while it is only tested"
-            if found["progress"]
-            else "a non-blocking sum did not complete in 5 s of testing",
-            "use another MPI, or another network provider of it",
+            facts["progress"],
+            "a non-blocking sum completes under test calls alone"
+            if facts["progress"]
+            else "a non-blocking sum did not complete within 5 s of test calls",
+            "use another MPI library, or another of its network providers",
         ),
         Finding(
             "clocks",
             drift < CLOCK_TOLERANCE,
-            f"hosts differ by {drift:.3f} s at most",
-            "synchronise the hosts' clocks: journals of several hosts are read in the order of their times",
+            f"the hosts' clocks differ by at most {drift:.3f} s",
+            "synchronize the hosts' clocks: journals from several hosts are merged by time",
         ),
-        Finding("GPUs", True, f"{', '.join(f'{host}: {count}' for host, count in sorted(found['gpus'].items()))}"),
+        Finding("GPUs", True, f"{', '.join(f'{host}: {count}' for host, count in sorted(facts['gpus'].items()))}"),
     ]
 
 
@@ -103,7 +109,9 @@ def _store(url: str) -> Finding:
         store.close()
     except Exception as error:
         reason = str(getattr(error, "orig", error)).splitlines()[0]
-        return Finding("store", False, reason, "name another store with --store or ATOLL_STORE, or start its server")
+        return Finding(
+            "store", False, reason, "choose another store with --store or ATOLL_STORE, or start the database server"
+        )
     return Finding("store", True, f"{store} holds {count} studies")
 
 
@@ -116,11 +124,11 @@ def _data(folder: str | None) -> list[Finding]:
         try:
             registry.workload(name).check_data(Path(folder) if folder else None)
         except DataMissing as error:
-            findings.append(Finding(f"data of {name}", False, str(error), "only if you want this workload"))
+            findings.append(Finding(f"data of {name}", False, str(error), "needed for this workload only"))
         except LibraryMissing as error:
-            findings.append(Finding(f"library of {name}", False, str(error), "only if you want this workload"))
+            findings.append(Finding(f"library of {name}", False, str(error), "needed for this workload only"))
         except Exception as error:
-            findings.append(Finding(f"workload {name}", False, f"{type(error).__name__}: {error}", "mend or remove it"))
+            findings.append(Finding(f"workload {name}", False, f"{type(error).__name__}: {error}", "fix or remove it"))
         else:
-            findings.append(Finding(f"data of {name}", True, "there"))
+            findings.append(Finding(f"data of {name}", True, "available"))
     return findings

@@ -1,4 +1,4 @@
-"""Commands that tell what there is and whether it works."""
+"""Commands that list methods, workloads and search spaces, and that check the installation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atoll.platform.exit_codes import FAILURE
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method's name.")] = None, as_json: JsonOption = False
 ) -> None:
-    """The training methods; with a name, everything about one."""
+    """List the training methods, or describe one in detail."""
     from atoll.platform.commands import catalogue
 
     _show_catalogue(catalogue.methods(), catalogue.method, name, as_json)
@@ -24,7 +24,7 @@ def methods(
 def workloads(
     name: Annotated[str | None, typer.Argument(help="A workload's name.")] = None, as_json: JsonOption = False
 ) -> None:
-    """The workloads; with a name, everything about one."""
+    """List the workloads, or describe one in detail."""
     from atoll.platform.commands import catalogue
 
     _show_catalogue(catalogue.workloads(), catalogue.workload, name, as_json)
@@ -34,7 +34,7 @@ def workloads(
 def spaces(
     name: Annotated[str | None, typer.Argument(help="A method's name.")] = None, as_json: JsonOption = False
 ) -> None:
-    """The search spaces; with a method's name, every parameter."""
+    """List the search spaces, or every parameter of one method's space."""
     from atoll.platform.commands import catalogue
 
     _show_catalogue(catalogue.spaces(), catalogue.space, name, as_json)
@@ -65,12 +65,12 @@ def _show_catalogue(entries: Any, describe: Any, name: str | None, as_json: bool
 
 @app.command(epilog="Example: atoll doctor --ranks 2")
 def doctor(
-    ranks: Annotated[int, typer.Option(help="Ranks to start.", min=1)] = 2,
-    data: Annotated[str | None, typer.Option(help="Folder of data files; ATOLL_DATA unless given.")] = None,
+    ranks: Annotated[int, typer.Option(help="Number of ranks to start.", min=1)] = 2,
+    data: Annotated[str | None, typer.Option(help="Folder with the data files. Default: ATOLL_DATA.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check MPI, GPUs, store, data and clocks, and say what to fix."""
+    """Check MPI, GPUs, store, data and clocks, and suggest fixes."""
     from dataclasses import asdict
 
     from atoll.platform.commands import doctor as examiner
@@ -88,7 +88,7 @@ def doctor(
 
 @app.command("study-schema", epilog="Example: atoll study-schema > study.schema.json")
 def study_schema(as_json: JsonOption = True) -> None:
-    """The JSON schema of the study file, for editors."""
+    """Print the JSON schema of the study file, for editors."""
     from atoll.platform.study.study import Study
 
     print_json(Study.model_json_schema())

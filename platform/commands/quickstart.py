@@ -7,7 +7,7 @@ from atoll.platform.study.study import Study, Topology
 
 
 def study(name: str) -> Study:
-    """2 islands x 1 worker x 2 ranks, each rank played as a node of its own, so that B and S act."""
+    """2 islands x 1 worker x 2 ranks, each rank a virtual node, so that B and S have an effect."""
     return Study(
         name=name,
         workload="digits_mlp",

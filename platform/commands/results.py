@@ -1,4 +1,4 @@
-"""Commands that look at what is stored: leaderboards, failures, exports, the dashboard."""
+"""Commands that read the store: leaderboards, failures, exports, the dashboard."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from atoll.platform.commands.shared import JsonOption, Name, StoreOption, app, o
 @app.command(epilog="Example: atoll leaderboard quickstart --top 5")
 def leaderboard(
     study: Name = None,
-    top: Annotated[int, typer.Option(help="How many trials.", min=1)] = 10,
+    top: Annotated[int, typer.Option(help="Number of trials to show.", min=1)] = 10,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The best trials of a study, of several objectives the Pareto front first; --json gives all complete trials."""
+    """Show a study's best trials (with several objectives, the Pareto front first); --json prints all complete ones."""
     from atoll.analysis import leaderboard as ranking
     from atoll.platform.commands import display
     from atoll.storage.export import trial_as_dict
@@ -35,14 +35,14 @@ def leaderboard(
         if front:
             share = ranking.dominated_share(row, best)
             print(
-                f"{len(front)} trials are on the Pareto front, which dominates {share:.0%} of the box between the best "
-                f"and the worst values; `atoll export {row.name} --pareto` writes them"
+                f"{len(front)} trials are on the Pareto front, which dominates {share:.0%} of the volume between the "
+                f"best and the worst values; `atoll export {row.name} --pareto` writes them"
             )
 
 
 @app.command(epilog="Example: atoll failures quickstart")
 def failures(study: Name = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Which choices of a study failed how often."""
+    """Show how often trials failed, by hyperparameter value."""
     from dataclasses import asdict
 
     from atoll.analysis.failures import by_choice
@@ -50,13 +50,13 @@ def failures(study: Name = None, store: StoreOption = None, as_json: JsonOption 
 
     opened = open_store(store)
     row = opened.study(study)
-    found = by_choice(opened.trials(row))
+    choices = by_choice(opened.trials(row))
     if as_json:
-        print_json([asdict(choice) | {"share": choice.share} for choice in found])
+        print_json([asdict(choice) | {"share": choice.share} for choice in choices])
         return
     from atoll.searchspaces.bigearthnet_nas import UNSTABLE_IN_THE_SOURCE as UNSTABLE
 
-    columns = ["hyperparameter", "value", "trials", "failed", "share", "most often", "001 section 6.2"]
+    columns = ["hyperparameter", "value", "trials", "failed", "share", "most often", "Coquelin 2024, section 6.2"]
     lines = [
         [
             c.name,
@@ -65,18 +65,18 @@ def failures(study: Name = None, store: StoreOption = None, as_json: JsonOption 
             str(c.num_failed),
             f"{c.share:.0%}",
             c.reason,
-            "often no number" if c.name == "optimizer" and c.value in UNSTABLE else "",
+            "often NaN" if c.name == "optimizer" and c.value in UNSTABLE else "",
         ]
-        for c in found
+        for c in choices
     ]
     print_table(display.table(f"{row.name}: failures by choice", columns, lines))
     if row.num_refused:
-        print(f"{row.num_refused} proposals were refused before training")
+        print(f"{row.num_refused} proposals were infeasible and were not trained")
 
 
 @app.command(epilog="Example: atoll studies")
 def studies(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """What is in the store, with state and progress."""
+    """List the store's studies with their state and progress."""
     from atoll.platform.commands import display
     from atoll.storage.export import study_as_dict
 
@@ -90,11 +90,11 @@ def studies(store: StoreOption = None, as_json: JsonOption = False) -> None:
 @app.command(epilog="Example: atoll delete quickstart --yes")
 def delete(
     study: Annotated[str, typer.Argument(help="The study's name.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a study's, or a whole benchmark's, rows and files, after a question."""
+    """Delete the rows and files of a study or of a whole benchmark, after asking for confirmation."""
     from atoll.platform.launch import running
     from atoll.storage.folder import BenchmarkFolder, StudyFolder
     from atoll.storage.models import StudyRow
@@ -105,31 +105,36 @@ def delete(
     for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
         running.check_not_running(part)
     if not yes:
-        typer.confirm(f"Remove {study} with its trials from {opened}, and its files in {row.folder}?", abort=True)
+        typer.confirm(f"Delete {study} and its trials from {opened}, and its files in {row.folder}?", abort=True)
     opened.delete(row)
     folder.remove()
     if as_json:
         print_json({"deleted": study})
     else:
-        print(f"removed {study}")
+        print(f"deleted {study}")
 
 
 @app.command(epilog="Example: atoll export quickstart --best 3 -o best.yaml")
 def export(
     study: Annotated[str, typer.Argument(help="The study's name.")],
-    best: Annotated[int, typer.Option(help="How many of the best.", min=1)] = 1,
+    best: Annotated[int, typer.Option(help="Number of best trials to export.", min=1)] = 1,
     pareto: Annotated[
-        bool, typer.Option("--pareto", help="Of several objectives: the whole Pareto front, in place of --best.")
+        bool,
+        typer.Option("--pareto", help="Export the whole Pareto front instead of --best; needs several objectives."),
     ] = False,
-    trial: Annotated[int | None, typer.Option(help="The trial of this number, in place of --best.", min=0)] = None,
-    attempt: Annotated[int | None, typer.Option(help="With --trial; the last unless given.", min=0)] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Export the trial with this number instead of --best.", min=0)
+    ] = None,
+    attempt: Annotated[
+        int | None, typer.Option(help="The attempt of --trial to export. Default: the last.", min=0)
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", help="A .yaml or .json file; standard output unless given.")
+        Path | None, typer.Option("-o", help="A .yaml or .json file to write. Default: standard output.")
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The best configurations, complete enough to train again with `atoll train`."""
+    """Export the best configurations, complete enough to be trained again with `atoll train`."""
     which = None if trial is None else (trial, attempt)
     text = write_export(study, None if pareto else best, output, store, as_json, which)
     print(text if output is None else f"wrote {output}")
@@ -143,7 +148,7 @@ def write_export(
     as_json: bool = False,
     which: tuple[int, int | None] | None = None,
 ) -> str:
-    """Write the best configurations (None: the Pareto front), or one trial's; returns the text, YAML or JSON."""
+    """Write the best configurations (None: the Pareto front), or one trial's; returns the YAML or JSON text."""
     from atoll.analysis import leaderboard as ranking
     from atoll.storage import browse
     from atoll.storage.export import as_yaml, configuration
@@ -152,7 +157,7 @@ def write_export(
     opened = open_store(store)
     row = opened.study(study)
     if best is None and not row.objectives:
-        raise StoreError(f"{study} has one objective, {row.metric}; a Pareto front needs several: use --best")
+        raise StoreError(f"--pareto needs several objectives; {study} has one, {row.metric}: use --best")
     if which is not None:
         best, trials = 1, [browse.trial(opened, row.id, *which)]
     else:
@@ -160,8 +165,8 @@ def write_export(
     if not trials:
         raise StoreError(f"{study} has no complete trial to export")
     if as_json or (output is not None and output.suffix == ".json"):
-        found = [configuration(row, trial) for trial in trials]
-        text = json.dumps(found[0] if best == 1 else {"configurations": found}, indent=2)
+        configurations = [configuration(row, trial) for trial in trials]
+        text = json.dumps(configurations[0] if best == 1 else {"configurations": configurations}, indent=2)
     else:
         text = as_yaml(row, trials, alone=best == 1)
     if output is not None:
@@ -172,23 +177,23 @@ def write_export(
 
 @app.command(epilog="Example: atoll dashboard --port 8050")
 def dashboard(
-    port: Annotated[int, typer.Option(help="Port; 0 for any free one.", min=0, max=65535)] = 8050,
+    port: Annotated[int, typer.Option(help="Port. 0: any free port.", min=0, max=65535)] = 8050,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; readers of one that other hosts reach need the printed link.")
+        str, typer.Option(help="Address to listen on. If other hosts can reach it, readers need the printed link.")
     ] = "127.0.0.1",
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let everyone read who reaches the address, without a token.")
+        bool, typer.Option("--insecure", help="Require no token: anyone who can reach the address can read.")
     ] = False,
     allow_edit: Annotated[
-        bool, typer.Option("--allow-edit", help="Let readers rename and archive studies, and write notes on trials.")
+        bool, typer.Option("--allow-edit", help="Allow readers to rename and archive studies and to annotate trials.")
     ] = False,
     base_path: Annotated[
-        str, typer.Option(help="Path behind a reverse proxy, which passes it on, such as /atoll.")
+        str, typer.Option(help="Path prefix under a reverse proxy, such as /atoll; the proxy must not strip it.")
     ] = "/",
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve the dashboard; --json says the address as JSON."""
+    """Serve the dashboard; --json prints its address as JSON."""
     from atoll.dashboard.app import serve
 
     serve(
@@ -204,12 +209,12 @@ def dashboard(
 
 @app.command(epilog="Example: atoll record atoll-studies/quickstart")
 def record(
-    folder: Annotated[Path, typer.Argument(help="A study's folder.")],
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the study's last line.")] = False,
+    folder: Annotated[Path, typer.Argument(help="The study's folder.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Keep recording until the study ends.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Move a study's journals into the store: what a search does by itself, where it reaches the store."""
+    """Load a study's journals into the store. A search that can reach the store does this itself."""
     from atoll.platform.launch import lifecycle
     from atoll.storage.folder import StudyFolder
 
@@ -217,4 +222,4 @@ def record(
     if as_json:
         print_json({"folder": str(folder), "lines": num_lines})
     elif not follow:
-        print(f"recorded {num_lines} lines of {folder}")
+        print(f"recorded {num_lines} lines from {folder}")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: atoll quickstart")
 def quickstart(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Search DASO's hyperparameters on handwritten digits: 4 MPI ranks, about a minute."""
+    """Search DASO's hyperparameters on handwritten digits with 4 MPI ranks; takes about a minute."""
     from atoll.platform.commands import quickstart as quick
     from atoll.platform.launch import extras, lifecycle
 
@@ -41,43 +41,43 @@ def quickstart(store: StoreOption = None, as_json: JsonOption = False) -> None:
         write_export(study.name, 1, file, store)
         if not as_json:
             option = f" --store {hide_password(store)}" if store else ""
-            print(f"\nThe best configuration is in {file}; train it again with\n    atoll train {file}")
-            print(f"Look at all trials in the browser with\n    atoll dashboard{option}")
+            print(f"\nThe best configuration is in {file}. To train it again:\n    atoll train {file}")
+            print(f"To see all trials in the browser:\n    atoll dashboard{option}")
     raise typer.Exit(code)
 
 
 @app.command(epilog="Example: atoll search --method daso --workload digits_mlp --trials 40 --islands 2 --ranks 2")
 def search(
     file: Annotated[Path | None, typer.Argument(metavar="[STUDY.yaml]", help="The study file.")] = None,
-    method: Annotated[str | None, typer.Option(help="A method, in place of a study file.")] = None,
-    workload: Annotated[str | None, typer.Option(help="A workload, in place of a study file.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Budget: trials to evaluate.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method name. Required without a study file.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Workload name. Required without a study file.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Budget: number of trials.")] = None,
     name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
-    islands: Annotated[int | None, typer.Option(help="Islands.")] = None,
+    islands: Annotated[int | None, typer.Option(help="Number of islands.")] = None,
     workers: Annotated[int | None, typer.Option(help="Workers per island.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks per worker.")] = None,
-    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks of a worker that count as one node.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data per trial.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the study.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="A sampler's name, with its own defaults.")] = None,
+    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks per (virtual) node. Default: by host.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs per trial. Default: the workload's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The study's seed.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Sampler name; its options have their defaults.")] = None,
     observe: Annotated[
-        int | None, typer.Option(help="Compare each layer with itself so many epochs before; off unless given.")
+        int | None, typer.Option(help="Record how much each layer changed over this many epochs. Default: off.")
     ] = None,
     outside: Annotated[
-        bool, typer.Option("--outside", help="Let the study file name code outside its folder.")
+        bool, typer.Option("--outside", help="Allow the study file to refer to code outside its folder.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped study.")] = False,
     in_process: Annotated[
         bool,
         typer.Option(
             "--in-process",
-            help="For debugging: run all ranks as threads of this process, without MPI; breakpoints work.",
+            help="For debugging: run all ranks as threads of this process, without MPI, so that breakpoints work.",
         ),
     ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search hyperparameters over MPI, from a study file or from flags, which go before the file."""
+    """Search hyperparameters over MPI, from a study file, from flags, or both; flags override the file."""
     from atoll.platform.launch import extras
 
     extras.require_search_extra()
@@ -97,7 +97,7 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
         missing = [f"--{key}" for key in ("method", "workload") if key not in flags]
         if missing:
             raise yamlfile.FileError(
-                f"a search needs a study file, or --method and --workload; {missing[0]} is not given"
+                f"a search needs a study file, or both --method and --workload; {missing[0]} is missing"
             )
         flags.setdefault("name", "-".join(flags[key].rpartition(":")[2] for key in ("method", "workload")))
         return yamlfile.validate(flags | {"topology": topology}, Study, source="options", folder=Path.cwd())
@@ -144,16 +144,16 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
 
     folder = lifecycle.study_folder(study).path
     if not ending.recorded:
-        print(f"the store does not hold everything yet; finish with `atoll record {folder}`", file=sys.stderr)
+        print(f"the store is incomplete; to finish, run `atoll record {folder}`", file=sys.stderr)
         return
     from atoll.analysis import leaderboard as ranking
 
     store = open_store(url)
-    row = store.study(study.name, lifecycle.uid(lifecycle.study_folder(study)))  # it may be called otherwise by now
+    row = store.study(study.name, lifecycle.uid(lifecycle.study_folder(study)))  # it may have been renamed
     best = ranking.best(store, row, 10)
     if as_json:
-        said = {"study": study.name, "state": ending.state, "reason": ending.reason, "folder": str(folder)}
-        print_json(said | {"best": trial_as_dict(best[0]) if best else None})
+        summary_fields = {"study": study.name, "state": ending.state, "reason": ending.reason, "folder": str(folder)}
+        print_json(summary_fields | {"best": trial_as_dict(best[0]) if best else None})
         return
     print_table(display.leaderboard(row, best))
     summary = next(s for s in store.studies() if s.study.id == row.id)
@@ -162,21 +162,23 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
     if ending.reason:
         print(ending.reason)
     if ending.exit_code == exit_codes.EXIT_STOPPED:
-        print("go on with the same command and --resume")
+        print("to continue, repeat the command with --resume")
 
 
 @app.command(epilog="Example: atoll train best.yaml --ranks 4")
 def train(
-    file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A configuration, as `atoll export` writes it.")],
-    ranks: Annotated[int | None, typer.Option(help="Ranks; those of the configuration unless given.")] = None,
-    place: Annotated[int, typer.Option(help="Which one, where the file holds several.", min=1)] = 1,
-    test: Annotated[bool, typer.Option("--test", help="Measure the trained model on the test data too.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A configuration file from `atoll export`.")],
+    ranks: Annotated[int | None, typer.Option(help="Number of ranks. Default: the configuration's.")] = None,
+    place: Annotated[int, typer.Option(help="Position of the configuration in a file with several.", min=1)] = 1,
+    test: Annotated[bool, typer.Option("--test", help="Also measure the trained model on the test data.")] = False,
     observe: Annotated[
-        int | None, typer.Option(help="Compare each layer with itself so many epochs before.", min=1)
+        int | None, typer.Option(help="Record how much each layer changed over this many epochs. Default: off.", min=1)
     ] = None,
-    save: Annotated[Path | None, typer.Option(help="File for the trained model's state dict (torch.save).")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="File to which torch.save writes the trained model's state dict.")
+    ] = None,
     merged: Annotated[
-        bool, typer.Option("--merged", help="With --save: full weights in place of low-rank factors.")
+        bool, typer.Option("--merged", help="With --save: write full weights instead of low-rank factors.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -185,7 +187,7 @@ def train(
 
     extras.require_search_extra()
     if merged and save is None:
-        raise typer.BadParameter("--merged says what --save writes; give --save FILE too")
+        raise typer.BadParameter("--merged needs --save FILE")
     configuration = train.read(file, place, ranks)
     say = (lambda line: None) if as_json else print
     if observe is not None:
@@ -207,7 +209,7 @@ def stop(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a running search or benchmark to stop; trials in flight are queued again on --resume."""
+    """Ask a running search or benchmark to stop. Running trials are requeued on --resume."""
     from atoll.platform.launch import errors, running
     from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 
@@ -217,11 +219,11 @@ def stop(
     else:
         folder = default if default.exists() else StudyFolder(open_store(store).study(study).folder)
     if not folder.exists():
-        raise errors.LaunchError(f"{study} has no files in {folder.path} on this machine")
+        raise errors.LaunchError(f"{study} has no files in {folder.path} on this host")
     if running.holder(folder) is None:
-        raise errors.LaunchError(f"{study} is not running: no living process holds {folder.lock}")
+        raise errors.LaunchError(f"{study} is not running: no live process holds {folder.lock}")
     running.request_stop(folder)
     if as_json:
         print_json({"study": study, "stop_request": str(folder.stop_request)})
     else:
-        print(f"{study} is asked to stop; trials in flight are queued again on --resume")
+        print(f"asked {study} to stop; running trials are requeued on --resume")

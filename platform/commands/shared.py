@@ -1,4 +1,4 @@
-"""What the commands share: the application, common options, and printing."""
+"""The application, common options, and printing: shared by all commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Search the hyperparameters of distributed training methods with islands of multi-rank MPI workers.",
+    help="Search hyperparameters of distributed training methods with islands of multi-rank MPI workers.",
 )
 
 
@@ -40,21 +40,23 @@ def common_options(
     """Options of `atoll` itself."""
 
 
-StoreOption = Annotated[str | None, typer.Option("--store", help="URL of the store, such as sqlite:///atoll.db")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="The store's URL. Default: ATOLL_STORE, or sqlite:///atoll.db.")
+]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
-Name = Annotated[str | None, typer.Argument(help="A study's name; the newest study unless given.")]
+Name = Annotated[str | None, typer.Argument(help="The study's name. Default: the newest study.")]
 
 
 def make_console() -> Console:
-    """A console as wide as the terminal; wide enough for whole tables if there is no terminal."""
+    """A console as wide as the terminal, or wide enough for whole tables without a terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=400)
 
 
 def print_table(table: Table) -> None:
-    """Print a table, without its box if there is no terminal."""
+    """Print a table; without a terminal, omit its box."""
     console = make_console()
     if not console.is_terminal:
         table.box = None
@@ -67,14 +69,14 @@ def print_json(content: object) -> None:
 
 
 def hide_password(url: str) -> str:
-    """The URL of a store with stars in place of its password."""
+    """A store's URL with its password masked."""
     from sqlalchemy.engine import make_url
 
     return make_url(url).render_as_string(hide_password=True)
 
 
 def open_store(url: str | None) -> Store:
-    """Open the existing store of an option, of ATOLL_STORE, or the default one."""
+    """Open the existing store of --store or ATOLL_STORE, or the default store."""
     from atoll.platform.launch.lifecycle import store_url
     from atoll.storage.store import Store
 
@@ -82,5 +84,5 @@ def open_store(url: str | None) -> Store:
 
 
 def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
-    """Those options that were given."""
+    """The options that were set."""
     return {key: value for key, value in flags.items() if value is not None}

@@ -1,1 +1,1 @@
-"""What runs in the launcher, one process on one machine: checks, mpiexec, supervision, recording."""
+"""The launcher, one process on one machine: checks, mpiexec, supervision, recording."""

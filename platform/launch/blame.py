@@ -1,4 +1,4 @@
-"""Why ranks died, and on which workers, as far as the log of mpiexec and heartbeats tell."""
+"""Which workers are suspected when ranks die, and why: evidence from mpiexec's log and from heartbeats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atoll.storage.folder import StudyFolder
 
 
 def hosts(folder: StudyFolder, since: float) -> list[RankPlaced]:
-    """The host lines that ranks have written since a time: who ran where."""
+    """The host lines that ranks have written since a time: the placement of each rank."""
     events = journal.replay(folder.journals)
     return [event for event in events if isinstance(event, RankPlaced) and event.time >= since]
 
@@ -29,15 +29,15 @@ def _log_since(folder: StudyFolder, start: int) -> str:
 
 
 def explanation(folder: StudyFolder, log_start: int) -> str:
-    """What the ranks' log says of their end: the last error."""
+    """The last error in the ranks' log, for messages."""
     lines = _log_since(folder, log_start).splitlines()
     errors = [line.strip() for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return f": {errors[-1]} (see {folder.log})" if errors else f" (see {folder.log})"
 
 
 def suspected_workers(folder: StudyFolder, since: float, log_start: int, silent: Sequence[int]) -> set[int] | None:
-    """The workers of the ranks that died by themselves, as far as mpiexec or heartbeats tell; None if they do not."""
-    # Hydra names the process whose end made it end the others.
+    """The workers whose ranks died first, by mpiexec's log or heartbeats; None if unknown."""
+    # Hydra names the process whose death made it terminate the others.
     named = {int(process) for process in re.findall(r"PID (\d+) RUNNING AT", _log_since(folder, log_start))}
     ranks = hosts(folder, since)
     workers = {rank.worker for rank in ranks if rank.process in named or rank.world_rank in silent}

@@ -1,4 +1,4 @@
-"""What can be checked of a study before anything expensive starts."""
+"""Checks of a study before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -12,43 +12,45 @@ from atoll.platform.study.study import Study
 
 
 def check(study: Study) -> Plan:
-    """Resolve a study, and check that names, space, samplers, objectives and data are there and fit together.
+    """Resolve a study, and check that its names, space, samplers, objectives and data are valid and consistent.
 
     Raises:
-        ValueError, DataMissing: with the rule, the value and the valid choices.
+        ValueError, DataMissing: the message has the rule, the value and the valid choices.
     """
     plan = Plan.of(study)
     if study.confirm is not None:
         _check_confirmed(plan, study.confirm.configurations)
     else:
-        draw(plan.space, plan.infeasibility, study.seed)  # raises if next to nothing may be trained
+        draw(plan.space, plan.infeasibility, study.seed)  # raises if almost everything is infeasible
         _check_grids(plan)
     plan.workload.check_data(plan.data)
     return plan
 
 
 def _check_confirmed(plan: Plan, configurations: list[dict[str, Any]]) -> None:
-    """Configurations that are to be confirmed must lie in the space."""
+    """The configurations to confirm must be in the space and feasible."""
     for place, hyperparameters in enumerate(configurations, 1):
         try:
             plan.space.encode(hyperparameters)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"configuration {place} of confirm is not of the study's space: {error}") from None
+            raise ValueError(f"configuration {place} of confirm must be in the study's space: {error}") from None
         if (reason := plan.infeasibility(hyperparameters)) is not None:
-            raise ValueError(f"configuration {place} of confirm cannot be trained: {reason}")
+            raise ValueError(f"configuration {place} of confirm is infeasible: {reason}")
 
 
 def _check_grids(plan: Plan) -> None:
-    """A grid must have a point for every trial."""
+    """A grid must have a point for each trial."""
     study = plan.study
     for sampler in study.samplers():
         if isinstance(sampler, Grid):
             size = len(points(sampler, plan.space, plan.infeasibility))
             if not size:
-                raise ValueError("every point of the grid is refused; give other sampler.points, or fewer constraints")
+                raise ValueError(
+                    "the grid must have a feasible point, and has none; change sampler.points, or remove constraints"
+                )
             size += study.default_first
             if study.trials is not None and study.trials > size:
                 raise ValueError(
-                    f"the grid has {size} different configurations, the default one included; trials must be at most "
-                    f"{size}; got {study.trials}"
+                    f"trials must be at most {size}, the number of distinct configurations of the grid and the "
+                    f"default; got {study.trials}"
                 )

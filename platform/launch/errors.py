@@ -1,7 +1,7 @@
-"""Why a search cannot start."""
+"""The error of a search that cannot start."""
 
 from __future__ import annotations
 
 
 class LaunchError(Exception):
-    """The search cannot start; the message says why, and what would help."""
+    """The search cannot start; the message has the reason and a remedy."""

@@ -1,4 +1,4 @@
-"""Which optional packages a command needs."""
+"""The optional packages that commands need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def require_search_extra() -> None:
     """Raise LaunchError unless the `search` extra is installed."""
     if missing := _missing(REQUIRED):
         raise LaunchError(
-            f"a search needs {missing}: install them with `python -m pip install -c constraints.txt -e "
+            f"a search needs {missing}; install with `python -m pip install -c constraints.txt -e "
             '".[search]"` (Python 3.11 or 3.12)'
         )
 
@@ -30,7 +30,7 @@ def require_analysis_extra() -> None:
     """Raise LaunchError unless the `analysis` extra is installed."""
     if missing := _missing(ANALYSIS):
         raise LaunchError(
-            f"comparing methods needs {missing}: install them with `python -m pip install -c constraints.txt -e "
+            f"comparing methods needs {missing}; install with `python -m pip install -c constraints.txt -e "
             '".[analysis]"`'
         )
 

@@ -1,4 +1,4 @@
-"""A whole search in this process, its ranks as threads: for debugging, and for tests.
+"""A whole search in this process, with threads as ranks: for debugging and for tests.
 
 Breakpoints work, and the traceback of a failed trial is printed as it happens. There is no mpiexec and no heartbeat
 to watch: nothing is restarted, and a crash of one rank is a crash of all. Threads share torch's random state, so with
@@ -26,10 +26,10 @@ class HurriedEnd(Exception):
 
 
 def run_in_process(run: Run) -> str | None:
-    """Run the ranks as threads of this process; returns why they failed, None otherwise.
+    """Run the ranks as threads of this process; returns the reason if they failed, otherwise None.
 
     Args:
-        run: what to search; the traceback of every failed trial goes to standard error.
+        run: the search; the tracebacks of failed trials go to standard error.
     """
 
     def rank(world: ThreadWorld) -> None:
@@ -41,7 +41,7 @@ def run_in_process(run: Run) -> str | None:
         return None  # it was stopped
     except Exception as error:
         traceback.print_exception(error)
-        return None if run.folder.stop_request.exists() else f"a rank has failed: {type(error).__name__}: {error}"
+        return None if run.folder.stop_request.exists() else f"a rank failed: {type(error).__name__}: {error}"
     return None
 
 

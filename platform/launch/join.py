@@ -1,6 +1,6 @@
-"""A search inside someone's own mpirun or srun: this process is one of its ranks.
+"""A search inside the user's own mpirun or srun: this process is one of its ranks.
 
-Nobody can start the ranks again here: when they die, exit code 75 says that --resume goes on.
+The ranks cannot be restarted here. When they die, the exit code is 75, and --resume continues.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def inside_mpi(num_ranks: int) -> bool:
-    """Whether this process is one rank of an MPI job that someone else has started.
+    """Whether this process is a rank of an MPI job that the user has started.
 
-    A job of one rank, such as an interactive shell under srun, is none for a search that needs several.
+    A job of one rank, such as an interactive shell under srun, does not count for a search that needs several ranks.
     """
     sizes = [os.environ[name] for name in _SIZE_VARIABLES if os.environ.get(name, "").isdigit()]
     if sizes:
@@ -38,7 +38,7 @@ def join(plan: Plan, url: str, *, resuming: bool) -> Ending | int:
     """Take part in a search as one rank of the MPI job that this process belongs to.
 
     Returns:
-        On rank 0 how the search ended, on the others its exit code.
+        The search's ending on rank 0; its exit code on the other ranks.
     """
     import mpi4py
 
@@ -52,10 +52,10 @@ def join(plan: Plan, url: str, *, resuming: bool) -> Ending | int:
     study, world = plan.study, MPI.COMM_WORLD
     check_world_size(study.topology.shape(), world.size)
     folder, lock = lifecycle.study_folder(study), Lock(lifecycle.study_folder(study).lock)
-    refused = _prepare(plan, url, resuming, lock) if world.rank == 0 else None
-    if world.bcast(refused is not None):
-        if refused is not None:
-            raise refused
+    error = _prepare(plan, url, resuming, lock) if world.rank == 0 else None
+    if world.bcast(error is not None):
+        if error is not None:
+            raise error
         return 1
     recorder = _start_recorder(folder, url) if world.rank == 0 else None
     also: Callable[[], None] = lock.refresh if world.rank == 0 else lambda: None
@@ -101,7 +101,7 @@ def _end(folder: StudyFolder, study: Study, recorder: subprocess.Popen[bytes], l
 
 def _start_recorder(folder: StudyFolder, url: str) -> subprocess.Popen[bytes]:
     environment = without_rank_variables()  # a child of a rank must not look like a rank
-    # The URL may hold a password, which a command line would show to everyone on the host.
+    # The URL may hold a password, and command lines are visible to all users of the host.
     command = [sys.executable, "-m", "atoll.platform.cli", "record", str(folder.path), "--follow"]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, env=environment | {"ATOLL_STORE": url}, start_new_session=True

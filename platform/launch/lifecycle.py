@@ -1,5 +1,6 @@
-"""A search's beginning and end: everything that can be checked is, the folder is made or taken up again, and the last
-line says how it ended. What happens in between is in `supervise` (we start mpiexec) and `join` (someone else has).
+"""The beginning and end of a search: checks, the study's folder, and the journal's last line.
+
+The part in between is in `supervise` (we start mpiexec) and `join` (the user has started the ranks).
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Ending:
 
     Attributes:
         state: complete, stopped or failed.
-        reason: why, unless it is complete.
-        recorded: whether the store holds every line.
+        reason: the reason, unless it is complete.
+        recorded: whether the store is complete.
     """
 
     state: str
@@ -66,35 +67,35 @@ def store_url(option: str | None, study: Study | None = None) -> str:
 
 
 def study_folder(study: Study) -> StudyFolder:
-    """Where the study's files go."""
+    """The folder of the study's files."""
     return StudyFolder(Path(study.folder) if study.folder else DEFAULT_PARENT / study.name)
 
 
 def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, Any] | None = None) -> StudyFolder:
-    """Make the study's folder, or take it up again; marks the trials that a former start has lost.
+    """Make the study's folder, or reopen it and mark the trials that an earlier start lost.
 
     Args:
-        plan: what to search.
-        url: the store's.
-        resuming: whether to go on with what is there.
-        belongs_to: further fields of the study's row: the benchmark, and what it is there.
+        plan: the resolved study.
+        url: the store's URL.
+        resuming: whether to continue an existing study.
+        belongs_to: further fields of the study's row: its benchmark, and its role there.
 
     Raises:
-        LaunchError: when the study exists and is not to be resumed, or the other way round, or has changed, or is done.
+        LaunchError: if the study exists and is not to be resumed, or vice versa, or has changed, or is complete.
     """
     study, workload = plan.study, plan.workload
     folder = study_folder(study)
     definition = study.model_dump(mode="json", exclude={"store", "folder"})
     if folder.exists() and not resuming:
         raise LaunchError(
-            f"{folder.path} already holds a study; continue it with --resume, choose another --name, or remove it with "
+            f"{folder.path} already holds a study; continue it with --resume, choose another --name, or delete it with "
             f"`atoll delete {study.name}`"
         )
     if resuming:
         _check_unchanged(folder, study, definition)
     resolved = plan.objectives
-    # Compute nodes need not reach the store: what the search starts with is read here.
-    given = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(plan, url)
+    # Compute nodes may be unable to reach the store, so the warm start is read here.
+    warm_start = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(plan, url)
     row = {
         "name": study.name,
         "state": "running",
@@ -113,11 +114,11 @@ def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, An
         **(belongs_to or {}),
     }
     folder.create()
-    write_whole(folder.definition, json.dumps(row | {"warm_start": given}, indent=2))
+    write_whole(folder.definition, json.dumps(row | {"warm_start": warm_start}, indent=2))
     folder.stop_request.unlink(missing_ok=True)
     with launcher_journal(folder) as lines:
         lines.append(StudyStarted(definition=definition, num_trials=study.trials), sync=True)
-        mark_lost(folder, lines, "its process ended before it did", suspected=None)
+        mark_lost(folder, lines, "its process ended before the trial did", suspected=None)
     return folder
 
 
@@ -129,7 +130,7 @@ def row(folder: StudyFolder) -> dict[str, Any]:
 
 def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, Any]) -> None:
     if not folder.exists():
-        raise LaunchError(f"there is no study to resume in {folder.path}; leave --resume out to start it")
+        raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
     before = json.loads(folder.definition.read_text())["definition"]
     changed = [
         f"{key}: {before.get(key)!r} before, {value!r} now"
@@ -138,33 +139,35 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
     ]
     for key in BUDGETS:
         if before.get(key) is not None and (definition[key] is not None and definition[key] < before[key]):
-            changed.append(f"{key}: {before[key]} before, {definition[key]} now, and a budget can only grow")
+            changed.append(f"{key}: {before[key]} before, {definition[key]} now; a budget may only increase")
     for key, value in definition["topology"].items():
         if key not in TOPOLOGY_MAY_CHANGE and before["topology"].get(key) != value:
             changed.append(f"topology.{key}: {before['topology'].get(key)!r} before, {value!r} now")
     if changed:
         raise LaunchError(
-            f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may, "
-            f"and of topology {', '.join(TOPOLOGY_MAY_CHANGE)}"
+            f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may "
+            f"change, and within topology only {', '.join(TOPOLOGY_MAY_CHANGE)}"
         )
     problems: list[str] = []
     past = resume.read(journal.replay(folder.journals, problems))
     for problem in problems:
         log.warning("%s", problem)
     if past.used_up(study.trials, study.seconds, study.busy_seconds):
-        raise LaunchError(f"{study.name} is finished: it has used up its {budget(study)}; give it more to go on")
+        raise LaunchError(
+            f"{study.name} is complete: it has used its budget of {budget(study)}; increase it to continue"
+        )
 
 
 def budget(study: Study) -> str:
-    """The budget in words."""
+    """The budget, for messages."""
     trials = None if study.trials is None else f"{study.trials} trials"
     seconds = None if study.seconds is None else f"{study.seconds:g} seconds"
-    busy = None if study.busy_seconds is None else f"{study.busy_seconds:g} busy seconds"
+    busy = None if study.busy_seconds is None else f"{study.busy_seconds:g} worker-seconds"
     return " or ".join(filter(None, [trials, seconds, busy]))
 
 
 def uid(folder: StudyFolder) -> str:
-    """What names a study for good; a new one where there is none yet."""
+    """The study's permanent identifier; a new one for a new study."""
     return str(json.loads(folder.definition.read_text())["uid"]) if folder.exists() else uuid.uuid4().hex
 
 
@@ -173,7 +176,7 @@ def _started(folder: StudyFolder) -> float:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(path)
@@ -190,20 +193,20 @@ def launcher_journal(folder: StudyFolder) -> Iterator[JournalWriter]:
 
 
 def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected: Collection[int] | None) -> None:
-    """End the trials that have started and whose process is gone: lost, to be queued again.
+    """End the running trials whose process is gone: they are lost, and will be requeued.
 
-    A configuration that kills its worker twice is failed, and not tried again.
+    A configuration whose worker dies twice has failed, and is not retried.
 
     Args:
         folder, lines: the study's files, and the launcher's journal.
-        reason: what is known.
-        suspected: the workers that died by themselves, if that is known; the others went down with them.
+        reason: the reason for the loss.
+        suspected: the workers that died first, which terminated the others; None if unknown.
     """
     past = resume.read(journal.replay(folder.journals))
     for trial in past.running():
         is_suspected = suspected is None or trial.worker in suspected
         if is_suspected and past.is_suspected(trial.number):
-            why = f"its worker died on it twice; the second time: {reason}"
+            why = f"its worker died during this trial twice; the second time: {reason}"
             ended = TrialEnded(
                 number=trial.number,
                 attempt=trial.attempt,
@@ -218,7 +221,7 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected:
 
 
 def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, str | None]:
-    """Write the study's last line: its state and why."""
+    """Write the study's last line: its state and the reason."""
     with launcher_journal(folder) as lines:
         mark_lost(folder, lines, failure or "the search was stopped", suspected=() if failure is None else None)
         past = resume.read(journal.replay(folder.journals))
@@ -233,7 +236,7 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
 
 
 def end_if_done(folder: StudyFolder, study: Study) -> None:
-    """Write the last line of a study whose budget is used up, where the launcher died before it could."""
+    """Write the last line of a study whose budget is used up but whose launcher died before writing it."""
     if not folder.exists() or state(folder) == "complete":
         return
     if resume.read(journal.replay(folder.journals)).used_up(study.trials, study.seconds, study.busy_seconds):
@@ -246,7 +249,7 @@ def end_if_done(folder: StudyFolder, study: Study) -> None:
 
 
 def free_name(wanted: str, url: str) -> str:
-    """`wanted`, or with a number where a folder or the store has it already."""
+    """`wanted`, with a number appended if a folder or the store already uses it."""
     try:
         store = Store(url)
         taken = {summary.study.name for summary in store.studies()}
@@ -258,7 +261,7 @@ def free_name(wanted: str, url: str) -> str:
 
 
 def check_name_is_free(study: Study, url: str) -> None:
-    """Raise StoreError when the store holds another study of this name; a store that cannot be read says nothing."""
+    """Raise StoreError if the store holds another study of this name; an unavailable store is ignored."""
     try:
         store = Store(url)
     except DBAPIError:
@@ -271,14 +274,14 @@ def check_name_is_free(study: Study, url: str) -> None:
 
 
 def record(folder: StudyFolder, url: str, *, follow: bool) -> int:
-    """Move a study's journals into the store, now or until its last line; returns the number of lines.
+    """Load a study's journals into the store, now or until its last line; returns the number of lines.
 
     Raises:
-        LaunchError: where there is no study.
-        DBAPIError, StoreError: unless following, when the store cannot be written.
+        LaunchError: if there is no study.
+        DBAPIError, StoreError: if the store cannot be written (not while following).
     """
     if not folder.exists():
-        raise LaunchError(f"{folder.path} holds no study: there is no {folder.definition.name} in it")
+        raise LaunchError(f"{folder.path} must hold a study; it has no {folder.definition.name}")
     recorder = Recorder(folder, lambda: Store(url), row(folder))
     if not follow:
         return recorder.catch_up()
@@ -288,5 +291,5 @@ def record(folder: StudyFolder, url: str, *, follow: bool) -> int:
     while state(folder) is None and lock.holder() is not None:
         time.sleep(0.5)
     if not thread.finish(timeout=24 * 3600.0):
-        raise LaunchError(f"the store does not hold everything: {thread.failure}")
+        raise LaunchError(f"the store is incomplete: {thread.failure}")
     return 0

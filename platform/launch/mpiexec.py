@@ -1,4 +1,4 @@
-"""Starts and ends the processes of an MPI job."""
+"""Starts and terminates the processes of an MPI job."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ _RANK_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_", "SLURM_PROCID
 
 
 def mpiexec() -> str:
-    """The launcher of the MPI that mpi4py loads: that of the wheel beside this Python, or else the one on the PATH."""
-    beside = Path(sys.executable).parent / "mpiexec"
-    found = os.environ.get("ATOLL_MPIEXEC") or (str(beside) if beside.exists() else shutil.which("mpiexec"))
-    if found is None:
-        raise LaunchError("no mpiexec beside this Python or on the PATH: `python -m pip install mpich` brings one")
-    return found
+    """The launcher of the MPI library that mpi4py loads: the wheel's, next to this Python, or the one on the PATH."""
+    of_wheel = Path(sys.executable).parent / "mpiexec"
+    command = os.environ.get("ATOLL_MPIEXEC") or (str(of_wheel) if of_wheel.exists() else shutil.which("mpiexec"))
+    if command is None:
+        raise LaunchError(
+            "mpiexec must be next to this Python or on the PATH, and is not: install it with "
+            "`python -m pip install mpich`, or set ATOLL_MPIEXEC"
+        )
+    return command
 
 
 def start_ranks(num_ranks: int, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start an MPI job of our ranks, in its own session, printing into `log`."""
+    """Start an MPI job of our ranks in its own session; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "atoll.platform.ranks.main", *arguments]
     with log.open("ab") as output:
@@ -43,17 +46,17 @@ def start_ranks(num_ranks: int, arguments: Sequence[str], log: Path) -> subproce
 
 
 def rank_environment() -> dict[str, str]:
-    """The ranks' environment: libraries must not start a thread per core before a rank knows its share."""
+    """The ranks' environment: libraries must not start a thread per core before a rank knows its share of the cores."""
     return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | without_rank_variables()
 
 
 def without_rank_variables() -> dict[str, str]:
-    """This process's environment without what makes a process a rank of its parent's MPI job."""
+    """This process's environment without the variables that make a child a rank of its parent's MPI job."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_RANK_VARIABLES)}
 
 
 def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:
-    """End an MPI job that is still there: TERM, then KILL."""
+    """Terminate an MPI job that still runs: TERM, then KILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if job.poll() is not None:
             return
@@ -65,7 +68,7 @@ def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:
 
 
 def kill_ranks(folder: StudyFolder, since: float) -> None:
-    """Kill those ranks of this host, started after `since`, that have outlived their mpiexec."""
+    """Kill the ranks on this host, started after `since`, that have outlived their mpiexec."""
     for rank in hosts(folder, since):
         if rank.hostname == socket.gethostname() and _is_rank_of(folder, rank.process):
             try:

@@ -1,4 +1,4 @@
-"""Who runs a study now, and how it ended."""
+"""Whether a study is running, in which process, and how it ended."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from atoll.storage.lock import Lock
 
 
 def holder(folder: StudyFolder) -> dict[str, Any] | None:
-    """The process that runs the study, or None where none does."""
+    """The process that runs the study; None if no process does."""
     return Lock(folder.lock).holder()
 
 
 def running_part(benchmark: BenchmarkFolder) -> StudyFolder | None:
-    """The study of a benchmark that a living process runs; None where there is none."""
+    """The benchmark's study that a live process runs; None if there is none."""
     return next((study for study in benchmark.studies() if holder(study) is not None), None)
 
 
 def check_not_running(folder: StudyFolder) -> None:
-    """Raise LaunchError while a living process runs the study."""
-    if (found := holder(folder)) is not None:
+    """Raise LaunchError while a live process runs the study."""
+    if (owner := holder(folder)) is not None:
         raise LaunchError(
-            f"the study in {folder.path} is being run by process {found['process']} on {found['hostname']}; "
-            "stop it first"
+            f"the study in {folder.path} is running as process {owner['process']} on {owner['hostname']}; stop it first"
         )
 
 
 def request_stop(folder: StudyFolder) -> None:
-    """Ask a running search to stop: trials in flight end at their next poll, to be queued again."""
+    """Ask a running search to stop: running trials end at their next poll, and are requeued on resume."""
     folder.stop_request.touch()
 
 
 def state(folder: StudyFolder) -> str | None:
-    """How the study ended, by its journal; None while it has not."""
+    """The state in which the study ended, from its journal; None if it has not ended."""
     lines = folder.journal("launcher")
     events = journal.read_chunk(lines).events if lines.exists() else []
     last = [event for event in events if isinstance(event, StudyStarted | StudyEnded)]

@@ -15,7 +15,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 @contextmanager
 def _on_stop_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Call `handler` on what asks a search to stop; only a main thread hears signals."""
+    """Call `handler` on stop signals; only the main thread receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -29,7 +29,7 @@ def _on_stop_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
 
 @contextmanager
 def noting_signals() -> Iterator[threading.Event]:
-    """Between searches: what would end one sets the event instead of ending this process."""
+    """Between searches: a stop signal sets the event instead of ending this process."""
     asked = threading.Event()
     with _on_stop_signals(lambda _number, _frame: asked.set()):
         yield asked
@@ -37,7 +37,7 @@ def noting_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def stop_on_signals(folder: StudyFolder) -> Iterator[threading.Event]:
-    """A first signal asks for a clean stop; a second interrupt sets the event: at once."""
+    """The first signal requests a clean stop; a second interrupt sets the event, for an immediate end."""
     hurry = threading.Event()
 
     def asked(number: int, _frame: object) -> None:

@@ -1,7 +1,7 @@
-"""Starts the ranks of a search with mpiexec, follows them, and starts them again when they die.
+"""Starts the ranks of a search with mpiexec, monitors them, and restarts them when they die.
 
-The launcher notices a job that ends and a rank whose heartbeat stops, ends what is left (TERM, then KILL), and resumes
-from the journals. A signal or `atoll stop` ends the search cleanly; a second interrupt ends it at once.
+The launcher detects a job that ends and a rank whose heartbeat stops, terminates the rest (TERM, then KILL), and
+resumes from the journals. A signal or `atoll stop` ends the search cleanly; a second interrupt ends it immediately.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from atoll.storage.store import Store
 POLL_INTERVAL = 0.1
 LITTLE_SPACE = 1 << 16
 JOURNALS_FULL = "a journal cannot be written"
-_MAKE_ROOM = "what was recorded stays readable: make room, then go on with --resume"
+_MAKE_ROOM = "recorded results stay readable: free some disk space, then continue with --resume"
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Run:
     """A search while its ranks run.
 
     Attributes:
-        study, folder: what is searched, and its files.
-        lock: the launcher's, to be refreshed.
-        follow: called again and again.
-        hurry: set when the ranks are to be ended at once.
+        study, folder: the study and its files.
+        lock: the launcher's lock, to be refreshed.
+        follow: called repeatedly.
+        hurry: set when the ranks must end immediately.
     """
 
     study: Study
@@ -64,18 +64,18 @@ def run_study(
     belongs_to: Mapping[str, Any] | None = None,
     run_ranks: Callable[[Run], str | None] | None = None,
 ) -> Ending:
-    """Run a whole search: start the ranks, record, start them again when they die, and end.
+    """Run a whole search: start the ranks, record, restart the ranks when they die, and write the ending.
 
     Args:
-        plan: what to search; checked.
-        url: the store's.
-        resuming: whether to go on with what is there.
-        follow: called again and again while the search runs, and once at the end.
-        belongs_to: further fields of the study's row: the benchmark, and what it is there.
-        run_ranks: runs the ranks to their end, and returns why they failed. Default: over mpiexec, supervised.
+        plan: the resolved and checked study.
+        url: the store's URL.
+        resuming: whether to continue an existing study.
+        follow: called repeatedly while the search runs, and once at the end.
+        belongs_to: further fields of the study's row: its benchmark, and its role there.
+        run_ranks: runs the ranks, and returns the reason if they failed. Default: with mpiexec, supervised.
 
     Raises:
-        LaunchError, Locked, StoreError: when it cannot start.
+        LaunchError, Locked, StoreError: if it cannot start.
     """
     study = plan.study
     lifecycle.check_name_is_free(study, url)
@@ -102,12 +102,12 @@ def run_study(
 
 
 def supervise(run: Run) -> str | None:
-    """Run the ranks over mpiexec, and start them again when they die. Returns why they failed, None otherwise."""
+    """Run the ranks with mpiexec, and restart them when they die. Returns the reason if they failed, otherwise None."""
     return _Supervisor(run).run()
 
 
 class _Supervisor:
-    """Starts the ranks until they have ended by themselves, were stopped, or have died too often."""
+    """Starts the ranks until they finish, are stopped, or have died too often."""
 
     def __init__(self, run: Run) -> None:
         self._study = run.study
@@ -118,14 +118,14 @@ class _Supervisor:
         self._num_ranks = run.study.topology.shape().world_size
 
     def run(self) -> str | None:
-        """Returns why the search failed, or None where it ended or was stopped."""
+        """Return the reason if the search failed; None if it finished or was stopped."""
         for num_restarts in range(self._study.max_restarts + 1):
             started, log_start = time.time(), log_size(self._folder.log)
             failure, silent = self._run_once()
             if failure is None or self._folder.stop_request.exists():
                 return None
             free = shutil.disk_usage(self._folder.path).free
-            # mpiexec may fail to write the log before it can tell how a rank ended.
+            # On a full disk, mpiexec may fail to write its log before it reports how a rank ended.
             if failure == JOURNALS_FULL or free < LITTLE_SPACE:
                 failure = JOURNALS_FULL
                 return f"{failure} ({free} bytes are free in {self._folder.path}); {_MAKE_ROOM}"
@@ -137,10 +137,10 @@ class _Supervisor:
                 lifecycle.mark_lost(self._folder, lines, failure, suspected)
                 if num_restarts < self._study.max_restarts:
                     lines.append(Restarted(reason=failure), sync=True)
-        return f"{failure}; the ranks were started again {self._study.max_restarts} times (max_restarts)"
+        return f"{failure}; the ranks were restarted {self._study.max_restarts} times (max_restarts)"
 
     def _run_once(self) -> tuple[str | None, list[int]]:
-        """Start the ranks once; returns how they died, if they did, and which of them were silent."""
+        """Start the ranks once; returns the reason if they died, and the ranks that fell silent."""
         beats = [self._folder.heartbeat(rank) for rank in range(self._num_ranks)]
         started = time.time()
         monitor = HeartbeatMonitor(beats, self._study.heartbeat_timeout)
@@ -156,7 +156,7 @@ class _Supervisor:
             asked = self._folder.stop_request.exists()
             if job.poll() is None:
                 end_job(job, grace=2.0)
-                if not asked:  # the ranks take the signal that ends them for a request to stop
+                if not asked:  # the terminated ranks took the signal for a stop request
                     self._folder.stop_request.unlink(missing_ok=True)
             kill_ranks(self._folder, started)
         if silent:
@@ -164,11 +164,11 @@ class _Supervisor:
             return f"rank {', '.join(map(str, silent))} made no progress for {seconds:g} s (heartbeat_timeout)", silent
         if job.returncode == 0:
             return None, []
-        if -job.returncode in STOP_SIGNALS:  # someone ended mpiexec: they want the search to stop
+        if -job.returncode in STOP_SIGNALS:  # the user sent mpiexec a stop signal, to stop the search
             running.request_stop(self._folder)
         if job.returncode == EXIT_JOURNAL:
             return JOURNALS_FULL, []
-        return f"the MPI job ended with code {job.returncode}", []
+        return f"the MPI job ended with exit code {job.returncode}", []
 
     def _end_when_stopping_takes_too_long(self, job: subprocess.Popen[bytes]) -> None:
         if not self._folder.stop_request.exists():

@@ -1,4 +1,4 @@
-"""`atoll train`: reads a configuration, trains it over MPI, and says whether it reproduces where it came from."""
+"""`atoll train`: reads a configuration, trains it over MPI, and reports whether it reproduces its origin."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from atoll.storage.journal import JournalTail
 
 
 def read(file: Path, place: int = 1, ranks: int | None = None) -> Configuration:
-    """Read the configuration in `file`, or the one at `place` of several, and check all that can be checked.
+    """Read and check the configuration at position `place` of `file`.
 
     Raises:
-        FileError: for a file that is no configuration.
-        ValueError, DataMissing, LibraryMissing: for hyperparameters out of range, or data or a library that are not
-            there.
+        FileError: if the file is not a configuration file.
+        ValueError, DataMissing, LibraryMissing: for hyperparameters out of range, missing data or a missing library.
     """
     several = read_configurations(file)
     if place > len(several):
         raise yamlfile.FileError(
-            f"{file} holds {len(several)} configurations; --place must be one of them; got {place}"
+            f"{file}: --place must be at most {len(several)}, the number of its configurations; got {place}"
         )
     configuration = several[place - 1]
     if ranks is not None:
@@ -54,22 +53,22 @@ def train(
     save: Path | None = None,
     merged: bool = False,
 ) -> dict[str, Any]:
-    """Train `configuration` over MPI; returns how it ended, and says each epoch's progress.
+    """Train `configuration` over MPI, reporting each epoch; returns the result.
 
     Args:
-        configuration: what to train.
-        test: whether to measure the trained model on the test data too.
-        say: gets a line for each epoch.
+        configuration: the configuration to train.
+        test: whether to also measure the trained model on the test data.
+        say: receives a line per epoch.
         save: a file for the trained model's state dict.
-        merged: whether that has full weights in place of low-rank factors.
+        merged: whether the state dict has full weights instead of low-rank factors.
 
     Raises:
-        LaunchError: when the MPI job fails, or when this process already belongs to one.
+        LaunchError: if the MPI job fails, or if this process already belongs to one.
     """
     if inside_mpi(configuration.ranks):
-        raise errors.LaunchError("`atoll train` starts its ranks itself: call it without mpirun or srun")
+        raise errors.LaunchError("`atoll train` starts its own ranks: run it without mpirun or srun")
     if save is not None and not save.absolute().parent.is_dir():
-        raise errors.LaunchError(f"the folder of --save must exist; got {save}")
+        raise errors.LaunchError(f"--save must be in an existing folder; got {save}")
     metric = registry.workload(configuration.workload).metric
     with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
         folder = Path(name)
@@ -90,7 +89,9 @@ def train(
                     elif isinstance(event, TrialEnded):
                         result = event
                 if ended and result is None:
-                    raise errors.LaunchError(f"the ranks ended with code {job.returncode}:\n{log.read_text()[-4000:]}")
+                    raise errors.LaunchError(
+                        f"the ranks ended with exit code {job.returncode}:\n{log.read_text()[-4000:]}"
+                    )
                 time.sleep(0.05)
             job.wait()
         finally:
@@ -109,7 +110,7 @@ def _progress_line(event: ProgressReported, metric: str) -> str:
 
 
 def explain(configuration: Configuration, result: dict[str, Any]) -> list[str]:
-    """What there is to say about a result: the objective, and how it compares with the exported one."""
+    """The lines that describe a result: the objective, and how it compares with the exported one."""
     if result["state"] != "complete":
         return [f"{result['state']}: {result['reason']}", *filter(None, [result.get("traceback")])]
     workload = registry.workload(configuration.workload)
@@ -118,30 +119,29 @@ def explain(configuration: Configuration, result: dict[str, Any]) -> list[str]:
     metrics = result["metrics"]
     lines += [f"{name} {value!r}" for name, value in metrics.items() if not name.startswith("seconds_")]
     lines += [f"note: {note}" for note in result.get("notes", ())]
-    lines += _where_time_went(metrics) + _what_was_sent(result["ledger"])
+    lines += _time_lines(metrics) + _traffic_lines(result["ledger"])
     expected = configuration.origin.get("objective")
     name = configuration.origin.get("metric", metric)
     measured = objectives.measured(workload, result["objective"], metrics, result["seconds"], result["wire_bytes"])
-    found = measured.get(name)
-    if expected is not None and expected == found:
+    if expected is not None and expected == measured.get(name):
         lines.append(f"this reproduces the exported objective {expected!r} exactly")
     elif expected is not None:
         lines.append(f"the exported objective, {name}, was {expected!r}{_differences(configuration)}")
     return lines
 
 
-def _where_time_went(metrics: dict[str, float]) -> list[str]:
+def _time_lines(metrics: dict[str, float]) -> list[str]:
     spent = {name.removeprefix("seconds_"): s for name, s in metrics.items() if name.startswith("seconds_")}
     total = sum(spent.values()) or 1.0
     parts = (f"{name} {duration(seconds)} ({seconds / total:.0%})" for name, seconds in spent.items())
-    return [f"time, mean of the ranks: {', '.join(parts)}"]
+    return [f"time, mean over ranks: {', '.join(parts)}"]
 
 
-def _what_was_sent(ledger: list[dict[str, Any]]) -> list[str]:
-    """One line for each kind of communication; a message's bytes are counted where it is sent."""
+def _traffic_lines(ledger: list[dict[str, Any]]) -> list[str]:
+    """One line per kind of communication; a message's bytes are counted at its sender."""
     return [
         f"sent: {row['operation']}{' (overlapped)' if row['overlapped'] else ''}, {row['scope']}, "
-        f"{row['count']} x {size(row['payload_bytes'])}, {size(row['wire_bytes'])} in all, "
+        f"{row['count']} x {size(row['payload_bytes'])}, {size(row['wire_bytes'])} in total, "
         f"waited {duration(row['seconds_waited'])}"
         for row in ledger
         if row["wire_bytes"] or row["seconds_waited"] > 0.1

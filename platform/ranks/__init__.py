@@ -1,1 +1,1 @@
-"""What mpiexec starts: the programs of a rank."""
+"""The programs that mpiexec starts on each rank."""

@@ -1,6 +1,6 @@
-"""Heartbeats through files: a rank touches its own from its poll points, and the launcher notices a rank that stops.
+"""Heartbeats through files: a rank touches its own file at its poll points, and the launcher detects silent ranks.
 
-No thread beats: a rank that is stuck, stopped, or cut off must fall silent. No port is needed either.
+No thread touches the file, because a rank that is stuck, stopped or cut off must fall silent. No port is needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Heartbeat:
-    """A rank's own; called at every poll, it touches the file once in a while."""
+    """A rank's heartbeat; called at every poll, it touches its file at intervals."""
 
     def __init__(self, path: Path, interval: float) -> None:
         path.touch()
@@ -20,7 +20,7 @@ class Heartbeat:
         self._beaten = time.monotonic()
 
     def __call__(self) -> None:
-        """Beat, if the last one is long enough ago."""
+        """Touch the file if the interval has elapsed."""
         now = time.monotonic()
         if now - self._beaten > self._interval:
             self._beaten = now
@@ -28,12 +28,12 @@ class Heartbeat:
 
 
 def interval(timeout: float) -> float:
-    """Seconds between two beats, for a rank that counts as dead after `timeout`."""
+    """Seconds between two heartbeats of a rank that counts as dead after `timeout`."""
     return min(timeout / 10, 5.0)
 
 
 class HeartbeatMonitor:
-    """The launcher's view: which ranks have not changed their file for too long, by the launcher's own clock."""
+    """The launcher's monitor: detects ranks whose files have not changed for too long, by the launcher's clock."""
 
     CHECKS_PER_TIMEOUT = 20
 
@@ -44,7 +44,7 @@ class HeartbeatMonitor:
         self._seen = [(_changed(path), self._checked) for path in paths]
 
     def silent(self) -> list[int]:
-        """World ranks that have been silent for longer than the timeout; cheap, as files are looked at now and then."""
+        """World ranks that have been silent for longer than the timeout; looks up the files at intervals only."""
         now = time.monotonic()
         if now - self._checked < self._timeout / self.CHECKS_PER_TIMEOUT:
             return []

@@ -1,4 +1,4 @@
-"""The program that `mpiexec` starts: one rank of a search, or of one configuration's training.
+"""The program that `mpiexec` starts: one rank of a search, of a training, or of the MPI check.
 
 python -m atoll.platform.ranks.main search FOLDER
 python -m atoll.platform.ranks.main train CONFIGURATION.json RESULT.jsonl
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> None:
-    """Run one rank; what it raises ends the whole MPI job, as peers would wait for it for ever."""
+    """Run one rank; an exception aborts the whole MPI job, as the peers would wait forever."""
     import mpi4py
 
     mpi4py.rc.thread_level = "serialized"
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     MPI.Finalize()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is written. Taking torch's and the other libraries' modules down takes seconds where ranks share cores.
+    # Everything is written, and unloading torch and other libraries takes seconds if ranks share cores.
     os._exit(0)
 
 

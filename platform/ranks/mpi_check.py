@@ -8,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# What each rank does.
-
 
 def run(result_file: str, world: Any) -> None:
-    """Examine MPI as one rank of `world`; rank 0 writes what was found."""
+    """Examine MPI as one rank of `world`; rank 0 writes the results."""
     import socket
 
     import torch
@@ -39,7 +37,7 @@ def run(result_file: str, world: Any) -> None:
     mine = (socket.gethostname(), time.time(), torch.cuda.device_count())
     everyone = world.gather(mine)
     if world.rank == 0:
-        found = {
+        facts = {
             "size": world.size,
             "library": MPI.Get_library_version().split("\n")[0].strip("\0 "),
             "thread_level": MPI.Query_thread(),
@@ -49,7 +47,7 @@ def run(result_file: str, world: Any) -> None:
             "clocks": [clock for _, clock, _ in everyone],
             "gpus": {host: count for host, _, count in everyone},
         }
-        Path(result_file).write_text(json.dumps(found))
+        Path(result_file).write_text(json.dumps(facts))
     if not progress:
         request.wait()
     family.close()

@@ -1,4 +1,4 @@
-"""The search, as every rank sees it: it takes its place, and becomes a worker's root or one of its members."""
+"""A rank's part of a search: it finds its place, and becomes a worker's root or one of its members."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atoll.communication.world import World
 from atoll.platform.ranks.heartbeat import Heartbeat, interval
 from atoll.platform.study import registry
 from atoll.platform.study.study import Study, Topology
-from atoll.platform.study.topology import Place, arrange, check_world_size
+from atoll.platform.study.topology import HostFacts, Place, arrange, check_world_size
 from atoll.platform.trial.worker import Worker
 from atoll.storage.folder import StudyFolder
 
@@ -33,10 +33,10 @@ def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: No
     Args:
         folder: the study's files.
         world: all ranks of the search.
-        also: called at every poll, besides the heartbeat.
+        also: called at every poll, in addition to the heartbeat.
 
     Raises:
-        TopologyError: when the world is not as large as the study's topology says.
+        TopologyError: if the size of the world does not fit the study's topology.
     """
     study = load_study(folder)
     shape = study.topology.shape()
@@ -60,7 +60,7 @@ def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: No
     if roots is None:
         worker.obey()
     else:
-        # Members need neither samplers nor spaces, whose libraries take a second to import.
+        # Members need neither samplers nor search spaces, whose libraries take a second to import.
         from atoll.platform.search.search_loop import SearchLoop
         from atoll.platform.study.plan import Plan
 
@@ -73,20 +73,20 @@ def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: No
         )
         loop.run()
     worker.close()
-    world.meet(serve)  # over TCP, MPICH ends a job of which one rank leaves early
+    world.meet(serve)  # over TCP, MPICH aborts a job if one rank leaves early
 
 
 def _warm_up(study: Study) -> None:
-    """Load data and libraries before the first trial, whose time this would be: seconds, where ranks share cores."""
+    """Load data and libraries before the first trial, to keep this out of its time: seconds, if ranks share cores."""
     try:
         registry.workload(study.workload).load(Path(study.data) if study.data else None)
         torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     except Exception:
-        return  # the trials will meet it again, and record it
+        return  # the trials will raise it again, and record it
 
 
 def stop_on_signals(folder: StudyFolder) -> None:
-    """Ask for a clean stop of the whole search on what Slurm, or someone at mpiexec, sends before the end."""
+    """Request a clean stop of the whole search on a signal from Slurm or from the user through mpiexec."""
 
     def asked(_number: int, _frame: object) -> None:
         folder.stop_request.touch()
@@ -101,7 +101,7 @@ def available_cores() -> set[int]:
 
 
 def processors(*, with_gpus: bool) -> list[str]:
-    """The names of this host's processor and of its GPUs, as far as the system tells."""
+    """The names of this host's processor and of its GPUs, as far as the system reports them."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -110,18 +110,18 @@ def processors(*, with_gpus: bool) -> list[str]:
 
 
 def arrange_world(topology: Topology, world: World) -> list[Place]:
-    """Gather what every rank runs on, and give every rank its place. Collective."""
-    names = processors(with_gpus=topology.device != "cpu")
-    mine = (socket.gethostname(), available_cores(), torch.cuda.device_count(), os.getpid(), names)
-    everyone = world.allgather(mine)
+    """Gather the facts of all ranks, and give each rank its place. Collective."""
+    mine = HostFacts(
+        hostname=socket.gethostname(),
+        cores=available_cores(),
+        num_gpus=torch.cuda.device_count(),
+        process=os.getpid(),
+        processors=processors(with_gpus=topology.device != "cpu"),
+    )
     return arrange(
         topology.shape(),
-        [rank[0] for rank in everyone],
+        world.allgather(mine),
         ranks_per_node=topology.ranks_per_node,
         device=topology.device,
-        cores=[rank[1] for rank in everyone],
-        num_gpus=[rank[2] for rank in everyone],
         threads=topology.threads,
-        processes=[rank[3] for rank in everyone],
-        processors=[rank[4] for rank in everyone],
     )

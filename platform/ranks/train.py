@@ -1,4 +1,4 @@
-"""One configuration on one worker: what `atoll train` does."""
+"""Trains one configuration on one worker, for `atoll train`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from atoll.storage.journal import JournalWriter
 
 
 def run(configuration_file: str, result_file: str, world: World) -> None:
-    """Train the configuration in one JSON file as one rank of `world`; the root writes progress and result as lines."""
+    """Train the configuration of a JSON file as one rank of `world`; the root writes progress and result as lines."""
     content = json.loads(Path(configuration_file).read_text())
     configuration = Configuration.model_validate(content["configuration"])
     check_world_size(Shape((1,), configuration.ranks), world.size)
@@ -44,11 +44,11 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
         lines.append(outcome.as_event(0, 0))
         worker.dismiss()
     worker.close()
-    world.meet()  # over TCP, MPICH ends a job of which one rank leaves early
+    world.meet()  # over TCP, MPICH aborts a job if one rank leaves early
 
 
 def _save(model: nn.Module, file: Path, *, merged: bool) -> None:
-    """Write the state dict, whole or not at all; `torch.load(file, weights_only=True)` reads it."""
+    """Write the state dict atomically; `torch.load(file, weights_only=True)` reads it."""
     state = merged_state_dict(model) if merged else model.state_dict()
     partial = file.with_name(f"{file.name}.partial")
     torch.save({name: value.detach().cpu().clone() for name, value in state.items()}, partial)

@@ -1,1 +1,1 @@
-"""The search as the root of a worker runs it."""
+"""The search loop of a worker's root, and its parts."""

@@ -1,7 +1,7 @@
-"""A budget of busy seconds: what all workers may spend inside trials, whatever they wait for besides.
+"""A budget of worker-seconds (`busy_seconds`): the total time that all workers spend in trials.
 
-Methods that train fast are tried more often within it, and a search on twice the workers ends in half the time. Root 0
-adds up, and tells all when the budget is over; what is in training then is trained to its end.
+Within it, methods that train fast get more trials, and a search on twice the workers ends in half the time. Root 0 adds
+up, and informs the others when the budget is spent; running trials are then trained to the end.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ SPENT, OVER = 14, 15
 
 
 class BusyBudget:
-    """One root's window of the budget.
+    """One root's access to the budget.
 
     Args:
-        mailbox: between the roots.
-        seconds: what is left; None for no limit.
+        mailbox: the mailbox of all roots.
+        seconds: the remaining seconds; None for no limit.
 
     Attributes:
         is_over: whether no further trial may start.
@@ -31,13 +31,13 @@ class BusyBudget:
         self.is_over = seconds is not None and seconds <= 0
 
     def spend(self, seconds: float) -> None:
-        """Count a trial of this worker."""
+        """Charge a trial of this worker."""
         if self._left is not None:
             self._mailbox.send(seconds, 0, SPENT)
             self.serve()
 
     def serve(self) -> None:
-        """Add up what has come, at root 0; hear elsewhere that the budget is over."""
+        """Add up the messages that have arrived at root 0; on other roots, receive the end of the budget."""
         if self._left is None:
             return
         while (message := self._mailbox.take(SPENT)) is not None:

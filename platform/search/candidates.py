@@ -1,4 +1,4 @@
-"""What each ticket evaluates: a given configuration, a lost one, or the sampler's proposal, prepared ahead."""
+"""The configuration for each ticket: a given one, a lost one, or the sampler's proposal, prepared ahead."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
 
 Wait = Callable[[Callable[[], bool]], None]
-Given = tuple[dict[str, Any], str]  # hyperparameters, and where they come from
+Given = tuple[dict[str, Any], str]  # hyperparameters and their origin
 
 
 def given_first(plan: Plan, warm_start: Sequence[dict[str, Any]]) -> list[Given]:
-    """The hyperparameters of the first trials: the default ones, then a warm start; or what is confirmed."""
+    """The hyperparameters of the first trials: the default and a warm start, or the configurations to confirm."""
     if plan.study.confirm is not None:
         return [(hyperparameters, "confirm") for hyperparameters in plan.study.confirm.trials()]
     first = [(plan.space.default(), "default")] if plan.study.default_first else []
@@ -24,14 +24,14 @@ def given_first(plan: Plan, warm_start: Sequence[dict[str, Any]]) -> list[Given]
 
 
 class Candidates:
-    """The candidates of one root's tickets.
+    """The candidates for one root's tickets.
 
-    What a slow sampler has prepared is journaled, so that a resumed search goes on with it.
+    Candidates that a slow sampler has prepared are journaled, so that a resumed search uses them.
 
     Args:
         proposer: makes candidates.
-        journal: where they are noted.
-        given: configurations that are evaluated first, and where they come from.
+        journal: records them.
+        given: the configurations to evaluate first, with their origins.
     """
 
     def __init__(self, proposer: Proposer, journal: SearchJournal, given: Sequence[Given]) -> None:
@@ -41,11 +41,11 @@ class Candidates:
         self._noted: set[int] = set()  # trials whose prepared candidates are in the journal
 
     def of(self, ticket: Ticket, wait: Wait) -> Candidate:
-        """The ticket's configuration, or a proposed one."""
+        """The ticket's configuration, or a proposal."""
         if ticket.hyperparameters is None:
             candidate = self._proposer.take(ticket.number, wait)
             if ticket.number not in self._noted:
-                self._journal.refused(ticket.number, candidate)
+                self._journal.infeasible(ticket.number, candidate)
             return candidate
         if ticket.proposal:
             return Candidate(ticket.hyperparameters, proposal_of(ticket.proposal))
@@ -53,11 +53,11 @@ class Candidates:
         return self._proposer.settle(ticket.hyperparameters, operator)
 
     def prepare(self, ticket: Ticket | None, receive: Callable[[], None]) -> None:
-        """Let a slow sampler think about the next ticket while a trial trains, and note what it has found.
+        """Let a slow sampler prepare the next ticket's candidate while a trial trains, and journal it when ready.
 
         Args:
-            ticket: the next one; None if there is none yet.
-            receive: takes in what the sampler should know, before it begins.
+            ticket: the next ticket; None if there is none yet.
+            receive: takes in the messages that the sampler should know before it starts.
         """
         if ticket is None or ticket.hyperparameters is not None or not self._proposer.is_slow:
             return
@@ -67,7 +67,7 @@ class Candidates:
         self._note(ticket.number)
 
     def give_back(self, ticket: Ticket) -> Ticket:
-        """The ticket for another worker that has nothing to do, with what was proposed for it."""
+        """The ticket for an idle worker, with its prepared candidate."""
         if ticket.hyperparameters is None and (candidate := self._proposer.ready(ticket.number)) is not None:
             self._note(ticket.number)
             ticket = replace(ticket, hyperparameters=candidate.hyperparameters, proposal=candidate.as_dict())
@@ -75,18 +75,18 @@ class Candidates:
         return ticket
 
     def keep(self, wait: Wait) -> None:
-        """Wait for what a sampler is thinking about when the search ends, and note it for a resume."""
+        """When the search ends, wait for the candidate that is being prepared, and journal it for a resume."""
         number = self._proposer.number
         if number is not None:
             wait(self._proposer.is_made)
             self._note(number)
 
     def failed(self, configuration_key: str) -> None:
-        """A configuration has failed, and is not evaluated again unchanged."""
+        """Note that a configuration has failed, and must not be evaluated again unchanged."""
         self._proposer.failures.add(configuration_key)
 
     def _note(self, number: int) -> None:
         if number not in self._noted and (candidate := self._proposer.ready(number)) is not None:
             self._noted.add(number)
-            self._journal.refused(number, candidate)
+            self._journal.infeasible(number, candidate)
             self._journal.prepared(number, candidate.hyperparameters, candidate.as_dict())

@@ -1,4 +1,4 @@
-"""When a search is over, and what ends a trial in training: budgets of seconds, timeouts, and requests to stop."""
+"""The ends of a search and of a running trial: budgets of seconds, timeouts, and stop requests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Deadlines:
     """The clocks of one root.
 
     Args:
-        study: its budget of seconds, grace, and trial_timeout.
-        seconds_before: how long the study was searched before a resume.
-        stop_requested: whether someone has asked the search to stop; asked only now and then, as it looks at a file.
+        study: the study, with its seconds, grace and trial_timeout.
+        seconds_before: the seconds of searching before a resume.
+        stop_requested: whether a stop was requested; called at intervals, as it looks up a file.
     """
 
     STOP_CHECK_INTERVAL = 0.5
@@ -30,7 +30,7 @@ class Deadlines:
         self._stopping = False
 
     def trial_starts(self) -> None:
-        """A trial starts now."""
+        """Note that a trial starts now."""
         self._trial_started = time.monotonic()
 
     def trial_seconds(self) -> float:
@@ -43,14 +43,14 @@ class Deadlines:
         return over or self._is_stopping()
 
     def interruption(self) -> Exception | None:
-        """What ends the trial in training; None if nothing does."""
+        """The reason to end the running trial; None if there is none."""
         if self._is_stopping():
             return Stopped("the search was asked to stop")
         if self._timeout is not None and self.trial_seconds() > self._timeout:
             return TrialTimeout(f"the trial was stopped after trial_timeout ({self._timeout:g} s)")
         elapsed = time.monotonic() - self._started
         if self._left is not None and self._grace is not None and elapsed > self._left + self._grace:
-            return Stopped("the search's seconds and grace were over")
+            return Stopped("the search's seconds and grace were used up")
         return None
 
     def _is_stopping(self) -> bool:

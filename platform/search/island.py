@@ -1,10 +1,11 @@
 """One worker root's view of its island: the population, and the asynchronous exchange of individuals.
 
-The model is Propulate's: every worker of an island knows all of its individuals; each has a worker that may send it to
-other islands, and islands send at random moments, waiting for nobody. Migration moves individuals, pollination copies
-them. Two things differ from Propulate's own bookkeeping. An individual goes to an island once, and is known there by
-its trial's number: copies of copies would fill the breeding population. And pollination replaces nobody: what Propulate
-replaces is the worst, which its selection never sees, and a model-based sampler would forget what it has learned.
+The model is Propulate's: every worker of an island knows all of its individuals; each individual has a home worker that
+may send it to other islands, and islands send at random moments, without waiting. Migration moves individuals,
+pollination copies them. There are two differences from Propulate. An individual is sent to an island once, and is
+identified there by its trial's number: copies of copies would fill the breeding population. And pollination replaces no
+individual: Propulate replaces the worst one, which its selection never sees, and a model-based sampler would forget
+what it has learned.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from atoll.platform.search.proposals import Proposer
 from atoll.platform.study.migration import Migration
 from atoll.searchspaces.space import Gene
 
-# What an island's workers tell each other has one tag, so that it comes in the order that it was said.
+# All messages between an island's workers share one tag, so MPI keeps their order.
 NEWS, IMMIGRANTS = 21, 22
 
 
 class Island:
-    """The population of one island, as one of its workers' roots sees it.
+    """The population of one island, in the view of one worker's root.
 
     Args:
-        population: what is known of the island; empty, or the same at all of its workers.
-        proposer: hears of everything that its sampler learns from.
-        migration: how individuals travel.
-        island_sizes: workers of every island.
-        index: this island.
-        workers: mailbox between the island's roots.
-        roots: mailbox between all roots.
-        seed: of this root's random stream, for migration.
-        on_emigration: told the number of a trial, and the island that its individual was sent to.
+        population: the island's individuals; empty, or equal on all of its workers.
+        proposer: receives all events that its sampler learns from.
+        migration: the exchange of individuals.
+        island_sizes: the number of workers of each island.
+        index: this island's index.
+        workers: the mailbox of the island's roots.
+        roots: the mailbox of all roots.
+        seed: the seed of this root's random stream for migration.
+        on_emigration: called with the trial's number and the target island for each individual that is sent.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Island:
         self._roots = roots
         self._rng = random.Random(seed)
         self._on_emigration = on_emigration
-        self._hearers: dict[str, Callable[..., None]] = {
+        self._handlers: dict[str, Callable[..., None]] = {
             "started": proposer.started,
             "dropped": proposer.dropped,
             "arrived": self._admit,
@@ -72,35 +73,35 @@ class Island:
         self._emigrants = Emigrants(workers.rank, index, len(island_sizes))
         for individual in population:
             self._emigrants.add(individual)
-        self._neighbours = migration.neighbours(index, len(island_sizes))
-        # Per island and evaluation, hence shared out over its workers, as Propulate's Islands does.
+        self._neighbors = migration.neighbors(index, len(island_sizes))
+        # The probability is per island and evaluation, so it is divided among the workers, as in Propulate's Islands.
         self._probability = migration.probability / island_sizes[index] if len(island_sizes) > 1 else 0.0
 
     @property
     def rank(self) -> int:
-        """This worker, counted inside its island."""
+        """This worker's index within its island."""
         return self._workers.rank
 
     def all_sent(self) -> bool:
-        """Whether every message to the island's other workers has left."""
+        """Whether all messages to the island's other workers have been sent."""
         return self._workers.all_sent()
 
     def start(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
-        """Say that a trial is being evaluated, to samplers that want to know."""
+        """Announce that a trial is being evaluated, if the samplers need to know."""
         self._proposer.started(number, genes, attributes)
         if self._proposer.tells_pending:
             self._tell("started", number, dict(genes), dict(attributes))
 
     def drop(self, number: int) -> None:
-        """Say that a trial has no result."""
+        """Announce that a trial has no result."""
         self._proposer.dropped(number)
         if self._proposer.tells_pending:
             self._tell("dropped", number)
 
     def add(self, individual: Individual) -> None:
-        """Take an evaluated individual into the population, and tell the island's other workers.
+        """Add an evaluated individual to the population, and send it to the island's other workers.
 
-        Only numbers may come here: anything else would spoil selection.
+        No loss may be NaN, which would corrupt the selection.
         """
         assert not any(math.isnan(loss) for loss in individual.losses), individual
         self._admit(individual)
@@ -116,10 +117,10 @@ class Island:
             self._emigrants.add(individual)
 
     def receive(self) -> None:
-        """Take in what others have sent."""
+        """Take in the messages from other workers and islands."""
         while (message := self._workers.take(NEWS)) is not None:
-            what, *about = message[1]
-            self._hearers[what](*about)
+            kind, *content = message[1]
+            self._handlers[kind](*content)
         while (message := self._roots.take(IMMIGRANTS)) is not None:
             for individual in message[1]:
                 self._admit(individual)
@@ -129,7 +130,7 @@ class Island:
             self._proposer.left(number)
 
     def migrate(self) -> None:
-        """Send some of the best to other islands, at random moments."""
+        """With the migration probability, send some of the best individuals to other islands."""
         if self._probability == 0.0 or self._rng.random() >= self._probability:
             return
         for target, count in self._migration.targets(self._index, len(self._sizes), self._rng).items():
@@ -148,8 +149,8 @@ class Island:
                 self._tell("left", individual.number, individual.steps)
 
     def _emigrant(self, individual: Individual, target: int) -> Individual:
-        # Copies go from here to all neighbours: none of these needs to hear of it from another one.
-        here = {self._index} if not self._migration.pollination else {self._index, *self._neighbours}
+        # Copies go from here to all neighbors, so no neighbor needs to receive it from another one.
+        here = {self._index} if not self._migration.pollination else {self._index, *self._neighbors}
         return Individual(
             number=individual.number,
             genes=individual.genes,

@@ -1,4 +1,4 @@
-"""The journal of one worker's root: what happens in the search, as events."""
+"""The journal of one worker's root: the events of the search."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from atoll.storage.journal import JournalWriter
 
 
 class SearchJournal:
-    """Writes what one root sees.
+    """Writes the events of one root.
 
     Args:
         path: the journal's file.
-        places: the place of every rank of the worker, the root's first.
-        num_started: trials that the worker has started before a resume.
+        places: the places of the worker's ranks, the root's first.
+        num_started: number of trials that the worker has started before a resume.
     """
 
     def __init__(self, path: Path, places: Sequence[Place], num_started: int) -> None:
@@ -32,7 +32,7 @@ class SearchJournal:
         self._is_oversubscribed = any(place.oversubscribed for place in places)
 
     def ranks_placed(self) -> None:
-        """Where the worker's ranks run."""
+        """The worker's ranks are placed."""
         for place in self._places:
             self._lines.append(
                 RankPlaced(
@@ -76,7 +76,7 @@ class SearchJournal:
         self._lines.append(progress.as_event(*key))
 
     def trial_ended(self, key: TrialKey, outcome: Outcome, objectives: Sequence[float], worker_seconds: float) -> None:
-        """A trial ends; it is synced to disk if it took longer than a second."""
+        """A trial ends; the line is synced to disk if the trial took longer than a second."""
         several = objectives if len(objectives) > 1 else None
         event = outcome.as_event(*key, objectives=several, worker_seconds=worker_seconds)
         self._lines.append(event, sync=outcome.seconds > 1.0)
@@ -85,16 +85,16 @@ class SearchJournal:
         """A candidate is ready for a trial that has not started."""
         self._lines.append(Proposed(number=number, hyperparameters=hyperparameters, proposal=proposal))
 
-    def refused(self, number: int, candidate: Candidate) -> None:
-        """What was proposed before a candidate, and must not be trained."""
-        for refusal in candidate.refused:
+    def infeasible(self, number: int, candidate: Candidate) -> None:
+        """Infeasible proposals preceded a candidate."""
+        for proposal in candidate.infeasible:
             self._lines.append(
                 ProposalRefused(
                     number=number,
-                    hyperparameters=refusal.hyperparameters,
-                    reason=refusal.reason,
-                    genes=refusal.genes,
-                    attributes=refusal.attributes,
+                    hyperparameters=proposal.hyperparameters,
+                    reason=proposal.reason,
+                    genes=proposal.genes,
+                    attributes=proposal.attributes,
                 )
             )
 

@@ -1,6 +1,6 @@
-"""An island's population as one worker's root holds it: compact, in order, at a cost that does not grow with its size.
+"""An island's population on one worker's root: compact and sorted, at a cost that does not grow with its size.
 
-Propulate scans all individuals at every evaluation; here the best are at hand, and nobody looks again at what was sent.
+Propulate scans all individuals at every evaluation; here the best are at hand, and sent individuals are not revisited.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class Individual:
     """An evaluated candidate.
 
     Attributes:
-        number: of its trial.
-        genes: in the order of the space's parameters.
-        losses: what to minimise, one for each objective; of a pruned one its last value.
-        island: where it was bred.
-        home: the worker, counted inside its present island, that may send it elsewhere.
-        is_complete: whether it was trained to the end; pruned ones rank behind all that were.
-        steps: how often it has migrated.
-        visited: of a migrant, the islands that know it, or will be sent it from where it came.
-        attributes: what its sampler keeps with it.
-        curve: its intermediate values by epoch, where a sampler uses them.
+        number: its trial's number.
+        genes: its genes, in the order of the space's parameters.
+        losses: the losses to minimize, one per objective; a pruned individual's last value.
+        island: the island on which it was bred.
+        home: the worker, by its index within the current island, that may send it elsewhere.
+        is_complete: whether it was trained to the end; pruned individuals rank behind all complete ones.
+        steps: its number of migrations.
+        visited: a migrant's islands: those that know it, or will receive it from its origin.
+        attributes: its sampler's data.
+        curve: its intermediate losses by epoch, if a sampler uses them.
     """
 
     number: int
@@ -51,18 +51,18 @@ def _rank(individual: Individual) -> tuple[bool, float, int]:
 
 
 class Population:
-    """The individuals that are on one island, in order, and the numbers of those that have left it.
+    """The individuals on one island, sorted, and the numbers of those that have left it.
 
     Args:
-        size: of the breeding population, whose members `best` returns.
+        size: the size of the breeding population, which `best` returns.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._here: dict[int, Individual] = {}
-        self._gone: dict[int, int] = {}  # number -> migration steps at which it was last let go
+        self._gone: dict[int, int] = {}  # number -> migration steps at its last departure
         self._order: SortedKeyList[Individual] = SortedKeyList(key=_rank)
-        self._pool: list[Individual] = []  # of several objectives: enough of those that are here to breed from
+        self._pool: list[Individual] = []  # with several objectives: individuals on the island, enough to breed from
         self._best: list[Individual] | None = None
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class Population:
         return self._here.get(individual.number) is individual
 
     def admit(self, individual: Individual) -> bool:
-        """Take an individual in; false where it is here already, or has been let go since it took as many steps."""
+        """Add an individual; false if it is here already, or has departed after at least as many migration steps."""
         if individual.number in self._here or self._gone.get(individual.number, -1) >= individual.steps:
             return False
         self._here[individual.number] = individual
@@ -89,20 +89,20 @@ class Population:
         return True
 
     def dismiss(self, number: int, steps: int) -> Individual | None:
-        """Let an individual go, or not in when it comes; returns it where it was here."""
+        """Remove an individual, or bar one that has not arrived yet; returns it if it was here."""
         self._gone[number] = max(steps, self._gone.get(number, -1))
-        found = self._here.get(number)
-        if found is None or found.steps > steps:
+        individual = self._here.get(number)
+        if individual is None or individual.steps > steps:
             return None
         del self._here[number]
-        self._order.remove(found)
+        self._order.remove(individual)
         self._best = None
-        if found in self._pool:
+        if individual in self._pool:
             self._pool = _front(list(self._order), 2 * self.size)
-        return found
+        return individual
 
     def best(self) -> list[Individual]:
-        """The breeding population, the best first: by objective, or by front and crowding (Deb et al. 2002)."""
+        """The breeding population, best first: by objective, or by front and crowding distance (Deb et al. 2002)."""
         if self._best is None:
             several = bool(self._pool)
             self._best = _front(self._pool, self.size) if several else list(self._order[: self.size])
@@ -110,19 +110,19 @@ class Population:
 
 
 def _front(individuals: list[Individual], size: int) -> list[Individual]:
-    """The `size` best of several objectives; what was pruned comes last."""
+    """The `size` best individuals by several objectives; pruned ones come last."""
     complete = [i for i in individuals if i.is_complete]
     order = pareto.order([i.losses for i in complete]) if complete else []
     return ([complete[index] for index in order] + [i for i in individuals if not i.is_complete])[:size]
 
 
 class Emigrants:
-    """What a worker may send to the other islands, the best first; no island is sent what it knows.
+    """The individuals that a worker may send to other islands, best first; none is sent to an island that knows it.
 
     Args:
-        home: the worker.
+        home: the worker's index within its island.
         island: its island.
-        num_islands: how many there are.
+        num_islands: the number of islands.
     """
 
     def __init__(self, home: int, island: int, num_islands: int) -> None:
@@ -139,7 +139,7 @@ class Emigrants:
                     waiting.add(individual)
 
     def take(self, target: int, count: int, population: Population) -> list[Individual]:
-        """The best `count` that are still here; fewer, where there are not so many."""
+        """The best `count` individuals that are still here, or all of them if there are fewer."""
         taken: list[Individual] = []
         waiting = self._waiting[target]
         while waiting and len(taken) < count:
@@ -151,7 +151,7 @@ class Emigrants:
 
     @staticmethod
     def _best_of(waiting: SortedKeyList[Individual], population: Population) -> Individual:
-        """By its objective; of several, the first by front and crowding that waits, or else by the first objective."""
+        """By objective; with several, by front and crowding distance, or by the first objective."""
         if len(waiting[0].losses) > 1:
             chosen = next((i for i in population.best() if i in waiting), None)
             if chosen is not None:

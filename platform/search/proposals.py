@@ -1,7 +1,7 @@
-"""What a worker evaluates next: proposals that are valid and have not failed, prepared while the trial before trains.
+"""A worker's next candidate: a feasible proposal that has not failed before, prepared while the previous trial trains.
 
-A sampler's own time must not stall a gang of ranks, nor those whom its root serves. Slow samplers are asked in a
-thread, one trial ahead; what they hear meanwhile they are told afterwards.
+A sampler's own time must not stall the ranks of its worker, nor the workers that its root serves. Slow samplers run in
+a thread, one trial ahead, and receive the events of that time afterwards.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
@@ -24,8 +26,8 @@ NUM_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A proposal that must not be trained, and why; a resumed sampler hears of it again."""
+class InfeasibleProposal:
+    """An infeasible proposal, and the reason; a resumed sampler is told about it again."""
 
     hyperparameters: dict[str, Any]
     reason: str
@@ -35,18 +37,18 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What to evaluate.
+    """A configuration to evaluate.
 
     Attributes:
-        hyperparameters: all that are searched or fixed.
-        proposal: where they come from.
-        refused: what was proposed before it.
-        waited: seconds that the worker stood still for it.
+        hyperparameters: all searched and fixed hyperparameters.
+        proposal: their origin.
+        infeasible: the infeasible proposals before it.
+        waited: seconds that the worker waited for it.
     """
 
     hyperparameters: dict[str, Any]
     proposal: Proposal
-    refused: tuple[Refusal, ...] = ()
+    infeasible: tuple[InfeasibleProposal, ...] = ()
     waited: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,16 +57,16 @@ class Candidate:
 
 
 def proposal_of(content: Mapping[str, Any]) -> Proposal:
-    """The proposal that a journal holds."""
+    """A proposal from a journal."""
     fields = {name: content[name] for name in ("genes", "operator", "sources", "attributes", "seconds")}
     return Proposal(parents=tuple(content["parents"]), **fields)
 
 
-def draw(space: SearchSpace, refuses: Infeasibility, seed: int) -> tuple[dict[str, Gene], dict[str, Any]]:
-    """Genes and hyperparameters of a random configuration that is not refused.
+def draw(space: SearchSpace, infeasibility: Infeasibility, seed: int) -> tuple[dict[str, Gene], dict[str, Any]]:
+    """Genes and hyperparameters of a random feasible configuration.
 
     Raises:
-        ValueError: where next to nothing is left.
+        ValueError: if almost everything is infeasible.
     """
     rng, reason = random.Random(seed), None
     for _ in range(NUM_DRAWS):
@@ -73,109 +75,131 @@ def draw(space: SearchSpace, refuses: Infeasibility, seed: int) -> tuple[dict[st
             for name, ends in space.limits().items()
         }
         hyperparameters = space.decode(genes)
-        if (reason := refuses(hyperparameters)) is None:
+        if (reason := infeasibility(hyperparameters)) is None:
             return genes, hyperparameters
-    raise ValueError(f"of {NUM_DRAWS} random configurations all were refused; the last one: {reason}")
+    raise ValueError(f"all of {NUM_DRAWS} random configurations were infeasible; the last one: {reason}")
+
+
+@dataclass
+class _Preparation:
+    """A candidate that a thread prepares.
+
+    Attributes:
+        number: the trial's number.
+        future: the candidate, or the error that its preparation raised.
+        is_wanted: whether this worker will evaluate that trial.
+    """
+
+    number: int
+    future: Future[Candidate] = field(default_factory=Future)
+    is_wanted: bool = True
+
+    def start(self, make: Callable[[int], Candidate]) -> None:
+        """Make the candidate in a thread."""
+
+        def work() -> None:
+            try:
+                self.future.set_result(make(self.number))
+            except BaseException as error:
+                self.future.set_exception(error)
+
+        threading.Thread(target=work, name="sampler", daemon=True).start()
 
 
 class Proposer:
-    """Asks a propagator for candidates, and tells it what happens to them.
+    """Asks a propagator for candidates, and informs it of what happens to them.
 
     Args:
-        propagator: whom to ask.
-        space: what is searched.
-        refuses: why hyperparameters must not be trained, or None where they may.
-        seed: the study's.
+        propagator: the sampler.
+        space: the search space.
+        infeasibility: returns why hyperparameters are infeasible, or None.
+        seed: the study's seed.
 
     Attributes:
-        number: the trial that a candidate is being prepared for, or is ready; None where nobody wants one.
-        failures: keys of configurations that have failed, which are not evaluated again unchanged.
+        failures: keys of failed configurations, which are not evaluated again unchanged.
     """
 
-    # How often the propagator is asked before a random candidate is taken.
+    # The number of proposals before a random candidate is taken.
     NUM_PROPOSALS = 10
 
-    def __init__(self, propagator: Propagator, space: SearchSpace, refuses: Infeasibility, seed: int) -> None:
+    def __init__(self, propagator: Propagator, space: SearchSpace, infeasibility: Infeasibility, seed: int) -> None:
         self._propagator = propagator
         self._space = space
-        self._refuses = refuses
+        self._infeasibility = infeasibility
         self._seed = seed
-        self._thread: threading.Thread | None = None
-        self._made: tuple[int, Candidate | Exception] | None = None
-        self._unheard: list[Callable[[], None]] = []
-        self.number: int | None = None
+        self._preparation: _Preparation | None = None
+        self._deferred: list[Callable[[], None]] = []
         self.failures: set[str] = set()
 
     def settle(self, hyperparameters: dict[str, Any], operator: str) -> Candidate:
-        """A candidate that is given: the default one, a warm start, or what was lost."""
+        """A candidate from given hyperparameters: the default, a warm start, or a lost trial's."""
         return Candidate(hyperparameters, Proposal(self._space.encode(hyperparameters), operator))
 
     @property
     def is_slow(self) -> bool:
-        """Whether it is worth while to prepare."""
+        """Whether candidates should be prepared ahead."""
         return self._propagator.is_slow
 
     @property
     def tells_pending(self) -> bool:
-        """Whether the propagator wants to hear of what other workers evaluate."""
+        """Whether the propagator needs to know what other workers are evaluating."""
         return self._propagator.tells_pending
 
     @property
+    def number(self) -> int | None:
+        """The trial whose candidate is being prepared, or is ready; None if none is wanted."""
+        preparation = self._preparation
+        return None if preparation is None or not preparation.is_wanted else preparation.number
+
+    @property
     def is_busy(self) -> bool:
-        """Whether a candidate is being made, or is there and not taken."""
-        self._look()
-        return self._thread is not None or self.number is not None
+        """Whether a candidate is being prepared, or is ready and has not been taken."""
+        self._update()
+        return self._preparation is not None
 
     def prepare(self, number: int) -> None:
-        """Start to make a candidate for trial `number`; nothing may be under way."""
+        """Start to prepare the candidate for trial `number`; the proposer must not be busy."""
         assert not self.is_busy
-
-        def work() -> None:
-            try:
-                self._made = number, self._make(number)
-            except Exception as error:
-                self._made = number, error
-
-        self._tell_all()
-        self.number, self._made = number, None
-        self._thread = threading.Thread(target=work, name="sampler", daemon=True)
-        self._thread.start()
+        self._preparation = _Preparation(number)
+        self._preparation.start(self._make)
 
     def ready(self, number: int) -> Candidate | None:
-        """The candidate for `number`, once it is there; none where its making failed, which `take` raises."""
-        self._look()
-        if self._thread is not None or self.number != number or self._made is None:
+        """The candidate for trial `number`, if it is ready; None if its preparation failed, too."""
+        self._update()
+        if self._preparation is None or self.number != number or not self._preparation.future.done():
             return None
-        candidate = self._made[1]
-        return candidate if isinstance(candidate, Candidate) else None
+        future = self._preparation.future
+        return None if future.exception() is not None else future.result()
 
     def give_up(self, number: int) -> None:
-        """Forget the candidate for `number`, also where it is still being made: another worker evaluates that trial."""
-        if self.number == number:
-            self.number = None
-            self._look()
-
-    def _look(self) -> None:
-        """Take notice of a thread that has ended, and drop what nobody wants."""
-        if self._thread is not None and not self._thread.is_alive():
-            self._thread.join()
-            self._thread = None
-            self._tell_all()
-        if self._thread is None and self.number is None and self._made is not None:
-            self._propagator.dropped(self._made[0])
-            self._made = None
+        """Drop the candidate for trial `number`, even if it is still being prepared: another worker has the trial."""
+        if self._preparation is not None and self.number == number:
+            self._preparation.is_wanted = False
+            self._update()
 
     def is_made(self) -> bool:
-        """Whether nothing is being made any more."""
-        self._look()
-        return self._thread is None
+        """Whether no candidate is being prepared."""
+        self._update()
+        return not self._is_thinking()
+
+    def _is_thinking(self) -> bool:
+        return self._preparation is not None and not self._preparation.future.done()
+
+    def _update(self) -> None:
+        """Once the thread has finished, deliver deferred events and drop an unwanted candidate."""
+        if self._preparation is None or self._is_thinking():
+            return
+        self._deliver()
+        if not self._preparation.is_wanted:
+            self._propagator.dropped(self._preparation.number)
+            self._preparation = None
 
     def take(self, number: int, wait: Callable[[Callable[[], bool]], None]) -> Candidate:
-        """The candidate for trial `number`: the prepared one, or one that is made now.
+        """The candidate for trial `number`: the prepared one, or a new one.
 
         Args:
-            number: of the trial.
-            wait: serves until the condition that it is given holds.
+            number: the trial's number.
+            wait: serves until its argument returns true.
         """
         started = time.perf_counter()
         if not self.is_slow:
@@ -186,15 +210,13 @@ class Proposer:
             wait(lambda: not self.is_busy)
             self.prepare(number)
         wait(self.is_made)
-        assert self._made is not None
-        candidate = self._made[1]
-        self.number = self._made = None
-        if isinstance(candidate, Exception):
-            raise candidate
-        return replace(candidate, waited=time.perf_counter() - started)
+        assert self._preparation is not None
+        future, self._preparation = self._preparation.future, None
+        self._deliver()
+        return replace(future.result(), waited=time.perf_counter() - started)
 
     def _make(self, number: int) -> Candidate:
-        refused: list[Refusal] = []
+        infeasible: list[InfeasibleProposal] = []
         shared: dict[str, Any] = {}
         before = None
         for attempt in range(self.NUM_PROPOSALS):
@@ -202,63 +224,63 @@ class Proposer:
                 proposal = self._propagator.propose(number, attempt)
             except Exception as error:  # such as a matrix that cannot be inverted: no reason to end a search
                 self._propagator.dropped(number)
-                return self._random(number, refused, f"random after {type(error).__name__}: {error}")
-            # What a sampler shares with others holds, whatever becomes of the proposal that it came with.
+                return self._random(number, infeasible, f"random after {type(error).__name__}: {error}")
+            # Attributes shared by all samplers of an island stay valid even if their proposal is infeasible.
             shared |= {name: value for name, value in proposal.attributes.items() if name.startswith(SHARED)}
             hyperparameters = self._space.decode(proposal.genes)
-            reason = self._why_not(hyperparameters)
+            reason = self._why_infeasible(hyperparameters)
             if reason is None:
                 whole = replace(proposal, attributes=shared | proposal.attributes)
-                return Candidate(hyperparameters, whole, tuple(refused))
-            refused.append(Refusal(hyperparameters, reason, proposal.genes, proposal.attributes))
-            self._propagator.refused(number, proposal.genes, proposal.attributes)
+                return Candidate(hyperparameters, whole, tuple(infeasible))
+            infeasible.append(InfeasibleProposal(hyperparameters, reason, proposal.genes, proposal.attributes))
+            self._propagator.infeasible(number, proposal.genes, proposal.attributes)
             if proposal.genes == before:
-                break  # it has nothing else to propose
+                break  # the sampler has nothing else to propose
             before = proposal.genes
-        return self._random(number, refused, "random")
+        return self._random(number, infeasible, "random")
 
-    def _random(self, number: int, refused: list[Refusal], operator: str) -> Candidate:
-        genes, hyperparameters = draw(self._space, self._why_not, seed_of(self._seed, number, -1))
-        return Candidate(hyperparameters, Proposal(genes, operator), tuple(refused))
+    def _random(self, number: int, infeasible: list[InfeasibleProposal], operator: str) -> Candidate:
+        genes, hyperparameters = draw(self._space, self._why_infeasible, seed_of(self._seed, number, -1))
+        return Candidate(hyperparameters, Proposal(genes, operator), tuple(infeasible))
 
-    def _why_not(self, hyperparameters: dict[str, Any]) -> str | None:
+    def _why_infeasible(self, hyperparameters: dict[str, Any]) -> str | None:
         if key(hyperparameters) in self.failures:
             return "this configuration has failed before"
-        return self._refuses(hyperparameters)
+        return self._infeasibility(hyperparameters)
 
-    # What happens, told to the propagator at once or, while it thinks, afterwards.
+    # Events for the propagator, deferred while its thread is busy.
 
     def started(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """A trial is being evaluated."""
-        self._tell(lambda: self._propagator.started(number, genes, attributes))
+        self._tell(partial(self._propagator.started, number, genes, attributes))
 
     def arrived(self, individual: Individual) -> None:
         """An individual has been evaluated."""
-        self._tell(lambda: self._propagator.arrived(individual))
+        self._tell(partial(self._propagator.arrived, individual))
 
-    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
-        """A proposal was refused."""
-        self._tell(lambda: self._propagator.refused(number, genes, attributes))
+    def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+        """A proposal was infeasible."""
+        self._tell(partial(self._propagator.infeasible, number, genes, attributes))
 
     def dropped(self, number: int) -> None:
         """A trial has failed."""
-        self._tell(lambda: self._propagator.dropped(number))
+        self._tell(partial(self._propagator.dropped, number))
 
     def left(self, number: int) -> None:
         """An individual has emigrated."""
-        self._tell(lambda: self._propagator.left(number))
+        self._tell(partial(self._propagator.left, number))
 
-    def _tell(self, what: Callable[[], None]) -> None:
-        self._unheard.append(what)
-        if self._thread is None:
-            self._tell_all()
+    def _tell(self, event: Callable[[], None]) -> None:
+        self._deferred.append(event)
+        if not self._is_thinking():
+            self._deliver()
 
-    def _tell_all(self) -> None:
-        unheard, self._unheard = self._unheard, []
-        for what in unheard:
-            what()
+    def _deliver(self) -> None:
+        events, self._deferred = self._deferred, []
+        for event in events:
+            event()
 
 
 def key(hyperparameters: Mapping[str, Any]) -> str:
-    """The same text for the same configuration."""
+    """A text that is equal for equal configurations."""
     return json.dumps(hyperparameters, sort_keys=True)

@@ -1,8 +1,8 @@
-"""Ends trials early: asynchronous successive halving (ASHA; Li et al. 2020) and median stopping (Golovin et al. 2017).
+"""Stops trials early: asynchronous successive halving (ASHA; Li et al. 2020) and median stopping (Golovin et al. 2017).
 
-At every rung a trial is compared with all that any worker of the search has brought there so far. The roots tell each
-other their values over MPI; no database has a part in it. The stopping form of ASHA is used: a trial that is among the
-best 1/factor of its rung goes on, any other ends; nobody waits for a rung to fill, and no trial is taken up again.
+At each rung, a trial is compared with all trials that have reached it so far on any worker. The roots exchange their
+values over MPI, without a database. The stopping variant of ASHA is used: a trial among the best 1/factor of its rung
+continues, any other stops. No trial waits for a rung to fill, and no stopped trial is continued.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ RUNG = 31
 
 
 class Pruner:
-    """What the search's trials have reached, as one worker's root knows it, and its decisions.
+    """The values that the search's trials have reached, as one worker's root knows them, and its decisions.
 
     Args:
-        settings: the study's.
-        rule, while_falling: the settings' or the method's.
-        sign: 1 where the metric is minimised, -1 where it is maximised.
-        roots: mailbox between all roots.
+        settings: the study's settings.
+        rule, while_falling: the settings' values, or the method's.
+        sign: 1 if the metric is minimized, -1 if it is maximized.
+        roots: the mailbox of all roots.
     """
 
     def __init__(self, settings: Pruning, rule: str, while_falling: bool, sign: float, roots: Mailbox) -> None:
@@ -46,17 +46,17 @@ class Pruner:
         self._least_loss = math.inf
 
     def replay(self, number: int, epoch: int, step: int, seconds: float, metric: float | None) -> None:
-        """Learn from a report of an earlier start, of a trial that has ended."""
+        """Learn from an ended trial's report before a resume."""
         if metric is not None:
             self._learn(number, self._fidelity(epoch, step, seconds), self._sign * metric)
 
     def start(self, number: int) -> None:
-        """A trial begins here."""
+        """A trial starts on this worker."""
         self._number, self._is_behind, self._least_loss = number, False, math.inf
         self._reached.pop(number, None)
 
     def prunes(self, progress: Progress) -> bool:
-        """Whether the trial that reports is to end now; tells the other roots what it has reached."""
+        """Whether the reporting trial is to stop now; sends its value to the other roots."""
         self.receive()
         fidelity = self._fidelity(progress.epoch, progress.step, progress.seconds)
         value = self._sign * progress.metric
@@ -73,7 +73,7 @@ class Pruner:
         return {"epochs": epoch, "steps": step, "seconds": seconds}[self._settings.fidelity]
 
     def _passed(self, before: float, now: float) -> Iterator[float]:
-        """The rungs above fidelity `before` and at most at `now`, in order."""
+        """The rungs above fidelity `before` and up to `now`, in order."""
         if self._settings.rungs is not None:
             yield from (rung for rung in self._settings.rungs if before < rung <= now)
         elif self._rule == "median":
@@ -89,14 +89,14 @@ class Pruner:
     def _judge(self, rung: float, value: float) -> bool:
         """Whether a value is behind at a rung."""
         if self._rule == "median":
-            others = [found for n in self._curves if n != self._number and (found := self._at(n, rung)) is not None]
+            others = [there for n in self._curves if n != self._number and (there := self._at(n, rung)) is not None]
             return len(others) >= self._settings.startup and value > statistics.median(others)
-        # Among the n that have come here, itself included, the best n/factor go on, and always the very best.
+        # Of the n trials that have reached the rung, including this one, the best n/factor continue, at least one.
         values = self._rungs.get(rung, [])
         return bisect.bisect_left(values, value) >= max(1, (len(values) + 1) // self._settings.factor)
 
     def _at(self, number: int, fidelity: float) -> float | None:
-        """A trial's last value up to a fidelity; None where it has not come so far."""
+        """A trial's last value up to a fidelity; None if it has not reached it."""
         curve = self._curves[number]
         if curve[-1][0] < fidelity:
             return None
@@ -104,13 +104,13 @@ class Pruner:
         return curve[place - 1][1] if place else None
 
     def receive(self) -> None:
-        """Take in what other workers' trials have reached."""
+        """Take in the values of other workers' trials."""
         while (message := self._roots.take(RUNG)) is not None:
             self._learn(*message[1])
 
     def _learn(self, number: int, fidelity: float, value: float) -> None:
         before = self._reached.get(number, 0.0)
-        if fidelity <= before:  # the trial has begun anew
+        if fidelity <= before:  # the trial was restarted
             before = 0.0
         self._reached[number] = fidelity
         if self._rule == "median":

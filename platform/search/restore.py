@@ -1,4 +1,4 @@
-"""What a resumed root knows: its island's population, its sampler and its pruner, rebuilt from the journals."""
+"""Rebuilds a resumed root's population, sampler and pruner from the journals."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def restore(
     island: int,
     island_sizes: Sequence[int],
 ) -> None:
-    """Tell an island's population and sampler what was found before, in the order of the trials' numbers.
+    """Fill an island's population and sampler with earlier trials, in the order of their numbers.
 
-    Trials of a wider space than today's are left out.
+    Trials outside the current search space are skipped.
     """
     proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
     ended = past.individuals(island, len(island_sizes), plan.study.migration.pollination)
@@ -39,9 +39,9 @@ def restore(
             genes, attributes = _genes_of(trial, plan.space)
         except ValueError:
             continue
-        for refused in past.refused.get(trial.number, ()):
-            checked = propagators.checked_attributes(refused.attributes)
-            proposer.refused(trial.number, refused.genes, checked)
+        for proposal in past.infeasible.get(trial.number, ()):
+            checked = propagators.checked_attributes(proposal.attributes)
+            proposer.infeasible(trial.number, proposal.genes, checked)
         proposer.started(trial.number, genes, attributes)
         losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         if losses is None:
@@ -63,7 +63,7 @@ def restore(
 
 
 def _genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A past trial's genes, as they were proposed if the space is still the same, and its sampler's attributes."""
+    """A past trial's genes (as proposed, if the space has not changed), and its sampler's attributes."""
     encoded = space.encode(trial.hyperparameters)
     proposed = trial.proposal.get("genes") or {}
     attributes = propagators.checked_attributes(trial.proposal.get("attributes") or {})
@@ -71,13 +71,13 @@ def _genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dic
 
 
 def pruner_of(plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past) -> Pruner | None:
-    """The pruner of a study, with what earlier trials have reached; None if the study prunes nothing."""
+    """The pruner of a study, with the values of earlier trials; None if the study has no pruning."""
     if plan.study.pruning is None:
         return None
     sign = -1.0 if plan.workload.direction == "maximize" else 1.0
     pruner = Pruner(plan.study.pruning, *plan.pruning_rule(), sign, roots)
     for event in events:
-        # What was lost will be trained, and count, again.
+        # Lost trials will be trained and counted again.
         if isinstance(event, ProgressReported) and past.is_budgeted(event.key):
             pruner.replay(event.number, event.epoch, event.step, event.seconds, event.metric)
     return pruner

@@ -1,4 +1,4 @@
-"""What a study's journals say of its past: what was evaluated, what was lost, and where individuals have moved."""
+"""A study's past from its journals: evaluated trials, lost trials, and migrations."""
 
 from __future__ import annotations
 
@@ -45,48 +45,48 @@ class PastTrial:
 
 @dataclass
 class Past:
-    """A study's trials and migrations so far, what was proposed and refused, and the seconds it has been searched."""
+    """A study's trials, migrations, prepared and infeasible proposals, and seconds of searching so far."""
 
     trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
     proposed: dict[int, Proposed] = field(default_factory=dict)
-    refused: dict[int, list[ProposalRefused]] = field(default_factory=dict)
+    infeasible: dict[int, list[ProposalRefused]] = field(default_factory=dict)
     migrations: list[tuple[int, int, int]] = field(default_factory=list)
     seconds: float = 0.0
 
     def running(self) -> list[PastTrial]:
-        """Attempts that have started and not ended."""
+        """The attempts that have started and not ended."""
         return [trial for trial in self.trials.values() if trial.state == "running"]
 
     def num_budgeted(self) -> int:
-        """Trials that used up a part of the budget."""
+        """The number of trials that count towards the budget."""
         return sum(trial.state in BUDGETED for trial in self.trials.values())
 
     def is_budgeted(self, key: TrialKey) -> bool:
-        """Whether an attempt used up a part of the budget."""
+        """Whether an attempt counts towards the budget."""
         trial = self.trials.get(key)
         return trial is not None and trial.state in BUDGETED
 
     def is_suspected(self, number: int) -> bool:
-        """Whether a worker has died on this trial before."""
+        """Whether a worker has died during this trial before."""
         return any(trial.suspected for trial in self.trials.values() if trial.number == number)
 
     def failed(self) -> list[dict[str, Any]]:
-        """The hyperparameters of failed trials, which are not to be bred again unchanged."""
+        """The hyperparameters of failed trials, which must not be proposed again unchanged."""
         return [trial.hyperparameters for trial in self.trials.values() if trial.state == "failed"]
 
     def worker_seconds(self) -> float:
-        """What the trials that used up a part of the budget have taken, summed over workers."""
+        """The worker-seconds of the trials that count towards the budget."""
         return sum(trial.worker_seconds for trial in self.trials.values() if trial.state in BUDGETED)
 
     def used_up(self, num_trials: int | None, seconds: float | None, busy_seconds: float | None = None) -> bool:
-        """Whether nothing is left of one of the budgets that are given."""
-        # The roots have added the same numbers in another order.
+        """Whether one of the given budgets is used up."""
+        # The roots have added the same numbers in a different order.
         busy = self.worker_seconds() + 1e-6
         spent = ((self.num_budgeted(), num_trials), (self.seconds, seconds), (busy, busy_seconds))
         return any(budget is not None and used >= budget for used, budget in spent)
 
     def tickets(self, num_trials: int | None, given: Sequence[dict[str, Any]]) -> Iterator[Ticket]:
-        """What is left of the budget: lost trials again, then new ones; the very first of these are those `given`."""
+        """The remaining tickets: lost trials, then new ones, the first of which have the configurations `given`."""
         done = {trial.number for trial in self.trials.values() if trial.state in BUDGETED}
         lost = {t.number: t for t in sorted(self.trials.values(), key=lambda t: t.attempt) if t.number not in done}
         retries = [Ticket(t.number, t.attempt + 1, t.hyperparameters, t.proposal) for t in lost.values()]
@@ -96,7 +96,7 @@ class Past:
         return itertools.chain(retries, (self._ticket(number, given) for number in fresh))
 
     def _ticket(self, number: int, given: Sequence[dict[str, Any]]) -> Ticket:
-        """A new ticket: with what is given, or what was proposed for it before the search stopped."""
+        """A new ticket, with its given configuration or the one prepared before the search stopped."""
         if number < len(given):
             return Ticket(number, hyperparameters=given[number])
         proposed = self.proposed.get(number)
@@ -105,16 +105,16 @@ class Past:
         return Ticket(number, hyperparameters=proposed.hyperparameters, proposal=proposed.proposal)
 
     def visited(self, num_islands: int) -> dict[int, set[int]]:
-        """The islands that each migrant's trial is known on; they may be fewer or more than before."""
-        found: dict[int, set[int]] = {}
+        """The islands that know each migrant's trial; the number of islands may have changed."""
+        islands: dict[int, set[int]] = {}
         for number, origin, target in self.migrations:
-            found.setdefault(number, set()).update((origin % num_islands, target % num_islands))
-        return found
+            islands.setdefault(number, set()).update((origin % num_islands, target % num_islands))
+        return islands
 
     def individuals(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:
-        """The ended trials of an island: those bred there, with what has come and, but for pollination, gone.
+        """The ended trials of an island: those bred there, plus arrivals, minus departures (without pollination).
 
-        Islands may be fewer or more than before: a trial of island i goes to island i modulo their number.
+        The number of islands may have changed: a trial of island i goes to island i modulo their number.
         """
         ended = {trial.number: trial for trial in self.trials.values() if trial.state in BUDGETED}
         homes = {number: {trial.island} for number, trial in ended.items()}
@@ -128,7 +128,7 @@ class Past:
 
 
 def read(events: Iterable[Event]) -> Past:
-    """Gather a study's past from its journals' events, in the order of their times."""
+    """Collect a study's past from its journals' events, in the order of their times."""
     past = Past()
     started, before = None, 0.0
     for event in events:
@@ -155,7 +155,7 @@ def _take(past: Past, event: Event) -> None:
         case Proposed():
             past.proposed[event.number] = event
         case ProposalRefused():
-            past.refused.setdefault(event.number, []).append(event)
+            past.infeasible.setdefault(event.number, []).append(event)
         case Migrated():
             past.migrations.append((event.number, event.from_island, event.to_island))
         case ProgressReported() | TrialEnded() | TrialLost() if (trial := past.trials.get(event.key)) is not None:
@@ -164,7 +164,7 @@ def _take(past: Past, event: Event) -> None:
 
 def _follow(trial: PastTrial, event: ProgressReported | TrialEnded | TrialLost) -> None:
     match event:
-        case ProgressReported():  # what is known of a trial whose process dies: it trained until its last line
+        case ProgressReported():  # if the trial's process dies, it counts as trained until its last line
             trial.worker_seconds = max(0.0, event.time - trial.started)
         case TrialEnded():
             trial.state = event.state

@@ -1,4 +1,4 @@
-"""From a trial's outcome to what the search minimizes."""
+"""From a trial's outcome to the losses that the search minimizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Scoring:
 
     Args:
         resolved: the objectives, with their directions.
-        workload: what is trained.
+        workload: the workload.
     """
 
     def __init__(self, resolved: Sequence[Objective], workload: Workload) -> None:
@@ -29,7 +29,7 @@ class Scoring:
         return TargetClock(self._workload)
 
     def judge(self, outcome: Outcome, clock: TargetClock) -> tuple[Outcome, list[float]]:
-        """The objectives of a complete trial; one that is NaN fails it."""
+        """The objectives of a complete trial; the trial fails if one is NaN."""
         if outcome.state != "complete":
             return outcome, []
         values = objectives.values(self._objectives, self._workload, outcome, clock)
@@ -37,7 +37,7 @@ class Scoring:
             if math.isnan(value):
                 return replace(outcome, state="failed", objective=None, reason=f"{objective.name} is NaN"), []
         assert outcome.objective is not None
-        # The workload's metric stays on record, whatever is optimized.
+        # The workload's metric is kept even if it is not an objective.
         metrics = {self._workload.metric: outcome.objective} | outcome.metrics
         metrics = {name: value for name, value in metrics.items() if name != self._objectives[0].name}
         return replace(outcome, objective=values[0], metrics=metrics), values
@@ -45,9 +45,9 @@ class Scoring:
     def losses(
         self, state: str, values: Sequence[float | None], curve: Mapping[int, float] | None
     ) -> tuple[tuple[float, ...] | None, dict[int, float]]:
-        """What is to be minimized, and a pruned trial's curve of it.
+        """A trial's losses, and a pruned trial's loss by epoch.
 
-        A complete trial has its objectives, a pruned one the last value of its curve, any other one None.
+        A complete trial has its objectives, a pruned trial the last value of its curve, any other trial None.
         """
         if state == "complete":
             return objectives.losses(self._objectives, values), {}

@@ -1,7 +1,7 @@
-"""The search, as the root of one worker runs it: our loop over an island's sampler.
+"""The search loop of one worker's root.
 
-Tickets come in, candidates are proposed and evaluated by the worker, every event becomes a journal line, and the island
-exchanges what it has found.
+It takes tickets, lets the worker evaluate candidates, writes each event to the journal, and exchanges individuals with
+the rest of the island.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.tickets import Ticket, TicketOffice
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.plan import Plan
+from atoll.platform.study.study import Study
 from atoll.platform.study.topology import Place
 from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
@@ -38,7 +39,7 @@ FAILED = 41
 
 
 class TrialEvaluator(Protocol):
-    """What the loop needs of its worker."""
+    """The part of a worker that the loop uses."""
 
     places: list[Place]
 
@@ -46,28 +47,28 @@ class TrialEvaluator(Protocol):
         """Train a configuration."""
 
     def dismiss(self, serve: Callable[[], None] = lambda: None) -> None:
-        """Tell the members that there is nothing more to do; serves meanwhile."""
+        """Tell the worker's members that the search has ended; serves while sending."""
 
 
 class SearchLoop:
-    """The search as the root of one worker runs it; `assemble` makes it from a plan.
+    """The search loop of one worker's root; `assemble` makes it from a plan.
 
     Args:
-        plan: what to search.
-        worker: whose root this is.
-        roots: mailbox between all roots.
-        office: where tickets come from.
-        candidates: what they evaluate.
-        island: the population, and its exchange with others.
-        scoring: the objectives of outcomes.
-        pruner: says which trials end early; None to train all to the end.
-        budget: of worker-seconds.
-        deadlines: when the search is over.
-        search_journal: where events are written.
-        beat: called in every wait between trials: the heartbeat.
+        plan: the resolved study.
+        worker: the root's worker.
+        roots: the mailbox of all roots.
+        office: the source of tickets.
+        candidates: the configurations for tickets.
+        island: the population and its exchange.
+        scoring: computes objectives from outcomes.
+        pruner: decides which trials stop early; None to train all to the end.
+        budget: the budget of worker-seconds.
+        deadlines: the time limits and stop requests.
+        search_journal: records events.
+        beat: called in every wait between trials, for the heartbeat.
     """
 
-    # Messages are taken in this often while a trial trains: MPI holds only so many, and senders keep the rest.
+    # The interval of receiving messages during a trial: MPI buffers a limited number, and senders keep the rest.
     RECEIVE_INTERVAL = 0.05
 
     def __init__(
@@ -100,7 +101,7 @@ class SearchLoop:
         self._journal = search_journal
         self._beat = beat
         self._received = time.monotonic()
-        self._best: dict[str, float] = {}  # loss, by method
+        self._best: dict[str, float] = {}  # lowest loss by method
 
     @classmethod
     def assemble(
@@ -115,15 +116,15 @@ class SearchLoop:
         warm_start: Sequence[dict[str, Any]] = (),
         beat: Callable[[], None] = lambda: None,
     ) -> SearchLoop:
-        """Make the loop and its collaborators, with what the study's journals know.
+        """Make the loop and its collaborators, restored from the study's journals.
 
         Args:
-            plan: what to search.
-            folder: where its journals are.
-            worker: whose root this is.
-            roots, island_roots: mailboxes between all roots, and between those of this island.
-            island_sizes: workers of every island.
-            warm_start: configurations that are evaluated first, after the default one.
+            plan: the resolved study.
+            folder: the study's files.
+            worker: the root's worker.
+            roots, island_roots: the mailboxes of all roots, and of this island's roots.
+            island_sizes: the number of workers of each island.
+            warm_start: configurations to evaluate first, after the default.
             beat: called in every wait between trials.
         """
         study, place = plan.study, worker.places[0]
@@ -135,11 +136,9 @@ class SearchLoop:
         population = Population(study.population(place.island))
         proposer = _proposer(plan, population, place.island, num_given=len(given))
         restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
-        num_started = sum(trial.worker == place.worker for trial in past.trials.values())
-        search_journal = SearchJournal(folder.root_journal(place.world_rank), worker.places, num_started)
+        search_journal = _journal(folder, worker.places, past)
         candidates = Candidates(proposer, search_journal, given)
-        seconds = None if study.busy_seconds is None else study.busy_seconds - past.worker_seconds()
-        budget = BusyBudget(roots, seconds)
+        budget = _budget(study, roots, past)
         office = TicketOffice(
             roots,
             past.tickets(study.trials, [hyperparameters for hyperparameters, _ in given]),
@@ -158,25 +157,16 @@ class SearchLoop:
             seed=(study.seed * 1_000_003 + len(past.trials)) * 1_000_003 + roots.rank,
             on_emigration=search_journal.migrated,
         )
+        pruner = pruner_of(plan, roots, events, past)
         return cls(
-            plan=plan,
-            worker=worker,
-            roots=roots,
-            office=office,
-            candidates=candidates,
-            island=island,
-            scoring=scoring,
-            pruner=pruner_of(plan, roots, events, past),
-            budget=budget,
-            deadlines=deadlines,
-            search_journal=search_journal,
-            beat=beat,
-        )
+            plan=plan, worker=worker, roots=roots, office=office, candidates=candidates, island=island, scoring=scoring,
+            pruner=pruner, budget=budget, deadlines=deadlines, search_journal=search_journal, beat=beat,
+        )  # fmt: skip
 
     def run(self) -> None:
         """Evaluate tickets until there are none."""
         self._journal.ranks_placed()
-        self._wait(self._roots.start_barrier())  # nobody writes before everybody has read the journals
+        self._wait(self._roots.start_barrier())  # no root may write before all have read the journals
         while (ticket := self._office.take(self._wait)) is not None and not self._is_over():
             candidate = self._candidates.of(ticket, self._wait)
             self._office.ask()
@@ -248,11 +238,11 @@ class SearchLoop:
         return True
 
     def _tell_failure(self, hyperparameters: dict[str, Any]) -> None:
-        """Keep this root, and all others, from evaluating a failed configuration again unchanged."""
+        """Keep all roots from evaluating a failed configuration again unchanged."""
         self._candidates.failed(key(hyperparameters))
         self._roots.send_to(self._roots.others(), key(hyperparameters), FAILED)
 
-    # Between trials, and while one trains.
+    # Between and during trials.
 
     def _serve(self) -> None:
         self._budget.serve()
@@ -277,11 +267,11 @@ class SearchLoop:
             self._candidates.failed(message[1])
 
     def _finish(self) -> None:
-        """Meet the other roots once nothing is under way, still serving them, and take in what arrives last."""
+        """Wait for the other roots, serving them until all have finished, and receive the last messages."""
         self._worker.dismiss(self._serve)
         self._wait(self._sent_all)
-        everyone_is_here = self._roots.start_barrier()
-        self._wait(lambda: self._received_and(everyone_is_here))
+        all_have_finished = self._roots.start_barrier()
+        self._wait(lambda: self._received_and(all_have_finished))
         self._receive()
         self._journal.close()
 
@@ -293,6 +283,17 @@ class SearchLoop:
         return condition()
 
 
+def _journal(folder: StudyFolder, places: Sequence[Place], past: resume.Past) -> SearchJournal:
+    root = places[0]
+    num_started = sum(trial.worker == root.worker for trial in past.trials.values())
+    return SearchJournal(folder.root_journal(root.world_rank), places, num_started)
+
+
+def _budget(study: Study, roots: Mailbox, past: resume.Past) -> BusyBudget:
+    seconds = None if study.busy_seconds is None else study.busy_seconds - past.worker_seconds()
+    return BusyBudget(roots, seconds)
+
+
 def _proposer(plan: Plan, population: Population, island: int, *, num_given: int) -> Proposer:
     propagator = propagators.make(
         plan.study.samplers()[island],
@@ -301,6 +302,6 @@ def _proposer(plan: Plan, population: Population, island: int, *, num_given: int
         seed=plan.study.seed,
         num_objectives=len(plan.objectives),
         first=num_given,
-        refuses=plan.infeasibility,
+        infeasibility=plan.infeasibility,
     )
     return Proposer(propagator, plan.space, plan.infeasibility, plan.study.seed)

@@ -1,9 +1,28 @@
-"""One budget for all workers: tickets from one owner, asked for one ahead.
+"""One budget for all workers: one owner gives out tickets, and workers ask for one ahead.
 
-A worker that is fast takes more tickets, and none waits at the end for a share that is not its own: a ticket that lies
-ahead of a worker in a long trial is called back as soon as another worker has nothing to do. Who asks again within
-milliseconds is given several. The owner, root 0 of the search, answers from its poll points: a one-sided counter would
-wait there too as soon as it crosses hosts.
+A fast worker takes more tickets, and none waits at the end for a share of its own: a ticket prefetched by a worker in a
+long trial is recalled as soon as another worker is idle. A worker that asks again within milliseconds gets several. The
+owner, root 0 of the search, answers from its poll points: a one-sided counter would wait there too across hosts.
+
+    worker A                          owner                            worker B
+       |  TO_OWNER question 1, idle     |                                 |
+       |------------------------------->|                                 |
+       |  GIVE [ticket 0]               |                                 |
+       |<-------------------------------|  A starts 0                     |
+       |  TO_OWNER question 2           |                                 |
+       |------------------------------->|                                 |
+       |  GIVE [ticket 1]               |                                 |
+       |<-------------------------------|  A holds 1 while it trains 0    |
+       |                                |     TO_OWNER question 1, idle   |
+       |                                |<--------------------------------|  no ticket is left
+       |  RECALL question 2             |                                 |
+       |<-------------------------------|                                 |
+       |  TO_OWNER question 2, [1]      |                                 |
+       |------------------------------->|  A returns 1 and asks again     |
+       |                                |     GIVE [ticket 1]             |
+       |                                |-------------------------------->|  B starts 1
+
+A recall crosses with A's start of the held ticket: A then ignores it, and its next question says so.
 """
 
 from __future__ import annotations
@@ -14,12 +33,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atoll.communication.mailbox import Mailbox
 
-# What the owner hears has one tag, so that it comes in the order that it was said.
+# All messages to the owner share one tag, so MPI keeps their order.
 TO_OWNER, GIVE, RECALL = 11, 12, 13
 
 
@@ -29,8 +49,8 @@ class Ticket:
 
     Attributes:
         number, attempt: the trial's key in the study.
-        hyperparameters: what to evaluate, for a default or a retried trial; None to propose.
-        proposal: how those hyperparameters were proposed, where they were.
+        hyperparameters: the configuration of a default or retried trial; None if the sampler is to propose one.
+        proposal: the origin of proposed hyperparameters.
     """
 
     number: int
@@ -39,10 +59,52 @@ class Ticket:
     proposal: dict[str, Any] | None = None
 
 
-class _Owner:
-    """Gives tickets out, and knows who holds some that are not begun."""
+class _State(Enum):
+    """What the owner knows of a worker."""
 
-    # Workers are given the tickets of this many seconds at once, and never more than so many.
+    WORKING = auto()  # trains, or has ended
+    ASKING = auto()  # asks for a ticket ahead
+    IDLE = auto()  # asks, and has nothing to do
+    HOLDING = auto()  # holds tickets that it has not started
+    RECALLED = auto()  # holds tickets, and has been asked to return them
+
+
+@dataclass
+class _Client:
+    """A worker in the owner's view.
+
+    Attributes:
+        rank: the rank of its root.
+        state: see `_State`.
+        since: the place in the order in which workers began to ask, or to hold tickets.
+        question: the number of its last question.
+        answered: the number of the last answered question; None if that question is open again.
+        given_at, num_given: the time of the last answer, and its number of tickets.
+    """
+
+    rank: int
+    state: _State = _State.WORKING
+    since: int = 0
+    question: int = 0
+    answered: int | None = None
+    given_at: float = -math.inf
+    num_given: int = 1
+
+    @property
+    def asks(self) -> bool:
+        """Whether it has an open question."""
+        return self.state in (_State.ASKING, _State.IDLE)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it has tickets that it has not started."""
+        return self.state in (_State.HOLDING, _State.RECALLED)
+
+
+class _Owner:
+    """Gives out tickets, and tracks the workers that hold tickets they have not started."""
+
+    # A worker gets the tickets of this many seconds at once, up to a largest batch.
     BATCH_SECONDS = 0.02
     LARGEST_BATCH = 16
 
@@ -51,46 +113,49 @@ class _Owner:
         self._tickets = iter(tickets)
         self._open = is_open
         self._returned: deque[Ticket] = deque()
-        self._holders: dict[int, bool] = {}  # of tickets that lie ahead -> whether these were called back
-        self._asking: dict[int, bool] = {}  # who has no answer yet -> whether it is idle
-        self._question: dict[int, int] = {}  # the number of its last question
-        self._answered: dict[int, int] = {}  # the last question of each that has its answer
-        self._given: dict[int, tuple[float, int]] = {}  # when, and how many
+        self._clients: dict[int, _Client] = {}
+        self._changes = itertools.count()
 
     def serve(self) -> None:
-        """Answer what has come."""
+        """Take in the messages that have arrived, and answer open questions."""
         while (message := self._mailbox.take(TO_OWNER)) is not None:
             rank, (question, is_idle, returned) = message
+            client = self._clients.setdefault(rank, _Client(rank))
             if returned:
+                assert client.holds
                 self._returned.extend(returned)
-                self._holders.pop(rank)
-                self._answered.pop(rank)
-                self._asking[rank] = False
-            elif self._answered.get(rank) != question:  # else its answer is under way
-                self._holders.pop(rank, None)  # who asks anew has begun what it had
-                self._asking[rank] = is_idle
-            self._question[rank] = question
-        if self._asking:
+                client.answered = None
+                self._enter(client, _State.ASKING)
+            elif client.answered != question:  # otherwise the answer is on its way
+                # A new question means that the worker has started its previous tickets.
+                self._enter(client, _State.IDLE if is_idle else _State.ASKING)
+            client.question = question
+        if any(client.asks for client in self._clients.values()):
             self._answer()
 
-    def _answer(self) -> None:
-        # Those that are idle first, in the order that they asked.
-        for rank in sorted(self._asking, key=lambda rank: not self._asking[rank]):
-            tickets = self._next(self._batch(rank))
-            if not tickets and self._holders and self._open():
-                self._call_back(sum(self._asking.values()))
-                return
-            is_idle = self._asking.pop(rank)
-            self._answered[rank] = self._question[rank]
-            if len(tickets) > int(is_idle):  # who is idle begins the first at once
-                self._holders[rank] = False
-            self._given[rank] = time.monotonic(), len(tickets)
-            self._mailbox.send(tickets, rank, GIVE)
+    def _enter(self, client: _Client, state: _State) -> None:
+        """Change a client's state; a question repeated because it has become urgent keeps its place in the order."""
+        repeats = client.asks
+        client.state = state
+        if not (repeats and client.asks):
+            client.since = next(self._changes)
 
-    def _batch(self, rank: int) -> int:
-        """How many tickets a worker gets, by how long it took for each of the last ones."""
-        when, count = self._given.get(rank, (-math.inf, 1))
-        seconds = (time.monotonic() - when) / count
+    def _answer(self) -> None:
+        asking = (client for client in self._clients.values() if client.asks)
+        for client in sorted(asking, key=lambda client: (client.state is not _State.IDLE, client.since)):
+            tickets = self._next(self._batch(client))
+            if not tickets and any(other.holds for other in self._clients.values()) and self._open():
+                self._recall()
+                return
+            num_started = int(client.state is _State.IDLE)  # an idle worker starts the first ticket at once
+            self._enter(client, _State.HOLDING if len(tickets) > num_started else _State.WORKING)
+            client.answered = client.question
+            client.given_at, client.num_given = time.monotonic(), len(tickets)
+            self._mailbox.send(tickets, client.rank, GIVE)
+
+    def _batch(self, client: _Client) -> int:
+        """The number of tickets for a worker, from its time per ticket since the last answer."""
+        seconds = (time.monotonic() - client.given_at) / client.num_given
         return max(1, min(self.LARGEST_BATCH, int(self.BATCH_SECONDS / max(seconds, 1e-6))))
 
     def _next(self, count: int) -> list[Ticket]:
@@ -100,22 +165,24 @@ class _Owner:
             return [self._returned.popleft()]
         return list(itertools.islice(self._tickets, count))
 
-    def _call_back(self, num_idle: int) -> None:
-        """Call back from as many workers as there are idle ones."""
-        missing = num_idle - sum(self._holders.values())
-        for rank in [rank for rank, called in self._holders.items() if not called][: max(0, missing)]:
-            self._holders[rank] = True
-            self._mailbox.send(self._question[rank], rank, RECALL)
+    def _recall(self) -> None:
+        """Recall the tickets of as many workers as are idle, those first that have held theirs longest."""
+        states = [client.state for client in self._clients.values()]
+        num_missing = max(0, states.count(_State.IDLE) - states.count(_State.RECALLED))
+        holding = (client for client in self._clients.values() if client.state is _State.HOLDING)
+        for client in sorted(holding, key=lambda client: client.since)[:num_missing]:
+            client.state = _State.RECALLED
+            self._mailbox.send(client.question, client.rank, RECALL)
 
 
 class TicketOffice:
-    """One root's window of the ticket office; that of root 0 owns the tickets.
+    """One root's access to the tickets; root 0's owns them.
 
     Args:
-        mailbox: between the roots.
-        tickets: what there is to evaluate, at the owner.
-        is_open: at the owner, whether tickets may still be given out.
-        give_back: called with the next ticket when other workers are to have it; returns what they get.
+        mailbox: the mailbox of all roots.
+        tickets: the trials to evaluate; used at the owner.
+        is_open: whether tickets may still be given out; used at the owner.
+        give_back: called with the next ticket when it is recalled; returns the ticket for the other worker.
     """
 
     def __init__(
@@ -135,18 +202,18 @@ class TicketOffice:
 
     @property
     def prefetched(self) -> Ticket | None:
-        """The ticket that lies ready for after the present trial; None while there is none."""
+        """The ticket for the trial after the current one; None while there is none."""
         return self._ahead[0] if self._ahead else None
 
     def serve(self) -> None:
-        """Answer what has come."""
+        """Take in the messages that have arrived, and answer them."""
         if self._owner is not None:
             self._owner.serve()
         if self._is_asked and (message := self._mailbox.take(GIVE)) is not None:
             self._is_answered = True
             self._ahead.extend(message[1])
         while (message := self._mailbox.take(RECALL)) is not None:
-            if self._ahead and message[1] == self._question:  # else they have been begun meanwhile
+            if self._ahead and message[1] == self._question:  # otherwise they have been started meanwhile
                 first, *others = self._ahead
                 returned = [self._give_back(first), *others]
                 self._ahead.clear()
@@ -154,21 +221,21 @@ class TicketOffice:
                 self._mailbox.send((self._question, None, returned), 0, TO_OWNER)
 
     def ask(self) -> None:
-        """Ask for the next ticket, so that it is there when it is wanted."""
+        """Ask for the next ticket, so that it is available when it is needed."""
         if not self._ahead and not self._is_asked:
             self._ask(is_idle=False)
 
     def _ask(self, *, is_idle: bool) -> None:
-        if not self._is_asked:  # else the same question is asked again, as it has become urgent
+        if not self._is_asked:  # otherwise the same question is repeated, because it has become urgent
             self._question += 1
             self._is_asked = True
         self._mailbox.send((self._question, is_idle, None), 0, TO_OWNER)
 
     def take(self, wait: Callable[[Callable[[], bool]], None]) -> Ticket | None:
-        """The next ticket, or None when there are no more.
+        """The next ticket, or None if there are no more.
 
         Args:
-            wait: serves until the condition that it is given holds.
+            wait: serves until its argument returns true.
         """
         self.serve()
         if not self._ahead and not self._is_answered:

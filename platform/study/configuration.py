@@ -1,4 +1,4 @@
-"""One configuration: all that it takes to train once, and again. `atoll export` writes it, `atoll train` reads it."""
+"""A configuration: everything that a reproducible training needs. `atoll export` writes it, `atoll train` reads it."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from atoll.storage import yamlfile
 if TYPE_CHECKING:
     from atoll.methods.common.optimizers import OptimizerSettings
 
-# A seed is multiplied by a million and a bit to tell epochs and ranks apart, and torch takes 63 bits.
+# Seeds of epochs and ranks are multiples of it by about a million, and torch's seeds have 63 bits.
 MAX_SEED = 2**40
 Scalar = JsonValue  # a hyperparameter's value
 
 
 class Configuration(BaseModel):
-    """A workload, a method, all hyperparameters, and where and how they were trained."""
+    """A workload, a method, all hyperparameters, and the training's environment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     workload: str
     method: str
     hyperparameters: dict[str, Scalar] = Field(default_factory=dict)
-    epochs: int | None = Field(default=None, ge=1, description="passes over the data; the workload's own unless given")
+    epochs: int | None = Field(default=None, ge=1, description="number of epochs. Default: the workload's")
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     ranks: int = Field(default=1, ge=1)
     ranks_per_node: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1, description="torch threads per rank")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    data: str | None = Field(default=None, description="folder of the data files")
-    observe: int | None = Field(default=None, ge=1, description="epochs between the weights that observers compare")
+    data: str | None = Field(default=None, description="folder with the data files")
+    observe: int | None = Field(
+        default=None, ge=1, description="record how much each layer changed over this many epochs"
+    )
     versions: dict[str, str] = Field(default_factory=dict)
     origin: dict[str, Any] = Field(default_factory=dict)
 
@@ -52,35 +54,35 @@ class Configuration(BaseModel):
 
 
 def read_configurations(file: Path) -> list[Configuration]:
-    """The one or several configurations of a file, as `atoll export` writes them. Raises FileError."""
+    """The configurations of a file from `atoll export`, at least one. Raises FileError."""
     try:
         content = yamlfile.read(file.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise yamlfile.FileError(f"{file}: {error}") from None
     if not isinstance(content, dict) or "configurations" not in content:
         return [yamlfile.load(file, Configuration)]
-    several = content["configurations"]
-    return [yamlfile.validate(one, Configuration, source=str(file), folder=file.parent) for one in several]
+    entries = content["configurations"]
+    return [yamlfile.validate(entry, Configuration, source=str(file), folder=file.parent) for entry in entries]
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on, of those packages that are installed."""
-    found = {}
+    """The versions of the installed packages that a result depends on."""
+    installed = {}
     for package in ("atoll", "torch", "numpy", "mpi4py", "mpich", "propulate"):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def complete_hyperparameters(
     method_name: str, workload_name: str, hyperparameters: dict[str, Scalar]
 ) -> dict[str, Scalar]:
-    """The hyperparameters with the defaults of all that they do not name, the optimizer's and workload's included.
+    """The hyperparameters, completed with the defaults of method, optimizer and workload.
 
-    A default of None stands for a value that the method derives, and stays unnamed.
+    A default of None stands for a value that the method derives, and is left out.
     """
     from atoll.methods.common.optimizers import OptimizerSettings
 
@@ -92,9 +94,9 @@ def complete_hyperparameters(
 
 
 def _check_types(defaults: dict[str, Any], given: dict[str, Any]) -> None:
-    """Raise ValueError for a value that is not of its default's type; an integer may stand for a real number.
+    """Raise ValueError for a value whose type is not its default's; an integer is accepted as a float.
 
-    A default of None is that of a real number which the method derives unless it is given.
+    A default of None belongs to a float that the method can derive.
     """
     for name, value in given.items():
         expected = float if defaults[name] is None else type(defaults[name])
@@ -105,30 +107,30 @@ def _check_types(defaults: dict[str, Any], given: dict[str, Any]) -> None:
 def split_hyperparameters(
     method_name: str, workload_name: str, hyperparameters: Mapping[str, Scalar], num_ranks: int
 ) -> tuple[Any, OptimizerSettings, Any]:
-    """The method's, the optimizer's and the workload's validated hyperparameters, of one flat dictionary.
+    """Split one flat dictionary into the method's, the optimizer's and the workload's validated hyperparameters.
 
     Raises:
-        ValueError: for a name that none of them has, with the valid ones, or for a value out of its range.
-        NotApplicable: for what the method cannot do, such as training on `num_ranks` ranks.
+        ValueError: for an unknown name (the message lists the valid ones) or a value out of range.
+        NotApplicable: if the method cannot train this way, such as on `num_ranks` ranks.
     """
     from atoll.methods.common.optimizers import OptimizerSettings
 
     method = registry.method(method_name)
-    made, network = method.Hyperparameters, registry.workload(workload_name).Hyperparameters
+    of_method, of_network = method.Hyperparameters, registry.workload(workload_name).Hyperparameters
     given: dict[str, Any] = dict(hyperparameters)
-    own = {field.name for field in fields(made)}
+    own = {field.name for field in fields(of_method)}
     shared = {field.name for field in fields(OptimizerSettings)}
-    of_workload = {field.name for field in fields(network)}
+    of_workload = {field.name for field in fields(of_network)}
     unknown = sorted(set(hyperparameters) - own - shared - of_workload)
     if unknown:
         also = f", {', '.join(sorted(of_workload))} of the workload" if of_workload else ""
         raise ValueError(
             f"{method_name} has no hyperparameter {', '.join(unknown)}; valid are {', '.join(sorted(own)) or 'none'} "
-            f"of the method{also} and {', '.join(sorted(shared))} of the optimizer"
+            f"of the method{also}, and {', '.join(sorted(shared))} of the optimizer"
         )
-    every = (*fields(made), *fields(network), *fields(OptimizerSettings))
+    every = (*fields(of_method), *fields(of_network), *fields(OptimizerSettings))
     _check_types({field.name: field.default for field in every}, given)
     settings = dict(method.optimizer_defaults) | {name: value for name, value in given.items() if name in shared}
-    split = made(**{name: value for name, value in given.items() if name in own}), OptimizerSettings(**settings)
+    split = of_method(**{name: value for name, value in given.items() if name in own}), OptimizerSettings(**settings)
     method.check(*split, num_ranks)
-    return (*split, network(**{name: value for name, value in given.items() if name in of_workload}))
+    return (*split, of_network(**{name: value for name, value in given.items() if name in of_workload}))

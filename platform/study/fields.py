@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Strict(BaseModel):
-    """A part of a file, in which unknown keys are mistakes."""
+    """A part of a file; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,7 +44,7 @@ class IntRange(Strict):
 
 
 class Choices(Strict):
-    """A choice."""
+    """A categorical parameter."""
 
     type: Literal["choices"]
     choices: list[JsonValue] = Field(min_length=1)
@@ -56,7 +56,7 @@ Override = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type"
 
 
 def _name_types(space: object) -> object:
-    """Let a range say its type by its numbers: integers, unless one of low and high is a float."""
+    """Infer the type of a range from its bounds: int, unless one of them is a float."""
     return {name: _with_type(value) for name, value in space.items()} if isinstance(space, dict) else space
 
 
@@ -73,7 +73,7 @@ def _with_type(value: object) -> object:
 
 
 def distribution(value: Override | Fixed) -> BaseDistribution | Fixed:
-    """The Optuna distribution of a range or of choices; a fixed value as it is."""
+    """The Optuna distribution of a range or of choices; a fixed value unchanged."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(value, FloatRange):
@@ -82,6 +82,6 @@ def distribution(value: Override | Fixed) -> BaseDistribution | Fixed:
         return IntDistribution(value.low, value.high, log=value.log, step=value.step)
     if isinstance(value, Choices):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Optuna's databases cannot hold any JSON value; ours can
+            warnings.simplefilter("ignore", UserWarning)  # about JSON values that only Optuna's databases cannot store
             return CategoricalDistribution(value.choices)
     return value

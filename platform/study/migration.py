@@ -1,4 +1,4 @@
-"""Where individuals may go from an island: Propulate's migration topologies, by name or as a matrix."""
+"""Migration between islands: Propulate's topologies, by name or as a matrix."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ Matrix = list[list[int]]
 
 
 class Migration(BaseModel):
-    """How islands exchange individuals."""
+    """The exchange of individuals between islands."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    probability: float = Field(default=0.9, ge=0, le=1, description="to send some, per island and evaluation")
+    probability: float = Field(
+        default=0.9, ge=0, le=1, description="probability of sending individuals, per island and evaluation"
+    )
     pollination: bool = Field(
-        default=True, description="whether copies travel (pollination) or individuals (migration)"
+        default=True, description="true: copies are sent (pollination); false: individuals move (migration)"
     )
     topology: Literal["full", "ring", "star", "random"] | Matrix = Field(
         default="full",
-        description="to every island, to the next one, between the first and each other one, to one drawn at random, "
-        "or a matrix with the number of individuals that each row's island sends to each column's",
+        description="full: to every island; ring: to the next; star: between the first and each other; random: to a "
+        "random one; or a matrix whose rows send this many individuals to each column",
     )
-    migrants: int = Field(default=1, ge=1, description="individuals sent to an island at a time, but for a matrix")
+    migrants: int = Field(default=1, ge=1, description="individuals sent to an island at a time; a matrix overrides it")
 
     def check(self, num_islands: int) -> None:
-        """Raise ValueError unless the topology fits so many islands."""
+        """Raise ValueError unless the topology fits the number of islands."""
         if isinstance(self.topology, str):
             return
         rows = [len(row) for row in self.topology]
@@ -38,18 +40,20 @@ class Migration(BaseModel):
                 f"migration.topology must be a matrix of {num_islands} x {num_islands}, one row per island; got {shape}"
             )
         if any(number < 0 for row in self.topology for number in row):
-            raise ValueError("migration.topology must hold numbers of individuals, 0 or more")
+            raise ValueError(f"migration.topology must hold integers of at least 0; got {self.topology}")
         if any(self.topology[island][island] for island in range(num_islands)):
-            raise ValueError("migration.topology must have zeros on its diagonal: no island sends to itself")
+            raise ValueError(
+                f"migration.topology must have a zero diagonal, as no island sends to itself; got {self.topology}"
+            )
 
-    def neighbours(self, island: int, num_islands: int) -> set[int]:
+    def neighbors(self, island: int, num_islands: int) -> set[int]:
         """The islands that `island` may send to."""
         if self.topology == "random":
             return set(range(num_islands)) - {island}
         return set(self.targets(island, num_islands, random.Random(0))) if num_islands > 1 else set()
 
     def targets(self, island: int, num_islands: int, rng: random.Random) -> dict[int, int]:
-        """How many individuals `island` sends to which islands at one migration."""
+        """The number of individuals that `island` sends in one migration, by target island."""
         if not isinstance(self.topology, str):
             return {target: number for target, number in enumerate(self.topology[island]) if number}
         others = [other for other in range(num_islands) if other != island]

@@ -1,4 +1,4 @@
-"""What a search optimises: the workload's metric, or several things that a trial reports."""
+"""A search's objectives: the workload's metric, or other values that a trial reports."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from atoll.platform.workloads.workload import Workload
 
 Direction = Literal["minimize", "maximize"]
-# What every trial reports, besides its workload's metric and further metrics. All are better when smaller.
+# Reported by every trial, in addition to its workload's metrics. Smaller is better for all of them.
 KNOWN = {
-    "validation_error": "1 - metric where the metric is a share to be maximised, else the metric",
+    "validation_error": "1 - metric if the metric is a share to be maximized, otherwise the metric",
     "validation_loss": "loss on the validation data",
     "train_loss": "mean loss of the last epoch",
-    "seconds": "of training, without evaluation",
-    "seconds_to_target": "of training until the workload's target; infinite where it is missed",
-    "steps_to_target": "until the workload's target; infinite where it is missed",
-    "bytes_sent": "by all ranks",
+    "seconds": "training time, without evaluation",
+    "seconds_to_target": "training time to the workload's target; infinite if it is missed",
+    "steps_to_target": "steps to the workload's target; infinite if it is missed",
+    "bytes_sent": "bytes sent by all ranks",
 }
 
 
@@ -30,15 +30,15 @@ class Objective(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="the workload's metric, or what else a trial reports")
-    direction: Direction | None = Field(default=None, description="unless it follows from the name")
+    name: str = Field(description="the workload's metric, or another value that a trial reports")
+    direction: Direction | None = Field(default=None, description="needed if it does not follow from the name")
 
 
 def resolve(objectives: Sequence[Objective] | None, workload: Workload) -> tuple[Objective, ...]:
-    """The objectives with their directions; the workload's metric unless some are given.
+    """The objectives with their directions. Default: the workload's metric.
 
     Raises:
-        ValueError: for one that no trial reports, a direction that is missing, or a target that the workload lacks.
+        ValueError: for an objective that no trial reports, a missing direction, or a missing target of the workload.
     """
     if not objectives:
         return (Objective(name=workload.metric, direction=workload.direction),)
@@ -51,18 +51,20 @@ def resolve(objectives: Sequence[Objective] | None, workload: Workload) -> tuple
 def _resolved(objective: Objective, workload: Workload) -> Objective:
     reported = [workload.metric, *workload.further_metrics, *KNOWN]
     if objective.name not in reported:
-        raise ValueError(f"no trial reports the objective {objective.name!r}; valid are {', '.join(reported)}")
+        raise ValueError(f"an objective must be one of {', '.join(reported)}; got {objective.name!r}")
     if objective.name.endswith("_to_target") and workload.target is None:
-        raise ValueError(f"{objective.name} needs a target, and the workload has none")
+        raise ValueError(f"{objective.name} needs a target, but the workload has none: set target")
     if objective.name in ("validation_loss", "train_loss") and "loss" in _names(workload):
-        raise ValueError(f"{objective.name} is no objective where the loss itself is searched; take {workload.metric}")
+        raise ValueError(
+            f"{objective.name} cannot be an objective while the loss itself is searched; use {workload.metric}"
+        )
     known: Direction | None = "minimize" if objective.name in KNOWN else None
     if objective.name == workload.metric:
         known = workload.direction
     if known is None and objective.direction is None:
-        raise ValueError(f"the objective {objective.name} needs a direction: minimize or maximize")
+        raise ValueError(f"the objective {objective.name} needs a direction, minimize or maximize")
     if known is not None and objective.direction not in (None, known):
-        raise ValueError(f"the objective {objective.name} is to {known}; got {objective.direction}")
+        raise ValueError(f"the direction of {objective.name} must be {known}; got {objective.direction}")
     return Objective(name=objective.name, direction=objective.direction or known)
 
 
@@ -71,31 +73,31 @@ def _names(workload: Workload) -> list[str]:
 
 
 class TargetClock:
-    """Notes when a trial first reaches its workload's target."""
+    """Records when a trial first reaches its workload's target."""
 
     def __init__(self, workload: Workload) -> None:
-        self._target, self._maximises = workload.target, workload.direction == "maximize"
+        self._target, self._maximizes = workload.target, workload.direction == "maximize"
         self.seconds, self.steps = math.inf, math.inf
 
     def see(self, metric: float, seconds: float, step: int) -> None:
-        """Look at a report."""
+        """Take a report into account."""
         if self._target is None or math.isfinite(self.steps):
             return
-        if metric >= self._target if self._maximises else metric <= self._target:
+        if metric >= self._target if self._maximizes else metric <= self._target:
             self.seconds, self.steps = seconds, float(step)
 
 
 def values(objectives: Sequence[Objective], workload: Workload, outcome: Any, clock: TargetClock) -> list[float]:
-    """The objectives of a trial that was trained to its end."""
-    found = measured(workload, outcome.objective, outcome.metrics, outcome.seconds, outcome.wire_bytes)
-    found |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps}
-    return [found[objective.name] for objective in objectives]
+    """The objectives of a complete trial."""
+    reported = measured(workload, outcome.objective, outcome.metrics, outcome.seconds, outcome.wire_bytes)
+    reported |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps}
+    return [reported[objective.name] for objective in objectives]
 
 
 def measured(
     workload: Workload, metric: float, metrics: Mapping[str, float], seconds: float, wire_bytes: float
 ) -> dict[str, float]:
-    """All objectives of a complete trial but those of the time to its target."""
+    """All objectives of a complete trial, except those to its target."""
     return {
         **metrics,
         workload.metric: metric,
@@ -105,14 +107,14 @@ def measured(
     }
 
 
-def losses(objectives: Sequence[Objective], found: Sequence[float | None]) -> tuple[float, ...]:
-    """Objectives as what is to be minimised; one that was not reached is infinite."""
+def losses(objectives: Sequence[Objective], values: Sequence[float | None]) -> tuple[float, ...]:
+    """The losses to be minimized, one per objective; a missing value becomes infinite."""
     signs = [-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives]
-    return tuple(math.inf if value is None else sign * value for sign, value in zip(signs, found, strict=True))
+    return tuple(math.inf if value is None else sign * value for sign, value in zip(signs, values, strict=True))
 
 
 def curve_losses(objective: Objective, workload: Workload, curve: Mapping[int, float]) -> dict[int, float]:
-    """A pruned trial's metric by epoch, as what is to be minimised; pruning takes only the metric, or its error."""
+    """A pruned trial's loss by epoch; pruning supports the metric and validation_error only."""
     is_error = objective.name == "validation_error" and workload.direction == "maximize"
     return {
         epoch: losses([objective], [1 - metric if is_error else metric])[0] for epoch, metric in sorted(curve.items())

@@ -1,12 +1,11 @@
-"""A study with what its names stand for: workload, method, space and objectives, resolved once and passed on."""
+"""A study with its names resolved, once: workload, method, space and objectives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atoll.methods.method import Method
 from atoll.platform.study import objectives, registry
 from atoll.platform.study.configuration import (
     Configuration,
@@ -17,8 +16,11 @@ from atoll.platform.study.configuration import (
 from atoll.platform.study.fields import Strict, distribution
 from atoll.platform.study.objectives import Objective
 from atoll.platform.study.study import Study
-from atoll.platform.workloads.workload import Workload
 from atoll.searchspaces.space import Parameter, SearchSpace
+
+if TYPE_CHECKING:  # both import torch, which browsing results must not need
+    from atoll.methods.method import Method
+    from atoll.platform.workloads.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,11 @@ class Plan:
     """A study, resolved.
 
     Attributes:
-        study: the schema.
-        workload: with the study's target.
-        method: its class.
-        space: what is searched, with the study's changes.
-        objectives: with their directions; the first is the one that is compared if there is one only.
+        study: the validated study file.
+        workload: the workload, with the study's target.
+        method: the method's class.
+        space: the search space, with the study's changes.
+        objectives: the objectives with their directions.
     """
 
     study: Study
@@ -44,7 +46,7 @@ class Plan:
         """Resolve a study.
 
         Raises:
-            ValueError: for a name that stands for nothing, a range that cannot be, or objectives that no trial reports.
+            ValueError: for an unknown name, an invalid range, or an objective that no trial reports.
         """
         workload = workload_of(study)
         return cls(
@@ -67,7 +69,7 @@ class Plan:
         return Path(self.study.data) if self.study.data else None
 
     def infeasibility(self, hyperparameters: dict[str, Any]) -> str | None:
-        """Why hyperparameters of the space must not be trained; None if they may."""
+        """The reason why hyperparameters of the space are infeasible; None if they are feasible."""
         if (violated := self.space.violated(hyperparameters)) is not None:
             return f"it violates {violated}"
         study = self.study
@@ -85,7 +87,7 @@ class Plan:
             method=study.method,
             hyperparameters=complete_hyperparameters(study.method, study.workload, hyperparameters),
             epochs=study.epochs or self.workload.epochs,
-            # Configurations that are confirmed have the same seeds.
+            # All confirmed configurations share the same seeds.
             seed=study.seed + (number if study.confirm is None else number // len(study.confirm.configurations)),
             ranks=study.topology.ranks,
             ranks_per_node=study.topology.ranks_per_node,
@@ -97,11 +99,11 @@ class Plan:
         )
 
     def pruning_rule(self) -> tuple[str, bool]:
-        """The pruning rule, and whether trials may be ended while their loss falls. Default: the method's own."""
+        """The pruning rule, and whether trials may be stopped while their loss decreases. Default: the method's."""
         assert self.study.pruning is not None
         defaults: dict[str, Any] = {"rule": "asha", "while_falling": True} | dict(self.method.pruning)
-        given = {"rule": self.study.pruning.rule, "while_falling": self.study.pruning.while_falling}
-        both = defaults | {name: value for name, value in given.items() if value is not None}
+        settings = {"rule": self.study.pruning.rule, "while_falling": self.study.pruning.while_falling}
+        both = defaults | {name: value for name, value in settings.items() if value is not None}
         return both["rule"], both["while_falling"]
 
 
@@ -115,10 +117,10 @@ def workload_of(study: Study) -> Workload:
 def search_space(study: Study) -> SearchSpace:
     """The method's space and the shared optimizer space, with the study's changes.
 
-    The study may fix or search any other hyperparameter of the method or of the optimizer, too.
+    The study may also fix or search any other hyperparameter of the method or of the optimizer.
 
     Raises:
-        ValueError: for a name that neither method nor optimizer has, or a range that cannot be.
+        ValueError: for a name that neither the method nor the optimizer has, or an invalid range.
     """
     space = registry.whole_space(study.method, study.workload).unfix(study.space)
     known = set(space.names())
@@ -135,12 +137,12 @@ def search_space(study: Study) -> SearchSpace:
     space = space.constrained(study.constraints)
     if study.default_first and study.confirm is None and (violated := space.violated(space.default())) is not None:
         raise ValueError(
-            f"the default configuration violates the constraint {violated!r}: {space.default()}; change the space, "
-            "or set default_first to false"
+            f"the default configuration must satisfy the constraint {violated!r}; got {space.default()}: change the "
+            "space, or set default_first: false"
         )
     for hyperparameters in space.extremes():
         if space.violated(hyperparameters) is None:
             split_hyperparameters(study.method, study.workload, hyperparameters, study.topology.ranks)
     if not space.parameters and study.confirm is None:
-        raise ValueError("space fixes every hyperparameter: there is nothing to search; use `atoll train`")
+        raise ValueError("space must leave a hyperparameter to search; all are fixed: use `atoll train`")
     return space

@@ -1,4 +1,4 @@
-"""Names of methods, workloads and search spaces -> objects: registered, an entry point, or `file.py:Class`."""
+"""Resolves names of methods, workloads and search spaces: registered, an entry point, or `file.py:Class`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _LOADING = threading.RLock()
 
 
 class UnknownName(ValueError):
-    """A name stands for nothing; the message has the valid choices."""
+    """An unknown name; the message lists the valid choices."""
 
 
 def absolute(name: str, folder: Path) -> str:
-    """`file.py:Class` with the file's path made absolute, seen from `folder`; any other name as it is."""
+    """`file.py:Class` with an absolute path, resolved from `folder`; any other name unchanged."""
     file, separator, attribute = name.rpartition(":")
     if not separator or not file.endswith(".py"):
         return name
@@ -39,44 +39,43 @@ def absolute(name: str, folder: Path) -> str:
 
 
 def check_inside(name: str, folder: Path) -> None:
-    """Raise UnknownName when `name` is a file outside `folder`: somebody else's study must not run any file."""
+    """Raise UnknownName if `name` refers to a file outside `folder`: a study from elsewhere must not run any file."""
     file, separator, _ = name.rpartition(":")
     if separator and file.endswith(".py") and not Path(file).resolve().is_relative_to(folder.resolve()):
         raise UnknownName(
-            f"{file} lies outside the study file's folder {folder.resolve()}, and would be run; move it there, or say "
-            f"--outside if you trust it; got {name!r}"
+            f"code must be in the file's folder {folder.resolve()}; got {name!r}, which is outside: move it there, or "
+            "use --outside if you trust it"
         )
 
 
 def check_method(name: str) -> None:
-    """Raise UnknownName unless `name` may stand for a method."""
+    """Raise UnknownName unless `name` can refer to a method."""
     _locate(name, "method", METHODS)
 
 
 def check_workload(name: str) -> None:
-    """Raise UnknownName unless `name` may stand for a workload."""
+    """Raise UnknownName unless `name` can refer to a workload."""
     _locate(name, "workload", WORKLOADS)
 
 
 def method(name: str) -> type[Method[Any]]:
-    """The class of a method."""
+    """A method's class."""
     from atoll.methods.method import Method
 
-    found: type[Method[Any]] = _checked(name, _load(_locate(name, "method", METHODS)), Method)
-    return found
+    method_class: type[Method[Any]] = _checked(name, _load(_locate(name, "method", METHODS)), Method)
+    return method_class
 
 
 def workload(name: str, hyperparameters: Any = None) -> Workload:
-    """A workload, with its own hyperparameters or their defaults."""
+    """A workload, with the given hyperparameters. Default: the workload's defaults."""
     from atoll.platform.workloads.workload import Workload
 
-    kind = _checked(name, _load(_locate(name, "workload", WORKLOADS)), Workload)
-    made: Workload = kind() if hyperparameters is None else kind(hyperparameters)
-    return made
+    workload_class: type[Workload] = _checked(name, _load(_locate(name, "workload", WORKLOADS)), Workload)
+    return workload_class() if hyperparameters is None else workload_class(hyperparameters)
 
 
 def search_space(method_name: str) -> SearchSpace:
-    """A method's search space: the registered one, or else the class attribute `search_space`, or else an empty one."""
+    """A method's search space: the registered one, its class attribute `search_space`, or an empty one."""
     from atoll.searchspaces.space import SearchSpace
 
     if method_name in METHODS:
@@ -86,7 +85,7 @@ def search_space(method_name: str) -> SearchSpace:
 
 
 def whole_space(method_name: str, workload_name: str | None = None) -> SearchSpace:
-    """What is searched for a method: its own space, on top of the workload's, on top of the optimizer settings."""
+    """A method's full search space: its own over the workload's over the optimizer settings'."""
     from atoll.searchspaces.optimizer import SPACE
     from atoll.searchspaces.space import SearchSpace
 
@@ -95,29 +94,29 @@ def whole_space(method_name: str, workload_name: str | None = None) -> SearchSpa
 
 
 def names(kind: str) -> list[str]:
-    """The registered names of a kind, `method` or `workload`, entry points included."""
+    """The registered names of a kind, `method` or `workload`, including entry points."""
     registered = METHODS if kind == "method" else WORKLOADS
     return sorted({*registered, *_entry_points(kind)})
 
 
 @cache
 def _entry_points(kind: str) -> dict[str, str]:
-    """Names that installed packages register for a kind; read once, as every trial asks."""
+    """Names that installed packages register for a kind; cached, because every trial asks."""
     return {point.name: point.value for point in entry_points(group=f"atoll.{kind}s")}
 
 
 def _locate(name: str, kind: str, registered: Mapping[str, str]) -> str:
     if name in registered:
         return registered[name]
-    if name in (found := _entry_points(kind)):
-        return found[name]
+    if name in (installed := _entry_points(kind)):
+        return installed[name]
     file, _, attribute = name.rpartition(":")
     if file.endswith(".py") and attribute:
         if not Path(file).is_file():
-            raise UnknownName(f"{kind} {name!r}: there is no file {file}")
+            raise UnknownName(f"{kind} {name!r}: the file {file} does not exist")
         return name
     raise UnknownName(
-        f"{kind} must be one of {', '.join(names(kind))}, or file.py:Class, or an entry point of the group "
+        f"{kind} must be one of {', '.join(names(kind))}, file.py:Class, or an entry point of the group "
         f"atoll.{kind}s; got {name!r}"
     )
 
@@ -145,10 +144,10 @@ def _load_file(path: Path) -> ModuleType:
         return sys.modules[name]
 
 
-def _checked(name: str, found: Any, base: type) -> Any:
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise UnknownName(f"{name!r} must be a subclass of {base.__module__}.{base.__name__}; it is {found!r}")
-    missing = sorted(getattr(found, "__abstractmethods__", ()))
+def _checked(name: str, loaded: Any, base: type) -> Any:
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise UnknownName(f"{name!r} must be a subclass of {base.__module__}.{base.__name__}; it is {loaded!r}")
+    missing = sorted(getattr(loaded, "__abstractmethods__", ()))
     if missing:
-        raise UnknownName(f"{name!r} does not define {', '.join(missing)}, which every {base.__name__.lower()} needs")
-    return found
+        raise UnknownName(f"{name!r} must define {', '.join(missing)}, like every {base.__name__.lower()}")
+    return loaded

@@ -1,4 +1,4 @@
-"""What a study file may say of its samplers. Defaults of the genetic one are those of source 001, table A.3."""
+"""The samplers' settings in a study file. The genetic sampler's defaults: Coquelin 2024, table A.3."""
 
 from __future__ import annotations
 
@@ -13,65 +13,77 @@ class _Strict(BaseModel):
 
 
 class Genetic(_Strict):
-    """Propulate's genetic operators: selection of the best, crossover, point and interval mutation, random ones."""
+    """Propulate's genetic operators: selection of the best, crossover, mutation, and random individuals."""
 
     name: Literal["propulate"] = "propulate"
     population: int | None = Field(
         default=None,
         ge=2,
-        description="breeding population of an island; a quarter of its trials, 4 to 32, unless given",
+        description="breeding population of an island. Default: a quarter of its trials, from 4 to 32",
     )
     crossover: float = Field(default=0.7, gt=0, lt=1, description="share of the first parent's genes")
     mating: Literal["uniform", "multiple", "sigmoid"] = Field(
         default="uniform",
-        description="uniform crossover of two parents, of several, or with the better one's genes preferred",
+        description="uniform (two parents), multiple (several parents), or sigmoid (favors the better parent's genes)",
     )
-    parents: int = Field(default=2, ge=2, description="parents of a multiple crossover")
-    temperature: float = Field(default=1.0, gt=0, description="of the sigmoid crossover, in units of the objective")
+    parents: int = Field(default=2, ge=2, description="number of parents of a multiple crossover")
+    temperature: float = Field(
+        default=1.0, gt=0, description="temperature of the sigmoid crossover, in units of the objective"
+    )
     mutation: float = Field(default=0.4, ge=0, le=1, description="probability of a point mutation")
     mutation_points: tuple[int, int] = Field(
-        default=(1, 1), description="fewest and most parameters that a point mutation draws anew"
+        default=(1, 1), description="minimum and maximum number of parameters that a point mutation redraws"
     )
     interval: float = Field(default=1.0, ge=0, le=1, description="probability of an interval mutation")
-    interval_points: int = Field(default=1, ge=1, description="numbers that an interval mutation moves")
-    sigma: float = Field(default=0.05, gt=0, le=1, description="width of the interval mutation, of each gene's range")
+    interval_points: int = Field(default=1, ge=1, description="number of parameters that an interval mutation moves")
+    sigma: float = Field(
+        default=0.05, gt=0, le=1, description="standard deviation of the interval mutation, as a share of each range"
+    )
     random: float = Field(default=0.1, ge=0, le=1, description="probability of a random individual")
 
     @model_validator(mode="after")
     def _possible(self) -> Genetic:
         low, high = self.mutation_points
         if not 1 <= low <= high:
-            raise ValueError(f"mutation_points must be fewest and most, 1 or more; got {low}, {high}")
+            raise ValueError(
+                f"mutation_points must be [minimum, maximum] with 1 <= minimum <= maximum; got {low}, {high}"
+            )
         if self.population is not None and self.parents > self.population:
             raise ValueError(f"parents must be at most population ({self.population}); got {self.parents}")
         return self
 
 
 class Tpe(_Strict):
-    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), multivariate, in groups of conditions."""
+    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), multivariate and grouped by conditions."""
 
     name: Literal["optuna-tpe"]
-    startup: int = Field(default=10, ge=0, description="random individuals before the model is used")
-    candidates: int = Field(default=24, ge=1, description="samples among which the best expected one is taken")
-    multivariate: bool = Field(default=True, description="whether parameters are modelled together")
-    group: bool = Field(default=True, description="whether parameters that appear together are modelled together")
-    constant_liar: bool = Field(default=True, description="whether trials in training count as bad ones")
+    startup: int = Field(default=10, ge=0, description="random trials before the model is used")
+    candidates: int = Field(
+        default=24, ge=1, description="candidates per proposal; the one with the best expected improvement is proposed"
+    )
+    multivariate: bool = Field(default=True, description="model parameters jointly")
+    group: bool = Field(
+        default=True, description="model parameters that are active together jointly; needs multivariate"
+    )
+    constant_liar: bool = Field(default=True, description="treat running trials as bad ones")
 
     @model_validator(mode="after")
     def _possible(self) -> Tpe:
         if self.group and not self.multivariate:
-            raise ValueError("group needs multivariate")
+            raise ValueError("group needs multivariate: true; got multivariate: false")
         return self
 
 
 class CmaEs(_Strict):
-    """CMA-ES (Hansen 2016) through Optuna and cmaes; choices are drawn at random."""
+    """CMA-ES (Hansen 2016) by Optuna and cmaes; categorical parameters are drawn at random."""
 
     name: Literal["optuna-cmaes"]
-    startup: int = Field(default=1, ge=1, description="random individuals before the first generation")
-    population: int | None = Field(default=None, ge=3, description="of a generation; 4 + 3 ln d unless given")
-    margin: bool = Field(default=False, description="CMA-ES with margin")
-    separable: bool = Field(default=False, description="a diagonal covariance")
+    startup: int = Field(default=1, ge=1, description="random trials before the first generation")
+    population: int | None = Field(
+        default=None, ge=3, description="size of a generation. Default: 4 + 3 ln d, for d parameters"
+    )
+    margin: bool = Field(default=False, description="use CMA-ES with margin")
+    separable: bool = Field(default=False, description="use a diagonal covariance matrix")
 
     @model_validator(mode="after")
     def _possible(self) -> CmaEs:
@@ -82,37 +94,41 @@ class CmaEs(_Strict):
 
 class _Nsga(_Strict):
     population: int | None = Field(
-        default=None, ge=2, description="of a generation; a quarter of an island's trials, 4 to 32, unless given"
+        default=None, ge=2, description="size of a generation. Default: a quarter of an island's trials, from 4 to 32"
     )
-    mutation: float | None = Field(default=None, ge=0, le=1, description="per parameter; 1/d unless given")
+    mutation: float | None = Field(
+        default=None, ge=0, le=1, description="mutation probability of each parameter. Default: 1/d, for d parameters"
+    )
     crossover: float = Field(default=0.9, ge=0, le=1, description="probability of a crossover")
-    swapping: float = Field(default=0.5, ge=0, le=1, description="probability to take the second parent's value")
+    swapping: float = Field(default=0.5, ge=0, le=1, description="probability of taking the second parent's value")
 
 
 class Nsga2(_Nsga):
-    """NSGA-II (Deb et al. 2002) through Optuna."""
+    """NSGA-II (Deb et al. 2002) by Optuna."""
 
     name: Literal["optuna-nsga2"]
 
 
 class Nsga3(_Nsga):
-    """NSGA-III (Deb and Jain 2014) through Optuna."""
+    """NSGA-III (Deb and Jain 2014) by Optuna."""
 
     name: Literal["optuna-nsga3"]
-    divisions: int = Field(default=3, ge=1, description="of the reference points on each axis")
+    divisions: int = Field(default=3, ge=1, description="divisions of each axis for the reference points")
 
 
 class Gp(_Strict):
-    """Gaussian process through Optuna; its time grows with the cube of the trials that it sees."""
+    """Gaussian process by Optuna; its time grows with the cube of the number of trials that it uses."""
 
     name: Literal["optuna-gp"]
-    startup: int = Field(default=10, ge=1, description="random individuals before the model is used")
-    memory: int = Field(default=200, ge=10, description="trials that it sees: the best half and the newest half")
-    deterministic: bool = Field(default=False, description="whether equal settings give equal objectives")
+    startup: int = Field(default=10, ge=1, description="random trials before the model is used")
+    memory: int = Field(
+        default=200, ge=10, description="number of trials that it uses: half of them the best, half the newest"
+    )
+    deterministic: bool = Field(default=False, description="assume that equal configurations have equal objectives")
 
 
 class Qmc(_Strict):
-    """Quasi-random points through Optuna and scipy; the trial's number is the point's."""
+    """Quasi-random points by Optuna and SciPy; trial n evaluates point n."""
 
     name: Literal["optuna-qmc"]
     sequence: Literal["sobol", "halton"] = "sobol"
@@ -120,17 +136,17 @@ class Qmc(_Strict):
 
 
 class Random(_Strict):
-    """Independent uniform draws."""
+    """Random search: independent uniform samples."""
 
     name: Literal["random"]
 
 
 class Grid(_Strict):
-    """Every point of a grid once, in an order that the seed shuffles; the trial's number is the point's."""
+    """Each point of a grid once, shuffled by the seed; trial n evaluates point n."""
 
     name: Literal["grid"]
     points: int | dict[str, int] = Field(
-        default=5, description="of each range, one number or by name; choices have their own"
+        default=5, description="points per range: one number, or one per parameter name; choices are all used"
     )
 
 
@@ -138,22 +154,22 @@ Member = Annotated[Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random, Fi
 
 
 class Mixed(_Strict):
-    """Several samplers that take turns, by the trial's number, and learn from one another's trials."""
+    """Several samplers that take turns by trial number and learn from one another's trials."""
 
     name: Literal["mixed"] = "mixed"
     samplers: list[Member] = Field(
         default=[Gp(name="optuna-gp"), Genetic()],
         min_length=2,
-        description="those that take turns, a Gaussian process and Propulate's unless given; one twice has two turns",
+        description="the samplers, in turn; may repeat. Default: optuna-gp and propulate",
     )
     population: int | None = Field(
-        default=None, ge=2, description="of the members that have none of their own; as theirs unless given"
+        default=None, ge=2, description="population of the members without their own. Default: the members' default"
     )
 
     @model_validator(mode="after")
     def _one_population(self) -> Mixed:
         if any(isinstance(member, Genetic) and member.population is not None for member in self.samplers):
-            raise ValueError("what propulate breeds from is the island's: give population beside samplers, not inside")
+            raise ValueError("propulate uses the island's population: set population next to samplers, not inside them")
         return self
 
 
@@ -167,24 +183,24 @@ SEVERAL_OBJECTIVES = tuple(name for name in NAMES if name not in _ONE_OBJECTIVE)
 
 
 def default_sampler(num_objectives: int) -> Sampler:
-    """The best by docs/results/search_quality_held_out.md; a Gaussian process takes one objective only."""
+    """The best one in docs/results/search_quality_held_out.md; a Gaussian process supports one objective only."""
     return Genetic() if num_objectives > 1 else Mixed()
 
 
 def with_name(sampler: object) -> object:
-    """Let a sampler without a name be Propulate's."""
+    """Name a sampler without a name `propulate`."""
     if not isinstance(sampler, dict):
         return sampler
     named = {"name": "propulate", **sampler}
-    inside = named.get("samplers")
-    return named | {"samplers": [with_name(one) for one in inside]} if isinstance(inside, list) else named
+    inner = named.get("samplers")
+    return named | {"samplers": [with_name(member) for member in inner]} if isinstance(inner, list) else named
 
 
 def members(sampler: Sampler) -> Sequence[Sampler]:
-    """Those that a mixed sampler has, or else itself."""
+    """The members of a mixed sampler, or the sampler itself."""
     return sampler.samplers if isinstance(sampler, Mixed) else [sampler]
 
 
 def takes_one_objective(sampler: Sampler) -> str | None:
-    """The name of the sampler, or of its member, that cannot take several objectives; None where all can."""
+    """The name of the sampler or member that supports one objective only; None if all support several."""
     return next((member.name for member in members(sampler) if member.name in _ONE_OBJECTIVE), None)

@@ -1,10 +1,10 @@
-"""The study file: one validated model of everything a search can be told."""
+"""The study file: one validated model of all of a search's settings."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Discriminator,
@@ -18,9 +18,7 @@ from pydantic import (
 )
 
 from atoll.platform.study import registry
-from atoll.platform.study.configuration import (
-    MAX_SEED,
-)
+from atoll.platform.study.configuration import MAX_SEED
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.migration import Migration
 from atoll.platform.study.objectives import Objective
@@ -36,42 +34,39 @@ from atoll.platform.study.samplers import (
 )
 from atoll.platform.study.topology import Shape, TopologyError, share_out
 
-if TYPE_CHECKING:
-    pass
-
 BUDGETS = ("trials", "seconds", "busy_seconds")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Topology(Strict):
-    """Islands of workers of ranks; the world has islands x workers x ranks ranks."""
+    """Islands of workers of ranks: islands x workers x ranks MPI ranks in total."""
 
-    islands: int = Field(default=1, ge=1, description="islands")
+    islands: int = Field(default=1, ge=1, description="number of islands")
     workers: int | list[int] | None = Field(
-        default=None, description="workers per island, one number or one for each island; 1 unless given"
+        default=None, description="workers per island: one number, or one per island. Default: 1"
     )
     ranks: int = Field(default=1, ge=1, description="ranks per worker; a trial trains on one worker")
     world: int | None = Field(
-        default=None, ge=1, description="ranks in all, in place of `workers`: shared out over the islands evenly"
+        default=None,
+        ge=1,
+        description="total number of ranks, instead of `workers`; distributed evenly over the islands",
     )
-    ranks_per_node: int | None = Field(
-        default=None, ge=1, description="ranks of a worker that count as one node; by host unless given"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where ranks train")
-    threads: int | None = Field(default=None, ge=1, description="torch threads per rank; cores / ranks unless given")
+    ranks_per_node: int | None = Field(default=None, ge=1, description="ranks per (virtual) node. Default: by host")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="device on which ranks train")
+    threads: int | None = Field(default=None, ge=1, description="torch threads per rank. Default: cores / ranks")
 
     @field_validator("workers")
     @classmethod
     def _at_least_one(cls, workers: int | list[int] | None) -> int | list[int] | None:
         sizes = [1 if workers is None else workers] if not isinstance(workers, list) else workers
         if not sizes or min(sizes) < 1:
-            raise ValueError(f"every island needs at least 1 worker; got {workers}")
+            raise ValueError(f"workers must be at least 1 on every island; got {workers}")
         return workers
 
     @model_validator(mode="after")
     def _possible(self) -> Topology:
         if isinstance(self.workers, list) and len(self.workers) != self.islands:
-            raise ValueError(f"workers names {len(self.workers)} islands; islands is {self.islands}")
+            raise ValueError(f"workers must list one number per island ({self.islands}); got {len(self.workers)}")
         if self.world is not None and self.workers is not None:
             raise ValueError("give either world or workers, not both")
         if self.ranks_per_node and self.ranks % self.ranks_per_node:
@@ -91,102 +86,99 @@ class WarmStart(Strict):
     """Configurations that are evaluated first."""
 
     studies: list[str] = Field(default_factory=list, description="names of earlier studies in the store")
-    best: int = Field(default=1, ge=1, description="how many of the best of each study, and of the file")
-    file: str | None = Field(default=None, description="configurations, as `atoll export` writes them")
+    best: int = Field(
+        default=1, ge=1, description="number of best configurations to take from each study and from the file"
+    )
+    file: str | None = Field(default=None, description="configuration file from `atoll export`")
 
 
 class Confirmation(Strict):
-    """Configurations that are trained in place of a search, and measured on the test data after every epoch."""
+    """Configurations to train instead of searching, and to measure on the test data after every epoch."""
 
-    configurations: list[dict[str, JsonValue]] = Field(min_length=1, description="their searched hyperparameters")
-    seeds: int = Field(default=5, ge=1, description="how often each is trained; the seeds are seed, seed + 1, ...")
+    configurations: list[dict[str, JsonValue]] = Field(min_length=1, description="the searched hyperparameters of each")
+    seeds: int = Field(default=5, ge=1, description="number of trainings of each; the seeds are seed, seed + 1, ...")
 
     def trials(self) -> list[dict[str, JsonValue]]:
-        """What is trained, in the order of the trials' numbers: all configurations in turns."""
+        """The configuration of each trial, by trial number: all configurations in turn, once per seed."""
         return [configuration for _ in range(self.seeds) for configuration in self.configurations]
 
 
 class Study(Strict):
     """One search: a workload, a method, a space, a sampler, a budget and a topology."""
 
-    name: str = Field(description="the study's name in the store, and its folder's")
+    name: str = Field(description="name of the study in the store, and of its folder")
     workload: str = Field(description="a registered name, an entry point, or file.py:Class")
     method: str = Field(description="a registered name, an entry point, or file.py:Class")
     trials: int | None = Field(
-        default=None, ge=1, description="budget: trials to evaluate; 40 unless a budget is given"
+        default=None, ge=1, description="budget: number of trials. Default: 40 if there is no other budget"
     )
     seconds: float | None = Field(
-        default=None, gt=0, description="budget: seconds of searching; then no new trial starts"
+        default=None, gt=0, description="budget: seconds of searching, after which no trial starts"
     )
     busy_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="budget: seconds inside trials, summed over workers; then no new trial starts",
+        description="budget: worker-seconds (seconds in trials, summed over workers), after which no trial starts",
     )
     grace: float | None = Field(
         default=None,
         ge=0,
-        description="seconds that trials in flight get once `seconds` are over; no limit unless given",
+        description="seconds that running trials get after `seconds` have elapsed. Default: no limit",
     )
     trial_timeout: float | None = Field(
-        default=None, gt=0, description="seconds after which a trial is stopped and counts as failed"
+        default=None, gt=0, description="seconds after which a trial is stopped and counts as failed. Default: no limit"
     )
     stop_grace: float = Field(
-        default=30.0, gt=0, description="seconds from a request to stop until the ranks are ended"
+        default=30.0, gt=0, description="seconds from a stop request until the ranks are terminated"
     )
     heartbeat_timeout: float = Field(
         default=600.0, gt=0, description="seconds without progress after which a rank counts as dead"
     )
-    max_restarts: int = Field(default=10, ge=0, description="how often the launcher starts ranks that died again")
-    epochs: int | None = Field(
-        default=None, ge=1, description="passes over the data per trial; the workload's own unless given"
-    )
-    target: float | None = Field(
-        default=None, description="the metric that counts as reached; the workload's own unless given"
-    )
+    max_restarts: int = Field(default=10, ge=0, description="how often the launcher restarts the ranks after they died")
+    epochs: int | None = Field(default=None, ge=1, description="epochs per trial. Default: the workload's")
+    target: float | None = Field(default=None, description="target value of the metric. Default: the workload's")
     seed: int = Field(
-        default=0, ge=0, le=MAX_SEED, description="trial n trains with seed + n; islands breed with this seed"
+        default=0, ge=0, le=MAX_SEED, description="trial n trains with seed + n; samplers are seeded with it"
     )
     topology: Topology = Field(default_factory=Topology)
     objectives: list[Objective] | None = Field(
-        default=None, min_length=1, description="names, or {name, direction}; the workload's metric unless given"
+        default=None, min_length=1, description="names, or {name, direction}. Default: the workload's metric"
     )
-    # After the objectives, as its default looks at them.
+    # After the objectives, because its default depends on them.
     sampler: Annotated[
         Annotated[Sampler, Tag("one")] | Annotated[list[Sampler], Tag("each")],
         Discriminator(lambda sampler: "each" if isinstance(sampler, list) else "one"),
     ] = Field(
         default_factory=lambda data: default_sampler(len(data.get("objectives") or [])),
-        description="one for all islands, or a list with one for each; mixed, for several objectives propulate, unless "
-        "given",
+        description="one for all islands, or a list with one per island. Default: mixed; with several objectives, "
+        "propulate",
     )
-    migration: Migration = Field(default_factory=Migration, description="how islands exchange individuals")
-    pruning: Pruning | None = Field(default=None, description="when trials are ended early; never unless given")
+    migration: Migration = Field(default_factory=Migration, description="exchange of individuals between islands")
+    pruning: Pruning | None = Field(default=None, description="rule for stopping trials early. Default: never")
     space: Space = Field(
         default_factory=dict,
-        description="per hyperparameter: a fixed value, or {low, high, log, step} or {choices}, with a type if unclear",
+        description="per hyperparameter: a fixed value, {low, high, log, step} or {choices}; add a type if ambiguous",
     )
     constraints: list[str] = Field(
-        default_factory=list, description="what must hold between hyperparameters, such as S <= B"
+        default_factory=list, description="constraints between hyperparameters, such as S <= B"
     )
-    default_first: bool = Field(default=True, description="whether trial 0 is the default configuration")
+    default_first: bool = Field(default=True, description="evaluate the default configuration as trial 0")
     warm_start: WarmStart | None = Field(
-        default=None, description="configurations of earlier studies or of a file, evaluated next; they use up budget"
+        default=None,
+        description="configurations from earlier studies or a file, evaluated next; they count towards the budget",
     )
     confirm: Confirmation | None = Field(
-        default=None, description="configurations to train with several seeds, in place of a search"
+        default=None, description="configurations to train with several seeds, instead of a search"
     )
-    data: str | None = Field(default=None, description="folder of the data files; ATOLL_DATA unless given")
+    data: str | None = Field(default=None, description="folder with the data files. Default: ATOLL_DATA")
     observe: int | None = Field(
         default=None,
         ge=1,
-        description="compare each layer with itself this many epochs before, and record ranks and traffic; costs an "
-        "SVD per layer and epoch; off unless given",
+        description="record how much each layer changed over this many epochs, and its rank and traffic; costs one SVD "
+        "per layer and epoch. Default: off",
     )
-    store: str | None = Field(
-        default=None, description="the store's URL; ATOLL_STORE or sqlite:///atoll.db unless given"
-    )
-    folder: str | None = Field(default=None, description="where the study's files go; atoll-studies/NAME unless given")
+    store: str | None = Field(default=None, description="the store's URL. Default: ATOLL_STORE, or sqlite:///atoll.db")
+    folder: str | None = Field(default=None, description="folder for the study's files. Default: atoll-studies/NAME")
 
     @model_validator(mode="before")
     @classmethod
@@ -202,56 +194,61 @@ class Study(Strict):
     @field_validator("sampler", mode="before")
     @classmethod
     def _name_samplers(cls, sampler: object) -> object:
-        return [with_name(one) for one in sampler] if isinstance(sampler, list) else with_name(sampler)
+        return [with_name(member) for member in sampler] if isinstance(sampler, list) else with_name(sampler)
 
     @field_validator("objectives", mode="before")
     @classmethod
     def _name_objectives(cls, objectives: object) -> object:
         if not isinstance(objectives, list):
             return objectives
-        return [{"name": one} if isinstance(one, str) else one for one in objectives]
+        return [{"name": entry} if isinstance(entry, str) else entry for entry in objectives]
 
     @model_validator(mode="after")
     def _fit_together(self) -> Study:
         islands = self.topology.islands
         if isinstance(self.sampler, list) and len(self.sampler) != islands:
-            raise ValueError(f"sampler lists {len(self.sampler)} islands; topology.islands is {islands}")
+            raise ValueError(f"sampler must list one sampler per island ({islands}); got {len(self.sampler)}")
         self._check_confirmation()
         self.migration.check(islands)
         for island, sampler in enumerate(self.samplers()):
             size = self.population(island)
-            for one in members(sampler):
-                if isinstance(one, Genetic) and one.mating == "multiple" and one.parents > size:
-                    raise ValueError(f"parents must be at most the population, {size} here; got {one.parents}")
+            for member in members(sampler):
+                if isinstance(member, Genetic) and member.mating == "multiple" and member.parents > size:
+                    raise ValueError(f"parents must be at most the population ({size}); got {member.parents}")
         several = self.objectives is not None and len(self.objectives) > 1
         if several and self.pruning is not None:
-            raise ValueError("pruning compares one objective; with several ones, leave it out")
+            raise ValueError(f"pruning needs a single objective; got {len(self.objectives or [])}: omit pruning")
         unable = next((name for sampler in self.samplers() if (name := takes_one_objective(sampler))), None)
         if several and unable is not None:
             raise ValueError(
-                f"sampler {unable} takes one objective; for several ones take one of {', '.join(SEVERAL_OBJECTIVES)}"
+                f"sampler {unable} supports one objective only; for several, use one of {', '.join(SEVERAL_OBJECTIVES)}"
             )
         if self.pruning is not None and self.objectives is not None:
             metric = registry.workload(self.workload).metric
             if self.objectives[0].name not in (metric, "validation_error"):
-                raise ValueError(f"pruning compares the metric {metric}; the objective is {self.objectives[0].name}")
+                raise ValueError(
+                    f"pruning needs the objective {metric} or validation_error; got {self.objectives[0].name}"
+                )
         return self
 
     def _check_confirmation(self) -> None:
         if self.confirm is None:
             return
         if self.trials != (number := len(self.confirm.trials())):
-            raise ValueError(f"confirm trains {number} times; leave trials out, or let it be that; got {self.trials}")
+            raise ValueError(
+                f"trials must be {number} (configurations x seeds of confirm) or absent; got {self.trials}"
+            )
         others = ("seconds", "busy_seconds", "pruning", "warm_start")
-        if given := [name for name in others if getattr(self, name) is not None]:
-            raise ValueError(f"confirm trains every configuration to its end; leave {', '.join(given)} out")
+        if conflicting := [name for name in others if getattr(self, name) is not None]:
+            raise ValueError(f"confirm trains every configuration to the end; omit {', '.join(conflicting)}")
 
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
         if not NAME_PATTERN.fullmatch(name):
             raise ValueError(
-                "a name has up to 100 letters, digits, dots, dashes and underscores, a letter or digit first"
+                "a name must have 1 to 100 letters, digits, dots, dashes and underscores, and start with a letter or "
+                "digit"
             )
         return name
 
@@ -276,20 +273,20 @@ class Study(Strict):
     @field_validator("data", "folder")
     @classmethod
     def _from_file(cls, path: str | None, info: ValidationInfo) -> str | None:
-        """A relative path is seen from the study file."""
+        """Resolve a relative path from the study file's folder."""
         if path is None:
             return None
         return str((Path((info.context or {}).get("folder", ".")) / Path(path).expanduser()).resolve())
 
     def samplers(self) -> list[Sampler]:
-        """The sampler of every island."""
+        """The sampler of each island."""
         return self.sampler if isinstance(self.sampler, list) else [self.sampler] * self.topology.islands
 
     def population(self, island: int) -> int:
-        """The breeding population of an island, or the generation of its sampler."""
-        given: int | None = getattr(self.samplers()[island], "population", None)
-        if given is not None:
-            return given
+        """The size of an island's breeding population, or of its sampler's generation."""
+        population: int | None = getattr(self.samplers()[island], "population", None)
+        if population is not None:
+            return population
         return min(32, max(4, (self.trials or 128) // self.topology.islands // 4))
 
 

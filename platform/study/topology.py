@@ -1,31 +1,31 @@
-"""World -> islands -> workers -> ranks -> devices: who is who in a search, without MPI."""
+"""World -> islands -> workers -> ranks -> devices: the placement of a search's ranks, without MPI."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 
 class TopologyError(ValueError):
-    """The ranks cannot be arranged as asked; the message says the rule, the values, and what would do."""
+    """An impossible arrangement of ranks; the message has the rule, the values and a remedy."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How many workers each island has, and how many ranks each worker."""
+    """The number of workers of each island, and the number of ranks of each worker."""
 
     island_sizes: tuple[int, ...]
     ranks: int
 
     @property
     def num_workers(self) -> int:
-        """Workers of all islands."""
+        """The number of workers on all islands."""
         return sum(self.island_sizes)
 
     @property
     def world_size(self) -> int:
-        """Ranks of all workers."""
+        """The number of ranks of all workers."""
         return self.num_workers * self.ranks
 
     def __str__(self) -> str:
@@ -35,21 +35,39 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class HostFacts:
+    """What one rank runs on.
+
+    Attributes:
+        hostname: its host.
+        cores: the processor cores that it may use; ranks bound to the same cores share them.
+        num_gpus: number of GPUs that it sees.
+        process: its process id.
+        processors: the names of the host's processor and of the GPUs.
+    """
+
+    hostname: str
+    cores: Collection[int]
+    num_gpus: int = 0
+    process: int = 0
+    processors: Sequence[str] = ("",)
+
+
+@dataclass(frozen=True)
 class Place:
     """One rank's place.
 
     Attributes:
-        world_rank: in all of the search.
-        island, worker, rank: island; worker of all islands; rank in the worker.
-        node: which ranks share a node, as the methods see it: by host, or as declared.
-        hostname: where the rank runs.
+        world_rank: the rank in the whole search.
+        island, worker, rank: the island; the worker, counted over all islands; the rank in the worker.
+        node: the node as the methods see it: the host, or a virtual node.
+        hostname: the host.
         device: `cpu` or `cuda:N`.
-        threads: torch threads of the rank.
-        process: its process id.
-        may_spin: whether every rank has a core, so that waiting ones may keep theirs busy.
-        processor, cores: what the rank computes on, its GPU or its processor, and how many cores it may use.
-        oversubscribed: whether it shares its GPU, or its host's ranks have more threads than cores; its seconds then
-            cannot be compared.
+        threads: number of torch threads.
+        process: the process id.
+        may_spin: whether each rank has a core of its own, so that busy waiting is harmless.
+        processor, cores: the name of the rank's GPU or processor, and the number of cores it may use.
+        oversubscribed: whether it shares its GPU, or cores with too many threads; its times are then not comparable.
     """
 
     world_rank: int
@@ -68,26 +86,27 @@ class Place:
 
 
 def share_out(world_size: int, islands: int, ranks: int) -> Shape:
-    """Share a world out over islands by Propulate's rule: as evenly as it goes, the first ones get the remainder."""
+    """Distribute a world over islands by Propulate's rule: evenly, with the remainder on the first islands."""
     if world_size % ranks:
-        raise TopologyError(f"the world's {world_size} ranks are not divisible by {ranks} ranks per worker")
+        raise TopologyError(f"the number of ranks must be divisible by {ranks} ranks per worker; got {world_size}")
     workers = world_size // ranks
     if islands > workers:
         raise TopologyError(
-            f"{islands} islands need at least as many workers; the world has {workers} of {ranks} ranks"
+            f"{islands} islands need at least {islands} workers; the world has {workers} of {ranks} ranks"
         )
     base, remainder = divmod(workers, islands)
     return Shape(tuple(base + (island < remainder) for island in range(islands)), ranks)
 
 
 def check_world_size(shape: Shape, world_size: int) -> None:
-    """Raise TopologyError unless MPI started as many ranks as the shape has."""
+    """Raise TopologyError unless MPI started the number of ranks that the shape needs."""
     if world_size == shape.world_size:
         return
     if world_size == 1:
         raise TopologyError(
             f"the search needs {shape.world_size} ranks ({shape}) but MPI made worlds of 1: launcher and library "
-            "belong to different MPI installations; use the mpiexec of the MPI that mpi4py loads (`atoll search` does)"
+            "belong to different MPI installations; use the mpiexec of the MPI that mpi4py loads, as `atoll search` "
+            "does"
         )
     raise TopologyError(
         f"the search needs {shape.world_size} ranks ({shape}) but MPI started {world_size}; "
@@ -97,74 +116,78 @@ def check_world_size(shape: Shape, world_size: int) -> None:
 
 def arrange(
     shape: Shape,
-    hostnames: Sequence[str],
+    facts: Sequence[HostFacts],
     *,
     ranks_per_node: int | None = None,
     device: str = "auto",
-    num_gpus: Sequence[int] | None = None,
-    cores: Sequence[Collection[int]],
     threads: int | None = None,
-    processes: Sequence[int] | None = None,
-    processors: Sequence[Sequence[str]] | None = None,
 ) -> list[Place]:
-    """Give every rank its place.
+    """Give each rank its place.
 
     Args:
         shape: islands, workers, ranks.
-        hostnames: the host of every world rank.
-        ranks_per_node: how many ranks of a worker count as one node; None for the hosts as they are.
-        device: `cpu`, `cuda`, or `auto`: cuda where the host has GPUs.
-        num_gpus: GPUs that every world rank sees.
-        cores: the processor cores that every world rank may use; ranks bound to the same ones share them.
-        processes: process id of every world rank.
-        threads: torch threads per rank; None for the host's cores shared out over its ranks.
-        processors: of every world rank the names of its processor and of its GPUs.
+        facts: by world rank, what each rank runs on.
+        ranks_per_node: number of ranks of a worker that form a virtual node. Default: nodes are hosts.
+        device: `cpu`, `cuda`, or `auto`: cuda on hosts with GPUs.
+        threads: torch threads per rank. Default: the available cores, divided among the ranks that share them.
     """
-    gpus = num_gpus or [0] * len(hostnames)
-    if device == "cuda" and not all(gpus):
-        without = sorted({host for host, count in zip(hostnames, gpus, strict=True) if not count})
-        raise TopologyError(f"device cuda needs a GPU on every host; there is none on {', '.join(without)}")
-    hosts = {host: number for number, host in enumerate(dict.fromkeys(hostnames))}
+    if device == "cuda":
+        _check_gpus(facts)
+    hosts = {host: number for number, host in enumerate(dict.fromkeys(fact.hostname for fact in facts))}
     islands = [island for island, size in enumerate(shape.island_sizes) for _ in range(size)]
-    sharing = Counter((hostname, frozenset(own)) for hostname, own in zip(hostnames, cores, strict=True))
-    places, seen = [], dict.fromkeys(hosts, 0)
-    for world_rank, hostname in enumerate(hostnames):
+    sharing = Counter(_core_set(fact) for fact in facts)
+    places = []
+    for world_rank, (fact, gpu) in enumerate(zip(facts, _assign_gpus(facts, device), strict=True)):
         worker, rank = divmod(world_rank, shape.ranks)
-        local_rank, seen[hostname] = seen[hostname], seen[hostname] + 1
-        on_gpu = device != "cpu" and gpus[world_rank] > 0
-        gpu = local_rank % gpus[world_rank] if on_gpu else None
-        names = processors[world_rank] if processors else [""]
+        num_cores, num_sharing = len(fact.cores), sharing[_core_set(fact)]
         places.append(
             Place(
                 world_rank=world_rank,
                 island=islands[worker],
                 worker=worker,
                 rank=rank,
-                node=rank // ranks_per_node if ranks_per_node else hosts[hostname],
-                hostname=hostname,
+                node=rank // ranks_per_node if ranks_per_node else hosts[fact.hostname],
+                hostname=fact.hostname,
                 device="cpu" if gpu is None else f"cuda:{gpu}",
-                threads=threads or max(1, len(cores[world_rank]) // sharing[hostname, frozenset(cores[world_rank])]),
-                process=processes[world_rank] if processes else 0,
-                may_spin=sharing[hostname, frozenset(cores[world_rank])] <= len(cores[world_rank]),
-                processor=names[0 if gpu is None else min(1 + gpu, len(names) - 1)],
-                cores=len(cores[world_rank]),
+                threads=threads or max(1, num_cores // num_sharing),
+                process=fact.process,
+                may_spin=num_sharing <= num_cores,
+                processor=fact.processors[0 if gpu is None else min(1 + gpu, len(fact.processors) - 1)],
+                cores=num_cores,
             )
         )
-    return _with_crowds(places, cores)
+    return _mark_oversubscribed(places, facts)
 
 
-def _with_crowds(places: list[Place], cores: Sequence[Collection[int]]) -> list[Place]:
-    """Say of every rank whether it shares its GPU, or its cores with more threads than these are."""
+def _check_gpus(facts: Sequence[HostFacts]) -> None:
+    if without := sorted({fact.hostname for fact in facts if not fact.num_gpus}):
+        raise TopologyError(f"device cuda needs a GPU on every host; there is none on {', '.join(without)}")
+
+
+def _assign_gpus(facts: Sequence[HostFacts], device: str) -> Iterator[int | None]:
+    """The GPU of each rank, round robin on each host; None for a rank that trains on its processor."""
+    num_placed: Counter[str] = Counter()
+    for fact in facts:
+        yield num_placed[fact.hostname] % fact.num_gpus if device != "cpu" and fact.num_gpus > 0 else None
+        num_placed[fact.hostname] += 1
+
+
+def _core_set(fact: HostFacts) -> tuple[str, frozenset[int]]:
+    return fact.hostname, frozenset(fact.cores)
+
+
+def _mark_oversubscribed(places: list[Place], facts: Sequence[HostFacts]) -> list[Place]:
+    """Mark each rank that shares a GPU or whose cores are oversubscribed."""
     on_device = Counter((place.hostname, place.device) for place in places)
     on_host: dict[str, list[Place]] = defaultdict(list)
     for place in places:
         on_host[place.hostname].append(place)
 
     def oversubscribed(place: Place) -> bool:
-        own = set(cores[place.world_rank])
-        near = [p for p in on_host[place.hostname] if not own.isdisjoint(cores[p.world_rank])]
-        together = set().union(*(cores[p.world_rank] for p in near))
+        own = set(facts[place.world_rank].cores)
+        overlapping = [p for p in on_host[place.hostname] if not own.isdisjoint(facts[p.world_rank].cores)]
+        cores = set().union(*(facts[p.world_rank].cores for p in overlapping))
         shares_gpu = place.device != "cpu" and on_device[place.hostname, place.device] > 1
-        return shares_gpu or sum(p.threads for p in near) > len(together)
+        return shares_gpu or sum(p.threads for p in overlapping) > len(cores)
 
     return [replace(place, oversubscribed=oversubscribed(place)) for place in places]

@@ -1,1 +1,1 @@
-"""One configuration in training on one worker."""
+"""The training of one configuration on one worker."""

@@ -1,4 +1,4 @@
-"""A rank's share of every global batch."""
+"""A rank's share of each global batch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from atoll.platform.workloads.workload import Samples
 
 Transform = Callable[[Tensor, torch.Generator | None], Tensor]
 
-MAX_DEVICE_SHARE = 0.25  # that data may take of its memory
+MAX_DEVICE_SHARE = 0.25  # of the device's memory, for data
 
 
 class EpochBatches:
-    """This rank's share of every global batch of an epoch, in an order that the seed fixes.
+    """This rank's share of each global batch of an epoch, in an order determined by the seed.
 
-    Global batch k is the k-th run of p*b samples of the epoch's permutation, and rank r takes its r-th run of b: so p
-    ranks with batch b see what one rank with batch p*b sees. Samples that do not fill a global batch wait for another
-    epoch's permutation.
+    Global batch k is the k-th run of p*b samples of the epoch's permutation, and rank r takes its r-th run of b
+    samples. So p ranks with batch size b see the same data as one rank with batch size p*b. The remaining samples,
+    which do not fill a global batch, are left out in this epoch.
 
     Args:
         samples: the training data.
         batch_size, rank, num_ranks, seed: of this rank, and of the trial.
-        transform: makes inputs of what was loaded, with a generator for what is random.
-        whole: whether every rank sees the whole of each global batch.
-        device: where the rank trains; that of the samples unless given.
+        transform: makes inputs from loaded data, with a generator for random augmentation.
+        whole: whether each rank sees the whole of each global batch.
+        device: the rank's device. Default: the samples' device.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class EpochBatches:
         self.num_batches = len(samples) // self._global_size
         if self.num_batches == 0:
             raise NotApplicable(
-                f"a global batch must fit into the {len(samples)} training samples; batch_size {batch_size} on "
-                f"{num_ranks} ranks makes {self._global_size}"
+                f"a global batch must have at most {len(samples)} samples, the size of the training data; batch_size "
+                f"{batch_size} on {num_ranks} ranks makes {self._global_size}"
             )
 
     def example(self) -> Tensor:
-        """Inputs of a batch as the network takes them, without augmentation."""
+        """The network's inputs for one batch, without augmentation."""
         return self._transform(self._samples.inputs[: self._batch_size].to(self._device), None)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
         seed, lies = self._seed * 1_000_003 + epoch, self._samples.targets.device
         order = torch.randperm(len(self._samples), generator=torch.Generator().manual_seed(seed)).to(lies)
-        # The ranks see the same order, and each augments its own share.
+        # All ranks use the same order, and each augments its own share.
         generator = torch.Generator(self._device).manual_seed((seed * 1_000_003 + self._rank) % 2**63)
         for number in range(self.num_batches):
             start = number * self._global_size + self._rank * self._batch_size
@@ -74,12 +74,12 @@ class EpochBatches:
 
 
 def without_augmentation(transform: Transform) -> Transform:
-    """The transform as it is for evaluation, without a random generator."""
+    """The transform for evaluation, without a random generator."""
     return lambda inputs, _: transform(inputs, None)
 
 
 def on_device(device: str, samples: Samples) -> Samples:
-    """The samples on the device; those that would take much of its memory stay where they are, and batches go there."""
+    """The samples on the device; large data stay in host memory, and their batches are moved one by one."""
     if device == "cpu":
         return samples
     if samples.inputs.nbytes > MAX_DEVICE_SHARE * torch.cuda.get_device_properties(device).total_memory:

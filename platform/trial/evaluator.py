@@ -1,4 +1,4 @@
-"""Measures a model on samples shared out over the ranks."""
+"""Evaluates a model on samples distributed over the ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atoll.platform.workloads.workload import Samples, Workload
 
 
 class Evaluator:
-    """Measures a model on samples shared out over the ranks."""
+    """Evaluates a model on samples distributed over the ranks."""
 
     CHUNK = 256  # forecasts of 720 steps by a wide network take 6 MB each
 
@@ -24,7 +24,7 @@ class Evaluator:
         self._nothing = torch.zeros(workload.num_totals, dtype=torch.float64)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Over all samples: the loss, the metric, and the workload's further metrics."""
+        """The loss, the metric, and the workload's further metrics over all samples."""
         totals = self._nothing.clone()
         with torch.no_grad(), evaluating(model):
             for start in range(0, len(self._targets), self.CHUNK):

@@ -1,4 +1,4 @@
-"""How a trial ended: on each rank, and as a whole."""
+"""The outcome of a trial: on each rank, and as a whole."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):
-    """The trial was asked to stop before its end; it is queued again."""
+    """The trial was stopped before its end; it is requeued."""
 
 
 class TrialTimeout(Exception):
-    """The trial has taken longer than the study allows."""
+    """The trial exceeded the study's trial_timeout."""
 
 
 @dataclass
 class Report:
-    """How a trial ended on one rank."""
+    """The outcome of a trial on one rank."""
 
     rank: int
     hostname: str
@@ -45,20 +45,20 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """The outcome of a trial.
 
     Attributes:
-        state: complete, pruned, failed, or lost where it was stopped.
+        state: complete, pruned, failed, or lost if it was stopped.
         objective: the metric of the trained model; None unless complete.
-        curve: of a pruned trial, its metric by epoch.
-        metrics: anything else that was measured at the end, seconds_compute, seconds_waiting and seconds_data included:
-            where the training time went, as a mean over ranks.
+        curve: a pruned trial's metric by epoch.
+        metrics: the other final measurements, including seconds_compute, seconds_waiting and seconds_data: the parts of
+            the training time, as means over ranks.
         wire_bytes, ledger: traffic summed over ranks.
-        peak_memory: bytes; the largest resident size of a rank's process so far, earlier trials included.
-        reason, traceback: why it failed, and where.
-        notes: what the method says about how it ran.
-        traces: what ranks did at their steps. All ranks if each has a part of the network or ranks cannot be added;
-            else those of the first node and the last rank, as the others do the same.
+        peak_memory: the largest resident size of a rank's process so far, including earlier trials, in bytes.
+        reason, traceback: the reason for a failure, and its location.
+        notes: the method's remarks about the run.
+        traces: the ranks' step traces: of all ranks if each has a part of the network or the method limits the number
+            of ranks; otherwise of the first node and the last rank, which represent the others.
     """
 
     state: Literal["complete", "pruned", "failed", "lost"]
@@ -86,8 +86,8 @@ class Outcome:
 
         Args:
             number, attempt: of the trial.
-            objectives: all of them if there are several.
-            worker_seconds: how long the worker was busy with the trial.
+            objectives: all objectives if there are several.
+            worker_seconds: the worker's time for the trial.
         """
         return TrialEnded(
             number=number,
@@ -110,7 +110,7 @@ class Outcome:
 
 
 def outcome_of(reports: list[Report], seen: list[Progress]) -> Outcome:
-    """The outcome of a trial from its ranks' reports and from the progress that the root has seen."""
+    """The outcome of a trial from its ranks' reports and the root's progress reports."""
     ledger = Ledger.total([report.ledger for report in reports])
     shared: dict[str, Any] = {
         "seconds": seen[-1].seconds if seen else 0.0,
@@ -120,7 +120,7 @@ def outcome_of(reports: list[Report], seen: list[Progress]) -> Outcome:
         "notes": reports[0].notes,
     }
     if (cause := _cause(reports)) is not None:
-        return _given_up(cause, shared)
+        return _aborted(cause, shared)
     shared |= {
         "metrics": _metrics(reports, seen[-1]),
         "traces": [report.trace for report in reports if report.trace is not None],
@@ -133,13 +133,13 @@ def outcome_of(reports: list[Report], seen: list[Progress]) -> Outcome:
 
 
 def _cause(reports: list[Report]) -> Report | None:
-    """The rank that gave the trial up first: its peers raise PeerAborted because of it."""
+    """The report of the rank that failed first, because of which its peers raised PeerAborted."""
     errors = [report for report in reports if report.error]
     return next((r for r in errors if r.error != PeerAborted.__name__), errors[0] if errors else None)
 
 
-def _given_up(cause: Report, shared: dict[str, Any]) -> Outcome:
-    """A trial that failed, or was stopped and is lost."""
+def _aborted(cause: Report, shared: dict[str, Any]) -> Outcome:
+    """The outcome of a trial that failed, or was stopped and is lost."""
     expected = (Diverged.__name__, NotApplicable.__name__, Stopped.__name__, TrialTimeout.__name__)
     return Outcome(
         state="lost" if cause.error == Stopped.__name__ else "failed",
@@ -152,9 +152,9 @@ def _given_up(cause: Report, shared: dict[str, Any]) -> Outcome:
 
 
 def _metrics(reports: list[Report], last: Progress) -> dict[str, float]:
-    """What was measured at the end, and where the time went, as a mean over ranks."""
+    """The final measurements, and the parts of the training time as means over ranks."""
     spent = {f"seconds_{k}": sum(r.seconds[k] for r in reports) / len(reports) for k in reports[0].seconds}
     losses = {"train_loss": last.train_loss, "validation_loss": last.validation_loss}
-    # The curve has the values of single layers; the trial only has their means.
+    # Values of single layers stay in the curve; the trial has only their means.
     further = {name: value for name, value in last.metrics.items() if "/" not in name}
     return losses | further | spent

@@ -1,4 +1,4 @@
-"""What a trial reports after an epoch."""
+"""A trial's report after an epoch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from atoll.storage.events import ProgressReported
 
 @dataclass(frozen=True)
 class Progress:
-    """What a trial reports after an epoch; equal on all ranks but for `seconds`.
+    """A trial's report after an epoch; equal on all ranks, except for `seconds`.
 
     Attributes:
-        step, epoch: completed ones.
-        seconds: training time of this rank, without evaluation.
-        train_loss: mean over the epoch's batches of all ranks.
-        validation_loss, metric: of the evaluated model; with replicas that differ, each sees its share of the data.
-        learning_rate: at the last step.
-        wire_bytes: sent so far by all ranks of the worker.
-        metrics: further metrics by name: the workload's, the method's own, what observers saw.
-        last: whether this is the trained model.
+        step, epoch: the number of completed steps and epochs.
+        seconds: this rank's training time, without evaluation.
+        train_loss: the mean over the epoch's batches on all ranks.
+        validation_loss, metric: of the evaluated model; if replicas differ, each is evaluated on its share of the data.
+        learning_rate: the learning rate of the last step.
+        wire_bytes: bytes sent so far by all ranks of the worker.
+        metrics: further metrics by name: the workload's, the method's and the observers'.
+        last: whether this is the report of the trained model.
     """
 
     step: int

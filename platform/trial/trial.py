@@ -1,7 +1,7 @@
-"""One trial on one rank of a worker: a generator of progress.
+"""One trial on one rank of a worker: a generator of progress reports.
 
-The method owns the step; this loop owns the data order, the schedule, the measuring and the decision to go on, which is
-the same on every rank because it is made of summed values.
+The method owns the step; this loop owns the data order, the learning-rate schedule, the measurements, and the decision
+to continue, which is equal on all ranks because it depends on summed values only.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from atoll.platform.trial.evaluator import Evaluator
 from atoll.platform.trial.layer_observer import LayerObserver
 from atoll.platform.trial.progress import Progress
 
-# torch's random state is the process's, and virtual ranks are threads of one.
+# torch's random state is global to the process, and virtual ranks are threads of one process.
 _RANDOM_STATE = threading.Lock()
 
 
 class Diverged(ArithmeticError):
-    """Training has reached a loss that is no number, or infinite."""
+    """The loss became NaN or infinite."""
 
 
 class Trial:
-    """One configuration in training, as one rank of the worker sees it.
+    """The training of one configuration on one rank of a worker.
 
     Args:
-        configuration: what to train.
+        configuration: the configuration to train.
         communicator: the worker's ranks; its ledger is the method's.
-        device: where this rank trains.
-        test: whether to measure the model on the test data too, which no search ever sees, after every epoch.
+        device: this rank's device.
+        test: whether to also measure the model on the test data, which no search uses, after every epoch.
     """
 
     LOOK_EVERY = 50
@@ -55,7 +55,7 @@ class Trial:
         )
         self.workload = registry.workload(configuration.workload, of_workload)
         self._communicator = communicator
-        # The trial's own sums, for losses and metrics, are not the method's traffic.
+        # The trial's own sums, of losses and metrics, do not count as the method's traffic.
         self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
         self.num_epochs = configuration.epochs or self.workload.epochs
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
@@ -110,7 +110,7 @@ class Trial:
         """Train to the end, reporting after every epoch.
 
         Raises:
-            Diverged: on the rank that sees a loss which is no number, or on all ranks when the epoch's mean is none.
+            Diverged: on a rank whose loss is NaN or infinite, or on all ranks if the epoch's mean is.
         """
         step, seconds, trace = 0, 0.0, self._communicator.ledger.trace
         for epoch in range(1, self.num_epochs + 1):
@@ -124,13 +124,13 @@ class Trial:
                 step += 1
                 if trace is not None:
                     trace.end_step()
-                # To look at a loss on a GPU is to wait for it.
+                # Reading a loss on a GPU waits for it.
                 if losses[-1].device.type == "cpu" or step % self.LOOK_EVERY == 0:
                     _check_finite("training loss", float(losses[-1]), step)
             if trace is not None:
                 trace.pause()
             before = time.perf_counter()
-            train_loss, wire_bytes = self._summarise(losses)
+            train_loss, wire_bytes = self._summarize(losses)
             self._seconds_meeting += time.perf_counter() - before
             _check_finite("training loss", train_loss, step)
             self.method.epoch_end(train_loss)
@@ -150,12 +150,12 @@ class Trial:
             measured |= self.method.metrics()
             if last:
                 self._model = model
-                wire_bytes = self._summarise(losses)[1]
+                wire_bytes = self._summarize(losses)[1]
             rate = self._optimizers.learning_rate
             yield Progress(step, epoch, seconds, train_loss, validation_loss, metric, rate, wire_bytes, measured, last)
 
     def _scheduled(self, batches: Iterator[Batch], step: int) -> Iterator[Batch]:
-        """The same batches, from `step` on, with the learning rate of each; the time that making them takes is kept."""
+        """The same batches, from step `step` on; sets the learning rate of each step, and measures the loading time."""
         for number in itertools.count(step):
             started = time.perf_counter()
             batch = next(batches, None)
@@ -166,19 +166,19 @@ class Trial:
             yield batch
 
     def agrees_to_end(self, wish: bool) -> bool:
-        """The root's wish to end the training now, on every rank. Collective, between two reports."""
-        told = torch.tensor([float(wish)])
-        self._untracked.broadcast(told)
-        return bool(told)
+        """Return the root's wish to end the training now on all ranks. Collective, between two reports."""
+        decision = torch.tensor([float(wish)])
+        self._untracked.broadcast(decision)
+        return bool(decision)
 
     def seconds(self) -> dict[str, float]:
-        """Where this rank's training time went: making batches, waiting for other ranks, and the rest, computing."""
+        """The parts of this rank's training time: making batches, waiting for other ranks, and computing (the rest)."""
         waiting = self._communicator.ledger.seconds_waited() + self._seconds_meeting
         compute = max(0.0, self._seconds - self._seconds_data - waiting)
         return {"compute": compute, "waiting": waiting, "data": self._seconds_data}
 
-    def _summarise(self, losses: list[Tensor]) -> tuple[float, float]:
-        """The mean training loss of all ranks, and the bytes that all of them have sent."""
+    def _summarize(self, losses: list[Tensor]) -> tuple[float, float]:
+        """The mean training loss of all ranks, and their total bytes sent."""
         mean = torch.stack(losses).to("cpu", torch.float64).mean()
         totals = torch.stack([mean, torch.tensor(self._communicator.ledger.wire_bytes(), dtype=torch.float64)])
         self._untracked.sum(totals)

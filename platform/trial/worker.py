@@ -1,8 +1,8 @@
-"""A worker: the ranks that evaluate one trial together, and how they start, give up and end it together.
+"""A worker: the ranks that evaluate one trial together, and start, abort and end it together.
 
-The root's control messages tell the members what to train. A rank that raises tells its peers, whose waits then raise
-`PeerAborted` within a poll. After every trial the ranks compare what they have posted and complete what is pending, so
-that the trial's communicators can be freed, and the next trial gets fresh ones of the worker's world.
+The root's control messages tell the members what to train. A rank that raises informs its peers, whose waits then raise
+`PeerAborted` at the next poll. After each trial, the ranks compare their posted operations and complete the pending
+ones, so that the trial's communicators can be freed. The next trial gets new ones from the worker's world.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ Message = TypeVar("Message")
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a worker's root does during a trial.
+    """A root's callbacks during a trial.
 
     Attributes:
-        on_progress: gets each report.
-        prunes: says after each report whether to end the training; the ranks agree on it before they go on.
-        interrupt: asked at every poll; an exception that it returns ends the trial.
-        serve: called during every wait and after every step: what the root owes to other workers.
-        on_trained: gets the trained model.
+        on_progress: receives each report.
+        prunes: decides after each report whether to end the training; the ranks agree before they continue.
+        interrupt: called at every poll; if it returns an exception, the trial ends with it.
+        serve: called during every wait and after every step, to serve other workers.
+        on_trained: receives the trained model.
     """
 
     on_progress: Callable[[Progress], None] = lambda _: None
@@ -59,8 +59,8 @@ class Worker:
 
     Args:
         world: the worker's ranks.
-        places: the place of every rank of the worker.
-        spin: whether waits may keep a core busy.
+        places: the places of the worker's ranks.
+        spin: whether waits may be busy waits.
         serve: called during every wait and after every step, such as for heartbeats.
     """
 
@@ -90,22 +90,22 @@ class Worker:
         """Train `configuration` on all ranks of the worker.
 
         Args:
-            configuration: what to train.
-            hooks: what the root does meanwhile.
-            test: whether to measure the model on the test data too, after every epoch.
+            configuration: the configuration to train.
+            hooks: the root's callbacks.
+            test: whether to also measure the model on the test data after every epoch.
         """
         prunes = hooks.prunes is not None
         self._tell_members({"configuration": configuration.model_dump(), "test": test, "prunes": prunes})
-        seen: list[Progress] = []
+        history: list[Progress] = []
 
         def remember(progress: Progress) -> None:
-            seen.append(progress)
+            history.append(progress)
             hooks.on_progress(progress)
 
-        return outcome_of(self._run(configuration, replace(hooks, on_progress=remember), test), seen)
+        return outcome_of(self._run(configuration, replace(hooks, on_progress=remember), test), history)
 
     def dismiss(self, serve: Callable[[], None] = lambda: None) -> None:
-        """Tell the members that there is nothing more to do; serves meanwhile."""
+        """Tell the members that there is no more work; serves while sending."""
         self._hooks = Hooks(serve=serve)
         self._tell_members(None)
         self._wait(self._control.all_sent)
@@ -117,7 +117,7 @@ class Worker:
     # The members' side.
 
     def obey(self) -> None:
-        """Train what the root says, until it says that there is nothing more."""
+        """Train the configurations that the root sends, until it sends None."""
         while (work := self._receive(WORK, 0)) is not None:
             hooks = Hooks(prunes=(lambda _: False) if work["prunes"] else None)  # the root decides
             self._run(Configuration.model_validate(work["configuration"]), hooks, work["test"])
@@ -139,7 +139,7 @@ class Worker:
             trial = Trial(configuration, communicator, self.place.device, test=test)
             report.notes = list(trial.method.notes)
             report.is_pruned = _train(trial, hooks)
-            report.notes = list(trial.method.notes)  # a method may have found out more
+            report.notes = list(trial.method.notes)  # training may have added notes
             if not report.is_pruned:
                 hooks.on_trained(trial.model)
             report.seconds = trial.seconds()
@@ -167,14 +167,14 @@ class Worker:
                 self._control.send(self._serial, rank, ABORT)
 
     def _gather(self, mine: Message) -> list[Message] | None:
-        """What every rank gives, at the root."""
+        """Gather each rank's message on the root."""
         if self.is_root:
             return [mine, *(self._receive(REPORT, rank) for rank in range(1, self._control.size))]
         self._control.send(mine, 0, REPORT)
         return None
 
     def _tell(self, word: Message) -> Message:
-        """What the root gives, on every rank."""
+        """Broadcast the root's message to all ranks."""
         if not self.is_root:
             return cast("Message", self._receive(WORD, 0))
         for rank in range(1, self._control.size):
@@ -182,8 +182,8 @@ class Worker:
         return word
 
     def _poll(self) -> None:
-        """Raise what ends this trial: a peer that gave it up, or the root's own reason."""
-        self._attend()
+        """Serve, and raise the reason to end this trial, if any: a peer's abort, or the root's interrupt."""
+        self._serve_all()
         if not self._raised and self.is_root and (reason := self._hooks.interrupt()) is not None:
             self._raised = True
             raise reason
@@ -193,7 +193,7 @@ class Worker:
                 self._raised = True
                 raise PeerAborted(source)
 
-    def _attend(self) -> None:
+    def _serve_all(self) -> None:
         self._serve()
         self._hooks.serve()
 
@@ -212,7 +212,7 @@ class Worker:
     def _wait(self, condition: Callable[[], bool]) -> None:
         patience = Patience(self._spin)
         while not condition():
-            self._attend()
+            self._serve_all()
             patience.pause()
 
     def close(self) -> None:
@@ -223,7 +223,7 @@ class Worker:
 
 
 def _train(trial: Trial, hooks: Hooks) -> bool:
-    """Train to the end, or until the root prunes the trial; returns whether it did, which is the same on every rank."""
+    """Train to the end, or until the root prunes the trial; returns whether it did, equal on all ranks."""
     for progress in trial.train():
         hooks.on_progress(progress)
         if hooks.prunes is not None and trial.agrees_to_end(hooks.prunes(progress)):
@@ -232,7 +232,7 @@ def _train(trial: Trial, hooks: Hooks) -> bool:
 
 
 def _is_uneven(reports: list[Report]) -> bool:
-    """Whether some rank has something pending, or has posted other operations than the rest of its communicator."""
+    """Whether a rank has pending operations, or has posted other operations than its communicator's other ranks."""
     of_communicator: dict[str, list[Summary]] = defaultdict(list)
     for report in reports:
         for name, summary in report.summaries.items():
@@ -247,10 +247,11 @@ def _is_uneven(reports: list[Report]) -> bool:
 
 
 def recorded_trace(trace: Trace, method: Method[Any], communicator: Communicator) -> dict[str, Any] | None:
-    """What is recorded of a rank's trace; None where other ranks speak for it."""
+    """A rank's trace as it is recorded; None if other ranks represent this one."""
     rank, nodes = communicator.rank, communicator.nodes
-    grows = method.max_ranks is None and not method.layer_parallel
-    near = [member for member, node in enumerate(nodes) if node == nodes[0]]
-    if grows and rank not in (*near, len(nodes) - 1):
+    scales = method.max_ranks is None and not method.layer_parallel
+    first_node = [member for member, node in enumerate(nodes) if node == nodes[0]]
+    if scales and rank not in (*first_node, len(nodes) - 1):
         return None
-    return {"rank": rank, "num_ranks": len(nodes), "ranks_per_node": len(near), "grows": grows, **trace.as_dict()}
+    shape = {"rank": rank, "num_ranks": len(nodes), "ranks_per_node": len(first_node), "grows": scales}
+    return shape | trace.as_dict()

@@ -1,1 +1,1 @@
-"""The schema's history, for Alembic."""
+"""The schema's migrations, for Alembic."""

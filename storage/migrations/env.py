@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the versions on the connection that the store passes."""
+"""Alembic's entry point: runs the migrations on the store's connection."""
 
 from alembic import context
 

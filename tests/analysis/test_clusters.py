@@ -59,5 +59,5 @@ def test_a_cluster_of_ones_own(tmp_path):
     file.write_text(text.replace("name: laptop", f"name: {'x' * 101}"))
     with pytest.raises(FileError, match="name"):
         clusters.cluster(str(file))
-    with pytest.raises(FileError, match=r"there is no cluster file horeka.*bundled are a100_hdr200"):
+    with pytest.raises(FileError, match=r"a cluster must be a file, or one of the bundled a100_hdr200.*; got horeka"):
         clusters.cluster("horeka")

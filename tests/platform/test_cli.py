@@ -92,7 +92,7 @@ def test_a_search_without_the_extra_says_what_to_install(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "a search needs mpi4py, torch: install them with" in done.stderr
+    assert "a search needs mpi4py, torch; install with" in done.stderr
 
 
 def test_leaderboard(laptop):
@@ -148,7 +148,7 @@ def test_stop_asks_what_is_running_only(laptop):
     lock.acquire()
     atoll("stop", "s", cwd=laptop)
     assert (laptop / "atoll-studies" / "s" / "stop").exists()
-    assert "is being run by process" in atoll("delete", "s", "--yes", cwd=laptop, code=1).stderr
+    assert "is running as process" in atoll("delete", "s", "--yes", cwd=laptop, code=1).stderr
 
 
 def test_delete_leaves_what_is_not_the_studys(laptop):
@@ -160,13 +160,13 @@ def test_delete_leaves_what_is_not_the_studys(laptop):
 def test_record_fills_a_store_from_a_folder(laptop):
     atoll("record", "atoll-studies/s", "--store", "sqlite:///again.db", cwd=laptop)
     assert len(atoll_json("leaderboard", "s", "--store", "sqlite:///again.db", cwd=laptop)) == 3
-    assert "holds no study" in atoll("record", "nowhere", cwd=laptop, code=1).stderr
+    assert "must hold a study" in atoll("record", "nowhere", cwd=laptop, code=1).stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("search",), 2, "--method is not given"),
+        (("search",), 2, "--method is missing"),
         (("search", "--method", "dado", "--workload", "digits_mlp"), 2, "must be one of ab, admm_consensus"),
         (("search", "none.yaml"), 2, "none.yaml: No such file"),
         (("search", "--method", "ddp", "--workload", "digits_mlp", "--ranks", "0"), 2, "topology.ranks"),

@@ -85,7 +85,7 @@ def test_a_finished_search_says_so_and_can_be_given_more(old):
     ]
     again = ["search", *flags, "--name", "finished", "--resume", "--in-process"]
     done = called(*again, "--trials", "6", cwd=old, code=1)
-    assert "finished is finished: it has used up its 6 trials" in done.stderr
+    assert "finished is complete: it has used its budget of 6 trials" in done.stderr
     called(*again, "--trials", "7", cwd=old)
     store, row = study(old, "finished")
     assert sorted(t.number for t in store.trials(row)) == list(range(7))
@@ -104,7 +104,7 @@ def test_results_can_be_listed_exported_and_compared(old):
         ("digits_mlp", "local_sgd"),
     }
     resumed = called("benchmark", "small.yaml", "--resume", cwd=old).stdout
-    assert resumed.count("done before") == 4
+    assert resumed.count("already complete") == 4
 
 
 def test_the_dashboard_shows_them(old):

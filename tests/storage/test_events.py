@@ -97,9 +97,9 @@ def test_what_a_line_needs(event):
 
 def test_values_of_other_types_are_told():
     line = as_line(EXAMPLES[5])
-    with pytest.raises(MalformedLine, match="number must be an integer; it is 'one'"):
+    with pytest.raises(MalformedLine, match="number must be an integer; got 'one'"):
         parse(line | {"number": "one"})
-    with pytest.raises(MalformedLine, match="hyperparameters must be an object; it is 3"):
+    with pytest.raises(MalformedLine, match="hyperparameters must be an object; got 3"):
         parse(line | {"hyperparameters": 3})
 
 

@@ -107,7 +107,9 @@ def test_a_resumed_journal_of_an_earlier_version_declares_where_this_one_begins(
 
 def test_a_journal_of_a_later_version_is_not_read(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"event": "journal", "version": events.VERSION + 1}) + "\n")
-    with pytest.raises(JournalVersionError, match=f"has version {events.VERSION + 1}; this atoll reads versions 1 to"):
+    with pytest.raises(
+        JournalVersionError, match=f"has version {events.VERSION + 1}; this version of atoll reads versions 1 to"
+    ):
         replay(tmp_path)
 
 

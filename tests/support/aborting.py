@@ -17,7 +17,7 @@ import torch
 from atoll.communication.world import World
 from atoll.methods.method import Method
 from atoll.platform.study.configuration import Configuration
-from atoll.platform.study.topology import Shape, arrange
+from atoll.platform.study.topology import HostFacts, Shape, arrange
 from atoll.platform.trial.worker import Hooks, Worker
 from atoll.platform.workloads.workload import Classification, Data, Samples
 
@@ -109,7 +109,7 @@ class Aborting(Method):
 
 def abort_trials(world: World, num_trials: int, serve: Callable[[], None] = lambda: None) -> dict[str, float]:
     """At the root: how long the slowest trial of each operation took, the first of each left out."""
-    places = arrange(Shape((1,), world.size), ["host"] * world.size, cores=[{0, 1}] * world.size, ranks_per_node=1)
+    places = arrange(Shape((1,), world.size), [HostFacts("host", {0, 1})] * world.size, ranks_per_node=1)
     worker = Worker(world, places, spin=False, serve=serve)
     slowest: dict[str, float] = {}
     file = Path(__file__).resolve()

@@ -15,13 +15,13 @@ from atoll.communication.world import World
 from atoll.methods import METHODS
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
-from atoll.platform.study.topology import Shape, arrange
+from atoll.platform.study.topology import HostFacts, Shape, arrange
 from atoll.platform.trial.worker import Hooks, Worker
 
 
 def prune_every_method(world: World, serve: Callable[[], None] = lambda: None) -> dict[str, tuple]:
     """At the root, of every method: how the pruned trial ended, after which epochs, and how the next one did."""
-    places = arrange(Shape((1,), world.size), ["host"] * world.size, cores=[{0, 1}] * world.size, ranks_per_node=1)
+    places = arrange(Shape((1,), world.size), [HostFacts("host", {0, 1})] * world.size, ranks_per_node=1)
     worker = Worker(world, places, spin=False, serve=serve)
     outcomes: dict[str, tuple] = {}
     if not worker.is_root:

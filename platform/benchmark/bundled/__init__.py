@@ -1,4 +1,4 @@
-"""Benchmark files that come with atoll."""
+"""The bundled benchmark files."""
 
 from pathlib import Path
 

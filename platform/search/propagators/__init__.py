@@ -1,4 +1,4 @@
-"""The samplers, each in the shape of Propulate's propagators: population in, individual out."""
+"""The samplers, with the interface of Propulate's propagators: population in, individual out."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def make(
     seed: int,
     num_objectives: int = 1,
     first: int = 0,
-    refuses: Infeasibility = lambda _: None,
+    infeasibility: Infeasibility = lambda _: None,
 ) -> Propagator:
     """The propagator of a sampler, for one worker of an island.
 
     Args:
-        settings: the sampler's.
-        space: what is searched.
-        population: the island's, as the worker sees it; its size is that of a generation.
-        seed: the study's.
-        num_objectives: how many losses an individual has.
+        settings: the sampler's settings.
+        space: the search space.
+        population: the island's population in the worker's view; its size is that of a generation.
+        seed: the study's seed.
+        num_objectives: the number of an individual's losses.
         first: the number of the first trial that the sampler proposes.
-        refuses: why hyperparameters must not be trained, or None where they may.
+        infeasibility: returns why hyperparameters are infeasible, or None.
     """
     if isinstance(settings, Mixed):
         from atoll.platform.search.propagators.mixed import MixedPropagator
@@ -49,14 +49,14 @@ def make(
     if isinstance(settings, Grid):
         from atoll.platform.search.propagators.grid import GridPropagator
 
-        return GridPropagator(settings, space, seed, first, refuses)
+        return GridPropagator(settings, space, seed, first, infeasibility)
     from atoll.platform.search.propagators.optuna_sampler import OptunaPropagator
 
     return OptunaPropagator(settings, space, num_objectives, population.size, seed)
 
 
 def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's attributes from a journal; raises ValueError for what would run code when it is read."""
+    """A sampler's attributes from a journal; raises ValueError for a pickle that could run code."""
     if any("optimizer" in name for name in attributes):
         from atoll.platform.search.propagators.optuna_sampler import check_attributes
 

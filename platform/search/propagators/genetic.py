@@ -1,8 +1,8 @@
-"""Propulate's genetic operators (version 1.2.2), wrapped so that every offspring knows whose genes it has.
+"""Propulate's genetic operators (version 1.2.2), wrapped so that each offspring records the origin of its genes.
 
-All that we use of Propulate is in this file, and tests/platform/test_propagators.py holds it: individuals with numbers
-and integers as genes, and the operators of its default propagator. Its loop, pickles, communicators and surrogates are
-not used; its CMA-ES, PSO and Nelder-Mead are faulty as released.
+This file has all our uses of Propulate, tested in tests/platform/search/test_propagators.py: individuals whose genes
+are floats and integers, and the operators of its default propagator. Its loop, pickles, communicators and surrogates
+are not used; its CMA-ES, PSO and Nelder-Mead are faulty as released.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from atoll.searchspaces.space import Gene
 def _load_propulate() -> tuple[Any, Any]:
     """Propulate's modules of operators and individuals, without the package's own `__init__`.
 
-    That imports GPy, matplotlib and pandas for surrogates, which take longer than torch. Whoever imports propulate
-    later gets the whole of it.
+    The package imports GPy, matplotlib and pandas for surrogates, which takes longer than torch. A later import of
+    propulate gets the whole package.
     """
     spec = importlib.util.find_spec("propulate")
     if "propulate" in sys.modules or spec is None:
@@ -47,7 +47,7 @@ Limits = Mapping[str, tuple[float, float] | tuple[int, int]]
 
 
 class Genome(PropulateIndividual):  # type: ignore[misc]
-    """Propulate's individual as its operators see it; copies share what never changes, and inherit nothing else."""
+    """An individual for Propulate's operators; copies share the constant attributes, and have no others."""
 
     def __init__(self, individual: Individual, template: PropulateIndividual) -> None:
         self._share(template)
@@ -71,10 +71,10 @@ class GeneticPropagator(Propagator):
     """Breeds from the best of the population.
 
     Args:
-        settings: probabilities and sizes of the operators.
-        limits: of every gene; floats for numbers, integers for categories.
-        population: the island's.
-        seed: the study's.
+        settings: the operators' probabilities and sizes.
+        limits: the limits of each gene; floats for numbers, integers for categories.
+        population: the island's population.
+        seed: the study's seed.
     """
 
     def __init__(self, settings: Genetic, limits: Limits, population: Population, seed: int) -> None:
@@ -88,7 +88,7 @@ class GeneticPropagator(Propagator):
         self._genomes: dict[int, Genome] = {}
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
-        """Breed, or draw at random until there is a breeding population."""
+        """Breed; until the breeding population is complete, draw at random."""
         started = time.perf_counter()
         self._rng.seed(seed_of(self._seed, number, attempt))
         best = self._population.best()
@@ -106,7 +106,7 @@ class GeneticPropagator(Propagator):
         operators = ["crossover"]
         for name, operator in self._mutations.items():
             before, child = child, operator(child)
-            if child is not before and not isinstance(child, Genome):  # InitUniform makes a new one
+            if child is not before and not isinstance(child, Genome):  # InitUniform returns a new individual
                 return Proposal(self._genes(child), "random", seconds=time.perf_counter() - started)
             changed = {gene: name for gene in self._limits if child.mapping[gene] != before.mapping[gene]}
             if changed:
@@ -144,7 +144,7 @@ class RandomPropagator(Propagator):
 
 
 def _operators(settings: Genetic, limits: Limits, rng: random.Random) -> tuple[Any, Any, dict[str, Any]]:
-    """Selection of parents among the best, crossover, and what changes the offspring, in Propulate's order."""
+    """The selection of parents, the crossover, and the mutations, in Propulate's order."""
     if settings.mating == "uniform":
         mate = stock.CrossoverUniform(settings.crossover, rng=rng)
     elif settings.mating == "sigmoid":

@@ -1,4 +1,4 @@
-"""Every point of a grid once: the trial's number is the point's, so that workers need not agree."""
+"""Each point of a grid once: trial n evaluates point n, so the workers need not coordinate."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LARGEST = 100_000
 
 
 class GridPropagator(Propagator):
-    """Enumerates the grid in an order that the seed shuffles.
+    """Enumerates the grid in an order shuffled by the seed.
 
     Args:
-        settings: points of each range.
-        space: what is searched.
-        seed: the study's.
-        first: the number of the first trial that the grid is for.
-        refuses: why hyperparameters must not be trained, or None where they may.
+        settings: the number of points of each range.
+        space: the search space.
+        seed: the study's seed.
+        first: the number of the grid's first trial.
+        infeasibility: returns why hyperparameters are infeasible, or None.
     """
 
     def __init__(
@@ -33,19 +33,19 @@ class GridPropagator(Propagator):
         space: SearchSpace,
         seed: int,
         first: int,
-        refuses: Infeasibility = lambda _: None,
+        infeasibility: Infeasibility = lambda _: None,
     ) -> None:
-        self._points = points(settings, space, refuses)
+        self._points = points(settings, space, infeasibility)
         random.Random(seed).shuffle(self._points)
         self._first = first
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
-        """The point of this number; from the beginning again, once the grid is through."""
+        """The point of this trial; after the last point, the grid repeats."""
         return Proposal(self._points[(number - self._first) % len(self._points)], "grid")
 
 
-def points(settings: Grid, space: SearchSpace, refuses: Infeasibility = lambda _: None) -> list[dict[str, Gene]]:
-    """Genes of every configuration of the grid that differs from the others and may be trained.
+def points(settings: Grid, space: SearchSpace, infeasibility: Infeasibility = lambda _: None) -> list[dict[str, Gene]]:
+    """The genes of the grid's distinct feasible configurations.
 
     Raises:
         ValueError: for a parameter that the space does not have, or a grid that is too large.
@@ -54,24 +54,26 @@ def points(settings: Grid, space: SearchSpace, refuses: Infeasibility = lambda _
     otherwise = 5 if isinstance(settings.points, dict) else settings.points
     known = {parameter.name for parameter in space.parameters}
     if unknown := sorted(set(by_name) - known):
-        raise ValueError(f"sampler.points names {', '.join(unknown)}; the space has {', '.join(sorted(known))}")
+        raise ValueError(
+            f"sampler.points must name parameters of the space, {', '.join(sorted(known))}; got {', '.join(unknown)}"
+        )
     axes = [list(_axis(p, by_name.get(p.name, otherwise))) for p in space.parameters]
     size = 1
     for axis in axes:
         size *= len(axis)
     if size > LARGEST:
-        raise ValueError(f"a grid may have up to {LARGEST} points; this one has {size}: give fewer sampler.points")
-    found: dict[str, dict[str, Gene]] = {}
+        raise ValueError(f"a grid must have at most {LARGEST} points; got {size}: reduce sampler.points")
+    distinct: dict[str, dict[str, Gene]] = {}
     for genes in itertools.product(*axes):
         named = dict(zip(space.limits(), genes, strict=True))
         values = space.decode(named)
-        if refuses(values) is None:
-            found.setdefault(json.dumps(values, sort_keys=True), named)
-    return list(found.values())
+        if infeasibility(values) is None:
+            distinct.setdefault(json.dumps(values, sort_keys=True), named)
+    return list(distinct.values())
 
 
 def _axis(parameter: Parameter, count: int) -> Iterator[Gene]:
-    """The genes of one parameter: every choice, or `count` points from end to end, at most as many as integers."""
+    """The genes of one parameter: all choices, or `count` evenly spaced points (of an integer, at most all values)."""
     d = parameter.distribution
     if isinstance(d, CategoricalDistribution):
         yield from range(len(d.choices))

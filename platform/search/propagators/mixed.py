@@ -1,4 +1,4 @@
-"""Several samplers that take turns and learn from one another's trials, so that none has to be the right one."""
+"""Several samplers that take turns and learn from one another's trials, so that no single one has to fit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from atoll.searchspaces.space import Gene
 
 
 class MixedPropagator(Propagator):
-    """Asks its members in turn, by the trial's number, and tells all of them what happens.
+    """Asks its members in turn, by trial number, and forwards all events to all of them.
 
     Args:
-        members: whom to ask; all on the same space.
+        members: the samplers, all on the same space.
     """
 
     def __init__(self, members: Sequence[Propagator]) -> None:
@@ -22,16 +22,16 @@ class MixedPropagator(Propagator):
 
     @property
     def is_slow(self) -> bool:  # type: ignore[override]
-        """Whether a member is."""
+        """Whether a member is slow."""
         return any(member.is_slow for member in self._members)
 
     @property
     def tells_pending(self) -> bool:  # type: ignore[override]
-        """Whether a member wants to know."""
+        """Whether a member needs to know about pending trials."""
         return any(member.tells_pending for member in self._members)
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
-        """What the member whose turn it is proposes; the next one's, where that was refused."""
+        """The proposal of the member whose turn it is, or of the next one after an infeasible proposal."""
         return self._members[(number + attempt) % len(self._members)].propose(number, attempt)
 
     def started(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
@@ -49,10 +49,10 @@ class MixedPropagator(Propagator):
         for member in self._members:
             member.dropped(number)
 
-    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+    def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """Tell all members."""
         for member in self._members:
-            member.refused(number, genes, attributes)
+            member.infeasible(number, genes, attributes)
 
     def left(self, number: int) -> None:
         """Tell all members."""

@@ -1,9 +1,9 @@
-"""Optuna's samplers in the shape of a propagator.
+"""Optuna's samplers with the interface of a propagator.
 
-Each worker's root has an in-memory study of its own that is told what arrives: genes, losses, intermediate values, and
-the samplers' own attributes, without which several studies do not act as one (CMA-ES would start anew in each). Genes
-are numbers in [0, 1] and indices of choices, so that scales, steps and ceilings are the space's. A sampler is made anew
-for each proposal, from a seed of the study and the trial: nothing hidden in it is lost on resume.
+Each worker's root has its own in-memory study, which receives all individuals: genes, losses, intermediate values, and
+the samplers' attributes, without which several studies would not act as one (CMA-ES would restart in each). Genes are
+numbers in [0, 1] and indices of choices, so that scales, steps and ceilings stay in the space. A new sampler is made
+for each proposal, from a seed of the study and the trial, so a resume loses no hidden state.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _OPTIMIZER = "optimizer:"
 
 
 class _Storage(InMemoryStorage):  # type: ignore[misc]
-    """Trials in memory, of which samplers see those that have not emigrated, and no more than `memory`."""
+    """Trials in memory; samplers see those that have not emigrated, and at most `memory` of them."""
 
     def __init__(self, memory: int | None = None) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _Storage(InMemoryStorage):  # type: ignore[misc]
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """As in Optuna, but for those that are hidden."""
+        """As in Optuna, without the hidden ones."""
         trials: list[FrozenTrial] = super().get_all_trials(study_id, deepcopy, states)
         if self.hidden:
             trials = [trial for trial in trials if trial._trial_id not in self.hidden]
@@ -69,11 +69,11 @@ class OptunaPropagator(Propagator):
     """Asks one of Optuna's samplers.
 
     Args:
-        settings: which one, and its options.
-        space: what is searched.
-        num_objectives: how many losses an individual has.
-        population: of a generation, for the evolutionary ones.
-        seed: the study's.
+        settings: the sampler's settings.
+        space: the search space.
+        num_objectives: the number of an individual's losses.
+        population: the size of a generation of evolutionary samplers.
+        seed: the study's seed.
     """
 
     is_slow: ClassVar[bool] = True
@@ -83,16 +83,16 @@ class OptunaPropagator(Propagator):
         self, settings: OptunaSettings, space: SearchSpace, num_objectives: int, population: int, seed: int
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # For the whole process: Python's context for warnings is not safe in the thread that proposals are made in.
+        # For the whole process: Python's warnings context is not safe in the thread that makes proposals.
         warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="Clip non-finite values")  # a target that was missed is infinite
+        warnings.filterwarnings("ignore", message="Clip non-finite values")  # a missed target is infinite
         if isinstance(settings, Gp):
             _leave_threads_alone()
         self._name = settings.name
         self._knows_pruning = isinstance(settings, Tpe)
         self._space = space
         self._seed = seed
-        self._idle = space.inactive_genes()
+        self._inactive = space.inactive_genes()
         self._distributions = {p.name: _distribution(p) for p in space.parameters}
         self._storage = _Storage(settings.memory if isinstance(settings, Gp) else None)
         self._study = optuna.create_study(storage=self._storage, directions=["minimize"] * num_objectives)
@@ -101,7 +101,7 @@ class OptunaPropagator(Propagator):
         self._numbers: dict[int, int] = {}
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
-        """Ask the sampler, parameter by parameter, for those that mean something."""
+        """Ask the sampler for the active parameters, one by one."""
         started = time.perf_counter()
         study = self._study._study_id
         before = set(self._storage.get_study_system_attrs(study))
@@ -110,12 +110,12 @@ class OptunaPropagator(Propagator):
         self._remember(number, trial._trial_id)
         genes, _ = self._space.draw(lambda p: self._suggest(trial, p))
         attributes = dict(self._storage.get_trial(trial._trial_id).system_attrs)
-        # Whom a generation was bred from is kept in the study: by trials, as other workers know them.
+        # A generation's parents are attributes of the study, here by trial number, which other workers know.
         for key, ids in self._storage.get_study_system_attrs(study).items():
             if key not in before and ":parent:" in key:
                 attributes[SHARED + key] = [self._numbers[id_] for id_ in ids]
         took = time.perf_counter() - started
-        return Proposal(self._idle | genes, self._name, attributes=attributes, seconds=took)
+        return Proposal(self._inactive | genes, self._name, attributes=attributes, seconds=took)
 
     def _suggest(self, trial: optuna.Trial, parameter: Parameter) -> Gene:
         distribution = self._distributions[parameter.name]
@@ -127,14 +127,14 @@ class OptunaPropagator(Propagator):
         self._ids[number], self._numbers[trial_id] = trial_id, number
 
     def started(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
-        """Add a trial in training, unless it was proposed here."""
+        """Add a running trial, unless it was proposed here."""
         if number in self._ids and not self._storage.get_trial(self._ids[number]).state.is_finished():
             return
-        meaning, _ = self._space.draw(lambda p: genes[p.name])
+        active, _ = self._space.draw(lambda p: genes[p.name])
         trial = create_trial(
             state=TrialState.RUNNING,
-            params=meaning,
-            distributions={name: self._distributions[name] for name in meaning},
+            params=active,
+            distributions={name: self._distributions[name] for name in active},
             system_attrs=self._take_study_attributes(attributes),
         )
         self._remember(number, self._storage.create_new_trial(self._study._study_id, trial))
@@ -152,8 +152,8 @@ class OptunaPropagator(Propagator):
         genes = dict(zip(self._distributions, individual.genes, strict=True))
         self.started(individual.number, genes, individual.attributes)
         trial_id = self._ids[individual.number]
-        # Only TPE can do with pruned trials. The others would ignore them, and go on to propose what is pruned: they
-        # take the last value, which is one of the worse ones, for the final one.
+        # Only TPE supports pruned trials. The others would ignore them and keep proposing similar ones, so we report
+        # the last value as final.
         if individual.is_complete or not self._knows_pruning:
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, individual.losses)
             return
@@ -166,8 +166,8 @@ class OptunaPropagator(Propagator):
         if number in self._ids and not self._storage.get_trial(self._ids[number]).state.is_finished():
             self._storage.set_trial_state_values(self._ids[number], TrialState.FAIL)
 
-    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
-        """Close a proposal as infinitely bad, so that the sampler learns to keep away from there."""
+    def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+        """Close an infeasible proposal with an infinite loss, so that the sampler learns to avoid the region."""
         self.started(number, genes, attributes)
         worst = [math.inf] * len(self._study.directions)
         self._storage.set_trial_state_values(self._ids[number], TrialState.COMPLETE, worst)
@@ -196,7 +196,7 @@ class _Qmc(QMCSampler):  # type: ignore[misc]
 def _factory(
     settings: OptunaSettings, population: int, seed: int, distributions: dict[str, BaseDistribution]
 ) -> Callable[[int, int], BaseSampler]:
-    """What makes the sampler for a seed and a trial's number."""
+    """A function that makes the sampler for a seed and a trial's number."""
     s = settings
     if isinstance(s, Tpe):
         return lambda seed, _: TPESampler(
@@ -246,7 +246,7 @@ def _factory(
 def _leave_threads_alone() -> None:
     """Keep Optuna from setting torch's threads to 1 while it fits a Gaussian process.
 
-    That holds for the whole process, whose trial trains meanwhile: slower, and with other last digits.
+    The setting would affect the whole process, so the running trial would be slower and have other last digits.
     """
     from optuna._gp import gp, optim_mixed
 
@@ -266,14 +266,14 @@ _OPTIMIZERS = {("cmaes._cma", "CMA"), ("cmaes._cmawm", "CMAwM"), ("cmaes._sepcma
 
 
 def check_attributes(attributes: Mapping[str, Any]) -> None:
-    """Raise ValueError for attributes from a journal whose pickled optimizer, which Optuna will read, is none."""
+    """Raise ValueError if attributes from a journal hold an invalid pickled optimizer, which Optuna would load."""
     parts = [attributes[key] for key in sorted(attributes, key=_part) if _OPTIMIZER in key]
     if parts:
         try:
             content = io.BytesIO(bytes.fromhex("".join(parts)))
-            ArrayUnpickler(content, "a CMA-ES optimizer holds arrays and itself only", _OPTIMIZERS).load()
+            ArrayUnpickler(content, "a CMA-ES optimizer may hold arrays and itself only", _OPTIMIZERS).load()
         except Exception as error:
-            raise ValueError(f"the journal holds an optimizer that is none: {error}") from None
+            raise ValueError(f"the journal holds an invalid optimizer: {error}") from None
 
 
 def _part(key: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""The interface of a sampler on an island: what Propulate calls a propagator, population in, individual out."""
+"""The interface of a sampler on an island, in Propulate's terms a propagator: population in, individual out."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proposal:
-    """An individual to be evaluated, and where it comes from.
+    """An individual to evaluate, and its origin.
 
     Attributes:
-        genes: by parameter.
-        operator: what made it: the sampler's name, or the genetic operators that acted, joined with +.
-        parents: the numbers of the trials that it was bred from.
-        sources: of each gene that was bred, the parent's number, or the operator that changed it.
-        attributes: what the sampler keeps with it.
-        seconds: what it took to propose it.
+        genes: the genes by parameter.
+        operator: the sampler's name, or the genetic operators that made it, joined with +.
+        parents: the numbers of its parents' trials.
+        sources: the origin of each bred gene: the parent's number, or the operator that changed it.
+        attributes: the sampler's data.
+        seconds: the time taken to propose it.
     """
 
     genes: dict[str, Gene]
@@ -34,19 +34,19 @@ class Proposal:
     seconds: float = 0.0
 
 
-# How names of attributes begin that all samplers of an island must agree on, whatever becomes of the trial.
+# Prefix of study-level attributes, which all samplers of an island share.
 SHARED = "study:"
 
 
 class Propagator(ABC):
     """Proposes individuals for one worker.
 
-    What it proposes depends on what it was told, the study's seed, the trial's number and how often that trial has been
-    proposed; not on what was proposed before: so a resumed search goes on as the interrupted one would have.
+    A proposal depends on the events received, the study's seed, the trial's number and the number of proposals for that
+    trial, but not on earlier proposals. So a resumed search continues as the interrupted one would have.
 
     Class attributes:
-        is_slow: whether a proposal takes so long that it is prepared while the trial before it trains.
-        tells_pending: whether it wants to know what other workers are evaluating.
+        is_slow: whether a proposal takes so long that it should be prepared while the previous trial trains.
+        tells_pending: whether it needs to know what other workers are evaluating.
     """
 
     is_slow: ClassVar[bool] = False
@@ -54,23 +54,23 @@ class Propagator(ABC):
 
     @abstractmethod
     def propose(self, number: int, attempt: int = 0) -> Proposal:
-        """An individual for trial `number`; `attempt` counts up where earlier proposals were refused."""
+        """An individual for trial `number`; `attempt` counts its earlier infeasible proposals."""
 
     def started(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:  # noqa: B027
-        """Hear that a trial is being evaluated, here or by another worker."""
+        """A trial is being evaluated, here or by another worker."""
 
     def arrived(self, individual: Individual) -> None:  # noqa: B027
-        """Hear of an evaluated individual."""
+        """An individual has been evaluated."""
 
     def dropped(self, number: int) -> None:  # noqa: B027
-        """Hear that a trial has failed, or that its proposal is not used."""
+        """A trial has failed, or its proposal is not used."""
 
-    def refused(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
-        """Hear that a proposal for a trial must not be trained, and that another one will be asked for."""
+    def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
+        """A proposal for a trial was infeasible; another one will be requested."""
         self.dropped(number)
 
     def left(self, number: int) -> None:  # noqa: B027
-        """Hear that an individual has emigrated."""
+        """An individual has emigrated."""
 
 
 def seed_of(seed: int, number: int, attempt: int) -> int:

@@ -1,4 +1,4 @@
-"""Counts the journal lines that were set aside, and tells studies of one name and folder apart."""
+"""The number of quarantined journal lines, and a unique identifier of a study."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Further metrics of each progress report, such as what observers saw of a network's layers."""
+"""Further metrics of each progress report, such as the layer observer's."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Several objectives, where trials come from, and how many proposals were refused."""
+"""Several objectives, the origin of trials, and the number of infeasible proposals."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Benchmarks and their studies, trials whose ranks shared cores, and what processors the ranks ran on."""
+"""Benchmarks and their studies, oversubscribed trials, and the ranks' processors."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -22,7 +22,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
     )
-    # Inline, as SQLite adds no constraint later; to copy the table would delete what refers to it.
+    # Inline, as SQLite cannot add a constraint later, and copying the table would delete the rows that refer to it.
     key = sa.ForeignKey("benchmark.id", ondelete="CASCADE")
     op.add_column("study", sa.Column("benchmark_id", INTEGER, key, nullable=True), inline_references=True)
     op.create_index("ix_study_benchmark_id", "study", ["benchmark_id"])

@@ -1,4 +1,4 @@
-"""What ranks of a trial did at their steps, and predictions made of it."""
+"""The step traces of a trial's ranks, and the predictions made from them."""
 
 import sqlalchemy as sa
 from alembic import op

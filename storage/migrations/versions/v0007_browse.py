@@ -1,4 +1,4 @@
-"""What readers of the dashboard may write, and an index for what is new of a study."""
+"""The dashboard readers' annotations, and an index for a study's new trials."""
 
 import sqlalchemy as sa
 from alembic import op

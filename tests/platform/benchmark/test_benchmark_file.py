@@ -115,17 +115,20 @@ def test_bundled_benchmarks_can_run(name, tmp_path):
     ("changes", "message"),
     [
         ({"methods": []}, "at least 1 item"),
-        ({"methods": ["ddp", "ddp"]}, "names must differ; give those that enter twice a name: ddp"),
+        ({"methods": ["ddp", "ddp"]}, "names must be unique; set a different `name` for each of: ddp"),
         ({"methods": ["dddp"]}, "method must be one of .* got 'dddp'"),
-        ({"workloads": [{"workload": "digits_mlp", "variant_of": "x"}]}, "a variant of x, which must be one of"),
+        (
+            {"workloads": [{"workload": "digits_mlp", "variant_of": "x"}]},
+            "variant_of of digits_mlp must be one of none; got x",
+        ),
         (
             {"ranks": 4, "ranks_per_node": 4, "methods": [{"method": "ddp", "ranks": 6}]},
-            r"must divide its ranks; got 6",
+            r"ranks must be divisible by ranks_per_node .4.; got 6",
         ),
         ({"tuning": {"trials": 10**6}}, "trials: .* less than or equal to 500000"),
-        ({"name": "a/b"}, r"a benchmark's name has up to 28 letters, .*; got 'a/b'"),
-        ({"name": "a.b"}, "a benchmark's name has up to 28 letters"),
-        ({"methods": [{"method": "ddp", "name": "a.b"}]}, "method 'ddp' needs a `name` of up to 28 .* got 'a.b'"),
+        ({"name": "a/b"}, r"a benchmark's name must have 1 to 28 letters, .*; got 'a/b'"),
+        ({"name": "a.b"}, "a benchmark's name must have 1 to 28 letters"),
+        ({"methods": [{"method": "ddp", "name": "a.b"}]}, "method 'ddp' needs a `name` of 1 to 28 .* got 'a.b'"),
         (
             {
                 "workloads": [
@@ -134,7 +137,7 @@ def test_bundled_benchmarks_can_run(name, tmp_path):
                     {"workload": "digits_cnn", "name": "u", "variant_of": "digits_mlp"},
                 ]
             },
-            "digits_mlp has one variant at most; got v and u",
+            "digits_mlp must have at most one variant; got v and u",
         ),
         ({"workloads": [{"workload": "digits_mlp", "target": 0}]}, "target: .* greater than 0"),
         ({"budget": 3}, "budget"),
@@ -146,7 +149,7 @@ def test_what_cannot_be(tmp_path, changes, message):
 
 
 def test_files_that_are_not_there():
-    with pytest.raises(FileError, match=r"none of that name is bundled; bundled are .*tiny"):
+    with pytest.raises(FileError, match=r"a benchmark must be a file, or one of the bundled .*tiny.*; got tinny"):
         benchmarks.load("tinny")
     with pytest.raises(FileError, match=r"no-such\.yaml: No such file"):
         benchmarks.load("no-such.yaml")
@@ -158,7 +161,7 @@ def test_a_scale_changes_what_it_names(tmp_path):
     assert (small.tuning.trials, small.tuning.repeats) == (4, 1)
     assert [entry.name for entry in small.workloads] == ["digits_cnn"]
     assert len(load(tmp_path, content).workloads) == 2
-    with pytest.raises(FileError, match="has no scale 'large'; it has small"):
+    with pytest.raises(FileError, match="the scale must be one of small; got 'large'"):
         load(tmp_path, content, scale="large")
 
 

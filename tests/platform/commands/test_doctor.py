@@ -33,7 +33,7 @@ def test_broken_parts_are_named_with_advice(tmp_path):
     text = atoll("doctor", cwd=tmp_path, env=env, code=1).stdout
     assert "FIX MPI launch" in text
     assert "cannot start" in text
-    assert "ATOLL_MPIEXEC names another one" in text
+    assert "set ATOLL_MPIEXEC to its path" in text
     assert "FIX store" in text
 
 

@@ -65,7 +65,7 @@ def test_it_is_started_once_and_resumed_only_if_it_is_there(plan_of, url):
         ({"seed": 7}, "seed: 0 before, 7 now"),
         ({"method": "local_sgd"}, "method: 'ddp' before, 'local_sgd' now"),
         ({"topology": {"ranks": 2}}, "topology.ranks: 1 before, 2 now"),
-        ({"trials": 2}, "trials: 3 before, 2 now, and a budget can only grow"),
+        ({"trials": 2}, "trials: 3 before, 2 now, and a budget may only increase"),
         ({"trials": 4}, None),
         ({"topology": {"islands": 2, "workers": 2}}, None),
         ({"heartbeat_timeout": 77.0, "max_restarts": 1, "stop_grace": 1.0}, None),

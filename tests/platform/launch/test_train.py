@@ -82,7 +82,7 @@ def test_other_ranks_are_another_training(searched):
     assert result["state"] == "complete"
     assert result["wire_bytes"] == 0
     wrong = called("train", "best.yaml", "--place", "9", cwd=searched, code=2)
-    assert "holds 3 configurations; --place must be one of them; got 9" in wrong.stderr
+    assert "--place must be at most 3, the number of its configurations; got 9" in wrong.stderr
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_it_prints_where_time_went_what_was_sent_and_what_the_method_notes(tmp_p
     configuration = {"workload": "digits_mlp", "method": "easgd_tree", "ranks": 2, "epochs": 1}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration))
     out = called("train", "c.yaml", cwd=tmp_path).stdout
-    assert re.search(r"time, mean of the ranks: compute .* \(\d+%\), waiting .* \(\d+%\), data .* \(\d+%\)", out)
+    assert re.search(r"time, mean over ranks: compute .* \(\d+%\), waiting .* \(\d+%\), data .* \(\d+%\)", out)
     assert re.search(r"sent: send \(overlapped\), node, \d+ x 35.9 kB", out)
     assert "note: easgd_tree of degree 16 on 2 ranks: the leaves' parent is the root" in out
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration | {"method": "msgd", "ranks": 1}))
@@ -186,5 +186,5 @@ def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path):
     assert 0 < result["metrics"]["stability"] < 1
     assert result["metrics"]["trainable_share"] < 1
     wrong = called("train", "c.yaml", "--save", "nowhere/m.pt", cwd=tmp_path, code=1)
-    assert "the folder of --save must exist" in wrong.stderr
-    assert "--merged says what --save writes" in called("train", "c.yaml", "--merged", cwd=tmp_path, code=2).stderr
+    assert "--save must be in an existing folder" in wrong.stderr
+    assert "--merged needs --save FILE" in called("train", "c.yaml", "--merged", cwd=tmp_path, code=2).stderr

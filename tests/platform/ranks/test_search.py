@@ -118,7 +118,7 @@ def test_stop_and_resume(tmp_path, monkeypatch):
     assert 1 <= len(lost) <= 2  # what the two workers were at; no further trial was started
     assert all((t.number, 1) in {(r.number, r.attempt) for r in trials} for t in lost)
     finished = called(*flags, "--resume", cwd=tmp_path, code=1)
-    assert "is finished: it has used up its 10 trials" in finished.stderr
+    assert "is complete: it has used its budget of 10 trials" in finished.stderr
 
 
 def test_a_trial_that_takes_too_long_is_failed_and_keeps_its_progress(tmp_path):
@@ -143,7 +143,7 @@ def searched_within(tmp_path, budget, epochs=2):
     store, row = read(tmp_path)
     assert row.state == "complete"
     refused = called("search", "smaller.yaml", "--resume", "--in-process", cwd=tmp_path, code=1)
-    assert "a budget can only grow" in refused.stderr
+    assert "a budget may only increase" in refused.stderr
     return store.trials(row)
 
 
@@ -152,7 +152,7 @@ def test_a_budget_of_seconds(tmp_path):
     assert {t.state for t in trials} <= {"complete", "failed"}
     starts = [t.started for t in trials]
     assert 0 < max(starts) - min(starts) <= 3.0
-    assert "is finished: it has used up its 3 seconds" in search(tmp_path, "--resume", code=1).stderr
+    assert "is complete: it has used its budget of 3 seconds" in search(tmp_path, "--resume", code=1).stderr
 
 
 def test_a_budget_of_busy_seconds(tmp_path):

@@ -147,7 +147,7 @@ def test_a_sampler_learns_to_keep_away_from_what_is_refused(name):
     assert all(values["rate"] <= 0.002 for values in search.configurations())
     if name != "propulate":
         assert operators.count("random") <= 4
-        late = [len(candidate.refused) for candidate, _ in search.history[20:]]
+        late = [len(candidate.infeasible) for candidate, _ in search.history[20:]]
         assert sum(late) / len(late) < 3
 
 
@@ -160,21 +160,21 @@ def test_a_resumed_search_with_refusals_proposes_the_same():
         proposer, island = resumed.workers[0]
         for candidate, individual in uninterrupted.history[:23]:
             attributes = json.loads(json.dumps(individual.attributes))
-            for refused in candidate.refused:
-                proposer.refused(individual.number, refused.genes, json.loads(json.dumps(refused.attributes)))
+            for refused in candidate.infeasible:
+                proposer.infeasible(individual.number, refused.genes, json.loads(json.dumps(refused.attributes)))
             proposer.started(individual.number, candidate.proposal.genes, attributes)
             known = Individual(individual.number, individual.genes, individual.losses, 0, 0, attributes=attributes)
             assert island.population.admit(known)
             proposer.arrived(known)
             resumed.history.append((candidate, known))
         assert resumed.evaluate(17).configurations() == uninterrupted.configurations()
-        assert any(candidate.refused for candidate, _ in uninterrupted.history)
+        assert any(candidate.infeasible for candidate, _ in uninterrupted.history)
 
 
 def test_a_sampler_that_repeats_itself_is_asked_twice_only():
     space = SPACE.constrained(["width <= 32"])
     search = Search("optuna-qmc", space=space).evaluate(40)
-    assert max(len(candidate.refused) for candidate, _ in search.history) == 2
+    assert max(len(candidate.infeasible) for candidate, _ in search.history) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -380,7 +380,7 @@ class Exploit:
 
 def test_a_journal_cannot_make_a_resume_run_code(capsys):
     text = pickle.dumps(Exploit()).hex()
-    with pytest.raises(ValueError, match=r"an optimizer that is none: .*; this one names builtins\.print"):
+    with pytest.raises(ValueError, match=r"an invalid optimizer: .*; got builtins\.print"):
         propagators.checked_attributes({"cma:optimizer:0": text[:20], "cma:optimizer:1": text[20:]})
     assert capsys.readouterr().out == ""
     search = Search("optuna-cmaes").evaluate(40)
@@ -393,9 +393,9 @@ def test_a_journal_cannot_make_a_resume_run_code(capsys):
 def test_a_grid_has_every_point_once_and_says_what_it_cannot():
     points = grid.points(Grid(name="grid", points={"rate": 2, "width": 3, "limit": 1}), SPACE)
     assert len(points) == 2 * 3 * (1 + 2 * 5)  # delta, which is not named, has 5 points, for two kinds
-    with pytest.raises(ValueError, match=r"names colour; the space has delta, kind, limit, rate, width"):
+    with pytest.raises(ValueError, match=r"parameters of the space, delta, kind, limit, rate, width; got colour"):
         grid.points(Grid(name="grid", points={"colour": 2}), SPACE)
-    with pytest.raises(ValueError, match="up to 100000 points; this one has"):
+    with pytest.raises(ValueError, match="a grid must have at most 100000 points; got "):
         grid.points(Grid(name="grid", points=100), SPACE)
     halved = grid.points(Grid(name="grid", points=4), SPACE, SPACE.constrained(["kind == 'a'"]).violated)
     assert {SPACE.decode(genes)["kind"] for genes in halved} == {"a"}

@@ -51,7 +51,7 @@ def test_what_is_refused_is_told_and_another_one_is_asked_for():
     propagator, made = proposer(lambda h: "odd" if h["x"] % 2 else None)
     candidate = made.take(3, waiting)
     assert candidate.hyperparameters == {"x": 4}
-    assert [(refusal.hyperparameters, refusal.reason) for refusal in candidate.refused] == [({"x": 3}, "odd")]
+    assert [(refusal.hyperparameters, refusal.reason) for refusal in candidate.infeasible] == [({"x": 3}, "odd")]
     assert propagator.heard == [("asked", 3, 0), ("dropped", 3), ("asked", 3, 1)]
 
 
@@ -63,19 +63,19 @@ def test_a_failed_configuration_is_not_proposed_again():
 
 def test_a_sampler_that_is_refused_again_and_again_is_replaced_by_chance():
     _, made = proposer(lambda h: "even" if h["x"] < 9 else "nine")
-    with pytest.raises(ValueError, match="of 10000 random configurations all were refused; the last one: "):
+    with pytest.raises(ValueError, match="all of 10000 random configurations were infeasible; the last one: "):
         made.take(0, waiting)
     propagator, made = proposer(lambda h: None if h["x"] == 7 else "not 7")
     propagator.propose = lambda number, attempt=0: Proposal(SPACE.encode({"x": attempt % 7}), "stubborn")
     candidate = made.take(3, waiting)
     assert (candidate.hyperparameters, candidate.proposal.operator) == ({"x": 7}, "random")
-    assert len(candidate.refused) == Proposer.NUM_PROPOSALS
+    assert len(candidate.infeasible) == Proposer.NUM_PROPOSALS
 
 
 def test_a_sampler_that_repeats_what_was_refused_is_not_asked_again():
     propagator, made = proposer(lambda h: None if h["x"] == 7 else "not 7")
     propagator.propose = lambda number, attempt=0: Proposal(SPACE.encode({"x": 1}), "stubborn")
-    assert len(made.take(3, waiting).refused) == 2
+    assert len(made.take(3, waiting).infeasible) == 2
 
 
 def test_what_samplers_share_outlives_a_refused_proposal():

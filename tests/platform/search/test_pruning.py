@@ -162,5 +162,5 @@ def test_a_resumed_search_knows_the_rungs():
 
 @pytest.mark.parametrize("rungs", [[], [0, 1], [3, 3]])
 def test_rungs_must_rise(rungs):
-    with pytest.raises(ValueError, match=r"rungs must be above 0 and rise|at least 1 item"):
+    with pytest.raises(ValueError, match=r"rungs must be positive and increasing|at least 1 item"):
         Pruning(rungs=rungs)

@@ -34,8 +34,8 @@ def test_a_matrix_says_how_many_go_where():
     [
         ([[0, 1], [1, 0]], "must be a matrix of 3 x 3, one row per island; got 2 rows of 2"),
         ([[0, 1, 1], [1, 0], [1, 1, 0]], "got 3 rows of 2 or 3"),
-        ([[0, 1, 1], [1, 0, -1], [1, 1, 0]], "0 or more"),
-        ([[1, 1, 1], [1, 0, 1], [1, 1, 0]], "zeros on its diagonal"),
+        ([[0, 1, 1], [1, 0, -1], [1, 1, 0]], "integers of at least 0"),
+        ([[1, 1, 1], [1, 0, 1], [1, 1, 0]], "a zero diagonal"),
     ],
 )
 def test_matrices_that_are_refused(matrix, message):

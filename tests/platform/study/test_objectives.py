@@ -24,7 +24,7 @@ def test_directions_follow_from_the_names():
     found = objectives.resolve(of("accuracy", "validation_error", "bytes_sent"), DIGITS)
     assert [o.direction for o in found] == ["maximize", "minimize", "minimize"]
     further = next(iter(ETT.further_metrics))
-    with pytest.raises(ValueError, match=f"the objective {further} needs a direction: minimize or maximize"):
+    with pytest.raises(ValueError, match=f"the objective {further} needs a direction, minimize or maximize"):
         objectives.resolve(of(further), ETT)
     given = objectives.resolve([Objective(name=further, direction="minimize")], ETT)
     assert given[0].direction == "minimize"
@@ -33,9 +33,9 @@ def test_directions_follow_from_the_names():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (of("f1"), "no trial reports the objective 'f1'; valid are accuracy, validation_error, validation_loss, "),
+        (of("f1"), "an objective must be one of accuracy, validation_error, validation_loss, .*; got 'f1'"),
         (of("seconds", "seconds"), "objectives must differ; got seconds, seconds"),
-        ([Objective(name="seconds", direction="maximize")], "the objective seconds is to minimize; got maximize"),
+        ([Objective(name="seconds", direction="maximize")], "the direction of seconds must be minimize; got maximize"),
     ],
 )
 def test_objectives_that_are_refused(given, message):
@@ -46,7 +46,7 @@ def test_objectives_that_are_refused(given, message):
 def test_a_target_is_needed_where_one_is_asked_for():
     speech = registry.workload("speech_transformer")
     assert speech.target is None
-    with pytest.raises(ValueError, match="seconds_to_target needs a target, and the workload has none"):
+    with pytest.raises(ValueError, match="seconds_to_target needs a target, but the workload has none"):
         objectives.resolve(of("seconds_to_target"), speech)
 
 

@@ -64,12 +64,12 @@ def test_everything_survives_a_round_trip(tmp_path):
             "name: s\nworklaod: x\n",
             ["line 2", "worklaod", "unknown key (did you mean workload?)", "valid keys are name"],
         ),
-        ("name: s\n", ["workload: required, but not given", "method: required"]),
+        ("name: s\n", ["workload: required, but missing", "method: required"]),
         (
             "name: s\nworkload: digits_mlp\nmethod: dado\n",
             ["study.yaml, line 3", "method", "must be one of ab, admm_consensus, ", "got 'dado'"],
         ),
-        ("name: s\nworkload: nothing.py:X\nmethod: daso\n", ["line 2", "there is no file", "nothing.py"]),
+        ("name: s\nworkload: nothing.py:X\nmethod: daso\n", ["line 2", "does not exist", "nothing.py"]),
         (MINIMAL | {"trials": "many"}, ["trials", "valid integer", "got 'many'"]),
         (MINIMAL | {"trials": 0}, ["trials", "greater than or equal to 1", "got 0"]),
         (MINIMAL | {"name": "../x"}, ["name", "letters, digits", "got '../x'"]),
@@ -77,14 +77,20 @@ def test_everything_survives_a_round_trip(tmp_path):
             "name: s\nworkload: digits_mlp\nmethod: daso\ntopology:\n  rank: 2\n",
             ["line 5", "topology.rank", "did you mean ranks", "valid keys are islands, workers, ranks"],
         ),
-        (MINIMAL | {"topology": {"world": 8, "ranks": 3}}, ["topology", "8 ranks are not divisible by 3"]),
-        (MINIMAL | {"topology": {"world": 4, "ranks": 2, "islands": 3}}, ["3 islands need at least as many workers"]),
-        (MINIMAL | {"topology": {"islands": 2, "workers": [1]}}, ["workers names 1 islands; islands is 2"]),
+        (
+            MINIMAL | {"topology": {"world": 8, "ranks": 3}},
+            ["topology", "must be divisible by 3 ranks per worker; got 8"],
+        ),
+        (MINIMAL | {"topology": {"world": 4, "ranks": 2, "islands": 3}}, ["3 islands need at least 3 workers"]),
+        (
+            MINIMAL | {"topology": {"islands": 2, "workers": [1]}},
+            ["workers must list one number per island (2); got 1"],
+        ),
         (MINIMAL | {"topology": {"ranks": 3, "ranks_per_node": 2}}, ["must be divisible by ranks_per_node; got 2"]),
         (MINIMAL | {"sampler": {"name": "annealing"}}, ["sampler: Input tag 'annealing'", "'propulate', 'optuna-tpe'"]),
         (MINIMAL | {"sampler": {"mutation": 2}}, ["sampler.mutation", "less than or equal to 1", "got 2"]),
         (MINIMAL | {"space": {"B": {"low": 1}}}, ["space.B", "high", "required"]),
-        ("- a\n- b\n", ["must hold keys and values; valid keys are name"]),
+        ("- a\n- b\n", ["must be a mapping of keys to values; valid keys are name"]),
         ("name: [\n", ["not valid YAML"]),
     ],
 )
@@ -161,7 +167,7 @@ def test_a_world_is_shared_out_and_survives_a_round_trip(tmp_path):
 def test_a_space_without_parameters_is_no_search(tmp_path):
     study = load(tmp_path, MINIMAL)
     fixed = search_space(study).default()
-    with pytest.raises(ValueError, match="nothing to search; use `atoll train`"):
+    with pytest.raises(ValueError, match="all are fixed: use `atoll train`"):
         search_space(load(tmp_path, MINIMAL | {"space": fixed}))
 
 
@@ -193,7 +199,7 @@ def test_code_outside_the_study_files_folder_is_not_run_unless_trusted(tmp_path)
     ):
         file.write_text(yaml.safe_dump(MINIMAL | {"workload": workload}))
         if is_outside:
-            with pytest.raises(yamlfile.FileError, match=r"lies outside the study file's folder .* or say --outside"):
+            with pytest.raises(yamlfile.FileError, match=r"code must be in the file's folder .* or use --outside"):
                 yamlfile.load(file, Study, inside=True)
         assert yamlfile.load(file, Study, inside=not is_outside).workload.endswith(
             "ine.py:Mine" if is_outside else "inside.py:Mine"

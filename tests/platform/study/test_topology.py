@@ -1,8 +1,9 @@
 """World -> islands -> workers -> ranks -> devices."""
 
 import pytest
+from hosts import arrange
 
-from atoll.platform.study.topology import Shape, TopologyError, arrange, check_world_size, share_out
+from atoll.platform.study.topology import Shape, TopologyError, check_world_size, share_out
 
 
 def places(shape, **options):
@@ -22,9 +23,9 @@ def test_shares_by_propulates_rule():
 
 
 def test_impossible_shares_say_the_rule():
-    with pytest.raises(TopologyError, match=r"the world's 8 ranks are not divisible by 3 ranks per worker"):
+    with pytest.raises(TopologyError, match=r"must be divisible by 3 ranks per worker; got 8"):
         share_out(8, 1, 3)
-    with pytest.raises(TopologyError, match=r"5 islands need at least as many workers; the world has 4 of 2 ranks"):
+    with pytest.raises(TopologyError, match=r"5 islands need at least 5 workers; the world has 4 of 2 ranks"):
         share_out(8, 5, 2)
 
 
