@@ -46,7 +46,7 @@ def test_a_folder_is_made_with_what_a_rank_needs(plan_of, url):
 
 
 def test_it_is_started_once_and_resumed_only_if_it_is_there(plan_of, url):
-    with pytest.raises(LaunchError, match="there is no study to resume"):
+    with pytest.raises(LaunchError, match="--resume needs a study in"):
         lifecycle.prepare(plan_of(), url, resuming=True)
     folder = lifecycle.prepare(plan_of(), url, resuming=False)
     with pytest.raises(LaunchError, match="already holds a study; continue it with --resume"):
@@ -65,7 +65,7 @@ def test_it_is_started_once_and_resumed_only_if_it_is_there(plan_of, url):
         ({"seed": 7}, "seed: 0 before, 7 now"),
         ({"method": "local_sgd"}, "method: 'ddp' before, 'local_sgd' now"),
         ({"topology": {"ranks": 2}}, "topology.ranks: 1 before, 2 now"),
-        ({"trials": 2}, "trials: 3 before, 2 now, and a budget may only increase"),
+        ({"trials": 2}, "trials: 3 before, 2 now; a budget may only increase"),
         ({"trials": 4}, None),
         ({"topology": {"islands": 2, "workers": 2}}, None),
         ({"heartbeat_timeout": 77.0, "max_restarts": 1, "stop_grace": 1.0}, None),
@@ -121,7 +121,7 @@ def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url):
     assert [line["attempt"] for line in events(folder, "trial_lost")] == [0]
     (failed,) = events(folder, "trial_ended")
     assert (failed["attempt"], failed["state"]) == (1, "failed")
-    assert failed["reason"] == "its worker died on it twice; the second time: killed"
+    assert failed["reason"] == "its worker died during this trial twice; the second time: killed"
 
 
 def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):
@@ -145,7 +145,7 @@ def test_a_study_whose_last_line_is_missing_is_ended(plan_of, url):
         lifecycle.end_if_done(folder, plan.study)
     (last,) = events(folder, "study_ended")
     assert last["state"] == "complete"
-    with pytest.raises(LaunchError, match="s is finished: it has used up its 3 trials"):
+    with pytest.raises(LaunchError, match="s is complete: it has used its budget of 3 trials"):
         lifecycle.prepare(plan, url, resuming=True)
 
 
@@ -153,7 +153,7 @@ def test_lines_that_cannot_be_read_are_told_on_resume(plan_of, url, caplog):
     folder = lifecycle.prepare(plan_of(), url, resuming=False)
     folder.root_journal(0).write_text('{"event": "trial_ended", "time": 0.0}\n')
     lifecycle.prepare(plan_of(), url, resuming=True)
-    assert "1 lines of" in caplog.text
+    assert "ignored 1 invalid lines of" in caplog.text
     assert len(journal.replay(folder.journals)) >= 2
 
 

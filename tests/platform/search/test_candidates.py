@@ -53,7 +53,7 @@ class FakeJournal:
     def prepared(self, number, hyperparameters, proposal):
         self.lines.append(("prepared", number, hyperparameters))
 
-    def refused(self, number, candidate):
+    def infeasible(self, number, candidate):
         self.lines.append(("refused", number))
 
 

@@ -11,7 +11,7 @@ from atoll.platform.search.proposals import key
 from atoll.platform.search.search_loop import FAILED, SearchLoop
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
-from atoll.platform.study.topology import Shape, arrange
+from atoll.platform.study.topology import HostFacts, Shape, arrange
 from atoll.platform.trial.outcome import Outcome, Stopped
 from atoll.platform.trial.progress import Progress
 from atoll.storage.folder import StudyFolder
@@ -29,7 +29,7 @@ class FakeWorker:
     """Evaluates as `behave` says, which gets the configuration and the hooks; notes what it was given."""
 
     def __init__(self, behave, num_workers=1):
-        self.places = arrange(Shape((num_workers,), 1), ["host"] * num_workers, cores=[{0, 1}] * num_workers)[:1]
+        self.places = arrange(Shape((num_workers,), 1), [HostFacts("host", {0, 1})] * num_workers)[:1]
         self.behave = behave
         self.evaluated = []
         self.is_dismissed = False

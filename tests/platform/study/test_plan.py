@@ -38,8 +38,8 @@ def test_the_space_has_the_studys_changes():
     ("content", "message"),
     [
         ({"space": {"nothing": 1.0}}, "nothing"),
-        ({"constraints": ["momentum < 0.5"]}, "the default configuration violates the constraint 'momentum < 0.5'"),
-        ({"objectives": [{"name": "nothing"}]}, "no trial reports the objective 'nothing'"),
+        ({"constraints": ["momentum < 0.5"]}, "the default configuration must satisfy the constraint 'momentum < 0.5'"),
+        ({"objectives": [{"name": "nothing"}]}, "an objective must be one of accuracy, "),
     ],
     ids=["unknown_hyperparameter", "default_violates_constraint", "unknown_objective"],
 )

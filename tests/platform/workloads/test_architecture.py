@@ -107,7 +107,7 @@ def test_hyperparameters_of_workload_method_and_optimizer_are_told_apart():
     hyperparameters = {"filters": 4, "activation": "elu", "learning_rate": 0.5}
     _, settings, of_workload = split_hyperparameters("ddp", "cifar10_nas", hyperparameters, 1)
     assert (settings.learning_rate, of_workload.filters, of_workload.activation) == (0.5, 4, "elu")
-    with pytest.raises(ValueError, match="activation, filters, loss, order of the workload and"):
+    with pytest.raises(ValueError, match="activation, filters, loss, order of the workload, and"):
         split_hyperparameters("ddp", "cifar10_nas", {"depth": 3}, 1)
     with pytest.raises(ValueError, match="has no hyperparameter filters"):
         split_hyperparameters("ddp", "digits_mlp", {"filters": 3}, 1)
