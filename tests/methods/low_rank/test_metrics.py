@@ -1,4 +1,4 @@
-"""Equations 4.6, 4.7, 5.9 and 5.10 of source 001."""
+"""Equations 4.6, 4.7, 5.9 and 5.10 of Coquelin 2024."""
 
 import pytest
 import torch

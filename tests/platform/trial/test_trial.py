@@ -158,11 +158,11 @@ def test_the_schedules_are_their_formulas():
     assert rates((0, 5), schedule="cosine") == pytest.approx([2.0, 1.0])
     assert rates((0, 5, 9), schedule="linear", min_lr=1.0) == pytest.approx([2.0, 1.5, 1.1])
     assert rates((7,), schedule="constant", min_lr=1.0) == [2.0]
-    # 003 figure 4.13: (1 + gamma t)^-0.5
+    # Zhang 2016, figure 4.13: (1 + gamma t)^-0.5
     assert rates((0, 6), schedule="inverse_sqrt", lr_decay=0.5) == pytest.approx([2.0, 1.0])
     # timm: min + (max - min) (1 + cos(pi t^k / T^k)) / 2, here at t/T = 1/4 with k = 1/2: half way
     assert rates((25,), 100, schedule="cosine", lr_k_decay=0.5, min_lr=1.0) == pytest.approx([1.5])
-    # A rate that rises, as in 001 table A.2.
+    # A rate that rises, as in Coquelin 2024, table A.2.
     assert rates((100,), 100, schedule="cosine", min_lr=8.0) == pytest.approx([8.0])
 
 
