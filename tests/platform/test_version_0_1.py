@@ -91,7 +91,7 @@ def test_results_can_be_listed_exported_and_compared(old):
         ("digits_mlp", "local_sgd"),
     }
     resumed = called("benchmark", "small.yaml", "--resume", cwd=old).stdout
-    assert resumed.count("done before") == 4
+    assert resumed.count("already complete") == 4
 
 
 def test_the_dashboard_shows_them(old):
