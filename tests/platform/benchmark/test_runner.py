@@ -247,7 +247,7 @@ def test_tiny(tmp_path, chromium):
 def test_a_finished_benchmark_is_taken_up_without_training(finished):
     before = {path: path.stat().st_size for path in finished.rglob("*.jsonl")}
     done = called("benchmark", "b.yaml", "--resume", cwd=finished)
-    assert done.stdout.count("done before") == 4
+    assert done.stdout.count("already complete") == 4
     assert {path: path.stat().st_size for path in finished.rglob("*.jsonl")} == before
 
 
@@ -292,7 +292,7 @@ def test_a_study_whose_last_line_is_missing_is_ended_on_resume(finished, tmp_pat
     # The journals' rows are the other folder's: this one is a copy, so it goes to a store of its own.
     store = f"sqlite:///{tmp_path}/other.db"
     done = called("benchmark", "b.yaml", "--resume", "--store", store, cwd=tmp_path / "copy")
-    assert done.stdout.count("done before") == 4
+    assert done.stdout.count("already complete") == 4
     assert "study_ended" in last.read_text().splitlines()[-1]
 
 
