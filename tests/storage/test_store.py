@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 
 from atoll.storage import export
 from atoll.storage.journal import JournalWriter
-from atoll.storage.models import Base, JournalOffset, ProgressRow
+from atoll.storage.models import Base, JournalOffset, ProgressRow, TrialRow
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import SCHEMA_VERSION, Overtaken, Store, StoreError, upgrade
 
@@ -379,6 +379,18 @@ def test_exports_are_complete(folder, url):
     assert exported["workload"] == "digits_mlp"
     assert exported["origin"]["objective"] == 0.9
     assert export.trial_as_dict(trial)["metrics"] == {"train_loss": 0.1}
+    assert export.trial_as_dict(trial).keys() == {column.name for column in TrialRow.__table__.columns} - {"study_id"}
+
+
+def test_what_has_ended_is_not_lost_whatever_a_launcher_says(folder, url):
+    lines, launcher = JournalWriter(folder.root_journal(0)), JournalWriter(folder.journal("launcher"))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.7)
+    record(folder, url)
+    launcher.append(journals.event("trial_lost", {"number": 0, "attempt": 0, "reason": "killed"}))
+    record(folder, url)
+    (trial,) = Store(url).trials(Store(url).study())
+    assert (trial.state, trial.reason) == ("complete", None)
 
 
 @pytest.mark.process

@@ -38,6 +38,16 @@ def test_lost_trials_come_again_and_the_budget_counts_those_that_ended(tmp_path)
     assert tickets[0].hyperparameters == {"B": 3, "learning_rate": 0.1 / 3}
 
 
+def test_a_pruned_trial_uses_up_budget_and_is_not_tried_again(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, None, state="pruned", curve={"1": 0.5})
+    assert past(folder).num_budgeted() == 1
+    assert list(past(folder).tickets(2, [DEFAULT])) == [Ticket(1)]
+    assert past(folder).used_up(1, None)
+
+
 def test_a_retried_trial_is_counted_once(tmp_path):
     folder = journals.start_folder(tmp_path)
     lines = JournalWriter(folder.root_journal(0))

@@ -11,6 +11,7 @@ from atoll.platform.study import warmstart
 from atoll.platform.study.plan import Plan, search_space
 from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
+from atoll.storage.journal import JournalWriter
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store, StoreError
 
@@ -82,6 +83,19 @@ def test_the_best_of_an_earlier_study(tmp_path):
         warmstart.read(Plan.of(study(warm_start={"studies": ["other"]})), url)
     with pytest.raises(ValueError, match=r"the warm start from study s must be of the method .*; got daso"):
         warmstart.read(Plan.of(study(warm_start={"studies": ["s"]})), url)
+
+
+def test_the_best_of_an_earlier_study_come_in_their_order(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    folder = journals.start_folder(tmp_path, method="ddp")
+    lines = JournalWriter(folder.root_journal(0))
+    for number, (objective, momentum) in enumerate([(0.5, 0.1), (0.9, 0.2), (0.7, 0.3)]):
+        whole = {"hyperparameters": DEFAULT | {"momentum": momentum}, "method": "ddp"}
+        journals.start_trial(lines, number, hyperparameters=whole["hyperparameters"], configuration=whole)
+        journals.end_trial(lines, number, objective)
+    Recorder(folder, lambda: Store(url), journals.study_row(folder.path, method="ddp")).catch_up()
+    warm = warmstart.read(Plan.of(study(warm_start={"studies": ["s"], "best": 2})), url)
+    assert [hyperparameters["momentum"] for hyperparameters in warm] == [0.2, 0.3]
 
 
 @pytest.mark.parametrize(
