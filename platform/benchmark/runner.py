@@ -198,7 +198,8 @@ def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, res
         raise LaunchError(f"--resume needs a benchmark in {folder}, and there is none; omit --resume to start it")
     if resuming:
         row: dict[str, Any] = json.loads(file.read_text())
-        changed = [name for name, value in definition.items() if row["definition"].get(name) != value]
+        before = row["definition"]  # whose description may be worded differently
+        changed = [name for name, value in definition.items() if name != "description" and before.get(name) != value]
         if changed:
             raise LaunchError(
                 f"a resumed benchmark must be unchanged, as its results would not be comparable; in {folder} these "
