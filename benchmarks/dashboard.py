@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -98,26 +98,12 @@ def theirs(store: Path, port: int) -> list[str]:
 
 
 def to_optuna(store: Path, target: Path) -> None:
-    """Write the same trials to an Optuna store, in bulk."""
+    """Copy the trials to a store of Optuna's, in bulk."""
     import optuna
-    from optuna.storages._rdb import models
-    from optuna.trial import TrialState
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = f"sqlite:///{target}"
     study = optuna.create_study(storage=url, study_name=NAME, direction="minimize")
-    distributions = {
-        "B": optuna.distributions.IntDistribution(1, 32),
-        "S": optuna.distributions.IntDistribution(0, 7),
-        "wire": optuna.distributions.CategoricalDistribution(("float32", "bfloat16", "float16")),
-        "learning_rate": optuna.distributions.FloatDistribution(1e-6, 100.0, log=True),
-        "momentum": optuna.distributions.FloatDistribution(-1.0, 2.0),
-        "weight_decay": optuna.distributions.FloatDistribution(1e-7, 1.0, log=True),
-        "batch_size": optuna.distributions.IntDistribution(1, 1024),
-        "schedule": optuna.distributions.CategoricalDistribution(("constant", "cosine", "linear")),
-    }
-    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-    as_json = {name: optuna.distributions.distribution_to_json(d) for name, d in distributions.items()}
     query = sa.select(
         TrialRow.number,
         TrialRow.state,
@@ -132,44 +118,69 @@ def to_optuna(store: Path, target: Path) -> None:
             rows = source.execute(query.order_by(TrialRow.number).offset(start).limit(5000)).all()
             if not rows:
                 break
-            epoch = datetime(1970, 1, 1)
-            begun = [epoch + timedelta(seconds=row.started) for row in rows]
-            ended = [epoch + timedelta(seconds=row.finished) for row in rows]
-            connection.execute(
-                sa.insert(models.TrialModel),
-                [
-                    {
-                        "trial_id": row.number + 1,
-                        "number": row.number,
-                        "study_id": study._study_id,
-                        "state": states[row.state],
-                        "datetime_start": first,
-                        "datetime_complete": last,
-                    }
-                    for row, first, last in zip(rows, begun, ended, strict=True)
-                ],
-            )
-            connection.execute(
-                sa.insert(models.TrialValueModel),
-                [
-                    {"trial_id": r.number + 1, "objective": 0, "value": r.objective, "value_type": "FINITE"}
-                    for r in rows
-                    if r.objective is not None
-                ],
-            )
-            connection.execute(
-                sa.insert(models.TrialParamModel),
-                [
-                    {
-                        "trial_id": row.number + 1,
-                        "param_name": name,
-                        "param_value": distributions[name].to_internal_repr(value),
-                        "distribution_json": as_json[name],
-                    }
-                    for row in rows
-                    for name, value in row.hyperparameters.items()
-                ],
-            )
+            _insert(connection, rows, study._study_id)
+
+
+def _insert(connection: sa.Connection, rows: Sequence[sa.Row[Any]], study_id: int) -> None:
+    """Add rows of atoll's trials to Optuna's tables."""
+    from optuna.distributions import distribution_to_json
+    from optuna.storages._rdb import models
+    from optuna.trial import TrialState
+
+    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    epoch = datetime(1970, 1, 1)
+    connection.execute(
+        sa.insert(models.TrialModel),
+        [
+            {
+                "trial_id": row.number + 1,
+                "number": row.number,
+                "study_id": study_id,
+                "state": states[row.state],
+                "datetime_start": epoch + timedelta(seconds=row.started),
+                "datetime_complete": epoch + timedelta(seconds=row.finished),
+            }
+            for row in rows
+        ],
+    )
+    connection.execute(
+        sa.insert(models.TrialValueModel),
+        [
+            {"trial_id": row.number + 1, "objective": 0, "value": row.objective, "value_type": "FINITE"}
+            for row in rows
+            if row.objective is not None
+        ],
+    )
+    distributions = _distributions()
+    as_json = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
+    connection.execute(
+        sa.insert(models.TrialParamModel),
+        [
+            {
+                "trial_id": row.number + 1,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": as_json[name],
+            }
+            for row in rows
+            for name, value in row.hyperparameters.items()
+        ],
+    )
+
+
+def _distributions() -> dict[str, Any]:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    return {
+        "B": IntDistribution(1, 32),
+        "S": IntDistribution(0, 7),
+        "wire": CategoricalDistribution(("float32", "bfloat16", "float16")),
+        "learning_rate": FloatDistribution(1e-6, 100.0, log=True),
+        "momentum": FloatDistribution(-1.0, 2.0),
+        "weight_decay": FloatDistribution(1e-7, 1.0, log=True),
+        "batch_size": IntDistribution(1, 1024),
+        "schedule": CategoricalDistribution(("constant", "cosine", "linear")),
+    }
 
 
 def versions() -> dict[str, str]:
