@@ -41,7 +41,7 @@ def test_a_signal_stops_it_cleanly(tmp_path, monkeypatch, number):
     folder = tmp_path / "atoll-studies" / "s"
     with meanwhile(lambda: journal_lines(folder, "progress"), lambda: os.kill(os.getpid(), number)):
         done = search(tmp_path, code=75)
-    assert "go on with the same command and --resume" in done.stdout
+    assert "to continue, repeat the command with --resume" in done.stdout
     assert Store(f"sqlite:///{tmp_path}/atoll.db").study("s").state == "stopped"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("rank ")]
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN)
@@ -60,7 +60,7 @@ def test_a_rank_that_fails_outside_a_trial_fails_the_search(tmp_path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(JournalWriter, "append", full)
         done = search(tmp_path, code=1)
-    assert "a rank has failed: JournalError" in done.stdout + done.stderr
+    assert "a rank failed: JournalError" in done.stdout + done.stderr
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("rank ")]
 
 

@@ -159,7 +159,7 @@ def test_a_killed_rank_is_started_again(tmp_path):
     assert done.returncode == 0, done.stdout
     _, _, trials = check_complete(tmp_path, 3)
     (lost,) = [t for t in trials if t.state == "lost"]
-    assert "the MPI job ended with code" in lost.reason
+    assert "the MPI job ended with exit code" in lost.reason
     retried = next(t for t in trials if (t.number, t.attempt) == (lost.number, 1))
     assert retried.hyperparameters == lost.hyperparameters
     assert len(journal_lines(folder, "restarted")) == 1
@@ -187,7 +187,7 @@ def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path):
     states = {(t.number, t.attempt): t.state for t in trials}
     assert (states[2, 0], states[2, 1]) == ("lost", "failed")
     failed = next(t for t in trials if t.state == "failed")
-    assert failed.reason.startswith("its worker died on it twice; the second time: the MPI job ended with code")
+    assert failed.reason.startswith("its worker died on it twice; the second time: the MPI job ended with exit code")
     # Those that went down with it are not to blame.
     assert all(state in ("complete", "lost") for (number, _), state in states.items() if number != 2)
 
@@ -195,7 +195,7 @@ def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path):
 def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
     search, folder = started(tmp_path, *SLOW, "--trials", "10")
     refused = called(*SLOW, "--trials", "10", "--resume", cwd=tmp_path, code=1)
-    assert f"is being run by process {search.pid} on " in refused.stderr
+    assert f"is running as process {search.pid} on " in refused.stderr
     search.send_signal(signal.SIGTERM)
     assert end(search, timeout=30).returncode == 75
     assert read(tmp_path)[1].state == "stopped"
@@ -275,7 +275,7 @@ def test_a_full_disk_stops_the_search_with_a_clear_error(tmp_path):
         write(tmp_path, method="ddp", trials=2000, folder=str(disk / "s"))
         done = atoll("search", "s.yaml", cwd=tmp_path, code=1)
         assert "a journal cannot be written (" in done.stdout
-        assert "make room, then go on with --resume" in done.stdout
+        assert "free some disk space, then continue with --resume" in done.stdout
         assert "Traceback" not in done.stdout + done.stderr
         # What was recorded stays readable, and is in the store.
         called("record", disk / "s", cwd=tmp_path)

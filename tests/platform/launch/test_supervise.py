@@ -71,7 +71,7 @@ touch "$folder/died"; {note(STARTED)}; exit 9""")
     ending, _ = run(tmp_path)
     assert ending.state == "complete"
     (restarted,) = journal_lines(tmp_path / "s", "restarted")
-    assert restarted["reason"].startswith("the MPI job ended with code 9")
+    assert restarted["reason"].startswith("the MPI job ended with exit code 9")
     (lost,) = journal_lines(tmp_path / "s", "trial_lost")
     assert (lost["number"], lost["attempt"]) == (0, 0)
 
@@ -80,7 +80,7 @@ def test_a_job_that_dies_before_its_first_trial_is_not_started_again(tmp_path, j
     job('echo "ValueError: nothing to train" ; exit 9')
     ending, _ = run(tmp_path)
     assert (ending.state, ending.exit_code) == ("failed", 1)
-    assert ending.reason.startswith("the MPI job ended with code 9: ValueError: nothing to train (see ")
+    assert ending.reason.startswith("the MPI job ended with exit code 9: ValueError: nothing to train (see ")
     assert journal_lines(tmp_path / "s", "restarted") == []
 
 
@@ -91,7 +91,7 @@ def test_a_job_that_dies_too_often(tmp_path, job):
 {started}; exit 9""")
     ending, _ = run(tmp_path, max_restarts=1, trials=5)
     assert ending.state == "failed"
-    assert ending.reason.endswith("; the ranks were started again 1 times (max_restarts)")
+    assert ending.reason.endswith("; the ranks were restarted 1 times (max_restarts)")
     assert len(journal_lines(tmp_path / "s", "trial_started")) == 2
 
 
@@ -100,7 +100,7 @@ def test_a_journal_that_cannot_be_written_is_said_and_nothing_started_again(tmp_
     ending, _ = run(tmp_path)
     assert ending.state == "failed"
     assert ending.reason.startswith("a journal cannot be written (")
-    assert "make room, then go on with --resume" in ending.reason
+    assert "free some disk space, then continue with --resume" in ending.reason
     assert journal_lines(tmp_path / "s", "restarted") == []
 
 
