@@ -34,6 +34,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker("quick")
 
 
+def limit_of(item):
+    mark = item.get_closest_marker("cpu_limit")
+    return tiers.CPU_LIMIT if mark is None else mark.args[0]
+
+
 def guarded(item):
     return GUARD.on() if item.get_closest_marker("quick") else nullcontext()
 
@@ -71,7 +76,7 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and "ATOLL_CI" in os.environ and "may_skip" not in marks:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} must not skip in CI: {report.longrepr}"
-    if report.when == "teardown" and report.passed and (excess := METER.excess(marks)) is not None:
+    if report.when == "teardown" and report.passed and (excess := METER.excess(marks, limit_of(item))) is not None:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: {excess}"
     return report

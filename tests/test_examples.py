@@ -30,6 +30,7 @@ def test_example(name, tmp_path):
     assert counts["complete"] > study["num_trials"] / 2
 
 
+@pytest.mark.cpu_limit(40, reason="it searches on the real recordings")
 @pytest.mark.slow
 def test_spoken_digits(tmp_path, shared_data, monkeypatch):
     monkeypatch.setenv("ATOLL_DATA", str(shared_data))

@@ -1,7 +1,7 @@
 """What the three tiers of the tests promise, and what holds the tests to it.
 
 quick      no process, browser or PostgreSQL server is started
-default    no test takes more than CPU_LIMIT seconds of CPU, its child processes included
+default    no test takes more than CPU_LIMIT seconds of CPU, its child processes included, unless its `cpu_limit` says why
 long       no promise
 """
 
@@ -111,9 +111,14 @@ class CpuMeter:
             self._is_sharing = False
             self._shared += self._clock() - before
 
-    def excess(self, marks: Collection[str]) -> str | None:
-        """Why a test that has ended breaks its tier's promise; None if it keeps it."""
+    def excess(self, marks: Collection[str], limit: float = CPU_LIMIT) -> str | None:
+        """Why a test that has ended breaks its tier's promise; None if it keeps it.
+
+        Args:
+            marks: the names of its marks.
+            limit: its own, of a mark `cpu_limit` that says why it needs more.
+        """
         spent = self._clock() - self._started - self._shared
-        if spent <= CPU_LIMIT or "long" in marks:
+        if spent <= limit or "long" in marks:
             return None
-        return f"it took {spent:.1f} CPU seconds; a test of the default tier may take {CPU_LIMIT:g}: mark it `long`"
+        return f"it took {spent:.1f} CPU seconds; this test of the default tier may take {limit:g}: mark it `long`"

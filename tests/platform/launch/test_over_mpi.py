@@ -54,6 +54,7 @@ def started(folder, *flags, progress=1, fail="slow"):
     return search, study
 
 
+@pytest.mark.cpu_limit(60, reason="eight processes import torch")
 def test_eight_ranks_on_two_islands(tmp_path):
     write(tmp_path)
     flags = ("--trials", "12", "--islands", "2", "--workers", "2", "--ranks", "2")
@@ -74,6 +75,7 @@ def test_eight_ranks_on_two_islands(tmp_path):
     assert "12 complete" in done.stdout
 
 
+@pytest.mark.cpu_limit(40, reason="ranks over TCP poll their sockets")
 def test_ranks_over_tcp(tmp_path):
     write(tmp_path)
     flags = ("--trials", "6", "--islands", "2", "--ranks", "2", "--ranks-per-node", "1")
@@ -152,6 +154,7 @@ def test_a_budget_of_seconds(tmp_path):
     assert 0 < max(starts) - min(starts) <= 6.0
 
 
+@pytest.mark.cpu_limit(40, reason="the ranks start twice")
 def test_a_killed_rank_is_started_again(tmp_path):
     search, folder = started(tmp_path, *SLOW, "--trials", "3", progress=3)
     os.kill(journal_lines(folder, "host")[1]["process"], signal.SIGKILL)
@@ -221,6 +224,7 @@ def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number):
     wait_until(lambda: not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host")), 10)
 
 
+@pytest.mark.cpu_limit(40, reason="it trains for more than ten seconds")
 def test_a_database_locked_for_ten_seconds_stops_nothing_and_loses_nothing(tmp_path):
     search, folder = started(tmp_path, *SLOW, "--trials", "60", "--islands", "2")
     lock = sqlite3.connect(tmp_path / "atoll.db", isolation_level=None, timeout=30)
