@@ -258,7 +258,7 @@ PAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1920)])
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), pytest.param("dark", 1920, marks=pytest.mark.long)])
 def test_axe_finds_nothing_serious_and_nothing_reaches_over_the_edge(url, chromium, theme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core's wrapper is missing").Axe()
     with browser.opened(chromium, width, 900, color_scheme=theme) as page:

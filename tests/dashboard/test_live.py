@@ -143,6 +143,7 @@ def test_a_server_that_was_away_answers_what_was_asked_meanwhile(tmp_path, page)
         page.wait_for_selector(cell(150, "state"))
 
 
+@pytest.mark.long
 def test_a_store_that_could_not_be_read_for_a_while(tmp_path, page):
     store = boards.study(tmp_path, [0.5, 0.7, 0.9])
 
@@ -177,6 +178,7 @@ def test_a_study_that_is_deleted_while_it_is_open_says_so(shared, page):
     page.wait_for_selector("text=does not hold a study named")
 
 
+@pytest.mark.long
 def test_names_and_notes_are_text_wherever_they_are_shown(tmp_path, page):
     store = boards.study(tmp_path, [0.5, 0.7, None], name=boards.NASTY)
     store.annotate(browse.trial(store, 1, 0), boards.NASTY)
@@ -297,7 +299,7 @@ def test_without_a_token_only_when_it_is_said(tmp_path, page):
         page.wait_for_selector("#export-yaml >> text=workload:")
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", [pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
 def test_it_runs_under_gunicorn(tmp_path, page, database, request):
     url = request.getfixturevalue("postgresql_url") if database == "postgresql" else f"sqlite:///{tmp_path}/atoll.db"
     boards.study(tmp_path, [0.5, 0.7, None], url=url)

@@ -1,7 +1,7 @@
 """What the three tiers of the tests promise, and what holds the tests to it.
 
 quick      no process, browser or PostgreSQL server is started
-default    no test takes more than CPU_LIMIT seconds of CPU, its child processes included, unless its `cpu_limit` says why
+default    no test takes more than CPU_LIMIT seconds of CPU with its child processes, unless its `cpu_limit` says why
 long       no promise
 """
 
