@@ -17,6 +17,7 @@ import yaml
 from commands import CHAOS, atoll, end, journal_lines, start, wait_until
 
 from atoll.storage import journal
+from atoll.storage.events import ProgressReported, Restarted, TrialEnded, TrialLost, TrialStarted
 from atoll.storage.store import Store
 
 pytestmark = [pytest.mark.mpi, pytest.mark.long, pytest.mark.timeout(900)]
@@ -101,13 +102,13 @@ def restart_seconds(folder):
     events = journal.replay(folder / "journals")
     total, last_progress, waiting_since = 0.0, None, None
     for event in events:
-        if event["event"] == "restarted":
+        if isinstance(event, Restarted):
             waiting_since = last_progress
-        elif event["event"] in ("progress", "trial_ended"):
+        elif isinstance(event, ProgressReported | TrialEnded):
             if waiting_since is not None:
-                total += event["time"] - waiting_since
+                total += event.time - waiting_since
                 waiting_since = None
-            last_progress = event["time"]
+            last_progress = event.time
     return total
 
 
@@ -120,10 +121,10 @@ def check_nothing_lost(folder, store_file, num_trials):
     """Every attempt that the journal started is in the store exactly once, with the right state."""
     expected = {}
     for event in journal.replay(folder / "journals"):
-        if event["event"] == "trial_started":
-            expected[event["number"], event["attempt"]] = "running"
-        elif event["event"] in ("trial_ended", "trial_lost"):
-            expected[event["number"], event["attempt"]] = event.get("state", "lost")
+        if isinstance(event, TrialStarted):
+            expected[event.key] = "running"
+        elif isinstance(event, TrialEnded | TrialLost):
+            expected[event.key] = event.state if isinstance(event, TrialEnded) else "lost"
     store = Store(f"sqlite:///{store_file}", create=False)
     trials = store.trials(store.study(folder.name))
     keys = Counter((t.island, t.worker, t.generation, t.number, t.attempt) for t in trials)

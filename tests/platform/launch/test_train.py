@@ -151,6 +151,7 @@ def test_a_users_own_workload(tmp_path):
     assert called_json("train", "c.yaml", cwd=tmp_path)["state"] == "complete"
 
 
+@pytest.mark.cpu_limit(40, reason="it searches, and trains again, with many small decompositions")
 @pytest.mark.slow
 @THREADS
 @pytest.mark.parametrize("method", ["oialr", "ab"])

@@ -195,7 +195,11 @@ def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["propulate", "optuna-tpe", "optuna-cmaes", "optuna-nsga2", "optuna-nsga3"])
+@pytest.mark.parametrize(
+    "name",
+    ["propulate", "optuna-cmaes"]
+    + [pytest.param(name, marks=pytest.mark.long) for name in ("optuna-tpe", "optuna-nsga2", "optuna-nsga3")],
+)
 def test_four_workers_are_as_good_as_one_at_equal_evaluations(name):
     """Without the samplers' attributes, four studies of CMA-ES were a thousand times worse than one.
 
