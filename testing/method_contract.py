@@ -174,6 +174,7 @@ def check_p_ranks_see_the_batches_that_one_rank_sees(c: Communicator, subject: S
     """The first step's mean loss over p ranks with batch b is that of one rank with batch p b."""
     method, _ = subject.make(c)
     (loss,) = train(method, list(batches(c, 1, method=method)))
+    method.finalize()  # completes what is under way
     mean = torch.tensor([loss], dtype=torch.float64)
     c.mean(mean)
     alone = c.split(c.rank)
@@ -181,6 +182,7 @@ def check_p_ranks_see_the_batches_that_one_rank_sees(c: Communicator, subject: S
     if subject.accepts(1):
         reference, _ = subject.make(alone)
         (expected,) = train(reference, whole)
+        reference.finalize()
     else:
         (batch,) = whole
         expected = float(nn.functional.cross_entropy(subject.model(0)(batch.inputs), batch.targets))

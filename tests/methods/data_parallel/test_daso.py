@@ -146,6 +146,7 @@ def test_plateaus_of_the_loss_halve_the_periods_while_cycling(c: Communicator) -
         method.epoch_end(loss)
     assert seen == pytest.approx(reference(c, steps), rel=1e-13)
     assert len({*seen[:8]}) == 1  # B = 8: nothing before the eighth step has merged
+    method.finalize()
 
 
 @on_ranks(TWO_NODES)
