@@ -15,7 +15,7 @@ def stratified_split(labels: NDArray[np.integer[Any]], share: float, seed: int) 
     """Indices of the samples to keep and of those to hold out, ceil(share * n), both shuffled.
 
     Draws the same numbers in the same order as `train_test_split(stratify=labels)` of scikit-learn, so the splits are
-    equal; `tests/platform/test_workloads.py` compares them. NumPy guarantees the stream of `RandomState`.
+    equal; `tests/platform/workloads/test_workloads.py` compares them. NumPy guarantees the stream of `RandomState`.
     """
     random = np.random.RandomState(seed)
     num_held_out = math.ceil(share * len(labels))

@@ -17,7 +17,7 @@ from atoll.storage import browse
 from atoll.storage.recorder import RecorderThread
 from atoll.storage.store import Store
 
-pytestmark = browser.NEEDED
+pytestmark = [*browser.NEEDED, pytest.mark.cpu_limit(90, reason="Chromium draws in software")]
 
 PATIENCE = 2.0  # seconds from a journal line to the page
 
