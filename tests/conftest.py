@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would count as CPU seconds of a test
 
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -107,13 +108,18 @@ def page(chromium):
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory):
-    """A real PostgreSQL server of the tests' own."""
+def postgresql_server():
+    """A real PostgreSQL server of the tests' own.
+
+    Its files are in a folder that pytest does not know: as root, the server runs as another user, and every session of
+    pytest (such as the ones that the tests' own MPI ranks start) takes other users' access to pytest's folder away.
+    """
     pgserver = pytest.importorskip("pgserver", reason="the pgserver package starts PostgreSQL; it is not installed")
     pytest.importorskip("psycopg", reason="PostgreSQL needs atoll[postgres]")
-    server = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    yield server
-    server.cleanup()
+    with tempfile.TemporaryDirectory(prefix="atoll-pg-") as folder:
+        server = pgserver.get_server(Path(folder) / "pg", cleanup_mode="stop")
+        yield server
+        server.cleanup()
 
 
 @pytest.fixture

@@ -150,8 +150,11 @@ def searched_within(tmp_path, budget, epochs=2):
 def test_a_budget_of_seconds(tmp_path):
     trials = searched_within(tmp_path, {"seconds": 3.0})
     assert {t.state for t in trials} <= {"complete", "failed"}
-    starts = [t.started for t in trials]
-    assert 0 < max(starts) - min(starts) <= 3.0
+    first = min(t.started for t in trials)
+    assert len(trials) > 1
+    # A worker asks for the time just before it draws a configuration, so that it starts at most one trial late.
+    late = Counter(t.worker for t in trials if t.started > first + 3.0)
+    assert all(count == 1 for count in late.values())
     assert "is complete: it has used its budget of 3 seconds" in search(tmp_path, "--resume", code=1).stderr
 
 
