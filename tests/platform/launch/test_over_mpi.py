@@ -190,7 +190,8 @@ def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path):
     states = {(t.number, t.attempt): t.state for t in trials}
     assert (states[2, 0], states[2, 1]) == ("lost", "failed")
     failed = next(t for t in trials if t.state == "failed")
-    assert failed.reason.startswith("its worker died during this trial twice; the second time: the MPI job ended with exit code")
+    why = "its worker died during this trial twice; the second time: the MPI job ended with exit code"
+    assert failed.reason.startswith(why)
     # Those that went down with it are not to blame.
     assert all(state in ("complete", "lost") for (number, _), state in states.items() if number != 2)
 
