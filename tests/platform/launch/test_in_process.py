@@ -14,7 +14,7 @@ from atoll.storage.journal import JournalError, JournalWriter
 from atoll.storage.store import Store
 
 
-def write(folder, **content):
+def write(folder, /, **content):
     study = {"name": "s", "workload": FAILING, "method": "ddp", "epochs": 2, "trials": 4, "topology": {"ranks": 2}}
     (folder / "s.yaml").write_text(yaml.safe_dump(study | content))
 

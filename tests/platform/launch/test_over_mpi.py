@@ -24,7 +24,7 @@ FLAGS = ("search", "--method", "daso", "--workload", "digits_mlp", "--epochs", "
 SLOW = ("search", "--method", "ddp", "--workload", FAILING, "--name", "s", "--ranks", "2", "--epochs", "4")
 
 
-def write(folder, **content):
+def write(folder, /, **content):
     study = {"name": "s", "workload": "digits_mlp", "method": "daso", "epochs": 2, "space": STABLE}
     (folder / "s.yaml").write_text(yaml.safe_dump(study | content))
 

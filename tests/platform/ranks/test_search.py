@@ -19,7 +19,7 @@ SLOW = ("search", "--in-process", "--method", "ddp", "--workload", FAILING, "--n
 SLOW = (*SLOW, "--epochs", "4")
 
 
-def write(folder, **content):
+def write(folder, /, **content):
     study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "epochs": 2, "space": STABLE}
     (folder / "s.yaml").write_text(yaml.safe_dump(study | content))
 

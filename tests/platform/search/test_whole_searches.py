@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 STUDY = {"name": "s", "workload": "digits_mlp", "method": "ddp", "epochs": 2, "topology": {"threads": 1}}
 
 
-def write(folder, **content):
+def write(folder, /, **content):
     topology = STUDY["topology"] | content.pop("topology", {})
     (folder / "s.yaml").write_text(yaml.safe_dump(STUDY | content | {"topology": topology}))
 
