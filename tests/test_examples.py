@@ -11,14 +11,21 @@ from conftest import ROOT
 
 EXAMPLES = ROOT / "examples"
 NEEDS_DATA = {"spoken_digits.yaml"}
+# More than 15 CPU seconds each.
+LARGE = {"admm_dual.yaml", "dni.yaml", "mac.yaml"}
+
+
+def example(name):
+    return pytest.param(name, marks=pytest.mark.long if name in LARGE else pytest.mark.slow, id=name)
 
 
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.yaml")} > NEEDS_DATA
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({path.name for path in EXAMPLES.glob("*.yaml")} - NEEDS_DATA))
+@pytest.mark.parametrize(
+    "name", [example(name) for name in sorted({path.name for path in EXAMPLES.glob("*.yaml")} - NEEDS_DATA)]
+)
 def test_example(name, tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     called("search", f"examples/{name}", "--in-process", cwd=tmp_path)
@@ -30,8 +37,7 @@ def test_example(name, tmp_path):
     assert counts["complete"] > study["num_trials"] / 2
 
 
-@pytest.mark.cpu_limit(40, reason="it searches on the real recordings")
-@pytest.mark.slow
+@pytest.mark.long  # it searches on the real recordings
 def test_spoken_digits(tmp_path, shared_data, monkeypatch):
     monkeypatch.setenv("ATOLL_DATA", str(shared_data))
     example = EXAMPLES / "spoken_digits.yaml"
