@@ -1,17 +1,17 @@
-"""The events in a journal: one type per event, with explicit writing and reading.
+"""The events in a journal: one type per event, with its fields on disk.
 
 A trial's lines are trial_started, then progress, then trial_ended; trial_lost ends a trial whose process is gone. The
-names of events and their fields are the format on disk: renaming a class or attribute must not change them. A field
-may be added if `from_line` has a default for lines without it; any other change needs a new VERSION. A line needs the
-fields that resuming or the store needs.
+names of events and fields are the format on disk: an attribute with another name on disk says so (`_on_disk`). A field
+may be added if it has a default for lines without it; any other change needs a new VERSION.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 Line = dict[str, Any]
 TrialKey = tuple[int, int]
@@ -27,98 +27,59 @@ class MalformedLine(ValueError):
     """A line of a known event that lacks a field, or has a field of the wrong type."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event(ABC):
-    """One line of a journal.
+def _on_disk(name: str, default: Any) -> Any:
+    """A field whose attribute has another name than the field on disk."""
+    return Field(default=default, validation_alias=name, serialization_alias=name)
+
+
+class Event(BaseModel):
+    """One line of a journal. Fields that it does not know are ignored.
 
     Attributes:
         time: the time of writing, in seconds since the epoch; set by the writer.
     """
 
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
+
     name: ClassVar[str]
     time: float = 0.0
 
-    @abstractmethod
     def to_line(self) -> Line:
         """The fields on disk, without the event's name and time."""
-
-    @classmethod
-    @abstractmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line. Raises KeyError, TypeError or ValueError if it is invalid."""
+        fields = type(self).model_fields.items()
+        return {field.serialization_alias or name: getattr(self, name) for name, field in fields if name != "time"}
 
 
-@dataclass(frozen=True, kw_only=True)
 class JournalOpened(Event):
     """The first line of a journal: the version of its format."""
 
     name: ClassVar[str] = "journal"
-    version: int = VERSION
-
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {"version": self.version}
-
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(time=line.get("time", 0.0), version=_integer(line, "version"))
+    version: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class StudyStarted(Event):
     """The launcher starts or resumes a study, with its current definition."""
 
     name: ClassVar[str] = "study_started"
-    definition: dict[str, Any] | None
-    num_trials: int | None
-
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {"definition": self.definition, "num_trials": self.num_trials}
-
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(time=_time(line), definition=line.get("definition"), num_trials=line.get("num_trials"))
+    definition: dict[str, Any] | None = None
+    num_trials: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class StudyEnded(Event):
     """The launcher ends a study: complete, stopped or failed, with the reason."""
 
     name: ClassVar[str] = "study_ended"
     state: str
-    reason: str | None
-
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {"state": self.state, "reason": self.reason}
-
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(time=_time(line), state=line["state"], reason=line.get("reason"))
+    reason: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Restarted(Event):
     """The launcher restarts the ranks, because they died."""
 
     name: ClassVar[str] = "restarted"
     reason: str
 
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {"reason": self.reason}
 
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(time=_time(line), reason=line["reason"])
-
-
-@dataclass(frozen=True, kw_only=True)
 class RankPlaced(Event):
     """The placement of a worker's rank."""
 
@@ -134,46 +95,9 @@ class RankPlaced(Event):
     process: int
     processor: str | None = None
     cores: int | None = None
-    oversubscribed: bool = False
-
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {
-            "world_rank": self.world_rank,
-            "island": self.island,
-            "worker": self.worker,
-            "rank": self.rank,
-            "node": self.node,
-            "hostname": self.hostname,
-            "device": self.device,
-            "threads": self.threads,
-            "process": self.process,
-            "processor": self.processor,
-            "cores": self.cores,
-            "oversubscribed": self.oversubscribed,
-        }
-
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(
-            time=_time(line),
-            world_rank=_integer(line, "world_rank"),
-            island=_integer(line, "island"),
-            worker=_integer(line, "worker"),
-            rank=line["rank"],
-            node=line["node"],
-            hostname=line["hostname"],
-            device=line["device"],
-            threads=line["threads"],
-            process=line["process"],
-            processor=line.get("processor"),
-            cores=line.get("cores"),
-            oversubscribed=bool(line.get("oversubscribed", line.get("is_crowded", False))),
-        )
+    oversubscribed: bool = Field(False, validation_alias=AliasChoices("oversubscribed", "is_crowded"))  # of version 1
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrialEvent(Event):
     """An event of one attempt at a trial."""
 
@@ -186,7 +110,6 @@ class TrialEvent(Event):
         return self.number, self.attempt
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrialStarted(TrialEvent):
     """A worker starts a trial.
 
@@ -205,44 +128,9 @@ class TrialStarted(TrialEvent):
     oversubscribed: bool | None = None
     hyperparameters: dict[str, Any]
     configuration: dict[str, Any]
-    proposal: dict[str, Any] = field(default_factory=dict)
-
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {
-            "number": self.number,
-            "attempt": self.attempt,
-            "island": self.island,
-            "worker": self.worker,
-            "generation": self.generation,
-            "seed": self.seed,
-            "host": self.host,
-            "oversubscribed": self.oversubscribed,
-            "hyperparameters": self.hyperparameters,
-            "configuration": self.configuration,
-            "proposal": self.proposal,
-        }
-
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(
-            time=_time(line),
-            number=_integer(line, "number"),
-            attempt=_integer(line, "attempt"),
-            island=_integer(line, "island"),
-            worker=_integer(line, "worker"),
-            generation=line.get("generation") or 0,
-            seed=_integer(line, "seed"),
-            host=line.get("host"),
-            oversubscribed=line.get("oversubscribed"),
-            hyperparameters=_mapping(line, "hyperparameters"),
-            configuration=_mapping(line, "configuration"),
-            proposal=line.get("proposal") or {},
-        )
+    proposal: dict[str, Any] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
 class ProgressReported(TrialEvent):
     """A trial's report after an epoch; NaN and infinite numbers are None."""
 
@@ -255,148 +143,71 @@ class ProgressReported(TrialEvent):
     metric: float | None
     learning_rate: float | None
     wire_bytes: float
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {
-            "number": self.number,
-            "attempt": self.attempt,
-            "step": self.step,
-            "epoch": self.epoch,
-            "seconds": self.seconds,
-            "train_loss": self.train_loss,
-            "validation_loss": self.validation_loss,
-            "metric": self.metric,
-            "learning_rate": self.learning_rate,
-            "wire_bytes": self.wire_bytes,
-            "metrics": self.metrics,
-        }
-
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(
-            time=_time(line),
-            number=_integer(line, "number"),
-            attempt=_integer(line, "attempt"),
-            step=line["step"],
-            epoch=line["epoch"],
-            seconds=line["seconds"],
-            train_loss=line["train_loss"],
-            validation_loss=line["validation_loss"],
-            metric=line["metric"],
-            learning_rate=line["learning_rate"],
-            wire_bytes=line["wire_bytes"],
-            metrics=line.get("metrics") or {},
-        )
+    metrics: Mapping[str, float | None] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrialEnded(TrialEvent):
     """A trial ends: complete, pruned, failed, or lost because the search was stopped.
 
     Attributes:
-        objectives: all objectives if there are several.
         curve: a pruned trial's metric by epoch.
-        traces: the ranks' step traces, for projections; `schedules` on disk.
-        worker_seconds: the worker's time for the trial; `busy_seconds` on disk.
+        traces: the ranks' step traces, for projections.
+        worker_seconds: the worker's time for the trial.
+        objectives: all objectives if there are several.
     """
 
     name: ClassVar[str] = "trial_ended"
     state: str
     objective: float | None = None
-    objectives: list[float | None] | None = None
-    metrics: dict[str, float] | None = None
+    metrics: Mapping[str, float | None] | None = None
     seconds: float | None = None
     wire_bytes: float | None = None
-    ledger: list[dict[str, Any]] = field(default_factory=list)
+    ledger: list[dict[str, Any]] = []
     peak_memory: float | None = None
     reason: str | None = None
     traceback: str | None = None
-    notes: list[str] = field(default_factory=list)
-    curve: dict[int, float] | None = None
-    traces: list[dict[str, Any]] = field(default_factory=list)
-    worker_seconds: float = 0.0
+    notes: list[str] = []
+    curve: Mapping[Annotated[int, Field(strict=False)], float | None] | None = None  # JSON's keys are strings
+    traces: list[dict[str, Any]] = _on_disk("schedules", default=[])
+    worker_seconds: float = _on_disk("busy_seconds", default=0.0)
+    objectives: list[float | None] | None = None
+
+    @field_validator("ledger")
+    @classmethod
+    def _has_all_figures(cls, ledger: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for entry in ledger:
+            if missing := [name for name in LEDGER_FIELDS if name not in entry]:
+                raise ValueError(f"an entry of the ledger needs {', '.join(missing)}")
+        return [{name: entry[name] for name in LEDGER_FIELDS} for entry in ledger]
+
+    @field_validator("traces")
+    @classmethod
+    def _is_of_a_rank(cls, traces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for trace in traces:
+            if not isinstance(trace.get("rank"), int):
+                raise ValueError(f"a trace needs its rank, an integer; it has {', '.join(trace)}")
+        return traces
 
     def to_line(self) -> Line:
-        """The fields on disk."""
-        line: Line = {
-            "number": self.number,
-            "attempt": self.attempt,
-            "state": self.state,
-            "objective": self.objective,
-            "metrics": self.metrics,
-            "seconds": self.seconds,
-            "wire_bytes": self.wire_bytes,
-            "ledger": self.ledger,
-            "peak_memory": self.peak_memory,
-            "reason": self.reason,
-            "traceback": self.traceback,
-            "notes": self.notes,
-            "curve": self.curve,
-            "schedules": self.traces,
-            "busy_seconds": self.worker_seconds,
-        }
-        return line if self.objectives is None else line | {"objectives": self.objectives}
-
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        curve = line.get("curve")
-        traces = line.get("schedules") or []
-        for trace in traces:
-            _integer(trace, "rank")
-        return cls(
-            time=_time(line),
-            number=_integer(line, "number"),
-            attempt=_integer(line, "attempt"),
-            state=line["state"],
-            objective=line.get("objective"),
-            objectives=line.get("objectives"),
-            metrics=line.get("metrics"),
-            seconds=line.get("seconds"),
-            wire_bytes=line.get("wire_bytes"),
-            ledger=[{name: entry[name] for name in LEDGER_FIELDS} for entry in line.get("ledger") or []],
-            peak_memory=line.get("peak_memory"),
-            reason=line.get("reason"),
-            traceback=line.get("traceback"),
-            notes=line.get("notes") or [],
-            curve=None if curve is None else {int(epoch): value for epoch, value in curve.items()},
-            traces=traces,
-            worker_seconds=float(line.get("busy_seconds") or 0.0),
-        )
+        """The fields on disk; without objectives if there is one only."""
+        line = super().to_line()
+        if self.objectives is None:
+            del line["objectives"]
+        return line
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrialLost(TrialEvent):
     """The launcher ends a trial whose process is gone; the trial is requeued.
 
     Attributes:
-        suspected: whether its worker may have died because of it; `blamed` on disk.
+        suspected: whether its worker may have died because of it.
     """
 
     name: ClassVar[str] = "trial_lost"
     reason: str
-    suspected: bool = False
-
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {"number": self.number, "attempt": self.attempt, "reason": self.reason, "blamed": self.suspected}
-
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(
-            time=_time(line),
-            number=_integer(line, "number"),
-            attempt=_integer(line, "attempt"),
-            reason=line["reason"],
-            suspected=bool(line.get("blamed")),
-        )
+    suspected: bool = _on_disk("blamed", default=False)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Proposed(Event):
     """A candidate was prepared for a trial that has not started; a resumed search evaluates it."""
 
@@ -405,56 +216,18 @@ class Proposed(Event):
     hyperparameters: dict[str, Any]
     proposal: dict[str, Any]
 
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {"number": self.number, "hyperparameters": self.hyperparameters, "proposal": self.proposal}
 
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(
-            time=_time(line),
-            number=_integer(line, "number"),
-            hyperparameters=_mapping(line, "hyperparameters"),
-            proposal=_mapping(line, "proposal"),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class ProposalRefused(Event):
     """A sampler made an infeasible proposal, with the reason."""
 
     name: ClassVar[str] = "refused"
     number: int
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = {}
     reason: str | None = None
     genes: dict[str, Any]
     attributes: dict[str, Any]
 
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {
-            "number": self.number,
-            "hyperparameters": self.hyperparameters,
-            "reason": self.reason,
-            "genes": self.genes,
-            "attributes": self.attributes,
-        }
 
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(
-            time=_time(line),
-            number=_integer(line, "number"),
-            hyperparameters=line.get("hyperparameters") or {},
-            reason=line.get("reason"),
-            genes=_mapping(line, "genes"),
-            attributes=_mapping(line, "attributes"),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Migrated(Event):
     """An individual was sent from one island to another."""
 
@@ -462,20 +235,6 @@ class Migrated(Event):
     number: int
     from_island: int
     to_island: int
-
-    def to_line(self) -> Line:
-        """The fields on disk."""
-        return {"number": self.number, "from_island": self.from_island, "to_island": self.to_island}
-
-    @classmethod
-    def from_line(cls, line: Line) -> Self:
-        """Read a line."""
-        return cls(
-            time=_time(line),
-            number=_integer(line, "number"),
-            from_island=_integer(line, "from_island"),
-            to_island=_integer(line, "to_island"),
-        )
 
 
 EVENTS: Mapping[str, type[Event]] = {
@@ -506,35 +265,23 @@ def parse(line: Line) -> Event | None:
     kind = EVENTS.get(line["event"])
     if kind is None:
         return None
+    if "time" not in line and kind is not JournalOpened:  # a later version's line may have anything but its version
+        raise MalformedLine(_lacks(kind, "time", line))
     try:
-        return kind.from_line(line)
-    except KeyError as error:
-        raise MalformedLine(f"a line of {kind.name} needs the field {error}; it has {', '.join(line)}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise MalformedLine(f"a line of {kind.name} cannot be read: {error}") from None
+        return kind.model_validate(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing" and field not in line:
+            raise MalformedLine(_lacks(kind, field, line)) from None
+        got = reprlib.repr(first["input"])
+        raise MalformedLine(f"a line of {kind.name} cannot be read: {field}: {first['msg']}; got {got}") from None
+
+
+def _lacks(kind: type[Event], field: str, line: Line) -> str:
+    return f"a line of {kind.name} needs the field '{field}'; it has {', '.join(line)}"
 
 
 def as_line(event: Event) -> Line:
     """The whole line of an event: its name, its time, its fields."""
     return {"event": event.name, "time": event.time, **event.to_line()}
-
-
-def _time(line: Line) -> float:
-    time = line["time"]
-    if not isinstance(time, int | float):
-        raise TypeError(f"time must be a number; it is {time!r}")
-    return float(time)
-
-
-def _integer(line: Line, name: str) -> int:
-    value = line[name]
-    if not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer; got {value!r}")
-    return value
-
-
-def _mapping(line: Line, name: str) -> dict[str, Any]:
-    value = line[name]
-    if not isinstance(value, dict):
-        raise TypeError(f"{name} must be an object; got {value!r}")
-    return value

@@ -47,7 +47,7 @@ class JournalWriter:
             self._end_torn_line(os.fstat(self._file).st_size)
             is_of_this_version = self._declares_this_version()
         if not is_of_this_version:
-            self.append(JournalOpened())
+            self.append(JournalOpened(version=events.VERSION))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

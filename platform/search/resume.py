@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class PastTrial:
     state: str = "running"
     objective: float | None = None
     objectives: list[float | None] | None = None
-    curve: dict[int, float] | None = None
+    curve: Mapping[int, float | None] | None = None
     suspected: bool = False
     started: float = 0.0
     worker_seconds: float = 0.0

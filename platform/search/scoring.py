@@ -43,7 +43,7 @@ class Scoring:
         return replace(outcome, objective=values[0], metrics=metrics), values
 
     def losses(
-        self, state: str, values: Sequence[float | None], curve: Mapping[int, float] | None
+        self, state: str, values: Sequence[float | None], curve: Mapping[int, float | None] | None
     ) -> tuple[tuple[float, ...] | None, dict[int, float]]:
         """A trial's losses, and a pruned trial's loss by epoch.
 

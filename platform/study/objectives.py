@@ -113,9 +113,16 @@ def losses(objectives: Sequence[Objective], values: Sequence[float | None]) -> t
     return tuple(math.inf if value is None else sign * value for sign, value in zip(signs, values, strict=True))
 
 
-def curve_losses(objective: Objective, workload: Workload, curve: Mapping[int, float]) -> dict[int, float]:
-    """A pruned trial's loss by epoch; pruning supports the metric and validation_error only."""
+def curve_losses(objective: Objective, workload: Workload, curve: Mapping[int, float | None]) -> dict[int, float]:
+    """A pruned trial's loss by epoch, infinite for a metric that is NaN (None in a journal).
+
+    Pruning supports the metric and validation_error only.
+    """
     is_error = objective.name == "validation_error" and workload.direction == "maximize"
-    return {
-        epoch: losses([objective], [1 - metric if is_error else metric])[0] for epoch, metric in sorted(curve.items())
-    }
+
+    def value(metric: float | None) -> float | None:
+        if metric is None or math.isnan(metric):
+            return None
+        return 1 - metric if is_error else metric
+
+    return {epoch: losses([objective], [value(metric)])[0] for epoch, metric in sorted(curve.items())}

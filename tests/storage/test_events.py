@@ -97,9 +97,9 @@ def test_what_a_line_needs(event):
 
 def test_values_of_other_types_are_told():
     line = as_line(EXAMPLES[5])
-    with pytest.raises(MalformedLine, match="number must be an integer; got 'one'"):
+    with pytest.raises(MalformedLine, match="number: Input should be a valid integer; got 'one'"):
         parse(line | {"number": "one"})
-    with pytest.raises(MalformedLine, match="hyperparameters must be an object; got 3"):
+    with pytest.raises(MalformedLine, match="hyperparameters: Input should be a valid dictionary; got 3"):
         parse(line | {"hyperparameters": 3})
 
 

@@ -62,7 +62,7 @@ def test_values_and_losses():
     assert objectives.losses(resolved[2:3], [None]) == (math.inf,)  # as JSON gives it back
 
 
-def test_a_pruned_trials_curve_is_minimised_like_its_objective():
+def test_a_pruned_trials_curve_is_minimized_like_its_objective():
     curve = {2: 0.75, 1: 0.25}
     (metric,) = objectives.resolve(of("accuracy"), DIGITS)
     (error,) = objectives.resolve(of("validation_error"), DIGITS)
@@ -70,6 +70,10 @@ def test_a_pruned_trials_curve_is_minimised_like_its_objective():
     assert objectives.curve_losses(error, DIGITS, curve) == {1: 0.75, 2: 0.25}
     (mse,) = objectives.resolve(None, ETT)
     assert objectives.curve_losses(mse, ETT, {1: 0.5}) == {1: 0.5}
+    # A metric that is NaN counts the same before a search is stopped and, from the journal, once it is resumed.
+    for missing in (math.nan, None):
+        assert objectives.curve_losses(metric, DIGITS, {1: missing}) == {1: math.inf}
+        assert objectives.curve_losses(error, DIGITS, {1: missing}) == {1: math.inf}
 
 
 def test_the_clock_stops_at_the_first_report_that_meets_the_target():
