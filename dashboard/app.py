@@ -41,7 +41,7 @@ def create_app(
         allow_edit: whether readers may rename and archive studies and write notes.
         base_path: the path behind a reverse proxy, which passes it on unchanged.
     """
-    context = Context(store, base_path=normalised(base_path), allow_edit=allow_edit)
+    context = Context(store, base_path=normalized(base_path), allow_edit=allow_edit)
     app = dash.Dash(
         __name__,
         use_pages=True,
@@ -128,7 +128,7 @@ def frame(context: Context) -> dmc.MantineProvider:
     )
 
 
-def normalised(base_path: str) -> str:
+def normalized(base_path: str) -> str:
     """A base path with a slash at both ends. Raises StoreError if addresses would have to escape it."""
     inner = base_path.strip("/")
     if not re.fullmatch(r"[\w.~/-]*", inner, re.ASCII):
@@ -158,7 +158,7 @@ def serve(
     server = make_server(host, port, app.server, threaded=True)  # listens from here on
     _exempt_from_garbage_collection()
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
-    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.port}{normalised(base_path)}"
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.port}{normalized(base_path)}"
     url = url.rstrip("/") if token is None else f"{url}?token={token}"
     print(json.dumps({"url": url}) if as_json else f"the dashboard of {store} is at {url}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):

@@ -37,7 +37,7 @@ def test_the_best_come_first_and_what_is_not_complete_has_no_place(tmp_path):
     assert board.counts() == {"complete": 3, "failed": 1}
 
 
-def test_minimised_objectives(tmp_path):
+def test_minimized_objectives(tmp_path):
     store = boards.study(tmp_path, [0.5, 0.9, 0.1], direction="minimize")
     assert places(Boards(store).of("s")) == [2, 0, 1]
 

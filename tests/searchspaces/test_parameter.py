@@ -7,7 +7,7 @@ from atoll.searchspaces.parameter import choice, integer, real
 from atoll.searchspaces.space import Parameter
 
 
-def test_distributions_serialise():
+def test_distributions_serialize():
     for parameter in registry.whole_space("daso").parameters:
         assert json_to_distribution(parameter.as_dict()["distribution"]) == parameter.distribution
 

@@ -100,7 +100,7 @@ def test_a_search_becomes_rows(folder, url):
     assert (failed.objective, failed.reason) == (None, "Diverged")
 
 
-def test_the_best_of_a_minimised_study_is_the_smallest(tmp_path, url):
+def test_the_best_of_a_minimized_study_is_the_smallest(tmp_path, url):
     folder = journals.start_folder(tmp_path / "s", direction="minimize")
     journals.write_study(folder, [0.9, 0.2, 0.5])
     recorder = Recorder(folder, lambda: Store(url), journals.study_row(folder.path, direction="minimize"))

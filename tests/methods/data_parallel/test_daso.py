@@ -150,7 +150,7 @@ def test_plateaus_of_the_loss_halve_the_periods_while_cycling(c: Communicator) -
 
 
 @on_ranks(TWO_NODES)
-def test_every_batch_is_synchronised_in_warmup_and_cooldown(c: Communicator) -> None:
+def test_every_batch_is_synchronized_in_warmup_and_cooldown(c: Communicator) -> None:
     hyperparameters = {"B": 4, "S": 2, "warmup_epochs": 1, "cooldown_epochs": 1, "wire": "float32"}
     method, model = problem.make(Daso, c, hyperparameters=hyperparameters, num_epochs=3)
     agree = []
