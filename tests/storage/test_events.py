@@ -95,6 +95,14 @@ def test_what_a_line_needs(event):
                 parse(lacking)
 
 
+@pytest.mark.parametrize("event", EXAMPLES, ids=name)
+def test_every_field_has_a_type(event):
+    line = as_line(event)
+    for field in ("time", *event.to_line()):
+        with pytest.raises(MalformedLine, match=f"a line of {event.name} cannot be read: {field}"):
+            parse(line | {field: [["of no field's type"]]})
+
+
 def test_values_of_other_types_are_told():
     line = as_line(EXAMPLES[5])
     with pytest.raises(MalformedLine, match="number: Input should be a valid integer; got 'one'"):
