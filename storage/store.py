@@ -11,8 +11,8 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atoll.storage.events import Event, Line, TrialKey, as_line
 from atoll.storage.journal import Chunk
 from atoll.storage.models import (
+    Base,
     BenchmarkRow,
     HostRow,
     JournalOffset,
@@ -49,6 +50,10 @@ class StoreError(Exception):
 
 
 _upgrading = threading.Lock()
+# Alembic's own, with the name of the newest migration.
+_VERSION_TABLE = sa.Table(
+    "alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True, nullable=False)
+)
 
 # Drivers raise these, besides the database's own errors, for a value that does not fit its column.
 UNSTORABLE = (OverflowError, ValueError, TypeError)
@@ -152,9 +157,11 @@ class Store:
             )
         if version is None and not create:
             raise StoreError(f"the store {self} holds no studies")
-        if version is not None:
+        if version is None:
+            _create(self.engine)
+        else:
             _copy_before_upgrade(self.url, version)
-        upgrade(self.engine)
+            upgrade(self.engine)
 
     def session(self) -> Session:
         """A new session, for the queries of `browse.py`."""
@@ -467,12 +474,31 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
     config = Config()
     config.set_main_option("script_location", "atoll.storage:migrations")
-    # Alembic has one state per process. If two processes open a new store at once, the lock lets one of them upgrade.
+    with _alone(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def _create(engine: Engine) -> None:
+    """Create the tables of a new store: what the migrations lead to, without Alembic, which is slow to import."""
+    with _alone(engine) as connection:
+        if _schema_version(connection) is not None:  # another process has created them in the meantime
+            return
+        Base.metadata.create_all(connection, checkfirst=False)
+        _VERSION_TABLE.create(connection)
+        connection.execute(sa.insert(_VERSION_TABLE).values(version_num=SCHEMA_VERSION))
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """A transaction that locks the store, because several processes may open a new or an old one at once.
+
+    Threads are locked as well: Alembic has one state per process.
+    """
     with _upgrading, engine.begin() as connection:
         lock = "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else "SELECT pg_advisory_xact_lock(20070)"
         connection.exec_driver_sql(lock)
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        yield connection
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -76,8 +76,31 @@ def test_schema_is_the_models_and_the_version_is_the_newest(url):
     store = Store(url)
     with store.engine.connect() as connection:
         assert differences(connection) == []
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == [SCHEMA_VERSION]
     assert ScriptDirectory.from_config(alembic_config()).get_current_head() == SCHEMA_VERSION
     upgrade(store.engine)  # nothing left to do
+    with store.engine.connect() as connection:
+        assert differences(connection) == []
+
+
+def test_all_migrations_from_nothing_lead_to_the_models(url):
+    engine = sa.create_engine(url)
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert differences(connection) == []
+    engine.dispose()
+    assert Store(url).studies() == []
+
+
+def test_tables_of_another_program_are_left_alone(tmp_path):
+    file = tmp_path / "other.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE study (other TEXT)")
+        before = connection.execute("SELECT sql FROM sqlite_master").fetchall()
+    with pytest.raises(sa.exc.OperationalError, match="table study already exists"):
+        Store(f"sqlite:///{file}")
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT sql FROM sqlite_master").fetchall() == before
 
 
 def test_a_search_becomes_rows(folder, url):
