@@ -77,10 +77,9 @@ def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: No
 
 
 def _warm_up(study: Study) -> None:
-    """Load data and libraries before the first trial, to keep this out of its time: seconds, if ranks share cores."""
+    """Load the data before the first trial, to keep this out of its time: seconds, if ranks share cores."""
     try:
         registry.workload(study.workload).load(Path(study.data) if study.data else None)
-        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     except Exception:
         return  # the trials will raise it again, and record it
 
