@@ -15,7 +15,7 @@ import tiers
 import torch
 
 ROOT = Path(__file__).parent.parent
-GUARD, METER = tiers.ProcessGuard(), tiers.CpuMeter()
+GUARD, METER = tiers.ProcessGuard(), tiers.METER
 GUARD.install()
 
 torch.set_num_threads(1)
@@ -23,6 +23,10 @@ torch.set_num_threads(1)
 
 def marks_of(item):
     return {mark.name for mark in item.iter_markers()}
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(tiers.SessionFixtures())
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -58,12 +62,6 @@ def pytest_runtest_call(item):
         return (yield)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef):
-    with METER.shared() if fixturedef.scope == "session" else nullcontext():
-        return (yield)
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(nextitem):
     with METER.shared() if nextitem is None else nullcontext():  # the last test ends what the session shares
@@ -95,15 +93,23 @@ def _no_settings_from_outside(monkeypatch, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """One Chromium for all tests; `browser.opened` gives each a context of its own."""
+    """One Chromium for all tests."""
     with browser.launched() as started:
         yield started
 
 
+@pytest.fixture(scope="session")
+def browsing(chromium):
+    """The context, with its cache, of all pages but those that tests open with `browser.opened`."""
+    context = chromium.new_context(viewport={"width": 1500, "height": 1100})
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(chromium):
-    """A page in a context of its own; errors of its programs and answers that failed fail the test."""
-    with browser.opened(chromium, 1500, 1100) as opened:
+def page(browsing):
+    """A page without cookies; errors of its programs and answers that failed fail the test."""
+    with browser.warm(browsing) as opened:
         yield opened
         assert opened.failures == []
 

@@ -92,3 +92,17 @@ def test_the_clock_counts_computing():
     before = tiers.cpu_seconds()
     sum(range(200_000))
     assert tiers.cpu_seconds() > before
+
+
+@pytest.fixture(scope="session")
+def of_the_session():
+    return tiers.METER.is_sharing
+
+
+@pytest.fixture
+def of_one_test():
+    return tiers.METER.is_sharing
+
+
+def test_only_fixtures_of_the_session_are_shared(of_the_session, of_one_test):
+    assert (of_the_session, of_one_test, tiers.METER.is_sharing) == (True, False, False)

@@ -1,12 +1,16 @@
 """Stores that several tests share: one filled by real searches, and small unusual ones."""
 
+import contextlib
+
 import boards
 import pytest
 import yaml
-from commands import FAILING, atoll
+from commands import FAILING, called
 from served import dashboard
 
 from atoll.dashboard.context import Context
+from atoll.platform.benchmark import benchmark_file, runner
+from atoll.platform.launch.in_process import run_in_process
 
 DASO = {
     "name": "daso",
@@ -47,11 +51,23 @@ def searched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("searched")
     for name, content in (("daso", DASO), ("front", FRONT), ("b", BENCHMARK)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    atoll("search", "daso.yaml", cwd=folder)
-    atoll("search", "front.yaml", cwd=folder)
-    atoll("search", *BROKEN, "--name", "broken", cwd=folder, env={"FAIL": "raise"})
-    atoll("benchmark", "b.yaml", cwd=folder, timeout=240)
-    return f"sqlite:///{folder}/atoll.db"
+    url = f"sqlite:///{folder}/atoll.db"
+    called("search", "daso.yaml", "--in-process", cwd=folder)
+    called("search", "front.yaml", "--in-process", cwd=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAIL", "raise")
+        called("search", *BROKEN, "--name", "broken", "--in-process", cwd=folder)
+    with contextlib.chdir(folder):
+        ended = runner.run(
+            benchmark_file.load("b.yaml"),
+            url,
+            resuming=False,
+            say=lambda _line: None,
+            follow=lambda _plan: contextlib.nullcontext(lambda _folder: None),
+            run_ranks=run_in_process,
+        )
+    assert ended.state == "complete"
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from served import ROWS, cell, drawn, points, until
 
 from atoll.storage.store import Store
 
-pytestmark = [*browser.NEEDED, pytest.mark.mpi, pytest.mark.cpu_limit(90, reason="Chromium draws in software")]
+pytestmark = browser.NEEDED
 
 
 def csv_of(page, figure):

@@ -48,11 +48,32 @@ def opened(chromium, width: int = 1280, height: int = 900, **options) -> Iterato
     """
     context = chromium.new_context(viewport={"width": width, "height": height}, **options)
     try:
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.failures = []
-        page.on("pageerror", lambda error: page.failures.append(str(error)))
-        page.on("response", lambda answer: answer.status >= 500 and page.failures.append(answer.url))
-        yield page
+        yield new_page(context)
     finally:
         context.close()
+
+
+@contextmanager
+def warm(context) -> Iterator:
+    """A page in a context that others share: the cache is kept, as loading the libraries takes seconds.
+
+    Cookies go with the page, and so does what it stored in the browser.
+    """
+    page = new_page(context)
+    try:
+        yield page
+        if page.url.startswith("http"):
+            page.evaluate("localStorage.clear(), sessionStorage.clear()")
+    finally:
+        page.close()
+        context.clear_cookies()
+
+
+def new_page(context):
+    """A page that notes its failures."""
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.failures = []
+    page.on("pageerror", lambda error: page.failures.append(str(error)))
+    page.on("response", lambda answer: answer.status >= 500 and page.failures.append(answer.url))
+    return page

@@ -10,8 +10,9 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import pytest
 from slow_tests import SLOW
 
 CPU_LIMIT = 20.0
@@ -87,13 +88,17 @@ def cpu_seconds() -> float:
 
 
 class CpuMeter:
-    """The CPU seconds of one test after another: setup, call and teardown, without what the whole session shares."""
+    """The CPU seconds of one test after another: setup, call and teardown, without what the whole session shares.
+
+    Attributes:
+        is_sharing: whether what is spent now belongs to the session.
+    """
 
     def __init__(self, clock: Callable[[], float] = cpu_seconds) -> None:
         self._clock = clock
         self._started = clock()
         self._shared = 0.0
-        self._is_sharing = False
+        self.is_sharing = False
 
     def start(self) -> None:
         """A test begins."""
@@ -103,14 +108,14 @@ class CpuMeter:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """What is spent here is not the test's own: it makes, or ends, what later tests use too."""
-        if self._is_sharing:
+        if self.is_sharing:
             yield
             return
-        self._is_sharing, before = True, self._clock()
+        self.is_sharing, before = True, self._clock()
         try:
             yield
         finally:
-            self._is_sharing = False
+            self.is_sharing = False
             self._shared += self._clock() - before
 
     def excess(self, marks: Collection[str], limit: float = CPU_LIMIT) -> str | None:
@@ -124,3 +129,19 @@ class CpuMeter:
         if spent <= limit or "long" in marks:
             return None
         return f"it took {spent:.1f} CPU seconds; this test of the default tier may take {limit:g}: mark it `long`"
+
+
+METER = CpuMeter()
+
+
+class SessionFixtures:
+    """A plugin that charges the fixtures of the session to no test.
+
+    A plugin of its own, because pytest asks no conftest.py of a folder about fixtures of the whole session.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef) -> Iterator[object]:
+        """Set a fixture up."""
+        with METER.shared() if fixturedef.scope == "session" else nullcontext():
+            return (yield)
