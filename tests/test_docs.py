@@ -41,7 +41,10 @@ def test_every_command_is_in_the_readme():
 
 def test_readme_has_the_two_commands():
     assert '    python -m pip install -c constraints.txt -e ".[search]" && atoll quickstart' in README
-    assert '    python -m pip install -c constraints.txt -e ".[search,test]" && python -m pytest' in README
+    assert (
+        '    python -m pip install -c constraints.txt -e ".[search,test]" && python -m pytest -n 2 --dist worksteal'
+        in README
+    )
 
 
 def test_the_study_file_in_the_readme_is_valid(tmp_path):
@@ -69,7 +72,7 @@ def test_links_lead_somewhere(path):
 def test_ci_calls_the_readmes_test_command():
     script = (ROOT / ".ci/run").read_text()
     assert 'pip install -q -c constraints.txt -e ".[search,test]"' in script
-    assert "\npython -m pytest\n" in script
+    assert "\npython -m pytest -n 2 --dist worksteal\n" in script
 
 
 def test_no_paths_of_a_machine():

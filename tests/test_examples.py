@@ -66,6 +66,7 @@ def test_the_own_workload_is_minimized(tmp_path):
     assert objectives == sorted(objectives)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_package_with_entry_points(tmp_path):
     site = tmp_path / "site"

@@ -15,7 +15,7 @@ from atoll.communication.communicator import Communicator, PeerAborted
 from atoll.communication.trace import Trace
 from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO, TWO_NODES
 
-DEFAULT = [processes(PAIR, "mpi", long=False), processes(PAIR, "gloo", long=False)]
+DEFAULT = [processes(PAIR, "mpi", long=False), processes(PAIR, "gloo")]
 on_pairs = on_ranks(
     PAIR, TWO_BY_TWO, over=[*DEFAULT, processes(TWO_BY_TWO), processes(PAIR, "tcp"), processes(TWO_BY_TWO, "gloo")]
 )

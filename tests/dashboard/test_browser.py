@@ -125,6 +125,7 @@ def test_selected_trials_are_drawn_and_hyperparameters_picked(url, page):
     until(page, "!!dash_ag_grid.getApi('study-grid').getColumn('hp.weight_decay')")
 
 
+@pytest.mark.long
 def test_the_order_is_kept_in_the_address_and_the_selection_exported(url, page, searched):
     slowest = max(Store(searched).trials(Store(searched).study("daso")), key=lambda t: t.seconds)
     sort = "%5B%7B%22colId%22%3A%22seconds%22%2C%22sort%22%3A%22desc%22%7D%5D"
@@ -180,6 +181,7 @@ def test_a_failed_trial_shows_why(url, page, searched):
     assert page.evaluate("document.querySelector('#study-figure .js-plotly-plot')._fullData[0].x[0]") == len(failed)
 
 
+@pytest.mark.long
 def test_a_pareto_front(url, page):
     page.goto(f"{url}/study?name=front&tab=pareto")
     drawn(page, "study-figure")
@@ -213,6 +215,7 @@ def test_studies_are_compared_with_a_warning(url, page):
     until(page, "document.querySelectorAll('#compare-grid .ag-center-cols-container .ag-row').length === 2")
 
 
+@pytest.mark.long
 def test_predictions_are_marked_and_clusters_can_be_edited(url, page):
     page.goto(f"{url}/projection?name=b&nodes=1,2,4")
     drawn(page, "projection-figure")
@@ -241,6 +244,7 @@ def test_the_best_are_exported(url, page, searched):
     assert "atoll export daso --best 2" in page.inner_text("#export-command")
 
 
+@pytest.mark.long
 def test_the_theme_is_chosen_and_kept(url, page):
     page.goto(f"{url}/study?name=daso")
     drawn(page, "study-figure")
@@ -258,7 +262,8 @@ PAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1280), pytest.param("dark", 1920, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1920)])
 def test_axe_finds_nothing_serious_and_nothing_reaches_over_the_edge(url, chromium, theme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core's wrapper is missing").Axe()
     with browser.opened(chromium, width, 900, color_scheme=theme) as page:
@@ -274,6 +279,7 @@ def test_axe_finds_nothing_serious_and_nothing_reaches_over_the_edge(url, chromi
         assert page.failures == []
 
 
+@pytest.mark.long
 def test_the_keyboard_reaches_a_trial(url, page):
     page.goto(f"{url}/study?name=daso")
     page.wait_for_selector(cell(0, "number"))

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from served import cell, dashboard, drawn, until
 
-pytestmark = [*browser.NEEDED, pytest.mark.long]
+pytestmark = [*browser.NEEDED, pytest.mark.long, pytest.mark.alone]
 PATIENCE = 4.0  # a factor on the limits in benchmarks/dashboard.py
 
 

@@ -11,13 +11,13 @@ import browser
 import journals
 import pytest
 from commands import wait_until
-from served import ROWS, cell, dashboard, drawn, gunicorn, points, until
+from served import ROWS, cell, dashboard, dashboard_command, drawn, gunicorn, points, until
 
 from atoll.storage import browse
 from atoll.storage.recorder import RecorderThread
 from atoll.storage.store import Store
 
-pytestmark = [*browser.NEEDED, pytest.mark.cpu_limit(90, reason="Chromium draws in software")]
+pytestmark = browser.NEEDED
 
 PATIENCE = 2.0  # seconds from a journal line to the page
 
@@ -98,6 +98,7 @@ def test_a_running_study_grows_and_keeps_zoom_choice_and_filters(live, page):
     assert "3 complete" in page.inner_text("#study-counts")
 
 
+@pytest.mark.long
 def test_what_ended_while_another_page_was_open_is_there(live, page):
     lines, url = live
     page.goto(url)
@@ -113,6 +114,7 @@ def test_what_ended_while_another_page_was_open_is_there(live, page):
     until(page, "document.querySelector('#study-figure .js-plotly-plot')?._fullData[0].x.length === 3")
 
 
+@pytest.mark.long
 def test_a_page_that_nothing_happens_on_is_not_drawn_again(live, page):
     _, url = live
     page.goto(url)
@@ -126,6 +128,7 @@ def test_a_page_that_nothing_happens_on_is_not_drawn_again(live, page):
     assert all('"output":"..study-revision.data' in one for one in asked), asked
 
 
+@pytest.mark.long
 def test_a_server_that_was_away_answers_what_was_asked_meanwhile(tmp_path, page):
     store = boards.study(tmp_path, [n / 1000 for n in range(400)])
     with dashboard(str(store)) as url:
@@ -215,7 +218,9 @@ def test_names_and_notes_are_text_wherever_they_are_shown(tmp_path, page):
 SMALL = {"no-trials": [], "one-complete": [0.5], "two-failed": [None, None]}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [name if name == "two-failed" else pytest.param(name, marks=pytest.mark.long) for name in SMALL]
+)
 def test_small_studies_have_a_sensible_view(shared, page, name):
     path, url = shared
     boards.study(path, SMALL[name], name=name)
@@ -228,6 +233,7 @@ def test_small_studies_have_a_sensible_view(shared, page, name):
     assert "Traceback" not in page.inner_text("body")
 
 
+@pytest.mark.long
 def test_an_empty_store_says_what_to_do(tmp_path, page):
     store = Store(f"sqlite:///{tmp_path}/atoll.db")
     with dashboard(str(store)) as url:
@@ -251,7 +257,7 @@ def test_nothing_can_be_edited_unless_it_is_allowed(shared, page):
 
 def test_names_archives_and_notes_can_be_edited(tmp_path, page):
     store = boards.study(tmp_path, [0.5])
-    with dashboard(str(store), "--allow-edit") as url:
+    with dashboard(str(store), allow_edit=True) as url:
         page.goto(f"{url}/study?name=s")
         page.fill("#study-new-name", " bad")
         page.click("#study-rename")
@@ -271,7 +277,7 @@ def test_names_archives_and_notes_can_be_edited(tmp_path, page):
 
 def test_an_address_that_others_reach_asks_for_the_printed_token(tmp_path, page):
     store = boards.study(tmp_path, [0.5])
-    with dashboard(str(store), "--host", "0.0.0.0") as url:
+    with dashboard_command(str(store), "--host", "0.0.0.0") as url:
         assert "?token=" in url
         port, token = url.split(":")[2].split("/")[0], url.split("token=")[1]
         local = f"http://127.0.0.1:{port}"
@@ -288,7 +294,7 @@ def test_an_address_that_others_reach_asks_for_the_printed_token(tmp_path, page)
 
 def test_without_a_token_only_when_it_is_said(tmp_path, page):
     store = boards.study(tmp_path, [0.5])
-    with dashboard(str(store), "--host", "0.0.0.0", "--insecure", "--base-path", "/lab/atoll") as url:
+    with dashboard_command(str(store), "--host", "0.0.0.0", "--insecure", "--base-path", "/lab/atoll") as url:
         assert "token" not in url
         assert url.endswith("/lab/atoll")
         page.goto(f"http://127.0.0.1:{url.split(':')[2]}/")
@@ -299,7 +305,8 @@ def test_without_a_token_only_when_it_is_said(tmp_path, page):
         page.wait_for_selector("#export-yaml >> text=workload:")
 
 
-@pytest.mark.parametrize("database", [pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
+@pytest.mark.long
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_it_runs_under_gunicorn(tmp_path, page, database, request):
     url = request.getfixturevalue("postgresql_url") if database == "postgresql" else f"sqlite:///{tmp_path}/atoll.db"
     boards.study(tmp_path, [0.5, 0.7, None], url=url)

@@ -1,21 +1,62 @@
-"""The dashboard as users start it, and the contents of its pages."""
+"""Running dashboards, and the contents of their pages."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+
+from werkzeug.serving import make_server
+
+from atoll.dashboard.app import create_app
+from atoll.dashboard.pages import PAGES
+from atoll.storage.store import Store
 
 ROWS = ".ag-center-cols-container .ag-row"
 
 
+# Importing the dashboard takes seconds: one process does it, and every server is a fork of it.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["atoll.dashboard.app", *(page.module for page in PAGES)])
+
+
+def _serve(store: str, options: dict, port: int, started: Connection) -> None:
+    app = create_app(Store(store), **options)
+    server = make_server("127.0.0.1", port, app.server, threaded=True)
+    started.send(f"http://127.0.0.1:{server.port}")
+    server.serve_forever()
+
+
 @contextmanager
-def dashboard(store: str, *options: str, port: int = 0) -> Iterator[str]:
-    """The address of a running `atoll dashboard`. Default port: any free one."""
-    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--port", f"{port}", "--json", "--store", store]
+def dashboard(store: str, port: int = 0, **options) -> Iterator[str]:
+    """The address of a running dashboard. Default port: any free one.
+
+    Args:
+        store: its URL.
+        port: the port to listen on.
+        options: of `create_app`.
+    """
+    here, there = _FORKS.Pipe()
+    server = _FORKS.Process(target=_serve, args=(store, options, port, there), daemon=True)
+    server.start()
+    there.close()
+    try:
+        assert here.poll(60), "no dashboard after 60 s"
+        yield here.recv()
+    finally:
+        server.kill()
+        server.join()
+
+
+@contextmanager
+def dashboard_command(store: str, *options: str) -> Iterator[str]:
+    """The address of a dashboard that `atoll dashboard` serves, as users start it."""
+    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--port", "0", "--json", "--store", store]
     server = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = server.stdout.readline()

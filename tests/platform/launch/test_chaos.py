@@ -20,7 +20,7 @@ from atoll.storage import journal
 from atoll.storage.events import ProgressReported, Restarted, TrialEnded, TrialLost, TrialStarted
 from atoll.storage.store import Store
 
-pytestmark = [pytest.mark.mpi, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.mpi, pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(900)]
 
 HEARTBEAT_TIMEOUT = 20.0
 LONG = {

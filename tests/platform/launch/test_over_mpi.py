@@ -54,7 +54,7 @@ def started(folder, *flags, progress=1, fail="slow"):
     return search, study
 
 
-@pytest.mark.cpu_limit(60, reason="eight processes import torch")
+@pytest.mark.long
 def test_eight_ranks_on_two_islands(tmp_path):
     write(tmp_path)
     flags = ("--trials", "12", "--islands", "2", "--workers", "2", "--ranks", "2")
@@ -75,7 +75,7 @@ def test_eight_ranks_on_two_islands(tmp_path):
     assert "12 complete" in done.stdout
 
 
-@pytest.mark.cpu_limit(40, reason="ranks over TCP poll their sockets")
+@pytest.mark.long
 def test_ranks_over_tcp(tmp_path):
     write(tmp_path)
     flags = ("--trials", "6", "--islands", "2", "--ranks", "2", "--ranks-per-node", "1")
@@ -109,6 +109,8 @@ def test_threads_and_processes_search_the_same(tmp_path):
     assert histories[0] == histories[1]
 
 
+@pytest.mark.long
+@pytest.mark.alone
 def test_an_exception_on_one_rank_interrupts_its_peer(tmp_path):
     atoll(*SLOW, "--trials", "4", cwd=tmp_path, env={"FAIL": "raise"})
     _, _, trials = check_complete(tmp_path, 4)
@@ -145,6 +147,7 @@ def test_stop_and_resume(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_a_budget_of_seconds(tmp_path):
     write(tmp_path, method="ddp", topology={"islands": 2}, seconds=6.0)
     atoll("search", "s.yaml", cwd=tmp_path)
@@ -168,6 +171,7 @@ def test_a_killed_rank_is_started_again(tmp_path):
     assert len(journal_lines(folder, "restarted")) == 1
 
 
+@pytest.mark.long
 def test_a_stopped_rank_is_noticed_by_its_heartbeat(tmp_path):
     write(tmp_path, workload=FAILING, method="ddp", trials=2, epochs=4, heartbeat_timeout=12.0, topology={"ranks": 2})
     search, folder = started(tmp_path, "search", "s.yaml", "--outside", progress=2)
@@ -225,7 +229,8 @@ def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number):
     wait_until(lambda: not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host")), 10)
 
 
-@pytest.mark.cpu_limit(40, reason="it trains for more than ten seconds")
+@pytest.mark.long
+@pytest.mark.alone
 def test_a_database_locked_for_ten_seconds_stops_nothing_and_loses_nothing(tmp_path):
     search, folder = started(tmp_path, *SLOW, "--trials", "60", "--islands", "2")
     lock = sqlite3.connect(tmp_path / "atoll.db", isolation_level=None, timeout=30)

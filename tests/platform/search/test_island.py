@@ -15,15 +15,8 @@ def test_threads(name, layout):
 
 
 @pytest.mark.mpi
-def test_four_processes():
-    errors = ranks.run_on_mpi(CONTRACT, 4)
-    assert len(errors) == 3
-    assert not any(errors.values()), errors
-
-
-@pytest.mark.mpi
 @pytest.mark.long
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 6])
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 6])
 def test_processes(num_ranks):
     errors = ranks.run_on_mpi(CONTRACT, num_ranks)
     assert errors

@@ -23,6 +23,8 @@ from atoll.platform.study.migration import Migration
 from atoll.platform.study.samplers import NAMES, SEVERAL_OBJECTIVES, Genetic, Grid, Sampler
 from atoll.searchspaces.space import Parameter, SearchSpace
 
+GP_LONG = pytest.param("optuna-gp", marks=pytest.mark.long)  # it takes as long as all the others together
+
 SPACE = SearchSpace(
     (
         Parameter(name="rate", distribution=FloatDistribution(1e-4, 1.0, log=True), default=0.1),
@@ -138,7 +140,7 @@ def test_proposals_stay_in_the_space_and_repeat(name):
     assert len({json.dumps(values, sort_keys=True) for values in first.configurations()}) > 25
 
 
-@pytest.mark.parametrize("name", ["optuna-tpe", "optuna-gp", "optuna-cmaes", "propulate"])
+@pytest.mark.parametrize("name", ["optuna-tpe", GP_LONG, "optuna-cmaes", "propulate"])
 def test_a_sampler_learns_to_keep_away_from_what_is_refused(name):
     """Where a third of the space is feasible, ten proposals nearly always have one that is."""
     space = SPACE.constrained(["rate <= 0.002"])
@@ -177,7 +179,7 @@ def test_a_sampler_that_repeats_itself_is_asked_twice_only():
     assert max(len(candidate.infeasible) for candidate, _ in search.history) == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [GP_LONG if name == "optuna-gp" else name for name in NAMES])
 def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
     uninterrupted = Search(name).evaluate(40)
     resumed = Search(name)
@@ -197,8 +199,11 @@ def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["propulate", "optuna-cmaes"]
-    + [pytest.param(name, marks=pytest.mark.long) for name in ("optuna-tpe", "optuna-nsga2", "optuna-nsga3")],
+    ["propulate"]
+    + [
+        pytest.param(name, marks=pytest.mark.long)
+        for name in ("optuna-cmaes", "optuna-tpe", "optuna-nsga2", "optuna-nsga3")
+    ],
 )
 def test_four_workers_are_as_good_as_one_at_equal_evaluations(name):
     """Without the samplers' attributes, four studies of CMA-ES were a thousand times worse than one.

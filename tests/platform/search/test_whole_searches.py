@@ -35,7 +35,7 @@ def read(folder, name="s"):
     "samplers",
     [
         ["optuna-tpe", "optuna-cmaes", "optuna-nsga2", "optuna-nsga3"],
-        ["optuna-gp", "optuna-qmc", "random", "grid"],
+        pytest.param(["optuna-gp", "optuna-qmc", "random", "grid"], marks=pytest.mark.long),
     ],
 )
 def test_islands_with_samplers_of_their_own(tmp_path, samplers):
@@ -146,7 +146,9 @@ def test_several_objectives(tmp_path):
     assert started == [h for h in expected if h != again[0].configuration["hyperparameters"]]
 
 
-@pytest.mark.parametrize("name", ["propulate", "optuna-tpe", "optuna-cmaes"])
+@pytest.mark.parametrize(
+    "name", ["propulate", *(pytest.param(name, marks=pytest.mark.long) for name in ("optuna-tpe", "optuna-cmaes"))]
+)
 def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, monkeypatch, name):
     """One worker and a seed; the objective is the loss, which is the same to the last bit."""
     counts = tmp_path / "counts"
