@@ -1,17 +1,28 @@
-"""One launcher per study: a lock file that names its holder, and is taken over from a dead holder.
+"""One launcher per study: a file that the operating system locks for its holder, and that names the holder.
 
-The file is made by a hard link, which is atomic on network file systems, too. On the holder's own host, its process is
-looked up; from elsewhere, the holder counts as dead if it has not refreshed the file for a while.
+The system's lock (flock) ends with its holder, however that ends, and no two processes have it: on one host in all of
+its containers, and on network file systems that support it. Where a file system has no locks, the file is made by a
+hard link, which is atomic there, too; its holder is looked up by its process, or counts as dead if it has not refreshed
+the file for a while.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
-import socket
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from atoll.storage.process import Process, system
+
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+TRIES = 10  # somebody who only looks has the lock for an instant
 
 
 class Locked(Exception):
@@ -27,37 +38,75 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._refreshed = 0.0
+        self._file: int | None = None
 
     def acquire(self) -> None:
         """Take the lock, if necessary over from a dead holder. Raises Locked."""
-        mine = self._path.with_name(f"{self._path.name}.{socket.gethostname()}.{os.getpid()}")
+        try:
+            file = self._locked_file()
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self._acquire_by_link()
+            return
+        # A host that knows no locks, or an older atoll, holds it by its name alone.
+        if (holder := self._named_holder()) is not None and not holder.get("is_locked"):
+            os.close(file)
+            raise Locked(_running(holder))
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(_identity() | {"is_locked": True}).encode(), 0)
+        os.fsync(file)
+        self._file = file
+
+    def _locked_file(self) -> int:
+        """The file, locked for this process. Raises Locked, and OSError if the file system has no locks."""
+        for _ in range(TRIES):
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                time.sleep(0.01)
+                continue
+            except OSError:
+                os.close(file)
+                raise
+            if _is_still(self._path, file):
+                return file
+            os.close(file)  # the study was deleted, and the file with it
+        raise Locked(_running(self._content()))
+
+    def _acquire_by_link(self) -> None:
+        mine = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")
         mine.write_text(json.dumps(_identity()))
         try:
-            # Between the check and the link, a holder may die, or another launcher may take the lock.
-            for _ in range(10):
-                try:
-                    os.link(mine, self._path)
-                except FileExistsError:
-                    self._clear_if_dead(now=mine.stat().st_mtime)
-                else:
-                    return
-            raise Locked(f"{self._path} could not be taken, because several launchers compete for it; try again")
+            with self._takeover():
+                if (holder := self._named_holder()) is not None:
+                    raise Locked(_running(holder))
+                self._path.unlink(missing_ok=True)
+                os.link(mine, self._path)
         finally:
             mine.unlink()
 
-    def _clear_if_dead(self, now: float) -> None:
+    @contextlib.contextmanager
+    def _takeover(self) -> Iterator[None]:
+        """Only one launcher at a time looks whether the holder is dead, and takes its place."""
+        turn = self._path.with_name(f"{self._path.name}.takeover")
+        for _ in range(10 * TRIES):
+            try:
+                os.mkdir(turn)
+                break
+            except FileExistsError:
+                with contextlib.suppress(OSError):
+                    if time.time() - turn.stat().st_mtime > self.SILENCE:  # its maker has died within an instant
+                        turn.rmdir()
+                time.sleep(0.05)
+        else:
+            raise Locked(f"{self._path} could not be taken, because several launchers compete for it; try again")
         try:
-            holder = json.loads(self._path.read_text())
-            silence = now - self._path.stat().st_mtime
-        except (FileNotFoundError, ValueError):
-            self._path.unlink(missing_ok=True)
-            return
-        if _is_alive(holder, silence, self.SILENCE):
-            raise Locked(
-                f"this study is running as process {holder['process']} on {holder['hostname']} (since "
-                f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(holder['since']))}); stop it first, or wait"
-            )
-        self._path.unlink(missing_ok=True)
+            yield
+        finally:
+            turn.rmdir()
 
     def refresh(self) -> None:
         """Show that the holder is alive; to be called often, touches the file at intervals."""
@@ -67,49 +116,72 @@ class Lock:
 
     def release(self) -> None:
         """Release the lock."""
-        self._path.unlink(missing_ok=True)
+        if self._file is None:
+            self._path.unlink(missing_ok=True)
+            return
+        # The file stays: another process may be about to lock this very file.
+        os.ftruncate(self._file, 0)
+        os.close(self._file)
+        self._file = None
 
     def holder(self) -> dict[str, Any] | None:
         """The live process that holds the lock; None if there is none."""
         try:
-            owner: dict[str, Any] = json.loads(self._path.read_text())
-            silence = time.time() - self._path.stat().st_mtime
-        except (FileNotFoundError, ValueError):
+            file = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
             return None
-        return owner if _is_alive(owner, silence, self.SILENCE) else None
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return self._content()
+        except OSError:
+            return self._named_holder()
+        finally:
+            os.close(file)
+        holder = self._named_holder()
+        return None if holder is None or holder.get("is_locked") else holder
+
+    def _content(self) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(self._path.read_text())
+        except (OSError, ValueError):  # it is being written
+            content = {}
+        return {"hostname": "a host", "process": "unknown", "since": time.time()} | content
+
+    def _named_holder(self) -> dict[str, Any] | None:
+        """The process that the file names, unless it has ended, or is elsewhere and silent."""
+        try:
+            holder: dict[str, Any] = json.loads(self._path.read_text())
+            silence = time.time() - self._path.stat().st_mtime
+            number, started = int(holder["process"]), holder.get("started")
+            process = Process(str(holder["hostname"]), number, started, holder.get("system", system()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        is_over = process.has_ended() if process.is_here else silence > self.SILENCE
+        return None if is_over else holder
+
+
+def _is_still(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _running(holder: dict[str, Any]) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+    return (
+        f"this study is running as process {holder['process']} on {holder['hostname']} (since {since}); stop it first, "
+        "or wait"
+    )
 
 
 def _identity() -> dict[str, Any]:
+    process = Process.current()
     return {
-        "hostname": socket.gethostname(),
-        "process": os.getpid(),
-        "started": _start_of(os.getpid()),
+        "hostname": process.hostname,
+        "process": process.number,
+        "started": process.started,
+        "system": process.system,
         "since": time.time(),
     }
-
-
-def _is_alive(holder: dict[str, Any], silence: float, patience: float) -> bool:
-    if holder.get("hostname") != socket.gethostname():
-        return silence < patience
-    started = _start_of(int(holder["process"]))
-    return started is not None and started == holder.get("started")
-
-
-def _start_of(process: int) -> str | None:
-    """The start time of a process on this host, in the system's format; None if there is no such process."""
-    try:
-        # The fields of proc(5) after the command, which may contain spaces: the state, ..., and field 22.
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return _without_proc(process)
-    return None if fields[0] == "Z" else fields[19]
-
-
-def _without_proc(process: int) -> str | None:
-    if Path("/proc/self").exists():
-        return None
-    try:
-        os.kill(process, 0)
-    except OSError:
-        return None
-    return "alive"

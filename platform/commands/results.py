@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -78,9 +79,13 @@ def failures(study: Name = None, store: StoreOption = None, as_json: JsonOption 
 def studies(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the store's studies with their state and progress."""
     from atoll.platform.commands import display
+    from atoll.platform.launch import running
     from atoll.storage.export import study_as_dict
+    from atoll.storage.folder import StudyFolder
 
     summaries = open_store(store).studies()
+    for study in (summary.study for summary in summaries if summary.study.state == "running"):
+        study.state = running.true_state(StudyFolder(study.folder))
     if as_json:
         print_json([study_as_dict(s.study) | {"counts": s.counts, "best": s.best} for s in summaries])
     else:
@@ -95,7 +100,7 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Delete the rows and files of a study or of a whole benchmark, after asking for confirmation."""
-    from atoll.platform.launch import running
+    from atoll.platform.launch import lifecycle, running
     from atoll.storage.folder import BenchmarkFolder, StudyFolder
     from atoll.storage.models import StudyRow
 
@@ -106,6 +111,8 @@ def delete(
         running.check_not_running(part)
     if not yes:
         typer.confirm(f"Delete {study} and its trials from {opened}, and its files in {row.folder}?", abort=True)
+    for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
+        lifecycle.end_interrupted(part)
     opened.delete(row)
     folder.remove()
     if as_json:
@@ -218,6 +225,10 @@ def record(
     from atoll.platform.launch import lifecycle
     from atoll.storage.folder import StudyFolder
 
+    interrupted = None if follow else lifecycle.end_interrupted(StudyFolder(folder))
+    if interrupted is not None:
+        state, num_ended = interrupted
+        print(f"its launcher had ended without a word; ended {num_ended} ranks: it is {state} now", file=sys.stderr)
     num_lines = lifecycle.record(StudyFolder(folder), lifecycle.store_url(store), follow=follow)
     if as_json:
         print_json({"folder": str(folder), "lines": num_lines})

@@ -210,7 +210,7 @@ def stop(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running search or benchmark to stop. Running trials are requeued on --resume."""
-    from atoll.platform.launch import errors, running
+    from atoll.platform.launch import errors, lifecycle, running
     from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 
     default = StudyFolder(DEFAULT_PARENT / study)
@@ -221,7 +221,14 @@ def stop(
     if not folder.exists():
         raise errors.LaunchError(f"{study} has no files in {folder.path} on this host")
     if running.holder(folder) is None:
-        raise errors.LaunchError(f"{study} is not running: no live process holds {folder.lock}")
+        if (interrupted := lifecycle.end_interrupted(folder)) is None:
+            raise errors.LaunchError(f"{study} is not running: no live process holds {folder.lock}")
+        state, num_ended = interrupted
+        if as_json:
+            print_json({"study": study, "state": state, "ended_ranks": num_ended})
+        else:
+            print(f"the launcher of {study} had ended without a word; ended its {num_ended} ranks: it is {state} now")
+        return
     running.request_stop(folder)
     if as_json:
         print_json({"study": study, "stop_request": str(folder.stop_request)})

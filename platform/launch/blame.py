@@ -42,3 +42,8 @@ def suspected_workers(folder: StudyFolder, since: float, log_start: int, silent:
     ranks = hosts(folder, since)
     workers = {rank.worker for rank in ranks if rank.process in named or rank.world_rank in silent}
     return workers or None
+
+
+def was_killed(folder: StudyFolder, log_start: int) -> bool:
+    """Whether a rank was killed (SIGKILL), as by the system for want of memory, rather than failed by itself."""
+    return re.search(r"\b[Ss]ignal 9\b|EXIT CODE: 9\b", _log_since(folder, log_start)) is not None

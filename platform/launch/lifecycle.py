@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform.exit_codes import EXIT_STOPPED
+from atoll.platform.launch import orphans
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.running import state
 from atoll.platform.search import resume
@@ -30,7 +31,7 @@ from atoll.storage import journal
 from atoll.storage.events import StudyEnded, StudyStarted, TrialEnded, TrialLost
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalWriter
-from atoll.storage.lock import Lock
+from atoll.storage.lock import Lock, Locked
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import DEFAULT_URL, Store
 
@@ -92,7 +93,13 @@ def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, An
             f"`atoll delete {study.name}`"
         )
     if resuming:
-        _check_unchanged(folder, study, definition)
+        past = _check_unchanged(folder, study, definition)
+        if past.used_up(study.trials, study.seconds, study.busy_seconds):
+            raise LaunchError(
+                f"{study.name} is complete: it has used its budget of {budget(study)}; increase it to continue"
+            )
+        if num_ended := orphans.end(folder):
+            log.warning("ended %d ranks that an earlier launcher had left", num_ended)
     resolved = plan.objectives
     # Compute nodes may be unable to reach the store, so the warm start is read here.
     warm_start = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(plan, url)
@@ -128,7 +135,8 @@ def row(folder: StudyFolder) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name != "warm_start"}
 
 
-def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, Any]) -> None:
+def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, Any]) -> resume.Past:
+    """What has been searched, if the study is still the same. Raises LaunchError."""
     if not folder.exists():
         raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
     before = json.loads(folder.definition.read_text())["definition"]
@@ -152,10 +160,40 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
     past = resume.read(journal.replay(folder.journals, problems))
     for problem in problems:
         log.warning("%s", problem)
-    if past.used_up(study.trials, study.seconds, study.busy_seconds):
-        raise LaunchError(
-            f"{study.name} is complete: it has used its budget of {budget(study)}; increase it to continue"
-        )
+    return past
+
+
+def is_done(plan: Plan) -> bool:
+    """Whether a study lacks nothing but its end, which its launcher did not live to write. Raises LaunchError."""
+    study, folder = plan.study, study_folder(plan.study)
+    if not folder.exists() or state(folder) is not None:
+        return False
+    past = _check_unchanged(folder, study, study.model_dump(mode="json", exclude={"store", "folder"}))
+    if not past.used_up(study.trials, study.seconds, study.busy_seconds):
+        return False
+    orphans.end(folder)
+    return True
+
+
+def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
+    """Write the end of a study whose launcher ended without one, after ending the ranks that it left.
+
+    Returns:
+        The state, and the number of ranks that were ended; None if the study has ended, or runs.
+    """
+    if not folder.exists() or state(folder) is not None:
+        return None
+    lock = Lock(folder.lock)
+    try:
+        lock.acquire()
+    except Locked:
+        return None
+    try:
+        num_ended = orphans.end(folder)
+        ended, _ = end(folder, Study.model_validate(row(folder)["definition"]), None)
+    finally:
+        lock.release()
+    return ended, num_ended
 
 
 def budget(study: Study) -> str:
@@ -243,6 +281,7 @@ def end_if_done(folder: StudyFolder, study: Study) -> None:
         lock = Lock(folder.lock)
         lock.acquire()
         try:
+            orphans.end(folder)
             end(folder, study, None)
         finally:
             lock.release()

@@ -14,6 +14,7 @@ from pathlib import Path
 from atoll.platform.launch.blame import hosts
 from atoll.platform.launch.errors import LaunchError
 from atoll.storage.folder import StudyFolder
+from atoll.storage.process import Process
 
 _RANK_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_", "SLURM_PROCID", "SLURM_STEP")
 
@@ -31,9 +32,11 @@ def mpiexec() -> str:
 
 
 def start_ranks(num_ranks: int, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start an MPI job of our ranks in its own session; its output goes to `log`."""
+    """Start an MPI job of our ranks in its own session, which ends with this process; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "atoll.platform.ranks.main", *arguments]
+    tether = [sys.executable, "-I", "-S", str(Path(__file__).with_name("tether.py")), str(os.getpid())]
+    rank = [sys.executable, "-m", "atoll.platform.ranks.main", f"--launcher={Process.current()}", *arguments]
+    command = [*tether, mpiexec(), "-n", str(num_ranks), *rank]
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -70,16 +73,17 @@ def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:
 def kill_ranks(folder: StudyFolder, since: float) -> None:
     """Kill the ranks on this host, started after `since`, that have outlived their mpiexec."""
     for rank in hosts(folder, since):
-        if rank.hostname == socket.gethostname() and _is_rank_of(folder, rank.process):
+        if rank.hostname == socket.gethostname() and is_rank_of(folder, rank.process):
             try:
                 os.kill(rank.process, signal.SIGKILL)
             except ProcessLookupError:
                 continue
 
 
-def _is_rank_of(folder: StudyFolder, process: int) -> bool:
+def is_rank_of(folder: StudyFolder, process: int) -> bool:
+    """Whether a process of this host is a rank that searches `folder`."""
     try:
         command = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return False
-    return "atoll.platform.ranks.main" in command and str(folder.path) in command
+    return "atoll.platform.ranks.main" in command and str(folder.path.absolute()) in command

@@ -16,6 +16,17 @@ def holder(folder: StudyFolder) -> dict[str, Any] | None:
     return Lock(folder.lock).holder()
 
 
+def true_state(folder: StudyFolder) -> str:
+    """The state of a study that the store holds as running: its launcher may have ended before it could say so.
+
+    "interrupted": --resume continues it, and `atoll record` or `atoll stop` ends it. A study whose files are on another
+    host counts as running.
+    """
+    if not folder.exists() or holder(folder) is not None:
+        return "running"
+    return state(folder) or "interrupted"
+
+
 def running_part(benchmark: BenchmarkFolder) -> StudyFolder | None:
     """The benchmark's study that a live process runs; None if there is none."""
     return next((study for study in benchmark.studies() if holder(study) is not None), None)

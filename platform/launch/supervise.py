@@ -7,6 +7,7 @@ resumes from the journals. A signal or `atoll stop` ends the search cleanly; a s
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
 from atoll.platform.launch import lifecycle, running
-from atoll.platform.launch.blame import explanation, log_size, suspected_workers
+from atoll.platform.launch.blame import explanation, log_size, suspected_workers, was_killed
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import end_job, kill_ranks, start_ranks
 from atoll.platform.launch.signals import STOP_SIGNALS, stop_on_signals
@@ -84,12 +85,16 @@ def run_study(
     lock = Lock(folder.lock)
     lock.acquire()
     try:
-        lifecycle.prepare(plan, url, resuming=resuming, belongs_to=belongs_to)
+        is_done = resuming and lifecycle.is_done(plan)
+        if not is_done:
+            lifecycle.prepare(plan, url, resuming=resuming, belongs_to=belongs_to)
         row = lifecycle.row(folder)
         thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
         thread.start()
-        with stop_on_signals(folder) as hurry:
-            failure = (run_ranks or supervise)(Run(study, folder, lock, follow, hurry))
+        failure = None
+        if not is_done:
+            with stop_on_signals(folder) as hurry:
+                failure = (run_ranks or supervise)(Run(study, folder, lock, follow, hurry))
         try:
             state, reason = lifecycle.end(folder, study, failure)
         except JournalError as error:
@@ -116,6 +121,7 @@ class _Supervisor:
         self._follow = run.follow
         self._hurry = run.hurry
         self._num_ranks = run.study.topology.shape().world_size
+        self._is_killed = False
 
     def run(self) -> str | None:
         """Return the reason if the search failed; None if it finished or was stopped."""
@@ -130,7 +136,8 @@ class _Supervisor:
                 failure = JOURNALS_FULL
                 return f"{failure} ({free} bytes are free in {self._folder.path}); {_MAKE_ROOM}"
             failure += explanation(self._folder, log_start)
-            if not any(isinstance(e, TrialStarted) and e.time >= started for e in self._events()):
+            has_begun = any(isinstance(e, TrialStarted) and e.time >= started for e in self._events())
+            if not has_begun and not (self._is_killed or was_killed(self._folder, log_start)):  # it would fail again
                 return failure
             suspected = suspected_workers(self._folder, started, log_start, silent)
             with lifecycle.launcher_journal(self._folder) as lines:
@@ -142,9 +149,11 @@ class _Supervisor:
     def _run_once(self) -> tuple[str | None, list[int]]:
         """Start the ranks once; returns the reason if they died, and the ranks that fell silent."""
         beats = [self._folder.heartbeat(rank) for rank in range(self._num_ranks)]
+        for beat in beats:
+            beat.unlink(missing_ok=True)
         started = time.time()
         monitor = HeartbeatMonitor(beats, self._study.heartbeat_timeout)
-        job = start_ranks(self._num_ranks, ["search", str(self._folder.path)], self._folder.log)
+        job = start_ranks(self._num_ranks, ["search", str(self._folder.path.absolute())], self._folder.log)
         silent: list[int] = []
         try:
             while job.poll() is None and not (silent := monitor.silent()):
@@ -159,11 +168,14 @@ class _Supervisor:
                 if not asked:  # the terminated ranks took the signal for a stop request
                     self._folder.stop_request.unlink(missing_ok=True)
             kill_ranks(self._folder, started)
+        self._is_killed = job.returncode == -signal.SIGKILL
         if silent:
             seconds = self._study.heartbeat_timeout
             return f"rank {', '.join(map(str, silent))} made no progress for {seconds:g} s (heartbeat_timeout)", silent
         if job.returncode == 0:
-            return None, []
+            quiet = [rank for rank, beat in enumerate(beats) if beat.exists()]
+            names = ", ".join(map(str, quiet))
+            return (f"rank {names} ended during the search with exit code 0", quiet) if quiet else (None, [])
         if -job.returncode in STOP_SIGNALS:  # the user sent mpiexec a stop signal, to stop the search
             running.request_stop(self._folder)
         if job.returncode == EXIT_JOURNAL:

@@ -26,6 +26,10 @@ class Heartbeat:
             self._beaten = now
             self._path.touch()
 
+    def end(self) -> None:
+        """Remove the file: this rank has done its part. One that ends without this word has died."""
+        self._path.unlink(missing_ok=True)
+
 
 def interval(timeout: float) -> float:
     """Seconds between two heartbeats of a rank that counts as dead after `timeout`."""

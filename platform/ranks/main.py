@@ -1,8 +1,8 @@
 """The program that `mpiexec` starts: one rank of a search, of a training, or of the MPI check.
 
-python -m atoll.platform.ranks.main search FOLDER
-python -m atoll.platform.ranks.main train CONFIGURATION.json RESULT.jsonl
-python -m atoll.platform.ranks.main doctor RESULT.json
+python -m atoll.platform.ranks.main --launcher=PROCESS search FOLDER
+python -m atoll.platform.ranks.main --launcher=PROCESS train CONFIGURATION.json RESULT.jsonl
+python -m atoll.platform.ranks.main --launcher=PROCESS doctor RESULT.json
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import traceback
 from typing import TYPE_CHECKING
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
+from atoll.platform.ranks import launcher_watch
+from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalError
+from atoll.storage.process import Process
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> None:
     """Run one rank; an exception aborts the whole MPI job, as the peers would wait forever."""
+    launcher, *arguments = arguments
+    program, *files = arguments
+    lock = StudyFolder(files[0]).lock if program == "search" else None
+    launcher_watch.end_with(Process.parse(launcher.removeprefix("--launcher=")), lock)
     import mpi4py
 
     mpi4py.rc.thread_level = "serialized"
@@ -47,7 +54,6 @@ def _dispatch(arguments: list[str], comm: MPI.Comm) -> None:
     program, *files = arguments
     if program == "search":
         from atoll.platform.ranks import search
-        from atoll.storage.folder import StudyFolder
 
         folder = StudyFolder(files[0])
         search.stop_on_signals(folder)

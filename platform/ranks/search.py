@@ -74,6 +74,7 @@ def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: No
         loop.run()
     worker.close()
     world.meet(serve)  # over TCP, MPICH aborts a job if one rank leaves early
+    beat.end()
 
 
 def _warm_up(study: Study) -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import ranks
 import yaml
-from commands import FAILING, STABLE, atoll, called, end, journal_lines, start, wait_until
+from commands import FAILING, STABLE, atoll, called, called_json, end, journal_lines, start, wait_until
 
 from atoll.storage.store import Store
 
@@ -208,6 +208,49 @@ def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
     assert end(search, timeout=30).returncode == 75
     assert read(tmp_path)[1].state == "stopped"
     wait_until(lambda: not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host")), 10)
+
+
+def test_ranks_end_with_their_launcher_and_the_study_goes_on(tmp_path):
+    check_goes_on_without_its_launcher(tmp_path, signal.SIGKILL)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGQUIT])
+def test_ranks_end_with_their_launcher_whatever_ends_it(tmp_path, number):
+    check_goes_on_without_its_launcher(tmp_path, number)
+
+
+def check_goes_on_without_its_launcher(tmp_path, number):
+    search, folder = started(tmp_path, *SLOW, "--trials", "3", progress=3)
+    search.send_signal(number)
+    search.communicate()
+    processes = [line["process"] for line in journal_lines(folder, "host")]
+    wait_until(lambda: not any(psutil.pid_exists(process) for process in processes), 10)
+    (study,) = called_json("studies", cwd=tmp_path)
+    assert study["state"] == "interrupted"
+    atoll(*SLOW, "--trials", "3", "--resume", cwd=tmp_path)
+    _, _, trials = check_complete(tmp_path, 3)
+    assert [t.number for t in trials if t.state == "lost"]
+    assert sum(t.state == "complete" for t in trials) == 3
+
+
+@pytest.mark.long
+def test_ranks_of_a_training_end_with_their_launcher(tmp_path):
+    content = {"method": "ddp", "workload": "digits_mlp", "epochs": 100_000, "ranks": 2, "hyperparameters": {}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    training = start("train", "c.yaml", cwd=tmp_path)
+    ranks_of_it = []
+
+    def has_ranks():
+        children = psutil.Process(training.pid).children(recursive=True)
+        ranks_of_it[:] = [child for child in children if "atoll.platform.ranks.main" in " ".join(child.cmdline())]
+        return len(ranks_of_it) >= 2
+
+    wait_until(has_ranks, 60)
+    time.sleep(3)  # also ranks that have not begun must end, but these train
+    training.kill()
+    training.communicate()
+    wait_until(lambda: not any(rank.is_running() for rank in ranks_of_it), 10)
 
 
 @pytest.mark.long

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.process
 
 STARTED = {"event": "trial_started", "number": 0, "attempt": 0, "island": 0, "worker": 0, "generation": 0, "seed": 0,
            "host": "h", "hyperparameters": {}, "configuration": {}}  # fmt: skip
+HOST = {"event": "host", "world_rank": 0, "island": 0, "worker": 0, "rank": 0, "node": 0, "hostname": "h",
+        "device": "cpu", "threads": 1, "process": 1}  # fmt: skip
 ENDED = {"event": "trial_ended", "number": 0, "attempt": 0, "state": "complete", "objective": 0.5}
 
 
@@ -44,11 +46,11 @@ def note(line):
     return f"note '{json.dumps(line)[1:]}'"
 
 
-def run(folder, **content):
+def run(folder, *, resuming=False, **content):
     defaults = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 1, "folder": str(folder / "s")}
     plan = Plan.of(Study(**defaults | content))
     url = f"sqlite:///{folder}/atoll.db"
-    ending = supervise.run_study(plan, url, resuming=False, follow=lambda _: None)
+    ending = supervise.run_study(plan, url, resuming=resuming, follow=lambda _: None)
     return ending, Store(url).study("s")
 
 
@@ -82,6 +84,51 @@ def test_a_job_that_dies_before_its_first_trial_is_not_started_again(tmp_path, j
     assert (ending.state, ending.exit_code) == ("failed", 1)
     assert ending.reason.startswith("the MPI job ended with exit code 9: ValueError: nothing to train (see ")
     assert journal_lines(tmp_path / "s", "restarted") == []
+
+
+@pytest.mark.parametrize("death", ["echo 'terminated with the exit string: Killed (signal 9)'; exit 9", "kill -9 $$"])
+def test_a_job_that_is_killed_while_it_starts_is_started_again(tmp_path, job, death):
+    job(f"""if [ $(ls "$folder" | grep -c killed) = 2 ]; then {note(STARTED)}; {note(ENDED)}; exit 0; fi
+touch "$folder/killed$RANDOM"; {death}""")
+    ending, _ = run(tmp_path, max_restarts=2)
+    assert (ending.state, ending.reason) == ("complete", None)
+    assert len(journal_lines(tmp_path / "s", "restarted")) == 2
+
+
+def test_a_job_that_is_killed_at_every_start_fails(tmp_path, job):
+    job("kill -9 $$")
+    ending, _ = run(tmp_path, max_restarts=1)
+    assert ending.state == "failed"
+    assert ending.reason.endswith("; the ranks were restarted 1 times (max_restarts)")
+
+
+def test_a_rank_that_ends_quietly_in_a_trial_has_died_with_it(tmp_path, job):
+    """As after os._exit(0) in a workload: for mpiexec all is well."""
+    job(f"""touch "$folder/heartbeats/00000"; {note(HOST)}
+n=$(ls "$folder" | grep -c quit); touch "$folder/quit$n"; {note(STARTED | {"attempt": "N"})}; exit 0""".replace(
+        '"N"', "'$n'"
+    ))  # fmt: skip
+    ending, study = run(tmp_path, trials=2, max_restarts=1)
+    assert (ending.state, study.state) == ("failed", "failed")
+    assert ending.reason.startswith("rank 0 ended during the search with exit code 0")
+    (lost,) = journal_lines(tmp_path / "s", "trial_lost")
+    assert lost["blamed"]
+    (failed,) = journal_lines(tmp_path / "s", "trial_ended")
+    assert failed["reason"].startswith("its worker died during this trial twice; the second time: rank 0 ended during")
+
+
+def test_a_study_whose_launcher_died_after_its_last_trial_is_recorded_and_ended(tmp_path, job):
+    job(f"{note(STARTED)}\n{note(ENDED)}")
+    run(tmp_path)
+    journal = tmp_path / "s" / "journals" / "launcher.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert "study_ended" in lines[-1]
+    journal.write_text("".join(lines[:-1]))
+    (tmp_path / "atoll.db").unlink()
+    job("exit 1")  # nothing is started
+    ending, study = run(tmp_path, resuming=True)
+    assert (ending.state, ending.exit_code, ending.recorded, study.state) == ("complete", 0, True, "complete")
+    assert Store(f"sqlite:///{tmp_path}/atoll.db").studies()[0].counts == {"complete": 1}
 
 
 def test_a_job_that_dies_too_often(tmp_path, job):

@@ -1,0 +1,71 @@
+"""Ranks that outlived their launcher: found by the journals, and ended before anything else uses the study's files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+
+from atoll.platform.launch.errors import LaunchError
+from atoll.platform.launch.mpiexec import is_rank_of
+from atoll.platform.ranks.launcher_watch import SILENCE
+from atoll.storage import journal
+from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
+from atoll.storage.folder import StudyFolder
+
+PATIENCE = 10.0  # of the system, to end what was killed
+
+
+def end(folder: StudyFolder) -> int:
+    """End the ranks of a study that nobody runs any more; returns their number. The caller holds the study's lock.
+
+    Raises:
+        LaunchError: if ranks on other hosts still show that they are alive. They end by themselves.
+    """
+    placed = _placed_since_the_last_start(folder)
+    here = [rank for rank in placed if rank.hostname == socket.gethostname() and is_rank_of(folder, rank.process)]
+    for rank in here:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank.process, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    while (left := [rank.process for rank in here if is_rank_of(folder, rank.process)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        raise LaunchError(f"processes {', '.join(map(str, left))} still search {folder.path} and cannot be killed")
+    _check_elsewhere(folder, [rank for rank in placed if rank.hostname != socket.gethostname()])
+    return len(here)
+
+
+def _placed_since_the_last_start(folder: StudyFolder) -> list[RankPlaced]:
+    """The placements of the last start, or none if the study has ended since."""
+    placed: list[RankPlaced] = []
+    # Of all journals, in the order of their times: a start or an end is in the launcher's, placements in the roots'.
+    for event in sorted(journal.replay(folder.journals), key=lambda event: event.time):
+        if isinstance(event, StudyStarted | StudyEnded):
+            placed.clear()
+        elif isinstance(event, RankPlaced):
+            placed.append(event)
+    return placed
+
+
+def _check_elsewhere(folder: StudyFolder, placed: list[RankPlaced]) -> None:
+    """Raise LaunchError if a rank on another host has beaten within the time in which ranks miss their launcher."""
+    if not placed:
+        return
+    folder.heartbeats.mkdir(parents=True, exist_ok=True)
+    clock = folder.heartbeats / "now"  # the clock of the file system, as hosts' clocks differ
+    clock.touch()
+    now = clock.stat().st_mtime
+    clock.unlink()
+    for rank in placed:
+        try:
+            silence = now - folder.heartbeat(rank.world_rank).stat().st_mtime
+        except FileNotFoundError:
+            continue
+        if silence < SILENCE:
+            raise LaunchError(
+                f"rank {rank.world_rank} (process {rank.process} on {rank.hostname}) still searches {folder.path}: it "
+                f"was alive {silence:.0f} s ago; it ends within {2 * SILENCE:g} s of its launcher: try again then"
+            )

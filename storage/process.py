@@ -1,0 +1,83 @@
+"""Which process is meant by a name in a file: it lives, it has ended, or this host cannot know."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process, told apart from those that get its number later, and from those of other hosts and containers.
+
+    Attributes:
+        hostname: its host.
+        number: its process number, as its own container counts.
+        started: when it started, in the system's format; None if the system does not tell.
+        system: the boot of its kernel and its namespace of process numbers; two containers may have one hostname.
+    """
+
+    hostname: str
+    number: int
+    started: str | None
+    system: str
+
+    @classmethod
+    def current(cls) -> Process:
+        """This process."""
+        return cls(socket.gethostname(), os.getpid(), start_of(os.getpid()), system())
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process can see that one, if it lives."""
+        return self.hostname == socket.gethostname() and self.system == system()
+
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended. False for processes of other hosts and containers."""
+        if not self.is_here:
+            return False
+        started = start_of(self.number)
+        return started is None or started != self.started
+
+    def __str__(self) -> str:
+        """One word, from which `parse` makes the same process."""
+        return f"{self.number}/{self.started or ''}/{self.system}/{self.hostname}"
+
+    @classmethod
+    def parse(cls, word: str) -> Process:
+        """The process that `str` wrote; raises ValueError for anything else."""
+        number, started, system_, hostname = word.split("/", 3)
+        return cls(hostname, int(number), started or None, system_)
+
+
+def start_of(number: int) -> str | None:
+    """The start time of a process on this host, in the system's format; None if there is no such process."""
+    try:
+        # The fields of proc(5) after the command, which may contain spaces: the state, ..., and field 22.
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return _without_proc(number)
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _without_proc(number: int) -> str | None:
+    if Path("/proc/self").exists():
+        return None
+    try:
+        os.kill(number, 0)
+    except OSError:
+        return None
+    return "alive"
+
+
+@functools.cache
+def system() -> str:
+    """This kernel's boot and this process's namespace of process numbers; empty if the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}.{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
