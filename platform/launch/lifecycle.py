@@ -150,7 +150,7 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
         )
     problems: list[str] = []
     past = resume.read(journal.replay(folder.journals, problems))
-    for problem in problems:
+    for problem in (*problems, *past.warnings()):
         log.warning("%s", problem)
     if past.used_up(study.trials, study.seconds, study.busy_seconds):
         raise LaunchError(
