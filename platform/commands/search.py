@@ -180,6 +180,9 @@ def train(
     merged: Annotated[
         bool, typer.Option("--merged", help="With --save: write full weights instead of low-rank factors.")
     ] = False,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Allow the configuration file to refer to code outside its folder.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration on one worker."""
@@ -188,7 +191,7 @@ def train(
     extras.require_search_extra()
     if merged and save is None:
         raise typer.BadParameter("--merged needs --save FILE")
-    configuration = train.read(file, place, ranks)
+    configuration = train.read(file, place, ranks, inside=not outside)
     say = (lambda line: None) if as_json else print
     if observe is not None:
         configuration = configuration.model_copy(update={"observe": observe})

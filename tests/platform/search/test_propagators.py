@@ -385,9 +385,7 @@ CMAES = [{}, {"separable": True}, {"margin": True}, {"population": 5}]
 
 @pytest.mark.parametrize("options", CMAES)
 def test_cmaes_in_numbers_proposes_what_optuna_does_with_its_pickles(options, monkeypatch):
-    space = SearchSpace(
-        tuple(p for p in SPACE.parameters if p.only_if is None)
-    )
+    space = SearchSpace(tuple(p for p in SPACE.parameters if p.only_if is None))
     found = Search("optuna-cmaes", space=space, objectives=rough, **options).evaluate(40)
     attributes = [json.loads(json.dumps(individual.attributes)) for _, individual in found.history]
     assert any("state" in name for names in attributes for name in names)
