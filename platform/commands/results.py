@@ -102,16 +102,22 @@ def delete(
     opened = open_store(store)
     row = opened.subject(study)
     folder = StudyFolder(row.folder) if isinstance(row, StudyRow) else BenchmarkFolder(row.folder)
-    for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
-        running.check_not_running(part)
+    # The store may be older than the files, or somebody else's.
+    has_files = folder.is_of(row.name, row.uid)
+    if has_files:
+        for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
+            running.check_not_running(part)
+    kind = "study" if isinstance(row, StudyRow) else "benchmark"
+    files = f"its files in {row.folder}" if has_files else f"no files, as {row.folder} has none of this {kind}"
     if not yes:
-        typer.confirm(f"Delete {study} and its trials from {opened}, and its files in {row.folder}?", abort=True)
+        typer.confirm(f"Delete {study} and its trials from {opened}, and {files}?", abort=True)
     opened.delete(row)
-    folder.remove()
+    if has_files:
+        folder.remove()
     if as_json:
-        print_json({"deleted": study})
+        print_json({"deleted": study, "files": row.folder if has_files else None})
     else:
-        print(f"deleted {study}")
+        print(f"deleted {study}, and {files}")
 
 
 @app.command(epilog="Example: atoll export quickstart --best 3 -o best.yaml")
