@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -38,6 +38,7 @@ from atoll.storage.models import (
     TrialRow,
 )
 from atoll.storage.rows import Rows, rows_of
+from atoll.storage.urls import parse, shown
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
@@ -96,7 +97,7 @@ class Store:
     transaction is rolled back. Forked processes must not share a store: open one in each.
 
     Args:
-        url: an SQLAlchemy URL: `sqlite:///file.db` or `postgresql+psycopg://user@host/database`.
+        url: `sqlite:///file.db` or the file's name, or `postgresql://user@host/database`, which psycopg opens.
         create: create missing tables, and upgrade an older schema after copying a SQLite file.
 
     Raises:
@@ -133,7 +134,7 @@ class Store:
         self._upgrade(create)
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        return shown(self.url)
 
     def _check_there(self, create: bool) -> None:
         file = self.url.database
@@ -518,12 +519,9 @@ def _copy_before_upgrade(url: URL, version: str) -> None:
 
 def _parse(url: str) -> URL:
     try:
-        return make_url(url)
-    except sa.exc.ArgumentError:
-        raise StoreError(
-            "a store's URL is like sqlite:///atoll.db or postgresql+psycopg://user@host/database; "
-            f"got {url.split('@')[-1]!r}"
-        ) from None
+        return parse(url)
+    except ValueError as error:
+        raise StoreError(str(error)) from None
 
 
 def _engine(url: URL) -> Engine:

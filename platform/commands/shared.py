@@ -41,7 +41,8 @@ def common_options(
 
 
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="The store's URL. Default: ATOLL_STORE, or sqlite:///atoll.db.")
+    str | None,
+    typer.Option("--store", help="The store's URL, or a SQLite file. Default: ATOLL_STORE, or sqlite:///atoll.db."),
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
@@ -69,10 +70,10 @@ def print_json(content: object) -> None:
 
 
 def hide_password(url: str) -> str:
-    """A store's URL with its password masked."""
-    from sqlalchemy.engine import make_url
+    """A store's URL with its passwords masked."""
+    from atoll.storage.urls import parse, shown
 
-    return make_url(url).render_as_string(hide_password=True)
+    return shown(parse(url))
 
 
 def open_store(url: str | None) -> Store:
