@@ -42,7 +42,7 @@ from atoll.storage.urls import parse, shown
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0007"
+SCHEMA_VERSION = "0008"
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 
@@ -526,7 +526,8 @@ def _parse(url: str) -> URL:
 
 def _engine(url: URL) -> Engine:
     try:
-        engine = sa.create_engine(url)
+        # A connection that a server or a pooler has closed in the meantime is noticed, and replaced, before its use.
+        engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() == "postgresql")
     except (sa.exc.NoSuchModuleError, ImportError) as error:
         raise StoreError(
             f"no driver for {url.drivername}: {error}; PostgreSQL needs `pip install atoll[postgres]`"

@@ -7,7 +7,7 @@ import re
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-FORMS = "a store's URL is like sqlite:///atoll.db or postgresql+psycopg://user@host/database, or a file's name"
+FORMS = "a store's URL is like sqlite:///atoll.db or postgresql://user@host/database, or a file, like results.db"
 _HIDDEN = "***"
 # In a connection string of libpq, given as the database: SQLAlchemy quotes it.
 _IN_CONNECTION_STRING = re.compile(r"(password(?:\s|%20)*(?:=|%3D))(?:(?!%20)[^&\s])+", re.IGNORECASE)
@@ -15,14 +15,14 @@ _POSTGRESQL = ("postgres", "postgresql")  # psycopg is the driver that atoll[pos
 
 
 def parse(text: str) -> URL:
-    """The URL of a store; a file's name stands for a SQLite file.
+    """The URL of a store; a file's name with a dot or a slash stands for a SQLite file.
 
     Raises:
         ValueError: for anything else, and for databases that are not supported. The message shows only the beginning,
             as no part of a mistyped URL is certain not to be its password.
     """
     if "://" not in text:
-        if not text or re.search(r"//|[:@?=]", text.strip()):
+        if not re.search(r"[./]", text) or re.search(r"//|[:@?=]", text):
             raise ValueError(f"{FORMS}; got {_beginning(text)}")
         return URL.create("sqlite", database=text)
     try:

@@ -52,6 +52,7 @@ def test_passwords_are_hidden_wherever_they_stand(text):
     "text",
     [
         "",
+        "nonsense",
         "postgres//x:SECRET/db",
         "postgresql:/u:SECRET@h/d",
         "postgresql:u:SECRET@h/d",
