@@ -99,7 +99,7 @@ def delete(
     from atoll.storage.folder import BenchmarkFolder, StudyFolder
     from atoll.storage.models import StudyRow
 
-    opened = open_store(store)
+    opened = open_store(store, writes=True)
     row = opened.subject(study)
     folder = StudyFolder(row.folder) if isinstance(row, StudyRow) else BenchmarkFolder(row.folder)
     # The store may be older than the files, or somebody else's.
@@ -203,7 +203,7 @@ def dashboard(
     from atoll.dashboard.app import serve
 
     serve(
-        open_store(store),
+        open_store(store, writes=allow_edit),
         host,
         port,
         as_json=as_json,

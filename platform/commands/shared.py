@@ -76,12 +76,12 @@ def hide_password(url: str) -> str:
     return shown(parse(url))
 
 
-def open_store(url: str | None) -> Store:
-    """Open the existing store of --store or ATOLL_STORE, or the default store."""
+def open_store(url: str | None, *, writes: bool = False) -> Store:
+    """Open the existing store of --store or ATOLL_STORE, or the default store; only for reading, unless `writes`."""
     from atoll.platform.launch.lifecycle import store_url
     from atoll.storage.store import Store
 
-    return Store(store_url(url), create=False)
+    return Store(store_url(url), create=False, read_only=not writes)
 
 
 def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
