@@ -190,11 +190,12 @@ def from_environment() -> flask.Flask:
             "a dashboard under gunicorn needs ATOLL_DASHBOARD_TOKEN, which readers must know, or "
             "ATOLL_DASHBOARD_INSECURE=1 if something else controls access"
         )
-    store = Store(os.environ.get("ATOLL_STORE", DEFAULT_URL), create=False)
+    allow_edit = os.environ.get("ATOLL_DASHBOARD_ALLOW_EDIT") == "1"
+    store = Store(os.environ.get("ATOLL_STORE", DEFAULT_URL), create=False, read_only=not allow_edit)
     server: flask.Flask = create_app(
         store,
         token=token,
-        allow_edit=os.environ.get("ATOLL_DASHBOARD_ALLOW_EDIT") == "1",
+        allow_edit=allow_edit,
         base_path=os.environ.get("ATOLL_DASHBOARD_BASE_PATH", "/"),
     ).server
     _exempt_from_garbage_collection()

@@ -72,6 +72,11 @@ class SearchSpace:
         """The limits of every gene, in Propulate's format."""
         return {p.name: p.limits() for p in self.parameters}
 
+    def holds(self, genes: Mapping[str, object]) -> bool:
+        """Whether `genes` has every gene, of the right type and within its limits, and no other."""
+        limits = self.limits()
+        return genes.keys() == limits.keys() and all(_is_between(genes[name], *limits[name]) for name in limits)
+
     # Genes and hyperparameters.
 
     def decode(self, genes: Mapping[str, Gene]) -> dict[str, Value]:
@@ -210,6 +215,11 @@ class SearchSpace:
         """The space that `as_dict` described."""
         parameters = tuple(Parameter.from_dict(parameter) for parameter in content["parameters"])
         return cls(parameters, tuple(content["fixed"].items()), constraints=tuple(content["constraints"]))
+
+
+def _is_between(gene: object, low: float, high: float) -> bool:
+    kinds = (int,) if isinstance(low, int) else (int, float)
+    return isinstance(gene, kinds) and not isinstance(gene, bool) and low <= gene <= high
 
 
 def _default_gene(parameter: Parameter) -> Gene:

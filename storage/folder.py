@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 DEFAULT_PARENT = Path("atoll-studies")
 
@@ -86,6 +89,15 @@ class StudyFolder:
         """Whether a study was started here."""
         return self.definition.exists()
 
+    def is_of(self, name: str, uid: str | None) -> bool:
+        """Whether the files here are those of the study with this uid, or, if it has none, with this name."""
+        return _is_of(_content(self.definition), name, uid)
+
+    def is_part_of(self, uid: str) -> bool:
+        """Whether the files here are those of a study of the benchmark with this uid."""
+        benchmark = _content(self.definition).get("benchmark")
+        return isinstance(benchmark, dict) and benchmark.get("uid") == uid
+
 
 class BenchmarkFolder:
     """The files of a benchmark: its definition, and the folders of its studies.
@@ -113,10 +125,29 @@ class BenchmarkFolder:
         folders = (StudyFolder(path) for path in sorted(self.path.iterdir()) if path.is_dir())
         return [folder for folder in folders if folder.exists()]
 
+    def is_of(self, name: str, uid: str | None) -> bool:
+        """Whether the files here are those of the benchmark with this uid."""
+        return _is_of(_content(self.definition), name, uid)
+
     def remove(self) -> None:
-        """Remove the benchmark's files, and the folder unless it holds other files."""
+        """Remove the benchmark's files, and the folder unless it holds other files, such as another's studies."""
+        uid = _content(self.definition).get("uid")
         for study in self.studies():
-            study.remove()
+            if study.is_part_of(str(uid)):
+                study.remove()
         self.definition.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
+
+
+def _content(definition: Path) -> Mapping[str, Any]:
+    """The row of a study or a benchmark; empty if its file is missing or unreadable."""
+    try:
+        content = json.loads(definition.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_of(content: Mapping[str, Any], name: str, uid: str | None) -> bool:
+    return content.get("uid") == uid and (uid is not None or content.get("name") == name)

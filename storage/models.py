@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """The declarative base."""
+    """The declarative base. Texts have no length: SQLite would ignore one, and PostgreSQL refuse a longer text."""
 
     # SQLite assigns keys only if their type is spelled INTEGER.
     type_annotation_map: ClassVar = {
@@ -26,8 +26,8 @@ class BenchmarkRow(Base):
     __tablename__ = "benchmark"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(200), unique=True)
-    uid: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(unique=True)
+    uid: Mapped[str]
     folder: Mapped[str] = mapped_column(Text)
     definition: Mapped[dict[str, Any]]
     num_studies: Mapped[int]
@@ -46,28 +46,28 @@ class StudyRow(Base):
     __tablename__ = "study"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(200), unique=True)
-    state: Mapped[str] = mapped_column(String(20))
-    workload: Mapped[str] = mapped_column(String(200))
-    method: Mapped[str] = mapped_column(String(200))
-    metric: Mapped[str] = mapped_column(String(100))
-    direction: Mapped[str] = mapped_column(String(10))
+    name: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[str]
+    workload: Mapped[str]
+    method: Mapped[str]
+    metric: Mapped[str]
+    direction: Mapped[str]
     target: Mapped[float | None]
     num_trials: Mapped[int | None]
     definition: Mapped[dict[str, Any]]
     folder: Mapped[str] = mapped_column(Text)
-    uid: Mapped[str | None] = mapped_column(String(40))
+    uid: Mapped[str | None]
     started: Mapped[float]
     finished: Mapped[float | None]
     reason: Mapped[str | None] = mapped_column(Text)
     objectives: Mapped[list[Any] | None]
-    curve_metric: Mapped[str | None] = mapped_column(String(100))
+    curve_metric: Mapped[str | None]
     num_refused: Mapped[int] = mapped_column(server_default="0")
     benchmark_id: Mapped[int | None] = mapped_column(ForeignKey("benchmark.id", ondelete="CASCADE"), index=True)
-    stage: Mapped[str | None] = mapped_column(String(20))
+    stage: Mapped[str | None]
     repeat: Mapped[int | None]
-    method_label: Mapped[str | None] = mapped_column(String(100))
-    workload_label: Mapped[str | None] = mapped_column(String(100))
+    method_label: Mapped[str | None]
+    workload_label: Mapped[str | None]
     archived: Mapped[bool] = mapped_column(server_default=false())
 
 
@@ -92,7 +92,7 @@ class TrialRow(Base):
     island: Mapped[int]
     worker: Mapped[int]
     generation: Mapped[int]
-    state: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str]
     seed: Mapped[int]
     hyperparameters: Mapped[dict[str, Any]]
     configuration: Mapped[dict[str, Any]]
@@ -101,7 +101,7 @@ class TrialRow(Base):
     seconds: Mapped[float | None]
     wire_bytes: Mapped[float | None]
     peak_memory: Mapped[float | None]
-    host: Mapped[str | None] = mapped_column(String(255))
+    host: Mapped[str | None]
     started: Mapped[float]
     finished: Mapped[float | None]
     reason: Mapped[str | None] = mapped_column(Text)
@@ -135,8 +135,8 @@ class LedgerRow(Base):
     __tablename__ = "ledger"
 
     trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
-    operation: Mapped[str] = mapped_column(String(20), primary_key=True)
-    scope: Mapped[str] = mapped_column(String(10), primary_key=True)
+    operation: Mapped[str] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(primary_key=True)
     payload_bytes: Mapped[int] = mapped_column(primary_key=True)
     overlapped: Mapped[bool] = mapped_column(primary_key=True)
     count: Mapped[int]
@@ -165,8 +165,8 @@ class ProjectionRow(Base):
     __tablename__ = "projection"
 
     trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
-    cluster: Mapped[str] = mapped_column(String(100), primary_key=True)
-    scaling: Mapped[str] = mapped_column(String(10), primary_key=True)
+    cluster: Mapped[str] = mapped_column(primary_key=True)
+    scaling: Mapped[str] = mapped_column(primary_key=True)
     num_nodes: Mapped[int] = mapped_column(primary_key=True)
     num_ranks: Mapped[int]
     grows: Mapped[bool]
@@ -206,11 +206,11 @@ class HostRow(Base):
     worker: Mapped[int]
     rank: Mapped[int]
     node: Mapped[int]
-    hostname: Mapped[str] = mapped_column(String(255))
+    hostname: Mapped[str]
     process: Mapped[int]
-    device: Mapped[str] = mapped_column(String(20))
+    device: Mapped[str]
     threads: Mapped[int]
-    processor: Mapped[str | None] = mapped_column(String(200))
+    processor: Mapped[str | None]
     cores: Mapped[int | None]
 
 
@@ -220,7 +220,7 @@ class JournalOffset(Base):
     __tablename__ = "journal_offset"
 
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
-    file: Mapped[str] = mapped_column(String(200), primary_key=True)
+    file: Mapped[str] = mapped_column(primary_key=True)
     offset: Mapped[int]
     num_skipped: Mapped[int]
     num_quarantined: Mapped[int] = mapped_column(server_default="0")

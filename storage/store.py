@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 import threading
 import time
 import warnings
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
 from atoll.storage.events import Event, Line, TrialKey, as_line
@@ -37,11 +38,14 @@ from atoll.storage.models import (
     TraceRow,
     TrialRow,
 )
+from atoll.storage.read_only import copy_of, reading_url
 from atoll.storage.rows import Rows, rows_of
+from atoll.storage.urls import parse, shown
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0007"
+SCHEMA_VERSION = "0008"
+READABLE_VERSION = "0007"  # the oldest schema that can be read as it is; 0008 only drops limits of lengths
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 
@@ -96,8 +100,10 @@ class Store:
     transaction is rolled back. Forked processes must not share a store: open one in each.
 
     Args:
-        url: an SQLAlchemy URL: `sqlite:///file.db` or `postgresql+psycopg://user@host/database`.
+        url: `sqlite:///file.db` or the file's name, or `postgresql://user@host/database`, which psycopg opens.
         create: create missing tables, and upgrade an older schema after copying a SQLite file.
+        read_only: only read an existing store, without any change of its files, its schema or its journal mode. Of a
+            SQLite file with an older schema, a temporary copy is upgraded and read.
 
     Raises:
         StoreError: if the URL is invalid, the store does not exist, or its schema is newer than this atoll. Later, for
@@ -125,15 +131,19 @@ class Store:
         >>> folder.cleanup()
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, create: bool = True) -> None:
+    def __init__(self, url: str = DEFAULT_URL, *, create: bool = True, read_only: bool = False) -> None:
         self.url = _parse(url)
-        self._check_there(create)
-        self.engine = _engine(self.url)
+        self._copied: tempfile.TemporaryDirectory[str] | None = None
+        self._check_there(create and not read_only)
+        self.engine = _reading_engine(self.url) if read_only else _engine(self.url)
+        if read_only:
+            self._check_readable()
+        else:
+            self._upgrade(create)
         self._session = sessionmaker(self.engine, expire_on_commit=False)
-        self._upgrade(create)
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        return shown(self.url)
 
     def _check_there(self, create: bool) -> None:
         file = self.url.database
@@ -146,15 +156,47 @@ class Store:
         if create:
             Path(str(file)).absolute().parent.mkdir(parents=True, exist_ok=True)
 
-    def _upgrade(self, create: bool) -> None:
+    def _known_version(self) -> str | None:
+        """The schema's version; None if there are no tables. Raises StoreError if it is newer than this atoll."""
         with self.engine.connect() as connection:
             version = _schema_version(connection)
-        if version == SCHEMA_VERSION:
-            return
         if version is not None and version > SCHEMA_VERSION:
             raise StoreError(
                 f"the store {self} has schema {version}; this atoll knows up to {SCHEMA_VERSION}: update atoll"
             )
+        return version
+
+    def _check_readable(self) -> None:
+        """Make sure that the schema can be read, from an upgraded copy if need be."""
+        try:
+            version = self._known_version()
+        except OperationalError as error:
+            if self.url.get_backend_name() != "sqlite":
+                raise
+            raise StoreError(
+                f"the store {self} cannot be read: {error.orig}; if there is a file {self.url.database}-wal, it holds "
+                "the newest rows, so copy both into a folder that can be written, and read them there"
+            ) from None
+        if version is None:
+            raise StoreError(f"the store {self} holds no studies")
+        if version >= READABLE_VERSION:
+            return
+        if self.url.get_backend_name() != "sqlite":
+            raise StoreError(
+                f"the store {self} has schema {version}, and this atoll reads {READABLE_VERSION} or later; `atoll "
+                "doctor` as a user who may change its tables upgrades it"
+            )
+        warnings.warn(f"{self} has the older schema {version}; a copy of its present state is read", stacklevel=3)
+        self._copied = tempfile.TemporaryDirectory(prefix="atoll-store-")
+        copy = copy_of(self.engine.url, Path(self._copied.name))
+        self.engine.dispose()
+        self.engine = _engine(copy)
+        upgrade(self.engine)
+
+    def _upgrade(self, create: bool) -> None:
+        version = self._known_version()
+        if version == SCHEMA_VERSION:
+            return
         if version is None and not create:
             raise StoreError(f"the store {self} holds no studies")
         if version is None:
@@ -170,6 +212,8 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+        if self._copied is not None:
+            self._copied.cleanup()
 
     # Reading.
 
@@ -518,17 +562,27 @@ def _copy_before_upgrade(url: URL, version: str) -> None:
 
 def _parse(url: str) -> URL:
     try:
-        return make_url(url)
-    except sa.exc.ArgumentError:
-        raise StoreError(
-            "a store's URL is like sqlite:///atoll.db or postgresql+psycopg://user@host/database; "
-            f"got {url.split('@')[-1]!r}"
-        ) from None
+        return parse(url)
+    except ValueError as error:
+        raise StoreError(str(error)) from None
+
+
+def _reading_engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return _engine(url)
+    engine = sa.create_engine(reading_url(url))
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA busy_timeout=5000")
+
+    return engine
 
 
 def _engine(url: URL) -> Engine:
     try:
-        engine = sa.create_engine(url)
+        # A connection that a server or a pooler has closed in the meantime is noticed, and replaced, before its use.
+        engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() == "postgresql")
     except (sa.exc.NoSuchModuleError, ImportError) as error:
         raise StoreError(
             f"no driver for {url.drivername}: {error}; PostgreSQL needs `pip install atoll[postgres]`"

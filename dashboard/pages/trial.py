@@ -206,7 +206,9 @@ def command(context: Context, study: StudyRow, trial: TrialRow) -> str:
     """The command that exports this trial and trains it again."""
     file = filename(study, trial)
     which = f"--trial {trial.number}" + (f" --attempt {trial.attempt}" if trial.attempt else "")
-    return f"atoll export {shlex.quote(study.name)} {which} -o {file}{context.store_option} && atoll train {file}"
+    names_code = any(":" in str(trial.configuration.get(part)) for part in ("workload", "method"))
+    train = f"atoll train {file}{' --outside' if names_code else ''}"
+    return f"atoll export {shlex.quote(study.name)} {which} -o {file}{context.store_option} && {train}"
 
 
 def layout(context: Context, study: StudyRow, trial: TrialRow) -> dmc.Stack:

@@ -148,7 +148,7 @@ def project(
 
     extras.require_analysis_extra()
     where, scales = reading.cluster(cluster, speed), reading.nodes(nodes)
-    opened = open_store(store)
+    opened = open_store(store, writes=True)
     subject = opened.subject(name)
     projected = projection.project_all(opened, subject, where, scales, scaling)
     opened.save_projections(projected.trial_ids, where.name, scaling, projected.rows)

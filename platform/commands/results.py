@@ -85,7 +85,7 @@ def studies(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
     summaries = open_store(store).studies()
     for study in (summary.study for summary in summaries if summary.study.state == "running"):
-        study.state = running.true_state(StudyFolder(study.folder))
+        study.state = running.true_state(StudyFolder(study.folder), study.name, study.uid)
     if as_json:
         print_json([study_as_dict(s.study) | {"counts": s.counts, "best": s.best} for s in summaries])
     else:
@@ -104,21 +104,28 @@ def delete(
     from atoll.storage.folder import BenchmarkFolder, StudyFolder
     from atoll.storage.models import StudyRow
 
-    opened = open_store(store)
+    opened = open_store(store, writes=True)
     row = opened.subject(study)
     folder = StudyFolder(row.folder) if isinstance(row, StudyRow) else BenchmarkFolder(row.folder)
-    for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
-        running.check_not_running(part)
+    # The store may be older than the files, or somebody else's.
+    has_files = folder.is_of(row.name, row.uid)
+    if has_files:
+        for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
+            running.check_not_running(part)
+    kind = "study" if isinstance(row, StudyRow) else "benchmark"
+    files = f"its files in {row.folder}" if has_files else f"no files, as {row.folder} has none of this {kind}"
     if not yes:
-        typer.confirm(f"Delete {study} and its trials from {opened}, and its files in {row.folder}?", abort=True)
-    for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
-        lifecycle.end_interrupted(part)
+        typer.confirm(f"Delete {study} and its trials from {opened}, and {files}?", abort=True)
+    if has_files:
+        for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
+            lifecycle.end_interrupted(part)
     opened.delete(row)
-    folder.remove()
+    if has_files:
+        folder.remove()
     if as_json:
-        print_json({"deleted": study})
+        print_json({"deleted": study, "files": row.folder if has_files else None})
     else:
-        print(f"deleted {study}")
+        print(f"deleted {study}, and {files}")
 
 
 @app.command(epilog="Example: atoll export quickstart --best 3 -o best.yaml")
@@ -204,7 +211,7 @@ def dashboard(
     from atoll.dashboard.app import serve
 
     serve(
-        open_store(store),
+        open_store(store, writes=allow_edit),
         host,
         port,
         as_json=as_json,

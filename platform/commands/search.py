@@ -25,6 +25,8 @@ from atoll.platform.exit_codes import FAILURE
 if TYPE_CHECKING:
     from atoll.platform.launch.lifecycle import Ending
     from atoll.platform.study.study import Study
+    from atoll.storage.folder import StudyFolder
+    from atoll.storage.models import StudyRow
 
 
 @app.command(epilog="Example: atoll quickstart")
@@ -180,6 +182,9 @@ def train(
     merged: Annotated[
         bool, typer.Option("--merged", help="With --save: write full weights instead of low-rank factors.")
     ] = False,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Allow the configuration file to refer to code outside its folder.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration on one worker."""
@@ -188,7 +193,7 @@ def train(
     extras.require_search_extra()
     if merged and save is None:
         raise typer.BadParameter("--merged needs --save FILE")
-    configuration = train.read(file, place, ranks)
+    configuration = train.read(file, place, ranks, inside=not outside)
     say = (lambda line: None) if as_json else print
     if observe is not None:
         configuration = configuration.model_copy(update={"observe": observe})
@@ -217,7 +222,7 @@ def stop(
     if (part := running.running_part(BenchmarkFolder(DEFAULT_PARENT / study))) is not None:
         folder = part
     else:
-        folder = default if default.exists() else StudyFolder(open_store(store).study(study).folder)
+        folder = default if default.exists() else _stored_folder(open_store(store).study(study))
     if not folder.exists():
         raise errors.LaunchError(f"{study} has no files in {folder.path} on this host")
     if running.holder(folder) is None:
@@ -234,3 +239,14 @@ def stop(
         print_json({"study": study, "stop_request": str(folder.stop_request)})
     else:
         print(f"asked {study} to stop; running trials are requeued on --resume")
+
+
+def _stored_folder(row: StudyRow) -> StudyFolder:
+    """The folder of a study in the store, unless another study's files have taken its place."""
+    from atoll.platform.launch.errors import LaunchError
+    from atoll.storage.folder import StudyFolder
+
+    folder = StudyFolder(row.folder)
+    if folder.exists() and not folder.is_of(row.name, row.uid):
+        raise LaunchError(f"{row.folder} holds another study than the store's {row.name}; nothing was stopped")
+    return folder

@@ -41,7 +41,8 @@ def common_options(
 
 
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="The store's URL. Default: ATOLL_STORE, or sqlite:///atoll.db.")
+    str | None,
+    typer.Option("--store", help="The store's URL, or a SQLite file. Default: ATOLL_STORE, or sqlite:///atoll.db."),
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
@@ -69,18 +70,18 @@ def print_json(content: object) -> None:
 
 
 def hide_password(url: str) -> str:
-    """A store's URL with its password masked."""
-    from sqlalchemy.engine import make_url
+    """A store's URL with its passwords masked."""
+    from atoll.storage.urls import parse, shown
 
-    return make_url(url).render_as_string(hide_password=True)
+    return shown(parse(url))
 
 
-def open_store(url: str | None) -> Store:
-    """Open the existing store of --store or ATOLL_STORE, or the default store."""
+def open_store(url: str | None, *, writes: bool = False) -> Store:
+    """Open the existing store of --store or ATOLL_STORE, or the default store; only for reading, unless `writes`."""
     from atoll.platform.launch.lifecycle import store_url
     from atoll.storage.store import Store
 
-    return Store(store_url(url), create=False)
+    return Store(store_url(url), create=False, read_only=not writes)
 
 
 def given_flags(flags: dict[str, Any]) -> dict[str, Any]:

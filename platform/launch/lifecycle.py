@@ -158,7 +158,7 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
         )
     problems: list[str] = []
     past = resume.read(journal.replay(folder.journals, problems))
-    for problem in problems:
+    for problem in (*problems, *past.warnings()):
         log.warning("%s", problem)
     return past
 

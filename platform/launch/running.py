@@ -16,13 +16,13 @@ def holder(folder: StudyFolder) -> dict[str, Any] | None:
     return Lock(folder.lock).holder()
 
 
-def true_state(folder: StudyFolder) -> str:
+def true_state(folder: StudyFolder, name: str, uid: str | None) -> str:
     """The state of a study that the store holds as running: its launcher may have ended before it could say so.
 
-    "interrupted": --resume continues it, and `atoll record` or `atoll stop` ends it. A study whose files are on another
+    "interrupted": --resume continues it, and `atoll record` or `atoll stop` ends it. A study whose files are not on this
     host counts as running.
     """
-    if not folder.exists() or holder(folder) is not None:
+    if not folder.is_of(name, uid) or holder(folder) is not None:
         return "running"
     return state(folder) or "interrupted"
 

@@ -19,14 +19,20 @@ from atoll.storage.events import ProgressReported, TrialEnded
 from atoll.storage.journal import JournalTail
 
 
-def read(file: Path, place: int = 1, ranks: int | None = None) -> Configuration:
+def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool = False) -> Configuration:
     """Read and check the configuration at position `place` of `file`.
+
+    Args:
+        file: a file from `atoll export`.
+        place: the configuration's position in it.
+        ranks: the number of ranks to use in place of the configuration's.
+        inside: whether the code that the file names must be in its folder.
 
     Raises:
         FileError: if the file is not a configuration file.
         ValueError, DataMissing, LibraryMissing: for hyperparameters out of range, missing data or a missing library.
     """
-    several = read_configurations(file)
+    several = read_configurations(file, inside=inside)
     if place > len(several):
         raise yamlfile.FileError(
             f"{file}: --place must be at most {len(several)}, the number of its configurations; got {place}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from atoll.platform.search.journal_writer import SearchJournal
-from atoll.platform.search.proposals import Candidate, Proposer, key, proposal_of
+from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
 
@@ -47,10 +47,8 @@ class Candidates:
             if ticket.number not in self._noted:
                 self._journal.infeasible(ticket.number, candidate)
             return candidate
-        if ticket.proposal:
-            return Candidate(ticket.hyperparameters, proposal_of(ticket.proposal))
         operator = self._given.get(key(ticket.hyperparameters), "retry")
-        return self._proposer.settle(ticket.hyperparameters, operator)
+        return self._proposer.settle(ticket.hyperparameters, operator, ticket.proposal)
 
     def prepare(self, ticket: Ticket | None, receive: Callable[[], None]) -> None:
         """Let a slow sampler prepare the next ticket's candidate while a trial trains, and journal it when ready.

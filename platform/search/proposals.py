@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from atoll.platform.search.propagators.attributes import is_count, is_number
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
 from atoll.searchspaces.space import Gene, Infeasibility, SearchSpace
 
@@ -56,10 +57,32 @@ class Candidate:
         return vars(self.proposal) | {"waited": self.waited}
 
 
+def known_fields(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a journal's proposal that have the right type, and the names of the others."""
+    known = {name: value for name, value in content.items() if name in _FIELDS and _FIELDS[name](value)}
+    return known, [name for name in content if name not in known]
+
+
 def proposal_of(content: Mapping[str, Any]) -> Proposal:
-    """A proposal from a journal."""
-    fields = {name: content[name] for name in ("genes", "operator", "sources", "attributes", "seconds")}
-    return Proposal(parents=tuple(content["parents"]), **fields)
+    """A proposal from a journal, whose fields are known ones; it has genes at least."""
+    fields = {name: value for name, value in content.items() if name != "waited"}
+    return Proposal(**{"operator": "unknown"} | fields | {"parents": tuple(content.get("parents", ()))})
+
+
+def _are_genes(value: object) -> bool:
+    return isinstance(value, dict) and all(map(is_number, value.values()))
+
+
+# The fields of a proposal in a journal, and what each must be.
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "genes": _are_genes,
+    "operator": lambda value: isinstance(value, str),
+    "parents": lambda value: isinstance(value, list) and all(map(is_count, value)),
+    "sources": lambda value: isinstance(value, dict) and all(isinstance(v, int | str) for v in value.values()),
+    "attributes": lambda value: isinstance(value, dict),
+    "seconds": is_number,
+    "waited": is_number,
+}
 
 
 def draw(space: SearchSpace, infeasibility: Infeasibility, seed: int) -> tuple[dict[str, Gene], dict[str, Any]]:
@@ -131,8 +154,18 @@ class Proposer:
         self._deferred: list[Callable[[], None]] = []
         self.failures: set[str] = set()
 
-    def settle(self, hyperparameters: dict[str, Any], operator: str) -> Candidate:
-        """A candidate from given hyperparameters: the default, a warm start, or a lost trial's."""
+    def settle(
+        self, hyperparameters: dict[str, Any], operator: str, content: Mapping[str, Any] | None = None
+    ) -> Candidate:
+        """A candidate from given hyperparameters: the default, a warm start, or a lost trial's.
+
+        Args:
+            hyperparameters: the configuration.
+            operator: its origin if there is no proposal with genes of this space.
+            content: the proposal that a journal has for it.
+        """
+        if content and self._space.holds(content.get("genes", {})):
+            return Candidate(hyperparameters, proposal_of(content))
         return Candidate(hyperparameters, Proposal(self._space.encode(hyperparameters), operator))
 
     @property

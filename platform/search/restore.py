@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from atoll.communication.mailbox import Mailbox
-from atoll.platform.search import propagators
 from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.proposals import Proposer, key
 from atoll.platform.search.pruning import Pruner
@@ -40,8 +39,8 @@ def restore(
         except ValueError:
             continue
         for proposal in past.infeasible.get(trial.number, ()):
-            checked = propagators.checked_attributes(proposal.attributes)
-            proposer.infeasible(trial.number, proposal.genes, checked)
+            if plan.space.holds(proposal.genes):
+                proposer.infeasible(trial.number, proposal.genes, proposal.attributes)
         proposer.started(trial.number, genes, attributes)
         losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         if losses is None:
@@ -66,8 +65,8 @@ def _genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dic
     """A past trial's genes (as proposed, if the space has not changed), and its sampler's attributes."""
     encoded = space.encode(trial.hyperparameters)
     proposed = trial.proposal.get("genes") or {}
-    attributes = propagators.checked_attributes(trial.proposal.get("attributes") or {})
-    return (proposed if list(proposed) == list(encoded) else encoded), attributes
+    genes = {name: proposed[name] for name in encoded} if space.holds(proposed) else encoded
+    return genes, trial.proposal.get("attributes") or {}
 
 
 def pruner_of(plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past) -> Pruner | None:

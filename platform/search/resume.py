@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from atoll.platform.search.propagators.attributes import PICKLED, known_attributes
+from atoll.platform.search.proposals import known_fields
 from atoll.platform.search.tickets import Ticket
 from atoll.storage.events import (
     Event,
@@ -45,13 +48,34 @@ class PastTrial:
 
 @dataclass
 class Past:
-    """A study's trials, migrations, prepared and infeasible proposals, and seconds of searching so far."""
+    """A study's trials, migrations, prepared and infeasible proposals, and seconds of searching so far.
+
+    Attributes:
+        ignored: how many proposals had an entry, by its name, that this version does not know or that has a wrong type.
+    """
 
     trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
     proposed: dict[int, Proposed] = field(default_factory=dict)
     infeasible: dict[int, list[ProposalRefused]] = field(default_factory=dict)
     migrations: list[tuple[int, int, int]] = field(default_factory=list)
     seconds: float = 0.0
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def warnings(self) -> Iterator[str]:
+        """A sentence on the pickled optimizers in the journals, and one on other entries that are not read."""
+        pickled = {name for name in self.ignored if PICKLED.fullmatch(name)}
+        if pickled:
+            yield (
+                f"ignored {max(self.ignored[name] for name in pickled)} pickled CMA-ES optimizers, such as version "
+                "0.1.0 wrote: no pickle is read, and CMA-ES rebuilds its optimizer from the trials"
+            )
+        others = {name: count for name, count in self.ignored.items() if name not in pickled}
+        if others:
+            first = ", ".join(f"{name[:60]!r}" for name in itertools.islice(others, 3))
+            yield (
+                f"ignored {sum(others.values())} entries of proposals that this version of atoll does not know, or "
+                f"that have another type: {first}{', ...' if len(others) > 3 else ''}"
+            )
 
     def running(self) -> list[PastTrial]:
         """The attempts that have started and not ended."""
@@ -149,17 +173,29 @@ def _take(past: Past, event: Event) -> None:
                 island=event.island,
                 worker=event.worker,
                 hyperparameters=event.hyperparameters,
-                proposal=event.proposal,
+                proposal=_known(past, event.proposal),
                 started=event.time,
             )
         case Proposed():
-            past.proposed[event.number] = event
+            past.proposed[event.number] = event.model_copy(update={"proposal": _known(past, event.proposal)})
         case ProposalRefused():
-            past.infeasible.setdefault(event.number, []).append(event)
+            known = _known(past, {"genes": event.genes, "attributes": event.attributes})
+            if "genes" in known:
+                past.infeasible.setdefault(event.number, []).append(event.model_copy(update=known))
         case Migrated():
             past.migrations.append((event.number, event.from_island, event.to_island))
         case ProgressReported() | TrialEnded() | TrialLost() if (trial := past.trials.get(event.key)) is not None:
             _follow(trial, event)
+
+
+def _known(past: Past, proposal: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a journaled proposal that may be used; the others are counted."""
+    known, ignored = known_fields(proposal)
+    if "attributes" in known:
+        known["attributes"], unknown = known_attributes(known["attributes"])
+        ignored += unknown
+    past.ignored.update(ignored)
+    return known
 
 
 def _follow(trial: PastTrial, event: ProgressReported | TrialEnded | TrialLost) -> None:

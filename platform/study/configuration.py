@@ -49,20 +49,30 @@ class Configuration(BaseModel):
     def _known(cls, name: str, info: ValidationInfo) -> str:
         folder = Path((info.context or {}).get("folder", "."))
         name = registry.absolute(name, folder)
+        if (info.context or {}).get("inside"):
+            registry.check_inside(name, folder)
         (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
         return name
 
 
-def read_configurations(file: Path) -> list[Configuration]:
-    """The configurations of a file from `atoll export`, at least one. Raises FileError."""
+def read_configurations(file: Path, *, inside: bool = False) -> list[Configuration]:
+    """The configurations of a file from `atoll export`, at least one. Raises FileError.
+
+    Args:
+        file: the file.
+        inside: whether the code that it names must be in its folder.
+    """
     try:
         content = yamlfile.read(file.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise yamlfile.FileError(f"{file}: {error}") from None
     if not isinstance(content, dict) or "configurations" not in content:
-        return [yamlfile.load(file, Configuration)]
+        return [yamlfile.load(file, Configuration, inside=inside)]
     entries = content["configurations"]
-    return [yamlfile.validate(entry, Configuration, source=str(file), folder=file.parent) for entry in entries]
+    return [
+        yamlfile.validate(entry, Configuration, source=str(file), folder=file.parent, inside=inside)
+        for entry in entries
+    ]
 
 
 @cache

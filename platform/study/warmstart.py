@@ -49,7 +49,7 @@ def _of_studies(study: Study, url: str) -> Iterable[tuple[str, str, dict[str, An
     assert study.warm_start is not None
     if not study.warm_start.studies:
         return
-    store = Store(url, create=False)
+    store = Store(url, read_only=True)
     try:
         for name in study.warm_start.studies:
             row = store.study(name)

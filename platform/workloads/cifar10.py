@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky, 2009): 32x32 color images in ten classes, from the official archives or from a subset.
+"""CIFAR-10 (Krizhevsky, 2009): 32x32 color images in ten classes, from the official binary archive or from a subset.
 
 Images stay bytes until a batch needs them, so the full set takes 184 MB per rank in place of 737.
 """
@@ -19,19 +19,17 @@ from torch import Tensor, nn
 
 from atoll.platform.workloads.split import stratified_split
 from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, require_models
-from atoll.storage.unpickling import ArrayUnpickler
 
 NAMES = (
     "cifar-10-batches-bin",
     "cifar-10-binary.tar.gz",
-    "cifar-10-batches-py",
-    "cifar-10-python.tar.gz",
     "cifar10_subset.npz",
 )
 HOW_TO_GET = (
-    "Put an official archive of CIFAR-10 (cs.toronto.edu/~kriz/cifar.html), python or binary version, packed or "
-    "unpacked, in a folder, or cifar10_subset.npz with x_train uint8 (n, 32, 32, 3), y_train, x_test and y_test, and "
-    "name that folder with the study's `data` or with ATOLL_DATA."
+    "Put the official archive of CIFAR-10 (cs.toronto.edu/~kriz/cifar.html), binary version, packed or unpacked, in a "
+    "folder, or cifar10_subset.npz with x_train uint8 (n, 32, 32, 3), y_train, x_test and y_test, and name that folder "
+    "with the study's `data` or with ATOLL_DATA. The Python version is not read, as it consists of pickles, which can "
+    "run code."
 )
 NUM_CLASSES, SIDE, CROP, PADDING = 10, 32, 28, 4
 TRAIN_BATCHES, TEST_BATCH = [f"data_batch_{i}" for i in range(1, 6)], "test_batch"
@@ -47,13 +45,6 @@ class Images:
     data: Data
     mean: Tensor
     deviation: Tensor
-
-
-def read_python(file: IO[bytes]) -> Part:
-    """A batch of the Python version: a pickled dictionary with data (n, 3072), channels first, and labels."""
-    batch = ArrayUnpickler(file, "a CIFAR-10 batch holds arrays and lists only", encoding="bytes").load()
-    images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE)
-    return images, np.asarray(batch[b"labels"], dtype=np.int64)
 
 
 def read_binary(file: IO[bytes]) -> Part:
@@ -86,9 +77,9 @@ def _read(path: Path) -> tuple[Part, Part]:
             )
     wanted = {*TRAIN_BATCHES, TEST_BATCH}
     batches = {
-        Path(name).stem: (read_binary if name.endswith(".bin") else read_python)(content)
+        Path(name).stem: read_binary(content)
         for name, content in _files(path)
-        if Path(name).stem in wanted
+        if Path(name).suffix == ".bin" and Path(name).stem in wanted
     }
     if missing := sorted(wanted - set(batches)):
         raise ValueError(f"{path} must hold {', '.join([*TRAIN_BATCHES, TEST_BATCH])}; it lacks {', '.join(missing)}")

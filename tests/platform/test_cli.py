@@ -4,9 +4,11 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import closing
 
 import journals
 import pytest
+import sqlalchemy as sa
 import yaml
 from commands import called as atoll
 from commands import called_json as atoll_json
@@ -14,6 +16,7 @@ from commands import called_json as atoll_json
 from atoll.platform.commands import display
 from atoll.platform.study.study import Study
 from atoll.storage.events import TrialEnded
+from atoll.storage.folder import BenchmarkFolder
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
@@ -155,6 +158,39 @@ def test_delete_leaves_what_is_not_the_studys(laptop):
     (laptop / "atoll-studies" / "s" / "notes.txt").write_text("mine")
     atoll("delete", "s", "--yes", cwd=laptop)
     assert [path.name for path in (laptop / "atoll-studies" / "s").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("there", [{"uid": "another"}, {"uid": None, "name": "another"}, [], None])
+def test_delete_and_stop_touch_no_files_of_another_study(laptop, there):
+    """The store may be older than what lies in the folder now, or a stranger's."""
+    folder = laptop / "atoll-studies" / "s"
+    moved = folder.rename(laptop / "elsewhere")
+    with closing(Store(f"sqlite:///{laptop}/atoll.db")) as store, store.engine.begin() as connection:
+        connection.execute(sa.text("update study set folder = :folder"), {"folder": str(moved)})
+    if there is None:
+        (moved / "study.json").unlink()
+    else:
+        (moved / "study.json").write_text(json.dumps(there))
+        lock = Lock(moved / "lock")
+        lock.acquire()  # that study is running, which is no reason to keep the store's
+        assert "holds another study than the store's s" in atoll("stop", "s", cwd=laptop, code=1).stderr
+    before = set(moved.rglob("*"))
+    out = atoll("delete", "s", "--yes", cwd=laptop).stdout
+    assert f"deleted s, and no files, as {moved} has none of this study" in out
+    assert set(moved.rglob("*")) == before
+    assert atoll_json("studies", cwd=laptop) == []
+
+
+def test_deleting_a_benchmark_leaves_another_ones_studies_in_its_folder(tmp_path):
+    folder = BenchmarkFolder(tmp_path / "b")
+    own, other = (journals.start_folder(folder.path / name, benchmark={"uid": name}) for name in ("own", "other"))
+    folder.definition.write_text(json.dumps({"name": "b", "uid": "own"}))
+    assert folder.is_of("b", "own")
+    assert not folder.is_of("b", "other")
+    folder.remove()
+    assert not own.path.exists()
+    assert other.exists()
+    assert not folder.exists()
 
 
 def test_record_fills_a_store_from_a_folder(laptop):

@@ -22,6 +22,15 @@ def test_limits_are_python_floats_for_numbers_and_integers_for_categories():
     assert all(type(end) is int for end in limits["wire"])
 
 
+def test_genes_are_held_if_they_are_complete_and_within_their_limits():
+    genes = DASO.encode(DASO.default())
+    assert DASO.holds(genes)
+    assert not DASO.holds({})
+    assert not DASO.holds(genes | {"more": 0.5})
+    for wrong in ({"B": 1.5}, {"B": None}, {"B": True}, {"B": float("nan")}, {"wire": 3}, {"wire": 0.5}):
+        assert not DASO.holds(genes | wrong)
+
+
 def test_values_outside_are_not_encoded():
     with pytest.raises(ValueError, match=r"momentum must be 0 to 0.99; got 1.5"):
         DDP.encode(DDP.default() | {"momentum": 1.5})

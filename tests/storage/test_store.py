@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from atoll.storage import export
+from atoll.storage.events import RankPlaced
 from atoll.storage.journal import JournalWriter
 from atoll.storage.models import Base, JournalOffset, ProgressRow, TrialRow
 from atoll.storage.recorder import Recorder, RecorderThread
@@ -268,6 +269,50 @@ def test_every_older_schema_has_a_stored_database():
     versions = ScriptDirectory.from_config(alembic_config()).walk_revisions()
     stored = {path.stem for path in (Path(__file__).parent / "schemas").glob("*.sql")}
     assert stored == {version.revision for version in versions} - {SCHEMA_VERSION}
+
+
+LONG = "x" * 3000
+
+
+def test_no_text_has_a_length_limit(tmp_path, url):
+    """Paths of a project's scratch folder are long, and PostgreSQL refuses what SQLite takes."""
+    texts = [c for table in Base.metadata.sorted_tables for c in table.columns if isinstance(c.type, sa.String)]
+    assert [column for column in texts if column.type.length is not None] == []
+    engine = sa.create_engine(url)
+    upgrade(engine, "0007")  # the last schema with limits
+    engine.dispose()
+    folder = journals.start_folder(tmp_path / "run")
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0, host=LONG)
+    lines.append(RankPlaced(
+        world_rank=0, island=0, worker=0, rank=0, node=0, hostname=LONG, device=LONG, threads=1, process=1,
+        processor=LONG,
+    ))  # fmt: skip
+    lines.close()
+    row = journals.study_row(folder.path, workload=f"/{LONG}.py:W", method=f"/{LONG}.py:M", metric=LONG)
+    recorder = Recorder(folder, lambda: Store(url), row | {"curve_metric": LONG, "folder": LONG})
+    recorder.catch_up()
+    recorder.close()
+    store = Store(url)
+    study = store.study("s")
+    assert (study.workload, study.metric) == (f"/{LONG}.py:W", LONG)
+    assert [trial.host for trial in store.trials(study)] == [LONG]
+    assert [(host.hostname, host.processor) for host in store.hosts(study)] == [(LONG, LONG)]
+    assert not folder.quarantine.exists()
+    store.close()
+
+
+def test_a_connection_that_the_server_has_closed_is_replaced_before_its_use(postgresql_url):
+    store, other = Store(postgresql_url), sa.create_engine(postgresql_url)
+    assert store.studies() == []
+    with other.connect() as connection:  # as a pooler's timeout or a restart does
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert store.studies() == []
+    store.close()
+    other.dispose()
 
 
 def test_delete_removes_everything(folder, url):

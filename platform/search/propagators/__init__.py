@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from atoll.platform.study.samplers import Genetic, Grid, Mixed, Random, Sampler
 
@@ -53,12 +52,3 @@ def make(
     from atoll.platform.search.propagators.optuna_sampler import OptunaPropagator
 
     return OptunaPropagator(settings, space, num_objectives, population.size, seed)
-
-
-def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's attributes from a journal; raises ValueError for a pickle that could run code."""
-    if any("optimizer" in name for name in attributes):
-        from atoll.platform.search.propagators.optuna_sampler import check_attributes
-
-        check_attributes(attributes)
-    return dict(attributes)

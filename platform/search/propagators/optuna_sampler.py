@@ -8,7 +8,6 @@ for each proposal, from a seed of the study and the trial, so a resume loses no 
 
 from __future__ import annotations
 
-import io
 import math
 import time
 import warnings
@@ -21,7 +20,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
-    CmaEsSampler,
     GPSampler,
     NSGAIIISampler,
     NSGAIISampler,
@@ -32,13 +30,12 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from atoll.platform.search.population import Individual
+from atoll.platform.search.propagators.cmaes import NumericCmaEsSampler
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
 from atoll.platform.study.samplers import CmaEs, Gp, Nsga2, Nsga3, Qmc, Tpe
 from atoll.searchspaces.space import Gene, Parameter, SearchSpace
-from atoll.storage.unpickling import ArrayUnpickler
 
 OptunaSettings = Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc
-_OPTIMIZER = "optimizer:"
 
 
 class _Storage(InMemoryStorage):  # type: ignore[misc]
@@ -208,7 +205,7 @@ def _factory(
             seed=seed,
         )
     if isinstance(s, CmaEs):
-        return lambda seed, _: CmaEsSampler(
+        return lambda seed, _: NumericCmaEsSampler(
             n_startup_trials=s.startup,
             popsize=s.population,
             with_margin=s.margin,
@@ -260,22 +257,3 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     if isinstance(low, int):
         return CategoricalDistribution(range(low, int(high) + 1))
     return FloatDistribution(0.0, 1.0)
-
-
-_OPTIMIZERS = {("cmaes._cma", "CMA"), ("cmaes._cmawm", "CMAwM"), ("cmaes._sepcma", "SepCMA")}
-
-
-def check_attributes(attributes: Mapping[str, Any]) -> None:
-    """Raise ValueError if attributes from a journal hold an invalid pickled optimizer, which Optuna would load."""
-    parts = [attributes[key] for key in sorted(attributes, key=_part) if _OPTIMIZER in key]
-    if parts:
-        try:
-            content = io.BytesIO(bytes.fromhex("".join(parts)))
-            ArrayUnpickler(content, "a CMA-ES optimizer may hold arrays and itself only", _OPTIMIZERS).load()
-        except Exception as error:
-            raise ValueError(f"the journal holds an invalid optimizer: {error}") from None
-
-
-def _part(key: str) -> tuple[str, int]:
-    name, _, number = key.rpartition(":")
-    return name, int(number) if number.isdigit() else 0

@@ -175,3 +175,12 @@ def test_a_name_that_the_store_has_is_refused_and_another_one_found(plan_of, url
         lifecycle.check_name_is_free(plan_of().study, url)
     assert lifecycle.free_name("s", url) == "s-2"
     assert lifecycle.free_name("t", url) == "t"
+
+
+def test_a_resume_tells_of_pickles_that_it_ignores(plan_of, url, caplog):
+    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0, proposal={"genes": {}, "attributes": {"cma:optimizer:0": "80"}})
+    lines.close()
+    lifecycle.prepare(plan_of(), url, resuming=True)
+    assert "ignored 1 pickled CMA-ES optimizers, such as version 0.1.0 wrote" in caplog.text

@@ -16,6 +16,8 @@ from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
 from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock
 
+OF_IT = ("s", None)  # the study's name and uid
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -84,17 +86,21 @@ def test_after_a_proper_end_no_rank_is_expected(folder):
 
 @pytest.mark.process
 def test_an_interrupted_study_is_ended_with_its_ranks(folder, rank):
-    assert running.true_state(folder) == "interrupted"
+    assert running.true_state(folder, *OF_IT) == "interrupted"
     assert lifecycle.end_interrupted(folder) == ("stopped", 1)
     assert rank.wait(5) == -9
-    assert running.true_state(folder) == "stopped"
+    assert running.true_state(folder, *OF_IT) == "stopped"
     assert lifecycle.end_interrupted(folder) is None
 
 
 def test_a_study_that_runs_is_not_interrupted(folder):
     lock = Lock(folder.lock)
     lock.acquire()
-    assert running.true_state(folder) == "running"
+    assert running.true_state(folder, *OF_IT) == "running"
     assert lifecycle.end_interrupted(folder) is None
     lock.release()
-    assert running.true_state(folder) == "interrupted"
+    assert running.true_state(folder, *OF_IT) == "interrupted"
+
+
+def test_of_another_studys_folder_nothing_is_said(folder):
+    assert running.true_state(folder, "t", None) == "running"

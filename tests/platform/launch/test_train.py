@@ -9,6 +9,7 @@ import yaml
 from commands import FAILING, atoll_json, called, called_json
 
 from atoll.methods.low_rank.factored import load
+from atoll.platform.launch import train
 from atoll.platform.study import registry
 
 THREADS = pytest.mark.usefixtures("trains_on_threads")
@@ -148,7 +149,10 @@ def test_the_same_configuration_twice_gives_the_same_curve(tmp_path):
 @THREADS
 def test_a_users_own_workload(tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"workload": FAILING, "method": "ddp", "epochs": 1}))
-    assert called_json("train", "c.yaml", cwd=tmp_path)["state"] == "complete"
+    refused = called("train", "c.yaml", cwd=tmp_path, code=2).stderr
+    assert "code must be in the file's folder" in refused
+    assert "use --outside if you trust it" in refused
+    assert called_json("train", "c.yaml", "--outside", cwd=tmp_path)["state"] == "complete"
 
 
 @pytest.mark.cpu_limit(40, reason="it searches, and trains again, with many small decompositions")
@@ -189,3 +193,21 @@ def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path):
     wrong = called("train", "c.yaml", "--save", "nowhere/m.pt", cwd=tmp_path, code=1)
     assert "--save must be in an existing folder" in wrong.stderr
     assert "--merged needs --save FILE" in called("train", "c.yaml", "--merged", cwd=tmp_path, code=2).stderr
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_code_outside_the_files_folder_is_not_trained_unless_trusted(tmp_path, several):
+    evil, folder = tmp_path / "evil.py", tmp_path / "received"
+    evil.write_text("print('run')\nclass Evil: pass\n")
+    folder.mkdir()
+    (folder / "inside.py").write_text("raise ValueError('run as it may')\n")
+    file = folder / "c.yaml"
+    for workload, method in ((f"{evil}:Evil", "ddp"), ("../evil.py:Evil", "ddp"), ("digits_mlp", "../evil.py:Evil")):
+        content = {"workload": workload, "method": method}
+        file.write_text(yaml.safe_dump({"configurations": [content]} if several else content))
+        done = called("train", "received/c.yaml", cwd=tmp_path, code=2)
+        assert "code must be in the file's folder" in done.stderr
+        assert "run" not in done.stdout.split()
+    file.write_text(yaml.safe_dump({"workload": "inside.py:Mine", "method": "ddp"}))
+    with pytest.raises(ValueError, match="run as it may"):
+        train.read(file, inside=True)

@@ -4,7 +4,7 @@ import pytest
 
 from atoll.platform.search.candidates import Candidates, given_first
 from atoll.platform.search.propagators.propagator import Proposal
-from atoll.platform.search.proposals import Candidate, key
+from atoll.platform.search.proposals import Candidate, key, proposal_of
 from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
@@ -39,7 +39,9 @@ class FakeProposer:
         self.number = None
         return candidate(number)
 
-    def settle(self, hyperparameters, operator):
+    def settle(self, hyperparameters, operator, content=None):
+        if content:
+            return Candidate(hyperparameters, proposal_of(content))
         return Candidate(hyperparameters, Proposal(dict(hyperparameters), operator))
 
     def give_up(self, number):

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import CmaEsSampler
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
@@ -17,6 +18,7 @@ from atoll.platform.search import propagators
 from atoll.platform.search.island import Island
 from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.propagators import grid, optuna_sampler
+from atoll.platform.search.propagators.attributes import known_attributes
 from atoll.platform.search.propagators.genetic import GeneticPropagator
 from atoll.platform.search.proposals import Proposer
 from atoll.platform.study.migration import Migration
@@ -186,7 +188,8 @@ def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
     proposer, island = resumed.workers[0]
     for candidate, individual in uninterrupted.history[:23]:
         # as the journal gives them back
-        attributes = propagators.checked_attributes(json.loads(json.dumps(individual.attributes)))
+        attributes, ignored = known_attributes(json.loads(json.dumps(individual.attributes)))
+        assert ignored == []
         genes = json.loads(json.dumps(candidate.proposal.genes))
         proposer.started(individual.number, genes, attributes)
         known = Individual(individual.number, tuple(genes.values()), individual.losses, 0, 0, attributes=attributes)
@@ -382,21 +385,51 @@ def test_thinking_leaves_the_threads_of_training_alone(name, monkeypatch):
     assert changed == []
 
 
-class Exploit:
-    def __reduce__(self):
-        return print, ("run",)
+CMAES = [{}, {"separable": True}, {"margin": True}, {"population": 5}]
 
 
-def test_a_journal_cannot_make_a_resume_run_code(capsys):
-    text = pickle.dumps(Exploit()).hex()
-    with pytest.raises(ValueError, match=r"an invalid optimizer: .*; got builtins\.print"):
-        propagators.checked_attributes({"cma:optimizer:0": text[:20], "cma:optimizer:1": text[20:]})
-    assert capsys.readouterr().out == ""
-    search = Search("optuna-cmaes").evaluate(40)
-    kept = [i.attributes for _, i in search.history if "cma:optimizer:0" in i.attributes]
-    assert kept
-    for attributes in kept:
-        optuna_sampler.check_attributes(attributes)
+@pytest.mark.parametrize("options", CMAES)
+def test_cmaes_in_numbers_proposes_what_optuna_does_with_its_pickles(options, monkeypatch):
+    space = SearchSpace(tuple(p for p in SPACE.parameters if p.only_if is None))
+    found = Search("optuna-cmaes", space=space, objectives=rough, **options).evaluate(40)
+    attributes = [json.loads(json.dumps(individual.attributes)) for _, individual in found.history]
+    assert any("state" in name for names in attributes for name in names)
+    assert not any("optimizer" in name for names in attributes for name in names)
+    monkeypatch.setattr(optuna_sampler, "NumericCmaEsSampler", CmaEsSampler)
+    theirs = Search("optuna-cmaes", space=space, objectives=rough, **options).evaluate(40)
+    assert found.configurations() == theirs.configurations()
+
+
+@pytest.mark.parametrize("options", CMAES)
+def test_cmaes_is_rebuilt_from_the_trials_of_a_journal_with_pickles(options, monkeypatch):
+    space = SearchSpace(tuple(p for p in SPACE.parameters if p.only_if is None))
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna_sampler, "NumericCmaEsSampler", CmaEsSampler)  # as version 0.1.0 had it
+        uninterrupted = Search("optuna-cmaes", space=space, objectives=rough, **options).evaluate(40)
+    monkeypatch.setattr(pickle, "loads", None)
+    resumed = Search("optuna-cmaes", space=space, objectives=rough, **options)
+    proposer, island = resumed.workers[0]
+    num_ignored = 0
+    for candidate, individual in uninterrupted.history[:23]:
+        attributes, ignored = known_attributes(json.loads(json.dumps(individual.attributes)))
+        num_ignored += len(ignored)
+        proposer.started(individual.number, candidate.proposal.genes, attributes)
+        known = Individual(individual.number, individual.genes, individual.losses, 0, 0, attributes=attributes)
+        assert island.population.admit(known)
+        proposer.arrived(known)
+        resumed.history.append((candidate, known))
+    assert num_ignored > 0
+    assert resumed.evaluate(17).configurations() == uninterrupted.configurations()
+
+
+def rough(v):
+    return (abs(v["rate"] - 0.01) + abs(v["width"] - 32) / 8,)
+
+
+def test_cmaes_with_margin_goes_on_when_a_parameter_is_inactive():
+    """The first trials may have more active parameters than all have in common."""
+    search = Search("optuna-cmaes", margin=True).evaluate(30)
+    assert {candidate.proposal.operator for candidate, _ in search.history} == {"optuna-cmaes"}
 
 
 def test_a_grid_has_every_point_once_and_says_what_it_cannot():

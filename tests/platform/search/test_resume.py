@@ -1,13 +1,16 @@
 """What a study's journals say of its past."""
 
 import json
+import pickle
 
 import journals
 import pytest
 
 from atoll.platform.search import resume
+from atoll.platform.search.proposals import proposal_of
 from atoll.platform.search.tickets import Ticket
 from atoll.storage import journal
+from atoll.storage.events import ProposalRefused, Proposed
 from atoll.storage.journal import JournalWriter
 
 DEFAULT = {"B": 4}
@@ -167,3 +170,51 @@ def test_a_number_that_was_given_out_and_not_started_is_given_out_again(tmp_path
         journals.start_trial(lines, number)
         journals.end_trial(lines, number, 0.5)
     assert [ticket.number for ticket in past(folder).tickets(4, [DEFAULT])] == [1, 3]
+
+
+class Exploit:
+    def __reduce__(self):
+        return print, ("run by a pickle",)
+
+
+@pytest.mark.parametrize("state", [None, "lost", "complete"])
+@pytest.mark.parametrize("decoy", [{}, {"a:optimizer:0": pickle.dumps(None).hex()}])
+def test_no_pickle_of_a_journal_reaches_a_sampler(tmp_path, state, decoy):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    attributes = decoy | {"cma:optimizer:0": pickle.dumps(Exploit()).hex(), "cma:generation": 1}
+    proposal = {"genes": {"B": 0.5}, "operator": "optuna-cmaes", "parents": [], "sources": {}, "seconds": 0.1}
+    proposal |= {"attributes": attributes}
+    journals.start_trial(lines, 0, proposal=proposal)
+    if state is not None:
+        journals.end_trial(lines, 0, 0.5 if state == "complete" else None, state=state)
+    lines.append(Proposed(number=1, hyperparameters={}, proposal=proposal))
+    refused = {"genes": {"B": 0.5}, "attributes": attributes}
+    lines.append(ProposalRefused(number=2, **refused))
+    found = past(folder)
+    kept = [found.trials[0, 0].proposal, found.proposed[1].proposal, vars(found.infeasible[2][0])]
+    assert [content["attributes"] for content in kept] == [{"cma:generation": 1}] * 3
+    assert not any("optimizer" in str(ticket.proposal) for ticket in found.tickets(3, []))
+    told = list(found.warnings())
+    assert told[0].startswith("ignored 3 pickled CMA-ES optimizers, such as version 0.1.0 wrote: no pickle is read")
+    assert len(told) == 1 + bool(decoy)
+    assert all("does not know, or that have another type: 'a:optimizer:0'" in text for text in told[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("genes", {"B": "x"}), ("genes", [1]), ("operator", 1), ("parents", [None]), ("sources", {"B": {}}),
+     ("attributes", []), ("seconds", "long"), ("from_later", 1)],
+)  # fmt: skip
+def test_a_proposal_has_known_fields_of_known_types(tmp_path, name, value):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0, proposal={"operator": "random", "genes": {"B": 0.5}} | {name: value})
+    found = past(folder)
+    assert name not in found.trials[0, 0].proposal
+    (told,) = found.warnings()
+    assert told.endswith(f"have another type: '{name}'")
+    (ticket,) = found.tickets(1, [])
+    proposal = proposal_of({"genes": {"B": 0.5}} | ticket.proposal)
+    assert proposal.genes == {"B": 0.5}
+    assert proposal.operator == ("unknown" if name == "operator" else "random")
