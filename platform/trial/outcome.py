@@ -25,6 +25,16 @@ class TrialTimeout(Exception):
     """The trial exceeded the study's trial_timeout."""
 
 
+_OWN = (PeerAborted, Diverged, NotApplicable, Stopped, TrialTimeout)
+
+
+def kind_of(error: BaseException) -> str:
+    """The name of an exception's class; of a class that only has the name of one of ours, with its module."""
+    kind = type(error)
+    is_ours = kind in _OWN or kind.__name__ not in {own.__name__ for own in _OWN}
+    return kind.__name__ if is_ours else f"{kind.__module__}.{kind.__qualname__}"
+
+
 @dataclass
 class Report:
     """The outcome of a trial on one rank."""

@@ -147,7 +147,7 @@ class Trial:
                 measured |= self._observer(model, seconds_of_epoch)
             if self._test is not None:
                 measured |= {f"test_{name}": value for name, value in self._test(model).items()}
-            measured |= self.method.metrics()
+            measured |= {str(name): float(value) for name, value in self.method.metrics().items()}
             if last:
                 self._model = model
                 wire_bytes = self._summarize(losses)[1]
