@@ -57,9 +57,14 @@ class Candidate:
 
 
 def proposal_of(content: Mapping[str, Any]) -> Proposal:
-    """A proposal from a journal."""
-    fields = {name: content[name] for name in ("genes", "operator", "sources", "attributes", "seconds")}
-    return Proposal(parents=tuple(content["parents"]), **fields)
+    """A proposal from a journal; raises ValueError if a field is missing or of a wrong type."""
+    types = {"genes": dict, "operator": str, "sources": dict, "attributes": dict, "seconds": int | float}
+    for name, kind in types.items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"a proposal's {name} cannot be {content.get(name)!r}")
+    if not isinstance(parents := content.get("parents"), list | tuple):
+        raise ValueError(f"a proposal's parents cannot be {parents!r}")
+    return Proposal(parents=tuple(parents), **{name: content[name] for name in types})
 
 
 def draw(space: SearchSpace, infeasibility: Infeasibility, seed: int) -> tuple[dict[str, Gene], dict[str, Any]]:

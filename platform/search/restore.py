@@ -29,7 +29,7 @@ def restore(
 ) -> None:
     """Fill an island's population and sampler with earlier trials, in the order of their numbers.
 
-    Trials outside the current search space are skipped.
+    Trials outside the current search space are skipped, and so are those whose lines cannot be understood.
     """
     proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
     ended = past.individuals(island, len(island_sizes), plan.study.migration.pollination)
@@ -37,13 +37,15 @@ def restore(
     for position, trial in enumerate(ended):
         try:
             genes, attributes = _genes_of(trial, plan.space)
+            losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         except ValueError:
             continue
         for proposal in past.infeasible.get(trial.number, ()):
+            if not _are_genes(proposal.genes, plan.space):
+                continue
             checked = propagators.checked_attributes(proposal.attributes)
             proposer.infeasible(trial.number, proposal.genes, checked)
         proposer.started(trial.number, genes, attributes)
-        losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         if losses is None:
             proposer.dropped(trial.number)
             continue
@@ -66,8 +68,19 @@ def _genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dic
     """A past trial's genes (as proposed, if the space has not changed), and its sampler's attributes."""
     encoded = space.encode(trial.hyperparameters)
     proposed = trial.proposal.get("genes") or {}
-    attributes = propagators.checked_attributes(trial.proposal.get("attributes") or {})
-    return (proposed if list(proposed) == list(encoded) else encoded), attributes
+    attributes = trial.proposal.get("attributes") or {}
+    if not isinstance(attributes, dict):
+        raise ValueError(f"a sampler's attributes cannot be {attributes!r}")
+    return (proposed if _are_genes(proposed, space) else encoded), propagators.checked_attributes(attributes)
+
+
+def _are_genes(content: Any, space: SearchSpace) -> bool:
+    """Whether this is one gene for every parameter, in their order and within their limits."""
+    limits = space.limits()
+    if not isinstance(content, dict) or list(content) != list(limits):
+        return False
+    pairs = zip(content.values(), limits.values(), strict=True)
+    return all(type(gene) in (int, float) and low - 1e-9 <= gene <= high + 1e-9 for gene, (low, high) in pairs)
 
 
 def pruner_of(plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past) -> Pruner | None:
