@@ -523,7 +523,7 @@ def _alone(engine: Engine) -> Iterator[Connection]:
 
 
 def _joined(reason: str | None, note: str) -> str:
-    return storable(f"{reason} ({note})" if reason else note)
+    return str(storable(f"{reason} ({note})" if reason else note))
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -78,8 +78,12 @@ def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: No
 
 
 def _warm_up(study: Study) -> None:
-    """Load the data before the first trial, to keep this out of its time: seconds, if ranks share cores."""
+    """Load the data before the first trial, to keep this out of its time: seconds, if ranks share cores.
+
+    What the user's files change in the process while they are imported stays for all trials: it is not put back.
+    """
     try:
+        registry.method(study.method)
         registry.workload(study.workload).load(Path(study.data) if study.data else None)
     except WorldFailed:
         raise

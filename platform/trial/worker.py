@@ -24,6 +24,7 @@ from atoll.methods.method import Method
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import Place
 from atoll.platform.trial.failure import reason_of, traceback_of
+from atoll.platform.trial.isolation import isolated
 from atoll.platform.trial.outcome import Outcome, Report, kind_of, outcome_of
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.trial import Trial
@@ -131,6 +132,7 @@ class Worker:
         self._serial += 1
         self._raised = False
         self._hooks = hooks
+        changes: list[str] = []
         trace = Trace() if self._world.records_steps(self._devices) else None
         ledger = Ledger(trace)
         report = Report(self._control.rank, self.place.hostname)
@@ -138,20 +140,14 @@ class Worker:
             self._nodes, self._devices, ledger=ledger, poll=self._poll, spin=self._spin
         )
         try:
-            trial = Trial(configuration, communicator, self.place.device, test=test)
-            report.notes = _notes(trial.method)
-            report.is_pruned = _train(trial, hooks)
-            report.notes = _notes(trial.method)  # training may have added notes
-            if not report.is_pruned:
-                hooks.on_trained(trial.model)
-            report.seconds = trial.seconds()
-            if trace is not None:
-                report.trace = recorded_trace(trace, trial.method, communicator)
+            with isolated(changes):
+                self._train(configuration, hooks, report, communicator, trace, test=test)
         except WorldFailed:  # not this trial's failure: another rank of the process has ended
             raise
         except BaseException as error:  # SystemExit, too, which libraries raise; signals only leave a request to stop
             self._raised = True
             self._note(report, error)
+        report.notes += [shortened(storable(change), REASON_LIMIT) for change in changes]
         report.ledger, report.peak_memory = ledger.rows(), peak_memory()
         report.summaries = family.summaries()
         reports = self._gather(report)
@@ -162,6 +158,27 @@ class Worker:
         family.close()
         self._hooks = Hooks()
         return reports or []
+
+    def _train(
+        self,
+        configuration: Configuration,
+        hooks: Hooks,
+        report: Report,
+        communicator: Communicator,
+        trace: Trace | None,
+        *,
+        test: bool,
+    ) -> None:
+        """Train, and fill in this rank's report."""
+        trial = Trial(configuration, communicator, self.place.device, test=test)
+        report.notes = _notes(trial.method)
+        report.is_pruned = _train(trial, hooks)
+        report.notes = _notes(trial.method)  # training may have added notes
+        if not report.is_pruned:
+            hooks.on_trained(trial.model)
+        report.seconds = trial.seconds()
+        if trace is not None:
+            report.trace = recorded_trace(trace, trial.method, communicator)
 
     def _note(self, report: Report, error: BaseException) -> None:
         report.error, report.reason, report.traceback = kind_of(error), reason_of(error), traceback_of(error)
