@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from atoll.storage import events
 from atoll.storage.events import Event, JournalOpened, Line, MalformedLine
+from atoll.storage.text import may_be_unstorable, storable
 
 MAX_BYTES = 4 << 20
 
@@ -160,8 +160,8 @@ def _load(raw: bytes) -> Line | None:
         line = json.loads(raw, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
-    if b"\\u0000" in raw:
-        line = _without_nul(line)
+    if may_be_unstorable(raw):
+        line = storable(line)
     return line if isinstance(line, dict) and isinstance(line.get("event"), str) else None
 
 
@@ -171,15 +171,6 @@ def _check_version(opened: JournalOpened, path: Path) -> None:
             f"the journal {path} has version {opened.version}; this version of atoll reads versions 1 to "
             f"{events.VERSION}"
         )
-
-
-def _without_nul(content: Any) -> Any:
-    """The content without NUL characters, which PostgreSQL does not accept."""
-    if isinstance(content, str):
-        return content.replace("\x00", "")
-    if isinstance(content, dict):
-        return {_without_nul(key): _without_nul(value) for key, value in content.items()}
-    return [_without_nul(value) for value in content] if isinstance(content, list) else content
 
 
 class JournalTail:

@@ -16,6 +16,7 @@ from typing import Any
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Chunk, JournalTail, JournalVersionError
 from atoll.storage.store import Overtaken, Rejected, Store
+from atoll.storage.text import storable
 
 log = logging.getLogger("atoll.recorder")
 
@@ -53,7 +54,7 @@ class Recorder:
     def _connect(self) -> Store:
         if self._store is None:
             store = self._open_store()
-            self._study_id = store.add_study(self._study)
+            self._study_id = store.add_study(storable(self._study))  # its folder's name may not be UTF-8
             self._tail = JournalTail(self._folder.journals, store.offsets(self._study_id))
             self._store = store
         return self._store

@@ -20,10 +20,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError, StatementError
 from sqlalchemy.orm import Session, sessionmaker
 
-from atoll.storage.events import Event, Line, TrialKey, as_line
+from atoll.storage.events import Event, Line, TrialEnded, TrialKey, as_line
 from atoll.storage.journal import Chunk
 from atoll.storage.models import (
     Base,
@@ -40,6 +40,7 @@ from atoll.storage.models import (
 )
 from atoll.storage.read_only import copy_of, reading_url
 from atoll.storage.rows import Rows, rows_of
+from atoll.storage.text import shortened, storable
 from atoll.storage.urls import parse, shown
 
 MAX_NAME = 200
@@ -60,7 +61,8 @@ _VERSION_TABLE = sa.Table(
 )
 
 # Drivers raise these, besides the database's own errors, for a value that does not fit its column.
-UNSTORABLE = (OverflowError, ValueError, TypeError)
+UNFIT = (OverflowError, ValueError, TypeError, RecursionError)
+REFUSALS = (StatementError, *UNFIT)
 # PostgreSQL's states for a missing table or column, or missing rights: not the line's fault.
 _UNDEFINED = {"42P01", "42703", "42501", "3F000"}
 
@@ -451,7 +453,7 @@ class Store:
                     _move_offset(session, study_id, file, chunk)
                 lines = [event for chunk in chunks.values() for event in chunk.events]
                 self._add(session, study_id, lines)
-        except (DBAPIError, *UNSTORABLE) as error:
+        except REFUSALS as error:
             if not _is_refusal(error):
                 raise
             return self._record_one_by_one(study_id, chunks)
@@ -466,12 +468,31 @@ class Store:
                     try:
                         with session.begin_nested():
                             self._add(session, study_id, [event])
-                    except (DBAPIError, *UNSTORABLE) as error:
+                    except REFUSALS as error:
                         if not _is_refusal(error):
                             raise
                         row.num_quarantined += 1
-                        rejected.append(Rejected(file, as_line(event), str(getattr(error, "orig", error))))
+                        reason = str(getattr(error, "orig", error))
+                        rejected.append(Rejected(file, as_line(event), reason))
+                        if isinstance(event, TrialEnded):
+                            self._add_end(session, study_id, event, reason)
         return rejected
+
+    def _add_end(self, session: Session, study_id: int, event: TrialEnded, reason: str) -> None:
+        """Add as much as the database accepts of a trial's end that it has rejected, and say so in its reason."""
+        note = f"a part of this trial's end cannot be stored, and is in quarantine.jsonl: {shortened(reason, 200)}"
+        reduced = event.model_copy(update={"ledger": [], "traces": [], "reason": _joined(event.reason, note)})
+        bare = TrialEnded(
+            time=event.time, number=event.number, attempt=event.attempt, state="failed", reason=_joined("", note)
+        )
+        for less in (reduced, bare):
+            try:
+                with session.begin_nested():
+                    self._add(session, study_id, [less])
+                return
+            except REFUSALS as error:
+                if not _is_refusal(error):
+                    raise
 
     def _add(self, session: Session, study_id: int, lines: Sequence[Event]) -> None:
         """Add rows for `lines`."""
@@ -545,11 +566,21 @@ def _alone(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def _joined(reason: str | None, note: str) -> str:
+    return str(storable(f"{reason} ({note})" if reason else note))
+
+
 def _is_refusal(error: Exception) -> bool:
     """Whether the database rejects a line's content; any other error may be temporary."""
-    if isinstance(error, ProgrammingError):
-        return getattr(error.orig, "sqlstate", None) not in {*_UNDEFINED, None}
-    return isinstance(error, IntegrityError | DataError | OverflowError | ValueError | TypeError)
+    if isinstance(error, IntegrityError | DataError):
+        return True
+    if isinstance(error, ProgrammingError | InterfaceError):
+        state = getattr(error.orig, "sqlstate", None)
+        if state is None:  # the driver's own word, on a value of a type that it does not know
+            return any(words in str(error.orig) for words in ("binding parameter", "cannot adapt"))
+        return state not in _UNDEFINED
+    # SQLAlchemy wraps its own failure to convert a value.
+    return isinstance(error.orig if isinstance(error, StatementError) else error, UNFIT)
 
 
 def _copy_before_upgrade(url: URL, version: str) -> None:

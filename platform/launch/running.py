@@ -19,8 +19,8 @@ def holder(folder: StudyFolder) -> dict[str, Any] | None:
 def true_state(folder: StudyFolder, name: str, uid: str | None) -> str:
     """The state of a study that the store holds as running: its launcher may have ended before it could say so.
 
-    "interrupted": --resume continues it, and `atoll record` or `atoll stop` ends it. A study whose files are not on this
-    host counts as running.
+    "interrupted": --resume continues it, and `atoll record` or `atoll stop` ends it. A study whose files are not here
+    counts as running.
     """
     if not folder.is_of(name, uid) or holder(folder) is not None:
         return "running"

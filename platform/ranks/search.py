@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from atoll.communication.thread_world import WorldFailed
 from atoll.communication.world import World
 from atoll.platform.ranks.heartbeat import Heartbeat, interval
 from atoll.platform.study import registry
@@ -78,10 +79,16 @@ def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: No
 
 
 def _warm_up(study: Study) -> None:
-    """Load the data before the first trial, to keep this out of its time: seconds, if ranks share cores."""
+    """Load the data before the first trial, to keep this out of its time: seconds, if ranks share cores.
+
+    What the user's files change in the process while they are imported stays for all trials: it is not put back.
+    """
     try:
+        registry.method(study.method)
         registry.workload(study.workload).load(Path(study.data) if study.data else None)
-    except Exception:
+    except WorldFailed:
+        raise
+    except BaseException:
         return  # the trials will raise it again, and record it
 
 

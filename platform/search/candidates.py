@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,8 @@ from atoll.platform.search.journal_writer import SearchJournal
 from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
+
+log = logging.getLogger("atoll.search")
 
 Wait = Callable[[Callable[[], bool]], None]
 Given = tuple[dict[str, Any], str]  # hyperparameters and their origin
@@ -42,13 +45,21 @@ class Candidates:
 
     def of(self, ticket: Ticket, wait: Wait) -> Candidate:
         """The ticket's configuration, or a proposal."""
-        if ticket.hyperparameters is None:
-            candidate = self._proposer.take(ticket.number, wait)
-            if ticket.number not in self._noted:
-                self._journal.infeasible(ticket.number, candidate)
-            return candidate
-        operator = self._given.get(key(ticket.hyperparameters), "retry")
-        return self._proposer.settle(ticket.hyperparameters, operator, ticket.proposal)
+        if ticket.hyperparameters is not None and (known := self._known(ticket, ticket.hyperparameters)) is not None:
+            return known
+        candidate = self._proposer.take(ticket.number, wait)
+        if ticket.number not in self._noted:
+            self._journal.infeasible(ticket.number, candidate)
+        return candidate
+
+    def _known(self, ticket: Ticket, hyperparameters: dict[str, Any]) -> Candidate | None:
+        """The ticket's candidate; None if a damaged line of a journal left one that is outside the space."""
+        operator = self._given.get(key(hyperparameters), "retry")
+        try:
+            return self._proposer.settle(hyperparameters, operator, ticket.proposal)
+        except ValueError as error:
+            log.warning("trial %d gets a new configuration, as its journaled one is invalid: %s", ticket.number, error)
+            return None
 
     def prepare(self, ticket: Ticket | None, receive: Callable[[], None]) -> None:
         """Let a slow sampler prepare the next ticket's candidate while a trial trains, and journal it when ready.

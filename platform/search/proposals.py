@@ -163,10 +163,14 @@ class Proposer:
             hyperparameters: the configuration.
             operator: its origin if there is no proposal with genes of this space.
             content: the proposal that a journal has for it.
+
+        Raises:
+            ValueError: if the hyperparameters are outside the space.
         """
+        genes = self._space.encode(hyperparameters)
         if content and self._space.holds(content.get("genes", {})):
             return Candidate(hyperparameters, proposal_of(content))
-        return Candidate(hyperparameters, Proposal(self._space.encode(hyperparameters), operator))
+        return Candidate(hyperparameters, Proposal(genes, operator))
 
     @property
     def is_slow(self) -> bool:

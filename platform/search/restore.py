@@ -28,7 +28,7 @@ def restore(
 ) -> None:
     """Fill an island's population and sampler with earlier trials, in the order of their numbers.
 
-    Trials outside the current search space are skipped.
+    Trials outside the current search space are skipped, and so are those whose lines cannot be understood.
     """
     proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
     ended = past.individuals(island, len(island_sizes), plan.study.migration.pollination)
@@ -36,13 +36,13 @@ def restore(
     for position, trial in enumerate(ended):
         try:
             genes, attributes = _genes_of(trial, plan.space)
+            losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         except ValueError:
             continue
         for proposal in past.infeasible.get(trial.number, ()):
             if plan.space.holds(proposal.genes):
                 proposer.infeasible(trial.number, proposal.genes, proposal.attributes)
         proposer.started(trial.number, genes, attributes)
-        losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         if losses is None:
             proposer.dropped(trial.number)
             continue

@@ -140,7 +140,11 @@ def _load_file(path: Path) -> ModuleType:
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[name] = module
-            spec.loader.exec_module(module)
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[name]  # the next caller must get the same error, not half a module
+                raise
         return sys.modules[name]
 
 

@@ -33,4 +33,4 @@ class Evaluator:
                 outputs = model(self._workload.transform(inputs, None))
                 totals += self._workload.totals(outputs, targets)
         self._communicator.sum(totals)
-        return self._workload.scores(totals)
+        return {str(name): float(score) for name, score in self._workload.scores(totals).items()}

@@ -25,6 +25,16 @@ class TrialTimeout(Exception):
     """The trial exceeded the study's trial_timeout."""
 
 
+_OWN = (PeerAborted, Diverged, NotApplicable, Stopped, TrialTimeout)
+
+
+def kind_of(error: BaseException) -> str:
+    """The name of an exception's class; of a class that only has the name of one of ours, with its module."""
+    kind = type(error)
+    is_ours = kind in _OWN or kind.__name__ not in {own.__name__ for own in _OWN}
+    return kind.__name__ if is_ours else f"{kind.__module__}.{kind.__qualname__}"
+
+
 @dataclass
 class Report:
     """The outcome of a trial on one rank."""
@@ -56,7 +66,7 @@ class Outcome:
         wire_bytes, ledger: traffic summed over ranks.
         peak_memory: the largest resident size of a rank's process so far, including earlier trials, in bytes.
         reason, traceback: the reason for a failure, and its location.
-        notes: the method's remarks about the run.
+        notes: the method's remarks about the run, and what the trial has changed in its process.
         traces: the ranks' step traces: of all ranks if each has a part of the network or the method limits the number
             of ranks; otherwise of the first node and the last rank, which represent the others.
     """
@@ -117,7 +127,7 @@ def outcome_of(reports: list[Report], seen: list[Progress]) -> Outcome:
         "wire_bytes": ledger.wire_bytes(),
         "ledger": ledger.rows(),
         "peak_memory": float(max(report.peak_memory for report in reports)),
-        "notes": reports[0].notes,
+        "notes": list(dict.fromkeys(note for report in reports for note in report.notes)),
     }
     if (cause := _cause(reports)) is not None:
         return _aborted(cause, shared)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ from atoll.platform.trial.evaluator import Evaluator
 from atoll.platform.trial.layer_observer import LayerObserver
 from atoll.platform.trial.progress import Progress
 
-# torch's random state is global to the process, and virtual ranks are threads of one process.
+# Random states are global to the process, and virtual ranks are threads of one process.
 _RANDOM_STATE = threading.Lock()
 
 
@@ -86,13 +88,13 @@ class Trial:
 
     def _make_method(self, configuration: Configuration, hyperparameters: object, device: str) -> Method[Any]:
         with _RANDOM_STATE:
-            torch.manual_seed(configuration.seed)
+            _seed(configuration.seed)
             model = self.workload.model().to(device)
         for tensor in (*model.parameters(), *model.buffers()):
             self._untracked.broadcast(tensor.data)
         # From here on, randomness such as dropout differs between ranks.
         with _RANDOM_STATE:  # another thread may be drawing its model
-            torch.manual_seed(configuration.seed * 1_000_003 + self._communicator.rank)
+            _seed(configuration.seed * 1_000_003 + self._communicator.rank)
         context = Context(
             model=model,
             loss=self.workload.loss,
@@ -147,7 +149,7 @@ class Trial:
                 measured |= self._observer(model, seconds_of_epoch)
             if self._test is not None:
                 measured |= {f"test_{name}": value for name, value in self._test(model).items()}
-            measured |= self.method.metrics()
+            measured |= {str(name): float(value) for name, value in self.method.metrics().items()}
             if last:
                 self._model = model
                 wire_bytes = self._summarize(losses)[1]
@@ -189,6 +191,13 @@ class Trial:
         """The trained model, equal on all ranks."""
         assert self._model is not None, "the trial has not been trained to its end"
         return self._model
+
+
+def _seed(seed: int) -> None:
+    """Seed every random state that user code may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def _check_finite(name: str, value: float, step: int) -> None:

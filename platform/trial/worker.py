@@ -7,7 +7,6 @@ ones, so that the trial's communicators can be freed. The next trial gets new on
 
 from __future__ import annotations
 
-import traceback
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,15 +16,19 @@ from torch import nn
 
 from atoll.communication.communicator import Communicator, Patience, PeerAborted
 from atoll.communication.ledger import Ledger
+from atoll.communication.thread_world import WorldFailed
 from atoll.communication.trace import Trace
 from atoll.communication.world import World
 from atoll.methods.common.memory import peak_memory
 from atoll.methods.method import Method
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import Place
-from atoll.platform.trial.outcome import Outcome, Report, outcome_of
+from atoll.platform.trial.failure import reason_of, traceback_of
+from atoll.platform.trial.isolation import isolated
+from atoll.platform.trial.outcome import Outcome, Report, kind_of, outcome_of
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.trial import Trial
+from atoll.storage.text import REASON_LIMIT, shortened, storable
 
 if TYPE_CHECKING:
     from atoll.communication.mpi import Summary  # needs MPI
@@ -129,6 +132,7 @@ class Worker:
         self._serial += 1
         self._raised = False
         self._hooks = hooks
+        changes: list[str] = []
         trace = Trace() if self._world.records_steps(self._devices) else None
         ledger = Ledger(trace)
         report = Report(self._control.rank, self.place.hostname)
@@ -136,18 +140,14 @@ class Worker:
             self._nodes, self._devices, ledger=ledger, poll=self._poll, spin=self._spin
         )
         try:
-            trial = Trial(configuration, communicator, self.place.device, test=test)
-            report.notes = list(trial.method.notes)
-            report.is_pruned = _train(trial, hooks)
-            report.notes = list(trial.method.notes)  # training may have added notes
-            if not report.is_pruned:
-                hooks.on_trained(trial.model)
-            report.seconds = trial.seconds()
-            if trace is not None:
-                report.trace = recorded_trace(trace, trial.method, communicator)
-        except Exception as error:
+            with isolated(changes):
+                self._train(configuration, hooks, report, communicator, trace, test=test)
+        except WorldFailed:  # not this trial's failure: another rank of the process has ended
+            raise
+        except BaseException as error:  # SystemExit, too, which libraries raise; signals only leave a request to stop
             self._raised = True
             self._note(report, error)
+        report.notes += [shortened(storable(change), REASON_LIMIT) for change in changes]
         report.ledger, report.peak_memory = ledger.rows(), peak_memory()
         report.summaries = family.summaries()
         reports = self._gather(report)
@@ -159,9 +159,29 @@ class Worker:
         self._hooks = Hooks()
         return reports or []
 
-    def _note(self, report: Report, error: Exception) -> None:
-        report.error, report.reason = type(error).__name__, f"{type(error).__name__}: {error}"
-        report.traceback = traceback.format_exc()
+    def _train(
+        self,
+        configuration: Configuration,
+        hooks: Hooks,
+        report: Report,
+        communicator: Communicator,
+        trace: Trace | None,
+        *,
+        test: bool,
+    ) -> None:
+        """Train, and fill in this rank's report."""
+        trial = Trial(configuration, communicator, self.place.device, test=test)
+        report.notes = _notes(trial.method)
+        report.is_pruned = _train(trial, hooks)
+        report.notes = _notes(trial.method)  # training may have added notes
+        if not report.is_pruned:
+            hooks.on_trained(trial.model)
+        report.seconds = trial.seconds()
+        if trace is not None:
+            report.trace = recorded_trace(trace, trial.method, communicator)
+
+    def _note(self, report: Report, error: BaseException) -> None:
+        report.error, report.reason, report.traceback = kind_of(error), reason_of(error), traceback_of(error)
         for rank in range(self._control.size):
             if rank != self._control.rank:
                 self._control.send(self._serial, rank, ABORT)
@@ -229,6 +249,10 @@ def _train(trial: Trial, hooks: Hooks) -> bool:
         if hooks.prunes is not None and trial.agrees_to_end(hooks.prunes(progress)):
             return True
     return False
+
+
+def _notes(method: Method[Any]) -> list[str]:
+    return [shortened(storable(str(note)), REASON_LIMIT) for note in method.notes]
 
 
 def _is_uneven(reports: list[Report]) -> bool:

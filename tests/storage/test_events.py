@@ -2,10 +2,15 @@
 
 import json
 
+import journals
 import pytest
 
+from atoll.platform.search import resume
 from atoll.storage import events
 from atoll.storage.events import EVENTS, MalformedLine, as_line, parse
+from atoll.storage.journal import JournalWriter, replay
+from atoll.storage.recorder import Recorder
+from atoll.storage.store import Store
 
 EXAMPLES = [
     events.JournalOpened(time=1.0, version=2),
@@ -128,3 +133,38 @@ def test_hosts_of_version_1_call_it_crowded():
     line = as_line(EXAMPLES[4])
     del line["oversubscribed"]
     assert parse(line | {"is_crowded": True}).oversubscribed is True
+
+
+# What a foreign program, an older version or a flipped bit may leave in a field.
+WRONG = (None, True, 2**63, 1e999, "x" * 300, "\udce9\0", [None], {"a": {}}, [{"rank": 1}, {"rank": 1}])
+
+
+def mutated():
+    """Every example with every field of every wrong type and size, as lines of a journal."""
+    for event in EXAMPLES[1:]:
+        line = as_line(event)
+        for field in line:
+            for value in WRONG:
+                yield line | {field: value}
+    for entry in events.LEDGER_FIELDS:
+        for value in WRONG:
+            yield as_line(EXAMPLES[7]) | {"ledger": [dict.fromkeys(events.LEDGER_FIELDS, 1) | {entry: value}]}
+
+
+def test_no_field_of_a_wrong_type_stops_recording_or_resuming(tmp_path):
+    folder = journals.start_folder(tmp_path / "s")
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 1, attempt=2)
+    with folder.root_journal(0).open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in mutated())
+    journals.start_trial(lines, 7)
+    journals.end_trial(lines, 7, 0.5)
+    url = f"sqlite:///{tmp_path}/store.db"
+    Recorder(folder, lambda: Store(url), journals.study_row(folder.path)).catch_up()
+    store = Store(url, create=False)
+    assert {trial.number: trial.objective for trial in store.trials(store.study())}[7] == 0.5
+    past = resume.read(replay(folder.journals))
+    assert past.trials[7, 0].objective == 0.5
+    assert past.num_budgeted() <= len(past.trials)
+    next(past.tickets(10, []))
+    past.visited(2), past.individuals(0, 2, False), past.used_up(5, 5.0, 5.0)

@@ -241,6 +241,72 @@ def test_nul_and_numbers_that_json_does_not_have_are_stored_alike(folder, url):
     assert (trial.reason, trial.objective, trial.metrics) == ("ab", None, {"x": None})
 
 
+def test_text_that_utf_8_cannot_hold_is_replaced_in_every_field(folder, url):
+    lines = JournalWriter(folder.root_journal(0))
+    odd = "caf\udce9"
+    lines.append(journals.event("host", journals.PLACED | {"hostname": odd}))
+    journals.start_trial(lines, 0, host=odd, hyperparameters={odd: odd}, configuration={"data": odd})
+    journals.report(lines, 0, 1, metrics={odd: 1.0})
+    journals.end_trial(lines, 0, None, reason=odd, traceback=odd, metrics={odd: 1.0}, notes=[odd])
+    record(folder, url)
+    assert not folder.quarantine.exists()
+    store = Store(url)
+    (trial,) = store.trials(store.study())
+    right = "caf\ufffd"
+    assert (trial.state, trial.reason, trial.traceback, trial.host) == ("failed", right, right, right)
+    assert (trial.hyperparameters, trial.metrics) == ({right: right}, {right: 1.0})
+    assert store.progress([trial.id])[0].metrics == {right: 1.0}
+    assert [host.hostname for host in store.hosts(store.study())] == [right]
+
+
+def test_a_study_whose_folder_is_not_utf_8_is_recorded(tmp_path, url):
+    folder = journals.start_folder(tmp_path / "s")
+    journals.write_study(folder, [0.5])
+    recorder = Recorder(folder, lambda: Store(url), journals.study_row(folder.path / "caf\udce9"))
+    recorder.catch_up()
+    assert Store(url).study().folder == f"{folder.path}/caf\ufffd"
+    recorder.reset()
+    recorder.catch_up()  # it knows its study again
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "objective"),
+    [
+        ({"ledger": [journals.LEDGER[0] | {"count": {}}]}, "complete", 0.5),
+        ({"ledger": [*journals.LEDGER, *journals.LEDGER]}, "complete", 0.5),
+        ({"ledger": [journals.LEDGER[0] | {"payload_bytes": 2**70}]}, "complete", 0.5),
+        ({"schedules": [{"rank": 0}, {"rank": 0}]}, "complete", 0.5),
+    ],
+)
+def test_a_trial_whose_end_is_set_aside_has_ended(folder, url, changes, state, objective):
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.5, **changes)
+    record(folder, url)
+    assert len(folder.quarantine.read_text().splitlines()) == 1
+    (trial,) = Store(url).trials(Store(url).study())
+    assert (trial.state, trial.objective, trial.metrics) == (state, objective, {"train_loss": 0.1})
+    assert "a part of this trial's end cannot be stored, and is in quarantine.jsonl" in trial.reason
+
+
+def test_an_end_of_which_nothing_can_be_stored_is_a_failure(folder, url, monkeypatch):
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.5)
+    add = Store._add
+
+    def refusing(self, session, study_id, events):
+        if any(getattr(event, "objective", None) is not None for event in events):
+            raise ValueError("no such number")
+        add(self, session, study_id, events)
+
+    monkeypatch.setattr(Store, "_add", refusing)
+    record(folder, url)
+    (trial,) = Store(url).trials(Store(url).study())
+    assert (trial.state, trial.objective) == ("failed", None)
+    assert trial.reason.endswith("quarantine.jsonl: no such number")
+
+
 def test_a_recorder_that_fails_for_good_says_so(folder, tmp_path):
     def broken():
         raise RuntimeError("no such thing")

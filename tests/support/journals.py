@@ -21,6 +21,18 @@ LEDGER = [
     }
 ]
 
+PLACED = {
+    "world_rank": 0,
+    "island": 0,
+    "worker": 0,
+    "rank": 0,
+    "node": 0,
+    "hostname": "here",
+    "device": "cpu",
+    "threads": 1,
+    "process": 7,
+}
+
 
 def event(name: str, fields: dict) -> Event:
     """An event by its name and fields on disk."""

@@ -8,9 +8,11 @@ import time
 
 import journals
 import pytest
+from commands import wait_until
 
 from atoll.platform.launch import lifecycle, orphans, running
 from atoll.platform.launch.errors import LaunchError
+from atoll.platform.launch.mpiexec import is_rank_of
 from atoll.platform.study.study import Study
 from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
 from atoll.storage.journal import JournalWriter
@@ -42,6 +44,7 @@ def rank(folder):
     program = [sys.executable, "-c", "import time; time.sleep(60)", "atoll.platform.ranks.main", str(folder.path)]
     with subprocess.Popen(program) as process:
         place(folder, process.pid, socket.gethostname())
+        wait_until(lambda: is_rank_of(folder, process.pid))  # for an instant after exec it has no command line
         yield process
         process.kill()
 

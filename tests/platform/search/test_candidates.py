@@ -85,6 +85,16 @@ def test_what_another_worker_has_prepared_keeps_its_proposal(parts):
     assert take(candidates, Ticket(5, 0, {"x": 5}, proposal)).proposal.operator == "bred"
 
 
+def test_a_ticket_from_a_damaged_line_gets_a_new_proposal(parts):
+    candidates, proposer, _ = parts
+
+    def outside(hyperparameters, operator):
+        raise ValueError("x must be 0 to 1; got {}")
+
+    proposer.settle = outside
+    assert take(candidates, Ticket(3, hyperparameters={"x": {}})) == candidate(3)
+
+
 def test_a_slow_sampler_thinks_ahead_and_what_it_has_found_is_noted_once(parts):
     candidates, proposer, journal = parts
     received = []

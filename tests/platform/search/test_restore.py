@@ -4,9 +4,9 @@ import journals
 import pytest
 
 from atoll.communication.local_mailbox import LocalMailbox
-from atoll.platform.search import resume
+from atoll.platform.search import propagators, resume
 from atoll.platform.search.population import Population
-from atoll.platform.search.proposals import key
+from atoll.platform.search.proposals import Proposer, key
 from atoll.platform.search.restore import pruner_of, restore
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.study.plan import Plan
@@ -102,6 +102,35 @@ def test_what_todays_space_does_not_hold_is_left_out(folder):
     population, proposer = restored(folder, plan(space={"momentum": {"low": 0.1, "high": 0.2}}))
     assert [individual.number for individual in population] == [1]
     assert proposer.heard == [("started", 1), ("arrived", 1)]
+
+
+WRONG = (None, True, 2**63, 1e999, "x", [1], {"a": {}})
+
+
+def test_genes_and_values_of_wrong_types_stop_no_resume(folder):
+    of = plan(sampler={"name": "optuna-tpe"})
+    genes = of.space.encode(of.space.default())
+    wrong = [{"genes": value} for value in WRONG] + [{"attributes": value} for value in WRONG]
+    wrong += [{"genes": genes | {name: value}} for name in genes for value in WRONG]
+    lines = JournalWriter(folder.root_journal(0))
+    number = 0
+    for proposal in (*wrong, {}):
+        journals.start_trial(lines, number, hyperparameters=of.space.default(), proposal=proposal)
+        journals.end_trial(lines, number, 0.5)
+        number += 1
+    for name in genes:
+        for value in WRONG:
+            journals.start_trial(lines, number, hyperparameters=of.space.default() | {name: value})
+            journals.end_trial(lines, number, 0.5, objectives=[0.5, 0.5])
+            number += 1
+    population = Population(1000)
+    propagator = propagators.make(
+        of.study.samplers()[0], of.space, population, seed=0, num_objectives=1, first=0, infeasibility=of.infeasibility
+    )
+    proposer = Proposer(propagator, of.space, of.infeasibility, 0)
+    past = resume.read(journal.replay(folder.journals))
+    restore(past, of, Scoring(of.objectives, of.workload), population, proposer, island=0, island_sizes=(1,))
+    assert len(wrong) in {individual.number for individual in population}
 
 
 def test_a_pruner_knows_what_earlier_trials_have_reached(folder):

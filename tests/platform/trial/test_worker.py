@@ -1,6 +1,7 @@
 """Workers whose ranks raise: peers are interrupted in whatever they wait for, and the next trial is none the wiser."""
 
 import json
+import os
 
 import aborting
 import pruning_ranks
@@ -8,6 +9,10 @@ import pytest
 import ranks
 
 from atoll.communication.thread_world import run_in_threads
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.topology import HostFacts, Shape, arrange
+from atoll.platform.trial.worker import Hooks, Worker
+from atoll.storage.text import REASON_LIMIT, TRACEBACK_LIMIT
 
 WAITING = """
 import os, resource, time, torch
@@ -91,3 +96,79 @@ def test_every_method_can_be_pruned_over_mpi():
     done = ranks.mpiexec(2, str(ranks.SUPPORT / "pruning_ranks.py"), timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     check_pruned(json.loads(done.stdout.splitlines()[-1]))
+
+
+def outcomes_of(world, *raised, method="local_sgd"):
+    """The outcomes of trials that raise each of these, and of one that raises nothing, on one worker."""
+    places = arrange(Shape((1,), world.size), [HostFacts("host", {0, 1})] * world.size, ranks_per_node=1)
+    worker = Worker(world, places, spin=False, serve=world.check)
+    if not worker.is_root:
+        worker.obey()
+        return None
+    outcomes = {}
+    for name in (*raised, "none"):
+        os.environ["RAISED"] = name
+        configuration = Configuration(
+            workload=f"{ranks.SUPPORT / 'raising.py'}:Raising",
+            method=method,
+            hyperparameters={"batch_size": 2},
+            ranks=world.size,
+        )
+        outcomes[name] = worker.evaluate(configuration, Hooks())
+    worker.dismiss()
+    worker.close()
+    return outcomes
+
+
+@pytest.fixture
+def _raised(monkeypatch):
+    monkeypatch.setenv("RAISED", "none")
+
+
+@pytest.mark.usefixtures("_raised")
+def test_whatever_user_code_raises_fails_its_trial_only():
+    reasons = {
+        "exit": "SystemExit: 2",
+        "exit_zero": "SystemExit: 0",
+        "interrupt": "KeyboardInterrupt: ",
+        "generator": "GeneratorExit: ",
+        "base": "OwnBaseError: b",
+        "mute": "MuteError: its message cannot be shown, as its __str__ raises RuntimeError",
+        "mute_exit": "MuteExit: its message cannot be shown, as its __str__ raises SystemExit",
+        "named_stopped": "Stopped: s",
+    }
+    outcomes = on_threads(2, lambda world: outcomes_of(world, *reasons))
+    assert outcomes.pop("none").state == "complete"
+    for name, outcome in outcomes.items():
+        assert outcome.state == "failed", name
+        assert outcome.reason.startswith(f"{reasons[name]} (rank "), name
+        assert "raise error" in outcome.traceback, name
+
+
+@pytest.mark.usefixtures("_raised")
+def test_reasons_and_tracebacks_are_storable_and_cut():
+    outcomes = on_threads(1, lambda world: outcomes_of(world, "surrogate", "long"))
+    assert outcomes["surrogate"].reason == "FileNotFoundError: no such image: caf\ufffd.png (rank 0 on host)"
+    assert "caf\ufffd.png" in outcomes["surrogate"].traceback
+    cut = outcomes["long"]
+    assert len(cut.reason) < REASON_LIMIT + 100
+    assert cut.reason.startswith("ValueError: aaa")
+    assert "characters cut ...]" in cut.reason
+    assert cut.reason.endswith("aaaend (rank 0 on host)")
+    assert len(cut.traceback) < TRACEBACK_LIMIT + 100
+    assert cut.traceback.startswith("Traceback (most recent call last)")
+
+
+@pytest.mark.usefixtures("_raised")
+def test_notes_and_metrics_of_other_types_are_told_as_text_and_numbers():
+    (outcome,) = on_threads(1, lambda world: outcomes_of(world, method=f"{ranks.SUPPORT / 'raising.py'}:Odd")).values()
+    event = outcome.as_event(0, 0)
+    assert event.notes == ["7", "caf\ufffd"]
+    assert (event.metrics["one"], event.metrics["two"]) == (1.0, 2.0)
+
+
+@pytest.mark.usefixtures("_raised")
+def test_what_a_trial_changes_is_put_back_and_noted_once_for_all_ranks():
+    outcomes = on_threads(2, lambda world: outcomes_of(world, "changes"))
+    assert outcomes["changes"].notes == ["the trial changed numpy's handling of errors (over); put back"]
+    assert (outcomes["changes"].state, outcomes["none"].notes) == ("complete", [])

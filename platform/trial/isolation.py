@@ -1,0 +1,63 @@
+"""One trial does not reach the next: what user code changes in a rank's process is put back, and told.
+
+Ranks that are threads of one process (`--in-process`) put back only what each thread has for itself: the rest may be in
+use by another rank's trial. State of user code, such as its modules' globals and its own classes, stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from atoll.platform.trial.process_state import ITEMS, Item, StandardFiles, changed_attributes, torchs_attributes
+
+
+@contextmanager
+def isolated(notes: list[str]) -> Iterator[None]:
+    """Put back, at the end, what the body has changed in this process.
+
+    Args:
+        notes: receives a sentence for each change that was found.
+    """
+    is_alone = threading.current_thread() is threading.main_thread()
+    items = [item for item in ITEMS if is_alone or item.of_thread]
+    before = [item.read() for item in items]
+    files = StandardFiles() if is_alone else None
+    if is_alone:
+        torchs_attributes()  # reads them, the first time
+    try:
+        yield
+    finally:
+        if files is not None:
+            notes += [f"the trial changed {name}; put back" for name in files.restore()]
+        for item, state in zip(items, before, strict=True):
+            _put_back(item, state, notes)
+        if is_alone and (changed := changed_attributes()):
+            notes.append(f"the trial changed {', '.join(changed)}; put back")
+
+
+def _put_back(item: Item, before: Any, notes: list[str]) -> None:
+    try:
+        if not item.is_told:
+            item.write(before)
+            return
+        now = item.read()
+        if now == before:
+            return
+        values = f" from {before} to {now}" if item.shows else _names(before, now)
+        item.write(before)
+    except Exception as error:  # such as a folder that is gone: the next trial is told by its own failure, if any
+        notes.append(f"the trial changed {item.name}, which cannot be put back: {type(error).__name__}: {error}")
+    else:
+        notes.append(f"the trial changed {item.name}{values}; put back")
+
+
+def _names(before: Any, now: Any) -> str:
+    """The keys that differ, without their values: the environment may hold secrets."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return ""
+    keys = sorted(os.fsdecode(key) for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return f" ({', '.join(keys)})"
