@@ -19,6 +19,9 @@ TrialKey = tuple[int, int]
 # What a ledger tells apart, and its figures.
 LEDGER_FIELDS = ("operation", "scope", "payload_bytes", "overlapped", "count", "wire_bytes", "seconds_waited")
 
+# The beginning of a trial's note on what it has changed in its process.
+CHANGED = "the trial changed"
+
 # Version 1 had no `journal` line. Its other lines are read as those of version 2.
 VERSION = 2
 

@@ -14,10 +14,13 @@ DEFAULT_PARENT = Path("atoll-studies")
 
 
 class StudyFolder:
-    """The files of one study under one folder."""
+    """The files of one study under one folder.
+
+    All paths are absolute: user code may change the working directory while journals and heartbeats are written.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
 
     @property
     def definition(self) -> Path:

@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from atoll.analysis.failures import kind_of, user_frame
 from atoll.analysis.formatting import duration, number, size
-from atoll.storage.events import Event, Migrated, TrialEnded, TrialStarted
+from atoll.storage.events import CHANGED, Event, Migrated, TrialEnded, TrialStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalTail
 from atoll.storage.models import StudyRow, TrialRow
@@ -22,6 +23,7 @@ from atoll.storage.store import StudySummary
 
 if TYPE_CHECKING:
     from atoll.analysis.comparison import Comparison
+    from atoll.analysis.failures import ChoiceFailures, KindOfFailure
     from atoll.analysis.inference import Estimate
     from atoll.analysis.projection import Prediction
     from atoll.analysis.score import MethodScore
@@ -54,7 +56,12 @@ class Tally:
 
 
 class LiveSearch:
-    """Shows a running search: a progress bar in a terminal, otherwise a line per tenth of the budget."""
+    """Shows a running search: a progress bar in a terminal, otherwise a line per tenth of the budget.
+
+    Failures are told as they happen, the first of each kind.
+    """
+
+    MAX_TOLD = 10
 
     def __init__(self, console: Console, study_name: str, metric: str, direction: str, num_trials: int | None) -> None:
         self._console = console
@@ -65,6 +72,7 @@ class LiveSearch:
         self._started: float | None = None  # when the first trial of this start began
         self._before = 0
         self._announced = 0
+        self._told: set[str] = set()  # kinds of failures, and notes
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -93,10 +101,30 @@ class LiveSearch:
         ended = [self._tally.take(event) for event in events]
         if first:
             self._before = self._tally.num_ended
-        elif self._started is None and any(isinstance(event, TrialStarted) for event in events):
-            self._started = time.monotonic()
+        else:
+            if self._started is None and any(isinstance(event, TrialStarted) for event in events):
+                self._started = time.monotonic()
+            for event in events:
+                self._tell(event)
         if any(ended):
             self._show()
+
+    def _tell(self, event: Event) -> None:
+        """Print the first failure of each kind when it happens, and what trials have left changed."""
+        if not isinstance(event, TrialEnded):
+            return
+        if event.state == "failed" and (kind := kind_of(event.reason)) not in self._told:
+            self._once(kind, f"trial {event.number} failed: {_first_line(event.reason or '')}")
+            if place := user_frame(event.traceback):
+                self._console.print(Text(f"  at {place}"))
+        for note in event.notes:
+            if note.startswith(CHANGED) and note not in self._told:
+                self._once(note, f"trial {event.number}: {note}")
+
+    def _once(self, key: str, line: str) -> None:
+        self._told.add(key)
+        if len(self._told) <= self.MAX_TOLD:
+            self._console.print(Text(line))
 
     def _show(self) -> None:
         tally = self._tally
@@ -154,6 +182,44 @@ def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
         for place, trial in enumerate(trials, 1)
     ]
     return table(f"{study.name}: {study.method} on {study.workload}", columns, rows)
+
+
+def failures(study: str, kinds: Sequence[KindOfFailure], max_kinds: int = 10) -> list[str]:
+    """The reasons of failed trials with their counts, and the way to the tracebacks."""
+    if not kinds:
+        return []
+    lines = [f"{sum(kind.count for kind in kinds)} failed trials, by reason:"]
+    for kind in kinds[:max_kinds]:
+        which = f"trial {kind.trial}" if kind.count == 1 else f"{kind.count} trials, first trial {kind.trial}"
+        lines += [f"  {which}: {_first_line(kind.reason)}", *([f"    at {kind.place}"] if kind.place else [])]
+    if len(kinds) > max_kinds:
+        lines.append(f"  and {len(kinds) - max_kinds} further reasons: atoll failures {study}")
+    return [*lines, f"a traceback: atoll failures {study} --trial {kinds[0].trial}"]
+
+
+def _first_line(reason: str, width: int = 300) -> str:
+    line = reason.strip().splitlines()[0] if reason.strip() else "unknown"
+    return line if len(line) <= width else f"{line[:width]} ..."
+
+
+def failures_by_choice(study: str, choices: Sequence[ChoiceFailures]) -> Table:
+    """How often trials failed, by hyperparameter value."""
+    from atoll.searchspaces.bigearthnet_nas import UNSTABLE_IN_THE_SOURCE as UNSTABLE
+
+    columns = ["hyperparameter", "value", "trials", "failed", "share", "most often", "Coquelin 2024, section 6.2"]
+    lines = [
+        [
+            c.name,
+            c.value,
+            str(c.num_trials),
+            str(c.num_failed),
+            f"{c.share:.0%}",
+            c.reason,
+            "often NaN" if c.name == "optimizer" and c.value in UNSTABLE else "",
+        ]
+        for c in choices
+    ]
+    return table(f"{study}: failures by choice", columns, lines)
 
 
 def scores(rows: Sequence[MethodScore], workloads: Sequence[str]) -> Table:

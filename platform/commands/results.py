@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atoll.platform.commands.shared import JsonOption, Name, StoreOption, app, open_store, print_json, print_table
+
+if TYPE_CHECKING:
+    from atoll.storage.models import StudyRow
+    from atoll.storage.store import Store
 
 
 @app.command(epilog="Example: atoll leaderboard quickstart --top 5")
@@ -41,38 +45,55 @@ def leaderboard(
             )
 
 
-@app.command(epilog="Example: atoll failures quickstart")
-def failures(study: Name = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show how often trials failed, by hyperparameter value."""
+@app.command(epilog="Example: atoll failures quickstart --trial 3")
+def failures(
+    study: Name = None,
+    trial: Annotated[int | None, typer.Option(help="Show the traceback of this trial.", min=0)] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show why trials failed, and how often by hyperparameter value."""
     from dataclasses import asdict
 
-    from atoll.analysis.failures import by_choice
+    from atoll.analysis.failures import by_choice, by_kind
     from atoll.platform.commands import display
 
     opened = open_store(store)
     row = opened.study(study)
-    choices = by_choice(opened.trials(row))
-    if as_json:
-        print_json([asdict(choice) | {"share": choice.share} for choice in choices])
+    if trial is not None:
+        _show_failure(opened, row, trial, as_json)
         return
-    from atoll.searchspaces.bigearthnet_nas import UNSTABLE_IN_THE_SOURCE as UNSTABLE
-
-    columns = ["hyperparameter", "value", "trials", "failed", "share", "most often", "Coquelin 2024, section 6.2"]
-    lines = [
-        [
-            c.name,
-            c.value,
-            str(c.num_trials),
-            str(c.num_failed),
-            f"{c.share:.0%}",
-            c.reason,
-            "often NaN" if c.name == "optimizer" and c.value in UNSTABLE else "",
-        ]
-        for c in choices
-    ]
-    print_table(display.table(f"{row.name}: failures by choice", columns, lines))
+    trials = opened.trials(row)
+    kinds, choices = by_kind(trials), by_choice(trials)
+    if as_json:
+        print_json(
+            {
+                "kinds": [asdict(kind) for kind in kinds],
+                "choices": [asdict(choice) | {"share": choice.share} for choice in choices],
+            }
+        )
+        return
+    for line in display.failures(row.name, kinds):
+        print(line)
+    if not kinds:
+        print(f"{row.name}: no trial has failed")
+    if choices:
+        print_table(display.failures_by_choice(row.name, choices))
     if row.num_refused:
         print(f"{row.num_refused} proposals were infeasible and were not trained")
+
+
+def _show_failure(store: Store, study: StudyRow, number: int, as_json: bool) -> None:
+    from atoll.storage import browse
+
+    found = browse.trial(store, study.id, number)
+    if as_json:
+        print_json({name: getattr(found, name) for name in ("number", "attempt", "state", "reason", "traceback")})
+        return
+    print(f"trial {found.number} of {study.name}: {found.state}")
+    print(found.traceback or "it has no traceback")
+    if found.reason:
+        print(found.reason)
 
 
 @app.command(epilog="Example: atoll studies")

@@ -149,6 +149,7 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
         print(f"the store is incomplete; to finish, run `atoll record {folder}`", file=sys.stderr)
         return
     from atoll.analysis import leaderboard as ranking
+    from atoll.analysis.failures import by_kind
 
     store = open_store(url)
     row = store.study(study.name, lifecycle.uid(lifecycle.study_folder(study)))  # it may have been renamed
@@ -163,6 +164,8 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
     print(f"{ending.state}: {counts}; {len(store.migrations(row))} migrations; stored in {store}; files in {folder}")
     if ending.reason:
         print(ending.reason)
+    for line in display.failures(row.name, by_kind(store.trials(row)) if summary.counts.get("failed") else ()):
+        print(line)
     if ending.exit_code == exit_codes.EXIT_STOPPED:
         print("to continue, repeat the command with --resume")
 

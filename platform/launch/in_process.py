@@ -7,6 +7,7 @@ networks that have dropout, masks and initial weights depend on the order of the
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import traceback
@@ -36,7 +37,8 @@ def run_in_process(run: Run) -> str | None:
         search.run(run.folder, world, world.check)
 
     try:
-        run_in_threads(run.study.topology.shape().world_size, rank, watch=_watching(run))
+        with contextlib.chdir("."):  # a rank may change the working directory, which the launcher needs again
+            run_in_threads(run.study.topology.shape().world_size, rank, watch=_watching(run))
     except HurriedEnd:
         return None  # it was stopped
     except Exception as error:

@@ -266,7 +266,9 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
         if failure is not None:
             state, reason = "failed", failure
         elif past.used_up(study.trials, study.seconds, study.busy_seconds):
-            state, reason = "complete", None
+            # In a benchmark, a method all of whose trials fail is a result.
+            all_failed = past.all_failed() and row(folder).get("benchmark") is None
+            state, reason = ("failed", f"all {past.num_budgeted()} trials failed") if all_failed else ("complete", None)
         else:
             state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
         lines.append(StudyEnded(state=state, reason=reason), sync=True)

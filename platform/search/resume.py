@@ -85,6 +85,11 @@ class Past:
         """The number of trials that count towards the budget."""
         return sum(trial.state in BUDGETED for trial in self.trials.values())
 
+    def all_failed(self) -> bool:
+        """Whether there are trials that have used up budget, and all of them have failed."""
+        states = {trial.state for trial in self.trials.values() if trial.state in BUDGETED}
+        return states == {"failed"}
+
     def is_budgeted(self, key: TrialKey) -> bool:
         """Whether an attempt counts towards the budget."""
         trial = self.trials.get(key)

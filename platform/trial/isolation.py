@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from atoll.platform.trial.process_state import ITEMS, Item, StandardFiles, changed_attributes, torchs_attributes
+from atoll.storage.events import CHANGED
 
 
 @contextmanager
@@ -32,11 +33,11 @@ def isolated(notes: list[str]) -> Iterator[None]:
         yield
     finally:
         if files is not None:
-            notes += [f"the trial changed {name}; put back" for name in files.restore()]
+            notes += [f"{CHANGED} {name}; put back" for name in files.restore()]
         for item, state in zip(items, before, strict=True):
             _put_back(item, state, notes)
         if is_alone and (changed := changed_attributes()):
-            notes.append(f"the trial changed {', '.join(changed)}; put back")
+            notes.append(f"{CHANGED} {', '.join(changed)}; put back")
 
 
 def _put_back(item: Item, before: Any, notes: list[str]) -> None:
@@ -50,9 +51,9 @@ def _put_back(item: Item, before: Any, notes: list[str]) -> None:
         values = f" from {before} to {now}" if item.shows else _names(before, now)
         item.write(before)
     except Exception as error:  # such as a folder that is gone: the next trial is told by its own failure, if any
-        notes.append(f"the trial changed {item.name}, which cannot be put back: {type(error).__name__}: {error}")
+        notes.append(f"{CHANGED} {item.name}, which cannot be put back: {type(error).__name__}: {error}")
     else:
-        notes.append(f"the trial changed {item.name}{values}; put back")
+        notes.append(f"{CHANGED} {item.name}{values}; put back")
 
 
 def _names(before: Any, now: Any) -> str:

@@ -1,5 +1,6 @@
 """The command line without MPI: tables, JSON, exit codes, and a laptop without the search extra."""
 
+import io
 import json
 import re
 import subprocess
@@ -12,11 +13,14 @@ import sqlalchemy as sa
 import yaml
 from commands import called as atoll
 from commands import called_json as atoll_json
+from ranks import SUPPORT
+from rich.console import Console
 
 from atoll.platform.commands import display
 from atoll.platform.study.study import Study
 from atoll.storage.events import TrialEnded
 from atoll.storage.folder import BenchmarkFolder
+from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
@@ -241,6 +245,43 @@ def test_a_tally_follows_the_direction_and_leaves_failures_out():
     for objective, state in ((0.5, "complete"), (0.2, "complete"), (None, "failed"), (0.3, "complete")):
         tally.take(TrialEnded(number=0, attempt=0, state=state, objective=objective))
     assert (tally.incumbent, tally.num_ended, tally.states) == (0.2, 4, {"complete": 3, "failed": 1})
+
+
+def test_the_first_failure_of_a_kind_and_what_a_trial_changed_are_told_at_once(tmp_path):
+    folder = journals.start_folder(tmp_path / "s")
+    out = io.StringIO()
+    live = display.LiveSearch(Console(file=out, width=200), "s", "accuracy", "maximize", 9)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.end_trial(lines, 0, None, reason="Old: 1")
+    live(folder)  # what happened before a resume
+    place = '  File "/home/me/user.py", line 24, in measure\n'
+    for number in (1, 2):
+        journals.end_trial(lines, number, None, reason=f"ValueError: {number} (rank 0 on h)", traceback=place)
+    journals.end_trial(lines, 3, 0.5, notes=["the trial changed the umask from 0022 to 0777; put back", "other"])
+    live(folder)
+    assert out.getvalue().splitlines()[1:4] == [
+        "trial 1 failed: ValueError: 1 (rank 0 on h)",
+        "  at /home/me/user.py, line 24, in measure",
+        "trial 3: the trial changed the umask from 0022 to 0777; put back",
+    ]
+    assert "Old" not in out.getvalue()
+
+
+@pytest.mark.slow
+def test_a_search_all_of_whose_trials_fail_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAISED", "base")
+    study = {"name": "s", "workload": f"{SUPPORT / 'raising.py'}:Raising", "method": "local_sgd", "trials": 2}
+    (tmp_path / "s.json").write_text(json.dumps(study | {"space": {"batch_size": 2}}))
+    done = atoll("search", "s.json", "--outside", "--in-process", cwd=tmp_path, code=1)
+    assert "failed: 2 failed" in done.stdout
+    assert "all 2 trials failed\n2 failed trials, by reason:\n" in done.stdout
+    shown = atoll("failures", "s", cwd=tmp_path).stdout
+    assert "2 trials, first trial 0: OwnBaseError: b (rank 0 on " in shown
+    assert f"    at {SUPPORT / 'raising.py'}, line " in shown
+    assert "a traceback: atoll failures s --trial 0" in shown
+    assert "raise error" in atoll("failures", "s", "--trial", "1", cwd=tmp_path).stdout
+    assert atoll_json("failures", "s", cwd=tmp_path)["kinds"][0]["count"] == 2
+    assert "has no trial 7" in atoll("failures", "s", "--trial", "7", cwd=tmp_path, code=1).stderr
 
 
 TIMES = """method,workload,study,trial,evaluation,seconds

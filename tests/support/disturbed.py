@@ -40,7 +40,8 @@ class _Disturbed(DigitsMlp):
 
 class Failing(_Disturbed):
     """FAIL=raise raises on one rank of every third trial, after a few steps; FAIL=nan diverges there; FAIL=kill ends
-    the process of trial 2; FAIL=slow takes its time."""
+    the process of trial 2; FAIL=slow takes its time; FAIL=chdir
+    changes the working directory, and beats."""
 
     def loss(self, outputs, targets):
         kind, is_fifth = os.environ.get("FAIL", ""), self.trains() and self.steps == 5
@@ -51,6 +52,9 @@ class Failing(_Disturbed):
             return super().loss(outputs, targets) * math.nan
         if kind == "kill" and self.number == 2 and is_fifth:
             os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "chdir" and is_fifth:
+            os.chdir("/")
+            time.sleep(0.2)  # the heartbeat is due
         if kind in ("slow", "kill"):
             time.sleep(0.02)
         return super().loss(outputs, targets)

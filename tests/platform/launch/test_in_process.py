@@ -48,6 +48,15 @@ def test_a_signal_stops_it_cleanly(tmp_path, monkeypatch, number):
 
 
 @pytest.mark.slow
+def test_a_trial_that_changes_the_working_directory_harms_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAIL", "chdir")
+    write(tmp_path, trials=3, heartbeat_timeout=1)
+    done = search(tmp_path)
+    assert "complete: 3 complete" in done.stdout
+    assert not (tmp_path / "atoll-studies" / "s" / "quarantine.jsonl").exists()
+
+
+@pytest.mark.slow
 def test_a_rank_that_fails_outside_a_trial_fails_the_search(tmp_path, monkeypatch):
     append = JournalWriter.append
 

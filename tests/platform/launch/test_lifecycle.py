@@ -97,8 +97,10 @@ def write(folder, *states):
         (["complete", "failed", "complete"], None, ("complete", None)),
         (["complete", None], None, ("stopped", "stopped after 1 trials of 3 trials")),
         (["complete", None], "the MPI job ended", ("failed", "the MPI job ended")),
+        (["failed", "failed", "failed"], None, ("failed", "all 3 trials failed")),
+        (["failed", "pruned", "failed"], None, ("complete", None)),
     ],
-    ids=["complete", "stopped", "failed"],
+    ids=["complete", "stopped", "failed", "all failed", "one pruned"],
 )
 def test_the_last_line_says_how_it_ended(plan_of, url, states, failure, ending):
     plan = plan_of()
@@ -108,6 +110,13 @@ def test_the_last_line_says_how_it_ended(plan_of, url, states, failure, ending):
     (last,) = events(folder, "study_ended")
     assert (last["state"], last["reason"]) == ending
     assert [line["number"] for line in events(folder, "trial_lost")] == ([1] if None in states else [])
+
+
+def test_a_method_all_of_whose_trials_fail_is_a_result_of_a_benchmark(plan_of, url):
+    plan = plan_of()
+    folder = lifecycle.prepare(plan, url, resuming=False, belongs_to={"benchmark": {"name": "b"}})
+    write(folder, "failed", "failed", "failed")
+    assert lifecycle.end(folder, plan.study, None) == ("complete", None)
 
 
 def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url):

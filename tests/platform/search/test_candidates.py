@@ -88,7 +88,7 @@ def test_what_another_worker_has_prepared_keeps_its_proposal(parts):
 def test_a_ticket_from_a_damaged_line_gets_a_new_proposal(parts):
     candidates, proposer, _ = parts
 
-    def outside(hyperparameters, operator):
+    def outside(hyperparameters, operator, content):
         raise ValueError("x must be 0 to 1; got {}")
 
     proposer.settle = outside

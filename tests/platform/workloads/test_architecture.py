@@ -235,7 +235,7 @@ def test_the_space_is_searched_on_cifar10_and_says_which_choices_failed(tmp_path
     called("search", "s.json", "--in-process", cwd=tmp_path)
     lines = journal_lines(tmp_path / "atoll-studies" / "nas", "trial_ended")
     assert len(lines) == 10
-    rows = json.loads(called("failures", "nas", "--json", cwd=tmp_path).stdout)
+    rows = json.loads(called("failures", "nas", "--json", cwd=tmp_path).stdout)["choices"]
     optimizers = [row for row in rows if row["name"] == "optimizer"]
     assert sum(row["num_trials"] for row in optimizers) == 10
     assert sum(row["num_failed"] for row in optimizers) == sum(line["state"] == "failed" for line in lines)
