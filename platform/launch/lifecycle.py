@@ -263,8 +263,9 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
     with launcher_journal(folder) as lines:
         mark_lost(folder, lines, failure or "the search was stopped", suspected=() if failure is None else None)
         past = resume.read(journal.replay(folder.journals))
+        reason: str | None = failure
         if failure is not None:
-            state, reason = "failed", failure
+            state = "failed"
         elif past.used_up(study.trials, study.seconds, study.busy_seconds):
             # In a benchmark, a method all of whose trials fail is a result.
             all_failed = past.all_failed() and row(folder).get("benchmark") is None
