@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import cmaes
 import numpy as np
@@ -16,7 +16,7 @@ from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-Optimizer = cmaes.CMA | cmaes.SepCMA | cmaes.CMAwM
+Optimizer: TypeAlias = cmaes.CMA | cmaes.SepCMA | cmaes.CMAwM
 
 
 class NumericCmaEsSampler(CmaEsSampler):  # type: ignore[misc]
