@@ -20,7 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError, StatementError
 from sqlalchemy.orm import Session, sessionmaker
 
 from atoll.storage.events import Event, Line, TrialKey, as_line
@@ -451,7 +451,7 @@ class Store:
                     _move_offset(session, study_id, file, chunk)
                 lines = [event for chunk in chunks.values() for event in chunk.events]
                 self._add(session, study_id, lines)
-        except (DBAPIError, *UNSTORABLE) as error:
+        except (StatementError, *UNSTORABLE) as error:
             if not _is_refusal(error):
                 raise
             return self._record_one_by_one(study_id, chunks)
@@ -466,7 +466,7 @@ class Store:
                     try:
                         with session.begin_nested():
                             self._add(session, study_id, [event])
-                    except (DBAPIError, *UNSTORABLE) as error:
+                    except (StatementError, *UNSTORABLE) as error:
                         if not _is_refusal(error):
                             raise
                         row.num_quarantined += 1
@@ -546,7 +546,9 @@ def _alone(engine: Engine) -> Iterator[Connection]:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the database rejects a line's content; any other error may be temporary."""
+    """Whether the database, or SQLAlchemy, rejects a line's content; any other error may be temporary."""
+    if isinstance(error, StatementError) and not isinstance(error, DBAPIError):
+        return True  # a value that SQLAlchemy cannot pass on
     if isinstance(error, ProgrammingError):
         return getattr(error.orig, "sqlstate", None) not in {*_UNDEFINED, None}
     return isinstance(error, IntegrityError | DataError | OverflowError | ValueError | TypeError)

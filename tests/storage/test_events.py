@@ -7,6 +7,8 @@ import pytest
 from atoll.storage import events
 from atoll.storage.events import EVENTS, MalformedLine, as_line, parse
 
+ENTRY = {"operation": "sum", "scope": "node", "payload_bytes": 1, "overlapped": False, "count": 1, "wire_bytes": 1.5}
+ENTRY |= {"seconds_waited": 0}
 EXAMPLES = [
     events.JournalOpened(time=1.0, version=2),
     events.StudyStarted(time=1.0, definition={"name": "s"}, num_trials=3),
@@ -26,7 +28,7 @@ EXAMPLES = [
     ),
     events.TrialEnded(
         time=1.0, number=1, attempt=2, state="pruned", objective=0.5, objectives=[0.5, None], metrics={"m": 1.0},
-        seconds=2.0, wire_bytes=3.0, ledger=[dict.fromkeys(events.LEDGER_FIELDS, 1)], peak_memory=4.0, reason="r",
+        seconds=2.0, wire_bytes=3.0, ledger=[ENTRY], peak_memory=4.0, reason="r",
         traceback="t", notes=["n"], curve={1: 0.5, 2: None}, traces=[{"rank": 0}], worker_seconds=5.0,
     ),
     events.TrialLost(time=1.0, number=1, attempt=2, reason="r", suspected=True),
@@ -128,3 +130,14 @@ def test_hosts_of_version_1_call_it_crowded():
     line = as_line(EXAMPLES[4])
     del line["oversubscribed"]
     assert parse(line | {"is_crowded": True}).oversubscribed is True
+
+
+@pytest.mark.parametrize("name", events.LEDGER_FIELDS)
+@pytest.mark.parametrize("value", [{}, [1], None])
+def test_an_entry_of_the_ledger_has_known_types(name, value):
+    """A value that a database's driver refuses would stop the recording of its study."""
+    fields = {"event": "trial_ended", "time": 0.0, "number": 0, "attempt": 0, "state": "complete"}
+    assert parse(fields | {"ledger": [ENTRY]}).ledger == [ENTRY]
+    for wrong in (value, "words" if isinstance(ENTRY[name], int | float) else 1.5):
+        with pytest.raises(MalformedLine, match=f"an entry of the ledger has a wrong type in {name}"):
+            parse(fields | {"ledger": [ENTRY | {name: wrong}]})
