@@ -47,7 +47,7 @@ class Cluster(BaseModel):
 
     name: str = Field(min_length=1, max_length=100)
     description: str = ""
-    ranks_per_node: int = Field(ge=1, description="GPUs, or ranks, per node")
+    ranks_per_node: int = Field(ge=1, le=4096, description="GPUs, or ranks, per node")
     speed: float = Field(default=1.0, gt=0, description="a rank's computing speed over the measured one")
     node: Link = Field(description="between two ranks of a node; each pair has its own link")
     network: Link = Field(description="between two nodes, through one port of each")

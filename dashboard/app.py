@@ -18,7 +18,7 @@ import flask
 from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html
 from werkzeug.serving import make_server
 
-from atoll.dashboard import access
+from atoll.dashboard import access, malformed
 from atoll.dashboard.context import Context
 from atoll.dashboard.pages import PAGES
 from atoll.storage.store import DEFAULT_URL, Store, StoreError
@@ -52,6 +52,7 @@ def create_app(
         url_base_pathname=context.base_path,
     )
     access.protect(app.server, token, only_local=only_local)
+    malformed.refuse(app.server)
     _preload(app, context)
     _add_pages(app, context)
     app.layout = lambda: frame(context)

@@ -11,6 +11,8 @@ import dash_ag_grid as dag
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Input, Output, State, dcc, html
 
+from atoll.storage.browse import MAX_NUMBER
+
 INTERVAL_MILLISECONDS = 1000
 NUMBER = {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"}
 BYTES = {"function": "params.value == null ? '' : d3.format('.3~s')(params.value) + 'B'"}
@@ -164,11 +166,20 @@ def interval(name: str) -> dcc.Interval:
     return dcc.Interval(id=name, interval=INTERVAL_MILLISECONDS)
 
 
+def whole(text: object) -> int | None:
+    """A whole number from an address or a field, of a size that trials have; None for anything else."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text if 0 <= text <= MAX_NUMBER else None
+    if not isinstance(text, str) or not text.isdecimal() or len(text) > len(str(MAX_NUMBER)):
+        return None
+    return int(text) if int(text) <= MAX_NUMBER else None
+
+
 def parsed(text: str | None, default: Any = None) -> Any:
     """JSON from an address; the default if it is invalid or of another type. Default: {}."""
     default = {} if default is None else default
     try:
         content = json.loads(text) if text else default
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return default
     return content if isinstance(content, type(default)) else default

@@ -26,6 +26,9 @@ from atoll.dashboard.figures import comparison as figures
 from atoll.storage.models import BenchmarkRow, StudyRow
 from atoll.storage.store import Store
 
+# Plotly's "Share chart" would upload the figure to a server of its own.
+_CONFIG = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
+
 
 @dataclass(frozen=True)
 class Table:
@@ -231,7 +234,7 @@ def sections(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _embedded(figure: go.Figure) -> Markup:
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False}))
+    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG))
 
 
 TRADEOFF = "Medians over confirmations; the line joins the Pareto front."

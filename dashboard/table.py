@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,25 +84,29 @@ def selection(model: Model | None, order: Sequence[Mapping[str, str]], brushed: 
 
 
 def _conditions(name: str, content: Model) -> list[AnyOf]:
-    if "conditions" in content:
-        parts = [_conditions(name, part) for part in content["conditions"]]
-        if content.get("operator") == "OR":
-            # (a and b) or c is (a or c) and (b or c): one condition from each part, in every combination.
-            return [tuple(itertools.chain.from_iterable(chosen)) for chosen in itertools.product(*parts)]
-        return list(itertools.chain.from_iterable(parts))
+    """The conditions of a column's filter: one, or several that ag-grid joins by AND or OR."""
+    if "conditions" not in content:
+        return [(_condition(name, content),)]
+    parts = [_condition(name, part) for part in content["conditions"]]
+    return [tuple(parts)] if content.get("operator") == "OR" else [(part,) for part in parts]
+
+
+def _condition(name: str, content: Model) -> Condition:
     kind, value = content.get("type"), content.get("filter")
     if kind in ("blank", "notBlank"):
-        return [(Condition(name, "is null", kind == "blank"),)]
+        return Condition(name, "is null", kind == "blank")
     if kind == "inRange":
-        return [(Condition(name, ">=", value),), (Condition(name, "<=", content["filterTo"]),)]
-    return [(Condition(name, OPERATORS[str(kind)], value),)]
+        return Condition(name, "between", [value, content["filterTo"]])
+    if kind not in OPERATORS:
+        raise StoreError(f"filters are {', '.join(OPERATORS)}, inRange, blank and notBlank; got {reprlib.repr(kind)}")
+    return Condition(name, OPERATORS[kind], value)
 
 
 def checked(model: Any, brushed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """An address's filters and brushes; none if they are invalid."""
     try:
         selection(model, [], brushed)
-    except (StoreError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (StoreError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError):
         return {}, {}
     return dict(model), dict(brushed)
 
@@ -120,13 +124,7 @@ def brushed_conditions(brushed: Model) -> list[AnyOf]:
             missing = (Condition(name, "is null", True),) if None in content["words"] else ()
             conditions.append((Condition(name, "in", words), *missing))
         else:
-            ranges = sorted(content["ranges"])
-            conditions += [(Condition(name, ">=", ranges[0][0]),), (Condition(name, "<=", ranges[-1][1]),)]
-            # With several ranges, exclude the gaps between them.
-            conditions += [
-                (Condition(name, "<=", low[1]), Condition(name, ">=", high[0]))
-                for low, high in itertools.pairwise(ranges)
-            ]
+            conditions.append(tuple(Condition(name, "between", list(ends)) for ends in content["ranges"]))
     return conditions
 
 

@@ -5,6 +5,9 @@ No query needs more than one scan of a study's trials, and the frequent ones use
 
 from __future__ import annotations
 
+import math
+import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -15,7 +18,9 @@ from sqlalchemy.sql import ColumnElement
 from atoll.storage.models import MigrationRow, ProgressRow, StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
 
-Operator = Literal["<", "<=", ">", ">=", "=", "!=", "contains", "not contains", "starts", "ends", "in", "is null"]
+Operator = Literal[
+    "<", "<=", ">", ">=", "=", "!=", "contains", "not contains", "starts", "ends", "between", "in", "is null"
+]  # fmt: skip
 
 # The columns that figures and places need; none holds JSON, which takes long to parse.
 SCALAR_COLUMNS = (
@@ -26,15 +31,39 @@ SORTABLE = (*SCALAR_COLUMNS, "seed", "peak_memory", "host", "reason", "note", "o
 # Readers also filter by `hp.NAME` and `metric.NAME`, which are values inside these JSON columns.
 JSON_COLUMNS = {"hp": TrialRow.hyperparameters, "metric": TrialRow.metrics}
 MAX_VALUES = 5000  # in one IN clause
+MAX_TEXT = 1000  # characters of a condition's value
+MAX_CONDITIONS = 100  # of a selection
 MAX_NUMBER = 2**31 - 1  # drivers fail in different ways on larger ones
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_VALUES = {"in": "a list", "between": "a list of two ends"}
+
+
+def _check_value(value: object) -> None:
+    """Raise StoreError for a value that no trial can have, or that a database's driver fails on."""
+    if isinstance(value, str) and len(value) <= MAX_TEXT and "\0" not in value and not _SURROGATE.search(value):
+        return
+    if isinstance(value, bool) or value is None or (isinstance(value, int) and abs(value) < 2**63):
+        return
+    if isinstance(value, float) and math.isfinite(value):
+        return
+    raise StoreError(
+        f"conditions compare with finite numbers below 2^63 and texts of up to {MAX_TEXT} characters; "
+        f"got {_short(value)}"
+    )
+
+
+def _short(value: object) -> str:
+    return reprlib.repr(value if not isinstance(value, int) or abs(value) < 2**63 else "a larger number")
 
 
 @dataclass(frozen=True)
 class Condition:
     """A condition on a column of a trial, on `hp.NAME` or on `metric.NAME`.
 
-    The value of `in` is a list, and that of `is null` is True or False. A column without a value only meets `is null`,
-    `!=` and `not contains`.
+    The value of `in` is a list, that of `between` a pair of ends, and that of `is null` is True or False. A column
+    without a value only meets `is null`, `!=` and `not contains`.
     """
 
     column: str
@@ -45,6 +74,14 @@ class Condition:
         if self.operator not in get_args(Operator):
             raise StoreError(f"conditions are {', '.join(get_args(Operator))}; got {self.operator!r}")
         parse_column(self.column)
+        values = self.value if self.operator in ("in", "between") else [self.value]
+        if not isinstance(values, list | tuple) or (self.operator == "between" and len(values) != 2):
+            wanted = _VALUES[self.operator]
+            raise StoreError(f"the value of {self.operator!r} must be {wanted}; got {_short(self.value)}")
+        if len(values) > MAX_VALUES:
+            raise StoreError(f"a condition may have at most {MAX_VALUES} values; got {len(values)}")
+        for value in values:
+            _check_value(value)
 
 
 AnyOf = tuple[Condition, ...]  # joined by OR
@@ -60,6 +97,10 @@ class Selection:
     def __post_init__(self) -> None:
         for column, _ in self.order:
             parse_column(column)
+        if (count := sum(map(len, self.conditions)) + len(self.order)) > MAX_CONDITIONS:
+            raise StoreError(f"a selection may have at most {MAX_CONDITIONS} conditions and sortings; got {count}")
+        if not all(self.conditions):
+            raise StoreError("every part of a selection must have a condition; got an empty one")
 
 
 def parse_column(column: str) -> tuple[str | None, str]:
@@ -174,6 +215,9 @@ def _type(column: Any, name: str, dialect: str) -> ColumnElement[Any]:
 def _clause(condition: Condition, dialect: str) -> ColumnElement[bool]:
     holder, name = parse_column(condition.column)
     value, operator = condition.value, condition.operator
+    if operator == "between":
+        ends = (Condition(condition.column, ">=", value[0]), Condition(condition.column, "<=", value[1]))
+        return sa.and_(*(_clause(end, dialect) for end in ends))
     if holder is None:
         column: ColumnElement[Any] = getattr(TrialRow, name)
         text = column if isinstance(column.type, sa.String) else sa.cast(column, sa.String)

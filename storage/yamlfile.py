@@ -12,13 +12,56 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from yaml.composer import ComposerError
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
 
 
+MAX_DEPTH = 50
+MAX_NODES = 500_000  # with every alias replaced by what it stands for
+MAX_SHOWN = 300  # characters of a value in an error
+MAX_MISTAKES = 20
+
+
 class Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number, as in YAML 1.2 (a string in YAML 1.1)."""
+    """Safe YAML that reads 1e-3 as a number, as in YAML 1.2 (a string in YAML 1.1).
+
+    Content that is nested deeply, or that aliases make large or endless, is an error: a few lines of aliases may stand
+    for billions of values.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._sizes: dict[int, tuple[int, int]] = {}  # of a composed node: nodes and levels below and with it
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As in PyYAML, within the limits."""
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        is_alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise ComposerError(None, None, f"nested more than {MAX_DEPTH} levels deep", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is not None and not is_alias:
+            self._sizes[id(node)] = self._measured(node, mark)
+        elif id(node) not in self._sizes:
+            raise ComposerError(None, None, "an alias must not stand for what contains it", mark)
+        return node
+
+    def _measured(self, node: yaml.Node, mark: yaml.Mark) -> tuple[int, int]:
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        else:
+            children = node.value if isinstance(node, yaml.SequenceNode) else []
+        below = [self._sizes[id(child)] for child in children]
+        size, depth = 1 + sum(size for size, _ in below), 1 + max((depth for _, depth in below), default=0)
+        if size > MAX_NODES or depth > MAX_DEPTH:
+            limits = f"more than {MAX_NODES} values, or more than {MAX_DEPTH} levels, with its aliases"
+            raise ComposerError(None, None, limits, mark)
+        return size, depth
 
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*[eE][-+]?\d+"), list("-+0123456789"))
@@ -29,8 +72,11 @@ class FileError(ValueError):
 
 
 def read(text: str) -> Any:
-    """The content of a YAML or JSON text."""
-    return yaml.load(text, Loader=Loader)
+    """The content of a YAML or JSON text. Raises YAMLError."""
+    try:
+        return yaml.load(text, Loader=Loader)
+    except (ValueError, OverflowError) as error:  # a date with a thirteenth month, a number of 5,000 digits
+        raise yaml.YAMLError(str(error)) from None
 
 
 def load(
@@ -73,7 +119,10 @@ def validate(
     except ValidationError as error:
         # A default that depends on an invalid key is not a separate error.
         mistakes = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
-        lines = [_explain(_shown(content, e["loc"], e["type"]), e, model, source, node) for e in mistakes]
+        first = mistakes[:MAX_MISTAKES]
+        lines = [_explain(_shown(content, e["loc"], e["type"]), e, model, source, node) for e in first]
+        if len(mistakes) > len(first):
+            lines.append(f"{source}: and {len(mistakes) - len(first)} more mistakes")
         raise FileError("\n".join(lines)) from None
 
 
@@ -88,9 +137,13 @@ def _explain(key: str, error: ErrorDetails, model: type[BaseModel], source: str,
         return f"{where}: {key}: unknown key{hint}; valid keys are {', '.join(valid)}"
     if kind == "missing":
         return f"{where}: {key}: required, but missing"
-    shown = "" if isinstance(value, dict) else f"; got {value!r}"
-    rule = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(value, dict) else f"; got {_short(repr(value))}"
+    rule = _short(error["msg"].removeprefix("Value error, "), 3 * MAX_SHOWN)
     return f"{where}: {key}: {rule}{'' if '; got ' in rule else shown}"
+
+
+def _short(text: str, length: int = MAX_SHOWN) -> str:
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
 
 
 def _line(node: yaml.Node | None, location: Sequence[int | str]) -> int | None:
@@ -118,7 +171,7 @@ def _shown(content: Any, location: Location, kind: str) -> str:
             content = content[key]
         elif number < len(location) - 1 or kind not in ("missing", "extra_forbidden"):
             continue
-        shown.append(str(key))
+        shown.append(_short(str(key)))
     return ".".join(shown) or "the file"
 
 

@@ -24,7 +24,7 @@ def nodes(text: str) -> list[int]:
         FileError: if the text is anything else.
     """
     problem = yamlfile.FileError(
-        f"--nodes must be increasing numbers from 1 to {MAX_NODES}, such as 1,2,8 or 1,2,4,...,256; got {text!r}"
+        f"--nodes must be increasing numbers from 1 to {MAX_NODES}, such as 1,2,8 or 1,2,4,...,256; got {text[:100]!r}"
     )
     numbers: list[int] = []
     dots = False
@@ -32,7 +32,12 @@ def nodes(text: str) -> list[int]:
         if word in ("...", "…") and len(numbers) >= 2 and not dots:
             dots = True
             continue
-        if not word.isdecimal() or not 1 <= int(word) <= MAX_NODES or (numbers and int(word) <= numbers[-1]):
+        if (
+            not word.isdecimal()
+            or len(word) > len(str(MAX_NODES))
+            or not 1 <= int(word) <= MAX_NODES
+            or (numbers and int(word) <= numbers[-1])
+        ):
             raise problem
         if dots:
             numbers += _between(numbers[-2], numbers[-1], int(word))
@@ -41,7 +46,7 @@ def nodes(text: str) -> list[int]:
     if dots or not numbers:
         raise problem
     if len(numbers) > MAX_SCALES:
-        raise yamlfile.FileError(f"--nodes must name at most {MAX_SCALES} numbers; {text!r} names {len(numbers)}")
+        raise yamlfile.FileError(f"--nodes must name at most {MAX_SCALES} numbers; {text[:100]!r} names {len(numbers)}")
     return numbers
 
 

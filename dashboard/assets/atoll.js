@@ -163,6 +163,8 @@ window.dash_clientside.atoll = {
     }
     const config = {
       displaylogo: false,
+      showSendToCloud: false, // plotly's "Share chart" would upload the figure
+      plotlyServerURL: "",
       responsive: true,
       modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d"],
     };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,7 @@ def page(
     """The page that an address asks for."""
     try:
         chosen = [_spelled(trial) for trial in components.parsed(trials, [])]
-        return layout(context, name, int(best) if best.isdecimal() else 1, pareto == "true", chosen)
+        return layout(context, name, components.whole(best) or 1, pareto == "true", chosen)
     except UNREADABLE as error:
         return components.alert("Nothing to export", str(error))
 
@@ -76,9 +77,10 @@ def register(app: dash.Dash, context: Context) -> None:
 
 
 def _number(best: int | str | None) -> int:
-    if best is None or not str(best).isdecimal() or not 1 <= int(best) <= MAX_BEST:
-        raise StoreError(f"choose 1 to {MAX_BEST} of the best trials; got {best!r}")
-    return int(best)
+    number = components.whole(best)
+    if number is None or not 1 <= number <= MAX_BEST:
+        raise StoreError(f"choose 1 to {MAX_BEST} of the best trials; got {reprlib.repr(best)}")
+    return number
 
 
 def content(context: Context, study: StudyRow, ids: Sequence[int], alone: bool) -> str:
@@ -102,10 +104,11 @@ def _spelled(entry: Any) -> str:
 
 
 def _trial(context: Context, study: StudyRow, text: str) -> TrialRow:
-    number, _, attempt = text.partition(".")
-    if not number.isdecimal() or (attempt and not attempt.isdecimal()):
-        raise StoreError(f"a trial is a number such as 12, or 12.1 for its attempt 1; got {text!r}")
-    return browse.trial(context.store, study.id, int(number), int(attempt) if attempt else None)
+    before, _, after = text.partition(".")
+    number, attempt = components.whole(before), components.whole(after) if after else None
+    if number is None or (after and attempt is None):
+        raise StoreError(f"a trial is a number such as 12, or 12.1 for its attempt 1; got {reprlib.repr(text)}")
+    return browse.trial(context.store, study.id, number, attempt)
 
 
 def command(context: Context, study: StudyRow, best: int | None) -> str:

@@ -30,7 +30,7 @@ def page(context: Context, /, name: str | None = None, trial: str | None = None,
     """The page that an address asks for."""
     try:
         board = context.boards.of(name or context.store.study().name)
-        return layout(context, board, int(trial) if trial is not None and trial.isdecimal() else None)
+        return layout(context, board, components.whole(trial))
     except UNREADABLE as error:
         return components.alert("No such study", str(error))
 
@@ -70,13 +70,14 @@ def register(app: dash.Dash, context: Context) -> None:
         Input("theme", "data"),
         State("islands-name", "data"),
     )
-    def _tree(number: int | str | None, theme: str, name: str) -> Any:
+    def _tree(typed: int | str | None, theme: str, name: str) -> Any:
         board = context.board(name)
-        if number is None or not str(number).isdecimal():
+        number = components.whole(typed)
+        if number is None:
             return style.themed(style.message("Choose a trial by its number."), theme), None
-        family = browse.ancestry(context.store, board.study.id, int(number), MAX_RELATIVES)
-        figure = figures.family_tree(relatives(family), int(number), board.study.metric)
-        return style.themed(figure, theme), genes(context, board, family.get(int(number)), len(family))
+        family = browse.ancestry(context.store, board.study.id, number, MAX_RELATIVES)
+        figure = figures.family_tree(relatives(family), number, board.study.metric)
+        return style.themed(figure, theme), genes(context, board, family.get(number), len(family))
 
     @app.callback(Output("islands-trial", "value"), Input("islands-tree", "clickData"), prevent_initial_call=True)
     def _choose(clicked: dict[str, Any] | None) -> Any:

@@ -25,6 +25,8 @@ from atoll.storage.models import BenchmarkRow
 from atoll.storage.yamlfile import FileError
 
 DEFAULT_CLUSTER = "a100_hdr200"
+MAX_TEXT = 20_000  # characters of a cluster's text
+MAX_RANKS = 16_384  # a replay takes time and memory for every rank; `atoll project` has no such limit
 DEFAULT_NODES = "1,2,4,8"  # more would make readers wait for the replay
 VALUES = {"to_target": "Time to target", "exposed": "Exposed communication", "step": "Seconds per step"}
 COLUMNS = [
@@ -119,6 +121,8 @@ def read(text: str) -> Cluster:
     """The cluster that a text describes. Raises FileError with a line for each mistake."""
     import yaml
 
+    if len(text or "") > MAX_TEXT:
+        raise FileError(f"a cluster's text may have at most {MAX_TEXT} characters; got {len(text)}")
     try:
         content, node = yamlfile.read(text or ""), yaml.compose(text or "", Loader=yamlfile.Loader)
     except yaml.YAMLError as error:
@@ -138,6 +142,11 @@ def predict(
         StoreError: for a study or benchmark that cannot be projected.
     """
     cluster, scales = read(text), clusters.nodes(nodes or "")
+    if (ranks := cluster.ranks_per_node * max(scales)) > MAX_RANKS:
+        raise FileError(
+            f"this page projects to at most {MAX_RANKS} ranks, ranks_per_node times nodes; got {ranks}; `atoll "
+            "project` has no such limit"
+        )
     way: Scaling = "strong" if scaling == "strong" else "weak"
     subject = context.store.subject(name) if name else context.store.study()
     key = ("projection", context.stamp(subject), cluster.model_dump_json(), tuple(scales), way)

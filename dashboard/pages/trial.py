@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -95,9 +96,10 @@ def register(app: dash.Dash, context: Context) -> None:
 
 def read(context: Context, study: StudyRow, number: str, attempt: str | None) -> TrialRow:
     """The trial in an address. Raises StoreError if it does not exist."""
-    if not number.isdecimal() or not (attempt is None or attempt.isdecimal()):
-        raise StoreError(f"a trial is a number such as 12; got {number!r}")
-    return browse.trial(context.store, study.id, int(number), None if attempt is None else int(attempt))
+    which, retry = components.whole(number), None if attempt is None else components.whole(attempt)
+    if which is None or (attempt is not None and retry is None):
+        raise StoreError(f"a trial is a number such as 12; got {reprlib.repr(number if which is None else attempt)}")
+    return browse.trial(context.store, study.id, which, retry)
 
 
 def again(context: Context, which: dict[str, Any]) -> tuple[StudyRow, TrialRow]:

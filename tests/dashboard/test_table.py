@@ -70,11 +70,10 @@ def test_filter_models_become_conditions():
     ranged = {"filterType": "number", "type": "inRange", "filter": 1, "filterTo": 3}
     small = {"filterType": "number", "type": "lessThan", "filter": 0}
     both = {"operator": "OR", "conditions": [ranged, small]}
-    low, high, other = Condition("hp.B", ">=", 1), Condition("hp.B", "<=", 3), Condition("hp.B", "<", 0)
-    assert table.selection({"hp.B": ranged}, []).conditions == ((low,), (high,))
-    # (low and high) or other
-    assert table.selection({"hp.B": both}, []).conditions == ((low, other), (high, other))
-    assert table.selection({"hp.B": both | {"operator": "AND"}}, []).conditions == ((low,), (high,), (other,))
+    between, other = Condition("hp.B", "between", [1, 3]), Condition("hp.B", "<", 0)
+    assert table.selection({"hp.B": ranged}, []).conditions == ((between,),)
+    assert table.selection({"hp.B": both}, []).conditions == ((between, other),)
+    assert table.selection({"hp.B": both | {"operator": "AND"}}, []).conditions == ((between,), (other,))
     blank = {"reason": {"filterType": "text", "type": "blank"}}
     assert table.selection(blank, [{"colId": "place", "sort": "asc"}]) == Selection(
         ((Condition("reason", "is null", True),),)

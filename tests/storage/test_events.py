@@ -12,6 +12,8 @@ from atoll.storage.journal import JournalWriter, replay
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
 
+ENTRY = {"operation": "sum", "scope": "node", "payload_bytes": 1, "overlapped": False, "count": 1, "wire_bytes": 1.5}
+ENTRY |= {"seconds_waited": 0}
 EXAMPLES = [
     events.JournalOpened(time=1.0, version=2),
     events.StudyStarted(time=1.0, definition={"name": "s"}, num_trials=3),
@@ -31,7 +33,7 @@ EXAMPLES = [
     ),
     events.TrialEnded(
         time=1.0, number=1, attempt=2, state="pruned", objective=0.5, objectives=[0.5, None], metrics={"m": 1.0},
-        seconds=2.0, wire_bytes=3.0, ledger=[dict.fromkeys(events.LEDGER_FIELDS, 1)], peak_memory=4.0, reason="r",
+        seconds=2.0, wire_bytes=3.0, ledger=[ENTRY], peak_memory=4.0, reason="r",
         traceback="t", notes=["n"], curve={1: 0.5, 2: None}, traces=[{"rank": 0}], worker_seconds=5.0,
     ),
     events.TrialLost(time=1.0, number=1, attempt=2, reason="r", suspected=True),
@@ -168,3 +170,14 @@ def test_no_field_of_a_wrong_type_stops_recording_or_resuming(tmp_path):
     assert past.num_budgeted() <= len(past.trials)
     next(past.tickets(10, []))
     past.visited(2), past.individuals(0, 2, False), past.used_up(5, 5.0, 5.0)
+
+
+@pytest.mark.parametrize("name", events.LEDGER_FIELDS)
+@pytest.mark.parametrize("value", [{}, [1], None])
+def test_an_entry_of_the_ledger_has_known_types(name, value):
+    """A value that a database's driver refuses would stop the recording of its study."""
+    fields = {"event": "trial_ended", "time": 0.0, "number": 0, "attempt": 0, "state": "complete"}
+    assert parse(fields | {"ledger": [ENTRY]}).ledger == [ENTRY]
+    for wrong in (value, "words" if isinstance(ENTRY[name], int | float) else 1.5):
+        with pytest.raises(MalformedLine, match=f"an entry of the ledger has a wrong type in {name}"):
+            parse(fields | {"ledger": [ENTRY | {name: wrong}]})

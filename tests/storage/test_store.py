@@ -337,6 +337,26 @@ def test_every_older_schema_has_a_stored_database():
     assert stored == {version.revision for version in versions} - {SCHEMA_VERSION}
 
 
+def test_a_value_that_sqlalchemy_cannot_pass_on_is_set_aside(folder, tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path}/store.db"
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.5)
+    lines.close()
+    refused = sa.exc.StatementError("not a float", "INSERT", {}, ValueError("x"))
+    add = Store._add
+
+    def fail(self, session, study_id, added):
+        if any(line.name == "trial_ended" for line in added):
+            raise refused
+        add(self, session, study_id, added)
+
+    monkeypatch.setattr(Store, "_add", fail)
+    record(folder, url)
+    assert [trial.state for trial in Store(url).trials(Store(url).study())] == ["running"]
+    assert folder.quarantine.exists()
+
+
 LONG = "x" * 3000
 
 
