@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 from atoll.platform.study import registry
@@ -55,10 +54,7 @@ class Configuration(BaseModel):
 
 def read_configurations(file: Path) -> list[Configuration]:
     """The configurations of a file from `atoll export`, at least one. Raises FileError."""
-    try:
-        content = yamlfile.read(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise yamlfile.FileError(f"{file}: {error}") from None
+    content = yamlfile.read(yamlfile.text_of(file), str(file))
     if not isinstance(content, dict) or "configurations" not in content:
         return [yamlfile.load(file, Configuration)]
     entries = content["configurations"]
