@@ -225,6 +225,7 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
     with launcher_journal(folder) as lines:
         mark_lost(folder, lines, failure or "the search was stopped", suspected=() if failure is None else None)
         past = resume.read(journal.replay(folder.journals))
+        reason: str | None
         if failure is not None:
             state, reason = "failed", failure
         elif past.used_up(study.trials, study.seconds, study.busy_seconds):
