@@ -36,8 +36,16 @@ def decode(distribution: BaseDistribution, gene: Gene, ceiling: float | None = N
     if d.step:
         count = _count(low, high, d.step)
         value = low + d.step * min(math.floor(gene * count), count - 1)
-        return int(value) if isinstance(d, IntDistribution) else value
-    return min(max(_interpolate(gene, low, high, d.log), low), high)
+        return int(value) if isinstance(d, IntDistribution) else _rounded(value, low, high)
+    return _rounded(_interpolate(gene, low, high, d.log), low, high, d.log)
+
+
+def _rounded(value: float, low: float, high: float, log: bool = False) -> float:
+    """A value in the range without the last digits, which are rounding errors: 0.0001, not 0.00010000000000000009."""
+    largest = max(abs(low), abs(high))
+    if not log and largest > 0:  # on a linear scale, errors are as large as the range's ends make them
+        value = round(value, 13 - math.ceil(math.log10(largest)))
+    return min(max(float(f"{value:.13g}"), low), high)
 
 
 def encode(distribution: BaseDistribution, value: Value, ceiling: float | None = None) -> Gene:

@@ -424,7 +424,7 @@ class Store:
     def _name_taken(self, study: StudyRow) -> str:
         return (
             f"{self} already holds a study named {study.name!r}, with its files in {study.folder}, started "
-            f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(study.started))}; choose another --name, or remove "
+            f"{time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(study.started))}; choose another --name, or remove "
             f"that study with `atoll delete {study.name}`"
         )
 

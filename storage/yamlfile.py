@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -22,14 +22,24 @@ MAX_DEPTH = 50
 MAX_NODES = 500_000  # with every alias replaced by what it stands for
 MAX_SHOWN = 300  # characters of a value in an error
 MAX_MISTAKES = 20
+_INTEGER = re.compile(r"[-+]?\d[\d_]*|0o[0-7]+|0x[\da-fA-F]+")
+_REAL = re.compile(
+    r"[-+]?(?:\.\d[\d_]*|\d[\d_]*(?:\.[\d_]*)?)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_NOT_OF_YAML_1_2 = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number, as in YAML 1.2 (a string in YAML 1.1).
+    """Safe YAML with the numbers of YAML 1.2.
 
-    Content that is nested deeply, or that aliases make large or endless, is an error: a few lines of aliases may stand
-    for billions of values.
+    In YAML 1.1, 010 is eight, 1:30 is ninety, 1e-3 is a string, and 2020-01-01 is a date. Content that is nested
+    deeply, or that aliases make large or endless, is an error: a few lines of aliases may stand for billions of values.
     """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NOT_OF_YAML_1_2]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -63,20 +73,78 @@ class Loader(yaml.SafeLoader):
             raise ComposerError(None, None, limits, mark)
         return size, depth
 
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        """An integer: decimal whatever zeros it starts with, or with 0o or 0x."""
+        text = self.construct_scalar(node).replace("_", "")
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text, base)
 
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*[eE][-+]?\d+"), list("-+0123456789"))
+
+# A later resolver is asked later: an integer is no real number.
+Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"(?:{_INTEGER.pattern})$"), list("-+0123456789"))
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"(?:{_REAL.pattern})$"), list("-+.0123456789"))
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_integer)
 
 
 class FileError(ValueError):
     """An invalid file; the message has one line per error."""
 
 
-def read(text: str) -> Any:
-    """The content of a YAML or JSON text. Raises YAMLError."""
+def read(text: str, source: str = "the text") -> Any:
+    """The content of a YAML or JSON text; `source` is its name in errors. Raises FileError."""
+    return parsed(text, source)[0]
+
+
+def parsed(text: str, source: str) -> tuple[Any, yaml.Node | None]:
+    """The content of a YAML or JSON text, and its nodes for the lines of errors. Raises FileError."""
     try:
-        return yaml.load(text, Loader=Loader)
-    except (ValueError, OverflowError) as error:  # a date with a thirteenth month, a number of 5,000 digits
-        raise yaml.YAMLError(str(error)) from None
+        node = yaml.compose(text, Loader=Loader)
+        if mistakes := list(_given_twice(node, (), set())):
+            raise FileError("\n".join(f"{source}, {mistake}" for mistake in mistakes))
+        return yaml.load(text, Loader=Loader), node
+    except yaml.YAMLError as error:
+        raise FileError(f"{source}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise FileError(f"{source}: not valid: too many levels of brackets or keys") from None
+    except ValueError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"{source}: not valid: {error}") from None  # such as an integer of 5,000 digits
+
+
+def _given_twice(node: yaml.Node | None, path: tuple[str, ...], seen: set[int]) -> Iterator[str]:
+    """A sentence for each key that a mapping holds twice: YAML would silently keep the last."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    seen.add(id(node))  # an alias is the node that it refers to
+    if isinstance(node, yaml.SequenceNode):
+        for number, entry in enumerate(node.value):
+            yield from _given_twice(entry, (*path, str(number)), seen)
+        return
+    lines: dict[tuple[str, str], int] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        line = key.start_mark.line + 1
+        if (key.tag, key.value) in lines:
+            first = lines[key.tag, key.value]
+            yield f"line {line}: {'.'.join((*path, key.value))}: given twice (line {first})"
+        else:
+            lines[key.tag, key.value] = line
+        yield from _given_twice(value, (*path, key.value), seen)
+
+
+def text_of(path: Path) -> str:
+    """The text of a file. Raises FileError if it cannot be read, or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise FileError(
+            f"{path}, line {line}: must be UTF-8; byte {error.start} is {error.object[error.start]:#04x}"
+        ) from None
 
 
 def load(
@@ -91,14 +159,7 @@ def load(
     Raises:
         FileError: one line per error.
     """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from None
-    try:
-        content, node = read(text), yaml.compose(text, Loader=Loader)
-    except yaml.YAMLError as error:
-        raise FileError(f"{path}: not valid YAML: {error}") from None
+    content, node = parsed(text_of(path), str(path))
     if not isinstance(content, dict):
         raise FileError(f"{path}: must be a mapping of keys to values; valid keys are {', '.join(model.model_fields)}")
     return validate(change(content), model, source=str(path), folder=path.parent, node=node, inside=inside)

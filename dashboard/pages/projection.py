@@ -119,14 +119,9 @@ def text_of(cluster: str) -> str:
 
 def read(text: str) -> Cluster:
     """The cluster that a text describes. Raises FileError with a line for each mistake."""
-    import yaml
-
     if len(text or "") > MAX_TEXT:
         raise FileError(f"a cluster's text may have at most {MAX_TEXT} characters; got {len(text)}")
-    try:
-        content, node = yamlfile.read(text or ""), yaml.compose(text or "", Loader=yamlfile.Loader)
-    except yaml.YAMLError as error:
-        raise FileError(f"not valid YAML: {error}") from None
+    content, node = yamlfile.parsed(text or "", "the cluster")
     if not isinstance(content, dict):
         raise FileError(f"a cluster must hold keys and values; valid keys are {', '.join(Cluster.model_fields)}")
     return yamlfile.validate(content, Cluster, source="the cluster", folder=Path(), node=node)

@@ -319,7 +319,7 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
             f"{s.study.metric} {number(s.best)}",
             s.study.method,
             s.study.workload,
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(s.study.started)),
+            time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(s.study.started)),
         ]
         for s in summaries
     ]

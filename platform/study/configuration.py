@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 from atoll.platform.study import registry
@@ -62,10 +61,7 @@ def read_configurations(file: Path, *, inside: bool = False) -> list[Configurati
         file: the file.
         inside: whether the code that it names must be in its folder.
     """
-    try:
-        content = yamlfile.read(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise yamlfile.FileError(f"{file}: {error}") from None
+    content = yamlfile.read(yamlfile.text_of(file), str(file))
     if not isinstance(content, dict) or "configurations" not in content:
         return [yamlfile.load(file, Configuration, inside=inside)]
     entries = content["configurations"]

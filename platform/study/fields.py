@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,8 +10,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
+    Tag,
+    model_validator,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +36,17 @@ class FloatRange(Strict):
     log: bool = False
     step: float | None = None
 
+    @model_validator(mode="after")
+    def _is_a_range(self) -> FloatRange:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError(f"low and high must be finite; got {self.low}, {self.high}")
+        _check_ends(self.low, self.high)
+        if self.log and self.low <= 0:
+            raise ValueError(f"low must be above 0 on a log scale; got {self.low}")
+        if self.step is not None:
+            _check_step(self.low, self.high, self.step, self.log)
+        return self
+
 
 class IntRange(Strict):
     """A range of integers."""
@@ -41,6 +56,31 @@ class IntRange(Strict):
     high: int
     log: bool = False
     step: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> IntRange:
+        _check_ends(self.low, self.high)
+        if self.log and self.low < 1:
+            raise ValueError(f"low must be at least 1 on a log scale; got {self.low}")
+        if self.step != 1:
+            _check_step(self.low, self.high, self.step, self.log)
+        return self
+
+
+def _check_ends(low: float, high: float) -> None:
+    if low > high:
+        raise ValueError(f"low must be at most high; got {low}, {high}")
+
+
+def _check_step(low: float, high: float, step: float, log: bool) -> None:
+    if log:
+        raise ValueError(f"a log scale has no step: leave out log or step; got step {step}")
+    if not (math.isfinite(step) and step > 0):
+        raise ValueError(f"step must be above 0 and finite; got {step}")
+    steps = (high - low) / step
+    if abs(steps - round(steps)) > 1e-8 * max(1.0, steps):
+        ends = ", ".join(f"{low + step * whole:.12g}" for whole in (math.floor(steps), math.ceil(steps)))
+        raise ValueError(f"high must be low plus a multiple of step, such as {ends}; got {high} with step {step}")
 
 
 class Choices(Strict):
@@ -60,7 +100,16 @@ def _name_types(space: object) -> object:
     return {name: _with_type(value) for name, value in space.items()} if isinstance(space, dict) else space
 
 
-Space = Annotated[dict[str, Override | Fixed], BeforeValidator(_name_types)]
+def _kind(value: object) -> str:
+    return "range" if isinstance(value, dict | BaseModel) else "value"
+
+
+# By its kind, an invalid range is one mistake, and not one for each type that it is not.
+_Entry = Annotated[
+    Annotated[Override, Tag("range")] | Annotated[Fixed, Tag("value")],
+    Discriminator(_kind),
+]
+Space = Annotated[dict[str, _Entry], BeforeValidator(_name_types)]
 
 
 def _with_type(value: object) -> object:

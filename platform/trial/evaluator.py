@@ -11,11 +11,24 @@ from atoll.platform.workloads.workload import Samples, Workload
 
 
 class Evaluator:
-    """Evaluates a model on samples distributed over the ranks."""
+    """Evaluates a model on samples distributed over the ranks.
+
+    Raises:
+        ValueError: if there are no samples, of which every mean would be NaN, as if training had diverged.
+    """
 
     CHUNK = 256  # forecasts of 720 steps by a wide network take 6 MB each
 
-    def __init__(self, workload: Workload, samples: Samples, communicator: Communicator, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        samples: Samples,
+        communicator: Communicator,
+        device: str = "cpu",
+        part: str = "validation",
+    ) -> None:
+        if not len(samples):
+            raise ValueError(f"the {part} data of {type(workload).__name__} must have at least one sample; got none")
         self._workload = workload
         self._device = device
         self._communicator = communicator

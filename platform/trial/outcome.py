@@ -64,7 +64,8 @@ class Outcome:
         metrics: the other final measurements, including seconds_compute, seconds_waiting and seconds_data: the parts of
             the training time, as means over ranks.
         wire_bytes, ledger: traffic summed over ranks.
-        peak_memory: the largest resident size of a rank's process so far, including earlier trials, in bytes.
+        peak_memory: the largest resident size of a rank's process during the trial, in bytes. Of ranks that are threads
+            of one process, and where the system cannot reset it, the largest so far.
         reason, traceback: the reason for a failure, and its location.
         notes: the method's remarks about the run, and what the trial has changed in its process.
         traces: the ranks' step traces: of all ranks if each has a part of the network or the method limits the number

@@ -74,7 +74,9 @@ class Trial:
         )
         self._num_steps = self.num_epochs * self._batches.num_batches
         self._validate = Evaluator(self.workload, on_device(device, data.validation), self._untracked, device)
-        self._test = Evaluator(self.workload, on_device(device, data.test), self._untracked, device) if test else None
+        self._test = None
+        if test:
+            self._test = Evaluator(self.workload, on_device(device, data.test), self._untracked, device, "test")
         self._optimizers = self._make_optimizers(settings)
         self.method = self._make_method(configuration, hyperparameters, device)
         self._observer = None

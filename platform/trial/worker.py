@@ -7,6 +7,7 @@ ones, so that the trial's communicators can be freed. The next trial gets new on
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from atoll.communication.ledger import Ledger
 from atoll.communication.thread_world import WorldFailed
 from atoll.communication.trace import Trace
 from atoll.communication.world import World
-from atoll.methods.common.memory import peak_memory
+from atoll.methods.common.memory import peak_memory, reset_peak_memory
 from atoll.methods.method import Method
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import Place
@@ -136,6 +137,8 @@ class Worker:
         trace = Trace() if self._world.records_steps(self._devices) else None
         ledger = Ledger(trace)
         report = Report(self._control.rank, self.place.hostname)
+        if threading.current_thread() is threading.main_thread():  # else it is also other ranks' process
+            reset_peak_memory()
         communicator, family = self._world.open(
             self._nodes, self._devices, ledger=ledger, poll=self._poll, spin=self._spin
         )

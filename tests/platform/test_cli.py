@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import journals
@@ -245,6 +246,16 @@ def test_a_tally_follows_the_direction_and_leaves_failures_out():
     for objective, state in ((0.5, "complete"), (0.2, "complete"), (None, "failed"), (0.3, "complete")):
         tally.take(TrialEnded(number=0, attempt=0, state=state, objective=objective))
     assert (tally.incumbent, tally.num_ended, tally.states) == (0.2, 4, {"complete": 3, "failed": 1})
+
+
+def test_local_times_name_their_zone(laptop, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert "1970-01-01 09:16 JST" in atoll("studies", cwd=laptop).stdout
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_the_first_failure_of_a_kind_and_what_a_trial_changed_are_told_at_once(tmp_path):

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from atoll.searchspaces import encoding
 from atoll.searchspaces.space import Parameter
 
 
@@ -24,3 +25,19 @@ def test_log_scale():
 def test_true_is_no_number():
     assert not Parameter(name="x", distribution=IntDistribution(0, 2), default=1).contains(True)
     assert Parameter(name="x", distribution=CategoricalDistribution([True, False]), default=True).contains(True)
+
+
+@pytest.mark.parametrize("value", [0.0001, 0.00032, 1e-5, 0.3, 0.01, 0.05, 1e-1])
+def test_a_value_keeps_its_digits_on_the_way_to_a_gene_and_back(value):
+    for distribution in (
+        FloatDistribution(1e-6, 0.5, log=True),
+        FloatDistribution(0.0, 0.5),
+        FloatDistribution(-1.0, 0.7),
+    ):
+        assert encoding.decode(distribution, encoding.encode(distribution, value)) == value
+    assert encoding.decode(FloatDistribution(0.1, 0.7, step=0.2), 0.4) == 0.3
+
+
+def test_rounding_stays_inside_the_range():
+    distribution = FloatDistribution(1 / 3, 2 / 3)
+    assert (encoding.decode(distribution, 0.0), encoding.decode(distribution, 1.0)) == (1 / 3, 2 / 3)

@@ -78,3 +78,9 @@ class Odd(LocalSgd):
 
     def metrics(self):
         return {"one": np.float32(1.0), "two": torch.tensor(2)}
+
+
+class NothingToValidate(Raising):
+    def load(self, folder: Path | None) -> Data:
+        whole = super().load(folder).train
+        return Data(whole, Samples(whole.inputs[:0], whole.targets[:0]), whole)

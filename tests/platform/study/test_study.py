@@ -101,6 +101,27 @@ def test_errors_say_file_line_key_rule_value_and_choices(tmp_path, content, part
         assert part in message, message
 
 
+@pytest.mark.parametrize(
+    ("entry", "rule"),
+    [
+        ("{low: 0.9, high: 0.1}", "low must be at most high; got 0.9, 0.1"),
+        ("{low: 9, high: 1}", "low must be at most high; got 9, 1"),
+        ("{low: 0.0, high: 0.9, log: true}", "low must be above 0 on a log scale; got 0.0"),
+        ("{low: 0, high: 9, log: true}", "low must be at least 1 on a log scale; got 0"),
+        ("{low: 0.1, high: .inf, log: true}", "low and high must be finite; got 0.1, inf"),
+        ("{low: .nan, high: 1.0}", "low and high must be finite; got nan, 1.0"),
+        ("{low: 0.01, high: 0.95, step: 0.1}", "high must be low plus a multiple of step, such as 0.91, 1.01; got 0.95 "
+         "with step 0.1"),
+        ("{low: 1, high: 8, step: 4}", "high must be low plus a multiple of step, such as 5, 9; got 8 with step 4"),
+        ("{low: 0.1, high: 0.9, step: -0.1}", "step must be above 0 and finite; got -0.1"),
+        ("{low: 0.1, high: 0.9, step: 0.1, log: true}", "a log scale has no step: leave out log or step; got step 0.1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_range_is_one_mistake_with_its_place(tmp_path, entry, rule):
+    message = error(tmp_path, f"name: s\nworkload: digits_mlp\nmethod: ddp\nspace:\n  learning_rate: {entry}\n")
+    assert message == f"{tmp_path / 'study.yaml'}, line 5: space.learning_rate: {rule}"
+
+
 def test_every_mistake_is_reported_at_once(tmp_path):
     assert len(error(tmp_path, MINIMAL | {"trials": 0, "seed": -1, "colour": 1}).splitlines()) == 3
 

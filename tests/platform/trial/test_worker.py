@@ -172,3 +172,16 @@ def test_what_a_trial_changes_is_put_back_and_noted_once_for_all_ranks():
     outcomes = on_threads(2, lambda world: outcomes_of(world, "changes"))
     assert outcomes["changes"].notes == ["the trial changed numpy's handling of errors (over); put back"]
     assert (outcomes["changes"].state, outcomes["none"].notes) == ("complete", [])
+
+
+def test_empty_validation_data_are_told_and_not_called_diverged():
+    def outcome(world):
+        places = arrange(Shape((1,), 1), [HostFacts("host", {0})], ranks_per_node=1)
+        worker = Worker(world, places, spin=False)
+        workload = f"{ranks.SUPPORT / 'raising.py'}:NothingToValidate"
+        return worker.evaluate(
+            Configuration(workload=workload, method="local_sgd", hyperparameters={"batch_size": 2}), Hooks()
+        )
+
+    found = on_threads(1, outcome)
+    assert found.reason.startswith("ValueError: the validation data of NothingToValidate must have at least one sample")
