@@ -169,7 +169,7 @@ def _is_still(path: Path, file: int) -> bool:
 
 
 def _running(holder: dict[str, Any]) -> str:
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+    since = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(holder["since"]))
     return (
         f"this study is running as process {holder['process']} on {holder['hostname']} (since {since}); stop it first, "
         "or wait"
