@@ -39,7 +39,7 @@ def test_studies_are_listed_searched_and_opened(url, page):
     page.reload()  # the address holds it
     until(page, "document.querySelectorAll('#studies-grid .ag-center-cols-container .ag-row').length === 1")
     until(page, "location.search.startsWith('?filter=')")
-    assert names.all_inner_texts() == ["front"]
+    wait_until(lambda: names.all_inner_texts() == ["front"], 20)
     page.click("#studies-grid [col-id='study'] a")
     page.wait_for_url("**/study?name=front")
     page.wait_for_selector("h1 >> text=front")

@@ -210,6 +210,7 @@ def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
     wait_until(lambda: not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host")), 10)
 
 
+@pytest.mark.cpu_limit(40, reason="the ranks start twice")
 def test_ranks_end_with_their_launcher_and_the_study_goes_on(tmp_path):
     check_goes_on_without_its_launcher(tmp_path, signal.SIGKILL)
 

@@ -33,13 +33,13 @@ def read(folder):
     return store, store.study("s")
 
 
-def check_complete(folder, num_trials):
+def check_complete(folder, num_trials, state="complete"):
     """The budget is used up, every line is in the store, and no trial is there twice."""
     store, study = read(folder)
     trials = store.trials(study)
     ended = [t.number for t in trials if t.state in ("complete", "failed")]
     assert sorted(ended) == list(range(num_trials))
-    assert study.state == "complete"
+    assert study.state == state
     lines = journal_lines(folder / "atoll-studies" / "s", "progress")
     assert len(store.progress([t.id for t in trials])) == len(lines)
     return store, study, trials
@@ -123,8 +123,8 @@ def test_stop_and_resume(tmp_path, monkeypatch):
 
 def test_a_trial_that_takes_too_long_is_failed_and_keeps_its_progress(tmp_path):
     write(tmp_path, trials=2, epochs=5000, trial_timeout=1.5, topology={"ranks": 2})
-    search(tmp_path)
-    store, _, trials = check_complete(tmp_path, 2)
+    search(tmp_path, code=1)
+    store, _, trials = check_complete(tmp_path, 2, state="failed")  # all of its trials have failed
     assert {t.state for t in trials} == {"failed"}
     for trial in trials:
         assert trial.reason.startswith("TrialTimeout: the trial was stopped after trial_timeout (1.5 s)")
