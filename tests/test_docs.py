@@ -72,7 +72,7 @@ def test_links_lead_somewhere(path):
 def test_ci_calls_the_readmes_test_command():
     script = (ROOT / ".ci/run").read_text()
     assert 'pip install -q -c constraints.txt -e ".[search,test]"' in script
-    assert "\npython -m pytest -n 2 --dist worksteal\n" in script
+    assert "\npython -m pytest -n 2 --dist worksteal ||" in script
 
 
 def test_no_paths_of_a_machine():
