@@ -75,5 +75,6 @@ def new_page(context):
     page.set_default_timeout(30_000)
     page.failures = []
     page.on("pageerror", lambda error: page.failures.append(str(error)))
-    page.on("response", lambda answer: answer.status >= 500 and page.failures.append(answer.url))
+    # A callback's own mistake is answered as a malformed request is: with 400.
+    page.on("response", lambda a: (a.status >= 500 or a.status == 400) and page.failures.append(f"{a.status} {a.url}"))
     return page
