@@ -47,7 +47,7 @@ class Lock:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            self._acquire_by_link()
+            self._acquire_by_name()
             return
         # A host that knows no locks, or an older atoll, holds it by its name alone.
         if (holder := self._named_holder()) is not None and not holder.get("is_locked"):
@@ -76,17 +76,16 @@ class Lock:
             os.close(file)  # the study was deleted, and the file with it
         raise Locked(_running(self._content()))
 
-    def _acquire_by_link(self) -> None:
+    def _acquire_by_name(self) -> None:
         mine = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")
         mine.write_text(json.dumps(_identity()))
         try:
             with self._takeover():
                 if (holder := self._named_holder()) is not None:
                     raise Locked(_running(holder))
-                self._path.unlink(missing_ok=True)
-                os.link(mine, self._path)
+                mine.replace(self._path)
         finally:
-            mine.unlink()
+            mine.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _takeover(self) -> Iterator[None]:

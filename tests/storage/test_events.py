@@ -170,14 +170,3 @@ def test_no_field_of_a_wrong_type_stops_recording_or_resuming(tmp_path):
     assert past.num_budgeted() <= len(past.trials)
     next(past.tickets(10, []))
     past.visited(2), past.individuals(0, 2, False), past.used_up(5, 5.0, 5.0)
-
-
-@pytest.mark.parametrize("name", events.LEDGER_FIELDS)
-@pytest.mark.parametrize("value", [{}, [1], None])
-def test_an_entry_of_the_ledger_has_known_types(name, value):
-    """A value that a database's driver refuses would stop the recording of its study."""
-    fields = {"event": "trial_ended", "time": 0.0, "number": 0, "attempt": 0, "state": "complete"}
-    assert parse(fields | {"ledger": [ENTRY]}).ledger == [ENTRY]
-    for wrong in (value, "words" if isinstance(ENTRY[name], int | float) else 1.5):
-        with pytest.raises(MalformedLine, match=f"an entry of the ledger has a wrong type in {name}"):
-            parse(fields | {"ledger": [ENTRY | {name: wrong}]})
