@@ -271,10 +271,13 @@ def test_axe_finds_nothing_serious_and_nothing_reaches_over_the_edge(url, chromi
             page.goto(url + path)
             page.wait_for_selector("h1")
             page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(500)
-            found = axe.run(page).response["violations"]
-            serious = [(path, v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
-            assert serious == []
+            for _ in range(5):  # a table that is only half drawn has rows without cells
+                page.wait_for_timeout(500)
+                found = axe.run(page).response["violations"]
+                bad = [(path, v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+                if not bad:
+                    break
+            assert bad == []
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
         assert page.failures == []
 
