@@ -11,7 +11,7 @@ import browser
 import large
 import psutil
 import pytest
-from served import cell, dashboard, drawn, until
+from served import cell, dashboard_command, drawn, until
 
 pytestmark = [*browser.NEEDED, pytest.mark.long, pytest.mark.alone]
 PATIENCE = 4.0  # a factor on the limits in benchmarks/dashboard.py
@@ -31,7 +31,7 @@ def seconds(act):
 
 
 def test_a_large_study_is_shown_in_time(store, chromium):
-    with dashboard(f"sqlite:///{store}") as url, browser.opened(chromium, 1280, 900) as page:
+    with dashboard_command(f"sqlite:///{store}") as url, browser.opened(chromium, 1280, 900) as page:
         (server,) = [p for p in psutil.Process().children() if str(store) in " ".join(p.cmdline())]
         page.goto(url)
         page.wait_for_selector("#studies-grid [col-id='study'] a")
