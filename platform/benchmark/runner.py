@@ -135,7 +135,6 @@ class _Runner:
                 return "complete"
         study = self._benchmark.study(part, self._folder, configurations)
         files = lifecycle.study_folder(study)
-        lifecycle.end_if_done(files, study)
         if running.state(files) == "complete":
             self._say(f"{title}: already complete")
             self._catch_up(files, part)

@@ -94,7 +94,8 @@ def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, An
         )
     if resuming:
         past = _check_unchanged(folder, study, definition)
-        if past.used_up(study.trials, study.seconds, study.busy_seconds):
+        # If only the end is missing, because the launcher died, the ranks have nothing to do and the search ends.
+        if state(folder) == "complete" and past.used_up(study.trials, study.seconds, study.busy_seconds):
             raise LaunchError(
                 f"{study.name} is complete: it has used its budget of {budget(study)}; increase it to continue"
             )
@@ -163,23 +164,14 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
     return past
 
 
-def is_done(plan: Plan) -> bool:
-    """Whether a study lacks nothing but its end, which its launcher did not live to write. Raises LaunchError."""
-    study, folder = plan.study, study_folder(plan.study)
-    if not folder.exists() or state(folder) is not None:
-        return False
-    past = _check_unchanged(folder, study, study.model_dump(mode="json", exclude={"store", "folder"}))
-    if not past.used_up(study.trials, study.seconds, study.busy_seconds):
-        return False
-    orphans.end(folder)
-    return True
-
-
 def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
-    """Write the end of a study whose launcher ended without one, after ending the ranks that it left.
+    """Write the end of a study whose launcher died before it could, after ending the ranks that it left.
 
     Returns:
-        The state, and the number of ranks that were ended; None if the study has ended, or runs.
+        The state, and the number of ranks that were ended; None if the study has ended or is running.
+
+    Raises:
+        LaunchError: if ranks are still alive on other hosts.
     """
     if not folder.exists() or state(folder) is not None:
         return None
@@ -189,6 +181,8 @@ def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
     except Locked:
         return None
     try:
+        if state(folder) is not None:  # somebody else was faster
+            return None
         num_ended = orphans.end(folder)
         ended, _ = end(folder, Study.model_validate(row(folder)["definition"]), None)
     finally:
@@ -274,20 +268,6 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
             state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
         lines.append(StudyEnded(state=state, reason=reason), sync=True)
     return state, reason
-
-
-def end_if_done(folder: StudyFolder, study: Study) -> None:
-    """Write the last line of a study whose budget is used up but whose launcher died before writing it."""
-    if not folder.exists() or state(folder) == "complete":
-        return
-    if resume.read(journal.replay(folder.journals)).used_up(study.trials, study.seconds, study.busy_seconds):
-        lock = Lock(folder.lock)
-        lock.acquire()
-        try:
-            orphans.end(folder)
-            end(folder, study, None)
-        finally:
-            lock.release()
 
 
 def free_name(wanted: str, url: str) -> str:

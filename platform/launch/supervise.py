@@ -85,16 +85,12 @@ def run_study(
     lock = Lock(folder.lock)
     lock.acquire()
     try:
-        is_done = resuming and lifecycle.is_done(plan)
-        if not is_done:
-            lifecycle.prepare(plan, url, resuming=resuming, belongs_to=belongs_to)
+        lifecycle.prepare(plan, url, resuming=resuming, belongs_to=belongs_to)
         row = lifecycle.row(folder)
         thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
         thread.start()
-        failure = None
-        if not is_done:
-            with stop_on_signals(folder) as hurry:
-                failure = (run_ranks or supervise)(Run(study, folder, lock, follow, hurry))
+        with stop_on_signals(folder) as hurry:
+            failure = (run_ranks or supervise)(Run(study, folder, lock, follow, hurry))
         try:
             state, reason = lifecycle.end(folder, study, failure)
         except JournalError as error:

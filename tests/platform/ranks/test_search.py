@@ -168,3 +168,15 @@ def test_a_budget_of_busy_seconds(tmp_path):
     late = Counter(t.worker for t in trials if t.started > used_up)
     assert all(count == 1 for count in late.values())
     assert sum(t.finished - t.started for t in trials) >= 3.0 - 0.01 * len(trials)  # which journal lines may take
+
+
+def test_a_search_without_its_end_is_ended_by_a_resume(tmp_path):
+    write(tmp_path, trials=3)
+    search(tmp_path)
+    file = tmp_path / "atoll-studies" / "s" / "journals" / "launcher.jsonl"
+    *lines, end = file.read_text().splitlines(keepends=True)
+    assert "study_ended" in end
+    file.write_text("".join(lines))
+    search(tmp_path, "--resume")
+    check_complete(tmp_path, 3)
+    assert len(journal_lines(tmp_path / "atoll-studies" / "s", "trial_started")) == 3
