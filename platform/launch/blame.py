@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def suspected_workers(folder: StudyFolder, since: float, log_start: int, silent:
     return workers or None
 
 
-def was_killed(folder: StudyFolder, log_start: int) -> bool:
-    """Whether a rank was killed (SIGKILL), as by the system for want of memory, rather than failed by itself."""
-    return re.search(r"\b[Ss]ignal 9\b|EXIT CODE: 9\b", _log_since(folder, log_start)) is not None
+def was_killed(folder: StudyFolder, log_start: int, exit_code: int) -> bool:
+    """Whether mpiexec or a rank was killed (SIGKILL), such as for want of memory, rather than failed by itself."""
+    log = _log_since(folder, log_start)
+    return exit_code == -signal.SIGKILL or re.search(r"\b[Ss]ignal 9\b|EXIT CODE: 9\b", log) is not None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from atoll.platform.launch.blame import hosts
 from atoll.platform.launch.errors import LaunchError
+from atoll.storage.events import RankPlaced
 from atoll.storage.folder import StudyFolder
 from atoll.storage.process import Process
 
@@ -70,14 +71,13 @@ def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:
             continue
 
 
-def kill_ranks(folder: StudyFolder, since: float) -> None:
-    """Kill the ranks on this host, started after `since`, that have outlived their mpiexec."""
-    for rank in hosts(folder, since):
-        if rank.hostname == socket.gethostname() and is_rank_of(folder, rank.process):
-            try:
-                os.kill(rank.process, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+def kill_ranks(folder: StudyFolder, placed: Iterable[RankPlaced]) -> list[RankPlaced]:
+    """Kill those of the placed ranks that live on this host; returns them."""
+    alive = [rank for rank in placed if rank.hostname == socket.gethostname() and is_rank_of(folder, rank.process)]
+    for rank in alive:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank.process, signal.SIGKILL)
+    return alive
 
 
 def is_rank_of(folder: StudyFolder, process: int) -> bool:
@@ -86,4 +86,4 @@ def is_rank_of(folder: StudyFolder, process: int) -> bool:
         command = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return False
-    return "atoll.platform.ranks.main" in command and str(folder.path.absolute()) in command
+    return "atoll.platform.ranks.main" in command and str(folder.path) in command

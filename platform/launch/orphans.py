@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import socket
 import time
 
 from atoll.platform.launch.errors import LaunchError
-from atoll.platform.launch.mpiexec import is_rank_of
+from atoll.platform.launch.mpiexec import is_rank_of, kill_ranks
 from atoll.platform.ranks.launcher_watch import SILENCE
 from atoll.storage import journal
 from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
@@ -25,24 +22,20 @@ def end(folder: StudyFolder) -> int:
         LaunchError: if ranks on other hosts still show that they are alive. They end by themselves.
     """
     placed = _placed_since_the_last_start(folder)
-    here = [rank for rank in placed if rank.hostname == socket.gethostname() and is_rank_of(folder, rank.process)]
-    for rank in here:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(rank.process, signal.SIGKILL)
+    killed = kill_ranks(folder, placed)
     deadline = time.monotonic() + PATIENCE
-    while (left := [rank.process for rank in here if is_rank_of(folder, rank.process)]) and time.monotonic() < deadline:
+    while (left := [r.process for r in killed if is_rank_of(folder, r.process)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     if left:
         raise LaunchError(f"processes {', '.join(map(str, left))} still search {folder.path} and cannot be killed")
     _check_elsewhere(folder, [rank for rank in placed if rank.hostname != socket.gethostname()])
-    return len(here)
+    return len(killed)
 
 
 def _placed_since_the_last_start(folder: StudyFolder) -> list[RankPlaced]:
     """The placements of the last start, or none if the study has ended since."""
     placed: list[RankPlaced] = []
-    # Of all journals, in the order of their times: a start or an end is in the launcher's, placements in the roots'.
-    for event in sorted(journal.replay(folder.journals), key=lambda event: event.time):
+    for event in journal.replay(folder.journals):
         if isinstance(event, StudyStarted | StudyEnded):
             placed.clear()
         elif isinstance(event, RankPlaced):

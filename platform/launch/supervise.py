@@ -7,17 +7,16 @@ resumes from the journals. A signal or `atoll stop` ends the search cleanly; a s
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
 from atoll.platform.launch import lifecycle, running
-from atoll.platform.launch.blame import explanation, log_size, suspected_workers, was_killed
+from atoll.platform.launch.blame import explanation, hosts, log_size, suspected_workers, was_killed
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import end_job, kill_ranks, start_ranks
 from atoll.platform.launch.signals import STOP_SIGNALS, stop_on_signals
@@ -107,6 +106,21 @@ def supervise(run: Run) -> str | None:
     return _Supervisor(run).run()
 
 
+@dataclass(frozen=True)
+class _JobEnd:
+    """How an MPI job ended.
+
+    Attributes:
+        failure: the reason, if its ranks have not done their part.
+        exit_code: mpiexec's.
+        silent: the ranks that fell silent, or ended before their time.
+    """
+
+    failure: str | None
+    exit_code: int
+    silent: Sequence[int] = ()
+
+
 class _Supervisor:
     """Starts the ranks until they finish, are stopped, or have died too often."""
 
@@ -117,13 +131,13 @@ class _Supervisor:
         self._follow = run.follow
         self._hurry = run.hurry
         self._num_ranks = run.study.topology.shape().world_size
-        self._is_killed = False
 
     def run(self) -> str | None:
         """Return the reason if the search failed; None if it finished or was stopped."""
         for num_restarts in range(self._study.max_restarts + 1):
             started, log_start = time.time(), log_size(self._folder.log)
-            failure, silent = self._run_once()
+            ended = self._run_once()
+            failure = ended.failure
             if failure is None or self._folder.stop_request.exists():
                 return None
             free = shutil.disk_usage(self._folder.path).free
@@ -133,23 +147,23 @@ class _Supervisor:
                 return f"{failure} ({free} bytes are free in {self._folder.path}); {_MAKE_ROOM}"
             failure += explanation(self._folder, log_start)
             has_begun = any(isinstance(e, TrialStarted) and e.time >= started for e in self._events())
-            if not has_begun and not (self._is_killed or was_killed(self._folder, log_start)):  # it would fail again
+            if not has_begun and not was_killed(self._folder, log_start, ended.exit_code):  # it would fail again
                 return failure
-            suspected = suspected_workers(self._folder, started, log_start, silent)
+            suspected = suspected_workers(self._folder, started, log_start, ended.silent)
             with lifecycle.launcher_journal(self._folder) as lines:
                 lifecycle.mark_lost(self._folder, lines, failure, suspected)
                 if num_restarts < self._study.max_restarts:
                     lines.append(Restarted(reason=failure), sync=True)
         return f"{failure}; the ranks were restarted {self._study.max_restarts} times (max_restarts)"
 
-    def _run_once(self) -> tuple[str | None, list[int]]:
-        """Start the ranks once; returns the reason if they died, and the ranks that fell silent."""
+    def _run_once(self) -> _JobEnd:
+        """Start the ranks once, and wait for their end."""
         beats = [self._folder.heartbeat(rank) for rank in range(self._num_ranks)]
         for beat in beats:
             beat.unlink(missing_ok=True)
         started = time.time()
         monitor = HeartbeatMonitor(beats, self._study.heartbeat_timeout)
-        job = start_ranks(self._num_ranks, ["search", str(self._folder.path.absolute())], self._folder.log)
+        job = start_ranks(self._num_ranks, ["search", str(self._folder.path)], self._folder.log)
         silent: list[int] = []
         try:
             while job.poll() is None and not (silent := monitor.silent()):
@@ -163,20 +177,18 @@ class _Supervisor:
                 end_job(job, grace=2.0)
                 if not asked:  # the terminated ranks took the signal for a stop request
                     self._folder.stop_request.unlink(missing_ok=True)
-            kill_ranks(self._folder, started)
-        self._is_killed = job.returncode == -signal.SIGKILL
+            kill_ranks(self._folder, hosts(self._folder, started))
+        code = job.returncode
         if silent:
-            seconds = self._study.heartbeat_timeout
-            return f"rank {', '.join(map(str, silent))} made no progress for {seconds:g} s (heartbeat_timeout)", silent
-        if job.returncode == 0:
+            names, seconds = ", ".join(map(str, silent)), self._study.heartbeat_timeout
+            return _JobEnd(f"rank {names} made no progress for {seconds:g} s (heartbeat_timeout)", code, silent)
+        if code == 0:
             quiet = [rank for rank, beat in enumerate(beats) if beat.exists()]
             names = ", ".join(map(str, quiet))
-            return (f"rank {names} ended during the search with exit code 0", quiet) if quiet else (None, [])
-        if -job.returncode in STOP_SIGNALS:  # the user sent mpiexec a stop signal, to stop the search
+            return _JobEnd(f"rank {names} ended during the search with exit code 0" if quiet else None, code, quiet)
+        if -code in STOP_SIGNALS:  # the user sent mpiexec a stop signal, to stop the search
             running.request_stop(self._folder)
-        if job.returncode == EXIT_JOURNAL:
-            return JOURNALS_FULL, []
-        return f"the MPI job ended with exit code {job.returncode}", []
+        return _JobEnd(JOURNALS_FULL if code == EXIT_JOURNAL else f"the MPI job ended with exit code {code}", code)
 
     def _end_when_stopping_takes_too_long(self, job: subprocess.Popen[bytes]) -> None:
         if not self._folder.stop_request.exists():
