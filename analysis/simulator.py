@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -151,7 +152,7 @@ class Links:
         return finish
 
 
-class Operation:
+class Operation(ABC):
     """A collective, a message, or one way of an exchange with the center.
 
     Attributes:
@@ -163,9 +164,9 @@ class Operation:
         self.finish: float | None = None
         self.waiting: list[Rank] = []
 
+    @abstractmethod
     def join(self, rank: int) -> None:
         """A rank is ready for it; does nothing the second time."""
-        raise NotImplementedError
 
     def complete(self, finish: float) -> None:
         """Resume the ranks that wait for it."""

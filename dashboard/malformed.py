@@ -1,4 +1,4 @@
-"""Answers malformed requests with 400 and a line, not with 500 and a traceback."""
+"""Answers requests that a callback fails on, mostly malformed ones, with 400 and a line instead of 500."""
 
 from __future__ import annotations
 
@@ -32,5 +32,6 @@ def _answer(error: Exception) -> flask.Response:
     is_of_store = isinstance(error, DBAPIError) and not isinstance(error, DataError | InterfaceError | ProgrammingError)
     status = 503 if is_of_store else 400
     log.warning("%s answered with %s: %s (%s, line %s)", flask.request.path, status, said, place.filename, place.lineno)
-    words = "the store cannot be read" if status == 503 else "this request has a value that no page sends"
+    log.debug("the traceback:", exc_info=error)
+    words = "the store cannot be read" if status == 503 else "this request cannot be answered"
     return flask.Response(f"{words}: {said}\n", status, mimetype="text/plain")

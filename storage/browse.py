@@ -6,7 +6,6 @@ No query needs more than one scan of a study's trials, and the frequent ones use
 from __future__ import annotations
 
 import math
-import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from sqlalchemy.sql import ColumnElement
 
 from atoll.storage.models import MigrationRow, ProgressRow, StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
+from atoll.storage.text import storable
 
 Operator = Literal[
     "<", "<=", ">", ">=", "=", "!=", "contains", "not contains", "starts", "ends", "between", "in", "is null"
@@ -36,13 +36,12 @@ MAX_CONDITIONS = 100  # of a selection
 MAX_NUMBER = 2**31 - 1  # drivers fail in different ways on larger ones
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _VALUES = {"in": "a list", "between": "a list of two ends"}
 
 
 def _check_value(value: object) -> None:
     """Raise StoreError for a value that no trial can have, or that a database's driver fails on."""
-    if isinstance(value, str) and len(value) <= MAX_TEXT and "\0" not in value and not _SURROGATE.search(value):
+    if isinstance(value, str) and len(value) <= MAX_TEXT and storable(value) == value:
         return
     if isinstance(value, bool) or value is None or (isinstance(value, int) and abs(value) < 2**63):
         return

@@ -1,9 +1,9 @@
 """One launcher per study: a file that the operating system locks for its holder, and that names the holder.
 
 The system's lock (flock) ends with its holder, however that ends, and no two processes have it: on one host in all of
-its containers, and on network file systems that support it. Where a file system has no locks, the file is made by a
-hard link, which is atomic there, too; its holder is looked up by its process, or counts as dead if it has not refreshed
-the file for a while.
+its containers, and on network file systems that support it. Where a file system has no locks, launchers take turns, and
+the name in the file counts: its holder is looked up by its process, or counts as dead if it has not refreshed the file
+for a while.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Lock:
             self._acquire_by_name()
             return
         # A host that knows no locks, or an older atoll, holds it by its name alone.
-        if (holder := self._named_holder()) is not None and not holder.get("is_locked"):
+        if (holder := self._named_holder()) is not None and not holder.get("has_flock"):
             os.close(file)
             raise Locked(_running(holder))
         os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(_identity() | {"is_locked": True}).encode(), 0)
+        os.pwrite(file, json.dumps(_identity() | {"has_flock": True}).encode(), 0)
         os.fsync(file)
         self._file = file
 
@@ -138,7 +138,7 @@ class Lock:
         finally:
             os.close(file)
         holder = self._named_holder()
-        return None if holder is None or holder.get("is_locked") else holder
+        return None if holder is None or holder.get("has_flock") else holder
 
     def _content(self) -> dict[str, Any]:
         try:
@@ -179,7 +179,7 @@ def _identity() -> dict[str, Any]:
     process = Process.current()
     return {
         "hostname": process.hostname,
-        "process": process.number,
+        "process": process.pid,
         "started": process.started,
         "system": process.system,
         "since": time.time(),

@@ -15,13 +15,13 @@ class Process:
 
     Attributes:
         hostname: its host.
-        number: its process number, as its own container counts.
+        pid: its process number, as its own container counts.
         started: when it started, in the system's format; None if the system does not tell.
         system: the boot of its kernel and its namespace of process numbers; two containers may have one hostname.
     """
 
     hostname: str
-    number: int
+    pid: int
     started: str | None
     system: str
 
@@ -39,35 +39,35 @@ class Process:
         """Whether it is known to have ended. False for processes of other hosts and containers."""
         if not self.is_here:
             return False
-        started = start_of(self.number)
+        started = start_of(self.pid)
         return started is None or started != self.started
 
     def __str__(self) -> str:
         """One word, from which `parse` makes the same process."""
-        return f"{self.number}/{self.started or ''}/{self.system}/{self.hostname}"
+        return f"{self.pid}/{self.started or ''}/{self.system}/{self.hostname}"
 
     @classmethod
     def parse(cls, word: str) -> Process:
         """The process that `str` wrote; raises ValueError for anything else."""
-        number, started, system_, hostname = word.split("/", 3)
-        return cls(hostname, int(number), started or None, system_)
+        pid, started, system_, hostname = word.split("/", 3)
+        return cls(hostname, int(pid), started or None, system_)
 
 
-def start_of(number: int) -> str | None:
+def start_of(pid: int) -> str | None:
     """The start time of a process on this host, in the system's format; None if there is no such process."""
     try:
         # The fields of proc(5) after the command, which may contain spaces: the state, ..., and field 22.
-        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return _without_proc(number)
+        return _without_proc(pid)
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _without_proc(number: int) -> str | None:
+def _without_proc(pid: int) -> str | None:
     if Path("/proc/self").exists():
         return None
     try:
-        os.kill(number, 0)
+        os.kill(pid, 0)
     except OSError:
         return None
     return "alive"

@@ -539,14 +539,14 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
     config = Config()
     config.set_main_option("script_location", "atoll.storage:migrations")
-    with _alone(engine) as connection:
+    with _exclusively(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
 
 def _create(engine: Engine) -> None:
     """Create the tables of a new store: what the migrations lead to, without Alembic, which is slow to import."""
-    with _alone(engine) as connection:
+    with _exclusively(engine) as connection:
         if _schema_version(connection) is not None:  # another process has created them in the meantime
             return
         Base.metadata.create_all(connection, checkfirst=False)
@@ -555,7 +555,7 @@ def _create(engine: Engine) -> None:
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
+def _exclusively(engine: Engine) -> Iterator[Connection]:
     """A transaction that locks the store, because several processes may open a new or an old one at once.
 
     Threads are locked as well: Alembic has one state per process.

@@ -98,10 +98,11 @@ def read(text: str, source: str = "the text") -> Any:
 def parsed(text: str, source: str) -> tuple[Any, yaml.Node | None]:
     """The content of a YAML or JSON text, and its nodes for the lines of errors. Raises FileError."""
     try:
-        node = yaml.compose(text, Loader=Loader)
+        loader = Loader(text)
+        node = loader.get_single_node()
         if mistakes := list(_given_twice(node, (), set())):
             raise FileError("\n".join(f"{source}, {mistake}" for mistake in mistakes))
-        return yaml.load(text, Loader=Loader), node
+        return None if node is None else loader.construct_document(node), node
     except yaml.YAMLError as error:
         raise FileError(f"{source}: not valid YAML: {error}") from None
     except RecursionError:

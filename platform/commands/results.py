@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atoll.platform.commands.shared import JsonOption, Name, StoreOption, app, open_store, print_json, print_table
+from atoll.platform.commands.shared import (
+    JsonOption,
+    Name,
+    StoreOption,
+    app,
+    open_store,
+    print_json,
+    print_table,
+    told_interrupted,
+)
 
 if TYPE_CHECKING:
     from atoll.storage.models import StudyRow
@@ -255,8 +264,7 @@ def record(
 
     interrupted = None if follow else lifecycle.end_interrupted(StudyFolder(folder))
     if interrupted is not None:
-        state, num_ended = interrupted
-        print(f"its launcher had ended without a word; ended {num_ended} ranks: it is {state} now", file=sys.stderr)
+        print(told_interrupted(folder.name, *interrupted), file=sys.stderr)
     num_lines = lifecycle.record(StudyFolder(folder), lifecycle.store_url(store), follow=follow)
     if as_json:
         print_json({"folder": str(folder), "lines": num_lines})

@@ -19,6 +19,7 @@ from atoll.platform.commands.shared import (
     open_store,
     print_json,
     print_table,
+    told_interrupted,
 )
 from atoll.platform.exit_codes import FAILURE
 
@@ -231,11 +232,10 @@ def stop(
     if running.holder(folder) is None:
         if (interrupted := lifecycle.end_interrupted(folder)) is None:
             raise errors.LaunchError(f"{study} is not running: no live process holds {folder.lock}")
-        state, num_ended = interrupted
         if as_json:
-            print_json({"study": study, "state": state, "ended_ranks": num_ended})
+            print_json({"study": study, "state": interrupted[0], "ended_ranks": interrupted[1]})
         else:
-            print(f"the launcher of {study} had ended without a word; ended its {num_ended} ranks: it is {state} now")
+            print(told_interrupted(study, *interrupted))
         return
     running.request_stop(folder)
     if as_json:

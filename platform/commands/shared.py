@@ -84,6 +84,12 @@ def open_store(url: str | None, *, writes: bool = False) -> Store:
     return Store(store_url(url), create=False, read_only=not writes)
 
 
+def told_interrupted(study: str, state: str, num_ended: int) -> str:
+    """A sentence on a study whose launcher died; see `lifecycle.end_interrupted`."""
+    left = f" and left {num_ended} running ranks, which were ended" if num_ended else ""
+    return f"the launcher of {study} died{left}; the study is now {state}"
+
+
 def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     """The options that were set."""
     return {key: value for key, value in flags.items() if value is not None}

@@ -3,7 +3,7 @@
 python -I -S tether.py PARENT COMMAND ...
 
 PARENT is the number of the process that runs this. It is a program of its own because a launcher has threads, which
-must not run Python code between fork and exec. It imports nothing of atoll, and takes 20 ms.
+must not run Python code between fork and exec. It imports nothing of atoll, so that it starts at once.
 """
 
 from __future__ import annotations

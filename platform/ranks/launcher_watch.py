@@ -52,7 +52,7 @@ def end_with(launcher: Process, lock: Path | None) -> threading.Thread:
     def follow() -> None:
         while not watch.is_over():
             time.sleep(INTERVAL)
-        print(f"the launcher (process {launcher.number} on {launcher.hostname}) has ended", file=sys.stderr, flush=True)
+        print(f"the launcher (process {launcher.pid} on {launcher.hostname}) has ended", file=sys.stderr, flush=True)
         os._exit(EXIT_ORPHANED)
 
     thread = threading.Thread(target=follow, name="launcher watch", daemon=True)

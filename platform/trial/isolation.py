@@ -16,6 +16,11 @@ from atoll.platform.trial.process_state import ITEMS, Item, StandardFiles, chang
 from atoll.storage.events import CHANGED
 
 
+def owns_process() -> bool:
+    """Whether this rank is a process; a rank that is a thread shares its process with other ranks' trials."""
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def isolated(notes: list[str]) -> Iterator[None]:
     """Put back, at the end, what the body has changed in this process.
@@ -23,7 +28,7 @@ def isolated(notes: list[str]) -> Iterator[None]:
     Args:
         notes: receives a sentence for each change that was found.
     """
-    is_alone = threading.current_thread() is threading.main_thread()
+    is_alone = owns_process()
     items = [item for item in ITEMS if is_alone or item.of_thread]
     before = [item.read() for item in items]
     files = StandardFiles() if is_alone else None

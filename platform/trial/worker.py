@@ -7,7 +7,6 @@ ones, so that the trial's communicators can be freed. The next trial gets new on
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from atoll.methods.method import Method
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import Place
 from atoll.platform.trial.failure import reason_of, traceback_of
-from atoll.platform.trial.isolation import isolated
+from atoll.platform.trial.isolation import isolated, owns_process
 from atoll.platform.trial.outcome import Outcome, Report, kind_of, outcome_of
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.trial import Trial
@@ -137,7 +136,7 @@ class Worker:
         trace = Trace() if self._world.records_steps(self._devices) else None
         ledger = Ledger(trace)
         report = Report(self._control.rank, self.place.hostname)
-        if threading.current_thread() is threading.main_thread():  # else it is also other ranks' process
+        if owns_process():
             reset_peak_memory()
         communicator, family = self._world.open(
             self._nodes, self._devices, ledger=ledger, poll=self._poll, spin=self._spin

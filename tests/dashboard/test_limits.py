@@ -166,7 +166,7 @@ def test_malformed_requests_are_answered_with_400_and_a_line(client, caplog):
     assert [answer.status_code for answer in answers] == [400] * len(answers)
     for answer in answers[:3]:
         text = answer.get_data(as_text=True)
-        assert text.startswith("this request has a value that no page sends: ")
+        assert text.startswith("this request cannot be answered: ")
         assert text.count("\n") == 1
     assert "Traceback" not in caplog.text
     large = client.post("/_dash-update-component", data=b"x" * (16 * 2**20 + 1), content_type="application/json")

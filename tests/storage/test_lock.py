@@ -31,10 +31,10 @@ def without_locks(monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
-@pytest.fixture(params=["flock", "link"])
+@pytest.fixture(params=["flock", "name"])
 def lock(request, tmp_path):
     """A lock that nobody holds."""
-    if request.param == "link":
+    if request.param == "name":
         request.getfixturevalue("without_locks")
     return Lock(tmp_path / "lock")
 

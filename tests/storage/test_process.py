@@ -14,7 +14,7 @@ def test_this_process_is_here_and_has_not_ended():
     mine = Process.current()
     assert mine.is_here
     assert not mine.has_ended()
-    assert mine.number == os.getpid()
+    assert mine.pid == os.getpid()
 
 
 def test_its_word_is_one_argument_and_names_it():
@@ -29,7 +29,7 @@ def test_its_word_is_one_argument_and_names_it():
 @pytest.mark.parametrize("is_reaped", [False, True])
 def test_a_process_that_has_ended(is_reaped):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        ended = replace(Process.current(), number=child.pid, started=start_of(child.pid))
+        ended = replace(Process.current(), pid=child.pid, started=start_of(child.pid))
         assert not ended.has_ended()
         child.kill()
         if is_reaped:
