@@ -26,7 +26,8 @@ _FORKS.set_forkserver_preload(["atoll.dashboard.app", *(page.module for page in 
 
 
 def _serve(store: str, options: dict, port: int, started: Connection) -> None:
-    app = create_app(Store(store), **options)
+    # As `atoll dashboard` opens it.
+    app = create_app(Store(store, create=False, read_only=not options.get("allow_edit")), **options)
     server = make_server("127.0.0.1", port, app.server, threaded=True)
     started.send(f"http://127.0.0.1:{server.port}")
     server.serve_forever()
