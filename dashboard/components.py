@@ -108,7 +108,8 @@ def grid(name: str, columns: Sequence[dict[str, Any]], height: str | None = "600
         id=name,
         columnDefs=list(columns),
         getRowId="params.data.key",
-        defaultColDef={"sortable": True, "filter": True, "resizable": True, "minWidth": 90},
+        # Without the guess at a column's type from its first rows, which drops the filters set before they arrive.
+        defaultColDef={"sortable": True, "filter": True, "resizable": True, "minWidth": 90, "cellDataType": False},
         dashGridOptions={
             "animateRows": False,
             "suppressFieldDotNotation": True,

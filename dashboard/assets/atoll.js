@@ -171,19 +171,6 @@ window.dash_clientside.atoll = {
     return { namespace: "dash_core_components", type: "Graph", props: { id, config, figure } };
   },
 
-  // Sets the address's filters once a table has its rows; filters set earlier are lost when the rows arrive.
-  filter: function (rows, filters, id) {
-    if (!rows || !rows.length || !Object.keys(filters).length) return window.dash_clientside.no_update;
-    dash_ag_grid.getApiAsync(id).then((api) => {
-      const set = () => api.setFilterModel(filters);
-      set();
-      // The table may get its rows only now, if the browser had its programs already.
-      api.addEventListener("rowDataUpdated", set);
-      setTimeout(() => api.removeEventListener("rowDataUpdated", set), 1000);
-    });
-    return {};
-  },
-
   // Loads plotly.js as soon as the table has its rows.
   hurry: function () {
     atollTables().then(atollPlotly);

@@ -84,13 +84,6 @@ def register(app: dash.Dash, context: Context) -> None:
         State("studies-grid", "dashGridOptions"),
     )
     components.keep_address(app, "studies", ADDRESS)
-    app.clientside_callback(
-        dash.ClientsideFunction("atoll", "filter"),
-        Output("studies-filter", "data"),
-        Input("studies-grid", "rowData"),
-        State("studies-filter", "data"),
-        State("studies-grid", "id"),
-    )
 
 
 def layout(search: str = "", archived: bool = False, filters: dict[str, Any] | None = None) -> dmc.Stack:
@@ -118,6 +111,7 @@ def layout(search: str = "", archived: bool = False, filters: dict[str, Any] | N
                 COLUMNS,
                 None,
                 rowData=[],
+                filterModel=kept,
                 dashGridOptions={"domLayout": "autoHeight", "pagination": True, "paginationPageSize": 20},
             ),
             dmc.Title("Benchmarks", order=2, size="h4"),
@@ -126,7 +120,6 @@ def layout(search: str = "", archived: bool = False, filters: dict[str, Any] | N
             ),
             dcc.Store(id="studies-seen"),
             *components.address_stores("studies", ADDRESS),
-            dcc.Store(id="studies-filter", data=kept),
             components.interval("studies-interval"),
         ]
     )
