@@ -19,11 +19,13 @@ TrialKey = tuple[int, int]
 # What a ledger tells apart, and its figures.
 LEDGER_FIELDS = ("operation", "scope", "payload_bytes", "overlapped", "count", "wire_bytes", "seconds_waited")
 
+OF_THE_WRITER = ("time", "elapsed")
+
 # The beginning of a trial's note on what it has changed in its process.
 CHANGED = "the trial changed"
 
-# Version 1 had no `journal` line. Its other lines are read as those of version 2.
-VERSION = 2
+# Version 1 had no `journal` line; version 2 no launches, checksums and elapsed seconds. All three are read alike.
+VERSION = 3
 
 
 class MalformedLine(ValueError):
@@ -40,24 +42,34 @@ class Event(BaseModel):
 
     Attributes:
         time: the time of writing, in seconds since the epoch; set by the writer.
+        elapsed: seconds since the writer opened its file, by a clock that nobody sets; set by the writer.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
 
     name: ClassVar[str]
     time: float = 0.0
+    elapsed: float | None = None
 
     def to_line(self) -> Line:
-        """The fields on disk, without the event's name and time."""
-        fields = type(self).model_fields.items()
-        return {field.serialization_alias or name: getattr(self, name) for name, field in fields if name != "time"}
+        """The fields on disk, without the event's name and those that the writer sets."""
+        fields = ((name, field) for name, field in type(self).model_fields.items() if name not in OF_THE_WRITER)
+        return {field.serialization_alias or name: getattr(self, name) for name, field in fields}
 
 
 class JournalOpened(Event):
-    """The first line of a journal: the version of its format."""
+    """The first line of a journal.
+
+    Attributes:
+        version: the version of its format.
+        launch: the launch of the study that it belongs to.
+        ends: in the launcher's journal, the sizes at which it closes the journals of earlier launches, by file name.
+    """
 
     name: ClassVar[str] = "journal"
     version: int
+    launch: int = 1
+    ends: Mapping[str, int] = {}
 
 
 class StudyStarted(Event):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from atoll.storage import launches
+
 DEFAULT_PARENT = Path("atoll-studies")
 
 
@@ -32,13 +34,13 @@ class StudyFolder:
         """The folder of the journals."""
         return self.path / "journals"
 
-    def journal(self, writer: str) -> Path:
-        """The journal of one writer: `launcher`, or a worker's root."""
-        return self.journals / f"{writer}.jsonl"
+    def launcher_journal(self, launch: int = 1) -> Path:
+        """The launcher's journal of a launch."""
+        return self.journals / launches.file_name(launches.LAUNCHER, launch)
 
-    def root_journal(self, world_rank: int) -> Path:
-        """The journal of the worker whose root is `world_rank`."""
-        return self.journal(f"root-{world_rank:05d}")
+    def root_journal(self, world_rank: int, launch: int = 1) -> Path:
+        """The journal, in a launch, of the worker whose root is `world_rank`."""
+        return self.journals / launches.file_name(f"root-{world_rank:05d}", launch)
 
     @property
     def heartbeats(self) -> Path:

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,8 +19,6 @@ from atoll.storage.store import Overtaken, Rejected, Store
 from atoll.storage.text import storable
 
 log = logging.getLogger("atoll.recorder")
-
-LAUNCHER = "launcher.jsonl"
 
 
 class Recorder:
@@ -44,7 +42,8 @@ class Recorder:
         """Record all complete lines; returns their number. Raises DBAPIError or StoreError."""
         store = self._connect()
         num_lines = 0
-        while chunks := self._next_chunks():
+        self._rebuild_what_has_lost_lines(store)
+        while chunks := self._tail.read():
             self._set_aside(store.record(self._study_id, chunks))
             self._tail.advance(chunks)
             _tell_malformed(chunks)
@@ -65,12 +64,26 @@ class Recorder:
             with self._folder.quarantine.open("a") as file:
                 file.writelines(json.dumps(asdict(line)) + "\n" for line in rejected)
 
-    def _next_chunks(self) -> dict[str, Chunk]:
-        chunks = self._tail.read()
-        # The launcher's lines end trials and the study, so they must follow all earlier lines of the ranks.
-        if len(chunks) > 1:
-            chunks.pop(LAUNCHER, None)
-        return chunks
+    def _rebuild_what_has_lost_lines(self, store: Store) -> None:
+        """Record the study anew if the database has lines that the journals no longer hold, or that never counted.
+
+        A resumed search has trained those trials again, or will.
+        """
+        if not (lost := self._tail.lost()):
+            return
+        log.warning(
+            "%s no longer hold%s lines that were recorded, as after a crash of their host, or ranks wrote them after a "
+            "later launch had begun: the study is recorded anew from the journals",
+            ", ".join(lost),
+            "s" if len(lost) == 1 else "",
+        )
+        self._tail = JournalTail(self._folder.journals)
+        self._set_aside(store.rebuild(self._study_id, self._all_chunks()))
+
+    def _all_chunks(self) -> Iterator[dict[str, Chunk]]:
+        while chunks := self._tail.read():
+            yield chunks
+            self._tail.advance(chunks)
 
     def reset(self) -> None:
         """Drop the connection; the next try continues from the offsets in the database."""

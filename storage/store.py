@@ -449,33 +449,70 @@ class Store:
         """
         try:
             with self._session.begin() as session:
-                for file, chunk in chunks.items():
-                    _move_offset(session, study_id, file, chunk)
-                lines = [event for chunk in chunks.values() for event in chunk.events]
-                self._add(session, study_id, lines)
+                self._record(session, study_id, chunks)
         except REFUSALS as error:
             if not _is_refusal(error):
                 raise
-            return self._record_one_by_one(study_id, chunks)
+            with self._session.begin() as session:
+                return self._record_one_by_one(session, study_id, chunks)
         return []
 
-    def _record_one_by_one(self, study_id: int, chunks: Mapping[str, Chunk]) -> list[Rejected]:
-        rejected = []
+    def rebuild(self, study_id: int, all_chunks: Iterable[Mapping[str, Chunk]]) -> list[Rejected]:
+        """Record a study anew from the beginning of its journals, in one transaction; readers' notes are kept.
+
+        Predictions are deleted with their trials.
+
+        Args:
+            study_id: the study.
+            all_chunks: the journals' lines, in the order of recording.
+
+        Returns:
+            The lines that the database rejects.
+        """
+        rejected: list[Rejected] = []
+        of_study = TrialRow.study_id == study_id
         with self._session.begin() as session:
-            for file, chunk in chunks.items():
-                row = _move_offset(session, study_id, file, chunk)
-                for event in chunk.events:
-                    try:
-                        with session.begin_nested():
-                            self._add(session, study_id, [event])
-                    except REFUSALS as error:
-                        if not _is_refusal(error):
-                            raise
-                        row.num_quarantined += 1
-                        reason = str(getattr(error, "orig", error))
-                        rejected.append(Rejected(file, as_line(event), reason))
-                        if isinstance(event, TrialEnded):
-                            self._add_end(session, study_id, event, reason)
+            noted = sa.select(TrialRow.number, TrialRow.attempt, TrialRow.note).where(
+                of_study, TrialRow.note.is_not(None)
+            )
+            notes = list(session.execute(noted))
+            for model in (TrialRow, MigrationRow, HostRow, JournalOffset):
+                session.execute(sa.delete(model).where(model.study_id == study_id))
+            session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(num_refused=0))
+            for chunks in all_chunks:
+                try:
+                    with session.begin_nested():
+                        self._record(session, study_id, chunks)
+                except REFUSALS as error:
+                    if not _is_refusal(error):
+                        raise
+                    rejected += self._record_one_by_one(session, study_id, chunks)
+            for number, attempt, note in notes:
+                is_trial = (of_study, TrialRow.number == number, TrialRow.attempt == attempt)
+                session.execute(sa.update(TrialRow).where(*is_trial).values(note=note))
+        return rejected
+
+    def _record(self, session: Session, study_id: int, chunks: Mapping[str, Chunk]) -> None:
+        for file, chunk in chunks.items():
+            _move_offset(session, study_id, file, chunk)
+        self._add(session, study_id, [event for chunk in chunks.values() for event in chunk.events])
+
+    def _record_one_by_one(self, session: Session, study_id: int, chunks: Mapping[str, Chunk]) -> list[Rejected]:
+        rejected = []
+        for file, chunk in chunks.items():
+            row = _move_offset(session, study_id, file, chunk)
+            for event in chunk.events:
+                try:
+                    with session.begin_nested():
+                        self._add(session, study_id, [event])
+                except REFUSALS as error:
+                    if not _is_refusal(error):
+                        raise
+                    row.num_quarantined += 1
+                    reason = str(getattr(error, "orig", error))
+                    rejected.append(Rejected(file, as_line(event), reason))
+                    if isinstance(event, TrialEnded):
+                        self._add_end(session, study_id, event, reason)
         return rejected
 
     def _add_end(self, session: Session, study_id: int, event: TrialEnded, reason: str) -> None:

@@ -12,10 +12,9 @@ from atoll.storage.events import RankPlaced
 from atoll.storage.folder import StudyFolder
 
 
-def hosts(folder: StudyFolder, since: float) -> list[RankPlaced]:
-    """The host lines that ranks have written since a time: the placement of each rank."""
-    events = journal.replay(folder.journals)
-    return [event for event in events if isinstance(event, RankPlaced) and event.time >= since]
+def hosts(folder: StudyFolder, launch: int) -> list[RankPlaced]:
+    """The placement of each rank of a launch."""
+    return [event for event in journal.replay(folder.journals, since=launch) if isinstance(event, RankPlaced)]
 
 
 def log_size(path: Path) -> int:
@@ -36,11 +35,11 @@ def explanation(folder: StudyFolder, log_start: int) -> str:
     return f": {errors[-1]} (see {folder.log})" if errors else f" (see {folder.log})"
 
 
-def suspected_workers(folder: StudyFolder, since: float, log_start: int, silent: Sequence[int]) -> set[int] | None:
+def suspected_workers(folder: StudyFolder, launch: int, log_start: int, silent: Sequence[int]) -> set[int] | None:
     """The workers whose ranks died first, by mpiexec's log or heartbeats; None if unknown."""
     # Hydra names the process whose death made it terminate the others.
     named = {int(process) for process in re.findall(r"PID (\d+) RUNNING AT", _log_since(folder, log_start))}
-    ranks = hosts(folder, since)
+    ranks = hosts(folder, launch)
     workers = {rank.worker for rank in ranks if rank.process in named or rank.world_rank in silent}
     return workers or None
 

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 
 from atoll.communication.thread_world import ThreadWorld, run_in_threads
+from atoll.platform.launch.running import StopClock
 from atoll.platform.launch.supervise import Run
 from atoll.platform.ranks import search
 from atoll.storage.events import TrialEnded
@@ -34,7 +35,7 @@ def run_in_process(run: Run) -> str | None:
     """
 
     def rank(world: ThreadWorld) -> None:
-        search.run(run.folder, world, world.check)
+        search.run(run.folder, run.launch, world, world.check)
 
     try:
         with contextlib.chdir("."):  # a rank may change the working directory, which the launcher needs again
@@ -48,7 +49,7 @@ def run_in_process(run: Run) -> str | None:
 
 
 def _watching(run: Run) -> Callable[[], None]:
-    tail, followed = JournalTail(run.folder.journals), 0.0
+    tail, followed, stopping = JournalTail(run.folder.journals), 0.0, StopClock(run.folder)
     while chunks := tail.read():  # what failed before a resume has been told
         tail.advance(chunks)
 
@@ -61,7 +62,7 @@ def _watching(run: Run) -> Callable[[], None]:
         followed = now
         run.follow(run.folder)
         run.lock.refresh()
-        if _stops_for_too_long(run):
+        if (stopping.seconds() or 0.0) > run.study.stop_grace:
             raise HurriedEnd
         chunks = tail.read()
         tail.advance(chunks)
@@ -70,11 +71,3 @@ def _watching(run: Run) -> Callable[[], None]:
                 print(f"trial {event.number} failed:\n{event.traceback}", file=sys.stderr, flush=True)
 
     return watch
-
-
-def _stops_for_too_long(run: Run) -> bool:
-    try:
-        asked = run.folder.stop_request.stat().st_mtime
-    except FileNotFoundError:
-        return False
-    return time.time() - asked > run.study.stop_grace

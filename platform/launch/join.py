@@ -17,6 +17,7 @@ from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import without_rank_variables
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
+from atoll.storage import launches
 from atoll.storage.folder import StudyFolder
 from atoll.storage.lock import Lock
 
@@ -61,7 +62,7 @@ def join(plan: Plan, url: str, *, resuming: bool) -> Ending | int:
     also: Callable[[], None] = lock.refresh if world.rank == 0 else lambda: None
     try:
         search.stop_on_signals(folder)
-        search.run(folder, MpiWorld(world), also)
+        search.run(folder, world.bcast(launches.newest(folder.journals)), MpiWorld(world), also)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

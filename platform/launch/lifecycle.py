@@ -11,8 +11,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +123,7 @@ def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, An
     folder.create()
     write_whole(folder.definition, json.dumps(row | {"warm_start": warm_start}, indent=2))
     folder.stop_request.unlink(missing_ok=True)
-    with launcher_journal(folder) as lines:
+    with journal.next_launch(folder.journals) as lines:
         lines.append(StudyStarted(definition=definition, num_trials=study.trials), sync=True)
         mark_lost(folder, lines, "its process ended before the trial did", suspected=None)
     return folder
@@ -214,23 +213,13 @@ def write_whole(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-@contextmanager
-def launcher_journal(folder: StudyFolder) -> Iterator[JournalWriter]:
-    """The launcher's own journal."""
-    lines = JournalWriter(folder.journal("launcher"))
-    try:
-        yield lines
-    finally:
-        lines.close()
-
-
 def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected: Collection[int] | None) -> None:
     """End the running trials whose process is gone: they are lost, and will be requeued.
 
     A configuration whose worker dies twice has failed, and is not retried.
 
     Args:
-        folder, lines: the study's files, and the launcher's journal.
+        folder, lines: the study's files, and the launcher's journal of a new launch.
         reason: the reason for the loss.
         suspected: the workers that died first, which terminated the others; None if unknown.
     """
@@ -254,7 +243,7 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected:
 
 def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, str | None]:
     """Write the study's last line: its state and the reason."""
-    with launcher_journal(folder) as lines:
+    with journal.next_launch(folder.journals) as lines:
         mark_lost(folder, lines, failure or "the search was stopped", suspected=() if failure is None else None)
         past = resume.read(journal.replay(folder.journals))
         reason: str | None = failure

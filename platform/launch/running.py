@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from atoll.platform.launch.errors import LaunchError
-from atoll.storage import journal
-from atoll.storage.events import StudyEnded, StudyStarted
+from atoll.storage import journal, launches
+from atoll.storage.events import Restarted, StudyEnded, StudyStarted
 from atoll.storage.folder import BenchmarkFolder, StudyFolder
 from atoll.storage.lock import Lock
 
@@ -45,9 +46,33 @@ def request_stop(folder: StudyFolder) -> None:
     folder.stop_request.touch()
 
 
+class StopClock:
+    """Measures how long a search has been stopping, by a clock that nobody sets.
+
+    Args:
+        folder: the study's files.
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._folder = folder
+        self._seen: float | None = None
+
+    def seconds(self) -> float | None:
+        """Seconds since this was first called with a stop request; None if there is none."""
+        if not self._folder.stop_request.exists():
+            self._seen = None
+            return None
+        if self._seen is None:
+            self._seen = time.monotonic()
+        return time.monotonic() - self._seen
+
+
 def state(folder: StudyFolder) -> str | None:
-    """The state in which the study ended, from its journal; None if it has not ended."""
-    lines = folder.journal("launcher")
-    events = journal.read_chunk(lines).events if lines.exists() else []
-    last = [event for event in events if isinstance(event, StudyStarted | StudyEnded)]
-    return last[-1].state if last and isinstance(last[-1], StudyEnded) else None
+    """The state in which the study ended, from its launchers' journals; None if it has not ended."""
+    launchers = (file for file in reversed(launches.files(folder.journals)) if file.is_launchers)
+    for file in launchers:
+        events = journal.read_chunk(file.path).events
+        last = [event for event in events if isinstance(event, StudyStarted | Restarted | StudyEnded)]
+        if last:
+            return last[-1].state if isinstance(last[-1], StudyEnded) else None
+    return None

@@ -23,7 +23,7 @@ from atoll.platform.launch.signals import STOP_SIGNALS, stop_on_signals
 from atoll.platform.ranks.heartbeat import HeartbeatMonitor
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
-from atoll.storage import journal
+from atoll.storage import journal, launches
 from atoll.storage.events import Event, Restarted, TrialStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalError
@@ -43,6 +43,7 @@ class Run:
 
     Attributes:
         study, folder: the study and its files.
+        launch: the number of this launch.
         lock: the launcher's lock, to be refreshed.
         follow: called repeatedly.
         hurry: set when the ranks must end immediately.
@@ -50,6 +51,7 @@ class Run:
 
     study: Study
     folder: StudyFolder
+    launch: int
     lock: Lock
     follow: Callable[[StudyFolder], None]
     hurry: threading.Event
@@ -89,7 +91,8 @@ def run_study(
         thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
         thread.start()
         with stop_on_signals(folder) as hurry:
-            failure = (run_ranks or supervise)(Run(study, folder, lock, follow, hurry))
+            run = Run(study, folder, launches.newest(folder.journals), lock, follow, hurry)
+            failure = (run_ranks or supervise)(run)
         try:
             state, reason = lifecycle.end(folder, study, failure)
         except JournalError as error:
@@ -130,12 +133,14 @@ class _Supervisor:
         self._lock = run.lock
         self._follow = run.follow
         self._hurry = run.hurry
+        self._launch = run.launch
+        self._stopping = running.StopClock(run.folder)
         self._num_ranks = run.study.topology.shape().world_size
 
     def run(self) -> str | None:
         """Return the reason if the search failed; None if it finished or was stopped."""
         for num_restarts in range(self._study.max_restarts + 1):
-            started, log_start = time.time(), log_size(self._folder.log)
+            log_start = log_size(self._folder.log)
             ended = self._run_once()
             failure = ended.failure
             if failure is None or self._folder.stop_request.exists():
@@ -146,11 +151,12 @@ class _Supervisor:
                 failure = JOURNALS_FULL
                 return f"{failure} ({free} bytes are free in {self._folder.path}); {_MAKE_ROOM}"
             failure += explanation(self._folder, log_start)
-            has_begun = any(isinstance(e, TrialStarted) and e.time >= started for e in self._events())
+            has_begun = any(isinstance(event, TrialStarted) for event in self._events_of_this_launch())
             if not has_begun and not was_killed(self._folder, log_start, ended.exit_code):  # it would fail again
                 return failure
-            suspected = suspected_workers(self._folder, started, log_start, ended.silent)
-            with lifecycle.launcher_journal(self._folder) as lines:
+            suspected = suspected_workers(self._folder, self._launch, log_start, ended.silent)
+            with journal.next_launch(self._folder.journals) as lines:
+                self._launch = lines.launch
                 lifecycle.mark_lost(self._folder, lines, failure, suspected)
                 if num_restarts < self._study.max_restarts:
                     lines.append(Restarted(reason=failure), sync=True)
@@ -161,9 +167,8 @@ class _Supervisor:
         beats = [self._folder.heartbeat(rank) for rank in range(self._num_ranks)]
         for beat in beats:
             beat.unlink(missing_ok=True)
-        started = time.time()
         monitor = HeartbeatMonitor(beats, self._study.heartbeat_timeout)
-        job = start_ranks(self._num_ranks, ["search", str(self._folder.path)], self._folder.log)
+        job = start_ranks(self._num_ranks, ["search", str(self._folder.path), str(self._launch)], self._folder.log)
         silent: list[int] = []
         try:
             while job.poll() is None and not (silent := monitor.silent()):
@@ -177,7 +182,7 @@ class _Supervisor:
                 end_job(job, grace=2.0)
                 if not asked:  # the terminated ranks took the signal for a stop request
                     self._folder.stop_request.unlink(missing_ok=True)
-            kill_ranks(self._folder, hosts(self._folder, started))
+            kill_ranks(self._folder, hosts(self._folder, self._launch))
         code = job.returncode
         if silent:
             names, seconds = ", ".join(map(str, silent)), self._study.heartbeat_timeout
@@ -191,11 +196,9 @@ class _Supervisor:
         return _JobEnd(JOURNALS_FULL if code == EXIT_JOURNAL else f"the MPI job ended with exit code {code}", code)
 
     def _end_when_stopping_takes_too_long(self, job: subprocess.Popen[bytes]) -> None:
-        if not self._folder.stop_request.exists():
-            return
-        asked = self._folder.stop_request.stat().st_mtime
-        if self._hurry.is_set() or time.time() - asked > self._study.stop_grace:
+        seconds = self._stopping.seconds()
+        if seconds is not None and (self._hurry.is_set() or seconds > self._study.stop_grace):
             end_job(job, grace=2.0)
 
-    def _events(self) -> list[Event]:
-        return journal.replay(self._folder.journals)
+    def _events_of_this_launch(self) -> list[Event]:
+        return journal.replay(self._folder.journals, since=self._launch)

@@ -1,6 +1,6 @@
 """The program that `mpiexec` starts: one rank of a search, of a training, or of the MPI check.
 
-python -m atoll.platform.ranks.main --launcher=PROCESS search FOLDER
+python -m atoll.platform.ranks.main --launcher=PROCESS search FOLDER LAUNCH
 python -m atoll.platform.ranks.main --launcher=PROCESS train CONFIGURATION.json RESULT.jsonl
 python -m atoll.platform.ranks.main --launcher=PROCESS doctor RESULT.json
 """
@@ -57,7 +57,7 @@ def _dispatch(arguments: list[str], comm: MPI.Comm) -> None:
 
         folder = StudyFolder(files[0])
         search.stop_on_signals(folder)
-        search.run(folder, MpiWorld(comm))
+        search.run(folder, int(files[1]), MpiWorld(comm))
     elif program == "doctor":
         from atoll.platform.ranks import mpi_check
 

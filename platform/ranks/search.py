@@ -28,11 +28,12 @@ def load_study(folder: StudyFolder) -> Study:
     return Study.model_validate(row["definition"])
 
 
-def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: None) -> None:
+def run(folder: StudyFolder, launch: int, world: World, also: Callable[[], None] = lambda: None) -> None:
     """Take part in the search of `folder` as one rank of `world`; returns when the search has ended or stopped.
 
     Args:
         folder: the study's files.
+        launch: the number of this launch of the study; not the newest one, as a rank may start late.
         world: all ranks of the search.
         also: called at every poll, in addition to the heartbeat.
 
@@ -70,7 +71,14 @@ def run(folder: StudyFolder, world: World, also: Callable[[], None] = lambda: No
         warm_start = json.loads(folder.definition.read_text()).get("warm_start") or []
         mailboxes = roots.mailbox(), island.mailbox()
         loop = SearchLoop.assemble(
-            Plan.of(study), folder, worker, *mailboxes, shape.island_sizes, warm_start=warm_start, beat=serve
+            Plan.of(study),
+            folder,
+            worker,
+            *mailboxes,
+            shape.island_sizes,
+            launch=launch,
+            warm_start=warm_start,
+            beat=serve,
         )
         loop.run()
     worker.close()

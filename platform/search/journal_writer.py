@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from atoll.platform.search.proposals import Candidate
@@ -19,13 +18,13 @@ class SearchJournal:
     """Writes the events of one root.
 
     Args:
-        path: the journal's file.
+        lines: the journal's file.
         places: the places of the worker's ranks, the root's first.
         num_started: number of trials that the worker has started before a resume.
     """
 
-    def __init__(self, path: Path, places: Sequence[Place], num_started: int) -> None:
-        self._lines = JournalWriter(path)
+    def __init__(self, lines: JournalWriter, places: Sequence[Place], num_started: int) -> None:
+        self._lines = lines
         self._places = places
         self._place = places[0]
         self._generation = num_started

@@ -17,6 +17,7 @@ from atoll.storage.events import (
     ProgressReported,
     ProposalRefused,
     Proposed,
+    Restarted,
     StudyStarted,
     TrialEnded,
     TrialKey,
@@ -162,9 +163,11 @@ def read(events: Iterable[Event]) -> Past:
     started, before = None, 0.0
     for event in events:
         _take(past, event)
-        if isinstance(event, StudyStarted):
+        if isinstance(event, StudyStarted) or (isinstance(event, Restarted) and event.elapsed is not None):
             started, before = event.time, past.seconds
-        elif started is not None:
+        elif event.elapsed is not None:
+            past.seconds = max(past.seconds, before + event.elapsed)
+        elif started is not None:  # before version 3 there were only times
             past.seconds = max(past.seconds, before + event.time - started)
     return past
 
@@ -179,7 +182,7 @@ def _take(past: Past, event: Event) -> None:
                 worker=event.worker,
                 hyperparameters=event.hyperparameters,
                 proposal=_known(past, event.proposal),
-                started=event.time,
+                started=_clock(event),
             )
         case Proposed():
             past.proposed[event.number] = event.model_copy(update={"proposal": _known(past, event.proposal)})
@@ -191,6 +194,11 @@ def _take(past: Past, event: Event) -> None:
             past.migrations.append((event.number, event.from_island, event.to_island))
         case ProgressReported() | TrialEnded() | TrialLost() if (trial := past.trials.get(event.key)) is not None:
             _follow(trial, event)
+
+
+def _clock(event: Event) -> float:
+    """Seconds to compare with those of other events of the same file."""
+    return event.time if event.elapsed is None else event.elapsed
 
 
 def _known(past: Past, proposal: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +214,7 @@ def _known(past: Past, proposal: Mapping[str, Any]) -> dict[str, Any]:
 def _follow(trial: PastTrial, event: ProgressReported | TrialEnded | TrialLost) -> None:
     match event:
         case ProgressReported():  # if the trial's process dies, it counts as trained until its last line
-            trial.worker_seconds = max(0.0, event.time - trial.started)
+            trial.worker_seconds = max(0.0, _clock(event) - trial.started)
         case TrialEnded():
             trial.state = event.state
             trial.objective = event.objective

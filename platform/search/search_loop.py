@@ -34,6 +34,7 @@ from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.worker import Hooks
 from atoll.storage import journal
 from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import JournalWriter
 
 FAILED = 41
 
@@ -113,6 +114,7 @@ class SearchLoop:
         island_roots: Mailbox,
         island_sizes: Sequence[int],
         *,
+        launch: int,
         warm_start: Sequence[dict[str, Any]] = (),
         beat: Callable[[], None] = lambda: None,
     ) -> SearchLoop:
@@ -124,6 +126,7 @@ class SearchLoop:
             worker: the root's worker.
             roots, island_roots: the mailboxes of all roots, and of this island's roots.
             island_sizes: the number of workers of each island.
+            launch: the number of this launch of the study, whose journal the root writes.
             warm_start: configurations to evaluate first, after the default.
             beat: called in every wait between trials.
         """
@@ -136,7 +139,7 @@ class SearchLoop:
         population = Population(study.population(place.island))
         proposer = _proposer(plan, population, place.island, num_given=len(given))
         restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
-        search_journal = _journal(folder, worker.places, past)
+        search_journal = _journal(folder, launch, worker.places, past)
         candidates = Candidates(proposer, search_journal, given)
         budget = _budget(study, roots, past)
         office = TicketOffice(
@@ -283,10 +286,11 @@ class SearchLoop:
         return condition()
 
 
-def _journal(folder: StudyFolder, places: Sequence[Place], past: resume.Past) -> SearchJournal:
+def _journal(folder: StudyFolder, launch: int, places: Sequence[Place], past: resume.Past) -> SearchJournal:
     root = places[0]
     num_started = sum(trial.worker == root.worker for trial in past.trials.values())
-    return SearchJournal(folder.root_journal(root.world_rank), places, num_started)
+    lines = JournalWriter(folder.root_journal(root.world_rank, launch), launch)
+    return SearchJournal(lines, places, num_started)
 
 
 def _budget(study: Study, roots: Mailbox, past: resume.Past) -> BusyBudget:

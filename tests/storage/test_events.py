@@ -42,9 +42,9 @@ EXAMPLES = [
     events.Migrated(time=1.0, number=1, from_island=2, to_island=3),
 ]  # fmt: skip
 
-# What a line of version 1 or 2 is called on disk, whatever classes and attributes are called.
+# What a line is called on disk, whatever classes and attributes are called.
 FIELDS = {
-    "journal": "version",
+    "journal": "version launch ends",
     "study_started": "definition num_trials",
     "study_ended": "state reason",
     "restarted": "reason",
@@ -60,6 +60,7 @@ FIELDS = {
     "migrated": "number from_island to_island",
 }
 NOT_NEEDED = {
+    "journal": "launch ends",
     "study_started": "definition num_trials",
     "study_ended": "reason",
     "host": "processor cores oversubscribed",

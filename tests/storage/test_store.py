@@ -158,7 +158,7 @@ def test_recording_line_by_line_equals_recording_at_once(folder, url):
 
 
 def test_lost_and_retried(folder, url):
-    lines, launcher = JournalWriter(folder.root_journal(0)), JournalWriter(folder.journal("launcher"))
+    lines, launcher = JournalWriter(folder.root_journal(0)), JournalWriter(folder.launcher_journal())
     journals.start_trial(lines, 0)
     launcher.append(journals.event("trial_lost", {"number": 0, "attempt": 0, "reason": "killed"}))
     journals.start_trial(lines, 0, attempt=1)
@@ -537,7 +537,7 @@ def test_exports_are_complete(folder, url):
 
 
 def test_what_has_ended_is_not_lost_whatever_a_launcher_says(folder, url):
-    lines, launcher = JournalWriter(folder.root_journal(0)), JournalWriter(folder.journal("launcher"))
+    lines, launcher = JournalWriter(folder.root_journal(0)), JournalWriter(folder.launcher_journal())
     journals.start_trial(lines, 0)
     journals.end_trial(lines, 0, 0.7)
     record(folder, url)

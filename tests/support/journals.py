@@ -115,7 +115,7 @@ def end_trial(lines: JournalWriter, number: int, objective: float | None, attemp
 
 def write_study(folder: StudyFolder, objectives: list[float | None], state: str = "complete") -> None:
     """A whole search with these objectives; None fails."""
-    launcher = JournalWriter(folder.journal("launcher"))
+    launcher = JournalWriter(folder.launcher_journal())
     launcher.append(event("study_started", {"definition": {}, "num_trials": len(objectives)}))
     lines = JournalWriter(folder.root_journal(0))
     for number, objective in enumerate(objectives):

@@ -100,7 +100,7 @@ def _definition(folder) -> dict:
 def _write_confirmation(
     folder, definition: dict, curves: Sequence[Curve], changes: dict, state: str, schedules: list
 ) -> None:
-    launcher = JournalWriter(folder.journal("launcher"))
+    launcher = JournalWriter(folder.launcher_journal())
     launcher.append(journals.event("study_started", {"definition": definition, "num_trials": len(curves)}))
     lines = JournalWriter(folder.root_journal(0))
     for number, curve in enumerate(curves):

@@ -11,7 +11,7 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
-from atoll.storage import journal
+from atoll.storage import journal, launches
 from atoll.storage.journal import JournalWriter
 from atoll.storage.store import Store, StoreError
 
@@ -31,8 +31,10 @@ def url(tmp_path):
 
 
 def events(folder, name):
-    lines = (folder.journals / "launcher.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, lines) if line.get("event") == name]
+    """The launchers' lines of an event."""
+    journals = [file.path for file in launches.files(folder.journals) if file.is_launchers]
+    lines = [json.loads(line) for path in journals for line in path.read_text().splitlines()]
+    return [line for line in lines if line.get("event") == name]
 
 
 def test_a_folder_is_made_with_what_a_rank_needs(plan_of, url):
@@ -122,10 +124,10 @@ def test_a_method_all_of_whose_trials_fail_is_a_result_of_a_benchmark(plan_of, u
 def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url):
     folder = lifecycle.prepare(plan_of(), url, resuming=False)
     for attempt in (0, 1):
-        lines = JournalWriter(folder.root_journal(0))
+        lines = JournalWriter(folder.root_journal(0, attempt + 1))
         journals.start_trial(lines, 0, attempt)
         lines.close()
-        with lifecycle.launcher_journal(folder) as launcher:
+        with journal.next_launch(folder.journals) as launcher:
             lifecycle.mark_lost(folder, launcher, "killed", suspected={0})
     assert [line["attempt"] for line in events(folder, "trial_lost")] == [0]
     (failed,) = events(folder, "trial_ended")
@@ -136,10 +138,10 @@ def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url):
 def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):
     folder = lifecycle.prepare(plan_of(), url, resuming=False)
     for attempt in (0, 1, 2):
-        lines = JournalWriter(folder.root_journal(0))
+        lines = JournalWriter(folder.root_journal(0, attempt + 1))
         journals.start_trial(lines, 0, attempt)
         lines.close()
-        with lifecycle.launcher_journal(folder) as launcher:
+        with journal.next_launch(folder.journals) as launcher:
             lifecycle.mark_lost(folder, launcher, "killed", suspected={5})
     assert [line["attempt"] for line in events(folder, "trial_lost")] == [0, 1, 2]
 

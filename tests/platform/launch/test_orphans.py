@@ -15,7 +15,7 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import is_rank_of
 from atoll.platform.study.study import Study
 from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
-from atoll.storage.journal import JournalWriter
+from atoll.storage.journal import JournalWriter, next_launch
 from atoll.storage.lock import Lock
 
 OF_IT = ("s", None)  # the study's name and uid
@@ -26,7 +26,7 @@ def folder(tmp_path):
     """A study that has started."""
     study = Study(name="s", workload="digits_mlp", method="ddp", trials=3)
     folder = journals.start_folder(tmp_path / "s", definition=study.model_dump(mode="json"))
-    JournalWriter(folder.journal("launcher")).append(StudyStarted(definition={}, num_trials=3, time=1.0))
+    JournalWriter(folder.launcher_journal()).append(StudyStarted(definition={}, num_trials=3, time=1.0))
     return folder
 
 
@@ -83,7 +83,8 @@ def test_after_a_proper_end_no_rank_is_expected(folder):
     place(folder, 77, "node7")
     folder.heartbeats.mkdir(exist_ok=True)
     folder.heartbeat(0).touch()
-    JournalWriter(folder.journal("launcher")).append(StudyEnded(state="stopped", reason=None, time=3.0))
+    with next_launch(folder.journals) as lines:
+        lines.append(StudyEnded(state="stopped", reason=None))
     assert orphans.end(folder) == 0
 
 

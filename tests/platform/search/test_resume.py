@@ -96,7 +96,7 @@ def test_seconds_add_up_over_starts(tmp_path):
     folder = journals.start_folder(tmp_path)
     lines = [("study_started", 100.0), ("study_ended", 107.0), ("study_started", 500.0), ("study_ended", 501.5)]
     text = "".join(json.dumps({"event": event, "time": time, "state": "stopped"}) + "\n" for event, time in lines)
-    folder.journal("launcher").write_text(text)
+    folder.launcher_journal().write_text(text)
     found = past(folder)
     assert found.seconds == 8.5
     assert found.used_up(None, 8.0)

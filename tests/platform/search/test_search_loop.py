@@ -65,7 +65,7 @@ def run(folder, behave, *, roots=None, island_roots=None, num_workers=1, **conte
     worker = FakeWorker(behave, num_workers)
     roots = roots or LocalMailbox.connected(1)[0]
     island_roots = island_roots or LocalMailbox.connected(1)[0]
-    SearchLoop.assemble(plan(**content), folder, worker, roots, island_roots, [num_workers]).run()
+    SearchLoop.assemble(plan(**content), folder, worker, roots, island_roots, [num_workers], launch=1).run()
     assert worker.is_dismissed
     return worker
 
