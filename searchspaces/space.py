@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -70,11 +71,15 @@ class SearchSpace:
 
     def limits(self) -> dict[str, tuple[float, float] | tuple[int, int]]:
         """The limits of every gene, in Propulate's format."""
+        return dict(self._limits)
+
+    @cached_property
+    def _limits(self) -> dict[str, tuple[float, float] | tuple[int, int]]:
         return {p.name: p.limits() for p in self.parameters}
 
     def holds(self, genes: Mapping[str, object]) -> bool:
         """Whether `genes` has every gene, of the right type and within its limits, and no other."""
-        limits = self.limits()
+        limits = self._limits
         return genes.keys() == limits.keys() and all(_is_between(genes[name], *limits[name]) for name in limits)
 
     # Genes and hyperparameters.
@@ -93,6 +98,12 @@ class SearchSpace:
                 values[p.name] = p.decode(genes[p.name], p.ceiling(values))
         return genes, values
 
+    def active(self, genes: Mapping[str, Gene]) -> dict[str, Gene]:
+        """The genes of the parameters that are active with `genes`."""
+        if all(p.only_if is None for p in self.parameters):
+            return {p.name: genes[p.name] for p in self.parameters}
+        return self.draw(lambda parameter: genes[parameter.name])[0]
+
     def encode(self, hyperparameters: Mapping[str, Value]) -> dict[str, Gene]:
         """Genes of `hyperparameters`; raises ValueError for one that is missing or outside its range.
 
@@ -105,10 +116,14 @@ class SearchSpace:
 
     def encode_one(self, parameter: Parameter, hyperparameters: Mapping[str, Value]) -> Gene:
         """The gene of an active parameter; raises ValueError if it is missing or outside its range."""
-        p = parameter
-        if p.name not in hyperparameters or not p.contains(hyperparameters[p.name]):
-            raise ValueError(f"{p.name} must be {p.domain()}; got {hyperparameters.get(p.name)!r}")
-        return p.encode(hyperparameters[p.name], p.ceiling(hyperparameters))
+        _check(parameter, hyperparameters)
+        return parameter.encode(hyperparameters[parameter.name], parameter.ceiling(hyperparameters))
+
+    def check(self, hyperparameters: Mapping[str, Value]) -> None:
+        """Raise ValueError for an active parameter that is missing or outside its range."""
+        for p in self.parameters:
+            if p.is_active(hyperparameters):
+                _check(p, hyperparameters)
 
     def inactive_genes(self) -> dict[str, Gene]:
         """The gene that each parameter has while it is inactive: its default's."""
@@ -220,6 +235,12 @@ class SearchSpace:
 def _is_between(gene: object, low: float, high: float) -> bool:
     kinds = (int,) if isinstance(low, int) else (int, float)
     return isinstance(gene, kinds) and not isinstance(gene, bool) and low <= gene <= high
+
+
+def _check(parameter: Parameter, hyperparameters: Mapping[str, Value]) -> None:
+    name = parameter.name
+    if name not in hyperparameters or not parameter.contains(hyperparameters[name]):
+        raise ValueError(f"{name} must be {parameter.domain()}; got {hyperparameters.get(name)!r}")
 
 
 def _default_gene(parameter: Parameter) -> Gene:

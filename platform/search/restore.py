@@ -63,9 +63,12 @@ def restore(
 
 def _genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dict[str, Any]]:
     """A past trial's genes (as proposed, if the space has not changed), and its sampler's attributes."""
-    encoded = space.encode(trial.hyperparameters)
     proposed = trial.proposal.get("genes") or {}
-    genes = {name: proposed[name] for name in encoded} if space.holds(proposed) else encoded
+    if space.holds(proposed):
+        space.check(trial.hyperparameters)
+        genes = {parameter.name: proposed[parameter.name] for parameter in space.parameters}
+    else:
+        genes = space.encode(trial.hyperparameters)
     return genes, trial.proposal.get("attributes") or {}
 
 

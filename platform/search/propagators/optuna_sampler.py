@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Container, Mapping
 from contextlib import nullcontext
+from datetime import datetime
 from typing import Any, ClassVar
 
 import optuna
@@ -27,7 +28,7 @@ from optuna.samplers import (
     TPESampler,
 )
 from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from atoll.platform.search.population import Individual
 from atoll.platform.search.propagators.cmaes import NumericCmaEsSampler
@@ -60,6 +61,16 @@ class _Storage(InMemoryStorage):  # type: ignore[misc]
         best = {t._trial_id for t in sorted(done, key=lambda t: t.value or 0.0)[: self._memory // 2]}
         newest = {trial._trial_id for trial in trials[-(self._memory - len(best)) :]}
         return [trial for trial in trials if trial._trial_id in best | newest]
+
+
+class _Shared(dict[str, Any]):
+    """A trial's parameters or distributions: Optuna would copy each one deeply, which would be most of a trial's cost.
+
+    Optuna replaces them when they change, and never changes one.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
 
 
 class OptunaPropagator(Propagator):
@@ -127,12 +138,19 @@ class OptunaPropagator(Propagator):
         """Add a running trial, unless it was proposed here."""
         if number in self._ids and not self._storage.get_trial(self._ids[number]).state.is_finished():
             return
-        active, _ = self._space.draw(lambda p: genes[p.name])
-        trial = create_trial(
+        active = self._space.active(genes)
+        trial = FrozenTrial(
+            number=-1,  # the storage numbers trials
+            trial_id=-1,
             state=TrialState.RUNNING,
-            params=active,
-            distributions={name: self._distributions[name] for name in active},
+            value=None,
+            datetime_start=datetime.now(),
+            datetime_complete=None,
+            params=_Shared(active),
+            distributions=_Shared((name, self._distributions[name]) for name in active),
+            user_attrs={},
             system_attrs=self._take_study_attributes(attributes),
+            intermediate_values={},
         )
         self._remember(number, self._storage.create_new_trial(self._study._study_id, trial))
 
