@@ -113,6 +113,12 @@ class RankPlaced(Event):
     oversubscribed: bool = Field(False, validation_alias=AliasChoices("oversubscribed", "is_crowded"))  # of version 1
 
 
+class WorkerFinished(Event):
+    """A worker's root leaves the search, which has ended or stopped; its elapsed seconds count to the budget."""
+
+    name: ClassVar[str] = "worker_finished"
+
+
 class TrialEvent(Event):
     """An event of one attempt at a trial."""
 
@@ -260,6 +266,7 @@ EVENTS: Mapping[str, type[Event]] = {
         StudyEnded,
         Restarted,
         RankPlaced,
+        WorkerFinished,
         TrialStarted,
         ProgressReported,
         TrialEnded,

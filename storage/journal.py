@@ -97,7 +97,7 @@ class JournalWriter:
             sync: whether the line must be on disk on return.
         """
         # Not the time but the seconds since the opening measure durations: a clock may be set.
-        elapsed = round(time.monotonic() - self._opened, 3)
+        elapsed = round(time.monotonic() - self._opened, 6)
         data = _sealed(_dump({"event": event.name, "time": time.time(), "elapsed": elapsed, **event.to_line()}))
         with self._explained():
             if os.write(self._file, data) != len(data):

@@ -10,7 +10,7 @@ from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import Place
 from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
-from atoll.storage.events import Migrated, ProposalRefused, Proposed, RankPlaced, TrialKey, TrialStarted
+from atoll.storage.events import Migrated, ProposalRefused, Proposed, RankPlaced, TrialKey, TrialStarted, WorkerFinished
 from atoll.storage.journal import JournalWriter
 
 
@@ -102,5 +102,6 @@ class SearchJournal:
         self._lines.append(Migrated(number=number, from_island=self._place.island, to_island=to_island))
 
     def close(self) -> None:
-        """Sync and close the file."""
+        """Write the last line; sync and close the file."""
+        self._lines.append(WorkerFinished())
         self._lines.close()

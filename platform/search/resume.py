@@ -110,9 +110,9 @@ class Past:
 
     def used_up(self, num_trials: int | None, seconds: float | None, busy_seconds: float | None = None) -> bool:
         """Whether one of the given budgets is used up."""
-        # The roots have added the same numbers in a different order.
-        busy = self.worker_seconds() + 1e-6
-        spent = ((self.num_budgeted(), num_trials), (self.seconds, seconds), (busy, busy_seconds))
+        # The roots have added the same numbers in a different order, and journals round them.
+        elapsed, busy = self.seconds + 1e-5, self.worker_seconds() + 1e-5
+        spent = ((self.num_budgeted(), num_trials), (elapsed, seconds), (busy, busy_seconds))
         return any(budget is not None and used >= budget for used, budget in spent)
 
     def tickets(self, num_trials: int | None, given: Sequence[dict[str, Any]]) -> Iterator[Ticket]:

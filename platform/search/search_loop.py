@@ -133,13 +133,14 @@ class SearchLoop:
         study, place = plan.study, worker.places[0]
         events = journal.replay(folder.journals)
         past = resume.read(events)
-        deadlines = Deadlines(study, past.seconds, folder.stop_request.exists)
         given = given_first(plan, warm_start)
         scoring = Scoring(plan.objectives, plan.workload)
         population = Population(study.population(place.island))
         proposer = _proposer(plan, population, place.island, num_given=len(given))
         restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
         search_journal = _journal(folder, launch, worker.places, past)
+        # After the journal, whose seconds must reach the budget when these do.
+        deadlines = Deadlines(study, past.seconds, folder.stop_request.exists)
         candidates = Candidates(proposer, search_journal, given)
         budget = _budget(study, roots, past)
         office = TicketOffice(

@@ -23,6 +23,7 @@ EXAMPLES = [
         time=1.0, world_rank=3, island=1, worker=1, rank=1, node=0, hostname="h", device="cpu", threads=2, process=7,
         processor="p", cores=4, oversubscribed=True,
     ),
+    events.WorkerFinished(time=1.0),
     events.TrialStarted(
         time=1.0, number=1, attempt=2, island=3, worker=4, generation=5, seed=6, host="h", oversubscribed=False,
         hyperparameters={"a": 1}, configuration={"b": 2}, proposal={"operator": "o"},
@@ -49,6 +50,7 @@ FIELDS = {
     "study_ended": "state reason",
     "restarted": "reason",
     "host": "world_rank island worker rank node hostname device threads process processor cores oversubscribed",
+    "worker_finished": "",
     "trial_started": "number attempt island worker generation seed host oversubscribed hyperparameters configuration "
     "proposal",
     "progress": "number attempt step epoch seconds train_loss validation_loss metric learning_rate wire_bytes metrics",
@@ -112,7 +114,7 @@ def test_every_field_has_a_type(event):
 
 
 def test_values_of_other_types_are_told():
-    line = as_line(EXAMPLES[5])
+    line = as_line(EXAMPLES[6])
     with pytest.raises(MalformedLine, match="number: Input should be a valid integer; got 'one'"):
         parse(line | {"number": "one"})
     with pytest.raises(MalformedLine, match="hyperparameters: Input should be a valid dictionary; got 3"):

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections import Counter
 
 import psutil
 import pytest
@@ -153,8 +154,12 @@ def test_a_budget_of_seconds(tmp_path):
     atoll("search", "s.yaml", cwd=tmp_path)
     store, study = read(tmp_path)
     assert study.state == "complete"
-    starts = [t.started for t in store.trials(study)]
-    assert 0 < max(starts) - min(starts) <= 6.0
+    trials = store.trials(study)
+    first = min(t.started for t in trials)
+    assert len(trials) > 1
+    # A worker asks for the time just before it draws a configuration, so it starts at most one trial late.
+    late = Counter(t.worker for t in trials if t.started > first + 6.0)
+    assert all(count == 1 for count in late.values())
 
 
 @pytest.mark.cpu_limit(40, reason="the ranks start twice")
