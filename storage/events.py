@@ -73,11 +73,29 @@ class JournalOpened(Event):
 
 
 class StudyStarted(Event):
-    """The launcher starts or resumes a study, with its current definition."""
+    """The launcher starts or resumes a study, with its current definition and the version of its provenance."""
 
     name: ClassVar[str] = "study_started"
     definition: dict[str, Any] | None = None
     num_trials: int | None = None
+    provenance: int | None = None
+
+
+class ProvenanceRecorded(Event):
+    """The launcher records what is searched and measured from now on: the first version, or one after a change.
+
+    Attributes:
+        version: counts from 1.
+        sha256: the hash of the record.
+        record: the study's space, code, data, libraries and environment.
+        changes: the differences to the version before.
+    """
+
+    name: ClassVar[str] = "provenance"
+    version: int
+    sha256: str
+    record: dict[str, Any]
+    changes: list[str] = []
 
 
 class StudyEnded(Event):
@@ -138,6 +156,7 @@ class TrialStarted(TrialEvent):
         generation: the number of trials that the worker has started before.
         hyperparameters: the searched and fixed ones; `configuration` has all, and everything else that training needs.
         proposal: the origin of the hyperparameters.
+        provenance: the version of the record of code, data and libraries.
     """
 
     name: ClassVar[str] = "trial_started"
@@ -150,6 +169,7 @@ class TrialStarted(TrialEvent):
     hyperparameters: dict[str, Any]
     configuration: dict[str, Any]
     proposal: dict[str, Any] = {}
+    provenance: int | None = None
 
 
 class ProgressReported(TrialEvent):
@@ -263,6 +283,7 @@ EVENTS: Mapping[str, type[Event]] = {
     for kind in (
         JournalOpened,
         StudyStarted,
+        ProvenanceRecorded,
         StudyEnded,
         Restarted,
         RankPlaced,

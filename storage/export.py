@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from atoll.storage.models import StudyRow, TrialRow
+from atoll.storage.models import ProvenanceRow, StudyRow, TrialRow
 
 
 def trial_as_dict(trial: TrialRow) -> dict[str, Any]:
@@ -29,8 +31,17 @@ def _named(study: StudyRow, trial: TrialRow) -> dict[str, float | None]:
     return dict(zip(names, trial.objectives or (), strict=True))
 
 
-def configuration(study: StudyRow, trial: TrialRow) -> dict[str, Any]:
-    """A trial's configuration, complete enough to train it again, with its origin."""
+def configuration(
+    study: StudyRow, trial: TrialRow, provenances: Sequence[ProvenanceRow] = (), folder: Path | None = None
+) -> dict[str, Any]:
+    """A trial's configuration, complete enough to train it again, with its origin.
+
+    Args:
+        study, trial: the trial.
+        provenances: the study's, for the hashes of the code and data that the trial was measured with.
+        folder: the folder of the file that will hold the configuration, to which paths of code become relative.
+            Default: they stay absolute.
+    """
     origin = {
         "study": study.name,
         "trial": trial.number,
@@ -43,17 +54,47 @@ def configuration(study: StudyRow, trial: TrialRow) -> dict[str, Any]:
         "host": trial.host,
         "exported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    return trial.configuration | {"origin": origin}
+    content = dict(trial.configuration)
+    for part in ("workload", "method"):
+        content[part] = _located(str(content.get(part)), folder)
+    record = next((row.record for row in provenances if row.version == trial.provenance), None)
+    if record is not None:
+        measured = _mapping(record, "measured")
+        content["versions"] = _mapping(measured, "libraries") | content.get("versions", {})
+        code = _mapping(measured, "code").items()
+        content["code"] = [{"path": _relative(path, folder), "sha256": sha256} for path, sha256 in code]
+        content["data_files"] = _mapping(measured, "data")
+    return content | {"origin": origin}
 
 
-def as_yaml(study: StudyRow, trials: Sequence[TrialRow], *, alone: bool = False) -> str:
-    """Configurations as YAML: a list, or (`alone`) a single one, which `atoll train` reads."""
-    configurations = [configuration(study, trial) for trial in trials]
-    return str(
-        yaml.safe_dump(
-            configurations[0] if alone else {"configurations": configurations}, sort_keys=False, allow_unicode=True
-        )
-    )
+def _mapping(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a record; empty if it is absent, or of another type, as in a store that somebody has edited."""
+    part = content.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _located(name: str, folder: Path | None) -> str:
+    """`file.py:Class` with a path relative to `folder`; any other name unchanged."""
+    file, separator, attribute = name.rpartition(":")
+    return f"{_relative(file, folder)}:{attribute}" if separator and file.endswith(".py") else name
+
+
+def _relative(path: str, folder: Path | None) -> str:
+    return path if folder is None else Path(os.path.relpath(path, folder.resolve())).as_posix()
+
+
+def as_yaml(
+    study: StudyRow,
+    trials: Sequence[TrialRow],
+    provenances: Sequence[ProvenanceRow] = (),
+    folder: Path | None = None,
+    *,
+    alone: bool = False,
+) -> str:
+    """Configurations as YAML: a list, or (`alone`) a single one, which `atoll train` reads; see `configuration`."""
+    configurations = [configuration(study, trial, provenances, folder) for trial in trials]
+    content = configurations[0] if alone else {"configurations": configurations}
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def plain(value: Any) -> Any:

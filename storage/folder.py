@@ -57,6 +57,19 @@ class StudyFolder:
         return self.path / "lock"
 
     @property
+    def provenance(self) -> Path:
+        """The folder of what was searched: a numbered file per version, and the texts of the user's code."""
+        return self.path / "provenance"
+
+    def provenance_version(self, version: int) -> Path:
+        """A version of the record of code, data and libraries, as JSON."""
+        return self.provenance / f"{version}.json"
+
+    def source(self, sha256: str) -> Path:
+        """The text of a file of user code with this hash."""
+        return self.provenance / "sources" / f"{sha256}.py"
+
+    @property
     def quarantine(self) -> Path:
         """Journal lines that the database rejected, with the reasons."""
         return self.path / "quarantine.jsonl"
@@ -83,7 +96,7 @@ class StudyFolder:
 
     def remove(self) -> None:
         """Remove the study's files, including exports, and the folder unless it holds other files."""
-        for folder in (self.journals, self.heartbeats, self.log.parent, self.exports):
+        for folder in (self.journals, self.heartbeats, self.log.parent, self.exports, self.provenance):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.definition, self.stop_request, self.lock, self.quarantine):
             file.unlink(missing_ok=True)

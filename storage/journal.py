@@ -338,6 +338,29 @@ def _holds(file: JournalFile | None, offset: int) -> bool:
         return lines.read(1) == b"\n"
 
 
+def read_all(path: Path, malformed: list[str] | None = None, end: int | None = None) -> Iterator[Event]:
+    """All events of one journal, one after another; none if there is no file.
+
+    Args:
+        path: the journal's file.
+        malformed: receives the errors of invalid lines of known events.
+        end: the number of the journal's bytes that count. Default: all.
+    """
+    offset = 0
+    while path.exists() and (chunk := read_chunk(path, offset, end=end)).offset > offset:
+        offset = chunk.offset
+        if malformed is not None:
+            malformed += chunk.malformed
+        yield from chunk.events
+
+
+def launchers_events(folder: Path) -> Iterator[Event]:
+    """The events of the launchers' journals of a folder, launch by launch."""
+    for file in launches.files(folder):
+        if file.is_launchers:
+            yield from read_all(file.path)
+
+
 def replay(folder: Path, problems: list[str] | None = None, since: int = 1) -> list[Event]:
     """All events of a folder's journals: by launch, the launcher's first, then the ranks' in the order of their times.
 
@@ -351,15 +374,11 @@ def replay(folder: Path, problems: list[str] | None = None, since: int = 1) -> l
     ends = _ends(found, {})
     timed: list[tuple[int, bool, float, Event]] = []
     for file in (replace(file, end=ends.get(file.path.name)) for file in found if file.launch >= since):
-        offset, now = 0, 0.0
-        malformed: list[str] = []
-        while (chunk := read_chunk(file.path, offset, end=file.end)).offset > offset:
-            offset = chunk.offset
-            malformed += chunk.malformed
-            for event in chunk.events:
-                now = max(now, event.time)  # a clock that is set back must not change the order within a file
-                is_ranks = not file.is_launchers or event.elapsed is None  # before version 3, times are all there is
-                timed.append((file.launch, is_ranks, now, event))
+        now, malformed = 0.0, list[str]()
+        for event in read_all(file.path, malformed, file.end):
+            now = max(now, event.time)  # a clock that is set back must not change the order within a file
+            is_ranks = not file.is_launchers or event.elapsed is None  # before version 3, times are all there is
+            timed.append((file.launch, is_ranks, now, event))
         if problems is not None:
             problems += _problems(file, malformed)
     return [event for *_, event in sorted(timed, key=lambda entry: entry[:3])]

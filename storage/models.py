@@ -75,7 +75,8 @@ class TrialRow(Base):
     """One evaluated configuration; `number` counts within the study, `attempt` counts the retries of a lost trial.
 
     `proposal` is its origin: operator, parents, the source of each gene, and the time to propose it. `oversubscribed`:
-    its ranks shared cores or a GPU, so its times are not comparable. `note`: a reader's annotation.
+    its ranks shared cores or a GPU, so its times are not comparable. `note`: a reader's annotation. `provenance`: the
+    version of the study's provenance; null if it is older than these records.
     """
 
     __tablename__ = "trial"
@@ -110,6 +111,7 @@ class TrialRow(Base):
     proposal: Mapped[dict[str, Any] | None]
     oversubscribed: Mapped[bool | None]
     note: Mapped[str | None] = mapped_column(Text)
+    provenance: Mapped[int | None]
 
 
 class ProgressRow(Base):
@@ -212,6 +214,22 @@ class HostRow(Base):
     threads: Mapped[int]
     processor: Mapped[str | None]
     cores: Mapped[int | None]
+
+
+class ProvenanceRow(Base):
+    """What a study searched and measured, from `time` on: space, user code, data, libraries and environment.
+
+    Versions count from 1; `changes` are a version's differences to the one before.
+    """
+
+    __tablename__ = "provenance"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    time: Mapped[float]
+    sha256: Mapped[str]
+    record: Mapped[dict[str, Any]]
+    changes: Mapped[list[Any]]
 
 
 class JournalOffset(Base):

@@ -29,6 +29,7 @@ class Rows:
     traces: list[tuple[TrialKey, Row]] = field(default_factory=list)
     migrations: list[Row] = field(default_factory=list)
     hosts: list[Row] = field(default_factory=list)
+    provenances: list[Row] = field(default_factory=list)
     num_refused: int = 0
 
     def keys(self) -> set[TrialKey]:
@@ -62,6 +63,7 @@ def _trial_started(rows: Rows, event: events.TrialStarted) -> None:
         "hyperparameters": event.hyperparameters,
         "configuration": event.configuration,
         "proposal": {name: value for name, value in event.proposal.items() if name not in NOT_STORED} or None,
+        "provenance": event.provenance,
     }
 
 
@@ -138,6 +140,11 @@ def _study_started(rows: Rows, event: events.StudyStarted) -> None:
         rows.study |= {"definition": event.definition, "num_trials": event.num_trials}
 
 
+def _provenance(rows: Rows, event: events.ProvenanceRecorded) -> None:
+    row = {"version": event.version, "sha256": event.sha256, "record": event.record, "changes": event.changes}
+    rows.provenances.append({"study_id": rows.study_id, "time": event.time, **row})
+
+
 def _study_ended(rows: Rows, event: events.StudyEnded) -> None:
     rows.study |= {"state": event.state, "finished": event.time, "reason": event.reason}
 
@@ -151,5 +158,6 @@ _HANDLERS: dict[type[Event], Callable[[Rows, Any], None]] = {
     events.ProposalRefused: _refused,
     events.RankPlaced: _host,
     events.StudyStarted: _study_started,
+    events.ProvenanceRecorded: _provenance,
     events.StudyEnded: _study_ended,
 }

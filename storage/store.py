@@ -34,6 +34,7 @@ from atoll.storage.models import (
     MigrationRow,
     ProgressRow,
     ProjectionRow,
+    ProvenanceRow,
     StudyRow,
     TraceRow,
     TrialRow,
@@ -45,8 +46,8 @@ from atoll.storage.urls import parse, shown
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0008"
-READABLE_VERSION = "0007"  # the oldest schema that can be read as it is; 0008 only drops limits of lengths
+SCHEMA_VERSION = "0009"
+READABLE_VERSION = "0009"  # the oldest schema that can be read as it is
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 
@@ -329,6 +330,19 @@ class Store:
         with self._session() as session:
             return list(session.scalars(sa.select(HostRow).where(HostRow.study_id == study.id).order_by(HostRow.id)))
 
+    def provenances(self, study: StudyRow) -> list[ProvenanceRow]:
+        """What `study` searched and measured, by version."""
+        query = sa.select(ProvenanceRow).where(ProvenanceRow.study_id == study.id).order_by(ProvenanceRow.version)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def num_measured(self, study: StudyRow) -> dict[int | None, int]:
+        """The number of ended trials of each version of the provenance of `study`; None: before there were records."""
+        ended = (TrialRow.study_id == study.id, TrialRow.state.in_(("complete", "pruned", "failed")))
+        query = sa.select(TrialRow.provenance, sa.func.count()).where(*ended).group_by(TrialRow.provenance)
+        with self._session() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
+
     # Writing.
 
     def delete(self, row: StudyRow | BenchmarkRow) -> None:
@@ -540,7 +554,11 @@ class Store:
             session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(**more))
         if batch.study:
             session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(**batch.study))
-        for model, entries in ((MigrationRow, batch.migrations), (HostRow, batch.hosts)):
+        for model, entries in (
+            (MigrationRow, batch.migrations),
+            (HostRow, batch.hosts),
+            (ProvenanceRow, batch.provenances),
+        ):
             if entries:
                 session.execute(sa.insert(model), entries)
 

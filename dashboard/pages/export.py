@@ -55,7 +55,8 @@ def register(app: dash.Dash, context: Context) -> None:
             study = context.store.study(name)
             number = None if pareto and study.objectives else _number(best)
             if trials:
-                text = as_yaml(study, [_trial(context, study, trial) for trial in trials[:MAX_SHOWN]])
+                chosen = [_trial(context, study, trial) for trial in trials[:MAX_SHOWN]]
+                text = as_yaml(study, chosen, context.store.provenances(study))
                 return text, text, shortened(len(trials), "select fewer"), "", not study.objectives
             ids = context.boards.of(study.name).best(number)
             text = content(context, study, ids, alone=number == 1)
@@ -87,7 +88,8 @@ def content(context: Context, study: StudyRow, ids: Sequence[int], alone: bool) 
     """At most `MAX_SHOWN` trials' configurations, as `atoll export` writes them. Raises StoreError for no trials."""
     if not ids:
         raise StoreError(f"{study.name} has no complete trial to export")
-    return as_yaml(study, browse.trials(context.store, ids[:MAX_SHOWN]), alone=alone)
+    trials = browse.trials(context.store, ids[:MAX_SHOWN])
+    return as_yaml(study, trials, context.store.provenances(study), alone=alone)
 
 
 def shortened(num: int, advice: str) -> dmc.Alert | None:

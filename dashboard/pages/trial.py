@@ -74,7 +74,11 @@ def register(app: dash.Dash, context: Context) -> None:
             study, trial = again(context, which)
         except UNREADABLE:
             raise PreventUpdate from None
-        return {"content": as_yaml(study, [trial], alone=True), "filename": filename(study, trial), "type": "text/yaml"}
+        return {
+            "content": as_yaml(study, [trial], context.store.provenances(study), alone=True),
+            "filename": filename(study, trial),
+            "type": "text/yaml",
+        }
 
     if context.allow_edit:
 
@@ -141,6 +145,7 @@ def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:
         ("started (UTC)", moment(trial.started)),
         ("seed", str(trial.seed)),
         ("bred by", bred),
+        *([("provenance", f"version {trial.provenance}")] if trial.provenance is not None else []),
         *([("reason", trial.reason)] if trial.reason else []),
         *([("note", trial.note)] if trial.note else []),
     ]

@@ -6,10 +6,11 @@ The configurations to confirm come from the tuning's journals, so that the store
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +20,19 @@ from sqlalchemy.exc import DBAPIError
 
 from atoll.platform import exit_codes
 from atoll.platform.benchmark.benchmark_file import Benchmark, Part
-from atoll.platform.launch import checks, lifecycle, running, signals, supervise
+from atoll.platform.launch import checks, lifecycle, provenance_log, running, signals, supervise
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import resume
 from atoll.platform.search.proposals import key
-from atoll.platform.study import objectives
+from atoll.platform.study import objectives, provenance
+from atoll.platform.study.measured import Measured, measured_differences
 from atoll.platform.study.plan import Plan, workload_of
 from atoll.platform.study.study import Study
 from atoll.storage import journal
 from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 from atoll.storage.store import Store, StoreError
+
+log = logging.getLogger("atoll.launch")
 
 Follow = Callable[[Plan], AbstractContextManager[Callable[[StudyFolder], None]]]
 
@@ -62,6 +66,7 @@ def run(
     url: str,
     *,
     resuming: bool,
+    accept_changes: bool = False,
     say: Callable[[str], None],
     follow: Follow,
     run_ranks: Callable[[supervise.Run], str | None] = supervise.supervise,
@@ -72,6 +77,7 @@ def run(
         benchmark: the benchmark to run.
         url: the store's URL.
         resuming: whether to continue a stopped benchmark.
+        accept_changes: whether to continue it although code, data or libraries of its studies have changed.
         say: receives a line per study.
         run_ranks: runs the ranks of each study; see `supervise.run_study`.
         follow: returns a context manager for a study, whose value is called repeatedly while it runs.
@@ -85,8 +91,9 @@ def run(
         if part.stage == "tune":
             checks.check(benchmark.study(part, folder))
     row = _prepare(benchmark, folder, len(parts), url, resuming)
+    _check_measured(benchmark, folder, parts, accept_changes)
     with signals.noting_signals() as asked:
-        return _Runner(benchmark, folder, row, url, say, follow, run_ranks).run(asked)
+        return _Runner(benchmark, folder, row, url, accept_changes, say, follow, run_ranks).run(asked)
 
 
 class _Runner:
@@ -98,6 +105,7 @@ class _Runner:
         folder: Path,
         row: dict[str, Any],
         url: str,
+        accept_changes: bool,
         say: Callable[[str], None],
         follow: Follow,
         run_ranks: Callable[[supervise.Run], str | None],
@@ -106,6 +114,7 @@ class _Runner:
         self._folder = folder
         self._row = row
         self._url = url
+        self._accept_changes = accept_changes
         self._say = say
         self._follow = follow
         self._run_ranks = run_ranks
@@ -165,7 +174,13 @@ class _Runner:
                     running.request_stop(folder)
 
             ended = supervise.run_study(
-                plan, self._url, resuming=files.exists(), follow=watch, belongs_to=belongs_to, run_ranks=self._run_ranks
+                plan,
+                self._url,
+                resuming=files.exists(),
+                follow=watch,
+                accept_changes=self._accept_changes,
+                belongs_to=belongs_to,
+                run_ranks=self._run_ranks,
             )
         if not ended.recorded:
             self._ending.unrecorded.append(part.name)
@@ -221,6 +236,30 @@ def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, res
     folder.mkdir(parents=True, exist_ok=True)
     lifecycle.write_whole(file, json.dumps(row, indent=2))
     return row
+
+
+def _check_measured(benchmark: Benchmark, folder: Path, parts: Sequence[Part], accept_changes: bool) -> None:
+    """Complete studies are compared, too: their results would not compare with those that are still to come.
+
+    Raises:
+        LaunchError: if what a study has measured has changed since, and the change is not accepted.
+    """
+    data = Path(benchmark.data) if benchmark.data else None
+    now: dict[tuple[str, str], Measured] = {}
+    changed: dict[str, str] = {}
+    for part in parts:
+        before = provenance_log.latest(StudyFolder(folder / part.name))
+        if before is None:
+            continue
+        key = (part.workload.workload, part.method.method)
+        if key not in now:
+            now[key] = provenance.measured(*key, data)
+        for change in measured_differences(before.record.measured, now[key]):
+            changed.setdefault(change, f"{benchmark.name}.{part.name}")
+    if changed and not accept_changes:
+        raise LaunchError(provenance_log.refusal(benchmark.name, changed, next(iter(changed.values()))))
+    for change, study in changed.items():
+        log.warning("changed since %s was measured; what is complete keeps its results: %s", study, change)
 
 
 def best(tuned: Study, top: int) -> list[dict[str, Any]]:

@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 
 from atoll.platform.commands.shared import (
+    AcceptOption,
     JsonOption,
     StoreOption,
     app,
+    check_accepted,
     given_flags,
     open_store,
     print_json,
@@ -34,6 +36,7 @@ def benchmark(
         bool, typer.Option("--outside", help="Allow the benchmark file to refer to code outside its folder.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped benchmark.")] = False,
+    accept_changes: AcceptOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,6 +50,7 @@ def benchmark(
 
     extras.require_search_extra()
     extras.require_analysis_extra()
+    check_accepted(accept_changes, resume)
     changes = given_flags({"name": name, "data": None if data is None else str(data.absolute())})
     definition = benchmarks.load(file, scale, changes, inside=not outside)
     if join.inside_mpi(max(definition.ranks_of(method) for method in definition.methods)):
@@ -57,6 +61,7 @@ def benchmark(
         definition,
         url,
         resuming=resume,
+        accept_changes=accept_changes,
         say=lambda line: console.print(line, markup=False),
         follow=lambda plan: display.LiveSearch(console, plan.study.name, *plan.aim, plan.study.trials),
     )

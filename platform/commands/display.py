@@ -166,6 +166,8 @@ def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
     others = [objective["name"] for objective in (study.objectives or [])[1:]]
     metrics = [name for name in metrics if name not in (study.metric, *others)]
     columns = ["place", "trial", study.metric, *others, *metrics, *searched, "time", "sent", "seed", "island"]
+    differ = len({trial.provenance for trial in trials}) > 1
+    columns += ["provenance"] if differ else []
     rows = [
         [
             str(place),
@@ -178,6 +180,7 @@ def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
             size(trial.wire_bytes),
             str(trial.seed),
             str(trial.island),
+            *([number(trial.provenance)] if differ else []),
         ]
         for place, trial in enumerate(trials, 1)
     ]

@@ -46,6 +46,11 @@ def leaderboard(
         print_json([place | trial_as_dict(trial) for place, trial in zip(places, best, strict=True)])
     else:
         print_table(display.leaderboard(row, best[:top]))
+        if len(measured := {trial.provenance for trial in best[:top]}) > 1:
+            print(
+                f"these trials were measured with {len(measured)} versions of code, data or libraries, and may not "
+                f"compare: `atoll studies {row.name}` shows the changes"
+            )
         if front:
             share = ranking.dominated_share(row, best)
             print(
@@ -105,21 +110,36 @@ def _show_failure(store: Store, study: StudyRow, number: int, as_json: bool) -> 
         print(found.reason)
 
 
-@app.command(epilog="Example: atoll studies")
-def studies(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List the store's studies with their state and progress."""
-    from atoll.platform.commands import display
+@app.command(epilog="Example: atoll studies quickstart")
+def studies(
+    name: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name. Default: all studies.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the studies with their progress, or describe one: space, sampler, code, data, versions and changes."""
+    from atoll.platform.commands import description, display
     from atoll.platform.launch import running
     from atoll.storage.export import study_as_dict
     from atoll.storage.folder import StudyFolder
 
-    summaries = open_store(store).studies()
+    opened = open_store(store)
+    chosen = None if name is None else opened.study(name).id
+    summaries = [summary for summary in opened.studies() if chosen in (None, summary.study.id)]
     for study in (summary.study for summary in summaries if summary.study.state == "running"):
         study.state = running.true_state(StudyFolder(study.folder), study.name, study.uid)
-    if as_json:
-        print_json([study_as_dict(s.study) | {"counts": s.counts, "best": s.best} for s in summaries])
-    else:
+    contents = [study_as_dict(s.study) | {"counts": s.counts, "best": s.best} for s in summaries]
+    if name is None and as_json:
+        print_json(contents)
+        return
+    if not as_json:
         print_table(display.studies(summaries))
+    if name is not None:
+        row = summaries[0].study
+        described = description.describe(row, opened.provenances(row), opened.num_measured(row))
+        if as_json:
+            print_json(contents[0] | described)
+        else:
+            description.show(row, described, print_table)
 
 
 @app.command(epilog="Example: atoll delete quickstart --yes")
@@ -208,11 +228,12 @@ def write_export(
         trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)
     if not trials:
         raise StoreError(f"{study} has no complete trial to export")
+    provenances, folder = opened.provenances(row), None if output is None else output.parent
     if as_json or (output is not None and output.suffix == ".json"):
-        configurations = [configuration(row, trial) for trial in trials]
+        configurations = [configuration(row, trial, provenances, folder) for trial in trials]
         text = json.dumps(configurations[0] if best == 1 else {"configurations": configurations}, indent=2)
     else:
-        text = as_yaml(row, trials, alone=best == 1)
+        text = as_yaml(row, trials, provenances, folder, alone=best == 1)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text)

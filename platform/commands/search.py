@@ -11,9 +11,11 @@ from rich.console import Console
 
 from atoll.platform.commands.results import write_export
 from atoll.platform.commands.shared import (
+    AcceptOption,
     JsonOption,
     StoreOption,
     app,
+    check_accepted,
     given_flags,
     hide_password,
     open_store,
@@ -38,7 +40,7 @@ def quickstart(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
     extras.require_search_extra()
     study = quick.study(lifecycle.free_name("quickstart", lifecycle.store_url(store)))
-    code = _search(study, store, resuming=False, as_json=as_json)
+    code = _search(study, store, as_json=as_json)
     if code == 0:
         file = lifecycle.study_folder(study).exports / "best.yaml"
         write_export(study.name, 1, file, store)
@@ -70,6 +72,7 @@ def search(
         bool, typer.Option("--outside", help="Allow the study file to refer to code outside its folder.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped study.")] = False,
+    accept_changes: AcceptOption = False,
     in_process: Annotated[
         bool,
         typer.Option(
@@ -84,12 +87,14 @@ def search(
     from atoll.platform.launch import extras
 
     extras.require_search_extra()
+    check_accepted(accept_changes, resume)
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
     flags |= {"epochs": epochs, "seed": seed, "observe": observe}
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
-    raise typer.Exit(_search(study, store, resuming=resume, as_json=as_json, in_process=in_process))
+    options = {"resuming": resume, "accept_changes": accept_changes, "in_process": in_process}
+    raise typer.Exit(_search(study, store, as_json=as_json, **options))
 
 
 def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
@@ -112,7 +117,15 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
     return yamlfile.validate(content, Study, source=f"{file} with options", folder=file.parent)
 
 
-def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool, in_process: bool = False) -> int:
+def _search(
+    study: Study,
+    store: str | None,
+    *,
+    as_json: bool,
+    resuming: bool = False,
+    accept_changes: bool = False,
+    in_process: bool = False,
+) -> int:
     from atoll.platform.commands import display
     from atoll.platform.launch import checks, join, lifecycle, supervise
 
@@ -125,7 +138,7 @@ def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool, i
 
         run_ranks = run_in_process
     elif join.inside_mpi(shape.world_size):
-        ended = join.join(plan, url, resuming=resuming)
+        ended = join.join(plan, url, resuming=resuming, accept_changes=accept_changes)
         if isinstance(ended, lifecycle.Ending):
             _show_ending(study, url, ended, as_json)
             return ended.exit_code
@@ -134,7 +147,9 @@ def _search(study: Study, store: str | None, *, resuming: bool, as_json: bool, i
     where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
     console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {where}")
     with display.LiveSearch(console, study.name, *plan.aim, study.trials) as live:
-        ending = supervise.run_study(plan, url, resuming=resuming, follow=live, run_ranks=run_ranks)
+        ending = supervise.run_study(
+            plan, url, resuming=resuming, follow=live, accept_changes=accept_changes, run_ranks=run_ranks
+        )
     _show_ending(study, url, ending, as_json)
     return ending.exit_code
 
@@ -201,11 +216,14 @@ def train(
     say = (lambda line: None) if as_json else print
     if observe is not None:
         configuration = configuration.model_copy(update={"observe": observe})
-    result = train.train(configuration, test=test, say=say, save=save, merged=merged)
+    changes = train.differences(configuration)
+    for change in changes:
+        print(f"unlike the exported trial: {change}", file=sys.stderr)
+    result = train.train(configuration.configuration(), test=test, say=say, save=save, merged=merged)
     if as_json:
-        print_json(result)
+        print_json(result | {"differences": changes})
     else:
-        for line in train.explain(configuration, result):
+        for line in train.explain(configuration, result, changes):
             print(line)
         if save is not None and result["state"] == "complete":
             print(f"wrote {save}")

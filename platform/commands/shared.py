@@ -47,7 +47,21 @@ StoreOption = Annotated[
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
+AcceptOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="With --resume: continue although code, data or library versions have changed, and record a new version.",
+    ),
+]
+
 Name = Annotated[str | None, typer.Argument(help="The study's name. Default: the newest study.")]
+
+
+def check_accepted(accept_changes: bool, resume: bool) -> None:
+    """Raise BadParameter for --accept-changes without --resume."""
+    if accept_changes and not resume:
+        raise typer.BadParameter("--accept-changes needs --resume")
 
 
 def make_console() -> Console:

@@ -35,7 +35,7 @@ def inside_mpi(num_ranks: int) -> bool:
     return "PMIX_RANK" in os.environ
 
 
-def join(plan: Plan, url: str, *, resuming: bool) -> Ending | int:
+def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) -> Ending | int:
     """Take part in a search as one rank of the MPI job that this process belongs to.
 
     Returns:
@@ -53,7 +53,7 @@ def join(plan: Plan, url: str, *, resuming: bool) -> Ending | int:
     study, world = plan.study, MPI.COMM_WORLD
     check_world_size(study.topology.shape(), world.size)
     folder, lock = lifecycle.study_folder(study), Lock(lifecycle.study_folder(study).lock)
-    error = _prepare(plan, url, resuming, lock) if world.rank == 0 else None
+    error = _prepare(plan, url, resuming, accept_changes, lock) if world.rank == 0 else None
     if world.bcast(error is not None):
         if error is not None:
             raise error
@@ -74,13 +74,13 @@ def join(plan: Plan, url: str, *, resuming: bool) -> Ending | int:
     return ending
 
 
-def _prepare(plan: Plan, url: str, resuming: bool, lock: Lock) -> Exception | None:
+def _prepare(plan: Plan, url: str, resuming: bool, accept_changes: bool, lock: Lock) -> Exception | None:
     try:
         lifecycle.check_name_is_free(plan.study, url)
         lifecycle.study_folder(plan.study).path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         try:
-            lifecycle.prepare(plan, url, resuming=resuming)
+            lifecycle.prepare(plan, url, resuming=resuming, accept_changes=accept_changes)
         except BaseException:
             lock.release()
             raise

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform.exit_codes import EXIT_STOPPED
-from atoll.platform.launch import orphans
+from atoll.platform.launch import orphans, provenance_log
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.running import state
 from atoll.platform.search import resume
@@ -71,19 +71,27 @@ def study_folder(study: Study) -> StudyFolder:
     return StudyFolder(Path(study.folder) if study.folder else DEFAULT_PARENT / study.name)
 
 
-def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, Any] | None = None) -> StudyFolder:
+def prepare(
+    plan: Plan,
+    url: str,
+    *,
+    resuming: bool,
+    accept_changes: bool = False,
+    belongs_to: Mapping[str, Any] | None = None,
+) -> StudyFolder:
     """Make the study's folder, or reopen it and mark the trials that an earlier start lost.
 
     Args:
         plan: the resolved study.
         url: the store's URL.
         resuming: whether to continue an existing study.
+        accept_changes: whether to continue it although its code, data or libraries have changed.
         belongs_to: further fields of the study's row: its benchmark, and its role there.
 
     Raises:
         LaunchError: if the study exists and is not to be resumed, or vice versa, or has changed, or is complete.
     """
-    study, workload = plan.study, plan.workload
+    study = plan.study
     folder = study_folder(study)
     definition = study.model_dump(mode="json", exclude={"store", "folder"})
     if folder.exists() and not resuming:
@@ -91,19 +99,37 @@ def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, An
             f"{folder.path} already holds a study; continue it with --resume, choose another --name, or delete it with "
             f"`atoll delete {study.name}`"
         )
+    is_used_up = False
     if resuming:
         past = _check_unchanged(folder, study, definition)
-        # If only the end is missing, because the launcher died, the ranks have nothing to do and the search ends.
-        if state(folder) == "complete" and past.used_up(study.trials, study.seconds, study.busy_seconds):
+        is_used_up = past.used_up(study.trials, study.seconds, study.busy_seconds)
+        if state(folder) == "complete" and is_used_up:
             raise LaunchError(
                 f"{study.name} is complete: it has used its budget of {budget(study)}; increase it to continue"
             )
-        if num_ended := orphans.end(folder):
-            log.warning("ended %d ranks that an earlier launcher had left", num_ended)
-    resolved = plan.objectives
+    # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
+    version = None if is_used_up else provenance_log.current(plan, folder, resuming, accept_changes)
+    if resuming and (num_ended := orphans.end(folder)):
+        log.warning("ended %d ranks that an earlier launcher had left", num_ended)
     # Compute nodes may be unable to reach the store, so the warm start is read here.
     warm_start = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(plan, url)
-    row = {
+    content = _row(plan, folder, definition) | dict(belongs_to or {}) | {"warm_start": warm_start}
+    folder.create()
+    write_whole(folder.definition, json.dumps(content, indent=2))
+    folder.stop_request.unlink(missing_ok=True)
+    with journal.next_launch(folder.journals) as lines:
+        if version is not None:
+            provenance_log.write(folder, version, lines)
+        number = None if version is None else version.number
+        lines.append(StudyStarted(definition=definition, num_trials=study.trials, provenance=number), sync=True)
+        mark_lost(folder, lines, "its process ended before the trial did", suspected=None)
+    return folder
+
+
+def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[str, Any]:
+    """The row of a study that starts now, or again."""
+    study, workload, resolved = plan.study, plan.workload, plan.objectives
+    return {
         "name": study.name,
         "state": "running",
         "workload": study.workload,
@@ -118,15 +144,7 @@ def prepare(plan: Plan, url: str, *, resuming: bool, belongs_to: Mapping[str, An
         "folder": str(folder.path.resolve()),
         "uid": uid(folder),
         "started": _started(folder),
-        **(belongs_to or {}),
     }
-    folder.create()
-    write_whole(folder.definition, json.dumps(row | {"warm_start": warm_start}, indent=2))
-    folder.stop_request.unlink(missing_ok=True)
-    with journal.next_launch(folder.journals) as lines:
-        lines.append(StudyStarted(definition=definition, num_trials=study.trials), sync=True)
-        mark_lost(folder, lines, "its process ended before the trial did", suspected=None)
-    return folder
 
 
 def row(folder: StudyFolder) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from atoll.platform.launch.errors import LaunchError
-from atoll.storage import journal, launches
+from atoll.storage import journal
 from atoll.storage.events import Restarted, StudyEnded, StudyStarted
 from atoll.storage.folder import BenchmarkFolder, StudyFolder
 from atoll.storage.lock import Lock
@@ -69,10 +69,8 @@ class StopClock:
 
 def state(folder: StudyFolder) -> str | None:
     """The state in which the study ended, from its launchers' journals; None if it has not ended."""
-    launchers = (file for file in reversed(launches.files(folder.journals)) if file.is_launchers)
-    for file in launchers:
-        events = journal.read_chunk(file.path).events
-        last = [event for event in events if isinstance(event, StudyStarted | Restarted | StudyEnded)]
-        if last:
-            return last[-1].state if isinstance(last[-1], StudyEnded) else None
-    return None
+    last = None
+    for event in journal.launchers_events(folder.journals):
+        if isinstance(event, StudyStarted | Restarted | StudyEnded):
+            last = event
+    return last.state if isinstance(last, StudyEnded) else None

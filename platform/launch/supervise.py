@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
-from atoll.platform.launch import lifecycle, running
+from atoll.platform.launch import lifecycle, provenance_log, running
 from atoll.platform.launch.blame import explanation, hosts, log_size, suspected_workers, was_killed
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import end_job, kill_ranks, start_ranks
@@ -63,6 +63,7 @@ def run_study(
     *,
     resuming: bool,
     follow: Callable[[StudyFolder], None],
+    accept_changes: bool = False,
     belongs_to: Mapping[str, Any] | None = None,
     run_ranks: Callable[[Run], str | None] | None = None,
 ) -> Ending:
@@ -73,6 +74,7 @@ def run_study(
         url: the store's URL.
         resuming: whether to continue an existing study.
         follow: called repeatedly while the search runs, and once at the end.
+        accept_changes: whether to continue it although its code, data or libraries have changed.
         belongs_to: further fields of the study's row: its benchmark, and its role there.
         run_ranks: runs the ranks, and returns the reason if they failed. Default: with mpiexec, supervised.
 
@@ -86,7 +88,7 @@ def run_study(
     lock = Lock(folder.lock)
     lock.acquire()
     try:
-        lifecycle.prepare(plan, url, resuming=resuming, belongs_to=belongs_to)
+        lifecycle.prepare(plan, url, resuming=resuming, accept_changes=accept_changes, belongs_to=belongs_to)
         row = lifecycle.row(folder)
         thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
         thread.start()
@@ -158,6 +160,8 @@ class _Supervisor:
             with journal.next_launch(self._folder.journals) as lines:
                 self._launch = lines.launch
                 lifecycle.mark_lost(self._folder, lines, failure, suspected)
+                if changed := provenance_log.changed_files(self._folder, self._study.data):
+                    return f"{failure}; the ranks are not restarted, as {provenance_log.reason(changed)}"
                 if num_restarts < self._study.max_restarts:
                     lines.append(Restarted(reason=failure), sync=True)
         return f"{failure}; the ranks were restarted {self._study.max_restarts} times (max_restarts)"

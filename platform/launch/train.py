@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from atoll.analysis.formatting import duration, number, size
 from atoll.platform.launch import errors, mpiexec
 from atoll.platform.launch.join import inside_mpi
-from atoll.platform.study import objectives, registry
-from atoll.platform.study.configuration import Configuration, read_configurations, split_hyperparameters, versions
+from atoll.platform.study import objectives, provenance, registry
+from atoll.platform.study.configuration import Configuration, Exported, read_configurations, split_hyperparameters
+from atoll.platform.study.measured import Measured, measured_differences
 from atoll.storage import yamlfile
 from atoll.storage.events import ProgressReported, TrialEnded
 from atoll.storage.journal import JournalTail
 
 
-def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool = False) -> Configuration:
+def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool = False) -> Exported:
     """Read and check the configuration at position `place` of `file`.
 
     Args:
@@ -49,6 +50,21 @@ def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool =
     )
     registry.workload(configuration.workload).check_data(Path(configuration.data) if configuration.data else None)
     return configuration
+
+
+def differences(exported: Exported) -> list[str]:
+    """A phrase for each difference in code, data and versions between an exported trial and a training of it now."""
+    data = Path(exported.data) if exported.data else None
+    now = provenance.measured(exported.workload, exported.method, data)
+    before = Measured(
+        code={file.path: file.sha256 for file in exported.code},
+        data=exported.data_files,
+        libraries=exported.versions,
+    )
+    now = now.model_copy(update={"libraries": provenance.versions(exported.versions)})
+    if not (exported.code or exported.data_files):  # of a version that did not record them, or written by hand
+        now = now.model_copy(update={"code": {}, "data": {}})
+    return measured_differences(before, now)
 
 
 def train(
@@ -115,8 +131,14 @@ def _progress_line(event: ProgressReported, metric: str) -> str:
     )
 
 
-def explain(configuration: Configuration, result: dict[str, Any]) -> list[str]:
-    """The lines that describe a result: the objective, and how it compares with the exported one."""
+def explain(configuration: Configuration, result: dict[str, Any], changes: Sequence[str] = ()) -> list[str]:
+    """The lines that describe a result: the objective, and how it compares with the exported one.
+
+    Args:
+        configuration: the configuration.
+        result: the training's result.
+        changes: the `differences` to the exported trial.
+    """
     if result["state"] != "complete":
         return [f"{result['state']}: {result['reason']}", *filter(None, [result.get("traceback")])]
     workload = registry.workload(configuration.workload)
@@ -132,7 +154,7 @@ def explain(configuration: Configuration, result: dict[str, Any]) -> list[str]:
     if expected is not None and expected == measured.get(name):
         lines.append(f"this reproduces the exported objective {expected!r} exactly")
     elif expected is not None:
-        lines.append(f"the exported objective, {name}, was {expected!r}{_differences(configuration)}")
+        lines.append(f"the exported objective, {name}, was {expected!r}{_unlike(changes)}")
     return lines
 
 
@@ -154,11 +176,5 @@ def _traffic_lines(ledger: list[dict[str, Any]]) -> list[str]:
     ] or ["sent: nothing"]
 
 
-def _differences(configuration: Configuration) -> str:
-    now = versions()
-    changed = [
-        f"{name} {old} then, {now.get(name)} now"
-        for name, old in configuration.versions.items()
-        if now.get(name) != old
-    ]
-    return f"; versions differ: {', '.join(changed)}" if changed else ""
+def _unlike(changes: Sequence[str]) -> str:
+    return f"; since then {'; '.join(changes)}" if changes else ""

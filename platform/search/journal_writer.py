@@ -21,13 +21,17 @@ class SearchJournal:
         lines: the journal's file.
         places: the places of the worker's ranks, the root's first.
         num_started: number of trials that the worker has started before a resume.
+        provenance: the version of the study's provenance.
     """
 
-    def __init__(self, lines: JournalWriter, places: Sequence[Place], num_started: int) -> None:
+    def __init__(
+        self, lines: JournalWriter, places: Sequence[Place], num_started: int, provenance: int | None = None
+    ) -> None:
         self._lines = lines
         self._places = places
         self._place = places[0]
         self._generation = num_started
+        self._provenance = provenance
         self._is_oversubscribed = any(place.oversubscribed for place in places)
 
     def ranks_placed(self) -> None:
@@ -66,6 +70,7 @@ class SearchJournal:
                 hyperparameters=candidate.hyperparameters,
                 configuration=configuration.model_dump(),
                 proposal=candidate.as_dict(),
+                provenance=self._provenance,
             )
         )
         self._generation += 1

@@ -33,6 +33,7 @@ from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.worker import Hooks
 from atoll.storage import journal
+from atoll.storage.events import Event, StudyStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
 
@@ -138,7 +139,7 @@ class SearchLoop:
         population = Population(study.population(place.island))
         proposer = _proposer(plan, population, place.island, num_given=len(given))
         restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
-        search_journal = _journal(folder, launch, worker.places, past)
+        search_journal = _journal(folder, launch, worker.places, past, events)
         # After the journal, whose seconds must reach the budget when these do.
         deadlines = Deadlines(study, past.seconds, folder.stop_request.exists)
         candidates = Candidates(proposer, search_journal, given)
@@ -287,11 +288,15 @@ class SearchLoop:
         return condition()
 
 
-def _journal(folder: StudyFolder, launch: int, places: Sequence[Place], past: resume.Past) -> SearchJournal:
+def _journal(
+    folder: StudyFolder, launch: int, places: Sequence[Place], past: resume.Past, events: Sequence[Event]
+) -> SearchJournal:
     root = places[0]
     num_started = sum(trial.worker == root.worker for trial in past.trials.values())
+    starts = (event for event in reversed(events) if isinstance(event, StudyStarted))
+    provenance = next((start.provenance for start in starts), None)
     lines = JournalWriter(folder.root_journal(root.world_rank, launch), launch)
-    return SearchJournal(lines, places, num_started)
+    return SearchJournal(lines, places, num_started, provenance)
 
 
 def _budget(study: Study, roots: Mailbox, past: resume.Past) -> BusyBudget:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 from atoll.platform.study import registry
+from atoll.platform.study.measured import DataFiles
 from atoll.storage import yamlfile
 
 if TYPE_CHECKING:
@@ -54,7 +55,33 @@ class Configuration(BaseModel):
         return name
 
 
-def read_configurations(file: Path, *, inside: bool = False) -> list[Configuration]:
+class CodeFile(BaseModel):
+    """A file of user code, as it was when a trial was measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    sha256: str
+
+
+class Exported(Configuration):
+    """A configuration in a file: its paths are relative to the file, and it tells the code and data of its trial."""
+
+    code: list[CodeFile] = Field(default_factory=list)
+    data_files: dict[str, DataFiles] = Field(default_factory=dict)
+
+    @field_validator("code")
+    @classmethod
+    def _absolute(cls, code: list[CodeFile], info: ValidationInfo) -> list[CodeFile]:
+        folder = Path((info.context or {}).get("folder", "."))
+        return [file.model_copy(update={"path": str((folder / file.path).resolve())}) for file in code]
+
+    def configuration(self) -> Configuration:
+        """The configuration alone."""
+        return Configuration.model_construct(**{name: getattr(self, name) for name in Configuration.model_fields})
+
+
+def read_configurations(file: Path, *, inside: bool = False) -> list[Exported]:
     """The configurations of a file from `atoll export`, at least one. Raises FileError.
 
     Args:
@@ -63,11 +90,10 @@ def read_configurations(file: Path, *, inside: bool = False) -> list[Configurati
     """
     content = yamlfile.read(yamlfile.text_of(file), str(file))
     if not isinstance(content, dict) or "configurations" not in content:
-        return [yamlfile.load(file, Configuration, inside=inside)]
+        return [yamlfile.load(file, Exported, inside=inside)]
     entries = content["configurations"]
     return [
-        yamlfile.validate(entry, Configuration, source=str(file), folder=file.parent, inside=inside)
-        for entry in entries
+        yamlfile.validate(entry, Exported, source=str(file), folder=file.parent, inside=inside) for entry in entries
     ]
 
 

@@ -8,6 +8,7 @@ would put test sentences into training. Every tenth training speaker is for vali
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -124,6 +125,10 @@ class TimitMlp(Classification):
         find_tree(folder)
         require_library("soundfile", "speech", "timit_mlp reads TIMIT's recordings with")
 
+    def data_files(self, folder: Path | None) -> Sequence[Path]:
+        """The tree with both parts."""
+        return [find_tree(folder)]
+
     def load(self, folder: Path | None) -> Data:
         """Frames (n, 40) of 416 training, 46 validation and 168 test speakers."""
         return _frames(find_tree(folder))
@@ -143,6 +148,10 @@ class TimitTransformer(FrameClassification):
         """Raise DataMissing or LibraryMissing if the tree or the library that reads it is absent."""
         find_tree(folder)
         require_library("soundfile", "speech", "timit_transformer reads TIMIT's recordings with")
+
+    def data_files(self, folder: Path | None) -> Sequence[Path]:
+        """The tree with both parts."""
+        return [find_tree(folder)]
 
     def load(self, folder: Path | None) -> Data:
         """Segments (n, 64, 40) of 416 training, 46 validation and 168 test speakers."""

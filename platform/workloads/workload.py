@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from atoll.searchspaces.space import SearchSpace
+
+# Notes what `find_file` finds, while `Workload.data_files` listens.
+_found: ContextVar[list[Path]] = ContextVar("found")
 
 
 class DataMissing(FileNotFoundError):
@@ -132,6 +136,23 @@ class Workload(ABC):
 
     def check_data(self, folder: Path | None) -> None:  # noqa: B027  (embedded data are always there)
         """Raise DataMissing if `load` would not find its files; must be cheap."""
+
+    def data_files(self, folder: Path | None) -> Sequence[Path]:
+        """The files and folders that `load` reads; must be cheap.
+
+        A study records their sizes and hashes, and is not resumed with others. Default: those that `check_data` finds
+        with `find_file`; if it finds none, all of the folder that the study's `data` names.
+
+        Args:
+            folder: the folder of the data files. None: the folder that ATOLL_DATA names.
+        """
+        found: list[Path] = []
+        token = _found.set(found)
+        try:
+            self.check_data(folder)
+        finally:
+            _found.reset(token)
+        return found
 
     @abstractmethod
     def load(self, folder: Path | None) -> Data:
@@ -255,6 +276,8 @@ def find_file(names: str | tuple[str, ...], folder: Path | None, how_to_get: str
     names = (names,) if isinstance(names, str) else names
     for path in (candidate / name for candidate in folders for name in names):
         if path.exists():
+            if (found := _found.get(None)) is not None:
+                found.append(path)
             return path
     places = (
         ", ".join(str(f.absolute()) for f in folders) or "no folder: neither the study's `data` nor ATOLL_DATA is set"

@@ -52,10 +52,12 @@ def test_every_line_of_stored_journals_is_read(archive, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("archive", MADE_IN)
-def test_a_stopped_search_goes_on_and_is_recorded(archive, tmp_path):
+def test_a_stopped_search_goes_on_and_is_recorded(archive, tmp_path, caplog):
     old = unpacked(archive, tmp_path)
     before = {trial["number"]: trial["objective"] for trial in called_json("leaderboard", "stopped", cwd=old)}
-    called("search", "stopped.yaml", "--resume", "--in-process", cwd=old)
+    with caplog.at_level("WARNING"):
+        called("search", "stopped.yaml", "--resume", "--in-process", cwd=old)
+    assert caplog.text.count("was started without a record of its code, data and versions") == 1
     store, row = study(old, "stopped")
     trials = store.trials(row)
     assert row.state == "complete"
@@ -63,6 +65,9 @@ def test_a_stopped_search_goes_on_and_is_recorded(archive, tmp_path):
     after = {trial["number"]: trial["objective"] for trial in called_json("leaderboard", "stopped", cwd=old)}
     assert before.items() <= after.items()
     assert len(before) < len(after)
+    assert [record.version for record in store.provenances(row)] == [1]
+    assert {trial.provenance for trial in trials if trial.started > store.provenances(row)[0].time} == {1}
+    assert {trial.provenance for trial in trials if trial.started < store.provenances(row)[0].time} == {None}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ ENTRY = {"operation": "sum", "scope": "node", "payload_bytes": 1, "overlapped": 
 ENTRY |= {"seconds_waited": 0}
 EXAMPLES = [
     events.JournalOpened(time=1.0, version=2),
-    events.StudyStarted(time=1.0, definition={"name": "s"}, num_trials=3),
+    events.StudyStarted(time=1.0, definition={"name": "s"}, num_trials=3, provenance=1),
     events.StudyEnded(time=1.0, state="stopped", reason="r"),
     events.Restarted(time=1.0, reason="r"),
     events.RankPlaced(
@@ -27,6 +27,7 @@ EXAMPLES = [
     events.TrialStarted(
         time=1.0, number=1, attempt=2, island=3, worker=4, generation=5, seed=6, host="h", oversubscribed=False,
         hyperparameters={"a": 1}, configuration={"b": 2}, proposal={"operator": "o"},
+        provenance=2,
     ),
     events.ProgressReported(
         time=1.0, number=1, attempt=2, step=3, epoch=4, seconds=5.0, train_loss=None, validation_loss=0.6, metric=0.7,
@@ -41,18 +42,20 @@ EXAMPLES = [
     events.Proposed(time=1.0, number=1, hyperparameters={"a": 1}, proposal={"genes": {}}),
     events.ProposalRefused(time=1.0, number=1, hyperparameters={"a": 1}, reason="r", genes={"a": 0.5}, attributes={}),
     events.Migrated(time=1.0, number=1, from_island=2, to_island=3),
+    events.ProvenanceRecorded(time=1.0, version=2, sha256="a", record={"measured": {}}, changes=["w.py changed"]),
 ]  # fmt: skip
 
 # What a line is called on disk, whatever classes and attributes are called.
 FIELDS = {
     "journal": "version launch ends",
-    "study_started": "definition num_trials",
+    "study_started": "definition num_trials provenance",
+    "provenance": "version sha256 record changes",
     "study_ended": "state reason",
     "restarted": "reason",
     "host": "world_rank island worker rank node hostname device threads process processor cores oversubscribed",
     "worker_finished": "",
     "trial_started": "number attempt island worker generation seed host oversubscribed hyperparameters configuration "
-    "proposal",
+    "proposal provenance",
     "progress": "number attempt step epoch seconds train_loss validation_loss metric learning_rate wire_bytes metrics",
     "trial_ended": "number attempt state objective metrics seconds wire_bytes ledger peak_memory reason traceback "
     "notes curve schedules busy_seconds objectives",
@@ -63,10 +66,11 @@ FIELDS = {
 }
 NOT_NEEDED = {
     "journal": "launch ends",
-    "study_started": "definition num_trials",
+    "study_started": "definition num_trials provenance",
+    "provenance": "changes",
     "study_ended": "reason",
     "host": "processor cores oversubscribed",
-    "trial_started": "generation host oversubscribed proposal",
+    "trial_started": "generation host oversubscribed proposal provenance",
     "progress": "metrics",
     "trial_ended": "objective metrics seconds wire_bytes ledger peak_memory reason traceback notes curve schedules "
     "busy_seconds objectives",

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import browser
+import own_code
 import pytest
 import yaml
 from commands import STABLE, atoll, called, called_json, journal_lines
@@ -22,6 +23,7 @@ from commands import STABLE, atoll, called, called_json, journal_lines
 from atoll.analysis import comparison, confirmations
 from atoll.platform.benchmark import benchmark_file, runner
 from atoll.platform.benchmark.benchmark_file import Benchmark
+from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.in_process import run_in_process
 from atoll.storage.store import Store
 
@@ -39,7 +41,7 @@ SMALL = {
 }
 
 
-def run(folder, *, resuming, watch=lambda study: None):
+def run(folder, *, resuming, watch=lambda study: None, **options):
     """The ending of b.yaml on threads, and what it said; `watch` gets the files of the study that runs."""
     said = []
     with contextlib.chdir(folder):
@@ -50,6 +52,7 @@ def run(folder, *, resuming, watch=lambda study: None):
             say=said.append,
             follow=lambda plan: contextlib.nullcontext(watch),
             run_ranks=run_in_process,
+            **options,
         )
     return ending, said
 
@@ -305,3 +308,34 @@ def test_a_benchmark_is_removed_as_a_whole(finished, tmp_path):
     store = Store(f"sqlite:///{tmp_path}/copy/atoll.db")
     assert (store.benchmarks(), store.studies()) == ([], [])
     assert [path.name for path in (tmp_path / "copy" / "atoll-studies" / "b").iterdir()] == ["mine.txt"]
+
+
+def test_a_resumed_benchmark_measures_with_the_same_code_in_all_of_its_studies(tmp_path, monkeypatch):
+    own_code.write(tmp_path, monkeypatch)
+    benchmark = SMALL | {"workloads": [{"workload": "w.py:Mine", "name": "mine", "epochs": 1}], "data": "data"}
+    benchmark |= {"tuning": {"trials": 1, "sampler": {"name": "random"}}, "space": {"batch_size": 8}, "ranks": 1}
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(benchmark | {"confirmation": {"best": 1, "seeds": 1}}))
+
+    def end_the_second(study):
+        if study.path.name == "mine.local_sgd.tune-0":
+            study.stop_request.touch()
+
+    run(tmp_path, resuming=False, watch=end_the_second)
+    assert journal_lines(tmp_path / "atoll-studies/b/mine.ddp.tune-0", "study_ended")[-1]["state"] == "complete"
+    (tmp_path / "helper.py").write_text("SHIFT = 0.2\n")
+    with pytest.raises(LaunchError, match=r"what b measures has changed since it was started: helper\.py changed"):
+        run(tmp_path, resuming=True)
+    ending, _ = run(tmp_path, resuming=True, accept_changes=True)
+    assert ending.state == "complete"
+    store, row = read(tmp_path)
+    versions = {
+        (study.method_label, study.stage): [len(store.provenances(study)), {t.provenance for t in store.trials(study)}]
+        for study in store.studies_of(row)
+    }
+    assert versions["ddp", "tune"] == [1, {1}]
+    assert versions["local_sgd", "tune"][0] == 2
+    assert versions["ddp", "confirm"] == [1, {1}]
+    with pytest.raises(LaunchError, match=r"helper\.py changed"):  # still, of the first tuning
+        run(tmp_path, resuming=True)
+    refused = called("benchmark", "b.yaml", "--accept-changes", cwd=tmp_path, code=2)
+    assert "--accept-changes needs --resume" in refused.stderr

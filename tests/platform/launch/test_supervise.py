@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+import own_code
 import pytest
 from commands import journal_lines, meanwhile
 
@@ -198,3 +199,15 @@ def test_a_study_is_run_once(tmp_path, job):
     assert refused
     with pytest.raises(LaunchError, match="already holds a study"):
         run(tmp_path)
+
+
+def test_ranks_are_not_started_again_with_other_code(tmp_path, job, monkeypatch):
+    own_code.write(tmp_path, monkeypatch)
+    job(f"""if [ -e "$folder/died" ]; then {note(STARTED | {"attempt": 1})}; {note(ENDED | {"attempt": 1})}; exit 0; fi
+touch "$folder/died"; {note(STARTED)}; echo 'SHIFT = 0.3' > {tmp_path}/helper.py; exit 9""")
+    own = {"workload": f"{tmp_path}/w.py:Mine", "data": str(tmp_path / "data")}
+    ending, _ = run(tmp_path, **own)
+    assert ending.state == "failed"
+    assert "the ranks are not restarted, as what they measure has changed meanwhile: helper.py changed" in ending.reason
+    with pytest.raises(LaunchError, match=r"helper\.py changed"):
+        run(tmp_path, resuming=True, **own)

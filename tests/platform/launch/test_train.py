@@ -3,6 +3,7 @@
 import json
 import re
 
+import own_code
 import pytest
 import torch
 import yaml
@@ -211,3 +212,70 @@ def test_code_outside_the_files_folder_is_not_trained_unless_trusted(tmp_path, s
     file.write_text(yaml.safe_dump({"workload": "inside.py:Mine", "method": "ddp"}))
     with pytest.raises(ValueError, match="run as it may"):
         train.read(file, inside=True)
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """A folder with a user's code, and with best.yaml of a search with it."""
+    own_code.write(tmp_path, monkeypatch)
+    called("search", "s.yaml", "--in-process", cwd=tmp_path)
+    called("export", "s", "-o", "best.yaml", cwd=tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@THREADS
+def test_an_export_moves_with_its_code(exported, tmp_path_factory):
+    content = yaml.safe_load((exported / "best.yaml").read_text())
+    assert content["workload"] == "w.py:Mine"
+    assert [file["path"] for file in content["code"]] == ["helper.py", "w.py"]
+    assert list(content["data_files"]) == ["x.txt"]
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "sub"
+    elsewhere.mkdir()
+    for name in ("best.yaml", "w.py", "helper.py"):
+        (exported / name).rename(elsewhere / name)
+    done = called("train", "sub/best.yaml", cwd=elsewhere.parent)
+    assert "this reproduces the exported objective" in done.stdout
+    assert done.stderr == ""
+    assert called_json("train", "best.yaml", cwd=elsewhere)["differences"] == []
+
+
+@pytest.mark.slow
+@THREADS
+def test_a_training_says_how_it_differs_from_the_exported_trial(exported, monkeypatch):
+    with (exported / "helper.py").open("a") as file:
+        file.write("# a comment\n")
+    (exported / "data/x.txt").write_text("0.50\n")
+    content = yaml.safe_load((exported / "best.yaml").read_text())
+    content["versions"]["torch"] = "1.0"
+    (exported / "best.yaml").write_text(yaml.safe_dump(content))
+    done = called("train", "best.yaml", cwd=exported)
+    phrases = ["helper.py changed (sha256 ", "data x.txt changed (4 → 5 bytes)", "torch 1.0 → "]
+    for phrase in phrases:
+        assert f"unlike the exported trial: {phrase}" in done.stderr
+    told = called_json("train", "best.yaml", cwd=exported)["differences"]
+    assert len(told) == len(phrases)
+    assert all(one.startswith(phrase) for one, phrase in zip(told, phrases, strict=True))
+
+
+@pytest.mark.slow
+@THREADS
+def test_an_export_without_hashes_and_with_absolute_paths_is_trained(exported):
+    content = yaml.safe_load((exported / "best.yaml").read_text())
+    for name in ("code", "data_files"):
+        del content[name]
+    content["workload"] = f"{exported}/w.py:Mine"
+    (exported / "best.yaml").write_text(yaml.safe_dump(content))
+    assert called_json("train", "best.yaml", cwd=exported)["differences"] == []
+
+
+@pytest.mark.slow
+def test_paths_are_relative_to_the_file_and_absolute_without_one(exported):
+    called("export", "s", "-o", "deep/er/best.json", cwd=exported)
+    content = json.loads((exported / "deep/er/best.json").read_text())
+    assert (content["workload"], content["code"][0]["path"]) == ("../../w.py:Mine", "../../helper.py")
+    refused = called("train", "deep/er/best.json", cwd=exported, code=2)
+    assert "use --outside if you trust it" in refused.stderr
+    assert train.read(exported / "deep/er/best.json").workload == f"{exported}/w.py:Mine"
+    printed = yaml.safe_load(called("export", "s", cwd=exported).stdout)
+    assert (printed["workload"], printed["code"][1]["path"]) == (f"{exported}/w.py:Mine", f"{exported}/w.py")

