@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from atoll.analysis import confirmations
+from atoll.analysis import changes, confirmations
 from atoll.analysis.confirmations import Confirmation
 from atoll.storage.models import BenchmarkRow
 from atoll.storage.store import Store
@@ -26,6 +26,7 @@ class BenchmarkResults:
         num_tunings: independent tunings of each method on each workload.
         num_ended, num_expected: studies.
         projections: predictions for the counting confirmations.
+        changed: code, data and libraries that differ between the studies.
     """
 
     def __init__(self, store: Store, benchmark: BenchmarkRow) -> None:
@@ -46,6 +47,8 @@ class BenchmarkResults:
         self.num_expected = benchmark.num_studies - len(self.hopeless)
         self.num_ended = sum(study.state in confirmations.ENDED for study in self.studies)
         self.projections = store.projections(row.trial_id for row in self.counting if row.trial_id is not None)
+        records = (row.record for study in self.studies for row in store.provenances(study))
+        self.changed = changes.changed(records)
 
     @property
     def is_complete(self) -> bool:

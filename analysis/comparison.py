@@ -176,6 +176,11 @@ def _notes(results: BenchmarkResults) -> list[str]:
         notes.append(f"studies whose ranks died too often count as failures: {', '.join(failed)}")
     if without := [w for w in results.workloads if w in results.targets and results.targets[w] is None]:
         notes.append(f"without a target, and so in no score: {', '.join(without)}")
+    if results.changed:
+        notes.append(
+            f"the studies were measured with different code, data or libraries, and may not compare: "
+            f"{', '.join(results.changed)}"
+        )
     if num_oversubscribed := sum(row.oversubscribed for row in rows):
         notes.append(
             f"{num_oversubscribed} of {len(rows)} confirmations shared cores or a GPU: their seconds are not scored"

@@ -332,6 +332,7 @@ def test_a_resumed_benchmark_measures_with_the_same_code_in_all_of_its_studies(t
         (study.method_label, study.stage): [len(store.provenances(study)), {t.provenance for t in store.trials(study)}]
         for study in store.studies_of(row)
     }
+    assert [note for note in comparison.compare(store, row).notes if "may not compare: helper.py" in note]
     assert versions["ddp", "tune"] == [1, {1}]
     assert versions["local_sgd", "tune"][0] == 2
     assert versions["ddp", "confirm"] == [1, {1}]

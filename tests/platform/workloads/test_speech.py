@@ -98,6 +98,7 @@ def test_timit(name, timit):
     workload = registry.workload(name)
     for folder in (timit, timit / "TIMIT"):
         workload.check_data(folder)
+        assert workload.data_files(folder) == [timit / "TIMIT"]
     data = workload.load(timit)
     per_sentence = 1 + (RATE - 400) // 160
     labelled = [int((part.targets != NO_FRAME).sum()) for part in (data.train, data.validation, data.test)]

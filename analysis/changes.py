@@ -1,0 +1,43 @@
+"""What changed between the provenances of several studies, which then do not compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+
+def changed(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The code files and data that differ between records that have both of them, and the versions of libraries.
+
+    Args:
+        records: the studies' provenances, as stored.
+    """
+    seen: dict[tuple[str, str], dict[str, None]] = {}
+    for record in records:
+        measured = _mapping(record.get("measured"))
+        for part in ("code", "data", "libraries"):
+            for name, value in _mapping(measured.get(part)).items():
+                seen.setdefault((part, name), {}).setdefault(_identity(value), None)
+        if (source := measured.get("atoll_source")) is not None:
+            seen.setdefault(("code", "atoll's own source"), {}).setdefault(str(source), None)
+    return [_told(part, name, list(values)) for (part, name), values in seen.items() if len(values) > 1]
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """A part of a record; empty if it is of another type, as in a store that somebody has edited."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _identity(value: object) -> str:
+    """Of a data file its hash if it is known, as it may have been copied since, or else size and time."""
+    facts = _mapping(value)
+    if not facts:
+        return str(value)
+    return str(facts.get("sha256") or (facts.get("size"), facts.get("modified"), facts.get("listing")))
+
+
+def _told(part: str, name: str, values: list[str]) -> str:
+    if part == "libraries":
+        return f"{name} {' and '.join(values)}"
+    return PurePath(name).name if part == "code" else f"data {name}"
