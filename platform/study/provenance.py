@@ -94,7 +94,7 @@ def _sources(workload: str, method: str) -> sources.Sources:
     for one in (type(registry.workload(workload)), registry.method(method)):
         written = [base for base in one.__mro__ if _package(base) not in sys.stdlib_module_names]
         if _package(written[0]) != "atoll":  # the named file may only import it from another one
-            starts.append(_file_of(written[0]))
+            starts += [_file_of(written[0]), *_packages_of(written[0])]
         of_atoll |= {_file_of(base) for base in written if _package(base) == "atoll"}
     found = sources.trace(starts)
     libraries = {_distribution(name) for name in found.libraries}
@@ -104,6 +104,13 @@ def _sources(workload: str, method: str) -> sources.Sources:
 
 def _package(one: type) -> str:
     return one.__module__.partition(".")[0]
+
+
+def _packages_of(one: type) -> list[Path]:
+    """The files of the packages that hold a class's module, which Python runs before it."""
+    parts = one.__module__.split(".")
+    packages = (sys.modules.get(".".join(parts[:end])) for end in range(1, len(parts)))
+    return [Path(file) for package in packages if (file := getattr(package, "__file__", None))]
 
 
 def _file_of(one: type) -> Path:

@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+import sys
 import time
 
 import own_code
 import pytest
 
-from atoll.platform.study import measured, provenance
+from atoll.platform.study import measured, provenance, registry
 from atoll.platform.study.measured import DataFiles, Measured, Provenance
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
@@ -43,6 +44,21 @@ def test_code_data_libraries_and_the_resolved_search_are_recorded(folder):
 def test_libraries_that_a_workload_imports_only_when_it_needs_them(workload, library, monkeypatch):
     monkeypatch.setattr(provenance, "_data_paths", lambda *_: [])
     assert library in provenance.measured(workload, "ddp", None).libraries
+
+
+def test_the_code_of_a_plugin_is_its_module_with_its_packages(folder, monkeypatch):
+    (folder / "own_plugin/deep").mkdir(parents=True)
+    for name, text in {"__init__": "", "deep/__init__": "", "deep/x": "", "y": ""}.items():
+        (folder / f"own_plugin/{name}.py").write_text(text)
+    (folder / "own_plugin/deep/w.py").write_text(own_code.WORKLOAD + "\nfrom . import x\n")
+    monkeypatch.setattr(registry, "_entry_points", lambda kind: {"mine": "own_plugin.deep.w:Mine"})
+    for name in ("own_plugin", "own_plugin.deep", "own_plugin.deep.w", "own_plugin.deep.x"):
+        monkeypatch.setitem(sys.modules, name, None)
+        del sys.modules[name]
+    own_code.write_study(folder, workload="mine")
+    found = {os.path.relpath(path, folder) for path in record(folder).measured.code}
+    package = {f"own_plugin/{name}.py" for name in ("__init__", "deep/__init__", "deep/w", "deep/x")}
+    assert found == {"helper.py", *package}
 
 
 def test_a_librarys_package_may_have_another_name(folder):

@@ -54,6 +54,12 @@ def test_packages_are_found_with_the_packages_that_hold_them(tmp_path):
     }  # fmt: skip
 
 
+def test_a_relative_import_runs_the_package(tmp_path):
+    write(tmp_path, p__w="from .x import y", p__x="", z="")
+    (tmp_path / "p/__init__.py").write_text("import z")
+    assert found(tmp_path, "p/w.py") == {"p/w.py", "p/x.py", "p/__init__.py", "z.py"}
+
+
 def test_a_file_in_a_package_may_name_the_package(tmp_path):
     for name in ("p/__init__", "p/helper"):
         (tmp_path / "p").mkdir(exist_ok=True)
