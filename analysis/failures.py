@@ -42,6 +42,12 @@ def kind_of(reason: str | None) -> str:
     return _NUMBER.sub("#", _RANK.sub("", reason or "unknown"))
 
 
+def first_line(reason: str | None, width: int = 300) -> str:
+    """The first line of a reason, cut to a width."""
+    line = next(iter((reason or "").strip().splitlines()), "unknown")
+    return line if len(line) <= width else f"{line[:width]} ..."
+
+
 def by_kind(trials: Iterable[TrialRow]) -> list[KindOfFailure]:
     """The kinds of failures, the most frequent first."""
     failed: dict[str, list[TrialRow]] = defaultdict(list)

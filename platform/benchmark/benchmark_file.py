@@ -221,6 +221,7 @@ class Benchmark(Strict):
             "space": {name: dump(value) for name, value in space.items()},
             "constraints": part.method.constraints,
             "trial_timeout": self.trial_timeout,
+            "keep_going": True,  # a method all of whose trials fail is a result, and spends the budget of the others
             "data": self.data,
         }
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from atoll.analysis.failures import kind_of, user_frame
+from atoll.analysis.failures import first_line, kind_of, user_frame
 from atoll.analysis.formatting import duration, number, size
 from atoll.storage.events import CHANGED, Event, Migrated, TrialEnded, TrialStarted
 from atoll.storage.folder import StudyFolder
@@ -114,7 +114,7 @@ class LiveSearch:
         if not isinstance(event, TrialEnded):
             return
         if event.state == "failed" and (kind := kind_of(event.reason)) not in self._told:
-            self._once(kind, f"trial {event.number} failed: {_first_line(event.reason or '')}")
+            self._once(kind, f"trial {event.number} failed: {first_line(event.reason)}")
             if place := user_frame(event.traceback):
                 self._console.print(Text(f"  at {place}"))
         for note in event.notes:
@@ -194,15 +194,10 @@ def failures(study: str, kinds: Sequence[KindOfFailure], max_kinds: int = 10) ->
     lines = [f"{sum(kind.count for kind in kinds)} failed trials, by reason:"]
     for kind in kinds[:max_kinds]:
         which = f"trial {kind.trial}" if kind.count == 1 else f"{kind.count} trials, first trial {kind.trial}"
-        lines += [f"  {which}: {_first_line(kind.reason)}", *([f"    at {kind.place}"] if kind.place else [])]
+        lines += [f"  {which}: {first_line(kind.reason)}", *([f"    at {kind.place}"] if kind.place else [])]
     if len(kinds) > max_kinds:
         lines.append(f"  and {len(kinds) - max_kinds} further reasons: atoll failures {study}")
     return [*lines, f"a traceback: atoll failures {study} --trial {kinds[0].trial}"]
-
-
-def _first_line(reason: str, width: int = 300) -> str:
-    line = reason.strip().splitlines()[0] if reason.strip() else "unknown"
-    return line if len(line) <= width else f"{line[:width]} ..."
 
 
 def failures_by_choice(study: str, choices: Sequence[ChoiceFailures]) -> Table:

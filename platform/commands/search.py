@@ -73,6 +73,9 @@ def search(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped study.")] = False,
     accept_changes: AcceptOption = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Search on even if the first trials all fail alike. Default: stop.")
+    ] = False,
     in_process: Annotated[
         bool,
         typer.Option(
@@ -90,7 +93,7 @@ def search(
     check_accepted(accept_changes, resume)
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
-    flags |= {"epochs": epochs, "seed": seed, "observe": observe}
+    flags |= {"epochs": epochs, "seed": seed, "observe": observe, "keep_going": keep_going or None}
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
     options = {"resuming": resume, "accept_changes": accept_changes, "in_process": in_process}

@@ -9,10 +9,10 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
 
 from atoll.platform import exit_codes
 from atoll.platform.launch import lifecycle
+from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import without_rank_variables
 from atoll.platform.study.plan import Plan
@@ -59,7 +59,13 @@ def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) 
             raise error
         return 1
     recorder = _start_recorder(folder, url) if world.rank == 0 else None
-    also: Callable[[], None] = lock.refresh if world.rank == 0 else lambda: None
+    first_trials = FirstTrials(folder, study) if world.rank == 0 else None
+
+    def also() -> None:
+        if first_trials is not None:
+            first_trials.look()
+            lock.refresh()
+
     try:
         search.stop_on_signals(folder)
         search.run(folder, world.bcast(launches.newest(folder.journals)), MpiWorld(world), also)
@@ -67,9 +73,9 @@ def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) 
         traceback.print_exc()
         sys.stderr.flush()
         world.Abort(exit_codes.EXIT_STOPPED)
-    if recorder is None:
+    if recorder is None or first_trials is None:
         return int(world.bcast(None))
-    ending = _end(folder, study, recorder, lock)
+    ending = _end(folder, study, recorder, lock, first_trials.reason)
     world.bcast(ending.exit_code)
     return ending
 
@@ -89,8 +95,10 @@ def _prepare(plan: Plan, url: str, resuming: bool, accept_changes: bool, lock: L
     return None
 
 
-def _end(folder: StudyFolder, study: Study, recorder: subprocess.Popen[bytes], lock: Lock) -> Ending:
-    state, reason = lifecycle.end(folder, study, None)
+def _end(
+    folder: StudyFolder, study: Study, recorder: subprocess.Popen[bytes], lock: Lock, gave_up: str | None
+) -> Ending:
+    state, reason = lifecycle.end(folder, study, None, gave_up)
     try:
         recorded = recorder.wait(lifecycle.RECORDING_TIMEOUT) == 0
     except subprocess.TimeoutExpired:

@@ -37,7 +37,7 @@ from atoll.storage.store import DEFAULT_URL, Store
 log = logging.getLogger("atoll.launch")
 
 RECORDING_TIMEOUT = 60.0
-MAY_CHANGE = (*BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts")
+MAY_CHANGE = (*BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going")
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 
 
@@ -259,10 +259,17 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected:
             lines.append(lost)
 
 
-def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, str | None]:
-    """Write the study's last line: its state and the reason."""
+def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | None = None) -> tuple[str, str | None]:
+    """Write the study's last line: its state and the reason.
+
+    Args:
+        folder, study: the study and its files.
+        failure: the reason if the ranks failed.
+        gave_up: the reason if the search was stopped because its first trials failed; see `FirstTrials`.
+    """
     with journal.next_launch(folder.journals) as lines:
-        mark_lost(folder, lines, failure or "the search was stopped", suspected=() if failure is None else None)
+        lost = failure or gave_up or "the search was stopped"
+        mark_lost(folder, lines, lost, suspected=() if failure is None else None)
         past = resume.read(journal.replay(folder.journals))
         reason: str | None = failure
         if failure is not None:
@@ -271,6 +278,8 @@ def end(folder: StudyFolder, study: Study, failure: str | None) -> tuple[str, st
             # In a benchmark, a method all of whose trials fail is a result.
             all_failed = past.all_failed() and row(folder).get("benchmark") is None
             state, reason = ("failed", f"all {past.num_budgeted()} trials failed") if all_failed else ("complete", None)
+        elif gave_up is not None:
+            state, reason = "failed", gave_up
         else:
             state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
         lines.append(StudyEnded(state=state, reason=reason), sync=True)

@@ -17,6 +17,7 @@ from typing import Any
 from atoll.platform.exit_codes import EXIT_JOURNAL
 from atoll.platform.launch import lifecycle, provenance_log, running
 from atoll.platform.launch.blame import explanation, hosts, log_size, suspected_workers, was_killed
+from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import end_job, kill_ranks, start_ranks
 from atoll.platform.launch.signals import STOP_SIGNALS, stop_on_signals
@@ -89,14 +90,20 @@ def run_study(
     lock.acquire()
     try:
         lifecycle.prepare(plan, url, resuming=resuming, accept_changes=accept_changes, belongs_to=belongs_to)
+        first_trials = FirstTrials(folder, study)
+
+        def following(folder: StudyFolder) -> None:
+            first_trials.look()
+            follow(folder)
+
         row = lifecycle.row(folder)
         thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
         thread.start()
         with stop_on_signals(folder) as hurry:
-            run = Run(study, folder, launches.newest(folder.journals), lock, follow, hurry)
+            run = Run(study, folder, launches.newest(folder.journals), lock, following, hurry)
             failure = (run_ranks or supervise)(run)
         try:
-            state, reason = lifecycle.end(folder, study, failure)
+            state, reason = lifecycle.end(folder, study, failure, first_trials.reason)
         except JournalError as error:
             state, reason = "failed", failure or error.strerror
         recorded = thread.finish(lifecycle.RECORDING_TIMEOUT)

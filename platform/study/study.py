@@ -135,6 +135,11 @@ class Study(Strict):
         default=600.0, gt=0, description="seconds without progress after which a rank counts as dead"
     )
     max_restarts: int = Field(default=10, ge=0, description="how often the launcher restarts the ranks after they died")
+    keep_going: bool = Field(
+        default=False,
+        description="search on if the first trials (as many as workers, at least 3) all fail alike. Default: stop, as "
+        "failed",
+    )
     epochs: int | None = Field(default=None, ge=1, description="epochs per trial. Default: the workload's")
     target: float | None = Field(default=None, description="target value of the metric. Default: the workload's")
     seed: int = Field(
