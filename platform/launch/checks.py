@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll.platform.search.propagators.grid import points
+from atoll.platform.search.propagators.grid import identity, points
 from atoll.platform.search.proposals import draw
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.samplers import Grid
@@ -43,13 +43,14 @@ def _check_grids(plan: Plan) -> None:
     study = plan.study
     for sampler in study.samplers():
         if isinstance(sampler, Grid):
-            size = len(points(sampler, plan.space, plan.infeasibility))
-            if not size:
+            distinct = set(points(sampler, plan.space, plan.infeasibility))
+            if not distinct:
                 raise ValueError(
                     "the grid must have a feasible point, and has none; change sampler.points, or remove constraints"
                 )
-            size += study.default_first
-            if study.trials is not None and study.trials > size:
+            if study.default_first:  # which may be a point of the grid
+                distinct.add(identity(plan.space.default()))
+            if study.trials is not None and study.trials > (size := len(distinct)):
                 raise ValueError(
                     f"trials must be at most {size}, the number of distinct configurations of the grid and the "
                     f"default; got {study.trials}"

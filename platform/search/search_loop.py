@@ -137,7 +137,7 @@ class SearchLoop:
         given = given_first(plan, warm_start)
         scoring = Scoring(plan.objectives, plan.workload)
         population = Population(study.population(place.island))
-        proposer = _proposer(plan, population, place.island, num_given=len(given))
+        proposer = _proposer(plan, population, place.island, [hyperparameters for hyperparameters, _ in given])
         restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
         search_journal = _journal(folder, launch, worker.places, past, events)
         # After the journal, whose seconds must reach the budget when these do.
@@ -304,14 +304,14 @@ def _budget(study: Study, roots: Mailbox, past: resume.Past) -> BusyBudget:
     return BusyBudget(roots, seconds)
 
 
-def _proposer(plan: Plan, population: Population, island: int, *, num_given: int) -> Proposer:
+def _proposer(plan: Plan, population: Population, island: int, given: Sequence[dict[str, Any]]) -> Proposer:
     propagator = propagators.make(
         plan.study.samplers()[island],
         plan.space,
         population,
         seed=plan.study.seed,
         num_objectives=len(plan.objectives),
-        first=num_given,
+        given=given,
         infeasibility=plan.infeasibility,
     )
     return Proposer(propagator, plan.space, plan.infeasibility, plan.study.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from atoll.platform.study.samplers import Genetic, Grid, Mixed, Random, Sampler
@@ -9,7 +10,7 @@ from atoll.platform.study.samplers import Genetic, Grid, Mixed, Random, Sampler
 if TYPE_CHECKING:
     from atoll.platform.search.population import Population
     from atoll.platform.search.propagators.propagator import Propagator
-    from atoll.searchspaces.space import Infeasibility, SearchSpace
+    from atoll.searchspaces.space import Infeasibility, SearchSpace, Value
 
 
 def make(
@@ -19,7 +20,7 @@ def make(
     *,
     seed: int,
     num_objectives: int = 1,
-    first: int = 0,
+    given: Sequence[Mapping[str, Value]] = (),
     infeasibility: Infeasibility = lambda _: None,
 ) -> Propagator:
     """The propagator of a sampler, for one worker of an island.
@@ -30,7 +31,7 @@ def make(
         population: the island's population in the worker's view; its size is that of a generation.
         seed: the study's seed.
         num_objectives: the number of an individual's losses.
-        first: the number of the first trial that the sampler proposes.
+        given: the configurations of the first trials, after which the sampler proposes.
         infeasibility: returns why hyperparameters are infeasible, or None.
     """
     if isinstance(settings, Mixed):
@@ -48,7 +49,7 @@ def make(
     if isinstance(settings, Grid):
         from atoll.platform.search.propagators.grid import GridPropagator
 
-        return GridPropagator(settings, space, seed, first, infeasibility)
+        return GridPropagator(settings, space, seed, given, infeasibility)
     from atoll.platform.search.propagators.optuna_sampler import OptunaPropagator
 
     return OptunaPropagator(settings, space, num_objectives, population.size, seed)

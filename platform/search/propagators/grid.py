@@ -1,29 +1,32 @@
-"""Each point of a grid once: trial n evaluates point n, so the workers need not coordinate."""
+"""Each point of a grid once: trial n evaluates point n, so the workers need not coordinate.
+
+Points that are evaluated first anyway, such as the default, come last: the grid goes around with them as its beginning.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from atoll.platform.search.propagators.propagator import Propagator, Proposal
 from atoll.platform.study.samplers import Grid
-from atoll.searchspaces.space import Gene, Infeasibility, Parameter, SearchSpace
+from atoll.searchspaces.space import Gene, Infeasibility, Parameter, SearchSpace, Value
 
 LARGEST = 100_000
 
 
 class GridPropagator(Propagator):
-    """Enumerates the grid in an order shuffled by the seed.
+    """Enumerates the grid in an order shuffled by the seed, the points among `given` last.
 
     Args:
         settings: the number of points of each range.
         space: the search space.
         seed: the study's seed.
-        first: the number of the grid's first trial.
+        given: the configurations that the first trials evaluate instead.
         infeasibility: returns why hyperparameters are infeasible, or None.
     """
 
@@ -32,20 +35,33 @@ class GridPropagator(Propagator):
         settings: Grid,
         space: SearchSpace,
         seed: int,
-        first: int,
+        given: Sequence[Mapping[str, Value]] = (),
         infeasibility: Infeasibility = lambda _: None,
     ) -> None:
-        self._points = points(settings, space, infeasibility)
-        random.Random(seed).shuffle(self._points)
-        self._first = first
+        shuffled = list(points(settings, space, infeasibility).items())
+        random.Random(seed).shuffle(shuffled)
+        evaluated = set(map(identity, given))
+        self._points = [genes for _, genes in sorted(shuffled, key=lambda point: point[0] in evaluated)]
+        self._first = len(given)
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
         """The point of this trial; after the last point, the grid repeats."""
         return Proposal(self._points[(number - self._first) % len(self._points)], "grid")
 
 
-def points(settings: Grid, space: SearchSpace, infeasibility: Infeasibility = lambda _: None) -> list[dict[str, Gene]]:
-    """The genes of the grid's distinct feasible configurations.
+def identity(values: Mapping[str, Value]) -> str:
+    """A text that is equal for equal configurations; the last digits of a number may differ."""
+
+    def rounded(value: Value) -> Value:
+        return float(f"{value:.12g}") if isinstance(value, float) else value
+
+    return json.dumps({name: rounded(value) for name, value in values.items()}, sort_keys=True)
+
+
+def points(
+    settings: Grid, space: SearchSpace, infeasibility: Infeasibility = lambda _: None
+) -> dict[str, dict[str, Gene]]:
+    """The genes of the grid's distinct feasible configurations, by their identities.
 
     Raises:
         ValueError: for a parameter that the space does not have, or a grid that is too large.
@@ -68,8 +84,8 @@ def points(settings: Grid, space: SearchSpace, infeasibility: Infeasibility = la
         named = dict(zip(space.limits(), genes, strict=True))
         values = space.decode(named)
         if infeasibility(values) is None:
-            distinct.setdefault(json.dumps(values, sort_keys=True), named)
-    return list(distinct.values())
+            distinct.setdefault(identity(values), named)
+    return distinct
 
 
 def _axis(parameter: Parameter, count: int) -> Iterator[Gene]:

@@ -440,4 +440,18 @@ def test_a_grid_has_every_point_once_and_says_what_it_cannot():
     with pytest.raises(ValueError, match="a grid must have at most 100000 points; got "):
         grid.points(Grid(name="grid", points=100), SPACE)
     halved = grid.points(Grid(name="grid", points=4), SPACE, SPACE.constrained(["kind == 'a'"]).violated)
-    assert {SPACE.decode(genes)["kind"] for genes in halved} == {"a"}
+    assert {SPACE.decode(genes)["kind"] for genes in halved.values()} == {"a"}
+
+
+def test_a_grid_goes_around_with_the_points_that_are_evaluated_first():
+    settings = Grid(name="grid", points={"rate": 2, "width": 3, "limit": 1})
+    on_the_grid = [SPACE.decode(genes) for genes in grid.points(settings, SPACE).values()]
+    elsewhere = on_the_grid[0] | {"rate": 0.0123}
+    digits = on_the_grid[7] | {"rate": on_the_grid[7]["rate"] * (1 + 1e-15)}
+    first = [elsewhere, on_the_grid[4], digits]
+    propagator = grid.GridPropagator(settings, SPACE, seed=3, given=first)
+    size = len(on_the_grid)
+    proposed = [grid.identity(SPACE.decode(propagator.propose(number).genes)) for number in range(3, 3 + size + 4)]
+    assert sorted(proposed[:size]) == sorted(map(grid.identity, on_the_grid))
+    assert set(proposed[size - 2 : size]) == {grid.identity(on_the_grid[4]), grid.identity(on_the_grid[7])}
+    assert proposed[size:] == proposed[:4]

@@ -125,7 +125,7 @@ def test_genes_and_values_of_wrong_types_stop_no_resume(folder):
             number += 1
     population = Population(1000)
     propagator = propagators.make(
-        of.study.samplers()[0], of.space, population, seed=0, num_objectives=1, first=0, infeasibility=of.infeasibility
+        of.study.samplers()[0], of.space, population, seed=0, num_objectives=1, infeasibility=of.infeasibility
     )
     proposer = Proposer(propagator, of.space, of.infeasibility, 0)
     past = resume.read(journal.replay(folder.journals))

@@ -187,3 +187,18 @@ def test_what_violates_a_constraint_is_refused_and_counted(tmp_path):
     assert study.num_refused == len(refused) > 0
     assert all(line["hyperparameters"]["batch_size"] > 24 for line in refused)
     assert all(line["reason"] == f"it violates {constraint}" for line in refused)
+
+
+def test_a_grid_is_trained_once_with_the_default_among_its_points(tmp_path):
+    space = {
+        "wire": "float32",
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "learning_rate": {"low": 0.01, "high": 0.1},
+    }
+    space |= {"batch_size": {"choices": [32, 64]}, "momentum": 0.9}
+    write(tmp_path, epochs=1, sampler={"name": "grid", "points": 3}, trials=6, space=space)
+    search(tmp_path)
+    _, _, trials = read(tmp_path)
+    chosen = {(t.hyperparameters["learning_rate"], t.hyperparameters["batch_size"]) for t in trials}
+    assert (trials[0].proposal["operator"], len(trials), len(chosen)) == ("default", 6, 6)

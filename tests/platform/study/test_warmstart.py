@@ -130,6 +130,20 @@ def test_bad_input_is_refused_before_the_first_trial(content, message):
 
 
 @pytest.mark.parametrize(
+    ("points", "default_first", "most"),
+    [(3, True, 6), (3, False, 6), (1, True, 3), (1, False, 2)],
+    ids=["default on the grid", "no default", "default off the grid", "no default off the grid"],
+)
+def test_a_default_that_is_a_point_of_the_grid_counts_once(points, default_first, most):
+    fixed = {"wire": "float32", "learning_rate": 0.1, "weight_decay": 0.0, "schedule": "cosine"}
+    space = fixed | {"batch_size": {"choices": [32, 64]}, "momentum": {"low": 0.0, "high": 0.9}}
+    content = {"space": space, "sampler": {"name": "grid", "points": points}, "default_first": default_first}
+    checks.check(study(**content, trials=most))
+    with pytest.raises(ValueError, match=f"trials must be at most {most}, "):
+        checks.check(study(**content, trials=most + 1))
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"sampler": {"name": "optuna-tpe", "population": 3}}, "Extra inputs are not permitted"),
