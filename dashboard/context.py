@@ -15,8 +15,9 @@ from dash.exceptions import PreventUpdate
 from sqlalchemy.exc import DBAPIError
 
 from atoll.dashboard.board import Board, Boards
+from atoll.storage.liveness import true_state_of
 from atoll.storage.models import BenchmarkRow, StudyRow
-from atoll.storage.store import DEFAULT_URL, Store, StoreError
+from atoll.storage.store import DEFAULT_URL, Store, StoreError, StudySummary
 
 # A busy store or a deleted study must not end in a traceback.
 UNREADABLE = (StoreError, DBAPIError)
@@ -74,6 +75,13 @@ class Context:
         """The --store option of a command, with a hidden password; empty for the default store."""
         url = str(self.store)
         return "" if url == DEFAULT_URL else f" --store {shlex.quote(url)}"
+
+    def studies(self) -> list[StudySummary]:
+        """All studies, the newest first, in their true states: that of one whose launcher has died is interrupted."""
+        summaries = self.store.studies()
+        for summary in summaries:
+            summary.study.state = true_state_of(summary.study)
+        return summaries
 
     def stamp(self, subject: StudyRow | BenchmarkRow) -> str:
         """A key that changes when a trial of the study completes, or a study of the benchmark begins or ends."""

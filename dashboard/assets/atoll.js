@@ -18,6 +18,13 @@ dagcomponentfuncs.AtollLink = function (props) {
   return React.createElement(window.dash_core_components.Link, { href: props.data.href, children: String(props.value) });
 };
 
+// A study's state in the words and the color of the study page; failed ones stand out.
+dagcomponentfuncs.AtollState = function (props) {
+  if (props.value == null) return null;
+  const state = String(props.value).split(",")[0];
+  return React.createElement("span", { className: "state state-" + state }, String(props.value));
+};
+
 // A figure's data as rows, one for each point of each trace, in the store's units.
 function atollRows(traces, layout) {
   const list = (values) => (values == null ? [] : typeof values === "object" ? Array.from(values) : [values]);

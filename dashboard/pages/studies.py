@@ -21,7 +21,7 @@ from atoll.storage.store import StudySummary
 
 COLUMNS = [
     link_column("study", "study", minWidth=280, flex=2),
-    column("state", width=115),
+    column("state", width=125, cellRenderer="AtollState"),
     column("progress", "ended", width=115, filter=False, comparator={"function": "atollProgress"}),
     column("best", numeric=True, width=105),
     column("metric", width=125),
@@ -66,7 +66,7 @@ def register(app: dash.Dash, context: Context) -> None:
     )
     def _update(_count: int, archived: bool, seen: str | None) -> Any:
         try:
-            summaries, benchmarks = context.store.studies(), context.store.benchmarks()
+            summaries, benchmarks = context.studies(), context.store.benchmarks()
         except UNREADABLE as error:
             return no_update, no_update, f"The store cannot be read: {error}", None
         shown = rows(context, summaries, benchmarks, archived)

@@ -20,6 +20,7 @@ from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.controls import ADDRESS, BESIDE_FIGURE, DRAWING, View
 from atoll.dashboard.figures import parallel, style
 from atoll.storage import browse
+from atoll.storage.liveness import INTERRUPTED, true_state_of
 from atoll.storage.models import StudyRow
 from atoll.storage.store import StoreError
 
@@ -255,18 +256,37 @@ def _register_edits(app: dash.Dash, context: Context) -> None:
 
 
 def summary(board: Board, now: float) -> list[Any]:
-    """The study's state and counts of trials."""
+    """The study's true state and counts of trials."""
     study, counts = board.study, board.counts()
+    state = true_state_of(study)
     num_ended = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
-    color = {"running": "blue", "complete": "green", "stopped": "yellow", "failed": "red"}.get(study.state, "gray")
     budget = f" of {study.num_trials:,}" if study.num_trials is not None else ""
     spent = (study.finished or now) - study.started
     words = [f"{num_ended:,}{budget} trials ended", *(f"{n:,} {s}" for s, n in sorted(counts.items()))]
     words += [f"{study.num_refused:,} infeasible, not trained"] if study.num_refused else []
     words += [f"{'took' if study.finished else 'for'} {duration(spent)}"]
-    badge = dmc.Badge(study.state, color=color, variant="dot")
-    reason = [components.alert("Why the study ended", study.reason, "yellow")] if study.reason else []
-    return [dmc.Group([badge, dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm"), *reason]
+    head = dmc.Group([badge(state), dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm")
+    return [head, *_why(study, state)]
+
+
+def badge(state: str) -> dmc.Badge:
+    """A study's state; a failed one stands out."""
+    if state == "failed":
+        return dmc.Badge(state, color="red.9", variant="filled")
+    colors = {"running": "blue", "complete": "green", "stopped": "yellow", INTERRUPTED: "orange"}
+    return dmc.Badge(state, color=colors.get(state, "gray"), variant="dot")
+
+
+def _why(study: StudyRow, state: str) -> list[dmc.Alert]:
+    """Why the study does not run."""
+    if state == INTERRUPTED:
+        words = (
+            f"Its launcher has ended without a word. The search command with --resume continues it; `atoll stop "
+            f"{study.name}` ends it."
+        )
+        return [components.alert("The study was interrupted", words, "orange")]
+    color = "red" if state == "failed" else "yellow"
+    return [components.alert("Why the study ended", study.reason, color)] if study.reason else []
 
 
 def held_at_ends(context: Context, study: StudyRow) -> pd.DataFrame:

@@ -118,15 +118,14 @@ def studies(
 ) -> None:
     """List the studies with their progress, or describe one: space, sampler, code, data, versions and changes."""
     from atoll.platform.commands import description, display
-    from atoll.platform.launch import running
     from atoll.storage.export import study_as_dict
-    from atoll.storage.folder import StudyFolder
+    from atoll.storage.liveness import true_state_of
 
     opened = open_store(store)
     chosen = None if name is None else opened.study(name).id
     summaries = [summary for summary in opened.studies() if chosen in (None, summary.study.id)]
-    for study in (summary.study for summary in summaries if summary.study.state == "running"):
-        study.state = running.true_state(StudyFolder(study.folder), study.name, study.uid)
+    for summary in summaries:
+        summary.study.state = true_state_of(summary.study)
     contents = [study_as_dict(s.study) | {"counts": s.counts, "best": s.best} for s in summaries]
     if name is None and as_json:
         print_json(contents)

@@ -1,31 +1,14 @@
-"""Whether a study is running, in which process, and how it ended."""
+"""Whether a study is running, in which process, and how it ended; and the request to stop it."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from atoll.platform.launch.errors import LaunchError
-from atoll.storage import journal
-from atoll.storage.events import Restarted, StudyEnded, StudyStarted
 from atoll.storage.folder import BenchmarkFolder, StudyFolder
-from atoll.storage.lock import Lock
+from atoll.storage.liveness import holder, state, true_state
 
-
-def holder(folder: StudyFolder) -> dict[str, Any] | None:
-    """The process that runs the study; None if no process does."""
-    return Lock(folder.lock).holder()
-
-
-def true_state(folder: StudyFolder, name: str, uid: str | None) -> str:
-    """The state of a study that the store holds as running: its launcher may have ended before it could say so.
-
-    "interrupted": --resume continues it, and `atoll record` or `atoll stop` ends it. A study whose files are not here
-    counts as running.
-    """
-    if not folder.is_of(name, uid) or holder(folder) is not None:
-        return "running"
-    return state(folder) or "interrupted"
+__all__ = ["check_not_running", "holder", "request_stop", "running_part", "state", "true_state"]
 
 
 def running_part(benchmark: BenchmarkFolder) -> StudyFolder | None:
@@ -65,12 +48,3 @@ class StopClock:
         if self._seen is None:
             self._seen = time.monotonic()
         return time.monotonic() - self._seen
-
-
-def state(folder: StudyFolder) -> str | None:
-    """The state in which the study ended, from its launchers' journals; None if it has not ended."""
-    last = None
-    for event in journal.launchers_events(folder.journals):
-        if isinstance(event, StudyStarted | Restarted | StudyEnded):
-            last = event
-    return last.state if isinstance(last, StudyEnded) else None

@@ -14,11 +14,15 @@ from commands import wait_until
 from served import ROWS, cell, dashboard, dashboard_command, drawn, gunicorn, points, until
 
 from atoll.storage import browse
-from atoll.storage.recorder import RecorderThread
+from atoll.storage.events import StudyEnded
+from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import JournalWriter
+from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import Store
 
 pytestmark = browser.NEEDED
 
+RED = "rgb(201, 42, 42)"
 PATIENCE = 2.0  # seconds from a journal line to the page
 
 
@@ -213,6 +217,17 @@ def test_names_and_notes_are_text_wherever_they_are_shown(tmp_path, page):
         page.goto(f"{url}/trial?study={name}&number=2")
         page.wait_for_selector("#trial-facts >> text=Traceback: <script>")
     assert dialogs == []
+
+
+def test_a_failed_study_stands_out_in_the_list(shared, page):
+    path, url = shared
+    folder = StudyFolder(boards.study(path, [None], name="failed-study").study("failed-study").folder)
+    JournalWriter(folder.journal("launcher")).append(StudyEnded(state="failed", reason="all 1 trials failed"))
+    Recorder(folder, lambda: Store(f"sqlite:///{path}/atoll.db"), json.loads(folder.definition.read_text())).catch_up()
+    page.goto(f"{url}/?search=failed-study")
+    page.wait_for_selector(".state-failed")
+    assert page.inner_text(".state-failed") == "failed"
+    assert page.evaluate("getComputedStyle(document.querySelector('.state-failed')).backgroundColor") == RED
 
 
 SMALL = {"no-trials": [], "one-complete": [0.5], "two-failed": [None, None]}

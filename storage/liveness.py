@@ -1,0 +1,48 @@
+"""Whether a study is running, in which process, and how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atoll.storage import journal
+from atoll.storage.events import Restarted, StudyEnded, StudyStarted
+from atoll.storage.folder import StudyFolder
+from atoll.storage.lock import Lock
+from atoll.storage.models import StudyRow
+
+INTERRUPTED = "interrupted"
+
+
+def holder(folder: StudyFolder) -> dict[str, Any] | None:
+    """The process that runs the study; None if no process does."""
+    return Lock(folder.lock).holder()
+
+
+def state(folder: StudyFolder) -> str | None:
+    """The state in which the study ended, from its launchers' journals; None if it has not ended."""
+    last = None
+    for event in journal.launchers_events(folder.journals):
+        if isinstance(event, StudyStarted | Restarted | StudyEnded):
+            last = event
+    return last.state if isinstance(last, StudyEnded) else None
+
+
+def true_state(folder: StudyFolder, name: str, uid: str | None) -> str:
+    """The state of a study that the store holds as running: its launcher may have ended before it could say so.
+
+    "interrupted": --resume continues it, and `atoll record` or `atoll stop` ends it. A study whose files are not here,
+    or cannot be read, counts as running.
+    """
+    try:
+        if not folder.is_of(name, uid) or holder(folder) is not None:
+            return "running"
+        return state(folder) or INTERRUPTED
+    except OSError:
+        return "running"
+
+
+def true_state_of(study: StudyRow) -> str:
+    """The state of a study of the store, looked up in its files while the store holds it as running."""
+    if study.state != "running":
+        return study.state
+    return true_state(StudyFolder(study.folder), study.name, study.uid)
