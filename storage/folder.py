@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.storage import launches
+from atoll.storage.files import sync_folder
 
 DEFAULT_PARENT = Path("atoll-studies")
 
@@ -93,6 +94,8 @@ class StudyFolder:
         """Make the folder and its subfolders."""
         for folder in (self.journals, self.heartbeats, self.log.parent, self.exports):
             folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.path.parent):
+            sync_folder(folder)
 
     def remove(self) -> None:
         """Remove the study's files, including exports, and the folder unless it holds other files."""

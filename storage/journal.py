@@ -23,6 +23,7 @@ from pydantic_core import from_json
 
 from atoll.storage import events, launches
 from atoll.storage.events import Event, JournalOpened, Line, MalformedLine
+from atoll.storage.files import FILE_MODE, sync_folder
 from atoll.storage.launches import LAUNCHER, JournalFile
 from atoll.storage.text import may_be_unstorable, storable
 
@@ -63,7 +64,10 @@ class JournalWriter:
         self._opened = self._synced = time.monotonic()
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            is_new = not path.exists()
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
+            if is_new:
+                sync_folder(path.parent)
             self._end_torn_line(os.fstat(self._file).st_size)
             is_of_this_version = self._declares_this_version()
         if not is_of_this_version:
@@ -132,9 +136,10 @@ def _new_launch(folder: Path) -> tuple[Path, int]:
         launch += 1
         path = folder / launches.file_name(LAUNCHER, launch)
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
         except FileExistsError:  # by another launcher, which a file system without locks has let in
             continue
+        sync_folder(folder)
         return path, launch
 
 

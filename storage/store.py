@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Operationa
 from sqlalchemy.orm import Session, sessionmaker
 
 from atoll.storage.events import Event, Line, TrialEnded, TrialKey, as_line
+from atoll.storage.files import FILE_MODE
 from atoll.storage.journal import Chunk
 from atoll.storage.models import (
     Base,
@@ -158,6 +160,7 @@ class Store:
             )
         if create:
             Path(str(file)).absolute().parent.mkdir(parents=True, exist_ok=True)
+            _make_file(Path(str(file)), FILE_MODE)
 
     def _known_version(self) -> str | None:
         """The schema's version; None if there are no tables. Raises StoreError if it is newer than this atoll."""
@@ -642,8 +645,16 @@ def _copy_before_upgrade(url: URL, version: str) -> None:
     """Copy a SQLite file; databases of a server are backed up by their administrators."""
     if url.get_backend_name() == "sqlite" and url.database:
         copy = Path(f"{url.database}.schema-{version}")
+        _make_file(copy, stat.S_IMODE(Path(url.database).stat().st_mode))
         with closing(sqlite3.connect(url.database)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
+
+
+def _make_file(path: Path, mode: int) -> None:
+    """Make an empty file for SQLite, which itself would not let the group write, whatever the umask."""
+    if not str(path).startswith("file:"):  # SQLite's own kind of address
+        with suppress(OSError):  # it is there, or SQLite says what is wrong
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
 
 
 def _parse(url: str) -> URL:

@@ -29,6 +29,7 @@ from atoll.platform.study.measured import Measured, measured_differences
 from atoll.platform.study.plan import Plan, workload_of
 from atoll.platform.study.study import Study
 from atoll.storage import journal
+from atoll.storage.files import sync_folder, write_whole
 from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 from atoll.storage.store import Store, StoreError
 
@@ -234,7 +235,8 @@ def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, res
         "started": time.time(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    lifecycle.write_whole(file, json.dumps(row, indent=2))
+    sync_folder(folder.parent)
+    write_whole(file, json.dumps(row, indent=2))
     return row
 
 

@@ -106,17 +106,18 @@ def report(
     extras.require_analysis_extra()
     from atoll.analysis import confirmations
     from atoll.analysis.comparison import compare
+    from atoll.storage.files import write_whole
 
     opened = open_store(store)
     row = opened.benchmark(name)
     if as_json:
         print_json(compare(opened, row).as_dict())
     if csv is not None:
-        csv.write_text(confirmations.to_csv(confirmations.read(opened, row)), encoding="utf-8")
+        write_whole(csv, confirmations.to_csv(confirmations.read(opened, row)))
     if output is not None:
         from atoll.dashboard import report as reporting
 
-        output.write_text(reporting.html(opened, row), encoding="utf-8")
+        write_whole(output, reporting.html(opened, row))
     if not as_json:
         for written in filter(None, (output, csv)):
             print(f"wrote {written}")

@@ -215,6 +215,7 @@ def write_export(
     from atoll.analysis import leaderboard as ranking
     from atoll.storage import browse
     from atoll.storage.export import as_yaml, configuration
+    from atoll.storage.files import write_whole
     from atoll.storage.store import StoreError
 
     opened = open_store(store)
@@ -235,7 +236,7 @@ def write_export(
         text = as_yaml(row, trials, provenances, folder, alone=best == 1)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text)
+        write_whole(output, text)
     return text
 
 

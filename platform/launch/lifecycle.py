@@ -28,6 +28,7 @@ from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import BUDGETS, Study
 from atoll.storage import journal
 from atoll.storage.events import StudyEnded, StudyStarted, TrialEnded, TrialLost
+from atoll.storage.files import write_whole
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock, Locked
@@ -222,13 +223,6 @@ def uid(folder: StudyFolder) -> str:
 
 def _started(folder: StudyFolder) -> float:
     return float(json.loads(folder.definition.read_text())["started"]) if folder.exists() else time.time()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected: Collection[int] | None) -> None:

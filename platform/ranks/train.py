@@ -16,6 +16,7 @@ from atoll.platform.study.study import Topology
 from atoll.platform.study.topology import Shape, check_world_size
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.worker import Hooks, Worker
+from atoll.storage.files import replacing
 from atoll.storage.journal import JournalWriter
 
 
@@ -48,11 +49,10 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
 
 
 def _save(model: nn.Module, file: Path, *, merged: bool) -> None:
-    """Write the state dict atomically; `torch.load(file, weights_only=True)` reads it."""
+    """Write the state dict whole; `torch.load(file, weights_only=True)` reads it."""
     state = merged_state_dict(model) if merged else model.state_dict()
-    partial = file.with_name(f"{file.name}.partial")
-    torch.save({name: value.detach().cpu().clone() for name, value in state.items()}, partial)
-    partial.replace(file)
+    with replacing(file) as partial:
+        torch.save({name: value.detach().cpu().clone() for name, value in state.items()}, partial)
 
 
 def _topology(configuration: Configuration) -> Topology:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,18 +9,20 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from atoll.platform.workloads.workload import DataMissing
+from atoll.storage.files import replacing
 
 MAX_UNPACKED = 4096  # the most images of a part that are read without packing
 
 
 def write(file: Path, images: Iterable[NDArray[np.generic]], shape: tuple[int, ...], dtype: DTypeLike) -> None:
     """Write the array (n, ...) of all images atomically; only one image at a time is in memory."""
-    partial = file.with_suffix(".partial")
-    packed = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)  # type: ignore[no-untyped-call]
-    for number, image in enumerate(images):
-        packed[number] = image
-    packed.flush()
-    os.replace(partial, file)
+    with replacing(file) as partial:
+        packed = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            partial, mode="w+", dtype=dtype, shape=shape
+        )
+        for number, image in enumerate(images):
+            packed[number] = image
+        packed.flush()
 
 
 def read(file: Path) -> NDArray[np.generic]:

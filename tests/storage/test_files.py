@@ -1,0 +1,140 @@
+"""Files are written whole, are on disk when they are said to be, and have the modes that the user's umask says."""
+
+import errno
+import json
+import os
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from commands import called
+from ranks import SUPPORT
+
+from atoll.dashboard import access
+from atoll.dashboard.app import create_app
+from atoll.storage import files
+from atoll.storage.files import write_whole
+from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import JournalWriter
+from atoll.storage.store import Store
+
+
+@pytest.fixture
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What is synced and replaced, in that order."""
+    noted = []
+    sync, replace = os.fsync, Path.replace
+
+    def noting_sync(file):
+        noted.append(("sync", os.fstat(file).st_ino))
+        sync(file)
+
+    def noting_replace(path, target):
+        noted.append(("replace", path.stat().st_ino))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noting_sync)
+    monkeypatch.setattr(Path, "replace", noting_replace)
+    return noted
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_file_is_synced_before_it_replaces_another_and_its_folder_after(tmp_path, log):
+    file = tmp_path / "f.json"
+    for text in ("old", "new"):
+        log.clear()
+        write_whole(file, text)
+        number = file.stat().st_ino
+        assert log == [("sync", number), ("replace", number), ("sync", tmp_path.stat().st_ino)]
+        assert file.read_text() == text
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_new_folders_and_journals_are_synced_by_name(tmp_path, log):
+    folder = StudyFolder(tmp_path / "s")
+    folder.create()
+    assert {("sync", folder.path.stat().st_ino), ("sync", tmp_path.stat().st_ino)} <= set(log)
+    JournalWriter(folder.root_journal(0)).close()
+    assert ("sync", folder.journals.stat().st_ino) in log
+
+
+def test_what_fails_on_the_way_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "f.json"
+    write_whole(file, "old")
+
+    def full(_path):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(files, "_sync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_whole(file, "new")
+    assert (file.read_text(), list(tmp_path.iterdir())) == ("old", [file])
+
+
+def test_a_link_stays_a_link_and_a_mode_a_mode(tmp_path):
+    file, link = tmp_path / "f.json", tmp_path / "link.json"
+    file.write_text("old")
+    file.chmod(0o600)
+    link.symlink_to(file)
+    write_whole(link, "new")
+    assert link.is_symlink()
+    assert (file.read_text(), mode(file)) == ("new", 0o600)
+
+
+def test_what_is_no_file_is_written_into(tmp_path):
+    write_whole(Path("/dev/null"), "text")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("umask", [0o002, 0o027, 0o077], indirect=True, ids=oct)
+def test_a_search_makes_files_with_the_users_umask(tmp_path, monkeypatch, umask):
+    monkeypatch.setenv("RAISED", "none")
+    study = {"name": "s", "workload": f"{SUPPORT / 'raising.py'}:Raising", "method": "local_sgd", "trials": 1}
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "s.json").write_text(json.dumps(study | {"space": {"batch_size": 2}}))
+    called("search", "s.json", "--outside", "--in-process", cwd=home)
+    called("export", "s", "-o", "new/best.yaml", cwd=home)
+    made = {path: mode(path) for path in home.rglob("*")}
+    assert {"atoll.db", "best.yaml", "study.json", "lock", "root-00000.jsonl", "launcher.jsonl"} <= {
+        p.name for p in made
+    }
+    wrong = {
+        str(path): oct(mode) for path, mode in made.items() if mode != (0o777 if path.is_dir() else 0o666) & ~umask
+    }
+    assert wrong == {}
+
+
+def test_the_copy_of_a_private_store_is_private(tmp_path):
+    file = tmp_path / "atoll.db"
+    file.touch(mode=0o600)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript((Path(__file__).parent / "schemas" / "0006.sql").read_text())
+    Store(f"sqlite:///{file}").close()
+    assert mode(tmp_path / "atoll.db.schema-0006") == 0o600
+
+
+def test_no_token_is_written_to_a_file(tmp_path, monkeypatch):
+    """It is in the printed link and in cookies, whose key comes from it, only."""
+    monkeypatch.chdir(tmp_path)
+    token = access.new_token()
+    client = create_app(Store(f"sqlite:///{tmp_path}/atoll.db"), token=token).server.test_client()
+    assert client.get(f"/?token={token}").status_code == 302
+    key = client.application.secret_key
+    assert client.get("/").status_code == 200
+    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert token.encode() not in file.read_bytes()
+        assert key not in file.read_bytes()
