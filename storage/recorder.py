@@ -39,7 +39,16 @@ class Recorder:
         self._tail = JournalTail(folder.journals)
 
     def catch_up(self) -> int:
-        """Record all complete lines; returns their number. Raises DBAPIError or StoreError."""
+        """Record all complete lines; returns their number. Raises DBAPIError or StoreError.
+
+        If a SQLite file was deleted or replaced meanwhile, the one in its place gets all lines that it lacks.
+        """
+        num_lines = self._record_lines()
+        if self._store is not None and self._store.has_moved():
+            num_lines += self._record_lines()
+        return num_lines
+
+    def _record_lines(self) -> int:
         store = self._connect()
         num_lines = 0
         self._rebuild_what_has_lost_lines(store)
@@ -51,6 +60,11 @@ class Recorder:
         return num_lines
 
     def _connect(self) -> Store:
+        if self._store is not None and self._store.has_moved():
+            words = "the store %s was deleted or replaced; this study is recorded again, others are by `atoll record`"
+            log.warning(words, self._store)
+            self._store.abandon()
+            self._store = None
         if self._store is None:
             store = self._open_store()
             self._study_id = store.add_study(storable(self._study))  # its folder's name may not be UTF-8

@@ -44,7 +44,7 @@ from atoll.storage.models import (
 from atoll.storage.read_only import copy_of, reading_url
 from atoll.storage.rows import Rows, rows_of
 from atoll.storage.text import shortened, storable
-from atoll.storage.urls import parse, shown
+from atoll.storage.urls import absolute, parse, shown
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
@@ -136,22 +136,25 @@ class Store:
         >>> folder.cleanup()
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, create: bool = True, read_only: bool = False) -> None:
+    def __init__(self, url: str | URL = DEFAULT_URL, *, create: bool = True, read_only: bool = False) -> None:
         self.url = _parse(url)
         self._copied: tempfile.TemporaryDirectory[str] | None = None
+        self._where = absolute(self.url)
         self._check_there(create and not read_only)
-        self.engine = _reading_engine(self.url) if read_only else _engine(self.url)
+        self.engine = _reading_engine(self._where) if read_only else _engine(self._where)
         if read_only:
             self._check_readable()
         else:
             self._upgrade(create)
         self._session = sessionmaker(self.engine, expire_on_commit=False)
+        self._opened = file_id(self._where)
+        self._log = _log_id(self._where)
 
     def __str__(self) -> str:
         return shown(self.url)
 
     def _check_there(self, create: bool) -> None:
-        file = self.url.database
+        file = self._where.database
         if self.url.get_backend_name() != "sqlite" or file in (None, "", ":memory:"):
             return
         if not create and not Path(str(file)).exists():
@@ -208,12 +211,28 @@ class Store:
         if version is None:
             _create(self.engine)
         else:
-            _copy_before_upgrade(self.url, version)
+            _copy_before_upgrade(self._where, version)
             upgrade(self.engine)
 
     def session(self) -> Session:
         """A new session, for the queries of `browse.py`."""
         return self._session()
+
+    def has_moved(self) -> bool:
+        """Whether the SQLite file was deleted, or another file has taken its place."""
+        if file_id(self._where) != self._opened:
+            return True
+        self._log = _log_id(self._where)
+        return False
+
+    def abandon(self) -> None:
+        """Close all connections to a file that has moved, and remove the log that it left behind.
+
+        SQLite would take that log for a part of the file which is in its place now.
+        """
+        self.close()
+        if self._log is not None and _log_id(self._where) == self._log:
+            _log_of(self._where).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close all connections."""
@@ -657,9 +676,9 @@ def _make_file(path: Path, mode: int) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
 
 
-def _parse(url: str) -> URL:
+def _parse(url: str | URL) -> URL:
     try:
-        return parse(url)
+        return parse(url) if isinstance(url, str) else url
     except ValueError as error:
         raise StoreError(str(error)) from None
 
@@ -673,6 +692,7 @@ def _reading_engine(url: URL) -> Engine:
     def _configure(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA busy_timeout=5000")
 
+    _replace_connections_to_moved_files(engine, url)
     return engine
 
 
@@ -697,7 +717,46 @@ def _engine(url: URL) -> Engine:
             for pragma in ("busy_timeout=5000", f"journal_mode={mode}", "synchronous=NORMAL", "foreign_keys=ON"):
                 connection.execute(f"PRAGMA {pragma}")
 
+        _replace_connections_to_moved_files(engine, url)
     return engine
+
+
+def _replace_connections_to_moved_files(engine: Engine, url: URL) -> None:
+    """Before each use, notice that a SQLite file was deleted or replaced: its connections still read the old one."""
+
+    @sa.event.listens_for(engine, "connect")
+    def _note(_connection: Any, record: Any) -> None:
+        record.info["file"] = file_id(url)
+
+    @sa.event.listens_for(engine, "checkout")
+    def _check(_connection: Any, record: Any, _proxy: Any) -> None:
+        if (current := file_id(url)) == record.info["file"]:
+            return
+        record.invalidate()
+        if current is None:
+            raise StoreError(f"the store {shown(url)} was deleted")
+        raise sa.exc.DisconnectionError(f"another file has taken the place of {shown(url)}")
+
+
+def file_id(url: URL) -> tuple[int, int] | None:
+    """What tells the file at a SQLite URL's path from all others; None if there is none."""
+    return _id_of(Path(url.database)) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def _log_of(url: URL) -> Path:
+    return Path(f"{url.database}-wal")
+
+
+def _log_id(url: URL) -> tuple[int, int] | None:
+    return _id_of(_log_of(url)) if url.get_backend_name() == "sqlite" else None
+
+
+def _id_of(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _file_system(path: Path) -> str:

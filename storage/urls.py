@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from sqlalchemy.engine import URL, make_url
@@ -37,6 +38,14 @@ def parse(text: str) -> URL:
     if backend == "sqlite" and (url.host or url.username or url.password or url.port):
         raise ValueError("a SQLite file's URL has three slashes and then its name, or four and an absolute path")
     return url
+
+
+def absolute(url: URL) -> URL:
+    """The URL whose SQLite file stays the same if user code changes the working directory."""
+    is_file = url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:"
+    if not is_file or str(url.database).startswith("file:"):
+        return url
+    return url.set(database=os.path.abspath(str(url.database)))
 
 
 def shown(url: URL) -> str:

@@ -31,6 +31,7 @@ from atoll.storage.journal import JournalError
 from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import Store
+from atoll.storage.urls import absolute, parse
 
 POLL_INTERVAL = 0.1
 LITTLE_SPACE = 1 << 16
@@ -97,7 +98,8 @@ def run_study(
             follow(folder)
 
         row = lifecycle.row(folder)
-        thread = RecorderThread(Recorder(folder, lambda: Store(url), row))
+        at = absolute(parse(url))  # user code may change the working directory of this process, if it is in it
+        thread = RecorderThread(Recorder(folder, lambda: Store(at), row))
         thread.start()
         with stop_on_signals(folder) as hurry:
             run = Run(study, folder, launches.newest(folder.journals), lock, following, hurry)

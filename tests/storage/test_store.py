@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from atoll.storage import export
+from atoll.storage import export, urls
 from atoll.storage.events import RankPlaced
 from atoll.storage.journal import JournalWriter
 from atoll.storage.models import Base, JournalOffset, ProgressRow, TrialRow
@@ -582,3 +582,114 @@ def test_a_store_that_is_not_there_yet_is_waited_for(folder, tmp_path):
     assert failed_meanwhile is not None
     assert thread.finish(30)
     assert num_progress(url) == 3
+
+
+def tables(url):
+    """The trials' and reports' figures, without ids, which a rebuilt file may count differently."""
+    with closing(Store(url)) as store:
+        trials = {(t.number, t.attempt): (t.state, t.objective) for t in store.trials(store.study("s"))}
+    return trials, num_progress(url)
+
+
+def removed(file, _copy):
+    file.unlink()
+
+
+def removed_with_its_log(file, _copy):
+    for path in file.parent.glob(f"{file.name}*"):
+        path.unlink()
+
+
+def restored(file, copy):
+    copy.replace(file)
+
+
+def emptied(file, _copy):
+    file.unlink()
+    sqlite3.connect(file).close()
+    file.touch()
+
+
+@pytest.mark.parametrize("change", [removed, removed_with_its_log, restored, emptied])
+def test_a_file_that_vanishes_or_is_replaced_is_recorded_again(folder, tmp_path, caplog, change):
+    file = tmp_path / "store.db"
+    url = f"sqlite:///{file}"
+    lines = JournalWriter(folder.root_journal(0))
+    recorder = recorder_of(folder, url)
+    copy = tmp_path / "copy.db"
+    for number in range(6):
+        journals.start_trial(lines, number)
+        for epoch in (1, 2):
+            journals.report(lines, number, epoch)
+        journals.end_trial(lines, number, number / 10)
+        recorder.catch_up()
+        if number == 1:
+            with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+        if number == 3:
+            change(file, copy)
+            assert recorder.catch_up() > 0  # without a new line
+            assert "was deleted or replaced" in caplog.text
+            assert tables(url)[0] == {(n, 0): ("complete", n / 10) for n in range(4)}
+    lines.close()
+    assert recorder.catch_up() == 0
+    recorder.close()
+    assert tables(url) == ({(n, 0): ("complete", n / 10) for n in range(6)}, 12)
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert caplog.text.count("was deleted or replaced") == 1
+
+
+def test_a_file_that_vanishes_during_a_write_is_recorded_again(folder, tmp_path, monkeypatch):
+    file = tmp_path / "store.db"
+    recorder = recorder_of(folder, f"sqlite:///{file}")
+    recorder.catch_up()
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    record, calls = Store.record, []
+
+    def recording(store, *arguments):
+        rejected = record(store, *arguments)
+        if not calls:
+            file.unlink()
+        calls.append(1)
+        return rejected
+
+    monkeypatch.setattr(Store, "record", recording)
+    recorder.catch_up()
+    assert tables(f"sqlite:///{file}") == ({(0, 0): ("running", None)}, 0)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_readers_follow_a_file_that_is_replaced(folder, tmp_path, read_only):
+    file, other = tmp_path / "store.db", tmp_path / "other.db"
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    record(folder, f"sqlite:///{file}")
+    journals.start_trial(lines, 1)
+    record(folder, f"sqlite:///{other}")
+    with closing(Store(f"sqlite:///{file}", read_only=read_only)) as store:
+        assert len(store.trials(store.study("s"))) == 1
+        other.replace(file)
+        assert len(store.trials(store.study("s"))) == 2
+        file.unlink()
+        with pytest.raises(StoreError, match="was deleted"):
+            store.studies()
+        assert not file.exists()
+        record(folder, f"sqlite:///{file}")
+        assert len(store.trials(store.study("s"))) == 2
+
+
+def test_a_store_stays_where_it_is_if_the_working_directory_changes(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    recorder = recorder_of(folder, "sqlite:///here.db")
+    recorder.catch_up()
+    monkeypatch.chdir(elsewhere)
+    journals.start_trial(JournalWriter(folder.root_journal(0)), 0)
+    assert recorder.catch_up() == 1
+    assert list(elsewhere.iterdir()) == []
+    assert urls.absolute(urls.parse("here.db")).database == f"{elsewhere}/here.db"
+    assert urls.absolute(urls.parse("sqlite:///:memory:")).database == ":memory:"
+    assert urls.absolute(urls.parse("postgres://me@db/atoll")).database == "atoll"
