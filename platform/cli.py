@@ -19,19 +19,30 @@ def main() -> NoReturn:
         code = _exit_code(error)
         if code is None:
             raise
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="red", markup=False)
+        told = f"error: {_words(error)}"
+        Console(stderr=True, soft_wrap=True, highlight=False).print(told, style="red", markup=False)
         raise SystemExit(code) from None
     raise SystemExit(0)
+
+
+def _words(error: Exception) -> str:
+    from atoll.platform.launch import extras
+
+    advice = extras.advice(error) if isinstance(error, ModuleNotFoundError) else None
+    return advice or str(error)
 
 
 def _exit_code(error: Exception) -> int | None:
     from sqlalchemy.exc import DBAPIError
 
+    from atoll.platform.launch import extras
     from atoll.platform.launch.errors import LaunchError
     from atoll.storage.lock import Locked
     from atoll.storage.store import StoreError
     from atoll.storage.yamlfile import FileError
 
+    if isinstance(error, ModuleNotFoundError):
+        return None if extras.advice(error) is None else FAILURE
     if isinstance(error, FileError):
         return USAGE
     if isinstance(error, StoreError | LaunchError | Locked | DBAPIError | OSError):

@@ -31,7 +31,11 @@ def examine(url: str, data: str | None, num_ranks: int) -> list[Finding]:
     findings = [_packages()]
     if findings[0].ok:
         findings += _over_mpi(num_ranks)
-    return [*findings, _store(url), *_data(data)]
+    try:
+        of_data = _data(data)
+    except ModuleNotFoundError as error:  # which the first finding has told
+        of_data = [Finding("workloads", False, f"cannot be examined without {error.name}", "install the search extra")]
+    return [*findings, _store(url), *of_data]
 
 
 def _packages() -> Finding:

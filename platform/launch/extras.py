@@ -17,22 +17,39 @@ REQUIRED = {
 }
 
 
+# The extra that has each module, whose absence a base install is told.
+_EXTRAS = {
+    **dict.fromkeys((*REQUIRED, "sklearn"), "search"),
+    **dict.fromkeys(ANALYSIS, "analysis"),
+    "transformers": "models",
+    "soundfile": "speech",
+    "PIL": "earth",
+    "psycopg": "postgres",
+}
+
+
+def advice(error: ModuleNotFoundError) -> str | None:
+    """What to install, if the missing module is one of an extra; None for any other."""
+    module = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(module)
+    return None if extra is None else f"this needs {module}, which is not installed; {_install(extra)}"
+
+
 def require_search_extra() -> None:
     """Raise LaunchError unless the `search` extra is installed."""
     if missing := _missing(REQUIRED):
-        raise LaunchError(
-            f"a search needs {missing}; install with `python -m pip install -c constraints.txt -e "
-            '".[search]"` (Python 3.11 or 3.12)'
-        )
+        raise LaunchError(f"a search needs {missing}; {_install('search')}")
 
 
 def require_analysis_extra() -> None:
     """Raise LaunchError unless the `analysis` extra is installed."""
     if missing := _missing(ANALYSIS):
-        raise LaunchError(
-            f"comparing methods needs {missing}; install with `python -m pip install -c constraints.txt -e "
-            '".[analysis]"`'
-        )
+        raise LaunchError(f"comparing methods needs {missing}; {_install('analysis')}")
+
+
+def _install(extra: str) -> str:
+    versions = " (Python 3.11 or 3.12)" if extra == "search" else ""
+    return f'install with `python -m pip install -c constraints.txt -e ".[{extra}]"`{versions}'
 
 
 def _missing(modules: Mapping[str, str]) -> str:

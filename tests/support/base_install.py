@@ -1,0 +1,33 @@
+"""Runs a command as on a base install: python base_install.py COMMAND ... has none of the optional packages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+HIDDEN = {
+    "torch", "mpi4py", "mpich", "propulate", "cmaes", "sortedcontainers", "sklearn", "transformers", "soundfile", "PIL",
+    "psycopg", "scipy", "scikit_posthocs", "baycomp", "gunicorn", "pgserver", "playwright", "pytest", "psutil",
+}  # fmt: skip
+
+
+class Hiding:
+    """A finder that does not find them."""
+
+    def __init__(self, finder: Any) -> None:
+        self._finder = finder
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
+        # A finder's other methods, such as that for the metadata of packages, are its own.
+        return None if name.partition(".")[0] in HIDDEN else self._finder.find_spec(name, path, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
+
+
+if __name__ == "__main__":
+    sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+    from atoll.platform import cli
+
+    cli.main()
