@@ -75,8 +75,9 @@ class TrialRow(Base):
     """One evaluated configuration; `number` counts within the study, `attempt` counts the retries of a lost trial.
 
     `proposal` is its origin: operator, parents, the source of each gene, and the time to propose it. `oversubscribed`:
-    its ranks shared cores or a GPU, so its times are not comparable. `note`: a reader's annotation. `provenance`: the
-    version of the study's provenance; null if it is older than these records.
+    its ranks shared cores or a GPU, so its times are not comparable. `note`: a reader's annotation. `notes`: remarks of
+    the method, and what the trial has changed in its process. `provenance`: the version of the study's provenance; null
+    if it is older than these records.
     """
 
     __tablename__ = "trial"
@@ -112,6 +113,7 @@ class TrialRow(Base):
     oversubscribed: Mapped[bool | None]
     note: Mapped[str | None] = mapped_column(Text)
     provenance: Mapped[int | None]
+    notes: Mapped[list[Any] | None]
 
 
 class ProgressRow(Base):

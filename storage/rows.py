@@ -94,6 +94,7 @@ def _trial_ended(rows: Rows, event: events.TrialEnded) -> None:
         "peak_memory": event.peak_memory,
         "reason": event.reason,
         "traceback": event.traceback,
+        "notes": event.notes or None,
     }
     ledger = [(event.key, entry) for entry in event.ledger]
     traces = [(event.key, {"rank": trace["rank"], "content": trace}) for trace in event.traces]

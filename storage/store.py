@@ -48,8 +48,8 @@ from atoll.storage.urls import absolute, parse, shown
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0009"
-READABLE_VERSION = "0009"  # the oldest schema that can be read as it is
+SCHEMA_VERSION = "0010"
+READABLE_VERSION = "0010"  # the oldest schema that can be read as it is
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
 

@@ -148,6 +148,7 @@ def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:
         *([("provenance", f"version {trial.provenance}")] if trial.provenance is not None else []),
         *([("reason", trial.reason)] if trial.reason else []),
         *([("note", trial.note)] if trial.note else []),
+        *([("notes of the run", "\n".join(map(str, trial.notes)))] if trial.notes else []),
     ]
     parts: list[Any] = [components.table([], measured)]
     if trial.traceback:

@@ -62,7 +62,7 @@ def leaderboard(
 @app.command(epilog="Example: atoll failures quickstart --trial 3")
 def failures(
     study: Name = None,
-    trial: Annotated[int | None, typer.Option(help="Show the traceback of this trial.", min=0)] = None,
+    trial: Annotated[int | None, typer.Option(help="Show the traceback and the notes of this trial.", min=0)] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,12 +102,16 @@ def _show_failure(store: Store, study: StudyRow, number: int, as_json: bool) -> 
 
     found = browse.trial(store, study.id, number)
     if as_json:
-        print_json({name: getattr(found, name) for name in ("number", "attempt", "state", "reason", "traceback")})
+        print_json(
+            {name: getattr(found, name) for name in ("number", "attempt", "state", "reason", "traceback", "notes")}
+        )
         return
     print(f"trial {found.number} of {study.name}: {found.state}")
     print(found.traceback or "it has no traceback")
     if found.reason:
         print(found.reason)
+    for note in found.notes or ():
+        print(f"note: {note}")
 
 
 @app.command(epilog="Example: atoll studies quickstart")

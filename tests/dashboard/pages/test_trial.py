@@ -2,6 +2,7 @@
 
 import boards
 import journals
+from commands import called, called_json
 
 from atoll.dashboard import tabs
 from atoll.dashboard.context import Context
@@ -61,3 +62,21 @@ def test_hosts_are_those_that_the_trial_had(tmp_path):
     assert "alpha" in shown[0]
     assert "beta" not in shown[0]
     assert "beta" in shown[1]
+
+
+def test_a_trials_notes_are_stored_and_shown(tmp_path):
+    notes = ["the trial changed the umask from 0022 to 0777; put back", "<b>7</b>"]
+    store, lines, recorder = boards.record(tmp_path)
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.5, notes=notes)
+    journals.start_trial(lines, 1)
+    journals.end_trial(lines, 1, 0.5)
+    recorder.catch_up()
+    study = store.study("s")
+    assert [trial.notes for trial in store.trials(study)] == [notes, None]
+    noted, plain = (str(trial.facts(Context(store), study, row)) for row in store.trials(study))
+    assert "the trial changed the umask from 0022 to 0777; put back\\n<b>7</b>" in noted
+    assert "notes of the run" not in plain
+    told = called("failures", "s", "--trial", "0", cwd=tmp_path).stdout
+    assert f"note: {notes[0]}\nnote: {notes[1]}\n" in told
+    assert called_json("failures", "s", "--trial", "0", cwd=tmp_path)["notes"] == notes
