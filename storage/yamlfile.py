@@ -199,9 +199,20 @@ def _explain(key: str, error: ErrorDetails, model: type[BaseModel], source: str,
         return f"{where}: {key}: unknown key{hint}; valid keys are {', '.join(valid)}"
     if kind == "missing":
         return f"{where}: {key}: required, but missing"
+    if kind == "union_tag_invalid":
+        context = error["ctx"]
+        valid = [tag.strip().strip("'") for tag in context["expected_tags"].split(",")]
+        name = context["discriminator"].strip("'")
+        return f"{where}: {key}.{name}: must be one of {', '.join(valid)}; got {_short(repr(context['tag']))}"
+    if kind in ("int_parsing", "float_parsing") and isinstance(value, str) and _is_number(value):
+        return f"{where}: {key}: must be a number without quotes; got {_short(repr(value))}"
     shown = "" if isinstance(value, dict) else f"; got {_short(repr(value))}"
     rule = _short(error["msg"].removeprefix("Value error, "), 3 * MAX_SHOWN)
     return f"{where}: {key}: {rule}{'' if '; got ' in rule else shown}"
+
+
+def _is_number(text: str) -> bool:
+    return bool(_INTEGER.fullmatch(text) or _REAL.fullmatch(text))
 
 
 def _short(text: str, length: int = MAX_SHOWN) -> str:

@@ -27,6 +27,7 @@ from atoll.platform.exit_codes import FAILURE
 
 if TYPE_CHECKING:
     from atoll.platform.launch.lifecycle import Ending
+    from atoll.platform.study.plan import Plan
     from atoll.platform.study.study import Study
     from atoll.storage.folder import StudyFolder
     from atoll.storage.models import StudyRow
@@ -97,7 +98,7 @@ def search(
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
     options = {"resuming": resume, "accept_changes": accept_changes, "in_process": in_process}
-    raise typer.Exit(_search(study, store, as_json=as_json, **options))
+    raise typer.Exit(_search(study, store, file=file, as_json=as_json, **options))
 
 
 def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
@@ -120,20 +121,34 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
     return yamlfile.validate(content, Study, source=f"{file} with options", folder=file.parent)
 
 
+def _checked(study: Study, file: Path | None) -> Plan:
+    """The resolved study; errors name its file."""
+    from atoll.platform.launch import checks
+    from atoll.storage.yamlfile import FileError
+
+    try:
+        return checks.check(study)
+    except ValueError as error:
+        if file is None or isinstance(error, FileError):
+            raise
+        raise FileError(f"{file}: {error}") from None
+
+
 def _search(
     study: Study,
     store: str | None,
     *,
+    file: Path | None = None,
     as_json: bool,
     resuming: bool = False,
     accept_changes: bool = False,
     in_process: bool = False,
 ) -> int:
     from atoll.platform.commands import display
-    from atoll.platform.launch import checks, join, lifecycle, supervise
+    from atoll.platform.launch import join, lifecycle, supervise
 
     url = lifecycle.store_url(store, study)
-    plan = checks.check(study)
+    plan = _checked(study, file)
     shape = study.topology.shape()
     run_ranks = supervise.supervise
     if in_process:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+RULES = ("asha", "median")
 
 
 class Pruning(BaseModel):
@@ -36,6 +38,16 @@ class Pruning(BaseModel):
         default=None,
         description="allow stopping a trial while its training loss still decreases. Default: the method's, or true",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_mapping(cls, content: object) -> object:
+        if isinstance(content, str):
+            rules, example = ", ".join(RULES), content if content in RULES else RULES[0]
+            raise ValueError(
+                f"must be a mapping such as {{rule: {example}}}; the rules are {rules}; got {content[:100]!r}"
+            )
+        return content
 
     @field_validator("rungs")
     @classmethod

@@ -188,7 +188,12 @@ def default_sampler(num_objectives: int) -> Sampler:
 
 
 def with_name(sampler: object) -> object:
-    """Name a sampler without a name `propulate`."""
+    """Name a sampler without a name `propulate`. Raises ValueError for a bare name."""
+    if isinstance(sampler, str):
+        example = sampler if sampler in NAMES else "random"
+        raise ValueError(
+            f"must be a mapping such as {{name: {example}}}; the names are {', '.join(NAMES)}; got {sampler[:100]!r}"
+        )
     if not isinstance(sampler, dict):
         return sampler
     named = {"name": "propulate", **sampler}

@@ -321,3 +321,9 @@ def test_score(tmp_path):
     assert {row["method"]: row["score"] for row in held_out["methods"]} == {"y": 1.0, "x": 0.0}
     done = atoll("score", "times.csv", "--variants", "a=c", cwd=tmp_path, code=2)
     assert "no trial has the workload c; there are a, b" in done.stderr
+
+
+def test_an_error_that_only_the_resolved_study_shows_names_its_file(tmp_path):
+    (tmp_path / "s.yaml").write_text("name: s\nmethod: ddp\nworkload: digits_mlp\nspace: {learnin_rate: 0.1}\n")
+    done = atoll("search", "s.yaml", cwd=tmp_path, code=2)
+    assert done.stderr.startswith("error: s.yaml: ddp has no hyperparameter learnin_rate; valid are ")

@@ -87,7 +87,23 @@ def test_everything_survives_a_round_trip(tmp_path):
             ["workers must list one number per island (2); got 1"],
         ),
         (MINIMAL | {"topology": {"ranks": 3, "ranks_per_node": 2}}, ["must be divisible by ranks_per_node; got 2"]),
-        (MINIMAL | {"sampler": {"name": "annealing"}}, ["sampler: Input tag 'annealing'", "'propulate', 'optuna-tpe'"]),
+        (
+            MINIMAL | {"sampler": {"name": "annealing"}},
+            ["sampler.name: must be one of propulate, optuna-tpe, ", "; got 'annealing'"],
+        ),
+        (
+            "name: s\nworkload: digits_mlp\nmethod: daso\nsampler: grid\n",
+            ["line 4: sampler: must be a mapping such as {name: grid}; the names are propulate, ", "; got 'grid'"],
+        ),
+        (MINIMAL | {"sampler": ["annealing"]}, ["such as {name: random}; the names are propulate, "]),
+        (
+            MINIMAL | {"pruning": "hyperband"},
+            ["pruning: must be a mapping such as {rule: asha}; the rules are asha, median; got 'hyperband'"],
+        ),
+        (
+            'name: s\nworkload: digits_mlp\nmethod: daso\nspace:\n  learning_rate: {low: "1e-4", high: "1e-1"}\n',
+            ["line 5: space.learning_rate.low: must be a number without quotes; got '1e-4'"],
+        ),
         (MINIMAL | {"sampler": {"mutation": 2}}, ["sampler.mutation", "less than or equal to 1", "got 2"]),
         (MINIMAL | {"space": {"B": {"low": 1}}}, ["space.B", "high", "required"]),
         ("- a\n- b\n", ["must be a mapping of keys to values; valid keys are name"]),
