@@ -13,12 +13,12 @@ import yaml
 
 from atoll.storage.models import ProvenanceRow, StudyRow, TrialRow
 
+_TRIAL_COLUMNS = tuple(column.name for column in TrialRow.__table__.columns if column.name != "study_id")
+
 
 def trial_as_dict(trial: TrialRow) -> dict[str, Any]:
     """All columns of a trial."""
-    return {
-        column.name: getattr(trial, column.name) for column in TrialRow.__table__.columns if column.name != "study_id"
-    }
+    return {name: getattr(trial, name) for name in _TRIAL_COLUMNS}
 
 
 def study_as_dict(study: StudyRow) -> dict[str, Any]:

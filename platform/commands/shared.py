@@ -78,9 +78,15 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
+LONG_LIST = 1000
+
+
 def print_json(content: object) -> None:
-    """Print JSON to standard output."""
-    print(json.dumps(content, indent=2, default=str))
+    """Print JSON to standard output, each entry of a long list on a line: indenting takes Python's slow encoder."""
+    if isinstance(content, list) and len(content) > LONG_LIST:
+        print("[", ",\n".join(json.dumps(entry, default=str) for entry in content), "]", sep="\n")
+    else:
+        print(json.dumps(content, indent=2, default=str))
 
 
 def hide_password(url: str) -> str:
