@@ -512,7 +512,7 @@ class Store:
                 of_study, TrialRow.note.is_not(None)
             )
             notes = list(session.execute(noted))
-            for model in (TrialRow, MigrationRow, HostRow, JournalOffset):
+            for model in (TrialRow, MigrationRow, HostRow, ProvenanceRow, JournalOffset):
                 session.execute(sa.delete(model).where(model.study_id == study_id))
             session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(num_refused=0))
             for chunks in all_chunks:

@@ -150,3 +150,13 @@ def test_citation_file_has_the_version():
     import atoll
 
     assert str(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]) == atoll.__version__
+
+
+@pytest.mark.parametrize("name", ["reliability.md", "dashboard.md"])
+def test_the_tests_that_promises_name_are_there(name):
+    text = (ROOT / "docs" / name).read_text()
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 10
+    assert {test for test in named if f"def {test}(" not in sources} == set()
+    assert {file for file in re.findall(r"`(tests/[\w/]+\.py)`", text) if not (ROOT / file).exists()} == set()
