@@ -10,7 +10,7 @@ import pytest
 
 from atoll.platform.search import resume
 from atoll.storage import journal, launches
-from atoll.storage.events import Migrated, Restarted, TrialStarted
+from atoll.storage.events import Migrated, ProvenanceRecorded, Restarted, TrialStarted
 from atoll.storage.journal import JournalTail, JournalWriter, next_launch, read_chunk, replay
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
@@ -106,7 +106,7 @@ def test_what_was_recorded_of_a_late_rank_is_taken_back(folder, recorded, caplog
 
 
 def test_a_tail_that_a_crashed_host_lost_is_noticed_and_trained_again(folder, recorded, caplog, tmp_path):
-    begin(folder)
+    begin(folder, ProvenanceRecorded(version=1, sha256="a", record={}))
     path = folder.root_journal(0)
     trial(folder, 0, 0.5)
     size = path.stat().st_size

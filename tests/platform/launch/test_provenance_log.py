@@ -15,7 +15,7 @@ from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
 from atoll.storage.events import ProvenanceRecorded
-from atoll.storage.journal import JournalWriter, read_all
+from atoll.storage.journal import JournalWriter, launchers_events
 from atoll.storage.store import Store
 
 
@@ -37,7 +37,7 @@ def other_torch(monkeypatch):
 
 
 def recorded(files):
-    return [event for event in read_all(files.launcher_journal()) if isinstance(event, ProvenanceRecorded)]
+    return [event for event in launchers_events(files.journals) if isinstance(event, ProvenanceRecorded)]
 
 
 def started_versions(files):
