@@ -6,7 +6,7 @@ import journals
 import own_code
 import pytest
 import yaml
-from commands import called, called_json, journal_lines
+from commands import called, called_json
 
 from atoll.platform.launch import lifecycle, provenance_log
 from atoll.platform.launch.errors import LaunchError
@@ -14,7 +14,7 @@ from atoll.platform.study import provenance
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
-from atoll.storage.events import ProvenanceRecorded
+from atoll.storage.events import ProvenanceRecorded, StudyStarted
 from atoll.storage.journal import JournalWriter, launchers_events
 from atoll.storage.store import Store
 
@@ -41,7 +41,7 @@ def recorded(files):
 
 
 def started_versions(files):
-    return [line["provenance"] for line in journal_lines(files.path, "study_started")]
+    return [event.provenance for event in launchers_events(files.journals) if isinstance(event, StudyStarted)]
 
 
 def test_a_start_records_texts_hashes_and_versions(folder):
