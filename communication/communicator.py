@@ -35,11 +35,13 @@ class PeerAborted(RuntimeError):
 
     Attributes:
         rank: that rank's number in the worker.
+        stays: whether that rank still takes part in a split in which it has arrived.
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, *, stays: bool = False) -> None:
         super().__init__(f"rank {rank} of this worker gave up the trial")
         self.rank = rank
+        self.stays = stays
 
 
 class Patience:
@@ -217,8 +219,14 @@ class Communicator(ABC):
     @abstractmethod
     def _post_barrier(self) -> Callable[[], bool]: ...
 
-    @abstractmethod
-    def _split(self, color: int, ledger: Ledger) -> Communicator: ...
+    def _split(self, color: int, ledger: Ledger) -> Communicator:
+        """Called once all ranks have arrived; may block. A transport implements this, or `_start_split`."""
+        raise NotImplementedError(f"{type(self).__name__} implements neither _split nor _start_split")
+
+    def _start_split(self, color: int, ledger: Ledger) -> Callable[[], Communicator | None]:
+        """Announce that this rank is here; returns a function that makes the part as soon as all are."""
+        arrived = self._post_barrier()
+        return lambda: self._split(color, ledger) if arrived() else None
 
     @abstractmethod
     def close(self) -> None:
@@ -312,21 +320,25 @@ class Communicator(ABC):
             spans: which ranks the part spans, for projections to other numbers of ranks; a part of all ranks spans
                 the same as this communicator.
         """
-        arrived, patience = self._post_barrier(), Patience(self.spin)
+        made = self._start_split(color, self.ledger if ledger is None else ledger)
+        patience = Patience(self.spin)
         interruption: Exception | None = None
-        while not arrived():
+        while (part := made()) is None:
             try:
                 self.progress()
             except Exception as reason:
                 interruption = reason
-                if isinstance(reason, PeerAborted) and (reason.rank in self.members or reason.rank < 0):
+                if self._never_splits(reason):
                     raise
             patience.pause()
-        part = self._split(color, self.ledger if ledger is None else ledger)
         part.span = self.span if spans == "part" and part.size == self.size else spans
         if interruption is not None:
             raise interruption
         return part
+
+    def _never_splits(self, reason: Exception) -> bool:
+        """Whether an interruption tells that a rank of this communicator will not arrive in the split."""
+        return isinstance(reason, PeerAborted) and not reason.stays and (reason.rank in self.members or reason.rank < 0)
 
     # Shared by all forms: staging, communication dtype, accounting.
 

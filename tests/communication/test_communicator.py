@@ -9,13 +9,17 @@ import gc
 
 import pytest
 import torch
-from on_ranks import on_ranks, processes
+from on_ranks import on_ranks, processes, proxies
 
 from atoll.communication.communicator import Communicator, PeerAborted
 from atoll.communication.trace import Trace
 from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO, TWO_NODES
 
-DEFAULT = [processes(PAIR, "mpi", long=False), processes(PAIR, "gloo")]
+DEFAULT = [
+    proxies(PAIR),
+    processes(PAIR, "mpi", long=False),
+    *(processes(PAIR, kind) for kind in ("gloo", "proxied_mpi")),
+]
 on_pairs = on_ranks(
     PAIR, TWO_BY_TWO, over=[*DEFAULT, processes(TWO_BY_TWO), processes(PAIR, "tcp"), processes(TWO_BY_TWO, "gloo")]
 )
@@ -188,7 +192,7 @@ def test_every_wait_serves(c: Communicator) -> None:
         untracked.barrier()
 
 
-@on_ranks(TWO_BY_TWO)
+@on_ranks(TWO_BY_TWO, over=[proxies(TWO_BY_TWO), processes(TWO_BY_TWO)])
 def test_split_and_scopes(c: Communicator) -> None:
     node = c.split(c.nodes[c.rank])
     group = c.split(node.rank)

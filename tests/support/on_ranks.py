@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 import ranks
+from proxied import proxied
 
 from atoll.communication.communicator import Communicator, PeerAborted
 from atoll.communication.threads import run_virtual_ranks
@@ -37,12 +38,19 @@ class Place:
     """Where a test runs: the layout of its ranks, and for real ranks what carries their messages."""
 
     layout: Layout
-    transport: str = "threads"  # or mpi, tcp (MPI as between hosts), gloo and nccl (sums and broadcasts beside MPI)
+    # Or proxied (another thread has a proxy of it), mpi, tcp (MPI as between hosts), proxied_mpi, gloo and nccl (sums
+    # and broadcasts beside MPI).
+    transport: str = "threads"
 
 
 def threads(layout: Layout, *, prefix: str = "") -> object:
     """A parameter for virtual ranks."""
     return pytest.param(Place(layout), id=prefix + layout_name(layout))
+
+
+def proxies(layout: Layout) -> object:
+    """A parameter for proxies of virtual ranks."""
+    return pytest.param(Place(layout, "proxied"), id=f"{layout_name(layout)}_proxied")
 
 
 def processes(layout: Layout, transport: str = "mpi", *, long: bool = True, marks: Sequence = ()) -> object:
@@ -79,6 +87,8 @@ def run(function: Callable[[Communicator], None], place: Place, request: pytest.
     """Call `function` on every rank of `place`; raises what it raises."""
     if place.transport == "threads":
         run_virtual_ranks(function, place.layout, timeout=240)
+    elif place.transport == "proxied":
+        run_virtual_ranks(proxied(function), place.layout, timeout=240)
     elif _world is not None:
         _world.run(function, place)
     else:
@@ -146,6 +156,7 @@ class _World:
         self._control = self._world.Dup()
         self._file = folder / "outcomes.json"
         self._kind = MpiCommunicator
+        self._passes = proxied if transport == "proxied_mpi" else lambda function: function
         self._aborts: list = []
         torch.set_num_threads(1)
         if transport == "nccl":
@@ -168,7 +179,7 @@ class _World:
         )
         error = None
         try:
-            function(communicator)
+            self._passes(function)(communicator)
             family.close()
         except Exception as reason:
             error = f"rank {self._world.rank}: {traceback.format_exc()}"
