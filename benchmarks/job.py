@@ -116,7 +116,8 @@ def evaluate_all(
     from atoll.platform.ranks.search import arrange_world
     from atoll.platform.study.configuration import Configuration
     from atoll.platform.study.study import Topology
-    from atoll.platform.trial.worker import Hooks, Worker
+    from atoll.platform.trial.training import Hooks
+    from atoll.platform.trial.worker import Worker
 
     world = MpiWorld(MPI.COMM_WORLD)
     topology = Topology(ranks=world.size, threads=1, device="cpu", ranks_per_node=ranks_per_node)

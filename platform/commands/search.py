@@ -69,6 +69,13 @@ def search(
     observe: Annotated[
         int | None, typer.Option(help="Record how much each layer changed over this many epochs. Default: off.")
     ] = None,
+    isolate: Annotated[
+        str | None,
+        typer.Option(
+            help="What keeps one trial from the next: restore puts back the known state of the rank's process; process "
+            "trains each trial in a fresh process. Default: restore."
+        ),
+    ] = None,
     outside: Annotated[
         bool, typer.Option("--outside", help="Allow the study file to refer to code outside its folder.")
     ] = False,
@@ -95,6 +102,7 @@ def search(
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
     flags |= {"epochs": epochs, "seed": seed, "observe": observe, "keep_going": keep_going or None}
+    flags |= {"isolate": isolate}
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
     options = {"resuming": resume, "accept_changes": accept_changes, "in_process": in_process}
@@ -121,13 +129,13 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
     return yamlfile.validate(content, Study, source=f"{file} with options", folder=file.parent)
 
 
-def _checked(study: Study, file: Path | None) -> Plan:
+def _checked(study: Study, file: Path | None, *, in_process: bool) -> Plan:
     """The resolved study; errors name its file."""
     from atoll.platform.launch import checks
     from atoll.storage.yamlfile import FileError
 
     try:
-        return checks.check(study)
+        return checks.check(study, in_process=in_process)
     except ValueError as error:
         if file is None or isinstance(error, FileError):
             raise
@@ -148,7 +156,7 @@ def _search(
     from atoll.platform.launch import join, lifecycle, supervise
 
     url = lifecycle.store_url(store, study)
-    plan = _checked(study, file)
+    plan = _checked(study, file, in_process=in_process)
     shape = study.topology.shape()
     run_ranks = supervise.supervise
     if in_process:

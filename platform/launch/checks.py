@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+import torch
 
 from atoll.platform.search.propagators.grid import identity, points
 from atoll.platform.search.proposals import draw
@@ -11,12 +14,17 @@ from atoll.platform.study.samplers import Grid
 from atoll.platform.study.study import Study
 
 
-def check(study: Study) -> Plan:
+def check(study: Study, *, in_process: bool = False) -> Plan:
     """Resolve a study, and check that its names, space, samplers, objectives and data are valid and consistent.
+
+    Args:
+        study: the study.
+        in_process: whether its ranks are to be threads of this process.
 
     Raises:
         ValueError, DataMissing: the message has the rule, the value and the valid choices.
     """
+    _check_isolation(study, in_process=in_process)
     plan = Plan.of(study)
     if study.confirm is not None:
         _check_confirmed(plan, study.confirm.configurations)
@@ -25,6 +33,24 @@ def check(study: Study) -> Plan:
         _check_grids(plan)
     plan.workload.check_data(plan.data)
     return plan
+
+
+def _check_isolation(study: Study, *, in_process: bool) -> None:
+    """Trials in processes of their own need ranks that are processes, Linux, and ranks that train on CPUs."""
+    if study.isolate != "process":
+        return
+    if in_process:
+        raise ValueError(
+            "isolate: process needs ranks that are processes, and --in-process makes them threads: omit --in-process, "
+            "or use isolate: restore"
+        )
+    if sys.platform != "linux":
+        raise ValueError(f"isolate: process needs Linux, and this is {sys.platform}: use isolate: restore")
+    if study.topology.device == "auto" and torch.cuda.device_count():
+        raise ValueError(
+            "isolate: process trains without GPUs, and this host has some: set topology.device to cpu to train on "
+            "CPUs, or use isolate: restore"
+        )
 
 
 def _check_confirmed(plan: Plan, configurations: list[dict[str, Any]]) -> None:

@@ -41,13 +41,16 @@ def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) 
     Returns:
         The search's ending on rank 0; its exit code on the other ranks.
     """
+    from atoll.platform.ranks import search
+
+    server = search.start_server(plan.study)  # before MPI
+
     import mpi4py
 
     mpi4py.rc.thread_level = "serialized"
     from mpi4py import MPI
 
     from atoll.communication.mpi_world import MpiWorld
-    from atoll.platform.ranks import search
     from atoll.platform.study.topology import check_world_size
 
     study, world = plan.study, MPI.COMM_WORLD
@@ -68,7 +71,8 @@ def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) 
 
     try:
         search.stop_on_signals(folder)
-        search.run(folder, world.bcast(launches.newest(folder.journals)), MpiWorld(world), also)
+        launch = world.bcast(launches.newest(folder.journals))
+        search.run(folder, launch, MpiWorld(world), also, server=server)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

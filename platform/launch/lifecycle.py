@@ -38,7 +38,9 @@ from atoll.storage.store import DEFAULT_URL, Store
 log = logging.getLogger("atoll.launch")
 
 RECORDING_TIMEOUT = 60.0
-MAY_CHANGE = (*BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going")
+MAY_CHANGE = (
+    *BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going", "isolate",
+)  # fmt: skip
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 
 

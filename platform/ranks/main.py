@@ -7,6 +7,7 @@ python -m atoll.platform.ranks.main --launcher=PROCESS doctor RESULT.json
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -21,12 +22,15 @@ from atoll.storage.process import Process
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from atoll.platform.trial.fork_server import ForkServer
+
 
 def main(arguments: list[str]) -> None:
     """Run one rank; an exception aborts the whole MPI job, as the peers would wait forever."""
     launcher, *arguments = arguments
     program, *files = arguments
     lock = StudyFolder(files[0]).lock if program == "search" else None
+    server = _fork_server(StudyFolder(files[0])) if program == "search" else None  # before threads, and before MPI
     launcher_watch.end_with(Process.parse(launcher.removeprefix("--launcher=")), lock)
     import mpi4py
 
@@ -34,7 +38,7 @@ def main(arguments: list[str]) -> None:
     from mpi4py import MPI
 
     try:
-        _dispatch(arguments, MPI.COMM_WORLD)
+        _dispatch(arguments, MPI.COMM_WORLD, server)
     except BaseException as error:
         try:
             traceback.print_exc()
@@ -48,7 +52,16 @@ def main(arguments: list[str]) -> None:
     os._exit(0)
 
 
-def _dispatch(arguments: list[str], comm: MPI.Comm) -> None:
+def _fork_server(folder: StudyFolder) -> ForkServer | None:
+    """Start the process from which trials are forked, if the study asks for it."""
+    if json.loads(folder.definition.read_text())["definition"].get("isolate") != "process":
+        return None  # without the imports, which take seconds
+    from atoll.platform.ranks import search
+
+    return search.start_server(search.load_study(folder))
+
+
+def _dispatch(arguments: list[str], comm: MPI.Comm, server: ForkServer | None) -> None:
     from atoll.communication.mpi_world import MpiWorld
 
     program, *files = arguments
@@ -57,7 +70,7 @@ def _dispatch(arguments: list[str], comm: MPI.Comm) -> None:
 
         folder = StudyFolder(files[0])
         search.stop_on_signals(folder)
-        search.run(folder, int(files[1]), MpiWorld(comm))
+        search.run(folder, int(files[1]), MpiWorld(comm), server=server)
     elif program == "doctor":
         from atoll.platform.ranks import mpi_check
 

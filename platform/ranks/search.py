@@ -18,6 +18,8 @@ from atoll.platform.ranks.heartbeat import Heartbeat, interval
 from atoll.platform.study import registry
 from atoll.platform.study.study import Study, Topology
 from atoll.platform.study.topology import HostFacts, Place, arrange, check_world_size
+from atoll.platform.trial import trial_process
+from atoll.platform.trial.fork_server import ForkServer
 from atoll.platform.trial.worker import Worker
 from atoll.storage.folder import StudyFolder
 
@@ -28,7 +30,19 @@ def load_study(folder: StudyFolder) -> Study:
     return Study.model_validate(row["definition"])
 
 
-def run(folder: StudyFolder, launch: int, world: World, also: Callable[[], None] = lambda: None) -> None:
+def start_server(study: Study) -> ForkServer | None:
+    """The process from which this rank's trials are forked, if the study asks for it; before MPI starts."""
+    return ForkServer.start(trial_process.main) if study.isolate == "process" else None
+
+
+def run(
+    folder: StudyFolder,
+    launch: int,
+    world: World,
+    also: Callable[[], None] = lambda: None,
+    *,
+    server: ForkServer | None = None,
+) -> None:
     """Take part in the search of `folder` as one rank of `world`; returns when the search has ended or stopped.
 
     Args:
@@ -36,9 +50,12 @@ def run(folder: StudyFolder, launch: int, world: World, also: Callable[[], None]
         launch: the number of this launch of the study; not the newest one, as a rank may start late.
         world: all ranks of the search.
         also: called at every poll, in addition to the heartbeat.
+        server: forks a process for each trial. Default: trials train in this process.
 
     Raises:
         TopologyError: if the size of the world does not fit the study's topology.
+        ValueError: if trials are to train in processes of their own, and this rank has a GPU.
+        ServerEnded: if the server has ended.
     """
     study = load_study(folder)
     shape = study.topology.shape()
@@ -53,11 +70,22 @@ def run(folder: StudyFolder, launch: int, world: World, also: Callable[[], None]
         beat()
         also()
 
-    _warm_up(study)
+    if server is None:
+        _warm_up(study)
+    else:
+        _check_device(place)
+        server.prepare(study.method, study.workload, study.data, place.threads, serve)
     world.meet(serve)
     worker_world = world.split(place.worker)
     assert worker_world is not None
-    worker = Worker(worker_world, worker_places, spin=place.may_spin, serve=serve)
+    worker = Worker(
+        worker_world,
+        worker_places,
+        spin=place.may_spin,
+        serve=serve,
+        server=server,
+        silence=study.heartbeat_timeout,
+    )
     roots = world.split(0 if worker.is_root else None)
     if roots is None:
         worker.obey()
@@ -82,8 +110,18 @@ def run(folder: StudyFolder, launch: int, world: World, also: Callable[[], None]
         )
         loop.run()
     worker.close()
+    if server is not None:
+        server.close()
     world.meet(serve)  # over TCP, MPICH aborts a job if one rank leaves early
     beat.end()
+
+
+def _check_device(place: Place) -> None:
+    if place.device != "cpu":
+        raise ValueError(
+            f"isolate: process trains without GPUs, and rank {place.world_rank} on {place.hostname} has "
+            f"{place.device}: set topology.device to cpu, or use isolate: restore"
+        )
 
 
 def _warm_up(study: Study) -> None:

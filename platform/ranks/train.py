@@ -15,7 +15,8 @@ from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.study import Topology
 from atoll.platform.study.topology import Shape, check_world_size
 from atoll.platform.trial.progress import Progress
-from atoll.platform.trial.worker import Hooks, Worker
+from atoll.platform.trial.training import Hooks
+from atoll.platform.trial.worker import Worker
 from atoll.storage.files import replacing
 from atoll.storage.journal import JournalWriter
 

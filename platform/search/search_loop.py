@@ -31,7 +31,7 @@ from atoll.platform.study.study import Study
 from atoll.platform.study.topology import Place
 from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
-from atoll.platform.trial.worker import Hooks
+from atoll.platform.trial.training import Hooks
 from atoll.storage import journal
 from atoll.storage.events import Event, StudyStarted
 from atoll.storage.folder import StudyFolder

@@ -128,6 +128,12 @@ class Study(Strict):
     trial_timeout: float | None = Field(
         default=None, gt=0, description="seconds after which a trial is stopped and counts as failed. Default: no limit"
     )
+    isolate: Literal["restore", "process"] = Field(
+        default="restore",
+        description="what keeps one trial from the next: restore puts back the known state of the rank's process after "
+        "each trial; process trains each trial in a fresh process of the rank (on Linux, without GPUs), so that "
+        "nothing passes and a crash fails its trial only. The results are the same",
+    )
     stop_grace: float = Field(
         default=30.0, gt=0, description="seconds from a stop request until the ranks are terminated"
     )
@@ -213,6 +219,11 @@ class Study(Strict):
         islands = self.topology.islands
         if isinstance(self.sampler, list) and len(self.sampler) != islands:
             raise ValueError(f"sampler must list one sampler per island ({islands}); got {len(self.sampler)}")
+        if self.isolate == "process" and self.topology.device == "cuda":
+            raise ValueError(
+                "isolate: process trains without GPUs, so topology.device must be cpu (or auto where there are none); "
+                "got cuda. With GPUs, use isolate: restore"
+            )
         self._check_confirmation()
         self.migration.check(islands)
         for island, sampler in enumerate(self.samplers()):

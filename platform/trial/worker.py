@@ -7,27 +7,27 @@ ones, so that the trial's communicators can be freed. The next trial gets new on
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from torch import nn
-
-from atoll.communication.communicator import Communicator, Patience, PeerAborted
+from atoll.communication.communicator import Patience, PeerAborted
 from atoll.communication.ledger import Ledger
 from atoll.communication.thread_world import WorldFailed
 from atoll.communication.trace import Trace
-from atoll.communication.world import World
+from atoll.communication.world import Family, World
 from atoll.methods.common.memory import peak_memory, reset_peak_memory
-from atoll.methods.method import Method
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import Place
 from atoll.platform.trial.failure import reason_of, traceback_of
+from atoll.platform.trial.fork_server import ForkServer
 from atoll.platform.trial.isolation import isolated, owns_process
 from atoll.platform.trial.outcome import Outcome, Report, kind_of, outcome_of
 from atoll.platform.trial.progress import Progress
-from atoll.platform.trial.trial import Trial
+from atoll.platform.trial.training import Hooks, train
+from atoll.platform.trial.trial_process import TrialProcess, Work
 from atoll.storage.text import REASON_LIMIT, shortened, storable
 
 if TYPE_CHECKING:
@@ -38,25 +38,6 @@ WORK, ABORT, REPORT, WORD = 1, 2, 3, 4
 Message = TypeVar("Message")
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """A root's callbacks during a trial.
-
-    Attributes:
-        on_progress: receives each report.
-        prunes: decides after each report whether to end the training; the ranks agree before they continue.
-        interrupt: called at every poll; if it returns an exception, the trial ends with it.
-        serve: called during every wait and after every step, to serve other workers.
-        on_trained: receives the trained model.
-    """
-
-    on_progress: Callable[[Progress], None] = lambda _: None
-    prunes: Callable[[Progress], bool] | None = None
-    interrupt: Callable[[], Exception | None] = lambda: None
-    serve: Callable[[], None] = lambda: None
-    on_trained: Callable[[nn.Module], None] = lambda _: None
-
-
 class Worker:
     """This rank's part of its worker.
 
@@ -65,10 +46,20 @@ class Worker:
         places: the places of the worker's ranks.
         spin: whether waits may be busy waits.
         serve: called during every wait and after every step, such as for heartbeats.
+        server: forks a process for each trial; on all ranks of the worker or on none. Default: trials train in this
+            process.
+        silence: seconds without progress after which the process of a trial is killed.
     """
 
     def __init__(
-        self, world: World, places: list[Place], *, spin: bool, serve: Callable[[], None] = lambda: None
+        self,
+        world: World,
+        places: list[Place],
+        *,
+        spin: bool,
+        serve: Callable[[], None] = lambda: None,
+        server: ForkServer | None = None,
+        silence: float = math.inf,
     ) -> None:
         self.places = places
         self.place = places[world.rank]
@@ -78,6 +69,8 @@ class Worker:
         self._control = world.mailbox()
         self._spin = spin
         self._serve = serve
+        self._server = server
+        self._silence = silence
         self._serial = 0
         self._raised = False
         self._hooks = Hooks()
@@ -132,25 +125,9 @@ class Worker:
         self._serial += 1
         self._raised = False
         self._hooks = hooks
-        changes: list[str] = []
-        trace = Trace() if self._world.records_steps(self._devices) else None
-        ledger = Ledger(trace)
         report = Report(self._control.rank, self.place.hostname)
-        if owns_process():
-            reset_peak_memory()
-        communicator, family = self._world.open(
-            self._nodes, self._devices, ledger=ledger, poll=self._poll, spin=self._spin
-        )
-        try:
-            with isolated(changes):
-                self._train(configuration, hooks, report, communicator, trace, test=test)
-        except WorldFailed:  # not this trial's failure: another rank of the process has ended
-            raise
-        except BaseException as error:  # SystemExit, too, which libraries raise; signals only leave a request to stop
-            self._raised = True
-            self._note(report, error)
-        report.notes += [shortened(storable(change), REASON_LIMIT) for change in changes]
-        report.ledger, report.peak_memory = ledger.rows(), peak_memory()
+        trains = self._train_here if self._server is None else self._train_apart
+        family = trains(configuration, hooks, report, test)
         report.summaries = family.summaries()
         reports = self._gather(report)
         if self._tell(reports is not None and _is_uneven(reports)):
@@ -161,32 +138,68 @@ class Worker:
         self._hooks = Hooks()
         return reports or []
 
-    def _train(
-        self,
-        configuration: Configuration,
-        hooks: Hooks,
-        report: Report,
-        communicator: Communicator,
-        trace: Trace | None,
-        *,
-        test: bool,
-    ) -> None:
-        """Train, and fill in this rank's report."""
-        trial = Trial(configuration, communicator, self.place.device, test=test)
-        report.notes = _notes(trial.method)
-        report.is_pruned = _train(trial, hooks)
-        report.notes = _notes(trial.method)  # training may have added notes
-        if not report.is_pruned:
-            hooks.on_trained(trial.model)
-        report.seconds = trial.seconds()
-        if trace is not None:
-            report.trace = recorded_trace(trace, trial.method, communicator)
+    def _train_here(self, configuration: Configuration, hooks: Hooks, report: Report, test: bool) -> Family:
+        """Train in this process; returns the trial's communicators."""
+        changes: list[str] = []
+        trace = Trace() if self._world.records_steps(self._devices) else None
+        ledger = Ledger(trace)
+        if owns_process():
+            reset_peak_memory()
+        communicator, family = self._world.open(
+            self._nodes, self._devices, ledger=ledger, poll=self._poll, spin=self._spin
+        )
+        try:
+            with isolated(changes):
+                train(configuration, hooks, report, communicator, self.place.device, test=test)
+        except WorldFailed:  # not this trial's failure: another rank of the process has ended
+            raise
+        except BaseException as error:  # SystemExit, too, which libraries raise; signals only leave a request to stop
+            report.error, report.reason, report.traceback = kind_of(error), reason_of(error), traceback_of(error)
+            self._abort()
+        report.notes += [shortened(storable(change), REASON_LIMIT) for change in changes]
+        report.ledger, report.peak_memory = ledger.rows(), peak_memory()
+        return family
 
-    def _note(self, report: Report, error: BaseException) -> None:
-        report.error, report.reason, report.traceback = kind_of(error), reason_of(error), traceback_of(error)
+    def _train_apart(self, configuration: Configuration, hooks: Hooks, report: Report, test: bool) -> Family:
+        """Train in a process of the trial's own; returns the trial's communicators, which stay in this one."""
+        assert self._server is not None
+        if hooks.on_trained is not None:
+            raise ValueError("the trained model stays in the trial's process; on_trained needs a worker without server")
+        # GPUs belong to the trials' processes.
+        devices = [(hostname, "cpu") for hostname, _ in self._devices]
+        communicator, family = self._world.open(
+            self._nodes, devices, ledger=Ledger(), poll=self._serve_all, spin=self._spin
+        )
+        work = Work(
+            configuration=configuration.model_dump(),
+            test=test,
+            rank=self._control.rank,
+            nodes=self._nodes,
+            device=self.place.device,
+            threads=self.place.threads,
+            prunes=hooks.prunes is not None,
+            records_steps=self._world.records_steps(devices),
+            silence=self._silence,
+        )
+        process = TrialProcess(
+            self._server,
+            communicator,
+            hooks,
+            poll=self._poll,
+            serve=self._serve_all,
+            stay=lambda: self._abort(stays=True),
+        )
+        process.run(work, report)
+        if report.error:
+            self._abort()
+        return family
+
+    def _abort(self, *, stays: bool = False) -> None:
+        """Tell the peers that this rank has given up the trial; it may have to stay in a split."""
+        self._raised = True
         for rank in range(self._control.size):
             if rank != self._control.rank:
-                self._control.send(self._serial, rank, ABORT)
+                self._control.send((self._serial, stays), rank, ABORT)
 
     def _gather(self, mine: Message) -> list[Message] | None:
         """Gather each rank's message on the root."""
@@ -210,10 +223,10 @@ class Worker:
             self._raised = True
             raise reason
         while (message := self._control.take(ABORT)) is not None:
-            source, serial = message
+            source, (serial, stays) = message
             if serial == self._serial:
                 self._raised = True
-                raise PeerAborted(source)
+                raise PeerAborted(source, stays=stays)
 
     def _serve_all(self) -> None:
         self._serve()
@@ -244,19 +257,6 @@ class Worker:
         self._control.close()
 
 
-def _train(trial: Trial, hooks: Hooks) -> bool:
-    """Train to the end, or until the root prunes the trial; returns whether it did, equal on all ranks."""
-    for progress in trial.train():
-        hooks.on_progress(progress)
-        if hooks.prunes is not None and trial.agrees_to_end(hooks.prunes(progress)):
-            return True
-    return False
-
-
-def _notes(method: Method[Any]) -> list[str]:
-    return [shortened(storable(str(note)), REASON_LIMIT) for note in method.notes]
-
-
 def _is_uneven(reports: list[Report]) -> bool:
     """Whether a rank has pending operations, or has posted other operations than its communicator's other ranks."""
     of_communicator: dict[str, list[Summary]] = defaultdict(list)
@@ -270,14 +270,3 @@ def _is_uneven(reports: list[Report]) -> bool:
         or any(summary.num_pending for summary in summaries)
         for summaries in of_communicator.values()
     )
-
-
-def recorded_trace(trace: Trace, method: Method[Any], communicator: Communicator) -> dict[str, Any] | None:
-    """A rank's trace as it is recorded; None if other ranks represent this one."""
-    rank, nodes = communicator.rank, communicator.nodes
-    scales = method.max_ranks is None and not method.layer_parallel
-    first_node = [member for member, node in enumerate(nodes) if node == nodes[0]]
-    if scales and rank not in (*first_node, len(nodes) - 1):
-        return None
-    shape = {"rank": rank, "num_ranks": len(nodes), "ranks_per_node": len(first_node), "grows": scales}
-    return shape | trace.as_dict()

@@ -18,7 +18,8 @@ from atoll.communication.world import World
 from atoll.methods.method import Method
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import HostFacts, Shape, arrange
-from atoll.platform.trial.worker import Hooks, Worker
+from atoll.platform.trial.training import Hooks
+from atoll.platform.trial.worker import Worker
 from atoll.platform.workloads.workload import Classification, Data, Samples
 
 OPERATIONS = (

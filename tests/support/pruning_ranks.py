@@ -16,7 +16,8 @@ from atoll.methods import METHODS
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import HostFacts, Shape, arrange
-from atoll.platform.trial.worker import Hooks, Worker
+from atoll.platform.trial.training import Hooks
+from atoll.platform.trial.worker import Worker
 
 
 def prune_every_method(world: World, serve: Callable[[], None] = lambda: None) -> dict[str, tuple]:

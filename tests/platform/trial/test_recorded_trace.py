@@ -11,8 +11,8 @@ from atoll.communication.trace import Trace
 from atoll.methods import METHODS
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.training import recorded_trace
 from atoll.platform.trial.trial import Trial
-from atoll.platform.trial.worker import recorded_trace
 
 EPOCHS, BATCH_SIZE = 2, 16
 CHANGED = {

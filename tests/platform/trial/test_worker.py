@@ -11,7 +11,8 @@ import ranks
 from atoll.communication.thread_world import run_in_threads
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import HostFacts, Shape, arrange
-from atoll.platform.trial.worker import Hooks, Worker
+from atoll.platform.trial.training import Hooks
+from atoll.platform.trial.worker import Worker
 from atoll.storage.text import REASON_LIMIT, TRACEBACK_LIMIT
 
 WAITING = """

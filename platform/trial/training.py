@@ -1,0 +1,91 @@
+"""The training of a trial on one rank, from its set-up to the report; in the rank's process or in one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from atoll.communication.communicator import Communicator
+from atoll.communication.trace import Trace
+from atoll.methods.method import Method
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.outcome import Report
+from atoll.platform.trial.progress import Progress
+from atoll.platform.trial.trial import Trial
+from atoll.storage.text import REASON_LIMIT, shortened, storable
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """A root's callbacks during a trial.
+
+    Attributes:
+        on_progress: receives each report.
+        prunes: decides after each report whether to end the training; the ranks agree before they continue.
+        interrupt: called at every poll; if it returns an exception, the trial ends with it.
+        serve: called during every wait and after every step, to serve other workers.
+        on_trained: receives the trained model.
+    """
+
+    on_progress: Callable[[Progress], None] = lambda _: None
+    prunes: Callable[[Progress], bool] | None = None
+    interrupt: Callable[[], Exception | None] = lambda: None
+    serve: Callable[[], None] = lambda: None
+    on_trained: Callable[[nn.Module], None] | None = None
+
+
+def train(
+    configuration: Configuration,
+    hooks: Hooks,
+    report: Report,
+    communicator: Communicator,
+    device: str,
+    *,
+    test: bool,
+) -> None:
+    """Train, and fill in this rank's report.
+
+    Args:
+        configuration: the configuration to train.
+        hooks: the callbacks; a member's root decides what it prunes.
+        report: this rank's.
+        communicator: the worker's ranks; if its ledger has a trace, the report gets it.
+        device: this rank's device.
+        test: whether to also measure the model on the test data after every epoch.
+    """
+    trial = Trial(configuration, communicator, device, test=test)
+    report.notes = _notes(trial.method)
+    report.is_pruned = _is_pruned(trial, hooks)
+    report.notes = _notes(trial.method)  # training may have added notes
+    if not report.is_pruned and hooks.on_trained is not None:
+        hooks.on_trained(trial.model)
+    report.seconds = trial.seconds()
+    if (trace := communicator.ledger.trace) is not None:
+        report.trace = recorded_trace(trace, trial.method, communicator)
+
+
+def _is_pruned(trial: Trial, hooks: Hooks) -> bool:
+    """Train to the end, or until the root prunes the trial; returns whether it did, equal on all ranks."""
+    for progress in trial.train():
+        hooks.on_progress(progress)
+        if hooks.prunes is not None and trial.agrees_to_end(hooks.prunes(progress)):
+            return True
+    return False
+
+
+def _notes(method: Method[Any]) -> list[str]:
+    return [shortened(storable(str(note)), REASON_LIMIT) for note in method.notes]
+
+
+def recorded_trace(trace: Trace, method: Method[Any], communicator: Communicator) -> dict[str, Any] | None:
+    """A rank's trace as it is recorded; None if other ranks represent this one."""
+    rank, nodes = communicator.rank, communicator.nodes
+    scales = method.max_ranks is None and not method.layer_parallel
+    first_node = [member for member, node in enumerate(nodes) if node == nodes[0]]
+    if scales and rank not in (*first_node, len(nodes) - 1):
+        return None
+    shape = {"rank": rank, "num_ranks": len(nodes), "ranks_per_node": len(first_node), "grows": scales}
+    return shape | trace.as_dict()
