@@ -6,7 +6,8 @@ It never waits: `handle` starts what a message asks for, `step` tests what is un
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from atoll.communication.channel import Channel, Message
 from atoll.communication.communicator import SUMMABLE, Communicator
@@ -33,16 +34,6 @@ class ProxyHost:
         self._splits: dict[int, tuple[Communicator, Callable[[], Communicator | None]]] = {}
         self._probes: set[tuple[int, int]] = set()
         self._num_receives: Counter[tuple[int, int]] = Counter()  # by communicator and tag
-        self._operations: dict[str, Callable[..., None]] = {
-            "segment": self._add_segment,
-            "sum": self._start_sum,
-            "broadcast": self._start_broadcast,
-            "send": self._start_send,
-            "receive": self._start_receive,
-            "barrier": self._start_barrier,
-            "probe": self._start_probe,
-            "split": self._start_split,
-        }
 
     @property
     def is_busy(self) -> bool:
@@ -60,10 +51,9 @@ class ProxyHost:
             ValueError, TypeError, KeyError: if the message makes no sense.
         """
         kind, *content = message
-        operation = self._operations.get(kind) if isinstance(kind, str) else None
-        if operation is None:
+        if kind not in self._OPERATIONS:
             return False
-        operation(*content)
+        self._OPERATIONS[kind](self, *content)
         return True
 
     def step(self) -> bool:
@@ -75,6 +65,13 @@ class ProxyHost:
             self._channel.send(["done", done])
         num_made = self._finish_splits()
         return bool(done) + num_made + self._look_for_messages() > 0
+
+    def close(self) -> None:
+        """Forget the process; its memory is freed as soon as the transport is done with it."""
+        self._pending.clear()
+        self._splits.clear()
+        self._communicators.clear()
+        self._buffers = MappedBuffers()
 
     def _finish_splits(self) -> int:
         made = {number: part for number, (_, make) in self._splits.items() if (part := make()) is not None}
@@ -137,3 +134,14 @@ class ProxyHost:
     def _start_split(self, number: int, color: int, part: int) -> None:
         communicator = self._communicators[number]
         self._splits[part] = communicator, communicator._start_split(color, communicator.ledger)
+
+    _OPERATIONS: ClassVar[Mapping[Any, Callable[..., None]]] = {
+        "segment": _add_segment,
+        "sum": _start_sum,
+        "broadcast": _start_broadcast,
+        "send": _start_send,
+        "receive": _start_receive,
+        "barrier": _start_barrier,
+        "probe": _start_probe,
+        "split": _start_split,
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from atoll.platform.search.proposals import draw
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.samplers import Grid
 from atoll.platform.study.study import Study
+from atoll.platform.trial.fork_server import check_system
 
 
 def check(study: Study, *, in_process: bool = False) -> Plan:
@@ -44,8 +44,7 @@ def _check_isolation(study: Study, *, in_process: bool) -> None:
             "isolate: process needs ranks that are processes, and --in-process makes them threads: omit --in-process, "
             "or use isolate: restore"
         )
-    if sys.platform != "linux":
-        raise ValueError(f"isolate: process needs Linux, and this is {sys.platform}: use isolate: restore")
+    check_system()
     if study.topology.device == "auto" and torch.cuda.device_count():
         raise ValueError(
             "isolate: process trains without GPUs, and this host has some: set topology.device to cpu to train on "

@@ -48,7 +48,7 @@ class ServerEnded(RuntimeError):
 def check_system() -> None:
     """Raise ValueError if this system lacks what trials in processes of their own need."""
     if sys.platform != "linux":
-        raise ValueError(f"isolate: process needs Linux; this is {sys.platform}. The other choice is isolate: restore")
+        raise ValueError(f"isolate: process needs Linux, and this is {sys.platform}: use isolate: restore")
 
 
 @dataclass(frozen=True)

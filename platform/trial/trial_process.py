@@ -296,6 +296,7 @@ class TrialProcess:
                 self._server.kill()
                 wait_for([self._server.channel], 0.05)
         self._channel.close()
+        self._host.close()  # now, not when the garbage collector finds a caught exception's frames
 
     def _fill_in(self, report: Report, end: ProcessEnd) -> None:
         if self._reported is not None:

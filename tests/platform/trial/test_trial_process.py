@@ -130,9 +130,10 @@ def misbehave(tmp_path, monkeypatch):
 
 
 def test_no_crash_and_no_change_reaches_another_trial_or_the_rank(servers, misbehave, tmp_path):
-    before = Path.cwd()
     some = misbehave("segfault", None, "quit", "kill", "change", None, "babble")
-    done = [outcome for outcome, _ in outcomes(some, servers(2))]
+    made = servers(2)
+    before = Path.cwd(), len(os.listdir("/proc/self/fd"))
+    done = [outcome for outcome, _ in outcomes(some, made)]
     reasons = [outcome.reason or "" for outcome in done]
     assert [outcome.state for outcome in done] == [
         "failed", "complete", "failed", "failed", "failed", "complete", "failed",
@@ -147,7 +148,7 @@ def test_no_crash_and_no_change_reaches_another_trial_or_the_rank(servers, misbe
     left = int((tmp_path / "left").read_text())
     assert not psutil.pid_exists(left)
     assert "JSONDecodeError" in reasons[6]
-    assert Path.cwd() == before
+    assert (Path.cwd(), len(os.listdir("/proc/self/fd"))) == before
     # As without the others.
     ((alone, _),) = outcomes([configuration("local_sgd", 2, seed=5)])
     assert (done[5].objective, done[5].wire_bytes) == (alone.objective, alone.wire_bytes)
