@@ -78,10 +78,13 @@ def configuration(method, ranks, *, workload="digits_mlp", seed=0, epochs=1, **h
 
 
 def comparable(outcome, seen):
-    """All but times, which a curve and a trace have too."""
-    metrics = {name: value for name, value in outcome.metrics.items() if not name.startswith("seconds")}
+    """All but times and what is derived from them, which a curve and a trace have too."""
+    of_time = ("seconds", "idle", "predicted", "measured")
+    metrics = {name: value for name, value in outcome.metrics.items() if not name.startswith(of_time)}
     ledger = [{name: value for name, value in row.items() if name != "seconds_waited"} for row in outcome.ledger]
-    traces = [[pattern["events"] for pattern in trace["patterns"]] for trace in outcome.traces]
+    # Which wait finds an operation complete depends on time.
+    events = [[event for pattern in trace["patterns"] for event in pattern["events"]] for trace in outcome.traces]
+    traces = [sorted({str(event) for event in some if event[0] == "post"}) for some in events]
     curve = [(p.step, p.epoch, p.train_loss, p.metric, p.wire_bytes, p.learning_rate, p.last) for p in seen]
     return outcome.state, outcome.objective, outcome.reason, outcome.notes, metrics, ledger, traces, curve
 
