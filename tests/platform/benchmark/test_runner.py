@@ -21,10 +21,11 @@ import yaml
 from commands import STABLE, atoll, called, called_json, journal_lines
 
 from atoll.analysis import comparison, confirmations
-from atoll.platform.benchmark import benchmark_file, runner
+from atoll.platform.benchmark import benchmark_file, bundled, runner
 from atoll.platform.benchmark.benchmark_file import Benchmark
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.in_process import run_in_process
+from atoll.platform.study import registry
 from atoll.storage.store import Store
 
 pytestmark = pytest.mark.slow
@@ -39,15 +40,16 @@ SMALL = {
     "device": "cpu",
     "threads": 1,
 }
+SHORT_EPOCHS = 2  # of the workloads of `tiny`
 
 
-def run(folder, *, resuming, watch=lambda study: None, **options):
+def run(folder, *, resuming, watch=lambda study: None, store=None, **options):
     """The ending of b.yaml on threads, and what it said; `watch` gets the files of the study that runs."""
     said = []
     with contextlib.chdir(folder):
         ending = runner.run(
             benchmark_file.load("b.yaml"),
-            f"sqlite:///{folder}/atoll.db",
+            store or f"sqlite:///{folder}/atoll.db",
             resuming=resuming,
             say=said.append,
             follow=lambda plan: contextlib.nullcontext(watch),
@@ -230,21 +232,45 @@ def test_the_report_is_drawn_in_a_browser(finished, chromium):
     assert "a test over workloads needs at least 3 workloads" in said
 
 
+def seconds_of_all(store, in_all):
+    """What the whole of `tiny` would take, by what its short form took.
+
+    It has more trainings, of more epochs; what is no training is the same in both forms.
+    """
+    whole = benchmark_file.load("tiny")
+    trained = longer = 0.0
+    for study in store.studies_of(store.benchmark("tiny")):
+        trials = store.trials(study)
+        seconds = [trial.finished - trial.started for trial in trials]
+        workload = next(w for w in whole.workloads if w.name == study.workload_label)
+        epochs = workload.epochs or registry.workload(workload.workload).epochs
+        num_trials = whole.tuning.trials if study.stage == "tune" else whole.confirmation.seeds
+        trained += sum(seconds)
+        longer += statistics.mean(seconds) * num_trials * epochs / SHORT_EPOCHS
+    return in_all - trained + longer
+
+
 @pytest.mark.long
 @pytest.mark.mpi
 @browser.needed
-@pytest.mark.timeout(1000)
-def test_tiny(tmp_path, chromium):
-    """From nothing to a page in under 15 minutes, on two cores."""
+def test_tiny_over_mpi(tmp_path, chromium):
+    """All of its studies, but shorter; as a whole it goes from nothing to a page in under 15 minutes, on two cores."""
+    short = yaml.safe_load((bundled.BENCHMARKS / "tiny.yaml").read_text())
+    workloads = [entry.workload for entry in benchmark_file.load("tiny").workloads]
+    short["workloads"] = [{"workload": workload, "epochs": SHORT_EPOCHS} for workload in workloads]
+    short |= {"tuning": {"trials": 2}, "confirmation": {"best": 1, "seeds": 2}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(short))
     started = time.monotonic()
-    atoll("benchmark", "tiny", cwd=tmp_path, timeout=900)
+    atoll("benchmark", "tiny.yaml", cwd=tmp_path, timeout=280)
     called("report", "tiny", "-o", "report.html", cwd=tmp_path)
-    assert time.monotonic() - started < 900
+    in_all = time.monotonic() - started
     check_page(chromium, tmp_path / "report.html")
     found = called_json("report", "tiny", cwd=tmp_path)
     assert found["is_complete"]
-    assert len(found["confirmations"]) == 3 * 2 * 5
+    assert len(found["confirmations"]) == 3 * 2 * 2
     assert not any(row["oversubscribed"] for row in found["confirmations"])
+    store = Store(f"sqlite:///{tmp_path}/atoll.db")
+    assert seconds_of_all(store, in_all) < 900
 
 
 def test_a_finished_benchmark_is_taken_up_without_training(finished):
@@ -293,8 +319,9 @@ def test_a_study_whose_last_line_is_missing_is_ended_on_resume(finished, tmp_pat
     last.unlink()
     # The journals' rows are the other folder's: this one is a copy, so it goes to a store of its own.
     store = f"sqlite:///{tmp_path}/other.db"
-    done = called("benchmark", "b.yaml", "--resume", "--store", store, cwd=tmp_path / "copy")
-    assert done.stdout.count("already complete") == 3
+    done, said = run(tmp_path / "copy", resuming=True, store=store)
+    assert done.state == "complete"
+    assert sum("already complete" in line for line in said) == 3
     assert "study_ended" in (last.with_name("launcher.3.jsonl")).read_text().splitlines()[-1]
 
 
