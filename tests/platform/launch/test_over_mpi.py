@@ -21,7 +21,7 @@ from atoll.storage.store import Store
 
 pytestmark = pytest.mark.mpi
 
-FLAGS = ("search", "--method", "daso", "--workload", "digits_mlp", "--epochs", "2", "--name", "s")
+FLAGS = ("search", "--method", "daso", "--workload", "digits_mlp", "--epochs", "1", "--name", "s")
 SLOW = ("search", "--method", "ddp", "--workload", FAILING, "--name", "s", "--ranks", "2", "--epochs", "4")
 
 
@@ -163,17 +163,20 @@ def test_a_budget_of_seconds(tmp_path):
 
 
 @pytest.mark.cpu_limit(40, reason="the ranks start twice")
-def test_a_killed_rank_is_started_again(tmp_path):
+def test_a_killed_rank_is_started_again_and_ranks_end_with_their_launcher(tmp_path):
     search, folder = started(tmp_path, *SLOW, "--trials", "3", progress=3)
     os.kill(journal_lines(folder, "host")[1]["process"], signal.SIGKILL)
-    done = end(search)
-    assert done.returncode == 0, done.stdout
-    _, _, trials = check_complete(tmp_path, 3)
-    (lost,) = [t for t in trials if t.state == "lost"]
-    assert "the MPI job ended with exit code" in lost.reason
-    retried = next(t for t in trials if (t.number, t.attempt) == (lost.number, 1))
-    assert retried.hyperparameters == lost.hyperparameters
+    wait_until(lambda: any(line["number"] == 1 for line in journal_lines(folder, "progress")))
     assert len(journal_lines(folder, "restarted")) == 1
+    check_ends_with_its_launcher(tmp_path, search, folder, signal.SIGKILL)
+    called(*SLOW, "--trials", "3", "--resume", "--in-process", cwd=tmp_path)  # to start ranks once more takes seconds
+    _, _, trials = check_complete(tmp_path, 3)
+    reasons = {(t.number, t.attempt): t.reason for t in trials if t.state == "lost"}
+    assert set(reasons) == {(0, 0), (1, 0)}
+    assert "the MPI job ended with exit code" in reasons[0, 0]
+    hyperparameters = {(t.number, t.attempt): t.hyperparameters for t in trials}
+    for number, _ in reasons:
+        assert hyperparameters[number, 1] == hyperparameters[number, 0]
 
 
 @pytest.mark.long
@@ -215,25 +218,20 @@ def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
     wait_until(lambda: not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host")), 10)
 
 
-@pytest.mark.cpu_limit(40, reason="the ranks start twice")
-def test_ranks_end_with_their_launcher_and_the_study_goes_on(tmp_path):
-    check_goes_on_without_its_launcher(tmp_path, signal.SIGKILL)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGQUIT])
-def test_ranks_end_with_their_launcher_whatever_ends_it(tmp_path, number):
-    check_goes_on_without_its_launcher(tmp_path, number)
-
-
-def check_goes_on_without_its_launcher(tmp_path, number):
-    search, folder = started(tmp_path, *SLOW, "--trials", "3", progress=3)
+def check_ends_with_its_launcher(tmp_path, search, folder, number):
     search.send_signal(number)
     search.communicate()
     processes = [line["process"] for line in journal_lines(folder, "host")]
     wait_until(lambda: not any(psutil.pid_exists(process) for process in processes), 10)
     (study,) = called_json("studies", cwd=tmp_path)
     assert study["state"] == "interrupted"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2, signal.SIGQUIT])
+def test_ranks_end_with_their_launcher_and_the_study_goes_on(tmp_path, number):
+    search, folder = started(tmp_path, *SLOW, "--trials", "3", progress=3)
+    check_ends_with_its_launcher(tmp_path, search, folder, number)
     atoll(*SLOW, "--trials", "3", "--resume", cwd=tmp_path)
     _, _, trials = check_complete(tmp_path, 3)
     assert [t.number for t in trials if t.state == "lost"]
@@ -300,10 +298,10 @@ def test_a_database_locked_for_ten_seconds_stops_nothing_and_loses_nothing(tmp_p
 
 
 def test_inside_someones_own_mpirun(tmp_path):
-    arguments = ("-m", "atoll.platform.cli", *FLAGS, "--trials", "4", "--islands", "2", "--ranks", "1")
+    arguments = ("-m", "atoll.platform.cli", *FLAGS, "--trials", "3", "--islands", "2", "--ranks", "1")
     done = ranks.mpiexec(2, *arguments, env={"ATOLL_STORE": f"sqlite:///{tmp_path}/atoll.db"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    check_complete(tmp_path, 4)
+    check_complete(tmp_path, 3)
 
 
 @pytest.mark.long
