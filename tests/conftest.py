@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would count as CPU seconds of a test
 
+import itertools
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -125,15 +126,28 @@ def postgresql_server():
     pytest.importorskip("psycopg", reason="PostgreSQL needs atoll[postgres]")
     with tempfile.TemporaryDirectory(prefix="atoll-pg-") as folder:
         server = pgserver.get_server(Path(folder) / "pg", cleanup_mode="stop")
+        # Nothing here has to survive the machine's end, and waiting for the disk takes most of a test's time.
+        server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
         yield server
         server.cleanup()
 
 
+@pytest.fixture(scope="session")
+def new_postgresql_url(postgresql_server):
+    """A function that returns the URL of a new database, for fixtures that several tests share."""
+    numbers = itertools.count()
+
+    def make():
+        name = f"test_{next(numbers)}"
+        postgresql_server.psql(f"CREATE DATABASE {name};")
+        return postgresql_server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://", 1)
+
+    return make
+
+
 @pytest.fixture
-def postgresql_url(postgresql_server, request):
-    name = f"test_{abs(hash(request.node.nodeid))}"
-    postgresql_server.psql(f"CREATE DATABASE {name};")
-    return postgresql_server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://", 1)
+def postgresql_url(new_postgresql_url):
+    return new_postgresql_url()
 
 
 @pytest.fixture(scope="session")

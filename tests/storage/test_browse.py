@@ -22,12 +22,10 @@ CHOICES = [
 ]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request, tmp_path):
-    """Forty trials: complete, failed, pruned, lost and running ones."""
-    url = f"sqlite:///{tmp_path}/s.db" if request.param == "sqlite" else request.getfixturevalue("postgresql_url")
-    folder = journals.start_folder(tmp_path / "s")
-    lines = JournalWriter(folder.root_journal(0))
+def filled(folder, url):
+    """A store with forty trials: complete, failed, pruned, lost and running ones."""
+    study = journals.start_folder(folder / "s")
+    lines = JournalWriter(study.root_journal(0))
     for number in range(40):
         proposal = {"operator": "crossover", "parents": [number - 1, number // 2] if number > 1 else []}
         journals.start_trial(
@@ -39,8 +37,26 @@ def store(request, tmp_path):
             state = {3: "failed", 4: "pruned"}.get(number % 10, "complete")
             objective = None if state == "failed" else number / 100
             journals.end_trial(lines, number, objective, state=state, reason="Diverged" if state == "failed" else None)
-    Recorder(folder, lambda: Store(url), journals.study_row(folder.path, uid="u")).catch_up()
+    Recorder(study, lambda: Store(url), journals.study_row(study.path, uid="u")).catch_up()
     return Store(url)
+
+
+DATABASES = ["sqlite", "postgresql"]
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def store(request, tmp_path_factory):
+    """Forty trials, for tests that only read."""
+    folder = tmp_path_factory.mktemp("read")
+    is_file = request.param == "sqlite"
+    return filled(folder, f"sqlite:///{folder}/s.db" if is_file else request.getfixturevalue("new_postgresql_url")())
+
+
+@pytest.fixture(params=DATABASES)
+def own_store(request, tmp_path):
+    """The same, for a test that writes."""
+    is_file = request.param == "sqlite"
+    return filled(tmp_path, f"sqlite:///{tmp_path}/s.db" if is_file else request.getfixturevalue("postgresql_url"))
 
 
 def numbers(store, *conditions, order=()):
@@ -161,10 +177,13 @@ def test_ancestry_ends_at_the_founders(store):
     assert browse.ancestry(store, study.id, 1000) == {}
 
 
-@pytest.fixture
-def large(store, tmp_path):
+@pytest.fixture(scope="module", params=DATABASES)
+def large(request, tmp_path_factory):
     """With 3,000 trials more, few of which failed, and 9,000 of another study: databases choose by their counts."""
-    other = store.add_study(journals.study_row(tmp_path / "t", name="t"))
+    folder = tmp_path_factory.mktemp("large")
+    is_file = request.param == "sqlite"
+    store = filled(folder, f"sqlite:///{folder}/s.db" if is_file else request.getfixturevalue("new_postgresql_url")())
+    other = store.add_study(journals.study_row(folder / "t", name="t"))
     with store.engine.begin() as connection:
         row = dict(connection.execute(sa.select(TrialRow.__table__).where(TrialRow.number == 0)).mappings().one())
         del row["id"]
@@ -181,11 +200,16 @@ def large(store, tmp_path):
 def plans(store, ask):
     """How the database answers each query of `ask`."""
     asked = []
-    sa.event.listen(store.engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+
+    def hear(*call):
+        asked.append((call[2], call[3]))
+
+    sa.event.listen(store.engine, "before_cursor_execute", hear)
     ask()
+    sa.event.remove(store.engine, "before_cursor_execute", hear)
     prefix = "EXPLAIN QUERY PLAN " if store.engine.dialect.name == "sqlite" else "EXPLAIN "
     with store.engine.connect() as connection:
-        rows = [connection.exec_driver_sql(prefix + query, values).all() for query, values in tuple(asked)]
+        rows = [connection.exec_driver_sql(prefix + query, values).all() for query, values in asked]
     return ["\n".join(str(tuple(row)) for row in plan) for plan in rows]
 
 
@@ -228,16 +252,16 @@ def test_what_is_asked_again_and_again_takes_an_index(large, ask):
     assert [plan for plan in found if any(words in plan for words in whole_tables)] == []
 
 
-def test_notes_and_archives(store):
-    study, trial = store.study(), browse.trial(store, store.study().id, 5)
-    store.annotate(trial, "look <b>here</b> 🙂")
-    assert browse.trial(store, study.id, 5).note == "look <b>here</b> 🙂"
-    store.annotate(trial, "")
-    assert browse.trial(store, study.id, 5).note is None
-    store.archive(study, True)
-    assert store.study().archived
-    store.archive(study, False)
-    assert not store.study().archived
+def test_notes_and_archives(own_store):
+    study, trial = own_store.study(), browse.trial(own_store, own_store.study().id, 5)
+    own_store.annotate(trial, "look <b>here</b> 🙂")
+    assert browse.trial(own_store, study.id, 5).note == "look <b>here</b> 🙂"
+    own_store.annotate(trial, "")
+    assert browse.trial(own_store, study.id, 5).note is None
+    own_store.archive(study, True)
+    assert own_store.study().archived
+    own_store.archive(study, False)
+    assert not own_store.study().archived
 
 
 @pytest.mark.parametrize("name", ["", " s", "x" * 201])
@@ -246,10 +270,10 @@ def test_names_that_there_cannot_be_are_refused(store, name):
         store.rename(store.study(), name)
 
 
-def test_a_name_that_is_taken_is_refused(store, tmp_path):
-    store.add_study(journals.study_row(tmp_path / "t", name="t"))
+def test_a_name_that_is_taken_is_refused(own_store, tmp_path):
+    own_store.add_study(journals.study_row(tmp_path / "t", name="t"))
     with pytest.raises(StoreError, match="already holds a study named 't'"):
-        store.rename(store.study("s"), "t")
+        own_store.rename(own_store.study("s"), "t")
 
 
 def test_a_study_that_is_renamed_while_it_is_recorded_stays_one(tmp_path):

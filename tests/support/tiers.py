@@ -19,7 +19,7 @@ CPU_LIMIT = 20.0
 # CI's machines are shared: cores that others' threads use too need up to twice the CPU seconds for the same work.
 SHARED_MACHINE = 2.0
 NOT_QUICK = frozenset({"mpi", "process", "browser", "slow", "long"})
-STARTING_FIXTURES = frozenset({"postgresql_server", "postgresql_url"})
+STARTING_FIXTURES = frozenset({"postgresql_server", "new_postgresql_url", "postgresql_url"})
 # Files all of whose tests start processes, or share a fixture that does.
 STARTING_FILES = frozenset(
     {
