@@ -36,7 +36,7 @@ def prune_every_method(world: World, serve: Callable[[], None] = lambda: None) -
                 workload="digits_mlp",
                 method=name,
                 hyperparameters={key: value for part in EXERCISED.get(name, ()) for key, value in part.items()},
-                epochs=3,
+                epochs=2,
                 ranks=world.size,
             )
             pruned = worker.evaluate(configuration, Hooks(prunes=lambda progress: progress.epoch == 1))

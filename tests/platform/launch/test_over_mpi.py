@@ -164,13 +164,13 @@ def test_a_budget_of_seconds(tmp_path):
 
 @pytest.mark.cpu_limit(40, reason="the ranks start twice")
 def test_a_killed_rank_is_started_again_and_ranks_end_with_their_launcher(tmp_path):
-    search, folder = started(tmp_path, *SLOW, "--trials", "3", progress=3)
+    search, folder = started(tmp_path, *SLOW, "--trials", "6", progress=3)
     os.kill(journal_lines(folder, "host")[1]["process"], signal.SIGKILL)
     wait_until(lambda: any(line["number"] == 1 for line in journal_lines(folder, "progress")))
     assert len(journal_lines(folder, "restarted")) == 1
     check_ends_with_its_launcher(tmp_path, search, folder, signal.SIGKILL)
-    called(*SLOW, "--trials", "3", "--resume", "--in-process", cwd=tmp_path)  # to start ranks once more takes seconds
-    _, _, trials = check_complete(tmp_path, 3)
+    called(*SLOW, "--trials", "6", "--resume", "--in-process", cwd=tmp_path)  # to start ranks once more takes seconds
+    _, _, trials = check_complete(tmp_path, 6)
     reasons = {(t.number, t.attempt): t.reason for t in trials if t.state == "lost"}
     assert set(reasons) == {(0, 0), (1, 0)}
     assert "the MPI job ended with exit code" in reasons[0, 0]
@@ -230,12 +230,12 @@ def check_ends_with_its_launcher(tmp_path, search, folder, number):
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2, signal.SIGQUIT])
 def test_ranks_end_with_their_launcher_and_the_study_goes_on(tmp_path, number):
-    search, folder = started(tmp_path, *SLOW, "--trials", "3", progress=3)
+    search, folder = started(tmp_path, *SLOW, "--trials", "6", progress=3)
     check_ends_with_its_launcher(tmp_path, search, folder, number)
-    atoll(*SLOW, "--trials", "3", "--resume", cwd=tmp_path)
-    _, _, trials = check_complete(tmp_path, 3)
+    atoll(*SLOW, "--trials", "6", "--resume", cwd=tmp_path)
+    _, _, trials = check_complete(tmp_path, 6)
     assert [t.number for t in trials if t.state == "lost"]
-    assert sum(t.state == "complete" for t in trials) == 3
+    assert sum(t.state == "complete" for t in trials) == 6
 
 
 @pytest.mark.long

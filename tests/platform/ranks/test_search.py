@@ -47,18 +47,18 @@ def check_complete(folder, num_trials, state="complete"):
 
 def test_two_islands_of_two_workers_of_two_ranks(tmp_path):
     write(tmp_path, method="daso")
-    said = search(tmp_path, "--trials", "24", "--islands", "2", "--workers", "2", "--ranks", "2").stdout
-    store, study, trials = check_complete(tmp_path, 24)
+    said = search(tmp_path, "--trials", "16", "--islands", "2", "--workers", "2", "--ranks", "2").stdout
+    store, study, trials = check_complete(tmp_path, 16)
     assert {(t.state, t.reason) for t in trials} == {("complete", None)}
     assert {(t.island, t.worker) for t in trials} == {(0, 0), (0, 1), (1, 2), (1, 3)}
-    assert {t.seed for t in trials} == set(range(24))
+    assert {t.seed for t in trials} == set(range(16))
     assert trials[0].hyperparameters == {"B": 4, "S": 1} | trials[0].hyperparameters  # the default candidate
     assert store.migrations(study)
     assert {(h.world_rank, h.rank) for h in store.hosts(study)} == {(r, r % 2) for r in range(8)}
     best = store.leaderboard(study)[0]
     assert best.wire_bytes == pytest.approx(sum(entry.wire_bytes for entry in store.ledger(best.id)))
     assert f"{best.objective:.4g}" in said
-    assert "24 complete" in said
+    assert "16 complete" in said
 
 
 def test_one_rank(tmp_path):

@@ -41,7 +41,8 @@ def read(folder, name="s"):
 def test_islands_with_samplers_of_their_own(tmp_path, samplers):
     write(
         tmp_path,
-        trials=40,
+        trials=32,
+        epochs=1,
         topology={"islands": 4},
         sampler=[{"name": name} | ({"startup": 3} if name in ("optuna-tpe", "optuna-gp") else {}) for name in samplers],
         migration={"topology": "ring"},
@@ -49,7 +50,7 @@ def test_islands_with_samplers_of_their_own(tmp_path, samplers):
     )
     search(tmp_path)
     store, study, trials = read(tmp_path)
-    assert Counter(t.number for t in trials) == Counter(range(40))
+    assert Counter(t.number for t in trials) == Counter(range(32))
     assert {t.state for t in trials} <= {"complete", "failed"}
     by_island = defaultdict(set)
     for trial in trials:
@@ -156,7 +157,6 @@ def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, monkeyp
     sampler = {"name": name} | {"propulate": {"population": 3}, "optuna-tpe": {"startup": 3}}.get(name, {})
     content = {"workload": COUNTING, "trials": 12, "epochs": 1, "objectives": ["validation_loss"], "sampler": sampler}
     monkeypatch.setenv("COUNTING", str(counts))
-    monkeypatch.setenv("SECONDS_PER_STEP", "0.006")
     histories = []
     for stops in (False, True):
         folder = tmp_path / str(stops)
@@ -164,9 +164,11 @@ def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, monkeyp
         write(folder, **content)
         study = folder / "atoll-studies" / "s"
         if stops:
+            monkeypatch.setenv("SECONDS_PER_STEP", "0.006")  # time for a stop
             with stopped_when(study, "trial_ended", 5):
                 search(folder, code=75)
             assert len(journal_lines(study, "trial_ended")) < 12
+            monkeypatch.delenv("SECONDS_PER_STEP")
         search(folder, *(["--resume"] if stops else []))
         _, _, trials = read(folder)
         histories.append({t.number: (t.hyperparameters, t.objective) for t in trials if t.state == "complete"})
