@@ -4,9 +4,10 @@
     def test_something(c: Communicator, other_parameter): ...
 
 becomes a test for each layout, and one in the long tier over MPI, on the first layout of two ranks or else the largest.
-MPI starts when the first such test of a file and a size runs, once for all selected ones: mpiexec runs pytest on every
-rank with their ids, where the same decorator gives the functions MPI's communicator. After a failure it starts again
-with those that have not run, so that each test has its own outcome.
+MPI starts when the first such test of a folder and a size runs, once for all selected ones, as importing torch and
+pytest takes longer than most of them: mpiexec runs pytest on every rank with their ids, where the same decorator gives
+the functions MPI's communicator. After a failure it starts again with those that have not run, so that each test has
+its own outcome.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from atoll.communication.threads import run_virtual_ranks
 from atoll.testing.ranks import Layout, layout_name
 
 SUPPORT = Path(__file__).parent
+TIMEOUT = 600.0  # of a folder's tests together, which the first of them waits for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ def proxies(layout: Layout) -> object:
 
 def processes(layout: Layout, transport: str = "mpi", *, long: bool = True, marks: Sequence = ()) -> object:
     """A parameter for real ranks."""
-    every = [pytest.mark.mpi, *marks, *([pytest.mark.long] if long else [])]
+    every = [pytest.mark.mpi, pytest.mark.timeout(TIMEOUT), *marks, *([pytest.mark.long] if long else [])]
     return pytest.param(Place(layout, transport), id=f"{layout_name(layout)}_over_{transport}", marks=every)
 
 
@@ -109,7 +111,7 @@ def _outcome(request: pytest.FixtureRequest) -> str | None:
         alike = [
             item.nodeid
             for item in request.session.items
-            if item.path == node.path
+            if item.path.parent == node.path.parent
             and item.nodeid not in _outcomes
             and isinstance(other := getattr(item, "callspec", None) and item.callspec.params.get("place"), Place)
             and (len(other.layout), other.transport) == (len(place.layout), place.transport)
@@ -125,7 +127,7 @@ def _start(tests: Sequence[str], place: Place, root: Path) -> dict[str, str | No
         plan.write_text(json.dumps({"tests": list(tests), "transport": place.transport, "root": str(root)}))
         environment = ranks.TCP if place.transport == "tcp" else None
         done = ranks.mpiexec(
-            len(place.layout), str(SUPPORT / "rank_of_tests.py"), str(plan), timeout=280, env=environment
+            len(place.layout), str(SUPPORT / "rank_of_tests.py"), str(plan), timeout=TIMEOUT - 20, env=environment
         )
         results = Path(folder) / "outcomes.json"
         outcomes = dict(map(json.loads, results.read_text().splitlines())) if results.exists() else {}
