@@ -125,7 +125,10 @@ def test_tests_have_no_packages():
 def test_console_script_and_module_are_the_same_program(tmp_path):
     outputs = {
         subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.replace("__main__", "")
-        for command in ([sys.executable, "-m", "atoll.platform.cli", "methods"], [f"{sys.prefix}/bin/atoll", "methods"])
+        for command in (
+            [sys.executable, "-m", "atoll.platform.cli", "study-schema"],
+            [f"{sys.prefix}/bin/atoll", "study-schema"],
+        )
     }
     assert len(outputs) == 1
 

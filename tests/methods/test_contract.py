@@ -26,7 +26,10 @@ def cases():
             for place in (*map(threads, (SINGLE, PAIR, *nodes, TWO_BY_TWO)), processes(PAIR)):
                 (where,) = place.values
                 if applies(check, subject(name), len(where.layout)):
-                    yield pytest.param(check, name, where, id=f"{check}-{name}-{place.id}", marks=place.marks)
+                    # Four ranks show of a form what they show of its method.
+                    again = [pytest.mark.long] if name in FORMS and len(where.layout) > 2 else []
+                    case = f"{check}-{name}-{place.id}"
+                    yield pytest.param(check, name, where, id=case, marks=[*place.marks, *again])
 
 
 @pytest.mark.parametrize(("check", "name", "place"), cases())
