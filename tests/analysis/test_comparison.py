@@ -118,11 +118,11 @@ def test_few_workloads_cannot_separate_and_many_can(tmp_path):
     def of(num):
         return compared(tmp_path / str(num), table(num), targets={f"w{n}": 0.9 for n in range(num)})
 
-    assert of(2).separation is None
-    assert "needs at least 3 workloads" in report.separation_words(of(2))
-    assert not of(4).separation.is_possible
-    assert "p is at least 0.125" in report.separation_words(of(4))
-    many = of(7)
+    two, four, many = map(of, (2, 4, 7))
+    assert two.separation is None
+    assert "needs at least 3 workloads" in report.separation_words(two)
+    assert not four.separation.is_possible
+    assert "p is at least 0.125" in report.separation_words(four)
     assert many.separation.is_possible
     assert report.separation_words(many) == "separated: x and y (p = 0.016)"
     assert many.equivalence["x - y"].better > 0.95
