@@ -83,12 +83,18 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.fixture(scope="session")
+def _working_folders(tmp_path_factory):
+    return tmp_path_factory.mktemp("cwd")
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch, tmp_path_factory):
+def _no_settings_from_outside(monkeypatch, _working_folders):
     """Tests must not write into somebody's store, nor depend on their data folder or on an earlier test's threads."""
     monkeypatch.delenv("ATOLL_STORE", raising=False)
     monkeypatch.delenv("ATOLL_DATA", raising=False)
-    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+    # pytest's own folders have numbers: for each new one it reads the names of all that there are.
+    monkeypatch.chdir(tempfile.mkdtemp(dir=_working_folders))
     torch.set_num_threads(1)
 
 
