@@ -16,7 +16,9 @@ from pathlib import Path
 
 from ranks import SUPPORT
 
-FAILING, CHAOS, COUNTING = (f"{SUPPORT / 'disturbed.py'}:{name}" for name in ("Failing", "Chaos", "Counting"))
+FAILING, CHAOS, COUNTING, DYING = (
+    f"{SUPPORT / 'disturbed.py'}:{name}" for name in ("Failing", "Chaos", "Counting", "Dying")
+)
 # The part of the optimizer's space where no training diverges: at its other end, large steps with much momentum do.
 STABLE = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "momentum": {"low": 0.0, "high": 0.9}}
 

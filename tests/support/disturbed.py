@@ -8,11 +8,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from atoll.platform.workloads.digits import DigitsMlp
+from atoll.storage.events import TrialEnded
 
 
 def world_rank() -> int:
@@ -78,6 +80,54 @@ class Chaos(_Disturbed):
         if kind == "hang" and self.steps >= 3:
             time.sleep(0.2)
         return super().loss(outputs, targets)
+
+
+def die_at(place: str) -> None:
+    """Kill this process if the folder DIE has a file of that name: the first process that comes by takes it."""
+    try:
+        (Path(os.environ["DIE"]) / place).unlink()
+    except (KeyError, FileNotFoundError):
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Dying(Chaos):
+    """Its ranks die at the places that the folder DIE names: start, split, migration, journal (in a line), finish."""
+
+    def load(self, folder):
+        self.die_on_the_way()
+        die_at("start")
+        return super().load(folder)
+
+    @staticmethod
+    def die_on_the_way() -> None:
+        """Have the search itself come by these places, once in a process."""
+        from atoll.communication.mpi_world import MpiWorld
+        from atoll.platform.search.island import Island
+        from atoll.platform.search.search_loop import SearchLoop
+        from atoll.storage.journal import JournalWriter
+
+        def before(owner: type, name: str, act: Callable[..., None]) -> None:
+            original = getattr(owner, name)
+            if not hasattr(original, "dies"):
+
+                def acting(self, *arguments, **options):
+                    act(self, *arguments)
+                    return original(self, *arguments, **options)
+
+                acting.dies = True
+                setattr(owner, name, acting)
+
+        def tear(writer: JournalWriter, event: object) -> None:
+            if isinstance(event, TrialEnded) and os.environ.get("DIE"):
+                if (Path(os.environ["DIE"]) / "journal").exists():
+                    os.write(writer._file, b'{"event":"trial_ended","time":17')
+                die_at("journal")
+
+        before(MpiWorld, "split", lambda *_: die_at("split"))
+        before(Island, "migrate", lambda *_: die_at("migration"))
+        before(SearchLoop, "_finish", lambda *_: die_at("finish"))
+        before(JournalWriter, "append", tear)
 
 
 class Counting(_Disturbed):

@@ -14,8 +14,13 @@ from collections import Counter
 
 import pytest
 import yaml
-from commands import CHAOS, atoll, end, journal_lines, start, wait_until
+from commands import CHAOS, DYING, atoll, end, journal_lines, start, wait_until
 
+from atoll.communication.thread_world import run_in_threads
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.topology import HostFacts, Shape, arrange
+from atoll.platform.trial.training import Hooks
+from atoll.platform.trial.worker import Worker
 from atoll.storage import journal
 from atoll.storage.events import ProgressReported, Restarted, TrialEnded, TrialLost, TrialStarted
 from atoll.storage.store import Store
@@ -190,3 +195,48 @@ def test_stopped_at_random_moments_and_resumed(tmp_path, form, num_stops):
         assert done.returncode == 75, done.stdout + done.stderr
     atoll("search", "stops.yaml", "--outside", "--resume", cwd=tmp_path, timeout=400)
     check_nothing_lost(folder, tmp_path / "atoll.db", form["trials"])
+
+
+NUM_LAUNCHERS = 10
+PLACES = ("start", "split", "migration", "journal", "finish")
+
+
+def objectives(trials):
+    """The objectives of configurations that are trained again, here, on one rank each."""
+    found = []
+
+    def train(world):
+        places = arrange(Shape((1,), 1), [HostFacts("host", {0})], ranks_per_node=1)
+        worker = Worker(world, places, spin=False)
+        found.extend(worker.evaluate(Configuration.model_validate(t.configuration), Hooks()).objective for t in trials)
+
+    run_in_threads(1, train)
+    return found
+
+
+def test_launchers_killed_ten_times_and_ranks_at_every_step(tmp_path):
+    """Each launcher is killed while its ranks train or, every other time, are started again after a death of theirs."""
+    rng, num_trials = random.Random(20072), 60
+    form = {"trials": num_trials, "shape": (2, 1, 1), "study": {"workload": DYING, "migration": {"probability": 1.0}}}
+    folder, dying = write_study(tmp_path, form, "launchers"), tmp_path / "dying"
+    dying.mkdir()
+    environment = {"DIE": str(dying)}
+    for launch in range(NUM_LAUNCHERS):
+        if launch % 2 and launch // 2 < len(PLACES) - 1:
+            (dying / PLACES[launch // 2]).touch()
+        resume = ["--resume"] if launch else []
+        search = start("search", "launchers.yaml", "--outside", *resume, cwd=tmp_path, env=environment)
+        before = num_ended(folder)
+        wait_until(lambda b=before, s=search: num_ended(folder) > b + 1 or s.poll() is not None, timeout=150)
+        time.sleep(rng.uniform(0, 1.0))
+        assert search.poll() is None, search.communicate()
+        os.kill(search.pid, signal.SIGKILL)
+        search.communicate()
+    (dying / PLACES[-1]).touch()
+    atoll("search", "launchers.yaml", "--outside", "--resume", cwd=tmp_path, timeout=400, env=environment)
+    assert list(dying.iterdir()) == []  # each place had its death
+    trials = check_nothing_lost(folder, tmp_path / "atoll.db", num_trials)
+    complete = [t for t in trials if t.state == "complete"]
+    assert len(complete) > 0.9 * num_trials, Counter(t.reason for t in trials)
+    sample = rng.sample(complete, 20)
+    assert objectives(sample) == [t.objective for t in sample]
