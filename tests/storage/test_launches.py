@@ -82,6 +82,7 @@ def test_what_ranks_write_after_a_later_launch_has_begun_never_counts(folder, re
     journals.start_trial(late, 1)
     journals.end_trial(late, 1, 0.9)
     trial(folder, 1, 0.6, launch=2)  # the same number and attempt
+    begin(folder)  # which closes the late rank's journal once more, where it is longer
     expected = {(0, 0): ("lost", None), (0, 1): ("complete", 0.5), (1, 0): ("complete", 0.6)}
     assert recorded() == expected
     problems = []
@@ -122,6 +123,8 @@ def test_a_tail_that_a_crashed_host_lost_is_noticed_and_trained_again(folder, re
     assert recorded() == {(0, 0): ("complete", 0.5), (1, 0): ("complete", 0.7)}
     assert "root-00000.jsonl no longer holds lines that were recorded" in caplog.text
     assert store.trials(store.study())[0].note == "mine"
+    assert len(store.provenances(store.study())) == 1
+    assert not folder.quarantine.exists()
     caplog.clear()
     assert len(recorded()) == 2
     assert not caplog.text

@@ -36,7 +36,7 @@ def test_archived_studies_are_listed_on_demand(tmp_path):
 def ended(tmp_path, state, reason=None):
     store, _, recorder = boards.record(tmp_path)
     folder = StudyFolder(store.study().folder)
-    JournalWriter(folder.journal("launcher")).append(StudyEnded(state=state, reason=reason))
+    JournalWriter(folder.launcher_journal()).append(StudyEnded(state=state, reason=reason))
     recorder.catch_up()
     return Context(store)
 

@@ -7,6 +7,7 @@ import pytest
 from commands import journal_lines, wait_until
 
 from atoll.communication.local_mailbox import LocalMailbox
+from atoll.platform.search import resume
 from atoll.platform.search.proposals import key
 from atoll.platform.search.search_loop import FAILED, SearchLoop
 from atoll.platform.study.plan import Plan
@@ -14,6 +15,8 @@ from atoll.platform.study.study import Study
 from atoll.platform.study.topology import HostFacts, Shape, arrange
 from atoll.platform.trial.outcome import Outcome, Stopped
 from atoll.platform.trial.progress import Progress
+from atoll.storage import journal
+from atoll.storage.events import WorkerFinished
 from atoll.storage.folder import StudyFolder
 
 
@@ -140,6 +143,10 @@ def test_a_budget_of_seconds_lets_the_trial_in_training_end(folder):
     worker = run(folder, takes_its_time, seconds=0.2)
     assert len(worker.evaluated) == 2
     assert lines_of(folder)[-1] == ("trial_ended", 1)
+    # Its last line shows that the budget is used up, even if the last trial had ended before.
+    past = journal.replay(folder.journals)
+    assert isinstance(past[-1], WorkerFinished)
+    assert resume.read(past).used_up(None, 0.2)
 
 
 def test_a_budget_of_busy_seconds(folder):
