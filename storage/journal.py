@@ -179,7 +179,7 @@ class Chunk:
         events: the events, without the version's line.
         start, offset: the positions of the first byte and after the last byte.
         num_skipped: number of lines that are not events, or not valid.
-        malformed: the errors of invalid lines of known events.
+        malformed: what is wrong with lines that are no events, and with invalid lines of known events.
     """
 
     events: list[Event]
@@ -213,6 +213,8 @@ def read_chunk(path: Path, offset: int = 0, max_bytes: int = MAX_BYTES, end: int
     num_skipped = 0
     for raw in data.splitlines():
         line = _load(raw)
+        if line is None and raw:
+            chunk.malformed.append(f"a line of {len(raw)} bytes is no event: {raw[:40]!r}")
         try:
             event = None if line is None else _event(line, raw)
         except MalformedLine as error:
@@ -371,8 +373,8 @@ def replay(folder: Path, problems: list[str] | None = None, since: int = 1) -> l
 
     Args:
         folder: the study's journals.
-        problems: receives a sentence for each journal with invalid lines of known events, with lines that came too
-            late, and with lost ones.
+        problems: receives a sentence for each journal with invalid lines, with lines that came too late, and with lost
+            ones.
         since: the first launch.
     """
     found = launches.files(folder)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LAUNCHER = "launcher"
-_NAME = re.compile(r"(?P<writer>.+?)(\.(?P<launch>[0-9]{1,9}))?\.jsonl")
+_NAME = re.compile(r"(?P<writer>launcher|root-[0-9]{5,})(\.(?P<launch>[2-9]|[1-9][0-9]+))?\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,13 @@ def file_name(writer: str, launch: int) -> str:
 
 
 def files(folder: Path, ends: Mapping[str, int] | None = None) -> list[JournalFile]:
-    """The journals of a folder in the order in which they are to be read, with what they hold at `ends`."""
+    """The journals of a folder in the order in which they are to be read, with what they hold at `ends`.
+
+    Other files, such as copies, and what is no file are left alone.
+    """
     found = []
     for entry in os.scandir(folder) if folder.exists() else ():
-        if (match := _NAME.fullmatch(entry.name)) is not None:
+        if (match := _NAME.fullmatch(entry.name)) is not None and entry.is_file():
             launch = int(match["launch"] or 1)
             found.append(JournalFile(Path(entry.path), match["writer"], launch, (ends or {}).get(entry.name)))
     return sorted(found, key=lambda file: (file.order, file.path.name))

@@ -15,7 +15,7 @@ from typing import Any
 
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Chunk, JournalTail, JournalVersionError
-from atoll.storage.store import Overtaken, Rejected, Store
+from atoll.storage.store import Contradicted, Overtaken, Rejected, Store
 from atoll.storage.text import storable
 
 log = logging.getLogger("atoll.recorder")
@@ -51,9 +51,14 @@ class Recorder:
     def _record_lines(self) -> int:
         store = self._connect()
         num_lines = 0
-        self._rebuild_what_has_lost_lines(store)
+        if lost := self._tail.lost():
+            self._rebuild(store, f"lines that the store has are gone from {', '.join(lost)}")
         while chunks := self._tail.read():
-            self._set_aside(store.record(self._study_id, chunks))
+            try:
+                self._set_aside(store.record(self._study_id, chunks))
+            except Contradicted as error:
+                self._rebuild(store, str(error))
+                continue
             self._tail.advance(chunks)
             _tell_malformed(chunks)
             num_lines += sum(len(chunk.events) for chunk in chunks.values())
@@ -78,18 +83,15 @@ class Recorder:
             with self._folder.quarantine.open("a") as file:
                 file.writelines(json.dumps(asdict(line)) + "\n" for line in rejected)
 
-    def _rebuild_what_has_lost_lines(self, store: Store) -> None:
-        """Record the study anew if the database has lines that the journals no longer hold, or that never counted.
+    def _rebuild(self, store: Store, reason: str) -> None:
+        """Record the study anew: the database has lines that the journals no longer hold, or that never counted.
 
         A resumed search has trained those trials again, or will.
         """
-        if not (lost := self._tail.lost()):
-            return
         log.warning(
-            "%s no longer hold%s lines that were recorded, as after a crash of their host, or ranks wrote them after a "
-            "later launch had begun: the study is recorded anew from the journals",
-            ", ".join(lost),
-            "s" if len(lost) == 1 else "",
+            "%s, as after a crash of their host, or because ranks wrote them after a later launch had begun: the study "
+            "is recorded anew from the journals",
+            reason,
         )
         self._tail = JournalTail(self._folder.journals)
         self._set_aside(store.rebuild(self._study_id, self._all_chunks()))

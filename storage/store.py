@@ -21,7 +21,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError, StatementError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    StatementError,
+)
 from sqlalchemy.orm import Session, sessionmaker
 
 from atoll.storage.events import Event, Line, TrialEnded, TrialKey, as_line
@@ -72,6 +80,10 @@ _UNDEFINED = {"42P01", "42703", "42501", "3F000"}
 
 class Overtaken(Exception):
     """Another recorder has recorded lines of this journal in the meantime."""
+
+
+class Contradicted(Exception):
+    """The journals end a trial as lost whose end the database holds: they have lost it since it was recorded."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,8 @@ class Store:
         file = self._where.database
         if self.url.get_backend_name() != "sqlite" or file in (None, "", ":memory:"):
             return
+        if Path(str(file)).is_dir():
+            raise StoreError(f"the store {self} must be a file; it is a folder")
         if not create and not Path(str(file)).exists():
             raise StoreError(
                 f"there is no store at {self}; `atoll search` creates one, --store or ATOLL_STORE selects another"
@@ -166,9 +180,21 @@ class Store:
             _make_file(Path(str(file)), FILE_MODE)
 
     def _known_version(self) -> str | None:
-        """The schema's version; None if there are no tables. Raises StoreError if it is newer than this atoll."""
-        with self.engine.connect() as connection:
-            version = _schema_version(connection)
+        """The schema's version; None if there are no tables.
+
+        Raises:
+            StoreError: if it is newer than this atoll, or the file is no database, or damaged.
+        """
+        try:
+            with self.engine.connect() as connection:
+                version = _schema_version(connection)
+        except DatabaseError as error:
+            if isinstance(error, OperationalError) or self.url.get_backend_name() != "sqlite":
+                raise
+            raise StoreError(
+                f"the store {self} must be a SQLite database, and is none, or is damaged ({error.orig}); name another "
+                "one, or record each study's journals into a new one: `atoll record STUDY_FOLDER --store NEW.db`"
+            ) from None
         if version is not None and version > SCHEMA_VERSION:
             raise StoreError(
                 f"the store {self} has schema {version}; this atoll knows up to {SCHEMA_VERSION}: update atoll"
@@ -482,6 +508,9 @@ class Store:
 
         Returns:
             The lines that the database rejects for their content; they are counted and not tried again.
+
+        Raises:
+            Contradicted: if the journals have lost what the database holds; `rebuild` mends it.
         """
         try:
             with self._session.begin() as session:
@@ -518,29 +547,33 @@ class Store:
             for chunks in all_chunks:
                 try:
                     with session.begin_nested():
-                        self._record(session, study_id, chunks)
+                        self._record(session, study_id, chunks, is_rebuilt=True)
                 except REFUSALS as error:
                     if not _is_refusal(error):
                         raise
-                    rejected += self._record_one_by_one(session, study_id, chunks)
+                    rejected += self._record_one_by_one(session, study_id, chunks, is_rebuilt=True)
             for number, attempt, note in notes:
                 is_trial = (of_study, TrialRow.number == number, TrialRow.attempt == attempt)
                 session.execute(sa.update(TrialRow).where(*is_trial).values(note=note))
         return rejected
 
-    def _record(self, session: Session, study_id: int, chunks: Mapping[str, Chunk]) -> None:
+    def _record(
+        self, session: Session, study_id: int, chunks: Mapping[str, Chunk], *, is_rebuilt: bool = False
+    ) -> None:
         for file, chunk in chunks.items():
             _move_offset(session, study_id, file, chunk)
-        self._add(session, study_id, [event for chunk in chunks.values() for event in chunk.events])
+        self._add(session, study_id, [event for chunk in chunks.values() for event in chunk.events], is_rebuilt)
 
-    def _record_one_by_one(self, session: Session, study_id: int, chunks: Mapping[str, Chunk]) -> list[Rejected]:
+    def _record_one_by_one(
+        self, session: Session, study_id: int, chunks: Mapping[str, Chunk], *, is_rebuilt: bool = False
+    ) -> list[Rejected]:
         rejected = []
         for file, chunk in chunks.items():
             row = _move_offset(session, study_id, file, chunk)
             for event in chunk.events:
                 try:
                     with session.begin_nested():
-                        self._add(session, study_id, [event])
+                        self._add(session, study_id, [event], is_rebuilt)
                 except REFUSALS as error:
                     if not _is_refusal(error):
                         raise
@@ -567,10 +600,10 @@ class Store:
                 if not _is_refusal(error):
                     raise
 
-    def _add(self, session: Session, study_id: int, lines: Sequence[Event]) -> None:
-        """Add rows for `lines`."""
+    def _add(self, session: Session, study_id: int, lines: Sequence[Event], is_rebuilt: bool = False) -> None:
+        """Add rows for `lines`. Raises Contradicted, unless the study is rebuilt."""
         batch = rows_of(study_id, lines)
-        self._add_trials(session, study_id, batch)
+        self._add_trials(session, study_id, batch, is_rebuilt)
         if batch.num_refused:
             more = {"num_refused": StudyRow.num_refused + batch.num_refused}
             session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(**more))
@@ -584,7 +617,7 @@ class Store:
             if entries:
                 session.execute(sa.insert(model), entries)
 
-    def _add_trials(self, session: Session, study_id: int, batch: Rows) -> None:
+    def _add_trials(self, session: Session, study_id: int, batch: Rows, is_rebuilt: bool) -> None:
         ids: dict[TrialKey, int] = {}
         if batch.started:
             returned = session.execute(
@@ -599,10 +632,16 @@ class Store:
         ended = [row | {"id": ids[key]} for key, row in batch.ended if key in ids]
         if ended:
             session.execute(sa.update(TrialRow), ended)
+        ended_now = {key for key, _ in batch.ended}
         for key, row in batch.lost:
-            if key in ids:  # a trial that has ended is not lost, even if its launcher reports so
+            if key in ids:
                 running = sa.and_(TrialRow.id == ids[key], TrialRow.state == "running")
-                session.execute(sa.update(TrialRow).where(running).values(**row))
+                changed = session.execute(sa.update(TrialRow).where(running).values(**row))
+                # A launcher says so of trials whose end the journals do not hold; before version 3, it may come later.
+                if not changed.rowcount and key not in ended_now and not is_rebuilt:  # type: ignore[attr-defined]
+                    raise Contradicted(
+                        f"the journals do not hold the end of trial {key[0]}, attempt {key[1]}, any more"
+                    )
         for model, of_trials in ((LedgerRow, batch.ledger), (TraceRow, batch.traces)):
             entries = [row | {"trial_id": ids[key]} for key, row in of_trials if key in ids]
             if entries:

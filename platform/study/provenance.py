@@ -19,6 +19,7 @@ from pathlib import Path
 from atoll.platform.study import registry, repository, sources
 from atoll.platform.study.measured import DataFiles, Measured, Provenance, Repository, measured_differences
 from atoll.platform.study.plan import Plan
+from atoll.platform.workloads.workload import DataMissing
 
 MAX_HASHED = 64 << 20  # bytes of data: 0.1 s
 MAX_DATA_FILES = 1000  # of one folder
@@ -188,12 +189,27 @@ def _data_folder(data: Path | None) -> Path | None:
 
 
 def _data_paths(workload: str, data: Path | None) -> Sequence[Path]:
-    """The workload's data files; if a workload of the user's names none, the folder that the study names."""
+    """The workload's data files; if a workload of the user's names none, the folder that the study names.
+
+    Raises:
+        ValueError: if the user's `data_files` raises, or returns what are not files or folders.
+    """
     made = registry.workload(workload)
-    named = made.data_files(data)
+    try:
+        named = [Path(path) for path in made.data_files(data)]
+    except DataMissing:
+        raise
+    except BaseException as error:  # of the user's code
+        raise ValueError(_no_files(workload, f"{type(error).__name__}: {error}")) from error
+    if (other := next((path for path in named if not (path.is_file() or path.is_dir())), None)) is not None:
+        raise ValueError(_no_files(workload, f"{other} is neither"))
     if named or data is None or not data.exists() or _package(type(made)) == "atoll":
         return named
     return [data]
+
+
+def _no_files(workload: str, why: str) -> str:
+    return f"data_files of {workload} must return the paths of files and folders that exist, in a list: {why}"
 
 
 def _data(paths: Iterable[Path], data: Path | None) -> dict[str, DataFiles]:
@@ -237,9 +253,13 @@ def _listed(path: Path) -> list[tuple[Path, int, float]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder that can be read; hidden ones, which file managers and servers leave, do not count."""
     waiting = [folder]
     for parent in waiting:
-        with os.scandir(parent) as entries:
-            children = sorted(entries, key=lambda entry: entry.name)
-        yield from (Path(child.path) for child in children if child.is_file())
-        waiting += [Path(child.path) for child in children if child.is_dir(follow_symlinks=False)]
+        try:
+            names = sorted(os.listdir(parent))
+        except OSError:
+            continue
+        children = [parent / name for name in names if not name.startswith(".") and name != "Thumbs.db"]
+        yield from (child for child in children if child.is_file())
+        waiting += [child for child in children if child.is_dir() and not child.is_symlink()]

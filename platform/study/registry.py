@@ -134,6 +134,9 @@ def _load_file(path: Path) -> ModuleType:
     path = path.resolve()
     name = f"_atoll_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     with _LOADING:  # another rank's thread would see half a module
+        # The file may import its neighbors, also later; but none may hide one of Python's modules, such as platform.
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
         if name not in sys.modules:
             spec = importlib.util.spec_from_file_location(name, path)
             assert spec is not None

@@ -95,6 +95,7 @@ class ForkServer:
         self._end: ProcessEnd | None = None
         self._crash: IO[bytes] | None = None
         self._is_ready = False
+        self._status: int | None = None  # of the server's own end, which the system tells once
         self._killed: float | None = None
 
     @classmethod
@@ -167,8 +168,10 @@ class ForkServer:
                 exit_code, num_left = content
                 self._end = ProcessEnd(exit_code, self._read_crash(), num_left)
         if self.channel.is_closed and self._end is None:
-            _, status = os.waitpid(self.process, 0)
-            raise ServerEnded(f"the process from which trials are forked {ending(os.waitstatus_to_exitcode(status))}")
+            if self._status is None:
+                _, self._status = os.waitpid(self.process, 0)
+            how = ending(os.waitstatus_to_exitcode(self._status))
+            raise ServerEnded(f"the process from which trials are forked {how}")
 
     def _read_crash(self) -> str:
         assert self._crash is not None

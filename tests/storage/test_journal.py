@@ -68,7 +68,7 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path):
 
 
 def test_a_tail_reads_new_lines_only(tmp_path):
-    writer = JournalWriter(tmp_path / "a.jsonl")
+    writer = JournalWriter(tmp_path / "root-00000.jsonl")
     writer.append(Restarted(reason="x"))
     tail = JournalTail(tmp_path)
     chunks = tail.read()
@@ -80,8 +80,8 @@ def test_a_tail_reads_new_lines_only(tmp_path):
 
 
 def test_replay_orders_by_time(tmp_path):
-    (tmp_path / "b.jsonl").write_text('{"event":"restarted","time":1,"reason":"first"}\n')
-    (tmp_path / "a.jsonl").write_text('{"event":"restarted","time":2,"reason":"second"}\n')
+    (tmp_path / "root-00001.jsonl").write_text('{"event":"restarted","time":1,"reason":"first"}\n')
+    (tmp_path / "root-00000.jsonl").write_text('{"event":"restarted","time":2,"reason":"second"}\n')
     assert [event.reason for event in replay(tmp_path)] == ["first", "second"]
 
 
@@ -94,7 +94,7 @@ def test_the_first_line_names_the_version_and_there_is_one(tmp_path):
 
 
 def test_a_resumed_journal_of_an_earlier_version_declares_where_this_one_begins(tmp_path):
-    path = tmp_path / "a.jsonl"
+    path = tmp_path / "root-00000.jsonl"
     path.write_text('{"event":"restarted","time":1,"reason":"x"}\n')
     JournalWriter(path).append(Restarted(reason="y"))
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == [
@@ -106,7 +106,7 @@ def test_a_resumed_journal_of_an_earlier_version_declares_where_this_one_begins(
 
 
 def test_a_journal_of_a_later_version_is_not_read(tmp_path):
-    (tmp_path / "a.jsonl").write_text(json.dumps({"event": "journal", "version": events.VERSION + 1}) + "\n")
+    (tmp_path / "root-00000.jsonl").write_text(json.dumps({"event": "journal", "version": events.VERSION + 1}) + "\n")
     with pytest.raises(
         JournalVersionError, match=f"has version {events.VERSION + 1}; this version of atoll reads versions 1 to"
     ):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import zlib
 
 import journals
@@ -121,7 +122,7 @@ def test_a_tail_that_a_crashed_host_lost_is_noticed_and_trained_again(folder, re
     assert [ticket.number for ticket in past.tickets(2, [])] == [1]
     trial(folder, 1, 0.7, launch=2)
     assert recorded() == {(0, 0): ("complete", 0.5), (1, 0): ("complete", 0.7)}
-    assert "root-00000.jsonl no longer holds lines that were recorded" in caplog.text
+    assert "lines that the store has are gone from root-00000.jsonl" in caplog.text
     assert store.trials(store.study())[0].note == "mine"
     assert len(store.provenances(store.study())) == 1
     assert not folder.quarantine.exists()
@@ -141,6 +142,39 @@ def test_zeros_in_place_of_a_lost_tail_are_noticed(folder, recorded):
     os.truncate(path, size)
     os.truncate(path, whole)
     assert recorded() == {(0, 0): ("complete", 0.5)}
+
+
+def test_the_end_of_a_trial_that_its_journal_has_lost_is_taken_back(folder, recorded, caplog):
+    """In the middle of what was recorded; the launcher then ends the trial as lost, and it is trained again."""
+    begin(folder)
+    trial(folder, 0, 0.5)
+    assert recorded() == {(0, 0): ("complete", 0.5)}
+    path = folder.root_journal(0)
+    *before, end = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*before, bytes(len(end)), b""]))
+    problems = []
+    replay(folder.journals, problems)
+    (problem,) = problems
+    assert f"a line of {len(end)} bytes is no event" in problem
+    begin(folder, journals.event("trial_lost", {"number": 0, "attempt": 0, "reason": "gone"}))
+    trial(folder, 0, 0.6, launch=2, attempt=1)
+    assert recorded() == {(0, 0): ("lost", None), (0, 1): ("complete", 0.6)}
+    assert "the journals do not hold the end of trial 0, attempt 0, any more" in caplog.text
+
+
+def test_what_is_no_journal_is_left_alone(folder):
+    begin(folder)
+    trial(folder, 0, 0.5)
+    for name in ("root-00000 (copy).jsonl", "launcher.02.jsonl", "root-00000.0.jsonl", "launcher.1.jsonl", "x.jsonl"):
+        shutil.copy(folder.root_journal(0), folder.journals / name)
+    os.mkfifo(folder.root_journal(1))
+    folder.root_journal(2).mkdir()
+    folder.root_journal(3).symlink_to("nowhere")
+    assert [file.path.name for file in launches.files(folder.journals)] == ["root-00000.jsonl", "launcher.jsonl"]
+    assert len(replay(folder.journals)) == 2
+    folder.launcher_journal(999_999_999).touch()
+    assert begin(folder) == 1_000_000_000
+    assert launches.newest(folder.journals) == 1_000_000_000
 
 
 def test_a_tail_lost_after_its_journal_was_closed_is_told(folder):

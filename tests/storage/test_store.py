@@ -295,10 +295,10 @@ def test_an_end_of_which_nothing_can_be_stored_is_a_failure(folder, url, monkeyp
     journals.end_trial(lines, 0, 0.5)
     add = Store._add
 
-    def refusing(self, session, study_id, events):
+    def refusing(self, session, study_id, events, *rest):
         if any(getattr(event, "objective", None) is not None for event in events):
             raise ValueError("no such number")
-        add(self, session, study_id, events)
+        add(self, session, study_id, events, *rest)
 
     monkeypatch.setattr(Store, "_add", refusing)
     record(folder, url)
@@ -346,10 +346,10 @@ def test_a_value_that_sqlalchemy_cannot_pass_on_is_set_aside(folder, tmp_path, m
     refused = sa.exc.StatementError("not a float", "INSERT", {}, ValueError("x"))
     add = Store._add
 
-    def fail(self, session, study_id, added):
+    def fail(self, session, study_id, added, *rest):
         if any(line.name == "trial_ended" for line in added):
             raise refused
-        add(self, session, study_id, added)
+        add(self, session, study_id, added, *rest)
 
     monkeypatch.setattr(Store, "_add", fail)
     record(folder, url)
@@ -693,3 +693,14 @@ def test_a_store_stays_where_it_is_if_the_working_directory_changes(folder, tmp_
     assert urls.absolute(urls.parse("here.db")).database == f"{elsewhere}/here.db"
     assert urls.absolute(urls.parse("sqlite:///:memory:")).database == ":memory:"
     assert urls.absolute(urls.parse("postgres://me@db/atoll")).database == "atoll"
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_is_no_database_is_named(tmp_path, read_only):
+    (tmp_path / "bad.db").write_text("no database " * 100)
+    with pytest.raises(
+        StoreError, match=r"bad\.db must be a SQLite database, and is none, or is damaged \(file is not"
+    ):
+        Store(f"sqlite:///{tmp_path}/bad.db", read_only=read_only)
+    with pytest.raises(StoreError, match="must be a file; it is a folder"):
+        Store(f"sqlite:///{tmp_path}", read_only=read_only)

@@ -118,6 +118,37 @@ def test_a_folder_of_many_files_is_read_in_part(tmp_path, monkeypatch):
     assert (files.num_files, files.size) == (5, 8)  # those at the top first
 
 
+def test_what_lies_in_a_data_folder_by_itself_does_not_count(folder):
+    data = folder / "data"
+    before = provenance._data([data], None)
+    (data / ".DS_Store").write_text("x")
+    (data / ".cache").mkdir()
+    (data / ".cache" / "x").write_text("x")
+    (data / "Thumbs.db").write_text("x")
+    (data / "loop").symlink_to("loop")
+    (data / "gone").symlink_to("nowhere")
+    assert provenance._data([data], None) == before
+    (data / "y.txt").write_text("y")
+    assert provenance._data([data], None) != before
+
+
+@pytest.mark.parametrize(
+    ("returned", "why"),
+    [
+        ("['missing.bin']", "missing.bin is neither"),
+        ("['/dev/null']", "/dev/null is neither"),
+        ("3", "TypeError: 'int' object is not iterable"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("exit(4)", "SystemExit: 4"),
+    ],
+)
+def test_data_files_that_name_no_files_are_told(folder, returned, why):
+    with (folder / "w.py").open("a") as file:
+        file.write(f"\n    def data_files(self, folder):\n        return {returned}\n")
+    with pytest.raises(ValueError, match=f"data_files of .*w.py:Mine must return the paths of files .*: {why}"):
+        record(folder)
+
+
 def test_data_may_be_elsewhere(folder, monkeypatch):
     own_code.write_study(folder, data=None)
     before = None
