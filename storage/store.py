@@ -83,7 +83,7 @@ class Overtaken(Exception):
 
 
 class Contradicted(Exception):
-    """The journals end a trial as lost whose end the database holds: they have lost it since it was recorded."""
+    """The journals start a trial that the database holds, or end it as lost: they lost lines that were recorded."""
 
 
 @dataclass(frozen=True)
@@ -619,6 +619,9 @@ class Store:
 
     def _add_trials(self, session: Session, study_id: int, batch: Rows, is_rebuilt: bool) -> None:
         ids: dict[TrialKey, int] = {}
+        if batch.started and not is_rebuilt and (again := _known_ids(session, study_id, batch.started)):
+            number, attempt = min(again)
+            raise Contradicted(f"the journals do not hold the start of trial {number}, attempt {attempt}, any more")
         if batch.started:
             returned = session.execute(
                 sa.insert(TrialRow).returning(TrialRow.number, TrialRow.attempt, TrialRow.id),

@@ -259,9 +259,12 @@ class TrialProcess:
     def _kill_if_due(self, silence: float) -> None:
         now = time.monotonic()
         if self._deadline is not None and now > self._deadline:
+            self._reason = self._reason or ProcessDied(
+                "the trial's process closed its channel, went on, and was killed"
+            )
             self._kill()
-        elif self._deadline is None and self._channel.is_closed:
-            self._end_with(ProcessDied("the trial's process closed its channel to the rank"), ["closed"])
+        elif self._deadline is None and self._channel.is_closed:  # it is ending, or user code has closed all files
+            self._deadline = now + GRACE
         elif self._deadline is None and now - self._heard > silence:
             self._reason = ProcessSilent(
                 f"the trial made no progress for {silence:g} s (heartbeat_timeout); its process was killed"

@@ -162,6 +162,19 @@ def test_the_end_of_a_trial_that_its_journal_has_lost_is_taken_back(folder, reco
     assert "the journals do not hold the end of trial 0, attempt 0, any more" in caplog.text
 
 
+def test_a_trial_whose_start_its_journal_has_lost_is_recorded_as_it_was_trained_again(folder, recorded, caplog):
+    begin(folder)
+    trial(folder, 0, 0.5)
+    assert recorded() == {(0, 0): ("complete", 0.5)}
+    path = folder.root_journal(0)
+    path.write_bytes(path.read_bytes().replace(b'"trial_started"', b'"trial_startex"'))
+    begin(folder)
+    trial(folder, 0, 0.6, launch=2)
+    assert recorded() == {(0, 0): ("complete", 0.6)}
+    assert not folder.quarantine.exists()
+    assert "the journals do not hold the start of trial 0, attempt 0, any more" in caplog.text
+
+
 def test_what_is_no_journal_is_left_alone(folder):
     begin(folder)
     trial(folder, 0, 0.5)
