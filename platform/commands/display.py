@@ -187,8 +187,8 @@ def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
     return table(f"{study.name}: {study.method} on {study.workload}", columns, rows)
 
 
-def failures(study: str, kinds: Sequence[KindOfFailure], max_kinds: int = 10) -> list[str]:
-    """The reasons of failed trials with their counts, and the way to the tracebacks."""
+def failures(study: str, kinds: Sequence[KindOfFailure], store: str = "", max_kinds: int = 10) -> list[str]:
+    """The reasons of failed trials with their counts, and the commands for more, with the option `store`."""
     if not kinds:
         return []
     lines = [f"{sum(kind.count for kind in kinds)} failed trials, by reason:"]
@@ -196,8 +196,8 @@ def failures(study: str, kinds: Sequence[KindOfFailure], max_kinds: int = 10) ->
         which = f"trial {kind.trial}" if kind.count == 1 else f"{kind.count} trials, first trial {kind.trial}"
         lines += [f"  {which}: {first_line(kind.reason)}", *([f"    at {kind.place}"] if kind.place else [])]
     if len(kinds) > max_kinds:
-        lines.append(f"  and {len(kinds) - max_kinds} further reasons: atoll failures {study}")
-    return [*lines, f"a traceback: atoll failures {study} --trial {kinds[0].trial}"]
+        lines.append(f"  and {len(kinds) - max_kinds} further reasons: atoll failures {study}{store}")
+    return [*lines, f"a traceback: atoll failures {study} --trial {kinds[0].trial}{store}"]
 
 
 def failures_by_choice(study: str, choices: Sequence[ChoiceFailures]) -> Table:

@@ -17,6 +17,7 @@ from atoll.platform.commands.shared import (
     open_store,
     print_json,
     print_table,
+    store_flag,
     told_interrupted,
 )
 
@@ -87,7 +88,7 @@ def failures(
             }
         )
         return
-    for line in display.failures(row.name, kinds):
+    for line in display.failures(row.name, kinds, store_flag(store)):
         print(line)
     if not kinds:
         print(f"{row.name}: no trial has failed")

@@ -21,6 +21,7 @@ from atoll.platform.commands.shared import (
     open_store,
     print_json,
     print_table,
+    store_flag,
     told_interrupted,
 )
 from atoll.platform.exit_codes import FAILURE
@@ -188,7 +189,7 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
 
     folder = lifecycle.study_folder(study).path
     if not ending.recorded:
-        print(f"the store is incomplete; to finish, run `atoll record {folder}`", file=sys.stderr)
+        print(f"the store is incomplete; to finish, run `atoll record {folder}{store_flag(url)}`", file=sys.stderr)
         return
     from atoll.analysis import leaderboard as ranking
     from atoll.analysis.failures import by_kind
@@ -206,7 +207,8 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
     print(f"{ending.state}: {counts}; {len(store.migrations(row))} migrations; stored in {store}; files in {folder}")
     if ending.reason:
         print(ending.reason)
-    for line in display.failures(row.name, by_kind(store.trials(row)) if summary.counts.get("failed") else ()):
+    kinds = by_kind(store.trials(row)) if summary.counts.get("failed") else ()
+    for line in display.failures(row.name, kinds, store_flag(url)):
         print(line)
     if ending.exit_code == exit_codes.EXIT_STOPPED:
         print("to continue, repeat the command with --resume")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +25,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Search hyperparameters of distributed training methods with islands of multi-rank MPI workers.",
 )
+
+
+def store_flag(url: str | None) -> str:
+    """The option that names a store in printed commands; empty if they find it without. Passwords are hidden."""
+    from atoll.storage.store import DEFAULT_URL
+    from atoll.storage.urls import parse, shown
+
+    found = parse(os.environ.get("ATOLL_STORE") or DEFAULT_URL)
+    named = found if url is None else parse(url)
+    return "" if named == found else f" --store {shlex.quote(shown(named))}"
 
 
 def _print_version(requested: bool) -> None:

@@ -12,6 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Collection, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -312,13 +313,15 @@ def record(folder: StudyFolder, url: str, *, follow: bool) -> int:
 
     Raises:
         LaunchError: if there is no study.
-        DBAPIError, StoreError: if the store cannot be written (not while following).
+        DBAPIError, StoreError: if the store cannot be written (while following: if it holds another study of the name).
     """
     if not folder.exists():
         raise LaunchError(f"{folder.path} must hold a study; it has no {folder.definition.name}")
     recorder = Recorder(folder, lambda: Store(url), row(folder))
     if not follow:
         return recorder.catch_up()
+    with suppress(DBAPIError), closing(Store(url)) as store:  # waiting would not mend a name that is taken
+        store.check_name(row(folder)["name"], uid(folder))
     thread = RecorderThread(recorder)
     thread.start()
     lock = Lock(folder.lock)

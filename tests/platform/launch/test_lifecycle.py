@@ -194,3 +194,12 @@ def test_a_resume_tells_of_pickles_that_it_ignores(plan_of, url, caplog):
     lines.close()
     lifecycle.prepare(plan_of(), url, resuming=True)
     assert "ignored 1 pickled CMA-ES optimizers, such as version 0.1.0 wrote" in caplog.text
+
+
+def test_following_into_a_store_with_another_study_of_the_name_is_refused_at_once(plan_of, url, tmp_path):
+    other = journals.start_folder(tmp_path / "other", uid="other")
+    journals.write_study(other, [0.5])
+    lifecycle.record(other, url, follow=False)
+    folder = lifecycle.prepare(plan_of(), f"sqlite:///{tmp_path}/mine.db", resuming=False)
+    with pytest.raises(StoreError, match="already holds a study named 's'"):
+        lifecycle.record(folder, url, follow=True)

@@ -184,6 +184,13 @@ def test_a_trial_that_never_polls_is_killed_at_its_timeout(servers, misbehave, m
     assert time.monotonic() - started[0] < 30
 
 
+def test_a_process_that_closes_its_channel_and_goes_on_is_killed(servers, misbehave, monkeypatch):
+    monkeypatch.setattr(trial_process, "GRACE", 0.3)
+    (cut, _), (next_one, _) = outcomes(misbehave("close_files", None), servers(2))
+    assert (cut.state, next_one.state) == ("failed", "complete")
+    assert "ProcessDied: the trial's process closed its channel, went on, and was killed" in cut.reason
+
+
 def test_a_process_that_makes_no_progress_is_killed(servers, misbehave):
     (hung, _), (next_one, _) = outcomes(misbehave("hang", None), servers(2), silence=2.0)
     assert (hung.state, next_one.state) == ("failed", "complete")
@@ -213,6 +220,8 @@ def test_a_server_that_dies_is_told(servers):
     os.kill(server.process, 9)
     with pytest.raises(ServerEnded, match="forked was ended by SIGKILL"):
         server.prepare("ddp", "digits_mlp", None, 1, lambda: None)
+    with pytest.raises(ServerEnded, match="forked was ended by SIGKILL"):
+        server.ended()  # the system tells its end once only
     assert ending(3) == "ended with exit code 3"
     assert ending(-40) == "was ended by signal 40"
 
