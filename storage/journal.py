@@ -68,10 +68,18 @@ class JournalWriter:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
             if is_new:
                 sync_folder(path.parent)
+        try:
+            self._begin(launch, ends or {})
+        except OSError:
+            os.close(self._file)
+            raise
+
+    def _begin(self, launch: int, ends: Mapping[str, int]) -> None:
+        with self._explained():
             self._end_torn_line(os.fstat(self._file).st_size)
             is_of_this_version = self._declares_this_version()
         if not is_of_this_version:
-            self.append(JournalOpened(version=events.VERSION, launch=launch, ends=ends or {}), sync=bool(ends))
+            self.append(JournalOpened(version=events.VERSION, launch=launch, ends=ends), sync=bool(ends))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -122,7 +130,11 @@ def next_launch(folder: Path) -> Iterator[JournalWriter]:
     """Begin the next launch: the launcher's journal, which closes those of earlier launches at their present sizes."""
     path, launch = _new_launch(folder)
     ends = {name: size for name, size in launches.sizes(folder).items() if name != path.name}
-    lines = JournalWriter(path, launch, ends)
+    try:
+        lines = JournalWriter(path, launch, ends)
+    except JournalError:  # the disk is full: nothing has begun
+        path.unlink(missing_ok=True)
+        raise
     try:
         yield lines
     finally:

@@ -31,7 +31,7 @@ from atoll.storage import journal
 from atoll.storage.events import StudyEnded, StudyStarted, TrialEnded, TrialLost
 from atoll.storage.files import write_whole
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
-from atoll.storage.journal import JournalWriter
+from atoll.storage.journal import JournalError, JournalWriter
 from atoll.storage.lock import Lock, Locked
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import DEFAULT_URL, Store
@@ -206,6 +206,9 @@ def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
             return None
         num_ended = orphans.end(folder)
         ended, _ = end(folder, Study.model_validate(row(folder)["definition"]), None)
+    except JournalError as error:  # the disk is full: what is there can still be recorded or deleted
+        log.warning("the end of this study cannot be written: %s", error.strerror)
+        return None
     finally:
         lock.release()
     return ended, num_ended

@@ -9,10 +9,11 @@ import zlib
 import journals
 import pytest
 
+from atoll.platform.launch import lifecycle
 from atoll.platform.search import resume
 from atoll.storage import journal, launches
 from atoll.storage.events import Migrated, ProvenanceRecorded, Restarted, TrialStarted
-from atoll.storage.journal import JournalTail, JournalWriter, next_launch, read_chunk, replay
+from atoll.storage.journal import JournalError, JournalTail, JournalWriter, next_launch, read_chunk, replay
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
 
@@ -294,3 +295,23 @@ def test_a_launcher_that_died_before_its_first_line_holds_nobody_up(folder):
     trial(folder, 1, 0.5, launch=3)
     assert len(JournalTail(folder.journals).read()) == 1
     assert len(replay(folder.journals)) == 4
+
+
+def test_a_launch_that_cannot_be_written_has_not_begun_and_leaves_no_file_open(folder, monkeypatch):
+    begin(folder)
+    open_files = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "write", lambda file, data: 0)
+    with pytest.raises(JournalError, match="free some disk space"), next_launch(folder.journals):
+        pass
+    assert launches.newest(folder.journals) == 1
+    assert len(os.listdir("/proc/self/fd")) == open_files
+
+
+def test_a_study_on_a_full_disk_is_not_ended_but_can_be_recorded(tmp_path, monkeypatch, caplog):
+    definition = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 2}
+    folder = journals.start_folder(tmp_path / "s", definition=definition)
+    begin(folder, journals.event("study_started", {"definition": {}, "num_trials": 2}))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: 0)
+        assert lifecycle.end_interrupted(folder) is None
+    assert "the end of this study cannot be written: the journal" in caplog.text
