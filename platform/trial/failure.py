@@ -9,7 +9,7 @@ from atoll.storage.text import REASON_LIMIT, TRACEBACK_LIMIT, shortened, storabl
 
 def reason_of(error: BaseException) -> str:
     """The type and the message, without what no database holds, and cut to a size."""
-    return shortened(storable(f"{type(error).__name__}: {_message(error)}"), REASON_LIMIT)
+    return shortened(storable(f"{type(error).__name__}: {str.strip(_message(error))}"), REASON_LIMIT)
 
 
 def traceback_of(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from atoll.communication.communicator import PeerAborted
+from atoll.platform.trial.failure import reason_of
 from atoll.platform.trial.outcome import Outcome, Report, Stopped, TrialTimeout, outcome_of
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.trial import Diverged
@@ -93,3 +94,7 @@ def test_the_journals_line_has_all_objectives_if_there_are_several():
     assert outcome.as_event(3, 1, worker_seconds=2.0).objectives is None
     event = outcome.as_event(3, 1, objectives=(0.5, 7.0), worker_seconds=2.0)
     assert (event.number, event.attempt, event.objectives, event.worker_seconds) == (3, 1, [0.5, 7.0], 2.0)
+
+
+def test_a_message_that_begins_with_blank_lines_is_shown():
+    assert reason_of(RuntimeError("\n\n  the reason\n")) == "RuntimeError: the reason"
