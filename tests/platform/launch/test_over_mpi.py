@@ -230,12 +230,12 @@ def check_ends_with_its_launcher(tmp_path, search, folder, number):
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2, signal.SIGQUIT])
 def test_ranks_end_with_their_launcher_and_the_study_goes_on(tmp_path, number):
-    search, folder = started(tmp_path, *SLOW, "--trials", "6", progress=3)
+    search, folder = started(tmp_path, *SLOW, "--trials", "8", progress=1)
     check_ends_with_its_launcher(tmp_path, search, folder, number)
-    atoll(*SLOW, "--trials", "6", "--resume", cwd=tmp_path)
-    _, _, trials = check_complete(tmp_path, 6)
+    atoll(*SLOW, "--trials", "8", "--resume", cwd=tmp_path)
+    _, _, trials = check_complete(tmp_path, 8)
     assert [t.number for t in trials if t.state == "lost"]
-    assert sum(t.state == "complete" for t in trials) == 6
+    assert sum(t.state == "complete" for t in trials) == 8
 
 
 @pytest.mark.long
