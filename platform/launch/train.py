@@ -15,7 +15,7 @@ from atoll.platform.launch.join import inside_mpi
 from atoll.platform.study import objectives, provenance, registry
 from atoll.platform.study.configuration import Configuration, Exported, read_configurations, split_hyperparameters
 from atoll.platform.study.measured import Measured, measured_differences
-from atoll.storage import yamlfile
+from atoll.storage import launches, yamlfile
 from atoll.storage.events import ProgressReported, TrialEnded
 from atoll.storage.journal import JournalTail
 
@@ -98,7 +98,8 @@ def train(
         content = {"configuration": configuration.model_dump(), "test": test}
         content |= {"save": None if save is None else str(save.absolute()), "merged": merged}
         file.write_text(json.dumps(content))
-        job = mpiexec.start_ranks(configuration.ranks, ["train", str(file), str(folder / "result.jsonl")], log)
+        result_file = folder / launches.file_name("root-00000", launch=1)
+        job = mpiexec.start_ranks(configuration.ranks, ["train", str(file), str(result_file)], log)
         tail, result = JournalTail(folder), None
         try:
             while result is None:

@@ -19,7 +19,6 @@ from pathlib import Path
 from atoll.platform.study import registry, repository, sources
 from atoll.platform.study.measured import DataFiles, Measured, Provenance, Repository, measured_differences
 from atoll.platform.study.plan import Plan
-from atoll.platform.workloads.workload import DataMissing
 
 MAX_HASHED = 64 << 20  # bytes of data: 0.1 s
 MAX_DATA_FILES = 1000  # of one folder
@@ -194,6 +193,8 @@ def _data_paths(workload: str, data: Path | None) -> Sequence[Path]:
     Raises:
         ValueError: if the user's `data_files` raises, or returns what are not files or folders.
     """
+    from atoll.platform.workloads.workload import DataMissing  # which imports torch
+
     made = registry.workload(workload)
     try:
         named = [Path(path) for path in made.data_files(data)]
