@@ -42,7 +42,7 @@ class Event(BaseModel):
 
     Attributes:
         time: the time of writing, in seconds since the epoch; set by the writer.
-        elapsed: seconds since the writer opened its file, by a clock that nobody sets; set by the writer.
+        elapsed: seconds since the writer opened its file, by a monotonic clock; set by the writer.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
@@ -132,7 +132,7 @@ class RankPlaced(Event):
 
 
 class WorkerFinished(Event):
-    """A worker's root leaves the search, which has ended or stopped; its elapsed seconds count to the budget."""
+    """A worker's root leaves the search, which has ended or stopped; its elapsed seconds count towards the budget."""
 
     name: ClassVar[str] = "worker_finished"
 

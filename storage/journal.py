@@ -226,7 +226,7 @@ def read_chunk(path: Path, offset: int = 0, max_bytes: int = MAX_BYTES, end: int
     for raw in data.splitlines():
         line = _load(raw)
         if line is None and raw:
-            chunk.malformed.append(f"a line of {len(raw)} bytes is no event: {raw[:40]!r}")
+            chunk.malformed.append(f"a line of {len(raw)} bytes is not an event: {raw[:40]!r}")
         try:
             event = None if line is None else _event(line, raw)
         except MalformedLine as error:

@@ -52,7 +52,7 @@ class Recorder:
         store = self._connect()
         num_lines = 0
         if lost := self._tail.lost():
-            self._rebuild(store, f"lines that the store has are gone from {', '.join(lost)}")
+            self._rebuild(store, f"{', '.join(lost)} lost lines that the store holds")
         while chunks := self._tail.read():
             try:
                 self._set_aside(store.record(self._study_id, chunks))

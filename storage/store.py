@@ -192,8 +192,8 @@ class Store:
             if isinstance(error, OperationalError) or self.url.get_backend_name() != "sqlite":
                 raise
             raise StoreError(
-                f"the store {self} must be a SQLite database, and is none, or is damaged ({error.orig}); name another "
-                "one, or record each study's journals into a new one: `atoll record STUDY_FOLDER --store NEW.db`"
+                f"the store {self} is not a SQLite database, or is damaged ({error.orig}); name another one, or record "
+                "each study's journals in a new one: `atoll record STUDY_FOLDER --store NEW.db`"
             ) from None
         if version is not None and version > SCHEMA_VERSION:
             raise StoreError(

@@ -30,7 +30,7 @@ def request_stop(folder: StudyFolder) -> None:
 
 
 class StopClock:
-    """Measures how long a search has been stopping, by a clock that nobody sets.
+    """Measures how long a search has been stopping, by a monotonic clock.
 
     Args:
         folder: the study's files.

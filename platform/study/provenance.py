@@ -20,7 +20,7 @@ from atoll.platform.study import registry, repository, sources
 from atoll.platform.study.measured import DataFiles, Measured, Provenance, Repository, measured_differences
 from atoll.platform.study.plan import Plan
 
-MAX_HASHED = 64 << 20  # bytes of data: 0.1 s
+MAX_HASHED = 64 << 20  # bytes of data: a fraction of a second
 MAX_DATA_FILES = 1000  # of one folder
 ALWAYS = ("atoll", "torch", "numpy")
 # Import names whose package is called otherwise: a search through all installed packages takes long.
@@ -203,7 +203,7 @@ def _data_paths(workload: str, data: Path | None) -> Sequence[Path]:
     except BaseException as error:  # of the user's code
         raise ValueError(_no_files(workload, f"{type(error).__name__}: {error}")) from error
     if (other := next((path for path in named if not (path.is_file() or path.is_dir())), None)) is not None:
-        raise ValueError(_no_files(workload, f"{other} is neither"))
+        raise ValueError(_no_files(workload, f"{other} does not exist, or is another kind of file"))
     if named or data is None or not data.exists() or _package(type(made)) == "atoll":
         return named
     return [data]

@@ -1,4 +1,4 @@
-"""Launches: journals of their own, what comes too late, what was lost, and durations by a clock that nobody sets."""
+"""Launches: journals of their own, what comes too late, what was lost, and durations by a monotonic clock."""
 
 import contextlib
 import json
@@ -123,7 +123,7 @@ def test_a_tail_that_a_crashed_host_lost_is_noticed_and_trained_again(folder, re
     assert [ticket.number for ticket in past.tickets(2, [])] == [1]
     trial(folder, 1, 0.7, launch=2)
     assert recorded() == {(0, 0): ("complete", 0.5), (1, 0): ("complete", 0.7)}
-    assert "lines that the store has are gone from root-00000.jsonl" in caplog.text
+    assert "root-00000.jsonl lost lines that the store holds" in caplog.text
     assert store.trials(store.study())[0].note == "mine"
     assert len(store.provenances(store.study())) == 1
     assert not folder.quarantine.exists()
@@ -156,11 +156,11 @@ def test_the_end_of_a_trial_that_its_journal_has_lost_is_taken_back(folder, reco
     problems = []
     replay(folder.journals, problems)
     (problem,) = problems
-    assert f"a line of {len(end)} bytes is no event" in problem
+    assert f"a line of {len(end)} bytes is not an event" in problem
     begin(folder, journals.event("trial_lost", {"number": 0, "attempt": 0, "reason": "gone"}))
     trial(folder, 0, 0.6, launch=2, attempt=1)
     assert recorded() == {(0, 0): ("lost", None), (0, 1): ("complete", 0.6)}
-    assert "the journals do not hold the end of trial 0, attempt 0, any more" in caplog.text
+    assert "the journals lost the end of trial 0 (attempt 0)" in caplog.text
 
 
 def test_a_trial_whose_start_its_journal_has_lost_is_recorded_as_it_was_trained_again(folder, recorded, caplog):
@@ -173,7 +173,7 @@ def test_a_trial_whose_start_its_journal_has_lost_is_recorded_as_it_was_trained_
     trial(folder, 0, 0.6, launch=2)
     assert recorded() == {(0, 0): ("complete", 0.6)}
     assert not folder.quarantine.exists()
-    assert "the journals do not hold the start of trial 0, attempt 0, any more" in caplog.text
+    assert "the journals lost the start of trial 0 (attempt 0)" in caplog.text
 
 
 def test_what_is_no_journal_is_left_alone(folder):

@@ -698,7 +698,7 @@ def test_a_store_stays_where_it_is_if_the_working_directory_changes(folder, tmp_
 @pytest.mark.parametrize("read_only", [True, False])
 def test_what_is_no_database_is_named(tmp_path, read_only):
     (tmp_path / "bad.db").write_text("no database " * 100)
-    with pytest.raises(StoreError, match=r"bad\.db must be a SQLite database, and is none, or is damaged"):
+    with pytest.raises(StoreError, match=r"bad\.db is not a SQLite database, or is damaged"):
         Store(f"sqlite:///{tmp_path}/bad.db", read_only=read_only)
     with pytest.raises(StoreError, match="must be a file; it is a folder"):
         Store(f"sqlite:///{tmp_path}", read_only=read_only)

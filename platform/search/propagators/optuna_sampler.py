@@ -64,7 +64,7 @@ class _Storage(InMemoryStorage):  # type: ignore[misc]
 
 
 class _Shared(dict[str, Any]):
-    """A trial's parameters or distributions: Optuna would copy each one deeply, which would be most of a trial's cost.
+    """A trial's parameters or distributions, which Optuna would copy deeply for each trial.
 
     Optuna replaces them when they change, and never changes one.
     """

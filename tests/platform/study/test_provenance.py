@@ -135,8 +135,8 @@ def test_what_lies_in_a_data_folder_by_itself_does_not_count(folder):
 @pytest.mark.parametrize(
     ("returned", "why"),
     [
-        ("['missing.bin']", "missing.bin is neither"),
-        ("['/dev/null']", "/dev/null is neither"),
+        ("['missing.bin']", "missing.bin does not exist"),
+        ("['/dev/null']", "/dev/null does not exist, or is another kind of file"),
         ("3", "TypeError: 'int' object is not iterable"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("exit(4)", "SystemExit: 4"),
