@@ -32,7 +32,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.orm import Session, sessionmaker
 
-from atoll.storage.events import Event, Line, TrialEnded, TrialKey, as_line
+from atoll.storage.events import Event, Line, TrialEnded, TrialKey, TrialLost, TrialStarted, as_line
 from atoll.storage.files import FILE_MODE
 from atoll.storage.journal import Chunk
 from atoll.storage.models import (
@@ -514,7 +514,9 @@ class Store:
         """
         try:
             with self._session.begin() as session:
-                self._record(session, study_id, chunks)
+                _move_offsets(session, study_id, chunks)
+                _check_agreement(session, study_id, _events(chunks))
+                self._add(session, study_id, _events(chunks))
         except REFUSALS as error:
             if not _is_refusal(error):
                 raise
@@ -547,33 +549,25 @@ class Store:
             for chunks in all_chunks:
                 try:
                     with session.begin_nested():
-                        self._record(session, study_id, chunks, is_rebuilt=True)
+                        _move_offsets(session, study_id, chunks)
+                        self._add(session, study_id, _events(chunks))
                 except REFUSALS as error:
                     if not _is_refusal(error):
                         raise
-                    rejected += self._record_one_by_one(session, study_id, chunks, is_rebuilt=True)
+                    rejected += self._record_one_by_one(session, study_id, chunks)
             for number, attempt, note in notes:
                 is_trial = (of_study, TrialRow.number == number, TrialRow.attempt == attempt)
                 session.execute(sa.update(TrialRow).where(*is_trial).values(note=note))
         return rejected
 
-    def _record(
-        self, session: Session, study_id: int, chunks: Mapping[str, Chunk], *, is_rebuilt: bool = False
-    ) -> None:
-        for file, chunk in chunks.items():
-            _move_offset(session, study_id, file, chunk)
-        self._add(session, study_id, [event for chunk in chunks.values() for event in chunk.events], is_rebuilt)
-
-    def _record_one_by_one(
-        self, session: Session, study_id: int, chunks: Mapping[str, Chunk], *, is_rebuilt: bool = False
-    ) -> list[Rejected]:
+    def _record_one_by_one(self, session: Session, study_id: int, chunks: Mapping[str, Chunk]) -> list[Rejected]:
         rejected = []
         for file, chunk in chunks.items():
             row = _move_offset(session, study_id, file, chunk)
             for event in chunk.events:
                 try:
                     with session.begin_nested():
-                        self._add(session, study_id, [event], is_rebuilt)
+                        self._add(session, study_id, [event])
                 except REFUSALS as error:
                     if not _is_refusal(error):
                         raise
@@ -600,10 +594,10 @@ class Store:
                 if not _is_refusal(error):
                     raise
 
-    def _add(self, session: Session, study_id: int, lines: Sequence[Event], is_rebuilt: bool = False) -> None:
-        """Add rows for `lines`. Raises Contradicted, unless the study is rebuilt."""
+    def _add(self, session: Session, study_id: int, lines: Sequence[Event]) -> None:
+        """Add rows for `lines`."""
         batch = rows_of(study_id, lines)
-        self._add_trials(session, study_id, batch, is_rebuilt)
+        self._add_trials(session, study_id, batch)
         if batch.num_refused:
             more = {"num_refused": StudyRow.num_refused + batch.num_refused}
             session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(**more))
@@ -617,11 +611,8 @@ class Store:
             if entries:
                 session.execute(sa.insert(model), entries)
 
-    def _add_trials(self, session: Session, study_id: int, batch: Rows, is_rebuilt: bool) -> None:
+    def _add_trials(self, session: Session, study_id: int, batch: Rows) -> None:
         ids: dict[TrialKey, int] = {}
-        if batch.started and not is_rebuilt and (again := _known_ids(session, study_id, batch.started)):
-            number, attempt = min(again)
-            raise Contradicted(f"the journals do not hold the start of trial {number}, attempt {attempt}, any more")
         if batch.started:
             returned = session.execute(
                 sa.insert(TrialRow).returning(TrialRow.number, TrialRow.attempt, TrialRow.id),
@@ -635,16 +626,10 @@ class Store:
         ended = [row | {"id": ids[key]} for key, row in batch.ended if key in ids]
         if ended:
             session.execute(sa.update(TrialRow), ended)
-        ended_now = {key for key, _ in batch.ended}
         for key, row in batch.lost:
-            if key in ids:
+            if key in ids:  # before version 3, a trial's end may come after its loss was reported
                 running = sa.and_(TrialRow.id == ids[key], TrialRow.state == "running")
-                changed = session.execute(sa.update(TrialRow).where(running).values(**row))
-                # A launcher says so of trials whose end the journals do not hold; before version 3, it may come later.
-                if not changed.rowcount and key not in ended_now and not is_rebuilt:  # type: ignore[attr-defined]
-                    raise Contradicted(
-                        f"the journals do not hold the end of trial {key[0]}, attempt {key[1]}, any more"
-                    )
+                session.execute(sa.update(TrialRow).where(running).values(**row))
         for model, of_trials in ((LedgerRow, batch.ledger), (TraceRow, batch.traces)):
             entries = [row | {"trial_id": ids[key]} for key, row in of_trials if key in ids]
             if entries:
@@ -817,6 +802,23 @@ def _schema_version(connection: Connection) -> str | None:
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
+def _events(chunks: Mapping[str, Chunk]) -> list[Event]:
+    return [event for chunk in chunks.values() for event in chunk.events]
+
+
+def _check_agreement(session: Session, study_id: int, lines: Sequence[Event]) -> None:
+    """Raise Contradicted if new lines show that the journals have lost lines that the database holds."""
+    started = {event.key for event in lines if isinstance(event, TrialStarted)}
+    if again := _known_ids(session, study_id, started):
+        raise Contradicted("the journals lost the start of trial {} (attempt {})".format(*min(again)))
+    lost = {event.key for event in lines if isinstance(event, TrialLost)}
+    ended = sa.and_(TrialRow.study_id == study_id, TrialRow.state != "running")
+    for number, attempt in sorted(lost):
+        is_it = sa.and_(ended, TrialRow.number == number, TrialRow.attempt == attempt)
+        if session.scalar(sa.select(TrialRow.id).where(is_it)) is not None:
+            raise Contradicted(f"the journals lost the end of trial {number} (attempt {attempt})")
+
+
 def _known_ids(session: Session, study_id: int, keys: Iterable[TrialKey]) -> dict[TrialKey, int]:
     numbers = sorted({number for number, _ in keys})
     ids: dict[TrialKey, int] = {}
@@ -826,6 +828,11 @@ def _known_ids(session: Session, study_id: int, keys: Iterable[TrialKey]) -> dic
         )
         ids |= {(number, attempt): id_ for number, attempt, id_ in session.execute(query)}
     return ids
+
+
+def _move_offsets(session: Session, study_id: int, chunks: Mapping[str, Chunk]) -> None:
+    for file, chunk in chunks.items():
+        _move_offset(session, study_id, file, chunk)
 
 
 def _move_offset(session: Session, study_id: int, file: str, chunk: Chunk) -> JournalOffset:

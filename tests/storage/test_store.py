@@ -295,10 +295,10 @@ def test_an_end_of_which_nothing_can_be_stored_is_a_failure(folder, url, monkeyp
     journals.end_trial(lines, 0, 0.5)
     add = Store._add
 
-    def refusing(self, session, study_id, events, *rest):
+    def refusing(self, session, study_id, events):
         if any(getattr(event, "objective", None) is not None for event in events):
             raise ValueError("no such number")
-        add(self, session, study_id, events, *rest)
+        add(self, session, study_id, events)
 
     monkeypatch.setattr(Store, "_add", refusing)
     record(folder, url)
@@ -346,10 +346,10 @@ def test_a_value_that_sqlalchemy_cannot_pass_on_is_set_aside(folder, tmp_path, m
     refused = sa.exc.StatementError("not a float", "INSERT", {}, ValueError("x"))
     add = Store._add
 
-    def fail(self, session, study_id, added, *rest):
+    def fail(self, session, study_id, added):
         if any(line.name == "trial_ended" for line in added):
             raise refused
-        add(self, session, study_id, added, *rest)
+        add(self, session, study_id, added)
 
     monkeypatch.setattr(Store, "_add", fail)
     record(folder, url)
