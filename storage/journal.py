@@ -14,17 +14,16 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic_core import from_json
 
-from atoll.storage import events, launches
+from atoll.storage import events
 from atoll.storage.events import Event, JournalOpened, Line, MalformedLine
 from atoll.storage.files import FILE_MODE, sync_folder
-from atoll.storage.launches import LAUNCHER, JournalFile
 from atoll.storage.text import may_be_unstorable, storable
 
 MAX_BYTES = 4 << 20
@@ -123,36 +122,6 @@ class JournalWriter:
         with self._explained():
             os.fsync(self._file)
             os.close(self._file)
-
-
-@contextmanager
-def next_launch(folder: Path) -> Iterator[JournalWriter]:
-    """Begin the next launch: the launcher's journal, which closes those of earlier launches at their present sizes."""
-    path, launch = _new_launch(folder)
-    ends = {name: size for name, size in launches.sizes(folder).items() if name != path.name}
-    try:
-        lines = JournalWriter(path, launch, ends)
-    except JournalError:  # the disk is full: nothing has begun
-        path.unlink(missing_ok=True)
-        raise
-    try:
-        yield lines
-    finally:
-        lines.close()
-
-
-def _new_launch(folder: Path) -> tuple[Path, int]:
-    """The launcher's journal of the next launch, which is made here, and the launch's number."""
-    launch = launches.newest(folder)
-    while True:
-        launch += 1
-        path = folder / launches.file_name(LAUNCHER, launch)
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
-        except FileExistsError:  # by another launcher, which a file system without locks has let in
-            continue
-        sync_folder(folder)
-        return path, launch
 
 
 def _sealed(line: str) -> bytes:
@@ -268,95 +237,6 @@ def _check_version(opened: JournalOpened, path: Path) -> None:
         )
 
 
-def _ends(found: Iterable[JournalFile], known: dict[str, Mapping[str, int]]) -> dict[str, int]:
-    """The bytes that count of journals which later launches have closed, by file name.
-
-    Args:
-        found: the journals.
-        known: what launchers' journals said before, by file name; what they say now is added.
-    """
-    for file in found:
-        if file.is_launchers and file.launch > 1 and file.path.name not in known:
-            with file.path.open("rb") as lines:
-                first = lines.readline()
-            if first.endswith(b"\n"):  # otherwise it is being written
-                opened = _opened(first.rstrip(b"\n"))
-                known[file.path.name] = opened.ends if opened is not None else {}
-    ends: dict[str, int] = {}
-    for closed in known.values():
-        for name, size in closed.items():
-            ends[name] = min(size, ends.get(name, size))
-    return ends
-
-
-def _opened(raw: bytes) -> JournalOpened | None:
-    line = _load(raw)
-    try:
-        event = None if line is None else _event(line, raw)
-    except MalformedLine:
-        return None
-    return event if isinstance(event, JournalOpened) else None
-
-
-class JournalTail:
-    """Follows all journals of a folder, each from its last position."""
-
-    def __init__(self, folder: Path, offsets: Mapping[str, int] | None = None) -> None:
-        self._folder = folder
-        self._offsets = dict(offsets or {})
-        self._ends: dict[str, Mapping[str, int]] = {}
-
-    def _files(self) -> list[JournalFile]:
-        found = launches.files(self._folder)
-        ends = _ends(found, self._ends)
-        return [replace(file, end=ends.get(file.path.name)) for file in found]
-
-    def read(self) -> dict[str, Chunk]:
-        """The new complete lines of the journals, by file name, in the order of the launches.
-
-        The lines of a launch follow when those of earlier ones have been read.
-        """
-        grown = [file for file in self._files() if _num_bytes(file) > self._offsets.get(file.path.name, 0)]
-        chunks: dict[str, Chunk] = {}
-        order: tuple[int, int] | None = None
-        for file in grown:
-            if chunks and file.order != order:
-                break
-            order, offset = file.order, self._offsets.get(file.path.name, 0)
-            # Divide a fixed amount of memory among the journals, however many workers there are.
-            chunk = read_chunk(file.path, offset, max(MAX_BYTES // len(grown), 1 << 16), file.end)
-            if chunk.offset > offset:
-                chunks[file.path.name] = chunk
-        return chunks
-
-    def advance(self, chunks: Mapping[str, Chunk]) -> None:
-        """Continue after `chunks` at the next read."""
-        self._offsets.update({name: chunk.offset for name, chunk in chunks.items()})
-
-    def lost(self) -> list[str]:
-        """The journals that no longer hold what was read of them.
-
-        Their host may have crashed before it had synced their last lines, or a later launch has closed them before
-        that place.
-        """
-        there = {file.path.name: file for file in self._files()}
-        return [name for name, offset in self._offsets.items() if offset and not _holds(there.get(name), offset)]
-
-
-def _num_bytes(file: JournalFile) -> int:
-    size = file.path.stat().st_size
-    return size if file.end is None else min(size, file.end)
-
-
-def _holds(file: JournalFile | None, offset: int) -> bool:
-    """Whether a line of the journal that counts ends at `offset`; after a crash there may be zeros."""
-    if file is None or _num_bytes(file) < offset:
-        return False
-    with file.path.open("rb") as lines:
-        lines.seek(offset - 1)
-        return lines.read(1) == b"\n"
-
-
 def read_all(path: Path, malformed: list[str] | None = None, end: int | None = None) -> Iterator[Event]:
     """All events of one journal, one after another; none if there is no file.
 
@@ -373,47 +253,19 @@ def read_all(path: Path, malformed: list[str] | None = None, end: int | None = N
         yield from chunk.events
 
 
-def launchers_events(folder: Path) -> Iterator[Event]:
-    """The events of the launchers' journals of a folder, launch by launch."""
-    for file in launches.files(folder):
-        if file.is_launchers:
-            yield from read_all(file.path)
+def read_opening(path: Path) -> JournalOpened | None:
+    """The first line of a journal; None while it is being written.
 
-
-def replay(folder: Path, problems: list[str] | None = None, since: int = 1) -> list[Event]:
-    """All events of a folder's journals: by launch, the launcher's first, then the ranks' in the order of their times.
-
-    Args:
-        folder: the study's journals.
-        problems: receives a sentence for each journal with invalid lines, with lines that came too late, and with lost
-            ones.
-        since: the first launch.
+    A damaged one, or one of a version that had none, is that of a journal which closes no other.
     """
-    found = launches.files(folder)
-    ends = _ends(found, {})
-    timed: list[tuple[int, bool, float, Event]] = []
-    for file in (replace(file, end=ends.get(file.path.name)) for file in found if file.launch >= since):
-        now, malformed = 0.0, list[str]()
-        for event in read_all(file.path, malformed, file.end):
-            now = max(now, event.time)  # a clock that is set back must not change the order within a file
-            is_ranks = not file.is_launchers or event.elapsed is None  # before version 3, times are all there is
-            timed.append((file.launch, is_ranks, now, event))
-        if problems is not None:
-            problems += _problems(file, malformed)
-    return [event for *_, event in sorted(timed, key=lambda entry: entry[:3])]
-
-
-def _problems(file: JournalFile, malformed: list[str]) -> Iterator[str]:
-    if malformed:
-        yield f"ignored {len(malformed)} invalid lines of {file.path}; the first: {malformed[0]}"
-    difference = 0 if file.end is None else file.path.stat().st_size - file.end
-    if difference > 0:
-        yield (
-            f"ignored {difference} bytes of {file.path}: ranks of launch {file.launch} wrote them after a later launch "
-            "had begun"
-        )
-    elif difference < 0:
-        yield (
-            f"{file.path} has lost its last {-difference} bytes, as after a crash of its host: their trials are queued "
-            "again"
-        )
+    with path.open("rb") as file:
+        raw = file.readline()
+    if not raw.endswith(b"\n"):
+        return None
+    raw = raw.rstrip(b"\n")
+    line = _load(raw)
+    try:
+        event = None if line is None else _event(line, raw)
+    except MalformedLine:
+        event = None
+    return event if isinstance(event, JournalOpened) else JournalOpened(version=1)

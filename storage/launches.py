@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from atoll.storage.events import Event
+from atoll.storage.files import FILE_MODE, sync_folder
+from atoll.storage.journal import MAX_BYTES, Chunk, JournalError, JournalWriter, read_all, read_chunk, read_opening
 
 LAUNCHER = "launcher"
 _NAME = re.compile(r"(?P<writer>launcher|root-[0-9]{5,})(\.(?P<launch>[2-9]|[1-9][0-9]+))?\.jsonl")
@@ -34,7 +39,7 @@ class JournalFile:
     end: int | None = None
 
     @property
-    def is_launchers(self) -> bool:
+    def is_of_launcher(self) -> bool:
         """Whether the launcher writes it."""
         return self.writer == LAUNCHER
 
@@ -44,7 +49,8 @@ class JournalFile:
 
         Before version 3 all launches shared one journal, whose last line ended the study.
         """
-        return self.launch, int(self.is_launchers) if self.launch == 1 else 1 - int(self.is_launchers)
+        comes_last = self.is_of_launcher == (self.launch == 1)
+        return self.launch, int(comes_last)
 
 
 def file_name(writer: str, launch: int) -> str:
@@ -52,8 +58,8 @@ def file_name(writer: str, launch: int) -> str:
     return f"{writer}.jsonl" if launch == 1 else f"{writer}.{launch}.jsonl"
 
 
-def files(folder: Path, ends: Mapping[str, int] | None = None) -> list[JournalFile]:
-    """The journals of a folder in the order in which they are to be read, with what they hold at `ends`.
+def files(folder: Path) -> list[JournalFile]:
+    """The journals of a folder in the order in which they are to be read.
 
     Other files, such as copies, and what is no file are left alone.
     """
@@ -61,7 +67,7 @@ def files(folder: Path, ends: Mapping[str, int] | None = None) -> list[JournalFi
     for entry in os.scandir(folder) if folder.exists() else ():
         if (match := _NAME.fullmatch(entry.name)) is not None and entry.is_file():
             launch = int(match["launch"] or 1)
-            found.append(JournalFile(Path(entry.path), match["writer"], launch, (ends or {}).get(entry.name)))
+            found.append(JournalFile(Path(entry.path), match["writer"], launch))
     return sorted(found, key=lambda file: (file.order, file.path.name))
 
 
@@ -77,4 +83,160 @@ def _size(path: Path) -> int:
 
 def newest(folder: Path) -> int:
     """The number of the last launch; 0 before the first."""
-    return max((file.launch for file in files(folder) if file.is_launchers), default=0)
+    return max((file.launch for file in files(folder) if file.is_of_launcher), default=0)
+
+
+@contextmanager
+def next_launch(folder: Path) -> Iterator[JournalWriter]:
+    """Begin the next launch: the launcher's journal, which closes those of earlier launches at their present sizes."""
+    path, launch = _new_launch(folder)
+    ends = {name: size for name, size in sizes(folder).items() if name != path.name}
+    try:
+        lines = JournalWriter(path, launch, ends)
+    except JournalError:  # the disk is full: nothing has begun
+        path.unlink(missing_ok=True)
+        raise
+    try:
+        yield lines
+    finally:
+        lines.close()
+
+
+def _new_launch(folder: Path) -> tuple[Path, int]:
+    """The launcher's journal of the next launch, which is made here, and the launch's number."""
+    launch = newest(folder)
+    while True:
+        launch += 1
+        path = folder / file_name(LAUNCHER, launch)
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
+        except FileExistsError:  # by another launcher, which a file system without locks has let in
+            continue
+        sync_folder(folder)
+        return path, launch
+
+
+def closed_files(folder: Path, known: dict[str, Mapping[str, int]] | None = None) -> list[JournalFile]:
+    """The journals of a folder, with the ends at which later launches have closed them.
+
+    Args:
+        folder: the study's journals.
+        known: what launchers' journals said before, by file name; what new ones say is added.
+    """
+    found, known = files(folder), {} if known is None else known
+    for file in found:
+        new = file.is_of_launcher and file.launch > 1 and file.path.name not in known
+        if new and (opening := read_opening(file.path)) is not None:
+            known[file.path.name] = opening.ends
+    ends = _earliest(known.values())
+    return [replace(file, end=ends.get(file.path.name)) for file in found]
+
+
+def _earliest(closings: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    ends: dict[str, int] = {}
+    for closing in closings:
+        for name, size in closing.items():
+            ends[name] = min(size, ends.get(name, size))
+    return ends
+
+
+class JournalTail:
+    """Follows all journals of a folder, each from its last position."""
+
+    def __init__(self, folder: Path, offsets: Mapping[str, int] | None = None) -> None:
+        self._folder = folder
+        self._offsets = dict(offsets or {})
+        self._ends: dict[str, Mapping[str, int]] = {}
+
+    def read(self) -> dict[str, Chunk]:
+        """The new complete lines of the journals, by file name, in the order of the launches.
+
+        The lines of a launch follow when those of earlier ones have been read.
+        """
+        grown = [
+            file
+            for file in closed_files(self._folder, self._ends)
+            if _num_bytes(file) > self._offsets.get(file.path.name, 0)
+        ]
+        chunks: dict[str, Chunk] = {}
+        order: tuple[int, int] | None = None
+        for file in grown:
+            if chunks and file.order != order:
+                break
+            order, offset = file.order, self._offsets.get(file.path.name, 0)
+            # Divide a fixed amount of memory among the journals, however many workers there are.
+            chunk = read_chunk(file.path, offset, max(MAX_BYTES // len(grown), 1 << 16), file.end)
+            if chunk.offset > offset:
+                chunks[file.path.name] = chunk
+        return chunks
+
+    def advance(self, chunks: Mapping[str, Chunk]) -> None:
+        """Continue after `chunks` at the next read."""
+        self._offsets.update({name: chunk.offset for name, chunk in chunks.items()})
+
+    def lost(self) -> list[str]:
+        """The journals that no longer hold what was read of them.
+
+        Their host may have crashed before it had synced their last lines, or a later launch has closed them before
+        that place.
+        """
+        there = {file.path.name: file for file in closed_files(self._folder, self._ends)}
+        return [name for name, offset in self._offsets.items() if offset and not _holds(there.get(name), offset)]
+
+
+def _num_bytes(file: JournalFile) -> int:
+    size = file.path.stat().st_size
+    return size if file.end is None else min(size, file.end)
+
+
+def _holds(file: JournalFile | None, offset: int) -> bool:
+    """Whether a line of the journal that counts ends at `offset`; after a crash there may be zeros."""
+    if file is None or _num_bytes(file) < offset:
+        return False
+    with file.path.open("rb") as lines:
+        lines.seek(offset - 1)
+        return lines.read(1) == b"\n"
+
+
+def launchers_events(folder: Path) -> Iterator[Event]:
+    """The events of the launchers' journals of a folder, launch by launch."""
+    for file in files(folder):
+        if file.is_of_launcher:
+            yield from read_all(file.path)
+
+
+def replay(folder: Path, problems: list[str] | None = None, since: int = 1) -> list[Event]:
+    """All events of a folder's journals: by launch, the launcher's first, then the ranks' in the order of their times.
+
+    Args:
+        folder: the study's journals.
+        problems: receives a sentence for each journal with invalid lines, with lines that came too late, and with lost
+            ones.
+        since: the first launch.
+    """
+    timed: list[tuple[int, bool, float, Event]] = []
+    for file in (file for file in closed_files(folder) if file.launch >= since):
+        now, malformed = 0.0, list[str]()
+        for event in read_all(file.path, malformed, file.end):
+            now = max(now, event.time)  # a clock that is set back must not change the order within a file
+            is_ranks = not file.is_of_launcher or event.elapsed is None  # before version 3, times are all there is
+            timed.append((file.launch, is_ranks, now, event))
+        if problems is not None:
+            problems += _problems(file, malformed)
+    return [event for *_, event in sorted(timed, key=lambda entry: entry[:3])]
+
+
+def _problems(file: JournalFile, malformed: list[str]) -> Iterator[str]:
+    if malformed:
+        yield f"ignored {len(malformed)} invalid lines of {file.path}; the first: {malformed[0]}"
+    difference = 0 if file.end is None else file.path.stat().st_size - file.end
+    if difference > 0:
+        yield (
+            f"ignored {difference} bytes of {file.path}: ranks of launch {file.launch} wrote them after a later launch "
+            "had begun"
+        )
+    elif difference < 0:
+        yield (
+            f"{file.path} has lost its last {-difference} bytes, as after a crash of its host: their trials are queued "
+            "again"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.events import Restarted, StudyEnded, StudyStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.lock import Lock
@@ -21,7 +21,7 @@ def holder(folder: StudyFolder) -> dict[str, Any] | None:
 def state(folder: StudyFolder) -> str | None:
     """The state in which the study ended, from its launchers' journals; None if it has not ended."""
     last = None
-    for event in journal.launchers_events(folder.journals):
+    for event in launches.launchers_events(folder.journals):
         if isinstance(event, StudyStarted | Restarted | StudyEnded):
             last = event
     return last.state if isinstance(last, StudyEnded) else None

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from typing import Any
 
 from atoll.storage.folder import StudyFolder
-from atoll.storage.journal import Chunk, JournalTail, JournalVersionError
+from atoll.storage.journal import Chunk, JournalVersionError
+from atoll.storage.launches import JournalTail
 from atoll.storage.store import Contradicted, Overtaken, Rejected, Store
 from atoll.storage.text import storable
 

@@ -28,7 +28,7 @@ from atoll.platform.study import objectives, provenance
 from atoll.platform.study.measured import Measured, measured_differences
 from atoll.platform.study.plan import Plan, workload_of
 from atoll.platform.study.study import Study
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.files import sync_folder, write_whole
 from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 from atoll.storage.store import Store, StoreError
@@ -267,7 +267,7 @@ def _check_measured(benchmark: Benchmark, folder: Path, parts: Sequence[Part], a
 def best(tuned: Study, top: int) -> list[dict[str, Any]]:
     """The best distinct configurations of a tuning."""
     resolved = objectives.resolve(tuned.objectives, workload_of(tuned))
-    past = resume.read(journal.replay(lifecycle.study_folder(tuned).journals))
+    past = resume.read(launches.replay(lifecycle.study_folder(tuned).journals))
     complete = [trial for trial in past.trials.values() if trial.state == "complete"]
     complete.sort(key=lambda trial: (objectives.losses(resolved, [trial.objective]), trial.number))
     distinct: dict[Any, dict[str, Any]] = {}

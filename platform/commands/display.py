@@ -17,7 +17,7 @@ from atoll.analysis.failures import first_line, kind_of, user_frame
 from atoll.analysis.formatting import duration, number, size
 from atoll.storage.events import CHANGED, Event, Migrated, TrialEnded, TrialStarted
 from atoll.storage.folder import StudyFolder
-from atoll.storage.journal import JournalTail
+from atoll.storage.launches import JournalTail
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StudySummary
 

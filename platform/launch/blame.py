@@ -7,14 +7,14 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.events import RankPlaced
 from atoll.storage.folder import StudyFolder
 
 
 def hosts(folder: StudyFolder, launch: int) -> list[RankPlaced]:
     """The placement of each rank of a launch."""
-    return [event for event in journal.replay(folder.journals, since=launch) if isinstance(event, RankPlaced)]
+    return [event for event in launches.replay(folder.journals, since=launch) if isinstance(event, RankPlaced)]
 
 
 def log_size(path: Path) -> int:

@@ -10,7 +10,7 @@ from atoll.platform.launch import running
 from atoll.platform.study.study import Study
 from atoll.storage.events import Event, TrialEnded
 from atoll.storage.folder import StudyFolder
-from atoll.storage.journal import JournalTail
+from atoll.storage.launches import JournalTail
 
 FEWEST = 3
 _TRAINED = ("complete", "pruned")

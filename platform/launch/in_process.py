@@ -18,7 +18,7 @@ from atoll.platform.launch.running import StopClock
 from atoll.platform.launch.supervise import Run
 from atoll.platform.ranks import search
 from atoll.storage.events import TrialEnded
-from atoll.storage.journal import JournalTail
+from atoll.storage.launches import JournalTail
 
 FOLLOW_INTERVAL = 0.1
 

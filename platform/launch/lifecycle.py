@@ -27,7 +27,7 @@ from atoll.platform.search import resume
 from atoll.platform.study import warmstart
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import BUDGETS, Study
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.events import StudyEnded, StudyStarted, TrialEnded, TrialLost
 from atoll.storage.files import write_whole
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
@@ -121,7 +121,7 @@ def prepare(
     folder.create()
     write_whole(folder.definition, json.dumps(content, indent=2))
     folder.stop_request.unlink(missing_ok=True)
-    with journal.next_launch(folder.journals) as lines:
+    with launches.next_launch(folder.journals) as lines:
         if version is not None:
             provenance_log.write(folder, version, lines)
         number = None if version is None else version.number
@@ -179,7 +179,7 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
             f"change, and within topology only {', '.join(TOPOLOGY_MAY_CHANGE)}"
         )
     problems: list[str] = []
-    past = resume.read(journal.replay(folder.journals, problems))
+    past = resume.read(launches.replay(folder.journals, problems))
     for problem in (*problems, *past.warnings()):
         log.warning("%s", problem)
     return past
@@ -241,7 +241,7 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected:
         reason: the reason for the loss.
         suspected: the workers that died first, which terminated the others; None if unknown.
     """
-    past = resume.read(journal.replay(folder.journals))
+    past = resume.read(launches.replay(folder.journals))
     for trial in past.running():
         is_suspected = suspected is None or trial.worker in suspected
         if is_suspected and past.is_suspected(trial.number):
@@ -267,10 +267,10 @@ def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | N
         failure: the reason if the ranks failed.
         gave_up: the reason if the search was stopped because its first trials failed; see `FirstTrials`.
     """
-    with journal.next_launch(folder.journals) as lines:
+    with launches.next_launch(folder.journals) as lines:
         lost = failure or gave_up or "the search was stopped"
         mark_lost(folder, lines, lost, suspected=() if failure is None else None)
-        past = resume.read(journal.replay(folder.journals))
+        past = resume.read(launches.replay(folder.journals))
         reason: str | None = failure
         if failure is not None:
             state = "failed"

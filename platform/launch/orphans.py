@@ -8,7 +8,7 @@ import time
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import is_rank_of, kill_ranks
 from atoll.platform.ranks.launcher_watch import SILENCE
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
 from atoll.storage.folder import StudyFolder
 
@@ -35,7 +35,7 @@ def end(folder: StudyFolder) -> int:
 def _placed_since_the_last_start(folder: StudyFolder) -> list[RankPlaced]:
     """The placements of the last start, or none if the study has ended since."""
     placed: list[RankPlaced] = []
-    for event in journal.replay(folder.journals):
+    for event in launches.replay(folder.journals):
         if isinstance(event, StudyStarted | StudyEnded):
             placed.clear()
         elif isinstance(event, RankPlaced):

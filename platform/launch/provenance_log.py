@@ -19,7 +19,8 @@ from atoll.platform.study.measured import Provenance, differences
 from atoll.platform.study.plan import Plan
 from atoll.storage.events import ProvenanceRecorded
 from atoll.storage.folder import StudyFolder
-from atoll.storage.journal import JournalWriter, launchers_events
+from atoll.storage.journal import JournalWriter
+from atoll.storage.launches import launchers_events
 
 log = logging.getLogger("atoll.launch")
 

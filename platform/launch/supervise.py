@@ -24,7 +24,7 @@ from atoll.platform.launch.signals import STOP_SIGNALS, stop_on_signals
 from atoll.platform.ranks.heartbeat import HeartbeatMonitor
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
-from atoll.storage import journal, launches
+from atoll.storage import launches
 from atoll.storage.events import Event, Restarted, TrialStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalError
@@ -166,7 +166,7 @@ class _Supervisor:
             if not has_begun and not was_killed(self._folder, log_start, ended.exit_code):  # it would fail again
                 return failure
             suspected = suspected_workers(self._folder, self._launch, log_start, ended.silent)
-            with journal.next_launch(self._folder.journals) as lines:
+            with launches.next_launch(self._folder.journals) as lines:
                 self._launch = lines.launch
                 lifecycle.mark_lost(self._folder, lines, failure, suspected)
                 if changed := provenance_log.changed_files(self._folder, self._study.data):
@@ -214,4 +214,4 @@ class _Supervisor:
             end_job(job, grace=2.0)
 
     def _events_of_this_launch(self) -> list[Event]:
-        return journal.replay(self._folder.journals, since=self._launch)
+        return launches.replay(self._folder.journals, since=self._launch)

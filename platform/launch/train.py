@@ -17,7 +17,7 @@ from atoll.platform.study.configuration import Configuration, Exported, read_con
 from atoll.platform.study.measured import Measured, measured_differences
 from atoll.storage import launches, yamlfile
 from atoll.storage.events import ProgressReported, TrialEnded
-from atoll.storage.journal import JournalTail
+from atoll.storage.launches import JournalTail
 
 
 def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool = False) -> Exported:

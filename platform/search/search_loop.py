@@ -32,7 +32,7 @@ from atoll.platform.study.topology import Place
 from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.events import Event, StudyStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
@@ -132,7 +132,7 @@ class SearchLoop:
             beat: called in every wait between trials.
         """
         study, place = plan.study, worker.places[0]
-        events = journal.replay(folder.journals)
+        events = launches.replay(folder.journals)
         past = resume.read(events)
         given = given_first(plan, warm_start)
         scoring = Scoring(plan.objectives, plan.workload)

@@ -10,7 +10,7 @@ import pytest
 from commands import called, called_json
 from conftest import ROOT
 
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.store import Store
 
 # Archives of stores and run folders, and the folder that their files name.
@@ -46,7 +46,7 @@ def test_every_line_of_stored_journals_is_read(archive, tmp_path):
     for folder in [*unpacked(archive, tmp_path).rglob("journals")]:
         problems = []
         lines = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
-        assert len(journal.replay(folder, problems)) == sum(line["event"] != "journal" for line in lines)
+        assert len(launches.replay(folder, problems)) == sum(line["event"] != "journal" for line in lines)
         assert problems == []
 
 

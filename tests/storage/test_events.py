@@ -8,7 +8,8 @@ import pytest
 from atoll.platform.search import resume
 from atoll.storage import events
 from atoll.storage.events import EVENTS, MalformedLine, as_line, parse
-from atoll.storage.journal import JournalWriter, replay
+from atoll.storage.journal import JournalWriter
+from atoll.storage.launches import replay
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
 

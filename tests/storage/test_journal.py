@@ -7,7 +7,8 @@ import pytest
 
 from atoll.storage import events
 from atoll.storage.events import Migrated, Proposed, Restarted
-from atoll.storage.journal import JournalError, JournalTail, JournalVersionError, JournalWriter, read_chunk, replay
+from atoll.storage.journal import JournalError, JournalVersionError, JournalWriter, read_chunk
+from atoll.storage.launches import JournalTail, replay
 
 
 def test_lines_are_there_as_soon_as_they_are_written(tmp_path):

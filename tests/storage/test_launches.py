@@ -13,7 +13,8 @@ from atoll.platform.launch import lifecycle
 from atoll.platform.search import resume
 from atoll.storage import journal, launches
 from atoll.storage.events import Migrated, ProvenanceRecorded, Restarted, TrialStarted
-from atoll.storage.journal import JournalError, JournalTail, JournalWriter, next_launch, read_chunk, replay
+from atoll.storage.journal import JournalError, JournalWriter, read_chunk
+from atoll.storage.launches import JournalTail, next_launch, replay
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
 
@@ -273,7 +274,7 @@ def test_restarts_do_not_count_the_time_in_between(folder, monkeypatch):
 
 def test_lines_of_a_later_launch_wait_for_those_of_earlier_ones(folder, monkeypatch):
     """Also if the earlier ones take several reads."""
-    monkeypatch.setattr(journal, "MAX_BYTES", 1)
+    monkeypatch.setattr(launches, "MAX_BYTES", 1)
     begin(folder)
     for number in range(300):
         trial(folder, number, 0.5)

@@ -21,7 +21,7 @@ from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import HostFacts, Shape, arrange
 from atoll.platform.trial.training import Hooks
 from atoll.platform.trial.worker import Worker
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.events import ProgressReported, Restarted, TrialEnded, TrialLost, TrialStarted
 from atoll.storage.store import Store
 
@@ -94,7 +94,7 @@ def num_ended(folder):
 
 def restart_seconds(folder):
     """Seconds in which nothing was trained because ranks were dead, were noticed to be, or were starting."""
-    events = journal.replay(folder / "journals")
+    events = launches.replay(folder / "journals")
     total, last_progress, waiting_since = 0.0, None, None
     for event in events:
         if isinstance(event, Restarted):
@@ -115,7 +115,7 @@ def duration(folder):
 def check_nothing_lost(folder, store_file, num_trials):
     """Every attempt that the journal started is in the store exactly once, with the right state."""
     expected = {}
-    for event in journal.replay(folder / "journals"):
+    for event in launches.replay(folder / "journals"):
         if isinstance(event, TrialStarted):
             expected[event.key] = "running"
         elif isinstance(event, TrialEnded | TrialLost):

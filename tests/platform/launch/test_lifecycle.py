@@ -11,7 +11,7 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
-from atoll.storage import journal, launches
+from atoll.storage import launches
 from atoll.storage.journal import JournalWriter
 from atoll.storage.store import Store, StoreError
 
@@ -32,7 +32,7 @@ def url(tmp_path):
 
 def events(folder, name):
     """The launchers' lines of an event."""
-    journals = [file.path for file in launches.files(folder.journals) if file.is_launchers]
+    journals = [file.path for file in launches.files(folder.journals) if file.is_of_launcher]
     lines = [json.loads(line) for path in journals for line in path.read_text().splitlines()]
     return [line for line in lines if line.get("event") == name]
 
@@ -127,7 +127,7 @@ def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url):
         lines = JournalWriter(folder.root_journal(0, attempt + 1))
         journals.start_trial(lines, 0, attempt)
         lines.close()
-        with journal.next_launch(folder.journals) as launcher:
+        with launches.next_launch(folder.journals) as launcher:
             lifecycle.mark_lost(folder, launcher, "killed", suspected={0})
     assert [line["attempt"] for line in events(folder, "trial_lost")] == [0]
     (failed,) = events(folder, "trial_ended")
@@ -141,7 +141,7 @@ def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):
         lines = JournalWriter(folder.root_journal(0, attempt + 1))
         journals.start_trial(lines, 0, attempt)
         lines.close()
-        with journal.next_launch(folder.journals) as launcher:
+        with launches.next_launch(folder.journals) as launcher:
             lifecycle.mark_lost(folder, launcher, "killed", suspected={5})
     assert [line["attempt"] for line in events(folder, "trial_lost")] == [0, 1, 2]
 
@@ -164,7 +164,7 @@ def test_lines_that_cannot_be_read_are_told_on_resume(plan_of, url, caplog):
     folder.root_journal(0).write_text('{"event": "trial_ended", "time": 0.0}\n')
     lifecycle.prepare(plan_of(), url, resuming=True)
     assert "ignored 1 invalid lines of" in caplog.text
-    assert len(journal.replay(folder.journals)) >= 2
+    assert len(launches.replay(folder.journals)) >= 2
 
 
 @pytest.mark.parametrize(

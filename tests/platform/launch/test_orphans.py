@@ -15,7 +15,8 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import is_rank_of
 from atoll.platform.study.study import Study
 from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
-from atoll.storage.journal import JournalWriter, next_launch
+from atoll.storage.journal import JournalWriter
+from atoll.storage.launches import next_launch
 from atoll.storage.lock import Lock
 
 OF_IT = ("s", None)  # the study's name and uid

@@ -15,7 +15,8 @@ from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
 from atoll.storage.events import ProvenanceRecorded, StudyStarted
-from atoll.storage.journal import JournalWriter, launchers_events
+from atoll.storage.journal import JournalWriter
+from atoll.storage.launches import launchers_events
 from atoll.storage.store import Store
 
 

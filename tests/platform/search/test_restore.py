@@ -11,7 +11,7 @@ from atoll.platform.search.restore import pruner_of, restore
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.journal import JournalWriter
 
 
@@ -61,7 +61,7 @@ def write(folder, *states, **hyperparameters):
 def restored(folder, of=None, *, island=0, island_sizes=(1,)):
     of = of or plan()
     population, proposer = Population(8), FakeProposer()
-    past = resume.read(journal.replay(folder.journals))
+    past = resume.read(launches.replay(folder.journals))
     scoring = Scoring(of.objectives, of.workload)
     restore(past, of, scoring, population, proposer, island=island, island_sizes=island_sizes)
     return population, proposer
@@ -128,14 +128,14 @@ def test_genes_and_values_of_wrong_types_stop_no_resume(folder):
         of.study.samplers()[0], of.space, population, seed=0, num_objectives=1, infeasibility=of.infeasibility
     )
     proposer = Proposer(propagator, of.space, of.infeasibility, 0)
-    past = resume.read(journal.replay(folder.journals))
+    past = resume.read(launches.replay(folder.journals))
     restore(past, of, Scoring(of.objectives, of.workload), population, proposer, island=0, island_sizes=(1,))
     assert len(wrong) in {individual.number for individual in population}
 
 
 def test_a_pruner_knows_what_earlier_trials_have_reached(folder):
     write(folder, "complete", "complete")
-    events = journal.replay(folder.journals)
+    events = launches.replay(folder.journals)
     past, (roots,) = resume.read(events), LocalMailbox.connected(1)
     assert pruner_of(plan(), roots, events, past) is None
     assert pruner_of(plan(pruning={"rule": "asha"}), roots, events, past) is not None

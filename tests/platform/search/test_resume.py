@@ -9,7 +9,7 @@ import pytest
 from atoll.platform.search import resume
 from atoll.platform.search.proposals import proposal_of
 from atoll.platform.search.tickets import Ticket
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.events import ProposalRefused, Proposed
 from atoll.storage.journal import JournalWriter
 
@@ -17,7 +17,7 @@ DEFAULT = {"B": 4}
 
 
 def past(folder):
-    return resume.read(journal.replay(folder.journals))
+    return resume.read(launches.replay(folder.journals))
 
 
 def test_a_fresh_study_starts_with_the_default_candidate(tmp_path):
@@ -129,7 +129,7 @@ def test_a_line_that_lacks_what_is_needed_is_counted_and_told(tmp_path, name):
     journals.start_trial(JournalWriter(folder.root_journal(0)), 0)
     without(folder.root_journal(0), name)
     problems = []
-    assert resume.read(journal.replay(folder.journals, problems)).trials == {}
+    assert resume.read(launches.replay(folder.journals, problems)).trials == {}
     (problem,) = problems
     assert problem.startswith(f"ignored 1 invalid lines of {folder.root_journal(0)}; the first: ")
     assert f"needs the field '{name}'" in problem

@@ -15,7 +15,7 @@ from atoll.platform.study.study import Study
 from atoll.platform.study.topology import HostFacts, Shape, arrange
 from atoll.platform.trial.outcome import Outcome, Stopped
 from atoll.platform.trial.progress import Progress
-from atoll.storage import journal
+from atoll.storage import launches
 from atoll.storage.events import WorkerFinished
 from atoll.storage.folder import StudyFolder
 
@@ -144,7 +144,7 @@ def test_a_budget_of_seconds_lets_the_trial_in_training_end(folder):
     assert len(worker.evaluated) == 2
     assert lines_of(folder)[-1] == ("trial_ended", 1)
     # Its last line shows that the budget is used up, even if the last trial had ended before.
-    past = journal.replay(folder.journals)
+    past = launches.replay(folder.journals)
     assert isinstance(past[-1], WorkerFinished)
     assert resume.read(past).used_up(None, 0.2)
 
