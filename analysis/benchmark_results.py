@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from atoll.analysis import changes, confirmations
+from atoll.analysis import confirmations, provenance_differences
 from atoll.analysis.confirmations import Confirmation
 from atoll.storage.models import BenchmarkRow
 from atoll.storage.store import Store
@@ -48,7 +48,7 @@ class BenchmarkResults:
         self.num_ended = sum(study.state in confirmations.ENDED for study in self.studies)
         self.projections = store.projections(row.trial_id for row in self.counting if row.trial_id is not None)
         records = (row.record for study in self.studies for row in store.provenances(study))
-        self.changed = changes.changed(records)
+        self.changed = provenance_differences.differing(records)
 
     @property
     def is_complete(self) -> bool:

@@ -26,9 +26,11 @@ from comparison import say
 
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
-from atoll.storage import events
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+import journals
 
 SAMPLERS = (
     "default", "propulate", "random", "optuna-tpe", "optuna-cmaes", "optuna-gp", "optuna-nsga2", "optuna-nsga3",
@@ -72,20 +74,10 @@ def make(folder: Path, sampler: str, num_trials: int) -> StudyFolder:
             genes = {n: rng.uniform(*e) if isinstance(e[0], float) else rng.randint(*e) for n, e in ends}
             hyperparameters = space.decode(genes)
             proposal = {"genes": genes, "operator": "random", "parents": [], "sources": {}, "attributes": {}}
-            lines.append(
-                events.TrialStarted(
-                    number=number, attempt=0, island=0, worker=worker, generation=number // NUM_WORKERS, seed=number,
-                    host="here", oversubscribed=False, hyperparameters=hyperparameters, configuration={},
-                    proposal=proposal | {"seconds": 0.0, "waited": 0.0},
-                )
-            )  # fmt: skip
-            objective = rng.uniform(0.1, 0.9)
-            lines.append(
-                events.TrialEnded(
-                    number=number, attempt=0, state="complete", objective=objective, metrics={"accuracy": objective},
-                    seconds=0.01, wire_bytes=0.0, peak_memory=0.0, worker_seconds=0.01,
-                )
-            )  # fmt: skip
+            journals.start_trial(
+                lines, number, island=0, worker=worker, hyperparameters=hyperparameters, proposal=proposal
+            )
+            journals.end_trial(lines, number, rng.uniform(0.1, 0.9))
         lines.close()
     # The launch that has ended the first trials closed these journals before: a study whose launcher has died.
     study_folder.launcher_journal(2).unlink()

@@ -219,14 +219,14 @@ class Communicator(ABC):
     @abstractmethod
     def _post_barrier(self) -> Callable[[], bool]: ...
 
-    def _split(self, color: int, ledger: Ledger) -> Communicator:
-        """Called once all ranks have arrived; may block. A transport implements this, or `_start_split`."""
-        raise NotImplementedError(f"{type(self).__name__} implements neither _split nor _start_split")
-
+    @abstractmethod
     def _start_split(self, color: int, ledger: Ledger) -> Callable[[], Communicator | None]:
         """Announce that this rank is here; returns a function that makes the part as soon as all are."""
+
+    def _once_all_arrived(self, make: Callable[[], Communicator]) -> Callable[[], Communicator | None]:
+        """For transports whose splits block until all ranks take part: calls `make` when they have arrived."""
         arrived = self._post_barrier()
-        return lambda: self._split(color, ledger) if arrived() else None
+        return lambda: make() if arrived() else None
 
     @abstractmethod
     def close(self) -> None:

@@ -181,6 +181,9 @@ class MpiCommunicator(Communicator):
         status = MPI.Status()
         return status.source if self._mpi.Iprobe(MPI.ANY_SOURCE, tag, status) else None
 
+    def _start_split(self, color: int, ledger: Ledger) -> Callable[[], Communicator | None]:
+        return self._once_all_arrived(lambda: self._split(color, ledger))
+
     def _split(self, color: int, ledger: Ledger) -> MpiCommunicator:
         colors = self._mpi.allgather(color)
         ranks = [rank for rank, other in enumerate(colors) if other == color]

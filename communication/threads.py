@@ -137,6 +137,9 @@ class ThreadCommunicator(Communicator):
 
         return done
 
+    def _start_split(self, color: int, ledger: Ledger) -> Callable[[], Communicator | None]:
+        return self._once_all_arrived(lambda: self._split(color, ledger))
+
     def _split(self, color: int, ledger: Ledger) -> ThreadCommunicator:
         colors = torch.zeros(self.size, dtype=torch.int64)
         colors[self.rank] = color

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -15,6 +14,7 @@ from dash.exceptions import PreventUpdate
 from sqlalchemy.exc import DBAPIError
 
 from atoll.dashboard.board import Board, Boards
+from atoll.storage import urls
 from atoll.storage.liveness import true_state_of
 from atoll.storage.models import BenchmarkRow, StudyRow
 from atoll.storage.store import DEFAULT_URL, Store, StoreError, StudySummary
@@ -73,8 +73,7 @@ class Context:
     @property
     def store_option(self) -> str:
         """The --store option of a command, with a hidden password; empty for the default store."""
-        url = str(self.store)
-        return "" if url == DEFAULT_URL else f" --store {shlex.quote(url)}"
+        return urls.option(self.store.url, urls.parse(DEFAULT_URL))
 
     def studies(self) -> list[StudySummary]:
         """All studies, the newest first, in their true states: that of one whose launcher has died is interrupted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -53,6 +54,16 @@ def shown(url: URL) -> str:
     query = {name: _HIDDEN if "password" in name.lower() else value for name, value in url.query.items()}
     text = url.set(query=query).render_as_string(hide_password=True).replace("%2A%2A%2A", _HIDDEN)
     return _IN_CONNECTION_STRING.sub(rf"\1{_HIDDEN}", text)
+
+
+def option(url: URL, found: URL) -> str:
+    """The option that names a store in a printed command, without passwords; empty if the command finds it anyway.
+
+    Args:
+        url: the store.
+        found: the one that commands find without the option.
+    """
+    return "" if url == found else f" --store {shlex.quote(shown(url))}"
 
 
 def _beginning(text: str) -> str:

@@ -25,10 +25,10 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import resume
 from atoll.platform.search.proposals import key
 from atoll.platform.study import objectives, provenance
-from atoll.platform.study.measured import Measured, measured_differences
 from atoll.platform.study.plan import Plan, workload_of
+from atoll.platform.study.provenance_record import Measured, measured_differences
 from atoll.platform.study.study import Study
-from atoll.storage import launches
+from atoll.storage import launches, liveness
 from atoll.storage.files import sync_folder, write_whole
 from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 from atoll.storage.store import Store, StoreError
@@ -135,7 +135,7 @@ class _Runner:
         configurations: list[dict[str, Any]] = []
         if part.stage == "confirm":
             tuned = self._tuned(part)
-            if running.state(lifecycle.study_folder(tuned)) != "complete":
+            if liveness.state(lifecycle.study_folder(tuned)) != "complete":
                 self._say(f"{title}: skipped, because its tuning failed; --resume retries it")
                 return "failed"
             configurations = best(tuned, self._benchmark.confirmation.best)
@@ -145,7 +145,7 @@ class _Runner:
                 return "complete"
         study = self._benchmark.study(part, self._folder, configurations)
         files = lifecycle.study_folder(study)
-        if running.state(files) == "complete":
+        if liveness.state(files) == "complete":
             self._say(f"{title}: already complete")
             self._catch_up(files, part)
             return "complete"

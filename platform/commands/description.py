@@ -11,7 +11,7 @@ from rich.table import Table
 
 from atoll.analysis.formatting import number, size
 from atoll.platform.commands.display import table
-from atoll.platform.study.measured import DataFiles, Provenance
+from atoll.platform.study.provenance_record import DataFiles, Provenance
 from atoll.storage.folder import StudyFolder
 from atoll.storage.models import ProvenanceRow, StudyRow
 

@@ -266,6 +266,7 @@ def stop(
 ) -> None:
     """Ask a running search or benchmark to stop. Running trials are requeued on --resume."""
     from atoll.platform.launch import errors, lifecycle, running
+    from atoll.storage import liveness
     from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 
     default = StudyFolder(DEFAULT_PARENT / study)
@@ -275,7 +276,7 @@ def stop(
         folder = default if default.exists() else _stored_folder(open_store(store).study(study))
     if not folder.exists():
         raise errors.LaunchError(f"{study} has no files in {folder.path} on this host")
-    if running.holder(folder) is None:
+    if liveness.holder(folder) is None:
         if (interrupted := lifecycle.end_interrupted(folder)) is None:
             raise errors.LaunchError(f"{study} is not running: no live process holds {folder.lock}")
         if as_json:

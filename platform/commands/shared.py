@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,11 +29,10 @@ app = typer.Typer(
 def store_flag(url: str | None) -> str:
     """The option that names a store in printed commands; empty if they find it without. Passwords are hidden."""
     from atoll.storage.store import DEFAULT_URL
-    from atoll.storage.urls import parse, shown
+    from atoll.storage.urls import option, parse
 
     found = parse(os.environ.get("ATOLL_STORE") or DEFAULT_URL)
-    named = found if url is None else parse(url)
-    return "" if named == found else f" --store {shlex.quote(shown(named))}"
+    return option(found if url is None else parse(url), found)
 
 
 def _print_version(requested: bool) -> None:

@@ -71,7 +71,7 @@ def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) 
 
     try:
         search.stop_on_signals(folder)
-        launch = world.bcast(launches.newest(folder.journals))
+        launch = world.bcast(launches.newest(folder.journals) if world.rank == 0 else None)
         search.run(folder, launch, MpiWorld(world), also, server=server)
     except BaseException:
         traceback.print_exc()

@@ -22,7 +22,6 @@ from sqlalchemy.exc import DBAPIError
 from atoll.platform.exit_codes import EXIT_STOPPED
 from atoll.platform.launch import orphans, provenance_log
 from atoll.platform.launch.errors import LaunchError
-from atoll.platform.launch.running import state
 from atoll.platform.search import resume
 from atoll.platform.study import warmstart
 from atoll.platform.study.plan import Plan
@@ -32,6 +31,7 @@ from atoll.storage.events import StudyEnded, StudyStarted, TrialEnded, TrialLost
 from atoll.storage.files import write_whole
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalError, JournalWriter
+from atoll.storage.liveness import state
 from atoll.storage.lock import Lock, Locked
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import DEFAULT_URL, Store

@@ -15,9 +15,10 @@ from typing import Any
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import mpiexec
 from atoll.platform.study import provenance
-from atoll.platform.study.measured import Provenance, differences
 from atoll.platform.study.plan import Plan
+from atoll.platform.study.provenance_record import Provenance, differences
 from atoll.storage.events import ProvenanceRecorded
+from atoll.storage.files import replacing, write_whole
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
 from atoll.storage.launches import launchers_events
@@ -115,11 +116,12 @@ def write(folder: StudyFolder, version: Version, lines: JournalWriter) -> None:
         text = Path(path).read_bytes()
         if hashlib.sha256(text).hexdigest() == sha256:  # otherwise it is being edited, as the restart of a rank notices
             copy.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(copy, text)
+            with replacing(copy) as partial:
+                partial.write_bytes(text)
     file = folder.provenance_version(version.number)
     content: dict[str, Any] = {"sha256": record.sha256, "record": record.model_dump(), "changes": list(version.changes)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(file, json.dumps(content, indent=2).encode())
+    write_whole(file, json.dumps(content, indent=2))
     events = launchers_events(folder.journals)
     if not any(isinstance(event, ProvenanceRecorded) and event.version == version.number for event in events):
         lines.append(ProvenanceRecorded(version=version.number, **content))
@@ -138,9 +140,3 @@ def _mpi() -> dict[str, str]:
     with contextlib.suppress(LaunchError):
         return {"mpiexec": mpiexec()}
     return {}
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -6,9 +6,7 @@ import time
 
 from atoll.platform.launch.errors import LaunchError
 from atoll.storage.folder import BenchmarkFolder, StudyFolder
-from atoll.storage.liveness import holder, state, true_state
-
-__all__ = ["check_not_running", "holder", "request_stop", "running_part", "state", "true_state"]
+from atoll.storage.liveness import holder
 
 
 def running_part(benchmark: BenchmarkFolder) -> StudyFolder | None:

@@ -13,14 +13,19 @@ from atoll.analysis.formatting import duration, number, size
 from atoll.platform.launch import errors, mpiexec
 from atoll.platform.launch.join import inside_mpi
 from atoll.platform.study import objectives, provenance, registry
-from atoll.platform.study.configuration import Configuration, Exported, read_configurations, split_hyperparameters
-from atoll.platform.study.measured import Measured, measured_differences
+from atoll.platform.study.configuration import (
+    Configuration,
+    ExportedConfiguration,
+    read_configurations,
+    split_hyperparameters,
+)
+from atoll.platform.study.provenance_record import Measured, measured_differences
 from atoll.storage import launches, yamlfile
 from atoll.storage.events import ProgressReported, TrialEnded
 from atoll.storage.launches import JournalTail
 
 
-def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool = False) -> Exported:
+def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool = False) -> ExportedConfiguration:
     """Read and check the configuration at position `place` of `file`.
 
     Args:
@@ -52,7 +57,7 @@ def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool =
     return configuration
 
 
-def differences(exported: Exported) -> list[str]:
+def differences(exported: ExportedConfiguration) -> list[str]:
     """A phrase for each difference in code, data and versions between an exported trial and a training of it now."""
     data = Path(exported.data) if exported.data else None
     now = provenance.measured(exported.workload, exported.method, data)

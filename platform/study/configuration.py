@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 from atoll.platform.study import registry
-from atoll.platform.study.measured import DataFiles
+from atoll.platform.study.provenance_record import DataFiles
 from atoll.storage import yamlfile
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class CodeFile(BaseModel):
     sha256: str
 
 
-class Exported(Configuration):
+class ExportedConfiguration(Configuration):
     """A configuration in a file: its paths are relative to the file, and it tells the code and data of its trial."""
 
     code: list[CodeFile] = Field(default_factory=list)
@@ -81,7 +81,7 @@ class Exported(Configuration):
         return Configuration.model_construct(**{name: getattr(self, name) for name in Configuration.model_fields})
 
 
-def read_configurations(file: Path, *, inside: bool = False) -> list[Exported]:
+def read_configurations(file: Path, *, inside: bool = False) -> list[ExportedConfiguration]:
     """The configurations of a file from `atoll export`, at least one. Raises FileError.
 
     Args:
@@ -90,10 +90,11 @@ def read_configurations(file: Path, *, inside: bool = False) -> list[Exported]:
     """
     content = yamlfile.read(yamlfile.text_of(file), str(file))
     if not isinstance(content, dict) or "configurations" not in content:
-        return [yamlfile.load(file, Exported, inside=inside)]
+        return [yamlfile.load(file, ExportedConfiguration, inside=inside)]
     entries = content["configurations"]
     return [
-        yamlfile.validate(entry, Exported, source=str(file), folder=file.parent, inside=inside) for entry in entries
+        yamlfile.validate(entry, ExportedConfiguration, source=str(file), folder=file.parent, inside=inside)
+        for entry in entries
     ]
 
 

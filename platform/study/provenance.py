@@ -17,8 +17,8 @@ from importlib import metadata
 from pathlib import Path
 
 from atoll.platform.study import registry, repository, sources
-from atoll.platform.study.measured import DataFiles, Measured, Provenance, Repository, measured_differences
 from atoll.platform.study.plan import Plan
+from atoll.platform.study.provenance_record import DataFiles, Measured, Provenance, Repository, measured_differences
 
 MAX_HASHED = 64 << 20  # bytes of data: a fraction of a second
 MAX_DATA_FILES = 1000  # of one folder
@@ -255,12 +255,7 @@ def _listed(path: Path) -> list[tuple[Path, int, float]]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """The files below a folder that can be read; hidden ones, which file managers and servers leave, do not count."""
-    waiting = [folder]
-    for parent in waiting:
-        try:
-            names = sorted(os.listdir(parent))
-        except OSError:
-            continue
-        children = [parent / name for name in names if not name.startswith(".") and name != "Thumbs.db"]
-        yield from (child for child in children if child.is_file())
-        waiting += [child for child in children if child.is_dir() and not child.is_symlink()]
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(parent, name) for name in sorted(names) if not name.startswith(".") and name != "Thumbs.db")
+        yield from (path for path in paths if path.is_file())

@@ -82,7 +82,7 @@ def ending(exit_code: int) -> str:
 
 
 # The servers of this process, of which a rank has one, and a test one for each of its virtual ranks.
-_others: weakref.WeakSet[ForkServer] = weakref.WeakSet()
+_servers: weakref.WeakSet[ForkServer] = weakref.WeakSet()
 
 
 class ForkServer:
@@ -113,11 +113,11 @@ class ForkServer:
         process = os.fork()
         if process == 0:
             mine.close()
-            for other in _others:  # only its own rank may reach it
+            for other in _servers:  # only its own rank may reach it
                 other.channel.close()
             _be_server(its, main, parent)
         its.close()
-        _others.add(server := cls(mine, process))
+        _servers.add(server := cls(mine, process))
         return server
 
     def prepare(self, method: str, workload: str, data: str | None, threads: int, serve: Callable[[], None]) -> None:

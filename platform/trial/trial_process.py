@@ -89,14 +89,14 @@ def main(channel: Channel) -> None:
     torch.set_num_threads(work.threads)
     reset_peak_memory()
     ledger = Ledger(Trace() if work.records_steps else None)
-    root = _Root(link, work)
+    its_rank = _Rank(link, work)
     communicator = ProxyCommunicator(
-        link, 0, work.rank, work.nodes, range(len(work.nodes)), ledger=ledger, poll=root.poll
+        link, 0, work.rank, work.nodes, range(len(work.nodes)), ledger=ledger, poll=its_rank.poll
     )
     report = Report(work.rank, "")
     try:
         configuration = Configuration.model_validate(work.configuration)
-        train(configuration, root.hooks(communicator), report, communicator, work.device, test=work.test)
+        train(configuration, its_rank.hooks(communicator), report, communicator, work.device, test=work.test)
     except BaseException as error:  # SystemExit, too
         report.error, report.reason, report.traceback = kind_of(error), reason_of(error), traceback_of(error)
     report.ledger, report.peak_memory = ledger.rows(), peak_memory()
@@ -105,7 +105,7 @@ def main(channel: Channel) -> None:
         wait_for([channel], None)
 
 
-class _Root:
+class _Rank:
     """The rank, as the trial's process sees it."""
 
     def __init__(self, link: ProxyLink, work: Work) -> None:

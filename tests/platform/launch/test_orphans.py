@@ -10,10 +10,11 @@ import journals
 import pytest
 from commands import wait_until
 
-from atoll.platform.launch import lifecycle, orphans, running
+from atoll.platform.launch import lifecycle, orphans
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import is_rank_of
 from atoll.platform.study.study import Study
+from atoll.storage import liveness
 from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
 from atoll.storage.journal import JournalWriter
 from atoll.storage.launches import next_launch
@@ -91,21 +92,21 @@ def test_after_a_proper_end_no_rank_is_expected(folder):
 
 @pytest.mark.process
 def test_an_interrupted_study_is_ended_with_its_ranks(folder, rank):
-    assert running.true_state(folder, *OF_IT) == "interrupted"
+    assert liveness.true_state(folder, *OF_IT) == "interrupted"
     assert lifecycle.end_interrupted(folder) == ("stopped", 1)
     assert rank.wait(5) == -9
-    assert running.true_state(folder, *OF_IT) == "stopped"
+    assert liveness.true_state(folder, *OF_IT) == "stopped"
     assert lifecycle.end_interrupted(folder) is None
 
 
 def test_a_study_that_runs_is_not_interrupted(folder):
     lock = Lock(folder.lock)
     lock.acquire()
-    assert running.true_state(folder, *OF_IT) == "running"
+    assert liveness.true_state(folder, *OF_IT) == "running"
     assert lifecycle.end_interrupted(folder) is None
     lock.release()
-    assert running.true_state(folder, *OF_IT) == "interrupted"
+    assert liveness.true_state(folder, *OF_IT) == "interrupted"
 
 
 def test_of_another_studys_folder_nothing_is_said(folder):
-    assert running.true_state(folder, "t", None) == "running"
+    assert liveness.true_state(folder, "t", None) == "running"

@@ -8,9 +8,9 @@ import time
 import own_code
 import pytest
 
-from atoll.platform.study import measured, provenance, registry
-from atoll.platform.study.measured import DataFiles, Measured, Provenance
+from atoll.platform.study import provenance, provenance_record, registry
 from atoll.platform.study.plan import Plan
+from atoll.platform.study.provenance_record import DataFiles, Measured, Provenance
 from atoll.platform.study.study import Study
 from atoll.storage import yamlfile
 
@@ -81,7 +81,7 @@ def test_a_librarys_package_may_have_another_name(folder):
 def test_a_difference_is_told_by_name(folder, change, phrase):
     before = record(folder)
     change(folder)
-    phrases = measured.differences(before, record(folder)).measured
+    phrases = provenance_record.differences(before, record(folder)).measured
     assert len(phrases) == (phrase is not None)
     assert phrase is None or phrases[0].startswith(phrase)
 
@@ -90,9 +90,9 @@ def test_large_data_are_compared_by_size_and_time(folder, monkeypatch):
     monkeypatch.setattr(provenance, "MAX_HASHED", 3)
     before = record(folder)
     assert before.measured.data["x.txt"].sha256 is None
-    assert not measured.differences(before, record(folder))
+    assert not provenance_record.differences(before, record(folder))
     os.utime(folder / "data/x.txt", (1, 1))
-    (phrase,) = measured.differences(before, record(folder)).measured
+    (phrase,) = provenance_record.differences(before, record(folder)).measured
     assert phrase.startswith("data x.txt may have changed (written ")
     assert phrase.endswith("it is too large to compare by hash)")
 
@@ -104,7 +104,7 @@ def test_the_folder_that_a_study_names_counts_if_the_workload_names_no_files(fol
     before = record(folder)
     assert [files.num_files for files in before.measured.data.values()] == [1]
     (folder / "data/y.txt").write_text("")
-    (phrase,) = measured.differences(before, record(folder)).measured
+    (phrase,) = provenance_record.differences(before, record(folder)).measured
     assert phrase == f"data {folder / 'data'} changed (1 → 2 files)"
 
 
@@ -120,16 +120,18 @@ def test_a_folder_of_many_files_is_read_in_part(tmp_path, monkeypatch):
 
 def test_what_lies_in_a_data_folder_by_itself_does_not_count(folder):
     data = folder / "data"
-    before = provenance._data([data], None)
+    with (folder / "w.py").open("a") as file:
+        file.write("\n    def data_files(self, folder):\n        return [folder]\n")
+    before = record(folder).measured.data
     (data / ".DS_Store").write_text("x")
     (data / ".cache").mkdir()
     (data / ".cache" / "x").write_text("x")
     (data / "Thumbs.db").write_text("x")
     (data / "loop").symlink_to("loop")
     (data / "gone").symlink_to("nowhere")
-    assert provenance._data([data], None) == before
+    assert record(folder).measured.data == before
     (data / "y.txt").write_text("y")
-    assert provenance._data([data], None) != before
+    assert record(folder).measured.data != before
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_data_may_be_elsewhere(folder, monkeypatch):
         (folder / place / "x.txt").write_text("0.5\n")
         monkeypatch.setenv("ATOLL_DATA", str(folder / place))
         before, now = record(folder), before or record(folder)
-        assert not measured.differences(now, before)
+        assert not provenance_record.differences(now, before)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_data_may_be_elsewhere(folder, monkeypatch):
     ],
 )
 def test_what_differs_in_words(before, now, phrases):
-    assert measured.measured_differences(Measured(**before), Measured(**now)) == phrases
+    assert provenance_record.measured_differences(Measured(**before), Measured(**now)) == phrases
 
 
 def test_a_changed_search_space_is_told_and_other_words_for_a_range_are_not():
@@ -196,7 +198,7 @@ def test_a_changed_search_space_is_told_and_other_words_for_a_range_are_not():
         return Provenance(measured=Measured(), space=content)
 
     def told(**changes):
-        return measured.differences(space(), space(**changes)).measured
+        return provenance_record.differences(space(), space(**changes)).measured
 
     assert told(high=2.0) == ["the search space's lr: 0 to 1.0 → 0 to 2.0"]
     assert told(default=0.2) == ["the search space's lr: default 0.1 → 0.2"]
@@ -207,7 +209,7 @@ def test_a_changed_search_space_is_told_and_other_words_for_a_range_are_not():
 
 def test_versions_of_what_does_not_measure_are_told_apart():
     before, now = (Provenance(measured=Measured(), environment={"Python": v, v: "1"}) for v in ("3.11", "3.12"))
-    found = measured.differences(before, now)
+    found = provenance_record.differences(before, now)
     assert (found.measured, found.others) == ([], ["Python 3.11 → 3.12"])
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from atoll.analysis.failures import by_choice
 from atoll.platform.study import registry
-from atoll.platform.study.configuration import Exported, split_hyperparameters
+from atoll.platform.study.configuration import ExportedConfiguration, split_hyperparameters
 from atoll.platform.trial.evaluator import Evaluator
 from atoll.platform.workloads import bigearthnet, packing
 from atoll.platform.workloads.architecture import ArchitectureHyperparameters
@@ -241,7 +241,7 @@ def test_the_space_is_searched_on_cifar10_and_says_which_choices_failed(tmp_path
     assert sum(row["num_failed"] for row in optimizers) == sum(line["state"] == "failed" for line in lines)
     assert "failures by choice" in called("failures", "nas", cwd=tmp_path).stdout
     configuration = json.loads(called("export", "nas", "--json", cwd=tmp_path).stdout)
-    assert Exported.model_validate(configuration).hyperparameters["filters"] in (2, 3, 4)
+    assert ExportedConfiguration.model_validate(configuration).hyperparameters["filters"] in (2, 3, 4)
 
 
 def test_a_rank_without_samples_evaluates_nothing():

@@ -1,6 +1,6 @@
 """Studies that were measured with different code, data or libraries are told."""
 
-from atoll.analysis.changes import changed
+from atoll.analysis.provenance_differences import differing
 
 
 def record(**measured):
@@ -10,20 +10,20 @@ def record(**measured):
 def test_what_two_studies_share_and_that_differs_is_told():
     first = record(code={"/a/w.py": "1", "/a/x.py": "1"}, libraries={"torch": "2.12", "numpy": "1"})
     second = record(code={"/a/w.py": "2", "/b/y.py": "1"}, libraries={"torch": "2.13", "numpy": "1", "scipy": "1"})
-    assert changed([first, second, first]) == ["w.py", "torch 2.12 and 2.13"]
-    assert changed([first, first]) == []
-    assert changed([]) == []
-    assert changed([record(atoll_source="1"), record(atoll_source="2")]) == ["atoll's own source"]
+    assert differing([first, second, first]) == ["w.py", "torch 2.12 and 2.13"]
+    assert differing([first, first]) == []
+    assert differing([]) == []
+    assert differing([record(atoll_source="1"), record(atoll_source="2")]) == ["atoll's own source"]
 
 
 def test_data_are_compared_by_hash_if_it_is_known():
     def data(sha256, modified):
         return record(data={"x.npz": {"size": 1, "modified": modified, "sha256": sha256}})
 
-    assert changed([data("1", 0.0), data("1", 5.0)]) == []
-    assert changed([data("1", 0.0), data("2", 0.0)]) == ["data x.npz"]
-    assert changed([data(None, 0.0), data(None, 5.0)]) == ["data x.npz"]
+    assert differing([data("1", 0.0), data("1", 5.0)]) == []
+    assert differing([data("1", 0.0), data("2", 0.0)]) == ["data x.npz"]
+    assert differing([data(None, 0.0), data(None, 5.0)]) == ["data x.npz"]
 
 
 def test_records_of_other_types_do_no_harm():
-    assert changed([{}, {"measured": 3}, record(code=[1], data={"x": 3}, libraries=None)]) == []
+    assert differing([{}, {"measured": 3}, record(code=[1], data={"x": 3}, libraries=None)]) == []

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 
-def changed(records: Iterable[Mapping[str, Any]]) -> list[str]:
+def differing(records: Iterable[Mapping[str, Any]]) -> list[str]:
     """The code files and data that differ between records that have both of them, and the versions of libraries.
 
     Args:
