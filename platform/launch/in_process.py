@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from atoll.communication.thread_world import ThreadWorld, run_in_threads
 from atoll.platform.launch.running import StopClock
@@ -37,21 +38,39 @@ def run_in_process(run: Run) -> str | None:
     def rank(world: ThreadWorld) -> None:
         search.run(run.folder, run.launch, world, world.check)
 
+    failures = _Failures(run.folder.journals)
     try:
         with contextlib.chdir("."):  # a rank may change the working directory, which the launcher needs again
-            run_in_threads(run.study.topology.shape().world_size, rank, watch=_watching(run))
+            run_in_threads(run.study.topology.shape().world_size, rank, watch=_watching(run, failures))
     except HurriedEnd:
         return None  # it was stopped
     except Exception as error:
         traceback.print_exception(error)
         return None if run.folder.stop_request.exists() else f"a rank failed: {type(error).__name__}: {error}"
+    finally:
+        failures.tell()
     return None
 
 
-def _watching(run: Run) -> Callable[[], None]:
-    tail, followed, stopping = JournalTail(run.folder.journals), 0.0, StopClock(run.folder)
-    while chunks := tail.read():  # what failed before a resume has been told
-        tail.advance(chunks)
+class _Failures:
+    """Prints the traceback of each trial that fails from now on; what failed before a resume has been told."""
+
+    def __init__(self, journals: Path) -> None:
+        self._tail = JournalTail(journals)
+        while chunks := self._tail.read():
+            self._tail.advance(chunks)
+
+    def tell(self) -> None:
+        """Read the new lines."""
+        while chunks := self._tail.read():
+            self._tail.advance(chunks)
+            for event in (event for chunk in chunks.values() for event in chunk.events):
+                if isinstance(event, TrialEnded) and event.traceback:
+                    print(f"trial {event.number} failed:\n{event.traceback}", file=sys.stderr, flush=True)
+
+
+def _watching(run: Run, failures: _Failures) -> Callable[[], None]:
+    followed, stopping = 0.0, StopClock(run.folder)
 
     def watch() -> None:
         nonlocal followed
@@ -64,10 +83,6 @@ def _watching(run: Run) -> Callable[[], None]:
         run.lock.refresh()
         if (stopping.seconds() or 0.0) > run.study.stop_grace:
             raise HurriedEnd
-        chunks = tail.read()
-        tail.advance(chunks)
-        for event in (event for chunk in chunks.values() for event in chunk.events):
-            if isinstance(event, TrialEnded) and event.traceback:
-                print(f"trial {event.number} failed:\n{event.traceback}", file=sys.stderr, flush=True)
+        failures.tell()
 
     return watch

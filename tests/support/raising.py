@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,14 @@ RAISED = {
 
 
 class Raising(Tiny):
-    """RAISED names the exception; "changes" changes how numpy handles errors, and "none" does nothing."""
+    """RAISED names the exception, RAISED_AFTER the seconds until then; "changes" changes how numpy handles errors, and "none" does nothing."""
 
     def loss(self, outputs, targets):
         if os.environ["RAISED"] == "changes":
             np.seterr(over="raise")
         error = RAISED.get(os.environ["RAISED"])
         if error is not None and torch.is_grad_enabled():
+            time.sleep(float(os.environ.get("RAISED_AFTER", "0")))
             raise error
         return super().loss(outputs, targets)
 

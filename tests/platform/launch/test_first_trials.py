@@ -138,6 +138,7 @@ def write_study(tmp_path, **content):
 @pytest.mark.slow
 def test_a_search_stops_keeps_going_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setenv("RAISED", "base")
+    monkeypatch.setenv("RAISED_AFTER", "0.05")  # else all have failed before the launcher looks
     write_study(tmp_path, trials=60, topology={"islands": 2})
     search = ("search", "s.json", "--outside", "--in-process")
     done = called(*search, cwd=tmp_path, code=1)
