@@ -27,7 +27,7 @@ from atoll.platform.study import warmstart
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import BUDGETS, Study
 from atoll.storage import launches
-from atoll.storage.events import StudyEnded, StudyStarted, TrialEnded, TrialLost
+from atoll.storage.events import Event, StudyEnded, StudyStarted, TrialEnded, TrialLost
 from atoll.storage.files import write_whole
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalError, JournalWriter
@@ -103,17 +103,17 @@ def prepare(
             f"{folder.path} already holds a study; continue it with --resume, choose another --name, or delete it with "
             f"`atoll delete {study.name}`"
         )
-    is_used_up = False
+    is_used_up, history = False, None
     if resuming:
-        past = _check_unchanged(folder, study, definition)
-        is_used_up = past.used_up(study.trials, study.seconds, study.busy_seconds)
+        history = _check_unchanged(folder, study, definition)
+        is_used_up = history.past.used_up(study.trials, study.seconds, study.busy_seconds)
         if state(folder) == "complete" and is_used_up:
             raise LaunchError(
                 f"{study.name} is complete: it has used its budget of {budget(study)}; increase it to continue"
             )
     # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
     version = None if is_used_up else provenance_log.current(plan, folder, resuming, accept_changes)
-    if resuming and (num_ended := orphans.end(folder)):
+    if history is not None and (num_ended := orphans.end(folder, history.events)):
         log.warning("ended %d ranks that an earlier launcher had left", num_ended)
     # Compute nodes may be unable to reach the store, so the warm start is read here.
     warm_start = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(plan, url)
@@ -126,7 +126,7 @@ def prepare(
             provenance_log.write(folder, version, lines)
         number = None if version is None else version.number
         lines.append(StudyStarted(definition=definition, num_trials=study.trials, provenance=number), sync=True)
-        mark_lost(folder, lines, "its process ended before the trial did", suspected=None)
+        mark_lost(folder, lines, "its process ended before the trial did", suspected=None, history=history)
     return folder
 
 
@@ -157,7 +157,33 @@ def row(folder: StudyFolder) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name != "warm_start"}
 
 
-def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, Any]) -> resume.Past:
+@dataclass(frozen=True)
+class _History:
+    """A study's journals, read once: of 20,000 trials that takes three seconds.
+
+    Attributes:
+        sizes: the journals' sizes before they were read.
+        events, past: their events, and what follows from them.
+    """
+
+    sizes: dict[str, int]
+    events: list[Event]
+    past: resume.Past
+
+    @classmethod
+    def read(cls, folder: StudyFolder, problems: list[str] | None = None) -> _History:
+        """Read all journals."""
+        sizes = launches.sizes(folder.journals)
+        events = launches.replay(folder.journals, problems)
+        return cls(sizes, events, resume.read(events))
+
+    def is_current(self, folder: StudyFolder, launch: int) -> bool:
+        """Whether nobody has written since, apart from `launch`, which has begun after the reading."""
+        own = launches.file_name(launches.LAUNCHER, launch)
+        return self.sizes == {name: size for name, size in launches.sizes(folder.journals).items() if name != own}
+
+
+def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, Any]) -> _History:
     """What has been searched, if the study is still the same. Raises LaunchError."""
     if not folder.exists():
         raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
@@ -179,10 +205,10 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
             f"change, and within topology only {', '.join(TOPOLOGY_MAY_CHANGE)}"
         )
     problems: list[str] = []
-    past = resume.read(launches.replay(folder.journals, problems))
-    for problem in (*problems, *past.warnings()):
+    history = _History.read(folder, problems)
+    for problem in (*problems, *history.past.warnings()):
         log.warning("%s", problem)
-    return past
+    return history
 
 
 def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
@@ -204,7 +230,7 @@ def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
     try:
         if state(folder) is not None:  # somebody else was faster
             return None
-        num_ended = orphans.end(folder)
+        num_ended = orphans.end(folder, launches.replay(folder.journals))
         ended, _ = end(folder, Study.model_validate(row(folder)["definition"]), None)
     except JournalError as error:  # the disk is full: what is there can still be recorded or deleted
         log.warning("the end of this study cannot be written: %s", error.strerror)
@@ -231,8 +257,14 @@ def _started(folder: StudyFolder) -> float:
     return float(json.loads(folder.definition.read_text())["started"]) if folder.exists() else time.time()
 
 
-def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected: Collection[int] | None) -> None:
-    """End the running trials whose process is gone: they are lost, and will be requeued.
+def mark_lost(
+    folder: StudyFolder,
+    lines: JournalWriter,
+    reason: str,
+    suspected: Collection[int] | None,
+    history: _History | None = None,
+) -> resume.Past:
+    """End the running trials whose process is gone: they are lost, and will be requeued. Returns the study's past.
 
     A configuration whose worker dies twice has failed, and is not retried.
 
@@ -240,8 +272,11 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected:
         folder, lines: the study's files, and the launcher's journal of a new launch.
         reason: the reason for the loss.
         suspected: the workers that died first, which terminated the others; None if unknown.
+        history: the journals, if they have been read; they are read again if somebody has written since.
     """
-    past = resume.read(launches.replay(folder.journals))
+    if history is None or not history.is_current(folder, lines.launch):
+        history = _History.read(folder)
+    past, ends = history.past, list[TrialEnded | TrialLost]()
     for trial in past.running():
         is_suspected = suspected is None or trial.worker in suspected
         if is_suspected and past.is_suspected(trial.number):
@@ -253,10 +288,13 @@ def mark_lost(folder: StudyFolder, lines: JournalWriter, reason: str, suspected:
                 reason=why,
                 worker_seconds=trial.worker_seconds,
             )
-            lines.append(ended)
+            ends.append(ended)
         else:
-            lost = TrialLost(number=trial.number, attempt=trial.attempt, reason=reason, suspected=is_suspected)
-            lines.append(lost)
+            ends.append(TrialLost(number=trial.number, attempt=trial.attempt, reason=reason, suspected=is_suspected))
+    for event in ends:
+        lines.append(event)
+        past.add(event)
+    return past
 
 
 def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | None = None) -> tuple[str, str | None]:
@@ -269,8 +307,7 @@ def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | N
     """
     with launches.next_launch(folder.journals) as lines:
         lost = failure or gave_up or "the search was stopped"
-        mark_lost(folder, lines, lost, suspected=() if failure is None else None)
-        past = resume.read(launches.replay(folder.journals))
+        past = mark_lost(folder, lines, lost, suspected=() if failure is None else None)
         reason: str | None = failure
         if failure is not None:
             state = "failed"

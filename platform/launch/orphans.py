@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterable
 
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import is_rank_of, kill_ranks
 from atoll.platform.ranks.launcher_watch import SILENCE
-from atoll.storage import launches
-from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
+from atoll.storage.events import Event, RankPlaced, StudyEnded, StudyStarted
 from atoll.storage.folder import StudyFolder
 
 PATIENCE = 10.0  # of the system, to end what was killed
 
 
-def end(folder: StudyFolder) -> int:
+def end(folder: StudyFolder, events: Iterable[Event]) -> int:
     """End the ranks of a study that nobody runs any more; returns their number. The caller holds the study's lock.
+
+    Args:
+        folder: the study's files.
+        events: those of its journals.
 
     Raises:
         LaunchError: if ranks on other hosts still show that they are alive. They end by themselves.
     """
-    placed = _placed_since_the_last_start(folder)
+    placed = _placed_since_the_last_start(events)
     killed = kill_ranks(folder, placed)
     deadline = time.monotonic() + PATIENCE
     while (left := [r.process for r in killed if is_rank_of(folder, r.process)]) and time.monotonic() < deadline:
@@ -32,10 +36,10 @@ def end(folder: StudyFolder) -> int:
     return len(killed)
 
 
-def _placed_since_the_last_start(folder: StudyFolder) -> list[RankPlaced]:
+def _placed_since_the_last_start(events: Iterable[Event]) -> list[RankPlaced]:
     """The placements of the last start, or none if the study has ended since."""
     placed: list[RankPlaced] = []
-    for event in launches.replay(folder.journals):
+    for event in events:
         if isinstance(event, StudyStarted | StudyEnded):
             placed.clear()
         elif isinstance(event, RankPlaced):

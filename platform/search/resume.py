@@ -78,6 +78,39 @@ class Past:
                 f"that have another type: {first}{', ...' if len(others) > 3 else ''}"
             )
 
+    def add(self, event: Event) -> None:
+        """Take in one more event, apart from its time."""
+        match event:
+            case TrialStarted():
+                self.trials[event.key] = PastTrial(
+                    number=event.number,
+                    attempt=event.attempt,
+                    island=event.island,
+                    worker=event.worker,
+                    hyperparameters=event.hyperparameters,
+                    proposal=self._known(event.proposal),
+                    started=_clock(event),
+                )
+            case Proposed():
+                self.proposed[event.number] = event.model_copy(update={"proposal": self._known(event.proposal)})
+            case ProposalRefused():
+                known = self._known({"genes": event.genes, "attributes": event.attributes})
+                if "genes" in known:
+                    self.infeasible.setdefault(event.number, []).append(event.model_copy(update=known))
+            case Migrated():
+                self.migrations.append((event.number, event.from_island, event.to_island))
+            case ProgressReported() | TrialEnded() | TrialLost() if (trial := self.trials.get(event.key)) is not None:
+                _follow(trial, event)
+
+    def _known(self, proposal: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a journaled proposal that may be used; the others are counted."""
+        known, ignored = known_fields(proposal)
+        if "attributes" in known:
+            known["attributes"], unknown = known_attributes(known["attributes"])
+            ignored += unknown
+        self.ignored.update(ignored)
+        return known
+
     def running(self) -> list[PastTrial]:
         """The attempts that have started and not ended."""
         return [trial for trial in self.trials.values() if trial.state == "running"]
@@ -162,7 +195,7 @@ def read(events: Iterable[Event]) -> Past:
     past = Past()
     started, before = None, 0.0
     for event in events:
-        _take(past, event)
+        past.add(event)
         if isinstance(event, StudyStarted) or (isinstance(event, Restarted) and event.elapsed is not None):
             started, before = event.time, past.seconds
         elif event.elapsed is not None:
@@ -172,43 +205,9 @@ def read(events: Iterable[Event]) -> Past:
     return past
 
 
-def _take(past: Past, event: Event) -> None:
-    match event:
-        case TrialStarted():
-            past.trials[event.key] = PastTrial(
-                number=event.number,
-                attempt=event.attempt,
-                island=event.island,
-                worker=event.worker,
-                hyperparameters=event.hyperparameters,
-                proposal=_known(past, event.proposal),
-                started=_clock(event),
-            )
-        case Proposed():
-            past.proposed[event.number] = event.model_copy(update={"proposal": _known(past, event.proposal)})
-        case ProposalRefused():
-            known = _known(past, {"genes": event.genes, "attributes": event.attributes})
-            if "genes" in known:
-                past.infeasible.setdefault(event.number, []).append(event.model_copy(update=known))
-        case Migrated():
-            past.migrations.append((event.number, event.from_island, event.to_island))
-        case ProgressReported() | TrialEnded() | TrialLost() if (trial := past.trials.get(event.key)) is not None:
-            _follow(trial, event)
-
-
 def _clock(event: Event) -> float:
     """Seconds to compare with those of other events of the same file."""
     return event.time if event.elapsed is None else event.elapsed
-
-
-def _known(past: Past, proposal: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a journaled proposal that may be used; the others are counted."""
-    known, ignored = known_fields(proposal)
-    if "attributes" in known:
-        known["attributes"], unknown = known_attributes(known["attributes"])
-        ignored += unknown
-    past.ignored.update(ignored)
-    return known
 
 
 def _follow(trial: PastTrial, event: ProgressReported | TrialEnded | TrialLost) -> None:

@@ -51,7 +51,10 @@ RAISED = {
 
 
 class Raising(Tiny):
-    """RAISED names the exception, RAISED_AFTER the seconds until then; "changes" changes how numpy handles errors, and "none" does nothing."""
+    """RAISED names the exception, RAISED_AFTER the seconds until then.
+
+    "changes" changes how numpy handles errors, and "none" does nothing.
+    """
 
     def loss(self, outputs, targets):
         if os.environ["RAISED"] == "changes":

@@ -6,7 +6,7 @@ import re
 import journals
 import pytest
 
-from atoll.platform.launch import lifecycle
+from atoll.platform.launch import lifecycle, orphans
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.study.plan import Plan
@@ -144,6 +144,33 @@ def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):
         with launches.next_launch(folder.journals) as launcher:
             lifecycle.mark_lost(folder, launcher, "killed", suspected={5})
     assert [line["attempt"] for line in events(folder, "trial_lost")] == [0, 1, 2]
+
+
+def test_what_a_rank_wrote_while_it_was_ended_counts(plan_of, url, monkeypatch):
+    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    write(folder, None, None)
+
+    def end_rank(folder, _):
+        lines = JournalWriter(folder.root_journal(0))
+        journals.end_trial(lines, 0, 0.5)
+        lines.close()
+        return 1
+
+    monkeypatch.setattr(orphans, "end", end_rank)
+    lifecycle.prepare(plan_of(), url, resuming=True)
+    assert [line["number"] for line in events(folder, "trial_lost")] == [1]
+
+
+@pytest.mark.parametrize("resuming", [True, False], ids=["resume", "end"])
+def test_the_journals_are_read_once(plan_of, url, monkeypatch, resuming):
+    plan = plan_of()
+    folder = lifecycle.prepare(plan, url, resuming=False)
+    write(folder, "complete", None)
+    replays = []
+    replay = launches.replay
+    monkeypatch.setattr(launches, "replay", lambda *arguments: replays.append(arguments) or replay(*arguments))
+    lifecycle.prepare(plan, url, resuming=True) if resuming else lifecycle.end(folder, plan.study, None)
+    assert len(replays) == 1
 
 
 def test_a_study_that_lacks_only_its_end_may_go_on(plan_of, url):

@@ -14,7 +14,7 @@ from atoll.platform.launch import lifecycle, orphans
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import is_rank_of
 from atoll.platform.study.study import Study
-from atoll.storage import liveness
+from atoll.storage import launches, liveness
 from atoll.storage.events import RankPlaced, StudyEnded, StudyStarted
 from atoll.storage.journal import JournalWriter
 from atoll.storage.launches import next_launch
@@ -53,16 +53,16 @@ def rank(folder):
 
 @pytest.mark.process
 def test_those_of_this_host_are_ended(folder, rank):
-    assert orphans.end(folder) == 1
+    assert orphans.end(folder, launches.replay(folder.journals)) == 1
     assert rank.wait(5) == -9
-    assert orphans.end(folder) == 0
+    assert orphans.end(folder, launches.replay(folder.journals)) == 0
 
 
 @pytest.mark.process
 def test_a_process_with_the_number_of_a_rank_is_left_alone(folder):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
         place(folder, other.pid, socket.gethostname())
-        assert orphans.end(folder) == 0
+        assert orphans.end(folder, launches.replay(folder.journals)) == 0
         assert other.poll() is None
         other.kill()
 
@@ -74,10 +74,10 @@ def test_those_of_other_hosts_are_named_until_they_fall_silent(folder):
     beat.touch()
     still = r"rank 3 \(process 77 on node7\) still searches .* alive 0 s ago; it ends within 120 s"
     with pytest.raises(LaunchError, match=still):
-        orphans.end(folder)
+        orphans.end(folder, launches.replay(folder.journals))
     long_ago = time.time() - 61
     os.utime(beat, (long_ago, long_ago))
-    assert orphans.end(folder) == 0
+    assert orphans.end(folder, launches.replay(folder.journals)) == 0
     assert [path.name for path in folder.heartbeats.iterdir()] == [beat.name]
 
 
@@ -87,7 +87,7 @@ def test_after_a_proper_end_no_rank_is_expected(folder):
     folder.heartbeat(0).touch()
     with next_launch(folder.journals) as lines:
         lines.append(StudyEnded(state="stopped", reason=None))
-    assert orphans.end(folder) == 0
+    assert orphans.end(folder, launches.replay(folder.journals)) == 0
 
 
 @pytest.mark.process
