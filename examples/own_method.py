@@ -33,12 +33,11 @@ class SignSgd(Method[SignSgdHyperparameters]):
         self._flat = FlatModel(context.model)
 
     def step(self, batch: Batch) -> Tensor:
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._flat.backward(loss)
+        loss = self._context.gradient(batch, self._flat)
         votes = torch.sign(self._flat.gradients)
         self._context.communicator.sum(votes, wire=torch.float16)  # votes are small integers: float16 is exact
         self._flat.parameters.mul_(self._keep).sub_(torch.sign(votes), alpha=self._context.optimizers.learning_rate)
-        return loss.detach()
+        return loss
 
     def evaluation_model(self) -> nn.Module:
         self._flat.average_statistics(self._context.untracked)

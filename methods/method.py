@@ -11,6 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
+from atoll.methods.common.gradient import BatchGradient, split_evenly
+from atoll.methods.common.nested import Nested, map_tensors
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Nested, Nested], Tensor]
 H = TypeVar("H")  # a method's dataclass of hyperparameters
 
 
@@ -44,9 +48,10 @@ class Batch:
     """A rank's share of a global batch of b samples; for a layer-parallel method, the whole of it.
 
     Attributes:
-        indices: (b,) int64, the samples' positions in the training set, for methods that keep something per sample.
-        inputs: (b, ...) as the network takes them, on the rank's device.
-        targets: (b, ...) as the loss takes them, on the rank's device.
+        indices: (b,) int64, the samples' positions in the training set, for methods that keep something per sample; in
+            iterable data, positions in the stream.
+        inputs: (b, ...) as the network takes them, on the rank's device; or a dict, list or tuple of such tensors.
+        targets: (b, ...) as the loss takes them, on the rank's device; or a dict, list or tuple of such tensors.
 
     Example:
         >>> import torch
@@ -54,11 +59,30 @@ class Batch:
         >>> batch = Batch(indices=torch.tensor([7, 3]), inputs=torch.ones(2, 64), targets=torch.tensor([1, 0]))
         >>> batch.inputs.shape
         torch.Size([2, 64])
+        >>> [part.indices.tolist() for part in batch.parts(2)]
+        [[7], [3]]
     """
 
     indices: Tensor
-    inputs: Tensor
-    targets: Tensor
+    inputs: Nested
+    targets: Nested
+
+    def parts(self, num_parts: int) -> Iterator[Batch]:
+        """Cut the batch into micro-batches whose sizes differ by at most one; fewer if there are fewer samples."""
+        for part in split_evenly(len(self.indices), num_parts):
+            yield Batch(
+                indices=self.indices[part],
+                inputs=map_tensors(itemgetter(part), self.inputs),
+                targets=map_tensors(itemgetter(part), self.targets),
+            )
+
+
+def forward(model: nn.Module, batch: Batch) -> Nested:
+    """The network's outputs: `model(inputs)`, `model(**inputs)` for a dict, `model(*inputs)` for a list or tuple."""
+    inputs = batch.inputs
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +99,19 @@ class Context:
         num_epochs: the length of the training, in epochs.
         steps_per_epoch: the number of batches of an epoch.
         seed: seeds the method's own randomness.
+        forward: (network, batch) -> outputs. Default: `model(batch.inputs)`.
 
     Example:
         >>> import torch
-        >>> from atoll import Context
+        >>> from atoll import Batch, Context, FlatModel
         >>> context = Context.on_one_rank(torch.nn.Linear(4, 2), torch.nn.functional.cross_entropy)
-        >>> optimizer = context.optimizers(context.model.parameters())
-        >>> context.loss(context.model(torch.ones(3, 4)), torch.tensor([0, 1, 1])).backward()
+        >>> flat = FlatModel(context.model)
+        >>> optimizer = context.optimizers([flat.vector])
+        >>> batch = Batch(indices=torch.arange(3), inputs=torch.ones(3, 4), targets=torch.tensor([0, 1, 1]))
+        >>> loss = context.gradient(batch, flat)
         >>> optimizer.step()
+        >>> bool(context.gradient(batch, flat) < loss)
+        True
         >>> context.communicator.size
         1
     """
@@ -96,6 +125,17 @@ class Context:
     num_epochs: int
     steps_per_epoch: int
     seed: int
+    forward: Callable[[nn.Module, Batch], Nested] = forward
+
+    @cached_property
+    def gradient(self) -> BatchGradient:
+        """Makes loss and gradient of a batch: `loss = context.gradient(batch, flat)`.
+
+        It puts the gradient of the batch's mean loss into a `FlatModel` (or into `GradientBuckets`, which average it
+        over ranks), and returns the loss, a detached scalar. It is the only place that knows the trial's precision and
+        accumulation.
+        """
+        return BatchGradient(self.model, self.forward, self.loss, self.optimizers)
 
     @classmethod
     def on_one_rank(
@@ -172,12 +212,11 @@ class Method(ABC, Generic[H]):
         ...         self.optimizer = context.optimizers([self.flat.vector])
         ...
         ...     def step(self, batch: Batch) -> torch.Tensor:
-        ...         loss = self.context.loss(self.context.model(batch.inputs), batch.targets)
-        ...         self.flat.backward(loss)
+        ...         loss = self.context.gradient(batch, self.flat)
         ...         self.context.communicator.mean(self.flat.gradients)
         ...         self.flat.gradients.mul_(self.scale)
         ...         self.optimizer.step()
-        ...         return loss.detach()
+        ...         return loss
         ...
         ...     def evaluation_model(self) -> torch.nn.Module:
         ...         return self.context.model
@@ -204,6 +243,11 @@ class Method(ABC, Generic[H]):
     def check(cls, hyperparameters: H, settings: OptimizerSettings, num_ranks: int) -> None:
         """Raise NotApplicable for what the method cannot do; cheap, and called before anything expensive starts."""
         name = cls.__module__.rpartition(".")[2]
+        if cls.layer_parallel and (settings.precision != "float32" or settings.accumulate > 1):
+            raise NotApplicable(
+                f"{name} differentiates the network group by group: precision must be float32 and accumulate 1; got "
+                f"{settings.precision} and {settings.accumulate}"
+            )
         if num_ranks < cls.min_ranks:
             raise NotApplicable(f"{name} needs at least {cls.min_ranks} ranks per worker; got {num_ranks}")
         if cls.max_ranks is not None and num_ranks > cls.max_ranks:

@@ -19,6 +19,7 @@ from atoll.communication.ledger import Ledger, Scope
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, Context, Loss, Method
 from atoll.platform.trial.batches import EpochBatches
+from atoll.platform.trial.shares import Share
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Samples
 
@@ -131,7 +132,7 @@ def batches(
     if whole:
         num = 10 * batch_size * size
         data = Samples(data.inputs[:num], data.targets[:num])
-    source = EpochBatches(data, batch_size, rank, size, seed=1, whole=whole)
+    source = EpochBatches(data, Share(batch_size, rank, size, whole=whole), seed=1)
     epoch = num_taken = 0
     while True:
         for batch in source.epoch(epoch):

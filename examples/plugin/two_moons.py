@@ -43,11 +43,10 @@ class HalfDdp(Method):
         self._optimizer = context.optimizers([self._flat.vector])
 
     def step(self, batch: Batch) -> Tensor:
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._flat.backward(loss)
+        loss = self._context.gradient(batch, self._flat)
         self._context.communicator.mean(self._flat.gradients, wire=torch.float16)
         self._optimizer.step()
-        return loss.detach()
+        return loss
 
     def evaluation_model(self) -> nn.Module:
         return self._context.model

@@ -55,14 +55,14 @@ class MyMethod(Method):
 
     def step(self, batch: Batch) -> Tensor:
         """Train on this rank's batch. Return its mean loss, detached."""
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._flat.backward(loss)
+        # Forward, loss and backward as the study's settings ask for (precision, accumulate); into the flat gradients.
+        loss = self._context.gradient(batch, self._flat)
         self._optimizer.step()
         self._num_steps += 1
         if self._num_steps % self._period == 0:
             # `state` is the parameters and the running statistics of batch normalization.
             self._context.communicator.mean(self._flat.state)
-        return loss.detach()
+        return loss
 
     def metrics(self) -> dict[str, float]:
         """Optional metrics of the method, recorded after every epoch."""

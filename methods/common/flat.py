@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -73,8 +74,16 @@ class FlatModel:
 
     def backward(self, loss: Tensor) -> None:
         """Replace `gradients` by those of `loss`."""
+        with self.collecting():
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def collecting(self, num_parts: int = 1, scale: float = 1.0) -> Iterator[None]:
+        """Replace `gradients` by the sum of those of all backward passes in the block, divided by `scale`."""
         self.gradients.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
+        yield
+        if scale != 1:
+            self.gradients.div_(scale)
 
     def average_statistics(self, communicator: Communicator) -> None:
         """Replace the running statistics, which each rank has of its own samples, by their mean; collective."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from atoll.methods.common.eager import eager
 from atoll.methods.common.ftrl import Ftrl
+from atoll.methods.common.gradient import PRECISIONS, LossScale
 from atoll.methods.common.validation import require, require_choice
 
 OPTIMIZERS = ("sgd", "adamw", "adadelta", "adagrad", "adam", "adamax", "amsgrad", "ftrl", "nadam", "rmsprop")
@@ -45,6 +46,8 @@ class OptimizerSettings:
         decay_rate, decay_period: of the schedules exponential and inverse_time; the period is a share of the steps.
         decay_power: of the schedule polynomial.
         gradient_clipping: largest norm of a rank's gradient; 0 disables clipping (Coquelin 2024, table A.6).
+        precision: of forward and backward passes, by autocast: float32, bfloat16, or float16 with a dynamic loss scale.
+        accumulate: micro-batches into which each batch is cut, to save memory; their gradients are added.
 
     Example:
         >>> from atoll import OptimizerSettings
@@ -76,6 +79,8 @@ class OptimizerSettings:
     decay_period: float = 0.25
     decay_power: float = 1.0
     gradient_clipping: float = 0.0
+    precision: str = "float32"
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         require_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -95,6 +100,11 @@ class OptimizerSettings:
         require(self.l1 >= 0, f"l1 must be at least 0; got {self.l1}")
         for name in ("decay_rate", "decay_period", "decay_power"):
             require(getattr(self, name) > 0, f"{name} must be above 0; got {getattr(self, name)}")
+        require_choice("precision", self.precision, PRECISIONS)
+        require(
+            1 <= self.accumulate <= self.batch_size,
+            f"accumulate must be in 1..batch_size ({self.batch_size}); got {self.accumulate}",
+        )
         require(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
 
 
@@ -202,6 +212,9 @@ class OptimizerFactory:
     Args:
         settings: of the optimizers.
         num_steps, num_warmup_steps: the schedule's lengths in training steps.
+
+    Attributes:
+        loss_scale: the factor of the loss; None unless precision is float16.
     """
 
     def __init__(self, settings: OptimizerSettings, num_steps: int, num_warmup_steps: int = 0) -> None:
@@ -209,6 +222,7 @@ class OptimizerFactory:
         self._num_steps = num_steps
         self._num_warmup_steps = num_warmup_steps
         self._optimizers: list[tuple[torch.optim.Optimizer, float]] = []
+        self.loss_scale = LossScale() if settings.precision == "float16" else None
         self.learning_rate = settings.learning_rate
         self.set_step(0)
 
@@ -255,6 +269,8 @@ class OptimizerFactory:
             optimizer = _MAKERS[s.optimizer](s, parameters, rate, decay)
         if s.gradient_clipping and clip:
             optimizer.register_step_pre_hook(_clip(s.gradient_clipping))
+        if self.loss_scale is not None:
+            self.loss_scale.guard(optimizer)
         return optimizer
 
     def set_step(self, step: int) -> None:

@@ -124,8 +124,7 @@ class Daso(Method[DasoHyperparameters]):
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._flat.backward(loss)
+        loss = self._context.gradient(batch, self._flat)
         self._node.mean(self._flat.gradients)
         self._optimizer.step()
         self._step += 1
@@ -134,7 +133,7 @@ class Daso(Method[DasoHyperparameters]):
             self._cycle()
         else:
             self._synchronize()
-        return loss.detach()
+        return loss
 
     @property
     def _cycling(self) -> bool:

@@ -60,10 +60,9 @@ class Ddp(Method[DdpHyperparameters]):
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch (Coquelin 2024, eq. 3.1)."""
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._buckets.backward(loss)
+        loss = self._context.gradient(batch, self._buckets)
         self._optimizer.step()
-        return loss.detach()
+        return loss
 
     def evaluation_model(self) -> nn.Module:
         """Average the running statistics, and return the model."""

@@ -65,13 +65,12 @@ class Diloco(Method[DilocoHyperparameters]):
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._flat.backward(loss)
+        loss = self._context.gradient(batch, self._flat)
         self._optimizer.step()
         self._num_local_steps += 1
         if self._num_local_steps == self._hyperparameters.H:
             self._meet()
-        return loss.detach()
+        return loss
 
     def _meet(self) -> None:
         h = self._hyperparameters

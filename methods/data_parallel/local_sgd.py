@@ -50,8 +50,7 @@ class LocalSgd(Method[LocalSgdHyperparameters]):
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._flat.backward(loss)
+        loss = self._context.gradient(batch, self._flat)
         warming_up = self._num_steps < self._hyperparameters.warmup_steps
         if warming_up:
             self._context.communicator.mean(self._flat.gradients)
@@ -60,7 +59,7 @@ class LocalSgd(Method[LocalSgdHyperparameters]):
         self._num_local_steps += not warming_up
         if self._num_local_steps == self._hyperparameters.H:
             self._meet()
-        return loss.detach()
+        return loss
 
     def _meet(self) -> None:
         self._context.communicator.mean(self._flat.state)

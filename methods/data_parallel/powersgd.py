@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.flat import FlatModel
-from atoll.methods.common.optimizers import restore, saved
+from atoll.methods.common.optimizers import OptimizerSettings, restore, saved
 from atoll.methods.common.validation import require
-from atoll.methods.method import Batch, Context, Method
+from atoll.methods.method import Batch, Context, Method, NotApplicable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,16 @@ class Powersgd(Method[PowersgdHyperparameters]):
 
     Hyperparameters = PowersgdHyperparameters
 
+    @classmethod
+    def check(cls, hyperparameters: PowersgdHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Raise NotApplicable for float16, some of whose gradients are infinite: they would stay in the errors."""
+        super().check(hyperparameters, settings, num_ranks)
+        if settings.precision == "float16":
+            raise NotApplicable(
+                "powersgd decomposes gradients and keeps the errors, which float16 makes infinite now and then; "
+                "precision must be float32 or bfloat16; got float16"
+            )
+
     def __init__(self, hyperparameters: PowersgdHyperparameters, context: Context) -> None:
         self._hyperparameters = hyperparameters
         self._context = context
@@ -87,15 +97,14 @@ class Powersgd(Method[PowersgdHyperparameters]):
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._flat.backward(loss)
+        loss = self._context.gradient(batch, self._flat)
         if self._num_steps < self._hyperparameters.warmup_steps:
             self._context.communicator.mean(self._flat.gradients)
         else:
             self._average()
         self._optimizer.step()
         self._num_steps += 1
-        return loss.detach()
+        return loss
 
     def _average(self) -> None:
         if self._hyperparameters.error_feedback:

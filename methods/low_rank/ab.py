@@ -169,11 +169,10 @@ class Ab(Method[AbHyperparameters]):
         self._num_steps += 1
         self._num_steps_apart += self._is_apart and self._merge_mode.has_groups
         self._num_steps_full_rank += not self._is_apart
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._buckets.backward(loss)
+        loss = self._context.gradient(batch, self._buckets)
         self._set_learning_rate()
         self._optimizer.step()
-        return loss.detach()
+        return loss
 
     def _set_learning_rate(self) -> None:
         """Set the schedule's rate, or the fraction of it that the climb since the last change of shape has reached."""

@@ -120,10 +120,9 @@ class Oialr(Method[OialrHyperparameters]):
         elif self._is_converted and self._num_steps > self._delay and self._num_steps % self._period == 0:
             self._update_bases()
         self._num_steps_full_rank += not self._is_converted
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        self._buckets.backward(loss)
+        loss = self._context.gradient(batch, self._buckets)
         self._optimizer.step()
-        return loss.detach()
+        return loss
 
     def _convert(self) -> None:
         layers = list(self._layers.values())

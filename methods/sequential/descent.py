@@ -58,12 +58,14 @@ class Descent:
     def gradient(self, batch: Batch) -> Tensor:
         """Put g at the parameters as they are into the flat gradients; returns the loss."""
         flat, settings = self._flat, self._settings
-        loss = self._context.loss(self._context.model(batch.inputs), batch.targets)
-        flat.backward(loss)
+        loss = self._context.gradient(batch, flat)
+        if (scale := self._context.optimizers.loss_scale) is not None and not scale.accepts([flat.gradients]):
+            flat.gradients.zero_()  # the step is taken with a gradient of 0, as momentum and centers go on
+            return loss
         if settings.gradient_clipping:
             nn.utils.clip_grad_norm_([flat.vector], settings.gradient_clipping)
         flat.gradients.add_(flat.parameters, alpha=settings.weight_decay)
-        return loss.detach()
+        return loss
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch; returns the loss, for Nesterov's form at x + delta v."""
