@@ -6,7 +6,9 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import threading
+import traceback
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -28,6 +30,10 @@ _LOADING = threading.RLock()
 
 class UnknownName(ValueError):
     """An unknown name; the message lists the valid choices."""
+
+
+class UserFileError(UnknownName):
+    """A file of the user's raises when it is imported; the message has the error and its place."""
 
 
 def absolute(name: str, folder: Path) -> str:
@@ -132,11 +138,11 @@ def _load(location: str) -> Any:
 @cache
 def _load_file(path: Path) -> ModuleType:
     path = path.resolve()
-    name = f"_atoll_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     with _LOADING:  # another rank's thread would see half a module
         # The file may import its neighbors, also later; but none may hide one of Python's modules, such as platform.
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
+        name = _module_name(path)
         if name not in sys.modules:
             spec = importlib.util.spec_from_file_location(name, path)
             assert spec is not None
@@ -145,10 +151,41 @@ def _load_file(path: Path) -> ModuleType:
             sys.modules[name] = module
             try:
                 spec.loader.exec_module(module)
-            except BaseException:
+            except BaseException as error:
                 del sys.modules[name]  # the next caller must get the same error, not half a module
+                if isinstance(error, Exception | SystemExit):
+                    raise UserFileError(_why_not(path, error)) from error
                 raise
         return sys.modules[name]
+
+
+def _why_not(path: Path, error: BaseException) -> str:
+    """A line on an error in a user's file: its kind, message, and the last place in files of the user's."""
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}, line {error.lineno}"
+    else:
+        installed = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+        own = [f for f in frames if Path(f.filename).is_file() and not f.filename.startswith(installed)]
+        place = f"{own[-1].filename}, line {own[-1].lineno}" if own else str(path)
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{path.name} cannot be imported: {type(error).__name__}: {message}, at {place}"
+
+
+def _module_name(path: Path) -> str:
+    """The file's own name, by which other processes can import what it defines; a made-up one if that is taken."""
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None:
+        is_free = getattr(loaded, "__file__", None) is not None and Path(str(loaded.__file__)).resolve() == path
+    else:
+        try:
+            found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+        except (ImportError, ValueError):
+            found = None
+        is_free = found is not None and found.origin is not None and Path(found.origin).resolve() == path
+    if is_free:
+        return path.stem
+    return f"_atoll_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
 def _checked(name: str, loaded: Any, base: type) -> Any:

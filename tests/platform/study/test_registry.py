@@ -5,14 +5,51 @@ import sys
 import pytest
 
 from atoll.platform.study import registry
+from atoll.platform.study.registry import UserFileError
 
 
 def test_a_file_that_fails_fails_the_same_way_again(tmp_path):
     file = tmp_path / "broken.py"
     file.write_text("x = 1\nraise SystemExit(3)\n")
     for _ in range(2):
-        with pytest.raises(SystemExit):
+        with pytest.raises(UserFileError, match=r"broken.py cannot be imported: SystemExit: 3, at .*broken.py, line 2"):
             registry.workload(f"{file}:Broken")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "import helper_of_mine\n",
+            r"own.py cannot be imported: ZeroDivisionError: .*, at .*helper_of_mine.py, line 3",
+        ),
+        ("x = (\n", r"own.py cannot be imported: SyntaxError: '\(' was never closed, at .*own.py, line 1"),
+        ("import no_such_module\n", r"own.py cannot be imported: ModuleNotFoundError: .*, at .*own.py, line 1"),
+        ("import json\njson.loads('[')\n", r"own.py cannot be imported: JSONDecodeError: .*, at .*own.py, line 2"),
+    ],
+    ids=["in a neighbor", "no Python", "missing module", "in a library"],
+)
+def test_an_error_in_a_file_is_one_line_with_its_place(tmp_path, monkeypatch, content, message):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "helper_of_mine.py").write_text("def f():\n    pass\n1 / 0\n")
+    (tmp_path / "own.py").write_text(content)
+    with pytest.raises(UserFileError, match=f"own.py cannot be imported: {message}") as caught:
+        registry.workload(f"{tmp_path / 'own.py'}:W")
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+def test_a_file_has_its_own_name_unless_that_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    content = "from atoll.platform.workloads.digits import DigitsMlp\nclass W(DigitsMlp):\n    pass\n"
+    names = []
+    for folder, name in (("a", "mine_alone"), ("b", "mine_alone"), ("a", "json"), ("a", "not-a-name")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.py").write_text(content)
+        names.append(type(registry.workload(f"{tmp_path / folder / name}.py:W")).__module__)
+    assert names[0] == "mine_alone"
+    assert all(name.startswith("_atoll_user_") for name in names[1:])
+    assert len(set(names)) == 4
 
 
 def test_a_file_may_import_its_neighbors_which_hide_none_of_pythons_modules(tmp_path, monkeypatch):
