@@ -38,7 +38,7 @@ class SpeechMlpByTrainingLoss(SpeechMlp):
 
     epochs: ClassVar[int] = 10_000
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """The training frames twice, then the test's."""
         data = super().load(folder)
         train = Samples(data.train.inputs[::4].clone(), data.train.targets[::4].clone())

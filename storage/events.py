@@ -173,7 +173,7 @@ class TrialStarted(TrialEvent):
 
 
 class ProgressReported(TrialEvent):
-    """A trial's report after an epoch; NaN and infinite numbers are None."""
+    """A trial's report; NaN and infinite numbers are None, and so is what was not evaluated."""
 
     name: ClassVar[str] = "progress"
     step: int
@@ -191,7 +191,7 @@ class TrialEnded(TrialEvent):
     """A trial ends: complete, pruned, failed, or lost because the search was stopped.
 
     Attributes:
-        curve: a pruned trial's metric by epoch.
+        curve: a pruned trial's metric by epoch, or by step if reports came within epochs.
         traces: the ranks' step traces, for projections.
         worker_seconds: the worker's time for the trial.
         objectives: all objectives if there are several.

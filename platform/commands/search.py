@@ -65,6 +65,7 @@ def search(
     ranks: Annotated[int | None, typer.Option(help="Ranks per worker.")] = None,
     ranks_per_node: Annotated[int | None, typer.Option(help="Ranks per (virtual) node. Default: by host.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs per trial. Default: the workload's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps per trial, instead of epochs.")] = None,
     seed: Annotated[int | None, typer.Option(help="The study's seed.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Sampler name; its options have their defaults.")] = None,
     observe: Annotated[
@@ -102,7 +103,7 @@ def search(
     check_accepted(accept_changes, resume)
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
-    flags |= {"epochs": epochs, "seed": seed, "observe": observe, "keep_going": keep_going or None}
+    flags |= {"epochs": epochs, "steps": steps, "seed": seed, "observe": observe, "keep_going": keep_going or None}
     flags |= {"isolate": isolate}
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)

@@ -58,6 +58,8 @@ class Pruner:
     def prunes(self, progress: Progress) -> bool:
         """Whether the reporting trial is to stop now; sends its value to the other roots."""
         self.receive()
+        if progress.metric is None:  # not evaluated
+            return False
         fidelity = self._fidelity(progress.epoch, progress.step, progress.seconds)
         value = self._sign * progress.metric
         for rung in self._passed(self._reached.get(self._number, 0.0), fidelity):

@@ -195,7 +195,8 @@ class SearchLoop:
             self._pruner.start(ticket.number)
 
         def report(progress: Progress) -> None:
-            clock.see(progress.metric, progress.seconds, progress.step)
+            if progress.metric is not None:
+                clock.see(progress.metric, progress.seconds, progress.step)
             self._journal.progress(trial, progress)
 
         hooks = Hooks(

@@ -9,9 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from atoll.platform.study import registry
+from atoll.platform.study.interval import Interval
+from atoll.platform.study.loader import Loader
 from atoll.platform.study.provenance_record import DataFiles
 from atoll.storage import yamlfile
 
@@ -23,6 +25,12 @@ MAX_SEED = 2**40
 Scalar = JsonValue  # a hyperparameter's value
 
 
+def check_length(epochs: int | None, steps: int | None) -> None:
+    """Raise ValueError if both lengths are given."""
+    if epochs is not None and steps is not None:
+        raise ValueError(f"a training has a length in epochs or in steps; got epochs {epochs} and steps {steps}")
+
+
 class Configuration(BaseModel):
     """A workload, a method, all hyperparameters, and the training's environment."""
 
@@ -32,6 +40,12 @@ class Configuration(BaseModel):
     method: str
     hyperparameters: dict[str, Scalar] = Field(default_factory=dict)
     epochs: int | None = Field(default=None, ge=1, description="number of epochs. Default: the workload's")
+    steps: int | None = Field(default=None, ge=1, description="number of steps, instead of epochs")
+    report_every: Interval | None = Field(default=None, description="interval of reports. Default: 1 epochs")
+    evaluate_every: Interval | None = Field(
+        default=None, description="shortest interval of evaluations, which reports make. Default: every report"
+    )
+    loader: Loader | None = Field(default=None, description="how a data set is loaded. Default: by the rank itself")
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     ranks: int = Field(default=1, ge=1)
     ranks_per_node: int | None = Field(default=None, ge=1)
@@ -43,6 +57,11 @@ class Configuration(BaseModel):
     )
     versions: dict[str, str] = Field(default_factory=dict)
     origin: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Configuration:
+        check_length(self.epochs, self.steps)
+        return self
 
     @field_validator("workload", "method")
     @classmethod

@@ -79,6 +79,11 @@ class Plan:
             return str(error)
         return None
 
+    @property
+    def steps(self) -> int | None:
+        """The length of each training in steps; None if it is in epochs."""
+        return self.study.steps or (None if self.study.epochs else self.workload.steps)
+
     def configuration(self, hyperparameters: dict[str, Any], number: int, threads: int, device: str) -> Configuration:
         """The configuration of trial `number`; the hyperparameters must be feasible."""
         study = self.study
@@ -86,7 +91,11 @@ class Plan:
             workload=study.workload,
             method=study.method,
             hyperparameters=complete_hyperparameters(study.method, study.workload, hyperparameters),
-            epochs=study.epochs or self.workload.epochs,
+            epochs=None if self.steps else study.epochs or self.workload.epochs,
+            steps=self.steps,
+            report_every=study.report_every,
+            evaluate_every=study.evaluate_every,
+            loader=study.loader,
             # All confirmed configurations share the same seeds.
             seed=study.seed + (number if study.confirm is None else number // len(study.confirm.configurations)),
             ranks=study.topology.ranks,

@@ -18,8 +18,10 @@ from pydantic import (
 )
 
 from atoll.platform.study import registry
-from atoll.platform.study.configuration import MAX_SEED
+from atoll.platform.study.configuration import MAX_SEED, check_length
 from atoll.platform.study.fields import Space, Strict
+from atoll.platform.study.interval import Interval
+from atoll.platform.study.loader import Loader
 from atoll.platform.study.migration import Migration
 from atoll.platform.study.objectives import Objective
 from atoll.platform.study.pruning import Pruning
@@ -147,6 +149,20 @@ class Study(Strict):
         "failed",
     )
     epochs: int | None = Field(default=None, ge=1, description="epochs per trial. Default: the workload's")
+    steps: int | None = Field(default=None, ge=1, description="steps per trial, instead of epochs")
+    report_every: Interval | None = Field(
+        default=None,
+        description="interval of a trial's reports, which pruning judges: such as 500 steps, 2 epochs or 10 minutes. "
+        "Default: 1 epoch, and for a training of less than an epoch its end",
+    )
+    evaluate_every: Interval | None = Field(
+        default=None, description="shortest interval of evaluations, which reports make. Default: every report"
+    )
+    loader: Loader | None = Field(
+        default=None,
+        description="how each rank loads a data set: workers (processes), prefetch (batches each loads ahead), start "
+        "(fork, spawn or forkserver), pin_memory. Default: by the rank itself",
+    )
     target: float | None = Field(default=None, description="target value of the metric. Default: the workload's")
     seed: int = Field(
         default=0, ge=0, le=MAX_SEED, description="trial n trains with seed + n; samplers are seeded with it"
@@ -224,6 +240,7 @@ class Study(Strict):
                 "isolate: process trains without GPUs, so topology.device must be cpu (or auto where there are none); "
                 "got cuda. With GPUs, use isolate: restore"
             )
+        check_length(self.epochs, self.steps)
         self._check_confirmation()
         self.migration.check(islands)
         for island, sampler in enumerate(self.samplers()):

@@ -1,76 +1,89 @@
-"""A rank's share of each global batch."""
+"""A rank's share of each global batch, of samples that are tensors in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from atoll.methods.method import Batch, NotApplicable
-from atoll.platform.workloads.workload import Samples
+from atoll.methods.common.nested import Nested
+from atoll.methods.method import Batch
+from atoll.platform.trial.shares import Share, augmentation_seed, order
+from atoll.platform.workloads.workload import Part, Samples
 
-Transform = Callable[[Tensor, torch.Generator | None], Tensor]
+Transform = Callable[[Nested, torch.Generator | None], Nested]
 
 MAX_DEVICE_SHARE = 0.25  # of the device's memory, for data
+
+
+class Batches(Protocol):
+    """A rank's batches, whatever they are loaded from.
+
+    Attributes:
+        num_batches: the number of batches of an epoch, equal on all ranks.
+    """
+
+    num_batches: int
+
+    def example(self) -> Nested:
+        """The network's inputs for one batch, without augmentation."""
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 0."""
+
+    def close(self) -> None:
+        """End the processes that load batches."""
 
 
 class EpochBatches:
     """This rank's share of each global batch of an epoch, in an order determined by the seed.
 
-    Global batch k is the k-th run of p*b samples of the epoch's permutation, and rank r takes its r-th run of b
-    samples. So p ranks with batch size b see the same data as one rank with batch size p*b. The remaining samples,
-    which do not fill a global batch, are left out in this epoch.
-
     Args:
         samples: the training data.
-        batch_size, rank, num_ranks, seed: of this rank, and of the trial.
+        share: this rank's share.
+        seed: the trial's.
         transform: makes inputs from loaded data, with a generator for random augmentation.
-        whole: whether each rank sees the whole of each global batch.
         device: the rank's device. Default: the samples' device.
     """
 
     def __init__(
         self,
         samples: Samples,
-        batch_size: int,
-        rank: int,
-        num_ranks: int,
+        share: Share,
         seed: int,
         transform: Transform = lambda inputs, _: inputs,
         *,
-        whole: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
         self._samples = samples
+        self._share = share
         self._device = torch.device(samples.targets.device if device is None else device)
         self._transform = transform
-        self._global_size = batch_size * num_ranks
-        self._batch_size, self._rank = (self._global_size, 0) if whole else (batch_size, rank)
         self._seed = seed
-        self.num_batches = len(samples) // self._global_size
-        if self.num_batches == 0:
-            raise NotApplicable(
-                f"a global batch must have at most {len(samples)} samples, the size of the training data; batch_size "
-                f"{batch_size} on {num_ranks} ranks makes {self._global_size}"
-            )
+        self.num_batches = share.num_batches(len(samples))
 
     def example(self) -> Tensor:
         """The network's inputs for one batch, without augmentation."""
-        return self._transform(self._samples.inputs[: self._batch_size].to(self._device), None)
+        first = self._share.of(0)
+        inputs: Tensor = self._transform(self._samples.inputs[: first.stop - first.start].to(self._device), None)
+        return inputs
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
-        seed, lies = self._seed * 1_000_003 + epoch, self._samples.targets.device
-        order = torch.randperm(len(self._samples), generator=torch.Generator().manual_seed(seed)).to(lies)
+        permutation = order(len(self._samples), self._seed, epoch).to(self._samples.targets.device)
         # All ranks use the same order, and each augments its own share.
-        generator = torch.Generator(self._device).manual_seed((seed * 1_000_003 + self._rank) % 2**63)
+        seed = augmentation_seed(self._seed, epoch, 0 if self._share.whole else self._share.rank)
+        generator = torch.Generator(self._device).manual_seed(seed)
         for number in range(self.num_batches):
-            start = number * self._global_size + self._rank * self._batch_size
-            indices = order[start : start + self._batch_size]
+            indices = permutation[self._share.of(number)]
             inputs = self._transform(self._samples.inputs[indices].to(self._device), generator)
             targets = self._samples.targets[indices].to(self._device)
             yield Batch(indices=indices.to(self._device), inputs=inputs, targets=targets)
+
+    def close(self) -> None:
+        """Nothing to end: the samples are in memory."""
 
 
 def without_augmentation(transform: Transform) -> Transform:
@@ -78,10 +91,10 @@ def without_augmentation(transform: Transform) -> Transform:
     return lambda inputs, _: transform(inputs, None)
 
 
-def on_device(device: str, samples: Samples) -> Samples:
-    """The samples on the device; large data stay in host memory, and their batches are moved one by one."""
-    if device == "cpu":
-        return samples
-    if samples.inputs.nbytes > MAX_DEVICE_SHARE * torch.cuda.get_device_properties(device).total_memory:
-        return samples
-    return Samples(samples.inputs.to(device), samples.targets.to(device))
+def on_device(device: str, data: Part) -> Part:
+    """Samples on the device; large ones, and data sets, stay in host memory, and their batches are moved one by one."""
+    if device == "cpu" or not isinstance(data, Samples):
+        return data
+    if data.inputs.nbytes > MAX_DEVICE_SHARE * torch.cuda.get_device_properties(device).total_memory:
+        return data
+    return Samples(data.inputs.to(device), data.targets.to(device))

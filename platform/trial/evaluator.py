@@ -1,49 +1,88 @@
-"""Evaluates a model on samples distributed over the ranks."""
+"""Evaluates a model on data distributed over the ranks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.evaluation import evaluating
-from atoll.platform.workloads.workload import Samples, Workload
+from atoll.methods.method import Batch
+from atoll.platform.study.loader import Loader
+from atoll.platform.trial.loaders import EvaluationBatches
+from atoll.platform.workloads.workload import Part, Samples, Workload
 
 
 class Evaluator:
-    """Evaluates a model on samples distributed over the ranks.
+    """Evaluates a model on data distributed over the ranks.
+
+    Args:
+        workload: measures.
+        data: the samples, or the data set.
+        communicator: the ranks.
+        device: the rank's device.
+        part: the part's name, for messages.
+        loader: how a data set is loaded.
 
     Raises:
         ValueError: if there are no samples, of which every mean would be NaN, as if training had diverged.
     """
 
-    CHUNK = 256  # forecasts of 720 steps by a wide network take 6 MB each
-
     def __init__(
         self,
         workload: Workload,
-        samples: Samples,
+        data: Part,
         communicator: Communicator,
         device: str = "cpu",
         part: str = "validation",
+        loader: Loader | None = None,
     ) -> None:
-        if not len(samples):
+        if not isinstance(data, IterableDataset) and not len(data):  # type: ignore[arg-type]
             raise ValueError(f"the {part} data of {type(workload).__name__} must have at least one sample; got none")
         self._workload = workload
-        self._device = device
         self._communicator = communicator
-        share = slice(communicator.rank, None, communicator.size)
-        self._inputs, self._targets = samples.inputs[share], samples.targets[share]
+        self._part = part
+        rank, size = communicator.rank, communicator.size
+        self._batches: _InMemory | EvaluationBatches
+        if isinstance(data, Samples):
+            self._batches = _InMemory(workload, data, slice(rank, None, size), device)
+        else:
+            self._batches = EvaluationBatches(data, rank, size, workload, loader or Loader(), device=device)
         self._nothing = torch.zeros(workload.num_totals, dtype=torch.float64)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """The loss, the metric, and the workload's further metrics over all samples."""
         totals = self._nothing.clone()
         with torch.no_grad(), evaluating(model):
-            for start in range(0, len(self._targets), self.CHUNK):
-                chunk = slice(start, start + self.CHUNK)
-                inputs, targets = self._inputs[chunk].to(self._device), self._targets[chunk].to(self._device)
-                outputs = model(self._workload.transform(inputs, None))
-                totals += self._workload.totals(outputs, targets)
+            for batch in self._batches:
+                self._communicator.progress()
+                totals += self._workload.totals(self._workload.forward(model, batch), batch.targets)
         self._communicator.sum(totals)
         return {str(name): float(score) for name, score in self._workload.scores(totals).items()}
+
+    def close(self) -> None:
+        """End the processes that load batches."""
+        self._batches.close()
+
+
+class _InMemory:
+    """Batches of samples that are tensors."""
+
+    def __init__(self, workload: Workload, samples: Samples, share: slice, device: str) -> None:
+        self._workload = workload
+        self._inputs, self._targets = samples.inputs[share], samples.targets[share]
+        self._device = device
+
+    def __iter__(self) -> Iterator[Batch]:
+        size = self._workload.evaluation_batch_size
+        for start in range(0, len(self._targets), size):
+            chunk = slice(start, start + size)
+            inputs, targets = self._inputs[chunk].to(self._device), self._targets[chunk].to(self._device)
+            indices = torch.arange(start, start + len(targets))
+            yield Batch(indices=indices, inputs=self._workload.transform(inputs, None), targets=targets)
+
+    def close(self) -> None:
+        """Nothing to end."""

@@ -60,7 +60,7 @@ class Outcome:
     Attributes:
         state: complete, pruned, failed, or lost if it was stopped.
         objective: the metric of the trained model; None unless complete.
-        curve: a pruned trial's metric by epoch.
+        curve: a pruned trial's metric by epoch, or by step if reports came within epochs.
         metrics: the other final measurements, including seconds_compute, seconds_waiting and seconds_data: the parts of
             the training time, as means over ranks.
         wire_bytes, ledger: traffic summed over ranks.
@@ -137,8 +137,8 @@ def outcome_of(reports: list[Report], seen: list[Progress]) -> Outcome:
         "traces": [report.trace for report in reports if report.trace is not None],
     }
     if reports[0].is_pruned:
-        curve = {progress.epoch: progress.metric for progress in seen}
-        reason = f"pruned after epoch {seen[-1].epoch}"
+        curve = {progress.position: progress.metric for progress in seen if progress.metric is not None}
+        reason = f"pruned after {'step' if seen[-1].by_steps else 'epoch'} {seen[-1].position}"
         return Outcome(state="pruned", objective=None, curve=curve, reason=reason, **shared)
     return Outcome(state="complete", objective=seen[-1].metric, **shared)
 
@@ -165,7 +165,9 @@ def _aborted(cause: Report, shared: dict[str, Any]) -> Outcome:
 def _metrics(reports: list[Report], last: Progress) -> dict[str, float]:
     """The final measurements, and the parts of the training time as means over ranks."""
     spent = {f"seconds_{k}": sum(r.seconds[k] for r in reports) / len(reports) for k in reports[0].seconds}
-    losses = {"train_loss": last.train_loss, "validation_loss": last.validation_loss}
+    losses = {"train_loss": last.train_loss}
+    if last.validation_loss is not None:
+        losses["validation_loss"] = last.validation_loss
     # Values of single layers stay in the curve; the trial has only their means.
     further = {name: value for name, value in last.metrics.items() if "/" not in name}
     return losses | further | spent

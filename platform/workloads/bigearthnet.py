@@ -144,7 +144,7 @@ def read_split(root: Path, split: str) -> Samples:
 
 
 @cache
-def load(root: Path) -> tuple[Data, Tensor, Tensor]:
+def load(root: Path) -> tuple[Data[Samples], Tensor, Tensor]:
     """The data, and each band's mean and deviation (10,) over up to 4,096 training patches."""
     data = Data(*(read_split(root, split) for split in SPLITS))
     subset = data.train.inputs[:: 1 + len(data.train) // MAX_MEASURED].to(torch.float32)
@@ -168,7 +168,7 @@ class BigEarthNet(Workload):
         for split in SPLITS:
             patches_of(root, split)
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """Bands uint16 (n, 10, 120, 120) and classes (n, 19) of the official splits."""
         data, self._mean, self._deviation = load(find_file(NAMES, folder, HOW_TO_GET))
         return data

@@ -42,7 +42,7 @@ Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 class Images:
     """The data, and each channel's mean and deviation (3,) over the training pixels, scaled to [0, 1]."""
 
-    data: Data
+    data: Data[Samples]
     mean: Tensor
     deviation: Tensor
 
@@ -143,7 +143,7 @@ class _Cifar10(Classification):
         """Raise DataMissing if neither an archive nor the subset is present."""
         find_file(NAMES, folder, HOW_TO_GET)
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """Images uint8 (n, 3, 32, 32): 90 % of the training part, 10 % for validation, and the test part."""
         self._images = load(find_file(NAMES, folder, HOW_TO_GET))
         return self._images.data

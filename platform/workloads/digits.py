@@ -23,7 +23,7 @@ _SPLIT_SEED = 0
 
 
 @cache
-def _load() -> Data:
+def _load() -> Data[Samples]:
     with np.load(_FILE, allow_pickle=False) as archive:
         images, labels = archive["images"], archive["labels"]
     train, rest = stratified_split(labels, 0.3, _SPLIT_SEED)
@@ -40,7 +40,7 @@ class DigitsMlp(Classification):
     summary: ClassVar[str] = "handwritten digits 8x8, a multi-layer perceptron 64-64-64-10"
     target: float | None = 0.97
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """1,257 training, 270 validation and 270 test images, (n, 64)."""
         return _load()
 
@@ -55,7 +55,7 @@ class DigitsCnn(Classification):
     summary: ClassVar[str] = "handwritten digits 8x8, two convolutions with batch normalization"
     target: float | None = 0.98
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """The data of digits_mlp as images (n, 1, 8, 8)."""
         data = _load()
         return Data(*(Samples(_image(part.inputs), part.targets) for part in (data.train, data.validation, data.test)))

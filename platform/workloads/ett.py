@@ -72,7 +72,7 @@ class _EttAutoformer(Workload):
         find_file(f"{self.file}.csv", folder, HOW_TO_GET)
         require_models("ett_autoformer")
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """The start of each window (n,) and the values to forecast (n, length, 7), as views of one table."""
         self._table, ends = load(find_file(f"{self.file}.csv", folder, HOW_TO_GET), PERIODS[self.file])
         starts = (0, ends[0] - CONTEXT, ends[1] - CONTEXT)

@@ -135,7 +135,7 @@ def read_part(root: Path, part: str) -> tuple[Samples, int]:
 
 
 @cache
-def load(root: Path) -> Data:
+def load(root: Path) -> Data[Samples]:
     """The three parts."""
     (images, num_held_out), (test, _) = read_part(root, "train"), read_part(root, "val")
     cut = len(images) - num_held_out
@@ -182,7 +182,7 @@ class _ImageNet(Classification):
                 require_library("PIL", "earth", "imagenet reads its photographs with pillow's")
                 listing(root, part)
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """Images uint8 (n, 3, 256, 256): training part, its held-out images, and the validation part."""
         data = load(find_file(NAMES, folder, HOW_TO_GET))
         self._num_classes = 1 + int(data.train.targets.max())

@@ -47,7 +47,7 @@ def make_transformer(num_classes: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(NUM_FEATURES, WIDTH), *encoders, nn.Linear(WIDTH, num_classes))
 
 
-def segments(parts: Parts, length: int = SEGMENT) -> Data:
+def segments(parts: Parts, length: int = SEGMENT) -> Data[Samples]:
     """Recordings cut into segments of `length` frames (n, length, 40), the last one padded with zeros."""
     scaled = frames(parts)
     samples = []
@@ -87,7 +87,7 @@ class FrameClassification(Classification):
 
 
 @cache
-def _segments(path: Path) -> Data:
+def _segments(path: Path) -> Data[Samples]:
     return segments(load_recordings(path))
 
 
@@ -111,7 +111,7 @@ class SpeechTransformer(FrameClassification):
         """Raise DataMissing if the archive is absent."""
         find_file(FILE, folder, HOW_TO_GET)
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """Segments (n, 64, 40) of four training speakers, one validation speaker and one test speaker."""
         return _segments(find_file(FILE, folder, HOW_TO_GET))
 

@@ -81,7 +81,7 @@ def load_recordings(path: Path) -> Parts:
     return train, validation, test
 
 
-def frames(parts: Parts) -> Data:
+def frames(parts: Parts) -> Data[Samples]:
     """All frames (n, 40), standardized by the training part's mean and deviation."""
     inputs = standardize(*(torch.from_numpy(np.concatenate([r.features for r in part])) for part in parts))
     targets = [torch.from_numpy(np.concatenate([r.labels for r in part])) for part in parts]
@@ -89,7 +89,7 @@ def frames(parts: Parts) -> Data:
 
 
 @cache
-def _load(path: Path) -> Data:
+def _load(path: Path) -> Data[Samples]:
     return frames(load_recordings(path))
 
 
@@ -104,7 +104,7 @@ class SpokenDigitsMlp(Classification):
         """Raise DataMissing if the archive is absent."""
         find_file(FILE, folder, HOW_TO_GET)
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """Frames (n, 40) of four training speakers, one validation speaker and one test speaker."""
         return _load(find_file(FILE, folder, HOW_TO_GET))
 

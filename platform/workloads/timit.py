@@ -26,7 +26,7 @@ from atoll.platform.workloads.spoken_digits import (
     frames,
     log_mel,
 )
-from atoll.platform.workloads.workload import Classification, Data, find_file, require_library
+from atoll.platform.workloads.workload import Classification, Data, Samples, find_file, require_library
 
 _NAMES = (
     "aa ae ah ao aw ax ax-h axr ay b bcl ch d dcl dh dx eh el em en eng epi er ey f g gcl h# hh hv ih ix iy jh k kcl "
@@ -105,12 +105,12 @@ def _sentences(speaker: Path) -> list[Path]:
 
 
 @cache
-def _frames(tree: Path) -> Data:
+def _frames(tree: Path) -> Data[Samples]:
     return frames(load_recordings(tree))
 
 
 @cache
-def _segments(tree: Path) -> Data:
+def _segments(tree: Path) -> Data[Samples]:
     return segments(load_recordings(tree))
 
 
@@ -129,7 +129,7 @@ class TimitMlp(Classification):
         """The tree with both parts."""
         return [find_tree(folder)]
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """Frames (n, 40) of 416 training, 46 validation and 168 test speakers."""
         return _frames(find_tree(folder))
 
@@ -153,7 +153,7 @@ class TimitTransformer(FrameClassification):
         """The tree with both parts."""
         return [find_tree(folder)]
 
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Samples]:
         """Segments (n, 64, 40) of 416 training, 46 validation and 168 test speakers."""
         return _segments(find_tree(folder))
 

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from atoll.methods.common.nested import Nested, num_samples
+from atoll.methods.method import Batch, forward
 from atoll.searchspaces.space import SearchSpace
 
 # Notes what `find_file` finds, while `Workload.data_files` listens.
@@ -37,7 +40,7 @@ class DataMissing(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs (n, ...) and targets (n, ...) of n samples.
+    """Inputs (n, ...) and targets (n, ...) of n samples: tensors in memory, or mapped from a file.
 
     Example:
         >>> import torch
@@ -54,9 +57,15 @@ class Samples:
         return len(self.targets)
 
 
+Part = Samples | Dataset[Any]
+P = TypeVar("P", bound=Part)
+
+
 @dataclass(frozen=True)
-class Data:
+class Data(Generic[P]):
     """The three parts of a data set.
+
+    Each part is `Samples`, a map-style `torch.utils.data.Dataset`, or an `IterableDataset`; atoll makes the batches.
 
     Attributes:
         train: what methods train on.
@@ -73,9 +82,18 @@ class Data:
         (70, 15, 15)
     """
 
-    train: Samples
-    validation: Samples
-    test: Samples
+    train: P
+    validation: P
+    test: P
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            if not isinstance(part := getattr(self, name), Samples | Dataset):
+                advice = "return its dataset, and define `collate`" if isinstance(part, DataLoader) else "see Data"
+                raise TypeError(
+                    f"{name} must be Samples, a torch Dataset or an IterableDataset, of which atoll makes batches; got "
+                    f"{type(part).__name__}: {advice}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +114,11 @@ class Workload(ABC):
         direction: whether a larger or a smaller metric is better.
         target: the metric's value that counts as solved; None for no target.
         epochs: passes over the training data, unless the study overrides them.
+        steps: length of the training in steps, unless the study overrides it. Default: `epochs` counts.
         further_metrics: metrics recorded next to the main one: name -> function of (outputs, targets) that returns the
             mean over a batch, a scalar.
+        evaluation_batch_size: samples that are evaluated at once.
+        steps_per_epoch: steps that count as an epoch, for iterable training data. Default: the whole training.
 
     Example:
         >>> import torch
@@ -129,7 +150,10 @@ class Workload(ABC):
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
     target: float | None = None
     epochs: ClassVar[int] = 20
-    further_metrics: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType({})
+    steps: ClassVar[int | None] = None
+    further_metrics: ClassVar[Mapping[str, Callable[[Any, Any], Tensor]]] = MappingProxyType({})
+    evaluation_batch_size: ClassVar[int] = 256  # forecasts of 720 steps by a wide network take 6 MB each
+    steps_per_epoch: ClassVar[int | None] = None
 
     def __init__(self, hyperparameters: Any = None) -> None:
         self.hyperparameters = self.Hyperparameters() if hyperparameters is None else hyperparameters
@@ -155,18 +179,44 @@ class Workload(ABC):
         return found
 
     @abstractmethod
-    def load(self, folder: Path | None) -> Data:
+    def load(self, folder: Path | None) -> Data[Any]:
         """Load, split and normalize the data; the result is the same on every rank and at every call.
 
         Args:
             folder: the folder of the data files. None: the folder that ATOLL_DATA names.
         """
 
-    def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+    def collate(self, items: list[Any]) -> Nested:
+        """Make a batch of a data set's items. Default: torch's `default_collate`, which stacks their tensors.
+
+        It runs in the processes that load batches. Sequences of different lengths are padded here.
+        """
+        return default_collate(items)
+
+    def inputs_and_targets(self, batch: Nested) -> tuple[Nested, Nested]:
+        """Split a collated batch into the network's inputs and the loss's targets.
+
+        Default: a pair is both; of a dict, `labels` are the targets, and all else the inputs.
+        """
+        if isinstance(batch, tuple | list) and len(batch) == 2:
+            return batch[0], batch[1]
+        if isinstance(batch, Mapping) and "labels" in batch:
+            return {name: value for name, value in batch.items() if name != "labels"}, batch["labels"]
+        shape = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise ValueError(
+            "a batch must be a pair of inputs and targets, or a dict with `labels`, unless the workload defines "
+            f"`inputs_and_targets`; got {shape}"
+        )
+
+    def forward(self, model: nn.Module, batch: Batch) -> Nested:
+        """The network's outputs. Default: `model(inputs)`; a dict of inputs gives names, a tuple several arguments."""
+        return forward(model, batch)
+
+    def transform(self, inputs: Nested, generator: torch.Generator | None) -> Nested:
         """Turn loaded inputs into the network's, on the rank's device; called after `load`.
 
         Args:
-            inputs: (b, ...) of a batch.
+            inputs: (b, ...) of a batch, or a nesting of such tensors.
             generator: for random augmentation, on the inputs' device; None in evaluation.
         """
         return inputs
@@ -176,11 +226,11 @@ class Workload(ABC):
         """Make the network; its initial weights come from torch's global random state."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The mean training loss over a batch, a scalar."""
 
     @abstractmethod
-    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def measure(self, outputs: Any, targets: Any) -> Tensor:
         """The mean metric over a batch, a scalar."""
 
     @property
@@ -188,11 +238,11 @@ class Workload(ABC):
         """The length of `totals`."""
         return 3 + len(self.further_metrics)
 
-    def totals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def totals(self, outputs: Any, targets: Any) -> Tensor:
         """Sums (k,) over a batch's samples, which are added over all batches and ranks and passed to `scores`."""
         means = [self.loss(outputs, targets), self.measure(outputs, targets)]
         means += [measure(outputs, targets) for measure in self.further_metrics.values()]
-        size = len(targets)
+        size = num_samples(targets)
         return torch.tensor([*(float(mean) * size for mean in means), size], dtype=torch.float64)
 
     def scores(self, totals: Tensor) -> dict[str, float]:

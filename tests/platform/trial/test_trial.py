@@ -11,6 +11,7 @@ from atoll.methods.common.plateau import Plateau
 from atoll.methods.method import NotApplicable
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.batches import EpochBatches
+from atoll.platform.trial.shares import Share
 from atoll.platform.trial.trial import Diverged, Trial
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Samples
@@ -30,8 +31,8 @@ def samples(count):
 
 
 def test_p_ranks_see_what_one_rank_with_p_times_the_batch_sees():
-    alone = list(EpochBatches(samples(40), 12, 0, 1, seed=3).epoch(5))
-    shared = [list(EpochBatches(samples(40), 4, rank, 3, seed=3).epoch(5)) for rank in range(3)]
+    alone = list(EpochBatches(samples(40), Share(12, 0, 1), seed=3).epoch(5))
+    shared = [list(EpochBatches(samples(40), Share(4, rank, 3), seed=3).epoch(5)) for rank in range(3)]
     assert len(alone) == 3
     for number, batch in enumerate(alone):
         together = torch.cat([shared[rank][number].indices for rank in range(3)])
@@ -39,12 +40,12 @@ def test_p_ranks_see_what_one_rank_with_p_times_the_batch_sees():
 
 
 def test_ranks_that_hold_parts_of_one_network_see_the_whole_of_every_batch():
-    alone = list(EpochBatches(samples(40), 12, 0, 1, seed=3).epoch(5))
+    alone = list(EpochBatches(samples(40), Share(12, 0, 1), seed=3).epoch(5))
     for rank in range(3):
-        whole = list(EpochBatches(samples(40), 4, rank, 3, seed=3, whole=True).epoch(5))
+        whole = list(EpochBatches(samples(40), Share(4, rank, 3, whole=True), seed=3).epoch(5))
         assert [b.indices.tolist() for b in whole] == [b.indices.tolist() for b in alone]
     with pytest.raises(NotApplicable, match="batch_size 30 on 2 ranks makes 60"):
-        EpochBatches(samples(40), 30, 1, 2, seed=3, whole=True)
+        EpochBatches(samples(40), Share(30, 1, 2, whole=True), seed=3)
 
 
 class Noisy(DigitsMlp):
@@ -77,7 +78,7 @@ def test_a_method_that_keeps_something_for_every_sample_sees_it_as_it_is(
 
 
 def test_epochs_have_different_orders_and_no_sample_twice():
-    source = EpochBatches(samples(40), 10, 0, 1, seed=3)
+    source = EpochBatches(samples(40), Share(10, 0, 1), seed=3)
     orders = [torch.cat([b.indices for b in source.epoch(e)]) for e in (0, 1)]
     assert sorted(orders[0].tolist()) == list(range(40))
     assert not torch.equal(*orders)
@@ -88,7 +89,7 @@ def test_augmentation_is_the_ranks_own_and_seeded():
         return inputs + torch.rand(inputs.shape, generator=generator)
 
     def inputs(rank, seed, epoch):
-        source = EpochBatches(samples(40), 10, rank, 2, seed=seed, transform=add_noise)
+        source = EpochBatches(samples(40), Share(10, rank, 2), seed=seed, transform=add_noise)
         return torch.cat([batch.inputs - batch.indices[:, None] for batch in source.epoch(epoch)])
 
     assert torch.equal(inputs(0, 3, 1), inputs(0, 3, 1))
@@ -110,7 +111,7 @@ def test_training_time_is_computing_waiting_and_data():
 
 def test_a_global_batch_must_fit():
     with pytest.raises(NotApplicable, match=r"batch_size 32 on 2 ranks makes 64"):
-        EpochBatches(samples(40), 32, 0, 2, seed=0)
+        EpochBatches(samples(40), Share(32, 0, 2), seed=0)
 
 
 def test_reports_after_every_epoch_and_learns():

@@ -10,12 +10,16 @@ import pytest
 import torch
 from commands import called
 from PIL import Image
+from torch import nn
 
+from atoll.communication.threads import single_rank
 from atoll.platform.study import registry
 from atoll.platform.trial import batches
 from atoll.platform.trial.batches import EpochBatches
 from atoll.platform.trial.evaluator import Evaluator
+from atoll.platform.trial.shares import Share
 from atoll.platform.workloads import imagenet, packing
+from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import DataMissing, Samples
 
 
@@ -166,13 +170,20 @@ def test_data_that_would_fill_a_gpu_stay_where_they_are(monkeypatch):
 
 def test_batches_go_to_the_ranks_device():
     """On the device without memory, as there is no GPU: everything that leaves the samples is there."""
-    workload = registry.workload("digits_mlp")
+    devices = []
+
+    class Watching(DigitsMlp):
+        def totals(self, outputs, targets):
+            devices.extend([outputs.device.type, targets.device.type])
+            return torch.zeros(3)
+
     samples = Samples(torch.zeros(8, 64), torch.zeros(8, dtype=torch.int64))
 
     def transform(inputs, _):
         assert inputs.device.type == "meta"
         return inputs
 
-    assert EpochBatches(samples, 4, 0, 1, 0, transform, device="meta").example().device.type == "meta"
-    evaluator = Evaluator(workload, samples, type("Alone", (), {"rank": 0, "size": 1, "sum": None})(), "meta")
-    assert evaluator._inputs.device.type == "cpu"  # until a chunk is needed
+    assert EpochBatches(samples, Share(4, 0, 1), 0, transform, device="meta").example().device.type == "meta"
+    Evaluator(Watching(), samples, single_rank(), "meta")(nn.Identity())
+    assert devices == ["meta", "meta"]
+    assert samples.inputs.device.type == "cpu"

@@ -1,0 +1,411 @@
+"""A rank's share of each global batch, loaded by torch's DataLoader from a data set.
+
+The order is that of tensors in memory: the epoch's permutation, of which rank r takes the r-th run of each global
+batch. All that is random in a data set's items (by Python's, NumPy's and torch's random state) is seeded for each
+batch, so a batch does not depend on the number of workers, nor on what was loaded before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from atoll.methods.common.nested import Nested, map_tensors
+from atoll.methods.method import Batch, NotApplicable
+from atoll.platform.study.loader import Loader
+from atoll.platform.trial.batches import Transform
+from atoll.platform.trial.shares import Share, augmentation_seed, order
+from atoll.platform.workloads.workload import Workload
+
+Split = Callable[[Nested], tuple[Nested, Nested]]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A batch to load: the positions of its samples, and the seed of what is random in them."""
+
+    indices: list[int]
+    seed: int
+
+
+class _Items(Dataset[Any]):
+    """A map-style data set whose random numbers are seeded for each batch."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __getitems__(self, request: _Request) -> tuple[list[int], list[Any]]:
+        """The items of a batch, with their positions."""
+        with _seeded(request.seed):
+            several = getattr(self._dataset, "__getitems__", None)
+            items = [self._dataset[i] for i in request.indices] if several is None else several(request.indices)
+        return request.indices, items
+
+
+States = tuple[torch.Tensor, Any, Any]
+
+
+def _states() -> States:
+    """The random states of torch, NumPy and Python."""
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def _set_states(states: States) -> None:
+    of_torch, of_numpy, of_python = states
+    torch.set_rng_state(of_torch)
+    np.random.set_state(of_numpy)
+    random.setstate(of_python)
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed what a data set's items may draw from; in the process that trains, the random states are then put back."""
+    before = _states() if get_worker_info() is None else None
+    _seed(seed)
+    try:
+        yield
+    finally:
+        if before is not None:
+            _set_states(before)
+
+
+class _OwnRandomness:
+    """Random states of a stream that is read in the process that trains; dropout has the process's own."""
+
+    def __init__(self, seed: int) -> None:
+        with _seeded(seed):
+            self._states = _states()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        before = _states()
+        _set_states(self._states)
+        try:
+            yield
+        finally:
+            self._states = _states()
+            _set_states(before)
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """Makes a batch of items, next to their positions."""
+
+    collate: Callable[[list[Any]], Nested]
+
+    def __call__(self, loaded: tuple[list[int], list[Any]]) -> tuple[torch.Tensor, Nested]:
+        indices, items = loaded
+        return torch.tensor(indices), self.collate(items)
+
+
+class _Requests:
+    """The batch sampler of an epoch; the attribute `epoch` is set before each one."""
+
+    def __init__(self, num_samples: int, share: Share, seed: int) -> None:
+        self._num_samples, self._share, self._seed = num_samples, share, seed
+        self.num_batches = share.num_batches(num_samples)
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[_Request]:
+        permutation = order(self._num_samples, self._seed, self.epoch)
+        seed = augmentation_seed(self._seed, self.epoch, 0 if self._share.whole else self._share.rank)
+        for number in range(self.num_batches):
+            yield _Request(permutation[self._share.of(number)].tolist(), (seed * 1_000_003 + number) % 2**63)
+
+
+class _Part:
+    """What training and evaluation have in common: a loader, and batches made of what it loads."""
+
+    def __init__(self, workload: Workload, device: torch.device | str) -> None:
+        self._workload = workload
+        self._device = torch.device(device)
+        self._loader: DataLoader[Any] | None = None
+
+    def _load(self, settings: Loader, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
+        pins = self._device.type == "cuda" if settings.pin_memory is None else settings.pin_memory
+        if settings.workers:
+            options |= {"persistent_workers": True, "prefetch_factor": settings.prefetch}
+            options["multiprocessing_context"] = settings.start or _default_start()
+        return DataLoader(
+            dataset,
+            num_workers=settings.workers,
+            pin_memory=pins,
+            worker_init_fn=_begin_worker,
+            generator=torch.Generator(),  # else it draws from the state that the training draws from
+            **options,
+        )
+
+    def _batch(self, loaded: tuple[torch.Tensor, Nested], transform: Transform, generator: Any) -> Batch:
+        indices, collated = loaded
+        inputs, targets = map(self._to_device, self._workload.inputs_and_targets(collated))
+        return Batch(indices=self._to_device(indices), inputs=transform(inputs, generator), targets=targets)
+
+    def _to_device(self, nested: Nested) -> Nested:
+        return map_tensors(lambda tensor: tensor.to(self._device, non_blocking=True), nested)
+
+    def close(self) -> None:
+        """End the processes that load batches."""
+        self._loader = None
+
+
+class LoadedBatches(_Part):
+    """This rank's share of each global batch of a map-style data set.
+
+    Args:
+        dataset: the training data; items as `Workload.collate` takes them.
+        share: this rank's share.
+        seed: the trial's.
+        workload: collates items, and splits batches into inputs and targets.
+        settings: of the DataLoader.
+        transform: makes inputs from loaded data, with a generator for random augmentation.
+        device: the rank's device.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        share: Share,
+        seed: int,
+        workload: Workload,
+        settings: Loader,
+        transform: Transform,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(workload, device)
+        self._share, self._seed, self._transform = share, seed, transform
+        self._dataset = dataset
+        self._requests = _Requests(len(dataset), share, seed)  # type: ignore[arg-type]
+        self.num_batches = self._requests.num_batches
+        self._loader = self._load(
+            settings, _Items(dataset), batch_sampler=self._requests, collate_fn=_Collate(workload.collate)
+        )
+
+    def example(self) -> Nested:
+        """The network's inputs for one batch, without augmentation by `transform`."""
+        first = self._share.of(0)
+        request = _Request(list(range(first.stop - first.start)), self._seed)
+        loaded = _Collate(self._workload.collate)(_Items(self._dataset).__getitems__(request))
+        return self._batch(loaded, self._transform, None).inputs
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        assert self._loader is not None, "the batches are closed"
+        self._requests.epoch = epoch
+        seed = augmentation_seed(self._seed, epoch, 0 if self._share.whole else self._share.rank)
+        generator = torch.Generator(self._device).manual_seed(seed)
+        for loaded in self._loader:
+            yield self._batch(loaded, self._transform, generator)
+
+
+class _Stream(IterableDataset[Any]):
+    """The batches of a rank and worker from an iterable data set, over and over.
+
+    Each global batch is the next run of p*b items, of which rank r takes the r-th run of b; worker w of W makes every
+    W-th batch, from w. A data set that has `shard(number, count)` returns only the items of one of `count` readers.
+    """
+
+    def __init__(self, dataset: IterableDataset[Any], share: Share, collate: Callable[[list[Any]], Nested]) -> None:
+        self._dataset, self._share, self._collate = dataset, share, collate
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Nested]]:
+        worker = get_worker_info()
+        number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        batches = self._own_shard(number, count) if hasattr(self._dataset, "shard") else self._runs(number, count)
+        for start, items in batches:
+            yield torch.arange(start, start + len(items)), self._collate(items)
+
+    def _own_shard(self, number: int, count: int) -> Iterator[tuple[int, list[Any]]]:
+        share = self._share
+        reader = 0 if share.whole else share.rank
+        size = share.global_size if share.whole else share.batch_size
+        start = 0
+        for epoch in itertools.count():
+            _begin_epoch(self._dataset, epoch)
+            shard = self._dataset.shard(reader * count + number, count * (1 if share.whole else share.num_ranks))  # type: ignore[attr-defined]
+            before = start
+            for items in _runs(shard, size):
+                yield start, items
+                start += size
+            _check_some(start - before, size)
+
+    def _runs(self, number: int, count: int) -> Iterator[tuple[int, list[Any]]]:
+        share, batch = self._share, 0
+        for epoch in itertools.count():
+            _begin_epoch(self._dataset, epoch)
+            before = batch
+            for items in _runs(self._dataset, share.global_size):
+                if batch % count == number:
+                    mine = share.of(0)
+                    yield batch * share.global_size + mine.start, items[mine]
+                batch += 1
+            _check_some(batch - before, share.global_size)
+
+
+def _runs(items: Any, size: int) -> Iterator[list[Any]]:
+    """Consecutive runs of `size` items; the rest is left out."""
+    remaining = iter(items)
+    while len(run := list(itertools.islice(remaining, size))) == size:
+        yield run
+
+
+def _begin_epoch(dataset: Any, epoch: int) -> None:
+    """Tell a data set that shuffles by epochs which one begins."""
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(epoch)
+
+
+def _check_some(num: int, size: int) -> None:
+    if num == 0:
+        raise NotApplicable(f"iterable training data must give each reader at least {size} items; got fewer")
+
+
+class StreamedBatches(_Part):
+    """This rank's share of each global batch of an iterable data set.
+
+    Args:
+        dataset, share, seed, workload, settings, transform, device: see LoadedBatches.
+        num_batches: the number of batches that make an epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: IterableDataset[Any],
+        share: Share,
+        seed: int,
+        workload: Workload,
+        settings: Loader,
+        transform: Transform,
+        *,
+        num_batches: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(workload, device)
+        self._seed, self._share, self._transform = seed, share, transform
+        self.num_batches = num_batches
+        self._stream = _Stream(dataset, share, workload.collate)
+        self._loader = self._load(settings, self._stream, batch_size=None)
+        # Workers draw from states of their own, which torch seeds with the loader's generator.
+        own_seed = augmentation_seed(seed, 0, 0 if share.whole else share.rank)
+        self._loader.generator.manual_seed(own_seed)
+        self._own_randomness: Callable[[], AbstractContextManager[None]] = nullcontext
+        if settings.workers == 0:
+            self._own_randomness = _OwnRandomness(own_seed)
+        self._batches: Iterator[Any] | None = None
+
+    def example(self) -> Nested:
+        """The network's inputs for one batch, without augmentation by `transform`."""
+        with _seeded(self._seed):
+            return self._batch(next(iter(self._stream)), self._transform, None).inputs
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The next `num_batches` batches."""
+        assert self._loader is not None, "the batches are closed"
+        if self._batches is None:
+            self._batches = iter(self._loader)
+        seed = augmentation_seed(self._seed, epoch, 0 if self._share.whole else self._share.rank)
+        generator = torch.Generator(self._device).manual_seed(seed)
+        for _ in range(self.num_batches):
+            with self._own_randomness():
+                loaded = next(self._batches)
+            yield self._batch(loaded, self._transform, generator)
+
+    def close(self) -> None:
+        """End the processes that load batches."""
+        self._batches = None
+        super().close()
+
+
+class _Every(IterableDataset[Any]):
+    """Every p-th batch of an iterable data set, from the rank's; the last one may be smaller."""
+
+    def __init__(
+        self,
+        dataset: IterableDataset[Any],
+        rank: int,
+        num_ranks: int,
+        size: int,
+        collate: Callable[[list[Any]], Nested],
+    ) -> None:
+        self._dataset, self._collate = dataset, collate
+        self._rank, self._num_ranks, self._size = rank, num_ranks, size
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Nested]]:
+        worker = get_worker_info()
+        number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        remaining = iter(self._dataset)
+        for batch in itertools.count():
+            if not (items := list(itertools.islice(remaining, self._size))):
+                return
+            if batch % self._num_ranks == self._rank and batch // self._num_ranks % count == number:
+                yield torch.arange(batch * self._size, batch * self._size + len(items)), self._collate(items)
+
+
+class EvaluationBatches(_Part):
+    """This rank's part of a data set for evaluation, in order.
+
+    Args:
+        dataset: map-style, of which rank r takes every p-th item; or iterable, of which it takes every p-th batch.
+        rank, num_ranks: r and p.
+        workload, settings, device: see LoadedBatches.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        rank: int,
+        num_ranks: int,
+        workload: Workload,
+        settings: Loader,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(workload, device)
+        size = workload.evaluation_batch_size
+        if isinstance(dataset, IterableDataset):
+            every = _Every(dataset, rank, num_ranks, size, workload.collate)
+            self._loader = self._load(settings, every, batch_size=None)
+        else:
+            positions = range(rank, len(dataset), num_ranks)  # type: ignore[arg-type]
+            requests = [_Request(list(run), 0) for run in _cut(positions, size)]
+            self._loader = self._load(
+                settings, _Items(dataset), batch_sampler=requests, collate_fn=_Collate(workload.collate)
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        assert self._loader is not None, "the batches are closed"
+        for loaded in self._loader:
+            yield self._batch(loaded, self._workload.transform, None)
+
+
+def _cut(positions: range, size: int) -> Iterator[range]:
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
+
+
+def _default_start() -> str:
+    """Fork, unless ranks are threads of this process, whose locks a forked process would inherit."""
+    return "fork" if threading.current_thread() is threading.main_thread() else "spawn"
+
+
+def _begin_worker(_: int) -> None:
+    """Leave the rank's signal handlers: a request to stop is the rank's business, which ends its workers."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,59 @@
+"""When a training reports and evaluates, and how long it is; equal on all ranks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from atoll.platform.study.interval import Every
+
+
+@dataclass(frozen=True)
+class Length:
+    """A training's length.
+
+    Attributes:
+        num_steps: all steps.
+        steps_per_epoch: the steps of a whole epoch; the last epoch may be shorter.
+    """
+
+    num_steps: int
+    steps_per_epoch: int
+
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs, the last of which may not be whole."""
+        return math.ceil(self.num_steps / self.steps_per_epoch)
+
+    def steps_of(self, epoch: int) -> int:
+        """The steps of an epoch, counted from 0."""
+        return min(self.steps_per_epoch, self.num_steps - epoch * self.steps_per_epoch)
+
+
+class Ticks:
+    """Counts an interval in steps; one in seconds becomes as many steps as the training made in that time lately.
+
+    Args:
+        every: the interval. Default: an epoch.
+        length: the training's.
+    """
+
+    def __init__(self, every: Every | None, length: Length) -> None:
+        every = every or Every(1, "epochs")
+        self.is_in_seconds = every.unit == "seconds"
+        self._number = every.number
+        self._steps = int(every.number * (length.steps_per_epoch if every.unit == "epochs" else 1))
+        self.next = 1 if self.is_in_seconds else self._steps
+
+    def is_due(self, step: int) -> bool:
+        """Whether the interval has passed after `step` steps."""
+        return step >= self.next
+
+    def advance(self, step: int, seconds_per_step: float) -> None:
+        """Count from `step` on; `seconds_per_step` is equal on all ranks."""
+        if self.is_in_seconds:
+            # The first step is slow, so the first estimate may only grow by so much.
+            wanted = self._number / max(seconds_per_step, 1e-9)
+            self.next = step + max(1, round(min(wanted, 10.0 * max(step, 1))))
+        else:
+            self.next = step + self._steps

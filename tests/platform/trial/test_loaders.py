@@ -1,0 +1,186 @@
+"""Batches that torch's DataLoader loads from a data set: order, shares, randomness, workers, streams."""
+
+import itertools
+import multiprocessing
+import sys
+
+import pytest
+import torch
+from datasets_of_tests import Counting, Numbers
+from torch.utils.data import DataLoader
+
+from atoll.methods.method import NotApplicable
+from atoll.platform.study import registry
+from atoll.platform.study.loader import Loader
+from atoll.platform.trial.batches import EpochBatches
+from atoll.platform.trial.loaders import EvaluationBatches, LoadedBatches, StreamedBatches
+from atoll.platform.trial.shares import Share
+from atoll.platform.workloads.digits import DigitsMlp
+from atoll.platform.workloads.workload import Data, Samples
+
+BESIDE = pytest.mark.parametrize(
+    "workers", [0, pytest.param(2, marks=pytest.mark.process)], ids=["no workers", "two workers"]
+)
+
+
+def loaded(dataset, share, seed=3, workers=0, **options):
+    return LoadedBatches(
+        dataset, share, seed, DigitsMlp(), Loader(workers=workers), lambda inputs, _: inputs, **options
+    )
+
+
+def streamed(dataset, share, workers=0, num_batches=5):
+    settings = Loader(workers=workers)
+    return StreamedBatches(dataset, share, 3, DigitsMlp(), settings, lambda i, _: i, num_batches=num_batches)
+
+
+@BESIDE
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_order_is_that_of_tensors_in_memory(workers, whole):
+    samples = Samples(torch.arange(40.0), torch.arange(40))
+    for rank in range(3):
+        share = Share(4, rank, 3, whole=whole)
+        in_memory = EpochBatches(samples, share, seed=3)
+        batches = loaded(Numbers(), share, workers=workers)
+        assert batches.num_batches == in_memory.num_batches
+        for epoch in (0, 1) if rank == 0 else (0,):
+            for expected, batch in zip(in_memory.epoch(epoch), batches.epoch(epoch), strict=True):
+                assert torch.equal(batch.indices, expected.indices)
+                assert torch.equal(batch.inputs["x"], expected.inputs)
+                assert torch.equal(batch.targets, expected.targets)
+        batches.close()
+
+
+def drawn(batches, epoch=0):
+    with_items = [batch.inputs["drawn"] for batch in batches.epoch(epoch)]
+    batches.close()
+    return torch.cat(with_items)
+
+
+@pytest.mark.process
+def test_what_is_random_is_seeded_by_batch_and_leaves_the_training_alone():
+    share = Share(5, 1, 2)
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    alone = drawn(loaded(Numbers(), share))
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(alone, drawn(loaded(Numbers(), share, workers=2)))
+    assert len(alone.unique()) == alone.numel()
+    for other in (loaded(Numbers(), Share(5, 0, 2)), loaded(Numbers(), share, seed=4)):
+        assert not torch.equal(alone, drawn(other))
+    assert not torch.equal(alone, drawn(loaded(Numbers(), share), epoch=1))
+
+
+@pytest.mark.process
+def test_spawned_workers_import_a_users_file_and_its_neighbors(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "numbers_of_mine.py").write_text("import datasets_of_tests\nNumbers = datasets_of_tests.Numbers\n")
+    (tmp_path / "spawned.py").write_text(
+        "import numbers_of_mine\nfrom atoll import Data\nfrom atoll.platform.workloads.digits import DigitsMlp\n"
+        "class Mine(numbers_of_mine.Numbers):\n    pass\n"
+        "class W(DigitsMlp):\n    def load(self, folder):\n        return Data(Mine(8), Mine(8), Mine(8))\n"
+        "    def collate(self, items):\n        return super().collate(items)\n"
+    )
+    workload = registry.workload(f"{tmp_path / 'spawned.py'}:W")
+    settings = Loader(workers=1, start="spawn")
+    batches = LoadedBatches(workload.load(None).train, Share(4, 0, 1), 3, workload, settings, lambda i, _: i)
+    assert sorted(torch.cat([b.targets for b in batches.epoch(0)]).tolist()) == list(range(8))
+    batches.close()
+
+
+@pytest.mark.process
+def test_workers_end_with_the_batches():
+    batches = loaded(Numbers(), Share(4, 0, 1), workers=2)
+    next(batches.epoch(0))
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    for process in multiprocessing.active_children():
+        process.join(10)
+    assert multiprocessing.active_children() == []
+
+
+@BESIDE
+def test_a_stream_is_cut_into_the_same_global_batches(workers):
+    seen = {}
+    for rank in range(2):
+        batches = streamed(Counting(40), Share(4, rank, 2), workers)
+        # 40 items are 5 global batches of 8; then the stream begins again.
+        seen[rank] = [b.targets.tolist() for epoch in range(2) for b in batches.epoch(epoch)]
+        batches.close()
+    together = [a + b for a, b in zip(seen[0], seen[1], strict=True)]
+    assert together == [list(range(8 * k, 8 * k + 8)) for k in range(5)] * 2
+
+
+def test_a_stream_may_return_shards():
+    class Sharded(Counting):
+        def shard(self, number, count):
+            return itertools.islice(iter(self), number, None, count)
+
+    batches = streamed(Sharded(40), Share(4, 1, 2), num_batches=3)
+    assert [b.targets.tolist() for b in batches.epoch(0)] == [[1, 3, 5, 7], [9, 11, 13, 15], [17, 19, 21, 23]]
+
+
+def test_a_stream_learns_its_epoch():
+    class Shuffled(Counting):
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __iter__(self):
+            return iter((torch.ones(1), 100 * self.epoch + i) for i in range(self.count))
+
+    batches = streamed(Shuffled(8), Share(4, 0, 1), num_batches=4)
+    assert [b.targets.tolist()[0] for b in batches.epoch(0)] == [0, 4, 100, 104]
+
+
+def test_a_stream_that_is_too_short_is_refused():
+    with pytest.raises(NotApplicable, match="must give each reader at least 80 items; got fewer"):
+        next(streamed(Counting(40), Share(40, 0, 2)).epoch(0))
+
+
+def test_randomness_of_a_stream_is_its_own():
+    class Noisy(Counting):
+        def __iter__(self):
+            return iter((torch.rand(1), i) for i in range(self.count))
+
+    def first(rank):
+        return next(streamed(Noisy(), Share(4, rank, 2)).epoch(0)).inputs
+
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    a = first(0)
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(a, first(0))
+    assert not torch.equal(a, first(1))
+
+
+@BESIDE
+@pytest.mark.parametrize("kind", [Numbers, Counting])
+def test_every_sample_is_evaluated_once(workers, kind):
+    class Small(DigitsMlp):
+        evaluation_batch_size = 4
+
+    seen = []
+    for rank in range(3):
+        batches = EvaluationBatches(kind(41), rank, 3, Small(), Loader(workers=workers))
+        seen += [i for batch in batches for i in batch.targets.tolist()]
+        batches.close()
+    assert sorted(seen) == list(range(41))
+
+
+def test_parts_of_other_kinds_are_refused():
+    part = Numbers()
+    with pytest.raises(TypeError, match=r"train must be Samples.*got DataLoader: return its dataset, and define `coll"):
+        Data(DataLoader(part), part, part)
+    with pytest.raises(TypeError, match=r"test must be Samples.*got list: see Data"):
+        Data(part, part, [1, 2])
+
+
+def test_batches_without_targets_are_refused():
+    class Bare(DigitsMlp):
+        pass
+
+    with pytest.raises(ValueError, match=r"must be a pair of inputs and targets, or a dict with `labels`.*keys x, y"):
+        Bare().inputs_and_targets({"x": 1, "y": 2})
+    assert Bare().inputs_and_targets({"ids": 1, "labels": 2}) == ({"ids": 1}, 2)
