@@ -16,7 +16,9 @@ MAX_OBSERVED = 12  # panels of observed metrics
 
 
 def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> go.Figure:
-    """Loss, metric, learning rate, traffic and observed metrics against epochs; a color for each trial.
+    """Loss, metric, learning rate, traffic and observed metrics by epoch; a color for each trial.
+
+    If a trial has several reports in an epoch, all are drawn by step.
 
     Args:
         reports: a row for each trial and report: trial, epoch, step, seconds, train_loss, validation_loss, metric,
@@ -33,6 +35,7 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
     columns |= {name.removeprefix("observed."): [name] for name in observed[:MAX_OBSERVED]}
     figure, places, height = style.panels(list(columns), columns=2 if len(columns) <= 4 else 3)
     reports = reports.assign(megabytes=reports["wire_bytes"] / 1e6)
+    x = "step" if reports.duplicated(["trial", "epoch"]).any() else "epoch"
     for index, (number, of_trial) in enumerate(reports.groupby("trial", sort=False)):
         color = COLORS[index % len(COLORS)]
         for place, (title, names) in zip(places, columns.items(), strict=True):
@@ -43,8 +46,9 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
                 shown = thinning.extremes(values)
                 words = column.replace("_", " ") if len(names) > 1 else title
                 figure.add_scatter(
-                    x=of_trial["epoch"].to_numpy()[shown],
+                    x=of_trial[x].to_numpy()[shown],
                     y=values[shown],
+                    connectgaps=True,  # not every report comes with an evaluation
                     mode="lines+markers",
                     marker={"size": 4},
                     line={"color": color, "dash": "dash" if column == "train_loss" else "solid"},
@@ -58,7 +62,7 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
     if target is not None:
         figure.add_hline(y=target, line_dash="dot", line_color=COLORS[6], **places[1])
     for place in style.bottom(places):
-        figure.update_xaxes(title="epoch", **place)
+        figure.update_xaxes(title=x, **place)
     figure = styled(figure, "curves", height)
     if len(columns["loss"]) == 2:
         figure.layout.annotations[0].text = "loss (training dashed, validation solid)"

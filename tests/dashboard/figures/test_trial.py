@@ -23,6 +23,16 @@ def test_curves_of_several_trials_and_what_was_observed():
     assert figure.layout.shapes[0].y0 == 0.9
 
 
+def test_several_reports_in_an_epoch_are_drawn_by_step():
+    by_epoch = trial.curves(reports(3), "accuracy")
+    assert list(by_epoch.data[0].x) == [1, 2, 3]
+    assert by_epoch.layout.xaxis3.title.text == "epoch"
+    within = trial.curves(pd.concat([reports(3), reports(5, epoch=[0, 0, 1])]), "accuracy")
+    assert {tuple(t.x) for t in within.data} == {(10, 20, 30)}
+    assert within.layout.xaxis3.title.text == "step"
+    assert within.data[0].connectgaps
+
+
 def test_long_curves_keep_their_extremes():
     metric = np.random.default_rng(1).uniform(size=5000)
     metric[1234] = 7.0
