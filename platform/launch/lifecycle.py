@@ -42,6 +42,7 @@ RECORDING_TIMEOUT = 60.0
 MAY_CHANGE = (
     *BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going", "isolate",
 )  # fmt: skip
+_ADDED = {"objective_from": "last"}  # what earlier versions did, whose studies do not name it
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 
 
@@ -187,7 +188,7 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
     """What has been searched, if the study is still the same. Raises LaunchError."""
     if not folder.exists():
         raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
-    before = json.loads(folder.definition.read_text())["definition"]
+    before = _ADDED | json.loads(folder.definition.read_text())["definition"]
     changed = [
         f"{key}: {before.get(key)!r} before, {value!r} now"
         for key, value in definition.items()

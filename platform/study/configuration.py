@@ -45,6 +45,12 @@ class Configuration(BaseModel):
     evaluate_every: Interval | None = Field(
         default=None, description="shortest interval of evaluations, which reports make. Default: every report"
     )
+    objective_from: Literal["last", "best"] = Field(
+        default="last", description="the report whose metric is the objective"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="evaluations without a better metric that end the training. Default: never"
+    )
     loader: Loader | None = Field(default=None, description="how a data set is loaded. Default: by the rank itself")
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     ranks: int = Field(default=1, ge=1)

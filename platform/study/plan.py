@@ -95,6 +95,8 @@ class Plan:
             steps=self.steps,
             report_every=study.report_every,
             evaluate_every=study.evaluate_every,
+            objective_from=study.objective_from,
+            patience=study.patience,
             loader=study.loader,
             # All confirmed configurations share the same seeds.
             seed=study.seed + (number if study.confirm is None else number // len(study.confirm.configurations)),

@@ -158,6 +158,14 @@ class Study(Strict):
     evaluate_every: Interval | None = Field(
         default=None, description="shortest interval of evaluations, which reports make. Default: every report"
     )
+    objective_from: Literal["last", "best"] = Field(
+        default="last", description="the report whose metric is a trial's objective: the last one, or the best one"
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="early stopping: evaluations without a better metric that end a trial, as complete. Default: never",
+    )
     loader: Loader | None = Field(
         default=None,
         description="how each rank loads a data set: workers (processes), prefetch (batches each loads ahead), start "

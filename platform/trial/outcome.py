@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from atoll.communication.communicator import PeerAborted
 from atoll.communication.ledger import Ledger
 from atoll.methods.method import NotApplicable
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.trial import Diverged
 from atoll.storage.events import TrialEnded
@@ -59,7 +61,7 @@ class Outcome:
 
     Attributes:
         state: complete, pruned, failed, or lost if it was stopped.
-        objective: the metric of the trained model; None unless complete.
+        objective: the metric of the trained model, or the best of the curve (`objective_from`); None unless complete.
         curve: a pruned trial's metric by epoch, or by step if reports came within epochs.
         metrics: the other final measurements, including seconds_compute, seconds_waiting and seconds_data: the parts of
             the training time, as means over ranks.
@@ -120,7 +122,7 @@ class Outcome:
         )
 
 
-def outcome_of(reports: list[Report], seen: list[Progress]) -> Outcome:
+def outcome_of(reports: list[Report], seen: list[Progress], configuration: Configuration) -> Outcome:
     """The outcome of a trial from its ranks' reports and the root's progress reports."""
     ledger = Ledger.total([report.ledger for report in reports])
     shared: dict[str, Any] = {
@@ -140,7 +142,15 @@ def outcome_of(reports: list[Report], seen: list[Progress]) -> Outcome:
         curve = {progress.position: progress.metric for progress in seen if progress.metric is not None}
         reason = f"pruned after {'step' if seen[-1].by_steps else 'epoch'} {seen[-1].position}"
         return Outcome(state="pruned", objective=None, curve=curve, reason=reason, **shared)
-    return Outcome(state="complete", objective=seen[-1].metric, **shared)
+    return Outcome(state="complete", objective=_objective(seen, configuration), **shared)
+
+
+def _objective(seen: list[Progress], configuration: Configuration) -> float | None:
+    """The last metric, or the best one."""
+    if configuration.objective_from == "last":
+        return seen[-1].metric
+    best = max if registry.workload(configuration.workload).direction == "maximize" else min
+    return best(progress.metric for progress in seen if progress.metric is not None)
 
 
 def _cause(reports: list[Report]) -> Report | None:

@@ -57,3 +57,25 @@ class Ticks:
             self.next = step + max(1, round(min(wanted, 10.0 * max(step, 1))))
         else:
             self.next = step + self._steps
+
+
+class Patience:
+    """Early stopping: ends a training whose metric has not become better for some evaluations.
+
+    Args:
+        limit: their number. Default: never.
+        direction: maximize or minimize.
+    """
+
+    def __init__(self, limit: int | None, direction: str) -> None:
+        self._limit = limit
+        self._sign = -1.0 if direction == "maximize" else 1.0
+        self._best = math.inf
+        self._num_worse = 0
+
+    def ends(self, metric: float) -> bool:
+        """Take in an evaluation's metric; whether the training is to end."""
+        value = self._sign * metric
+        self._num_worse = 0 if value < self._best else self._num_worse + 1
+        self._best = min(self._best, value)
+        return self._limit is not None and self._num_worse >= self._limit

@@ -29,7 +29,7 @@ from atoll.platform.trial.evaluator import Evaluator
 from atoll.platform.trial.layer_observer import LayerObserver
 from atoll.platform.trial.loaders import LoadedBatches, StreamedBatches
 from atoll.platform.trial.progress import Progress
-from atoll.platform.trial.schedule import Length, Ticks
+from atoll.platform.trial.schedule import Length, Patience, Ticks
 from atoll.platform.trial.shares import Share
 from atoll.platform.workloads.workload import Part, Samples
 
@@ -71,6 +71,7 @@ class Trial:
         self._length = Length(num_steps, per_epoch)
         self._reports = Ticks(configuration.report_every, self._length)
         self._evaluations = Ticks(configuration.evaluate_every, self._length) if configuration.evaluate_every else None
+        self._patience = Patience(configuration.patience, self.workload.direction)
         self._counts_epochs = configuration.report_every is None or configuration.report_every.unit == "epochs"
         loader = configuration.loader
         validation = on_device(device, data.validation)
@@ -192,7 +193,9 @@ class Trial:
                 step += 1
                 self._took(loss, step)
                 if step < end and self._reports.is_due(step):
-                    yield self._report(step, epoch, self._summarize(self._losses))
+                    yield (report := self._report(step, epoch, self._summarize(self._losses)))
+                    if report.last:
+                        return
             self._pause_trace()
             summary = self._summarize(self._epoch_losses)
             _check_finite("training loss", summary[0], step)
@@ -200,7 +203,9 @@ class Trial:
             if step == self._length.num_steps or self._reports.is_due(step):
                 if len(self._losses) != len(self._epoch_losses):
                     summary = self._summarize(self._losses)
-                yield self._report(step, epoch + (step % self._length.steps_per_epoch == 0), summary)
+                yield (report := self._report(step, epoch + (step % self._length.steps_per_epoch == 0), summary))
+                if report.last:
+                    return
             else:
                 self._stop_clock()
 
@@ -258,6 +263,9 @@ class Trial:
             model = self.method.finalize() if is_last else self.method.evaluation_model()
         seconds = self._stop_clock()
         scores: dict[str, float] = {} if model is None else self._evaluated(model, step, seconds)
+        if model is not None and not is_last and self._patience.ends(scores[self.workload.metric]):
+            is_last, model = True, self.method.finalize()
+            scores = self._evaluated(model, step, seconds)
         scores |= {str(name): float(value) for name, value in self.method.metrics().items()}
         if is_last:
             self._model = model

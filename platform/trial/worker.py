@@ -98,7 +98,8 @@ class Worker:
             history.append(progress)
             hooks.on_progress(progress)
 
-        return outcome_of(self._run(configuration, replace(hooks, on_progress=remember), test), history)
+        reports = self._run(configuration, replace(hooks, on_progress=remember), test)
+        return outcome_of(reports, history, configuration)
 
     def dismiss(self, serve: Callable[[], None] = lambda: None) -> None:
         """Tell the members that there is no more work; serves while sending."""

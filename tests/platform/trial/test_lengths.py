@@ -15,7 +15,7 @@ from atoll.methods.method import NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.interval import Every
-from atoll.platform.trial.schedule import Length, Ticks
+from atoll.platform.trial.schedule import Length, Patience, Ticks
 from atoll.platform.trial.trial import Trial
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Data
@@ -181,6 +181,22 @@ def test_settings_of_the_gradient_act_or_are_refused(monkeypatch, setting):
     monkeypatch.setattr(registry, "method", lambda _: OldFashioned)
     with pytest.raises(NotApplicable, match=r"OldFashioned does not make its gradients with `context.gradient`, so"):
         curve(monkeypatch, steps=20, hyperparameters=setting)
+
+
+def test_a_training_that_does_not_become_better_ends(monkeypatch):
+    rates = {"learning_rate": 1e-12, "min_lr": 0.0}  # nothing changes
+    reports = curve(monkeypatch, epochs=9, patience=2, hyperparameters=rates, nodes=(0, 0))
+    assert [(r.epoch, r.last) for r in reports] == [(1, False), (2, False), (3, True)]
+    within = curve(monkeypatch, epochs=9, patience=1, report_every="5 steps", hyperparameters=rates)
+    assert [(r.step, r.last) for r in within] == [(5, False), (10, True)]
+    assert len(curve(monkeypatch, epochs=3, patience=2)) == 3
+
+
+def test_patience_counts_evaluations_since_the_best():
+    patience = Patience(2, "maximize")
+    assert [patience.ends(metric) for metric in (0.5, 0.4, 0.6, 0.6, 0.5)] == [False, False, False, False, True]
+    never = Patience(None, "minimize")
+    assert not any(never.ends(1.0) for _ in range(100))
 
 
 def test_ticks_and_lengths():
