@@ -66,14 +66,19 @@ class Ledger:
         """All entries as plain dictionaries, for a journal line."""
         return [asdict(e) | asdict(t) for e, t in sorted(self._tallies.items(), key=lambda item: item[0])]
 
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add the entries of `rows`."""
+        for row in rows:
+            exchange = Exchange(row["operation"], row["scope"], row["payload_bytes"], row["overlapped"])
+            tally = self.tally(exchange)
+            tally.count += row["count"]
+            tally.wire_bytes += row["wire_bytes"]
+            tally.seconds_waited += row["seconds_waited"]
+
     @classmethod
     def total(cls, ranks: Iterable[Sequence[dict[str, Any]]]) -> Ledger:
         """Add up the rows of several ranks."""
         ledger = cls()
-        for row in (row for rows in ranks for row in rows):
-            exchange = Exchange(row["operation"], row["scope"], row["payload_bytes"], row["overlapped"])
-            tally = ledger.tally(exchange)
-            tally.count += row["count"]
-            tally.wire_bytes += row["wire_bytes"]
-            tally.seconds_waited += row["seconds_waited"]
+        for rows in ranks:
+            ledger.add(rows)
         return ledger

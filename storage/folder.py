@@ -70,6 +70,15 @@ class StudyFolder:
         """The text of a file of user code with this hash."""
         return self.provenance / "sources" / f"{sha256}.py"
 
+    def trial(self, number: int) -> Path:
+        """The folder of a trial's own files, such as checkpoints; not every trial has one."""
+        return self.trials / f"{number:06d}"
+
+    @property
+    def trials(self) -> Path:
+        """The folder of the trials' own files."""
+        return self.path / "trials"
+
     @property
     def quarantine(self) -> Path:
         """Journal lines that the database rejected, with the reasons."""
@@ -99,7 +108,7 @@ class StudyFolder:
 
     def remove(self) -> None:
         """Remove the study's files, including exports, and the folder unless it holds other files."""
-        for folder in (self.journals, self.heartbeats, self.log.parent, self.exports, self.provenance):
+        for folder in (self.journals, self.heartbeats, self.log.parent, self.exports, self.provenance, self.trials):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.definition, self.stop_request, self.lock, self.quarantine):
             file.unlink(missing_ok=True)

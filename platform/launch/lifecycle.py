@@ -267,7 +267,8 @@ def mark_lost(
 ) -> resume.Past:
     """End the running trials whose process is gone: they are lost, and will be requeued. Returns the study's past.
 
-    A configuration whose worker dies twice has failed, and is not retried.
+    A configuration whose worker dies twice has failed, and is not retried; with checkpoints, unless it has got further
+    in between.
 
     Args:
         folder, lines: the study's files, and the launcher's journal of a new launch.
@@ -278,9 +279,10 @@ def mark_lost(
     if history is None or not history.is_current(folder, lines.launch):
         history = _History.read(folder)
     past, ends = history.past, list[TrialEnded | TrialLost]()
+    continues = row(folder)["definition"].get("checkpoint") is not None
     for trial in past.running():
         is_suspected = suspected is None or trial.worker in suspected
-        if is_suspected and past.is_suspected(trial.number):
+        if is_suspected and past.is_suspected(trial, continues=continues):
             why = f"its worker died during this trial twice; the second time: {reason}"
             ended = TrialEnded(
                 number=trial.number,

@@ -30,7 +30,7 @@ BUDGETED = ("complete", "pruned", "failed")
 
 @dataclass
 class PastTrial:
-    """One attempt at a trial."""
+    """One attempt at a trial; `step` is that of its last report."""
 
     number: int
     attempt: int
@@ -43,6 +43,7 @@ class PastTrial:
     objectives: list[float | None] | None = None
     curve: Mapping[int, float | None] | None = None
     suspected: bool = False
+    step: int = 0
     started: float = 0.0
     worker_seconds: float = 0.0
 
@@ -129,9 +130,15 @@ class Past:
         trial = self.trials.get(key)
         return trial is not None and trial.state in BUDGETED
 
-    def is_suspected(self, number: int) -> bool:
-        """Whether a worker has died during this trial before."""
-        return any(trial.suspected for trial in self.trials.values() if trial.number == number)
+    def is_suspected(self, trial: PastTrial, *, continues: bool) -> bool:
+        """Whether a worker has died during this trial before.
+
+        Args:
+            trial: its running attempt.
+            continues: whether trials continue from checkpoints: then one that has got further since is not suspected.
+        """
+        earlier = (t for t in self.trials.values() if t.number == trial.number and t.suspected)
+        return any(not continues or trial.step <= t.step for t in earlier)
 
     def failed(self) -> list[dict[str, Any]]:
         """The hyperparameters of failed trials, which must not be proposed again unchanged."""
@@ -214,6 +221,7 @@ def _follow(trial: PastTrial, event: ProgressReported | TrialEnded | TrialLost) 
     match event:
         case ProgressReported():  # if the trial's process dies, it counts as trained until its last line
             trial.worker_seconds = max(0.0, _clock(event) - trial.started)
+            trial.step = event.step
         case TrialEnded():
             trial.state = event.state
             trial.objective = event.objective

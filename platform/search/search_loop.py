@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from atoll.communication.communicator import Patience
@@ -29,6 +30,7 @@ from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.platform.study.topology import Place
+from atoll.platform.trial import checkpoints
 from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
@@ -45,7 +47,9 @@ class TrialEvaluator(Protocol):
 
     places: list[Place]
 
-    def evaluate(self, configuration: Configuration, hooks: Hooks, *, test: bool = False) -> Outcome:
+    def evaluate(
+        self, configuration: Configuration, hooks: Hooks, *, test: bool = False, folder: Path | None = None
+    ) -> Outcome:
         """Train a configuration."""
 
     def dismiss(self, serve: Callable[[], None] = lambda: None) -> None:
@@ -67,6 +71,7 @@ class SearchLoop:
         budget: the budget of worker-seconds.
         deadlines: the time limits and stop requests.
         search_journal: records events.
+        folder_of: the folder of a trial's own files, by its number.
         beat: called in every wait between trials, for the heartbeat.
     """
 
@@ -87,6 +92,7 @@ class SearchLoop:
         budget: BusyBudget,
         deadlines: Deadlines,
         search_journal: SearchJournal,
+        folder_of: Callable[[int], Path],
         beat: Callable[[], None],
     ) -> None:
         self._plan = plan
@@ -101,6 +107,7 @@ class SearchLoop:
         self._budget = budget
         self._deadlines = deadlines
         self._journal = search_journal
+        self._folder_of = folder_of
         self._beat = beat
         self._received = time.monotonic()
         self._best: dict[str, float] = {}  # lowest loss by method
@@ -165,7 +172,8 @@ class SearchLoop:
         pruner = pruner_of(plan, roots, events, past)
         return cls(
             plan=plan, worker=worker, roots=roots, office=office, candidates=candidates, island=island, scoring=scoring,
-            pruner=pruner, budget=budget, deadlines=deadlines, search_journal=search_journal, beat=beat,
+            pruner=pruner, budget=budget, deadlines=deadlines, search_journal=search_journal,
+            folder_of=folder.trial, beat=beat,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -197,6 +205,8 @@ class SearchLoop:
         def report(progress: Progress) -> None:
             if progress.metric is not None:
                 clock.see(progress.metric, progress.seconds, progress.step)
+            if progress.is_repeated and self._pruner is not None:
+                self._pruner.replay(ticket.number, progress.epoch, progress.step, progress.seconds, progress.metric)
             self._journal.progress(trial, progress)
 
         hooks = Hooks(
@@ -206,12 +216,16 @@ class SearchLoop:
             serve=self._serve,
         )
         confirms = self._plan.study.confirm is not None
-        outcome, values = self._scoring.judge(self._worker.evaluate(configuration, hooks, test=confirms), clock)
+        folder = None if configuration.checkpoint is None else self._folder_of(ticket.number)
+        evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=folder)
+        outcome, values = self._scoring.judge(evaluated, clock)
         worker_seconds = self._deadlines.trial_seconds()
         losses, curve = self._scoring.losses(outcome.state, values, outcome.curve)
         if not confirms and not self._is_best(configuration.method, outcome, losses):
             outcome = replace(outcome, traces=[])
         self._journal.trial_ended(trial, outcome, values, worker_seconds)
+        if outcome.state != "lost":
+            checkpoints.tidy_up(configuration, folder)
         self._budget.spend(worker_seconds)
         if outcome.state == "failed":
             self._tell_failure(candidate.hyperparameters)

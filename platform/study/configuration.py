@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from atoll.platform.study import registry
+from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.interval import Interval
 from atoll.platform.study.loader import Loader
 from atoll.platform.study.provenance_record import DataFiles
@@ -51,6 +52,7 @@ class Configuration(BaseModel):
     patience: int | None = Field(
         default=None, ge=1, description="evaluations without a better metric that end the training. Default: never"
     )
+    checkpoint: Checkpointing | None = Field(default=None, description="checkpoints. Default: none")
     loader: Loader | None = Field(default=None, description="how a data set is loaded. Default: by the rank itself")
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     ranks: int = Field(default=1, ge=1)

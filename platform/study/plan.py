@@ -97,6 +97,7 @@ class Plan:
             evaluate_every=study.evaluate_every,
             objective_from=study.objective_from,
             patience=study.patience,
+            checkpoint=study.checkpoint,
             loader=study.loader,
             # All confirmed configurations share the same seeds.
             seed=study.seed + (number if study.confirm is None else number // len(study.confirm.configurations)),

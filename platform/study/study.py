@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from atoll.platform.study import registry
+from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.configuration import MAX_SEED, check_length
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.interval import Interval
@@ -165,6 +166,11 @@ class Study(Strict):
         default=None,
         ge=1,
         description="early stopping: evaluations without a better metric that end a trial, as complete. Default: never",
+    )
+    checkpoint: Checkpointing | None = Field(
+        default=None,
+        description="every: interval at which a trial's state is written to the study's folder, from which an "
+        "interrupted trial continues; keep: none, last or all, what stays when a trial has ended. Default: none",
     )
     loader: Loader | None = Field(
         default=None,

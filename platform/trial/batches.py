@@ -30,8 +30,8 @@ class Batches(Protocol):
     def example(self) -> Nested:
         """The network's inputs for one batch, without augmentation."""
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 0."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 0, from batch `start` on."""
 
     def close(self) -> None:
         """End the processes that load batches."""
@@ -70,13 +70,13 @@ class EpochBatches:
         inputs: Tensor = self._transform(self._samples.inputs[: first.stop - first.start].to(self._device), None)
         return inputs
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch `start` on."""
         permutation = order(len(self._samples), self._seed, epoch).to(self._samples.targets.device)
         # All ranks use the same order, and each augments its own share.
-        seed = augmentation_seed(self._seed, epoch, 0 if self._share.whole else self._share.rank)
-        generator = torch.Generator(self._device).manual_seed(seed)
-        for number in range(self.num_batches):
+        generator = torch.Generator(self._device)
+        for number in range(start, self.num_batches):
+            generator.manual_seed(augmentation_seed(self._seed, epoch, self._share, number))
             indices = permutation[self._share.of(number)]
             inputs = self._transform(self._samples.inputs[indices].to(self._device), generator)
             targets = self._samples.targets[indices].to(self._device)

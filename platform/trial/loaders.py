@@ -115,18 +115,18 @@ class _Collate:
 
 
 class _Requests:
-    """The batch sampler of an epoch; the attribute `epoch` is set before each one."""
+    """The batch sampler of an epoch; the attributes `epoch` and `start`, its first batch, are set before each one."""
 
     def __init__(self, num_samples: int, share: Share, seed: int) -> None:
         self._num_samples, self._share, self._seed = num_samples, share, seed
         self.num_batches = share.num_batches(num_samples)
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
 
     def __iter__(self) -> Iterator[_Request]:
         permutation = order(self._num_samples, self._seed, self.epoch)
-        seed = augmentation_seed(self._seed, self.epoch, 0 if self._share.whole else self._share.rank)
-        for number in range(self.num_batches):
-            yield _Request(permutation[self._share.of(number)].tolist(), (seed * 1_000_003 + number) % 2**63)
+        for number in range(self.start, self.num_batches):
+            seed = augmentation_seed(self._seed, self.epoch, self._share, number)
+            yield _Request(permutation[self._share.of(number)].tolist(), seed)
 
 
 class _Part:
@@ -204,13 +204,14 @@ class LoadedBatches(_Part):
         loaded = _Collate(self._workload.collate)(_Items(self._dataset).__getitems__(request))
         return self._batch(loaded, self._transform, None).inputs
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch `start` on."""
         assert self._loader is not None, "the batches are closed"
-        self._requests.epoch = epoch
-        seed = augmentation_seed(self._seed, epoch, 0 if self._share.whole else self._share.rank)
-        generator = torch.Generator(self._device).manual_seed(seed)
-        for loaded in self._loader:
+        self._requests.epoch, self._requests.start = epoch, start
+        generator = torch.Generator(self._device)
+        for number, loaded in enumerate(self._loader, start):
+            # The items' own randomness has the same seed, but other generators.
+            generator.manual_seed(augmentation_seed(self._seed, epoch, self._share, number))
             yield self._batch(loaded, self._transform, generator)
 
 
@@ -302,7 +303,7 @@ class StreamedBatches(_Part):
         self._stream = _Stream(dataset, share, workload.collate)
         self._loader = self._load(settings, self._stream, batch_size=None)
         # Workers draw from states of their own, which torch seeds with the loader's generator.
-        own_seed = augmentation_seed(seed, 0, 0 if share.whole else share.rank)
+        own_seed = augmentation_seed(seed, 0, share)
         self._loader.generator.manual_seed(own_seed)
         self._own_randomness: Callable[[], AbstractContextManager[None]] = nullcontext
         if settings.workers == 0:
@@ -314,17 +315,22 @@ class StreamedBatches(_Part):
         with _seeded(self._seed):
             return self._batch(next(iter(self._stream)), self._transform, None).inputs
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The next `num_batches` batches."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The next batches of the stream, up to the end of an epoch; at first, those before it are passed over."""
         assert self._loader is not None, "the batches are closed"
         if self._batches is None:
             self._batches = iter(self._loader)
-        seed = augmentation_seed(self._seed, epoch, 0 if self._share.whole else self._share.rank)
-        generator = torch.Generator(self._device).manual_seed(seed)
-        for _ in range(self.num_batches):
-            with self._own_randomness():
-                loaded = next(self._batches)
-            yield self._batch(loaded, self._transform, generator)
+            for _ in range(epoch * self.num_batches + start):
+                self._next()
+        generator = torch.Generator(self._device)
+        for number in range(start, self.num_batches):
+            generator.manual_seed(augmentation_seed(self._seed, epoch, self._share, number))
+            yield self._batch(self._next(), self._transform, generator)
+
+    def _next(self) -> Any:
+        assert self._batches is not None
+        with self._own_randomness():
+            return next(self._batches)
 
     def close(self) -> None:
         """End the processes that load batches."""

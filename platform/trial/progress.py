@@ -22,6 +22,7 @@ class Progress:
         metrics: further metrics by name: the workload's, the method's and the observers'.
         last: whether this is the report of the trained model.
         by_steps: whether reports may come within epochs.
+        is_repeated: whether the training that was interrupted has made this report, before its checkpoint.
     """
 
     step: int
@@ -35,6 +36,7 @@ class Progress:
     metrics: dict[str, float]
     last: bool
     by_steps: bool = False
+    is_repeated: bool = False
 
     @property
     def position(self) -> int:

@@ -79,3 +79,11 @@ class Patience:
         self._num_worse = 0 if value < self._best else self._num_worse + 1
         self._best = min(self._best, value)
         return self._limit is not None and self._num_worse >= self._limit
+
+    def state_dict(self) -> list[float]:
+        """Return the best value, and the number of evaluations since."""
+        return [self._best, self._num_worse]
+
+    def load_state_dict(self, state: list[float]) -> None:
+        """Continue from `state`."""
+        self._best, self._num_worse = state[0], int(state[1])

@@ -51,9 +51,10 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return seed * 1_000_003 + epoch
 
 
-def augmentation_seed(seed: int, epoch: int, rank: int) -> int:
-    """The seed of a rank's augmentation in an epoch."""
-    return (epoch_seed(seed, epoch) * 1_000_003 + rank) % 2**63
+def augmentation_seed(seed: int, epoch: int, share: Share, number: int = 0) -> int:
+    """The seed of a rank's augmentation of a batch, so that no batch depends on those before it."""
+    rank = 0 if share.whole else share.rank
+    return ((epoch_seed(seed, epoch) * 1_000_003 + rank) * 1_000_003 + number) % 2**63
 
 
 def order(num_samples: int, seed: int, epoch: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -45,6 +46,7 @@ def train(
     device: str,
     *,
     test: bool,
+    folder: Path | None = None,
 ) -> None:
     """Train, and fill in this rank's report.
 
@@ -55,11 +57,12 @@ def train(
         communicator: the worker's ranks; if its ledger has a trace, the report gets it.
         device: this rank's device.
         test: whether to also measure the model on the test data after every epoch.
+        folder: the trial's own, for checkpoints.
     """
-    trial = Trial(configuration, communicator, device, test=test)
-    report.notes = _notes(trial.method)
+    trial = Trial(configuration, communicator, device, test=test, folder=folder)
+    report.notes = _notes(trial)
     report.is_pruned = _is_pruned(trial, hooks)
-    report.notes = _notes(trial.method)  # training may have added notes
+    report.notes = _notes(trial)  # training may have added notes
     if not report.is_pruned and hooks.on_trained is not None:
         hooks.on_trained(trial.model)
     report.seconds = trial.seconds()
@@ -71,13 +74,15 @@ def _is_pruned(trial: Trial, hooks: Hooks) -> bool:
     """Train to the end, or until the root prunes the trial; returns whether it did, equal on all ranks."""
     for progress in trial.train():
         hooks.on_progress(progress)
+        if progress.is_repeated:  # before the checkpoint it was not pruned
+            continue
         if hooks.prunes is not None and trial.agrees_to_end(hooks.prunes(progress)):
             return True
     return False
 
 
-def _notes(method: Method[Any]) -> list[str]:
-    return [shortened(storable(str(note)), REASON_LIMIT) for note in method.notes]
+def _notes(trial: Trial) -> list[str]:
+    return [shortened(storable(str(note)), REASON_LIMIT) for note in (*trial.method.notes, *trial.notes)]
 
 
 def recorded_trace(trace: Trace, method: Method[Any], communicator: Communicator) -> dict[str, Any] | None:

@@ -11,27 +11,27 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration, split_hyperparameters
-from atoll.platform.study.loader import Loader
-from atoll.platform.trial.batches import Batches, EpochBatches, Transform, on_device, without_augmentation
+from atoll.platform.trial.batches import on_device
+from atoll.platform.trial.checkpoints import Checkpoints, Saver, random_state, set_random_state
 from atoll.platform.trial.evaluator import Evaluator
 from atoll.platform.trial.layer_observer import LayerObserver
-from atoll.platform.trial.loaders import LoadedBatches, StreamedBatches
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.schedule import Length, Patience, Ticks
 from atoll.platform.trial.shares import Share
-from atoll.platform.workloads.workload import Part, Samples
+from atoll.platform.trial.training_data import training_batches
 
 # Random states are global to the process, and virtual ranks are threads of one process.
 _RANDOM_STATE = threading.Lock()
@@ -49,12 +49,22 @@ class Trial:
         communicator: the worker's ranks; its ledger is the method's.
         device: this rank's device.
         test: whether to also measure the model on the test data, which no search uses, after every epoch.
+        folder: the trial's own, for checkpoints; if it holds one, training continues from it. Default: no checkpoints.
+
+    Attributes:
+        notes: remarks on the trial's checkpoints.
     """
 
     LOOK_EVERY = 50
 
     def __init__(
-        self, configuration: Configuration, communicator: Communicator, device: str, *, test: bool = False
+        self,
+        configuration: Configuration,
+        communicator: Communicator,
+        device: str,
+        *,
+        test: bool = False,
+        folder: Path | None = None,
     ) -> None:
         hyperparameters, settings, of_workload = split_hyperparameters(
             configuration.method, configuration.workload, configuration.hyperparameters, communicator.size
@@ -65,7 +75,11 @@ class Trial:
         self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
         self._settings = settings
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
-        self._batches = self._make_batches(configuration, data.train, hyperparameters, device)
+        method = registry.method(configuration.method)
+        share = Share(settings.batch_size, communicator.rank, communicator.size, whole=method.layer_parallel)
+        self._batches = training_batches(
+            configuration, self.workload, data.train, method, hyperparameters, share, device
+        )
         per_epoch = self._batches.num_batches
         num_steps = configuration.steps or (configuration.epochs or self.workload.epochs) * per_epoch
         self._length = Length(num_steps, per_epoch)
@@ -83,55 +97,33 @@ class Trial:
             )
         self._optimizers = self._make_optimizers(settings)
         self._context = self._make_context(configuration, device)
-        self.method = registry.method(configuration.method)(hyperparameters, self._context)
+        self.method = method(hyperparameters, self._context)
         self._check_epochs(configuration)
         self._observer = None
         if configuration.observe is not None:
             self._observer = LayerObserver(configuration.observe, self.method, communicator, self._untracked)
         self._model: nn.Module | None = None
         self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
-        self._started = 0.0
+        self._started, self._seconds_at_report = 0.0, 0.0
+        self._step = 0
         self._losses: list[Tensor] = []  # since the last report
         self._epoch_losses: list[Tensor] = []
+        self._reported: list[Progress] = []
+        self._device = device
+        self.notes: list[str] = []
+        self._saver: Saver | None = None
+        if configuration.checkpoint is not None and folder is not None:
+            self._saver = self._make_saver(configuration, folder)
 
-    def _make_batches(self, configuration: Configuration, data: Part, hyperparameters: object, device: str) -> Batches:
-        """This rank's share of the training data, whatever it is loaded from."""
-        method = registry.method(configuration.method)
-        transform: Transform = self.workload.transform
-        name, seed = configuration.method, configuration.seed
-        share = Share(
-            self._settings.batch_size, self._communicator.rank, self._communicator.size, whole=method.layer_parallel
-        )
-        if keeps_samples := method.keeps_samples(hyperparameters):
-            transform = without_augmentation(transform)
-        if isinstance(samples := on_device(device, data), Samples):
-            return EpochBatches(samples, share, seed, transform, device=device)
-        loader = configuration.loader or Loader()
-        batches: LoadedBatches | StreamedBatches
-        if isinstance(data, IterableDataset):
-            if keeps_samples:
-                raise NotApplicable(
-                    f"{name} keeps something for each sample, so it needs training data with positions; got the "
-                    f"iterable {type(data).__name__}: return a map-style Dataset or Samples"
-                )
-            per_epoch = self.workload.steps_per_epoch or configuration.steps
-            if per_epoch is None:
-                raise NotApplicable(
-                    "iterable training data have no epochs: give the study's or workload's `steps`, or the workload's "
-                    f"`steps_per_epoch`; got epochs {configuration.epochs or self.workload.epochs}"
-                )
-            batches = StreamedBatches(
-                data, share, seed, self.workload, loader, transform, num_batches=per_epoch, device=device
-            )
-        else:
-            assert not isinstance(data, Samples)
-            batches = LoadedBatches(data, share, seed, self.workload, loader, transform, device=device)
-        if method.layer_parallel and not isinstance(batches.example(), Tensor):
+    def _make_saver(self, configuration: Configuration, folder: Path) -> Saver:
+        assert configuration.checkpoint is not None
+        if type(self.method).state_dict is Method.state_dict:
             raise NotApplicable(
-                f"{name} cuts the network into a chain of layers, so each batch's inputs must be one tensor; got "
-                f"{type(batches.example()).__name__}"
+                f"{configuration.method} does not define state_dict and load_state_dict, so it has no checkpoints: "
+                "define them, or omit the study's `checkpoint`"
             )
-        return batches
+        files = Checkpoints(folder, configuration, self._untracked)
+        return Saver(files, Ticks(configuration.checkpoint.every, self._length))
 
     def _check_epochs(self, configuration: Configuration) -> None:
         """Raise NotApplicable if reports are asked for where the method cannot be evaluated."""
@@ -172,10 +164,14 @@ class Trial:
     def train(self) -> Iterator[Progress]:
         """Train to the end, reporting at the interval `report_every`, by default after every epoch.
 
+        A training that continues from a checkpoint first repeats the reports from before it.
+
         Raises:
             Diverged: on a rank whose loss is NaN or infinite, or on all ranks if the epoch's mean is.
         """
         try:
+            self._continue()
+            yield from [replace(progress, is_repeated=True) for progress in self._reported]
             yield from self._epochs()
         finally:
             self._batches.close()
@@ -184,30 +180,107 @@ class Trial:
                 self._test.close()
 
     def _epochs(self) -> Iterator[Progress]:
-        step = 0
-        for epoch in range(self._length.num_epochs):
-            end = step + self._length.steps_of(epoch)
-            self._epoch_losses.clear()
+        per_epoch = self._length.steps_per_epoch
+        for epoch in range(self._step // per_epoch, self._length.num_epochs):
+            end = epoch * per_epoch + self._length.steps_of(epoch)
+            if self._step == epoch * per_epoch:
+                self._epoch_losses.clear()
             self._start_clock()
-            for loss in self.method.epoch(self._scheduled(epoch, step)):
-                step += 1
-                self._took(loss, step)
-                if step < end and self._reports.is_due(step):
-                    yield (report := self._report(step, epoch, self._summarize(self._losses)))
-                    if report.last:
+            for loss in self.method.epoch(self._scheduled(epoch)):
+                self._step += 1
+                self._took(loss)
+                if self._step < end:
+                    yield from (reports := list(self._between_steps(epoch)))
+                    if reports and reports[-1].last:
                         return
             self._pause_trace()
             summary = self._summarize(self._epoch_losses)
-            _check_finite("training loss", summary[0], step)
+            _check_finite("training loss", summary[0], self._step)
             self.method.epoch_end(summary[0])
-            if step == self._length.num_steps or self._reports.is_due(step):
+            if self._step == self._length.num_steps or self._reports.is_due(self._step):
                 if len(self._losses) != len(self._epoch_losses):
                     summary = self._summarize(self._losses)
-                yield (report := self._report(step, epoch + (step % self._length.steps_per_epoch == 0), summary))
+                yield (report := self._report(epoch + (self._step % per_epoch == 0), summary))
                 if report.last:
                     return
-            else:
-                self._stop_clock()
+            self._stop_clock()
+            self._save_if_due()
+
+    def _between_steps(self, epoch: int) -> Iterator[Progress]:
+        """Within an epoch: a report and a checkpoint, if they are due."""
+        if self._reports.is_due(self._step):
+            yield (report := self._report(epoch, self._summarize(self._losses)))
+            if report.last:
+                return
+        if self._can_be_cut and self._saver is not None and self._saver.ticks.is_due(self._step):
+            self._pause_trace()
+            self._stop_clock()
+            self._save_if_due()
+            self._start_clock()
+
+    @property
+    def _can_be_cut(self) -> bool:
+        """Whether the method's state is defined between two steps of an epoch."""
+        return type(self.method).epoch is Method.epoch
+
+    # Checkpoints.
+
+    def _save_if_due(self) -> None:
+        """Write a checkpoint if one is due; the clock stands still meanwhile."""
+        if self._saver is None or not self._saver.ticks.is_due(self._step):
+            return
+        self._saver.save(self._step, self._state(), self.notes)
+        self._saver.ticks.advance(self._step, self._agreed(self._seconds / self._step))
+
+    def _state(self) -> dict[str, Any]:
+        """All that the rest of the training depends on, on this rank; collective."""
+        evaluations, scale = self._evaluations, self._optimizers.loss_scale
+        return {
+            "step": self._step,
+            "method": self.method.state_dict(),
+            "loss_scale": None if scale is None else scale.state_dict(),
+            "random": random_state(self._device),
+            "seconds": [self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report],
+            "losses": [loss.cpu() for loss in self._losses],
+            "epoch_losses": [loss.cpu() for loss in self._epoch_losses],
+            "due": [self._reports.next, None if evaluations is None else evaluations.next],
+            "patience": self._patience.state_dict(),
+            "ledger": self._communicator.ledger.rows(),
+            "reports": [vars(progress) for progress in self._reported],
+        }
+
+    def _continue(self) -> None:
+        """Continue from the newest checkpoint, if there is one; collective."""
+        if self._saver is None or (state := self._saver.files.read(self.notes)) is None:
+            return
+        self.method.load_state_dict(state["method"])
+        self._step = state["step"]
+        if self._optimizers.loss_scale is not None:
+            self._optimizers.loss_scale.load_state_dict(state["loss_scale"])
+        self._optimizers.set_step(self._step - 1)
+        self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report = state["seconds"]
+        self._losses = [loss.to(self._device) for loss in state["losses"]]
+        self._epoch_losses = [loss.to(self._device) for loss in state["epoch_losses"]]
+        self._reports.next, evaluation = state["due"]
+        if self._evaluations is not None:
+            self._evaluations.next = evaluation
+        self._patience.load_state_dict(state["patience"])
+        self._communicator.ledger.add(state["ledger"])
+        self._reported = [Progress(**report) for report in state["reports"]]
+        assert self._saver is not None
+        self._saver.ticks.advance(self._step, self._agreed(self._seconds / self._step))
+        self.notes.append(f"continued from the checkpoint of step {self._step}")
+        if self._observer is not None:
+            self.notes.append("the layers are observed anew since then: their changes count from there")
+        set_random_state(state["random"], self._device)
+
+    def _agreed(self, seconds: float) -> float:
+        """The root's value, on all ranks."""
+        agreed = torch.tensor([seconds], dtype=torch.float64)
+        self._untracked.broadcast(agreed)
+        return float(agreed)
+
+    # The clock.
 
     def _start_clock(self) -> None:
         self._started = time.perf_counter()
@@ -224,18 +297,18 @@ class Trial:
         if (trace := self._communicator.ledger.trace) is not None:
             trace.pause()
 
-    def _took(self, loss: Tensor, step: int) -> None:
+    def _took(self, loss: Tensor) -> None:
         """A step has been taken: remember its loss, and look at it now and then."""
         self._losses.append(loss)
         self._epoch_losses.append(loss)
         self._communicator.progress()
         if (trace := self._communicator.ledger.trace) is not None:
             trace.end_step()
-        if step == 1:
+        if self._step == 1:
             self._check_that_settings_act()
         # Reading a loss on a GPU waits for it.
-        if loss.device.type == "cpu" or step % self.LOOK_EVERY == 0:
-            _check_finite("training loss", float(loss), step)
+        if loss.device.type == "cpu" or self._step % self.LOOK_EVERY == 0:
+            _check_finite("training loss", float(loss), self._step)
 
     def _check_that_settings_act(self) -> None:
         s = self._settings
@@ -245,15 +318,15 @@ class Trial:
                 f"be float32 and accumulate 1; got {s.precision} and {s.accumulate}"
             )
 
-    def _report(self, step: int, epoch: int, summary: tuple[float, float]) -> Progress:
+    def _report(self, epoch: int, summary: tuple[float, float]) -> Progress:
         """Evaluate if that is due, and report; the clock stands still meanwhile.
 
         Args:
-            step, epoch: the completed ones.
+            epoch: the number of completed epochs.
             summary: the mean training loss since the last report, and the bytes sent.
         """
         self._pause_trace()
-        train_loss, wire_bytes = summary
+        (train_loss, wire_bytes), step = summary, self._step
         _check_finite("training loss", train_loss, step)
         is_last = step == self._length.num_steps
         num_steps, self._losses = len(self._losses), []
@@ -261,12 +334,15 @@ class Trial:
         model = None
         if evaluates:
             model = self.method.finalize() if is_last else self.method.evaluation_model()
-        seconds = self._stop_clock()
-        scores: dict[str, float] = {} if model is None else self._evaluated(model, step, seconds)
+        self._stop_clock()
+        seconds, self._seconds_at_report = self._seconds - self._seconds_at_report, self._seconds
+        scores: dict[str, float] = {} if model is None else self._evaluated(model, seconds)
         if model is not None and not is_last and self._patience.ends(scores[self.workload.metric]):
             is_last, model = True, self.method.finalize()
-            scores = self._evaluated(model, step, seconds)
+            scores = self._evaluated(model, seconds)
         scores |= {str(name): float(value) for name, value in self.method.metrics().items()}
+        if self._saver is not None:
+            scores |= self._saver.metrics()
         if is_last:
             self._model = model
             wire_bytes = self._summarize(self._epoch_losses)[1]
@@ -284,14 +360,15 @@ class Trial:
             last=is_last,
             by_steps=not self._counts_epochs,
         )
+        self._reported.append(progress)
         self._start_clock()
         return progress
 
-    def _evaluated(self, model: nn.Module, step: int, seconds: float) -> dict[str, float]:
+    def _evaluated(self, model: nn.Module, seconds: float) -> dict[str, float]:
         """All measurements of the model."""
         scores = self._validate(model)
-        _check_finite("validation loss", scores["loss"], step)
-        _check_finite(self.workload.metric, scores[self.workload.metric], step)
+        _check_finite("validation loss", scores["loss"], self._step)
+        _check_finite(self.workload.metric, scores[self.workload.metric], self._step)
         if self._observer is not None:
             scores |= self._observer(model, seconds)
         if self._test is not None:
@@ -302,16 +379,15 @@ class Trial:
         """Plan the next report; ranks agree on the time of a step."""
         ticks = [self._reports, *([self._evaluations] if self._evaluations is not None and evaluates else [])]
         if any(tick.is_in_seconds for tick in ticks):
-            agreed = torch.tensor([seconds_per_step], dtype=torch.float64)
-            self._untracked.broadcast(agreed)
-            seconds_per_step = float(agreed)
+            seconds_per_step = self._agreed(seconds_per_step)
         for tick in ticks:
             tick.advance(step, seconds_per_step)
 
-    def _scheduled(self, epoch: int, step: int) -> Iterator[Batch]:
-        """An epoch's batches, from step `step` on; sets each step's learning rate, and measures the loading time."""
-        batches = self._batches.epoch(epoch)
-        for number in range(step, step + self._length.steps_of(epoch)):
+    def _scheduled(self, epoch: int) -> Iterator[Batch]:
+        """The rest of an epoch's batches; sets each step's learning rate, and measures the loading time."""
+        first = epoch * self._length.steps_per_epoch
+        batches = self._batches.epoch(epoch, self._step - first)
+        for number in range(self._step, first + self._length.steps_of(epoch)):
             started = time.perf_counter()
             batch = next(batches)
             self._seconds_data += time.perf_counter() - started
@@ -328,7 +404,8 @@ class Trial:
         """The parts of this rank's training time: making batches, waiting for other ranks, and computing (the rest)."""
         waiting = self._communicator.ledger.seconds_waited() + self._seconds_meeting
         compute = max(0.0, self._seconds - self._seconds_data - waiting)
-        return {"compute": compute, "waiting": waiting, "data": self._seconds_data}
+        parts = {"compute": compute, "waiting": waiting, "data": self._seconds_data}
+        return parts if self._saver is None else parts | {"checkpoints": self._saver.seconds}
 
     def _summarize(self, losses: list[Tensor]) -> tuple[float, float]:
         """The mean training loss of all ranks, and their total bytes sent."""

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class Work:
     """What a process is to train, and where.
 
     Attributes:
-        configuration, test: see `train`.
+        configuration, test, folder: see `train`.
         rank, nodes: this rank, and the node of each rank.
         device, threads: of this rank.
         prunes: whether the root may prune the trial.
@@ -65,6 +66,7 @@ class Work:
 
     configuration: dict[str, Any]
     test: bool
+    folder: str | None
     rank: int
     nodes: list[int]
     device: str
@@ -96,7 +98,8 @@ def main(channel: Channel) -> None:
     report = Report(work.rank, "")
     try:
         configuration = Configuration.model_validate(work.configuration)
-        train(configuration, its_rank.hooks(communicator), report, communicator, work.device, test=work.test)
+        hooks, folder = its_rank.hooks(communicator), None if work.folder is None else Path(work.folder)
+        train(configuration, hooks, report, communicator, work.device, test=work.test, folder=folder)
     except BaseException as error:  # SystemExit, too
         report.error, report.reason, report.traceback = kind_of(error), reason_of(error), traceback_of(error)
     report.ledger, report.peak_memory = ledger.rows(), peak_memory()

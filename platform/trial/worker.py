@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from atoll.communication.communicator import Patience, PeerAborted
@@ -36,6 +37,26 @@ if TYPE_CHECKING:
 WORK, ABORT, REPORT, WORD = 1, 2, 3, 4
 
 Message = TypeVar("Message")
+
+
+@dataclass(frozen=True)
+class Task:
+    """How the members train a configuration.
+
+    Attributes:
+        test: whether to also measure the model on the test data.
+        prunes: whether the root may prune the trial.
+        folder: the trial's own, for checkpoints.
+    """
+
+    test: bool
+    prunes: bool
+    folder: str | None
+
+    @property
+    def path(self) -> Path | None:
+        """The folder's path."""
+        return None if self.folder is None else Path(self.folder)
 
 
 class Worker:
@@ -82,23 +103,26 @@ class Worker:
 
     # The root's side.
 
-    def evaluate(self, configuration: Configuration, hooks: Hooks, *, test: bool = False) -> Outcome:
+    def evaluate(
+        self, configuration: Configuration, hooks: Hooks, *, test: bool = False, folder: Path | None = None
+    ) -> Outcome:
         """Train `configuration` on all ranks of the worker.
 
         Args:
             configuration: the configuration to train.
             hooks: the root's callbacks.
             test: whether to also measure the model on the test data after every epoch.
+            folder: the trial's own, for checkpoints; on a file system that all ranks see.
         """
-        prunes = hooks.prunes is not None
-        self._tell_members({"configuration": configuration.model_dump(), "test": test, "prunes": prunes})
+        task = Task(test, hooks.prunes is not None, None if folder is None else str(folder))
+        self._tell_members({"configuration": configuration.model_dump(), "task": task})
         history: list[Progress] = []
 
         def remember(progress: Progress) -> None:
             history.append(progress)
             hooks.on_progress(progress)
 
-        reports = self._run(configuration, replace(hooks, on_progress=remember), test)
+        reports = self._run(configuration, replace(hooks, on_progress=remember), task)
         return outcome_of(reports, history, configuration)
 
     def dismiss(self, serve: Callable[[], None] = lambda: None) -> None:
@@ -116,19 +140,19 @@ class Worker:
     def obey(self) -> None:
         """Train the configurations that the root sends, until it sends None."""
         while (work := self._receive(WORK, 0)) is not None:
-            hooks = Hooks(prunes=(lambda _: False) if work["prunes"] else None)  # the root decides
-            self._run(Configuration.model_validate(work["configuration"]), hooks, work["test"])
+            hooks = Hooks(prunes=(lambda _: False) if work["task"].prunes else None)  # the root decides
+            self._run(Configuration.model_validate(work["configuration"]), hooks, work["task"])
         self._wait(self._control.all_sent)
 
     # Both sides.
 
-    def _run(self, configuration: Configuration, hooks: Hooks, test: bool) -> list[Report]:
+    def _run(self, configuration: Configuration, hooks: Hooks, task: Task) -> list[Report]:
         self._serial += 1
         self._raised = False
         self._hooks = hooks
         report = Report(self._control.rank, self.place.hostname)
         trains = self._train_here if self._server is None else self._train_apart
-        family = trains(configuration, hooks, report, test)
+        family = trains(configuration, hooks, report, task)
         report.summaries = family.summaries()
         reports = self._gather(report)
         if self._tell(reports is not None and _is_uneven(reports)):
@@ -139,7 +163,7 @@ class Worker:
         self._hooks = Hooks()
         return reports or []
 
-    def _train_here(self, configuration: Configuration, hooks: Hooks, report: Report, test: bool) -> Family:
+    def _train_here(self, configuration: Configuration, hooks: Hooks, report: Report, task: Task) -> Family:
         """Train in this process; returns the trial's communicators."""
         changes: list[str] = []
         trace = Trace() if self._world.records_steps(self._devices) else None
@@ -151,7 +175,8 @@ class Worker:
         )
         try:
             with isolated(changes):
-                train(configuration, hooks, report, communicator, self.place.device, test=test)
+                device, folder = self.place.device, task.path
+                train(configuration, hooks, report, communicator, device, test=task.test, folder=folder)
         except WorldFailed:  # not this trial's failure: another rank of the process has ended
             raise
         except BaseException as error:  # SystemExit, too, which libraries raise; signals only leave a request to stop
@@ -161,7 +186,7 @@ class Worker:
         report.ledger, report.peak_memory = ledger.rows(), peak_memory()
         return family
 
-    def _train_apart(self, configuration: Configuration, hooks: Hooks, report: Report, test: bool) -> Family:
+    def _train_apart(self, configuration: Configuration, hooks: Hooks, report: Report, task: Task) -> Family:
         """Train in a process of the trial's own; returns the trial's communicators, which stay in this one."""
         assert self._server is not None
         if hooks.on_trained is not None:
@@ -173,7 +198,8 @@ class Worker:
         )
         work = Work(
             configuration=configuration.model_dump(),
-            test=test,
+            test=task.test,
+            folder=task.folder,
             rank=self._control.rank,
             nodes=self._nodes,
             device=self.place.device,

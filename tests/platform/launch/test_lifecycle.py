@@ -135,6 +135,19 @@ def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url):
     assert failed["reason"] == "its worker died during this trial twice; the second time: killed"
 
 
+@pytest.mark.parametrize(("steps", "states"), [((30, 40), ["lost", "lost"]), ((30, 30), ["lost", "failed"])])
+def test_who_gets_further_from_a_checkpoint_is_not_failed(plan_of, url, steps, states):
+    folder = lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=False)
+    for attempt, step in enumerate(steps):
+        lines = JournalWriter(folder.root_journal(0, attempt + 1))
+        journals.start_trial(lines, 0, attempt)
+        journals.report(lines, 0, step // 10, attempt)
+        lines.close()
+        with launches.next_launch(folder.journals) as launcher:
+            lifecycle.mark_lost(folder, launcher, "killed", suspected={0})
+    assert ["lost"] * len(events(folder, "trial_lost")) + ["failed"] * len(events(folder, "trial_ended")) == states
+
+
 def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):
     folder = lifecycle.prepare(plan_of(), url, resuming=False)
     for attempt in (0, 1, 2):

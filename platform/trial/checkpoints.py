@@ -1,0 +1,221 @@
+"""A trial's checkpoints: files in its folder from which the same number of ranks continue, also on other hosts.
+
+Each rank writes its own state. When all have, the root writes `checkpoint.json`, which names the step: a checkpoint is
+whole or not there. Files are read with `weights_only=True`: nothing in them can run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atoll.communication.communicator import Communicator
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.schedule import Ticks
+from atoll.storage.files import replacing, write_whole
+
+MANIFEST = "checkpoint.json"
+# Where a training runs may differ when it goes on; what it computes may not.
+_MAY_DIFFER = {"origin", "threads", "device", "data", "checkpoint"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a checkpoint took: this rank's seconds, and the bytes of all ranks."""
+
+    seconds: float
+    num_bytes: float
+
+
+class Checkpoints:
+    """The checkpoints of one trial, as one of its ranks sees them. All methods are collective.
+
+    Args:
+        folder: the trial's; made when it is needed.
+        configuration: the trial's; a checkpoint of another one is not read.
+        communicator: the worker's ranks; traffic on it does not count as the method's.
+    """
+
+    def __init__(self, folder: Path, configuration: Configuration, communicator: Communicator) -> None:
+        self._folder = folder
+        self._communicator = communicator
+        self._keeps_all = configuration.checkpoint is not None and configuration.checkpoint.keep == "all"
+        self._written: list[int] = []
+        self._identity = json.loads(configuration.model_dump_json(exclude=_MAY_DIFFER)) | {"size": communicator.size}
+
+    def write(self, step: int, state: dict[str, Any], notes: list[str]) -> Cost:
+        """Write the state after `step` steps, and forget earlier ones unless all are kept.
+
+        If a rank cannot write, as on a full disk, the earlier checkpoint stays, and the training goes on.
+
+        Args:
+            step: the number of completed steps.
+            state: this rank's.
+            notes: receives the reason for which a checkpoint was not written.
+        """
+        started = time.perf_counter()
+        totals = torch.zeros(2, dtype=torch.float64)  # bytes written, and ranks that could not
+        try:
+            totals[0] = self._write_own(step, state)
+        except OSError as error:
+            totals[1] = 1
+            self._note(notes, error)
+        self._communicator.sum(totals)  # every rank has written
+        if not totals[1] and self._communicator.rank == 0:
+            content = {"step": step, "bytes": float(totals[0]), "training": self._identity}
+            try:
+                write_whole(self._folder / MANIFEST, json.dumps(content))
+            except OSError as error:
+                totals[1] = 1
+                self._note(notes, error)
+        self._communicator.broadcast(totals)
+        if totals[1]:
+            self._file(step).unlink(missing_ok=True)
+        else:
+            self._forget_earlier(step)
+        return Cost(time.perf_counter() - started, float(totals[0]))
+
+    def _write_own(self, step: int, state: dict[str, Any]) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._file(step)
+        try:
+            with replacing(file) as partial:
+                torch.save(state, partial)
+        except RuntimeError as error:  # torch's, of a write that failed
+            raise OSError(str(error).splitlines()[0]) from error
+        return file.stat().st_size
+
+    def _note(self, notes: list[str], error: OSError) -> None:
+        note = f"a checkpoint could not be written: {error.strerror or error}"
+        if note not in notes:
+            notes.append(note)
+
+    def _forget_earlier(self, step: int) -> None:
+        if not self._keeps_all:
+            for earlier in self._written:
+                self._file(earlier).unlink(missing_ok=True)
+            self._written.clear()
+        self._written.append(step)
+
+    def read(self, notes: list[str]) -> dict[str, Any] | None:
+        """The newest checkpoint's state; None if there is none that all ranks can read.
+
+        Args:
+            notes: receives the reason for which a checkpoint is not read.
+        """
+        wanted = torch.tensor([-1.0], dtype=torch.float64)
+        if self._communicator.rank == 0:
+            wanted[0] = self._newest(notes)
+        self._communicator.broadcast(wanted)
+        if (step := int(wanted)) < 0:
+            return None
+        state, why = self._load(step)
+        readable = torch.tensor([float(state is not None)])
+        self._communicator.sum(readable)
+        if readable < self._communicator.size:
+            reason = why or "another rank cannot read it"
+            notes.append(f"the checkpoint of step {step} was not read ({reason}): the trial started anew")
+            return None
+        self._written.append(step)
+        return state
+
+    def _newest(self, notes: list[str]) -> int:
+        try:
+            content = json.loads((self._folder / MANIFEST).read_text())
+            step, training = int(content["step"]), content["training"]
+        except FileNotFoundError:
+            return -1
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            notes.append(f"{MANIFEST} was not read ({type(error).__name__}: {error}): the trial started anew")
+            return -1
+        if training != self._identity:
+            differing = sorted(name for name in self._identity if training.get(name) != self._identity[name])
+            notes.append(f"a checkpoint with another {', '.join(differing)} was not used: the trial started anew")
+            return -1
+        return step
+
+    def _load(self, step: int) -> tuple[dict[str, Any] | None, str]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state: dict[str, Any] = torch.load(self._file(step), map_location="cpu", weights_only=True)
+        except Exception as error:  # such as a torn file, which torch reports in many ways
+            return None, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+        return state, ""
+
+    def _file(self, step: int) -> Path:
+        return self._folder / f"step-{step:09d}.rank-{self._communicator.rank:05d}.pt"
+
+
+@dataclass
+class Saver:
+    """When checkpoints are written, where, and what they have cost.
+
+    Attributes:
+        files: the checkpoints.
+        ticks: their interval.
+        seconds: this rank's time for them.
+        num_bytes: the size of the last one, of all ranks.
+    """
+
+    files: Checkpoints
+    ticks: Ticks
+    seconds: float = 0.0
+    num_bytes: float = 0.0
+
+    def save(self, step: int, state: dict[str, Any], notes: list[str]) -> None:
+        """Write a checkpoint; collective."""
+        cost = self.files.write(step, state, notes)
+        self.seconds += cost.seconds
+        self.num_bytes = cost.num_bytes
+
+    def metrics(self) -> dict[str, float]:
+        """The size of the last checkpoint."""
+        return {"checkpoint_bytes": self.num_bytes}
+
+
+def tidy_up(configuration: Configuration, folder: Path | None) -> None:
+    """Remove the checkpoints of a trial that has ended, unless they are kept; and its folder if it is then empty."""
+    if folder is not None and configuration.checkpoint is not None and configuration.checkpoint.keep == "none":
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove the checkpoints of a trial, and its folder if it is then empty."""
+    for file in (*folder.glob("step-*.rank-*.pt"), folder / MANIFEST):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def random_state(device: str) -> dict[str, Any]:
+    """The process's random states, as tensors and numbers."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": random.getstate(),
+    }
+    if device != "cpu":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: str) -> None:
+    """Continue with random states."""
+    torch.set_rng_state(state["torch"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    if device != "cpu" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

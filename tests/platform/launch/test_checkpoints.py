@@ -1,0 +1,91 @@
+"""Searches whose trials are interrupted and continue from their checkpoints."""
+
+import contextlib
+import os
+import random
+import signal
+
+import pytest
+import yaml
+from commands import called, end, journal_lines, meanwhile, start, wait_until
+
+from atoll.storage.store import Store
+
+EPOCHS = 30
+
+
+def write(folder, name, **content):
+    study = {
+        "name": name,
+        "workload": "digits_mlp",
+        "method": "local_sgd",
+        "epochs": EPOCHS,
+        "trials": 2,
+        "sampler": {"name": "random"},
+        "topology": {"ranks": 2, "ranks_per_node": 1},
+        "checkpoint": {"every": "1 epochs"},
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(study | content))
+
+
+def results(folder, name):
+    """Of each trial that ended: its objective and the steps of its curve."""
+    store = Store(f"sqlite:///{folder}/atoll.db")
+    study = store.study(name)
+    ended = [trial for trial in store.trials(study) if trial.state in ("complete", "pruned")]
+    steps = {t.id: [r.step for r in store.progress([t.id])] for t in ended}
+    return {t.number: (t.state, t.objective, steps[t.id]) for t in ended}
+
+
+def reached(folder):
+    """The last reported step of each trial."""
+    lines = journal_lines(folder, "progress") if folder.exists() else []
+    return {number: max((line["step"] for line in lines if line["number"] == number), default=0) for number in (0, 1)}
+
+
+def continued(folder):
+    return [line for line in journal_lines(folder, "trial_ended") if "continued from" in " ".join(line["notes"])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [{}, pytest.param({"pruning": {"rule": "asha", "grace": 20, "factor": 2}}, marks=pytest.mark.long)],
+    ids=["whole", "pruned"],
+)
+def test_a_stopped_trial_continues_and_its_curve_is_one_line(tmp_path, more):
+    for name in ("whole", "cut"):
+        write(tmp_path, name, **more)
+    called("search", "whole.yaml", "--in-process", cwd=tmp_path)
+    folder = tmp_path / "atoll-studies" / "cut"
+    stop = folder / "stop"
+    for number in (5, EPOCHS + 15):  # in the first trial, and in the second, as repeated reports are lines, too
+        resume = ["--resume"] if folder.exists() else []
+        with meanwhile(lambda n=number: len(journal_lines(folder, "progress")) >= n, stop.touch):
+            called("search", "cut.yaml", "--in-process", *resume, cwd=tmp_path, code=75)
+    called("search", "cut.yaml", "--in-process", "--resume", cwd=tmp_path)
+    assert results(tmp_path, "cut") == results(tmp_path, "whole")
+    assert len(continued(folder)) == 2
+    assert not (folder / "trials").exists() or not list((folder / "trials").rglob("*.pt"))
+
+
+@pytest.mark.mpi
+@pytest.mark.long
+@pytest.mark.parametrize("isolate", ["restore", "process"])
+def test_killed_ranks_continue_bit_for_bit(tmp_path, isolate):
+    for name in ("whole", "cut"):
+        more = {"isolate": isolate} if name == "cut" else {}
+        write(tmp_path, name, **more, epochs=150, topology={"workers": 2, "ranks": 2, "ranks_per_node": 1})
+    called("search", "whole.yaml", "--in-process", cwd=tmp_path)
+    folder, rng = tmp_path / "atoll-studies" / "cut", random.Random(0)
+    search = start("search", "cut.yaml", cwd=tmp_path)
+    for kill in range(3):
+        before = reached(folder)
+        wait_until(lambda b=before: all(reached(folder)[n] > b[n] + 100 for n in (0, 1)), 120)
+        assert len(journal_lines(folder, "restarted")) == kill
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rng.choice(journal_lines(folder, "host")[-4:])["process"], signal.SIGKILL)
+        wait_until(lambda k=kill: len(journal_lines(folder, "restarted")) == k + 1, 120)
+    assert end(search).returncode == 0
+    assert results(tmp_path, "cut") == results(tmp_path, "whole")
+    assert continued(folder)

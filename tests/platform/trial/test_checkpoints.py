@@ -1,0 +1,230 @@
+"""A training that was interrupted continues from its last checkpoint: bit for bit, or tells why it does not."""
+
+import errno
+import json
+import os
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from atoll.communication.threads import run_virtual_ranks, single_rank
+from atoll.methods.data_parallel.ddp import Ddp
+from atoll.methods.method import Method, NotApplicable
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial import checkpoints
+from atoll.platform.trial.trial import Trial
+from atoll.platform.workloads.digits import DigitsMlp
+from atoll.platform.workloads.workload import Data
+
+CHECKPOINT = {"every": "1 steps"}
+
+
+class Interruption(Exception):
+    pass
+
+
+class Random(DigitsMlp):
+    """Draws from all random states: dropout, augmentation, and NumPy and Python in the loss."""
+
+    def transform(self, inputs, generator):
+        if generator is None:
+            return inputs
+        return inputs + 0.1 * torch.randn(inputs.shape, generator=generator)
+
+    def model(self):
+        return nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 10))
+
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets) * (1 + 0.01 * random.random() + 0.01 * np.random.rand())
+
+
+class Loaded(Random):
+    def load(self, folder):
+        data = super().load(folder)
+        return Data(*(TensorDataset(part.inputs, part.targets) for part in (data.train, data.validation, data.test)))
+
+
+def configuration(**content):
+    whole = {"workload": "digits_mlp", "method": "ddp", "epochs": 2, "seed": 1, "checkpoint": CHECKPOINT}
+    return Configuration(**whole | content)
+
+
+def train(config, folder, nodes=(0,), until=None):
+    """All reports, the final parameters and the notes of each rank; with `until`, interrupted before that step."""
+
+    def rank(communicator):
+        trial = Trial(config, communicator, "cpu", folder=folder)
+        if until is not None:
+            step = trial.method.step
+
+            def interrupted(batch, taken=[0]):  # noqa: B006
+                taken[0] += 1
+                if taken[0] == until:
+                    raise Interruption
+                return step(batch)
+
+            trial.method.step = interrupted
+        reports = list(trial.train())
+        return reports, [p.detach().clone() for p in trial.model.parameters()], trial
+
+    return run_virtual_ranks(rank, nodes)
+
+
+def values(reports):
+    names = ("step", "epoch", "train_loss", "validation_loss", "metric", "learning_rate", "wire_bytes", "last")
+    return [[getattr(report, name) for name in names] for report in reports]
+
+
+def interrupted_equals_uninterrupted(config, folder, nodes=(0,), until=50):
+    expected = train(config, folder / "whole", nodes)
+    with pytest.raises(Interruption):
+        train(config, folder / "cut", nodes, until)
+    continued = train(config, folder / "cut", nodes)
+    for (before, parameters, _), (after, same, trial) in zip(expected, continued, strict=True):
+        assert f"continued from the checkpoint of step {until - 1}" in trial.notes
+        assert values(after) == values(before)
+        assert [r.is_repeated for r in after] == [r.step < until for r in after]
+        assert all(torch.equal(a, b) for a, b in zip(parameters, same, strict=True))
+
+
+@pytest.mark.parametrize("workload", [Random, Loaded])
+@pytest.mark.parametrize("until", [2, 39, 40, 41, 77], ids="step_{}".format)
+def test_one_rank_continues_bit_for_bit(tmp_path, monkeypatch, workload, until):
+    monkeypatch.setattr(registry, "workload", lambda *_: workload())
+    with torch.random.fork_rng():
+        interrupted_equals_uninterrupted(configuration(report_every="15 steps"), tmp_path, until=until)
+
+
+@pytest.mark.parametrize("method", ["ddp", "local_sgd", "diloco", "powersgd"])
+def test_ranks_continue_bit_for_bit(tmp_path, method):
+    interrupted_equals_uninterrupted(configuration(method=method), tmp_path, (0, 0, 1, 1), until=13)
+
+
+def test_settings_of_the_training_continue(tmp_path):
+    hyperparameters = {"precision": "float16", "accumulate": 2, "gradient_clipping": 0.5, "optimizer": "adamw"}
+    config = configuration(
+        hyperparameters=hyperparameters | {"learning_rate": 0.001},
+        epochs=5,
+        report_every="10 steps",
+        evaluate_every="20 steps",
+        patience=3,
+    )
+    interrupted_equals_uninterrupted(config, tmp_path, until=95)
+
+
+def test_the_traffic_and_the_time_are_those_of_the_whole_training(tmp_path):
+    config = configuration(method="local_sgd")
+    expected = train(config, tmp_path / "whole", (0, 1))
+    with pytest.raises(Interruption):
+        train(config, tmp_path / "cut", (0, 1), 13)
+    for (before, _, whole), (after, _, continued) in zip(
+        expected, train(config, tmp_path / "cut", (0, 1)), strict=True
+    ):
+        assert after[-1].wire_bytes == before[-1].wire_bytes
+        assert after[-1].seconds > 0
+        assert continued.seconds().keys() == whole.seconds().keys() == {"compute", "waiting", "data", "checkpoints"}
+        assert after[-1].metrics["checkpoint_bytes"] > 1000
+
+
+def test_the_interval_is_kept_and_only_the_last_checkpoint(tmp_path):
+    train(configuration(epochs=1, checkpoint={"every": "10 steps"}), tmp_path / "a")
+    assert sorted(file.name for file in (tmp_path / "a").glob("*.pt")) == ["step-000000030.rank-00000.pt"]
+    train(configuration(epochs=1, checkpoint={"every": "10 steps", "keep": "all"}), tmp_path / "b", (0, 0))
+    assert len(list((tmp_path / "b").glob("*.pt"))) == 2  # step 10 of 19, on two ranks
+    manifest = json.loads((tmp_path / "b" / "checkpoint.json").read_text())
+    assert manifest["step"] == 10
+    assert manifest["bytes"] == sum(file.stat().st_size for file in (tmp_path / "b").glob("*.pt"))
+    train(configuration(epochs=3, checkpoint={"every": "2 epochs"}), tmp_path / "c")
+    assert json.loads((tmp_path / "c" / "checkpoint.json").read_text())["step"] == 78
+
+
+@pytest.mark.parametrize(
+    ("spoil", "note"),
+    [
+        (lambda folder: (folder / "checkpoint.json").write_text("{"), "checkpoint.json was not read (JSONDecodeError"),
+        (
+            lambda folder: next(folder.glob("*.rank-00001.pt")).write_bytes(b"PK\3\4 torn"),
+            "the checkpoint of step 12 was not read (",
+        ),
+        (lambda folder: next(folder.glob("*.rank-00000.pt")).unlink(), "the checkpoint of step 12 was not read ("),
+    ],
+    ids=["manifest", "torn", "missing"],
+)
+def test_what_cannot_be_read_is_told_and_the_training_starts_anew(tmp_path, spoil, note):
+    config = configuration(method="local_sgd", epochs=1)
+    expected = train(config, tmp_path / "whole", (0, 1))
+    with pytest.raises(Interruption):
+        train(config, tmp_path / "cut", (0, 1), 13)
+    spoil(tmp_path / "cut")
+    results = train(config, tmp_path / "cut", (0, 1))
+    notes = [each for _, _, trial in results for each in trial.notes]
+    assert any(each.startswith(note) for each in notes)
+    assert all(torch.equal(a, b) for a, b in zip(expected[0][1], results[0][1], strict=True))
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_full_disk_costs_a_checkpoint_and_not_the_trial(tmp_path, monkeypatch, failing):
+    save = torch.save
+
+    def full(state, file):
+        if f"rank-{failing:05d}" in threading.current_thread().name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(state, file)
+
+    def rank(communicator):
+        threading.current_thread().name = f"rank-{communicator.rank:05d}"
+        config = configuration(method="local_sgd", epochs=1, checkpoint={"every": "5 steps"})
+        trial = Trial(config, communicator, "cpu", folder=tmp_path)
+        return list(trial.train()), trial.notes
+
+    monkeypatch.setattr(torch, "save", full)
+    results = run_virtual_ranks(rank, (0, 1))
+    assert all(reports[-1].last for reports, _ in results)
+    assert results[failing][1] == ["a checkpoint could not be written: No space left on device"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_training_is_not_used(tmp_path):
+    with pytest.raises(Interruption):
+        train(configuration(), tmp_path, until=13)
+    ((_, _, trial),) = train(configuration(seed=2, epochs=1), tmp_path)
+    assert trial.notes == ["a checkpoint with another epochs, seed was not used: the trial started anew"]
+
+
+def test_nothing_in_a_checkpoint_can_run_code(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (print, ("attacked",))
+
+    config = configuration(epochs=1)
+    with pytest.raises(Interruption):
+        train(config, tmp_path, until=13)
+    torch.save({"step": 12, "method": Attack()}, next(tmp_path.glob("*.pt")))
+    ((_, _, trial),) = train(config, tmp_path)
+    assert "the checkpoint of step 12 was not read (UnpicklingError" in trial.notes[0]
+
+
+def test_a_method_without_states_is_refused(tmp_path, monkeypatch):
+    class Stateless(Ddp):
+        state_dict = Method.state_dict
+
+    monkeypatch.setattr(registry, "method", lambda _: Stateless)
+    with pytest.raises(NotApplicable, match="ddp does not define state_dict and load_state_dict, so it has no check"):
+        Trial(configuration(), single_rank(), "cpu", folder=tmp_path)
+    Trial(configuration(checkpoint=None), single_rank(), "cpu", folder=tmp_path)
+
+
+def test_what_has_ended_is_tidied_up(tmp_path):
+    for keep, left in (("none", 0), ("last", 2), ("all", 2)):
+        config = configuration(epochs=1, checkpoint={"every": "20 steps", "keep": keep})
+        folder = tmp_path / keep
+        train(config, folder)
+        checkpoints.tidy_up(config, folder)
+        assert len(list(folder.glob("*"))) == left
+    checkpoints.tidy_up(config, None)
