@@ -4,7 +4,7 @@ Every rank sends the signs of its gradient; the update is the sign of their sum.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from optuna.distributions import FloatDistribution
@@ -45,3 +45,9 @@ class SignSgd(Method[SignSgdHyperparameters]):
 
     def finalize(self) -> nn.Module:
         return self.evaluation_model()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self._flat.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._flat.load_state_dict(state["model"])

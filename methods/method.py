@@ -2,8 +2,8 @@
 
 The trial's loop calls `epoch` with this rank's share of every global batch of an epoch, the same number on every rank;
 by default `epoch` calls `step` once per batch. It calls `epoch_end` after each epoch, `evaluation_model` at any time
-between epochs, and `finalize` once, after the last epoch. All of these are collective: every rank of the worker calls
-them in the same order.
+between epochs, `state_dict` at any time between two steps, and `finalize` once, after the last epoch. All of these are
+collective: every rank of the worker calls them in the same order.
 """
 
 from __future__ import annotations
@@ -188,6 +188,8 @@ class Method(ABC, Generic[H]):
         min_ranks, max_ranks: the numbers of ranks per worker that the method supports; None for no limit.
         asynchronous: whether ranks do not wait for one another, so that the same seed may give different results.
         layer_parallel: whether ranks hold parts of one network; each then receives the whole of every global batch.
+        resumable_within_epoch: whether a state that `state_dict` returns between two steps of an epoch continues at the
+            next step. If not, checkpoints are taken between epochs only. Default: unless the class overrides `epoch`.
         pruning: the default pruning of its trials: `rule`, and `while_falling`.
         search_space: a `SearchSpace` of its hyperparameters, for a method outside atoll's registry.
 
@@ -236,8 +238,15 @@ class Method(ABC, Generic[H]):
     max_ranks: ClassVar[int | None] = None
     asynchronous: ClassVar[bool] = False
     layer_parallel: ClassVar[bool] = False
+    resumable_within_epoch: ClassVar[bool] = True
     pruning: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     notes: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep checkpoints out of an epoch whose passes the state may not know."""
+        super().__init_subclass__(**kwargs)
+        if "epoch" in vars(cls) and "resumable_within_epoch" not in vars(cls):
+            cls.resumable_within_epoch = False
 
     @classmethod
     def check(cls, hyperparameters: H, settings: OptimizerSettings, num_ranks: int) -> None:
@@ -270,6 +279,10 @@ class Method(ABC, Generic[H]):
         """Train on an epoch's batches, yielding the loss of each; to be overridden for several passes over them.
 
         Taking a batch from the iterator sets the learning rate to the schedule's at its step.
+
+        An interrupted epoch continues with a call for the batches that are left, after `load_state_dict`. A method that
+        overrides `epoch` is therefore interrupted between epochs only, unless it sets `resumable_within_epoch`: then
+        its state holds the position within its passes.
         """
         for batch in batches:
             yield self.step(batch)
@@ -300,8 +313,18 @@ class Method(ABC, Generic[H]):
     def state_dict(self) -> dict[str, Any]:
         """Return copies of everything that training depends on; optional, needed for checkpoints only.
 
-        Called after an epoch's end, when nothing is pending; collective. Training continues afterwards, so the copies
-        must not share memory with it.
+        Called between any two steps of an epoch (see `resumable_within_epoch`) or between two epochs, after
+        `epoch_end`; collective. Training continues afterwards as if it had not been called:
+
+        - the copies must not share memory with the training;
+        - pending communication may be completed, but its result must act at the same step as without the call; the
+          result is then a part of the state;
+        - the ranks of an asynchronous method meet, as for `evaluation_model`, and the state is that of the meeting.
+
+        The state has the method's models, optimizers, averages, counters, generators, and what `metrics`, `inner_ranks`
+        and `notes` report. Torch's global random state, the position in the data, the schedule and the ledger are the
+        trial's. It consists of what `torch.load(weights_only=True)` reads: tensors, numbers, strings, booleans, None,
+        lists, tuples, and dicts with strings or integers as keys; `atoll.testing` checks that.
 
         Raises:
             NotImplementedError: when the method does not support checkpoints.
@@ -309,7 +332,10 @@ class Method(ABC, Generic[H]):
         raise NotImplementedError(self._how_to_checkpoint())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue bit for bit from what `state_dict` returned on this rank, which stays unchanged.
+        """Continue from what `state_dict` returned on this rank of as many, which stays unchanged; collective.
+
+        Called once, before the first step, on a method that was made with the same hyperparameters. Training continues
+        bit for bit, unless the method is asynchronous. All tensors of `state` may be in host memory.
 
         Raises:
             NotImplementedError: when the method does not support checkpoints.

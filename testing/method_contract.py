@@ -7,16 +7,19 @@ where the method breaks the contract. `check_method` runs all of them on virtual
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+import io
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
 from atoll.communication.threads import run_virtual_ranks
-from atoll.methods.method import Method
+from atoll.methods.common.plain import require_plain
+from atoll.methods.method import Batch, Method
 from atoll.testing.problem import (
     STILL,
     batches,
@@ -29,6 +32,7 @@ from atoll.testing.problem import (
     make_normed_model,
     make_optimizers,
     train,
+    training,
     vector,
 )
 from atoll.testing.ranks import Layout, layout_name, layouts
@@ -37,6 +41,8 @@ from atoll.testing.ranks import Layout, layout_name, layouts
 FLOAT64 = 1e-12
 # Adam divides by the root of a second moment of 1e-8 and less: rounding is amplified.
 ADAPTIVE = 1e-9
+# Of trainings with checkpoints; enough for a method's first epoch, its last one, and two between.
+CHECKPOINTED_EPOCHS, CHECKPOINTED_STEPS = 4, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +108,8 @@ def _in_step_on_several_ranks(subject: Subject, num_ranks: int) -> bool:
     return num_ranks > 1 and subject.is_in_step(num_ranks)
 
 
-def _saves(subject: Subject) -> bool:
+def _saves(subject: Subject, num_ranks: int) -> bool:
     return subject.method.state_dict is not Method.state_dict
-
-
-def _saves_in_step(subject: Subject, num_ranks: int) -> bool:
-    return _saves(subject) and subject.is_in_step(num_ranks)
-
-
-def _saves_on_several_ranks(subject: Subject, num_ranks: int) -> bool:
-    return _saves(subject) and num_ranks > 1
 
 
 def _on_replicas(subject: Subject, num_ranks: int) -> bool:
@@ -203,41 +201,139 @@ def check_a_learning_rate_of_0_holds_the_network(c: Communicator, subject: Subje
     assert close(end, start, 1e-14), "the network moves although the schedule has come down to 0"
 
 
-@_check(_saves_in_step)
-def check_continues_from_saved_state_bit_for_bit(c: Communicator, subject: Subject) -> None:
-    """Saving changes nothing, and what is saved is all that training depends on."""
-    method, _ = subject.make(c, num_epochs=4, model=make_normed_model())
-    steps = list(batches(c, 40, method=method))
-    train(method, steps[:20])
-    state = method.state_dict()
-    kept = copied(state)
-    train(method, steps[20:])
-    _assert_equal(state, kept, "training has changed a saved state: state_dict must return copies")
-    again, _ = subject.make(c, num_epochs=4, model=make_normed_model(seed=5))
-    again.load_state_dict(state)
-    train(again, steps[20:])
-    _assert_equal(state, kept, "training has changed a loaded state: load_state_dict must copy")
-    ends = [everything(m.finalize()) for m in (method, again)]
-    assert torch.equal(*ends), "training that continues from a saved state ends elsewhere"
+@_check(_saves)
+def check_continues_from_a_checkpoint_at_any_step(c: Communicator, subject: Subject) -> None:
+    """One at a random step of each epoch: taking it changes nothing, and it is all that training depends on.
+
+    Ranks that do not wait for one another go on with the network to be evaluated, and still lower the loss.
+    """
+    steps = list(batches(c, CHECKPOINTED_EPOCHS * CHECKPOINTED_STEPS, method=subject.method))
+    if not subject.is_in_step(c.size):
+        curve = torch.tensor(_interrupted(c, subject, steps)[0])
+        c.mean(curve)
+        first, last = float(curve[:CHECKPOINTED_STEPS].mean()), float(curve[-CHECKPOINTED_STEPS:].mean())
+        assert last < first, f"the loss of an interrupted training goes from {first:.3g} to {last:.3g}"
+        return
+    expected, expected_end = _uninterrupted(c, subject, steps)
+    cuts = ", ".join(map(str, _cuts(subject, c.size)))
+    for what, run in (("whose state is saved", _saved), ("that continues from its saved state", _interrupted)):
+        losses, end = run(c, subject, steps)
+        number = next((n for n, (a, b) in enumerate(zip(losses, expected, strict=True), 1) if a != b), None)
+        assert number is None, f"a training {what} after steps {cuts} has another loss in step {number}"
+        assert torch.equal(end, expected_end), f"a training {what} after steps {cuts} ends elsewhere"
 
 
-@_check(_saves_on_several_ranks)
-def check_state_round_trips(c: Communicator, subject: Subject) -> None:
-    """What is saved, loaded and saved again is the same, and so is the network to be evaluated."""
-    method, _ = subject.make(c)
-    train(method, list(batches(c, 20, method=method)), meet=c.barrier)
-    state = copied(method.state_dict())
-    again, _ = subject.make(c, seed=5)
-    again.load_state_dict(state)
-    _assert_equal(again.state_dict(), state, "a state that is loaded and saved again is another one")
-    shown = [vector(m.evaluation_model()) for m in (method, again)]
-    assert torch.equal(*shown), "the network to be evaluated is another one after loading"
+def _cuts(subject: Subject, num_ranks: int) -> list[int]:
+    """After how many steps states are saved: a random number for each epoch, equal on all ranks."""
+    seed = f"{subject.method.__name__} {sorted(subject.hyperparameters.items())} {num_ranks}"
+    choose = random.Random(seed)
+    ends = [CHECKPOINTED_STEPS * number for number in range(1, CHECKPOINTED_EPOCHS)]
+    if not subject.method.resumable_within_epoch:
+        return ends
+    within = [choose.randrange(end - CHECKPOINTED_STEPS + 1, end + 1) for end in ends]
+    return [*within, ends[-1] + choose.randrange(1, CHECKPOINTED_STEPS)]
 
 
-def _assert_equal(state: dict[str, Any], expected: dict[str, Any], message: str) -> None:
-    torch.testing.assert_close(
-        state, expected, rtol=0, atol=0, equal_nan=True, msg=lambda difference: f"{message}\n{difference}"
-    )
+class _Attempt:
+    """A method made afresh, its schedule, and its training from step `len(losses)` on."""
+
+    def __init__(self, c: Communicator, subject: Subject, losses: list[float], *, seed: int = 0) -> None:
+        num_steps = CHECKPOINTED_EPOCHS * CHECKPOINTED_STEPS
+        self._optimizers = make_optimizers(subject.method, {**subject.settings, "schedule": "linear"}, num_steps)
+        self.method, self.model = subject.make(
+            c,
+            num_epochs=CHECKPOINTED_EPOCHS,
+            steps_per_epoch=CHECKPOINTED_STEPS,
+            model=make_normed_model(seed),
+            optimizers=self._optimizers,
+        )
+        self.losses, self._meet = losses, c.barrier
+
+    def train(self, steps: Sequence[Batch]) -> Iterator[int]:
+        return training(self.method, steps, self.losses, CHECKPOINTED_STEPS, self._meet, optimizers=self._optimizers)
+
+
+def _uninterrupted(c: Communicator, subject: Subject, steps: Sequence[Batch]) -> tuple[list[float], Tensor]:
+    """The losses and the final network of a training without checkpoints."""
+    attempt = _Attempt(c, subject, [])
+    for _ in attempt.train(steps):
+        pass
+    return attempt.losses, everything(attempt.method.finalize())
+
+
+def _saved(c: Communicator, subject: Subject, steps: Sequence[Batch]) -> tuple[list[float], Tensor]:
+    """The same of a training whose state is saved, but never loaded."""
+    attempt, cuts, states = _Attempt(c, subject, []), _cuts(subject, c.size), []
+    for done in attempt.train(steps):
+        if done in cuts:
+            state = attempt.method.state_dict()
+            states.append((state, copied(state)))
+    for state, kept in states:
+        _assert_equal(state, kept, "training has changed a saved state: state_dict must return copies")
+    return attempt.losses, everything(attempt.method.finalize())
+
+
+def _interrupted(c: Communicator, subject: Subject, steps: Sequence[Batch]) -> tuple[list[float], Tensor]:
+    """The same of a training that goes on from each of its states with another object and other networks."""
+    attempt, loaded = _Attempt(c, subject, []), []
+    for number, cut in enumerate(_cuts(subject, c.size), 1):
+        next(done for done in attempt.train(steps) if done == cut)
+        before, network = attempt.method, everything(attempt.model)
+        saved = before.state_dict()
+        assert torch.equal(everything(attempt.model), network), "state_dict has changed the network"
+        require_plain(saved)
+        state = _written_and_read(saved)
+        attempt = _Attempt(c, subject, attempt.losses, seed=5 * number)
+        attempt.method.load_state_dict(state)
+        loaded.append((state, saved))
+        for name in ("metrics", "inner_ranks"):
+            reports = [getattr(method, name)() for method in (attempt.method, before)]
+            _assert_equal(reports[0], reports[1], f"{name} reports something else after loading")
+        if not subject.is_in_step(c.size):
+            _assert_equal(attempt.method.state_dict(), saved, "a state that is loaded and saved again is another one")
+            shown = [vector(method.evaluation_model()) for method in (attempt.method, before)]
+            assert torch.equal(*shown), "the network to be evaluated is another one after loading"
+    for _ in attempt.train(steps):
+        pass
+    for state, kept in loaded:
+        _assert_equal(state, kept, "training has changed a loaded state: load_state_dict must copy")
+    network = attempt.method.finalize()
+    mine = vector(network)
+    assert all(torch.equal(mine, theirs) for theirs in gathered(c, mine)), "the ranks' final networks differ"
+    return attempt.losses, everything(network)
+
+
+def _written_and_read(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    read: dict[str, Any] = torch.load(file, weights_only=True)
+    return read
+
+
+def _assert_equal(state: object, expected: object, message: str) -> None:
+    place = _difference(state, expected, "")
+    assert place is None, f"{message}; they differ in {place or 'their type'}"
+
+
+def _difference(a: object, b: object, place: str) -> str | None:
+    """Where two states first differ; None if they are equal. NaN equals NaN."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        alike = a.dtype == b.dtype and a.shape == b.shape
+        return None if alike and bool(((a == b) | (a.isnan() & b.isnan())).all()) else place
+    if type(a) is not type(b):
+        return place
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a.keys() != b.keys():
+            return place
+        parts = [(f"{place}[{key!r}]", a[key], b[key]) for key in a]
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            return place
+        parts = [(f"{place}[{number}]", x, y) for number, (x, y) in enumerate(zip(a, b, strict=True))]
+    else:
+        return None if a == b or (a != a and b != b) else place
+    return next((found for name, x, y in parts if (found := _difference(x, y, name)) is not None), None)
 
 
 @_check(_on_several_ranks)

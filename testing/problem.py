@@ -166,15 +166,38 @@ def train(
         optimizers: the method's, to move the learning rate along its schedule. Default: it stays.
     """
     losses: list[float] = []
-    for start in range(0, len(steps), steps_per_epoch):
-        epoch = steps[start : start + steps_per_epoch]
-        for loss in method.epoch(_scheduled(epoch, start, optimizers)):
+    for _ in training(method, steps, losses, steps_per_epoch, meet, pace, optimizers):
+        pass
+    return losses
+
+
+def training(
+    method: Method[Any],
+    steps: Sequence[Batch],
+    losses: list[float],
+    steps_per_epoch: int = 10,
+    meet: Callable[[], None] = _nothing,
+    pace: Callable[[], None] = _nothing,
+    optimizers: OptimizerFactory | None = None,
+) -> Iterator[int]:
+    """The same, from step `len(losses)` on; yields the number of steps where a checkpoint may be taken.
+
+    That is after every step, and at the end of an epoch after `epoch_end`. The other arguments are those of `train`.
+
+    Args:
+        losses: this rank's losses before; those of further steps are appended.
+    """
+    while (start := len(losses)) < len(steps):
+        end = min(len(steps), start - start % steps_per_epoch + steps_per_epoch)
+        for loss in method.epoch(_scheduled(steps[start:end], start, optimizers)):
             losses.append(float(loss))
             pace()
-        if len(epoch) == steps_per_epoch:
+            if len(losses) < end:
+                yield len(losses)
+        if end % steps_per_epoch == 0:
             meet()
             method.epoch_end(sum(losses[-steps_per_epoch:]) / steps_per_epoch)
-    return losses
+        yield end
 
 
 def _scheduled(epoch: Sequence[Batch], start: int, optimizers: OptimizerFactory | None) -> Iterator[Batch]:

@@ -1,7 +1,8 @@
 """A workload and a method that a package of your own registers by entry points (see pyproject.toml)."""
 
+import copy
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +55,10 @@ class HalfDdp(Method):
     def finalize(self) -> nn.Module:
         return self._context.model
 
-    def state_dict(self) -> dict[str, object]:
-        return {"model": self._flat.state_dict(), "optimizer": self._optimizer.state_dict()}
+    # What an interrupted training continues from. Torch's optimizers share their state, so it is copied.
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self._flat.state_dict(), "optimizer": copy.deepcopy(self._optimizer.state_dict())}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._flat.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))

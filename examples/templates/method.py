@@ -5,6 +5,7 @@ names it as `method: method.py:MyMethod`. Every rank of a worker runs the same c
 collective, so all ranks must make the same calls in the same order.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -77,16 +78,20 @@ class MyMethod(Method):
         self._context.communicator.mean(self._flat.state)
         return self._context.model
 
+    # With these two functions trainings can be interrupted and continued. `state_dict` is called between any two steps,
+    # and the training goes on as if it had not been: so it returns copies, and torch's optimizers share theirs.
+    # Only tensors, numbers, strings, booleans, None, lists, tuples and dicts can be saved.
+    # `atoll.testing.check_method` tests both.
     def state_dict(self) -> dict[str, Any]:
         """Copies of everything that training depends on."""
         return {
             "model": self._flat.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "num_steps": self._num_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned on this rank."""
         self._flat.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._num_steps = state["num_steps"]

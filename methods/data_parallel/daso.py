@@ -89,13 +89,38 @@ def halve(B: int, S: int, initial: tuple[int, int]) -> tuple[int, int]:
 
 @dataclass
 class _Sent:
-    """A pending global synchronization: the sending group, the step, and on the sender the sum."""
+    """A pending global synchronization.
+
+    Attributes:
+        group: which rank of each node sends.
+        step: the sending step.
+        wait: S, the steps until the merge.
+        total: the sum, on the senders.
+        request: completes the sum, on the senders; None once a checkpoint has received it.
+    """
 
     group: int
     step: int
     wait: int
     total: Tensor | None
     request: Request | None
+
+    def wait_for_total(self) -> None:
+        """Return when `total` is the sum."""
+        if self.request is not None:
+            self.request.wait()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Wait for the sum, and return it with its step."""
+        self.wait_for_total()
+        total = None if self.total is None else self.total.clone()
+        return {"group": self.group, "step": self.step, "wait": self.wait, "total": total}
+
+    @classmethod
+    def of(cls, state: dict[str, Any], like: Tensor) -> _Sent:
+        """The synchronization that `state_dict` returned; its sum goes next to `like`."""
+        total = None if state["total"] is None else state["total"].to(like, copy=True)
+        return cls(state["group"], state["step"], state["wait"], total, None)
 
 
 class Daso(Method[DasoHyperparameters]):
@@ -173,8 +198,8 @@ class Daso(Method[DasoHyperparameters]):
     def _receive(self) -> None:
         assert self._sent is not None
         sent, self._sent = self._sent, None
-        if sent.request and sent.total is not None:
-            sent.request.wait()
+        if sent.total is not None:
+            sent.wait_for_total()
             merge(self._flat.state, sent.total, self._step - sent.step, self._num_nodes)
         self._node.broadcast(self._flat.state, sent.group)
 
@@ -198,12 +223,11 @@ class Daso(Method[DasoHyperparameters]):
         return self._context.model
 
     def state_dict(self) -> dict[str, Any]:
-        """Return model, optimizer, schedule and counters; collective, as it merges a pending sum first."""
-        if self._sent:
-            self._receive()
+        """Return model, optimizer, a pending sum, schedule and counters; collective, as it waits for that sum."""
         return {
             "model": self._flat.state_dict(),
             "optimizer": saved(self._optimizer),
+            "sent": None if self._sent is None else self._sent.state_dict(),
             "plateau": self._plateau.state_dict(),
             "counters": [self._B, self._S, self._epoch, self._step, self._last_send, self._next_group, self._differ],
         }
@@ -212,6 +236,7 @@ class Daso(Method[DasoHyperparameters]):
         """Continue from `state`."""
         self._flat.load_state_dict(state["model"])
         restore(self._optimizer, state["optimizer"])
+        self._sent = None if state["sent"] is None else _Sent.of(state["sent"], self._flat.state)
         self._plateau.load_state_dict(state["plateau"])
         (self._B, self._S, self._epoch, self._step, self._last_send, self._next_group, self._differ) = state["counters"]
 

@@ -197,7 +197,7 @@ class CollapseDetector:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._first_totals = state["first_totals"].clone()
+        self._first_totals = state["first_totals"].to("cpu", copy=True)
         self._first, self.has_collapsed = state["first"], state["has_collapsed"]
 
 
@@ -392,6 +392,8 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
             "num_steps": self._num_steps,
             "collapse": self._collapse.state_dict(),
             "totals": asdict(self._totals),
+            "report": dict(self._report),
+            "notes": self.notes,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -402,7 +404,8 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
         for optimizer, optimizer_state in zip(self._optimizers(), state["optimizers"], strict=True):
             if optimizer is not None:
                 restore(optimizer, optimizer_state)
-        self._rows, self._u = Rows.of(state["rows"]), state["u"].clone()
+        self._rows, self._u = Rows.of(state["rows"]), state["u"].to(self._chain.device, copy=True)
         self._rho, self._num_steps = state["rho"], state["num_steps"]
         self._collapse.load_state_dict(state["collapse"])
         self._totals = _Totals(**state["totals"])
+        self._report, self.notes = dict(state["report"]), tuple(state["notes"])

@@ -283,13 +283,15 @@ class Dni(Method[DniHyperparameters]):
         return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's groups and synthesizers, and their optimizers; collective."""
+        """Process all pending messages, and return this rank's groups, synthesizers and optimizers; collective."""
         self._settle()
         return {
             "groups": self._chain.state_dict(),
             "optimizers": {g: saved(optimizer) for g, optimizer in self._optimizers.items()},
             "learners": self._synthesizers.state_dict(),
             "num_steps": self._num_steps,
+            "lead": self._lead,
+            "report": dict(self._report),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -298,7 +300,7 @@ class Dni(Method[DniHyperparameters]):
         for g, optimizer in self._optimizers.items():
             restore(optimizer, state["optimizers"][g])
         self._synthesizers.load_state_dict(state["learners"])
-        self._num_steps = state["num_steps"]
+        self._num_steps, self._lead, self._report = state["num_steps"], state["lead"], dict(state["report"])
 
 
 def _gradient_of(x: Tensor) -> Tensor:

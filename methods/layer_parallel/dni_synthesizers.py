@@ -21,6 +21,16 @@ class SynthesizerId(NamedTuple):
     kind: Kind
     group: int
 
+    @classmethod
+    def parse(cls, text: str) -> SynthesizerId:
+        """The name that `str` returns."""
+        kind, _, group = text.partition("/")
+        assert kind in ("M", "I"), text
+        return cls("M" if kind == "M" else "I", int(group))
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.group}"
+
     def number(self, num_groups: int) -> int:
         """A number unique to this synthesizer, for message tags and seeds: all M first, then all I."""
         return self.group if self.kind == "M" else num_groups + self.group
@@ -135,14 +145,14 @@ class Synthesizers:
                 metrics[title] = sum(means.values()) / len(means)
         return metrics
 
-    def state_dict(self) -> dict[SynthesizerId, Any]:
-        """Return the learners on this rank."""
-        return {name: learner.state_dict() for name, learner in self.local.items()}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the learners on this rank, by name, such as M/0."""
+        return {str(name): learner.state_dict() for name, learner in self.local.items()}
 
-    def load_state_dict(self, state: dict[SynthesizerId, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         for name, saved in state.items():
-            self._local_learner(name).load_state_dict(saved)
+            self._local_learner(SynthesizerId.parse(name)).load_state_dict(saved)
 
     # Construction.
 

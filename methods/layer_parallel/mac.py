@@ -151,6 +151,8 @@ class Mac(Method[MacHyperparameters]):
         "schedule": "constant",
     }
     layer_parallel: ClassVar[bool] = True
+    # W- and Z-steps come before the epoch's first loss, so there is nothing to cut between two losses.
+    resumable_within_epoch: ClassVar[bool] = False
     # One group that trains well while the other hardly does looks better at first than two that both train. So Martin
     # 2024 (section 4.3) trains every trial until its loss stops falling, and then ends those above the others' median.
     pruning: ClassVar[Mapping[str, Any]] = {"rule": "median", "while_falling": False}
@@ -229,7 +231,7 @@ class Mac(Method[MacHyperparameters]):
         return self._chain.reassemble()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's groups and coordinates, mu and the counters of its schedule."""
+        """Return this rank's groups and coordinates, mu, the counters of its schedule, and the last report."""
         return {
             "groups": self._chain.state_dict(),
             "parts": {
@@ -244,6 +246,7 @@ class Mac(Method[MacHyperparameters]):
             "mu": self._state.mu,
             "plateau": self._plateau.state_dict(),
             "num_epochs": self._state.num_epochs,
+            "report": dict(self._report),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -252,10 +255,13 @@ class Mac(Method[MacHyperparameters]):
         for g, part in self._state.parts.items():
             saved = state["parts"][g]
             part.samples = Rows.of(saved["rows"])
-            part.z, part.z_above = (None if saved[k] is None else saved[k].clone() for k in ("z", "z_above"))
+            part.z, part.z_above = (
+                None if saved[k] is None else saved[k].to(self._chain.device, copy=True) for k in ("z", "z_above")
+            )
         self._state.seen = Rows.of(state["seen"])
         self._state.mu, self._state.num_epochs = state["mu"], state["num_epochs"]
         self._plateau.load_state_dict(state["plateau"])
+        self._report = dict(state["report"])
 
 
 def _group_settings(h: MacHyperparameters, num_groups: int, learning_rate: float) -> list[GroupSettings]:

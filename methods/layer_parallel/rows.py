@@ -17,7 +17,7 @@ class Rows:
     def of(cls, row_of: Tensor) -> Rows:
         """Rows with a copy of a saved `row_of`."""
         rows = cls()
-        rows.row_of = row_of.clone()
+        rows.row_of = row_of.to("cpu", copy=True)
         rows.num_rows = int(row_of.max()) + 1 if len(row_of) else 0
         return rows
 

@@ -156,13 +156,19 @@ class LocalLearner:
             self._optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the synthesizer and its optimizer."""
-        return {"flat": self.flat.state_dict(), "optimizer": saved(self._optimizer)}
+        """Return the synthesizer, its optimizer and its losses; every prediction must have been learned from."""
+        assert not self._waiting, "a batch's true values are still under way"
+        return {
+            "flat": self.flat.state_dict(),
+            "optimizer": saved(self._optimizer),
+            "losses": list(self.losses),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.flat.load_state_dict(state["flat"])
         restore(self._optimizer, state["optimizer"])
+        self.losses = list(state["losses"])
 
 
 class _Tags(NamedTuple):

@@ -250,11 +250,11 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
         self._untracked.wait_until(lambda: bool((self._num_received[mine] >= num_sent[mine]).all()))
         for request in self._pending.values():
             request.wait()
-        self._average_leaf()
 
     def evaluation_model(self) -> nn.Module:
         """Return the root, with the running statistics' mean over ranks; collective."""
         self._settle()
+        self._average_leaf()
         root = self._nodes.get(self._places[-1].number, self._leaf)  # only the root's rank has it
         return self._evaluation_copy.load(root.value, self._places[-1].rank)
 
@@ -263,11 +263,15 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
         return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the nodes of this rank and its counter; collective, as it receives pending messages."""
+        """Return the nodes of this rank, what its leaf has not averaged in yet, and its counter; collective.
+
+        All messages under way are received first.
+        """
         self._settle()
         state = {
             "descent": self._descent.state_dict(),
-            "nodes": {number: node.value.clone() for number, node in self._nodes.items()},
+            "inner_nodes": {n: node.value.clone() for n, node in self._nodes.items() if node is not self._leaf},
+            "waiting": [value.clone() for value in self._leaf.waiting],
             "num_steps": self._num_steps,
         }
         self._untracked.barrier()  # until all have copied theirs, no rank sends
@@ -276,6 +280,7 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self._descent.load_state_dict(state["descent"])
-        for number, value in state["nodes"].items():
+        for number, value in state["inner_nodes"].items():
             self._nodes[number].value.copy_(value)
+        self._leaf.waiting = [value.clone() for value in state["waiting"]]
         self._num_steps = state["num_steps"]

@@ -211,7 +211,9 @@ class ElasticBase(Method[E]):
     def _exchange_stale(self, server: ParameterServer, asking: int) -> None:
         """Let stale replicas exchange as often as each of the ranks at work."""
         departed = [rank for rank in server.departed() if rank != asking]
-        self._stale = {rank: self._stale.get(rank) or self._stale_replica(server, rank) for rank in departed}
+        # After a restart the owner knows no replica of a rank that has not asked since.
+        known = [rank for rank in departed if rank == OWNER or server.clients[rank].num_served > 0]
+        self._stale = {rank: self._stale.get(rank) or self._stale_replica(server, rank) for rank in known}
         for stale in self._stale.values():
             stale.due += 1 / (self._size - len(departed))
             if stale.due > 1 - 1e-9:  # a sum of 1/k, k times
@@ -222,7 +224,11 @@ class ElasticBase(Method[E]):
 
     def _stale_replica(self, server: ParameterServer, rank: int) -> StaleReplica:
         if rank == OWNER:
-            return StaleReplica(self._flat.parameters.to("cpu", copy=True))
+            replica = self._flat.parameters.to("cpu", copy=True)
+            if self._is_waiting:
+                assert self._center is not None
+                pull(replica, self._seen.to("cpu", copy=True), self._center.answer(), self._alpha)
+            return StaleReplica(replica)
         client = server.clients[rank]
         assert client.received is not None
         assert client.answered is not None
@@ -239,7 +245,7 @@ class ElasticBase(Method[E]):
 
     def _meet(self) -> None:
         if self._center is not None:
-            self._apply()
+            self._center.answer()  # applied at its own step
             self._center.meet()
 
     def finalize(self) -> nn.Module:
@@ -247,12 +253,17 @@ class ElasticBase(Method[E]):
         return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return replica, the owner's center and its average, and counters; collective."""
+        """Return replica, the owner's center and its average, an answer to be applied, and counters; collective."""
         self._meet()
+        pending = None
+        if self._is_waiting:
+            assert self._center is not None
+            pending = {"seen": self._seen.clone(), "answer": self._center.answer().clone()}
         return {
             "descent": self._descent.state_dict(),
             "center": self._value.clone(),
             "average": self._average.state_dict() if self._average is not None else None,
+            "pending": pending,
             "num_steps": self._num_steps,
         }
 
@@ -262,4 +273,10 @@ class ElasticBase(Method[E]):
         self._value.copy_(state["center"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+        pending = state["pending"]
+        self._is_waiting = pending is not None
+        if pending is not None:
+            assert self._center is not None
+            self._seen.copy_(pending["seen"])
+            self._center.answer().copy_(pending["answer"])
         self._num_steps = state["num_steps"]

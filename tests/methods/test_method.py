@@ -53,3 +53,20 @@ def test_the_numbers_of_ranks_are_checked_before_training():
     for num_ranks in (1, 3):
         with pytest.raises(NotApplicable, match=f"got {num_ranks}"):
             Pair.check(Pair.Hyperparameters(), OptimizerSettings(), num_ranks)
+
+
+def test_an_epoch_of_ones_own_is_not_interrupted_unless_the_method_says_that_it_can_be():
+    class Passes(Smallest):
+        def epoch(self, batches):
+            yield from super().epoch(batches)
+
+    class Resumable(Passes):
+        resumable_within_epoch = True
+
+        def epoch(self, batches):
+            yield from super().epoch(batches)
+
+    class Inherited(Passes):
+        pass
+
+    assert [m.resumable_within_epoch for m in (Smallest, Passes, Resumable, Inherited)] == [True, False, True, False]

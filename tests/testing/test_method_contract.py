@@ -5,9 +5,10 @@ import doctest
 import pytest
 
 import atoll.testing
+from atoll.communication.threads import run_virtual_ranks
 from atoll.methods.sequential.sgd import Sgd
 from atoll.platform.study import registry
-from atoll.testing import check_method, layout_name, layouts, method_contract
+from atoll.testing import CHECKS, Subject, check_method, layout_name, layouts, method_contract
 
 
 @pytest.mark.parametrize("module", [atoll.testing, method_contract], ids=["testing", "method_contract"])
@@ -41,6 +42,13 @@ def test_a_method_of_ones_own_keeps_the_contract(request):
     check_method(method, settings={"learning_rate": 0.01}, ranks=(1, 2), skip=("a_nan_reaches_every_rank",))
 
 
+@pytest.mark.parametrize("method", ["templates/method.py:MyMethod", "plugin/two_moons.py:HalfDdp"])
+def test_the_methods_to_copy_can_be_interrupted(method, request):
+    subject = Subject(method=registry.method(f"{request.config.rootpath}/examples/{method}"))
+    for layout in ((0,), (0, 0)):
+        run_virtual_ranks(lambda c: CHECKS["continues_from_a_checkpoint_at_any_step"](c, subject), layout)
+
+
 class Broken(Sgd):
     """SGD that lets every rank train on its own."""
 
@@ -71,6 +79,70 @@ def test_what_breaks_the_contract_is_named():
     assert "the_same_seed" not in message
 
 
+class Forgetful(Sgd):
+    """SGD whose state lacks the parameters."""
+
+    def load_state_dict(self, state):
+        parameters = self._flat.state.clone()
+        super().load_state_dict(state)
+        self._flat.state.copy_(parameters)
+
+
+class Disturbed(Sgd):
+    """SGD that the saving of its state disturbs, in what acts later."""
+
+    saved = 0
+
+    def state_dict(self):
+        self.saved += 1
+        return super().state_dict()
+
+    def step(self, batch):
+        if self.saved:
+            self._flat.parameters.mul_(1.01)
+        return super().step(batch)
+
+
+class Sharing(Sgd):
+    """SGD whose state is the network's memory."""
+
+    def state_dict(self):
+        state = super().state_dict()
+        state["descent"]["model"]["state"] = self._flat.state
+        return state
+
+
+class Unreadable(Sgd):
+    """SGD whose state is a set."""
+
+    def state_dict(self):
+        return super().state_dict() | {"seen": {1}}
+
+
+class Moving(Sgd):
+    """SGD that takes its state for the end."""
+
+    def state_dict(self):
+        self._flat.parameters.zero_()
+        return super().state_dict()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Forgetful, "a training that continues from its saved state after steps .* has another loss in step"),
+        (Disturbed, "a training whose state is saved after steps .* has another loss in step"),
+        (Sharing, r"state_dict must return copies; they differ in \['descent'\]\['model'\]\['state'\]"),
+        (Unreadable, r"state\['seen'\] is of type builtins.set"),
+        (Moving, "a training whose state is saved|state_dict has changed the network"),
+    ],
+)
+def test_a_state_that_does_not_continue_the_training_is_named(method, message):
+    subject = Subject(method=method, settings={"learning_rate": 0.3, "momentum": 0.0})
+    with pytest.raises((AssertionError, TypeError), match=message):
+        run_virtual_ranks(lambda c: CHECKS["continues_from_a_checkpoint_at_any_step"](c, subject), (0,))
+
+
 def test_checks_that_cannot_be_made_are_refused():
     with pytest.raises(ValueError, match=r"Sgd can use none of the numbers of ranks \[2, 4\]"):
         check_method(Sgd, ranks=(2, 4))
@@ -81,6 +153,5 @@ def test_checks_that_cannot_be_made_are_refused():
 def test_a_check_that_is_skipped_is_not_made():
     failing = ["lowers_the_loss_and_all_ranks_end_alike", "a_nan_reaches_every_rank"]
     failing += ["finalize_averages_running_statistics", "evaluation_is_no_traffic_and_disturbs_nothing"]
-    check_method(
-        Broken, settings={"learning_rate": 0.3, "momentum": 0.0}, ranks=(2,), skip=[*failing, "state_round_trips"]
-    )
+    failing += ["continues_from_a_checkpoint_at_any_step"]
+    check_method(Broken, settings={"learning_rate": 0.3, "momentum": 0.0}, ranks=(2,), skip=failing)

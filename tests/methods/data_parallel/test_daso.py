@@ -12,7 +12,7 @@ from atoll.methods.data_parallel.daso import Daso, DasoHyperparameters, halve, m
 from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.method import NotApplicable
 from atoll.platform.workloads.digits import DigitsMlp
-from atoll.testing import problem
+from atoll.testing import CHECKS, Subject, problem
 from atoll.testing.method_contract import FLOAT64
 from atoll.testing.ranks import FOUR_NODES, SINGLE, TWO_BY_TWO, TWO_NODES
 
@@ -62,6 +62,41 @@ def test_equal_weights_are_a_fixed_point(c: Communicator) -> None:
     problem.train(method, list(problem.batches(c, 20)))
     # (2S x + P x)/(2S + P) rounds a few times per merge, 10 merges.
     assert problem.close(problem.vector(method.finalize()), before, 20 * torch.finfo(torch.float64).eps)
+
+
+# Checkpoints.
+
+
+@on_ranks(TWO_BY_TWO, FOUR_NODES)
+@pytest.mark.parametrize("wire", ["float32", "bfloat16"])
+def test_a_pending_sum_is_saved_and_merged_at_its_own_step(c: Communicator, wire: str) -> None:
+    """With B=4 and S=3 sums are sent after steps 4, 7 (merged in the same step), 11 and so on."""
+    hyperparameters = {**CYCLING, "B": 4, "S": 3, "wire": wire}
+    steps = list(problem.batches(c, 14))
+
+    def make(seed: int) -> Daso:
+        return problem.make(Daso, c, hyperparameters=hyperparameters, model=problem.make_normed_model(seed))[0]
+
+    ends, num_pending = [], 0
+    for saves in (False, True):
+        method = make(seed=0)
+        for number, batch in enumerate(steps):
+            method.step(batch)
+            if saves:
+                state = method.state_dict()
+                num_pending += state["sent"] is not None
+                method = make(seed=number)
+                method.load_state_dict(state)
+        ends.append(problem.everything(method.finalize()))
+    assert num_pending > 6
+    assert torch.equal(*ends)
+
+
+@on_ranks(TWO_NODES)
+def test_the_adaptive_schedule_continues_from_a_checkpoint(c: Communicator) -> None:
+    adaptive = {"B": 4, "S": 2, "warmup_epochs": 1, "cooldown_epochs": 0, "wire": "float32"}
+    adaptive |= {"plateau_threshold": 0.99, "plateau_patience": 0}  # every epoch but the first is a plateau
+    CHECKS["continues_from_a_checkpoint_at_any_step"](c, Subject(method=Daso, hyperparameters=adaptive))
 
 
 # Equation 3.2.

@@ -18,7 +18,7 @@ from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.parameter_server.easgd import Easgd
 from atoll.methods.parameter_server.elastic_base import FORMS
 from atoll.methods.sequential.sgd import Sgd
-from atoll.testing import problem
+from atoll.testing import CHECKS, Subject, problem
 from atoll.testing.method_contract import FLOAT64
 from atoll.testing.ranks import PAIR, QUADRUPLE, SINGLE, TWO_BY_TWO
 
@@ -157,10 +157,7 @@ def test_the_replica_of_a_rank_that_left_exchanges_as_often_as_each_of_those_at_
     for number, turn in enumerate(turns):
         if c.rank == turn:
             method.step(paths.batch(0 * one))
-        c.barrier()
-        for _ in range(3):  # whatever has been sent is seen, that rank 3 leaves included
-            c.progress()
-        c.barrier()
+        _let_all_be_served(c)  # also rank 3, that it leaves
         exchange(turn)
         if number > 0 and number % 3 == 0:
             exchange(3)
@@ -184,6 +181,71 @@ def test_nobody_has_left_when_an_epoch_begins(c: Communicator) -> None:
         method.step(paths.batch(0 * one))
     c.barrier()
     assert float(paths.shown(method)) == pytest.approx(before + 0.8 / c.size * (replica - before), rel=1e-14)
+
+
+# Checkpoints.
+
+
+@on_ranks(SINGLE)
+@pytest.mark.parametrize("report", ["center", "average"])
+def test_the_overlapped_form_continues_from_a_checkpoint(c: Communicator, report: str) -> None:
+    hyperparameters = {"form": "async_overlap", "tau": 3, "report": report}
+    subject = Subject(method=Easgd, hyperparameters=hyperparameters, settings=PLAIN)
+    CHECKS["continues_from_a_checkpoint_at_any_step"](c, subject)
+
+
+@on_ranks(PAIR)
+@pytest.mark.parametrize("form", ["async", "async_overlap"])
+def test_an_answer_acts_at_its_own_step_whether_or_not_states_are_saved(c: Communicator, form: str) -> None:
+    """Ranks at work in turns, so that exchanges have one order; the overlapped form pulls tau steps after it asks."""
+
+    def make() -> tuple[Easgd, torch.nn.Module]:
+        start = torch.tensor([1.0 + c.rank], dtype=torch.float64)
+        return paths.build("easgd", c, replica=start, center=0 * start, rate=0.1, tau=3, form=form)
+
+    ends = []
+    for saves in (False, True):
+        method, model = make()
+        for number in range(16):
+            if c.rank == number % 2:
+                method.step(paths.batch(torch.ones(1, dtype=torch.float64)))
+            _let_all_be_served(c)
+            if saves:
+                state = method.state_dict()
+                method, model = make()
+                method.load_state_dict(state)
+        ends.append((model.x.item(), float(paths.shown(method))))
+    assert ends[0] == ends[1]
+
+
+@on_ranks(PAIR)
+def test_a_rank_that_leaves_before_it_has_asked_since_a_checkpoint_has_no_pull(c: Communicator) -> None:
+    """The owner does not know its replica."""
+    one = torch.ones(1, dtype=torch.float64)
+    given = {"replica": c.rank * one, "center": 10 * one, "rate": problem.STILL, "tau": 3, "beta": 0.8}
+    method, _ = paths.build("easgd", c, **given, steps_per_epoch=2)
+    method.step(paths.batch(0 * one))
+    state = method.state_dict()
+    center = float(paths.shown(method))
+    method, model = paths.build("easgd", c, **given, steps_per_epoch=2)
+    method.load_state_dict(state)
+    method.step(paths.batch(0 * one))  # the last of the epoch
+    _let_all_be_served(c)
+    if c.rank == 0:
+        method.step(paths.batch(0 * one))
+        replica = model.x.item()
+        method.step(paths.batch(0 * one))  # asks
+        center += 0.8 / 2 * (replica - center)
+    c.barrier()
+    shown = problem.gathered(c, torch.tensor([center], dtype=torch.float64))[0]
+    assert float(paths.shown(method)) == pytest.approx(float(shown), rel=1e-14)
+
+
+def _let_all_be_served(c: Communicator) -> None:
+    c.barrier()
+    for _ in range(3):  # whatever has been sent is seen
+        c.progress()
+    c.barrier()
 
 
 # Traffic.

@@ -140,9 +140,12 @@ def test_a_leaf_averages_between_two_gradients_only(c: Communicator) -> None:
         c.receive(word, 1, tag=6)
         method.step(first)  # sends the root to its children, at t = 0
         c.send(word, 1, tag=5)
+        method.state_dict()
     else:
         method.step(first)
         expected = 1.0 - rate * gradient
+        assert problem.close(problem.vector(model), expected, 1e-14)
+        assert len(method.state_dict()["waiting"]) == 1
         assert problem.close(problem.vector(model), expected, 1e-14)
     waits_in_gradient = False
     method.evaluation_model()
