@@ -85,15 +85,18 @@ class Dni(Method[DniHyperparameters]):
         self._inputs: dict[int, deque[_Expected]] = {g: deque() for g in chain.mine}
         self._num_steps = 0
         self._lead = 0
+        self._is_busy = False
         self._report: dict[str, float] = {}
         self.notes = (chain.describe(),)
         if server is not None:
             self.notes += (f"all synthesizers on rank {server}",)
+            context.communicator.services.append(self._serve)
 
     # A step.
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
+        self._is_busy = True
         if self._hyperparameters.conditioned and self._num_steps == 0:
             check_labels(batch.targets)
         # Positions in the batch, not sample indices, place samples on a group's ranks: shares are then equal.
@@ -107,6 +110,7 @@ class Dni(Method[DniHyperparameters]):
         self._synthesizers.expect_batch()
         self._num_steps += 1
         self._process_arrivals()
+        self._is_busy = False
         return self._chain.as_loss_of_rank(loss)
 
     def _labels(self, batch: Batch, held: Tensor) -> Tensor | None:
@@ -219,6 +223,17 @@ class Dni(Method[DniHyperparameters]):
 
     # Messages that arrive later.
 
+    def _serve(self) -> None:
+        """Process arrivals while this rank waits between two steps.
+
+        In its steps the rank with the synthesizers waits for the gradients that they learn from, and some of them may
+        reach this rank only after its last step of an epoch.
+        """
+        if not self._is_busy:
+            self._is_busy = True  # staging a message for a GPU waits, and so calls this again
+            self._process_arrivals()
+            self._is_busy = False
+
     def _process_arrivals(self) -> None:
         """Let synthesizers learn from the messages that have arrived; never waits."""
         self._chain.progress()
@@ -242,6 +257,7 @@ class Dni(Method[DniHyperparameters]):
 
     def _settle(self) -> None:
         """Process all pending messages; collective."""
+        self._is_busy = True
 
         def is_done() -> bool:
             self._process_arrivals()
@@ -250,6 +266,7 @@ class Dni(Method[DniHyperparameters]):
         self._context.untracked.wait_until(is_done)
         self._chain.settle()
         self._synthesizers.settle()
+        self._is_busy = False
         self._context.untracked.barrier()
 
     # Reports and state.

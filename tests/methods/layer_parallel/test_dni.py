@@ -161,6 +161,24 @@ def test_fully_decoupled_groups_wait_for_nobody(c: Communicator) -> None:
     assert method.metrics()["input_loss"] > 0
 
 
+@on_ranks(TRIPLE)
+@pytest.mark.parametrize("mode", ["update_decoupled", "fully_decoupled"])
+def test_a_rank_that_has_done_its_steps_lets_the_synthesizers_of_another_rank_learn(c: Communicator, mode: str) -> None:
+    """The last group begins when the first has done all its steps, and waits where a trial adds up losses."""
+    steps, word = batches(10), torch.zeros(1)
+    method = make(c, {"grouping": "2,2", "placement": "one_rank", "mode": mode})
+    if c.rank == 1:
+        c.receive(word, 0, tag=5)
+    for batch in steps:
+        method.step(batch)
+    if c.rank == 0:
+        c.send(word, 1, tag=5)
+    c.barrier()
+    method.epoch_end(0.0)
+    assert method.metrics()["lead/rank_0"] == len(steps)
+    assert method.metrics()["synthesizer_loss"] > 0
+
+
 @on_ranks(SINGLE, PAIR, TRIPLE)
 @pytest.mark.parametrize("mode", ["gradient_loss", "update_decoupled"])
 def test_pairs_are_of_one_batch(c: Communicator, mode: str) -> None:
