@@ -317,8 +317,8 @@ class Method(ABC, Generic[H]):
         `epoch_end`; collective. Training continues afterwards as if it had not been called:
 
         - the copies must not share memory with the training;
-        - pending communication may be completed, but its result must act at the same step as without the call; the
-          result is then a part of the state;
+        - pending communication is completed, as the trial may end here, but its result must act at the same step as
+          without the call: so it is a part of the state;
         - the ranks of an asynchronous method meet, as for `evaluation_model`, and the state is that of the meeting.
 
         The state has the method's models, optimizers, averages, counters, generators, and what `metrics`, `inner_ranks`

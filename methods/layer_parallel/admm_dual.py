@@ -381,7 +381,8 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
         return self._optimizer1, self._optimizer2
 
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's net, its optimizer and duals, and the state of its schedules and reports."""
+        """Return this rank's net, its optimizer and duals, and the state of its schedules and reports; collective."""
+        self._chain.settle()
         return {
             "groups": self._chain.state_dict(),
             "copy": self._copy_flat.state_dict() if self._copy_flat is not None else None,
