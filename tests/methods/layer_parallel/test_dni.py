@@ -15,7 +15,7 @@ from atoll.methods.layer_parallel.dni import Dni
 from atoll.methods.layer_parallel.dni_hyperparameters import MODES
 from atoll.methods.layer_parallel.synthesizers import Synthesizer
 from atoll.methods.method import Batch
-from atoll.testing import problem
+from atoll.testing import CHECKS, Subject, problem
 from atoll.testing.method_contract import FLOAT64
 from atoll.testing.ranks import PAIR, SINGLE, TRIPLE, TWO_BY_TWO
 
@@ -217,6 +217,19 @@ def test_a_lead_may_be_bounded(c: Communicator) -> None:
     assert leads[1] == 2
     assert leads[3] == 4
     assert leads[0] > 4
+
+
+@on_ranks(SINGLE, TRIPLE)
+@pytest.mark.parametrize("given", [{"placement": "one_rank"}, {"targets": "true"}], ids=["one_rank", "true"])
+def test_groups_that_step_at_once_continue_from_a_checkpoint(c: Communicator, given: dict) -> None:
+    given = {
+        "mode": "update_decoupled",
+        "grouping": "even",
+        "num_groups": 2 if "placement" in given else 3,
+        "synthesizer_lr": 0.01,
+    } | given
+    subject = Subject(method=Dni, hyperparameters=given, settings={"learning_rate": 0.01})
+    CHECKS["continues_from_a_checkpoint_at_any_step"](c, subject)
 
 
 @on_ranks(TRIPLE)

@@ -11,7 +11,7 @@ from torch import nn
 from atoll.communication.communicator import Communicator
 from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.low_rank.ab import Ab, decompose, place
-from atoll.testing import problem
+from atoll.testing import CHECKS, Subject, problem
 from atoll.testing.ranks import PAIR, TRIPLE, TWO_BY_TWO
 
 GROUPS = {"warmup": 0.1, "group_steps": 0.2, "group_size": 1, "cutoff": 0.0, "lr_rebound": 0.0}
@@ -225,3 +225,12 @@ def test_momentum_starts_at_zero(c: Communicator) -> None:
 @on_ranks(PAIR, TWO_BY_TWO)
 def test_convolutions_and_attention_train_save_and_merge(c: Communicator) -> None:
     trains_saves_and_merges(c, Ab, {"warmup": 0.1, "group_steps": 0.06, "group_size": 1, "cutoff": 0.2})
+
+
+@on_ranks(PAIR)
+@pytest.mark.parametrize("merge", MERGES)
+def test_every_phase_continues_from_a_checkpoint(c: Communicator, merge: str) -> None:
+    """Warm-up, two group phases with a rebound after each, and moments that survive a merge without groups."""
+    phases = {"warmup": 0.1, "group_steps": 0.2, "rebound": 0.5, "lr_rebound": 1.0, "group_size": 1, "merge": merge}
+    settings = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9}
+    CHECKS["continues_from_a_checkpoint_at_any_step"](c, Subject(method=Ab, hyperparameters=phases, settings=settings))
