@@ -201,6 +201,29 @@ def test_collapse_is_named(c: Communicator) -> None:
         method.finalize()
 
 
+@on_ranks(SINGLE, PAIR)
+def test_reports_continue_from_checkpoints_within_an_epoch(c: Communicator) -> None:
+    """A collapse is measured from the first batch, and named once."""
+    ends = []
+    for interrupts in (False, True):
+        method = make(c, {"grouping": "1,2"}, {"learning_rate": 0.01}, network())
+        for number in range(9):
+            if number == 3:
+                change_copy(method, lambda *values: [value.mul_(1e-5) for value in values])
+            method.step(regression())
+            if number % 3 == 2:
+                method.epoch_end(1.0)
+            if interrupts:
+                state = method.state_dict()
+                method = make(c, {"grouping": "1,2"}, {"learning_rate": 0.01}, network(seed=8))
+                method.load_state_dict(state)
+        metrics = {name: value for name, value in method.metrics().items() if "memory" not in name}
+        ends.append((metrics, method.notes))
+        method.finalize()
+    assert ends[0] == ends[1]
+    assert sum("net1 has collapsed" in note for note in ends[0][1]) == 1
+
+
 @on_ranks(SINGLE, PAIR, TWO_BY_TWO)
 def test_both_losses_and_the_norm_are_reported(c: Communicator) -> None:
     method = make(c, {"grouping": "1,2", "freeze_net1": True}, {"learning_rate": STILL}, network())
