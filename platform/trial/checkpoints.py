@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from atoll.communication.communicator import Communicator
+from atoll.methods.common.plain import require_plain
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.schedule import Ticks
 from atoll.storage.files import replacing, write_whole
@@ -62,6 +63,7 @@ class Checkpoints:
             state: this rank's.
             notes: receives the reason for which a checkpoint was not written.
         """
+        require_plain(state)
         started = time.perf_counter()
         totals = torch.zeros(2, dtype=torch.float64)  # bytes written, and ranks that could not
         try:

@@ -128,7 +128,7 @@ class Trial:
     def _check_epochs(self, configuration: Configuration) -> None:
         """Raise NotApplicable if reports are asked for where the method cannot be evaluated."""
         intervals = [every for every in (configuration.report_every, configuration.evaluate_every) if every is not None]
-        if type(self.method).epoch is Method.epoch or all(every.unit == "epochs" for every in intervals):
+        if self.method.resumable_within_epoch or all(every.unit == "epochs" for every in intervals):
             return
         raise NotApplicable(
             f"{configuration.method} passes over the batches of an epoch in its own order, so it is evaluated after "
@@ -212,16 +212,11 @@ class Trial:
             yield (report := self._report(epoch, self._summarize(self._losses)))
             if report.last:
                 return
-        if self._can_be_cut and self._saver is not None and self._saver.ticks.is_due(self._step):
+        if self._saver is not None and self._saver.ticks.is_due(self._step) and self.method.resumable_within_epoch:
             self._pause_trace()
             self._stop_clock()
             self._save_if_due()
             self._start_clock()
-
-    @property
-    def _can_be_cut(self) -> bool:
-        """Whether the method's state is defined between two steps of an epoch."""
-        return type(self.method).epoch is Method.epoch
 
     # Checkpoints.
 
