@@ -70,9 +70,9 @@ class StudyFolder:
         """The text of a file of user code with this hash."""
         return self.provenance / "sources" / f"{sha256}.py"
 
-    def trial(self, number: int) -> Path:
+    def trial(self, number: int) -> TrialFolder:
         """The folder of a trial's own files, such as checkpoints; not every trial has one."""
-        return self.trials / f"{number:06d}"
+        return TrialFolder(self.trials / f"{number:06d}")
 
     @property
     def trials(self) -> Path:
@@ -127,6 +127,33 @@ class StudyFolder:
         """Whether the files here are those of a study of the benchmark with this uid."""
         benchmark = _content(self.definition).get("benchmark")
         return isinstance(benchmark, dict) and benchmark.get("uid") == uid
+
+
+class TrialFolder:
+    """The files of one trial: its checkpoints, one file a rank, and what its workload writes.
+
+    Args:
+        path: the trial's folder, which need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def manifest(self) -> Path:
+        """Names the newest checkpoint that is whole, as JSON."""
+        return self.path / "checkpoint.json"
+
+    def state(self, step: int, rank: int) -> Path:
+        """A rank's state after so many steps."""
+        return self.path / f"step-{step:09d}.rank-{rank:05d}.pt"
+
+    def remove_checkpoints(self) -> None:
+        """Remove the checkpoints, and the folder if it is then empty."""
+        for file in (*self.path.glob("step-*.rank-*.pt"), self.manifest):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
 
 class BenchmarkFolder:

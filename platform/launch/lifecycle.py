@@ -124,11 +124,24 @@ def prepare(
     folder.stop_request.unlink(missing_ok=True)
     with launches.next_launch(folder.journals) as lines:
         if version is not None:
+            if history is not None and version.changes and not folder.provenance_version(version.number).exists():
+                _discard_checkpoints(folder, history.past)
             provenance_log.write(folder, version, lines)
         number = None if version is None else version.number
         lines.append(StudyStarted(definition=definition, num_trials=study.trials, provenance=number), sync=True)
         mark_lost(folder, lines, "its process ended before the trial did", suspected=None, history=history)
     return folder
+
+
+def _discard_checkpoints(folder: StudyFolder, past: resume.Past) -> None:
+    """Interrupted trials start anew if what they measure has changed."""
+    ended = {trial.number for trial in past.trials.values() if past.is_budgeted((trial.number, trial.attempt))}
+    interrupted = {trial.number for trial in past.trials.values()} - ended
+    found = [trial for number in interrupted if (trial := folder.trial(number)).manifest.exists()]
+    for trial in found:
+        trial.remove_checkpoints()
+    if found:
+        log.warning("%d interrupted trials start anew: their checkpoints are of what was measured before", len(found))
 
 
 def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[str, Any]:

@@ -30,13 +30,12 @@ from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.platform.study.topology import Place
-from atoll.platform.trial import checkpoints
 from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
 from atoll.storage import launches
 from atoll.storage.events import Event, StudyStarted
-from atoll.storage.folder import StudyFolder
+from atoll.storage.folder import StudyFolder, TrialFolder
 from atoll.storage.journal import JournalWriter
 
 FAILED = 41
@@ -92,7 +91,7 @@ class SearchLoop:
         budget: BusyBudget,
         deadlines: Deadlines,
         search_journal: SearchJournal,
-        folder_of: Callable[[int], Path],
+        folder_of: Callable[[int], TrialFolder],
         beat: Callable[[], None],
     ) -> None:
         self._plan = plan
@@ -217,15 +216,16 @@ class SearchLoop:
         )
         confirms = self._plan.study.confirm is not None
         folder = None if configuration.checkpoint is None else self._folder_of(ticket.number)
-        evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=folder)
+        path = None if folder is None else folder.path
+        evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=path)
         outcome, values = self._scoring.judge(evaluated, clock)
         worker_seconds = self._deadlines.trial_seconds()
         losses, curve = self._scoring.losses(outcome.state, values, outcome.curve)
         if not confirms and not self._is_best(configuration.method, outcome, losses):
             outcome = replace(outcome, traces=[])
         self._journal.trial_ended(trial, outcome, values, worker_seconds)
-        if outcome.state != "lost":
-            checkpoints.tidy_up(configuration, folder)
+        if folder is not None and outcome.state != "lost" and self._plan.study.keeps_no_checkpoints:
+            folder.remove_checkpoints()
         self._budget.spend(worker_seconds)
         if outcome.state == "failed":
             self._tell_failure(candidate.hyperparameters)

@@ -329,6 +329,11 @@ class Study(Strict):
         """The sampler of each island."""
         return self.sampler if isinstance(self.sampler, list) else [self.sampler] * self.topology.islands
 
+    @property
+    def keeps_no_checkpoints(self) -> bool:
+        """Whether a trial's checkpoints are removed when it ends."""
+        return self.checkpoint is not None and self.checkpoint.keep == "none"
+
     def population(self, island: int) -> int:
         """The size of an island's breeding population, or of its sampler's generation."""
         population: int | None = getattr(self.samplers()[island], "population", None)

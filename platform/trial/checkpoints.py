@@ -1,12 +1,11 @@
 """A trial's checkpoints: files in its folder from which the same number of ranks continue, also on other hosts.
 
-Each rank writes its own state. When all have, the root writes `checkpoint.json`, which names the step: a checkpoint is
-whole or not there. Files are read with `weights_only=True`: nothing in them can run code.
+Each rank writes its own state. When all have, the root writes the manifest, which names the step: a checkpoint is whole
+or not there. Files are read with `weights_only=True`: nothing in them can run code.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import time
@@ -23,8 +22,8 @@ from atoll.methods.common.plain import require_plain
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.schedule import Ticks
 from atoll.storage.files import replacing, write_whole
+from atoll.storage.folder import TrialFolder
 
-MANIFEST = "checkpoint.json"
 # Where a training runs may differ when it goes on; what it computes may not.
 _MAY_DIFFER = {"origin", "threads", "device", "data", "checkpoint"}
 
@@ -47,7 +46,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, configuration: Configuration, communicator: Communicator) -> None:
-        self._folder = folder
+        self._folder = TrialFolder(folder)
         self._communicator = communicator
         self._keeps_all = configuration.checkpoint is not None and configuration.checkpoint.keep == "all"
         self._written: list[int] = []
@@ -75,7 +74,7 @@ class Checkpoints:
         if not totals[1] and self._communicator.rank == 0:
             content = {"step": step, "bytes": float(totals[0]), "training": self._identity}
             try:
-                write_whole(self._folder / MANIFEST, json.dumps(content))
+                write_whole(self._folder.manifest, json.dumps(content))
             except OSError as error:
                 totals[1] = 1
                 self._note(notes, error)
@@ -87,7 +86,7 @@ class Checkpoints:
         return Cost(time.perf_counter() - started, float(totals[0]))
 
     def _write_own(self, step: int, state: dict[str, Any]) -> int:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.path.mkdir(parents=True, exist_ok=True)
         file = self._file(step)
         try:
             with replacing(file) as partial:
@@ -132,12 +131,14 @@ class Checkpoints:
 
     def _newest(self, notes: list[str]) -> int:
         try:
-            content = json.loads((self._folder / MANIFEST).read_text())
+            content = json.loads(self._folder.manifest.read_text())
             step, training = int(content["step"]), content["training"]
         except FileNotFoundError:
             return -1
         except (OSError, ValueError, KeyError, TypeError) as error:
-            notes.append(f"{MANIFEST} was not read ({type(error).__name__}: {error}): the trial started anew")
+            notes.append(
+                f"{self._folder.manifest.name} was not read ({type(error).__name__}: {error}): the trial started anew"
+            )
             return -1
         if training != self._identity:
             differing = sorted(name for name in self._identity if training.get(name) != self._identity[name])
@@ -155,7 +156,7 @@ class Checkpoints:
         return state, ""
 
     def _file(self, step: int) -> Path:
-        return self._folder / f"step-{step:09d}.rank-{self._communicator.rank:05d}.pt"
+        return self._folder.state(step, self._communicator.rank)
 
 
 @dataclass
@@ -183,20 +184,6 @@ class Saver:
     def metrics(self) -> dict[str, float]:
         """The size of the last checkpoint."""
         return {"checkpoint_bytes": self.num_bytes}
-
-
-def tidy_up(configuration: Configuration, folder: Path | None) -> None:
-    """Remove the checkpoints of a trial that has ended, unless they are kept; and its folder if it is then empty."""
-    if folder is not None and configuration.checkpoint is not None and configuration.checkpoint.keep == "none":
-        remove(folder)
-
-
-def remove(folder: Path) -> None:
-    """Remove the checkpoints of a trial, and its folder if it is then empty."""
-    for file in (*folder.glob("step-*.rank-*.pt"), folder / MANIFEST):
-        file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def random_state(device: str) -> dict[str, Any]:

@@ -148,6 +148,25 @@ def test_who_gets_further_from_a_checkpoint_is_not_failed(plan_of, url, steps, s
     assert ["lost"] * len(events(folder, "trial_lost")) + ["failed"] * len(events(folder, "trial_ended")) == states
 
 
+def test_checkpoints_of_other_code_are_discarded(plan_of, url, tmp_path, caplog):
+    file = tmp_path / "mine.py"
+    file.write_text("from atoll.platform.workloads.digits import DigitsMlp\nclass W(DigitsMlp):\n    pass\n")
+    plan = plan_of(workload=f"{file}:W", checkpoint={"every": "1 epochs"})
+    folder = lifecycle.prepare(plan, url, resuming=False)
+    write(folder, "complete", None)
+    for number in (0, 1):
+        folder.trial(number).path.mkdir(parents=True)
+        folder.trial(number).manifest.touch()
+        folder.trial(number).state(7, 0).touch()
+    lifecycle.prepare(plan, url, resuming=True)
+    assert folder.trial(1).manifest.exists()
+    file.write_text(file.read_text() + "# changed\n")
+    lifecycle.prepare(plan, url, resuming=True, accept_changes=True)
+    assert not folder.trial(1).path.exists()
+    assert folder.trial(0).manifest.exists()  # it has ended: the study keeps it, or the search removes it
+    assert "1 interrupted trials start anew" in caplog.text
+
+
 def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):
     folder = lifecycle.prepare(plan_of(), url, resuming=False)
     for attempt in (0, 1, 2):

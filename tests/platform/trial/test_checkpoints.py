@@ -20,7 +20,6 @@ from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.method import Method, NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
-from atoll.platform.trial import checkpoints
 from atoll.platform.trial.trial import Trial
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Data
@@ -262,13 +261,3 @@ def test_a_method_without_states_is_refused(tmp_path, monkeypatch):
     with pytest.raises(NotApplicable, match="ddp does not define state_dict and load_state_dict, so it has no check"):
         Trial(configuration(), single_rank(), "cpu", folder=tmp_path)
     Trial(configuration(checkpoint=None), single_rank(), "cpu", folder=tmp_path)
-
-
-def test_what_has_ended_is_tidied_up(tmp_path):
-    for keep, left in (("none", 0), ("last", 2), ("all", 2)):
-        config = configuration(epochs=1, checkpoint={"every": "20 steps", "keep": keep})
-        folder = tmp_path / keep
-        train(config, folder)
-        checkpoints.tidy_up(config, folder)
-        assert len(list(folder.glob("*"))) == left
-    checkpoints.tidy_up(config, None)
