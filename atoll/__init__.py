@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atoll.communication.communicator import Communicator
     from atoll.methods.common.flat import FlatModel
+    from atoll.methods.common.groups import ParameterGroup
     from atoll.methods.common.optimizers import OptimizerSettings
     from atoll.methods.common.validation import require
     from atoll.methods.method import Batch, Context, Method, NotApplicable
@@ -41,6 +42,7 @@ _MODULES = {
     "NotApplicable": "atoll.methods.method",
     "OptimizerSettings": "atoll.methods.common.optimizers",
     "Parameter": "atoll.searchspaces.space",
+    "ParameterGroup": "atoll.methods.common.groups",
     "Samples": "atoll.platform.workloads.workload",
     "SearchSpace": "atoll.searchspaces.space",
     "Store": "atoll.storage.store",
@@ -61,6 +63,7 @@ __all__ = [
     "NotApplicable",
     "OptimizerSettings",
     "Parameter",
+    "ParameterGroup",
     "Samples",
     "SearchSpace",
     "Store",

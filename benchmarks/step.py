@@ -39,7 +39,8 @@ def ours(form, model, communicator):
     if form.endswith("one piece"):
         communicator.MAX_PIECES = 1
     if form.endswith("no fused SGD"):
-        method._optimizer.param_groups[0]["fused"] = False
+        for group in method._optimizer.param_groups:
+            group["fused"] = False
     return method.step
 
 

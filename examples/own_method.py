@@ -10,7 +10,7 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from atoll import Batch, Context, FlatModel, Method, Parameter, SearchSpace, require
+from atoll import Batch, Context, Method, Parameter, SearchSpace, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class SignSgd(Method[SignSgdHyperparameters]):
     def __init__(self, hyperparameters: SignSgdHyperparameters, context: Context) -> None:
         self._keep = 1 - hyperparameters.shrinkage
         self._context = context
-        self._flat = FlatModel(context.model)
+        self._flat = context.flatten()
 
     def step(self, batch: Batch) -> Tensor:
         loss = self._context.gradient(batch, self._flat)

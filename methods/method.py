@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
+from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.gradient import BatchGradient, split_evenly
+from atoll.methods.common.groups import Groups, default_groups
 from atoll.methods.common.nested import Nested, map_tensors
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 
@@ -100,6 +102,7 @@ class Context:
         steps_per_epoch: the number of batches of an epoch.
         seed: seeds the method's own randomness.
         forward: (network, batch) -> outputs. Default: `model(batch.inputs)`.
+        groups: the workload's parameter groups of the network. Default: those of `default_groups`.
 
     Example:
         >>> import torch
@@ -126,6 +129,7 @@ class Context:
     steps_per_epoch: int
     seed: int
     forward: Callable[[nn.Module, Batch], Nested] = forward
+    groups: Groups = default_groups
 
     @cached_property
     def gradient(self) -> BatchGradient:
@@ -136,6 +140,14 @@ class Context:
         accumulation.
         """
         return BatchGradient(self.model, self.forward, self.loss, self.optimizers)
+
+    def flatten(self) -> FlatModel:
+        """Put the network on one flat vector, with the workload's parameter groups; it is changed in place.
+
+        Raises:
+            ValueError: if the parameters have several dtypes or devices, or if a trained one is not in one group.
+        """
+        return FlatModel(self.model, self.groups(self.model))
 
     @classmethod
     def on_one_rank(
@@ -201,7 +213,7 @@ class Method(ABC, Generic[H]):
 
         >>> import torch
         >>> from dataclasses import dataclass
-        >>> from atoll import Batch, Context, FlatModel, Method
+        >>> from atoll import Batch, Context, Method
         >>> @dataclass(frozen=True, kw_only=True)
         ... class AveragingHyperparameters:
         ...     scale: float = 1.0
@@ -210,8 +222,8 @@ class Method(ABC, Generic[H]):
         ...
         ...     def __init__(self, hyperparameters: AveragingHyperparameters, context: Context) -> None:
         ...         self.scale, self.context = hyperparameters.scale, context
-        ...         self.flat = FlatModel(context.model)
-        ...         self.optimizer = context.optimizers([self.flat.vector])
+        ...         self.flat = context.flatten()
+        ...         self.optimizer = context.optimizers(self.flat)
         ...
         ...     def step(self, batch: Batch) -> torch.Tensor:
         ...         loss = self.context.gradient(batch, self.flat)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
 from atoll.communication.ledger import Ledger, Scope
+from atoll.methods.common.groups import Groups, default_groups
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, Context, Loss, Method
 from atoll.platform.trial.batches import EpochBatches
@@ -82,6 +83,7 @@ def make(
     model: nn.Module | None = None,
     loss: Loss = nn.functional.cross_entropy,
     inputs: Tensor | None = None,
+    groups: Groups = default_groups,
     num_epochs: int = 10,
     steps_per_epoch: int = 10,
 ) -> tuple[Any, nn.Module]:
@@ -96,6 +98,7 @@ def make(
         model: equal on all ranks. Default: `make_model()`.
         loss: (outputs, targets) -> mean loss.
         inputs: example inputs.
+        groups: the parameter groups.
         num_epochs, steps_per_epoch: length of the training.
     """
     model = model or make_model()
@@ -112,6 +115,7 @@ def make(
         num_epochs=num_epochs,
         steps_per_epoch=steps_per_epoch,
         seed=0,
+        groups=groups,
     )
     return method(given, context), model
 
@@ -252,10 +256,18 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(state)
 
 
+def torch_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The default parameter groups in torch's form, written out: only matrices and filters decay."""
+    parameters = list(model.parameters())
+    weights = [p for p in parameters if p.dim() > 1]
+    others = [p for p in parameters if p.dim() <= 1]
+    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
 def torch_sgd(steps: Sequence[Batch], momentum: float = 0.9) -> Tensor:
-    """The parameters that torch's SGD, with the rest of SETTINGS, ends at on one rank."""
+    """The parameters that torch's SGD, with the rest of SETTINGS, ends at on one rank; biases do not decay."""
     model = make_model()
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum, weight_decay=1e-3)
+    optimizer = torch.optim.SGD(torch_groups(model, weight_decay=1e-3), 0.05, momentum)
     for batch in steps:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll import Batch, Classification, Context, Data, FlatModel, Method, Samples
+from atoll import Batch, Classification, Context, Data, Method, Samples
 
 
 def make_moons(num: int, noise: float, seed: int) -> Samples:
@@ -40,8 +40,8 @@ class HalfDdp(Method):
 
     def __init__(self, hyperparameters: object, context: Context) -> None:
         self._context = context
-        self._flat = FlatModel(context.model)
-        self._optimizer = context.optimizers([self._flat.vector])
+        self._flat = context.flatten()
+        self._optimizer = context.optimizers(self._flat)
 
     def step(self, batch: Batch) -> Tensor:
         loss = self._context.gradient(batch, self._flat)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from optuna.distributions import IntDistribution
 from torch import Tensor, nn
 
-from atoll import Batch, Context, FlatModel, Method, NotApplicable, OptimizerSettings, Parameter, SearchSpace, require
+from atoll import Batch, Context, Method, NotApplicable, OptimizerSettings, Parameter, SearchSpace, require
 
 
 # The optimizer's settings (learning rate, momentum, schedule, batch size) are atoll's and searched with these.
@@ -49,9 +49,9 @@ class MyMethod(Method):
         self._period = hyperparameters.period
         self._context = context
         # One flat vector under all parameters: the optimizer updates it, the communicator sends it.
-        self._flat = FlatModel(context.model)
+        self._flat = context.flatten()
         # Its learning rate follows the study's schedule. Make optimizers with this factory only.
-        self._optimizer = context.optimizers([self._flat.vector])
+        self._optimizer = context.optimizers(self._flat)
         self._num_steps = 0
 
     def step(self, batch: Batch) -> Tensor:

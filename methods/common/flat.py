@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from atoll.communication.communicator import Communicator
+from atoll.methods.common.groups import ParameterGroup, grouped, multipliers, runs, spread
 
 WIRE_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -20,15 +21,19 @@ WIRE_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bflo
 class FlatModel:
     """A model whose parameters, gradients and running statistics are views of flat tensors.
 
-    It must be made before an optimizer takes the parameters. ValueError if they have several dtypes or devices.
+    It must be made before an optimizer takes the parameters. ValueError if they have several dtypes or devices, or if
+    a trained one is not in one of the groups.
 
     Args:
         model: changed in place: its trained parameters and floating buffers become views.
+        groups: of the model's parameters, or of a larger network's; `Context.flatten` gives the workload's. Default:
+            all are in one group, and decay.
 
     Attributes:
         model: the model.
         trained: its parameters that require gradients, in its order.
         vector: (n,) all of these as one parameter for an optimizer; an elementwise rule gives the same result.
+        factors: of the learning rate and the weight decay, for each of `trained`.
         parameters: (n,) the same memory, as a tensor.
         gradients: (n,) their gradients, and those of `vector`.
         statistics: (s,) the floating-point buffers (batch-norm statistics), averaged whenever parameters are.
@@ -51,8 +56,10 @@ class FlatModel:
         tensor([0.9000], requires_grad=True)
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+    def __init__(self, model: nn.Module, groups: Iterable[ParameterGroup] | None = None) -> None:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.trained = [p for _, p in named]
+        self.factors = [(1.0, 1.0)] * len(named) if groups is None else multipliers(groups, named)
         buffers = [b for b in model.buffers() if b.is_floating_point()]
         self.counters = [b for b in model.buffers() if not b.is_floating_point()]
         kinds = {(tensor.dtype, tensor.device) for tensor in (*self.trained, *buffers)}
@@ -71,6 +78,37 @@ class FlatModel:
         self.vector = nn.Parameter(self.parameters)
         self.vector.grad = self.gradients
         self._hooks: list[RemovableHandle] = []
+
+    @cached_property
+    def groups(self) -> list[ParameterGroup]:
+        """The groups for an elementwise optimizer: `vector` if all factors are equal, else views of runs of it.
+
+        A run is as many consecutive parameters with equal factors as there are, so there are few to step over.
+        """
+        if len(set(self.factors)) <= 1:
+            return [ParameterGroup([self.vector], *(self.factors or [(1.0, 1.0)])[0])]
+        views, factors = [], []
+        for where, both in runs(self.slices, self.factors):
+            view = nn.Parameter(self.parameters[where])
+            view.grad = self.gradients[where]
+            views.append(view)
+            factors.append(both)
+        return grouped(views, factors)
+
+    @property
+    def groups_by_parameter(self) -> list[ParameterGroup]:
+        """The groups for an optimizer that needs each parameter's shape."""
+        return grouped(self.trained, self.factors)
+
+    @cached_property
+    def rate_factor(self) -> Tensor | float:
+        """(n,) the factor of the learning rate for each element, or one number if all are equal."""
+        return spread(self.slices, [rate for rate, _ in self.factors], self.parameters)
+
+    @cached_property
+    def decay_factor(self) -> Tensor | float:
+        """(n,) the factor of the weight decay for each element, or one number if all are equal."""
+        return spread(self.slices, [decay for _, decay in self.factors], self.parameters)
 
     def backward(self, loss: Tensor) -> None:
         """Replace `gradients` by those of `loss`."""

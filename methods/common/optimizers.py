@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from atoll.methods.common.eager import eager
+from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.ftrl import Ftrl
 from atoll.methods.common.gradient import PRECISIONS, LossScale
+from atoll.methods.common.groups import ParameterGroup
 from atoll.methods.common.validation import require, require_choice
 
 OPTIMIZERS = ("sgd", "adamw", "adadelta", "adagrad", "adam", "adamax", "amsgrad", "ftrl", "nadam", "rmsprop")
@@ -118,32 +120,6 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(copy.deepcopy(state))
 
 
-def retarget(
-    optimizer: torch.optim.Optimizer,
-    parameters: Iterable[nn.Parameter],
-    sliced: Mapping[nn.Parameter, nn.Parameter] = MappingProxyType({}),
-) -> None:
-    """Replace the parameters of an optimizer.
-
-    Known parameters keep their moments, those in `sliced` take over the leading part of another one's, and the rest
-    start with none; with SGD's momentum they start at zero, as torch's fused form needs it for all parameters or none.
-    """
-    known = dict(optimizer.state)
-    has_momentum = any(isinstance(state.get("momentum_buffer"), torch.Tensor) for state in known.values())
-    optimizer.state.clear()
-    optimizer.param_groups[0]["params"] = list(parameters)
-    for parameter in optimizer.param_groups[0]["params"]:
-        source = sliced.get(parameter, parameter)
-        corner = tuple(slice(0, size) for size in parameter.shape)
-        if source in known:
-            optimizer.state[parameter] = {
-                name: value[corner].clone() if isinstance(value, torch.Tensor) and value.dim() else value
-                for name, value in known[source].items()
-            }
-        elif has_momentum:
-            optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-
-
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """The memory of an optimizer's moments, in bytes."""
     values = (value for state in optimizer.state.values() for value in state.values())
@@ -188,7 +164,8 @@ def _betas(settings: OptimizerSettings) -> tuple[float, float]:
     return settings.beta1, settings.beta2
 
 
-Maker = Callable[[OptimizerSettings, Iterable[nn.Parameter], float, float], torch.optim.Optimizer]
+Parameters = FlatModel | Iterable[FlatModel | ParameterGroup | nn.Parameter]
+Maker = Callable[[OptimizerSettings, Iterable[Any], float, float], torch.optim.Optimizer]
 _MAKERS: dict[str, Maker] = {
     "adamw": lambda s, p, rate, decay: eager(torch.optim.AdamW)(p, rate, _betas(s), weight_decay=decay, fused=True),
     "adam": lambda s, p, rate, decay: eager(torch.optim.Adam)(p, rate, _betas(s), weight_decay=decay, fused=True),
@@ -206,6 +183,26 @@ _MAKERS: dict[str, Maker] = {
 }
 
 
+@dataclass(frozen=True)
+class _Made:
+    """An optimizer that follows the schedule.
+
+    Attributes:
+        optimizer: each of its torch groups has the factors `rate` and `decay` of its ParameterGroup.
+        scale: its highest rate, as a share of learning_rate.
+        decay: its weight decay.
+    """
+
+    optimizer: torch.optim.Optimizer
+    scale: float
+    decay: float
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate, times each group's factor."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self.scale * group["rate"]
+
+
 class OptimizerFactory:
     """Makes optimizers, and moves all of their learning rates along the schedule.
 
@@ -221,7 +218,7 @@ class OptimizerFactory:
         self.settings = settings
         self._num_steps = num_steps
         self._num_warmup_steps = num_warmup_steps
-        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = []
+        self._made: list[_Made] = []
         self.loss_scale = LossScale() if settings.precision == "float16" else None
         self.learning_rate = settings.learning_rate
         self.set_step(0)
@@ -232,53 +229,103 @@ class OptimizerFactory:
         return self.learning_rate / self.settings.learning_rate
 
     def __call__(
-        self, parameters: Iterable[nn.Parameter], rate: float | None = None, *, weight_decay: float | None = None
+        self, parameters: Parameters, rate: float | None = None, *, weight_decay: float | None = None
     ) -> torch.optim.Optimizer:
         """Make an optimizer for `parameters`.
 
         Args:
-            parameters: to be optimized.
+            parameters: to be optimized: of FlatModels and groups, and others, which are trained at the full rate and
+                decay.
             rate: its highest rate, which the schedule scales. Default: learning_rate.
             weight_decay: Default: the settings'.
         """
         scale = 1.0 if rate is None else rate / self.settings.learning_rate
+        decay = self.settings.weight_decay if weight_decay is None else weight_decay
         optimizer = self.fresh(parameters, self.settings.learning_rate * scale, weight_decay=weight_decay)
-        self._optimizers.append((optimizer, scale))
+        self._made.append(_Made(optimizer, scale, decay))
         return optimizer
 
     def fresh(
-        self, parameters: Iterable[nn.Parameter], rate: float, *, weight_decay: float | None = None, clip: bool = True
+        self, parameters: Parameters, rate: float, *, weight_decay: float | None = None, clip: bool = True
     ) -> torch.optim.Optimizer:
         """Make an optimizer for one minimization at a constant rate: `rate` times the schedule's current share.
 
         Args:
-            parameters: to be optimized.
+            parameters: to be optimized, as in `__call__`.
             rate: the highest rate.
             weight_decay: Default: the settings'.
-            clip: whether gradient_clipping applies.
+            clip: whether gradient_clipping applies, to the norm over all groups.
         """
         s, rate = self.settings, rate * self.share
         decay = s.weight_decay if weight_decay is None else weight_decay
+        groups = [_options(group, rate, decay) for group in _groups(parameters)]
         # The fused forms pass over the memory once: with 10 million parameters a step of 51 ms takes 73 ms without
         # (docs/results/step.json: mlp_10m, "no fused SGD").
         if s.optimizer == "sgd":
             optimizer: torch.optim.Optimizer = eager(torch.optim.SGD)(
-                parameters, rate, s.momentum, weight_decay=decay, nesterov=s.nesterov, fused=True
+                groups, rate, s.momentum, weight_decay=decay, nesterov=s.nesterov, fused=True
             )
         else:
-            optimizer = _MAKERS[s.optimizer](s, parameters, rate, decay)
+            optimizer = _MAKERS[s.optimizer](s, groups, rate, decay)
         if s.gradient_clipping and clip:
             optimizer.register_step_pre_hook(_clip(s.gradient_clipping))
         if self.loss_scale is not None:
             self.loss_scale.guard(optimizer)
         return optimizer
 
+    def retarget(
+        self,
+        optimizer: torch.optim.Optimizer,
+        groups: Iterable[ParameterGroup],
+        sliced: Mapping[nn.Parameter, nn.Parameter] = MappingProxyType({}),
+    ) -> None:
+        """Replace the parameters of an optimizer that this factory has made.
+
+        Known parameters keep their moments, those in `sliced` take over the leading part of another one's, and the rest
+        start with none; with SGD's momentum they start at zero, as torch's fused form needs it for all parameters or
+        none.
+        """
+        made = next(made for made in self._made if made.optimizer is optimizer)
+        own = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+        optimizer.param_groups[:] = [own | _options(group, 0.0, made.decay) for group in groups]
+        made.set_rate(self.learning_rate)
+        known = dict(optimizer.state)
+        has_momentum = any(isinstance(state.get("momentum_buffer"), torch.Tensor) for state in known.values())
+        optimizer.state.clear()
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            source = sliced.get(parameter, parameter)
+            corner = tuple(slice(0, size) for size in parameter.shape)
+            if source in known:
+                optimizer.state[parameter] = {
+                    name: value[corner].clone() if isinstance(value, torch.Tensor) and value.dim() else value
+                    for name, value in known[source].items()
+                }
+            elif has_momentum:
+                optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+
+    def slow(self, optimizer: torch.optim.Optimizer, share: float) -> None:
+        """Set an optimizer that this factory has made to a share of the schedule's rate, until the next `set_step`."""
+        next(made for made in self._made if made.optimizer is optimizer).set_rate(share * self.learning_rate)
+
     def set_step(self, step: int) -> None:
         """Set every learning rate to the schedule's value at `step`."""
         self.learning_rate = scheduled_rate(self.settings, step, self._num_steps, self._num_warmup_steps)
-        for optimizer, scale in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate * scale
+        for made in self._made:
+            made.set_rate(self.learning_rate)
+
+
+def _groups(parameters: Parameters) -> list[ParameterGroup]:
+    given = [parameters] if isinstance(parameters, FlatModel) else list(parameters)
+    groups = [group for one in given if isinstance(one, FlatModel) for group in one.groups]
+    groups += [one for one in given if isinstance(one, ParameterGroup)]
+    alone = [one for one in given if isinstance(one, nn.Parameter)]
+    return [*groups, ParameterGroup(alone)] if alone else groups
+
+
+def _options(group: ParameterGroup, rate: float, decay: float) -> dict[str, Any]:
+    """A group in torch's form, with its factors, which torch keeps and saves."""
+    own = {"lr": rate * group.rate, "weight_decay": decay * group.decay, "rate": group.rate, "decay": group.decay}
+    return {"params": list(group.parameters)} | own
 
 
 def _clip(largest_norm: float) -> Callable[[torch.optim.Optimizer, object, object], None]:

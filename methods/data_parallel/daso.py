@@ -27,7 +27,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Request
-from atoll.methods.common.flat import WIRE_DTYPES, FlatModel
+from atoll.methods.common.flat import WIRE_DTYPES
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.plateau import Plateau
 from atoll.methods.common.validation import require, require_choice
@@ -135,8 +135,8 @@ class Daso(Method[DasoHyperparameters]):
         self._num_nodes, self._ranks_per_node = _grid(everyone.nodes)
         self._node = everyone.split(everyone.nodes[everyone.rank], spans="node")
         self._group = everyone.split(self._node.rank, spans="peers")
-        self._flat = FlatModel(context.model)
-        self._optimizer = context.optimizers([self._flat.vector])
+        self._flat = context.flatten()
+        self._optimizer = context.optimizers(self._flat)
         self._wire = WIRE_DTYPES[hyperparameters.wire]
         self._plateau = Plateau(hyperparameters.plateau_threshold, hyperparameters.plateau_patience)
         self._B, self._S = hyperparameters.B, hyperparameters.S

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atoll.methods.common.buckets import GradientBuckets
-from atoll.methods.common.flat import WIRE_DTYPES, FlatModel
+from atoll.methods.common.flat import WIRE_DTYPES
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.method import Batch, Context, Method
@@ -48,8 +48,8 @@ class Ddp(Method[DdpHyperparameters]):
 
     def __init__(self, hyperparameters: DdpHyperparameters, context: Context) -> None:
         self._context = context
-        self._flat = FlatModel(context.model)
-        self._optimizer = context.optimizers([self._flat.vector])
+        self._flat = context.flatten()
+        self._optimizer = context.optimizers(self._flat)
         self._buckets = GradientBuckets(
             self._flat,
             context.communicator,

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require
 from atoll.methods.method import Batch, Context, Method
@@ -57,8 +56,8 @@ class Diloco(Method[DilocoHyperparameters]):
     def __init__(self, hyperparameters: DilocoHyperparameters, context: Context) -> None:
         self._hyperparameters = hyperparameters
         self._context = context
-        self._flat = FlatModel(context.model)
-        self._optimizer = context.optimizers([self._flat.vector])
+        self._flat = context.flatten()
+        self._optimizer = context.optimizers(self._flat)
         self._start = self._flat.parameters.clone()
         self._velocity = torch.zeros_like(self._start)
         self._num_local_steps = 0

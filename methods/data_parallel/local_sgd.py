@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require
 from atoll.methods.method import Batch, Context, Method
@@ -43,8 +42,8 @@ class LocalSgd(Method[LocalSgdHyperparameters]):
     def __init__(self, hyperparameters: LocalSgdHyperparameters, context: Context) -> None:
         self._hyperparameters = hyperparameters
         self._context = context
-        self._flat = FlatModel(context.model)
-        self._optimizer = context.optimizers([self._flat.vector])
+        self._flat = context.flatten()
+        self._optimizer = context.optimizers(self._flat)
         self._num_steps = 0
         self._num_local_steps = 0
 

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings, restore, saved
 from atoll.methods.common.validation import require
 from atoll.methods.method import Batch, Context, Method, NotApplicable
@@ -80,8 +79,8 @@ class Powersgd(Method[PowersgdHyperparameters]):
     def __init__(self, hyperparameters: PowersgdHyperparameters, context: Context) -> None:
         self._hyperparameters = hyperparameters
         self._context = context
-        self._flat = FlatModel(context.model)
-        self._optimizer = context.optimizers([self._flat.vector])
+        self._flat = context.flatten()
+        self._optimizer = context.optimizers(self._flat)
         self._num_steps = 0
         generator = torch.Generator().manual_seed(context.seed)
         self._compressed: list[_Compressed] = []

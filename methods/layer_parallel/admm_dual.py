@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.evaluation import deterministic, evaluating
 from atoll.methods.common.flat import FlatModel
+from atoll.methods.common.groups import ParameterGroup, grouped, multipliers
 from atoll.methods.common.memory import peak_memory
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require, require_choice
@@ -223,10 +224,10 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
         self._layer = nn.Sequential(*dual.modules)
         self._after = nn.Sequential(*(m for layer in chain.layers[REST][1:] for m in layer.modules))
         self._copy = copy.deepcopy(self._layer)  # L; net2 has the original L'
-        self._copy_flat = FlatModel(self._copy) if TRUNK in chain.mine else None
-        net1 = [flat.vector for flat in (chain.flats.get(TRUNK), self._copy_flat) if flat is not None]
+        self._copy_flat = FlatModel(self._copy, self._groups_of_copy()) if TRUNK in chain.mine else None
+        net1 = [flat for flat in (chain.flats.get(TRUNK), self._copy_flat) if flat is not None]
         self._optimizer1 = context.optimizers(net1, h.net1_lr) if net1 else None
-        self._optimizer2 = context.optimizers([chain.flats[REST].vector]) if REST in chain.mine else None
+        self._optimizer2 = context.optimizers(chain.flats[REST]) if REST in chain.mine else None
         example = context.inputs.new_zeros((1, *chain.shapes[REST]), dtype=chain.dtype)
         self._shape = tuple(deterministic(self._layer, example).shape[1:])  # one sample's a
         self._rows, self._u = Rows(), torch.empty(0)
@@ -236,6 +237,12 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
         self._totals = _Totals()
         self._report: dict[str, float] = {}
         self.notes = (f"{chain.describe()}; dual layer {dual.name}",)
+
+    def _groups_of_copy(self) -> list[ParameterGroup]:
+        """The parameters of L, in the groups of those of L'."""
+        of_network = self._context.groups(self._context.model)
+        factors = multipliers(of_network, ((n, p) for n, p in self._layer.named_parameters() if p.requires_grad))
+        return grouped((p for p in self._copy.parameters() if p.requires_grad), factors)
 
     # A step.
 

@@ -105,7 +105,8 @@ class Chain:
         self.mine = [g for g, held in enumerate(self.ranks_of) if self._rank in held]
         for group in self.groups:
             _check_trains(group)
-        self.flats = {g: FlatModel(self.groups[g]) for g in self.mine}
+        of_network = list(context.groups(context.model))
+        self.flats = {g: FlatModel(self.groups[g], of_network) for g in self.mine}
         self.shapes = list(self._measure_shapes(context.inputs[:1]))
         self.dtype, self.device = next(context.model.parameters()).dtype, context.inputs.device
         self._peers = self._split_off_peers(context.communicator)

@@ -79,7 +79,7 @@ class Dni(Method[DniHyperparameters]):
                 "with all synthesizers on one rank, each group has at most one of the other ranks; "
                 f"got {size} ranks for {len(chain.groups)} groups"
             )
-        self._optimizers = {g: context.optimizers([flat.vector]) for g, flat in chain.flats.items()}
+        self._optimizers = {g: context.optimizers(flat) for g, flat in chain.flats.items()}
         self._synthesizers = Synthesizers(h, context, chain, server)
         self._gradients: dict[int, deque[_Expected]] = {g: deque() for g in chain.mine}
         self._inputs: dict[int, deque[_Expected]] = {g: deque() for g in chain.mine}

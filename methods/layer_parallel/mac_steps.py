@@ -57,7 +57,7 @@ class WStep:
         share_of_epoch = state.share(part, data, torch.arange(len(data.indices)))
         place_in_share = torch.full_like(data.indices, -1)
         place_in_share[share_of_epoch.positions] = torch.arange(len(share_of_epoch.positions))
-        optimizer = state.context.optimizers.fresh([flat.vector], settings.w_lr)
+        optimizer = state.context.optimizers.fresh(flat, settings.w_lr)
         for number in range(settings.w_iterations):
             for batch in torch.split(self._shuffled(len(data.indices), number), data.batch_size):
                 places = place_in_share[batch]

@@ -129,7 +129,7 @@ class LocalLearner:
         like = next(context.model.parameters())
         self.synthesizer = synthesizer.to(like.device, like.dtype)
         self.flat = FlatModel(self.synthesizer)
-        self._optimizer = context.optimizers([self.flat.vector], rate, weight_decay=0.0)
+        self._optimizer = context.optimizers(self.flat, rate, weight_decay=0.0)
         self._frozen = frozen
         self._num_batches = context.steps_per_epoch
         self._waiting: dict[int, tuple[Tensor, Tensor | None]] = {}

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.buckets import GradientBuckets
 from atoll.methods.common.flat import FlatModel
-from atoll.methods.common.optimizers import restore, retarget, saved, state_bytes
+from atoll.methods.common.optimizers import restore, saved, state_bytes
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.low_rank.ab_merges import MERGES, FactorName, merge_mode, place
 from atoll.methods.low_rank.factored import (
@@ -49,6 +49,7 @@ from atoll.methods.low_rank.factored import (
     shape_of,
     weight_of,
 )
+from atoll.methods.low_rank.factored_groups import FactoredGroups
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
 from atoll.methods.low_rank.packing import pack, unpack
@@ -140,9 +141,10 @@ class Ab(Method[AbHyperparameters]):
         if self._merge_mode.has_groups:
             group = place(context.communicator.rank, size, h.group_size)
             self._members, self._trains = context.communicator.split(group.number), group.factor
-        self._flat = FlatModel(context.model)
+        self._groups = FactoredGroups(context.model, context.groups(context.model))
+        self._flat = FlatModel(context.model, self._groups.of(context.model))
         self._buckets = GradientBuckets(self._flat, context.communicator)
-        self._optimizer = context.optimizers(self._flat.trained)
+        self._optimizer = context.optimizers(self._flat.groups_by_parameter)
         self._num_steps = self._num_steps_apart = self._num_steps_full_rank = self._optimizer_bytes = 0
         self._num_steps_of_shape = self._lr_rebound  # the first shape needs no rebound
         self._inner_ranks: dict[str, int] = {}
@@ -150,10 +152,10 @@ class Ab(Method[AbHyperparameters]):
     def _adopt(self, communicator: Communicator) -> None:
         """Train the network's current parameters together with the ranks of `communicator`."""
         self._flat.release_hooks()
-        self._flat = FlatModel(self._context.model)
+        self._flat = FlatModel(self._context.model, self._groups.of(self._context.model))
         self._buckets = GradientBuckets(self._flat, communicator)
         self._num_steps_of_shape = 0
-        retarget(self._optimizer, self._flat.trained)
+        self._context.optimizers.retarget(self._optimizer, self._flat.groups_by_parameter)
 
     @property
     def _is_apart(self) -> bool:
@@ -178,7 +180,7 @@ class Ab(Method[AbHyperparameters]):
         """Set the schedule's rate, or the fraction of it that the climb since the last change of shape has reached."""
         self._num_steps_of_shape += 1
         climbed = min(1.0, self._num_steps_of_shape / max(1, self._lr_rebound))
-        self._optimizer.param_groups[0]["lr"] = climbed * self._context.optimizers.learning_rate
+        self._context.optimizers.slow(self._optimizer, climbed)
 
     def _decompose(self) -> None:
         weights = [weight_of(layer).detach() for layer in self._layers.values()]

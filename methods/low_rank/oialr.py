@@ -28,9 +28,10 @@ from torch import Tensor, nn
 
 from atoll.methods.common.buckets import GradientBuckets
 from atoll.methods.common.flat import FlatModel
-from atoll.methods.common.optimizers import restore, retarget, saved, state_bytes
+from atoll.methods.common.optimizers import restore, saved, state_bytes
 from atoll.methods.common.validation import require
 from atoll.methods.low_rank.factored import eligible_layers, factor, forbid_nested_tensors, load, weight_of
+from atoll.methods.low_rank.factored_groups import FactoredGroups
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
 from atoll.methods.low_rank.shared_svd import Svd, shared_svds
@@ -100,9 +101,10 @@ class Oialr(Method[OialrHyperparameters]):
         self._num_full_rank = sum(p.numel() for p in context.model.parameters()) - self._num_frozen
         if not self._layers:
             self.notes = ("oialr: the network has no weight to convert, so this is ddp",)
-        self._flat = FlatModel(context.model)
+        self._groups = FactoredGroups(context.model, context.groups(context.model))
+        self._flat = FlatModel(context.model, self._groups.of(context.model))
         self._buckets = GradientBuckets(self._flat, context.communicator)
-        self._optimizer = context.optimizers(self._flat.trained)
+        self._optimizer = context.optimizers(self._flat.groups_by_parameter)
         self._num_steps = self._num_steps_full_rank = 0
         self._num_updates = 0
         if not h.full_rank_warmup:
@@ -149,9 +151,9 @@ class Oialr(Method[OialrHyperparameters]):
     def _adopt(self, sliced: Mapping[nn.Parameter, nn.Parameter] | None = None) -> None:
         """Train the network's current parameters; those in `sliced` take over the leading part of another's moments."""
         self._flat.release_hooks()
-        self._flat = FlatModel(self._context.model)
+        self._flat = FlatModel(self._context.model, self._groups.of(self._context.model))
         self._buckets = GradientBuckets(self._flat, self._context.communicator)
-        retarget(self._optimizer, self._flat.trained, sliced or {})
+        self._context.optimizers.retarget(self._optimizer, self._flat.groups_by_parameter, sliced or {})
 
     def metrics(self) -> dict[str, float]:
         """Return sizes relative to the full-rank network's trained parameters, and the optimizer's memory."""

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.evaluation_copy import EvaluationCopy
-from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.method import Batch, Context, Method
@@ -52,9 +51,9 @@ def dual_ascent(dual: Tensor, x: Tensor, center: Tensor) -> None:
     dual.sub_(x - center)
 
 
-def descend(x: Tensor, gradient: Tensor, dual: Tensor, center: Tensor, rate: float, rho: float) -> None:
-    """Zhang 2016, eq. 3.53, in place on the replica (n,)."""
-    x.sub_(gradient, alpha=rate).add_(dual + center, alpha=rate * rho).div_(1 + rate * rho)
+def descend(x: Tensor, gradient: Tensor, dual: Tensor, center: Tensor, rate: float, pull: float | Tensor) -> None:
+    """Zhang 2016, eq. 3.53, in place on the replica (n,); `pull` is lr rho, (n,) if the rate is not one for all."""
+    x.sub_(gradient, alpha=rate).add_((dual + center) * pull).div_(1 + pull)
 
 
 class AdmmConsensus(Method[AdmmConsensusHyperparameters]):
@@ -73,7 +72,7 @@ class AdmmConsensus(Method[AdmmConsensusHyperparameters]):
         self._hyperparameters = hyperparameters
         self._communicator = context.communicator
         self._optimizers = context.optimizers
-        self._flat = FlatModel(context.model)
+        self._flat = context.flatten()
         self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat)
         self._dual = torch.zeros_like(self._flat.parameters)
@@ -97,8 +96,9 @@ class AdmmConsensus(Method[AdmmConsensusHyperparameters]):
     def _moved(self) -> Tensor:
         """Move this rank's dual and replica; returns x - l."""
         dual_ascent(self._dual, self._flat.parameters, self._center)
-        rate, rho = self._optimizers.learning_rate, self._hyperparameters.rho
-        descend(self._flat.parameters, self._flat.gradients, self._dual, self._center, rate, rho)
+        rate = self._optimizers.learning_rate
+        pull = self._flat.rate_factor * (rate * self._hyperparameters.rho)  # the gradients have the factor already
+        descend(self._flat.parameters, self._flat.gradients, self._dual, self._center, rate, pull)
         return self._flat.parameters - self._dual
 
     def evaluation_model(self) -> nn.Module:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.evaluation_copy import EvaluationCopy
-from atoll.methods.common.flat import FlatModel
 from atoll.methods.method import Batch, Context, H, Method
 from atoll.methods.parameter_server.center import OWNER, Center
 from atoll.methods.sequential.descent import Descent
@@ -42,7 +41,7 @@ class DownpourBase(Method[H]):
 
     def __init__(self, tau: int, context: Context, *, averaged: bool = False, moving_rate: float | None = None) -> None:
         self._tau = tau
-        self._flat = FlatModel(context.model)
+        self._flat = context.flatten()
         self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat)
         self._num_steps = 0

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 
 from atoll.communication.communicator import Request
 from atoll.methods.common.evaluation_copy import EvaluationCopy
-from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.method import Batch, Context, Method
@@ -139,7 +138,7 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
 
     def __init__(self, hyperparameters: EasgdTreeHyperparameters, context: Context) -> None:
         h, size = hyperparameters, context.communicator.size
-        self._flat = FlatModel(context.model)
+        self._flat = context.flatten()
         self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat)
         self._places = plant(size, h.degree, h.scheme, h.tau_fast, h.tau_slow)

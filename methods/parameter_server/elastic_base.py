@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.evaluation_copy import EvaluationCopy
-from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.parameter_server.center import OWNER, Center, ParameterServer
@@ -104,7 +103,7 @@ class ElasticBase(Method[E]):
         self._context = context
         self._size = context.communicator.size
         self._alpha = hyperparameters.beta / self._size if hyperparameters.alpha is None else hyperparameters.alpha
-        self._flat = FlatModel(context.model)
+        self._flat = context.flatten()
         self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat, heavy_ball=heavy_ball)
         self._num_steps = 0

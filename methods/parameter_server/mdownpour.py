@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.evaluation_copy import EvaluationCopy
-from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.method import Batch, Context, Method, NoHyperparameters
 from atoll.methods.parameter_server.center import OWNER, Center
@@ -44,7 +43,7 @@ class Mdownpour(Method[NoHyperparameters]):
     def __init__(self, hyperparameters: NoHyperparameters, context: Context) -> None:
         self._optimizers = context.optimizers
         self._delta = context.optimizers.settings.momentum
-        self._flat = FlatModel(context.model)
+        self._flat = context.flatten()
         self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._descent = Descent(context, self._flat)
         self._value = self._flat.parameters.to("cpu", copy=True)

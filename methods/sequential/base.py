@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.evaluation_copy import EvaluationCopy
-from atoll.methods.common.flat import FlatModel
 from atoll.methods.method import Batch, Context, H, Method
 from atoll.methods.sequential.descent import Descent
 
@@ -27,7 +26,7 @@ class SequentialBase(Method[H]):
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.05, "momentum": 0.0, "schedule": "constant"}
 
     def __init__(self, context: Context, *, averaged: bool = False, moving_rate: float | None = None) -> None:
-        self._flat = FlatModel(context.model)
+        self._flat = context.flatten()
         self._descent = Descent(context, self._flat)
         self._average = RunningAverage(self._flat.parameters, moving_rate) if averaged else None
         self._evaluation_copy = EvaluationCopy(self._flat, context.untracked) if averaged else None

@@ -4,7 +4,8 @@
     heavy ball   v <- delta v - lr g(x),            x <- x + v   (eq. 2.6)
 
 g is the gradient of the loss, clipped if gradient_clipping is above 0, plus weight_decay times the point at which it is
-taken: the source's l2 term is a part of F. delta is the optimizer's `momentum`; 0 is plain SGD.
+taken: the source's l2 term is a part of F. The parameters' groups scale lr and weight_decay. delta is the optimizer's
+`momentum`; 0 is plain SGD.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Descent:
         self.velocity = torch.zeros_like(flat.parameters)
 
     def gradient(self, batch: Batch) -> Tensor:
-        """Put g at the parameters as they are into the flat gradients; returns the loss."""
+        """Put g at the parameters as they are, times their groups' rates, into the flat gradients; returns the loss."""
         flat, settings = self._flat, self._settings
         loss = self._context.gradient(batch, flat)
         if (scale := self._context.optimizers.loss_scale) is not None and not scale.accepts([flat.gradients]):
@@ -64,7 +65,9 @@ class Descent:
             return loss
         if settings.gradient_clipping:
             nn.utils.clip_grad_norm_([flat.vector], settings.gradient_clipping)
-        flat.gradients.add_(flat.parameters, alpha=settings.weight_decay)
+        _add_decay(flat, settings.weight_decay)
+        if isinstance(flat.rate_factor, Tensor) or flat.rate_factor != 1.0:
+            flat.gradients.mul_(flat.rate_factor)
         return loss
 
     def step(self, batch: Batch) -> Tensor:
@@ -88,3 +91,12 @@ class Descent:
         """Continue from `state`."""
         self._flat.load_state_dict(state["model"])
         self.velocity.copy_(state["velocity"])
+
+
+def _add_decay(flat: FlatModel, weight_decay: float) -> None:
+    """Add the gradient of the l2 term to the flat gradients."""
+    factor = flat.decay_factor
+    if isinstance(factor, Tensor):
+        flat.gradients.addcmul_(flat.parameters, factor, value=weight_decay)
+    else:
+        flat.gradients.add_(flat.parameters, alpha=weight_decay * factor)

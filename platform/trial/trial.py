@@ -159,6 +159,7 @@ class Trial:
             steps_per_epoch=self._length.steps_per_epoch,
             seed=configuration.seed,
             forward=self.workload.forward,
+            groups=self.workload.parameter_groups,
         )
 
     def train(self) -> Iterator[Progress]:

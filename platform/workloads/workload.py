@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from atoll.methods.common.nested import Nested, num_samples
 from atoll.methods.method import Batch, forward
+from atoll.methods.common.groups import ParameterGroup, default_groups
 from atoll.searchspaces.space import SearchSpace
 
 # Notes what `find_file` finds, while `Workload.data_files` listens.
@@ -224,6 +225,14 @@ class Workload(ABC):
     @abstractmethod
     def model(self) -> nn.Module:
         """Make the network; its initial weights come from torch's global random state."""
+
+    def parameter_groups(self, model: nn.Module) -> Sequence[ParameterGroup]:
+        """The factors of learning rate and weight decay of the network's parameters.
+
+        Each trained parameter must be in one group. Methods that factor a layer train its factors as its weight.
+        Default: biases, one-dimensional parameters and those of normalization layers do not decay.
+        """
+        return default_groups(model)
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:

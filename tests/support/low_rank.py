@@ -71,7 +71,9 @@ class Run:
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """The optimizer's state of each parameter in training, by name; those without any are absent."""
         state = self.method.state_dict()["optimizer"]["state"]
-        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        trained = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        # torch numbers them group by group: what decays, then the rest
+        names = [name for name, p in trained if p.dim() > 1] + [name for name, p in trained if p.dim() <= 1]
         return {name: state[number] for number, name in enumerate(names) if number in state}
 
     def factored(self) -> dict[str, Factored]:

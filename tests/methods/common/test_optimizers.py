@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from atoll.methods.common.ftrl import Ftrl
+from atoll.methods.common.groups import ParameterGroup
 from atoll.methods.common.optimizers import (
     OPTIMIZERS,
     OptimizerFactory,
     OptimizerSettings,
-    retarget,
     scheduled_rate,
     state_bytes,
 )
@@ -106,13 +106,15 @@ def test_settings_that_are_refused(settings, message):
 
 def test_an_optimizer_goes_on_with_other_parameters():
     kept, old = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4, 4))
-    optimizer = torch.optim.AdamW([kept, old], 0.1, fused=True)
+    settings = OptimizerSettings(optimizer="adamw", learning_rate=0.1, weight_decay=0.01, schedule="constant")
+    factory = OptimizerFactory(settings, 10)
+    optimizer = factory([kept, old])
     (kept.sum() + (old * torch.arange(16.0).view(4, 4)).sum()).backward()
     optimizer.step()
     assert state_bytes(optimizer) == 2 * 4 * (3 + 16) + 2 * 4
     smaller, new = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(5))
     before = optimizer.state[old]["exp_avg"].clone()
-    retarget(optimizer, [kept, smaller, new], {smaller: old})
+    factory.retarget(optimizer, [ParameterGroup([kept, smaller, new])], {smaller: old})
     assert set(optimizer.state) == {kept, smaller}
     assert torch.equal(optimizer.state[smaller]["exp_avg"], before[:2, :2])
     assert optimizer.state[smaller]["step"].item() == 1

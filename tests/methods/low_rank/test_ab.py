@@ -143,7 +143,7 @@ def test_without_groups_all_ranks_train_b_together(c: Communicator) -> None:
             gradient = parameter.grad
             if number >= 10 and parameter is reference[2].weight:
                 gradient = frozen @ frozen.T @ gradient  # W = A B, dL/dB = A^T dL/dW
-            parameter.data -= rate * (gradient + decay * parameter.data)
+            parameter.data -= rate * (gradient + (decay if parameter.dim() > 1 else 0.0) * parameter.data)
     assert problem.close(merged(run), reference[2].weight, FLOAT64)
 
 

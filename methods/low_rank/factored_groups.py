@@ -1,0 +1,35 @@
+"""Parameter groups of a network whose layers are factored and restored while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from atoll.methods.common.groups import ParameterGroup, grouped, multipliers
+from atoll.methods.low_rank.factored import join
+from atoll.methods.low_rank.factored_layers import Factored
+
+
+class FactoredGroups:
+    """The groups of the full-rank network, by name: a layer's factors are in its weight's group.
+
+    Args:
+        model: the network, in full rank.
+        groups: of its parameters.
+    """
+
+    def __init__(self, model: nn.Module, groups: Iterable[ParameterGroup]) -> None:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._factors = dict(zip((name for name, _ in named), multipliers(groups, named), strict=True))
+
+    def of(self, model: nn.Module) -> list[ParameterGroup]:
+        """The groups of the network's trained parameters now."""
+        weights = {
+            join(name, factor): join(name, layer.weight_name)
+            for name, layer in model.named_modules()
+            if isinstance(layer, Factored)
+            for factor in layer.factor_names
+        }
+        named = [(weights.get(name, name), p) for name, p in model.named_parameters() if p.requires_grad]
+        return grouped((p for _, p in named), (self._factors[name] for name, _ in named))
