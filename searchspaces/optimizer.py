@@ -1,23 +1,104 @@
 """The optimizer space that all methods share, so that a comparison of methods searches the same settings.
 
+It follows the optimizer: each has its range of learning rates, and what has no effect on it is not searched.
+
 `COSINE` shapes the cosine schedule: it is in the spaces of the methods whose source searches it, and a study may add
 any of its parameters to another method's space.
 """
 
-from atoll.searchspaces.parameter import choice, integer, real
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from atoll.searchspaces.condition import Condition
+from atoll.searchspaces.encoding import Value
+from atoll.searchspaces.parameter import Parameter, choice, integer, real
 from atoll.searchspaces.space import SearchSpace
 
-SPACE = SearchSpace(
-    (
+DEFAULT = "sgd"
+# The learning rates of each optimizer: lowest, highest, default. Optimizers that divide by a root of squared gradients
+# take steps of the rate's size, whatever the gradient's; Adadelta's rate scales steps that have their own size.
+_SCALED = (1e-5, 1e-1, 1e-3)
+_RATES = {
+    "sgd": (1e-3, 1.0, 0.1),
+    "adagrad": (1e-4, 1.0, 1e-2),
+    "adadelta": (1e-2, 10.0, 1.0),
+    "ftrl": (1e-3, 1.0, 0.1),
+}
+_ADAMS = ("adamw", "adam", "amsgrad", "adamax", "nadam")
+# The optimizers or schedules on which a setting has an effect; on those of atoll that are not named it has none.
+EFFECTS: dict[str, Condition] = {
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "nesterov": ("optimizer", ("sgd",)),
+    "beta1": ("optimizer", _ADAMS),
+    "beta2": ("optimizer", _ADAMS),
+    "smoothing": ("optimizer", ("adadelta", "rmsprop")),
+    "l1": ("optimizer", ("ftrl",)),
+    "lr_decay": ("schedule", ("inverse_sqrt",)),
+    "lr_k_decay": ("schedule", ("cosine",)),
+    "min_lr": ("schedule", ("cosine", "linear", "polynomial")),
+    "decay_rate": ("schedule", ("exponential", "inverse_time")),
+    "decay_period": ("schedule", ("exponential", "inverse_time")),
+    "decay_power": ("schedule", ("polynomial",)),
+}
+
+
+def rates(optimizer: str) -> tuple[float, float, float]:
+    """The learning rates of an optimizer: lowest, highest, default. One that is not known counts as Adam's relative."""
+    return _RATES.get(optimizer, _SCALED)
+
+
+def space(optimizers: Sequence[str] = (DEFAULT,)) -> SearchSpace:
+    """The shared space for one optimizer, which is fixed, or for several, which are searched; the first is the default.
+
+    Example:
+        >>> space(["adamw"]).names()
+        ['learning_rate', 'weight_decay', 'batch_size', 'schedule', 'optimizer']
+        >>> [str(p.only_if) for p in space(["sgd", "adamw"]).parameters if p.name == "momentum"]
+        ["('optimizer', ('sgd',))"]
+    """
+    lows, highs, defaults = zip(*map(rates, optimizers), strict=True)
+    parameters = [
         real(
-            "learning_rate", 1e-3, 1.0, 0.1, log=True, symbol="η", source="Coquelin 2024, tables 3.2 and A.6, widened"
+            "learning_rate",
+            min(lows),
+            max(highs),
+            defaults[0],
+            log=True,
+            symbol="η",
+            source="Coquelin 2024, tables 3.2 and A.6, widened",
         ),
         real("momentum", 0.0, 0.99, 0.9, symbol="δ"),
         real("weight_decay", 1e-6, 1e-2, 1e-4, log=True),
         integer("batch_size", 8, 128, 32, log=True, unit="samples per rank"),
         choice("schedule", ["constant", "cosine", "linear"], "cosine"),
-    )
-)
+    ]
+    active = tuple(conditioned(parameters, {"optimizer": optimizers}))
+    if len(optimizers) == 1:
+        return SearchSpace(active, fixed=(("optimizer", optimizers[0]),))
+    return SearchSpace((choice("optimizer", list(optimizers), optimizers[0]), *active))
+
+
+def conditioned(parameters: Iterable[Parameter], values: dict[str, Sequence[Value]]) -> list[Parameter]:
+    """The parameters that have an effect, each with a condition if that depends on the optimizer or the schedule.
+
+    Args:
+        parameters: settings of the optimizer, and others, which are kept as they are.
+        values: the values that the optimizer and the schedule may have.
+    """
+    kept = []
+    for p in parameters:
+        name, where = EFFECTS.get(p.name, ("", ()))
+        active = tuple(value for value in values.get(name, ()) if value in where)
+        if p.only_if is not None or name not in values or len(active) == len(values[name]):
+            kept.append(p)
+        elif active:
+            kept.append(replace(p, only_if=(name, active)))
+    return kept
+
+
+SPACE = space()
 
 COSINE = (
     real(

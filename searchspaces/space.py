@@ -183,12 +183,13 @@ class SearchSpace:
     def overlay(self, shared: SearchSpace) -> SearchSpace:
         """This space, and the parameters of `shared` that it neither has nor excludes."""
         known = {*self.names(), *self.exclude}
-        both = self + replace(
-            shared,
-            parameters=tuple(p for p in shared.parameters if p.name not in known),
-            fixed=tuple((name, value) for name, value in shared.fixed if name not in known),
+        return replace(
+            self,
+            parameters=self.parameters + tuple(p for p in shared.parameters if p.name not in known),
+            fixed=self.fixed + tuple((name, value) for name, value in shared.fixed if name not in known),
+            exclude=self.exclude + shared.exclude,
+            constraints=self.constraints + shared.constraints,
         )
-        return replace(both, exclude=self.exclude + shared.exclude)
 
     def override(self, overrides: Mapping[str, Value | BaseDistribution]) -> SearchSpace:
         """The space with some parameters fixed to a value, or given another distribution.

@@ -23,13 +23,22 @@ OPTIMIZERS = ("sgd", "adamw", "adadelta", "adagrad", "adam", "adamax", "amsgrad"
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "exponential", "inverse_time", "polynomial")
 
 
+# Optimizers that divide by a root of squared gradients take steps of the rate's size, whatever the gradient's.
+_DEFAULT_RATES = {"sgd": 0.1, "ftrl": 0.1, "adagrad": 1e-2, "adadelta": 1.0}
+
+
+def default_rate(optimizer: str) -> float:
+    """The default learning rate of an optimizer: 1e-3 for AdamW and its relatives, 0.1 for SGD."""
+    return _DEFAULT_RATES.get(optimizer, 1e-3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """The optimizer, its learning-rate schedule and the batch size; ValueError for a value outside its range.
 
     Attributes:
         optimizer: one of OPTIMIZERS.
-        learning_rate: the schedule's highest rate.
+        learning_rate: the schedule's highest rate. Default: the optimizer's, see `default_rate`.
         momentum: of SGD and RMSprop.
         nesterov: Nesterov's form of SGD's momentum.
         beta1, beta2: rates of the first and second moments of Adam and its relatives.
@@ -62,7 +71,7 @@ class OptimizerSettings:
     """
 
     optimizer: str = "sgd"
-    learning_rate: float = 0.1
+    learning_rate: float = None  # type: ignore[assignment]  # a float from __post_init__ on
     momentum: float = 0.9
     nesterov: bool = False
     beta1: float = 0.9
@@ -86,6 +95,8 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", default_rate(self.optimizer))
         require_choice("schedule", self.schedule, SCHEDULES)
         require(self.learning_rate > 0, f"learning_rate must be above 0; got {self.learning_rate}")
         require(0 <= self.momentum < 1, f"momentum must be in [0, 1); got {self.momentum}")

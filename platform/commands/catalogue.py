@@ -56,11 +56,18 @@ def spaces() -> dict[str, str]:
 
 
 def space(name: str) -> dict[str, Any]:
-    """One method's searched parameters, including the shared optimizer space."""
+    """One method's searched parameters, including the shared optimizer space, and those that are fixed by default."""
+    from atoll.methods.common.optimizers import OPTIMIZERS
+
     registry.check_method(name)
-    parameters = registry.whole_space(name).parameters
+    space = registry.whole_space(name)
     columns = ("name", "symbol", "domain", "default", "unit", "source")
-    return {"method": name, "parameters": [{c: p.as_dict()[c] for c in columns} for p in parameters]}
+    others = {"optimizer": ", ".join(OPTIMIZERS)}
+    return {
+        "method": name,
+        "parameters": [{c: p.as_dict()[c] for c in columns} for p in space.parameters],
+        "fixed by default": [{"name": n, "value": v, "a study may name": others.get(n, "")} for n, v in space.fixed],
+    }
 
 
 def _doc(described: Any) -> str:

@@ -142,15 +142,16 @@ def complete_hyperparameters(
 ) -> dict[str, Scalar]:
     """The hyperparameters, completed with the defaults of method, optimizer and workload.
 
-    A default of None stands for a value that the method derives, and is left out.
+    A default of None stands for a value that the method derives, and is left out; the learning rate is the optimizer's.
     """
-    from atoll.methods.common.optimizers import OptimizerSettings
+    from atoll.methods.common.optimizers import OptimizerSettings, default_rate
 
     method = registry.method(method_name)
     of_workload = fields(registry.workload(workload_name).Hyperparameters)
     every = (*fields(method.Hyperparameters), *of_workload, *fields(OptimizerSettings))
     defaults = {field.name: field.default for field in every if field.default not in (MISSING, None)}
-    return defaults | dict(method.optimizer_defaults) | hyperparameters
+    complete = defaults | dict(method.optimizer_defaults) | hyperparameters
+    return {"learning_rate": default_rate(complete["optimizer"])} | complete
 
 
 def _check_types(defaults: dict[str, Any], given: dict[str, Any]) -> None:

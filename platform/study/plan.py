@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import CategoricalDistribution
 
 from atoll.platform.study import objectives, registry
 from atoll.platform.study.configuration import (
@@ -16,6 +19,7 @@ from atoll.platform.study.configuration import (
 from atoll.platform.study.fields import Strict, distribution
 from atoll.platform.study.objectives import Objective
 from atoll.platform.study.study import Study
+from atoll.searchspaces.optimizer import EFFECTS, conditioned
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 if TYPE_CHECKING:  # both import torch, which browsing results must not need
@@ -134,7 +138,9 @@ def search_space(study: Study) -> SearchSpace:
     Raises:
         ValueError: for a name that neither the method nor the optimizer has, or an invalid range.
     """
-    space = registry.whole_space(study.method, study.workload).unfix(study.space)
+    named = study.space.get("optimizer")
+    optimizers = [str(named)] if isinstance(named, str) else [str(value) for value in getattr(named, "choices", ())]
+    space = registry.whole_space(study.method, study.workload, optimizers).unfix(study.space)
     known = set(space.names())
     extra = {name: value for name, value in study.space.items() if name not in known}
     changes = {name: distribution(value) for name, value in study.space.items() if name in known}
@@ -145,7 +151,7 @@ def search_space(study: Study) -> SearchSpace:
         for name, value in extra.items()
         if isinstance(value, Strict)
     )
-    space = space.override(changes) + SearchSpace(searched, fixed)
+    space = _extended(space.override(changes), searched, fixed)
     space = space.constrained(study.constraints)
     if study.default_first and study.confirm is None and (violated := space.violated(space.default())) is not None:
         raise ValueError(
@@ -158,3 +164,23 @@ def search_space(study: Study) -> SearchSpace:
     if not space.parameters and study.confirm is None:
         raise ValueError("space must leave a hyperparameter to search; all are fixed: use `atoll train`")
     return space
+
+
+def _extended(space: SearchSpace, searched: Iterable[Parameter], fixed: Iterable[tuple[str, Any]]) -> SearchSpace:
+    """The space with what only the study names; settings that act on some optimizers only are searched for these."""
+    values: dict[str, Sequence[Any]] = {}
+    for name, value in (*space.fixed, *fixed):
+        values[name] = [value]
+    for parameter in space.parameters:
+        if isinstance(parameter.distribution, CategoricalDistribution):
+            values[parameter.name] = parameter.distribution.choices
+    known = {name: values[name] for name in ("optimizer", "schedule") if name in values}
+    searched = list(searched)
+    active = conditioned(searched, known)
+    if idle := sorted({p.name for p in searched} - {p.name for p in active}):
+        name, where = EFFECTS[idle[0]]
+        raise ValueError(
+            f"{', '.join(idle)} would be searched without effect: {idle[0]} acts if {name} is "
+            f"{' or '.join(map(str, where))}; got {' or '.join(map(str, known[name]))}"
+        )
+    return replace(space, parameters=(*space.parameters, *active), fixed=(*space.fixed, *fixed))

@@ -9,7 +9,8 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -90,13 +91,33 @@ def search_space(method_name: str) -> SearchSpace:
     return getattr(method(method_name), "search_space", SearchSpace(()))
 
 
-def whole_space(method_name: str, workload_name: str | None = None) -> SearchSpace:
-    """A method's full search space: its own over the workload's over the optimizer settings'."""
-    from atoll.searchspaces.optimizer import SPACE
+def whole_space(method_name: str, workload_name: str | None = None, optimizers: Sequence[str] = ()) -> SearchSpace:
+    """A method's full search space: its own over the workload's over the optimizer settings'.
+
+    Args:
+        method_name, workload_name: their names.
+        optimizers: those that a study names. Default: the one that the method or the workload fixes, else SGD.
+    """
+    from atoll.searchspaces.optimizer import DEFAULT, space
     from atoll.searchspaces.space import SearchSpace
 
     of_workload = SearchSpace(()) if workload_name is None else workload(workload_name).search_space
-    return search_space(method_name).overlay(of_workload).overlay(SPACE)
+    own = search_space(method_name).overlay(of_workload)
+    if any(p.name == "optimizer" for p in own.parameters):
+        return own.overlay(space(optimizers or [DEFAULT]))
+    fixed = dict(own.fixed)
+    by_default = fixed.pop("optimizer", None) or _optimizer_of(method_name)
+    shared = space(optimizers or [str(by_default)])
+    # The optimizer comes first, as other parameters may depend on it.
+    chosen = [p for p in shared.parameters if p.name == "optimizer"]
+    return replace(own, parameters=(*chosen, *own.parameters), fixed=tuple(fixed.items())).overlay(shared)
+
+
+def _optimizer_of(method_name: str) -> str:
+    """The optimizer of a method whose space does not fix one; its class is imported only if it is the user's."""
+    from atoll.searchspaces.optimizer import DEFAULT
+
+    return DEFAULT if method_name in METHODS else str(method(method_name).optimizer_defaults.get("optimizer", DEFAULT))
 
 
 def names(kind: str) -> list[str]:

@@ -20,7 +20,7 @@ def test_an_override_fixes_values_replaces_ranges_and_rejects_unknown_names():
 def test_a_fixed_value_above_its_ceiling_is_an_error():
     with pytest.raises(ValueError, match=r"S must be at most B: with S at 4 or more, B must start at 4 or more"):
         DASO.override({"S": 4})
-    assert dict(DASO.override({"S": 4, "B": 8}).fixed) == {"B": 8, "S": 4}
+    assert dict(DASO.override({"S": 4, "B": 8}).fixed) == {"B": 8, "S": 4, "optimizer": "sgd"}
     assert DASO.override({"B": 8}).decode(dict.fromkeys(DASO.limits(), 1))["S"] == 8
 
 

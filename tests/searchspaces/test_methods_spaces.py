@@ -3,13 +3,21 @@
 from dataclasses import fields
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.methods import METHODS
-from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    OptimizerFactory,
+    OptimizerSettings,
+    scheduled_rate,
+)
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import split_hyperparameters
+from atoll.searchspaces.optimizer import EFFECTS
 from atoll.searchspaces.optimizer import SPACE as OPTIMIZER_SPACE
 
 WHOLE = {name: registry.whole_space(name) for name in METHODS}
@@ -19,16 +27,71 @@ WHOLE = {name: registry.whole_space(name) for name in METHODS}
 def test_parameters_are_the_methods_hyperparameters_with_their_defaults(name):
     method = registry.method(name)
     defaults = {field.name: field.default for field in (*fields(OptimizerSettings), *fields(method.Hyperparameters))}
-    defaults |= method.optimizer_defaults
+    defaults |= {"learning_rate": OptimizerSettings().learning_rate} | dict(method.optimizer_defaults)
     for parameter in registry.search_space(name).parameters:
         assert parameter.default == defaults[parameter.name], parameter.name
         assert parameter.contains(parameter.default)
 
 
 def test_optimizer_space_matches_the_optimizer_settings():
-    defaults = {field.name: field.default for field in fields(OptimizerSettings)}
     for parameter in OPTIMIZER_SPACE.parameters:
-        assert parameter.default == defaults[parameter.name]
+        assert parameter.default == getattr(OptimizerSettings(), parameter.name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_space_fixes_its_methods_optimizer(name):
+    default = registry.method(name).optimizer_defaults.get("optimizer", "sgd")
+    assert dict(WHOLE[name].fixed)["optimizer"] == default
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_space_follows_the_optimizer(name):
+    """The default rate is that of the settings, and what is searched acts."""
+    space = registry.whole_space("ddp", None, [name])
+    assert dict(space.fixed)["optimizer"] == name
+    default = space.default()
+    assert default["learning_rate"] == OptimizerSettings(optimizer=name).learning_rate
+    rate = next(p for p in space.parameters if p.name == "learning_rate")
+    expected = {"sgd": (1e-3, 1.0), "adamw": (1e-5, 1e-1)}.get(name)
+    assert expected in (None, (rate.distribution.low, rate.distribution.high))
+    assert ("momentum" in default) is (name in ("sgd", "rmsprop"))
+
+
+EFFECTS_ON_OPTIMIZERS = sorted(name for name, (other, _) in EFFECTS.items() if other == "optimizer")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("setting", EFFECTS_ON_OPTIMIZERS)
+def test_settings_act_on_the_optimizers_that_the_table_names(setting, optimizer):
+    """By training: a setting changes the result exactly where the table says so."""
+    ends = []
+    for value in {"nesterov": (False, True), "l1": (0.0, 0.5)}.get(setting, (0.3, 0.8)):
+        settings = OptimizerSettings(optimizer=optimizer, **{setting: value})
+        weights = torch.nn.Parameter(torch.linspace(-1, 1, 5))
+        made = OptimizerFactory(settings, 10)([weights])
+        for number in range(3):
+            weights.grad = torch.sin(weights.detach() + number)
+            made.step()
+        ends.append(weights.detach())
+    assert (not torch.equal(*ends)) is (optimizer in EFFECTS[setting][1])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("setting", sorted(name for name, (other, _) in EFFECTS.items() if other == "schedule"))
+def test_settings_act_on_the_schedules_that_the_table_names(setting, schedule):
+    made = [OptimizerSettings(schedule=schedule, **{setting: value}) for value in (0.2, 0.7)]
+    ends = [[scheduled_rate(one, step, 10) for step in range(10)] for one in made]
+    assert (ends[0] != ends[1]) is (schedule in EFFECTS[setting][1])
+
+
+def test_several_optimizers_are_searched_with_what_acts_on_each():
+    space = registry.whole_space("ddp", None, ["adamw", "sgd"])
+    by_name = {p.name: p for p in space.parameters}
+    assert space.parameters[0].name == "optimizer"
+    rate = by_name["learning_rate"]
+    assert (rate.distribution.low, rate.distribution.high, rate.default) == (1e-5, 1.0, 1e-3)
+    assert by_name["momentum"].only_if == ("optimizer", ("sgd",))
+    assert "momentum" not in space.default()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -4,6 +4,7 @@ import pytest
 
 from atoll.methods import METHODS
 from atoll.platform.study import registry
+from atoll.platform.study.configuration import complete_hyperparameters
 from atoll.platform.study.plan import Plan, search_space
 from atoll.platform.study.study import Study
 
@@ -73,3 +74,48 @@ def test_a_trials_seed_is_its_number_and_a_confirmations_that_of_its_repetition(
 )
 def test_the_pruning_rule(method, pruning, rule):
     assert Plan.of(study(method=method, pruning=pruning)).pruning_rule() == rule
+
+
+def test_a_study_that_names_adamw_needs_nothing_else():
+    """The default rate is AdamW's, its range reaches down to it, and momentum, which has no effect, is not searched."""
+    plan = Plan.of(study(space={"optimizer": "adamw"}))
+    default = plan.space.default()
+    assert (default["optimizer"], default["learning_rate"]) == ("adamw", 1e-3)
+    assert "momentum" not in plan.space.names()
+    trained = plan.configuration(default, 0, threads=1, device="cpu").hyperparameters
+    assert trained["learning_rate"] == 1e-3
+
+
+def test_the_default_rate_of_a_training_is_its_optimizers():
+    assert complete_hyperparameters("ddp", "digits_mlp", {"optimizer": "adamw"})["learning_rate"] == 1e-3
+    assert complete_hyperparameters("ddp", "digits_mlp", {})["learning_rate"] == 0.1
+    assert complete_hyperparameters("eamsgd", "digits_mlp", {})["learning_rate"] == 0.005  # the method's own default
+
+
+def test_what_acts_on_some_optimizers_is_searched_for_these():
+    space = search_space(
+        study(space={"optimizer": {"choices": ["sgd", "adamw"]}, "beta2": {"low": 0.9, "high": 0.999}})
+    )
+    conditions = {p.name: p.only_if for p in space.parameters}
+    assert conditions["beta2"] == ("optimizer", ("adamw",))
+    assert conditions["momentum"] == ("optimizer", ("sgd",))
+    assert conditions["learning_rate"] is None
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"optimizer": "adamw", "momentum": {"low": 0.1, "high": 0.9}},
+            "momentum would be searched without effect: momentum acts if optimizer is sgd or rmsprop; got adamw",
+        ),
+        (
+            {"schedule": "constant", "min_lr": {"low": 1e-5, "high": 1e-3}},
+            "min_lr acts if schedule is cosine or linear or polynomial; got constant",
+        ),
+        ({"optimizer": "adam_w"}, "optimizer must be one of sgd, adamw"),
+    ],
+)
+def test_a_range_without_effect_is_refused(space, message):
+    with pytest.raises(ValueError, match=message):
+        search_space(study(space=space))

@@ -34,7 +34,7 @@ def test_code_data_libraries_and_the_resolved_search_are_recorded(folder):
     assert {"Python", "optuna", "mpi4py"} <= set(found.environment)
     ranges = {one["name"]: one["domain"] for one in found.space["parameters"]}
     assert ranges["learning_rate"] == "0.001 to 1, log"
-    assert found.space["fixed"] == {"batch_size": 8, "wire": "float32"}
+    assert found.space["fixed"] == {"batch_size": 8, "wire": "float32", "optimizer": "sgd"}
     assert [one["name"] for one in found.samplers] == ["random"]
     assert [(one["name"], one["direction"]) for one in found.objectives] == [("accuracy", "maximize")]
     assert Provenance.model_validate(found.model_dump()) == found
