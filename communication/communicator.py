@@ -136,7 +136,7 @@ class Communicator(ABC):
     Collectives and messages take contiguous tensors of any shape, on the CPU or a GPU, and change them in place.
     `sum`, `mean`, `broadcast`, `send` and `receive` wait; their `start_` forms return a `Request`, and the tensor must
     not be touched until `Request.wait` returns. `wire` is the communication dtype: the tensor is cast to it to be sent
-    and added, and back. Every operation counts in `ledger`, in bytes.
+    and added, and back; on one rank it stays as it is. Every operation counts in `ledger`, in bytes.
 
     Args:
         rank: this rank's number, 0..size-1.
@@ -354,7 +354,8 @@ class Communicator(ABC):
         source = tensor * scale if narrowed and scale != 1.0 else tensor
         buffer = self._stage(source, travels, direct=self._sums_on_device)
         done = self._post_sum(buffer)
-        copy_back = _copy_back(tensor, buffer)
+        # One rank sends nothing, so nothing is rounded to what would travel.
+        copy_back = _copy_back(tensor, buffer) if self.size > 1 else _nothing
 
         def finish() -> None:
             copy_back()

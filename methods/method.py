@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
+from atoll.methods.common.effects import TrainingShape
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.gradient import BatchGradient, split_evenly
 from atoll.methods.common.groups import Groups, default_groups
@@ -273,6 +274,14 @@ class Method(ABC, Generic[H]):
             raise NotApplicable(f"{name} needs at least {cls.min_ranks} ranks per worker; got {num_ranks}")
         if cls.max_ranks is not None and num_ranks > cls.max_ranks:
             raise NotApplicable(f"{name} is sequential: it trains on {cls.max_ranks} rank per worker; got {num_ranks}")
+
+    @classmethod
+    def without_effect(cls, hyperparameters: H, shape: TrainingShape) -> Mapping[str, str]:
+        """The names of hyperparameters that change nothing in a training of this shape, each with the reason.
+
+        A search tells them before it starts, and a trial in its notes; nothing is refused.
+        """
+        return {}
 
     @classmethod
     def keeps_samples(cls, hyperparameters: H) -> bool:

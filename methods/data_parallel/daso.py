@@ -21,12 +21,14 @@ sends. If the model has running statistics, they are averaged in the node and se
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Request
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.flat import WIRE_DTYPES
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.plateau import Plateau
@@ -128,6 +130,19 @@ class Daso(Method[DasoHyperparameters]):
 
     Hyperparameters = DasoHyperparameters
 
+    @classmethod
+    def without_effect(cls, hyperparameters: DasoHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
+        """All of them on one node, where DASO is ddp; the cycle's where warm-up and cool-down leave none."""
+        h = hyperparameters
+        cycle = ("B", "S", "adaptive", "plateau_threshold", "plateau_patience")
+        if shape.num_nodes == 1:
+            why = "all ranks are on one node, where daso is ddp; a smaller ranks_per_node makes more nodes"
+            return idle((*cycle, "warmup_epochs", "cooldown_epochs", "wire"), why)
+        if h.warmup_epochs + h.cooldown_epochs >= shape.num_epochs:
+            phases = f"warmup_epochs ({h.warmup_epochs}) and cooldown_epochs ({h.cooldown_epochs})"
+            return idle(cycle, f"{phases} cover all {shape.num_epochs} epochs, in which every batch is blocking")
+        return {} if h.adaptive else idle(("plateau_threshold", "plateau_patience"), "adaptive is false")
+
     def __init__(self, hyperparameters: DasoHyperparameters, context: Context) -> None:
         self._hyperparameters = hyperparameters
         self._context = context
@@ -200,7 +215,8 @@ class Daso(Method[DasoHyperparameters]):
         sent, self._sent = self._sent, None
         if sent.total is not None:
             sent.wait_for_total()
-            merge(self._flat.state, sent.total, self._step - sent.step, self._num_nodes)
+            if self._num_nodes > 1:  # a node alone would merge with its own past
+                merge(self._flat.state, sent.total, self._step - sent.step, self._num_nodes)
         self._node.broadcast(self._flat.state, sent.group)
 
     def epoch_end(self, loss: float) -> None:

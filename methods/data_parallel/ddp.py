@@ -10,12 +10,14 @@ has filled it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from atoll.methods.common.buckets import GradientBuckets
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.flat import WIRE_DTYPES
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require, require_choice
@@ -45,6 +47,11 @@ class Ddp(Method[DdpHyperparameters]):
     """Average the gradients, then step."""
 
     Hyperparameters = DdpHyperparameters
+
+    @classmethod
+    def without_effect(cls, hyperparameters: DdpHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
+        """All of them, on one rank."""
+        return idle(("wire", "overlap", "bucket_mib"), "one rank sends nothing") if shape.num_ranks == 1 else {}
 
     def __init__(self, hyperparameters: DdpHyperparameters, context: Context) -> None:
         self._context = context

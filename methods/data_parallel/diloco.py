@@ -10,12 +10,14 @@ bytes per step, and 2(p-1)/p 4s/H for s running statistics, which are averaged.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require
 from atoll.methods.method import Batch, Context, Method
@@ -52,6 +54,15 @@ class Diloco(Method[DilocoHyperparameters]):
     """Step alone with the inner optimizer; take an outer step together every H steps."""
 
     Hyperparameters = DilocoHyperparameters
+
+    @classmethod
+    def without_effect(cls, hyperparameters: DilocoHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
+        """H where the only outer step is that at the end."""
+        if shape.ends_by(hyperparameters.H):
+            return idle(
+                ("H",), f"the only outer step is at the end, after {shape.num_steps} of {hyperparameters.H} steps"
+            )
+        return {}
 
     def __init__(self, hyperparameters: DilocoHyperparameters, context: Context) -> None:
         self._hyperparameters = hyperparameters

@@ -7,11 +7,13 @@ of the first `warmup_steps` steps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require
 from atoll.methods.method import Batch, Context, Method
@@ -38,6 +40,18 @@ class LocalSgd(Method[LocalSgdHyperparameters]):
     """Step alone, average every H steps."""
 
     Hyperparameters = LocalSgdHyperparameters
+
+    @classmethod
+    def without_effect(cls, hyperparameters: LocalSgdHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
+        """All of them on one rank; H where ranks never train alone, or never meet before the end."""
+        H, warmup = hyperparameters.H, hyperparameters.warmup_steps
+        if shape.num_ranks == 1:
+            return idle(("H", "warmup_steps"), "there is one rank, which averages with no other")
+        if shape.ends_by(warmup):
+            return idle(("H",), f"warmup_steps ({warmup}) covers all {shape.num_steps} steps")
+        if shape.ends_by(warmup + H):
+            return idle(("H",), f"the ranks average at the end only: {warmup} + {H} steps, of {shape.num_steps}")
+        return {}
 
     def __init__(self, hyperparameters: LocalSgdHyperparameters, context: Context) -> None:
         self._hyperparameters = hyperparameters

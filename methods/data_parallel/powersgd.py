@@ -14,12 +14,14 @@ for all parameters, and so is Q.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.optimizers import OptimizerSettings, restore, saved
 from atoll.methods.common.validation import require
 from atoll.methods.method import Batch, Context, Method, NotApplicable
@@ -75,6 +77,14 @@ class Powersgd(Method[PowersgdHyperparameters]):
                 "powersgd decomposes gradients and keeps the errors, which float16 makes infinite now and then; "
                 "precision must be float32 or bfloat16; got float16"
             )
+
+    @classmethod
+    def without_effect(cls, hyperparameters: PowersgdHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
+        """Those of the factors where all steps have whole gradients. One rank compresses as several do."""
+        if shape.ends_by(hyperparameters.warmup_steps):
+            why = f"warmup_steps ({hyperparameters.warmup_steps}) covers all {shape.num_steps} steps"
+            return idle(("rank", "error_feedback"), why)
+        return {}
 
     def __init__(self, hyperparameters: PowersgdHyperparameters, context: Context) -> None:
         self._hyperparameters = hyperparameters

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.buckets import GradientBuckets
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import restore, saved, state_bytes
 from atoll.methods.common.validation import require, require_choice
@@ -118,6 +119,19 @@ class Ab(Method[AbHyperparameters]):
     Hyperparameters = AbHyperparameters
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "min_lr": 1e-5}
     min_ranks: ClassVar[int] = 2
+
+    @classmethod
+    def without_effect(cls, hyperparameters: AbHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
+        """All but the warm-up if that is the whole training; the groups' size if only one is possible."""
+        h = hyperparameters
+        if h.warmup >= 1:
+            names = ("group_steps", "rebound", "lr_rebound", "cutoff", "group_size", "merge")
+            return idle(names, f"a warmup of {h.warmup:g} is the whole training")
+        if h.merge == "only_b":
+            return idle(("group_size",), "merge only_b trains without groups")
+        if shape.num_ranks == 2:
+            return idle(("group_size",), "2 ranks make two groups of one")
+        return {}
 
     def __init__(self, hyperparameters: AbHyperparameters, context: Context) -> None:
         h, size = hyperparameters, context.communicator.size

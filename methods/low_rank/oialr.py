@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.buckets import GradientBuckets
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import restore, saved, state_bytes
 from atoll.methods.common.validation import require
@@ -70,6 +71,12 @@ class OialrHyperparameters:
         require(0 < self.alpha <= 1, f"alpha must be in (0, 1]; got {self.alpha}")
 
 
+def _in_steps(hyperparameters: OialrHyperparameters, num_steps: int) -> tuple[int, int]:
+    """The delay and the period of the updates."""
+    h = hyperparameters
+    return round(h.delay * num_steps), max(1, round(h.update_period * num_steps))
+
+
 def num_updated(num_layers: int, alpha: float, num_updates: int) -> int:
     """min(L, ceil(L alpha u)), the number of weights, from the output backwards, in the u-th basis update."""
     return min(num_layers, math.ceil(num_layers * alpha * num_updates - 1e-9))  # as 10 * 0.1 * 3 is above 3
@@ -86,13 +93,25 @@ class Oialr(Method[OialrHyperparameters]):
     Hyperparameters = OialrHyperparameters
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "min_lr": 1e-5}
 
+    @classmethod
+    def without_effect(cls, hyperparameters: OialrHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
+        """Those of the conversion and of the bases' updates, where the training ends before."""
+        h = hyperparameters
+        end = shape.num_steps or 10**6  # shares mean the same in a training of any length
+        delay, period = _in_steps(h, end)
+        updates = ("update_period", "beta", "alpha")
+        if delay > end and h.full_rank_warmup:
+            return idle((*updates, "full_rank_first", "full_rank_last"), f"a delay of {h.delay:g} is beyond the end")
+        if end // period * period <= delay:
+            return idle(updates, f"no basis is updated after a delay of {h.delay:g}, every {h.update_period:g}")
+        return {}
+
     def __init__(self, hyperparameters: OialrHyperparameters, context: Context) -> None:
         h = hyperparameters
         num_steps = context.num_epochs * context.steps_per_epoch
         self._hyperparameters = h
         self._context = context
-        self._delay = round(h.delay * num_steps)
-        self._period = max(1, round(h.update_period * num_steps))
+        self._delay, self._period = _in_steps(h, num_steps)
         self._layers = eligible_layers(
             context.model, full_rank_first=h.full_rank_first, full_rank_last=h.full_rank_last
         )

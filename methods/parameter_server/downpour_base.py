@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.averages import RunningAverage
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.method import Batch, Context, H, Method
 from atoll.methods.parameter_server.center import OWNER, Center
@@ -38,6 +39,12 @@ class DownpourBase(Method[H]):
 
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.005, "momentum": 0.0, "schedule": "constant"}
     asynchronous: ClassVar[bool] = True
+
+    @classmethod
+    def without_effect(cls, hyperparameters: H, shape: TrainingShape) -> Mapping[str, str]:
+        """The period where the only push is that at the end."""
+        tau: int = hyperparameters.tau  # type: ignore[attr-defined]
+        return idle(("tau",), f"the only push of {shape.num_steps} steps is at the end") if shape.ends_by(tau) else {}
 
     def __init__(self, tau: int, context: Context, *, averaged: bool = False, moving_rate: float | None = None) -> None:
         self._tau = tau

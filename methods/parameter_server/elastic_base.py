@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.averages import RunningAverage
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.method import Batch, Context, Method
@@ -97,6 +98,14 @@ class ElasticBase(Method[E]):
     """Tie replicas to a center."""
 
     asynchronous: ClassVar[bool] = True
+
+    @classmethod
+    def without_effect(cls, hyperparameters: E, shape: TrainingShape) -> Mapping[str, str]:
+        """All where replicas and center start equal and never exchange again."""
+        if shape.ends_by(hyperparameters.tau):
+            why = f"the center never moves: the only exchange in {shape.num_steps} steps is before the first one"
+            return idle(("form", "tau", "beta", "alpha", "report"), why)
+        return {}
 
     def __init__(self, hyperparameters: E, context: Context, *, heavy_ball: bool = False) -> None:
         self._hyperparameters = hyperparameters

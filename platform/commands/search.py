@@ -53,7 +53,9 @@ def quickstart(store: StoreOption = None, as_json: JsonOption = False) -> None:
     raise typer.Exit(code)
 
 
-@app.command(epilog="Example: atoll search --method daso --workload digits_mlp --trials 40 --islands 2 --ranks 2")
+@app.command(
+    epilog="Example: atoll search --method daso --workload digits_mlp --trials 40 --ranks 2 --ranks-per-node 1"
+)
 def search(
     file: Annotated[Path | None, typer.Argument(metavar="[STUDY.yaml]", help="The study file.")] = None,
     method: Annotated[str | None, typer.Option(help="Method name. Required without a study file.")] = None,
@@ -63,7 +65,9 @@ def search(
     islands: Annotated[int | None, typer.Option(help="Number of islands.")] = None,
     workers: Annotated[int | None, typer.Option(help="Workers per island.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks per worker.")] = None,
-    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks per (virtual) node. Default: by host.")] = None,
+    ranks_per_node: Annotated[
+        int | None, typer.Option(help="Ranks per node; fewer than the host has make virtual nodes. Default: by host.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs per trial. Default: the workload's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps per trial, instead of epochs.")] = None,
     seed: Annotated[int | None, typer.Option(help="The study's seed.")] = None,
@@ -156,6 +160,7 @@ def _search(
 ) -> int:
     from atoll.platform.commands import display
     from atoll.platform.launch import join, lifecycle, supervise
+    from atoll.platform.study import effects
 
     url = lifecycle.store_url(store, study)
     plan = _checked(study, file, in_process=in_process)
@@ -174,6 +179,8 @@ def _search(
     console = Console(stderr=as_json, highlight=False)
     where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
     console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {where}")
+    for note in effects.searched_without_effect(plan, num_nodes=1):  # its own ranks are all on this host
+        console.print(f"note: {note}")
     with display.LiveSearch(console, study.name, *plan.aim, study.trials) as live:
         ending = supervise.run_study(
             plan, url, resuming=resuming, follow=live, accept_changes=accept_changes, run_ranks=run_ranks

@@ -15,6 +15,7 @@ from atoll.platform.launch import lifecycle
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import without_rank_variables
+from atoll.platform.study import effects
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import launches
@@ -57,6 +58,9 @@ def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) 
     check_world_size(study.topology.shape(), world.size)
     folder, lock = lifecycle.study_folder(study), Lock(lifecycle.study_folder(study).lock)
     error = _prepare(plan, url, resuming, accept_changes, lock) if world.rank == 0 else None
+    if world.rank == 0 and error is None:
+        for note in effects.searched_without_effect(plan, num_nodes=None):
+            print(f"note: {note}", file=sys.stderr, flush=True)
     if world.bcast(error is not None):
         if error is not None:
             raise error

@@ -10,7 +10,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
+from atoll.methods.common.effects import TrainingShape, sentences
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.platform.study import registry
@@ -52,7 +53,7 @@ class Trial:
         folder: the trial's own, for checkpoints; if it holds one, training continues from it. Default: no checkpoints.
 
     Attributes:
-        notes: remarks on the trial's checkpoints.
+        notes: on hyperparameters that have no effect here, and on checkpoints.
     """
 
     LOOK_EVERY = 50
@@ -98,6 +99,7 @@ class Trial:
         self._optimizers = self._make_optimizers(settings)
         self._context = self._make_context(configuration, device)
         self.method = method(hyperparameters, self._context)
+        self.notes = [f"{configuration.method}: {line}" for line in sentences(self._without_effect(hyperparameters))]
         self._check_epochs(configuration)
         self._observer = None
         if configuration.observe is not None:
@@ -110,7 +112,6 @@ class Trial:
         self._epoch_losses: list[Tensor] = []
         self._reported: list[Progress] = []
         self._device = device
-        self.notes: list[str] = []
         self._saver: Saver | None = None
         if configuration.checkpoint is not None and folder is not None:
             self._saver = self._make_saver(configuration, folder)
@@ -161,6 +162,16 @@ class Trial:
             forward=self.workload.forward,
             groups=self.workload.parameter_groups,
         )
+
+    def _without_effect(self, hyperparameters: object) -> Mapping[str, str]:
+        communicator = self._communicator
+        shape = TrainingShape(
+            num_ranks=communicator.size,
+            num_nodes=len(set(communicator.nodes)),
+            num_epochs=self.num_epochs,
+            steps_per_epoch=self._batches.num_batches,
+        )
+        return self.method.without_effect(hyperparameters, shape)
 
     def train(self) -> Iterator[Progress]:
         """Train to the end, reporting at the interval `report_every`, by default after every epoch.

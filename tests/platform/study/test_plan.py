@@ -5,6 +5,7 @@ import pytest
 from atoll.methods import METHODS
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import complete_hyperparameters
+from atoll.platform.study.effects import searched_without_effect
 from atoll.platform.study.plan import Plan, search_space
 from atoll.platform.study.study import Study
 
@@ -119,3 +120,36 @@ def test_what_acts_on_some_optimizers_is_searched_for_these():
 def test_a_range_without_effect_is_refused(space, message):
     with pytest.raises(ValueError, match=message):
         search_space(study(space=space))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"method": "ddp", "topology": {"ranks": 1}}, ["wire has no effect: one rank sends nothing"]),
+        ({"method": "ddp", "topology": {"ranks": 2}}, []),
+        (
+            {"method": "daso", "topology": {"ranks": 2}},
+            [
+                "B, S, adaptive, warmup_epochs, cooldown_epochs, wire have no effect: all ranks are on one node, where "
+                "daso is ddp; a smaller ranks_per_node makes more nodes"
+            ],
+        ),
+        ({"method": "daso", "topology": {"ranks": 2, "ranks_per_node": 1}}, []),
+        (
+            {"method": "daso", "topology": {"ranks": 2, "ranks_per_node": 1}, "epochs": 8},
+            [
+                "in the first trial, B, S, adaptive have no effect: warmup_epochs (4) and cooldown_epochs (4) cover all 8 "
+                "epochs, in which every batch is blocking"
+            ],
+        ),
+        ({"method": "ab", "topology": {"ranks": 2}}, ["group_size has no effect: 2 ranks make two groups of one"]),
+        ({"method": "ab", "topology": {"ranks": 4}}, []),
+    ],
+)
+def test_what_would_be_searched_without_effect_is_told(content, expected):
+    plan = Plan.of(study(**content))
+    assert searched_without_effect(plan, num_nodes=1) == expected
+
+
+def test_on_nodes_that_are_not_known_nothing_is_claimed():
+    assert searched_without_effect(Plan.of(study(method="daso", topology={"ranks": 2})), num_nodes=None) == []

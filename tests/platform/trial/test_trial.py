@@ -247,3 +247,13 @@ def test_a_plateau_is_more_bad_epochs_in_a_row_than_patience():
     losses = [1.0, 0.96, 0.97, 0.94, 0.93, 0.92, 0.91, 0.91, 0.91, 0.91]
     #         best  bad   bad   best  bad   bad   BAD   bad   bad   BAD
     assert [plateau.update(loss) for loss in losses] == [False] * 6 + [True, False, False, True]
+
+
+def test_a_trial_notes_what_has_no_effect():
+    """Also what only a training knows: 2 epochs of 75 steps are fewer than H."""
+    given = {"method": "local_sgd", "hyperparameters": {"batch_size": 8, "H": 1000}}
+    (alone,) = run_virtual_ranks(lambda c: Trial(configuration(**given), c, "cpu").notes, [0])
+    assert alone == ["local_sgd: H, warmup_steps have no effect: there is one rank, which averages with no other"]
+    pair = run_virtual_ranks(lambda c: Trial(configuration(**given), c, "cpu").notes, [0, 0])
+    assert pair[0] == pair[1]
+    assert pair[0][0].startswith("local_sgd: H has no effect: the ranks average at the end only: 0 + 1000 steps, of ")
