@@ -366,6 +366,12 @@ def _of_benchmark(store: Store, benchmark: BenchmarkRow) -> Iterator[Measured | 
         yield _measured(store, study, trial, row.method, curves[trial.id], row.steps if row.is_reached else None)
 
 
+def _batch_size(hyperparameters: Mapping[str, Any], num_ranks: int) -> int:
+    """Samples per rank and step; a batch that is held in total is shared by the ranks."""
+    whole = int(hyperparameters.get("global_batch_size", 0))
+    return whole // num_ranks if whole else int(hyperparameters.get("batch_size", 1))
+
+
 def _measured(
     store: Store, study: StudyRow, trial: TrialRow, method: str, curve: Sequence[ProgressRow], steps: float | None
 ) -> Measured | str:
@@ -384,7 +390,7 @@ def _measured(
         workload=study.workload_label or study.workload,
         traces=traces,
         steps_per_epoch=max(1, curve[-1].step // max(1, curve[-1].epoch)),
-        batch_size=int(trial.configuration["hyperparameters"].get("batch_size", 1)),
+        batch_size=_batch_size(trial.configuration["hyperparameters"], traces[0]["num_ranks"]),
         steps_to_target=steps,
         oversubscribed=bool(trial.oversubscribed),
     )

@@ -37,10 +37,13 @@ EFFECTS: dict[str, Condition] = {
     "l1": ("optimizer", ("ftrl",)),
     "lr_decay": ("schedule", ("inverse_sqrt",)),
     "lr_k_decay": ("schedule", ("cosine",)),
-    "min_lr": ("schedule", ("cosine", "linear", "polynomial")),
-    "decay_rate": ("schedule", ("exponential", "inverse_time")),
+    "min_lr": ("schedule", ("cosine", "linear", "polynomial", "one_cycle", "plateau")),
+    "decay_rate": ("schedule", ("exponential", "inverse_time", "step", "type1", "plateau")),
     "decay_period": ("schedule", ("exponential", "inverse_time")),
     "decay_power": ("schedule", ("polynomial",)),
+    "milestones": ("schedule", ("step",)),
+    "lr_patience": ("schedule", ("plateau",)),
+    "lr_threshold": ("schedule", ("plateau",)),
 }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
@@ -17,10 +19,24 @@ from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.ftrl import Ftrl
 from atoll.methods.common.gradient import PRECISIONS, LossScale
 from atoll.methods.common.groups import ParameterGroup
+from atoll.methods.common.plateau import Plateau
 from atoll.methods.common.validation import require, require_choice
 
 OPTIMIZERS = ("sgd", "adamw", "adadelta", "adagrad", "adam", "adamax", "amsgrad", "ftrl", "nadam", "rmsprop")
-SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "exponential", "inverse_time", "polynomial")
+SCHEDULES = (
+    "constant",
+    "cosine",
+    "linear",
+    "inverse_sqrt",
+    "exponential",
+    "inverse_time",
+    "polynomial",
+    "one_cycle",
+    "step",
+    "type1",
+    "plateau",
+)
+SCALES = ("none", "ranks")
 
 
 # Optimizers that divide by a root of squared gradients take steps of the rate's size, whatever the gradient's.
@@ -46,15 +62,24 @@ class OptimizerSettings:
         l1: FTRL's, which makes weights exactly zero.
         weight_decay: decoupled for AdamW, coupled for all others.
         batch_size: samples per rank and step.
+        global_batch_size: samples of all ranks per step, 0 for none. It takes the place of batch_size, and stays the
+            same on any number of ranks (Coquelin 2024, table 5.2).
+        scale_rate: `ranks` multiplies learning_rate, but not warmup_lr and min_lr, by the number of ranks (Goyal et al.
+            2017; Coquelin 2024, table 3.2).
         schedule: of the learning rate over the training steps, one of SCHEDULES; see `scheduled_rate`.
         lr_decay: gamma of the schedule inverse_sqrt, learning_rate / (1 + gamma t)^0.5 (Zhang 2016, figure 4.13).
         lr_warmup: share of the training steps, in [0, 1], in which the rate first climbs linearly from warmup_lr
             (Coquelin 2024, table A.1).
         warmup_lr: rate at the first step of a warm-up (Coquelin 2024, table A.1).
-        min_lr: rate at which the schedules cosine, linear and polynomial end; may exceed learning_rate (Coquelin 2024,
-            table A.2).
+        min_lr: rate at which the schedules cosine, linear, polynomial and one_cycle end, which may exceed learning_rate
+            (Coquelin 2024, table A.2), and below which plateau does not fall.
         lr_k_decay: k of the cosine over (t/T)^k (Coquelin 2024, table A.1).
-        decay_rate, decay_period: of the schedules exponential and inverse_time; the period is a share of the steps.
+        decay_rate: of the schedules exponential and inverse_time; the factor of step, type1 and plateau.
+        decay_period: of the schedules exponential and inverse_time, a share of the steps.
+        milestones: of the schedule step, shares of the training in ascending order, such as 0.5,0.75. Default: epochs
+            30, 60 and 80 of 90 (Goyal et al. 2017).
+        lr_patience, lr_threshold: of the schedule plateau: the rate falls after more than lr_patience epochs in a row
+            whose training loss is not below the best one by the share lr_threshold (Coquelin 2024, table 3.2).
         decay_power: of the schedule polynomial.
         gradient_clipping: largest norm of a rank's gradient; 0 disables clipping (Coquelin 2024, table A.6).
         precision: of forward and backward passes, by autocast: float32, bfloat16, or float16 with a dynamic loss scale.
@@ -80,6 +105,8 @@ class OptimizerSettings:
     l1: float = 0.0
     weight_decay: float = 1e-4
     batch_size: int = 32
+    global_batch_size: int = 0
+    scale_rate: str = "none"
     schedule: str = "cosine"
     lr_decay: float = 1e-4
     lr_warmup: float = 0.0
@@ -89,6 +116,9 @@ class OptimizerSettings:
     decay_rate: float = 0.5
     decay_period: float = 0.25
     decay_power: float = 1.0
+    milestones: str = "1/3,2/3,8/9"
+    lr_patience: int = 5
+    lr_threshold: float = 1e-4
     gradient_clipping: float = 0.0
     precision: str = "float32"
     accumulate: int = 1
@@ -103,6 +133,11 @@ class OptimizerSettings:
         require(self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0")
         require(self.weight_decay >= 0, f"weight_decay must be at least 0; got {self.weight_decay}")
         require(self.batch_size >= 1, f"batch_size must be at least 1; got {self.batch_size}")
+        require(self.global_batch_size >= 0, f"global_batch_size must be at least 0; got {self.global_batch_size}")
+        require_choice("scale_rate", self.scale_rate, SCALES)
+        require(self.lr_patience >= 0, f"lr_patience must be at least 0; got {self.lr_patience}")
+        require(0 <= self.lr_threshold < 1, f"lr_threshold must be in [0, 1); got {self.lr_threshold}")
+        shares_of(self.milestones)
         require(self.lr_decay >= 0, f"lr_decay must be at least 0; got {self.lr_decay}")
         require(0 <= self.lr_warmup <= 1, f"lr_warmup must be in [0, 1]; got {self.lr_warmup}")
         require(self.warmup_lr >= 0, f"warmup_lr must be at least 0; got {self.warmup_lr}")
@@ -119,6 +154,33 @@ class OptimizerSettings:
             f"accumulate must be in 1..batch_size ({self.batch_size}); got {self.accumulate}",
         )
         require(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
+
+    def for_ranks(self, num_ranks: int) -> OptimizerSettings:
+        """These settings on so many ranks, with the batch per rank and the scaled rate.
+
+        Raises:
+            ValueError: if global_batch_size is not divisible by the number of ranks.
+        """
+        whole = self.global_batch_size
+        require(whole % num_ranks == 0, f"global_batch_size must be divisible by the {num_ranks} ranks; got {whole}")
+        return replace(
+            self,
+            batch_size=whole // num_ranks if whole else self.batch_size,
+            global_batch_size=0,
+            learning_rate=self.learning_rate * (num_ranks if self.scale_rate == "ranks" else 1),
+            scale_rate="none",
+        )
+
+
+def shares_of(milestones: str) -> list[float]:
+    """The milestones, ascending shares of the training in (0, 1)."""
+    try:
+        shares = [float(Fraction(part.strip())) for part in milestones.split(",")]
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"milestones must be numbers such as 1/3,2/3,8/9 or 0.5,0.75; got {milestones!r}") from None
+    ascending = all(a < b for a, b in itertools.pairwise([0.0, *shares, 1.0]))
+    require(ascending, f"milestones must be above 0, below 1 and ascending; got {milestones!r}")
+    return shares
 
 
 def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -149,10 +211,16 @@ def scheduled_rate(settings: OptimizerSettings, step: int, num_steps: int, num_w
         exponential   learning_rate decay_rate^(x / decay_period)                 (this and the next two as in Keras:
         inverse_time  learning_rate / (1 + decay_rate x / decay_period)           Coquelin 2024, table 6.1)
         polynomial    min_lr + (learning_rate - min_lr) (1 - x)^decay_power
+        step          learning_rate decay_rate^(milestones up to x)               (Goyal et al. 2017)
+        one_cycle     half a cosine from warmup_lr up to learning_rate in the warm-up, then one down to min_lr
+                      (Smith and Topin 2017, as torch's OneCycleLR without its cycle of momentum)
 
-    with k = lr_k_decay (Zhang and Li, 2020): above 1 the rate stays high for longer, below 1 it falls sooner.
+    with k = lr_k_decay (Zhang and Li, 2020): above 1 the rate stays high for longer, below 1 it falls sooner. type1 and
+    plateau are constant here; `OptimizerFactory.epoch_end` lowers them.
     """
     s, x = settings, step / max(1, num_steps)
+    if s.schedule == "one_cycle":
+        return _one_cycle(s, step, num_steps, num_warmup_steps)
     if step < num_warmup_steps:
         return s.warmup_lr + (s.learning_rate - s.warmup_lr) * step / num_warmup_steps
     if s.schedule == "inverse_sqrt":
@@ -161,14 +229,27 @@ def scheduled_rate(settings: OptimizerSettings, step: int, num_steps: int, num_w
         return float(s.learning_rate * s.decay_rate ** (x / s.decay_period))
     if s.schedule == "inverse_time":
         return float(s.learning_rate / (1 + s.decay_rate * x / s.decay_period))
+    if s.schedule in ("constant", "type1", "plateau"):
+        return s.learning_rate
+    if s.schedule == "step":
+        # As x = t/T and a milestone m/T are rounded alike, the rate falls at step m.
+        return s.learning_rate * s.decay_rate ** sum(share <= x + 1e-12 for share in shares_of(s.milestones))
     shares = {
         "polynomial": (1 - x) ** s.decay_power,
-        "constant": 1.0,
         "cosine": (1 + math.cos(math.pi * x**s.lr_k_decay)) / 2,
         "linear": 1 - x,
     }
-    floor = s.learning_rate if s.schedule == "constant" else s.min_lr
-    return float(floor + (s.learning_rate - floor) * shares[s.schedule])
+    return float(s.min_lr + (s.learning_rate - s.min_lr) * shares[s.schedule])
+
+
+def _one_cycle(s: OptimizerSettings, step: int, num_steps: int, num_warmup_steps: int) -> float:
+    top = max(0, num_warmup_steps - 1)  # the step of the highest rate
+    if step <= top:
+        low, share = s.warmup_lr, step / max(1, top)
+        share = share if num_warmup_steps > 1 else 1.0
+    else:
+        low, share = s.min_lr, 1 - (step - top) / max(1, num_steps - 1 - top)
+    return low + (s.learning_rate - low) * (1 - math.cos(math.pi * share)) / 2
 
 
 def _betas(settings: OptimizerSettings) -> tuple[float, float]:
@@ -227,6 +308,9 @@ class OptimizerFactory:
 
     def __init__(self, settings: OptimizerSettings, num_steps: int, num_warmup_steps: int = 0) -> None:
         self.settings = settings
+        self._step = 0
+        self._factor = 1.0  # of the schedules that fall at the ends of epochs
+        self._plateau = Plateau(settings.lr_threshold, settings.lr_patience)
         self._num_steps = num_steps
         self._num_warmup_steps = num_warmup_steps
         self._made: list[_Made] = []
@@ -320,9 +404,33 @@ class OptimizerFactory:
 
     def set_step(self, step: int) -> None:
         """Set every learning rate to the schedule's value at `step`."""
-        self.learning_rate = scheduled_rate(self.settings, step, self._num_steps, self._num_warmup_steps)
+        s, self._step = self.settings, step
+        self.learning_rate = scheduled_rate(s, step, self._num_steps, self._num_warmup_steps) * self._factor
+        if s.schedule == "plateau":
+            self.learning_rate = max(self.learning_rate, min(s.min_lr, s.learning_rate))
         for made in self._made:
             made.set_rate(self.learning_rate)
+
+    def epoch_end(self, loss: float) -> None:
+        """Lower the rate, if the schedule does so at the end of an epoch.
+
+        Args:
+            loss: the epoch's training loss, averaged over ranks, so that all ranks decide alike.
+        """
+        falls = {"type1": lambda: True, "plateau": lambda: self._plateau.update(loss)}.get(self.settings.schedule)
+        if falls is not None and falls():
+            self._factor *= self.settings.decay_rate
+            self.set_step(self._step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the schedule depends on besides the step; optimizers are saved by whoever made them."""
+        return {"step": self._step, "factor": self._factor, "plateau": self._plateau.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self._factor = state["factor"]
+        self._plateau.load_state_dict(state["plateau"])
+        self.set_step(state["step"])
 
 
 def _groups(parameters: Parameters) -> list[ParameterGroup]:

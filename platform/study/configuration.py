@@ -151,6 +151,8 @@ def complete_hyperparameters(
     every = (*fields(method.Hyperparameters), *of_workload, *fields(OptimizerSettings))
     defaults = {field.name: field.default for field in every if field.default not in (MISSING, None)}
     complete = defaults | dict(method.optimizer_defaults) | hyperparameters
+    if hyperparameters.get("global_batch_size") and "batch_size" not in hyperparameters:
+        del complete["batch_size"]
     return {"learning_rate": default_rate(complete["optimizer"])} | complete
 
 
@@ -192,6 +194,12 @@ def split_hyperparameters(
     every = (*fields(of_method), *fields(of_network), *fields(OptimizerSettings))
     _check_types({field.name: field.default for field in every}, given)
     settings = dict(method.optimizer_defaults) | {name: value for name, value in given.items() if name in shared}
-    split = of_method(**{name: value for name, value in given.items() if name in own}), OptimizerSettings(**settings)
+    if given.get("global_batch_size") and "batch_size" in given:
+        raise ValueError(
+            f"batch_size (samples per rank) and global_batch_size (of all ranks) exclude each other; got "
+            f"{given['batch_size']} and {given['global_batch_size']}"
+        )
+    of_optimizer = OptimizerSettings(**settings).for_ranks(num_ranks)
+    split = of_method(**{name: value for name, value in given.items() if name in own}), of_optimizer
     method.check(*split, num_ranks)
     return (*split, of_network(**{name: value for name, value in given.items() if name in of_workload}))

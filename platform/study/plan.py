@@ -141,6 +141,8 @@ def search_space(study: Study) -> SearchSpace:
     named = study.space.get("optimizer")
     optimizers = [str(named)] if isinstance(named, str) else [str(value) for value in getattr(named, "choices", ())]
     space = registry.whole_space(study.method, study.workload, optimizers).unfix(study.space)
+    if "global_batch_size" in study.space and "batch_size" not in study.space:
+        space = replace(space, parameters=tuple(p for p in space.parameters if p.name != "batch_size"))
     known = set(space.names())
     extra = {name: value for name, value in study.space.items() if name not in known}
     changes = {name: distribution(value) for name, value in study.space.items() if name in known}
@@ -174,7 +176,7 @@ def _extended(space: SearchSpace, searched: Iterable[Parameter], fixed: Iterable
     for parameter in space.parameters:
         if isinstance(parameter.distribution, CategoricalDistribution):
             values[parameter.name] = parameter.distribution.choices
-    known = {name: values[name] for name in ("optimizer", "schedule") if name in values}
+    known: dict[str, Sequence[Any]] = {n: values[n] for n in ("optimizer", "schedule") if n in values}
     searched = list(searched)
     active = conditioned(searched, known)
     if idle := sorted({p.name for p in searched} - {p.name for p in active}):

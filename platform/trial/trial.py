@@ -168,8 +168,8 @@ class Trial:
         shape = TrainingShape(
             num_ranks=communicator.size,
             num_nodes=len(set(communicator.nodes)),
-            num_epochs=self.num_epochs,
-            steps_per_epoch=self._batches.num_batches,
+            num_epochs=self._length.num_epochs,
+            steps_per_epoch=self._length.steps_per_epoch,
         )
         return self.method.without_effect(hyperparameters, shape)
 
@@ -209,6 +209,7 @@ class Trial:
             summary = self._summarize(self._epoch_losses)
             _check_finite("training loss", summary[0], self._step)
             self.method.epoch_end(summary[0])
+            self._optimizers.epoch_end(summary[0])
             if self._step == self._length.num_steps or self._reports.is_due(self._step):
                 if len(self._losses) != len(self._epoch_losses):
                     summary = self._summarize(self._losses)

@@ -13,7 +13,6 @@ from atoll.methods.common.optimizers import (
     SCHEDULES,
     OptimizerFactory,
     OptimizerSettings,
-    scheduled_rate,
 )
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import split_hyperparameters
@@ -79,8 +78,17 @@ def test_settings_act_on_the_optimizers_that_the_table_names(setting, optimizer)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("setting", sorted(name for name, (other, _) in EFFECTS.items() if other == "schedule"))
 def test_settings_act_on_the_schedules_that_the_table_names(setting, schedule):
-    made = [OptimizerSettings(schedule=schedule, **{setting: value}) for value in (0.2, 0.7)]
-    ends = [[scheduled_rate(one, step, 10) for step in range(10)] for one in made]
+    values = {"milestones": ("0.2", "0.7"), "lr_patience": (0, 3)}.get(setting, (0.02, 0.5))
+    ends = []
+    for value in values:
+        factory = OptimizerFactory(OptimizerSettings(schedule=schedule, **{setting: value}), 40)
+        rates = []
+        for epoch in range(20):
+            for step in (0, 1):
+                factory.set_step(2 * epoch + step)
+                rates.append(factory.learning_rate)
+            factory.epoch_end(0.95 ** min(epoch, 10))  # better by a twentieth, then no more
+        ends.append(rates)
     assert (ends[0] != ends[1]) is (schedule in EFFECTS[setting][1])
 
 

@@ -96,6 +96,10 @@ def test_schedules_of_keras(settings, expected):
         ({"beta1": 1.0}, r"beta1 must be in \[0, 1\); got 1.0"),
         ({"decay_period": 0.0}, "decay_period must be above 0; got 0.0"),
         ({"l1": -1.0}, "l1 must be at least 0"),
+        ({"schedule": "step", "milestones": "0.5,0.25"}, "ascending; got '0.5,0.25'"),
+        ({"milestones": "half"}, "milestones must be numbers such as 1/3,2/3,8/9"),
+        ({"scale_rate": "gpus"}, "scale_rate must be one of none, ranks; got 'gpus'"),
+        ({"lr_patience": -1}, "lr_patience must be at least 0; got -1"),
         ({"optimizer": "lion"}, "optimizer must be one of sgd, adamw, adadelta"),
     ],
 )
@@ -124,3 +128,93 @@ def test_an_optimizer_goes_on_with_other_parameters():
     # without moments the first step is lr times the gradient's sign, less the decay 0.1 * 0.01
     assert new.detach().tolist() == pytest.approx([1 - 0.1 - 0.001] * 5, rel=1e-5)
     assert optimizer.state[new]["step"].item() == 1
+
+
+def rates_of(settings, num_epochs, steps_per_epoch, losses=None):
+    """The rate of every step, and the factory at the end."""
+    num_steps = num_epochs * steps_per_epoch
+    factory = OptimizerFactory(settings, num_steps, round(settings.lr_warmup * num_steps))
+    rates = []
+    for epoch in range(num_epochs):
+        for step in range(steps_per_epoch):
+            factory.set_step(epoch * steps_per_epoch + step)
+            rates.append(factory.learning_rate)
+        factory.epoch_end(0.0 if losses is None else losses[epoch])
+    return rates, factory
+
+
+def torch_rates(make, num_steps, losses=None):
+    """The rates of one of torch's schedulers, which steps after every one of ours."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.4)
+    scheduler, rates = make(optimizer), []
+    for step in range(num_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if losses is not None:
+            scheduler.step(losses[step])
+        elif step < num_steps - 1:
+            scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(("patience", "factor", "threshold"), [(0, 0.5, 1e-4), (2, 0.75, 0.01), (5, 0.1, 0.2)])
+def test_plateau_is_torchs(patience, factor, threshold):
+    generator = torch.Generator().manual_seed(patience)
+    losses = [1 / (1 + epoch) + 0.3 * float(torch.rand(1, generator=generator)) for epoch in range(40)]
+    given = {"lr_patience": patience, "decay_rate": factor, "lr_threshold": threshold, "min_lr": 0.01}
+    settings = OptimizerSettings(learning_rate=0.4, schedule="plateau", **given)
+    rates, _ = rates_of(settings, 40, 1, losses)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+    expected = torch_rates(
+        lambda o: plateau(o, factor=factor, patience=patience, threshold=threshold, min_lr=0.01), 40, losses
+    )
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert min(rates) < 0.4
+
+
+def test_plateau_and_type1_continue_from_their_state():
+    losses = [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5]
+    for schedule in ("plateau", "type1"):
+        settings = OptimizerSettings(learning_rate=1.0, schedule=schedule, lr_patience=1)
+        expected, _ = rates_of(settings, 8, 2, losses)
+        _, factory = rates_of(settings, 3, 2, losses)
+        again = OptimizerFactory(settings, 16)
+        again.load_state_dict(factory.state_dict())
+        rates = []
+        for epoch in range(3, 8):
+            for step in range(2):
+                again.set_step(2 * epoch + step)
+                rates.append(again.learning_rate)
+            again.epoch_end(losses[epoch])
+        assert rates == expected[6:], schedule
+        assert rates[0] != rates[-1]
+
+
+def test_type1_halves_after_every_epoch():
+    rates, _ = rates_of(OptimizerSettings(learning_rate=0.8, schedule="type1"), 4, 3)
+    assert rates == [0.8] * 3 + [0.4] * 3 + [0.2] * 3 + [0.1] * 3
+
+
+def test_step_falls_at_its_milestones():
+    """Goyal et al. 2017: a tenth of the rate at epochs 30, 60 and 80 of 90."""
+    rates, _ = rates_of(OptimizerSettings(learning_rate=0.4, schedule="step", decay_rate=0.1), 90, 2)
+    falls = torch.optim.lr_scheduler.MultiStepLR
+    assert rates == pytest.approx(torch_rates(lambda o: falls(o, [60, 120, 160]), 180), rel=1e-12)
+
+
+def test_one_cycle_is_torchs():
+    settings = OptimizerSettings(learning_rate=0.4, schedule="one_cycle", lr_warmup=0.3, warmup_lr=0.016, min_lr=1.6e-6)
+    rates, _ = rates_of(settings, 5, 10)
+    cycle = torch.optim.lr_scheduler.OneCycleLR
+    expected = torch_rates(lambda o: cycle(o, 0.4, total_steps=50, pct_start=0.3, cycle_momentum=False), 50)
+    assert rates == pytest.approx(expected, rel=1e-9)
+
+
+def test_settings_on_ranks():
+    settings = OptimizerSettings(learning_rate=0.1, scale_rate="ranks", global_batch_size=96)
+    on_four = settings.for_ranks(4)
+    assert (on_four.batch_size, on_four.learning_rate) == (24, 0.4)
+    assert on_four.for_ranks(4) == on_four
+    assert OptimizerSettings(batch_size=7).for_ranks(3).batch_size == 7
+    with pytest.raises(ValueError, match="global_batch_size must be divisible by the 5 ranks; got 96"):
+        settings.for_ranks(5)

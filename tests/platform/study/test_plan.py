@@ -4,7 +4,7 @@ import pytest
 
 from atoll.methods import METHODS
 from atoll.platform.study import registry
-from atoll.platform.study.configuration import complete_hyperparameters
+from atoll.platform.study.configuration import complete_hyperparameters, split_hyperparameters
 from atoll.platform.study.effects import searched_without_effect
 from atoll.platform.study.plan import Plan, search_space
 from atoll.platform.study.study import Study
@@ -112,7 +112,7 @@ def test_what_acts_on_some_optimizers_is_searched_for_these():
         ),
         (
             {"schedule": "constant", "min_lr": {"low": 1e-5, "high": 1e-3}},
-            "min_lr acts if schedule is cosine or linear or polynomial; got constant",
+            "min_lr acts if schedule is cosine or linear or polynomial or one_cycle or plateau; got constant",
         ),
         ({"optimizer": "adam_w"}, "optimizer must be one of sgd, adamw"),
     ],
@@ -138,8 +138,8 @@ def test_a_range_without_effect_is_refused(space, message):
         (
             {"method": "daso", "topology": {"ranks": 2, "ranks_per_node": 1}, "epochs": 8},
             [
-                "in the first trial, B, S, adaptive have no effect: warmup_epochs (4) and cooldown_epochs (4) cover all 8 "
-                "epochs, in which every batch is blocking"
+                "in the first trial, B, S, adaptive have no effect: warmup_epochs (4) and cooldown_epochs (4) cover "
+                "all 8 epochs, in which every batch is blocking"
             ],
         ),
         ({"method": "ab", "topology": {"ranks": 2}}, ["group_size has no effect: 2 ranks make two groups of one"]),
@@ -153,3 +153,22 @@ def test_what_would_be_searched_without_effect_is_told(content, expected):
 
 def test_on_nodes_that_are_not_known_nothing_is_claimed():
     assert searched_without_effect(Plan.of(study(method="daso", topology={"ranks": 2})), num_nodes=None) == []
+
+
+def test_a_batch_held_in_total_takes_the_place_of_that_of_a_rank():
+    plan = Plan.of(study(space={"global_batch_size": {"choices": [64, 128]}}, topology={"ranks": 4}))
+    assert "batch_size" not in plan.space.names()
+    default = plan.space.default()
+    trained = plan.configuration(default, 0, threads=1, device="cpu").hyperparameters
+    assert trained["global_batch_size"] == 64
+    assert "batch_size" not in trained
+    assert split_hyperparameters("ddp", "digits_mlp", trained, 4)[1].batch_size == 16
+    assert plan.infeasibility({"global_batch_size": 66}) == "global_batch_size must be divisible by the 4 ranks; got 66"
+    with pytest.raises(ValueError, match=r"batch_size .* and global_batch_size .* exclude each other; got 8 and 64"):
+        search_space(study(space={"global_batch_size": 64, "batch_size": 8}))
+
+
+def test_the_rate_is_scaled_by_the_ranks_once():
+    given = complete_hyperparameters("ddp", "digits_mlp", {"learning_rate": 0.1, "scale_rate": "ranks"})
+    assert given["learning_rate"] == 0.1  # what is recorded is what was searched
+    assert split_hyperparameters("ddp", "digits_mlp", given, 4)[1].learning_rate == 0.4

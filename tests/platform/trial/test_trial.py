@@ -231,7 +231,7 @@ def test_a_factory_moves_all_its_optimizers_and_clips():
     [
         ({"learning_rate": 0.0}, "learning_rate must be above 0; got 0.0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\); got 1.0"),
-        ({"schedule": "step"}, "schedule must be one of constant, cosine, linear, inverse_sqrt, exponential, "),
+        ({"schedule": "steps"}, "schedule must be one of constant, cosine, linear, inverse_sqrt, exponential, "),
         ({"optimizer": "lion"}, "optimizer must be one of sgd, adamw, adadelta, "),
         ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0"),
@@ -257,3 +257,20 @@ def test_a_trial_notes_what_has_no_effect():
     pair = run_virtual_ranks(lambda c: Trial(configuration(**given), c, "cpu").notes, [0, 0])
     assert pair[0] == pair[1]
     assert pair[0][0].startswith("local_sgd: H has no effect: the ranks average at the end only: 0 + 1000 steps, of ")
+
+
+@pytest.mark.parametrize("schedule", ["type1", "plateau"])
+def test_schedules_that_fall_after_an_epoch(schedule):
+    """On all ranks alike, and the rate of a report is that of its steps."""
+    given = {"batch_size": 16, "schedule": schedule, "learning_rate": 0.4, "lr_patience": 0, "lr_threshold": 0.99}
+    curves = curve(configuration(epochs=3, hyperparameters=given), [0, 0])
+    rates = [[progress.learning_rate for progress in one] for one in curves]
+    # on a plateau from the second epoch on, as no loss is a hundredth of the first one
+    assert rates[0] == rates[1] == ([0.4, 0.2, 0.1] if schedule == "type1" else [0.4, 0.4, 0.2])
+
+
+def test_a_batch_held_in_total_is_shared_by_the_ranks():
+    alone = curve(configuration(hyperparameters={"global_batch_size": 32}), [0])[0]
+    pair = curve(configuration(hyperparameters={"global_batch_size": 32}), [0, 0])[0]
+    assert [one.step for one in alone] == [one.step for one in pair]
+    assert pair[-1].train_loss == pytest.approx(alone[-1].train_loss, rel=1e-4)  # sums in another order, in float32
