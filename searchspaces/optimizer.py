@@ -22,12 +22,16 @@ DEFAULT = "sgd"
 _SCALED = (1e-5, 1e-1, 1e-3)
 _RATES = {
     "sgd": (1e-3, 1.0, 0.1),
+    "adafactor": (1e-4, 1.0, 1e-2),
     "adagrad": (1e-4, 1.0, 1e-2),
+    "asgd": (1e-4, 1.0, 1e-2),
     "adadelta": (1e-2, 10.0, 1.0),
     "ftrl": (1e-3, 1.0, 0.1),
 }
-_ADAMS = ("adamw", "adam", "amsgrad", "adamax", "nadam")
-# The optimizers or schedules on which a setting has an effect; on those of atoll that are not named it has none.
+_ADAMS = ("adamw", "adam", "amsgrad", "adamax", "nadam", "radam")
+# Optimizers and schedules on which no setting below has an effect. On the user's own every setting may have one.
+_WITHOUT = ("adagrad", "adafactor", "asgd", "constant")
+# The optimizers or schedules of atoll on which a setting has an effect.
 EFFECTS: dict[str, Condition] = {
     "momentum": ("optimizer", ("sgd", "rmsprop")),
     "nesterov": ("optimizer", ("sgd",)),
@@ -45,6 +49,7 @@ EFFECTS: dict[str, Condition] = {
     "lr_patience": ("schedule", ("plateau",)),
     "lr_threshold": ("schedule", ("plateau",)),
 }
+KNOWN = {*_WITHOUT, *(value for _, where in EFFECTS.values() for value in where)}
 
 
 def rates(optimizer: str) -> tuple[float, float, float]:
@@ -93,7 +98,7 @@ def conditioned(parameters: Iterable[Parameter], values: dict[str, Sequence[Valu
     kept = []
     for p in parameters:
         name, where = EFFECTS.get(p.name, ("", ()))
-        active = tuple(value for value in values.get(name, ()) if value in where)
+        active = tuple(value for value in values.get(name, ()) if value in where or value not in KNOWN)
         if p.only_if is not None or name not in values or len(active) == len(values[name]):
             kept.append(p)
         elif active:

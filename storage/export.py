@@ -57,6 +57,10 @@ def configuration(
     content = dict(trial.configuration)
     for part in ("workload", "method"):
         content[part] = _located(str(content.get(part)), folder)
+    given = content.get("hyperparameters")
+    if isinstance(given, dict):
+        own = {kind: _located(str(given[kind]), folder) for kind in ("optimizer", "schedule") if kind in given}
+        content["hyperparameters"] = given | own
     record = next((row.record for row in provenances if row.version == trial.provenance), None)
     if record is not None:
         measured = _mapping(record, "measured")

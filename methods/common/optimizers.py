@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from atoll.methods.common import own
 from atoll.methods.common.eager import eager
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.ftrl import Ftrl
@@ -22,7 +23,23 @@ from atoll.methods.common.groups import ParameterGroup
 from atoll.methods.common.plateau import Plateau
 from atoll.methods.common.validation import require, require_choice
 
-OPTIMIZERS = ("sgd", "adamw", "adadelta", "adagrad", "adam", "adamax", "amsgrad", "ftrl", "nadam", "rmsprop")
+OPTIMIZERS = (
+    "sgd",
+    "adamw",
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "amsgrad",
+    "asgd",
+    "ftrl",
+    "nadam",
+    "radam",
+    "rmsprop",
+)
+# These look at each parameter as a whole, so they step over the parameters; the others over runs of the flat vector.
+LAYERWISE = ("adafactor",)
 SCHEDULES = (
     "constant",
     "cosine",
@@ -39,8 +56,14 @@ SCHEDULES = (
 SCALES = ("none", "ranks")
 
 
+# (torch's param_groups with lr and weight_decay set, the settings) -> an optimizer of all these parameters. It gets one
+# parameter for each of the network's. Only the `lr` of its groups follows the schedule.
+OwnOptimizer = Callable[[Sequence[dict[str, Any]], "OptimizerSettings"], torch.optim.Optimizer]
+# (settings, step, number of steps) -> the learning rate at this step, after a warm-up if there is one.
+OwnSchedule = Callable[["OptimizerSettings", int, int], float]
+
 # Optimizers that divide by a root of squared gradients take steps of the rate's size, whatever the gradient's.
-_DEFAULT_RATES = {"sgd": 0.1, "ftrl": 0.1, "adagrad": 1e-2, "adadelta": 1.0}
+_DEFAULT_RATES = {"sgd": 0.1, "ftrl": 0.1, "adafactor": 1e-2, "adagrad": 1e-2, "asgd": 1e-2, "adadelta": 1.0}
 
 
 def default_rate(optimizer: str) -> float:
@@ -53,7 +76,8 @@ class OptimizerSettings:
     """The optimizer, its learning-rate schedule and the batch size; ValueError for a value outside its range.
 
     Attributes:
-        optimizer: one of OPTIMIZERS.
+        optimizer: one of OPTIMIZERS, or your own: file.py:function, an entry point of the group atoll.optimizers, or
+            `workload` for the workload's. See `OwnOptimizer`.
         learning_rate: the schedule's highest rate. Default: the optimizer's, see `default_rate`.
         momentum: of SGD and RMSprop.
         nesterov: Nesterov's form of SGD's momentum.
@@ -66,7 +90,8 @@ class OptimizerSettings:
             same on any number of ranks (Coquelin 2024, table 5.2).
         scale_rate: `ranks` multiplies learning_rate, but not warmup_lr and min_lr, by the number of ranks (Goyal et al.
             2017; Coquelin 2024, table 3.2).
-        schedule: of the learning rate over the training steps, one of SCHEDULES; see `scheduled_rate`.
+        schedule: of the learning rate over the training steps, one of SCHEDULES (see `scheduled_rate`), or your own:
+            file.py:function, an entry point of the group atoll.schedules, or `workload`. See `OwnSchedule`.
         lr_decay: gamma of the schedule inverse_sqrt, learning_rate / (1 + gamma t)^0.5 (Zhang 2016, figure 4.13).
         lr_warmup: share of the training steps, in [0, 1], in which the rate first climbs linearly from warmup_lr
             (Coquelin 2024, table A.1).
@@ -124,10 +149,10 @@ class OptimizerSettings:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        own.check("optimizer", self.optimizer, OPTIMIZERS)
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", default_rate(self.optimizer))
-        require_choice("schedule", self.schedule, SCHEDULES)
+        own.check("schedule", self.schedule, SCHEDULES)
         require(self.learning_rate > 0, f"learning_rate must be above 0; got {self.learning_rate}")
         require(0 <= self.momentum < 1, f"momentum must be in [0, 1); got {self.momentum}")
         require(self.momentum > 0 or not self.nesterov, "nesterov needs a momentum above 0")
@@ -265,6 +290,9 @@ _MAKERS: dict[str, Maker] = {
         p, rate, _betas(s), weight_decay=decay, amsgrad=True, fused=True
     ),
     "adamax": lambda s, p, rate, decay: eager(torch.optim.Adamax)(p, rate, _betas(s), weight_decay=decay),
+    "asgd": lambda s, p, rate, decay: eager(torch.optim.ASGD)(p, rate, weight_decay=decay),
+    "adafactor": lambda s, p, rate, decay: eager(torch.optim.Adafactor)(p, rate, weight_decay=decay),
+    "radam": lambda s, p, rate, decay: eager(torch.optim.RAdam)(p, rate, _betas(s), weight_decay=decay),
     "nadam": lambda s, p, rate, decay: eager(torch.optim.NAdam)(p, rate, _betas(s), weight_decay=decay),
     "adagrad": lambda s, p, rate, decay: eager(torch.optim.Adagrad)(p, rate, weight_decay=decay),
     "adadelta": lambda s, p, rate, decay: eager(torch.optim.Adadelta)(p, rate, s.smoothing, weight_decay=decay),
@@ -301,13 +329,24 @@ class OptimizerFactory:
     Args:
         settings: of the optimizers.
         num_steps, num_warmup_steps: the schedule's lengths in training steps.
+        own_optimizer, own_schedule: those that the settings name, if they are not atoll's.
 
     Attributes:
         loss_scale: the factor of the loss; None unless precision is float16.
     """
 
-    def __init__(self, settings: OptimizerSettings, num_steps: int, num_warmup_steps: int = 0) -> None:
+    def __init__(
+        self,
+        settings: OptimizerSettings,
+        num_steps: int,
+        num_warmup_steps: int = 0,
+        *,
+        own_optimizer: OwnOptimizer | None = None,
+        own_schedule: OwnSchedule | None = None,
+    ) -> None:
         self.settings = settings
+        self._own_optimizer = own_optimizer
+        self._own_schedule = own_schedule
         self._step = 0
         self._factor = 1.0  # of the schedules that fall at the ends of epochs
         self._plateau = Plateau(settings.lr_threshold, settings.lr_patience)
@@ -353,11 +392,14 @@ class OptimizerFactory:
         """
         s, rate = self.settings, rate * self.share
         decay = s.weight_decay if weight_decay is None else weight_decay
-        groups = [_options(group, rate, decay) for group in _groups(parameters)]
+        is_layerwise = self._own_optimizer is not None or s.optimizer in LAYERWISE
+        groups = [_options(group, rate, decay) for group in _groups(parameters, is_layerwise)]
         # The fused forms pass over the memory once: with 10 million parameters a step of 51 ms takes 73 ms without
         # (docs/results/step.json: mlp_10m, "no fused SGD").
-        if s.optimizer == "sgd":
-            optimizer: torch.optim.Optimizer = eager(torch.optim.SGD)(
+        if self._own_optimizer is not None:
+            optimizer = _made_by(self._own_optimizer, groups, s)
+        elif s.optimizer == "sgd":
+            optimizer = eager(torch.optim.SGD)(
                 groups, rate, s.momentum, weight_decay=decay, nesterov=s.nesterov, fused=True
             )
         else:
@@ -405,7 +447,10 @@ class OptimizerFactory:
     def set_step(self, step: int) -> None:
         """Set every learning rate to the schedule's value at `step`."""
         s, self._step = self.settings, step
-        self.learning_rate = scheduled_rate(s, step, self._num_steps, self._num_warmup_steps) * self._factor
+        if self._own_schedule is not None and step >= self._num_warmup_steps:
+            self.learning_rate = float(self._own_schedule(s, step, self._num_steps))
+        else:
+            self.learning_rate = scheduled_rate(s, step, self._num_steps, self._num_warmup_steps) * self._factor
         if s.schedule == "plateau":
             self.learning_rate = max(self.learning_rate, min(s.min_lr, s.learning_rate))
         for made in self._made:
@@ -417,8 +462,8 @@ class OptimizerFactory:
         Args:
             loss: the epoch's training loss, averaged over ranks, so that all ranks decide alike.
         """
-        falls = {"type1": lambda: True, "plateau": lambda: self._plateau.update(loss)}.get(self.settings.schedule)
-        if falls is not None and falls():
+        schedule = self.settings.schedule
+        if schedule == "type1" or (schedule == "plateau" and self._plateau.update(loss)):
             self._factor *= self.settings.decay_rate
             self.set_step(self._step)
 
@@ -433,9 +478,26 @@ class OptimizerFactory:
         self.set_step(state["step"])
 
 
-def _groups(parameters: Parameters) -> list[ParameterGroup]:
+def _made_by(own: OwnOptimizer, groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The user's optimizer, with the factors of its groups' rates."""
+    optimizer = own([dict(group) for group in groups], settings)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"the optimizer {settings.optimizer} must return a torch.optim.Optimizer; got {type(optimizer).__name__}"
+        )
+    given = {id(p) for group in groups for p in group["params"]}
+    if {id(p) for group in optimizer.param_groups for p in group["params"]} != given:
+        raise ValueError(f"the optimizer {settings.optimizer} must have all parameters that it is given, and no others")
+    for group in optimizer.param_groups:
+        group.setdefault("rate", 1.0)
+        group.setdefault("decay", 1.0)
+    return optimizer
+
+
+def _groups(parameters: Parameters, is_layerwise: bool) -> list[ParameterGroup]:
     given = [parameters] if isinstance(parameters, FlatModel) else list(parameters)
-    groups = [group for one in given if isinstance(one, FlatModel) for group in one.groups]
+    flats = [one for one in given if isinstance(one, FlatModel)]
+    groups = [group for one in flats for group in (one.groups_by_parameter if is_layerwise else one.groups)]
     groups += [one for one in given if isinstance(one, ParameterGroup)]
     alone = [one for one in given if isinstance(one, nn.Parameter)]
     return [*groups, ParameterGroup(alone)] if alone else groups

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_va
 
 from atoll.platform.benchmark import bundled
 from atoll.platform.study import registry
+from atoll.platform.study.configuration import located
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.objectives import Objective
 from atoll.platform.study.pruning import Pruning
@@ -141,6 +142,11 @@ class Benchmark(Strict):
         folder = Path((info.context or {}).get("folder", "."))
         return None if path is None else str((folder / Path(path).expanduser()).resolve())
 
+    @field_validator("space")
+    @classmethod
+    def _own(cls, space: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return located(space, info.context)
+
     @field_validator("methods", "workloads")
     @classmethod
     def _named(cls, entries: list[Any], info: ValidationInfo) -> list[Any]:
@@ -150,14 +156,15 @@ class Benchmark(Strict):
         named = []
         for entry in entries:
             written = getattr(entry, kind)
-            located = registry.absolute(written, Path(context.get("folder", ".")))
+            code = registry.absolute(written, Path(context.get("folder", ".")))
+            space = located(entry.space, context)
             if context.get("inside"):
-                registry.check_inside(located, Path(context["folder"]))
-            (registry.check_method if kind == "method" else registry.check_workload)(located)
+                registry.check_inside(code, Path(context["folder"]))
+            (registry.check_method if kind == "method" else registry.check_workload)(code)
             label = entry.name or written.rpartition(":")[2]
             if not LABEL.fullmatch(label):
                 raise ValueError(f"{kind} {written!r} needs a `name` of {LABEL_WORDS}; got {label!r}")
-            named.append(entry.model_copy(update={kind: located, "name": label}))
+            named.append(entry.model_copy(update={kind: code, "name": label, "space": space}))
         labels = [entry.name for entry in named]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"names must be unique; set a different `name` for each of: {', '.join(twice)}")

@@ -28,6 +28,7 @@ from atoll.platform.study import objectives, provenance
 from atoll.platform.study.plan import Plan, workload_of
 from atoll.platform.study.provenance_record import Measured, measured_differences
 from atoll.platform.study.study import Study
+from atoll.searchspaces.space import SearchSpace
 from atoll.storage import launches, liveness
 from atoll.storage.files import sync_folder, write_whole
 from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
@@ -247,15 +248,16 @@ def _check_measured(benchmark: Benchmark, folder: Path, parts: Sequence[Part], a
         LaunchError: if what a study has measured has changed since, and the change is not accepted.
     """
     data = Path(benchmark.data) if benchmark.data else None
-    now: dict[tuple[str, str], Measured] = {}
+    now: dict[Any, Measured] = {}
     changed: dict[str, str] = {}
     for part in parts:
         before = provenance_log.latest(StudyFolder(folder / part.name))
         if before is None:
             continue
-        key = (part.workload.workload, part.method.method)
+        own = provenance.own_code(SearchSpace.from_dict(before.record.space))
+        key = (part.workload.workload, part.method.method, *own)
         if key not in now:
-            now[key] = provenance.measured(*key, data)
+            now[key] = provenance.measured(part.workload.workload, part.method.method, data, own)
         for change in measured_differences(before.record.measured, now[key]):
             changed.setdefault(change, f"{benchmark.name}.{part.name}")
     if changed and not accept_changes:

@@ -14,6 +14,7 @@ from atoll.platform.launch import errors, mpiexec
 from atoll.platform.launch.join import inside_mpi
 from atoll.platform.study import objectives, provenance, registry
 from atoll.platform.study.configuration import (
+    OWN,
     Configuration,
     ExportedConfiguration,
     read_configurations,
@@ -60,7 +61,8 @@ def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool =
 def differences(exported: ExportedConfiguration) -> list[str]:
     """A phrase for each difference in code, data and versions between an exported trial and a training of it now."""
     data = Path(exported.data) if exported.data else None
-    now = provenance.measured(exported.workload, exported.method, data)
+    own = [(kind, str(exported.hyperparameters[kind])) for kind in OWN if kind in exported.hyperparameters]
+    now = provenance.measured(exported.workload, exported.method, data, own)
     before = Measured(
         code={file.path: file.sha256 for file in exported.code},
         data=exported.data_files,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from atoll.methods.common.own import Kind
 from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.interval import Interval
@@ -24,6 +25,23 @@ if TYPE_CHECKING:
 # Seeds of epochs and ranks are multiples of it by about a million, and torch's seeds have 63 bits.
 MAX_SEED = 2**40
 Scalar = JsonValue  # a hyperparameter's value
+OWN: tuple[Kind, ...] = ("optimizer", "schedule")  # hyperparameters that may name code of the user
+
+
+def located(values: dict[str, Any], context: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A space's or a configuration's values, with absolute paths of optimizers and schedules in files of the user's.
+
+    Raises:
+        UnknownName: if the context says that code must be inside its folder, and a file is not.
+    """
+    folder, inside = Path((context or {}).get("folder", ".")), bool((context or {}).get("inside"))
+
+    def one(value: Any) -> Any:
+        if hasattr(value, "choices"):
+            return value.model_copy(update={"choices": [one(choice) for choice in value.choices]})
+        return registry.check_own(value, folder, inside=inside)
+
+    return values | {kind: one(values[kind]) for kind in OWN if kind in values}
 
 
 def check_length(epochs: int | None, steps: int | None) -> None:
@@ -80,6 +98,11 @@ class Configuration(BaseModel):
             registry.check_inside(name, folder)
         (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
         return name
+
+    @field_validator("hyperparameters")
+    @classmethod
+    def _own(cls, hyperparameters: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
+        return located(hyperparameters, info.context)
 
 
 class CodeFile(BaseModel):
@@ -202,4 +225,6 @@ def split_hyperparameters(
     of_optimizer = OptimizerSettings(**settings).for_ranks(num_ranks)
     split = of_method(**{name: value for name, value in given.items() if name in own}), of_optimizer
     method.check(*split, num_ranks)
+    for kind in OWN:
+        registry.own(kind, getattr(of_optimizer, kind), registry.workload(workload_name))
     return (*split, of_network(**{name: value for name, value in given.items() if name in of_workload}))

@@ -15,10 +15,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
+from atoll.methods.common.own import OF_WORKLOAD, Kind, is_own
 from atoll.platform.study import registry, repository, sources
+from atoll.platform.study.configuration import OWN
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.provenance_record import DataFiles, Measured, Provenance, Repository, measured_differences
+from atoll.searchspaces.space import SearchSpace
+
+Own = tuple[Kind, str]  # an optimizer or a schedule, and its name
 
 MAX_HASHED = 64 << 20  # bytes of data: a fraction of a second
 MAX_DATA_FILES = 1000  # of one folder
@@ -39,7 +47,7 @@ def of(plan: Plan, environment: Mapping[str, str] | None = None) -> Provenance:
         environment: further versions, such as that of MPI.
     """
     study = plan.study
-    found = _sources(study.workload, study.method)
+    found = _sources(study.workload, study.method, own_code(plan.space))
     return Provenance(
         measured=_measured(study.workload, plan.data, found),
         environment=_environment() | dict(environment or {}),
@@ -51,14 +59,27 @@ def of(plan: Plan, environment: Mapping[str, str] | None = None) -> Provenance:
     )
 
 
-def measured(workload: str, method: str, data: Path | None) -> Measured:
+def measured(workload: str, method: str, data: Path | None, own: Iterable[Own] = ()) -> Measured:
     """What a training with these parts depends on now.
 
     Args:
         workload, method: their names; their files are loaded.
         data: the folder of the data files, if one is named.
+        own: kinds and names of optimizers and schedules that may be the user's.
     """
-    return _measured(workload, data, _sources(workload, method))
+    return _measured(workload, data, _sources(workload, method, own))
+
+
+def own_code(space: SearchSpace) -> list[Own]:
+    """Kinds and names of all optimizers and schedules of a space."""
+    named: list[Own] = []
+    values: dict[str, Sequence[Any]] = {name: [value] for name, value in space.fixed}
+    for p in space.parameters:
+        if isinstance(p.distribution, CategoricalDistribution):
+            values[p.name] = p.distribution.choices
+    for kind in OWN:
+        named += [(kind, str(value)) for value in values.get(kind, ())]
+    return named
 
 
 def _measured(workload: str, data: Path | None, found: sources.Sources) -> Measured:
@@ -87,9 +108,13 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 # The parts of a record.
 
 
-def _sources(workload: str, method: str) -> sources.Sources:
-    """The user's files behind a workload's and a method's name, and the libraries that these and atoll's import."""
-    starts = [Path(file) for name in (workload, method) if (file := name.rpartition(":")[0]).endswith(".py")]
+def _sources(workload: str, method: str, own: Iterable[Own]) -> sources.Sources:
+    """The user's files behind these names, and the libraries that these and atoll's import."""
+    named = (workload, method, *(name for _, name in own))
+    starts = [Path(file) for name in named if (file := name.rpartition(":")[0]).endswith(".py")]
+    for kind, name in own:
+        if is_own(kind, name) and name != OF_WORKLOAD:
+            starts.append(_file_of(registry.own(kind, name, None)))
     of_atoll = set()
     for one in (type(registry.workload(workload)), registry.method(method)):
         written = [base for base in one.__mro__ if _package(base) not in sys.stdlib_module_names]
@@ -113,7 +138,7 @@ def _packages_of(one: type) -> list[Path]:
     return [Path(file) for package in packages if (file := getattr(package, "__file__", None))]
 
 
-def _file_of(one: type) -> Path:
+def _file_of(one: Any) -> Path:
     return Path(str(sys.modules[one.__module__].__file__))
 
 

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from atoll.methods import METHODS
+from atoll.methods.common.own import OF_WORKLOAD, Kind, installed, is_own
 from atoll.platform.workloads import WORKLOADS
 from atoll.searchspaces import location as space_location
 
@@ -79,6 +80,54 @@ def workload(name: str, hyperparameters: Any = None) -> Workload:
 
     workload_class: type[Workload] = _checked(name, _load(_locate(name, "workload", WORKLOADS)), Workload)
     return workload_class() if hyperparameters is None else workload_class(hyperparameters)
+
+
+def own(kind: Kind, name: str, of: Workload | None) -> Callable[..., Any] | None:
+    """The function behind the name of an own optimizer or schedule; None for one of atoll's.
+
+    Args:
+        kind: what it makes.
+        name: file.py:function, an entry point, `workload`, or one of atoll's names.
+        of: the workload.
+
+    Raises:
+        UnknownName: if there is no such function.
+    """
+    if not is_own(kind, name):
+        return None
+    if name == OF_WORKLOAD:
+        found = getattr(of, kind, None)
+        if found is None:
+            signature = (
+                "optimizer(parameters, settings)" if kind == "optimizer" else "schedule(settings, step, num_steps)"
+            )
+            raise UnknownName(
+                f"{kind}: workload needs a workload that defines {signature}; {type(of).__name__} does not"
+            )
+    else:
+        location = installed(kind).get(name, name)
+        file = location.rpartition(":")[0]
+        if file.endswith(".py") and not Path(file).is_file():
+            raise UnknownName(f"{kind} {name!r}: the file {file} does not exist")
+        found = _load(location)
+    if not callable(found):
+        raise UnknownName(f"the {kind} {name!r} must be a function; it is {found!r}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def check_own(name: object, folder: Path, *, inside: bool) -> object:
+    """The name of an optimizer or schedule with an absolute path, resolved from `folder`; other values unchanged.
+
+    Raises:
+        UnknownName: if `inside`, and it is a file outside `folder`.
+    """
+    if not isinstance(name, str):
+        return name
+    name = absolute(name, folder)
+    if inside:
+        check_inside(name, folder)
+    return name
 
 
 def search_space(method_name: str) -> SearchSpace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Discriminator,
@@ -19,7 +19,7 @@ from pydantic import (
 
 from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
-from atoll.platform.study.configuration import MAX_SEED, check_length
+from atoll.platform.study.configuration import MAX_SEED, check_length, located
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.interval import Interval
 from atoll.platform.study.loader import Loader
@@ -308,6 +308,11 @@ class Study(Strict):
             registry.check_inside(name, Path(context["folder"]))
         (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
         return name
+
+    @field_validator("space")
+    @classmethod
+    def _own(cls, space: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return located(space, info.context)
 
     @field_validator("warm_start")
     @classmethod

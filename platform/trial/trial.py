@@ -138,7 +138,13 @@ class Trial:
 
     def _make_optimizers(self, settings: OptimizerSettings) -> OptimizerFactory:
         num_steps = self._length.num_steps
-        return OptimizerFactory(settings, num_steps, round(settings.lr_warmup * num_steps))
+        return OptimizerFactory(
+            settings,
+            num_steps,
+            round(settings.lr_warmup * num_steps),
+            own_optimizer=registry.own("optimizer", settings.optimizer, self.workload),
+            own_schedule=registry.own("schedule", settings.schedule, self.workload),
+        )
 
     def _make_context(self, configuration: Configuration, device: str) -> Context:
         with _RANDOM_STATE:

@@ -68,7 +68,7 @@ def test_settings_act_on_the_optimizers_that_the_table_names(setting, optimizer)
         settings = OptimizerSettings(optimizer=optimizer, **{setting: value})
         weights = torch.nn.Parameter(torch.linspace(-1, 1, 5))
         made = OptimizerFactory(settings, 10)([weights])
-        for number in range(3):
+        for number in range(12):  # radam takes some to use its second moments
             weights.grad = torch.sin(weights.detach() + number)
             made.step()
         ends.append(weights.detach())

@@ -72,8 +72,8 @@ def test_every_optimizer_trains(name):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    # adadelta's steps start at the root of its epsilon, 1e-3
-    assert loss.item() < first * (0.999 if name == "adadelta" else 0.5)
+    # adadelta's steps start at the root of its epsilon, 1e-3; adafactor's are shares of the weights, which start at 0
+    assert loss.item() < first * (0.999 if name in ("adadelta", "adafactor") else 0.5)
 
 
 @pytest.mark.parametrize(
