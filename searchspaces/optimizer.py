@@ -18,7 +18,8 @@ from atoll.searchspaces.space import SearchSpace
 
 DEFAULT = "sgd"
 # The learning rates of each optimizer: lowest, highest, default. Optimizers that divide by a root of squared gradients
-# take steps of the rate's size, whatever the gradient's; Adadelta's rate scales steps that have their own size.
+# take steps of the rate's size, whatever the gradient's; those of Adadelta and LARS scale steps that have their
+# own size.
 _SCALED = (1e-5, 1e-1, 1e-3)
 _RATES = {
     "sgd": (1e-3, 1.0, 0.1),
@@ -27,13 +28,15 @@ _RATES = {
     "asgd": (1e-4, 1.0, 1e-2),
     "adadelta": (1e-2, 10.0, 1.0),
     "ftrl": (1e-3, 1.0, 0.1),
+    "lars": (0.1, 100.0, 1.0),
 }
-_ADAMS = ("adamw", "adam", "amsgrad", "adamax", "nadam", "radam")
+_ADAMS = ("adamw", "adam", "amsgrad", "adamax", "nadam", "radam", "lamb")
 # Optimizers and schedules on which no setting below has an effect. On the user's own every setting may have one.
 _WITHOUT = ("adagrad", "adafactor", "asgd", "constant")
 # The optimizers or schedules of atoll on which a setting has an effect.
 EFFECTS: dict[str, Condition] = {
-    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "momentum": ("optimizer", ("sgd", "lars", "rmsprop")),
+    "trust": ("optimizer", ("lars",)),
     "nesterov": ("optimizer", ("sgd",)),
     "beta1": ("optimizer", _ADAMS),
     "beta2": ("optimizer", _ADAMS),

@@ -20,6 +20,7 @@ from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.ftrl import Ftrl
 from atoll.methods.common.gradient import PRECISIONS, LossScale
 from atoll.methods.common.groups import ParameterGroup
+from atoll.methods.common.layerwise import Lamb, Lars
 from atoll.methods.common.plateau import Plateau
 from atoll.methods.common.validation import require, require_choice
 
@@ -34,12 +35,14 @@ OPTIMIZERS = (
     "amsgrad",
     "asgd",
     "ftrl",
+    "lamb",
+    "lars",
     "nadam",
     "radam",
     "rmsprop",
 )
 # These look at each parameter as a whole, so they step over the parameters; the others over runs of the flat vector.
-LAYERWISE = ("adafactor",)
+LAYERWISE = ("adafactor", "lamb", "lars")
 SCHEDULES = (
     "constant",
     "cosine",
@@ -63,7 +66,15 @@ OwnOptimizer = Callable[[Sequence[dict[str, Any]], "OptimizerSettings"], torch.o
 OwnSchedule = Callable[["OptimizerSettings", int, int], float]
 
 # Optimizers that divide by a root of squared gradients take steps of the rate's size, whatever the gradient's.
-_DEFAULT_RATES = {"sgd": 0.1, "ftrl": 0.1, "adafactor": 1e-2, "adagrad": 1e-2, "asgd": 1e-2, "adadelta": 1.0}
+_DEFAULT_RATES = {
+    "sgd": 0.1,
+    "lars": 1.0,
+    "ftrl": 0.1,
+    "adafactor": 1e-2,
+    "adagrad": 1e-2,
+    "asgd": 1e-2,
+    "adadelta": 1.0,
+}
 
 
 def default_rate(optimizer: str) -> float:
@@ -79,10 +90,11 @@ class OptimizerSettings:
         optimizer: one of OPTIMIZERS, or your own: file.py:function, an entry point of the group atoll.optimizers, or
             `workload` for the workload's. See `OwnOptimizer`.
         learning_rate: the schedule's highest rate. Default: the optimizer's, see `default_rate`.
-        momentum: of SGD and RMSprop.
+        momentum: of SGD, LARS and RMSprop.
         nesterov: Nesterov's form of SGD's momentum.
         beta1, beta2: rates of the first and second moments of Adam and its relatives.
         smoothing: of the squared gradients of Adadelta and RMSprop.
+        trust: LARS's trust coefficient (You et al. 2017).
         l1: FTRL's, which makes weights exactly zero.
         weight_decay: decoupled for AdamW, coupled for all others.
         batch_size: samples per rank and step.
@@ -127,6 +139,7 @@ class OptimizerSettings:
     beta1: float = 0.9
     beta2: float = 0.999
     smoothing: float = 0.9
+    trust: float = 0.001
     l1: float = 0.0
     weight_decay: float = 1e-4
     batch_size: int = 32
@@ -170,6 +183,7 @@ class OptimizerSettings:
         require(self.lr_k_decay > 0, f"lr_k_decay must be above 0; got {self.lr_k_decay}")
         for name in ("beta1", "beta2", "smoothing"):
             require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1); got {getattr(self, name)}")
+        require(self.trust > 0, f"trust must be above 0; got {self.trust}")
         require(self.l1 >= 0, f"l1 must be at least 0; got {self.l1}")
         for name in ("decay_rate", "decay_period", "decay_power"):
             require(getattr(self, name) > 0, f"{name} must be above 0; got {getattr(self, name)}")
@@ -290,6 +304,8 @@ _MAKERS: dict[str, Maker] = {
         p, rate, _betas(s), weight_decay=decay, amsgrad=True, fused=True
     ),
     "adamax": lambda s, p, rate, decay: eager(torch.optim.Adamax)(p, rate, _betas(s), weight_decay=decay),
+    "lars": lambda s, p, rate, decay: Lars(p, rate, s.momentum, weight_decay=decay, trust=s.trust),
+    "lamb": lambda s, p, rate, decay: Lamb(p, rate, _betas(s), weight_decay=decay),
     "asgd": lambda s, p, rate, decay: eager(torch.optim.ASGD)(p, rate, weight_decay=decay),
     "adafactor": lambda s, p, rate, decay: eager(torch.optim.Adafactor)(p, rate, weight_decay=decay),
     "radam": lambda s, p, rate, decay: eager(torch.optim.RAdam)(p, rate, _betas(s), weight_decay=decay),
