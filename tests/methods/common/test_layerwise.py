@@ -93,7 +93,12 @@ def test_optimizers_by_layer_get_the_parameters_themselves(name):
 @pytest.mark.parametrize("optimizer", ["lars", "lamb"])
 def test_methods_train_with_it(c: Communicator, name: str, optimizer: str) -> None:
     """On one rank, as the optimizer alone on the network's parameters in the default groups."""
-    settings = {"optimizer": optimizer, "learning_rate": 0.3 if optimizer == "lars" else 0.01, "weight_decay": 0.1}
+    settings = {
+        "optimizer": optimizer,
+        "learning_rate": 0.05 if optimizer == "lars" else 0.01,
+        "weight_decay": 0.1,
+        "trust": 0.1,
+    }
     steps = list(problem.batches(c, 30))
     own = {"delay": 2.0} if name == "oialr" else {}
     method, _ = problem.make(
@@ -103,7 +108,7 @@ def test_methods_train_with_it(c: Communicator, name: str, optimizer: str) -> No
     model = problem.make_model()
     groups = problem.torch_groups(model, 0.1)
     if optimizer == "lars":
-        reference = Lars(groups, 0.3, 0.9, weight_decay=0.1, trust=0.001)
+        reference = Lars(groups, 0.05, 0.9, weight_decay=0.1, trust=0.1)
     else:
         reference = Lamb(groups, 0.01, (0.9, 0.999), weight_decay=0.1)
     for batch in steps:
