@@ -157,7 +157,7 @@ class Trial:
             _seed(configuration.seed * 1_000_003 + self._communicator.rank)
         return Context(
             model=model,
-            loss=self.workload.loss,
+            loss=self.workload.training_loss,
             optimizers=self._optimizers,
             communicator=self._communicator,
             untracked=self._untracked,

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atoll.platform.workloads import packing
-from atoll.platform.workloads.cifar10 import Logits, center_crop
+from atoll.platform.workloads.augmentation import rand_augment, random_erasing
+from atoll.platform.workloads.cifar10 import Logits, center_crop, regularized_vit
+from atoll.platform.workloads.regularization import ImageHyperparameters, VitHyperparameters, make_orthogonal
 from atoll.platform.workloads.workload import (
     Classification,
     Data,
@@ -168,7 +170,15 @@ def resized_crops(images: Tensor, side: int, generator: torch.Generator) -> Tens
     return nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageNetVitHyperparameters(VitHyperparameters):
+    """Coquelin 2024, tables A.1 and A.6: labels smoothed by 0.1. A.1 adds RandAugment at 15 and erasing at 0.25."""
+
+    label_smoothing: float = 0.1
+
+
 class _ImageNet(Classification):
+    Hyperparameters: ClassVar[type] = ImageHyperparameters
     epochs: ClassVar[int] = 90
     network: ClassVar[str]
     _num_classes = 1000
@@ -193,7 +203,14 @@ class _ImageNet(Classification):
         scaled = inputs.to(torch.float32) / 255
         crops = center_crop(scaled, CROP) if generator is None else resized_crops(scaled, CROP, generator)
         mean, deviation = (torch.tensor(v, device=inputs.device).view(-1, 1, 1) for v in (MEAN, DEVIATION))
-        return (crops - mean) / deviation
+        return (crops - mean) / deviation if generator is None else self._augmented(crops, mean, deviation, generator)
+
+    def _augmented(self, crops: Tensor, mean: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:
+        h = self.hyperparameters
+        if h.rand_augment:
+            crops = rand_augment(crops, h.rand_augment, generator)
+        normalized = (crops - mean) / deviation
+        return random_erasing(normalized, h.random_erasing, generator) if h.random_erasing else normalized
 
 
 class ImageNetResNet50(_ImageNet):
@@ -209,7 +226,10 @@ class ImageNetResNet50(_ImageNet):
 
         configuration = ResNetConfig()
         configuration.num_labels = self._num_classes
-        return Logits(ResNetForImageClassification(configuration))
+        model = Logits(ResNetForImageClassification(configuration))
+        if self.hyperparameters.orthogonal:
+            make_orthogonal(model)
+        return model
 
 
 class ImageNetViTB16(_ImageNet):
@@ -218,6 +238,7 @@ class ImageNetViTB16(_ImageNet):
     summary: ClassVar[str] = "ImageNet-2012, ViT-B/16 at 224 x 224, labels smoothed by 0.1"
     target: float | None = 0.70
     epochs: ClassVar[int] = 125
+    Hyperparameters: ClassVar[type] = ImageNetVitHyperparameters
     network: ClassVar[str] = "imagenet_vit_b16"
 
     def model(self) -> nn.Module:
@@ -226,11 +247,7 @@ class ImageNetViTB16(_ImageNet):
 
         configuration = ViTConfig(hidden_dropout_prob=0.1)
         configuration.num_labels = self._num_classes
-        return Logits(ViTForImageClassification(configuration))
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of logits (b, classes) against labels smoothed by 0.1 (Coquelin 2024, tables A.1 and A.6)."""
-        return nn.functional.cross_entropy(outputs, targets, label_smoothing=0.1)
+        return regularized_vit(ViTForImageClassification(configuration), self.hyperparameters)
 
 
 if __name__ == "__main__":

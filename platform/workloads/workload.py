@@ -236,7 +236,14 @@ class Workload(ABC):
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """The mean training loss over a batch, a scalar."""
+        """The mean loss over a batch, a scalar."""
+
+    def training_loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss that methods minimize, a scalar; `loss` is what validation reports. Default: the same.
+
+        For what only training has, such as smoothed labels, so that trials with different settings compare.
+        """
+        return self.loss(outputs, targets)
 
     @abstractmethod
     def measure(self, outputs: Any, targets: Any) -> Tensor:
@@ -283,6 +290,12 @@ class Classification(Workload):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits (b, classes) against class indices (b,)."""
         return nn.functional.cross_entropy(outputs, targets)
+
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The same, against labels smoothed by the hyperparameter label_smoothing, if there is one."""
+        if not (smoothing := getattr(self.hyperparameters, "label_smoothing", 0.0)):
+            return self.loss(outputs, targets)
+        return nn.functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Share of correct classes."""

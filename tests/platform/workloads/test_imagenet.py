@@ -141,7 +141,7 @@ def test_the_networks_have_the_published_sizes():
 def test_smoothed_labels():
     logits = torch.tensor([[2.0, 0.0, -1.0]])
     logs = torch.log_softmax(logits, dim=1)[0]
-    found = registry.workload("imagenet_vit_b16").loss(logits, torch.tensor([0]))
+    found = registry.workload("imagenet_vit_b16").training_loss(logits, torch.tensor([0]))
     assert float(found) == pytest.approx(float(-0.9 * logs[0] - 0.1 * logs.mean()))
 
 
