@@ -274,6 +274,11 @@ class Method(ABC, Generic[H]):
             raise NotApplicable(f"{name} needs at least {cls.min_ranks} ranks per worker; got {num_ranks}")
         if cls.max_ranks is not None and num_ranks > cls.max_ranks:
             raise NotApplicable(f"{name} is sequential: it trains on {cls.max_ranks} rank per worker; got {num_ranks}")
+        if settings.sync_batch_norm and (cls.asynchronous or cls.layer_parallel):
+            raise NotApplicable(
+                f"{name}'s ranks do not take each step together on samples of their own, which sync_batch_norm needs; "
+                "it must be false"
+            )
 
     @classmethod
     def without_effect(cls, hyperparameters: H, shape: TrainingShape) -> Mapping[str, str]:

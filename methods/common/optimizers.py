@@ -118,6 +118,8 @@ class OptimizerSettings:
         lr_patience, lr_threshold: of the schedule plateau: the rate falls after more than lr_patience epochs in a row
             whose training loss is not below the best one by the share lr_threshold (Coquelin 2024, table 3.2).
         decay_power: of the schedule polynomial.
+        sync_batch_norm: whether batch normalization takes its statistics over the batches of all ranks (Coquelin 2024,
+            table A.1), for methods whose ranks step together.
         gradient_clipping: largest norm of a rank's gradient; 0 disables clipping (Coquelin 2024, table A.6).
         precision: of forward and backward passes, by autocast: float32, bfloat16, or float16 with a dynamic loss scale.
         accumulate: micro-batches into which each batch is cut, to save memory; their gradients are added.
@@ -157,6 +159,7 @@ class OptimizerSettings:
     milestones: str = "1/3,2/3,8/9"
     lr_patience: int = 5
     lr_threshold: float = 1e-4
+    sync_batch_norm: bool = False
     gradient_clipping: float = 0.0
     precision: str = "float32"
     accumulate: int = 1

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
+from atoll.methods.common.batch_norm import synchronize_batch_norm
 from atoll.methods.common.effects import TrainingShape, sentences
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, Context, Method, NotApplicable
@@ -155,6 +156,8 @@ class Trial:
         # From here on, randomness such as dropout differs between ranks.
         with _RANDOM_STATE:  # another thread may be drawing its model
             _seed(configuration.seed * 1_000_003 + self._communicator.rank)
+        if self._optimizers.settings.sync_batch_norm:
+            synchronize_batch_norm(model, self._communicator)
         return Context(
             model=model,
             loss=self.workload.training_loss,

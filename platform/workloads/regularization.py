@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ def add_drop_path(layers: nn.ModuleList, probability: float) -> None:
     """
     for number, layer in enumerate(layers):
         share = number / max(1, len(layers) - 1)
-        layer.dropout = nn.Sequential(layer.dropout, DropPath(probability * share))
+        layer.dropout = nn.Sequential(cast("nn.Module", layer.dropout), DropPath(probability * share))
 
 
 def make_orthogonal(model: nn.Module) -> None:

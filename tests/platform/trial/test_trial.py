@@ -14,7 +14,7 @@ from atoll.platform.trial.batches import EpochBatches
 from atoll.platform.trial.shares import Share
 from atoll.platform.trial.trial import Diverged, Trial
 from atoll.platform.workloads.digits import DigitsMlp
-from atoll.platform.workloads.workload import Samples
+from atoll.platform.workloads.workload import Data, Samples
 
 
 def configuration(**changes):
@@ -274,3 +274,26 @@ def test_a_batch_held_in_total_is_shared_by_the_ranks():
     pair = curve(configuration(hyperparameters={"global_batch_size": 32}), [0, 0])[0]
     assert [one.step for one in alone] == [one.step for one in pair]
     assert pair[-1].train_loss == pytest.approx(alone[-1].train_loss, rel=1e-4)  # sums in another order, in float32
+
+
+class Normed(DigitsMlp):
+    """A network with batch normalization, in float64."""
+
+    def load(self, folder):
+        data = super().load(folder)
+        return Data(*(Samples(part.inputs.double(), part.targets) for part in (data.train, data.validation, data.test)))
+
+    def model(self):
+        layers = [torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 10)]
+        return torch.nn.Sequential(*layers).double()
+
+
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_synchronized_batch_norm_makes_a_trial_that_of_one_rank(synchronized):
+    ends = []
+    for nodes in ([0], [0, 0]):
+        given = {"global_batch_size": 64, "sync_batch_norm": synchronized, "learning_rate": 0.05}
+        content = {"workload": f"{__file__}:Normed", "hyperparameters": given, "epochs": 1}
+        ends.append(curve(configuration(**content), nodes)[0][-1].validation_loss)
+    # sums in another order, in float64, against statistics of other samples
+    assert (ends[0] == pytest.approx(ends[1], rel=1e-9)) is synchronized
