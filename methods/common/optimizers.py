@@ -488,12 +488,19 @@ class OptimizerFactory:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the schedule depends on besides the step; optimizers are saved by whoever made them."""
-        return {"step": self._step, "factor": self._factor, "plateau": self._plateau.state_dict()}
+        return {
+            "step": self._step,
+            "factor": self._factor,
+            "plateau": self._plateau.state_dict(),
+            "loss_scale": None if self.loss_scale is None else self.loss_scale.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self._factor = state["factor"]
         self._plateau.load_state_dict(state["plateau"])
+        if self.loss_scale is not None:
+            self.loss_scale.load_state_dict(state["loss_scale"])
         self.set_step(state["step"])
 
 

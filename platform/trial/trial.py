@@ -108,7 +108,7 @@ class Trial:
         self._model: nn.Module | None = None
         self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
         self._started, self._seconds_at_report = 0.0, 0.0
-        self._step = 0
+        self._step, self._rate = 0, 0.0
         self._losses: list[Tensor] = []  # since the last report
         self._epoch_losses: list[Tensor] = []
         self._reported: list[Progress] = []
@@ -251,17 +251,18 @@ class Trial:
 
     def _state(self) -> dict[str, Any]:
         """All that the rest of the training depends on, on this rank; collective."""
-        evaluations, scale = self._evaluations, self._optimizers.loss_scale
+        evaluations = self._evaluations
         return {
             "step": self._step,
             "method": self.method.state_dict(),
-            "loss_scale": None if scale is None else scale.state_dict(),
+            "optimizers": self._optimizers.state_dict(),
             "random": random_state(self._device),
             "seconds": [self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report],
             "losses": [loss.cpu() for loss in self._losses],
             "epoch_losses": [loss.cpu() for loss in self._epoch_losses],
             "due": [self._reports.next, None if evaluations is None else evaluations.next],
             "patience": self._patience.state_dict(),
+            "rate": self._rate,
             "ledger": self._communicator.ledger.rows(),
             "reports": [vars(progress) for progress in self._reported],
         }
@@ -272,9 +273,8 @@ class Trial:
             return
         self.method.load_state_dict(state["method"])
         self._step = state["step"]
-        if self._optimizers.loss_scale is not None:
-            self._optimizers.loss_scale.load_state_dict(state["loss_scale"])
-        self._optimizers.set_step(self._step - 1)
+        self._optimizers.load_state_dict(state["optimizers"])
+        self._rate = state["rate"]
         self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report = state["seconds"]
         self._losses = [loss.to(self._device) for loss in state["losses"]]
         self._epoch_losses = [loss.to(self._device) for loss in state["epoch_losses"]]
@@ -371,7 +371,7 @@ class Trial:
             train_loss=train_loss,
             validation_loss=scores.pop("loss", None),
             metric=scores.pop(self.workload.metric, None),
-            learning_rate=self._optimizers.learning_rate,
+            learning_rate=self._rate,
             wire_bytes=wire_bytes,
             metrics=scores,
             last=is_last,
@@ -409,6 +409,7 @@ class Trial:
             batch = next(batches)
             self._seconds_data += time.perf_counter() - started
             self._optimizers.set_step(number)
+            self._rate = self._optimizers.learning_rate
             yield batch
 
     def agrees_to_end(self, wish: bool) -> bool:
@@ -426,9 +427,11 @@ class Trial:
 
     def _summarize(self, losses: list[Tensor]) -> tuple[float, float]:
         """The mean training loss of all ranks, and their total bytes sent."""
+        before = time.perf_counter()
         mean = torch.stack(losses).to("cpu", torch.float64).mean()
         totals = torch.stack([mean, torch.tensor(self._communicator.ledger.wire_bytes(), dtype=torch.float64)])
         self._untracked.sum(totals)
+        self._seconds_meeting += time.perf_counter() - before
         return float(totals[0]) / self._communicator.size, float(totals[1])
 
     @property

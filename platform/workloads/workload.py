@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from atoll.methods.common.groups import ParameterGroup, default_groups
 from atoll.methods.common.nested import Nested, num_samples
 from atoll.methods.method import Batch, forward
-from atoll.methods.common.groups import ParameterGroup, default_groups
 from atoll.searchspaces.space import SearchSpace
 
 # Notes what `find_file` finds, while `Workload.data_files` listens.

@@ -108,7 +108,7 @@ def test_what_acts_on_some_optimizers_is_searched_for_these():
     [
         (
             {"optimizer": "adamw", "momentum": {"low": 0.1, "high": 0.9}},
-            "momentum would be searched without effect: momentum acts if optimizer is sgd or lars or rmsprop; got adamw",
+            "momentum would be searched without effect: momentum acts if optimizer is sgd or lars or rmsprop; got",
         ),
         (
             {"schedule": "constant", "min_lr": {"low": 1e-5, "high": 1e-3}},
