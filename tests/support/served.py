@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import multiprocessing
 import os
@@ -115,3 +117,31 @@ def points(page, figure: str, trace: int = 0) -> int:
 def until(page, expression: str, arg=None, timeout: float = 30_000) -> None:
     """Wait until a JavaScript expression is true on the page."""
     page.wait_for_function(expression, arg=arg, timeout=timeout)
+
+
+def holds(page, part: str, timeout: float = 10_000) -> None:
+    """Wait until the address holds `part`.
+
+    The browser is asked, as Playwright's `page.url` changes only while one of its calls runs: a loop that just sleeps
+    may see the former address forever.
+    """
+    until(page, "(part) => location.href.includes(part)", part, timeout)
+
+
+def num_rows(page, n: int) -> None:
+    """Wait until the tables show this many rows."""
+    until(page, f"document.querySelectorAll('{ROWS}').length === {n}")
+
+
+def show_tab(page, tab: str) -> None:
+    """Choose a tab of a study's page and wait for the server's answer."""
+    with page.expect_response(lambda r: "study-figure-drawn" in (r.request.post_data or "")[:80]) as waiting:
+        page.click(f"#study-tab [role=tab][id$='{tab}']")
+    assert waiting.value.status == 200
+
+
+def csv_of(page, figure: str) -> list[list[str]]:
+    """The rows of a figure's data, downloaded."""
+    with page.expect_download() as waiting:
+        page.click(f"[id*='\"figure\":\"{figure}\"'][id*='csv']")
+    return list(csv.reader(io.StringIO(waiting.value.path().read_text())))
