@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would count as CPU seconds of a test
 
 import itertools
+import signal
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +19,8 @@ import torch
 ROOT = Path(__file__).parent.parent
 GUARD, METER = tiers.ProcessGuard(), tiers.METER
 GUARD.install()
+# A shell's background job ignores it, and so would all launchers that tests send it to.
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 torch.set_num_threads(1)
 

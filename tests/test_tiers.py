@@ -59,7 +59,13 @@ class Clock:
 
 @pytest.mark.parametrize(
     ("spent", "marks", "is_too_much"),
-    [(19.9, {"mpi"}, False), (20.1, {"mpi"}, True), (20.1, set(), True), (300.0, {"mpi", "long"}, False)],
+    [
+        (19.9, {"mpi"}, False),
+        (20.1, {"mpi"}, True),
+        (20.1, set(), True),
+        (300.0, {"long"}, False),
+        (300.0, {"soak"}, False),
+    ],
 )
 def test_a_default_test_may_take_twenty_cpu_seconds(spent, marks, is_too_much):
     clock = Clock()

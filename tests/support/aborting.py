@@ -1,6 +1,8 @@
 """A method that raises on one rank while its peers are inside an operation; as a program, thousands of such trials.
 
-mpiexec -n 3 python aborting.py NUM_TRIALS
+mpiexec -n 3 python aborting.py NUM_TRIALS [SPARE]
+
+With SPARE, MPI has only so many communicators left, so that a few hundred trials tell whether each is given back.
 """
 
 from __future__ import annotations
@@ -139,16 +141,31 @@ def abort_trials(world: World, num_trials: int, serve: Callable[[], None] = lamb
     return slowest
 
 
-def main(num_trials: int) -> None:
+def leave_communicators(spare: int) -> None:
+    """Take all communicators that MPI has (MPICH: about 2,044) but `spare`."""
+    from mpi4py import MPI
+
+    taken = []
+    try:
+        while True:
+            taken.append(MPI.COMM_SELF.Dup())
+    except MPI.Exception:
+        for communicator in taken[-spare:]:
+            communicator.Free()
+
+
+def main(num_trials: int, spare: int | None = None) -> None:
     from mpi4py import MPI
 
     from atoll.communication.mpi_world import MpiWorld
 
     torch.set_num_threads(1)
+    if spare is not None:
+        leave_communicators(spare)
     slowest = abort_trials(MpiWorld(MPI.COMM_WORLD.Dup()), num_trials)
     if slowest:
         print(json.dumps(slowest), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))

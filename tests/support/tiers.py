@@ -3,6 +3,7 @@
 quick      no process, browser or PostgreSQL server is started
 default    no test takes more than CPU_LIMIT seconds of CPU with its child processes, unless its `cpu_limit` says why
 long       no promise
+soak       no promise: longer forms of tests of the other tiers
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from slow_tests import SLOW
 CPU_LIMIT = 20.0
 # CI's machines are shared: cores that others' threads use too need up to twice the CPU seconds for the same work.
 SHARED_MACHINE = 2.0
-NOT_QUICK = frozenset({"mpi", "process", "browser", "slow", "long"})
+NOT_QUICK = frozenset({"mpi", "process", "browser", "slow", "long", "soak"})
+UNLIMITED = frozenset({"long", "soak"})
 STARTING_FIXTURES = frozenset({"postgresql_server", "new_postgresql_url", "postgresql_url"})
 # Files all of whose tests start processes, or share a fixture that does.
 STARTING_FILES = frozenset(
     {
-        "dashboard/test_browser.py",
-        "dashboard/test_live.py",
         "methods/test_gpu.py",
         "test_packaging.py",
     }
@@ -126,7 +126,7 @@ class CpuMeter:
             limit: its own, of a mark `cpu_limit` that says why it needs more.
         """
         spent = self._clock() - self._started - self._shared
-        if spent <= limit or "long" in marks:
+        if spent <= limit or not UNLIMITED.isdisjoint(marks):
             return None
         return f"it took {spent:.1f} CPU seconds; this test of the default tier may take {limit:g}: mark it `long`"
 

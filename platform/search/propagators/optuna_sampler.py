@@ -31,7 +31,6 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from atoll.platform.search.population import Individual
-from atoll.platform.search.propagators.cmaes import NumericCmaEsSampler
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
 from atoll.platform.study.samplers import CmaEs, Gp, Nsga2, Nsga3, Qmc, Tpe
 from atoll.searchspaces.space import Gene, Parameter, SearchSpace
@@ -223,6 +222,8 @@ def _factory(
             seed=seed,
         )
     if isinstance(s, CmaEs):
+        from atoll.platform.search.propagators.cmaes import NumericCmaEsSampler  # imports scipy, a quarter of torch
+
         return lambda seed, _: NumericCmaEsSampler(
             n_startup_trials=s.startup,
             popsize=s.population,

@@ -1,7 +1,8 @@
 """Searches that are disturbed on purpose, in a random order that a seed fixes: nothing is lost, nothing hangs.
 
-`LONG` has the sizes that docs/reliability.md states. In the default tier searches are disturbed one thing at a
-time: tests/platform/launch/test_over_mpi.py, tests/platform/ranks/test_search.py.
+Each test has a short form for the long tier, in which everything happens that happens in the whole one, for `-m soak`:
+there more often, on more ranks, and against the clock. In the default tier searches are disturbed one thing at a time:
+tests/platform/launch/test_over_mpi.py, tests/platform/ranks/test_search.py.
 """
 
 import json
@@ -25,12 +26,27 @@ from atoll.storage import launches
 from atoll.storage.events import ProgressReported, Restarted, TrialEnded, TrialLost, TrialStarted
 from atoll.storage.store import Store
 
-pytestmark = [pytest.mark.mpi, pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(900)]
 
-HEARTBEAT_TIMEOUT = 40.0  # eight ranks start within it on two cores that others use, too
-LONG = {
+# With a sampler that thinks in a thread, and trials that end early, but none that hangs before it does.
+THINKING = {"sampler": {"name": "optuna-tpe", "startup": 5}, "pruning": {"rule": "asha", "grace": 2, "factor": 2}}
+SHORT = {
+    "trials": 32,
+    "shape": (2, 1, 2),
+    "heartbeat_timeout": 25.0,  # the ranks start within it on two cores that others use, too
+    "raise": 3,
+    "nan": 2,
+    "hang": 1,
+    "kill": 1,
+    "stop": 1,
+    "outage": 1,
+    "seconds": 2,
+    "study": THINKING,
+}
+WHOLE = {
     "trials": 200,
     "shape": (2, 2, 2),
+    "heartbeat_timeout": 40.0,
     "raise": 10,
     "nan": 5,
     "hang": 3,
@@ -38,10 +54,15 @@ LONG = {
     "stop": 1,
     "outage": 2,
     "seconds": 5,
-    # With a sampler that thinks in a thread, and trials that end early, but none that hangs before it does.
-    "study": {"sampler": {"name": "optuna-tpe", "startup": 5}, "pruning": {"rule": "asha", "grace": 2, "factor": 2}},
+    "study": THINKING,
 }
-SHORT = {"trials": 32, "shape": (2, 1, 2)}  # with the default sampler
+
+
+def short_and_whole(*forms):
+    """The parameters of both forms."""
+    marks = {"short": [pytest.mark.long], "whole": [pytest.mark.soak, pytest.mark.alone]}
+    values = [form if isinstance(form, tuple) else (form,) for form in forms]
+    return [pytest.param(*value, id=name, marks=marks[name]) for name, value in zip(marks, values, strict=True)]
 
 
 def write_study(folder, form, name):
@@ -54,7 +75,7 @@ def write_study(folder, form, name):
         "epochs": 3,
         "topology": {"islands": islands, "workers": workers, "ranks": num_ranks},
         "trial_timeout": 5.0,
-        "heartbeat_timeout": HEARTBEAT_TIMEOUT,
+        "heartbeat_timeout": form["heartbeat_timeout"],
         # None of these diverges by itself, and each takes about as long.
         "space": {"learning_rate": {"low": 0.01, "high": 0.05, "log": True}, "momentum": 0.5, "batch_size": 32},
     }
@@ -140,16 +161,13 @@ def undisturbed_seconds(folder, share):
     return duration(folder) + trained * (1 / share - 1)
 
 
-def test_chaos(tmp_path):
-    form, rng = LONG, random.Random(20070)
+@pytest.mark.parametrize("form", short_and_whole(SHORT, WHOLE))
+def test_chaos(tmp_path, form):
+    rng = random.Random(20070)
     numbers = rng.sample(range(1, form["trials"] - 5), form["raise"] + form["nan"] + form["hang"])
     behaviour = {}
     for kind in ("raise", "nan", "hang"):
         behaviour[kind], numbers = sorted(numbers[: form[kind]]), numbers[form[kind] :]
-    calm = write_study(tmp_path, form | {"trials": form["trials"] // 4}, "calm")
-    atoll("search", "calm.yaml", "--outside", cwd=tmp_path, timeout=400)
-    undisturbed = undisturbed_seconds(calm, 1 / 4)
-
     folder = write_study(tmp_path, form, "chaos")
     search = start("search", "chaos.yaml", "--outside", cwd=tmp_path, env={"CHAOS": json.dumps(behaviour)})
     disturber = Disturber(folder, tmp_path / "atoll.db", rng, form["seconds"])
@@ -173,14 +191,23 @@ def test_chaos(tmp_path):
     assert {n for n, r in failed.items() if r.startswith("TrialTimeout")} == set(behaviour["hang"])
     assert len(failed) == sum(len(group) for group in behaviour.values()), failed
     assert len(journal_lines(folder, "restarted")) == form["kill"] + form["stop"]
-    restarts = restart_seconds(folder)
+    if form is WHOLE:
+        check_seconds(tmp_path, folder)
+
+
+def check_seconds(tmp_path, folder):
+    """It took less than twice as long as without disturbances, and the restarts."""
+    calm = write_study(tmp_path, WHOLE | {"trials": WHOLE["trials"] // 4}, "calm")
+    atoll("search", "calm.yaml", "--outside", cwd=tmp_path, timeout=400)
+    undisturbed, restarts = undisturbed_seconds(calm, 1 / 4), restart_seconds(folder)
     print(f"undisturbed {undisturbed:.1f} s, disturbed {duration(folder):.1f} s, of which restarts {restarts:.1f} s")
     assert duration(folder) < 2 * undisturbed + restarts
 
 
 @pytest.mark.parametrize(
     ("form", "num_stops"),
-    [pytest.param(SHORT, 1, id="short"), pytest.param(LONG | {"trials": 80}, 5, id="long")],
+    # The short one has the default sampler.
+    short_and_whole((SHORT | {"trials": 24, "study": {}}, 2), (WHOLE | {"trials": 80}, 5)),
 )
 def test_stopped_at_random_moments_and_resumed(tmp_path, form, num_stops):
     rng = random.Random(20071)
@@ -197,7 +224,6 @@ def test_stopped_at_random_moments_and_resumed(tmp_path, form, num_stops):
     check_nothing_lost(folder, tmp_path / "atoll.db", form["trials"])
 
 
-NUM_LAUNCHERS = 10
 PLACES = ("start", "split", "migration", "journal", "finish")
 
 
@@ -214,16 +240,22 @@ def objectives(trials):
     return found
 
 
-def test_launchers_killed_ten_times_and_ranks_at_every_step(tmp_path):
-    """Each launcher is killed while its ranks train or, every other time, are started again after a death of theirs."""
-    rng, num_trials = random.Random(20072), 60
-    form = {"trials": num_trials, "shape": (2, 1, 1), "study": {"workload": DYING, "migration": {"probability": 1.0}}}
+@pytest.mark.parametrize(
+    ("num_trials", "places", "num_again"),
+    # The place where a rank of each launcher dies first; the last rank dies at the end of the search.
+    short_and_whole((24, PLACES[:-1], 6), (60, (None, *(p for place in PLACES[:-1] for p in (place, None)), None), 20)),
+)
+def test_launchers_killed_and_ranks_at_every_step(tmp_path, num_trials, places, num_again):
+    """Each launcher is killed while its ranks train, or train again after the death of one."""
+    rng = random.Random(20072)
+    dies = {"workload": DYING, "migration": {"probability": 1.0}}
+    form = SHORT | {"trials": num_trials, "shape": (2, 1, 1), "study": dies}
     folder, dying = write_study(tmp_path, form, "launchers"), tmp_path / "dying"
     dying.mkdir()
     environment = {"DIE": str(dying)}
-    for launch in range(NUM_LAUNCHERS):
-        if launch % 2 and launch // 2 < len(PLACES) - 1:
-            (dying / PLACES[launch // 2]).touch()
+    for launch, place in enumerate(places):
+        if place is not None:
+            (dying / place).touch()
         resume = ["--resume"] if launch else []
         search = start("search", "launchers.yaml", "--outside", *resume, cwd=tmp_path, env=environment)
         before = num_ended(folder)
@@ -238,5 +270,5 @@ def test_launchers_killed_ten_times_and_ranks_at_every_step(tmp_path):
     trials = check_nothing_lost(folder, tmp_path / "atoll.db", num_trials)
     complete = [t for t in trials if t.state == "complete"]
     assert len(complete) > 0.9 * num_trials, Counter(t.reason for t in trials)
-    sample = rng.sample(complete, 20)
+    sample = rng.sample(complete, num_again)
     assert objectives(sample) == [t.objective for t in sample]

@@ -17,7 +17,7 @@ from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search import propagators
 from atoll.platform.search.island import Island
 from atoll.platform.search.population import Individual, Population
-from atoll.platform.search.propagators import grid, optuna_sampler
+from atoll.platform.search.propagators import cmaes, grid
 from atoll.platform.search.propagators.attributes import known_attributes
 from atoll.platform.search.propagators.genetic import GeneticPropagator
 from atoll.platform.search.proposals import Proposer
@@ -402,7 +402,7 @@ def test_cmaes_in_numbers_proposes_what_optuna_does_with_its_pickles(options, mo
     attributes = [json.loads(json.dumps(individual.attributes)) for _, individual in found.history]
     assert any("state" in name for names in attributes for name in names)
     assert not any("optimizer" in name for names in attributes for name in names)
-    monkeypatch.setattr(optuna_sampler, "NumericCmaEsSampler", CmaEsSampler)
+    monkeypatch.setattr(cmaes, "NumericCmaEsSampler", CmaEsSampler)
     theirs = Search("optuna-cmaes", space=space, objectives=rough, **options).evaluate(40)
     assert found.configurations() == theirs.configurations()
 
@@ -411,7 +411,7 @@ def test_cmaes_in_numbers_proposes_what_optuna_does_with_its_pickles(options, mo
 def test_cmaes_is_rebuilt_from_the_trials_of_a_journal_with_pickles(options, monkeypatch):
     space = SearchSpace(tuple(p for p in SPACE.parameters if p.only_if is None))
     with monkeypatch.context() as patched:
-        patched.setattr(optuna_sampler, "NumericCmaEsSampler", CmaEsSampler)  # as version 0.1.0 had it
+        patched.setattr(cmaes, "NumericCmaEsSampler", CmaEsSampler)  # as version 0.1.0 had it
         uninterrupted = Search("optuna-cmaes", space=space, objectives=rough, **options).evaluate(40)
     monkeypatch.setattr(pickle, "loads", None)
     resumed = Search("optuna-cmaes", space=space, objectives=rough, **options)
