@@ -50,14 +50,21 @@ def make_store(folder: Path) -> None:
     Recorder(study_folder, lambda: Store(f"sqlite:///{folder}/atoll.db"), study_row).catch_up()
 
 
-def measure(folder: Path, num_rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+def measure(folder: Path, num_rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds of each command."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for _ in range(num_rounds):  # in turns, so that what else the machine does falls on all alike
         for name, arguments in COMMANDS.items():
-            started = time.perf_counter()
+            started, before = time.perf_counter(), of_children()
             subprocess.run([sys.executable, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append((time.perf_counter() - started, of_children() - before))
     return seconds
+
+
+def of_children() -> float:
+    """CPU seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 SEARCH = [
@@ -106,10 +113,9 @@ def to_first_trial(python: str, folder: Path) -> float:
 
 def import_torch(python: str) -> float:
     """CPU seconds of `python -c "import torch"`."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = of_children()
     subprocess.run([python, "-c", "import torch"], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return of_children() - before
 
 
 def measure_search(folder: Path, num_rounds: int, pythons: dict[str, str]) -> dict[str, dict[str, float]]:
@@ -144,13 +150,18 @@ def main() -> None:
         searches = measure_search(Path(name), 2 if options.quick else 7, pythons)
     figures = {
         name: {
-            "median_s": round(statistics.median(all_), 3),
-            "min_s": round(min(all_), 3),
-            "max_s": round(max(all_), 3),
+            "median_s": round(statistics.median(wall), 3),
+            "min_s": round(min(wall), 3),
+            "max_s": round(max(wall), 3),
+            "median_cpu_s": round(statistics.median(cpu), 3),
         }
         for name, all_ in seconds.items()
+        for wall, cpu in [tuple(zip(*all_, strict=True))]
     }
-    lines = [f"{n:24} median {f['median_s']:.3f} s   {f['min_s']:.3f} to {f['max_s']:.3f}" for n, f in figures.items()]
+    lines = [
+        f"{n:24} median {f['median_s']:.3f} s   {f['min_s']:.3f} to {f['max_s']:.3f}   CPU {f['median_cpu_s']:.3f} s"
+        for n, f in figures.items()
+    ]
     lines += [f"{name}: {', '.join(f'{key} {value}' for key, value in f.items())}" for name, f in searches.items()]
     say(options, figures | searches, lines)
 

@@ -222,7 +222,7 @@ def _factory(
             seed=seed,
         )
     if isinstance(s, CmaEs):
-        from atoll.platform.search.propagators.cmaes import NumericCmaEsSampler  # imports scipy, a quarter of torch
+        from atoll.platform.search.propagators.cmaes import NumericCmaEsSampler  # imports scipy, which takes long
 
         return lambda seed, _: NumericCmaEsSampler(
             n_startup_trials=s.startup,

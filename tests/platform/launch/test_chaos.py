@@ -141,6 +141,7 @@ def check_nothing_lost(folder, store_file, num_trials):
             expected[event.key] = "running"
         elif isinstance(event, TrialEnded | TrialLost):
             expected[event.key] = event.state if isinstance(event, TrialEnded) else "lost"
+    assert "running" not in expected.values()  # the trials of ranks that died were lost
     store = Store(f"sqlite:///{store_file}", create=False)
     trials = store.trials(store.study(folder.name))
     keys = Counter((t.island, t.worker, t.generation, t.number, t.attempt) for t in trials)

@@ -3,6 +3,8 @@
 import collections
 import json
 import pickle
+import subprocess
+import sys
 import time
 
 import pytest
@@ -393,6 +395,15 @@ def test_thinking_leaves_the_threads_of_training_alone(name, monkeypatch):
 
 
 CMAES = [{}, {"separable": True}, {"margin": True}, {"population": 5}]
+
+
+@pytest.mark.process
+def test_only_cmaes_imports_scipy():
+    """It takes a third as long as torch, in every rank that proposes."""
+    program = (
+        "import sys; from atoll.platform.search.propagators import optuna_sampler; assert 'scipy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("options", CMAES)
