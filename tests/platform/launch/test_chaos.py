@@ -138,6 +138,7 @@ def check_nothing_lost(folder, store_file, num_trials):
     expected = {}
     for event in launches.replay(folder / "journals"):
         if isinstance(event, TrialStarted):
+            assert event.key not in expected, f"{event.key} has started twice"
             expected[event.key] = "running"
         elif isinstance(event, TrialEnded | TrialLost):
             expected[event.key] = event.state if isinstance(event, TrialEnded) else "lost"
