@@ -84,7 +84,8 @@ def test_killed_ranks_continue_bit_for_bit(tmp_path, isolate):
         wait_until(lambda b=before: all(reached(folder)[n] > b[n] + 100 for n in (0, 1)), 120)
         assert len(journal_lines(folder, "restarted")) == kill
         with contextlib.suppress(ProcessLookupError):
-            os.kill(rng.choice(journal_lines(folder, "host")[-4:])["process"], signal.SIGKILL)
+            placed = sorted(journal_lines(folder, "host"), key=lambda line: line["time"])[-4:]
+            os.kill(rng.choice(placed)["process"], signal.SIGKILL)
         wait_until(lambda k=kill: len(journal_lines(folder, "restarted")) == k + 1, 120)
     assert end(search).returncode == 0
     assert results(tmp_path, "cut") == results(tmp_path, "whole")
