@@ -118,7 +118,9 @@ def _set_environment(variables: dict[bytes, bytes]) -> None:
             os.environb[name] = value
 
 
-_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+# torch's DataLoader handles SIGCHLD once for all, to notice workers that die; without it they are waited for.
+_LEFT_ALONE = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+_SIGNALS = tuple(int(number) for number in signal.valid_signals() - _LEFT_ALONE)
 
 
 def _handlers() -> list[Any]:

@@ -13,6 +13,7 @@ from atoll.methods.method import NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.loader import Loader
 from atoll.platform.trial.batches import EpochBatches
+from atoll.platform.trial.isolation import isolated
 from atoll.platform.trial.loaders import EvaluationBatches, LoadedBatches, StreamedBatches
 from atoll.platform.trial.shares import Share
 from atoll.platform.workloads.digits import DigitsMlp
@@ -98,6 +99,16 @@ def test_workers_end_with_the_batches():
     for process in multiprocessing.active_children():
         process.join(10)
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.process
+def test_workers_leave_no_change_of_the_process_to_be_told():
+    notes = []
+    with isolated(notes):
+        batches = loaded(Numbers(), Share(4, 0, 1), workers=1)
+        next(batches.epoch(0))
+        batches.close()
+    assert notes == []
 
 
 @BESIDE
