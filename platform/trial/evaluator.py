@@ -45,12 +45,7 @@ class Evaluator:
         self._workload = workload
         self._communicator = communicator
         self._part = part
-        rank, size = communicator.rank, communicator.size
-        self._batches: _InMemory | EvaluationBatches
-        if isinstance(data, Samples):
-            self._batches = _InMemory(workload, data, slice(rank, None, size), device)
-        else:
-            self._batches = EvaluationBatches(data, rank, size, workload, loader or Loader(), device=device)
+        self._batches = evaluation_batches(workload, data, communicator.rank, communicator.size, device, loader)
         self._nothing = torch.zeros(workload.num_totals, dtype=torch.float64)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -68,7 +63,16 @@ class Evaluator:
         self._batches.close()
 
 
-class _InMemory:
+def evaluation_batches(
+    workload: Workload, data: Part, rank: int, num_ranks: int, device: str, loader: Loader | None = None
+) -> SampleBatches | EvaluationBatches:
+    """This rank's batches of the data for evaluation, without augmentation."""
+    if isinstance(data, Samples):
+        return SampleBatches(workload, data, slice(rank, None, num_ranks), device)
+    return EvaluationBatches(data, rank, num_ranks, workload, loader or Loader(), device=device)
+
+
+class SampleBatches:
     """Batches of samples that are tensors."""
 
     def __init__(self, workload: Workload, samples: Samples, share: slice, device: str) -> None:

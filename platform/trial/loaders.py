@@ -67,7 +67,8 @@ def _set_states(states: States) -> None:
     random.setstate(of_python)
 
 
-def _seed(seed: int) -> None:
+def seed_all(seed: int) -> None:
+    """Seed every random state that user code may draw from."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
@@ -77,7 +78,7 @@ def _seed(seed: int) -> None:
 def _seeded(seed: int) -> Iterator[None]:
     """Seed what a data set's items may draw from; in the process that trains, the random states are then put back."""
     before = _states() if get_worker_info() is None else None
-    _seed(seed)
+    seed_all(seed)
     try:
         yield
     finally:

@@ -7,7 +7,6 @@ to continue, which is equal on all ranks because it depends on summed values onl
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,10 +28,11 @@ from atoll.platform.trial.batches import on_device
 from atoll.platform.trial.checkpoints import Checkpoints, Saver, random_state, set_random_state
 from atoll.platform.trial.evaluator import Evaluator
 from atoll.platform.trial.layer_observer import LayerObserver
+from atoll.platform.trial.loaders import seed_all
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.schedule import Length, Patience, Ticks
 from atoll.platform.trial.shares import Share
-from atoll.platform.trial.training_data import training_batches
+from atoll.platform.trial.training_batches import training_batches
 
 # Random states are global to the process, and virtual ranks are threads of one process.
 _RANDOM_STATE = threading.Lock()
@@ -79,9 +78,7 @@ class Trial:
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
         method = registry.method(configuration.method)
         share = Share(settings.batch_size, communicator.rank, communicator.size, whole=method.layer_parallel)
-        self._batches = training_batches(
-            configuration, self.workload, data.train, method, hyperparameters, share, device
-        )
+        self._batches = training_batches(self.workload, configuration, data.train, share, hyperparameters, device)
         per_epoch = self._batches.num_batches
         num_steps = configuration.steps or (configuration.epochs or self.workload.epochs) * per_epoch
         self._length = Length(num_steps, per_epoch)
@@ -149,13 +146,13 @@ class Trial:
 
     def _make_context(self, configuration: Configuration, device: str) -> Context:
         with _RANDOM_STATE:
-            _seed(configuration.seed)
+            seed_all(configuration.seed)
             model = self.workload.model().to(device)
         for tensor in (*model.parameters(), *model.buffers()):
             self._untracked.broadcast(tensor.data)
         # From here on, randomness such as dropout differs between ranks.
         with _RANDOM_STATE:  # another thread may be drawing its model
-            _seed(configuration.seed * 1_000_003 + self._communicator.rank)
+            seed_all(configuration.seed * 1_000_003 + self._communicator.rank)
         if self._optimizers.settings.sync_batch_norm:
             synchronize_batch_norm(model, self._communicator)
         return Context(
@@ -439,13 +436,6 @@ class Trial:
         """The trained model, equal on all ranks."""
         assert self._model is not None, "the trial has not been trained to its end"
         return self._model
-
-
-def _seed(seed: int) -> None:
-    """Seed every random state that user code may draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
 
 
 def _check_finite(name: str, value: float, step: int) -> None:
