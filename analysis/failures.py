@@ -61,10 +61,10 @@ def by_kind(trials: Iterable[TrialRow]) -> list[KindOfFailure]:
     return sorted(kinds, key=lambda kind: (-kind.count, kind.trial))
 
 
-def user_frame(traceback: str | None) -> str:
-    """The last line in a traceback that is neither atoll's nor an installed package's, else the last."""
+def user_frame(traceback: str | None, *, or_any: bool = True) -> str:
+    """The last line in a traceback that is neither atoll's nor an installed package's, else the last if `or_any`."""
     frames = [(Path(file), line, name) for file, line, name in _FRAME.findall(traceback or "")]
-    theirs = [frame for frame in frames if not _is_a_library(frame[0])] or frames
+    theirs = [frame for frame in frames if not _is_a_library(frame[0])] or (frames if or_any else [])
     if not theirs:
         return ""
     file, line, name = theirs[-1]

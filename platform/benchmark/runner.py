@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from atoll.platform import exit_codes
 from atoll.platform.benchmark.benchmark_file import Benchmark, Part
-from atoll.platform.launch import checks, lifecycle, provenance_log, running, signals, supervise
+from atoll.platform.launch import checks, lifecycle, provenance_log, rehearsing, running, signals, supervise
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import resume
 from atoll.platform.search.proposals import key
@@ -28,6 +28,7 @@ from atoll.platform.study import objectives, provenance
 from atoll.platform.study.plan import Plan, workload_of
 from atoll.platform.study.provenance_record import Measured, measured_differences
 from atoll.platform.study.study import Study
+from atoll.platform.trial.rehearsal import Mistake
 from atoll.searchspaces.space import SearchSpace
 from atoll.storage import launches, liveness
 from atoll.storage.files import sync_folder, write_whole
@@ -69,6 +70,7 @@ def run(
     *,
     resuming: bool,
     accept_changes: bool = False,
+    checks_batches: bool = True,
     say: Callable[[str], None],
     follow: Follow,
     run_ranks: Callable[[supervise.Run], str | None] = supervise.supervise,
@@ -80,6 +82,7 @@ def run(
         url: the store's URL.
         resuming: whether to continue a stopped benchmark.
         accept_changes: whether to continue it although code, data or libraries of its studies have changed.
+        checks_batches: whether to take one batch through each workload before anything starts.
         say: receives a line per study.
         run_ranks: runs the ranks of each study; see `supervise.run_study`.
         follow: returns a context manager for a study, whose value is called repeatedly while it runs.
@@ -89,9 +92,9 @@ def run(
     """
     folder = (DEFAULT_PARENT / benchmark.name).absolute()
     parts = list(benchmark.parts())
-    for part in parts:
-        if part.stage == "tune":
-            checks.check(benchmark.study(part, folder))
+    plans = [checks.check(benchmark.study(part, folder)) for part in parts if part.stage == "tune"]
+    if checks_batches:
+        _rehearse(plans, say)
     row = _prepare(benchmark, folder, len(parts), url, resuming)
     _check_measured(benchmark, folder, parts, accept_changes)
     with signals.noting_signals() as asked:
@@ -198,6 +201,18 @@ class _Runner:
         except (DBAPIError, StoreError) as error:
             self._ending.unrecorded.append(part.name)
             self._say(f"{part.name}: {error}")
+
+
+def _rehearse(plans: Sequence[Plan], say: Callable[[str], None]) -> None:
+    """Check a batch of each workload with each method. A method that cannot train a workload is a result."""
+    # Repeats differ in their seeds only.
+    several = {(plan.study.workload, plan.study.method, repr(plan.study.space)): plan for plan in reversed(plans)}
+    for plan in reversed(several.values()):
+        try:
+            rehearsing.check(plan, say=lambda line, name=plan.study.name: say(f"warning: {name}: {line}"))  # type: ignore[misc]
+        except Mistake as mistake:
+            if not mistake.is_of_method:
+                raise Mistake(f"{plan.study.name}: {mistake}") from None
 
 
 def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, resuming: bool) -> dict[str, Any]:

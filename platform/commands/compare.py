@@ -12,6 +12,7 @@ from rich.console import Console
 from atoll.platform.commands.shared import (
     AcceptOption,
     JsonOption,
+    NoCheckOption,
     StoreOption,
     app,
     check_accepted,
@@ -35,6 +36,7 @@ def benchmark(
     outside: Annotated[
         bool, typer.Option("--outside", help="Allow the benchmark file to refer to code outside its folder.")
     ] = False,
+    no_check: NoCheckOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped benchmark.")] = False,
     accept_changes: AcceptOption = False,
     store: StoreOption = None,
@@ -62,6 +64,7 @@ def benchmark(
         url,
         resuming=resume,
         accept_changes=accept_changes,
+        checks_batches=not no_check,
         say=lambda line: console.print(line, markup=False),
         follow=lambda plan: display.LiveSearch(console, plan.study.name, *plan.aim, plan.study.trials),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from atoll.platform.commands.results import write_export
 from atoll.platform.commands.shared import (
     AcceptOption,
     JsonOption,
+    NoCheckOption,
     StoreOption,
     app,
     check_accepted,
@@ -24,11 +27,10 @@ from atoll.platform.commands.shared import (
     store_flag,
     told_interrupted,
 )
-from atoll.platform.exit_codes import FAILURE
+from atoll.platform.exit_codes import FAILURE, USAGE
 
 if TYPE_CHECKING:
     from atoll.platform.launch.lifecycle import Ending
-    from atoll.platform.study.plan import Plan
     from atoll.platform.study.study import Study
     from atoll.storage.folder import StudyFolder
     from atoll.storage.models import StudyRow
@@ -90,6 +92,7 @@ def search(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Search on even if the first trials all fail alike. Default: stop.")
     ] = False,
+    no_check: NoCheckOption = False,
     in_process: Annotated[
         bool,
         typer.Option(
@@ -108,7 +111,7 @@ def search(
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
     flags |= {"epochs": epochs, "steps": steps, "seed": seed, "observe": observe, "keep_going": keep_going or None}
-    flags |= {"isolate": isolate}
+    flags |= {"isolate": isolate, "check": False if no_check else None}
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
     options = {"resuming": resume, "accept_changes": accept_changes, "in_process": in_process}
@@ -135,13 +138,13 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
     return yamlfile.validate(content, Study, source=f"{file} with options", folder=file.parent)
 
 
-def _checked(study: Study, file: Path | None, *, in_process: bool) -> Plan:
-    """The resolved study; errors name its file."""
-    from atoll.platform.launch import checks
+@contextmanager
+def _naming(file: Path | None) -> Iterator[None]:
+    """Errors name the study's file."""
     from atoll.storage.yamlfile import FileError
 
     try:
-        return checks.check(study, in_process=in_process)
+        yield
     except ValueError as error:
         if file is None or isinstance(error, FileError):
             raise
@@ -159,11 +162,12 @@ def _search(
     in_process: bool = False,
 ) -> int:
     from atoll.platform.commands import display
-    from atoll.platform.launch import join, lifecycle, supervise
+    from atoll.platform.launch import checks, join, lifecycle, rehearsing, supervise
     from atoll.platform.study import effects
 
     url = lifecycle.store_url(store, study)
-    plan = _checked(study, file, in_process=in_process)
+    with _naming(file):
+        plan = checks.check(study, in_process=in_process)
     shape = study.topology.shape()
     run_ranks = supervise.supervise
     if in_process:
@@ -171,11 +175,14 @@ def _search(
 
         run_ranks = run_in_process
     elif join.inside_mpi(shape.world_size):
-        ended = join.join(plan, url, resuming=resuming, accept_changes=accept_changes)
+        with _naming(file):
+            ended = join.join(plan, url, resuming=resuming, accept_changes=accept_changes, say=_warn)
         if isinstance(ended, lifecycle.Ending):
             _show_ending(study, url, ended, as_json)
             return ended.exit_code
         return ended
+    with _naming(file):
+        rehearsing.check(plan, forks=not in_process, say=_warn)
     console = Console(stderr=as_json, highlight=False)
     where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
     console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {where}")
@@ -187,6 +194,36 @@ def _search(
         )
     _show_ending(study, url, ending, as_json)
     return ending.exit_code
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
+@app.command(epilog="Example: atoll check study.yaml")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")],
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Allow the study file to refer to code outside its folder.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a study without searching: take one batch through its workload, and say what is wrong with which shape."""
+    from dataclasses import asdict
+
+    from atoll.platform.launch import checks, extras, rehearsing
+
+    extras.require_search_extra()
+    study = _study(file, {}, {}, inside=not outside)
+    with _naming(file):
+        plan = checks.check(study)
+    verdict = rehearsing.rehearse(plan, limit=None)
+    if as_json:
+        print_json({"study": study.name, **asdict(verdict)})
+    else:
+        line = f"{study.name}: {verdict.state} in {verdict.seconds:.2f} s: {verdict.said}"
+        print(line, file=sys.stdout if verdict.state == "passed" else sys.stderr)
+    raise typer.Exit({"passed": 0, "refused": USAGE}.get(verdict.state, FAILURE))
 
 
 def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
@@ -240,10 +277,11 @@ def train(
     outside: Annotated[
         bool, typer.Option("--outside", help="Allow the configuration file to refer to code outside its folder.")
     ] = False,
+    no_check: NoCheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration on one worker."""
-    from atoll.platform.launch import extras, train
+    from atoll.platform.launch import extras, rehearsing, train
 
     extras.require_search_extra()
     if merged and save is None:
@@ -255,6 +293,8 @@ def train(
     changes = train.differences(configuration)
     for change in changes:
         print(f"unlike the exported trial: {change}", file=sys.stderr)
+    if not no_check:
+        rehearsing.check_configuration(configuration.configuration(), test=test, say=_warn)
     result = train.train(configuration.configuration(), test=test, say=say, save=save, merged=merged)
     if as_json:
         print_json(result | {"differences": changes})

@@ -65,6 +65,11 @@ AcceptOption = Annotated[
     ),
 ]
 
+NoCheckOption = Annotated[
+    bool,
+    typer.Option("--no-check", help="Start without first taking one batch through the workload. Default: check."),
+]
+
 Name = Annotated[str | None, typer.Argument(help="The study's name. Default: the newest study.")]
 
 

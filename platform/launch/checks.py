@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
+from atoll.analysis.failures import user_frame
 from atoll.platform.search.propagators.grid import identity, points
 from atoll.platform.search.proposals import draw
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.samplers import Grid
 from atoll.platform.study.study import Study
+from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import check_system
 
 
@@ -25,7 +27,7 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
         ValueError, DataMissing: the message has the rule, the value and the valid choices.
     """
     _check_isolation(study, in_process=in_process)
-    plan = Plan.of(study)
+    plan = _resolved(study)
     if study.confirm is not None:
         _check_confirmed(plan, study.confirm.configurations)
     else:
@@ -33,6 +35,19 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
         _check_grids(plan)
     plan.workload.check_data(plan.data)
     return plan
+
+
+def _resolved(study: Study) -> Plan:
+    """The resolved study; an error of the user's code, such as of its hyperparameters, becomes a line."""
+    try:
+        return Plan.of(study)
+    except (ValueError, OSError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        frame = user_frame(traceback_of(error), or_any=False)
+        if not frame:
+            raise
+        raise ValueError(f"the study cannot be resolved: {reason_of(error)}; at {frame}") from error
 
 
 def _check_isolation(study: Study, *, in_process: bool) -> None:

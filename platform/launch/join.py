@@ -9,19 +9,22 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 
 from atoll.platform import exit_codes
-from atoll.platform.launch import lifecycle
+from atoll.platform.launch import lifecycle, rehearsing
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import without_rank_variables
 from atoll.platform.study import effects
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
+from atoll.platform.trial.rehearsal import Mistake
 from atoll.storage import launches
 from atoll.storage.folder import StudyFolder
 from atoll.storage.lock import Lock
 
+_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
@@ -36,8 +39,17 @@ def inside_mpi(num_ranks: int) -> bool:
     return "PMIX_RANK" in os.environ
 
 
-def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) -> Ending | int:
+def join(
+    plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False, say: Callable[[str], None]
+) -> Ending | int:
     """Take part in a search as one rank of the MPI job that this process belongs to.
+
+    Args:
+        plan: the resolved and checked study.
+        url: the store's URL.
+        resuming: whether to continue an existing study.
+        accept_changes: whether to continue it although its code, data or libraries have changed.
+        say: receives a line of rank 0.
 
     Returns:
         The search's ending on rank 0; its exit code on the other ranks.
@@ -45,6 +57,7 @@ def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) 
     from atoll.platform.ranks import search
 
     server = search.start_server(plan.study)  # before MPI
+    mistake = _rehearse(plan, say) if _is_first() else None  # forks, so before MPI, too
 
     import mpi4py
 
@@ -57,11 +70,13 @@ def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) 
     study, world = plan.study, MPI.COMM_WORLD
     check_world_size(study.topology.shape(), world.size)
     folder, lock = lifecycle.study_folder(study), Lock(lifecycle.study_folder(study).lock)
-    error = _prepare(plan, url, resuming, accept_changes, lock) if world.rank == 0 else None
+    error = mistake
+    if world.rank == 0 and error is None:
+        error = _prepare(plan, url, resuming, accept_changes, lock)
     if world.rank == 0 and error is None:
         for note in effects.searched_without_effect(plan, num_nodes=None):
             print(f"note: {note}", file=sys.stderr, flush=True)
-    if world.bcast(error is not None):
+    if any(world.allgather(error is not None)):  # an MPI library may number its ranks as its variables do not
         if error is not None:
             raise error
         return 1
@@ -86,6 +101,19 @@ def join(plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False) 
     ending = _end(folder, study, recorder, lock, first_trials.reason)
     world.bcast(ending.exit_code)
     return ending
+
+
+def _is_first() -> bool:
+    """Whether this process is rank 0 by its environment: before MPI starts there is no other way to tell."""
+    return next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0") == "0"
+
+
+def _rehearse(plan: Plan, say: Callable[[str], None]) -> Exception | None:
+    try:
+        rehearsing.check(plan, say=say)
+    except Mistake as mistake:
+        return mistake
+    return None
 
 
 def _prepare(plan: Plan, url: str, resuming: bool, accept_changes: bool, lock: Lock) -> Exception | None:

@@ -41,6 +41,7 @@ log = logging.getLogger("atoll.launch")
 RECORDING_TIMEOUT = 60.0
 MAY_CHANGE = (
     *BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going", "isolate",
+    "check",
 )  # fmt: skip
 _ADDED = {"objective_from": "last"}  # what earlier versions did, whose studies do not name it
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")

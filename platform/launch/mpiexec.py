@@ -56,7 +56,12 @@ def rank_environment() -> dict[str, str]:
 
 def without_rank_variables() -> dict[str, str]:
     """This process's environment without the variables that make a child a rank of its parent's MPI job."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_RANK_VARIABLES)}
+    return {name: value for name, value in os.environ.items() if not is_rank_variable(name)}
+
+
+def is_rank_variable(name: str) -> bool:
+    """Whether an environment variable makes a process a rank of an MPI job."""
+    return name.startswith(_RANK_VARIABLES)
 
 
 def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:

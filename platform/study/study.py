@@ -149,6 +149,10 @@ class Study(Strict):
         description="search on if the first trials (as many as workers, at least 3) all fail alike. Default: stop, as "
         "failed",
     )
+    check: bool = Field(
+        default=True,
+        description="take one batch through the workload before the ranks start, and refuse a study that cannot train",
+    )
     epochs: int | None = Field(default=None, ge=1, description="epochs per trial. Default: the workload's")
     steps: int | None = Field(default=None, ge=1, description="steps per trial, instead of epochs")
     report_every: Interval | None = Field(

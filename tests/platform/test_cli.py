@@ -29,7 +29,7 @@ from atoll.storage.store import Store
 COMMANDS = (
     "quickstart", "search", "train", "leaderboard", "studies", "stop", "delete", "export", "dashboard", "record",
     "methods", "workloads", "spaces", "doctor", "study-schema", "failures", "score", "benchmark", "report",
-    "project",
+    "project", "check",
 )  # fmt: skip
 SEARCH_ONLY = ("torch", "mpi4py", "propulate", "sklearn", "cmaes", "sortedcontainers")
 
@@ -293,7 +293,8 @@ def test_the_first_failure_of_a_kind_and_what_a_trial_changed_are_told_at_once(t
 def test_a_search_all_of_whose_trials_fail_says_why(tmp_path, monkeypatch):
     monkeypatch.setenv("RAISED", "base")
     study = {"name": "s", "workload": f"{SUPPORT / 'raising.py'}:Raising", "method": "local_sgd", "trials": 2}
-    (tmp_path / "s.json").write_text(json.dumps(study | {"space": {"batch_size": 2}}))
+    study |= {"space": {"batch_size": 2}, "check": False}
+    (tmp_path / "s.json").write_text(json.dumps(study))
     done = atoll("search", "s.json", "--outside", "--in-process", cwd=tmp_path, code=1)
     assert "failed: 2 failed" in done.stdout
     assert "all 2 trials failed\n2 failed trials, by reason:\n" in done.stdout

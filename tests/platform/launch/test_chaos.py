@@ -75,6 +75,7 @@ def write_study(folder, form, name):
         "epochs": 3,
         "topology": {"islands": islands, "workers": workers, "ranks": num_ranks},
         "trial_timeout": 5.0,
+        "check": False,  # the workloads count their processes and what they die of
         "heartbeat_timeout": form["heartbeat_timeout"],
         # None of these diverges by itself, and each takes about as long.
         "space": {"learning_rate": {"low": 0.01, "high": 0.05, "log": True}, "momentum": 0.5, "batch_size": 32},

@@ -131,7 +131,7 @@ def test_the_study_has_failed_unless_its_budget_is_used_up(tmp_path, folder):
 
 def write_study(tmp_path, **content):
     study = {"name": "s", "workload": RAISING, "method": "local_sgd", "trials": 12, "space": {"batch_size": 2}}
-    study["sampler"] = {"name": "random"}
+    study |= {"sampler": {"name": "random"}, "check": False}  # else it would not start
     (tmp_path / "s.json").write_text(json.dumps(study | content))
 
 

@@ -85,6 +85,7 @@ def test_all_ranks_of_a_worker_end_a_pruned_trial_after_the_same_step(tmp_path, 
     write(
         tmp_path,
         workload=COUNTING,
+        check=False,
         trials=16,
         epochs=4,
         topology={"workers": 2, "ranks": 2},
@@ -156,6 +157,7 @@ def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, monkeyp
     counts.mkdir()
     sampler = {"name": name} | {"propulate": {"population": 3}, "optuna-tpe": {"startup": 3}}.get(name, {})
     content = {"workload": COUNTING, "trials": 12, "epochs": 1, "objectives": ["validation_loss"], "sampler": sampler}
+    content["check"] = False
     monkeypatch.setenv("COUNTING", str(counts))
     histories = []
     for stops in (False, True):

@@ -1,0 +1,220 @@
+"""Rehearses a study before its ranks start: in a process of its own, within a time limit, and told when it is cut.
+
+The launcher has imported torch to check the study, so a forked process starts at once, and what the user's code leaves
+behind (memory, a GPU's context, a crash) ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import count, islice
+from typing import Any
+
+import torch
+
+from atoll.platform.launch.mpiexec import is_rank_variable
+from atoll.platform.search.proposals import draw
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.plan import Plan
+from atoll.platform.trial.isolation import isolated
+from atoll.platform.trial.rehearsal import Mistake, Rehearsal, Undecided
+
+LIMIT = 10.0  # seconds, before a search; `atoll check` has none
+MOST = 4  # configurations, if all of them fail
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rehearsal found.
+
+    Attributes:
+        state: passed, refused, or undecided.
+        said: the reason, or what passed.
+        is_of_method: whether it is refused because of what the method cannot do.
+        found: shapes, the loss and the scores of the batch that passed.
+        seconds: its duration.
+    """
+
+    state: str
+    said: str
+    is_of_method: bool = False
+    found: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def check(plan: Plan, *, forks: bool = True, say: Callable[[str], None]) -> None:
+    """Rehearse a study before its search, unless its `check` is false.
+
+    Args:
+        plan: the resolved study.
+        forks: whether in a process of its own, within LIMIT; otherwise in this one, without a limit, for debuggers.
+        say: receives a line if the rehearsal could not decide.
+
+    Raises:
+        Mistake: if none of the study's configurations that were tried can be trained.
+    """
+    if not plan.study.check:
+        return
+    _raise(rehearse(plan, limit=LIMIT, forks=forks), say)
+
+
+def check_configuration(configuration: Configuration, *, test: bool, say: Callable[[str], None]) -> None:
+    """Rehearse one configuration, with several seeds. Raises Mistake if it cannot be trained."""
+    several = _seeds(configuration)
+    _raise(_rehearsed(several, configuration.device, test=test, limit=LIMIT, forks=True), say)
+
+
+def _raise(verdict: Verdict, say: Callable[[str], None]) -> None:
+    if verdict.state == "refused":
+        advice = "(found by a check of one batch; --no-check goes on regardless)"
+        raise Mistake(f"{verdict.said} {advice}", is_of_method=verdict.is_of_method)
+    if verdict.state == "undecided":
+        say(f"{verdict.said}; going on")
+
+
+def rehearse(plan: Plan, *, limit: float | None, forks: bool = True) -> Verdict:
+    """Take one batch of the study's default configuration through its workload.
+
+    Only if it fails, others are tried, with other seeds: the smallest batch, and random ones. One that passes will do.
+    """
+    test = plan.study.confirm is not None
+    return _rehearsed(_candidates(plan), plan.study.topology.device, test=test, limit=limit, forks=forks)
+
+
+def _candidates(plan: Plan) -> Iterator[Configuration]:
+    """The default configuration, then others, each with a seed of its own."""
+    study = plan.study
+    several = _hyperparameters(plan) if study.confirm is None else iter(study.confirm.configurations * 2)
+    for number, hyperparameters in enumerate(islice(several, MOST)):
+        yield plan.configuration(hyperparameters, 0, 1, "cpu").model_copy(update={"seed": study.seed + number})
+
+
+def _hyperparameters(plan: Plan) -> Iterator[dict[str, Any]]:
+    feasible = (h for h in plan.space.extremes() if plan.infeasibility(h) is None)
+    yield from islice(feasible, 1)
+    yield from sorted(feasible, key=lambda h: h.get("batch_size", 0))[:1]
+    for number in count():
+        yield draw(plan.space, plan.infeasibility, plan.study.seed + number)[1]
+
+
+def _seeds(configuration: Configuration) -> list[Configuration]:
+    return [configuration.model_copy(update={"seed": configuration.seed + number}) for number in range(MOST)]
+
+
+def _rehearsed(
+    several: Iterable[Configuration], device: str, *, test: bool, limit: float | None, forks: bool
+) -> Verdict:
+    started = time.monotonic()
+
+    def found(tell: Callable[[str], None]) -> Verdict:
+        return _first_that_passes(several, Rehearsal(_device(device), test=test, tell=tell))
+
+    if forks and sys.platform == "linux":
+        verdict = _in_a_process(found, limit)
+    else:
+        with contextlib.redirect_stdout(sys.stderr), isolated([]):
+            verdict = found(lambda _: None)
+    return Verdict(**asdict(verdict) | {"seconds": time.monotonic() - started})
+
+
+def _device(device: str) -> str:
+    return "cuda:0" if device != "cpu" and torch.cuda.device_count() else "cpu"
+
+
+def _first_that_passes(several: Iterable[Configuration], rehearsal: Rehearsal) -> Verdict:
+    mistakes: list[Mistake] = []
+    for configuration in several:
+        try:
+            found = rehearsal(configuration)
+        except Undecided as undecided:
+            return Verdict("undecided", f"one batch could not be checked here: {undecided}")
+        except Mistake as mistake:
+            mistakes.append(mistake)
+            continue
+        if mistakes:
+            return Verdict("undecided", f"the default configuration fails, and another one passes: {mistakes[0]}")
+        return Verdict("passed", _told(found), found=found)
+    # Such as one whose batch is small enough for the data, and whose loss is wrong all the same.
+    farthest = max(mistakes, key=lambda mistake: mistake.num_stages)
+    return Verdict("refused", str(farthest), farthest.is_of_method)
+
+
+def _told(found: dict[str, Any]) -> str:
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in found["scores"].items())
+    return (
+        f"inputs {found['inputs']}, targets {found['targets']}, outputs {found['outputs']}; before training: loss "
+        f"{found['loss']:.4g}, and on a batch of validation data {scores}"
+    )
+
+
+def _in_a_process(found: Callable[[Callable[[str], None]], Verdict], limit: float | None) -> Verdict:
+    """Run it in a forked process; after `limit` seconds, or a crash, it is undecided."""
+    reads, writes = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if (process := os.fork()) == 0:
+        _child(found, reads, writes)
+    os.close(writes)
+    try:
+        content, in_time = _read(reads, limit)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        os.close(reads)
+    lines = [json.loads(line) for line in content.splitlines() if line.endswith(b"}")]
+    if lines and "state" in lines[-1]:
+        return Verdict(**lines[-1])
+    stage = f" in the stage {lines[-1]['stage']!r}" if lines else ""
+    if not in_time:
+        said = f"the check of one batch was stopped after {limit:g} s{stage}; `atoll check` has no time limit"
+        return Verdict("undecided", said)
+    signaled = os.WIFSIGNALED(status)
+    how = f"signal {os.WTERMSIG(status)}" if signaled else f"exit code {os.waitstatus_to_exitcode(status)}"
+    return Verdict("undecided", f"the check of one batch ended with {how}{stage}")
+
+
+def _child(found: Callable[[Callable[[str], None]], Verdict], reads: int, writes: int) -> None:
+    """The forked process: it never returns."""
+    code = 1
+    try:
+        os.close(reads)
+        os.dup2(2, 1)  # what the user's code prints must not mix with JSON
+        sys.stdout = sys.stderr
+        for name in [name for name in os.environ if is_rank_variable(name)]:
+            del os.environ[name]  # else the user's code would start MPI in the name of this rank
+        torch.set_num_threads(1)  # the parent's threads are not there
+
+        def write(content: dict[str, Any]) -> None:
+            os.write(writes, json.dumps(content, default=str).encode() + b"\n")
+
+        write(asdict(found(lambda stage: write({"stage": stage}))))
+        code = 0
+    except KeyboardInterrupt:
+        pass  # the launcher's business
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.__stderr__)
+    finally:
+        os._exit(code)
+
+
+def _read(reads: int, limit: float | None) -> tuple[bytes, bool]:
+    """What the process writes until it ends; whether it does so in time."""
+    content, end = b"", None if limit is None else time.monotonic() + limit
+    while True:
+        remaining = None if end is None else end - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            return content, False
+        if not select.select([reads], [], [], remaining)[0]:
+            return content, False
+        if not (chunk := os.read(reads, 1 << 16)):
+            return content, True
+        content += chunk

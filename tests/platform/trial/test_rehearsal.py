@@ -1,0 +1,134 @@
+"""A rehearsal says what is wrong in a line with shapes and the user's own line, and refuses nothing that trains."""
+
+import re
+
+import pytest
+from ranks import SUPPORT
+
+from atoll.communication.threads import single_rank
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.rehearsal import Mistake, Rehearsal, Undecided
+from atoll.platform.trial.trial import Diverged, Trial
+
+FILE = SUPPORT / "mistaken.py"
+
+
+def configuration(name, **changes):
+    settings = {"workload": f"{FILE}:{name}", "method": "ddp", "hyperparameters": {"batch_size": 8}, "epochs": 1}
+    if name == "EmptyTrainStream":
+        settings |= {"epochs": None, "steps": 4}
+    return Configuration(**settings | changes)
+
+
+def rehearsed(name, *, test=False, **changes):
+    return Rehearsal("cpu", test=test)(configuration(name, **changes))
+
+
+def trained(name, **changes):
+    return list(Trial(configuration(name, **changes), single_rank(), "cpu", test=False).train())[-1]
+
+
+MISTAKES = {
+    "Loader": r"load: TypeError: train must be Samples.* DataLoader: return its dataset.*, in load",
+    "PerSample": r"loss must be a scalar.*; got float32 \(8,\); inputs float32 \(8, 8\), targets int64 \(8,\), outputs "
+    r"float32 \(8, 3\); at .*, in loss",
+    "WrongShape": r"forward: RuntimeError: .*\(8x8 and 9x3\); inputs float32 \(8, 8\), targets .*, in model",
+    "Tuple": r"loss: TypeError: .*outputs tuple of \(float32 \(8, 3\), float32 \(8, 8\)\); at .*, in class Tuple",
+    "NamedLoss": r"must have names of their own, other than `loss`; got loss",
+    "FurtherLoss": r"must have names of their own, other than `loss`; got accuracy, loss",
+    "WrongTargets": r"loss: RuntimeError: .*outputs float32 \(8, 3\)",
+    "MetricPerSample": r"metric accuracy must be a scalar.*; got bool \(30,\); .*, in measure",
+    "FurtherPerSample": r"metric hits must be a scalar.*; got bool \(30,\); .*, in <lambda>",
+    "Raises": r"loss: KeyError: 'weights'; inputs .*, in loss",
+    "NaN": r"loss must be finite; got nan .*, in loss",
+    "Infinite": r"loss must be finite; got inf .*, in loss",
+    "Detached": r"loss must depend on the network's parameters; its result has no gradient.*, in loss",
+    "AsideLoss": r"loss must depend on the network's parameters; none got a gradient.*, in loss",
+    "FloatLoss": r"loss must be a scalar tensor.*; got float; .*, in loss",
+    "NotData": r"load must return Data\(train, validation, test\); got tuple of \(float32 \(120, 8\), .*, in load",
+    "Differs": r"forward on validation data: RuntimeError: .*; inputs float32 \(30, 7\), targets int64 \(30,\), "
+    r"training inputs float32 \(8, 8\)",
+    "EmptyTrain": r"the train data must have at least one sample; got none; at .*, in load",
+    "EmptyValidation": r"the validation data must have at least one sample; got none; at .*, in load",
+    "EmptyStream": r"the validation data must have at least one sample; got none; at .*, in load",
+    "EmptyTrainStream": r"iterable training data must give each reader at least 8 items",
+    "TooFew": r"a global batch must have at most 3 samples.*; batch_size 8 on 1 ranks makes 8",
+    "FewerInputs": r"the train data must have an input for each target; got inputs float32 \(50, 8\) and targets",
+    "NotSplit": r"batch: ValueError: a batch must be a pair of inputs and targets.*got list",
+    "NotCollated": r"batch: RuntimeError: stack expects each tensor to be equal size",
+    "Refuses": r"hyperparameters: AssertionError: the width must be a multiple of 32.*, in __post_init__",
+    "Frozen": r"the network must have a parameter that requires gradients; got none; .*, in model",
+    "TwoDtypes": r"must share one dtype; got torch.float32, torch.float64; .*, in model",
+    "NoModule": r"model must return a torch.nn.Module; got function; .*, in model",
+    "ShortTotals": r"metrics on validation data: RuntimeError: .*outputs float32 \(30, 3\); at .*",
+    "NoScores": r"scores must have loss and accuracy; got accuracy; .*, in scores",
+    "Exits": r"model: SystemExit: usage: train.py",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_a_line_with_shapes_and_the_users_line(name):
+    with pytest.raises(Mistake) as caught:
+        rehearsed(name)
+    message = str(caught.value)
+    assert re.search(MISTAKES[name], message)
+    assert "\n" not in message
+    if not caught.value.is_of_method:
+        assert f"; at {FILE}, line " in message
+
+
+# These run to their end, with scores that are missing or another's, or weights that never change.
+SILENT = {"NamedLoss", "FurtherLoss", "AsideLoss"}
+
+
+@pytest.mark.parametrize("name", sorted(set(MISTAKES) - SILENT))
+def test_what_is_refused_does_not_train(name):
+    with pytest.raises((Exception, SystemExit)):
+        trained(name)
+
+
+SOUND = ["Right", "Crops", "LossOfOne", "NoTest", "OwnTotals", "Forecast"]
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_trains_is_not_refused(name):
+    found = rehearsed(name)
+    assert found["loss"] > 0
+    assert "loss" in found["scores"]
+    assert trained(name).metric is not None
+
+
+def test_the_loss_is_that_of_the_trials_first_step():
+    found = rehearsed("Right", seed=3)
+    trial = Trial(configuration("Right", seed=3, steps=1, epochs=None), single_rank(), "cpu", test=False)
+    (progress,) = trial.train()
+    assert found["loss"] == pytest.approx(progress.train_loss, rel=1e-6)
+
+
+def test_test_data_are_looked_at_if_they_are_measured():
+    assert rehearsed("NoTest")
+    with pytest.raises(Mistake, match="the test data must have at least one sample"):
+        rehearsed("NoTest", test=True)
+
+
+@pytest.mark.parametrize(("name", "said"), [("NeedsGpu", "NVIDIA driver"), ("DataElsewhere", "No such file")])
+def test_what_other_hosts_may_have_is_undecided(name, said):
+    with pytest.raises(Undecided, match=said):
+        rehearsed(name)
+
+
+def test_the_loss_diverges_for_the_trial_too():
+    with pytest.raises(Diverged):
+        trained("NaN")
+
+
+def test_a_global_batch_counts_all_ranks():
+    with pytest.raises(Mistake, match="batch_size 8 on 8 ranks makes 64"):
+        rehearsed("Right", ranks=8)
+
+
+@pytest.mark.parametrize("settings", [{"accumulate": 3}, {"precision": "bfloat16"}])
+def test_it_follows_the_trials_precision_and_accumulation(settings):
+    found = rehearsed("Right", hyperparameters={"batch_size": 8} | settings)
+    dtype, size = ("bfloat16", 8) if "precision" in settings else ("float32", 2)
+    assert found["outputs"] == f"{dtype} ({size}, 3)"
