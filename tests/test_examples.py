@@ -1,14 +1,28 @@
 """Every study file in examples/ runs: in one process, and a plugin's in a process of its own."""
 
 import importlib.util
+import itertools
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import atoll, called, called_json
 from conftest import ROOT
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.data import DataLoader
+
+from atoll.communication.threads import single_rank
+from atoll.platform.study import registry
+from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.loader import Loader
+from atoll.platform.trial.loaders import LoadedBatches
+from atoll.platform.trial.shares import Share
+from atoll.platform.trial.trial import Trial
 
 EXAMPLES = ROOT / "examples"
 NEEDS_DATA = {"spoken_digits.yaml"}
@@ -105,6 +119,75 @@ def test_the_templates_run_as_they_are(tmp_path):
     trials = called_json("leaderboard", cwd=tmp_path)
     assert len(trials) == 4
     assert trials[0]["objective"] > 0.6  # chance is a third
+
+
+PORTED = EXAMPLES / "port_a_script"
+
+
+class AsALoader:
+    """The batches of a trial, for a script's loop over a DataLoader: the same order and augmentation."""
+
+    def __init__(self, batches):
+        self.batches, self.epochs = batches, itertools.count()
+
+    def __len__(self):
+        return self.batches.num_batches
+
+    def __iter__(self):
+        for batch in self.batches.epoch(next(self.epochs)):
+            yield batch.inputs, batch.targets
+
+
+@pytest.mark.slow
+def test_the_ported_script_trains_as_the_script(monkeypatch):
+    """On the same batches; sums in another order make differences of 1e-7, which 60 steps let grow."""
+    workload = registry.workload(f"{PORTED / 'work.py'}:ShapesWorkload")
+    script = sys.modules["train"]
+    assert Path(script.__file__) == PORTED / "train.py"
+    own = {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.05, "gradient_clipping": 1.0}
+    configuration = Configuration(
+        workload=f"{PORTED / 'work.py'}:ShapesWorkload", method="ddp", epochs=3, seed=5, hyperparameters=own
+    )
+    reports = list(Trial(configuration, single_rank(), "cpu").train())
+
+    # atoll's schedule, and one group of parameters, in place of the script's
+    monkeypatch.setattr(
+        script, "make_optimizer", lambda net, lr, decay: torch.optim.AdamW(net.parameters(), lr, weight_decay=decay)
+    )
+    monkeypatch.setattr(script, "make_schedule", lambda optimizer, _, num: CosineAnnealingLR(optimizer, num))
+    data = workload.load(None)
+    batches = LoadedBatches(data.train, Share(32, 0, 1), 5, workload, Loader(), workload.transform)
+    args = Namespace(epochs=3, lr=0.01, weight_decay=0.05, smoothing=0.1, clip=1.0)
+    torch.manual_seed(5)
+    history, _ = script.fit(script.Net(8), AsALoader(batches), DataLoader(data.validation, 256), args)
+    assert [report.train_loss for report in reports] == pytest.approx([loss for loss, _ in history], abs=1e-5)
+    assert [report.metric for report in reports] == pytest.approx([f1 for _, f1 in history], abs=1e-12)
+
+
+@pytest.mark.slow
+def test_the_ported_script_is_searched(tmp_path, monkeypatch):
+    shutil.copytree(PORTED, tmp_path / "ported")
+    study = tmp_path / "ported/study.yaml"
+    assert "loader: {workers: 2}" in study.read_text()
+    study.write_text(study.read_text().replace("loader: {workers: 2}\n", ""))  # they would import torch, too
+    flags = ("--trials", "2", "--epochs", "2", "--islands", "1", "--in-process")
+    called("search", "ported/study.yaml", *flags, cwd=tmp_path)
+    best = called_json("leaderboard", cwd=tmp_path)[0]
+    assert best["objective"] > 0.2  # macro F1; 1/6 for a network that knows one class only
+    lines = (PORTED / "work.py").read_text().splitlines()
+    assert len(lines) <= 40
+
+
+@pytest.mark.long
+@pytest.mark.process
+def test_the_script_and_its_search_run_as_the_readme_says(tmp_path):
+    shutil.copytree(PORTED, tmp_path / "ported")
+    done = subprocess.run(
+        [sys.executable, "train.py"], cwd=tmp_path / "ported", capture_output=True, text=True, check=True
+    )
+    assert "best macro F1 0.9" in done.stdout
+    atoll("search", "study.yaml", "--trials", "3", cwd=tmp_path / "ported")
+    assert called_json("leaderboard", cwd=tmp_path / "ported")[0]["objective"] > 0.5
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def described(nested: Nested) -> str:
 
 
 class Rehearsal:
-    """The rehearsals of one workload; data that are loaded once serve them all.
+    """The rehearsals of one workload.
 
     Args:
         device: the rank's device.
@@ -91,7 +91,6 @@ class Rehearsal:
         self._device = device
         self._parts = ("train", "validation", "test") if test else ("train", "validation")
         self._tell = tell
-        self._loaded: tuple[object, Data[Any]] | None = None
         self._shapes: dict[str, str] = {}
         self._class: type[Workload] | None = None
         self._num_stages = 0
@@ -112,7 +111,7 @@ class Rehearsal:
             self._class = type(workload)
         self._check_names(workload)
         with self._stage("load", workload.load):
-            data = self._load(workload, configuration, of_workload)
+            data = self._load(workload, configuration)
         self._check_sizes(workload, data, settings.batch_size, configuration.ranks)
         with self._stage("batch", *_makers(workload)):
             batch = self._batch(workload, configuration, data.train, of_method, settings)
@@ -171,14 +170,13 @@ class Rehearsal:
                 workload.measure,
             )
 
-    def _load(self, workload: Workload, configuration: Configuration, of_workload: object) -> Data[Any]:
-        if self._loaded is None or self._loaded[0] != of_workload:
-            data: Any = workload.load(Path(configuration.data) if configuration.data else None)
-            if not isinstance(data, Data):
-                rule = f"load must return Data(train, validation, test); got {described(data)}"
-                raise self._mistake(rule, workload.load)
-            self._loaded = of_workload, data
-        return self._loaded[1]
+    def _load(self, workload: Workload, configuration: Configuration) -> Data[Any]:
+        # Each time, as `model` may need what `load` has seen.
+        data: Any = workload.load(Path(configuration.data) if configuration.data else None)
+        if not isinstance(data, Data):
+            rule = f"load must return Data(train, validation, test); got {described(data)}"
+            raise self._mistake(rule, workload.load)
+        return data
 
     def _check_sizes(self, workload: Workload, data: Data[Any], batch_size: int, ranks: int) -> None:
         for part in self._parts:
