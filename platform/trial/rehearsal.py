@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,10 @@ class Rehearsal:
             batch = self._batch(workload, configuration, data.train, of_method, settings)
         model = self._model(workload, configuration)
         loss = self._differentiate(workload, model, batch, settings)
-        scores = {part: self._evaluate(workload, model, getattr(data, part), part) for part in self._parts[1:]}
+        scores = {
+            part: self._evaluate(workload, model, getattr(data, part), part, len(batch.indices), configuration.ranks)
+            for part in self._parts[1:]
+        }
         return {"batch_size": settings.batch_size, "loss": loss, "scores": scores["validation"], **self._shapes}
 
     # Errors.
@@ -266,13 +269,23 @@ class Rehearsal:
             raise self._mistake(f"loss must be finite; got {value} for the first batch", workload.loss)
         return value
 
-    def _evaluate(self, workload: Workload, model: nn.Module, data: Part, part: str) -> dict[str, float]:
-        """The scores of the part's first batch."""
+    def _evaluate(
+        self, workload: Workload, model: nn.Module, data: Part, part: str, num: int, ranks: int
+    ) -> dict[str, float]:
+        """The scores of `num` samples; if they fail, of all of rank 0's first batch, as a metric may need them."""
+        before = dict(self._shapes)
+        if num < workload.evaluation_batch_size:
+            with suppress(Mistake):
+                return self._scores(workload, model, _head(data, num), part, 1)
+            self._shapes = before
+        return self._scores(workload, model, _head(data, workload.evaluation_batch_size * ranks), part, ranks)
+
+    def _scores(self, workload: Workload, model: nn.Module, data: Part, part: str, ranks: int) -> dict[str, float]:
+        """The scores of rank 0's first batch."""
         trained_on = dict(self._shapes)
         self._shapes = {}
         with self._stage(f"{part} data", *_makers(workload)):
-            size = workload.evaluation_batch_size
-            batch = next(iter(evaluation_batches(workload, _head(data, size), 0, 1, self._device)), None)
+            batch = next(iter(evaluation_batches(workload, data, 0, ranks, self._device)), None)
         if batch is None:
             raise self._mistake(f"load: the {part} data must have at least one sample; got none", workload.load)
         self._shapes = {"inputs": described(batch.inputs), "targets": described(batch.targets)}

@@ -87,7 +87,7 @@ def test_what_is_refused_does_not_train(name):
         trained(name)
 
 
-SOUND = ["Right", "Crops", "LossOfOne", "NoTest", "OwnTotals", "Forecast"]
+SOUND = ["Right", "Crops", "LossOfOne", "NeedsMany", "NoTest", "OwnTotals", "Forecast"]
 
 
 @pytest.mark.parametrize("name", SOUND)
