@@ -46,7 +46,7 @@ def training_batches(
                 f"{name} keeps something for each sample, so it needs training data with positions; got the "
                 f"iterable {type(data).__name__}: return a map-style Dataset or Samples"
             )
-        per_epoch = workload.steps_per_epoch or configuration.steps
+        per_epoch = workload.steps_per_epoch or length_in_steps(workload, configuration)
         if per_epoch is None:
             raise NotApplicable(
                 "iterable training data have no epochs: give the study's or workload's `steps`, or the workload's "
@@ -62,3 +62,8 @@ def training_batches(
             f"{type(batches.example()).__name__}"
         )
     return batches
+
+
+def length_in_steps(workload: Workload, configuration: Configuration) -> int | None:
+    """The training's length in steps: the configuration's or the workload's; None if it is in epochs."""
+    return configuration.steps or (None if configuration.epochs else workload.steps)

@@ -32,7 +32,7 @@ from atoll.platform.trial.loaders import seed_all
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.schedule import Length, Patience, Ticks
 from atoll.platform.trial.shares import Share
-from atoll.platform.trial.training_batches import training_batches
+from atoll.platform.trial.training_batches import length_in_steps, training_batches
 
 # Random states are global to the process, and virtual ranks are threads of one process.
 _RANDOM_STATE = threading.Lock()
@@ -80,7 +80,8 @@ class Trial:
         share = Share(settings.batch_size, communicator.rank, communicator.size, whole=method.layer_parallel)
         self._batches = training_batches(self.workload, configuration, data.train, share, hyperparameters, device)
         per_epoch = self._batches.num_batches
-        num_steps = configuration.steps or (configuration.epochs or self.workload.epochs) * per_epoch
+        steps = length_in_steps(self.workload, configuration)
+        num_steps = steps or (configuration.epochs or self.workload.epochs) * per_epoch
         self._length = Length(num_steps, per_epoch)
         self._reports = Ticks(configuration.report_every, self._length)
         self._evaluations = Ticks(configuration.evaluate_every, self._length) if configuration.evaluate_every else None

@@ -111,6 +111,19 @@ def test_a_length_in_steps_ends_within_an_epoch(monkeypatch):
         curve(monkeypatch, steps=5, epochs=3)
 
 
+def test_a_workload_may_have_a_length_in_steps(monkeypatch):
+    class Short(DigitsMlp):
+        steps: ClassVar = 7
+
+    class ShortStream(Streamed):
+        steps: ClassVar = 7
+
+    assert [r.step for r in curve(monkeypatch, Short)] == [7]
+    assert [r.step for r in curve(monkeypatch, Short, epochs=1)] == [PER_EPOCH]
+    assert [r.step for r in curve(monkeypatch, Short, steps=5)] == [5]
+    assert [r.step for r in curve(monkeypatch, ShortStream)] == [7]
+
+
 def test_reports_come_at_their_interval_and_change_no_training(monkeypatch):
     by_epoch = curve(monkeypatch, epochs=2)
     by_steps = curve(monkeypatch, epochs=2, report_every="10 steps")
