@@ -74,6 +74,11 @@ class Dni(Method[DniHyperparameters]):
         self._context, size = context, context.communicator.size
         server = size - 1 if h.placement == "one_rank" and size > 1 else None
         self._chain = chain = Chain(context, h.grouping, h.num_groups, size if server is None else size - 1)
+        if h.mode == "fully_decoupled" and len(chain.groups) > 1 and not context.inputs.is_floating_point():
+            raise NotApplicable(
+                "fully_decoupled predicts the second group's input from the network's inputs, which must be "
+                f"floating-point numbers; got {context.inputs.dtype}: mode must be gradient_loss or update_decoupled"
+            )
         if server is not None and any(len(ranks) > 1 for ranks in chain.ranks_of):
             raise NotApplicable(
                 "with all synthesizers on one rank, each group has at most one of the other ranks; "

@@ -184,7 +184,7 @@ def initialize(state: MacState, data: EpochData) -> None:
                 z = chain.receive(g - 1, g, indices, FIRST, dtype).wait().to(chain.dtype)
                 inputs[g].append(z)
             if g < chain.last:
-                output = deterministic(chain.groups[g], z.to(chain.dtype)).to(dtype)
+                output = deterministic(chain.groups[g], z).to(dtype)
                 chain.send(output, g, g + 1, indices, FIRST)
                 outputs[g].append(output)
         state.context.communicator.progress()

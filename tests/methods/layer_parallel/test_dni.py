@@ -12,9 +12,9 @@ from torch import nn
 from atoll.communication.communicator import Communicator
 from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.layer_parallel.dni import Dni
-from atoll.methods.layer_parallel.dni_hyperparameters import MODES
+from atoll.methods.layer_parallel.dni_hyperparameters import MODES, DniHyperparameters
 from atoll.methods.layer_parallel.synthesizers import Synthesizer
-from atoll.methods.method import Batch
+from atoll.methods.method import Batch, Context, NotApplicable
 from atoll.testing import CHECKS, Subject, problem
 from atoll.testing.method_contract import FLOAT64
 from atoll.testing.ranks import PAIR, SINGLE, TRIPLE, TWO_BY_TWO
@@ -337,3 +337,12 @@ def test_bytes(c: Communicator) -> None:
         sent = torch.tensor(c.ledger.wire_bytes() - before, dtype=torch.float64)
         c.split(0).sum(sent)
         assert float(sent) == num * b * (16 * between + 24 * asked), (mode, placement)
+
+
+def test_integer_inputs_are_refused_where_they_would_be_predicted_from() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 1))
+    context = Context.on_one_rank(model, squared, inputs=torch.tensor([[0, 4]]))
+    for hyperparameters in ({"mode": "gradient_loss"}, {}, {"mode": "fully_decoupled", "num_groups": 1}):
+        Dni(DniHyperparameters(**hyperparameters), context)
+    with pytest.raises(NotApplicable, match=r"fully_decoupled predicts .* floating-point numbers; got torch\.int64"):
+        Dni(DniHyperparameters(mode="fully_decoupled"), context)

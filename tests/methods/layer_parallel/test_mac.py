@@ -14,7 +14,7 @@ from atoll.communication.threads import run_virtual_ranks
 from atoll.methods.layer_parallel.mac import Mac, MacHyperparameters, per_group
 from atoll.methods.layer_parallel.mac_report import predicted_speedup, predicted_speedup_of_unequal
 from atoll.methods.layer_parallel.mac_state import acts_in_training
-from atoll.methods.method import Batch, NotApplicable
+from atoll.methods.method import Batch, Context, NotApplicable
 from atoll.testing import problem
 from atoll.testing.method_contract import FLOAT64
 from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
@@ -432,3 +432,18 @@ def test_coordinates_that_move_together_take_equally_many_iterations():
         run_virtual_ranks(
             lambda c: problem.make(Mac, c, hyperparameters=hyperparameters, model=problem.make_deep_model()), (0,)
         )
+
+
+def test_inputs_may_be_integers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 1))
+    tokens = torch.tensor([[0, 4], [2, 2], [1, 3]])
+    batch = Batch(indices=torch.arange(3), inputs=tokens, targets=torch.ones(3, 1))
+    method = Mac(
+        MacHyperparameters(w_iterations=1, w_iterations_last=1), Context.on_one_rank(model, squared, inputs=tokens)
+    )
+    with torch.no_grad():
+        expected = model[0](tokens)
+    run(method, [batch])
+    # The W-step of the first group is skipped, and the Z-step moves the coordinates by z_lr at most.
+    torch.testing.assert_close(coordinates(method)[1].view(3, 2, 3), expected, atol=1e-4, rtol=0)
