@@ -2,6 +2,9 @@
 
 import importlib.util
 import itertools
+import random
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -203,3 +206,26 @@ def test_the_best_of_a_layer_parallel_search_is_exported_and_trained_again(name,
     assert name == "dni" or "reproduces the exported objective" in said
     assert "grouping" in said
     assert best["objective"] > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trains_on_threads")
+def test_the_readme_of_the_language_model_runs_with_a_text_of_ones_own(tmp_path):
+    shutil.copytree(EXAMPLES / "text", tmp_path / "examples/text", ignore=shutil.ignore_patterns("data"))
+    draw = random.Random(0)
+    words = " ".join(draw.choice(["der", "die", "das", "Über", "und"]) for _ in range(4000))
+    (tmp_path / "MY_TEXT.txt").write_text(words, encoding="utf-8")
+    readme = (EXAMPLES / "text/README.md").read_text()
+    copy, *commands = re.findall(r"^ {4}(.+)$", readme, re.MULTILINE)
+    subprocess.run(copy, shell=True, check=True, cwd=tmp_path)
+    assert [command.split()[:2] for command in commands] == [
+        ["atoll", name] for name in ("search", "leaderboard", "export", "train")
+    ]
+    for command in commands:
+        small = ("--in-process", "--trials", "2", "--steps", "4") if "search" in command else ()
+        said = called(*shlex.split(command)[1:], *small, cwd=tmp_path).stdout
+    # Not that it reproduces the objective: ranks that are threads draw their dropout from one random state.
+    assert "exported objective" in said
+    assert "test_bits_per_byte" in said
+    assert (tmp_path / "model.pt").is_file()
+    assert all(trial["objective"] < 8 for trial in called_json("leaderboard", cwd=tmp_path))

@@ -31,6 +31,7 @@ WORKLOADS = {
     "speech_mlp": "atoll.platform.workloads.speech:SpeechMlp",
     "speech_transformer": "atoll.platform.workloads.speech:SpeechTransformer",
     "spoken_digits_mlp": "atoll.platform.workloads.spoken_digits:SpokenDigitsMlp",
+    "text_gpt": "atoll.platform.workloads.text_gpt:TextGpt",
     "timit_mlp": "atoll.platform.workloads.timit:TimitMlp",
     "timit_transformer": "atoll.platform.workloads.timit:TimitTransformer",
 }

@@ -163,6 +163,18 @@ SLOW = {
     "platform/workloads/test_speech.py": [
         "test_spoken_digits",
     ],
+    "platform/workloads/test_text_gpt.py": [
+        "test_it_learns_what_words_there_are",
+        "test_it_trains",
+        "test_it_trains_where_an_epoch_is_passed_over_in_its_own_order",
+        "test_ranks_see_what_one_rank_sees",
+        "test_settings_of_large_trainings_act",
+        "test_the_chain_is_transformers_network",
+        "test_the_defaults_are_as_large_as_said",
+        "test_the_network_is_cut_between_blocks_and_factored_inside",
+        "test_weights_start_as_gpt_2s",
+        "test_what_a_method_cannot_do_is_refused",
+    ],
     "searchspaces/test_methods_spaces.py": [
         "test_every_gene_decodes_to_valid_hyperparameters_and_back",
     ],
