@@ -45,7 +45,8 @@ def workload(name: str) -> dict[str, Any]:
         "metric": described.metric,
         "direction": described.direction,
         "target": described.target,
-        "epochs": described.epochs,
+        "epochs": None if described.steps else described.epochs,
+        "steps": described.steps,
         "source": _file_doc(type(described)),
     }
 

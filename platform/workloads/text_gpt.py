@@ -1,7 +1,7 @@
 """A language model: a decoder-only transformer over the bytes of any text file (Radford et al. 2019).
 
 There is no tokenizer: the vocabulary is the 256 byte values. The last tenth of the file is held out, the first half of
-it for validation and the second for testing, but at most `MAX_HELD_OUT` bytes each. Each part is cut into windows of
+it for validation and the second for testing, but at most 512 KiB each. Each part is cut into windows of
 `context_length` bytes, whose targets are the bytes that follow; so each byte of a part is predicted once, but for the
 first one and the rest of less than a window, and an epoch is one pass over the training text.
 """
@@ -121,15 +121,7 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
 
 
 class TextGpt(Workload):
-    """Predict the next byte of a text.
-
-    Example:
-        >>> from atoll.platform.workloads.text_gpt import TextGpt
-        >>> workload = TextGpt()
-        >>> uniform = torch.zeros(2, 5, 256)
-        >>> round(float(workload.measure(uniform, torch.zeros(2, 5, dtype=torch.int64))), 4)
-        8.0
-    """
+    """Predict the next byte of a text."""
 
     Hyperparameters: ClassVar[type] = TextGptHyperparameters
     search_space: ClassVar[SearchSpace] = SearchSpace((real("dropout", 0.0, 0.3, default=0.0),))

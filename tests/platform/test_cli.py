@@ -17,7 +17,7 @@ from commands import called_json as atoll_json
 from ranks import SUPPORT
 from rich.console import Console
 
-from atoll.platform.commands import display
+from atoll.platform.commands import catalogue, display
 from atoll.platform.study.study import Study
 from atoll.storage.events import TrialEnded
 from atoll.storage.folder import BenchmarkFolder
@@ -246,6 +246,11 @@ def test_catalogues(kind, tmp_path):
     first = next(iter(entries))
     assert atoll_json(kind, first, cwd=tmp_path)
     assert atoll(kind, first, cwd=tmp_path).stdout
+
+
+def test_a_workload_tells_the_length_that_counts():
+    shown = {name: catalogue.workload(name) for name in ("text_gpt", "digits_mlp")}
+    assert [(found["epochs"], found["steps"]) for found in shown.values()] == [(None, 800), (20, None)]
 
 
 def test_the_schema_is_the_study_models(tmp_path):
