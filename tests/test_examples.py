@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from commands import atoll, called, called_json
 from conftest import ROOT
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -26,6 +27,9 @@ from atoll.platform.study.loader import Loader
 from atoll.platform.trial.loaders import LoadedBatches
 from atoll.platform.trial.shares import Share
 from atoll.platform.trial.trial import Trial
+
+from atoll.platform.study.plan import search_space
+from atoll.platform.study.study import Study
 
 EXAMPLES = ROOT / "examples"
 NEEDS_DATA = {"spoken_digits.yaml"}
@@ -229,3 +233,19 @@ def test_the_readme_of_the_language_model_runs_with_a_text_of_ones_own(tmp_path)
     assert "test_bits_per_byte" in said
     assert (tmp_path / "model.pt").is_file()
     assert all(trial["objective"] < 8 for trial in called_json("leaderboard", cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        *((name, {}) for name in ("local_sgd", "diloco", "oialr", "ab")),
+        ("easgd", {"optimizer": "sgd", "momentum": 0.0}),
+        *((name, {"precision": "float32", "accumulate": 1}) for name in ("dni", "mac")),
+    ],
+)
+def test_the_study_of_the_language_model_fits_the_methods_that_its_readme_names(method, changes):
+    assert f"`{method}`" in (EXAMPLES / "text/README.md").read_text()
+    content = yaml.safe_load((EXAMPLES / "text/study.yaml").read_text()) | {"method": method}
+    del content["space"]["wire"]
+    content["space"] |= changes
+    assert "learning_rate" in search_space(Study.model_validate(content)).names()
