@@ -64,7 +64,7 @@ def make_optimizer(net, lr, weight_decay):
 
 
 def make_schedule(optimizer, lr, num_steps):
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=num_steps)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, num_steps, cycle_momentum=False)
 
 
 def confusion(logits, labels):

@@ -3,19 +3,18 @@
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import cross_entropy
 from train import CLASSES, Net, Shapes, confusion, macro_f1
 
-from atoll import Data, Workload
+from atoll import Classification, Data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     width: int = 8
-    smoothing: float = 0.1
+    label_smoothing: float = 0.1
 
 
-class ShapesWorkload(Workload):
+class ShapesWorkload(Classification):  # its loss is cross-entropy, with smoothed labels in training
     Hyperparameters = Settings
     metric, target, epochs = "macro_f1", 0.95, 6
     num_totals = len(CLASSES) ** 2 + 1
@@ -25,9 +24,6 @@ class ShapesWorkload(Workload):
 
     def model(self):
         return Net(self.hyperparameters.width)
-
-    def loss(self, outputs, targets):
-        return cross_entropy(outputs, targets, label_smoothing=self.hyperparameters.smoothing)
 
     def measure(self, outputs, targets):  # of one batch; `totals` and `scores` measure all of them
         return torch.tensor(macro_f1(confusion(outputs, targets)))
