@@ -23,12 +23,11 @@ from atoll.communication.threads import single_rank
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.loader import Loader
+from atoll.platform.study.plan import search_space
+from atoll.platform.study.study import Study
 from atoll.platform.trial.loaders import LoadedBatches
 from atoll.platform.trial.shares import Share
 from atoll.platform.trial.trial import Trial
-
-from atoll.platform.study.plan import search_space
-from atoll.platform.study.study import Study
 
 EXAMPLES = ROOT / "examples"
 NEEDS_DATA = {"spoken_digits.yaml"}
