@@ -40,9 +40,9 @@ class SearchSpace:
         >>> delay = Parameter(name="S", distribution=IntDistribution(0, 32), default=1, at_most="B")
         >>> space = SearchSpace((period, delay), fixed=(("wire", "float16"),))
         >>> space.default()
-        {'wire': 'float16', 'B': 4, 'S': 1}
+        {'B': 4, 'S': 1, 'wire': 'float16'}
         >>> space.decode({"B": 0.5, "S": 1.0})  # the genes of a candidate, in [0, 1]
-        {'wire': 'float16', 'B': 4, 'S': 4}
+        {'B': 4, 'S': 4, 'wire': 'float16'}
         >>> space.override({"B": 8}).names()  # those searched, then those fixed
         ['S', 'wire', 'B']
         >>> space.constrained(["S * 2 <= B"]).violated({"B": 4, "S": 3})
@@ -96,7 +96,12 @@ class SearchSpace:
             if p.is_active(values):
                 genes[p.name] = choose(p)
                 values[p.name] = p.decode(genes[p.name], p.ceiling(values))
-        return genes, values
+        return genes, self._searched_first(values)
+
+    def _searched_first(self, values: dict[str, Value]) -> dict[str, Value]:
+        """The same values in the order in which readers see them."""
+        fixed = [name for name, _ in self.fixed]
+        return {name: value for name, value in values.items() if name not in fixed} | {n: values[n] for n in fixed}
 
     def active(self, genes: Mapping[str, Gene]) -> dict[str, Gene]:
         """The genes of the parameters that are active with `genes`."""
@@ -148,7 +153,7 @@ class SearchSpace:
         for p in self.parameters:
             if p.is_active(values):
                 values[p.name] = encoding.nearest(p.distribution, p.default, p.ceiling(values))
-        return values
+        return self._searched_first(values)
 
     def extremes(self) -> Iterator[dict[str, Value]]:
         """The default candidate, then the default with each parameter at both ends, or at each of its choices.

@@ -98,7 +98,8 @@ class Trial:
         self._optimizers = self._make_optimizers(settings)
         self._context = self._make_context(configuration, device)
         self.method = method(hyperparameters, self._context)
-        self.notes = [f"{configuration.method}: {line}" for line in sentences(self._without_effect(hyperparameters))]
+        name = configuration.method.rpartition(":")[2]
+        self.notes = [f"{name}: {line}" for line in sentences(self._without_effect(hyperparameters))]
         self._check_epochs(configuration)
         self._observer = None
         if configuration.observe is not None:

@@ -167,15 +167,16 @@ def test_reasons_and_tracebacks_are_storable_and_cut():
 def test_notes_and_metrics_of_other_types_are_told_as_text_and_numbers():
     (outcome,) = on_threads(1, lambda world: outcomes_of(world, method=f"{ranks.SUPPORT / 'raising.py'}:Odd")).values()
     event = outcome.as_event(0, 0)
-    assert event.notes == ["7", "caf\ufffd"]
+    assert event.notes[:2] == ["7", "caf\ufffd"]
     assert (event.metrics["one"], event.metrics["two"]) == (1.0, 2.0)
 
 
 @pytest.mark.usefixtures("_raised")
 def test_what_a_trial_changes_is_put_back_and_noted_once_for_all_ranks():
     outcomes = on_threads(2, lambda world: outcomes_of(world, "changes"))
-    assert outcomes["changes"].notes == ["the trial changed numpy's handling of errors (over); put back"]
-    assert (outcomes["changes"].state, outcomes["none"].notes) == ("complete", [])
+    assert outcomes["changes"].notes.count("the trial changed numpy's handling of errors (over); put back") == 1
+    assert outcomes["changes"].state == "complete"
+    assert not any("changed" in note for note in outcomes["none"].notes)
 
 
 def test_empty_validation_data_are_told_and_not_called_diverged():
