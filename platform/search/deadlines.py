@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 from atoll.platform.study.study import Study
-from atoll.platform.trial.outcome import Stopped, TrialTimeout
+from atoll.platform.trial.failure import Stopped, TrialTimeout
 
 
 class Deadlines:
@@ -16,6 +17,9 @@ class Deadlines:
         study: the study, with its seconds, grace and trial_timeout.
         seconds_before: the seconds of searching before a resume.
         stop_requested: whether a stop was requested; called at intervals, as it looks up a file.
+
+    With checkpoints a running trial is first asked to write one and stop (`asks_to_stop`), and ended if it has not when
+    half of stop_grace is over.
     """
 
     STOP_CHECK_INTERVAL = 0.5
@@ -28,6 +32,8 @@ class Deadlines:
         self._started = self._trial_started = time.monotonic()
         self._stop_checked = 0.0
         self._stopping = False
+        self._patience = study.stop_grace / 2 if study.checkpoint is not None else 0.0
+        self._asked = math.inf
 
     def trial_starts(self) -> None:
         """Note that a trial starts now."""
@@ -44,7 +50,7 @@ class Deadlines:
 
     def interruption(self) -> Exception | None:
         """The reason to end the running trial; None if there is none."""
-        if self._is_stopping():
+        if self._is_stopping() and time.monotonic() - self._asked >= self._patience:
             return Stopped("the search was asked to stop")
         if self._timeout is not None and self.trial_seconds() > self._timeout:
             return TrialTimeout(f"the trial was stopped after trial_timeout ({self._timeout:g} s)")
@@ -53,8 +59,14 @@ class Deadlines:
             return Stopped("the search's seconds and grace were used up")
         return None
 
+    def asks_to_stop(self) -> bool:
+        """Whether the running trial is to write a checkpoint and stop."""
+        return self._is_stopping()
+
     def _is_stopping(self) -> bool:
         if not self._stopping and time.monotonic() - self._stop_checked > self.STOP_CHECK_INTERVAL:
             self._stop_checked = time.monotonic()
             self._stopping = self._stop_requested()
+            if self._stopping:
+                self._asked = time.monotonic()
         return self._stopping

@@ -212,6 +212,7 @@ class SearchLoop:
             on_progress=report,
             prunes=None if self._pruner is None else self._pruner.prunes,
             interrupt=self._deadlines.interruption,
+            stops=self._deadlines.asks_to_stop,
             serve=self._serve,
         )
         confirms = self._plan.study.confirm is not None

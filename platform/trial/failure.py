@@ -1,10 +1,21 @@
-"""The words for an exception of user code, which may refuse to describe itself or have megabytes to say."""
+"""The ends of a trial before its time, and the words for exceptions of user code.
+
+User code may refuse to describe itself, or have megabytes to say.
+"""
 
 from __future__ import annotations
 
 import traceback
 
 from atoll.storage.text import REASON_LIMIT, TRACEBACK_LIMIT, shortened, storable
+
+
+class Stopped(Exception):
+    """The trial was stopped before its end; it is requeued."""
+
+
+class TrialTimeout(Exception):
+    """The trial exceeded the study's trial_timeout."""
 
 
 def reason_of(error: BaseException) -> str:

@@ -11,20 +11,13 @@ from atoll.communication.ledger import Ledger
 from atoll.methods.method import NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.failure import Stopped, TrialTimeout
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.trial import Diverged
 from atoll.storage.events import TrialEnded
 
 if TYPE_CHECKING:
     from atoll.communication.mpi import Summary  # needs MPI
-
-
-class Stopped(Exception):
-    """The trial was stopped before its end; it is requeued."""
-
-
-class TrialTimeout(Exception):
-    """The trial exceeded the study's trial_timeout."""
 
 
 _OWN = (PeerAborted, Diverged, NotApplicable, Stopped, TrialTimeout)

@@ -31,7 +31,7 @@ class Length:
 
 
 class Ticks:
-    """Counts an interval in steps; one in seconds becomes as many steps as the training made in that time lately.
+    """Counts an interval; one in seconds is looked at after as many steps as the training makes in the rest of it.
 
     Args:
         every: the interval. Default: an epoch.
@@ -43,20 +43,39 @@ class Ticks:
         self.is_in_seconds = every.unit == "seconds"
         self._number = every.number
         self._steps = int(every.number * (length.steps_per_epoch if every.unit == "epochs" else 1))
-        self.next = 1 if self.is_in_seconds else self._steps
+        self._next = 1 if self.is_in_seconds else self._steps
+        self._since = 0.0
 
     def is_due(self, step: int) -> bool:
-        """Whether the interval has passed after `step` steps."""
-        return step >= self.next
+        """Whether to look after `step` steps; the same on all ranks."""
+        return step >= self._next
 
-    def advance(self, step: int, seconds_per_step: float) -> None:
-        """Count from `step` on; `seconds_per_step` is equal on all ranks."""
-        if self.is_in_seconds:
-            # The first step is slow, so the first estimate may only grow by so much.
-            wanted = self._number / max(seconds_per_step, 1e-9)
-            self.next = step + max(1, round(min(wanted, 10.0 * max(step, 1))))
-        else:
-            self.next = step + self._steps
+    def passes(self, step: int, seconds: float) -> bool:
+        """Look: whether the interval has passed. Plans the next look.
+
+        Args:
+            step: the number of completed steps.
+            seconds: the training time so far, the same on all ranks; only counts for an interval in seconds.
+        """
+        if not self.is_in_seconds:
+            self._next = step + self._steps
+            return True
+        per_step = max(seconds / step, 1e-9)
+        has_passed = seconds - self._since + per_step / 2 >= self._number
+        if has_passed:
+            self._since = seconds
+        # The first steps are slow, or fast, so an estimate may only reach so far.
+        remaining = (self._number - (seconds - self._since)) / per_step
+        self._next = step + max(1, round(min(remaining, 10.0 * step)))
+        return has_passed
+
+    def state_dict(self) -> list[float]:
+        """Return the step of the next look, and the time of the last tick."""
+        return [self._next, self._since]
+
+    def load_state_dict(self, state: list[float]) -> None:
+        """Continue from `state`."""
+        self._next, self._since = int(state[0]), state[1]
 
 
 class Patience:

@@ -26,6 +26,7 @@ class Hooks:
     Attributes:
         on_progress: receives each report.
         prunes: decides after each report whether to end the training; the ranks agree before they continue.
+        stops: whether a trial with checkpoints is to write one and stop; asked about once a second.
         interrupt: called at every poll; if it returns an exception, the trial ends with it.
         serve: called during every wait and after every step, to serve other workers.
         on_trained: receives the trained model.
@@ -33,6 +34,7 @@ class Hooks:
 
     on_progress: Callable[[Progress], None] = lambda _: None
     prunes: Callable[[Progress], bool] | None = None
+    stops: Callable[[], bool] = lambda: False
     interrupt: Callable[[], Exception | None] = lambda: None
     serve: Callable[[], None] = lambda: None
     on_trained: Callable[[nn.Module], None] | None = None
@@ -59,7 +61,7 @@ def train(
         test: whether to also measure the model on the test data after every epoch.
         folder: the trial's own, for checkpoints.
     """
-    trial = Trial(configuration, communicator, device, test=test, folder=folder)
+    trial = Trial(configuration, communicator, device, test=test, folder=folder, stops=hooks.stops)
     report.notes = _notes(trial)
     report.is_pruned = _is_pruned(trial, hooks)
     report.notes = _notes(trial)  # training may have added notes

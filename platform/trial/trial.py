@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration, split_hyperparameters
+from atoll.platform.study.interval import Every
 from atoll.platform.trial.batches import on_device
 from atoll.platform.trial.checkpoints import Checkpoints, Saver, random_state, set_random_state
 from atoll.platform.trial.evaluator import Evaluator
+from atoll.platform.trial.failure import Stopped
 from atoll.platform.trial.layer_observer import LayerObserver
 from atoll.platform.trial.loaders import seed_all
 from atoll.platform.trial.progress import Progress
@@ -51,6 +53,7 @@ class Trial:
         device: this rank's device.
         test: whether to also measure the model on the test data, which no search uses, after every epoch.
         folder: the trial's own, for checkpoints; if it holds one, training continues from it. Default: no checkpoints.
+        stops: the root's: whether to write a checkpoint and stop; asked about once a second.
 
     Attributes:
         notes: on hyperparameters that have no effect here, and on checkpoints.
@@ -66,6 +69,7 @@ class Trial:
         *,
         test: bool = False,
         folder: Path | None = None,
+        stops: Callable[[], bool] = lambda: False,
     ) -> None:
         hyperparameters, settings, of_workload = split_hyperparameters(
             configuration.method, configuration.workload, configuration.hyperparameters, communicator.size
@@ -112,6 +116,8 @@ class Trial:
         self._epoch_losses: list[Tensor] = []
         self._reported: list[Progress] = []
         self._device = device
+        self._stops = stops
+        self._looks = Ticks(Every(1.0, "seconds"), self._length)
         self._saver: Saver | None = None
         if configuration.checkpoint is not None and folder is not None:
             self._saver = self._make_saver(configuration, folder)
@@ -218,7 +224,7 @@ class Trial:
             _check_finite("training loss", summary[0], self._step)
             self.method.epoch_end(summary[0])
             self._optimizers.epoch_end(summary[0])
-            if self._step == self._length.num_steps or self._reports.is_due(self._step):
+            if self._step == self._length.num_steps or self._ticks(self._reports):
                 if len(self._losses) != len(self._epoch_losses):
                     summary = self._summarize(self._losses)
                 yield (report := self._report(epoch + (self._step % per_epoch == 0), summary))
@@ -229,24 +235,36 @@ class Trial:
 
     def _between_steps(self, epoch: int) -> Iterator[Progress]:
         """Within an epoch: a report and a checkpoint, if they are due."""
-        if self._reports.is_due(self._step):
+        if self._ticks(self._reports):
             yield (report := self._report(epoch, self._summarize(self._losses)))
             if report.last:
                 return
-        if self._saver is not None and self._saver.ticks.is_due(self._step) and self.method.resumable_within_epoch:
-            self._pause_trace()
-            self._stop_clock()
-            self._save_if_due()
-            self._start_clock()
+        if self._saver is not None and self.method.resumable_within_epoch:
+            # Ranks that do not wait for one another agree when they meet anyway.
+            looks = self._looks.is_due(self._step) and not self.method.asynchronous
+            if looks or self._saver.ticks.is_due(self._step):
+                self._pause_trace()
+                self._stop_clock()
+                self._save_if_due()
+                self._start_clock()
 
     # Checkpoints.
 
     def _save_if_due(self) -> None:
-        """Write a checkpoint if one is due; the clock stands still meanwhile."""
-        if self._saver is None or not self._saver.ticks.is_due(self._step):
+        """Write a checkpoint if one is due, or if the trial is asked to stop, which it then does; collective.
+
+        Raises:
+            Stopped: on all ranks.
+        """
+        if self._saver is None:
             return
-        self._saver.save(self._step, self._state(), self.notes)
-        self._saver.ticks.advance(self._step, self._agreed(self._seconds / self._step))
+        wish, seconds = self._told(float(self._stops()), self._seconds)
+        self._looks.passes(self._step, seconds)
+        is_due = self._saver.ticks.is_due(self._step) and self._saver.ticks.passes(self._step, seconds)
+        if wish or is_due:
+            self._saver.save(self._step, self._state(), self.notes)
+        if wish:
+            raise Stopped(f"the search was asked to stop; a checkpoint was written after step {self._step}")
 
     def _state(self) -> dict[str, Any]:
         """All that the rest of the training depends on, on this rank; collective."""
@@ -259,7 +277,8 @@ class Trial:
             "seconds": [self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report],
             "losses": [loss.cpu() for loss in self._losses],
             "epoch_losses": [loss.cpu() for loss in self._epoch_losses],
-            "due": [self._reports.next, None if evaluations is None else evaluations.next],
+            "reports_due": self._reports.state_dict(),
+            "evaluations_due": None if evaluations is None else evaluations.state_dict(),
             "patience": self._patience.state_dict(),
             "rate": self._rate,
             "ledger": self._communicator.ledger.rows(),
@@ -277,24 +296,26 @@ class Trial:
         self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report = state["seconds"]
         self._losses = [loss.to(self._device) for loss in state["losses"]]
         self._epoch_losses = [loss.to(self._device) for loss in state["epoch_losses"]]
-        self._reports.next, evaluation = state["due"]
+        self._reports.load_state_dict(state["reports_due"])
         if self._evaluations is not None:
-            self._evaluations.next = evaluation
+            self._evaluations.load_state_dict(state["evaluations_due"])
         self._patience.load_state_dict(state["patience"])
         self._communicator.ledger.add(state["ledger"])
         self._reported = [Progress(**report) for report in state["reports"]]
         assert self._saver is not None
-        self._saver.ticks.advance(self._step, self._agreed(self._seconds / self._step))
+        (seconds,) = self._told(self._seconds)
+        for ticks in (self._saver.ticks, self._looks):
+            ticks.passes(self._step, seconds)
         self.notes.append(f"continued from the checkpoint of step {self._step}")
         if self._observer is not None:
             self.notes.append("the layers are observed anew since then: their changes count from there")
         set_random_state(state["random"], self._device)
 
-    def _agreed(self, seconds: float) -> float:
-        """The root's value, on all ranks."""
-        agreed = torch.tensor([seconds], dtype=torch.float64)
-        self._untracked.broadcast(agreed)
-        return float(agreed)
+    def _told(self, *values: float) -> list[float]:
+        """The root's values, on all ranks."""
+        told = torch.tensor(values, dtype=torch.float64)
+        self._untracked.broadcast(told)
+        return [float(value) for value in told]
 
     # The clock.
 
@@ -345,8 +366,8 @@ class Trial:
         (train_loss, wire_bytes), step = summary, self._step
         _check_finite("training loss", train_loss, step)
         is_last = step == self._length.num_steps
-        num_steps, self._losses = len(self._losses), []
-        evaluates = is_last or self._evaluations is None or self._evaluations.is_due(step)
+        self._losses = []
+        evaluates = is_last or self._evaluations is None or self._ticks(self._evaluations)
         model = None
         if evaluates:
             model = self.method.finalize() if is_last else self.method.evaluation_model()
@@ -362,7 +383,6 @@ class Trial:
         if is_last:
             self._model = model
             wire_bytes = self._summarize(self._epoch_losses)[1]
-        self._advance(step, seconds / num_steps, evaluates=evaluates)
         progress = Progress(
             step=step,
             epoch=epoch,
@@ -391,13 +411,14 @@ class Trial:
             scores |= {f"test_{name}": value for name, value in self._test(model).items()}
         return scores
 
-    def _advance(self, step: int, seconds_per_step: float, *, evaluates: bool) -> None:
-        """Plan the next report; ranks agree on the time of a step."""
-        ticks = [self._reports, *([self._evaluations] if self._evaluations is not None and evaluates else [])]
-        if any(tick.is_in_seconds for tick in ticks):
-            seconds_per_step = self._agreed(seconds_per_step)
-        for tick in ticks:
-            tick.advance(step, seconds_per_step)
+    def _ticks(self, ticks: Ticks) -> bool:
+        """Whether an interval has passed; ranks agree on the time."""
+        if not ticks.is_due(self._step):
+            return False
+        seconds = 0.0
+        if ticks.is_in_seconds:
+            (seconds,) = self._told(self._seconds + time.perf_counter() - self._started)
+        return ticks.passes(self._step, seconds)
 
     def _scheduled(self, epoch: int) -> Iterator[Batch]:
         """The rest of an epoch's batches; sets each step's learning rate, and measures the loading time."""

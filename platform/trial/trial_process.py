@@ -121,16 +121,17 @@ class _Rank:
     def hooks(self, communicator: Communicator) -> Hooks:
         """The callbacks of a trial whose communicator this is."""
 
-        def prunes(_: Progress) -> bool:
+        def asks(what: str) -> bool:
             if self._work.rank != 0:
                 return False  # the root decides
-            self._link.channel.send(["prunes"])
+            self._link.channel.send([what])
             communicator.wait_until(lambda: bool(self._decisions))
             return self._decisions.pop()
 
         return Hooks(
             on_progress=lambda progress: self._link.channel.send(["progress", vars(progress)]),
-            prunes=prunes if self._work.prunes else None,
+            prunes=(lambda _: asks("prunes")) if self._work.prunes else None,
+            stops=lambda: asks("stops"),
         )
 
     def poll(self) -> None:
@@ -141,7 +142,7 @@ class _Rank:
             self._link.channel.send(["beat"])
         while self._link.others:
             kind, *content = self._link.others.popleft()
-            if kind == "pruned":
+            if kind == "decided":
                 self._decisions += content
             elif kind == "aborted":
                 raise PeerAborted(content[0], stays=content[1])
@@ -252,7 +253,9 @@ class TrialProcess:
         elif kind == "prunes":
             assert self._hooks.prunes is not None
             assert self._progress is not None
-            self._channel.send(["pruned", self._hooks.prunes(self._progress)])
+            self._channel.send(["decided", self._hooks.prunes(self._progress)])
+        elif kind == "stops":
+            self._channel.send(["decided", self._hooks.stops()])
         elif kind == "report":
             self._reported = {name: content[0][name] for name in _REPORTED}
             self._deadline = time.monotonic() + GRACE

@@ -64,6 +64,17 @@ def test_a_timeout_counts_from_each_trials_start(clock):
     assert limits.interruption() is None
 
 
+def test_with_checkpoints_a_trial_is_asked_to_stop_before_it_is_ended(clock):
+    limits = make(stop_requested=lambda: True, checkpoint={"every": "1 hours"}, stop_grace=20.0)
+    assert limits.is_over()
+    assert limits.asks_to_stop()
+    clock.now += 9.9
+    assert limits.interruption() is None
+    clock.now += 0.2
+    assert isinstance(limits.interruption(), Stopped)
+    assert not make(checkpoint={"every": "1 hours"}).asks_to_stop()
+
+
 def test_a_request_to_stop_is_looked_for_now_and_then_and_never_forgotten(clock):
     asked = []
     answers = iter([False, True])

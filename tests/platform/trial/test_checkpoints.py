@@ -20,6 +20,7 @@ from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.method import Method, NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.failure import Stopped
 from atoll.platform.trial.trial import Trial
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Data
@@ -166,6 +167,28 @@ def test_settings_of_the_training_continue(tmp_path):
         patience=3,
     )
     interrupted_equals_uninterrupted(config, tmp_path, until=95)
+
+
+@pytest.mark.parametrize(("method", "step"), [("local_sgd", 1), ("mac", 19), ("easgd", 19)])
+def test_a_request_to_stop_writes_a_checkpoint_first(tmp_path, method, step):
+    """Within a second; after an epoch if the method is not cut within epochs, or its ranks do not wait."""
+    hyperparameters, settings = EXERCISED[method]
+    config = configuration(method=method, checkpoint={"every": "5 epochs"}, hyperparameters=hyperparameters | settings)
+    expected = train(config, tmp_path / "whole", (0, 1))
+
+    def stopped(communicator):
+        asks = communicator.rank == 0  # the root decides
+        with pytest.raises(Stopped, match=f"asked to stop; a checkpoint was written after step {step}"):
+            list(Trial(config, communicator, "cpu", folder=tmp_path / "cut", stops=lambda: asks).train())
+
+    run_virtual_ranks(stopped, (0, 1))
+    for (before, parameters, _), (after, same, trial) in zip(
+        expected, train(config, tmp_path / "cut", (0, 1)), strict=True
+    ):
+        assert f"continued from the checkpoint of step {step}" in trial.notes
+        if method != "easgd":
+            assert values(after) == values(before)
+            assert all(torch.equal(a, b) for a, b in zip(parameters, same, strict=True))
 
 
 def test_the_traffic_and_the_time_are_those_of_the_whole_training(tmp_path):

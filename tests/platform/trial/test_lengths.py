@@ -150,8 +150,9 @@ def test_reports_in_seconds_follow_the_speed_of_the_training(monkeypatch):
     reports = curve(monkeypatch, epochs=2, nodes=(0, 0), report_every="0.02 s")
     steps = [r.step for r in reports]
     assert steps == sorted(set(steps))
-    assert steps[0] == 1
     assert 2 < len(steps) <= 2 * (1257 // 64)
+    seconds = [r.seconds for r in reports[:-1]]
+    assert all(b - a > 0.01 for a, b in itertools.pairwise([0.0, *seconds]))
 
 
 def test_iterable_data_train_by_steps(monkeypatch):
@@ -217,12 +218,17 @@ def test_ticks_and_lengths():
     assert (length.num_epochs, [length.steps_of(e) for e in range(3)]) == (3, [10, 10, 5])
     seconds = Ticks(Every(1.0, "seconds"), length)
     assert seconds.is_due(1)
-    seconds.advance(1, 10.0)  # a slow first step
-    assert seconds.next == 2
-    seconds.advance(2, 0.01)
-    assert seconds.next == 22  # the estimate grows tenfold at most
-    seconds.advance(22, 0.01)
-    assert seconds.next == 122
+    assert not seconds.passes(1, 0.001)  # a look, which estimates a thousand steps and looks again after ten
+    assert [step for step in (2, 10, 11) if seconds.is_due(step)] == [11]
+    assert not seconds.passes(11, 0.5)
+    assert [step for step in (21, 22) if seconds.is_due(step)] == [22]
+    assert seconds.passes(22, 1.0)
+    assert [step for step in (43, 44) if seconds.is_due(step)] == [44]
+    assert seconds.passes(44, 2.0)
+    again = Ticks(Every(1.0, "seconds"), length)
+    again.load_state_dict(seconds.state_dict())
+    assert [step for step in (65, 66) if again.is_due(step)] == [66]
+    assert not again.passes(66, 2.5)
     default = Ticks(None, length)
     assert list(itertools.filterfalse(lambda step: not default.is_due(step), range(1, 12))) == [10, 11]
 
