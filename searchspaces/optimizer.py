@@ -8,7 +8,7 @@ any of its parameters to another method's space.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from atoll.searchspaces.condition import Condition
@@ -53,6 +53,13 @@ EFFECTS: dict[str, Condition] = {
     "lr_threshold": ("schedule", ("plateau",)),
 }
 KNOWN = {*_WITHOUT, *(value for _, where in EFFECTS.values() for value in where)}
+
+
+def acts(name: str, hyperparameters: Mapping[str, object]) -> bool:
+    """Whether a setting has an effect on the configuration's optimizer and schedule; True if that is not known."""
+    by, where = EFFECTS.get(name, ("", ()))
+    value = hyperparameters.get(by)
+    return value is None or value in where or value not in KNOWN
 
 
 def rates(optimizer: str) -> tuple[float, float, float]:

@@ -242,11 +242,13 @@ class TrialLost(TrialEvent):
 
     Attributes:
         suspected: whether its worker may have died because of it.
+        step: of its newest checkpoint.
     """
 
     name: ClassVar[str] = "trial_lost"
     reason: str
     suspected: bool = _on_disk("blamed", default=False)
+    step: int = 0
 
 
 class Proposed(Event):

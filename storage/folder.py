@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -148,9 +149,17 @@ class TrialFolder:
         """A rank's state after so many steps."""
         return self.path / f"step-{step:09d}.rank-{rank:05d}.pt"
 
+    def checkpoint_step(self) -> int:
+        """The step of the newest checkpoint; 0 if there is none."""
+        try:
+            return int(json.loads(self.manifest.read_text())["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints, and the folder if it is then empty."""
-        for file in (*self.path.glob("step-*.rank-*.pt"), self.manifest):
+        written = itertools.chain(self.path.glob("step-*.rank-*.pt"), self.path.glob(".*.partial"))
+        for file in (*written, self.manifest):
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()

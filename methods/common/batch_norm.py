@@ -74,13 +74,13 @@ class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(b, c, ...) -> (b, c, ...); running statistics in evaluation, as torch's."""
-        if not self.training and self.running_mean is not None:
+        if not self.training:  # ranks may evaluate different numbers of batches
             return super().forward(inputs)
         y, mean, variance, total = _Normalize.apply(inputs, self.eps, self.ranks)  # type: ignore[no-untyped-call]
-        if self.training and self.track_running_stats:
+        if self.track_running_stats:
             self._track(mean, variance * (total / (total - 1)))
         if self.affine:
-            y = y * _along(self.weight, y) + _along(self.bias, y)
+            y = (y * _along(self.weight, y) + _along(self.bias, y)).to(y.dtype)
         return y  # type: ignore[no-any-return]
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:

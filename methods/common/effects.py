@@ -18,14 +18,16 @@ class TrainingShape:
     """
 
     num_ranks: int
-    num_epochs: int
+    num_epochs: int | None
     num_nodes: int | None = None
     steps_per_epoch: int | None = None
 
     @property
     def num_steps(self) -> int | None:
         """The length in steps; None if not known yet."""
-        return None if self.steps_per_epoch is None else self.num_epochs * self.steps_per_epoch
+        if self.steps_per_epoch is None or self.num_epochs is None:
+            return None
+        return self.num_epochs * self.steps_per_epoch
 
     def ends_by(self, step: int) -> bool:
         """Whether the training is known to have at most so many steps."""

@@ -40,8 +40,14 @@ class LossScale:
         self._num_finite = 0
 
     def accepts(self, gradients: list[Tensor]) -> bool:
-        """Whether gradients are finite, so that the step may be taken; adapts the factor to it."""
+        """Whether gradients are finite, so that the step may be taken; adapts the factor to it.
+
+        Raises:
+            FloatingPointError: if they are not finite at a factor of 1, as no smaller one would help.
+        """
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            if self.value <= 1:
+                raise FloatingPointError("the gradients are NaN or infinite, though the loss is not scaled any more")
             self.value = max(self.value / 2, 1.0)
             self._num_finite = 0
             return False

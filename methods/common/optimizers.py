@@ -191,10 +191,10 @@ class OptimizerSettings:
         for name in ("decay_rate", "decay_period", "decay_power"):
             require(getattr(self, name) > 0, f"{name} must be above 0; got {getattr(self, name)}")
         require_choice("precision", self.precision, PRECISIONS)
-        require(
-            1 <= self.accumulate <= self.batch_size,
-            f"accumulate must be in 1..batch_size ({self.batch_size}); got {self.accumulate}",
-        )
+        # With a batch held in total, that of a rank is known in `for_ranks`.
+        most = self.global_batch_size or self.batch_size
+        name = "global_batch_size" if self.global_batch_size else "batch_size"
+        require(1 <= self.accumulate <= most, f"accumulate must be in 1..{name} ({most}); got {self.accumulate}")
         require(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
 
     def for_ranks(self, num_ranks: int) -> OptimizerSettings:
@@ -446,7 +446,9 @@ class OptimizerFactory:
         optimizer.param_groups[:] = [own | _options(group, 0.0, made.decay) for group in groups]
         made.set_rate(self.learning_rate)
         known = dict(optimizer.state)
-        has_momentum = any(isinstance(state.get("momentum_buffer"), torch.Tensor) for state in known.values())
+        has_momentum = self.settings.optimizer == "sgd" and any(
+            isinstance(state.get("momentum_buffer"), torch.Tensor) for state in known.values()
+        )
         optimizer.state.clear()
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             source = sliced.get(parameter, parameter)

@@ -138,7 +138,7 @@ class Daso(Method[DasoHyperparameters]):
         if shape.num_nodes == 1:
             why = "all ranks are on one node, where daso is ddp; a smaller ranks_per_node makes more nodes"
             return idle((*cycle, "warmup_epochs", "cooldown_epochs", "wire"), why)
-        if h.warmup_epochs + h.cooldown_epochs >= shape.num_epochs:
+        if shape.num_epochs is not None and h.warmup_epochs + h.cooldown_epochs >= shape.num_epochs:
             phases = f"warmup_epochs ({h.warmup_epochs}) and cooldown_epochs ({h.cooldown_epochs})"
             return idle(cycle, f"{phases} cover all {shape.num_epochs} epochs, in which every batch is blocking")
         return {} if h.adaptive else idle(("plateau_threshold", "plateau_patience"), "adaptive is false")

@@ -37,7 +37,7 @@ from atoll.communication.communicator import Communicator
 from atoll.methods.common.buckets import GradientBuckets
 from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.flat import FlatModel
-from atoll.methods.common.optimizers import restore, saved, state_bytes
+from atoll.methods.common.optimizers import OptimizerSettings, restore, saved, state_bytes
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.low_rank.ab_merges import MERGES, FactorName, merge_mode, place
 from atoll.methods.low_rank.factored import (
@@ -50,7 +50,7 @@ from atoll.methods.low_rank.factored import (
     shape_of,
     weight_of,
 )
-from atoll.methods.low_rank.factored_groups import FactoredGroups
+from atoll.methods.low_rank.factored_groups import FactoredGroups, check_retargets
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
 from atoll.methods.low_rank.packing import pack, unpack
@@ -132,6 +132,12 @@ class Ab(Method[AbHyperparameters]):
         if shape.num_ranks == 2:
             return idle(("group_size",), "2 ranks make two groups of one")
         return {}
+
+    @classmethod
+    def check(cls, hyperparameters: AbHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Raise NotApplicable for an optimizer of the user's own, whose groups would be lost with the weights."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_retargets("ab", settings)
 
     def __init__(self, hyperparameters: AbHyperparameters, context: Context) -> None:
         h, size = hyperparameters, context.communicator.size

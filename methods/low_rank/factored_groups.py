@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from torch import nn
 
 from atoll.methods.common.groups import ParameterGroup, grouped, multipliers
+from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.own import is_own
 from atoll.methods.low_rank.factored import join
 from atoll.methods.low_rank.factored_layers import Factored
+from atoll.methods.method import NotApplicable
 
 
 class FactoredGroups:
@@ -33,3 +36,12 @@ class FactoredGroups:
         }
         named = [(weights.get(name, name), p) for name, p in model.named_parameters() if p.requires_grad]
         return grouped((p for _, p in named), (self._factors[name] for name, _ in named))
+
+
+def check_retargets(method: str, settings: OptimizerSettings) -> None:
+    """Raise NotApplicable for an optimizer of the user's own: its groups' options would be lost with the weights."""
+    if is_own("optimizer", settings.optimizer):
+        raise NotApplicable(
+            f"{method} replaces parameters while it trains, so optimizer must be one of atoll's, or of torch's by "
+            f"name; got {settings.optimizer}"
+        )

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from atoll.methods.common.buckets import GradientBuckets
 from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.flat import FlatModel
-from atoll.methods.common.optimizers import restore, saved, state_bytes
+from atoll.methods.common.optimizers import OptimizerSettings, restore, saved, state_bytes
 from atoll.methods.common.validation import require
 from atoll.methods.low_rank.factored import eligible_layers, factor, forbid_nested_tensors, load, weight_of
-from atoll.methods.low_rank.factored_groups import FactoredGroups
+from atoll.methods.low_rank.factored_groups import FactoredGroups, check_retargets
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
 from atoll.methods.low_rank.shared_svd import Svd, shared_svds
@@ -105,6 +105,12 @@ class Oialr(Method[OialrHyperparameters]):
         if end // period * period <= delay:
             return idle(updates, f"no basis is updated after a delay of {h.delay:g}, every {h.update_period:g}")
         return {}
+
+    @classmethod
+    def check(cls, hyperparameters: OialrHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:
+        """Raise NotApplicable for an optimizer of the user's own, whose groups would be lost with the weights."""
+        super().check(hyperparameters, settings, num_ranks)
+        check_retargets("oialr", settings)
 
     def __init__(self, hyperparameters: OialrHyperparameters, context: Context) -> None:
         h = hyperparameters

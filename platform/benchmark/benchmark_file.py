@@ -23,6 +23,7 @@ from atoll.platform.study.objectives import Objective
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.samplers import Sampler, default_sampler, with_name
 from atoll.platform.study.study import Study
+from atoll.searchspaces.optimizer import acts
 from atoll.storage import yamlfile
 
 Stage = Literal["tune", "confirm"]
@@ -215,8 +216,10 @@ class Benchmark(Strict):
             raise ValueError(f"{part.name}: {error}") from None
 
     def _content(self, part: Part, folder: Path) -> dict[str, Any]:
-        dropped = set(registry.whole_space(part.method.method).exclude)
-        shared = {name: value for name, value in self.space.items() if name not in dropped}
+        whole = registry.whole_space(part.method.method)
+        chosen = dict(whole.fixed) | self.space | part.workload.space | part.method.space
+        # Other entries have optimizers on which a shared range acts.
+        shared = {name: value for name, value in self.space.items() if name not in whole.exclude and acts(name, chosen)}
         space = shared | part.workload.space | part.method.space
         return {
             "name": f"{self.name}.{part.name}",

@@ -125,7 +125,8 @@ def prepare(
     folder.stop_request.unlink(missing_ok=True)
     with launches.next_launch(folder.journals) as lines:
         if version is not None:
-            if history is not None and version.changes and not folder.provenance_version(version.number).exists():
+            is_new = not folder.provenance_version(version.number).exists()
+            if history is not None and version.is_measured and is_new:
                 _discard_checkpoints(folder, history.past)
             provenance_log.write(folder, version, lines)
         number = None if version is None else version.number
@@ -293,8 +294,10 @@ def mark_lost(
     if history is None or not history.is_current(folder, lines.launch):
         history = _History.read(folder)
     past, ends = history.past, list[TrialEnded | TrialLost]()
-    continues = row(folder)["definition"].get("checkpoint") is not None
+    checkpoint = row(folder)["definition"].get("checkpoint")
+    continues = checkpoint is not None
     for trial in past.running():
+        trial.step = max(trial.step, folder.trial(trial.number).checkpoint_step()) if continues else trial.step
         is_suspected = suspected is None or trial.worker in suspected
         if is_suspected and past.is_suspected(trial, continues=continues):
             why = f"its worker died during this trial twice; the second time: {reason}"
@@ -306,8 +309,17 @@ def mark_lost(
                 worker_seconds=trial.worker_seconds,
             )
             ends.append(ended)
+            if continues and checkpoint["keep"] == "none":
+                folder.trial(trial.number).remove_checkpoints()
         else:
-            ends.append(TrialLost(number=trial.number, attempt=trial.attempt, reason=reason, suspected=is_suspected))
+            lost = TrialLost(
+                number=trial.number,
+                attempt=trial.attempt,
+                reason=reason,
+                suspected=is_suspected,
+                step=trial.step if continues else 0,
+            )
+            ends.append(lost)
     for event in ends:
         lines.append(event)
         past.add(event)

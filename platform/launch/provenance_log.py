@@ -28,11 +28,15 @@ log = logging.getLogger("atoll.launch")
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a study's provenance: `changes` are the differences to the one before."""
+    """A version of a study's provenance: `changes` are the differences to the one before.
+
+    `is_measured` tells whether some of them, now, change what is measured.
+    """
 
     number: int
     record: Provenance
     changes: tuple[str, ...] = ()
+    is_measured: bool = False
 
 
 def latest(folder: StudyFolder) -> Version | None:
@@ -86,7 +90,7 @@ def current(plan: Plan, folder: StudyFolder, resuming: bool, accept_changes: boo
         raise LaunchError(refusal(plan.study.name, found.measured))
     for change in (*found.measured, *found.others):
         log.warning("changed since version %d of the study's provenance: %s", before.number, change)
-    return Version(before.number + 1, now, (*found.measured, *found.others))
+    return Version(before.number + 1, now, (*found.measured, *found.others), is_measured=bool(found.measured))
 
 
 def refusal(name: str, changes: Iterable[str], study: str | None = None) -> str:

@@ -50,6 +50,10 @@ class Pruner:
         if metric is not None:
             self._learn(number, self._fidelity(epoch, step, seconds), self._sign * metric)
 
+    def repeat(self, progress: Progress) -> None:
+        """Take in a report from before a checkpoint, after which the trial was not pruned."""
+        self.prunes(progress)
+
     def start(self, number: int) -> None:
         """A trial starts on this worker."""
         self._number, self._is_behind, self._least_loss = number, False, math.inf
@@ -112,7 +116,7 @@ class Pruner:
 
     def _learn(self, number: int, fidelity: float, value: float) -> None:
         before = self._reached.get(number, 0.0)
-        if fidelity <= before:  # the trial was restarted
+        if fidelity < before:  # the trial was restarted
             before = 0.0
         self._reached[number] = fidelity
         if self._rule == "median":

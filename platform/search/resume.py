@@ -231,3 +231,4 @@ def _follow(trial: PastTrial, event: ProgressReported | TrialEnded | TrialLost) 
         case TrialLost() if trial.state == "running":
             trial.state = "lost"
             trial.suspected = event.suspected
+            trial.step = max(trial.step, event.step)

@@ -205,7 +205,7 @@ class SearchLoop:
             if progress.metric is not None:
                 clock.see(progress.metric, progress.seconds, progress.step)
             if progress.is_repeated and self._pruner is not None:
-                self._pruner.replay(ticket.number, progress.epoch, progress.step, progress.seconds, progress.metric)
+                self._pruner.repeat(progress)
             self._journal.progress(trial, progress)
 
         hooks = Hooks(

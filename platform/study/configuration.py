@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, fi
 from atoll.methods.common.own import Kind
 from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
-from atoll.platform.study.interval import Interval
+from atoll.platform.study.interval import Every, Interval
 from atoll.platform.study.loader import Loader
 from atoll.platform.study.provenance_record import DataFiles
 from atoll.storage import yamlfile
@@ -48,6 +48,16 @@ def check_length(epochs: int | None, steps: int | None) -> None:
     """Raise ValueError if both lengths are given."""
     if epochs is not None and steps is not None:
         raise ValueError(f"a training has a length in epochs or in steps; got epochs {epochs} and steps {steps}")
+
+
+def check_observe(observe: int | None, report_every: Every | None, evaluate_every: Every | None) -> None:
+    """Raise ValueError if layers are to be observed, which is after epochs, and evaluations come at other times."""
+    others = [every for every in (report_every, evaluate_every) if every not in (None, Every(1, "epochs"))]
+    if observe is not None and others:
+        raise ValueError(
+            "observe compares layers after every epoch, so report_every and evaluate_every must be absent or 1 epochs; "
+            f"got {', '.join(map(str, others))}"
+        )
 
 
 class Configuration(BaseModel):
@@ -87,6 +97,7 @@ class Configuration(BaseModel):
     @model_validator(mode="after")
     def _one_length(self) -> Configuration:
         check_length(self.epochs, self.steps)
+        check_observe(self.observe, self.report_every, self.evaluate_every)
         return self
 
     @field_validator("workload", "method")

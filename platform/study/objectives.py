@@ -17,7 +17,7 @@ Direction = Literal["minimize", "maximize"]
 KNOWN = {
     "validation_error": "1 - metric if the metric is a share to be maximized, otherwise the metric",
     "validation_loss": "loss on the validation data",
-    "train_loss": "mean loss of the last epoch",
+    "train_loss": "mean training loss since the report before the last, by default of the last epoch",
     "seconds": "training time, without evaluation",
     "seconds_to_target": "training time to the workload's target; infinite if it is missed",
     "steps_to_target": "steps to the workload's target; infinite if it is missed",

@@ -159,6 +159,8 @@ def whole_space(method_name: str, workload_name: str | None = None, optimizers: 
     shared = space(optimizers or [str(by_default)])
     # The optimizer comes first, as other parameters may depend on it.
     chosen = [p for p in shared.parameters if p.name == "optimizer"]
+    if not chosen:
+        fixed = {"optimizer": (optimizers or [str(by_default)])[0]} | fixed
     return replace(own, parameters=(*chosen, *own.parameters), fixed=tuple(fixed.items())).overlay(shared)
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
-from atoll.platform.study.configuration import MAX_SEED, check_length, located
+from atoll.platform.study.configuration import MAX_SEED, check_length, check_observe, located
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.interval import Interval
 from atoll.platform.study.loader import Loader
@@ -259,6 +259,8 @@ class Study(Strict):
                 "got cuda. With GPUs, use isolate: restore"
             )
         check_length(self.epochs, self.steps)
+        check_observe(self.observe, self.report_every, self.evaluate_every)
+        self._check_objective_from()
         self._check_confirmation()
         self.migration.check(islands)
         for island, sampler in enumerate(self.samplers()):
@@ -281,6 +283,16 @@ class Study(Strict):
                     f"pruning needs the objective {metric} or validation_error; got {self.objectives[0].name}"
                 )
         return self
+
+    def _check_objective_from(self) -> None:
+        named = [objective.name for objective in self.objectives or []]
+        if self.objective_from == "last" or not named:
+            return
+        metric = registry.workload(self.workload).metric
+        if any(name not in (metric, "validation_error") for name in named):
+            raise ValueError(
+                f"objective_from: best needs the objective {metric} or validation_error; got {', '.join(named)}"
+            )
 
     def _check_confirmation(self) -> None:
         if self.confirm is None:

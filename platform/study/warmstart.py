@@ -13,6 +13,7 @@ from atoll.analysis import leaderboard
 from atoll.platform.study.configuration import complete_hyperparameters, read_configurations
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
+from atoll.searchspaces.optimizer import acts
 from atoll.storage.store import Store
 
 
@@ -65,7 +66,7 @@ def _fit(plan: Plan, hyperparameters: dict[str, Any], source: str) -> dict[str, 
     searched = set(space.limits())
     others = complete_hyperparameters(study.method, study.workload, dict(space.fixed))
     for name, value in hyperparameters.items():
-        if name not in searched and others.get(name) != value:
+        if name not in searched and others.get(name) != value and acts(name, hyperparameters):
             raise ValueError(
                 f"the warm start from {source} is from another space: {name} must be {others.get(name)!r}; "
                 f"got {value!r}"

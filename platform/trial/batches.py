@@ -33,6 +33,9 @@ class Batches(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, counted from 0, from batch `start` on."""
 
+    def pass_over(self, num_batches: int, poll: Callable[[], None]) -> None:
+        """Prepare to continue after so many batches of the training; `poll` is called in between."""
+
     def close(self) -> None:
         """End the processes that load batches."""
 
@@ -81,6 +84,9 @@ class EpochBatches:
             inputs = self._transform(self._samples.inputs[indices].to(self._device), generator)
             targets = self._samples.targets[indices].to(self._device)
             yield Batch(indices=indices.to(self._device), inputs=inputs, targets=targets)
+
+    def pass_over(self, num_batches: int, poll: Callable[[], None]) -> None:
+        """Nothing: any batch of an epoch can be made."""
 
     def close(self) -> None:
         """Nothing to end: the samples are in memory."""

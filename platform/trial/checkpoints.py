@@ -24,8 +24,9 @@ from atoll.platform.trial.schedule import Ticks
 from atoll.storage.files import replacing, write_whole
 from atoll.storage.folder import TrialFolder
 
-# Where a training runs may differ when it goes on; what it computes may not.
-_MAY_DIFFER = {"origin", "threads", "device", "data", "checkpoint"}
+# Where a training runs may differ when it goes on; what it computes may not. Versions of libraries that change what is
+# measured are the launcher's to judge.
+_MAY_DIFFER = {"origin", "threads", "device", "data", "checkpoint", "versions"}
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,14 @@ class Saver:
         cost = self.files.write(step, state, notes)
         self.seconds += cost.seconds
         self.num_bytes = cost.num_bytes
+
+    def state_dict(self) -> list[float]:
+        """Return what checkpoints have cost."""
+        return [self.seconds, self.num_bytes]
+
+    def load_state_dict(self, state: list[float]) -> None:
+        """Continue from `state`."""
+        self.seconds, self.num_bytes = state
 
     def metrics(self) -> dict[str, float]:
         """The size of the last checkpoint."""

@@ -94,6 +94,10 @@ class LayerObserver:
             metrics[f"compression/{name}"] = m * n / size
         return metrics
 
+    def begin(self) -> None:
+        """Count traffic from here on: the training continues from a checkpoint."""
+        self._reduced_bytes = reduced_bytes(self._ledger)
+
     def _traffic(self, seconds: float) -> dict[str, float]:
         total = reduced_bytes(self._ledger)
         since, self._reduced_bytes = total - self._reduced_bytes, total

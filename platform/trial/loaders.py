@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,14 @@ def _set_states(states: States) -> None:
 
 
 def seed_all(seed: int) -> None:
-    """Seed every random state that user code may draw from."""
+    """Seed every random state that user code may draw from, those of GPUs as well."""
     torch.manual_seed(seed)
+    _seed_host(seed)
+
+
+def _seed_host(seed: int) -> None:
+    """The same without GPUs', from which the training draws."""
+    torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
@@ -78,7 +84,7 @@ def seed_all(seed: int) -> None:
 def _seeded(seed: int) -> Iterator[None]:
     """Seed what a data set's items may draw from; in the process that trains, the random states are then put back."""
     before = _states() if get_worker_info() is None else None
-    seed_all(seed)
+    _seed_host(seed)
     try:
         yield
     finally:
@@ -126,7 +132,8 @@ class _Requests:
     def __iter__(self) -> Iterator[_Request]:
         permutation = order(self._num_samples, self._seed, self.epoch)
         for number in range(self.start, self.num_batches):
-            seed = augmentation_seed(self._seed, self.epoch, self._share, number)
+            # Not the seed of `transform`, whose generator would then draw the same numbers.
+            seed = (augmentation_seed(self._seed, self.epoch, self._share, number) * 1_000_003 + 1) % 2**63
             yield _Request(permutation[self._share.of(number)].tolist(), seed)
 
 
@@ -159,6 +166,9 @@ class _Part:
 
     def _to_device(self, nested: Nested) -> Nested:
         return map_tensors(lambda tensor: tensor.to(self._device, non_blocking=True), nested)
+
+    def pass_over(self, num_batches: int, poll: Callable[[], None]) -> None:
+        """Nothing: any batch of an epoch can be loaded."""
 
     def close(self) -> None:
         """End the processes that load batches."""
@@ -211,7 +221,6 @@ class LoadedBatches(_Part):
         self._requests.epoch, self._requests.start = epoch, start
         generator = torch.Generator(self._device)
         for number, loaded in enumerate(self._loader, start):
-            # The items' own randomness has the same seed, but other generators.
             generator.manual_seed(augmentation_seed(self._seed, epoch, self._share, number))
             yield self._batch(loaded, self._transform, generator)
 
@@ -223,13 +232,25 @@ class _Stream(IterableDataset[Any]):
     W-th batch, from w. A data set that has `shard(number, count)` returns only the items of one of `count` readers.
     """
 
-    def __init__(self, dataset: IterableDataset[Any], share: Share, collate: Callable[[list[Any]], Nested]) -> None:
+    def __init__(
+        self, dataset: IterableDataset[Any], share: Share, collate: Callable[[list[Any]], Nested], seed: int
+    ) -> None:
         self._dataset, self._share, self._collate = dataset, share, collate
+        self._seed = seed
+        self.is_sharded = hasattr(dataset, "shard")
+
+    def seed(self, number: int) -> int:
+        """The seed of a reader: if all read the whole stream, they must read it in the same order."""
+        if not self.is_sharded:
+            return augmentation_seed(self._seed, 0, replace(self._share, rank=0))
+        return (augmentation_seed(self._seed, 0, self._share) + number) % 2**63
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Nested]]:
         worker = get_worker_info()
         number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        batches = self._own_shard(number, count) if hasattr(self._dataset, "shard") else self._runs(number, count)
+        if worker is not None:
+            _seed_host(self.seed(number))
+        batches = self._own_shard(number, count) if self.is_sharded else self._runs(number, count)
         for start, items in batches:
             yield torch.arange(start, start + len(items)), self._collate(items)
 
@@ -301,14 +322,11 @@ class StreamedBatches(_Part):
         super().__init__(workload, device)
         self._seed, self._share, self._transform = seed, share, transform
         self.num_batches = num_batches
-        self._stream = _Stream(dataset, share, workload.collate)
+        self._stream = _Stream(dataset, share, workload.collate, seed)
         self._loader = self._load(settings, self._stream, batch_size=None)
-        # Workers draw from states of their own, which torch seeds with the loader's generator.
-        own_seed = augmentation_seed(seed, 0, share)
-        self._loader.generator.manual_seed(own_seed)
         self._own_randomness: Callable[[], AbstractContextManager[None]] = nullcontext
         if settings.workers == 0:
-            self._own_randomness = _OwnRandomness(own_seed)
+            self._own_randomness = _OwnRandomness(self._stream.seed(0))
         self._batches: Iterator[Any] | None = None
 
     def example(self) -> Nested:
@@ -317,16 +335,22 @@ class StreamedBatches(_Part):
             return self._batch(next(iter(self._stream)), self._transform, None).inputs
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The next batches of the stream, up to the end of an epoch; at first, those before it are passed over."""
+        """The next batches of the stream, up to the end of an epoch."""
         assert self._loader is not None, "the batches are closed"
         if self._batches is None:
             self._batches = iter(self._loader)
-            for _ in range(epoch * self.num_batches + start):
-                self._next()
         generator = torch.Generator(self._device)
         for number in range(start, self.num_batches):
             generator.manual_seed(augmentation_seed(self._seed, epoch, self._share, number))
             yield self._batch(self._next(), self._transform, generator)
+
+    def pass_over(self, num_batches: int, poll: Callable[[], None]) -> None:
+        """Read the first batches of the stream without using them: what continues has used them before."""
+        assert self._loader is not None, "the batches are closed"
+        self._batches = iter(self._loader)
+        for _ in range(num_batches):
+            self._next()
+            poll()
 
     def _next(self) -> Any:
         assert self._batches is not None
@@ -356,6 +380,8 @@ class _Every(IterableDataset[Any]):
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Nested]]:
         worker = get_worker_info()
         number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if worker is not None:
+            _seed_host(0)  # every pass and every reader sees the same
         remaining = iter(self._dataset)
         for batch in itertools.count():
             if not (items := list(itertools.islice(remaining, self._size))):
@@ -384,10 +410,12 @@ class EvaluationBatches(_Part):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(workload, device)
+        self._draws_here = False
         size = workload.evaluation_batch_size
         if isinstance(dataset, IterableDataset):
             every = _Every(dataset, rank, num_ranks, size, workload.collate)
             self._loader = self._load(settings, every, batch_size=None)
+            self._draws_here = settings.workers == 0
         else:
             positions = range(rank, len(dataset), num_ranks)  # type: ignore[arg-type]
             requests = [_Request(list(run), 0) for run in _cut(positions, size)]
@@ -397,7 +425,14 @@ class EvaluationBatches(_Part):
 
     def __iter__(self) -> Iterator[Batch]:
         assert self._loader is not None, "the batches are closed"
-        for loaded in self._loader:
+        own_randomness = _OwnRandomness(0) if self._draws_here else nullcontext
+        with own_randomness():
+            batches = iter(self._loader)
+        while True:
+            with own_randomness():
+                loaded = next(batches, None)
+            if loaded is None:
+                return
             yield self._batch(loaded, self._workload.transform, None)
 
 

@@ -41,7 +41,10 @@ _OF_HARDWARE = re.compile(
     r"out of memory|allocate memory|illegal instruction",
     re.IGNORECASE,
 )
-_MEMORY = re.compile(r"out of memory|allocate memory|busy|unavailable", re.IGNORECASE)
+_MEMORY = re.compile(
+    r"out of memory|allocate memory|busy|unavailable|forked subprocess|initialization error|CUBLAS_STATUS|CUDNN_STATUS",
+    re.IGNORECASE,
+)
 
 
 class Mistake(ValueError):
@@ -245,28 +248,29 @@ class Rehearsal:
         return network
 
     def _differentiate(self, workload: Workload, model: nn.Module, batch: Batch, settings: OptimizerSettings) -> float:
+        # What methods minimize: by default `training_loss` is `loss`, whose line is then the user's.
+        own = type(workload).training_loss is not Workload.training_loss
+        losses = (workload.training_loss, workload.loss) if own else (workload.loss,)
         dtype = AUTOCAST_DTYPES[settings.precision]
         casts = nullcontext() if dtype is None else torch.autocast(torch.device(self._device).type, dtype)
         with casts:
             with self._stage("forward", workload.forward, workload.model):
                 outputs = workload.forward(model, batch)
             self._shapes["outputs"] = described(outputs)
-            with self._stage("loss", workload.loss):
-                loss: Any = workload.loss(outputs, batch.targets)
+            with self._stage("loss", *losses):
+                loss: Any = workload.training_loss(outputs, batch.targets)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise self._mistake(
-                f"loss must be a scalar tensor, the mean over the batch; got {described(loss)}", workload.loss
+                f"loss must be a scalar tensor, the mean over the batch; got {described(loss)}", *losses
             )
         if not loss.requires_grad:
-            raise self._mistake(
-                "loss must depend on the network's parameters; its result has no gradient", workload.loss
-            )
-        with self._stage("backward", workload.loss):
+            raise self._mistake("loss must depend on the network's parameters; its result has no gradient", *losses)
+        with self._stage("backward", *losses):
             loss.float().backward()  # type: ignore[no-untyped-call]
         if all(p.grad is None for p in model.parameters()):
-            raise self._mistake("loss must depend on the network's parameters; none got a gradient", workload.loss)
+            raise self._mistake("loss must depend on the network's parameters; none got a gradient", *losses)
         if not math.isfinite(value := float(loss.detach())):
-            raise self._mistake(f"loss must be finite; got {value} for the first batch", workload.loss)
+            raise self._mistake(f"loss must be finite; got {value} for the first batch", *losses)
         return value
 
     def _evaluate(

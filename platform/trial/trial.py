@@ -79,6 +79,7 @@ class Trial:
         # The trial's own sums, of losses and metrics, do not count as the method's traffic.
         self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
         self._settings = settings
+        self._num_synchronized = 0
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
         method = registry.method(configuration.method)
         share = Share(settings.batch_size, communicator.rank, communicator.size, whole=method.layer_parallel)
@@ -104,6 +105,7 @@ class Trial:
         self.method = method(hyperparameters, self._context)
         name = configuration.method.rpartition(":")[2]
         self.notes = [f"{name}: {line}" for line in sentences(self._without_effect(hyperparameters))]
+        self.notes += self._idle_settings()
         self._check_epochs(configuration)
         self._observer = None
         if configuration.observe is not None:
@@ -112,6 +114,7 @@ class Trial:
         self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
         self._started, self._seconds_at_report = 0.0, 0.0
         self._step, self._rate = 0, 0.0
+        self._observed = 0
         self._losses: list[Tensor] = []  # since the last report
         self._epoch_losses: list[Tensor] = []
         self._reported: list[Progress] = []
@@ -131,6 +134,14 @@ class Trial:
             )
         files = Checkpoints(folder, configuration, self._untracked)
         return Saver(files, Ticks(configuration.checkpoint.every, self._length))
+
+    def _idle_settings(self) -> Iterator[str]:
+        """Sentences on settings of the optimizer that this network or training gives no effect."""
+        s = self._settings
+        if s.sync_batch_norm and not self._num_synchronized:
+            yield "sync_batch_norm has no effect: the network has no layer of torch's own batch normalizations"
+        if s.schedule in ("type1", "plateau") and self._length.num_epochs == 1:
+            yield f"the schedule {s.schedule} has no effect: it acts after epochs, and this training has one"
 
     def _check_epochs(self, configuration: Configuration) -> None:
         """Raise NotApplicable if reports are asked for where the method cannot be evaluated."""
@@ -162,7 +173,7 @@ class Trial:
         with _RANDOM_STATE:  # another thread may be drawing its model
             seed_all(configuration.seed * 1_000_003 + self._communicator.rank)
         if self._optimizers.settings.sync_batch_norm:
-            synchronize_batch_norm(model, self._communicator)
+            self._num_synchronized = synchronize_batch_norm(model, self._communicator)
         return Context(
             model=model,
             loss=self.workload.training_loss,
@@ -216,9 +227,10 @@ class Trial:
                 self._step += 1
                 self._took(loss)
                 if self._step < end:
-                    yield from (reports := list(self._between_steps(epoch)))
-                    if reports and reports[-1].last:
-                        return
+                    for report in self._between_steps(epoch):
+                        yield report
+                        if report.last:
+                            return
             self._pause_trace()
             summary = self._summarize(self._epoch_losses)
             _check_finite("training loss", summary[0], self._step)
@@ -230,7 +242,8 @@ class Trial:
                 yield (report := self._report(epoch + (self._step % per_epoch == 0), summary))
                 if report.last:
                     return
-            self._stop_clock()
+            else:
+                self._stop_clock()
             self._save_if_due()
 
     def _between_steps(self, epoch: int) -> Iterator[Progress]:
@@ -239,6 +252,7 @@ class Trial:
             yield (report := self._report(epoch, self._summarize(self._losses)))
             if report.last:
                 return
+            self._start_clock()  # not before: what is done with a report is no training
         if self._saver is not None and self.method.resumable_within_epoch:
             # Ranks that do not wait for one another agree when they meet anyway.
             looks = self._looks.is_due(self._step) and not self.method.asynchronous
@@ -275,13 +289,14 @@ class Trial:
             "optimizers": self._optimizers.state_dict(),
             "random": random_state(self._device),
             "seconds": [self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report],
-            "losses": [loss.cpu() for loss in self._losses],
-            "epoch_losses": [loss.cpu() for loss in self._epoch_losses],
+            "losses": _stacked(self._losses),
+            "epoch_losses": _stacked(self._epoch_losses),
             "reports_due": self._reports.state_dict(),
             "evaluations_due": None if evaluations is None else evaluations.state_dict(),
             "patience": self._patience.state_dict(),
             "rate": self._rate,
             "ledger": self._communicator.ledger.rows(),
+            "saver": None if self._saver is None else self._saver.state_dict(),
             "reports": [vars(progress) for progress in self._reported],
         }
 
@@ -294,20 +309,22 @@ class Trial:
         self._optimizers.load_state_dict(state["optimizers"])
         self._rate = state["rate"]
         self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report = state["seconds"]
-        self._losses = [loss.to(self._device) for loss in state["losses"]]
-        self._epoch_losses = [loss.to(self._device) for loss in state["epoch_losses"]]
+        self._losses = list(state["losses"].to(self._device))
+        self._epoch_losses = list(state["epoch_losses"].to(self._device))
         self._reports.load_state_dict(state["reports_due"])
         if self._evaluations is not None:
             self._evaluations.load_state_dict(state["evaluations_due"])
         self._patience.load_state_dict(state["patience"])
         self._communicator.ledger.add(state["ledger"])
         self._reported = [Progress(**report) for report in state["reports"]]
-        assert self._saver is not None
+        self._saver.load_state_dict(state["saver"])
+        self._batches.pass_over(self._step, self._communicator.progress)
         (seconds,) = self._told(self._seconds)
         for ticks in (self._saver.ticks, self._looks):
             ticks.passes(self._step, seconds)
         self.notes.append(f"continued from the checkpoint of step {self._step}")
         if self._observer is not None:
+            self._observer.begin()
             self.notes.append("the layers are observed anew since then: their changes count from there")
         set_random_state(state["random"], self._device)
 
@@ -397,7 +414,6 @@ class Trial:
             by_steps=not self._counts_epochs,
         )
         self._reported.append(progress)
-        self._start_clock()
         return progress
 
     def _evaluated(self, model: nn.Module, seconds: float) -> dict[str, float]:
@@ -405,7 +421,8 @@ class Trial:
         scores = self._validate(model)
         _check_finite("validation loss", scores["loss"], self._step)
         _check_finite(self.workload.metric, scores[self.workload.metric], self._step)
-        if self._observer is not None:
+        if self._observer is not None and self._observed != self._step:
+            self._observed = self._step
             scores |= self._observer(model, seconds)
         if self._test is not None:
             scores |= {f"test_{name}": value for name, value in self._test(model).items()}
@@ -459,6 +476,11 @@ class Trial:
         """The trained model, equal on all ranks."""
         assert self._model is not None, "the trial has not been trained to its end"
         return self._model
+
+
+def _stacked(losses: list[Tensor]) -> Tensor:
+    """The losses (n,) in host memory."""
+    return torch.stack(losses).cpu() if losses else torch.zeros(0)
 
 
 def _check_finite(name: str, value: float, step: int) -> None:

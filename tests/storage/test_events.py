@@ -60,7 +60,7 @@ FIELDS = {
     "progress": "number attempt step epoch seconds train_loss validation_loss metric learning_rate wire_bytes metrics",
     "trial_ended": "number attempt state objective metrics seconds wire_bytes ledger peak_memory reason traceback "
     "notes curve schedules busy_seconds objectives",
-    "trial_lost": "number attempt reason blamed",
+    "trial_lost": "number attempt reason blamed step",
     "proposed": "number hyperparameters proposal",
     "refused": "number hyperparameters reason genes attributes",
     "migrated": "number from_island to_island",
@@ -75,7 +75,7 @@ NOT_NEEDED = {
     "progress": "metrics",
     "trial_ended": "objective metrics seconds wire_bytes ledger peak_memory reason traceback notes curve schedules "
     "busy_seconds objectives",
-    "trial_lost": "blamed",
+    "trial_lost": "blamed step",
     "refused": "hyperparameters reason",
 }
 

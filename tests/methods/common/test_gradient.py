@@ -140,3 +140,11 @@ def test_what_cuts_the_network_refuses():
         OptimizerSettings(batch_size=8, accumulate=9)
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, float16; got 'half'"):
         OptimizerSettings(precision="half")
+
+
+def test_gradients_that_are_nan_at_a_scale_of_one_end_the_training():
+    scale = LossScale()
+    scale.value = 2.0
+    assert not scale.accepts([torch.tensor([float("nan")])])
+    with pytest.raises(FloatingPointError, match="NaN or infinite, though the loss is not scaled"):
+        scale.accepts([torch.tensor([float("nan")])])

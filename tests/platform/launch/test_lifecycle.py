@@ -148,6 +148,25 @@ def test_who_gets_further_from_a_checkpoint_is_not_failed(plan_of, url, steps, s
     assert ["lost"] * len(events(folder, "trial_lost")) + ["failed"] * len(events(folder, "trial_ended")) == states
 
 
+def test_a_newer_checkpoint_counts_as_further_between_reports(plan_of, url):
+    folder = lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=False)
+    trial = folder.trial(0)
+    trial.path.mkdir(parents=True)
+    for attempt, step in enumerate((25, 35, 35)):  # the last report is of step 20
+        lines = JournalWriter(folder.root_journal(0, attempt + 1))
+        journals.start_trial(lines, 0, attempt)
+        journals.report(lines, 0, 2, attempt)
+        lines.close()
+        trial.manifest.write_text(json.dumps({"step": step}))
+        trial.state(step, 0).touch()
+        (trial.path / ".abc.partial").touch()
+        with launches.next_launch(folder.journals) as launcher:
+            lifecycle.mark_lost(folder, launcher, "killed", suspected={0})
+    assert [line["step"] for line in events(folder, "trial_lost")] == [25, 35]
+    assert [line["state"] for line in events(folder, "trial_ended")] == ["failed"]
+    assert not trial.path.exists()
+
+
 def test_checkpoints_of_other_code_are_discarded(plan_of, url, tmp_path, caplog):
     file = tmp_path / "mine.py"
     file.write_text("from atoll.platform.workloads.digits import DigitsMlp\nclass W(DigitsMlp):\n    pass\n")

@@ -164,3 +164,23 @@ def test_a_resumed_search_knows_the_rungs():
 def test_rungs_must_rise(rungs):
     with pytest.raises(ValueError, match=r"rungs must be positive and increasing|at least 1 item"):
         Pruning(rungs=rungs)
+
+
+def test_reports_within_an_epoch_count_once_in_a_rung():
+    (pruner,) = pruners(factor=2)
+    pruner.start(next(NUMBERS))
+    for step in range(1, 41):  # four reports an epoch
+        pruner.prunes(report(step // 4, 1 / step, train_loss=1 / step, step=step, last=step == 40))
+    # At epoch 1 it had 0.25; compared with what it had later, 0.2 would be behind.
+    assert train(pruner, [0.2, 0.1]) is None
+
+
+def test_repeated_reports_leave_the_pruner_as_they_found_it():
+    (whole,), (continued,) = pruners(factor=2, while_falling=False), pruners(factor=2, while_falling=False)
+    for pruner in (whole, continued):
+        train(pruner, [0.1, 0.05, 0.01])
+        pruner.start(7)
+    reports = [report(epoch, metric, train_loss=metric) for epoch, metric in ((1, 0.05), (2, 0.2), (3, 0.1))]
+    decisions = [whole.prunes(each) for each in reports]
+    continued.repeat(reports[0])
+    assert [continued.prunes(each) for each in reports[1:]] == decisions[1:]

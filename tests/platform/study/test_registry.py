@@ -4,8 +4,10 @@ import sys
 
 import pytest
 
+from atoll.methods import METHODS
 from atoll.platform.study import registry
 from atoll.platform.study.registry import UserFileError
+from atoll.platform.workloads import WORKLOADS
 
 
 def test_a_file_that_fails_fails_the_same_way_again(tmp_path):
@@ -61,3 +63,12 @@ def test_a_file_may_import_its_neighbors_which_hide_none_of_pythons_modules(tmp_
         "class W(DigitsMlp):\n    number = neighbor_of_w.NUMBER\n    dumps = json.dumps\n"
     )
     assert type(registry.workload(f"{tmp_path / 'w.py'}:W")).number == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("optimizers", [[], ["adamw"], ["sgd", "adamw"]], ids=["default", "one", "two"])
+def test_every_method_has_a_space_on_every_workload(method, optimizers):
+    for workload in WORKLOADS:
+        names = registry.whole_space(method, workload, optimizers).names()
+        assert len(names) == len(set(names))
+        assert "optimizer" in names

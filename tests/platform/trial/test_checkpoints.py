@@ -203,6 +203,7 @@ def test_the_traffic_and_the_time_are_those_of_the_whole_training(tmp_path):
         assert after[-1].seconds > 0
         assert continued.seconds().keys() == whole.seconds().keys() == {"compute", "waiting", "data", "checkpoints"}
         assert after[-1].metrics["checkpoint_bytes"] > 1000
+        assert abs(after[-1].metrics["checkpoint_bytes"] - before[-1].metrics["checkpoint_bytes"]) < 5000
 
 
 def test_the_interval_is_kept_and_only_the_last_checkpoint(tmp_path):
@@ -291,3 +292,11 @@ def test_a_method_without_states_is_refused(tmp_path, monkeypatch):
     with pytest.raises(NotApplicable, match="ddp does not define state_dict and load_state_dict, so it has no check"):
         Trial(configuration(), single_rank(), "cpu", folder=tmp_path)
     Trial(configuration(checkpoint=None), single_rank(), "cpu", folder=tmp_path)
+
+
+def test_a_report_at_the_step_of_a_checkpoint_is_judged_before_the_checkpoint(tmp_path):
+    config = configuration(report_every="10 steps", checkpoint={"every": "10 steps"})
+    manifest = tmp_path / "checkpoint.json"
+    for report in Trial(config, single_rank(), "cpu", folder=tmp_path).train():
+        saved = json.loads(manifest.read_text())["step"] if manifest.exists() else 0
+        assert saved < report.step

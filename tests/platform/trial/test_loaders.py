@@ -195,3 +195,56 @@ def test_batches_without_targets_are_refused():
     with pytest.raises(ValueError, match=r"must be a pair of inputs and targets, or a dict with `labels`.*keys x, y"):
         Bare().inputs_and_targets({"x": 1, "y": 2})
     assert Bare().inputs_and_targets({"ids": 1, "labels": 2}) == ({"ids": 1}, 2)
+
+
+class Shuffling(Counting):
+    """Its order comes from the global random state, as in many a user's stream."""
+
+    def __iter__(self):
+        return iter((torch.rand(1), int(i)) for i in torch.randperm(self.count))
+
+
+@BESIDE
+def test_all_readers_of_a_stream_read_it_in_the_same_order(workers):
+    seen = []
+    for rank in range(2):
+        batches = streamed(Shuffling(16), Share(2, rank, 2), workers, num_batches=4)
+        seen += [i for batch in batches.epoch(0) for i in batch.targets.tolist()]
+        batches.close()
+    assert sorted(seen) == list(range(16))
+    alone = streamed(Shuffling(16), Share(4, 0, 1), workers, num_batches=4)
+    assert sorted(i for batch in alone.epoch(0) for i in batch.targets.tolist()) == list(range(16))
+    alone.close()
+
+
+@BESIDE
+def test_evaluating_a_stream_repeats_and_leaves_the_training_alone(workers):
+    batches = EvaluationBatches(Shuffling(16), 0, 1, DigitsMlp(), Loader(workers=workers))
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    first, second = ([batch.targets.tolist() for batch in batches] for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.rand(1), expected)
+    batches.close()
+
+
+def test_items_and_transforms_draw_different_numbers():
+    class Drawing(Numbers):
+        def __getitem__(self, index):
+            return torch.rand(1), index
+
+    def transform(inputs, generator):
+        return torch.cat([inputs, torch.rand(inputs.shape, generator=generator)], dim=1)
+
+    batches = LoadedBatches(Drawing(), Share(4, 0, 1), 3, DigitsMlp(), Loader(), transform)
+    inputs = torch.cat([batch.inputs for batch in batches.epoch(0)])
+    assert not (inputs[:, 0] == inputs[:, 1]).any()
+
+
+def test_a_stream_continues_where_it_was():
+    whole = [batch.targets.tolist() for batch in streamed(Shuffling(64), Share(4, 0, 1), num_batches=8).epoch(0)]
+    batches, polls = streamed(Shuffling(64), Share(4, 0, 1), num_batches=8), []
+    batches.pass_over(3, lambda: polls.append(1))
+    assert [batch.targets.tolist() for batch in batches.epoch(0, 3)] == whole[3:]
+    assert len(polls) == 3
