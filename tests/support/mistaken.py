@@ -27,6 +27,21 @@ class Right(Classification):
         return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
+class TrainsOnAnother(Right):
+    """Methods minimize its training loss; its loss is an error rate, which has no gradient."""
+
+    def training_loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def loss(self, outputs, targets):
+        return (outputs.argmax(1) != targets).float().mean()
+
+
+class PerSampleInTraining(Right):
+    def training_loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
 class Loader(Right):
     def load(self, folder):
         return Data(*(DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=8) for _ in range(3)))

@@ -76,3 +76,13 @@ def test_methods_whose_ranks_do_not_step_together_refuse_it(name: str) -> None:
     settings = problem.make_optimizers(method, {"sync_batch_norm": True}).settings
     with pytest.raises(NotApplicable, match="which sync_batch_norm needs; it must be false"):
         method.check(method.Hyperparameters(), settings, 2)
+
+
+@on_ranks(PAIR)
+def test_evaluation_sends_nothing_as_ranks_may_have_other_numbers_of_batches(c: Communicator) -> None:
+    layer = nn.BatchNorm1d(6, track_running_stats=False).double().eval()
+    synchronize_batch_norm(layer, c)
+    inputs = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(c.rank))
+    for _ in range(1 + c.rank):
+        found = layer(inputs)
+    assert problem.close(found, nn.functional.batch_norm(inputs, None, None, training=True), FLOAT64)

@@ -148,3 +148,12 @@ def test_gradients_that_are_nan_at_a_scale_of_one_end_the_training():
     assert not scale.accepts([torch.tensor([float("nan")])])
     with pytest.raises(FloatingPointError, match="NaN or infinite, though the loss is not scaled"):
         scale.accepts([torch.tensor([float("nan")])])
+
+
+def test_accumulation_is_judged_by_the_batch_of_a_rank():
+    total = OptimizerSettings(global_batch_size=256, accumulate=64)
+    assert total.for_ranks(2).batch_size == 128
+    with pytest.raises(ValueError, match=r"accumulate must be in 1\.\.batch_size \(32\); got 64"):
+        total.for_ranks(8)
+    with pytest.raises(ValueError, match=r"accumulate must be in 1\.\.global_batch_size \(32\); got 64"):
+        OptimizerSettings(global_batch_size=32, accumulate=64)

@@ -209,3 +209,12 @@ def test_a_study_that_cannot_be_names_its_part(tmp_path):
     wrong = make(methods=[{"method": "daso", "space": {"wurst": 3}}])
     with pytest.raises(ValueError, match="wurst"):
         checks.check(wrong.study(next(wrong.parts()), Path(tmp_path)))
+
+
+def test_a_shared_range_is_left_out_where_the_optimizer_of_a_method_has_no_use_for_it(tmp_path):
+    adamw = {"method": "ddp", "name": "adamw", "space": {"optimizer": "adamw"}}
+    ranges = {"momentum": {"low": 0.1, "high": 0.9}}
+    some = make(methods=["ddp", adamw], workloads=["digits_mlp"], space=ranges)
+    sgd, other = (some.study(part, tmp_path) for part in list(some.parts())[:2])
+    assert "momentum" in search_space(sgd).limits()
+    assert "momentum" not in search_space(other).names()

@@ -172,3 +172,23 @@ def test_the_rate_is_scaled_by_the_ranks_once():
     given = complete_hyperparameters("ddp", "digits_mlp", {"learning_rate": 0.1, "scale_rate": "ranks"})
     assert given["learning_rate"] == 0.1  # what is recorded is what was searched
     assert split_hyperparameters("ddp", "digits_mlp", given, 4)[1].learning_rate == 0.4
+
+
+def test_a_length_in_steps_is_not_taken_for_epochs():
+    content = {"method": "daso", "steps": 9000, "space": {"warmup_epochs": 10, "cooldown_epochs": 10}}
+    plan = Plan.of(study(**content, topology={"ranks": 2, "ranks_per_node": 1}))
+    assert not any("cover all" in note for note in searched_without_effect(plan, num_nodes=2))
+
+
+def test_the_best_of_the_curve_needs_the_metric_as_objective():
+    study(objective_from="best", objectives=["accuracy"])
+    with pytest.raises(
+        ValueError, match="objective_from: best needs the objective accuracy or validation_error; got tr"
+    ):
+        study(objective_from="best", objectives=["train_loss"])
+
+
+def test_layers_are_observed_after_epochs():
+    study(observe=2, report_every="1 epochs")
+    with pytest.raises(ValueError, match=r"observe compares layers after every epoch.*got 10 steps"):
+        study(observe=2, report_every="10 steps")

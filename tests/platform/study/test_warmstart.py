@@ -180,3 +180,9 @@ def test_a_default_that_is_a_point_of_the_grid_counts_once(points, default_first
 def test_samplers_and_topologies_that_cannot_be(content, message):
     with pytest.raises(ValueError, match=message):
         study(**content)
+
+
+def test_what_did_not_act_on_the_earlier_trials_need_not_agree(tmp_path):
+    file = file_of(tmp_path, {"optimizer": "adamw", "learning_rate": 0.01, "momentum": 0.37})
+    warm = study(warm_start={"file": file}, space={"optimizer": "adamw"})
+    assert warmstart.read(Plan.of(warm), "")[0]["learning_rate"] == 0.01

@@ -32,6 +32,7 @@ MISTAKES = {
     "Loader": r"load: TypeError: train must be Samples.* DataLoader: return its dataset.*, in load",
     "PerSample": r"loss must be a scalar.*; got float32 \(8,\); inputs float32 \(8, 8\), targets int64 \(8,\), outputs "
     r"float32 \(8, 3\); at .*, in loss",
+    "PerSampleInTraining": r"loss must be a scalar.*; at .*, in training_loss",
     "WrongShape": r"forward: RuntimeError: .*\(8x8 and 9x3\); inputs float32 \(8, 8\), targets .*, in model",
     "Tuple": r"loss: TypeError: .*outputs tuple of \(float32 \(8, 3\), float32 \(8, 8\)\); at .*, in class Tuple",
     "NamedLoss": r"must have names of their own, other than `loss`; got loss",
@@ -87,7 +88,7 @@ def test_what_is_refused_does_not_train(name):
         trained(name)
 
 
-SOUND = ["Right", "Crops", "LossOfOne", "NeedsMany", "NoTest", "OwnTotals", "Forecast"]
+SOUND = ["Right", "TrainsOnAnother", "Crops", "LossOfOne", "NeedsMany", "NoTest", "OwnTotals", "Forecast"]
 
 
 @pytest.mark.parametrize("name", SOUND)
