@@ -25,6 +25,7 @@ from atoll.platform.trial.trial import Trial
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Data
 
+pytestmark = pytest.mark.slow  # whole trainings, three times each
 CHECKPOINT = {"every": "1 steps"}
 
 
