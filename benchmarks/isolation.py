@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
-from job import measured, parse
+from job import measured, parse, workers_by_isolation
 from torch import Tensor, nn
 
 from atoll.methods.method import Batch, Context, Method, NoHyperparameters
@@ -61,28 +61,10 @@ class Sums(Method[NoHyperparameters]):
 
 def measure(num_trials: int) -> dict | None:
     """One rank's program; rank 0 returns the figures."""
-    from atoll.platform.trial import trial_process
-    from atoll.platform.trial.fork_server import ForkServer
-
-    server = ForkServer.start(trial_process.main)  # before MPI
-
-    from mpi4py import MPI
-
-    from atoll.communication.mpi_world import MpiWorld
-    from atoll.platform.ranks.search import arrange_world
     from atoll.platform.study.configuration import Configuration
-    from atoll.platform.study.study import Topology
     from atoll.platform.trial.training import Hooks
-    from atoll.platform.trial.worker import Worker
 
-    world = MpiWorld(MPI.COMM_WORLD)
-    places = arrange_world(Topology(ranks=world.size, threads=1, device="cpu"), world)
-    torch.set_num_threads(1)
-    server.prepare("local_sgd", "digits_mlp", None, 1, lambda: None)
-    workers = {
-        "restore": Worker(world, places, spin=False),
-        "process": Worker(world, places, spin=False, server=server),
-    }
+    world, workers, close = workers_by_isolation()
     shared = {"workload": "digits_mlp", "ranks": world.size, "threads": 1, "device": "cpu", "epochs": 1}
     training = Configuration(method="local_sgd", **shared)
     sums = Configuration(method=f"{__file__}:Sums", hyperparameters={"batch_size": 20}, **shared)
@@ -99,9 +81,7 @@ def measure(num_trials: int) -> dict | None:
             assert outcome.state == "complete", outcome.reason
             by_size[name] = {key: value for key, value in outcome.metrics.items() if key.startswith("bytes_")}
             worker.dismiss()  # the members turn to the other worker
-    for worker in workers.values():
-        worker.close()
-    server.close()
+    close()
     if world.rank != 0:
         return None
     return {

@@ -192,3 +192,38 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def workers_by_isolation() -> tuple[Any, dict[str, Any], Callable[[], None]]:
+    """This rank's part of two workers of all ranks, by what keeps their trials apart; and a function that closes both.
+
+    `restore` trains in the rank, `process` in a process for each trial. To be called before MPI starts.
+    """
+    from atoll.platform.trial import trial_process
+    from atoll.platform.trial.fork_server import ForkServer
+
+    server = ForkServer.start(trial_process.main)
+
+    import torch
+    from mpi4py import MPI
+
+    from atoll.communication.mpi_world import MpiWorld
+    from atoll.platform.ranks.search import arrange_world
+    from atoll.platform.study.study import Topology
+    from atoll.platform.trial.worker import Worker
+
+    world = MpiWorld(MPI.COMM_WORLD)
+    places = arrange_world(Topology(ranks=world.size, threads=1, device="cpu"), world)
+    torch.set_num_threads(1)
+    server.prepare("local_sgd", "digits_mlp", None, 1, lambda: None)
+    workers = {
+        "restore": Worker(world, places, spin=False),
+        "process": Worker(world, places, spin=False, server=server),
+    }
+
+    def close() -> None:
+        for worker in workers.values():
+            worker.close()
+        server.close()
+
+    return world, workers, close

@@ -13,8 +13,7 @@ import gc
 import statistics
 from pathlib import Path
 
-import torch
-from job import measured, parse
+from job import measured, parse, workers_by_isolation
 
 METHODS = ("ddp", "local_sgd", "easgd", "oialr", "mac")
 EVERY = 10
@@ -34,28 +33,10 @@ def slope(sizes: list[int]) -> float:
 
 def measure(num_trials: int) -> dict | None:
     """One rank's program; rank 0 returns the figures."""
-    from atoll.platform.trial import trial_process
-    from atoll.platform.trial.fork_server import ForkServer
-
-    server = ForkServer.start(trial_process.main)  # before MPI
-
-    from mpi4py import MPI
-
-    from atoll.communication.mpi_world import MpiWorld
-    from atoll.platform.ranks.search import arrange_world
     from atoll.platform.study.configuration import Configuration
-    from atoll.platform.study.study import Topology
     from atoll.platform.trial.training import Hooks
-    from atoll.platform.trial.worker import Worker
 
-    world = MpiWorld(MPI.COMM_WORLD)
-    places = arrange_world(Topology(ranks=world.size, threads=1, device="cpu"), world)
-    torch.set_num_threads(1)
-    server.prepare("local_sgd", "digits_mlp", None, 1, lambda: None)
-    workers = {
-        "restore": Worker(world, places, spin=False),
-        "process": Worker(world, places, spin=False, server=server),
-    }
+    world, workers, close = workers_by_isolation()
     shared = {"workload": "digits_mlp", "ranks": world.size, "threads": 1, "device": "cpu", "epochs": 1}
     configurations = [Configuration(method=method, seed=seed, **shared) for seed, method in enumerate(METHODS)]
     figures = {}
@@ -77,9 +58,7 @@ def measure(num_trials: int) -> dict | None:
             "bytes_per_trial_first_half": slope(sizes[:half]),
             "megabytes_at_the_end": sizes[-1] / 1e6,
         }
-    for worker in workers.values():
-        worker.close()
-    server.close()
+    close()
     return figures if world.rank == 0 else None
 
 
