@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import gc
 import statistics
-from pathlib import Path
 
+import psutil
 from job import measured, parse, workers_by_isolation
 
 METHODS = ("ddp", "local_sgd", "easgd", "oialr", "mac")
@@ -22,8 +22,7 @@ EVERY = 10
 def resident_bytes() -> int:
     """This process's resident size."""
     gc.collect()
-    kilobytes = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return 1024 * int(kilobytes.split()[1])
+    return int(psutil.Process().memory_info().rss)
 
 
 def slope(sizes: list[int]) -> float:

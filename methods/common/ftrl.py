@@ -10,17 +10,19 @@ trains; here z starts such that the given weights are its fixed point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from atoll.methods.common.update_rule import UpdateRule
 
 # 1/eta must stay finite in single precision, however far a schedule falls.
 SMALLEST_RATE = 1e-12
 
 
-class Ftrl(torch.optim.Optimizer):
+class Ftrl(UpdateRule):
     """Follow the regularized leader, per coordinate.
 
     Args:
@@ -43,37 +45,16 @@ class Ftrl(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "l1": l1, "initial_accumulator": initial_accumulator}
         super().__init__(parameters, defaults)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Change the weights by their gradients."""
-        assert closure is None
-        for group in self.param_groups:
-            rate = max(group["lr"], SMALLEST_RATE)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
-                    _update(parameter, gradient, self._state_of(parameter, group, rate), rate, group["l1"])
-        return None
-
-    def _state_of(self, parameter: nn.Parameter, group: dict[str, Any], rate: float) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[parameter]
+    def _update(self, weights: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        rate, l1 = max(group["lr"], SMALLEST_RATE), group["l1"]
         if not state:
-            state["n"] = torch.full_like(parameter, group["initial_accumulator"])
+            state["n"] = torch.full_like(weights, group["initial_accumulator"])
             state["inverse"] = state["n"].sqrt() / rate
-            state["z"] = -parameter * state["inverse"] - parameter.sign() * group["l1"]
-        return state
-
-
-def _update(weights: Tensor, gradient: Tensor, state: dict[str, Tensor], rate: float, l1: float) -> None:
-    n, z = state["n"], state["z"]
-    n.addcmul_(gradient, gradient)
-    inverse = n.sqrt() / rate
-    z.add_(gradient - (inverse - state["inverse"]) * weights)
-    state["inverse"] = inverse
-    weights.copy_(-(z - z.clamp(-l1, l1)) / inverse)
+            state["z"] = -weights * state["inverse"] - weights.sign() * l1
+        n, z = state["n"], state["z"]
+        gradient = gradient.add(weights, alpha=group["weight_decay"])
+        n.addcmul_(gradient, gradient)
+        inverse = n.sqrt() / rate
+        z.add_(gradient - (inverse - state["inverse"]) * weights)
+        state["inverse"] = inverse
+        weights.copy_(-(z - z.clamp(-l1, l1)) / inverse)

@@ -13,11 +13,13 @@ rate, a thousand times the others' if the norms are equal: a workload's paramete
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from atoll.methods.common.update_rule import UpdateRule
 
 
 def lars_ratio(weights: Tensor, gradient: Tensor, decay: float, trust: float) -> Tensor:
@@ -32,30 +34,7 @@ def lamb_ratio(weights: Tensor, update: Tensor) -> Tensor:
     return torch.where((size > 0) & (length > 0), size / length, 1.0)
 
 
-class _Layerwise(torch.optim.Optimizer):
-    """The loop over parameters."""
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Change the parameters by their gradients."""
-        assert closure is None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, self.state[parameter], group)
-        return None
-
-    def _update(self, weights: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        raise NotImplementedError
-
-
-class Lars(_Layerwise):
+class Lars(UpdateRule):
     """SGD with momentum and a trust ratio.
 
     Args:
@@ -80,7 +59,7 @@ class Lars(_Layerwise):
         weights.sub_(state["momentum_buffer"].mul_(group["momentum"]).add_(change))
 
 
-class Lamb(_Layerwise):
+class Lamb(UpdateRule):
     """Adam with decoupled decay and a trust ratio.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from atoll.methods.common.nested import Nested
 from atoll.methods.method import Batch
-from atoll.platform.trial.shares import Share, augmentation_seed, order
+from atoll.platform.trial.shares import Purpose, Share, data_seed, order
 from atoll.platform.workloads.workload import Part, Samples
 
 Transform = Callable[[Nested, torch.Generator | None], Nested]
@@ -79,7 +79,7 @@ class EpochBatches:
         # All ranks use the same order, and each augments its own share.
         generator = torch.Generator(self._device)
         for number in range(start, self.num_batches):
-            generator.manual_seed(augmentation_seed(self._seed, epoch, self._share, number))
+            generator.manual_seed(data_seed(Purpose.TRANSFORM, self._seed, epoch, self._share.place, number))
             indices = permutation[self._share.of(number)]
             inputs = self._transform(self._samples.inputs[indices].to(self._device), generator)
             targets = self._samples.targets[indices].to(self._device)

@@ -11,9 +11,9 @@ import itertools
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from atoll.methods.common.nested import Nested, map_tensors
 from atoll.methods.method import Batch, NotApplicable
 from atoll.platform.study.loader import Loader
 from atoll.platform.trial.batches import Transform
-from atoll.platform.trial.shares import Share, augmentation_seed, order
+from atoll.platform.trial.shares import Purpose, Share, data_seed, order
 from atoll.platform.workloads.workload import Workload
 
 Split = Callable[[Nested], tuple[Nested, Nested]]
@@ -132,8 +132,7 @@ class _Requests:
     def __iter__(self) -> Iterator[_Request]:
         permutation = order(self._num_samples, self._seed, self.epoch)
         for number in range(self.start, self.num_batches):
-            # Not the seed of `transform`, whose generator would then draw the same numbers.
-            seed = (augmentation_seed(self._seed, self.epoch, self._share, number) * 1_000_003 + 1) % 2**63
+            seed = data_seed(Purpose.ITEMS, self._seed, self.epoch, self._share.place, number)
             yield _Request(permutation[self._share.of(number)].tolist(), seed)
 
 
@@ -175,17 +174,38 @@ class _Part:
         self._loader = None
 
 
-class LoadedBatches(_Part):
+class _TrainingPart(_Part):
+    """What the training data have in common, whatever they are loaded from.
+
+    Args:
+        share: this rank's share.
+        seed: the trial's.
+        workload: collates items, and splits batches into inputs and targets.
+        transform: makes inputs from loaded data, with a generator for random augmentation.
+        device: the rank's device.
+    """
+
+    def __init__(
+        self, share: Share, seed: int, workload: Workload, transform: Transform, device: torch.device | str
+    ) -> None:
+        super().__init__(workload, device)
+        self._share, self._seed, self._transform = share, seed, transform
+
+    def _transformed(self, loaded: Iterable[Any], epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch from what was loaded, from batch `start` on."""
+        generator = torch.Generator(self._device)
+        for number, one in enumerate(loaded, start):
+            generator.manual_seed(data_seed(Purpose.TRANSFORM, self._seed, epoch, self._share.place, number))
+            yield self._batch(one, self._transform, generator)
+
+
+class LoadedBatches(_TrainingPart):
     """This rank's share of each global batch of a map-style data set.
 
     Args:
         dataset: the training data; items as `Workload.collate` takes them.
-        share: this rank's share.
-        seed: the trial's.
-        workload: collates items, and splits batches into inputs and targets.
         settings: of the DataLoader.
-        transform: makes inputs from loaded data, with a generator for random augmentation.
-        device: the rank's device.
+        share, seed, workload, transform, device: see _TrainingPart.
     """
 
     def __init__(
@@ -199,8 +219,7 @@ class LoadedBatches(_Part):
         *,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(workload, device)
-        self._share, self._seed, self._transform = share, seed, transform
+        super().__init__(share, seed, workload, transform, device)
         self._dataset = dataset
         self._requests = _Requests(len(dataset), share, seed)  # type: ignore[arg-type]
         self.num_batches = self._requests.num_batches
@@ -219,10 +238,7 @@ class LoadedBatches(_Part):
         """The batches of one epoch, from batch `start` on."""
         assert self._loader is not None, "the batches are closed"
         self._requests.epoch, self._requests.start = epoch, start
-        generator = torch.Generator(self._device)
-        for number, loaded in enumerate(self._loader, start):
-            generator.manual_seed(augmentation_seed(self._seed, epoch, self._share, number))
-            yield self._batch(loaded, self._transform, generator)
+        return self._transformed(self._loader, epoch, start)
 
 
 class _Stream(IterableDataset[Any]):
@@ -241,9 +257,8 @@ class _Stream(IterableDataset[Any]):
 
     def seed(self, number: int) -> int:
         """The seed of a reader: if all read the whole stream, they must read it in the same order."""
-        if not self.is_sharded:
-            return augmentation_seed(self._seed, 0, replace(self._share, rank=0))
-        return (augmentation_seed(self._seed, 0, self._share) + number) % 2**63
+        place, number = (self._share.place, number) if self.is_sharded else (0, 0)
+        return data_seed(Purpose.STREAM, self._seed, 0, place, number)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Nested]]:
         worker = get_worker_info()
@@ -256,12 +271,12 @@ class _Stream(IterableDataset[Any]):
 
     def _own_shard(self, number: int, count: int) -> Iterator[tuple[int, list[Any]]]:
         share = self._share
-        reader = 0 if share.whole else share.rank
         size = share.global_size if share.whole else share.batch_size
         start = 0
         for epoch in itertools.count():
             _begin_epoch(self._dataset, epoch)
-            shard = self._dataset.shard(reader * count + number, count * (1 if share.whole else share.num_ranks))  # type: ignore[attr-defined]
+            num_readers = count * (1 if share.whole else share.num_ranks)
+            shard = self._dataset.shard(share.place * count + number, num_readers)  # type: ignore[attr-defined]
             before = start
             for items in _runs(shard, size):
                 yield start, items
@@ -299,12 +314,14 @@ def _check_some(num: int, size: int) -> None:
         raise NotApplicable(f"iterable training data must give each reader at least {size} items; got fewer")
 
 
-class StreamedBatches(_Part):
+class StreamedBatches(_TrainingPart):
     """This rank's share of each global batch of an iterable data set.
 
     Args:
-        dataset, share, seed, workload, settings, transform, device: see LoadedBatches.
+        dataset: the training data; items as `Workload.collate` takes them.
+        settings: of the DataLoader.
         num_batches: the number of batches that make an epoch.
+        share, seed, workload, transform, device: see _TrainingPart.
     """
 
     def __init__(
@@ -319,8 +336,7 @@ class StreamedBatches(_Part):
         num_batches: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(workload, device)
-        self._seed, self._share, self._transform = seed, share, transform
+        super().__init__(share, seed, workload, transform, device)
         self.num_batches = num_batches
         self._stream = _Stream(dataset, share, workload.collate, seed)
         self._loader = self._load(settings, self._stream, batch_size=None)
@@ -339,10 +355,8 @@ class StreamedBatches(_Part):
         assert self._loader is not None, "the batches are closed"
         if self._batches is None:
             self._batches = iter(self._loader)
-        generator = torch.Generator(self._device)
-        for number in range(start, self.num_batches):
-            generator.manual_seed(augmentation_seed(self._seed, epoch, self._share, number))
-            yield self._batch(self._next(), self._transform, generator)
+        rest = (self._next() for _ in range(start, self.num_batches))
+        return self._transformed(rest, epoch, start)
 
     def pass_over(self, num_batches: int, poll: Callable[[], None]) -> None:
         """Read the first batches of the stream without using them: what continues has used them before."""

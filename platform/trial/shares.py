@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -27,13 +28,18 @@ class Share:
     whole: bool = False
 
     @property
+    def place(self) -> int:
+        """Which of the shares it is: r, or 0 if ranks see the whole."""
+        return 0 if self.whole else self.rank
+
+    @property
     def global_size(self) -> int:
         """The number of samples of a global batch."""
         return self.batch_size * self.num_ranks
 
     def of(self, number: int) -> slice:
         """This rank's samples of global batch `number`, in the data's order."""
-        start = number * self.global_size + (0 if self.whole else self.rank * self.batch_size)
+        start = number * self.global_size + self.place * self.batch_size
         return slice(start, start + (self.global_size if self.whole else self.batch_size))
 
     def num_batches(self, num_samples: int) -> int:
@@ -51,10 +57,17 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return seed * 1_000_003 + epoch
 
 
-def augmentation_seed(seed: int, epoch: int, share: Share, number: int = 0) -> int:
-    """The seed of a rank's augmentation of a batch, so that no batch depends on those before it."""
-    rank = 0 if share.whole else share.rank
-    return ((epoch_seed(seed, epoch) * 1_000_003 + rank) * 1_000_003 + number) % 2**63
+class Purpose(IntEnum):
+    """What a seed is for: equal seeds would give equal random numbers."""
+
+    TRANSFORM = 0
+    ITEMS = 1
+    STREAM = 2
+
+
+def data_seed(purpose: Purpose, seed: int, epoch: int, rank: int, number: int) -> int:
+    """The seed of what is random in a rank's batch of an epoch, so that no batch depends on those before it."""
+    return (((epoch_seed(seed, epoch) * 1_000_003 + rank) * 1_000_003 + number) * len(Purpose) + purpose) % 2**63
 
 
 def order(num_samples: int, seed: int, epoch: int) -> Tensor:

@@ -56,10 +56,10 @@ def training_batches(
     else:
         assert not isinstance(data, Samples)
         batches = LoadedBatches(data, share, seed, workload, loader, transform, device=device)
-    if method.layer_parallel and not isinstance(batches.example(), Tensor):
+    if method.layer_parallel and not isinstance(inputs := batches.example(), Tensor):
         raise NotApplicable(
             f"{name} cuts the network into a chain of layers, so each batch's inputs must be one tensor; got "
-            f"{type(batches.example()).__name__}"
+            f"{type(inputs).__name__}"
         )
     return batches
 
