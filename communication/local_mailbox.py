@@ -38,7 +38,7 @@ class LocalMailbox(Mailbox):
 
     def send_to(self, ranks: Iterable[int], obj: Any, tag: int) -> None:
         """Send a Python object to several ranks; it has arrived at once."""
-        data = pickle.dumps(obj)
+        data = pickle.dumps(obj)  # as mpi4py does, so that a message that cannot travel is found on threads, too
         with self._boxes.lock:
             for rank in ranks:
                 self._boxes.messages[rank].setdefault(tag, deque()).append((self.rank, data))

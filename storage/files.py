@@ -13,11 +13,19 @@ from pathlib import Path
 FILE_MODE = 0o666
 
 
+_PARTIAL = ".partial"
+
+
+def left_overs(folder: Path) -> Iterator[Path]:
+    """The files in a folder whose writers have died."""
+    return folder.glob(f".*{_PARTIAL}")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A new file next to `path` to be written, which then replaces it, on disk as well; it keeps the former's mode."""
     path = path.resolve()  # a link stays one
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
     try:
         yield partial
         with contextlib.suppress(FileNotFoundError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.storage import launches
-from atoll.storage.files import sync_folder
+from atoll.storage.files import left_overs, sync_folder
 
 DEFAULT_PARENT = Path("atoll-studies")
 
@@ -158,7 +158,7 @@ class TrialFolder:
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints, and the folder if it is then empty."""
-        written = itertools.chain(self.path.glob("step-*.rank-*.pt"), self.path.glob(".*.partial"))
+        written = itertools.chain(self.path.glob("step-*.rank-*.pt"), left_overs(self.path))
         for file in (*written, self.manifest):
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):

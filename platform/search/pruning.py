@@ -50,10 +50,6 @@ class Pruner:
         if metric is not None:
             self._learn(number, self._fidelity(epoch, step, seconds), self._sign * metric)
 
-    def repeat(self, progress: Progress) -> None:
-        """Take in a report from before a checkpoint, after which the trial was not pruned."""
-        self.prunes(progress)
-
     def start(self, number: int) -> None:
         """A trial starts on this worker."""
         self._number, self._is_behind, self._least_loss = number, False, math.inf

@@ -205,7 +205,7 @@ class SearchLoop:
             if progress.metric is not None:
                 clock.see(progress.metric, progress.seconds, progress.step)
             if progress.is_repeated and self._pruner is not None:
-                self._pruner.repeat(progress)
+                self._pruner.prunes(progress)  # it was not then; later reports are judged with it in mind
             self._journal.progress(trial, progress)
 
         hooks = Hooks(

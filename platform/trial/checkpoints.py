@@ -20,21 +20,13 @@ import torch
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.plain import require_plain
 from atoll.platform.study.configuration import Configuration
-from atoll.platform.trial.schedule import Ticks
+from atoll.platform.trial.triggers import IntervalTrigger
 from atoll.storage.files import replacing, write_whole
 from atoll.storage.folder import TrialFolder
 
 # Where a training runs may differ when it goes on; what it computes may not. Versions of libraries that change what is
 # measured are the launcher's to judge.
 _MAY_DIFFER = {"origin", "threads", "device", "data", "checkpoint", "versions"}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a checkpoint took: this rank's seconds, and the bytes of all ranks."""
-
-    seconds: float
-    num_bytes: float
 
 
 class Checkpoints:
@@ -53,8 +45,8 @@ class Checkpoints:
         self._written: list[int] = []
         self._identity = json.loads(configuration.model_dump_json(exclude=_MAY_DIFFER)) | {"size": communicator.size}
 
-    def write(self, step: int, state: dict[str, Any], notes: list[str]) -> Cost:
-        """Write the state after `step` steps, and forget earlier ones unless all are kept.
+    def write(self, step: int, state: dict[str, Any], notes: list[str]) -> float:
+        """Write the state after `step` steps, and forget earlier ones unless all are kept; returns all ranks' bytes.
 
         If a rank cannot write, as on a full disk, the earlier checkpoint stays, and the training goes on.
 
@@ -64,7 +56,6 @@ class Checkpoints:
             notes: receives the reason for which a checkpoint was not written.
         """
         require_plain(state)
-        started = time.perf_counter()
         totals = torch.zeros(2, dtype=torch.float64)  # bytes written, and ranks that could not
         try:
             totals[0] = self._write_own(step, state)
@@ -84,7 +75,7 @@ class Checkpoints:
             self._file(step).unlink(missing_ok=True)
         else:
             self._forget_earlier(step)
-        return Cost(time.perf_counter() - started, float(totals[0]))
+        return float(totals[0])
 
     def _write_own(self, step: int, state: dict[str, Any]) -> int:
         self._folder.path.mkdir(parents=True, exist_ok=True)
@@ -166,21 +157,21 @@ class Saver:
 
     Attributes:
         files: the checkpoints.
-        ticks: their interval.
+        trigger: their interval.
         seconds: this rank's time for them.
         num_bytes: the size of the last one, of all ranks.
     """
 
     files: Checkpoints
-    ticks: Ticks
+    trigger: IntervalTrigger
     seconds: float = 0.0
     num_bytes: float = 0.0
 
     def save(self, step: int, state: dict[str, Any], notes: list[str]) -> None:
         """Write a checkpoint; collective."""
-        cost = self.files.write(step, state, notes)
-        self.seconds += cost.seconds
-        self.num_bytes = cost.num_bytes
+        started = time.perf_counter()
+        self.num_bytes = self.files.write(step, state, notes)
+        self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> list[float]:
         """Return what checkpoints have cost."""

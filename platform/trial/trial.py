@@ -32,9 +32,9 @@ from atoll.platform.trial.failure import Stopped
 from atoll.platform.trial.layer_observer import LayerObserver
 from atoll.platform.trial.loaders import seed_all
 from atoll.platform.trial.progress import Progress
-from atoll.platform.trial.schedule import Length, Patience, Ticks
 from atoll.platform.trial.shares import Share
 from atoll.platform.trial.training_batches import length_in_steps, training_batches
+from atoll.platform.trial.triggers import EarlyStopping, IntervalTrigger, Length
 
 # Random states are global to the process, and virtual ranks are threads of one process.
 _RANDOM_STATE = threading.Lock()
@@ -88,9 +88,11 @@ class Trial:
         steps = length_in_steps(self.workload, configuration)
         num_steps = steps or (configuration.epochs or self.workload.epochs) * per_epoch
         self._length = Length(num_steps, per_epoch)
-        self._reports = Ticks(configuration.report_every, self._length)
-        self._evaluations = Ticks(configuration.evaluate_every, self._length) if configuration.evaluate_every else None
-        self._patience = Patience(configuration.patience, self.workload.direction)
+        self._reports = IntervalTrigger(configuration.report_every, self._length)
+        self._evaluations = (
+            IntervalTrigger(configuration.evaluate_every, self._length) if configuration.evaluate_every else None
+        )
+        self._early_stopping = EarlyStopping(configuration.patience, self.workload.direction)
         self._counts_epochs = configuration.report_every is None or configuration.report_every.unit == "epochs"
         loader = configuration.loader
         validation = on_device(device, data.validation)
@@ -120,7 +122,7 @@ class Trial:
         self._reported: list[Progress] = []
         self._device = device
         self._stops = stops
-        self._looks = Ticks(Every(1.0, "seconds"), self._length)
+        self._looks = IntervalTrigger(Every(1.0, "seconds"), self._length)
         self._saver: Saver | None = None
         if configuration.checkpoint is not None and folder is not None:
             self._saver = self._make_saver(configuration, folder)
@@ -133,7 +135,7 @@ class Trial:
                 "define them, or omit the study's `checkpoint`"
             )
         files = Checkpoints(folder, configuration, self._untracked)
-        return Saver(files, Ticks(configuration.checkpoint.every, self._length))
+        return Saver(files, IntervalTrigger(configuration.checkpoint.every, self._length))
 
     def _idle_settings(self) -> Iterator[str]:
         """Sentences on settings of the optimizer that this network or training gives no effect."""
@@ -236,7 +238,7 @@ class Trial:
             _check_finite("training loss", summary[0], self._step)
             self.method.epoch_end(summary[0])
             self._optimizers.epoch_end(summary[0])
-            if self._step == self._length.num_steps or self._ticks(self._reports):
+            if self._step == self._length.num_steps or self._fires(self._reports):
                 if len(self._losses) != len(self._epoch_losses):
                     summary = self._summarize(self._losses)
                 yield (report := self._report(epoch + (self._step % per_epoch == 0), summary))
@@ -248,7 +250,7 @@ class Trial:
 
     def _between_steps(self, epoch: int) -> Iterator[Progress]:
         """Within an epoch: a report and a checkpoint, if they are due."""
-        if self._ticks(self._reports):
+        if self._fires(self._reports):
             yield (report := self._report(epoch, self._summarize(self._losses)))
             if report.last:
                 return
@@ -256,7 +258,7 @@ class Trial:
         if self._saver is not None and self.method.resumable_within_epoch:
             # Ranks that do not wait for one another agree when they meet anyway.
             looks = self._looks.is_due(self._step) and not self.method.asynchronous
-            if looks or self._saver.ticks.is_due(self._step):
+            if looks or self._saver.trigger.is_due(self._step):
                 self._pause_trace()
                 self._stop_clock()
                 self._save_if_due()
@@ -272,9 +274,9 @@ class Trial:
         """
         if self._saver is None:
             return
-        wish, seconds = self._told(float(self._stops()), self._seconds)
-        self._looks.passes(self._step, seconds)
-        is_due = self._saver.ticks.is_due(self._step) and self._saver.ticks.passes(self._step, seconds)
+        wish, seconds = self._of_root(float(self._stops()), self._seconds)
+        self._looks.fires(self._step, seconds)
+        is_due = self._saver.trigger.is_due(self._step) and self._saver.trigger.fires(self._step, seconds)
         if wish or is_due:
             self._saver.save(self._step, self._state(), self.notes)
         if wish:
@@ -293,7 +295,7 @@ class Trial:
             "epoch_losses": _stacked(self._epoch_losses),
             "reports_due": self._reports.state_dict(),
             "evaluations_due": None if evaluations is None else evaluations.state_dict(),
-            "patience": self._patience.state_dict(),
+            "patience": self._early_stopping.state_dict(),
             "rate": self._rate,
             "ledger": self._communicator.ledger.rows(),
             "saver": None if self._saver is None else self._saver.state_dict(),
@@ -314,21 +316,21 @@ class Trial:
         self._reports.load_state_dict(state["reports_due"])
         if self._evaluations is not None:
             self._evaluations.load_state_dict(state["evaluations_due"])
-        self._patience.load_state_dict(state["patience"])
+        self._early_stopping.load_state_dict(state["patience"])
         self._communicator.ledger.add(state["ledger"])
         self._reported = [Progress(**report) for report in state["reports"]]
         self._saver.load_state_dict(state["saver"])
         self._batches.pass_over(self._step, self._communicator.progress)
-        (seconds,) = self._told(self._seconds)
-        for ticks in (self._saver.ticks, self._looks):
-            ticks.passes(self._step, seconds)
+        (seconds,) = self._of_root(self._seconds)
+        for trigger in (self._saver.trigger, self._looks):
+            trigger.fires(self._step, seconds)
         self.notes.append(f"continued from the checkpoint of step {self._step}")
         if self._observer is not None:
             self._observer.begin()
             self.notes.append("the layers are observed anew since then: their changes count from there")
         set_random_state(state["random"], self._device)
 
-    def _told(self, *values: float) -> list[float]:
+    def _of_root(self, *values: float) -> list[float]:
         """The root's values, on all ranks."""
         told = torch.tensor(values, dtype=torch.float64)
         self._untracked.broadcast(told)
@@ -341,11 +343,9 @@ class Trial:
         if (trace := self._communicator.ledger.trace) is not None:
             trace.begin()
 
-    def _stop_clock(self) -> float:
-        """Add the time since the clock was started to the training time; returns it."""
-        seconds = time.perf_counter() - self._started
-        self._seconds += seconds
-        return seconds
+    def _stop_clock(self) -> None:
+        """Add the time since the clock was started to the training time."""
+        self._seconds += time.perf_counter() - self._started
 
     def _pause_trace(self) -> None:
         if (trace := self._communicator.ledger.trace) is not None:
@@ -384,14 +384,14 @@ class Trial:
         _check_finite("training loss", train_loss, step)
         is_last = step == self._length.num_steps
         self._losses = []
-        evaluates = is_last or self._evaluations is None or self._ticks(self._evaluations)
+        evaluates = is_last or self._evaluations is None or self._fires(self._evaluations)
         model = None
         if evaluates:
             model = self.method.finalize() if is_last else self.method.evaluation_model()
         self._stop_clock()
         seconds, self._seconds_at_report = self._seconds - self._seconds_at_report, self._seconds
         scores: dict[str, float] = {} if model is None else self._evaluated(model, seconds)
-        if model is not None and not is_last and self._patience.ends(scores[self.workload.metric]):
+        if model is not None and not is_last and self._early_stopping.ends(scores[self.workload.metric]):
             is_last, model = True, self.method.finalize()
             scores = self._evaluated(model, seconds)
         scores |= {str(name): float(value) for name, value in self.method.metrics().items()}
@@ -428,14 +428,14 @@ class Trial:
             scores |= {f"test_{name}": value for name, value in self._test(model).items()}
         return scores
 
-    def _ticks(self, ticks: Ticks) -> bool:
+    def _fires(self, trigger: IntervalTrigger) -> bool:
         """Whether an interval has passed; ranks agree on the time."""
-        if not ticks.is_due(self._step):
+        if not trigger.is_due(self._step):
             return False
         seconds = 0.0
-        if ticks.is_in_seconds:
-            (seconds,) = self._told(self._seconds + time.perf_counter() - self._started)
-        return ticks.passes(self._step, seconds)
+        if trigger.is_in_seconds:
+            (seconds,) = self._of_root(self._seconds + time.perf_counter() - self._started)
+        return trigger.fires(self._step, seconds)
 
     def _scheduled(self, epoch: int) -> Iterator[Batch]:
         """The rest of an epoch's batches; sets each step's learning rate, and measures the loading time."""

@@ -182,5 +182,5 @@ def test_repeated_reports_leave_the_pruner_as_they_found_it():
         pruner.start(7)
     reports = [report(epoch, metric, train_loss=metric) for epoch, metric in ((1, 0.05), (2, 0.2), (3, 0.1))]
     decisions = [whole.prunes(each) for each in reports]
-    continued.repeat(reports[0])
+    continued.prunes(reports[0])
     assert [continued.prunes(each) for each in reports[1:]] == decisions[1:]

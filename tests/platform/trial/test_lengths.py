@@ -16,8 +16,8 @@ from atoll.methods.method import NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.interval import Every
-from atoll.platform.trial.schedule import Length, Patience, Ticks
 from atoll.platform.trial.trial import Trial
+from atoll.platform.trial.triggers import EarlyStopping, IntervalTrigger, Length
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Data
 
@@ -206,29 +206,29 @@ def test_a_training_that_does_not_become_better_ends(monkeypatch):
 
 
 def test_patience_counts_evaluations_since_the_best():
-    patience = Patience(2, "maximize")
-    assert [patience.ends(metric) for metric in (0.5, 0.4, 0.6, 0.6, 0.5)] == [False, False, False, False, True]
-    never = Patience(None, "minimize")
+    stopping = EarlyStopping(2, "maximize")
+    assert [stopping.ends(metric) for metric in (0.5, 0.4, 0.6, 0.6, 0.5)] == [False, False, False, False, True]
+    never = EarlyStopping(None, "minimize")
     assert not any(never.ends(1.0) for _ in range(100))
 
 
 def test_ticks_and_lengths():
     length = Length(25, 10)
     assert (length.num_epochs, [length.steps_of(e) for e in range(3)]) == (3, [10, 10, 5])
-    seconds = Ticks(Every(1.0, "seconds"), length)
+    seconds = IntervalTrigger(Every(1.0, "seconds"), length)
     assert seconds.is_due(1)
-    assert not seconds.passes(1, 0.001)  # a look, which estimates a thousand steps and looks again after ten
+    assert not seconds.fires(1, 0.001)  # a look, which estimates a thousand steps and looks again after ten
     assert [step for step in (2, 10, 11) if seconds.is_due(step)] == [11]
-    assert not seconds.passes(11, 0.5)
+    assert not seconds.fires(11, 0.5)
     assert [step for step in (21, 22) if seconds.is_due(step)] == [22]
-    assert seconds.passes(22, 1.0)
+    assert seconds.fires(22, 1.0)
     assert [step for step in (43, 44) if seconds.is_due(step)] == [44]
-    assert seconds.passes(44, 2.0)
-    again = Ticks(Every(1.0, "seconds"), length)
+    assert seconds.fires(44, 2.0)
+    again = IntervalTrigger(Every(1.0, "seconds"), length)
     again.load_state_dict(seconds.state_dict())
     assert [step for step in (65, 66) if again.is_due(step)] == [66]
-    assert not again.passes(66, 2.5)
-    default = Ticks(None, length)
+    assert not again.fires(66, 2.5)
+    default = IntervalTrigger(None, length)
     assert list(itertools.filterfalse(lambda step: not default.is_due(step), range(1, 12))) == [10, 11]
 
 

@@ -1,4 +1,4 @@
-"""When a training reports and evaluates, and how long it is; equal on all ranks."""
+"""How long a training is, and when it reports, evaluates, writes checkpoints and stops early; equal on all ranks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Length:
         return min(self.steps_per_epoch, self.num_steps - epoch * self.steps_per_epoch)
 
 
-class Ticks:
-    """Counts an interval; one in seconds is looked at after as many steps as the training makes in the rest of it.
+class IntervalTrigger:
+    """Fires at an interval; one in seconds is looked at after as many steps as the training makes in the rest of it.
 
     Args:
         every: the interval. Default: an epoch.
@@ -50,7 +50,7 @@ class Ticks:
         """Whether to look after `step` steps; the same on all ranks."""
         return step >= self._next
 
-    def passes(self, step: int, seconds: float) -> bool:
+    def fires(self, step: int, seconds: float) -> bool:
         """Look: whether the interval has passed. Plans the next look.
 
         Args:
@@ -70,7 +70,7 @@ class Ticks:
         return has_passed
 
     def state_dict(self) -> list[float]:
-        """Return the step of the next look, and the time of the last tick."""
+        """Return the step of the next look, and the training time when it last fired."""
         return [self._next, self._since]
 
     def load_state_dict(self, state: list[float]) -> None:
@@ -78,7 +78,7 @@ class Ticks:
         self._next, self._since = int(state[0]), state[1]
 
 
-class Patience:
+class EarlyStopping:
     """Early stopping: ends a training whose metric has not become better for some evaluations.
 
     Args:
