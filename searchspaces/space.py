@@ -100,8 +100,9 @@ class SearchSpace:
 
     def _searched_first(self, values: dict[str, Value]) -> dict[str, Value]:
         """The same values in the order in which readers see them."""
-        fixed = [name for name, _ in self.fixed]
-        return {name: value for name, value in values.items() if name not in fixed} | {n: values[n] for n in fixed}
+        for name, _ in self.fixed:
+            values[name] = values.pop(name)
+        return values
 
     def active(self, genes: Mapping[str, Gene]) -> dict[str, Gene]:
         """The genes of the parameters that are active with `genes`."""

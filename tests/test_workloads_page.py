@@ -1,4 +1,4 @@
-"""The examples of docs/workloads.md: each workload is rehearsed and trained, and mapped data stay out of memory."""
+"""The examples of docs/workloads.md: each workload has a dry run and is trained, and mapped data stay out of memory."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from atoll.communication.threads import single_rank
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.loader import Loader
-from atoll.platform.trial.rehearsal import Rehearsal
+from atoll.platform.trial.dry_run import DryRun
 from atoll.platform.trial.trial import Trial
 
 PAGE = (ROOT / "docs/workloads.md").read_text()
@@ -41,7 +41,7 @@ def configuration(file, name, folder, **changes):
 def test_each_workload_trains(file, name, tmp_path):
     mapped(tmp_path, 2048, 64)
     chosen = configuration(file, name, tmp_path)
-    assert Rehearsal("cpu", test=True)(chosen)["loss"] >= 0
+    assert DryRun("cpu", test=True)(chosen)["loss"] >= 0
     *_, last = Trial(chosen, single_rank(), "cpu", test=True).train()
     assert last.metric is not None
     assert last.validation_loss > 0

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from atoll.platform import exit_codes
 from atoll.platform.benchmark.benchmark_file import Benchmark, Part
-from atoll.platform.launch import checks, lifecycle, provenance_log, rehearsing, running, signals, supervise
+from atoll.platform.launch import checks, dry_run, lifecycle, provenance_log, running, signals, supervise
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import resume
 from atoll.platform.search.proposals import key
@@ -28,7 +28,7 @@ from atoll.platform.study import objectives, provenance
 from atoll.platform.study.plan import Plan, workload_of
 from atoll.platform.study.provenance_record import Measured, measured_differences
 from atoll.platform.study.study import Study
-from atoll.platform.trial.rehearsal import Mistake
+from atoll.platform.trial.dry_run import Mistake
 from atoll.searchspaces.space import SearchSpace
 from atoll.storage import launches, liveness
 from atoll.storage.files import sync_folder, write_whole
@@ -94,7 +94,7 @@ def run(
     parts = list(benchmark.parts())
     plans = [checks.check(benchmark.study(part, folder)) for part in parts if part.stage == "tune"]
     if checks_batches:
-        _rehearse(plans, say)
+        _check_batch(plans, say)
     row = _prepare(benchmark, folder, len(parts), url, resuming)
     _check_measured(benchmark, folder, parts, accept_changes)
     with signals.noting_signals() as asked:
@@ -203,13 +203,13 @@ class _Runner:
             self._say(f"{part.name}: {error}")
 
 
-def _rehearse(plans: Sequence[Plan], say: Callable[[str], None]) -> None:
+def _check_batch(plans: Sequence[Plan], say: Callable[[str], None]) -> None:
     """Check a batch of each workload with each method. A method that cannot train a workload is a result."""
     # Repeats differ in their seeds only.
     several = {(plan.study.workload, plan.study.method, repr(plan.study.space)): plan for plan in reversed(plans)}
     for plan in reversed(several.values()):
         try:
-            rehearsing.check(plan, say=lambda line, name=plan.study.name: say(f"warning: {name}: {line}"))  # type: ignore[misc]
+            dry_run.check(plan, say=lambda line, name=plan.study.name: say(f"warning: {name}: {line}"))  # type: ignore[misc]
         except Mistake as mistake:
             if not mistake.is_of_method:
                 raise Mistake(f"{plan.study.name}: {mistake}") from None

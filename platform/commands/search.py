@@ -162,7 +162,7 @@ def _search(
     in_process: bool = False,
 ) -> int:
     from atoll.platform.commands import display
-    from atoll.platform.launch import checks, join, lifecycle, rehearsing, supervise
+    from atoll.platform.launch import checks, dry_run, join, lifecycle, supervise
     from atoll.platform.study import effects
 
     url = lifecycle.store_url(store, study)
@@ -182,7 +182,7 @@ def _search(
             return ended.exit_code
         return ended
     with _naming(file):
-        rehearsing.check(plan, forks=not in_process, say=_warn)
+        dry_run.check(plan, forks=not in_process, say=_warn)
     console = Console(stderr=as_json, highlight=False)
     where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
     console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {where}")
@@ -211,13 +211,13 @@ def check(
     """Check a study without searching: take one batch through its workload, and say what is wrong with which shape."""
     from dataclasses import asdict
 
-    from atoll.platform.launch import checks, extras, rehearsing
+    from atoll.platform.launch import checks, dry_run, extras
 
     extras.require_search_extra()
     study = _study(file, {}, {}, inside=not outside)
     with _naming(file):
         plan = checks.check(study)
-    verdict = rehearsing.rehearse(plan, limit=None)
+    verdict = dry_run.run(plan, limit=None)
     if as_json:
         print_json({"study": study.name, **asdict(verdict)})
     else:
@@ -281,7 +281,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration on one worker."""
-    from atoll.platform.launch import extras, rehearsing, train
+    from atoll.platform.launch import dry_run, extras, train
 
     extras.require_search_extra()
     if merged and save is None:
@@ -294,7 +294,7 @@ def train(
     for change in changes:
         print(f"unlike the exported trial: {change}", file=sys.stderr)
     if not no_check:
-        rehearsing.check_configuration(configuration.configuration(), test=test, say=_warn)
+        dry_run.check_configuration(configuration.configuration(), test=test, say=_warn)
     result = train.train(configuration.configuration(), test=test, say=say, save=save, merged=merged)
     if as_json:
         print_json(result | {"differences": changes})

@@ -12,14 +12,14 @@ import traceback
 from collections.abc import Callable
 
 from atoll.platform import exit_codes
-from atoll.platform.launch import lifecycle, rehearsing
+from atoll.platform.launch import dry_run, lifecycle
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import without_rank_variables
 from atoll.platform.study import effects
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
-from atoll.platform.trial.rehearsal import Mistake
+from atoll.platform.trial.dry_run import Mistake
 from atoll.storage import launches
 from atoll.storage.folder import StudyFolder
 from atoll.storage.lock import Lock
@@ -57,7 +57,7 @@ def join(
     from atoll.platform.ranks import search
 
     server = search.start_server(plan.study)  # before MPI
-    mistake = _rehearse(plan, say) if _is_first() else None  # forks, so before MPI, too
+    mistake = _check_batch(plan, say) if _is_first() else None  # forks, so before MPI, too
 
     import mpi4py
 
@@ -108,9 +108,9 @@ def _is_first() -> bool:
     return next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0") == "0"
 
 
-def _rehearse(plan: Plan, say: Callable[[str], None]) -> Exception | None:
+def _check_batch(plan: Plan, say: Callable[[str], None]) -> Exception | None:
     try:
-        rehearsing.check(plan, say=say)
+        dry_run.check(plan, say=say)
     except Mistake as mistake:
         return mistake
     return None

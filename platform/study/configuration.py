@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from atoll.methods.common.own import Kind
+from atoll.methods.common.own import Kind, is_own
 from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.interval import Every, Interval
@@ -237,5 +237,6 @@ def split_hyperparameters(
     split = of_method(**{name: value for name, value in given.items() if name in own}), of_optimizer
     method.check(*split, num_ranks)
     for kind in OWN:
-        registry.own(kind, getattr(of_optimizer, kind), registry.workload(workload_name))
+        if is_own(kind, name := getattr(of_optimizer, kind)):
+            registry.own(kind, name, registry.workload(workload_name))
     return (*split, of_network(**{name: value for name, value in given.items() if name in of_workload}))

@@ -212,7 +212,7 @@ def test_patience_counts_evaluations_since_the_best():
     assert not any(never.ends(1.0) for _ in range(100))
 
 
-def test_ticks_and_lengths():
+def test_triggers_and_lengths():
     length = Length(25, 10)
     assert (length.num_epochs, [length.steps_of(e) for e in range(3)]) == (3, [10, 10, 5])
     seconds = IntervalTrigger(Every(1.0, "seconds"), length)

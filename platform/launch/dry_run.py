@@ -1,4 +1,4 @@
-"""Rehearses a study before its ranks start: in a process of its own, within a time limit, and told when it is cut.
+"""A study's dry run before its ranks start: in a process of its own, within a time limit, and told when it is cut.
 
 The launcher has imported torch to check the study, so a forked process starts at once, and what the user's code leaves
 behind (memory, a GPU's context, a crash) ends with it.
@@ -24,8 +24,8 @@ from atoll.platform.launch.mpiexec import is_rank_variable
 from atoll.platform.search.proposals import draw
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.plan import Plan
+from atoll.platform.trial.dry_run import DryRun, Mistake, Undecided
 from atoll.platform.trial.isolation import isolated
-from atoll.platform.trial.rehearsal import Mistake, Rehearsal, Undecided
 
 LIMIT = 10.0  # seconds, before a search; `atoll check` has none
 MOST = 4  # configurations, if all of them fail
@@ -33,7 +33,7 @@ MOST = 4  # configurations, if all of them fail
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rehearsal found.
+    """What a dry run found.
 
     Attributes:
         state: passed, refused, or undecided.
@@ -51,25 +51,25 @@ class Verdict:
 
 
 def check(plan: Plan, *, forks: bool = True, say: Callable[[str], None]) -> None:
-    """Rehearse a study before its search, unless its `check` is false.
+    """Make a dry run of a study before its search, unless its `check` is false.
 
     Args:
         plan: the resolved study.
         forks: whether in a process of its own, within LIMIT; otherwise in this one, without a limit, for debuggers.
-        say: receives a line if the rehearsal could not decide.
+        say: receives a line if the dry run could not decide.
 
     Raises:
         Mistake: if none of the study's configurations that were tried can be trained.
     """
     if not plan.study.check:
         return
-    _raise(rehearse(plan, limit=LIMIT, forks=forks), say)
+    _raise(run(plan, limit=LIMIT, forks=forks), say)
 
 
 def check_configuration(configuration: Configuration, *, test: bool, say: Callable[[str], None]) -> None:
-    """Rehearse one configuration, with several seeds. Raises Mistake if it cannot be trained."""
+    """Make a dry run of one configuration, with several seeds. Raises Mistake if it cannot be trained."""
     several = _seeds(configuration)
-    _raise(_rehearsed(several, configuration.device, test=test, limit=LIMIT, forks=True), say)
+    _raise(_run(several, configuration.device, test=test, limit=LIMIT, forks=True), say)
 
 
 def _raise(verdict: Verdict, say: Callable[[str], None]) -> None:
@@ -80,13 +80,13 @@ def _raise(verdict: Verdict, say: Callable[[str], None]) -> None:
         say(f"{verdict.said}; going on")
 
 
-def rehearse(plan: Plan, *, limit: float | None, forks: bool = True) -> Verdict:
+def run(plan: Plan, *, limit: float | None, forks: bool = True) -> Verdict:
     """Take one batch of the study's default configuration through its workload.
 
     Only if it fails, others are tried, with other seeds: the smallest batch, and random ones. One that passes will do.
     """
     test = plan.study.confirm is not None
-    return _rehearsed(_candidates(plan), plan.study.topology.device, test=test, limit=limit, forks=forks)
+    return _run(_candidates(plan), plan.study.topology.device, test=test, limit=limit, forks=forks)
 
 
 def _candidates(plan: Plan) -> Iterator[Configuration]:
@@ -109,13 +109,11 @@ def _seeds(configuration: Configuration) -> list[Configuration]:
     return [configuration.model_copy(update={"seed": configuration.seed + number}) for number in range(MOST)]
 
 
-def _rehearsed(
-    several: Iterable[Configuration], device: str, *, test: bool, limit: float | None, forks: bool
-) -> Verdict:
+def _run(several: Iterable[Configuration], device: str, *, test: bool, limit: float | None, forks: bool) -> Verdict:
     started = time.monotonic()
 
     def found(tell: Callable[[str], None]) -> Verdict:
-        return _first_that_passes(several, Rehearsal(_device(device), test=test, tell=tell))
+        return _first_that_passes(several, DryRun(_device(device), test=test, tell=tell))
 
     if forks and sys.platform == "linux":
         verdict = _in_a_process(found, limit)
@@ -129,11 +127,11 @@ def _device(device: str) -> str:
     return "cuda:0" if device != "cpu" and torch.cuda.device_count() else "cpu"
 
 
-def _first_that_passes(several: Iterable[Configuration], rehearsal: Rehearsal) -> Verdict:
+def _first_that_passes(several: Iterable[Configuration], dry_run: DryRun) -> Verdict:
     mistakes: list[Mistake] = []
     for configuration in several:
         try:
-            found = rehearsal(configuration)
+            found = dry_run(configuration)
         except Undecided as undecided:
             return Verdict("undecided", f"one batch could not be checked here: {undecided}")
         except Mistake as mistake:

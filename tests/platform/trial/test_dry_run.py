@@ -1,4 +1,4 @@
-"""A rehearsal says what is wrong in a line with shapes and the user's own line, and refuses nothing that trains."""
+"""A dry run says what is wrong in a line with shapes and the user's own line, and refuses nothing that trains."""
 
 import re
 
@@ -7,7 +7,7 @@ from ranks import SUPPORT
 
 from atoll.communication.threads import single_rank
 from atoll.platform.study.configuration import Configuration
-from atoll.platform.trial.rehearsal import Mistake, Rehearsal, Undecided
+from atoll.platform.trial.dry_run import DryRun, Mistake, Undecided
 from atoll.platform.trial.trial import Diverged, Trial
 
 FILE = SUPPORT / "mistaken.py"
@@ -20,8 +20,8 @@ def configuration(name, **changes):
     return Configuration(**settings | changes)
 
 
-def rehearsed(name, *, test=False, **changes):
-    return Rehearsal("cpu", test=test)(configuration(name, **changes))
+def checked(name, *, test=False, **changes):
+    return DryRun("cpu", test=test)(configuration(name, **changes))
 
 
 def trained(name, **changes):
@@ -70,7 +70,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_a_line_with_shapes_and_the_users_line(name):
     with pytest.raises(Mistake) as caught:
-        rehearsed(name)
+        checked(name)
     message = str(caught.value)
     assert re.search(MISTAKES[name], message)
     assert "\n" not in message
@@ -93,29 +93,29 @@ SOUND = ["Right", "TrainsOnAnother", "Crops", "LossOfOne", "NeedsMany", "NoTest"
 
 @pytest.mark.parametrize("name", SOUND)
 def test_what_trains_is_not_refused(name):
-    found = rehearsed(name)
+    found = checked(name)
     assert found["loss"] > 0
     assert "loss" in found["scores"]
     assert trained(name).metric is not None
 
 
 def test_the_loss_is_that_of_the_trials_first_step():
-    found = rehearsed("Right", seed=3)
+    found = checked("Right", seed=3)
     trial = Trial(configuration("Right", seed=3, steps=1, epochs=None), single_rank(), "cpu", test=False)
     (progress,) = trial.train()
     assert found["loss"] == pytest.approx(progress.train_loss, rel=1e-6)
 
 
 def test_test_data_are_looked_at_if_they_are_measured():
-    assert rehearsed("NoTest")
+    assert checked("NoTest")
     with pytest.raises(Mistake, match="the test data must have at least one sample"):
-        rehearsed("NoTest", test=True)
+        checked("NoTest", test=True)
 
 
 @pytest.mark.parametrize(("name", "said"), [("NeedsGpu", "NVIDIA driver"), ("DataElsewhere", "No such file")])
 def test_what_other_hosts_may_have_is_undecided(name, said):
     with pytest.raises(Undecided, match=said):
-        rehearsed(name)
+        checked(name)
 
 
 def test_the_loss_diverges_for_the_trial_too():
@@ -125,11 +125,11 @@ def test_the_loss_diverges_for_the_trial_too():
 
 def test_a_global_batch_counts_all_ranks():
     with pytest.raises(Mistake, match="batch_size 8 on 8 ranks makes 64"):
-        rehearsed("Right", ranks=8)
+        checked("Right", ranks=8)
 
 
 @pytest.mark.parametrize("settings", [{"accumulate": 3}, {"precision": "bfloat16"}])
 def test_it_follows_the_trials_precision_and_accumulation(settings):
-    found = rehearsed("Right", hyperparameters={"batch_size": 8} | settings)
+    found = checked("Right", hyperparameters={"batch_size": 8} | settings)
     dtype, size = ("bfloat16", 8) if "precision" in settings else ("float32", 2)
     assert found["outputs"] == f"{dtype} ({size}, 3)"

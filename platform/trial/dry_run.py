@@ -1,4 +1,4 @@
-"""A rehearsal: one batch through a workload on one rank, before anything expensive starts.
+"""A dry run: one batch through a workload on one rank, before anything expensive starts.
 
 It follows the code that trains: the trial's first batch, forward, loss and backward, then a batch of the validation
 data. It refuses only what cannot train; what may depend on this host, such as absent files or GPUs, is `Undecided`.
@@ -52,7 +52,7 @@ class Mistake(ValueError):
 
     Attributes:
         is_of_method: whether the reason is what the method cannot do.
-        num_stages: how far the rehearsal came.
+        num_stages: how far the dry run came.
     """
 
     def __init__(self, message: str, *, is_of_method: bool = False, num_stages: int = 0) -> None:
@@ -62,7 +62,7 @@ class Mistake(ValueError):
 
 
 class Undecided(Exception):
-    """The rehearsal cannot tell: what failed may be there where the ranks run. The message is a line."""
+    """The dry run cannot tell: what failed may be there where the ranks run. The message is a line."""
 
 
 def described(nested: Nested) -> str:
@@ -81,8 +81,8 @@ def described(nested: Nested) -> str:
     return type(nested).__name__
 
 
-class Rehearsal:
-    """The rehearsals of one workload.
+class DryRun:
+    """Dry runs of one workload.
 
     Args:
         device: the rank's device.

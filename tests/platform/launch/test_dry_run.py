@@ -1,4 +1,4 @@
-"""A study is rehearsed before its ranks start: refused in a line, or told what could not be checked."""
+"""A study has a dry run before its ranks start: refused in a line, or told what could not be checked."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import yaml
 from commands import called, called_json
 from ranks import SUPPORT, mpiexec
 
-from atoll.platform.launch import checks, rehearsing
+from atoll.platform.launch import checks, dry_run
 from atoll.platform.study.study import Study
 from atoll.storage.store import Store
 
@@ -28,7 +28,7 @@ def write(folder, name, **changes):
 
 
 def verdict(name, *, limit=None, forks=True, **changes):
-    return rehearsing.rehearse(checks.check(Study(**content(name, **changes))), limit=limit, forks=forks)
+    return dry_run.run(checks.check(Study(**content(name, **changes))), limit=limit, forks=forks)
 
 
 # What a new user wrote, as found in a first day with atoll.
@@ -126,7 +126,7 @@ def test_a_search_goes_on_with_a_warning_if_it_is_undecided(tmp_path):
     assert Store(f"sqlite:///{tmp_path}/atoll.db").study("s").state == "complete"
 
 
-def test_the_rehearsal_of_a_debugged_search_puts_random_states_back():
+def test_the_dry_run_of_a_debugged_search_puts_random_states_back():
     torch.manual_seed(17)
     before = torch.get_rng_state()
     assert verdict("Right", forks=False).state == "passed"
@@ -148,7 +148,7 @@ def test_confirmed_configurations_measure_the_test_data():
 
 
 @pytest.mark.usefixtures("trains_on_threads")
-def test_a_training_is_rehearsed(tmp_path):
+def test_a_training_has_a_dry_run(tmp_path):
     configuration = {"workload": f"{FILE}:PerSample", "method": "ddp", "epochs": 1, "device": "cpu"}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration))
     done = called("train", "c.yaml", "--outside", cwd=tmp_path, code=2)
@@ -156,7 +156,7 @@ def test_a_training_is_rehearsed(tmp_path):
     assert "failed: RuntimeError" in called("train", "c.yaml", "--outside", "--no-check", cwd=tmp_path, code=1).stdout
 
 
-def test_a_benchmark_is_rehearsed(tmp_path):
+def test_a_benchmark_has_its_dry_runs(tmp_path):
     benchmark = {
         "name": "b",
         "methods": [{"name": "ddp", "method": "ddp"}],
@@ -185,13 +185,13 @@ def test_inside_someones_mpirun_one_rank_refuses_for_all(tmp_path):
 def test_it_costs_a_tenth_of_a_second():
     """A goal of a search's start is half a second for all its checks; this is CPU time, as machines are busy."""
     plan = checks.check(Study(name="s", workload="digits_mlp", method="ddp", topology={"device": "cpu"}))
-    rehearsing.rehearse(plan, limit=None)
+    dry_run.run(plan, limit=None)
 
     def seconds():
         used = [resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
     before = seconds()
-    assert rehearsing.rehearse(plan, limit=None).state == "passed"
+    assert dry_run.run(plan, limit=None).state == "passed"
     assert seconds() - before < 0.5
     assert os.getpid()  # the child never comes here
