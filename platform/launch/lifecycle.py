@@ -43,7 +43,10 @@ MAY_CHANGE = (
     *BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going", "isolate",
     "check",
 )  # fmt: skip
-_ADDED = {"objective_from": "last"}  # what earlier versions did, whose studies do not name it
+# Studies of earlier versions do not name what was added since, and were searched with its default.
+_DEFAULTS = {
+    name: f.default for name, f in Study.model_fields.items() if isinstance(f.default, bool | int | float | str)
+}
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 
 
@@ -203,7 +206,7 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
     """What has been searched, if the study is still the same. Raises LaunchError."""
     if not folder.exists():
         raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
-    before = _ADDED | json.loads(folder.definition.read_text())["definition"]
+    before = _DEFAULTS | json.loads(folder.definition.read_text())["definition"]
     changed = [
         f"{key}: {before.get(key)!r} before, {value!r} now"
         for key, value in definition.items()
