@@ -19,6 +19,7 @@ from atoll.methods import METHODS
 from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.method import Method, NotApplicable
 from atoll.platform.study import registry
+from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.failure import Stopped
 from atoll.platform.trial.trial import Trial
@@ -86,6 +87,7 @@ def values(reports):
 
 
 def interrupted_equals_uninterrupted(config, folder, nodes=(0,), until=50):
+    config = config.model_copy(update={"checkpoint": Checkpointing(every=f"{until - 1} steps")})
     expected = train(config, folder / "whole", nodes)
     with pytest.raises(Interruption):
         train(config, folder / "cut", nodes, until)
@@ -120,6 +122,8 @@ def test_every_deterministic_method_continues_bit_for_bit(tmp_path, name):
     config = configuration(method=method, hyperparameters=hyperparameters | settings | form, epochs=3)
     # 9 or 39 steps an epoch; drawn for each method. mac continues from the end of an epoch.
     until = random.Random(name).randrange(12, 26)
+    if method != "mac":
+        config = config.model_copy(update={"checkpoint": Checkpointing(every=f"{until - 1} steps")})
     nodes = (0,) if most == 1 else (0, 0, 1, 1)
     expected = train(config, tmp_path / "whole", nodes)
     with pytest.raises(Interruption):
