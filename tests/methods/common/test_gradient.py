@@ -157,3 +157,24 @@ def test_accumulation_is_judged_by_the_batch_of_a_rank():
         total.for_ranks(8)
     with pytest.raises(ValueError, match=r"accumulate must be in 1\.\.global_batch_size \(32\); got 64"):
         OptimizerSettings(global_batch_size=32, accumulate=64)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_scaled_gradients_are_sent_at_their_own_size(overlap):
+    batch, models = batch_of(8), [network() for _ in range(2)]  # threads share torch's random state
+
+    def train(communicator):
+        context = replace(context_of(models[communicator.rank], precision="float16"), communicator=communicator)
+        method = Ddp(DdpHyperparameters(overlap=overlap, bucket_mib=1e-4), context)
+        mine = slice(communicator.rank * 4, communicator.rank * 4 + 4)
+        for _ in range(3):
+            method.step(Batch(indices=batch.indices[mine], inputs=batch.inputs[mine], targets=batch.targets[mine]))
+
+    run_virtual_ranks(train, (0, 0))
+    alone = context_of(network(), precision="float16")
+    method = Ddp(DdpHyperparameters(), alone)
+    for _ in range(3):
+        method.step(batch)
+    for found, expected in zip(models[0].parameters(), alone.model.parameters(), strict=True):
+        # Products of float16 are rounded to 2^-11 of their size.
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)

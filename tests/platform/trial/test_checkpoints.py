@@ -162,6 +162,14 @@ def test_schedules_that_follow_the_epochs_continue(tmp_path, schedule):
     interrupted_equals_uninterrupted(configuration(hyperparameters=hyperparameters, epochs=6), tmp_path, until=190)
 
 
+def test_early_stopping_continues(tmp_path):
+    nothing_changes = {"learning_rate": 1e-12}
+    config = configuration(hyperparameters=nothing_changes, epochs=9, patience=2)
+    ((reports, _, _),) = train(config, tmp_path / "whole")
+    assert reports[-1].epoch == 3
+    interrupted_equals_uninterrupted(config, tmp_path / "again", until=60)
+
+
 def test_settings_of_the_training_continue(tmp_path):
     hyperparameters = {"precision": "float16", "accumulate": 2, "gradient_clipping": 0.5, "optimizer": "adamw"}
     config = configuration(
