@@ -32,10 +32,11 @@ class Sums(Method[NoHyperparameters]):
         self._seconds: dict[int, list[float]] = defaultdict(list)
 
     def epoch(self, batches: Iterator[Batch]) -> Iterator[Tensor]:
-        """Sum each size as often as there are batches, at most 30 times."""
-        for _ in zip(range(30), batches, strict=False):
-            for size in NUM_BYTES:
-                self._sum(torch.zeros(size // 4), size)
+        """Sum each size in each of the first 30 batches."""
+        for number, _ in enumerate(batches):
+            if number < 30:
+                for size in NUM_BYTES:
+                    self._sum(torch.zeros(size // 4), size)
             yield torch.zeros(())
 
     def _sum(self, tensor: Tensor, size: int) -> None:
