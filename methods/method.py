@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -104,6 +105,7 @@ class Context:
         seed: seeds the method's own randomness.
         forward: (network, batch) -> outputs. Default: `model(batch.inputs)`.
         groups: the workload's parameter groups of the network. Default: those of `default_groups`.
+        folder_path: where `folder` is made. Default: nowhere.
 
     Example:
         >>> import torch
@@ -131,6 +133,14 @@ class Context:
     seed: int
     forward: Callable[[nn.Module, Batch], Nested] = forward
     groups: Groups = default_groups
+    folder_path: Path | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The trial's own folder, for files of the method's, made when first asked for; see `Workload.trial_folder`."""
+        if self.folder_path is not None:
+            self.folder_path.mkdir(parents=True, exist_ok=True)
+        return self.folder_path
 
     @cached_property
     def gradient(self) -> BatchGradient:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import shutil
@@ -131,7 +130,7 @@ class StudyFolder:
 
 
 class TrialFolder:
-    """The files of one trial: its checkpoints, one file a rank, and what its workload writes.
+    """The files of one trial: its checkpoints, one file a rank, its trained model, and what its workload writes.
 
     Args:
         path: the trial's folder, which need not exist.
@@ -149,6 +148,11 @@ class TrialFolder:
         """A rank's state after so many steps."""
         return self.path / f"step-{step:09d}.rank-{rank:05d}.pt"
 
+    @property
+    def weights(self) -> Path:
+        """The trained model's tensors, in the format of safetensors."""
+        return self.path / "weights.safetensors"
+
     def checkpoint_step(self) -> int:
         """The step of the newest checkpoint; 0 if there is none."""
         try:
@@ -158,8 +162,14 @@ class TrialFolder:
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints, and the folder if it is then empty."""
-        written = itertools.chain(self.path.glob("step-*.rank-*.pt"), left_overs(self.path))
-        for file in (*written, self.manifest):
+        self._remove(*self.path.glob("step-*.rank-*.pt"), *left_overs(self.path), self.manifest)
+
+    def remove_weights(self) -> None:
+        """Remove the trained model, and the folder if it is then empty."""
+        self._remove(self.weights)
+
+    def _remove(self, *files: Path) -> None:
+        for file in files:
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()

@@ -22,7 +22,7 @@ from atoll.platform.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from atoll.storage.models import StudyRow
+    from atoll.storage.models import StudyRow, TrialRow
     from atoll.storage.store import Store
 
 
@@ -199,11 +199,32 @@ def export(
     output: Annotated[
         Path | None, typer.Option("-o", help="A .yaml or .json file to write. Default: standard output.")
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write each trial's configuration, trained model and a script that loads it without atoll into this "
+            "folder; of several trials, into a folder each.",
+        ),
+    ] = None,
+    factors: Annotated[
+        bool, typer.Option("--factors", help="With --weights: leave low-rank factors as they are, not multiplied.")
+    ] = False,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="With --weights: allow code outside the working directory.")
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export the best configurations, complete enough to be trained again with `atoll train`."""
     which = None if trial is None else (trial, attempt)
+    if weights is not None:
+        if output is not None:
+            raise typer.BadParameter("--weights writes a folder, and -o a file: give one of them")
+        _export_weights(study, None if pareto else best, which, weights, store, as_json, (factors, outside))
+        return
+    if factors or outside:
+        raise typer.BadParameter("--factors and --outside need --weights DIR")
     text = write_export(study, None if pareto else best, output, store, as_json, which)
     print(text if output is None else f"wrote {output}")
 
@@ -217,22 +238,14 @@ def write_export(
     which: tuple[int, int | None] | None = None,
 ) -> str:
     """Write the best configurations (None: the Pareto front), or one trial's; returns the YAML or JSON text."""
-    from atoll.analysis import leaderboard as ranking
-    from atoll.storage import browse
     from atoll.storage.export import as_yaml, configuration
     from atoll.storage.files import write_whole
-    from atoll.storage.store import StoreError
 
     opened = open_store(store)
     row = opened.study(study)
-    if best is None and not row.objectives:
-        raise StoreError(f"--pareto needs several objectives; {study} has one, {row.metric}: use --best")
+    trials = _to_export(opened, row, best, which)
     if which is not None:
-        best, trials = 1, [browse.trial(opened, row.id, *which)]
-    else:
-        trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)
-    if not trials:
-        raise StoreError(f"{study} has no complete trial to export")
+        best = 1
     provenances, folder = opened.provenances(row), None if output is None else output.parent
     if as_json or (output is not None and output.suffix == ".json"):
         configurations = [configuration(row, trial, provenances, folder) for trial in trials]
@@ -243,6 +256,63 @@ def write_export(
         output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(output, text)
     return text
+
+
+def _to_export(opened: Store, row: StudyRow, best: int | None, which: tuple[int, int | None] | None) -> list[TrialRow]:
+    """The best trials (None: the Pareto front), or one; at least one."""
+    from atoll.analysis import leaderboard as ranking
+    from atoll.storage import browse
+    from atoll.storage.store import StoreError
+
+    if best is None and not row.objectives:
+        raise StoreError(f"--pareto needs several objectives; {row.name} has one, {row.metric}: use --best")
+    if which is not None:
+        return [browse.trial(opened, row.id, *which)]
+    trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)
+    if not trials:
+        raise StoreError(f"{row.name} has no complete trial to export")
+    return trials
+
+
+def _export_weights(
+    study: str,
+    best: int | None,
+    which: tuple[int, int | None] | None,
+    folder: Path,
+    store: str | None,
+    as_json: bool,
+    options: tuple[bool, bool],
+) -> None:
+    """Write the weights of the chosen trials, and print where they are; those without weights are named."""
+    from atoll.platform.launch import extras
+    from atoll.platform.launch.exported_weights import export_weights, weights_file
+    from atoll.storage.store import StoreError
+
+    extras.require_search_extra()
+    opened = open_store(store)
+    row = opened.study(study)
+    trials = _to_export(opened, row, best, which)
+    without: dict[int, StoreError] = {}
+    for trial in trials:
+        try:
+            weights_file(row, trial)
+        except StoreError as error:
+            without[trial.number] = error
+    if len(without) == len(trials):
+        raise without[trials[0].number]
+    for why in without.values():
+        print(why, file=sys.stderr)
+    written = []
+    for trial in (trial for trial in trials if trial.number not in without):
+        target = folder if len(trials) == 1 else folder / f"trial-{trial.number:06d}"
+        notes = export_weights(
+            row, trial, target, provenances=opened.provenances(row), factors=options[0], outside=options[1]
+        )
+        written.append({"trial": trial.number, "folder": str(target), "notes": notes})
+        if not as_json:
+            print("\n".join([f"wrote {target}", *(f"note: {note}" for note in notes)]))
+    if as_json:
+        print_json({"written": written, "without_weights": sorted(without)})
 
 
 @app.command(epilog="Example: atoll dashboard --port 8050")

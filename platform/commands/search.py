@@ -269,11 +269,16 @@ def train(
         int | None, typer.Option(help="Record how much each layer changed over this many epochs. Default: off.", min=1)
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(help="File to which torch.save writes the trained model's state dict.")
+        Path | None,
+        typer.Option(help="File for the trained model's state dict: .safetensors, or any other name for torch.save."),
     ] = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="With --save: write full weights instead of low-rank factors.")
     ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="The training's own folder: its checkpoints and files of the workload's. Default: none."),
+    ] = None,
     outside: Annotated[
         bool, typer.Option("--outside", help="Allow the configuration file to refer to code outside its folder.")
     ] = False,
@@ -295,7 +300,7 @@ def train(
         print(f"unlike the exported trial: {change}", file=sys.stderr)
     if not no_check:
         dry_run.check_configuration(configuration.configuration(), test=test, say=_warn)
-    result = train.train(configuration.configuration(), test=test, say=say, save=save, merged=merged)
+    result = train.train(configuration.configuration(), test=test, say=say, save=save, merged=merged, folder=folder)
     if as_json:
         print_json(result | {"differences": changes})
     else:

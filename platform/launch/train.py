@@ -81,6 +81,7 @@ def train(
     say: Callable[[str], None],
     save: Path | None = None,
     merged: bool = False,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Train `configuration` over MPI, reporting each epoch; returns the result.
 
@@ -88,8 +89,9 @@ def train(
         configuration: the configuration to train.
         test: whether to also measure the trained model on the test data.
         say: receives a line per epoch.
-        save: a file for the trained model's state dict.
+        save: a file for the trained model's state dict, in the format of safetensors if that is its suffix.
         merged: whether the state dict has full weights instead of low-rank factors.
+        folder: the training's own, for checkpoints and files of the workload's, from which it continues. Default: none.
 
     Raises:
         LaunchError: if the MPI job fails, or if this process already belongs to one.
@@ -100,14 +102,15 @@ def train(
         raise errors.LaunchError(f"--save must be in an existing folder; got {save}")
     metric = registry.workload(configuration.workload).metric
     with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
-        folder = Path(name)
-        file, log = folder / "configuration.json", folder / "ranks.log"
+        journals = Path(name)
+        file, log = journals / "configuration.json", journals / "ranks.log"
         content = {"configuration": configuration.model_dump(), "test": test}
         content |= {"save": None if save is None else str(save.absolute()), "merged": merged}
+        content |= {"folder": None if folder is None else str(folder.absolute())}
         file.write_text(json.dumps(content))
-        result_file = folder / launches.file_name("root-00000", launch=1)
+        result_file = journals / launches.file_name("root-00000", launch=1)
         job = mpiexec.start_ranks(configuration.ranks, ["train", str(file), str(result_file)], log)
-        tail, result = JournalTail(folder), None
+        tail, result = JournalTail(journals), None
         try:
             while result is None:
                 ended = job.poll() is not None

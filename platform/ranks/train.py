@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from atoll.communication.world import World
@@ -42,7 +43,9 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
             if content["save"] is not None:
                 _save(model, Path(content["save"]), merged=content["merged"])
 
-        outcome = worker.evaluate(configuration, Hooks(on_progress=report, on_trained=save), test=content["test"])
+        folder = None if content["folder"] is None else Path(content["folder"])
+        hooks = Hooks(on_progress=report, on_trained=save)
+        outcome = worker.evaluate(configuration, hooks, test=content["test"], folder=folder)
         lines.append(outcome.as_event(0, 0))
         worker.dismiss()
     worker.close()
@@ -50,10 +53,14 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
 
 
 def _save(model: nn.Module, file: Path, *, merged: bool) -> None:
-    """Write the state dict whole; `torch.load(file, weights_only=True)` reads it."""
+    """Write the state dict whole, in the format of safetensors or of torch, by the file's suffix."""
     state = merged_state_dict(model) if merged else model.state_dict()
+    tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     with replacing(file) as partial:
-        torch.save({name: value.detach().cpu().clone() for name, value in state.items()}, partial)
+        if file.suffix == ".safetensors":
+            save_file(tensors, partial, {"format": "pt"})
+        else:
+            torch.save(tensors, partial)
 
 
 def _topology(configuration: Configuration) -> Topology:

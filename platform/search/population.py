@@ -101,6 +101,11 @@ class Population:
             self._pool = _front(list(self._order), 2 * self.size)
         return individual
 
+    def is_unbeaten(self, losses: Losses) -> bool:
+        """Whether no complete individual here is at least as good in every objective."""
+        complete = (individual for individual in self.best() if individual.is_complete)
+        return not any(all(a <= b for a, b in zip(i.losses, losses, strict=True)) for i in complete)
+
     def best(self) -> list[Individual]:
         """The breeding population, best first: by objective, or by front and crowding distance (Deb et al. 2002)."""
         if self._best is None:

@@ -216,17 +216,15 @@ class SearchLoop:
             serve=self._serve,
         )
         confirms = self._plan.study.confirm is not None
-        folder = None if configuration.checkpoint is None else self._folder_of(ticket.number)
-        path = None if folder is None else folder.path
-        evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=path)
+        folder = self._folder_of(ticket.number)
+        evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=folder.path)
         outcome, values = self._scoring.judge(evaluated, clock)
         worker_seconds = self._deadlines.trial_seconds()
         losses, curve = self._scoring.losses(outcome.state, values, outcome.curve)
         if not confirms and not self._is_best(configuration.method, outcome, losses):
             outcome = replace(outcome, traces=[])
         self._journal.trial_ended(trial, outcome, values, worker_seconds)
-        if folder is not None and outcome.state != "lost" and self._plan.study.keeps_no_checkpoints:
-            folder.remove_checkpoints()
+        self._remove_files(folder, outcome.state, losses)
         self._budget.spend(worker_seconds)
         if outcome.state == "failed":
             self._tell_failure(candidate.hyperparameters)
@@ -236,6 +234,14 @@ class SearchLoop:
             self._island.add(self._individual(ticket.number, candidate, outcome, losses, curve))
         self._receive()
         self._island.migrate()
+
+    def _remove_files(self, folder: TrialFolder, state: str, losses: tuple[float, ...] | None) -> None:
+        """Remove what does not stay of a trial that has ended; to be called before it joins the population."""
+        if state != "lost" and self._plan.study.keeps_no_checkpoints:
+            folder.remove_checkpoints()
+        is_incumbent = state == "complete" and losses is not None and self._island.population.is_unbeaten(losses)
+        if self._plan.study.keeps_incumbents_weights and not is_incumbent:
+            folder.remove_weights()
 
     def _individual(
         self, number: int, candidate: Candidate, outcome: Outcome, losses: tuple[float, ...], curve: dict[int, float]

@@ -174,7 +174,8 @@ class Study(Strict):
     checkpoint: Checkpointing | None = Field(
         default=None,
         description="every: interval at which a trial's state is written to the study's folder, from which an "
-        "interrupted trial continues; keep: none, last or all, what stays when a trial has ended. Default: none",
+        "interrupted trial continues; keep: none, last or all, what stays when a trial has ended; weights: none, best "
+        "or all, the trials whose trained model stays. Default: none",
     )
     loader: Loader | None = Field(
         default=None,
@@ -354,6 +355,11 @@ class Study(Strict):
     def keeps_no_checkpoints(self) -> bool:
         """Whether a trial's checkpoints are removed when it ends."""
         return self.checkpoint is not None and self.checkpoint.keep == "none"
+
+    @property
+    def keeps_incumbents_weights(self) -> bool:
+        """Whether the trained models of incumbents stay, and those of other trials do not."""
+        return self.checkpoint is not None and self.checkpoint.weights == "best"
 
     def population(self, island: int) -> int:
         """The size of an island's breeding population, or of its sampler's generation."""

@@ -35,6 +35,8 @@ from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.shares import Share
 from atoll.platform.trial.training_batches import length_in_steps, training_batches
 from atoll.platform.trial.triggers import EarlyStopping, IntervalTrigger, Length
+from atoll.platform.trial.weights import TrainedModel, require_tensors
+from atoll.storage.folder import TrialFolder
 
 # Random states are global to the process, and virtual ranks are threads of one process.
 _RANDOM_STATE = threading.Lock()
@@ -52,7 +54,8 @@ class Trial:
         communicator: the worker's ranks; its ledger is the method's.
         device: this rank's device.
         test: whether to also measure the model on the test data, which no search uses, after every epoch.
-        folder: the trial's own, for checkpoints; if it holds one, training continues from it. Default: no checkpoints.
+        folder: the trial's own, for checkpoints, its model and what the workload writes; if it holds a checkpoint,
+            training continues from it. Default: none of these.
         stops: the root's: whether to write a checkpoint and stop; asked about once a second.
 
     Attributes:
@@ -75,6 +78,8 @@ class Trial:
             configuration.method, configuration.workload, configuration.hyperparameters, communicator.size
         )
         self.workload = registry.workload(configuration.workload, of_workload)
+        self.workload.trial_folder = folder
+        self._folder = folder
         self._communicator = communicator
         # The trial's own sums, of losses and metrics, do not count as the method's traffic.
         self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
@@ -124,18 +129,22 @@ class Trial:
         self._stops = stops
         self._looks = IntervalTrigger(Every(1.0, "seconds"), self._length)
         self._saver: Saver | None = None
+        self._trained: TrainedModel | None = None
         if configuration.checkpoint is not None and folder is not None:
-            self._saver = self._make_saver(configuration, folder)
+            if configuration.checkpoint.every is not None:
+                self._saver = self._make_saver(configuration, configuration.checkpoint.every, folder)
+            if configuration.checkpoint.weights != "none" and communicator.rank == 0:
+                require_tensors(self._context.model)
+                self._trained = TrainedModel(configuration.objective_from, self.workload.direction)
 
-    def _make_saver(self, configuration: Configuration, folder: Path) -> Saver:
-        assert configuration.checkpoint is not None
+    def _make_saver(self, configuration: Configuration, every: Every, folder: Path) -> Saver:
         if type(self.method).state_dict is Method.state_dict:
             raise NotApplicable(
                 f"{configuration.method} does not define state_dict and load_state_dict, so it has no checkpoints: "
                 "define them, or omit the study's `checkpoint`"
             )
         files = Checkpoints(folder, configuration, self._untracked)
-        return Saver(files, IntervalTrigger(configuration.checkpoint.every, self._length))
+        return Saver(files, IntervalTrigger(every, self._length))
 
     def _idle_settings(self) -> Iterator[str]:
         """Sentences on settings of the optimizer that this network or training gives no effect."""
@@ -188,6 +197,7 @@ class Trial:
             seed=configuration.seed,
             forward=self.workload.forward,
             groups=self.workload.parameter_groups,
+            folder_path=self._folder,
         )
 
     def _without_effect(self, hyperparameters: object) -> Mapping[str, str]:
@@ -233,6 +243,7 @@ class Trial:
                         yield report
                         if report.last:
                             return
+            self._check_num_losses(epoch, end)
             self._pause_trace()
             summary = self._summarize(self._epoch_losses)
             _check_finite("training loss", summary[0], self._step)
@@ -247,6 +258,14 @@ class Trial:
             else:
                 self._stop_clock()
             self._save_if_due()
+
+    def _check_num_losses(self, epoch: int, end: int) -> None:
+        if self._step != end:
+            expected = self._length.steps_of(epoch)
+            raise TypeError(
+                f"{type(self.method).__name__}.epoch must yield one loss per batch: {expected} in epoch {epoch + 1}; "
+                f"got {self._step - end + expected}"
+            )
 
     def _between_steps(self, epoch: int) -> Iterator[Progress]:
         """Within an epoch: a report and a checkpoint, if they are due."""
@@ -300,6 +319,7 @@ class Trial:
             "ledger": self._communicator.ledger.rows(),
             "saver": None if self._saver is None else self._saver.state_dict(),
             "reports": [vars(progress) for progress in self._reported],
+            "trained": None if self._trained is None else self._trained.state_dict(),
         }
 
     def _continue(self) -> None:
@@ -320,6 +340,7 @@ class Trial:
         self._communicator.ledger.add(state["ledger"])
         self._reported = [Progress(**report) for report in state["reports"]]
         self._saver.load_state_dict(state["saver"])
+        self._continue_weights(state.get("trained"))
         self._batches.pass_over(self._step, self._communicator.progress)
         (seconds,) = self._of_root(self._seconds)
         for trigger in (self._saver.trigger, self._looks):
@@ -329,6 +350,13 @@ class Trial:
             self._observer.begin()
             self.notes.append("the layers are observed anew since then: their changes count from there")
         set_random_state(state["random"], self._device)
+
+    def _continue_weights(self, state: dict[str, Any] | None) -> None:
+        if self._trained is not None and state is not None:
+            self._trained.load_state_dict(state)
+        elif self._trained is not None and self._trained.holds_best and self._reported:
+            self._trained = None
+            self.notes.append("no weights are kept: the checkpoint holds no model of the reports before it")
 
     def _of_root(self, *values: float) -> list[float]:
         """The root's values, on all ranks."""
@@ -400,6 +428,8 @@ class Trial:
         if is_last:
             self._model = model
             wire_bytes = self._summarize(self._epoch_losses)[1]
+        if model is not None:
+            self._keep_weights(model, scores[self.workload.metric], is_last=is_last)
         progress = Progress(
             step=step,
             epoch=epoch,
@@ -415,6 +445,17 @@ class Trial:
         )
         self._reported.append(progress)
         return progress
+
+    def _keep_weights(self, model: nn.Module, metric: float, *, is_last: bool) -> None:
+        """Take in an evaluated model, and write the one that counts after the last."""
+        if self._trained is None or self._folder is None:
+            return
+        self._trained.see(model, metric, is_last=is_last)
+        if is_last:
+            try:
+                self._trained.write(TrialFolder(self._folder))
+            except OSError as error:
+                self.notes.append(f"the weights could not be written: {error.strerror or error}")
 
     def _evaluated(self, model: nn.Module, seconds: float) -> dict[str, float]:
         """All measurements of the model."""

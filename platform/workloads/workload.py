@@ -155,9 +155,26 @@ class Workload(ABC):
     further_metrics: ClassVar[Mapping[str, Callable[[Any, Any], Tensor]]] = MappingProxyType({})
     evaluation_batch_size: ClassVar[int] = 256  # forecasts of 720 steps by a wide network take 6 MB each
     steps_per_epoch: ClassVar[int | None] = None
+    _trial_folder: Path | None = None
 
     def __init__(self, hyperparameters: Any = None) -> None:
         self.hyperparameters = self.Hyperparameters() if hyperparameters is None else hyperparameters
+
+    @property
+    def trial_folder(self) -> Path | None:
+        """The trial's own folder, for files of the workload's; made when it is first asked for.
+
+        It is `trials/NUMBER` in the study's folder, which all ranks share and which stays until `atoll delete`. A trial
+        that is trained again, after a crash, finds the files of its earlier attempt. None outside a search, unless
+        `atoll train --folder` names one.
+        """
+        if self._trial_folder is not None:
+            self._trial_folder.mkdir(parents=True, exist_ok=True)
+        return self._trial_folder
+
+    @trial_folder.setter
+    def trial_folder(self, folder: Path | None) -> None:
+        self._trial_folder = folder
 
     def check_data(self, folder: Path | None) -> None:  # noqa: B027  (embedded data are always there)
         """Raise DataMissing if `load` would not find its files; must be cheap."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from commands import FAILING, atoll_json, called, called_json
+from safetensors.torch import load_file
 
 from atoll.methods.low_rank.factored import load
 from atoll.platform.launch import train
@@ -194,6 +195,20 @@ def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path):
     wrong = called("train", "c.yaml", "--save", "nowhere/m.pt", cwd=tmp_path, code=1)
     assert "--save must be in an existing folder" in wrong.stderr
     assert "--merged needs --save FILE" in called("train", "c.yaml", "--merged", cwd=tmp_path, code=2).stderr
+
+
+@pytest.mark.slow
+@THREADS
+def test_a_training_has_a_folder_on_request_and_continues_from_it(tmp_path):
+    configuration = {"workload": "digits_mlp", "method": "ddp", "epochs": 2, "device": "cpu"}
+    configuration |= {"checkpoint": {"every": "1 epochs", "keep": "last", "weights": "best"}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration))
+    out = called("train", "c.yaml", "--save", "model.safetensors", "--folder", "mine", cwd=tmp_path).stdout
+    assert "continued" not in out
+    saved, kept = (load_file(tmp_path / name) for name in ("model.safetensors", "mine/weights.safetensors"))
+    assert saved.keys() == kept.keys()
+    assert all(torch.equal(saved[name], kept[name]) for name in saved)
+    assert "continued from the checkpoint of step" in called("train", "c.yaml", "--folder", "mine", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -1,0 +1,87 @@
+"""The trained model of a trial: a file of tensors by name, which `atoll export --weights` takes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from atoll.storage.files import replacing
+from atoll.storage.folder import TrialFolder
+
+
+class TrainedModel:
+    """The model whose metric is the trial's objective, on the rank that writes it.
+
+    Args:
+        objective_from: the report whose metric is the objective. If it is the best one, the model of the best report so
+            far is held in host memory, and is part of checkpoints.
+        direction: maximize or minimize.
+
+    Attributes:
+        holds_best: whether the model of the best report counts, instead of that of the last one.
+    """
+
+    def __init__(self, objective_from: Literal["last", "best"], direction: str) -> None:
+        self.holds_best = objective_from == "best"
+        self._sign = -1.0 if direction == "maximize" else 1.0
+        self._value = math.inf
+        self._tensors: dict[str, Tensor] = {}
+
+    def see(self, model: nn.Module, metric: float, *, is_last: bool) -> None:
+        """Take in the model of an evaluation."""
+        value = self._sign * metric
+        if value < self._value if self.holds_best else is_last:
+            self._value, self._tensors = value, _copied(model)
+
+    def write(self, folder: TrialFolder) -> None:
+        """Write the model: full weights, or the factors of layers that the method has factored.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with replacing(folder.weights) as partial:
+            try:
+                save_file(self._tensors, partial, metadata={"format": "pt"})
+            except SafetensorError as error:  # of the system, wrapped
+                raise OSError(str(error)) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best model so far and its value."""
+        return {"value": self._value, "tensors": self._tensors}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._value, self._tensors = state["value"], state["tensors"]
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors in host memory, none of which shares it with another."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+
+
+def require_tensors(model: nn.Module) -> None:
+    """Raise TypeError if the model's state dict holds anything but tensors, which a file of weights cannot keep."""
+    if others := sorted(name for name, value in model.state_dict().items() if not isinstance(value, Tensor)):
+        raise TypeError(
+            f"weights are kept as tensors, and {', '.join(others)} of the model's state dict is none: omit the study's "
+            "`weights`, or define no `get_extra_state`"
+        )
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights. Raises ValueError if it is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a file of weights: {error}") from error
+    return tensors

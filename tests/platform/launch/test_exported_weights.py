@@ -1,0 +1,212 @@
+"""What `atoll export --weights` writes: weights that plain PyTorch loads, with the objective of their trial."""
+
+import importlib
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from commands import called, called_json
+from safetensors.torch import load_file
+from torch import nn
+
+from atoll.platform.launch.exported_weights import constructor, made
+from atoll.platform.study import registry
+from atoll.platform.workloads.digits import DigitsCnn
+
+pytestmark = pytest.mark.slow
+
+NUMBERS = itertools.count()  # one process imports the modules of all tests
+MEASURE = """
+import sys, runpy, torch
+sys.modules["atoll"] = None
+loaded = runpy.run_path("out/load.py")
+inputs, targets = torch.load("validation.pt")
+print(float((loaded["model"](inputs).argmax(1) == targets).double().mean()))
+"""
+OWN = """
+import torch
+from torch import nn
+from net_NUMBER import Net
+from atoll import Classification, Data, Samples
+
+class Mine(Classification):
+    epochs = 2
+
+    def load(self, folder):
+        torch.manual_seed(0)
+        inputs = torch.randn(600, 8)
+        targets = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
+        return Data(*(Samples(inputs[part], targets[part]) for part in (slice(400), slice(400, 500), slice(500, 600))))
+
+    def model(self):
+        return Net(width, depth=2)
+
+width = 16
+"""
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width, depth=1):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 3))
+
+    def forward(self, inputs):
+        return self.layers(inputs)
+"""
+
+
+def search(folder, **content):
+    study = {"name": "s", "method": "ddp", "trials": 4, "topology": {"threads": 1}, "checkpoint": {"weights": "best"}}
+    (folder / "s.yaml").write_text(yaml.safe_dump(study | content))
+    called("search", "s.yaml", "--in-process", cwd=folder)
+
+
+def measured(folder, workload):
+    """The accuracy of the exported model, in a process without atoll."""
+    validation = workload.load(None).validation
+    torch.save((validation.inputs, validation.targets), folder / "validation.pt")
+    done = subprocess.run([sys.executable, "-c", MEASURE], cwd=folder, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def own_workload(folder, further=""):
+    """A workload in a file, whose network is in another one; returns the workload's name."""
+    number = next(NUMBERS)
+    (folder / f"net_{number}.py").write_text(NET + further)
+    (folder / f"work_{number}.py").write_text(OWN.replace("NUMBER", str(number)))
+    return f"work_{number}.py:Mine"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("factors", [False, True], ids=["merged", "factors"])
+@pytest.mark.parametrize("method", ["ddp", "oialr"])
+def test_a_network_of_the_users_loads_without_atoll(tmp_path, method, factors):
+    workload = own_workload(tmp_path)
+    space = {"delay": 0.1, "update_period": 0.05, "full_rank_first": False, "full_rank_last": False}
+    search(tmp_path, workload=workload, method=method, trials=2, space=space if method == "oialr" else {})
+    called("export", "s", "--weights", "out", *(["--factors"] if factors else []), cwd=tmp_path)
+    script = (tmp_path / "out/load.py").read_text()
+    assert f"from {workload.replace('work', 'net').partition('.')[0]} import Net\n" in script
+    assert "model = Net(16, depth=2)\n" in script
+    assert len([line for line in script.splitlines() if line and "multi_dot" not in line]) <= 12
+    stored = load_file(tmp_path / "out/weights.safetensors")
+    assert ("layers.0.U" in stored) == (factors and method == "oialr")
+    best = called_json("leaderboard", cwd=tmp_path)[0]
+    tolerance = 0.01 if method == "oialr" else 1e-12  # the product of factors is rounded in another order
+    assert measured(tmp_path, registry.workload(str(tmp_path / workload))) == pytest.approx(
+        best["objective"], abs=tolerance
+    )
+    exported = yaml.safe_load((tmp_path / "out/configuration.yaml").read_text())
+    assert exported["origin"]["trial"] == best["number"]
+
+
+@pytest.mark.process
+def test_a_network_of_atolls_is_a_program_of_torch(tmp_path):
+    search(tmp_path, workload="digits_cnn", trials=1, epochs=1)
+    assert called_json("export", "s", "--weights", "out", cwd=tmp_path) == {
+        "written": [{"trial": 0, "folder": "out", "notes": []}],
+        "without_weights": [],
+    }
+    assert 'torch.export.load(here / "model.pt2")' in (tmp_path / "out/load.py").read_text()
+    best = called_json("leaderboard", cwd=tmp_path)[0]
+    assert measured(tmp_path, DigitsCnn()) == pytest.approx(best["objective"], abs=1e-12)
+
+
+def test_incumbents_weights_stay_and_several_are_exported(tmp_path):
+    search(
+        tmp_path,
+        workload=own_workload(tmp_path),
+        trials=8,
+        topology={"threads": 1, "islands": 2},
+        migration={"probability": 0.0},
+    )
+    trials = sorted(called_json("leaderboard", cwd=tmp_path), key=lambda trial: trial["finished"])
+    incumbents, best = [], {0: -1.0, 1: -1.0}
+    for trial in trials:
+        if trial["objective"] > best[trial["island"]]:
+            incumbents.append(trial["number"])
+            best[trial["island"]] = trial["objective"]
+    kept = sorted(int(file.parent.name) for file in tmp_path.glob("atoll-studies/s/trials/*/weights.safetensors"))
+    assert kept == sorted(incumbents)
+    result = called("export", "s", "--weights", "out", "--best", "8", cwd=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"trial-{n:06d}" for n in kept]
+    for without in {trial["number"] for trial in trials} - set(kept):
+        numbers = ", ".join(map(str, kept))
+        assert f"trial {without} of s has no weights; trials with weights: {numbers}" in result.stderr
+    called("export", "s", "--weights", "x", "--trial", str(next(iter(set(range(8)) - set(kept)))), cwd=tmp_path, code=1)
+
+
+def test_all_weights_stay_on_request_and_none_of_failed_trials(tmp_path):
+    rates = {"learning_rate": {"choices": [0.1, 1e30]}, "optimizer": "sgd", "gradient_clipping": 0.0}
+    search(tmp_path, workload=own_workload(tmp_path), trials=6, checkpoint={"weights": "all"}, space=rates)
+    complete = {trial["number"] for trial in called_json("leaderboard", cwd=tmp_path)}
+    kept = {int(file.parent.name) for file in tmp_path.glob("atoll-studies/s/trials/*/weights.safetensors")}
+    assert kept == complete
+    assert 0 < len(complete) < 6
+
+
+def test_what_cannot_be_exported_is_told(tmp_path):
+    search(tmp_path, workload=own_workload(tmp_path), trials=1, checkpoint=None)
+    error = called("export", "s", "--weights", "out", cwd=tmp_path, code=1).stderr
+    assert "a study keeps them with `checkpoint: {weights: best}`" in error
+    error = called("export", "s", "--weights", "out", "-o", "x.yaml", cwd=tmp_path, code=2).stderr
+    assert "--weights writes a folder, and -o a file" in error
+    error = called("export", "s", "--factors", cwd=tmp_path, code=2).stderr
+    assert "--factors and --outside need --weights DIR" in error
+
+
+def test_code_outside_the_working_directory_does_not_run_unasked(tmp_path):
+    (tmp_path / "code").mkdir()
+    search(tmp_path, workload=f"code/{own_workload(tmp_path / 'code')}", trials=1)
+    (tmp_path / "elsewhere").mkdir()
+    store = f"sqlite:///{tmp_path}/atoll.db"
+    error = called("export", "s", "--weights", "out", "--store", store, cwd=tmp_path / "elsewhere", code=2).stderr
+    assert "use --outside if you trust it" in error
+    called("export", "s", "--weights", "out", "--store", store, "--outside", cwd=tmp_path / "elsewhere")
+
+
+def test_a_network_that_has_changed_is_told(tmp_path):
+    workload = own_workload(tmp_path)
+    search(tmp_path, workload=workload, trials=1)
+    vars(sys.modules[workload.partition(".")[0]])["width"] = 17
+    error = called("export", "s", "--weights", "out", cwd=tmp_path, code=1).stderr
+    assert "does not fit the network that the workload makes now" in error
+
+
+def test_a_workload_that_is_gone_is_told(tmp_path):
+    workload = own_workload(tmp_path)
+    search(tmp_path, workload=workload, trials=1)
+    (tmp_path / workload.partition(":")[0]).unlink()
+    (written,) = called_json("export", "s", "--weights", "out", cwd=tmp_path)["written"]
+    assert written["notes"][0].startswith("load.py does not make the network: the workload does not make it here (")
+    assert len(load_file(tmp_path / "out/weights.safetensors")) == 4
+
+
+def test_classes_with_literal_arguments_are_called(tmp_path):
+    workload = own_workload(tmp_path)
+    registry.workload(str(tmp_path / workload))  # its folder can be imported from now on
+    module = importlib.import_module(workload.partition(".")[0].replace("work", "net"))
+    model, arguments = made(lambda: module.Net(3, depth=2))
+    imports, call = constructor(model, arguments, tmp_path / "out")
+    assert call == "Net(3, depth=2)"
+    assert imports == ['sys.path.insert(0, str(here / ".."))', f"from {module.__name__} import Net"]
+    assert made(lambda: module.Net(4))[1] == ((4,), {})
+    model, arguments = made(lambda: nn.Linear(3, 2))
+    assert constructor(model, arguments, tmp_path) == (["from torch.nn.modules.linear import Linear"], "Linear(3, 2)")
+
+
+def test_other_networks_are_not(tmp_path):
+    class Inner(nn.Linear):
+        pass
+
+    for make in (lambda: nn.Sequential(nn.Linear(1, 1)), lambda: Inner(1, 1), lambda: NeedsAtoll(1, 1)):
+        model, arguments = made(make)
+        assert constructor(model, arguments, tmp_path) is None
+
+
+class NeedsAtoll(nn.Linear):
+    """Its module imports atoll."""
