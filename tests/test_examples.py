@@ -191,6 +191,46 @@ def test_the_script_and_its_search_run_as_the_readme_says(tmp_path):
     assert called_json("leaderboard", cwd=tmp_path / "ported")[0]["objective"] > 0.5
 
 
+# The exported network's macro F1, with the script's own functions, in a process that cannot import atoll.
+PLAIN_F1 = """
+import runpy, sys, torch
+sys.modules["atoll"] = None
+model = runpy.run_path("best/load.py")["model"]
+from train import DataLoader, Shapes, confusion, macro_f1
+with torch.no_grad():
+    print(macro_f1(sum(confusion(model(images), labels) for images, labels in DataLoader(Shapes(160, 1), 256))))
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param("daso", marks=pytest.mark.long),
+        pytest.param("local_sgd", marks=pytest.mark.soak),
+        pytest.param("easgd", marks=pytest.mark.soak),
+    ],
+)
+def test_the_ported_script_is_searched_with_pruning_and_its_weights_load_in_plain_pytorch(tmp_path, method):
+    shutil.copytree(PORTED, tmp_path / "ported")
+    study = yaml.safe_load((tmp_path / "ported/study.yaml").read_text())
+    study |= {"name": "shapes", "method": method, "trials": 4, "epochs": 4, "checkpoint": {"weights": "best"}}
+    if method == "easgd":
+        study["space"] |= {"optimizer": "sgd", "learning_rate": {"low": 0.01, "high": 0.1, "log": True}}
+    study |= {"topology": {"islands": 2, "workers": 1, "ranks": 2, "ranks_per_node": 1, "device": "cpu", "threads": 1}}
+    study |= {"pruning": {"rule": "median", "grace": 2, "startup": 2}, "loader": {"workers": 1}}
+    (tmp_path / "ported/study.yaml").write_text(yaml.safe_dump(study))
+    atoll("search", "ported/study.yaml", cwd=tmp_path)
+    best = called_json("leaderboard", cwd=tmp_path)[0]
+    assert best["objective"] > 0.2  # macro F1; 1/6 for a network that knows one class only
+    called("export", "shapes", "--weights", "best", cwd=tmp_path)
+    measured = subprocess.run(
+        [sys.executable, "-c", PLAIN_F1], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    # Its counts are whole numbers, of ranks' shares or of all samples.
+    assert float(measured) == pytest.approx(best["objective"], abs=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("trains_on_threads")
 @pytest.mark.parametrize("name", ["mac", "admm_dual", "dni"])

@@ -62,9 +62,10 @@ def train(
         folder: the trial's own, for checkpoints.
     """
     trial = Trial(configuration, communicator, device, test=test, folder=folder, stops=hooks.stops)
-    report.notes = _notes(trial)
-    report.is_pruned = _is_pruned(trial, hooks)
-    report.notes = _notes(trial)  # training may have added notes
+    try:
+        report.is_pruned = _is_pruned(trial, hooks)
+    finally:
+        report.notes = _notes(trial)  # with those that the training has added
     if not report.is_pruned and hooks.on_trained is not None:
         hooks.on_trained(trial.model)
     report.seconds = trial.seconds()

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import yaml
-from commands import called, end, journal_lines, meanwhile, start, wait_until
+from commands import atoll, called, end, journal_lines, meanwhile, start, wait_until
 
 from atoll.storage.store import Store
 
@@ -69,19 +69,13 @@ def test_a_stopped_trial_continues_and_its_curve_is_one_line(tmp_path, more):
     assert not (folder / "trials").exists() or not list((folder / "trials").rglob("*.pt"))
 
 
-@pytest.mark.mpi
-@pytest.mark.long
-@pytest.mark.parametrize("isolate", ["restore", "process"])
-def test_killed_ranks_continue_bit_for_bit(tmp_path, isolate):
-    for name in ("whole", "cut"):
-        more = {"isolate": isolate} if name == "cut" else {}
-        write(tmp_path, name, **more, epochs=150, topology={"workers": 2, "ranks": 2, "ranks_per_node": 1})
-    called("search", "whole.yaml", "--in-process", cwd=tmp_path)
+def search_with_three_kills(tmp_path, numbers, num_steps):
+    """Search cut.yaml, and kill one of its four ranks each time that all running trials are `num_steps` further."""
     folder, rng = tmp_path / "atoll-studies" / "cut", random.Random(0)
     search = start("search", "cut.yaml", cwd=tmp_path)
     for kill in range(3):
         before = reached(folder)
-        wait_until(lambda b=before: all(reached(folder)[n] > b[n] + 100 for n in (0, 1)), 120)
+        wait_until(lambda b=before: all(reached(folder)[n] > b[n] + num_steps for n in numbers), 120)
         assert len(journal_lines(folder, "restarted")) == kill
         with contextlib.suppress(ProcessLookupError):
             placed = sorted(journal_lines(folder, "host"), key=lambda line: line["time"])[-4:]
@@ -90,3 +84,30 @@ def test_killed_ranks_continue_bit_for_bit(tmp_path, isolate):
     assert end(search).returncode == 0
     assert results(tmp_path, "cut") == results(tmp_path, "whole")
     assert continued(folder)
+
+
+@pytest.mark.mpi
+@pytest.mark.long
+@pytest.mark.parametrize("isolate", ["restore", "process"])
+def test_killed_ranks_continue_bit_for_bit(tmp_path, isolate):
+    for name in ("whole", "cut"):
+        more = {"isolate": isolate} if name == "cut" else {}
+        write(tmp_path, name, **more, epochs=150, topology={"workers": 2, "ranks": 2, "ranks_per_node": 1})
+    called("search", "whole.yaml", "--in-process", cwd=tmp_path)
+    search_with_three_kills(tmp_path, numbers=(0, 1), num_steps=100)
+
+
+@pytest.mark.mpi
+@pytest.mark.soak
+def test_a_language_model_on_four_ranks_is_killed_three_times(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/text.txt").write_text("".join(map(str, random.Random(0).choices("abcdefgh \n", k=60_000))))
+    network = {"num_layers": 1, "num_heads": 2, "hidden_size": 32, "context_length": 32, "dropout": 0.1}
+    for name in ("whole", "cut"):
+        study = {"workload": "text_gpt", "method": "diloco", "data": "data", "epochs": None, "steps": 250, "trials": 1}
+        study |= {"report_every": "25 steps", "checkpoint": {"every": "20 steps"}}
+        topology = {"ranks": 4, "threads": 1}
+        write(tmp_path, name, **study, topology=topology, space=network | {"batch_size": 8})
+    atoll("search", "whole.yaml", cwd=tmp_path)  # threads would share the random states of dropout
+    search_with_three_kills(tmp_path, numbers=(0,), num_steps=40)
+    assert [steps for _, _, steps in results(tmp_path, "cut").values()] == [list(range(25, 251, 25))]

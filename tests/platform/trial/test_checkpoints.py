@@ -22,6 +22,9 @@ from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.failure import Stopped
+from atoll.platform.trial.outcome import Report
+from atoll.platform.trial.training import Hooks
+from atoll.platform.trial.training import train as run
 from atoll.platform.trial.trial import Trial
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Data
@@ -202,6 +205,16 @@ def test_a_request_to_stop_writes_a_checkpoint_first(tmp_path, method, step):
         if method != "easgd":
             assert values(after) == values(before)
             assert all(torch.equal(a, b) for a, b in zip(parameters, same, strict=True))
+
+
+def test_a_trial_that_is_stopped_again_keeps_its_notes(tmp_path):
+    config = configuration(checkpoint={"every": "5 epochs"})
+    reports = [Report(0, ""), Report(0, "")]
+    for report in reports:
+        with pytest.raises(Stopped):
+            run(config, Hooks(stops=lambda: True), report, single_rank(), "cpu", test=False, folder=tmp_path)
+    assert not any("continued" in note for note in reports[0].notes)
+    assert any("continued from the checkpoint of step 1" in note for note in reports[1].notes)
 
 
 def test_the_traffic_and_the_time_are_those_of_the_whole_training(tmp_path):
