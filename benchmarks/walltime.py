@@ -2,10 +2,10 @@
 
 python benchmarks/walltime.py [--quick] [--json FILE]
 
-One trial of four to five minutes, with an hour between its checkpoints, runs under `timeout -s TERM 70`, as in a job whose time
-is up, and is continued by the same command with --resume until it ends. A cut loses what was trained after the
-checkpoint that the stop has written: the root's last report before the end, less the step from which the next attempt
-continues, at the trial's own seconds per step; and the whole attempt if there is no checkpoint.
+One trial of four to five minutes, with an hour between its checkpoints, runs under `timeout -s TERM 70`, as in a job
+whose time is up, and is continued by the same command with --resume until it ends. A cut loses what was trained after
+the checkpoint that the stop has written: the root's last report before the end, less the step from which the next
+attempt continues, at the trial's own seconds per step; and the whole attempt if there is no checkpoint.
 """
 
 from __future__ import annotations
