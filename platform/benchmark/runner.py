@@ -93,8 +93,9 @@ def run(
     folder = (DEFAULT_PARENT / benchmark.name).absolute()
     parts = list(benchmark.parts())
     plans = [checks.check(benchmark.study(part, folder)) for part in parts if part.stage == "tune"]
+    _check_new(folder, resuming)
     if checks_batches:
-        _check_batch(plans, say)
+        _check_batch([p for p in plans if liveness.state(lifecycle.study_folder(p.study)) != "complete"], say)
     row = _prepare(benchmark, folder, len(parts), url, resuming)
     _check_measured(benchmark, folder, parts, accept_changes)
     with signals.noting_signals() as asked:
@@ -215,18 +216,23 @@ def _check_batch(plans: Sequence[Plan], say: Callable[[str], None]) -> None:
                 raise Mistake(f"{plan.study.name}: {mistake}") from None
 
 
-def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, resuming: bool) -> dict[str, Any]:
-    """The benchmark's row for the store; if the benchmark was started before, from its file."""
-    file = BenchmarkFolder(folder).definition
-    definition = benchmark.model_dump(mode="json")
+def _check_new(folder: Path, resuming: bool) -> None:
+    """Raise LaunchError if the folder is in use and the benchmark is not to be resumed, or vice versa."""
+    exists = BenchmarkFolder(folder).exists()
     if StudyFolder(folder).exists():
         raise LaunchError(
             f"{folder} already holds a study of this name; choose another name, or delete it with `atoll delete`"
         )
-    if file.exists() and not resuming:
+    if exists and not resuming:
         raise LaunchError(f"{folder} already holds a benchmark; continue it with --resume, or choose another name")
-    if resuming and not file.exists():
+    if resuming and not exists:
         raise LaunchError(f"--resume needs a benchmark in {folder}, and there is none; omit --resume to start it")
+
+
+def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, resuming: bool) -> dict[str, Any]:
+    """The benchmark's row for the store; if the benchmark was started before, from its file."""
+    file = BenchmarkFolder(folder).definition
+    definition = benchmark.model_dump(mode="json")
     if resuming:
         row: dict[str, Any] = json.loads(file.read_text())
         before = row["definition"]  # whose description may be worded differently

@@ -181,6 +181,7 @@ def _search(
             _show_ending(study, url, ended, as_json)
             return ended.exit_code
         return ended
+    lifecycle.check_new(study, resuming)
     with _naming(file):
         dry_run.check(plan, forks=not in_process, say=_warn)
     console = Console(stderr=as_json, highlight=False)

@@ -28,6 +28,7 @@ from atoll.platform.trial.dry_run import DryRun, Mistake, Undecided
 from atoll.platform.trial.isolation import isolated
 
 LIMIT = 10.0  # seconds, before a search; `atoll check` has none
+GRACE = 1.0  # seconds that its process has to end, and then to end when asked to
 MOST = 4  # configurations, if all of them fail
 
 
@@ -164,9 +165,7 @@ def _in_a_process(found: Callable[[Callable[[str], None]], Verdict], limit: floa
     try:
         content, in_time = _read(reads, limit)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
+        status = _end(process)
         os.close(reads)
     lines = [json.loads(line) for line in content.splitlines() if line.endswith(b"}")]
     if lines and "state" in lines[-1]:
@@ -180,11 +179,27 @@ def _in_a_process(found: Callable[[Callable[[str], None]], Verdict], limit: floa
     return Verdict("undecided", f"the check of one batch ended with {how}{stage}")
 
 
+def _end(process: int) -> int:
+    """End the process if it does not end by itself, first so that its code can clean up; returns its status."""
+    for number in (None, signal.SIGTERM):
+        if number is not None:
+            os.kill(process, number)
+        end = time.monotonic() + GRACE
+        while time.monotonic() < end:
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                return status
+            time.sleep(0.005)
+    os.kill(process, signal.SIGKILL)
+    return os.waitpid(process, 0)[1]
+
+
 def _child(found: Callable[[Callable[[str], None]], Verdict], reads: int, writes: int) -> None:
     """The forked process: it never returns."""
     code = 1
     try:
         os.close(reads)
+        signal.signal(signal.SIGTERM, _interrupt)  # the launcher's handler would only note it
         os.dup2(2, 1)  # what the user's code prints must not mix with JSON
         sys.stdout = sys.stderr
         for name in [name for name in os.environ if is_rank_variable(name)]:
@@ -197,11 +212,15 @@ def _child(found: Callable[[Callable[[str], None]], Verdict], reads: int, writes
         write(asdict(found(lambda stage: write({"stage": stage}))))
         code = 0
     except KeyboardInterrupt:
-        pass  # the launcher's business
+        pass  # the launcher's business, or its time is over
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.__stderr__)
     finally:
         os._exit(code)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _read(reads: int, limit: float | None) -> tuple[bytes, bool]:

@@ -101,13 +101,9 @@ def prepare(
         LaunchError: if the study exists and is not to be resumed, or vice versa, or has changed, or is complete.
     """
     study = plan.study
+    check_new(study, resuming)
     folder = study_folder(study)
     definition = study.model_dump(mode="json", exclude={"store", "folder"})
-    if folder.exists() and not resuming:
-        raise LaunchError(
-            f"{folder.path} already holds a study; continue it with --resume, choose another --name, or delete it with "
-            f"`atoll delete {study.name}`"
-        )
     is_used_up, history = False, None
     if resuming:
         history = _check_unchanged(folder, study, definition)
@@ -136,6 +132,16 @@ def prepare(
         lines.append(StudyStarted(definition=definition, num_trials=study.trials, provenance=number), sync=True)
         mark_lost(folder, lines, "its process ended before the trial did", suspected=None, history=history)
     return folder
+
+
+def check_new(study: Study, resuming: bool) -> None:
+    """Raise LaunchError if the study exists and is not to be resumed."""
+    folder = study_folder(study)
+    if folder.exists() and not resuming:
+        raise LaunchError(
+            f"{folder.path} already holds a study; continue it with --resume, choose another --name, or delete it with "
+            f"`atoll delete {study.name}`"
+        )
 
 
 def _discard_checkpoints(folder: StudyFolder, past: resume.Past) -> None:

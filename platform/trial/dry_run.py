@@ -22,12 +22,13 @@ from torch.utils.data import IterableDataset, Subset
 from atoll.analysis.failures import first_line, user_frame
 from atoll.methods import METHODS
 from atoll.methods.common.evaluation import evaluating
+from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.gradient import AUTOCAST_DTYPES
 from atoll.methods.common.nested import Nested
-from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, NotApplicable
 from atoll.platform.study import registry
-from atoll.platform.study.configuration import Configuration, split_hyperparameters
+from atoll.platform.study.configuration import OWN, Configuration, split_hyperparameters
 from atoll.platform.study.loader import Loader
 from atoll.platform.trial.evaluator import evaluation_batches
 from atoll.platform.trial.failure import reason_of, traceback_of
@@ -124,6 +125,7 @@ class DryRun:
             part: self._evaluate(workload, model, getattr(data, part), part, len(batch.indices), configuration.ranks)
             for part in self._parts[1:]
         }
+        self._optimize(workload, model, configuration, settings)
         return {"batch_size": settings.batch_size, "loss": loss, "scores": scores["validation"], **self._shapes}
 
     # Errors.
@@ -236,10 +238,8 @@ class DryRun:
         if not trained:
             rule = "model: the network must have a parameter that requires gradients; got none"
             raise self._mistake(rule, workload.model)
-        # The methods outside the registry, and those that cut the network, may do with several.
-        is_flat = configuration.method in METHODS and not registry.method(configuration.method).layer_parallel
         dtypes = {str(t.dtype) for t in (*trained, *(b for b in network.buffers() if b.is_floating_point()))}
-        if is_flat and len(dtypes) > 1:
+        if _is_flat(configuration) and len(dtypes) > 1:
             raise self._mistake(
                 "model: the network's trained parameters and floating-point buffers must share one dtype; got "
                 f"{', '.join(sorted(dtypes))}",
@@ -272,6 +272,28 @@ class DryRun:
         if not math.isfinite(value := float(loss.detach())):
             raise self._mistake(f"loss must be finite; got {value} for the first batch", *losses)
         return value
+
+    def _optimize(
+        self, workload: Workload, model: nn.Module, configuration: Configuration, settings: OptimizerSettings
+    ) -> None:
+        """A step of the optimizer without gradients, and the schedule's rate of it."""
+        if not _is_flat(configuration):
+            return
+        own = {kind: registry.own(kind, getattr(settings, kind), workload) for kind in OWN}
+        with self._stage("parameter_groups", workload.parameter_groups):
+            flat = FlatModel(model, workload.parameter_groups(model))
+        with self._stage("optimizer and schedule", *filter(None, own.values())):
+            num_steps = 100  # any number: the trial's own may need all data
+            optimizers = OptimizerFactory(
+                settings,
+                num_steps,
+                round(settings.lr_warmup * num_steps),
+                own_optimizer=own["optimizer"],
+                own_schedule=own["schedule"],
+            )
+            optimizer = optimizers(flat)
+            optimizers.set_step(1)
+            optimizer.step()
 
     def _evaluate(
         self, workload: Workload, model: nn.Module, data: Part, part: str, num: int, ranks: int
@@ -324,6 +346,11 @@ class DryRun:
             if isinstance(value, Tensor | Sequence | Mapping) or value is None:
                 rule = f"metric {name} must be a scalar, the mean over a batch; got {described(value)}"
                 raise self._mistake(rule, measure)
+
+
+def _is_flat(configuration: Configuration) -> bool:
+    """Whether the method trains one flat vector; those outside the registry, or that cut the network, may not."""
+    return configuration.method in METHODS and not registry.method(configuration.method).layer_parallel
 
 
 def _makers(workload: Workload) -> tuple[Callable[..., Any], ...]:

@@ -1,13 +1,15 @@
 """Workloads with one mistake each, as users make them; imports from `atoll` only."""
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from atoll import Classification, Data, Samples, Workload
+from atoll import Classification, Data, ParameterGroup, Samples, Workload
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS, TARGETS = torch.rand(120, 8, generator=GENERATOR), torch.arange(120) % 3
@@ -274,8 +276,6 @@ class Unlucky(Right):
 
 class Slow(Right):
     def load(self, folder):
-        import time
-
         time.sleep(60)
 
 
@@ -365,3 +365,26 @@ class Forecast(Right):
 
     def forward(self, model, batch):
         return model(batch.inputs["x"])
+
+
+class Ungrouped(Right):
+    def parameter_groups(self, model):
+        return [ParameterGroup([model[0].weight])]
+
+
+class WrongOptimizer(Right):
+    def optimizer(self, parameters, settings):
+        return torch.optim.SGD(parameters, lr=settings.rate)
+
+
+class WrongSchedule(Right):
+    def schedule(self, settings, step, num_steps):
+        return settings.learning_rate / (num_steps - 100)
+
+
+class CleansUp(Right):
+    def load(self, folder):
+        try:
+            time.sleep(60)
+        finally:
+            Path("cleaned-up").touch()

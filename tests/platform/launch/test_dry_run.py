@@ -109,6 +109,21 @@ def test_a_long_load_is_cut(tmp_path, monkeypatch):
     assert found.seconds < 5
 
 
+def test_a_load_that_is_cut_can_clean_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert verdict("CleansUp", limit=0.3).state == "undecided"
+    assert (tmp_path / "cleaned-up").exists()
+
+
+def test_a_study_that_exists_is_refused_before_its_batch_is_checked(tmp_path):
+    write(tmp_path, "PerSample")
+    (tmp_path / "atoll-studies/s").mkdir(parents=True)
+    (tmp_path / "atoll-studies/s/study.json").write_text("{}")
+    done = called("search", "s.yaml", "--outside", cwd=tmp_path, code=1)
+    assert "already holds a study" in done.stderr
+    assert "loss must be" not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["flag", "study"])
 def test_a_search_may_go_on_regardless(tmp_path, way):

@@ -64,6 +64,7 @@ MISTAKES = {
     "ShortTotals": r"metrics on validation data: RuntimeError: .*outputs float32 \(30, 3\); at .*",
     "NoScores": r"scores must have loss and accuracy; got accuracy; .*, in scores",
     "Exits": r"model: SystemExit: usage: train.py",
+    "Ungrouped": r"parameter_groups: ValueError: .*0.bias.*, in parameter_groups",
 }
 
 
@@ -76,6 +77,22 @@ def test_a_mistake_is_a_line_with_shapes_and_the_users_line(name):
     assert "\n" not in message
     if not caught.value.is_of_method:
         assert f"; at {FILE}, line " in message
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        (
+            "WrongOptimizer",
+            "optimizer",
+            r"AttributeError: .* has no attribute 'rate'.*, in optimizer",
+        ),
+        ("WrongSchedule", "schedule", r"ZeroDivisionError: .*, in schedule"),
+    ],
+)
+def test_an_own_optimizer_or_schedule_that_fails_is_a_mistake(name, kind, said):
+    with pytest.raises(Mistake, match=rf"optimizer and schedule: {said}"):
+        checked(name, hyperparameters={"batch_size": 8, kind: "workload"})
 
 
 # These run to their end, with scores that are missing or another's, or weights that never change.
