@@ -10,10 +10,8 @@ Condition = tuple[str, tuple[Value, ...]]  # the name of another parameter, and 
 
 
 def is_met(condition: Condition | None, values: Mapping[str, Value]) -> bool:
-    """Whether a parameter with this condition is active; a condition on an absent parameter counts as met."""
-    if condition is None or condition[0] not in values:
-        return True
-    return values[condition[0]] in condition[1]
+    """Whether a parameter with this condition is active; it is not if the other one is inactive itself."""
+    return condition is None or (condition[0] in values and values[condition[0]] in condition[1])
 
 
 def describe(condition: Condition | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from atoll.searchspaces import encoding
+from atoll.searchspaces.condition import Condition
 from atoll.searchspaces.encoding import Value
 from atoll.searchspaces.parameter import Parameter
 
@@ -74,3 +75,39 @@ def _check_ceilings(original: Sequence[Parameter], searched: Iterable[Parameter]
                 f"{p.name} must be at most {p.at_most}: with {p.name} at {lowest[p.name]} or more, {p.at_most} must "
                 f"start at {lowest[p.name]} or more; it starts at {lowest[p.at_most]}"
             )
+
+
+def with_condition(
+    parameter: Parameter, condition: Condition, parameters: Iterable[Parameter], fixed: Fixed
+) -> Parameter:
+    """A parameter that is active with some values of another one of the space; raises ValueError if it cannot be."""
+    name, (other, values) = parameter.name, condition
+    by_name = {p.name: p for p in parameters}
+    held = dict(fixed)
+    if other == name or (other not in by_name and other not in held):
+        known = ", ".join(sorted({*by_name, *held} - {name}))
+        raise ValueError(
+            f"only_if of {name} must name another hyperparameter of the space; got {other}; it has {known}"
+        )
+    if parameter.only_if is not None and parameter.only_if[0] != other:
+        raise ValueError(f"{name} already depends on {parameter.only_if[0]}, and can depend on one hyperparameter only")
+    if limited := sorted(p.name for p in by_name.values() if p.at_most == name):
+        raise ValueError(f"{name} limits {', '.join(limited)}, so it needs a value, and cannot have only_if")
+    for value in values:
+        if not (by_name[other].contains(value) if other in by_name else value == held[other]):
+            domain = by_name[other].domain() if other in by_name else repr(held[other])
+            raise ValueError(f"only_if of {name}: {other} must be {domain}; got {value!r}")
+    return replace(parameter, only_if=condition)
+
+
+def in_order(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+    """The parameters in their order, but each after those that it depends on; raises ValueError for a circle."""
+    waiting, ordered = list(parameters), list[Parameter]()
+    while waiting:
+        names = {p.name for p in waiting}
+        free = next((p for p in waiting if p.at_most not in names and (p.only_if or ("",))[0] not in names), None)
+        if free is None:
+            raise ValueError(f"only_if must not go in a circle; got one among {', '.join(sorted(names))}")
+        waiting.remove(free)
+        ordered.append(free)
+    return tuple(ordered)

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution
 
 from atoll.searchspaces import constraint as constraints_
 from atoll.searchspaces import derivation, encoding
+from atoll.searchspaces.condition import Condition
 from atoll.searchspaces.encoding import Gene, Value
 from atoll.searchspaces.parameter import Parameter
 
@@ -210,6 +211,25 @@ class SearchSpace:
         """The space without the fixed values of `names`; names that are not fixed have no effect."""
         freed = set(names)
         return replace(self, fixed=tuple((name, value) for name, value in self.fixed if name not in freed))
+
+    def conditional(self, conditions: Mapping[str, Condition]) -> SearchSpace:
+        """The space in which some parameters have a condition; each comes after those that it depends on.
+
+        Args:
+            conditions: for names of searched parameters, the name of another one and its values.
+
+        Raises:
+            ValueError: for an unknown name, values that the other one does not have, a second condition, or a circle.
+        """
+        if not conditions:
+            return self
+        parameters = [
+            derivation.with_condition(p, conditions[p.name], self.parameters, self.fixed) if p.name in conditions else p
+            for p in self.parameters
+        ]
+        if unknown := sorted(conditions.keys() - {p.name for p in parameters}):
+            raise ValueError(f"only_if needs a searched hyperparameter; {', '.join(unknown)} is none")
+        return replace(self, parameters=derivation.in_order(parameters))
 
     def constrained(self, constraints: Iterable[str]) -> SearchSpace:
         """The space with further constraints; raises ValueError if one refers to a parameter that it does not have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -13,9 +13,14 @@ from pydantic import (
     Discriminator,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     Tag,
+    field_validator,
+    model_serializer,
     model_validator,
 )
+
+from atoll.searchspaces.condition import Condition
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -27,7 +32,38 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FloatRange(Strict):
+class Searched(Strict):
+    """What is searched of a hyperparameter, and when it is."""
+
+    only_if: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="another hyperparameter and its value, or a list of its values, with which this one is searched; "
+        "it is otherwise left out. Default: always",
+    )
+
+    @field_validator("only_if")
+    @classmethod
+    def _one_condition(cls, only_if: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        if only_if is not None and len(only_if) != 1:
+            raise ValueError(f"only_if must name one other hyperparameter; got {', '.join(only_if) or 'none'}")
+        return only_if
+
+    @model_serializer(mode="wrap")
+    def _without_absent_conditions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Studies of before, which had no conditions, must still equal themselves.
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "only_if" or value is not None}
+
+    @property
+    def condition(self) -> Condition | None:
+        """The other hyperparameter's name and its values."""
+        if self.only_if is None:
+            return None
+        ((name, values),) = self.only_if.items()
+        return name, tuple(values) if isinstance(values, list) else (values,)
+
+
+class FloatRange(Searched):
     """A range of real numbers."""
 
     type: Literal["float"]
@@ -48,7 +84,7 @@ class FloatRange(Strict):
         return self
 
 
-class IntRange(Strict):
+class IntRange(Searched):
     """A range of integers."""
 
     type: Literal["int"]
@@ -83,7 +119,7 @@ def _check_step(low: float, high: float, step: float, log: bool) -> None:
         raise ValueError(f"high must be low plus a multiple of step, such as {ends}; got {high} with step {step}")
 
 
-class Choices(Strict):
+class Choices(Searched):
     """A categorical parameter."""
 
     type: Literal["choices"]

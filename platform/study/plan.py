@@ -16,7 +16,7 @@ from atoll.platform.study.configuration import (
     split_hyperparameters,
     versions,
 )
-from atoll.platform.study.fields import Strict, distribution
+from atoll.platform.study.fields import Searched, distribution
 from atoll.platform.study.objectives import Objective
 from atoll.platform.study.study import Study
 from atoll.searchspaces.optimizer import EFFECTS, conditioned
@@ -146,14 +146,16 @@ def search_space(study: Study) -> SearchSpace:
     known = set(space.names())
     extra = {name: value for name, value in study.space.items() if name not in known}
     changes = {name: distribution(value) for name, value in study.space.items() if name in known}
-    fixed = tuple((name, value) for name, value in extra.items() if not isinstance(value, Strict))
+    fixed = tuple((name, value) for name, value in extra.items() if not isinstance(value, Searched))
     defaults = complete_hyperparameters(study.method, study.workload, {})
     searched = tuple(
         Parameter.of_study(name, distribution(value), defaults.get(name))
         for name, value in extra.items()
-        if isinstance(value, Strict)
+        if isinstance(value, Searched)
     )
     space = _extended(space.override(changes), searched, fixed)
+    conditions = {name: value.condition for name, value in study.space.items() if isinstance(value, Searched)}
+    space = space.conditional({name: condition for name, condition in conditions.items() if condition is not None})
     space = space.constrained(study.constraints)
     if study.default_first and study.confirm is None and (violated := space.violated(space.default())) is not None:
         raise ValueError(

@@ -34,6 +34,50 @@ def test_a_condition_holds_of_fixed_values_too():
         SearchSpace(tuple(reversed(space.parameters)))
 
 
+REAL = FloatDistribution(0.0, 1.0)
+
+
+def _three() -> SearchSpace:
+    """In an order in which each depends on a later one, once it has its condition."""
+    names = {
+        "c": (REAL, 0.5),
+        "b": (CategoricalDistribution([1, 2]), 1),
+        "a": (CategoricalDistribution(["x", "y"]), "x"),
+    }
+    return SearchSpace(tuple(Parameter(name=n, distribution=d, default=first) for n, (d, first) in names.items()))
+
+
+def test_conditions_of_a_study_may_follow_one_another():
+    space = _three().conditional({"c": ("b", (2,)), "b": ("a", ("y",))})
+    assert [p.name for p in space.parameters] == ["a", "b", "c"]
+    assert space.decode({"a": 0, "b": 1, "c": 0.5}) == {"a": "x"}  # of an inactive one nothing is active
+    assert space.decode({"a": 1, "b": 0, "c": 0.5}) == {"a": "y", "b": 1}
+    assert space.decode({"a": 1, "b": 1, "c": 0.5}) == {"a": "y", "b": 2, "c": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"d": ("a", ("x",))}, "only_if needs a searched hyperparameter; d is none"),
+        ({"c": ("d", (1,))}, "only_if of c must name another hyperparameter of the space, a, b; got d"),
+        ({"c": ("c", (1,))}, "only_if of c must name another hyperparameter of the space, a, b; got c"),
+        ({"c": ("a", ("z",))}, r"only_if of c: a must be \{x, y\}; got 'z'"),
+        ({"b": ("c", (0.5,)), "c": ("b", (1,))}, "only_if must not go in a circle; got one among b, c"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(conditions, message):
+    with pytest.raises(ValueError, match=message):
+        _three().conditional(conditions)
+
+
+def test_what_limits_others_or_has_a_condition_takes_no_further_one():
+    daso = registry.whole_space("daso")
+    with pytest.raises(ValueError, match="B limits S, so it needs a value, and cannot have only_if"):
+        daso.conditional({"B": ("wire", ("float16",))})
+    with pytest.raises(ValueError, match="rate already depends on kind, and can depend on one hyperparameter only"):
+        (_conditional() + SearchSpace(_three().parameters)).conditional({"rate": ("a", ("x",))})
+
+
 def test_mu_is_searched_only_where_it_is_active():
     space = registry.whole_space("mac")
     genes = space.encode(space.default())

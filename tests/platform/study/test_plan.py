@@ -103,6 +103,25 @@ def test_what_acts_on_some_optimizers_is_searched_for_these():
     assert conditions["learning_rate"] is None
 
 
+def test_a_study_has_conditions_of_its_own():
+    rate = {"low": 0.001, "high": 0.01, "log": True, "only_if": {"schedule": ["cosine", "linear"]}}
+    space = search_space(
+        study(space={"lr_warmup": {"low": 0.0, "high": 0.2, "only_if": {"wire": "float32"}}, "warmup_lr": rate})
+    )
+    conditions = {p.name: p.only_if for p in space.parameters}
+    assert conditions["lr_warmup"] == ("wire", ("float32",))
+    assert conditions["warmup_lr"] == ("schedule", ("cosine", "linear"))
+    assert all(("lr_warmup" in h) == (h["wire"] == "float32") for h in space.extremes())
+    with pytest.raises(ValueError, match=r"only_if must name one other hyperparameter; got schedule, wire"):
+        study(space={"momentum": rate | {"only_if": {"schedule": "cosine", "wire": "float32"}}})
+
+
+def test_a_range_without_condition_is_written_as_before_there_were_any():
+    assert study(space={"momentum": {"low": 0.1, "high": 0.9}}).model_dump(mode="json")["space"] == {
+        "momentum": {"type": "float", "low": 0.1, "high": 0.9, "log": False, "step": None}
+    }
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
