@@ -86,9 +86,7 @@ def with_condition(
     held = dict(fixed)
     if other == name or (other not in by_name and other not in held):
         known = ", ".join(sorted({*by_name, *held} - {name}))
-        raise ValueError(
-            f"only_if of {name} must name another hyperparameter of the space; got {other}; it has {known}"
-        )
+        raise ValueError(f"only_if of {name} must name another hyperparameter of the space, {known}; got {other}")
     if parameter.only_if is not None and parameter.only_if[0] != other:
         raise ValueError(f"{name} already depends on {parameter.only_if[0]}, and can depend on one hyperparameter only")
     if limited := sorted(p.name for p in by_name.values() if p.at_most == name):
