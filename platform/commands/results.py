@@ -207,6 +207,13 @@ def export(
             "folder; of several trials, into a folder each.",
         ),
     ] = None,
+    to_optuna: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Write the whole study into a storage of Optuna's, for optuna-dashboard."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With --to-optuna: the study's name there. Default: its own.")
+    ] = None,
     factors: Annotated[
         bool, typer.Option("--factors", help="With --weights: leave low-rank factors as they are, not multiplied.")
     ] = False,
@@ -218,6 +225,13 @@ def export(
 ) -> None:
     """Export the best configurations, complete enough to be trained again with `atoll train`."""
     which = None if trial is None else (trial, attempt)
+    if name is not None and to_optuna is None:
+        raise typer.BadParameter("--name needs --to-optuna URL")
+    if to_optuna is not None:
+        if weights is not None or output is not None:
+            raise typer.BadParameter("--to-optuna writes a database: omit -o and --weights")
+        _export_to_optuna(study, to_optuna, name, store, as_json)
+        return
     if weights is not None:
         if output is not None:
             raise typer.BadParameter("--weights writes a folder, and -o a file: give one of them")
@@ -272,6 +286,22 @@ def _to_export(opened: Store, row: StudyRow, best: int | None, which: tuple[int,
     if not trials:
         raise StoreError(f"{row.name} has no complete trial to export")
     return trials
+
+
+def _export_to_optuna(study: str, url: str, name: str | None, store: str | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from atoll.storage.optuna_export import export_to_optuna
+
+    opened = open_store(store)
+    exported = export_to_optuna(opened, opened.study(study), url, name)
+    if as_json:
+        print_json(asdict(exported))
+        return
+    left_out = f", without {exported.num_left_out} that are running or lost" if exported.num_left_out else ""
+    print(f"wrote {exported.num_trials} trials to the study {exported.name}{left_out}")
+    if exported.num_outside:
+        print(f"note: {exported.num_outside} hyperparameters are outside their range, and attributes of their trials")
 
 
 def _export_weights(
