@@ -27,6 +27,7 @@ from atoll.storage.events import Event, ProgressReported, TrialEnded
 from atoll.storage.folder import StudyFolder
 
 STOPPED = 75
+MOST = 50  # commands of a chain
 
 
 def study(steps: int) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def search(folder: Path, limit: float | None, *, resume: bool) -> int:
 def seconds_per_step(folder: Path) -> float:
     """The pace of a short trial of the same study, beyond its first half."""
     (folder / "long.yaml").write_text(yaml.safe_dump(study(400)))
-    search(folder, None, resume=False)
+    if search(folder, None, resume=False):
+        raise SystemExit("the short trial, which gives the pace, failed")
     reports = [event for event in events(folder) if isinstance(event, ProgressReported)]
     middle, last = reports[len(reports) // 2], reports[-1]
     return (last.seconds - middle.seconds) / (last.step - middle.step)
@@ -98,9 +100,11 @@ def main() -> None:
         folder = Path(second)
         (folder / "long.yaml").write_text(yaml.safe_dump(study(steps)))
         codes, began = [], time.perf_counter()
-        while not codes or codes[-1] == STOPPED:
+        while not codes or (codes[-1] == STOPPED and len(codes) < MOST):
             codes.append(search(folder, limit, resume=bool(codes)))
         seconds = time.perf_counter() - began
+        if codes[-1]:
+            raise SystemExit(f"the chain did not end well: exit codes {codes}")
         of_trial = [event for event in events(folder) if isinstance(event, TrialEnded) and event.state == "complete"]
         figures = {
             "seconds_of_training": of_trial[-1].seconds,

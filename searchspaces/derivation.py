@@ -79,23 +79,38 @@ def _check_ceilings(original: Sequence[Parameter], searched: Iterable[Parameter]
 
 def with_condition(
     parameter: Parameter, condition: Condition, parameters: Iterable[Parameter], fixed: Fixed
-) -> Parameter:
-    """A parameter that is active with some values of another one of the space; raises ValueError if it cannot be."""
+) -> Parameter | None:
+    """A parameter that is active with some values of another one; None if that one is fixed to another value.
+
+    Raises:
+        ValueError: for an unknown name, values that the other one does not have, or a second condition.
+    """
     name, (other, values) = parameter.name, condition
     by_name = {p.name: p for p in parameters}
     held = dict(fixed)
     if other == name or (other not in by_name and other not in held):
         known = ", ".join(sorted({*by_name, *held} - {name}))
         raise ValueError(f"only_if of {name} must name another hyperparameter of the space, {known}; got {other}")
-    if parameter.only_if is not None and parameter.only_if[0] != other:
-        raise ValueError(f"{name} already depends on {parameter.only_if[0]}, and can depend on one hyperparameter only")
     if limited := sorted(p.name for p in by_name.values() if p.at_most == name):
         raise ValueError(f"{name} limits {', '.join(limited)}, so it needs a value, and cannot have only_if")
+    if parameter.only_if is not None:
+        _check_narrower(name, condition, parameter.only_if)
+    if other in held:
+        return replace(parameter, only_if=condition) if held[other] in values else None
     for value in values:
-        if not (by_name[other].contains(value) if other in by_name else value == held[other]):
-            domain = by_name[other].domain() if other in by_name else repr(held[other])
-            raise ValueError(f"only_if of {name}: {other} must be {domain}; got {value!r}")
+        if not by_name[other].contains(value):
+            raise ValueError(f"only_if of {name}: {other} must be {by_name[other].domain()}; got {value!r}")
     return replace(parameter, only_if=condition)
+
+
+def _check_narrower(name: str, condition: Condition, before: Condition) -> None:
+    """Raise ValueError unless a condition allows no values beyond those of the parameter's own."""
+    if before[0] != condition[0]:
+        raise ValueError(f"{name} already depends on {before[0]}, and can depend on one hyperparameter only")
+    if beyond := [value for value in condition[1] if value not in before[1]]:
+        raise ValueError(
+            f"{name} acts if {before[0]} is {' or '.join(map(str, before[1]))}; got {', '.join(map(str, beyond))}"
+        )
 
 
 def in_order(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:

@@ -170,12 +170,16 @@ class SearchSpace:
             yield from (self.decode(genes | self._activating(p) | {p.name: gene}) for gene in ends)
 
     def _activating(self, parameter: Parameter) -> dict[str, Gene]:
-        """The gene that makes `parameter` active, if one is searched."""
+        """The genes that make `parameter` active, of those that are searched."""
         if parameter.only_if is None:
             return {}
         name, values = parameter.only_if
-        others = (p for p in self.parameters if p.name == name)
-        return {p.name: p.encode(value) for p in others for value in values[-1:] if p.contains(value)}
+        genes: dict[str, Gene] = {}
+        for other in (p for p in self.parameters if p.name == name):
+            genes |= self._activating(other)
+            if other.contains(values[-1]):
+                genes[name] = other.encode(values[-1])
+        return genes
 
     # Derived spaces.
 
@@ -215,6 +219,8 @@ class SearchSpace:
     def conditional(self, conditions: Mapping[str, Condition]) -> SearchSpace:
         """The space in which some parameters have a condition; each comes after those that it depends on.
 
+        A parameter that depends on a fixed value is searched always, or not at all.
+
         Args:
             conditions: for names of searched parameters, the name of another one and its values.
 
@@ -223,13 +229,13 @@ class SearchSpace:
         """
         if not conditions:
             return self
-        parameters = [
+        if unknown := sorted(conditions.keys() - {p.name for p in self.parameters}):
+            raise ValueError(f"only_if needs a searched hyperparameter; {', '.join(unknown)} is none")
+        changed = (
             derivation.with_condition(p, conditions[p.name], self.parameters, self.fixed) if p.name in conditions else p
             for p in self.parameters
-        ]
-        if unknown := sorted(conditions.keys() - {p.name for p in parameters}):
-            raise ValueError(f"only_if needs a searched hyperparameter; {', '.join(unknown)} is none")
-        return replace(self, parameters=derivation.in_order(parameters))
+        )
+        return replace(self, parameters=derivation.in_order([p for p in changed if p is not None]))
 
     def constrained(self, constraints: Iterable[str]) -> SearchSpace:
         """The space with further constraints; raises ValueError if one refers to a parameter that it does not have."""

@@ -278,7 +278,10 @@ def train(
     ] = False,
     folder: Annotated[
         Path | None,
-        typer.Option(help="The training's own folder: its checkpoints and files of the workload's. Default: none."),
+        typer.Option(
+            help="The training's own folder, for its checkpoints and the workload's files. Default: a temporary one, "
+            "without checkpoints."
+        ),
     ] = None,
     outside: Annotated[
         bool, typer.Option("--outside", help="Allow the configuration file to refer to code outside its folder.")

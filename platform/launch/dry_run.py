@@ -164,9 +164,12 @@ def _in_a_process(found: Callable[[Callable[[str], None]], Verdict], limit: floa
     os.close(writes)
     try:
         content, in_time = _read(reads, limit)
+    except BaseException:
+        _end(process, signal.SIGTERM)
+        raise
     finally:
-        status = _end(process)
         os.close(reads)
+    status = _end(process, *([] if in_time else [signal.SIGTERM]))
     lines = [json.loads(line) for line in content.splitlines() if line.endswith(b"}")]
     if lines and "state" in lines[-1]:
         return Verdict(**lines[-1])
@@ -179,11 +182,10 @@ def _in_a_process(found: Callable[[Callable[[str], None]], Verdict], limit: floa
     return Verdict("undecided", f"the check of one batch ended with {how}{stage}")
 
 
-def _end(process: int) -> int:
-    """End the process if it does not end by itself, first so that its code can clean up; returns its status."""
-    for number in (None, signal.SIGTERM):
-        if number is not None:
-            os.kill(process, number)
+def _end(process: int, *numbers: int) -> int:
+    """Wait for the end of the process, for GRACE after each signal, then kill it; returns its status."""
+    for number in numbers or (0,):
+        os.kill(process, number)
         end = time.monotonic() + GRACE
         while time.monotonic() < end:
             ended, status = os.waitpid(process, os.WNOHANG)

@@ -1,22 +1,30 @@
 """A trained model for use without atoll: its configuration, its weights, and a script that loads them.
 
-The script makes the network by its class, if that and its arguments are plain Python and its module takes nothing from
-atoll. Any other network is written as a program of `torch.export`, which needs no class.
+The script makes the network by its class, if calling that with plain Python values gives the network again and the
+script runs where atoll cannot be imported. Any other network is written as a program of `torch.export`, which needs no
+class.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from atoll.platform.study import registry
+from atoll.platform.study.configuration import Configuration, located, split_hyperparameters
 from atoll.storage.export import as_yaml
 from atoll.storage.files import replacing, write_whole
 from atoll.storage.folder import StudyFolder
@@ -25,21 +33,40 @@ from atoll.storage.store import StoreError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from atoll.methods.method import Batch
     from atoll.platform.workloads.workload import Workload
     from atoll.storage.models import ProvenanceRow, StudyRow, TrialRow
 
 CONFIGURATION, WEIGHTS, PROGRAM, SCRIPT = "configuration.yaml", "weights.safetensors", "model.pt2", "load.py"
+PATIENCE = 120.0  # seconds that the script has to run
+# Runs a script as where atoll is not installed.
+_WITHOUT_ATOLL = "import runpy, sys; sys.modules['atoll'] = None; runpy.run_path(sys.argv[1])"
 
 
 def weights_file(study: StudyRow, trial: TrialRow) -> Path:
-    """The file of a trial's trained model. Raises StoreError if it has none, naming the trials that do."""
+    """The file of a trial's trained model.
+
+    Raises:
+        StoreError: if there is none of this attempt; the message names the trials that have weights.
+    """
+    from atoll.platform.trial.weights import metric_of
+
     folder = StudyFolder(study.folder)
-    if (file := folder.trial(trial.number).weights).is_file():
+    file = folder.trial(trial.number).weights
+    if trial.state == "complete" and file.is_file():
+        name = study.curve_metric or study.metric
+        expected = trial.objective if name == study.metric else (trial.metrics or {}).get(name)
+        if expected is not None and metric_of(file) not in (None, expected):
+            raise StoreError(
+                f"the weights of trial {trial.number} of {study.name} are of another attempt: their {name} is "
+                f"{metric_of(file)}, and that of attempt {trial.attempt} is {expected}"
+            )
         return file
     found = sorted(int(path.parent.name) for path in folder.trials.glob(f"*/{WEIGHTS}") if path.parent.name.isdigit())
     if found:
         numbers = ", ".join(map(str, found[:20])) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
-        raise StoreError(f"trial {trial.number} of {study.name} has no weights; trials with weights: {numbers}")
+        state = "" if trial.state == "complete" else f", as it is {trial.state}"
+        raise StoreError(f"trial {trial.number} of {study.name} has no weights{state}; trials with weights: {numbers}")
     raise StoreError(
         f"{study.name} has no weights in {folder.trials} on this host: a study keeps them with "
         "`checkpoint: {weights: best}`; `atoll train CONFIG.yaml --save FILE` trains a configuration again"
@@ -66,57 +93,76 @@ def export_weights(
 
     Raises:
         StoreError: if the trial has no weights, or they do not fit the network that its workload makes now.
-        UnknownName: if the workload is outside the working directory.
+        UnknownName: if code of the trial's is outside the working directory.
     """
     file = weights_file(study, trial)
     if not outside:
-        registry.check_inside(str(trial.configuration.get("workload")), Path.cwd())
+        _check_inside(trial.configuration, Path.cwd())
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / CONFIGURATION, as_yaml(study, [trial], provenances, folder, alone=True))
-    title = f"The model of trial {trial.number} of {study.name}: {study.metric} {trial.objective}."
-    try:
-        workload, data_folder = _workload(trial.configuration)
-        model, arguments = made(workload.model)
-    except Exception as error:  # of the user's code, or such as an absent file or library
-        why = f"the workload does not make it here ({_line(error)})"
-        shutil.copyfile(file, folder / WEIGHTS)
-        write_whole(folder / SCRIPT, _script(title, [], f"...  # the network: {why}", {}))
-        return [f"{SCRIPT} does not make the network: {why}"]
-    products = _load(model, workload.model, file, folder / WEIGHTS, factors=factors)
-    if (call := constructor(model, arguments, folder)) is not None:
-        write_whole(folder / SCRIPT, _script(title, *call, products))
-        return []
-    try:
-        _write_program(model, workload, data_folder, folder / PROGRAM)
-    except Exception as error:  # data absent, or a network that torch.export does not support
-        why = f"torch.export failed ({_line(error)})"
-        write_whole(folder / SCRIPT, _script(title, [], f"...  # the network: {why}", products))
-        return [f"{SCRIPT} does not make the network, and there is no {PROGRAM}: {why}"]
-    write_whole(folder / SCRIPT, _script(title, [], f'torch.export.load(here / "{PROGRAM}").module()', None))
-    return []
+    title = f"The model of trial {trial.number} of {study.name}: {study.metric} {trial.objective}"
+    script = _Script(folder / SCRIPT, title)
+    with tempfile.TemporaryDirectory(prefix="atoll-export-") as own:
+        try:
+            network = _Network.of(Configuration.model_validate(dict(trial.configuration)), Path(own))
+        except Exception as error:  # of the user's code, or such as an absent file or library
+            shutil.copyfile(file, folder / WEIGHTS)
+            why = f"the workload does not make it here ({_line(error)})"
+            script.write_without_network(why)
+            return [f"{SCRIPT} does not make the network, and low-rank factors stay as they are: {why}"]
+        script.products = network.load(file, folder / WEIGHTS, factors=factors)
+        if (construction := network.construction(folder)) is not None:
+            script.write(*construction)
+            if script.runs():
+                return []
+        try:
+            notes = network.write_program(folder / PROGRAM)
+        except Exception as error:  # data absent, or a network that torch.export does not support
+            why = f"torch.export failed ({_line(error)})"
+            script.write_without_network(why)
+            return [f"{SCRIPT} does not make the network, and there is no {PROGRAM}: {why}"]
+        script.write([], f"torch.export.load(here / {PROGRAM!r}).module()", has_weights=True)
+        return notes
+
+
+def _check_inside(configuration: Mapping[str, Any], folder: Path) -> None:
+    """Raise UnknownName if a configuration names code outside `folder`."""
+    for part in ("workload", "method"):
+        registry.check_inside(str(configuration.get(part)), folder)
+    hyperparameters = configuration.get("hyperparameters")
+    located(dict(hyperparameters) if isinstance(hyperparameters, dict) else {}, {"folder": folder, "inside": True})
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        return str(error.errors()[0]["msg"])
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _workload(content: Mapping[str, Any]) -> tuple[Workload, Path | None]:
-    """A configuration's workload, and the folder of its data files."""
-    from atoll.platform.study.configuration import Configuration, split_hyperparameters
+@dataclass(frozen=True)
+class Call:
+    """The positional and keyword arguments of a class, as text: of Python literals only."""
 
-    c = Configuration.model_validate(dict(content))
-    of_workload = split_hyperparameters(c.method, c.workload, c.hyperparameters, c.ranks)[2]
-    return registry.workload(c.workload, of_workload), Path(c.data) if c.data else None
+    arguments: tuple[str, ...]
+    keywords: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return ", ".join([*self.arguments, *(f"{name}={text}" for name, text in self.keywords.items())])
+
+    def made(self, network_class: type[nn.Module]) -> nn.Module:
+        """The network that the call makes."""
+        keywords = {name: ast.literal_eval(text) for name, text in self.keywords.items()}
+        return network_class(*map(ast.literal_eval, self.arguments), **keywords)
 
 
-def made(make: Callable[[], nn.Module]) -> tuple[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """A network, and the arguments that its class was called with."""
+def made(make: Callable[[], nn.Module]) -> tuple[nn.Module, Call | None]:
+    """A network, and how its class was called; None if an argument is no literal."""
     network_class = type(make())
     own, original = "__init__" in vars(network_class), network_class.__init__
-    calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    calls: list[tuple[nn.Module, Call | None]] = []
 
     def recording(self: nn.Module, *args: Any, **kwargs: Any) -> None:
-        calls.setdefault(id(self), (args, kwargs))
+        calls.append((self, _call(args, kwargs)))  # as they are before the call, which may change them
         original(self, *args, **kwargs)
 
     network_class.__init__ = recording  # type: ignore[method-assign]
@@ -127,33 +173,13 @@ def made(make: Callable[[], nn.Module]) -> tuple[nn.Module, tuple[tuple[Any, ...
             network_class.__init__ = original  # type: ignore[method-assign]
         else:
             del network_class.__init__
-    return network, calls.get(id(network), ((), {}))
+    return network, next((call for made_one, call in calls if made_one is network), None)
 
 
-def constructor(
-    model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]], folder: Path
-) -> tuple[list[str], str] | None:
-    """The lines that import a network's class into a script in `folder`, and its call; None if that is not possible.
-
-    It is if the class is at the top of a module that takes nothing from atoll, and its arguments are literals.
-    """
-    cls, (args, kwargs) = type(model), arguments
-    module = sys.modules.get(cls.__module__)
-    if module is None or "." in cls.__qualname__ or getattr(module, cls.__name__, None) is not cls:
+def _call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
+    if not all(map(_is_literal, (*args, *kwargs.values()))):
         return None
-    if not all(map(_is_literal, (*args, *kwargs.values()))) or _takes_from_atoll(vars(module)):
-        return None
-    call = f"{cls.__name__}({', '.join([*map(repr, args), *(f'{name}={value!r}' for name, value in kwargs.items())])})"
-    imports = [f"from {cls.__module__} import {cls.__name__}"]
-    file = getattr(module, "__file__", None)
-    installed = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-    if file is not None and not file.startswith(installed):
-        if cls.__module__.startswith("_atoll_user_"):
-            imports = [f"from {Path(file).stem} import {cls.__name__}"]
-        root = Path(file).resolve().parents[cls.__module__.count(".")]
-        relative = Path(os.path.relpath(root, folder.resolve())).as_posix()
-        imports.insert(0, f'sys.path.insert(0, str(here / "{relative}"))')
-    return imports, call
+    return Call(tuple(map(repr, args)), {name: repr(value) for name, value in kwargs.items()})
 
 
 def _is_literal(value: object) -> bool:
@@ -163,40 +189,138 @@ def _is_literal(value: object) -> bool:
         return False
 
 
-def _takes_from_atoll(content: Mapping[str, Any]) -> bool:
-    names = {str(content.get("__name__"))} | {
-        str(value.__name__ if isinstance(value, type(sys)) else getattr(value, "__module__", ""))
-        for value in content.values()
-    }
-    return any(name.partition(".")[0] == "atoll" for name in names)
+class _Network:
+    """A trial's network as its workload makes it, with the trial's weights once they are loaded."""
+
+    def __init__(self, workload: Workload, batch: Batch | str) -> None:
+        self._workload = workload
+        self._batch = batch  # of validation data, or why there is none
+        self._model, self._call = made(workload.model)
+
+    @classmethod
+    def of(cls, configuration: Configuration, own: Path) -> _Network:
+        """Make it as the trial did: after loading the data, if they are here.
+
+        Args:
+            configuration: the trial's.
+            own: a folder for files of the workload's.
+        """
+        from atoll.platform.trial.evaluator import evaluation_batches
+
+        c = configuration
+        of_workload = split_hyperparameters(c.method, c.workload, c.hyperparameters, c.ranks)[2]
+        workload = registry.workload(c.workload, of_workload)
+        workload.trial_folder = own
+        try:
+            data = workload.load(Path(c.data) if c.data else None)
+            batch: Batch | str = next(iter(evaluation_batches(workload, data.validation, 0, 1, "cpu")))
+        except Exception as error:
+            batch = _line(error)
+        return cls(workload, batch)
+
+    def load(self, source: Path, target: Path, *, factors: bool) -> dict[str, tuple[list[str], list[int]]]:
+        """Load a file of weights, and write it, in full or with its factors.
+
+        Returns:
+            for each weight that stays factored: the names of its factors, and its shape.
+        """
+        from safetensors.torch import save_file
+
+        from atoll.methods.low_rank import factored
+        from atoll.platform.trial.weights import read
+
+        tensors, as_trained = read(source), self._workload.model()
+        try:
+            factored.load(as_trained, tensors)
+            full = factored.merged_state_dict(as_trained)
+            self._model.load_state_dict(full)
+        except (RuntimeError, KeyError) as error:
+            raise StoreError(f"{source} does not fit the network that the workload makes now: {error}") from error
+        self._model.eval()
+        if factors:
+            shutil.copyfile(source, target)
+            return _products(full, tensors)
+        with replacing(target) as partial:
+            save_file({name: value.clone().contiguous() for name, value in full.items()}, partial, {"format": "pt"})
+        return {}
+
+    def construction(self, folder: Path) -> tuple[list[str], str] | None:
+        """The lines that import the network's class into a script in `folder`, and its call; None if not possible.
+
+        It is if the class is at the top of a module, was called with literals, and this call makes the network again.
+        """
+        cls = type(self._model)
+        module = sys.modules.get(cls.__module__)
+        if self._call is None or module is None or getattr(module, cls.__qualname__, None) is not cls:
+            return None
+        if cls.__module__.partition(".")[0] == "atoll" or not self._is_same(self._call.made(cls)):
+            return None
+        file, name = getattr(module, "__file__", None), cls.__module__
+        installed = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+        lines = []
+        if file is not None and not file.startswith(installed):
+            path = Path(file).absolute()
+            name = path.stem if name.startswith("_atoll_user_") else name
+            root = path.parents[name.count(".") + (path.stem == "__init__")]
+            relative = Path(os.path.relpath(root, folder.absolute())).as_posix()
+            lines.append(f"sys.path.insert(0, str(here / {relative!r}))")
+        return [*lines, f"from {name} import {cls.__name__}"], f"{cls.__name__}({self._call})"
+
+    def _is_same(self, other: nn.Module) -> bool:
+        """Whether another network is this one once it has its weights: in its parts, and in its outputs."""
+        import torch
+
+        if repr(other) != repr(self._model):
+            return False
+        try:
+            other.load_state_dict(self._model.state_dict())
+        except RuntimeError:
+            return False
+        if isinstance(self._batch, str):
+            return True
+        with torch.no_grad():
+            both = [self._workload.forward(model, self._batch) for model in (self._model, other.eval())]
+        return _equal(*both)
+
+    def write_program(self, file: Path) -> list[str]:
+        """Write the network, in evaluation mode, as a program of torch's; returns notes on its limits."""
+        import torch
+
+        from atoll.methods.common.nested import map_tensors
+
+        if isinstance(self._batch, str):
+            raise RuntimeError(f"it needs a batch of validation data: {self._batch}")
+        inputs = self._batch.inputs
+        if len(self._batch.indices) == 1:  # else torch takes one for the only size
+            inputs = map_tensors(lambda tensor: torch.cat([tensor, tensor]), inputs)
+        kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
+        args = () if kwargs else tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        notes = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                size = {0: torch.export.Dim("batch")}
+                sizes = dict.fromkeys(kwargs, size) or tuple(size for _ in args)
+                program = torch.export.export(self._model, args, kwargs, dynamic_shapes=sizes)
+            except Exception as error:  # a network may depend on the size of its batches
+                program = torch.export.export(self._model, args, kwargs)
+                notes = [f"{PROGRAM} takes batches of {len(self._batch.indices)} samples only ({_line(error)})"]
+            with replacing(file) as partial, partial.open("wb") as stream:
+                torch.export.save(program, stream)
+        return notes
 
 
-def _load(
-    model: nn.Module, make: Callable[[], nn.Module], source: Path, target: Path, *, factors: bool
-) -> dict[str, tuple[list[str], list[int]]]:
-    """Load a file of weights into a network, and write it, in full or with its factors.
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two nestings of outputs are equal."""
+    from torch import Tensor
 
-    Returns:
-        for each weight that stays factored: the names of its factors, and its shape.
-    """
-    from safetensors.torch import save_file
-
-    from atoll.methods.low_rank import factored
-    from atoll.platform.trial.weights import read
-
-    tensors, like_trained = read(source), make()
-    try:
-        factored.load(like_trained, tensors)
-        full = factored.merged_state_dict(like_trained)
-        model.load_state_dict(full)
-    except (RuntimeError, KeyError) as error:
-        raise StoreError(f"{source} does not fit the network that the workload makes now: {error}") from error
-    if factors:
-        shutil.copyfile(source, target)
-        return _products(full, tensors)
-    with replacing(target) as partial:
-        save_file({name: value.clone().contiguous() for name, value in full.items()}, partial, {"format": "pt"})
-    return {}
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.equal(other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other)
 
 
 def _products(full: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, tuple[list[str], list[int]]]:
@@ -210,52 +334,57 @@ def _products(full: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict
     return products
 
 
-def _write_program(model: nn.Module, workload: Workload, data_folder: Path | None, file: Path) -> None:
-    """Write the network, in evaluation mode, as a program of torch's, for batches of any size."""
-    import torch
-
-    from atoll.platform.trial.evaluator import evaluation_batches
-
-    data = workload.load(data_folder).validation
-    batch = next(iter(evaluation_batches(workload, data, 0, 1, "cpu")))
-    inputs = batch.inputs
-    kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
-    args = () if kwargs else tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
-    model.eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            size = {0: torch.export.Dim("batch")}
-            sizes = dict.fromkeys(kwargs, size) or tuple(size for _ in args)
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=sizes)
-        except Exception:  # a network may need the size of its batches
-            program = torch.export.export(model, args, kwargs)
-        with replacing(file) as partial, partial.open("wb") as stream:
-            torch.export.save(program, stream)
-
-
-def _script(
-    title: str, imports: Sequence[str], call: str, products: Mapping[str, tuple[list[str], list[int]]] | None
-) -> str:
-    """The text of the script.
+class _Script:
+    """The script that loads the model.
 
     Args:
+        file: where it is written.
         title: its first line.
-        imports: the lines that import the network's class.
-        call: the expression that makes the network.
-        products: the weights to be multiplied from factors; None if the network is made with its weights.
+
+    Attributes:
+        products: for each weight that is to be multiplied from factors, their names, and its shape.
     """
-    path = [line for line in imports if line.startswith("sys.")]
-    others = [line for line in imports if not line.startswith("sys.")]
-    lines = [f'"""{title}"""', "", *(["import sys"] if path else []), "from pathlib import Path", ""]
-    lines += ["import torch"] if products is None or products else []
-    lines += [] if products is None else ["from safetensors.torch import load_file"]
-    lines += ["", "here = Path(__file__).resolve().parent", *path, *others, f"model = {call}"]
-    if products is not None:
-        lines += [f'state = load_file(here / "{WEIGHTS}")']
-        lines += [
-            f"state[{name!r}] = torch.linalg.multi_dot([state.pop(n) for n in {names}]).reshape({shape})"
-            for name, (names, shape) in products.items()
-        ]
-        lines += ["model.load_state_dict(state)"]
-    return "\n".join([*lines, "model.eval()" if products is not None else "", ""]).rstrip("\n") + "\n"
+
+    def __init__(self, file: Path, title: str) -> None:
+        self._file = file
+        self._title = title
+        self.products: Mapping[str, tuple[list[str], list[int]]] = {}
+
+    def write(self, imports: Sequence[str], call: str, *, has_weights: bool = False) -> None:
+        """Write it.
+
+        Args:
+            imports: the lines that import the network's class.
+            call: the expression that makes the network.
+            has_weights: whether the network then has its weights.
+        """
+        products = {} if has_weights else self.products
+        # Names may have been made to be code: all that comes from the store is quoted.
+        lines = [f"# {json.dumps(self._title)[1:-1]}"]
+        lines += ["import sys"] if any(line.startswith("sys.") for line in imports) else []
+        lines += ["from pathlib import Path", ""]
+        lines += ["import torch"] if has_weights or products else []
+        lines += [] if has_weights else ["from safetensors.torch import load_file"]
+        lines += ["", "here = Path(__file__).resolve().parent", *imports, f"model = {call}"]
+        if not has_weights:
+            lines += [f"state = load_file(here / {WEIGHTS!r})"]
+            lines += [
+                f"state[{name!r}] = torch.linalg.multi_dot([state.pop(n) for n in {names}]).reshape({shape})"
+                for name, (names, shape) in products.items()
+            ]
+            lines += ["model.load_state_dict(state)", "model.eval()"]
+        write_whole(self._file, "\n".join(lines) + "\n")
+
+    def write_without_network(self, why: str) -> None:
+        """Write it with a place for the network."""
+        self.write([], f"...  # put your network here: {json.dumps(why)[1:-1]}")
+
+    def runs(self) -> bool:
+        """Whether the script runs in a process of its own that cannot import atoll."""
+        command = [sys.executable, "-c", _WITHOUT_ATOLL, str(self._file.absolute())]
+        try:
+            with tempfile.TemporaryDirectory() as elsewhere:
+                done = subprocess.run(command, check=False, cwd=elsewhere, capture_output=True, timeout=PATIENCE)
+                return done.returncode == 0
+        except subprocess.TimeoutExpired:
+            return False

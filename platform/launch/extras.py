@@ -14,6 +14,7 @@ REQUIRED = {
     "propulate": "propulate",
     "cmaes": "cmaes",
     "sortedcontainers": "sortedcontainers",
+    "safetensors": "safetensors",
 }
 
 

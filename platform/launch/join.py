@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from atoll.platform import exit_codes
 from atoll.platform.launch import dry_run, lifecycle
+from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import without_rank_variables
@@ -57,7 +58,7 @@ def join(
     from atoll.platform.ranks import search
 
     server = search.start_server(plan.study)  # before MPI
-    mistake = _check_batch(plan, say) if _is_first() else None  # forks, so before MPI, too
+    mistake = _check_batch(plan, resuming, say) if _is_first() else None  # forks, so before MPI, too
 
     import mpi4py
 
@@ -108,11 +109,12 @@ def _is_first() -> bool:
     return next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0") == "0"
 
 
-def _check_batch(plan: Plan, say: Callable[[str], None]) -> Exception | None:
+def _check_batch(plan: Plan, resuming: bool, say: Callable[[str], None]) -> Exception | None:
     try:
+        lifecycle.check_new(plan.study, resuming)
         dry_run.check(plan, say=say)
-    except Mistake as mistake:
-        return mistake
+    except (LaunchError, Mistake) as error:
+        return error
     return None
 
 

@@ -91,7 +91,8 @@ def train(
         say: receives a line per epoch.
         save: a file for the trained model's state dict, in the format of safetensors if that is its suffix.
         merged: whether the state dict has full weights instead of low-rank factors.
-        folder: the training's own, for checkpoints and files of the workload's, from which it continues. Default: none.
+        folder: the training's own, for checkpoints and files of the workload's, from which it continues. Default: a
+            temporary one, without checkpoints.
 
     Raises:
         LaunchError: if the MPI job fails, or if this process already belongs to one.
@@ -104,9 +105,11 @@ def train(
     with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
         journals = Path(name)
         file, log = journals / "configuration.json", journals / "ranks.log"
+        if folder is None:
+            configuration = configuration.model_copy(update={"checkpoint": None})
         content = {"configuration": configuration.model_dump(), "test": test}
         content |= {"save": None if save is None else str(save.absolute()), "merged": merged}
-        content |= {"folder": None if folder is None else str(folder.absolute())}
+        content |= {"folder": str((folder or journals / "trial").absolute())}
         file.write_text(json.dumps(content))
         result_file = journals / launches.file_name("root-00000", launch=1)
         job = mpiexec.start_ranks(configuration.ranks, ["train", str(file), str(result_file)], log)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from atoll.communication.world import World
@@ -19,6 +18,7 @@ from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
 from atoll.platform.trial.worker import Worker
 from atoll.storage.files import replacing
+from atoll.storage.folder import TrialFolder
 from atoll.storage.journal import JournalWriter
 
 
@@ -43,10 +43,13 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
             if content["save"] is not None:
                 _save(model, Path(content["save"]), merged=content["merged"])
 
-        folder = None if content["folder"] is None else Path(content["folder"])
+        folder = Path(content["folder"])
         hooks = Hooks(on_progress=report, on_trained=save)
         outcome = worker.evaluate(configuration, hooks, test=content["test"], folder=folder)
         lines.append(outcome.as_event(0, 0))
+        checkpoint = configuration.checkpoint
+        if checkpoint is not None and checkpoint.keep == "none" and outcome.state != "lost":
+            TrialFolder(folder).remove_checkpoints()
         worker.dismiss()
     worker.close()
     world.meet()  # over TCP, MPICH aborts a job if one rank leaves early
@@ -58,6 +61,8 @@ def _save(model: nn.Module, file: Path, *, merged: bool) -> None:
     tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     with replacing(file) as partial:
         if file.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
             save_file(tensors, partial, {"format": "pt"})
         else:
             torch.save(tensors, partial)

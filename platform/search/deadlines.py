@@ -32,7 +32,7 @@ class Deadlines:
         self._started = self._trial_started = time.monotonic()
         self._stop_checked = 0.0
         self._stopping = False
-        self._patience = study.stop_grace / 2 if study.checkpoint is not None else 0.0
+        self._patience = study.stop_grace / 2 if study.writes_checkpoints else 0.0
         self._asked = math.inf
 
     def trial_starts(self) -> None:

@@ -101,10 +101,16 @@ class Population:
             self._pool = _front(list(self._order), 2 * self.size)
         return individual
 
-    def is_unbeaten(self, losses: Losses) -> bool:
-        """Whether no complete individual here is at least as good in every objective."""
-        complete = (individual for individual in self.best() if individual.is_complete)
-        return not any(all(a <= b for a, b in zip(i.losses, losses, strict=True)) for i in complete)
+    def is_unbeaten(self, number: int, losses: Losses) -> bool:
+        """Whether no complete individual here ranks before trial `number` with these losses, in every objective.
+
+        Of equal ones the first by number does, as in leaderboards.
+        """
+        others = (i for i in self.best() if i.is_complete and i.number != number)
+        return not any(
+            all(a <= b for a, b in zip(i.losses, losses, strict=True)) and (i.losses != losses or i.number < number)
+            for i in others
+        )
 
     def best(self) -> list[Individual]:
         """The breeding population, best first: by objective, or by front and crowding distance (Deb et al. 2002)."""

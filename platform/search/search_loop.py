@@ -217,6 +217,8 @@ class SearchLoop:
         )
         confirms = self._plan.study.confirm is not None
         folder = self._folder_of(ticket.number)
+        if self._plan.study.keeps_weights and ticket.attempt:
+            folder.remove_weights()  # of an earlier attempt
         evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=folder.path)
         outcome, values = self._scoring.judge(evaluated, clock)
         worker_seconds = self._deadlines.trial_seconds()
@@ -224,7 +226,7 @@ class SearchLoop:
         if not confirms and not self._is_best(configuration.method, outcome, losses):
             outcome = replace(outcome, traces=[])
         self._journal.trial_ended(trial, outcome, values, worker_seconds)
-        self._remove_files(folder, outcome.state, losses)
+        self._remove_files(ticket.number, outcome.state, losses)
         self._budget.spend(worker_seconds)
         if outcome.state == "failed":
             self._tell_failure(candidate.hyperparameters)
@@ -235,12 +237,16 @@ class SearchLoop:
         self._receive()
         self._island.migrate()
 
-    def _remove_files(self, folder: TrialFolder, state: str, losses: tuple[float, ...] | None) -> None:
+    def _remove_files(self, number: int, state: str, losses: tuple[float, ...] | None) -> None:
         """Remove what does not stay of a trial that has ended; to be called before it joins the population."""
-        if state != "lost" and self._plan.study.keeps_no_checkpoints:
+        folder, study = self._folder_of(number), self._plan.study
+        if state != "lost" and study.keeps_no_checkpoints:
             folder.remove_checkpoints()
-        is_incumbent = state == "complete" and losses is not None and self._island.population.is_unbeaten(losses)
-        if self._plan.study.keeps_incumbents_weights and not is_incumbent:
+        is_complete = state == "complete" and losses is not None
+        stays = is_complete and (
+            not study.keeps_only_incumbents_weights or self._island.population.is_unbeaten(number, losses or ())
+        )
+        if study.keeps_weights and not stays:
             folder.remove_weights()
 
     def _individual(

@@ -46,6 +46,8 @@ class Searched(Strict):
     def _one_condition(cls, only_if: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
         if only_if is not None and len(only_if) != 1:
             raise ValueError(f"only_if must name one other hyperparameter; got {', '.join(only_if) or 'none'}")
+        if only_if is not None and [] in only_if.values():
+            raise ValueError("only_if must give a value of the other hyperparameter, or several; got none")
         return only_if
 
     @model_serializer(mode="wrap")

@@ -357,7 +357,17 @@ class Study(Strict):
         return self.checkpoint is not None and self.checkpoint.keep == "none"
 
     @property
-    def keeps_incumbents_weights(self) -> bool:
+    def writes_checkpoints(self) -> bool:
+        """Whether trials write their state while they train."""
+        return self.checkpoint is not None and self.checkpoint.every is not None
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether trained models stay."""
+        return self.checkpoint is not None and self.checkpoint.weights != "none"
+
+    @property
+    def keeps_only_incumbents_weights(self) -> bool:
         """Whether the trained models of incumbents stay, and those of other trials do not."""
         return self.checkpoint is not None and self.checkpoint.weights == "best"
 

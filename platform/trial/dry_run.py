@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
@@ -34,7 +35,8 @@ from atoll.platform.trial.evaluator import evaluation_batches
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.loaders import seed_all
 from atoll.platform.trial.shares import Share
-from atoll.platform.trial.training_batches import training_batches
+from atoll.platform.trial.training_batches import length_in_steps, training_batches
+from atoll.platform.trial.weights import require_tensors
 from atoll.platform.workloads.workload import Data, Part, Samples, Workload
 
 _OF_HARDWARE = re.compile(
@@ -98,6 +100,7 @@ class DryRun:
         self._shapes: dict[str, str] = {}
         self._class: type[Workload] | None = None
         self._num_stages = 0
+        self._num_steps = 0
 
     def __call__(self, configuration: Configuration) -> dict[str, Any]:
         """Take a batch through the workload; returns shapes and scores.
@@ -106,6 +109,10 @@ class DryRun:
             Mistake: if the configuration cannot be trained.
             Undecided: if it may be trained where the ranks run.
         """
+        with tempfile.TemporaryDirectory(prefix="atoll-check-") as own:
+            return self._checked(configuration, Path(own))
+
+    def _checked(self, configuration: Configuration, own: Path) -> dict[str, Any]:
         self._shapes, self._num_stages = {}, 0
         with self._stage("hyperparameters"):
             of_method, settings, of_workload = split_hyperparameters(
@@ -113,6 +120,7 @@ class DryRun:
             )
             workload = registry.workload(configuration.workload, of_workload)
             self._class = type(workload)
+        workload.trial_folder = own
         self._check_names(workload)
         with self._stage("load", workload.load):
             data = self._load(workload, configuration)
@@ -222,6 +230,8 @@ class DryRun:
         here = configuration.model_copy(update={"loader": Loader()})  # worker processes take seconds to start
         batches = training_batches(workload, here, data, share, of_method, self._device)
         batch = next(batches.epoch(0))
+        epochs = configuration.epochs or workload.epochs
+        self._num_steps = length_in_steps(workload, configuration) or epochs * batches.num_batches
         batches.close()
         batch = next(batch.parts(settings.accumulate)) if settings.accumulate > 1 else batch
         self._shapes |= {"inputs": described(batch.inputs), "targets": described(batch.targets)}
@@ -245,6 +255,9 @@ class DryRun:
                 f"{', '.join(sorted(dtypes))}",
                 workload.model,
             )
+        if configuration.checkpoint is not None and configuration.checkpoint.weights != "none":
+            with self._stage("weights", workload.model):
+                require_tensors(network)
         return network
 
     def _differentiate(self, workload: Workload, model: nn.Module, batch: Batch, settings: OptimizerSettings) -> float:
@@ -276,14 +289,14 @@ class DryRun:
     def _optimize(
         self, workload: Workload, model: nn.Module, configuration: Configuration, settings: OptimizerSettings
     ) -> None:
-        """A step of the optimizer without gradients, and the schedule's rate of it."""
+        """Steps of the optimizer without gradients: the training's first, middle and last one."""
         if not _is_flat(configuration):
             return
         own = {kind: registry.own(kind, getattr(settings, kind), workload) for kind in OWN}
         with self._stage("parameter_groups", workload.parameter_groups):
             flat = FlatModel(model, workload.parameter_groups(model))
+        num_steps = self._num_steps
         with self._stage("optimizer and schedule", *filter(None, own.values())):
-            num_steps = 100  # any number: the trial's own may need all data
             optimizers = OptimizerFactory(
                 settings,
                 num_steps,
@@ -292,8 +305,9 @@ class DryRun:
                 own_schedule=own["schedule"],
             )
             optimizer = optimizers(flat)
-            optimizers.set_step(1)
-            optimizer.step()
+            for step in (0, num_steps // 2, num_steps - 1):
+                optimizers.set_step(step)
+                optimizer.step()
 
     def _evaluate(
         self, workload: Workload, model: nn.Module, data: Part, part: str, num: int, ranks: int

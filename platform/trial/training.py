@@ -59,7 +59,7 @@ def train(
         communicator: the worker's ranks; if its ledger has a trace, the report gets it.
         device: this rank's device.
         test: whether to also measure the model on the test data after every epoch.
-        folder: the trial's own, for checkpoints.
+        folder: the trial's own, for checkpoints, its model and files of the workload's.
     """
     trial = Trial(configuration, communicator, device, test=test, folder=folder, stops=hooks.stops)
     try:

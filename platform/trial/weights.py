@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from atoll.storage.files import replacing
@@ -27,7 +29,7 @@ class TrainedModel:
     def __init__(self, objective_from: Literal["last", "best"], direction: str) -> None:
         self.holds_best = objective_from == "best"
         self._sign = -1.0 if direction == "maximize" else 1.0
-        self._value = math.inf
+        self._value = math.inf  # of the metric, to be minimized
         self._tensors: dict[str, Tensor] = {}
 
     def see(self, model: nn.Module, metric: float, *, is_last: bool) -> None:
@@ -48,7 +50,7 @@ class TrainedModel:
         folder.path.mkdir(parents=True, exist_ok=True)
         with replacing(folder.weights) as partial:
             try:
-                save_file(self._tensors, partial, metadata={"format": "pt"})
+                save_file(self._tensors, partial, {"format": "pt", "metric": repr(self._sign * self._value)})
             except SafetensorError as error:  # of the system, wrapped
                 raise OSError(str(error)) from error
 
@@ -67,12 +69,29 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
 
 
 def require_tensors(model: nn.Module) -> None:
-    """Raise TypeError if the model's state dict holds anything but tensors, which a file of weights cannot keep."""
-    if others := sorted(name for name, value in model.state_dict().items() if not isinstance(value, Tensor)):
+    """Raise TypeError if the model's state dict has what a file of weights cannot keep."""
+    state = model.state_dict()
+    if others := sorted(name for name, value in state.items() if not isinstance(value, Tensor)):
         raise TypeError(
             f"weights are kept as tensors, and {', '.join(others)} of the model's state dict is none: omit the study's "
             "`weights`, or define no `get_extra_state`"
         )
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.dtype == torch.complex128:
+            raise TypeError(
+                f"weights are kept as dense tensors of at most 64 bits, and {name} of the model's state dict is "
+                f"{value.dtype}, {value.layout}: omit the study's `weights`"
+            )
+
+
+def metric_of(file: Path) -> float | None:
+    """The metric of the model in a file of weights; None if the file does not tell."""
+    try:
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        return float(header["__metadata__"]["metric"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        return None
 
 
 def read(file: Path) -> dict[str, Tensor]:

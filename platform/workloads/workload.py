@@ -164,9 +164,10 @@ class Workload(ABC):
     def trial_folder(self) -> Path | None:
         """The trial's own folder, for files of the workload's; made when it is first asked for.
 
-        It is `trials/NUMBER` in the study's folder, which all ranks share and which stays until `atoll delete`. A trial
-        that is trained again, after a crash, finds the files of its earlier attempt. None outside a search, unless
-        `atoll train --folder` names one.
+        In a search it is `trials/NUMBER` in the study's folder, which all ranks share and which stays until `atoll
+        delete`; a trial that is trained again, after a crash, finds the files of its earlier attempt. `atoll train`
+        names one with --folder, and otherwise makes a temporary one, as `atoll check` does. The names checkpoint.json,
+        weights.safetensors, step-* and .* are atoll's. None if the workload is used by itself.
         """
         if self._trial_folder is not None:
             self._trial_folder.mkdir(parents=True, exist_ok=True)

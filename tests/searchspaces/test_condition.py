@@ -70,6 +70,24 @@ def test_conditions_that_cannot_be_are_refused(conditions, message):
         _three().conditional(conditions)
 
 
+def test_the_extremes_reach_what_depends_on_a_dependent_one():
+    space = _three().conditional({"c": ("b", (2,)), "b": ("a", ("y",))})
+    assert {"a": "y", "b": 2, "c": 0.0} in space.extremes()
+    assert {"a": "y", "b": 2, "c": 1.0} in space.extremes()
+
+
+def test_what_depends_on_a_fixed_value_is_searched_always_or_not_at_all():
+    fixed = _three().override({"a": "x"})
+    assert [p.name for p in fixed.conditional({"c": ("a", ("y",))}).parameters] == ["b"]
+    assert fixed.conditional({"c": ("a", ("x", "y"))}).decode({"b": 0, "c": 0.5}) == {"b": 1, "c": 0.5, "a": "x"}
+
+
+def test_a_study_may_only_narrow_the_condition_of_a_method():
+    mac = registry.whole_space("mac")
+    with pytest.raises(ValueError, match=r"mu acts if variant is two_term or coupled.*; got one_term"):
+        mac.conditional({"mu": ("variant", ("one_term",))})
+
+
 def test_what_limits_others_or_has_a_condition_takes_no_further_one():
     daso = registry.whole_space("daso")
     with pytest.raises(ValueError, match="B limits S, so it needs a value, and cannot have only_if"):

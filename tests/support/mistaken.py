@@ -379,7 +379,33 @@ class WrongOptimizer(Right):
 
 class WrongSchedule(Right):
     def schedule(self, settings, step, num_steps):
-        return settings.learning_rate / (num_steps - 100)
+        return settings.learning_rate / (num_steps - 1 - step)
+
+
+class LongSchedule(Right):
+    """It needs a training of more than 500 steps."""
+
+    def schedule(self, settings, step, num_steps):
+        assert num_steps > 500
+        return settings.learning_rate
+
+
+class Writes(Right):
+    def model(self):
+        (self.trial_folder / "note.txt").write_text("made")
+        return super().model()
+
+
+class ExtraState(Right):
+    def model(self):
+        class Layer(nn.Linear):
+            def get_extra_state(self):
+                return {"temperature": 1.0}
+
+            def set_extra_state(self, state):
+                pass
+
+        return Layer(8, 3)
 
 
 class CleansUp(Right):

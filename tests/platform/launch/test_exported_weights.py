@@ -1,7 +1,9 @@
 """What `atoll export --weights` writes: weights that plain PyTorch loads, with the objective of their trial."""
 
+import contextlib
 import importlib
 import itertools
+import shutil
 import subprocess
 import sys
 
@@ -12,9 +14,11 @@ from commands import called, called_json
 from safetensors.torch import load_file
 from torch import nn
 
-from atoll.platform.launch.exported_weights import constructor, made
+from atoll.platform.launch.exported_weights import Call, export_weights, made, weights_file
+from atoll.platform.search.population import Individual, Population
 from atoll.platform.study import registry
 from atoll.platform.workloads.digits import DigitsCnn
+from atoll.storage.store import Store, StoreError
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +115,7 @@ def test_a_network_of_atolls_is_a_program_of_torch(tmp_path):
         "written": [{"trial": 0, "folder": "out", "notes": []}],
         "without_weights": [],
     }
-    assert 'torch.export.load(here / "model.pt2")' in (tmp_path / "out/load.py").read_text()
+    assert "torch.export.load(here / 'model.pt2')" in (tmp_path / "out/load.py").read_text()
     best = called_json("leaderboard", cwd=tmp_path)[0]
     assert measured(tmp_path, DigitsCnn()) == pytest.approx(best["objective"], abs=1e-12)
 
@@ -182,31 +186,158 @@ def test_a_workload_that_is_gone_is_told(tmp_path):
     search(tmp_path, workload=workload, trials=1)
     (tmp_path / workload.partition(":")[0]).unlink()
     (written,) = called_json("export", "s", "--weights", "out", cwd=tmp_path)["written"]
-    assert written["notes"][0].startswith("load.py does not make the network: the workload does not make it here (")
+    (note,) = written["notes"]
+    assert note.startswith(
+        "load.py does not make the network, and low-rank factors stay as they are: the workload does"
+    )
+    assert "does not exist" in note
     assert len(load_file(tmp_path / "out/weights.safetensors")) == 4
 
 
-def test_classes_with_literal_arguments_are_called(tmp_path):
+@pytest.fixture
+def networks(tmp_path, monkeypatch):
+    """A module of networks, in a folder that can be imported from."""
+    name = f"networks_{next(NUMBERS)}"
+    (tmp_path / f"{name}.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module(name)
+
+
+NETWORKS = (
+    NET
+    + """
+
+class Mutates(Net):
+    def __init__(self, sizes):
+        super().__init__(sizes[0])
+        sizes.append(10)
+"""
+)
+
+
+def test_a_call_is_recorded_as_it_was(networks):
+    assert made(lambda: networks.Net(3, depth=2))[1] == Call(("3",), {"depth": "2"})
+    assert made(lambda: networks.Mutates([4]))[1] == Call(("[4]",), {})
+    assert made(lambda: nn.Linear(3, 2))[1] == Call(("3", "2"), {})
+    assert made(lambda: nn.Sequential(nn.Linear(1, 1)))[1] is None
+
+    def tries_several():
+        for width in range(3, 12):
+            net = networks.Net(width)
+        return net
+
+    assert made(tries_several)[1] == Call(("11",), {})
+    assert "__init__" in vars(networks.Net)
+    assert type(networks.Net(2)) is networks.Net
+
+
+CHANGED = {
+    "another_activation": "net = Net(width); net.layers[1] = nn.Tanh(); return net",
+    "another_layer": "net = Net(width); net.layers[2] = nn.Linear(width, 3, bias=False); return net",
+    "another_number": "net = Net(width); net.scale = 2.0; return net",
+}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_network_that_its_call_does_not_give_again_is_a_program(tmp_path, change):
+    number = next(NUMBERS)
+    scaled = NET.replace("return self.layers(inputs)", "return self.layers(inputs) * getattr(self, 'scale', 1.0)")
+    (tmp_path / f"net_{number}.py").write_text(scaled)
+    work = OWN.replace("NUMBER", str(number)).replace("return Net(width, depth=2)", CHANGED[change])
+    (tmp_path / f"work_{number}.py").write_text(work)
+    search(tmp_path, workload=f"work_{number}.py:Mine", trials=1)
+    called("export", "s", "--weights", "out", cwd=tmp_path)
+    assert "torch.export.load(here / 'model.pt2')" in (tmp_path / "out/load.py").read_text()
+    best = called_json("leaderboard", cwd=tmp_path)[0]
+    workload = registry.workload(str(tmp_path / f"work_{number}.py:Mine"))
+    assert measured(tmp_path, workload) == pytest.approx(best["objective"], abs=1e-12)
+
+
+@pytest.mark.process
+def test_a_class_that_needs_atoll_somewhere_is_a_program(tmp_path):
+    number = next(NUMBERS)
+    (tmp_path / f"helper_{number}.py").write_text("import atoll")
+    workload = own_workload(tmp_path, further=f"\nimport helper_{number}\n")
+    search(tmp_path, workload=workload, trials=1)
+    called("export", "s", "--weights", "out", cwd=tmp_path)
+    assert (tmp_path / "out/model.pt2").exists()
+
+
+@pytest.mark.process
+def test_a_class_in_a_package_is_imported_from_beside_it(tmp_path):
+    number = next(NUMBERS)
+    (tmp_path / f"net_{number}").mkdir()
+    (tmp_path / f"net_{number}/__init__.py").write_text(NET)
+    (tmp_path / f"work_{number}.py").write_text(OWN.replace("NUMBER", str(number)))
+    search(tmp_path, workload=f"work_{number}.py:Mine", trials=1)
+    called("export", "s", "--weights", "out", cwd=tmp_path)
+    assert "sys.path.insert(0, str(here / '..'))" in (tmp_path / "out/load.py").read_text()
+
+
+def test_a_workload_whose_network_follows_its_data_is_made_as_it_was(tmp_path):
     workload = own_workload(tmp_path)
-    registry.workload(str(tmp_path / workload))  # its folder can be imported from now on
-    module = importlib.import_module(workload.partition(".")[0].replace("work", "net"))
-    model, arguments = made(lambda: module.Net(3, depth=2))
-    imports, call = constructor(model, arguments, tmp_path / "out")
-    assert call == "Net(3, depth=2)"
-    assert imports == ['sys.path.insert(0, str(here / ".."))', f"from {module.__name__} import Net"]
-    assert made(lambda: module.Net(4))[1] == ((4,), {})
-    model, arguments = made(lambda: nn.Linear(3, 2))
-    assert constructor(model, arguments, tmp_path) == (["from torch.nn.modules.linear import Linear"], "Linear(3, 2)")
+    file = tmp_path / workload.partition(":")[0]
+    content = file.read_text().replace("torch.manual_seed(0)", "torch.manual_seed(0); self.width = 12")
+    file.write_text(content.replace("Net(width, depth=2)", "Net(self.width, depth=2)"))
+    search(tmp_path, workload=workload, trials=1)
+    assert called_json("export", "s", "--weights", "out", cwd=tmp_path)["written"][0]["notes"] == []
+    assert "model = Net(12, depth=2)" in (tmp_path / "out/load.py").read_text()
 
 
-def test_other_networks_are_not(tmp_path):
-    class Inner(nn.Linear):
-        pass
+def test_of_equal_objectives_the_weights_of_the_first_stay(tmp_path):
+    population = Population(4)
 
-    for make in (lambda: nn.Sequential(nn.Linear(1, 1)), lambda: Inner(1, 1), lambda: NeedsAtoll(1, 1)):
-        model, arguments = made(make)
-        assert constructor(model, arguments, tmp_path) is None
+    def individual(number, loss, *, complete=True):
+        return Individual(number=number, genes=(), losses=(loss,), island=0, home=0, is_complete=complete)
+
+    population.admit(individual(5, 0.1))
+    assert population.is_unbeaten(3, (0.1,))  # leaderboards name it first
+    assert not population.is_unbeaten(7, (0.1,))
+    assert not population.is_unbeaten(3, (0.2,))
+    population.admit(individual(1, 0.0, complete=False))
+    assert population.is_unbeaten(3, (0.1,))
 
 
-class NeedsAtoll(nn.Linear):
-    """Its module imports atoll."""
+def test_nothing_in_a_store_becomes_code(tmp_path):
+    workload = own_workload(tmp_path)
+    search(tmp_path, workload=workload, trials=1)
+    store = Store(f"sqlite:///{tmp_path}/atoll.db", create=False)
+    row = store.study("s")
+    (trial,) = store.trials(row)
+    row.metric = row.curve_metric = 'x"""\nraise SystemExit(3)\n"""'
+    with contextlib.chdir(tmp_path):
+        export_weights(row, trial, tmp_path / "o'\"ut")
+    subprocess.run([sys.executable, tmp_path / "o'\"ut/load.py"], check=True)
+
+
+def test_methods_outside_the_working_directory_do_not_run_unasked(tmp_path):
+    workload = own_workload(tmp_path)
+    search(tmp_path, workload=workload, trials=1)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/evil.py").write_text("open('ran', 'w')")
+    store = Store(f"sqlite:///{tmp_path}/atoll.db", create=False)
+    row = store.study("s")
+    (trial,) = store.trials(row)
+    evil = f"{tmp_path}/elsewhere/evil.py:M"
+    (tmp_path / "here").mkdir()
+    shutil.copy(tmp_path / workload.partition(":")[0], tmp_path / "here/work.py")
+    for change in ({"method": evil}, {"hyperparameters": trial.configuration["hyperparameters"] | {"optimizer": evil}}):
+        trial.configuration = trial.configuration | {"workload": f"{tmp_path}/here/work.py:Mine"} | change
+        with contextlib.chdir(tmp_path / "here"), pytest.raises(ValueError, match="use --outside if you trust it"):
+            export_weights(row, trial, tmp_path / "out")
+    assert not list(tmp_path.rglob("ran"))
+
+
+def test_weights_of_another_attempt_are_not_taken(tmp_path):
+    search(tmp_path, workload=own_workload(tmp_path), trials=1)
+    store = Store(f"sqlite:///{tmp_path}/atoll.db", create=False)
+    row = store.study("s")
+    (trial,) = store.trials(row)
+    assert weights_file(row, trial).exists()
+    trial.objective += 0.01
+    with pytest.raises(StoreError, match="the weights of trial 0 of s are of another attempt"):
+        weights_file(row, trial)
+    trial.state = "lost"
+    with pytest.raises(StoreError, match="trial 0 of s has no weights, as it is lost"):
+        weights_file(row, trial)

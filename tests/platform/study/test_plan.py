@@ -116,6 +116,11 @@ def test_a_study_has_conditions_of_its_own():
         study(space={"momentum": rate | {"only_if": {"schedule": "cosine", "wire": "float32"}}})
 
 
+def test_a_condition_without_values_is_refused():
+    with pytest.raises(ValueError, match="only_if must give a value of the other hyperparameter"):
+        study(space={"momentum": {"low": 0.1, "high": 0.9, "only_if": {"schedule": []}}})
+
+
 def test_a_range_without_condition_is_written_as_before_there_were_any():
     assert study(space={"momentum": {"low": 0.1, "high": 0.9}}).model_dump(mode="json")["space"] == {
         "momentum": {"type": "float", "low": 0.1, "high": 0.9, "log": False, "step": None}

@@ -95,6 +95,23 @@ def test_an_own_optimizer_or_schedule_that_fails_is_a_mistake(name, kind, said):
         checked(name, hyperparameters={"batch_size": 8, kind: "workload"})
 
 
+def test_a_schedule_is_tried_at_the_trainings_own_length():
+    settings = {"batch_size": 8, "schedule": "workload"}
+    assert checked("LongSchedule", hyperparameters=settings, steps=600, epochs=None)
+    with pytest.raises(Mistake, match="optimizer and schedule: AssertionError"):
+        checked("LongSchedule", hyperparameters=settings, steps=500, epochs=None)
+
+
+def test_a_workload_may_write_to_its_folder():
+    assert checked("Writes")
+
+
+def test_weights_that_cannot_be_kept_are_a_mistake():
+    assert checked("ExtraState")
+    with pytest.raises(Mistake, match=r"weights: TypeError: .*_extra_state of the model's state dict is none"):
+        checked("ExtraState", checkpoint={"weights": "best"})
+
+
 # These run to their end, with scores that are missing or another's, or weights that never change.
 SILENT = {"NamedLoss", "FurtherLoss", "AsideLoss"}
 
