@@ -135,7 +135,8 @@ def compare(store: Store, benchmark: BenchmarkRow) -> Comparison:
 def _cell(results: BenchmarkResults, method: str, workload: str) -> Cell:
     rows = results.counting_of(method, workload)
     studies = [s for s in results.studies if (s.method_label, s.workload_label) == (method, workload)]
-    tuned = [t for s in studies if s.stage == "tune" for t in results.tuning_trials[s.id] if t.state != "lost"]
+    trials = [t for s in studies if s.stage == "tune" for t in results.tuning_trials[s.id]]
+    tuned = [trial for trial in trials if trial.state not in ("lost", "continued")]
     confirmed = [study for study in studies if study.stage == "confirm"]
     worst = -math.inf if confirmed and confirmed[0].direction == "maximize" else math.inf
     timed = [row for row in rows if not row.oversubscribed]

@@ -66,9 +66,9 @@ class Board:
             new = browse.scalar_columns(self._store, study.id, int(known["id"].max()) if len(known) else 0)
             # While the study runs, a lost trial may still report.
             open_states = ("running", "lost") if study.state == "running" else ("running",)
-            states: dict[int, str] = dict(
-                known.loc[known["state"].isin(open_states), ["id", "state"]].itertuples(index=False)
-            )
+            again_started = {row.number for row in new if row.attempt}  # their earlier attempts may be continued ones
+            may_change = known["state"].isin(open_states) | known["number"].isin(again_started)
+            states: dict[int, str] = dict(known.loc[may_change, ["id", "state"]].itertuples(index=False))
             again = browse.scalar_columns_of(self._store, states) if states else []
             changed = [row for row in again if row.state != states[row.id]]
             if new or changed:

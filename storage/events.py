@@ -157,6 +157,7 @@ class TrialStarted(TrialEvent):
         hyperparameters: the searched and fixed ones; `configuration` has all, and everything else that training needs.
         proposal: the origin of the hyperparameters.
         provenance: the version of the record of code, data and libraries.
+        home: the island that bred it, if it continues an attempt that has a result. Default: the worker's.
     """
 
     name: ClassVar[str] = "trial_started"
@@ -170,6 +171,7 @@ class TrialStarted(TrialEvent):
     configuration: dict[str, Any]
     proposal: dict[str, Any] = {}
     provenance: int | None = None
+    home: int | None = None
 
 
 class ProgressReported(TrialEvent):

@@ -72,7 +72,10 @@ class StudyRow(Base):
 
 
 class TrialRow(Base):
-    """One evaluated configuration; `number` counts within the study, `attempt` counts the retries of a lost trial.
+    """One evaluated configuration; `number` counts within the study, `attempt` counts from 0.
+
+    A trial that was lost, or that continues after it had a result, has a next attempt. States: running, complete,
+    pruned (a paused one, too), failed, lost, and continued: a result that the next attempt replaces.
 
     `proposal` is its origin: operator, parents, the source of each gene, and the time to propose it. `oversubscribed`:
     its ranks shared cores or a GPU, so its times are not comparable. `note`: a reader's annotation. `notes`: remarks of

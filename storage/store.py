@@ -30,7 +30,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
     StatementError,
 )
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from atoll.storage.events import Event, Line, TrialEnded, TrialKey, TrialLost, TrialStarted, as_line
 from atoll.storage.files import FILE_MODE
@@ -626,6 +626,7 @@ class Store:
         ended = [row | {"id": ids[key]} for key, row in batch.ended if key in ids]
         if ended:
             session.execute(sa.update(TrialRow), ended)
+        _supersede(session, study_id, batch)
         for key, row in batch.lost:
             if key in ids:  # before version 3, a trial's end may come after its loss was reported
                 running = sa.and_(TrialRow.id == ids[key], TrialRow.state == "running")
@@ -819,14 +820,40 @@ def _check_agreement(session: Session, study_id: int, lines: Sequence[Event]) ->
             raise Contradicted(f"the journals lost the end of trial {number} (attempt {attempt})")
 
 
-def _known_ids(session: Session, study_id: int, keys: Iterable[TrialKey]) -> dict[TrialKey, int]:
-    numbers = sorted({number for number, _ in keys})
-    ids: dict[TrialKey, int] = {}
-    for start in range(0, len(numbers), 500):
-        query = sa.select(TrialRow.number, TrialRow.attempt, TrialRow.id).where(
-            TrialRow.study_id == study_id, TrialRow.number.in_(numbers[start : start + 500])
+def _supersede(session: Session, study_id: int, batch: Rows) -> None:
+    """Mark the results of attempts that a later attempt continues, whichever line comes first."""
+    numbers = {number for number, attempt in batch.started if attempt}
+    numbers |= {number for (number, _), row in batch.ended if row["state"] == "pruned"}
+    later = aliased(TrialRow)
+    for some in _in_parts(sorted(numbers)):
+        is_continued = (
+            sa.select(later.id)
+            .where(later.study_id == study_id, later.number == TrialRow.number, later.attempt > TrialRow.attempt)
+            .exists()
         )
-        ids |= {(number, attempt): id_ for number, attempt, id_ in session.execute(query)}
+        results = (
+            TrialRow.study_id == study_id,
+            TrialRow.number.in_(some),
+            TrialRow.state.in_(("complete", "pruned", "failed")),
+        )
+        change = sa.update(TrialRow).where(*results, is_continued).values(state="continued")
+        session.execute(change.execution_options(synchronize_session=False))
+
+
+def _in_parts(numbers: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
+
+
+def _known_ids(session: Session, study_id: int, keys: Iterable[TrialKey]) -> dict[TrialKey, int]:
+    wanted = set(keys)
+    numbers = sorted({number for number, _ in wanted})
+    ids: dict[TrialKey, int] = {}
+    for some in _in_parts(numbers):
+        query = sa.select(TrialRow.number, TrialRow.attempt, TrialRow.id).where(
+            TrialRow.study_id == study_id, TrialRow.number.in_(some)
+        )
+        found = {(number, attempt): id_ for number, attempt, id_ in session.execute(query)}
+        ids |= {key: id_ for key, id_ in found.items() if key in wanted}
     return ids
 
 

@@ -229,7 +229,7 @@ def timeline(trials: pd.DataFrame, started: float, now: float) -> go.Figure:
             x=bars["end"] - bars["start"],
             y=bars["worker"],
             orientation="h",
-            name=f"training, {state}" if state in ("complete", "pruned", "failed") else state,
+            name=f"training, {state}" if state in ("complete", "pruned", "failed", "continued") else state,
             marker={"color": color, "line": {"width": 0 if crowded else 1, "color": "rgba(255,255,255,0.7)"}},
             customdata=np.stack([bars["start"], bars["end"], bars["what"]], axis=1),
             hovertemplate=f"%{{y}}: {state}, %{{customdata[2]}}<br>"

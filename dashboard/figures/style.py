@@ -22,6 +22,7 @@ STATES = {
     "training": COLORS[0],
     "complete": COLORS[0],
     "pruned": COLORS[3],
+    "continued": COLORS[2],
     "failed": COLORS[1],
     "running": COLORS[4],
     "waiting": COLORS[6],

@@ -291,7 +291,7 @@ def best(tuned: Study, top: int) -> list[dict[str, Any]]:
     """The best distinct configurations of a tuning."""
     resolved = objectives.resolve(tuned.objectives, workload_of(tuned))
     past = resume.read(launches.replay(lifecycle.study_folder(tuned).journals))
-    complete = [trial for trial in past.trials.values() if trial.state == "complete"]
+    complete = [trial for trial in past.counted() if trial.state == "complete"]
     complete.sort(key=lambda trial: (objectives.losses(resolved, [trial.objective]), trial.number))
     distinct: dict[Any, dict[str, Any]] = {}
     for trial in complete:

@@ -31,10 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """A search's state so far, from its journals."""
+    """A search's state so far, from its journals.
+
+    Attributes:
+        ended: the state in which each trial ended last.
+    """
 
     direction: str
-    states: dict[str, int] = field(default_factory=dict)
+    ended: dict[int, str] = field(default_factory=dict)
     incumbent: float | None = None
     num_migrations: int = 0
 
@@ -43,7 +47,7 @@ class Tally:
         self.num_migrations += isinstance(event, Migrated)
         if not isinstance(event, TrialEnded):
             return False
-        self.states[event.state] = self.states.get(event.state, 0) + 1
+        self.ended[event.number] = event.state
         if event.objective is not None:
             better = max if self.direction == "maximize" else min
             self.incumbent = event.objective if self.incumbent is None else better(self.incumbent, event.objective)
@@ -52,7 +56,11 @@ class Tally:
     @property
     def num_ended(self) -> int:
         """Number of trials that count towards the budget."""
-        return sum(self.states.get(state, 0) for state in ("complete", "pruned", "failed"))
+        return self.count("complete", "pruned", "failed")
+
+    def count(self, *states: str) -> int:
+        """Number of trials in these states."""
+        return sum(state in states for state in self.ended.values())
 
 
 class LiveSearch:
@@ -137,7 +145,7 @@ class LiveSearch:
     def _facts(self) -> str:
         tally = self._tally
         facts = [f"best {self._metric} {number(tally.incumbent)}", f"{tally.num_migrations} migrations"]
-        if failed := tally.states.get("failed"):
+        if failed := tally.count("failed"):
             facts.append(f"{failed} failed")
         done = tally.num_ended - self._before
         if done and self._started is not None and self._num_trials and tally.num_ended < self._num_trials:

@@ -11,20 +11,23 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform.exit_codes import EXIT_STOPPED
 from atoll.platform.launch import orphans, provenance_log
 from atoll.platform.launch.errors import LaunchError
-from atoll.platform.search import resume
+from atoll.platform.search import promotion, resume
 from atoll.platform.study import warmstart
+from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.plan import Plan
+from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.study import BUDGETS, Study
 from atoll.storage import launches
 from atoll.storage.events import Event, StudyEnded, StudyStarted, TrialEnded, TrialLost
@@ -47,6 +50,7 @@ MAY_CHANGE = (
 _DEFAULTS = {
     name: f.default for name, f in Study.model_fields.items() if isinstance(f.default, bool | int | float | str)
 }
+_SECTIONS: Mapping[str, type[BaseModel]] = {"pruning": Pruning, "checkpoint": Checkpointing}
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 
 
@@ -107,7 +111,7 @@ def prepare(
     is_used_up, history = False, None
     if resuming:
         history = _check_unchanged(folder, study, definition)
-        is_used_up = history.past.used_up(study.trials, study.seconds, study.busy_seconds)
+        is_used_up = _is_over(study, folder, history.past, history.events)
         if state(folder) == "complete" and is_used_up:
             raise LaunchError(
                 f"{study.name} is complete: it has used its budget of {budget(study)}; increase it to continue"
@@ -126,7 +130,7 @@ def prepare(
         if version is not None:
             is_new = not folder.provenance_version(version.number).exists()
             if history is not None and version.is_measured and is_new:
-                _discard_checkpoints(folder, history.past)
+                _discard_checkpoints(study, folder, history.past)
             provenance_log.write(folder, version, lines)
         number = None if version is None else version.number
         lines.append(StudyStarted(definition=definition, num_trials=study.trials, provenance=number), sync=True)
@@ -144,15 +148,42 @@ def check_new(study: Study, resuming: bool) -> None:
         )
 
 
-def _discard_checkpoints(folder: StudyFolder, past: resume.Past) -> None:
-    """Interrupted trials start anew if what they measure has changed."""
-    ended = {trial.number for trial in past.trials.values() if past.is_budgeted((trial.number, trial.attempt))}
+def _is_over(study: Study, folder: StudyFolder, past: resume.Past, events: Iterable[Event] | None = None) -> bool:
+    """Whether a budget is used up; with promotion, one of trials is once no trial can be promoted, either.
+
+    Args:
+        study, folder: the study and its files.
+        past, events: its journals, which are read if the events are needed and not given.
+    """
+    if past.used_up(None, study.seconds, study.busy_seconds):
+        return True
+    if not past.used_up(study.trials, None):
+        return False
+    if not study.promotes:
+        return True
+    events = launches.replay(folder.journals) if events is None else events
+    return promotion.restored(study, folder, events, past)[0].promotable() is None
+
+
+def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -> None:
+    """Interrupted trials start anew, and paused ones do not continue, if what they measure has changed."""
+    ended = {trial.number for trial in past.counted() if trial.state != "pruned" or not study.promotes}
     interrupted = {trial.number for trial in past.trials.values()} - ended
     found = [trial for number in interrupted if (trial := folder.trial(number)).manifest.exists()]
     for trial in found:
         trial.remove_checkpoints()
     if found:
-        log.warning("%d interrupted trials start anew: their checkpoints are of what was measured before", len(found))
+        log.warning(
+            "%d interrupted trials start anew, or stay paused: their checkpoints are of what was measured before",
+            len(found),
+        )
+
+
+def _forget_paused(folder: StudyFolder, past: resume.Past) -> None:
+    """At the end of a search, trials that were not promoted are pruned, and their checkpoints go as those of others."""
+    for trial in past.counted():
+        if trial.state == "pruned":
+            folder.trial(trial.number).remove_checkpoints()
 
 
 def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +243,7 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
     """What has been searched, if the study is still the same. Raises LaunchError."""
     if not folder.exists():
         raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
-    before = _DEFAULTS | json.loads(folder.definition.read_text())["definition"]
+    before = _with_defaults(json.loads(folder.definition.read_text())["definition"])
     changed = [
         f"{key}: {before.get(key)!r} before, {value!r} now"
         for key, value in definition.items()
@@ -234,6 +265,16 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
     for problem in (*problems, *history.past.warnings()):
         log.warning("%s", problem)
     return history
+
+
+def _with_defaults(definition: dict[str, Any]) -> dict[str, Any]:
+    """A study's definition with what was added since, also within its sections."""
+    whole = _DEFAULTS | definition
+    for name, section in _SECTIONS.items():
+        if isinstance(whole.get(name), dict):
+            known = {n: f.default for n, f in section.model_fields.items() if not f.is_required()}
+            whole[name] = known | whole[name]
+    return whole
 
 
 def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
@@ -349,7 +390,7 @@ def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | N
         reason: str | None = failure
         if failure is not None:
             state = "failed"
-        elif past.used_up(study.trials, study.seconds, study.busy_seconds):
+        elif _is_over(study, folder, past):
             # In a benchmark, a method all of whose trials fail is a result.
             all_failed = past.all_failed() and row(folder).get("benchmark") is None
             state, reason = ("failed", f"all {past.num_budgeted()} trials failed") if all_failed else ("complete", None)
@@ -358,6 +399,8 @@ def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | N
         else:
             state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
         lines.append(StudyEnded(state=state, reason=reason), sync=True)
+    if state == "complete" and study.promotes and study.keeps_no_checkpoints:
+        _forget_paused(folder, past)
     return state, reason
 
 

@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from atoll.communication.mailbox import Mailbox
-from atoll.platform.search.population import Emigrants, Individual, Population
+from atoll.platform.search.population import Emigrants, Individual, Population, Renewal
 from atoll.platform.search.proposals import Proposer
 from atoll.platform.study.migration import Migration
 from atoll.searchspaces.space import Gene
 
 # All messages between an island's workers share one tag, so MPI keeps their order.
-NEWS, IMMIGRANTS = 21, 22
+NEWS, IMMIGRANTS, RENEWALS = 21, 22, 23
 
 
 class Island:
@@ -70,6 +70,7 @@ class Island:
             "arrived": self._admit,
             "left": self._dismiss,
         }
+        self._renewals: dict[int, Renewal] = {}  # they may overtake the individual
         self._emigrants = Emigrants(workers.rank, index, len(island_sizes))
         for individual in population:
             self._emigrants.add(individual)
@@ -107,11 +108,34 @@ class Island:
         self._admit(individual)
         self._tell("arrived", individual)
 
+    def renew(self, renewal: Renewal) -> None:
+        """Replace the result of a trial that was continued, on all islands that know it."""
+        assert renewal.losses is None or not any(map(math.isnan, renewal.losses)), renewal
+        self._renew(renewal)
+        self._roots.send_to(self._roots.others(), renewal, RENEWALS)
+
+    def _renew(self, renewal: Renewal) -> None:
+        known = self._renewals.get(renewal.number)
+        if known is None or known.attempt < renewal.attempt:
+            self._renewals[renewal.number] = renewal
+        if (renewed := self.population.renew(renewal)) is None:
+            return
+        old, new = renewed
+        self._proposer.left(old.number)
+        if new is not None:
+            self._proposer.arrived(new)
+        self._emigrants.renew(old, new)
+
     def _tell(self, *news: Any) -> None:
         if self._workers.size > 1:
             self._workers.send_to(self._workers.others(), news, NEWS)
 
-    def _admit(self, individual: Individual) -> None:
+    def _admit(self, arriving: Individual) -> None:
+        renewal = self._renewals.get(arriving.number)
+        individual = arriving if renewal is None else renewal.applied(arriving)
+        if individual is None:  # it has failed since
+            self._proposer.dropped(arriving.number)
+            return
         if self.population.admit(individual):
             self._proposer.arrived(individual)
             self._emigrants.add(individual)
@@ -124,6 +148,8 @@ class Island:
         while (message := self._roots.take(IMMIGRANTS)) is not None:
             for individual in message[1]:
                 self._admit(individual)
+        while (message := self._roots.take(RENEWALS)) is not None:
+            self._renew(message[1])
 
     def _dismiss(self, number: int, steps: int) -> None:
         if self.population.dismiss(number, steps) is not None:
@@ -160,4 +186,5 @@ class Island:
             steps=individual.steps + 1,
             visited=individual.visited | here | {target},
             attributes=individual.attributes,
+            attempt=individual.attempt,
         )

@@ -54,8 +54,10 @@ class SearchJournal:
                 )
             )
 
-    def trial_started(self, key: TrialKey, configuration: Configuration, candidate: Candidate) -> None:
-        """A trial starts."""
+    def trial_started(
+        self, key: TrialKey, configuration: Configuration, candidate: Candidate, home: int | None = None
+    ) -> None:
+        """A trial starts, or continues that was bred on the island `home`."""
         number, attempt = key
         self._lines.append(
             TrialStarted(
@@ -71,6 +73,7 @@ class SearchJournal:
                 configuration=configuration.model_dump(),
                 proposal=candidate.as_dict(),
                 provenance=self._provenance,
+                home=home,
             )
         )
         self._generation += 1

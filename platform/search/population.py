@@ -6,7 +6,7 @@ Propulate scans all individuals at every evaluation; here the best are at hand, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sortedcontainers import SortedKeyList
@@ -32,6 +32,7 @@ class Individual:
         visited: a migrant's islands: those that know it, or will receive it from its origin.
         attributes: its sampler's data.
         curve: its intermediate losses by epoch, if a sampler uses them.
+        attempt: the attempt at its trial that this is the result of.
     """
 
     number: int
@@ -44,6 +45,34 @@ class Individual:
     visited: frozenset[int] = frozenset()
     attributes: dict[str, Any] = field(default_factory=dict)
     curve: dict[int, float] = field(default_factory=dict)
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """The result of a trial that was continued, in place of the one before.
+
+    Attributes:
+        number, attempt: the trial's.
+        losses: None if it has failed.
+        is_complete, curve: see `Individual`.
+    """
+
+    number: int
+    attempt: int
+    losses: Losses | None
+    is_complete: bool = True
+    curve: dict[int, float] = field(default_factory=dict)
+
+    def applied(self, individual: Individual) -> Individual | None:
+        """The individual with this result if it is newer; None if it has failed."""
+        if individual.attempt >= self.attempt:
+            return individual
+        if self.losses is None:
+            return None
+        return replace(
+            individual, losses=self.losses, is_complete=self.is_complete, curve=self.curve, attempt=self.attempt
+        )
 
 
 def _rank(individual: Individual) -> tuple[bool, float, int]:
@@ -79,6 +108,10 @@ class Population:
         """Add an individual; false if it is here already, or has departed after at least as many migration steps."""
         if individual.number in self._here or self._gone.get(individual.number, -1) >= individual.steps:
             return False
+        self._insert(individual)
+        return True
+
+    def _insert(self, individual: Individual) -> None:
         self._here[individual.number] = individual
         self._order.add(individual)
         self._best = None
@@ -86,7 +119,6 @@ class Population:
             self._pool.append(individual)
             if len(self._pool) > 4 * self.size:
                 self._pool = _front(self._pool, 2 * self.size)
-        return True
 
     def dismiss(self, number: int, steps: int) -> Individual | None:
         """Remove an individual, or bar one that has not arrived yet; returns it if it was here."""
@@ -111,6 +143,24 @@ class Population:
             all(a <= b for a, b in zip(i.losses, losses, strict=True)) and (i.losses != losses or i.number < number)
             for i in others
         )
+
+    def renew(self, renewal: Renewal) -> tuple[Individual, Individual | None] | None:
+        """Replace an individual's result by a newer one.
+
+        Returns:
+            The individual before and after, None if it has failed; or None if it is not here, or as new.
+        """
+        old = self._here.get(renewal.number)
+        if old is None or (new := renewal.applied(old)) is old:
+            return None
+        del self._here[old.number]
+        self._order.remove(old)
+        if old in self._pool:
+            self._pool = _front(list(self._order), 2 * self.size)
+        self._best = None
+        if new is not None:
+            self._insert(new)
+        return old, new
 
     def best(self) -> list[Individual]:
         """The breeding population, best first: by objective, or by front and crowding distance (Deb et al. 2002)."""
@@ -148,6 +198,17 @@ class Emigrants:
             for target, waiting in self._waiting.items():
                 if target not in individual.visited:
                     waiting.add(individual)
+
+    def renew(self, old: Individual, new: Individual | None) -> None:
+        """An individual has a newer result; that an island knows it does not change."""
+        if not old.is_complete and new is not None:
+            self.add(new)
+            return
+        for waiting in self._waiting.values():
+            if old in waiting:
+                waiting.remove(old)
+                if new is not None and new.is_complete:
+                    waiting.add(new)
 
     def take(self, target: int, count: int, population: Population) -> list[Individual]:
         """The best `count` individuals that are still here, or all of them if there are fewer."""

@@ -1,8 +1,9 @@
 """Stops trials early: asynchronous successive halving (ASHA; Li et al. 2020) and median stopping (Golovin et al. 2017).
 
 At each rung, a trial is compared with all trials that have reached it so far on any worker. The roots exchange their
-values over MPI, without a database. The stopping variant of ASHA is used: a trial among the best 1/factor of its rung
-continues, any other stops. No trial waits for a rung to fill, and no stopped trial is continued.
+values over MPI, without a database. This is the stopping variant of ASHA: a trial among the best 1/factor of its rung
+continues, any other stops. No trial waits for a rung to fill, and no stopped trial is continued; `promotion.py` has the
+variant that pauses and continues.
 """
 
 from __future__ import annotations
@@ -76,17 +77,10 @@ class Pruner:
 
     def _passed(self, before: float, now: float) -> Iterator[float]:
         """The rungs above fidelity `before` and up to `now`, in order."""
-        if self._settings.rungs is not None:
-            yield from (rung for rung in self._settings.rungs if before < rung <= now)
-        elif self._rule == "median":
-            if now >= self._settings.grace:
-                yield now
-        else:
-            rung = self._settings.grace
-            while rung <= now:
-                if rung > before:
-                    yield rung
-                rung *= self._settings.factor
+        if self._rule != "median" or self._settings.rungs is not None:
+            yield from self._settings.passed(before, now)
+        elif now >= self._settings.grace:
+            yield now
 
     def _judge(self, rung: float, value: float) -> bool:
         """Whether a value is behind at a rung."""

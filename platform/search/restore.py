@@ -56,6 +56,7 @@ def restore(
             visited=frozenset(visited.get(trial.number, ())),
             attributes=attributes,
             curve=curve,
+            attempt=trial.attempt,
         )
         if population.admit(individual):
             proposer.arrived(individual)
@@ -73,8 +74,8 @@ def _genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dic
 
 
 def pruner_of(plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past) -> Pruner | None:
-    """The pruner of a study, with the values of earlier trials; None if the study has no pruning."""
-    if plan.study.pruning is None:
+    """The pruner of a study, with the values of earlier trials; None if no trial is stopped early."""
+    if plan.study.pruning is None or plan.study.pruning.promotion:
         return None
     sign = -1.0 if plan.workload.direction == "maximize" else 1.0
     pruner = Pruner(plan.study.pruning, *plan.pruning_rule(), sign, roots)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from atoll.platform.search.propagators.attributes import PICKLED, known_attributes
@@ -30,7 +30,7 @@ BUDGETED = ("complete", "pruned", "failed")
 
 @dataclass
 class PastTrial:
-    """One attempt at a trial; `step` is that of its last report."""
+    """One attempt at a trial; `step` is that of its last report, `island` the one that bred it."""
 
     number: int
     attempt: int
@@ -47,6 +47,21 @@ class PastTrial:
     started: float = 0.0
     worker_seconds: float = 0.0
 
+    @property
+    def key(self) -> TrialKey:
+        """The trial's number and this attempt."""
+        return self.number, self.attempt
+
+    def next_ticket(self, num_islands: int, reached: float = 0.0) -> Ticket:
+        """Continues this attempt, which has a result.
+
+        Args:
+            num_islands: the number of islands, which may have changed.
+            reached: the fidelity at which it has paused.
+        """
+        home = self.island % num_islands
+        return Ticket(self.number, self.attempt + 1, self.hyperparameters, self.proposal, reached=reached, home=home)
+
 
 @dataclass
 class Past:
@@ -54,6 +69,7 @@ class Past:
 
     Attributes:
         ignored: how many proposals had an entry, by its name, that this version does not know or that has a wrong type.
+        newest: the newest attempt at each trial.
     """
 
     trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
@@ -62,6 +78,7 @@ class Past:
     migrations: list[tuple[int, int, int]] = field(default_factory=list)
     seconds: float = 0.0
     ignored: Counter[str] = field(default_factory=Counter)
+    newest: dict[int, int] = field(default_factory=dict)
 
     def warnings(self) -> Iterator[str]:
         """A sentence on the pickled optimizers in the journals, and one on other entries that are not read."""
@@ -83,10 +100,11 @@ class Past:
         """Take in one more event, apart from its time."""
         match event:
             case TrialStarted():
+                self.newest[event.number] = max(event.attempt, self.newest.get(event.number, 0))
                 self.trials[event.key] = PastTrial(
                     number=event.number,
                     attempt=event.attempt,
-                    island=event.island,
+                    island=event.island if event.home is None else event.home,
                     worker=event.worker,
                     hyperparameters=event.hyperparameters,
                     proposal=self._known(event.proposal),
@@ -116,19 +134,31 @@ class Past:
         """The attempts that have started and not ended."""
         return [trial for trial in self.trials.values() if trial.state == "running"]
 
+    def counts(self, trial: PastTrial) -> bool:
+        """Whether an attempt is its trial's result: it has one, and has not been continued."""
+        return trial.state in BUDGETED and trial.attempt == self.newest[trial.number]
+
+    def counted(self) -> list[PastTrial]:
+        """The results of the trials that count towards the budget."""
+        return [trial for trial in self.trials.values() if self.counts(trial)]
+
+    def results(self) -> dict[int, PastTrial]:
+        """Each trial's newest attempt that has a result, although it may have been continued since."""
+        ended = sorted((t for t in self.trials.values() if t.state in BUDGETED), key=lambda trial: trial.attempt)
+        return {trial.number: trial for trial in ended}
+
     def num_budgeted(self) -> int:
         """The number of trials that count towards the budget."""
-        return sum(trial.state in BUDGETED for trial in self.trials.values())
+        return len(self.counted())
 
     def all_failed(self) -> bool:
         """Whether there are trials that have used up budget, and all of them have failed."""
-        states = {trial.state for trial in self.trials.values() if trial.state in BUDGETED}
-        return states == {"failed"}
+        return {trial.state for trial in self.counted()} == {"failed"}
 
     def is_budgeted(self, key: TrialKey) -> bool:
         """Whether an attempt counts towards the budget."""
         trial = self.trials.get(key)
-        return trial is not None and trial.state in BUDGETED
+        return trial is not None and self.counts(trial)
 
     def is_suspected(self, trial: PastTrial, *, continues: bool) -> bool:
         """Whether a worker has died during this trial before.
@@ -145,7 +175,7 @@ class Past:
         return [trial.hyperparameters for trial in self.trials.values() if trial.state == "failed"]
 
     def worker_seconds(self) -> float:
-        """The worker-seconds of the trials that count towards the budget."""
+        """The worker-seconds of the trials that count towards the budget, before they were continued, too."""
         return sum(trial.worker_seconds for trial in self.trials.values() if trial.state in BUDGETED)
 
     def used_up(self, num_trials: int | None, seconds: float | None, busy_seconds: float | None = None) -> bool:
@@ -155,11 +185,28 @@ class Past:
         spent = ((self.num_budgeted(), num_trials), (elapsed, seconds), (busy, busy_seconds))
         return any(budget is not None and used >= budget for used, budget in spent)
 
-    def tickets(self, num_trials: int | None, given: Sequence[dict[str, Any]]) -> Iterator[Ticket]:
-        """The remaining tickets: lost trials, then new ones, the first of which have the configurations `given`."""
-        done = {trial.number for trial in self.trials.values() if trial.state in BUDGETED}
+    def tickets(
+        self,
+        num_trials: int | None,
+        given: Sequence[dict[str, Any]],
+        *,
+        num_islands: int = 1,
+        reached: Mapping[int, float] | None = None,
+    ) -> Iterator[Ticket]:
+        """The remaining tickets: lost trials, then new ones.
+
+        Args:
+            num_trials: the budget.
+            given: the configurations of the first new ones.
+            num_islands: the number of islands, which may have changed.
+            reached: the fidelity at which each paused trial has paused, if it was continued and lost since.
+        """
+        done = {trial.number for trial in self.counted()}
         lost = {t.number: t for t in sorted(self.trials.values(), key=lambda t: t.attempt) if t.number not in done}
-        retries = [Ticket(t.number, t.attempt + 1, t.hyperparameters, t.proposal) for t in lost.values()]
+        results = self.results()
+        retries = [
+            _retry(t, results.get(t.number), num_islands, (reached or {}).get(t.number, 0.0)) for t in lost.values()
+        ]
         left = None if num_trials is None else max(0, num_trials - len(done) - len(retries))
         started = {trial.number for trial in self.trials.values()}
         fresh = itertools.islice((number for number in itertools.count() if number not in started), left)
@@ -186,7 +233,7 @@ class Past:
 
         The number of islands may have changed: a trial of island i goes to island i modulo their number.
         """
-        ended = {trial.number: trial for trial in self.trials.values() if trial.state in BUDGETED}
+        ended = self.results()
         homes = {number: {trial.island} for number, trial in ended.items()}
         for number, origin, target in self.migrations:
             if number in homes:
@@ -210,6 +257,12 @@ def read(events: Iterable[Event]) -> Past:
         elif started is not None:  # before version 3 there were only times
             past.seconds = max(past.seconds, before + event.time - started)
     return past
+
+
+def _retry(lost: PastTrial, result: PastTrial | None, num_islands: int, reached: float) -> Ticket:
+    """A lost attempt's next one; if it had continued a result, it still does."""
+    again = Ticket(lost.number, lost.attempt + 1, lost.hyperparameters, lost.proposal)
+    return again if result is None else replace(again, reached=reached, home=result.island % num_islands)
 
 
 def _clock(event: Event) -> float:

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 from atoll.communication.communicator import Patience
 from atoll.communication.mailbox import Mailbox
-from atoll.platform.search import propagators, resume
+from atoll.platform.search import promotion, propagators, resume
 from atoll.platform.search.busy_budget import BusyBudget
 from atoll.platform.search.candidates import Candidates, given_first
 from atoll.platform.search.deadlines import Deadlines
 from atoll.platform.search.island import Island
 from atoll.platform.search.journal_writer import SearchJournal
-from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.population import Individual, Population, Renewal
+from atoll.platform.search.promotion import Ended, Pauses
 from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
 from atoll.platform.search.restore import pruner_of, restore
@@ -67,6 +68,7 @@ class SearchLoop:
         island: the population and its exchange.
         scoring: computes objectives from outcomes.
         pruner: decides which trials stop early; None to train all to the end.
+        pauses: decides where trials pause, with promotion; None otherwise.
         budget: the budget of worker-seconds.
         deadlines: the time limits and stop requests.
         search_journal: records events.
@@ -88,6 +90,7 @@ class SearchLoop:
         island: Island,
         scoring: Scoring,
         pruner: Pruner | None,
+        pauses: Pauses | None,
         budget: BusyBudget,
         deadlines: Deadlines,
         search_journal: SearchJournal,
@@ -103,6 +106,7 @@ class SearchLoop:
         self._island = island
         self._scoring = scoring
         self._pruner = pruner
+        self._pauses = pauses
         self._budget = budget
         self._deadlines = deadlines
         self._journal = search_journal
@@ -150,11 +154,20 @@ class SearchLoop:
         deadlines = Deadlines(study, past.seconds, folder.stop_request.exists)
         candidates = Candidates(proposer, search_journal, given)
         budget = _budget(study, roots, past)
+        rungs, reached = None, dict[int, float]()
+        if study.promotes:
+            rungs, reached = promotion.restored(study, folder, events, past)
         office = TicketOffice(
             roots,
-            past.tickets(study.trials, [hyperparameters for hyperparameters, _ in given]),
+            past.tickets(
+                study.trials,
+                [hyperparameters for hyperparameters, _ in given],
+                num_islands=len(island_sizes),
+                reached=reached,
+            ),
             is_open=lambda: not deadlines.is_over() and not budget.is_over,
             give_back=candidates.give_back,
+            rungs=rungs,
         )
         island = Island(
             population=population,
@@ -171,7 +184,7 @@ class SearchLoop:
         pruner = pruner_of(plan, roots, events, past)
         return cls(
             plan=plan, worker=worker, roots=roots, office=office, candidates=candidates, island=island, scoring=scoring,
-            pruner=pruner, budget=budget, deadlines=deadlines, search_journal=search_journal,
+            pruner=pruner, pauses=Pauses.of(plan), budget=budget, deadlines=deadlines, search_journal=search_journal,
             folder_of=folder.trial, beat=beat,
         )  # fmt: skip
 
@@ -194,12 +207,15 @@ class SearchLoop:
         configuration = self._plan.configuration(
             candidate.hyperparameters, ticket.number, self._place.threads, self._place.device
         )
-        self._journal.trial_started(trial, configuration, candidate)
-        self._island.start(ticket.number, candidate.proposal.genes, candidate.proposal.attributes)
+        self._journal.trial_started(trial, configuration, candidate, ticket.home)
+        if ticket.home is None:
+            self._island.start(ticket.number, candidate.proposal.genes, candidate.proposal.attributes)
         self._deadlines.trial_starts()
         clock = self._scoring.clock()
         if self._pruner is not None:
             self._pruner.start(ticket.number)
+        if self._pauses is not None:
+            self._pauses.start(ticket.reached)
 
         def report(progress: Progress) -> None:
             if progress.metric is not None:
@@ -210,7 +226,8 @@ class SearchLoop:
 
         hooks = Hooks(
             on_progress=report,
-            prunes=None if self._pruner is None else self._pruner.prunes,
+            prunes=self._prunes(),
+            pauses=self._pauses is not None,
             interrupt=self._deadlines.interruption,
             stops=self._deadlines.asks_to_stop,
             serve=self._serve,
@@ -230,17 +247,20 @@ class SearchLoop:
         self._budget.spend(worker_seconds)
         if outcome.state == "failed":
             self._tell_failure(candidate.hyperparameters)
-        if losses is None:
-            self._island.drop(ticket.number)
-        else:
-            self._island.add(self._individual(ticket.number, candidate, outcome, losses, curve))
+        self._tell_result(ticket, candidate, outcome, losses, curve)
+        if self._pauses is not None:
+            waits = outcome.state == "pruned" and folder.manifest.exists()
+            self._office.ended(
+                Ended(ticket.number, self._pauses.values, self._next_ticket(ticket, candidate) if waits else None)
+            )
         self._receive()
         self._island.migrate()
 
     def _remove_files(self, number: int, state: str, losses: tuple[float, ...] | None) -> None:
         """Remove what does not stay of a trial that has ended; to be called before it joins the population."""
         folder, study = self._folder_of(number), self._plan.study
-        if state != "lost" and study.keeps_no_checkpoints:
+        is_paused = self._pauses is not None and state == "pruned"
+        if state != "lost" and not is_paused and study.keeps_no_checkpoints:
             folder.remove_checkpoints()
         is_complete = state == "complete" and losses is not None
         stays = is_complete and (
@@ -249,16 +269,58 @@ class SearchLoop:
         if study.keeps_weights and not stays:
             folder.remove_weights()
 
+    def _prunes(self) -> Callable[[Progress], bool] | None:
+        if self._pauses is not None:
+            return self._pauses.pauses
+        return None if self._pruner is None else self._pruner.prunes
+
+    def _next_ticket(self, ticket: Ticket, candidate: Candidate) -> Ticket:
+        """Continues a paused trial."""
+        assert self._pauses is not None
+        home = self._place.island if ticket.home is None else ticket.home
+        return Ticket(
+            ticket.number,
+            ticket.attempt + 1,
+            candidate.hyperparameters,
+            candidate.as_dict(),
+            reached=self._pauses.reached,
+            home=home,
+        )
+
+    def _tell_result(
+        self,
+        ticket: Ticket,
+        candidate: Candidate,
+        outcome: Outcome,
+        losses: tuple[float, ...] | None,
+        curve: dict[int, float],
+    ) -> None:
+        """Give a trial's result to the population, or to those that know an earlier one of it."""
+        is_complete = outcome.state == "complete"
+        if ticket.home is not None:
+            if outcome.state != "lost":
+                self._island.renew(Renewal(ticket.number, ticket.attempt, losses, is_complete, curve))
+        elif losses is None:
+            self._island.drop(ticket.number)
+        else:
+            self._island.add(self._individual(ticket, candidate, is_complete, losses, curve))
+
     def _individual(
-        self, number: int, candidate: Candidate, outcome: Outcome, losses: tuple[float, ...], curve: dict[int, float]
+        self,
+        ticket: Ticket,
+        candidate: Candidate,
+        is_complete: bool,
+        losses: tuple[float, ...],
+        curve: dict[int, float],
     ) -> Individual:
         return Individual(
-            number=number,
+            number=ticket.number,
+            attempt=ticket.attempt,
             genes=tuple(candidate.proposal.genes[name] for name in self._plan.space.limits()),
             losses=losses,
             island=self._place.island,
             home=self._island.rank,
-            is_complete=outcome.state == "complete",
+            is_complete=is_complete,
             attributes=candidate.proposal.attributes,
             curve=curve,
         )

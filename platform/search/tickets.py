@@ -23,6 +23,10 @@ owner, root 0 of the search, answers from its poll points: a one-sided counter w
        |                                |-------------------------------->|  B starts 1
 
 A recall crosses with A's start of the held ticket: A then ignores it, and its next question says so.
+
+With promotion nobody asks ahead, as the owner decides what a worker does when it is free: continue a paused trial, or
+start a new one. Workers tell it how their trials have ended. When all tickets are given out, the questions of idle
+workers stay open as long as a trial trains that may pause, and thereby make another one promotable.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atoll.communication.mailbox import Mailbox
+    from atoll.platform.search.promotion import Ended, Rungs
 
 # All messages to the owner share one tag, so MPI keeps their order.
 TO_OWNER, GIVE, RECALL = 11, 12, 13
@@ -51,12 +56,16 @@ class Ticket:
         number, attempt: the trial's key in the study.
         hyperparameters: the configuration of a default or retried trial; None if the sampler is to propose one.
         proposal: the origin of proposed hyperparameters.
+        reached: the fidelity at which the trial has paused, if this attempt continues it.
+        home: the island that knows the trial's result, if this attempt continues it.
     """
 
     number: int
     attempt: int = 0
     hyperparameters: dict[str, Any] | None = None
     proposal: dict[str, Any] | None = None
+    reached: float = 0.0
+    home: int | None = None
 
 
 class _State(Enum):
@@ -108,10 +117,15 @@ class _Owner:
     BATCH_SECONDS = 0.02
     LARGEST_BATCH = 16
 
-    def __init__(self, mailbox: Mailbox, tickets: Iterable[Ticket], is_open: Callable[[], bool]) -> None:
+    def __init__(
+        self, mailbox: Mailbox, tickets: Iterable[Ticket], is_open: Callable[[], bool], rungs: Rungs | None
+    ) -> None:
         self._mailbox = mailbox
         self._tickets = iter(tickets)
+        self._first: Ticket | None = None  # with promotion: the next of them
         self._open = is_open
+        self._rungs = rungs
+        self._training: set[int] = set()  # with promotion: the trials that were given out and have not ended
         self._returned: deque[Ticket] = deque()
         self._clients: dict[int, _Client] = {}
         self._changes = itertools.count()
@@ -119,7 +133,13 @@ class _Owner:
     def serve(self) -> None:
         """Take in the messages that have arrived, and answer open questions."""
         while (message := self._mailbox.take(TO_OWNER)) is not None:
-            rank, (question, is_idle, returned) = message
+            rank, content = message
+            if not isinstance(content, tuple):
+                assert self._rungs is not None
+                self._training.discard(content.number)
+                self._rungs.take_in(content)
+                continue
+            question, is_idle, returned = content
             client = self._clients.setdefault(rank, _Client(rank))
             if returned:
                 assert client.holds
@@ -147,6 +167,8 @@ class _Owner:
             if not tickets and any(other.holds for other in self._clients.values()) and self._open():
                 self._recall()
                 return
+            if not tickets and self._training and self._open():
+                return  # one of them may pause
             num_started = int(client.state is _State.IDLE)  # an idle worker starts the first ticket at once
             self._enter(client, _State.HOLDING if len(tickets) > num_started else _State.WORKING)
             client.answered = client.question
@@ -163,7 +185,21 @@ class _Owner:
             return []
         if self._returned:
             return [self._returned.popleft()]
+        if self._rungs is not None:
+            return self._promoted_or_next(self._rungs)
         return list(itertools.islice(self._tickets, count))
+
+    def _promoted_or_next(self, rungs: Rungs) -> list[Ticket]:
+        """What has begun comes first: interrupted trials, then promoted ones."""
+        self._first = self._first or next(self._tickets, None)
+        is_interrupted = self._first is not None and self._first.attempt > 0
+        ticket = None if is_interrupted else rungs.promote()
+        if ticket is None:
+            ticket, self._first = self._first, None
+        if ticket is None:
+            return []
+        self._training.add(ticket.number)
+        return [ticket]
 
     def _recall(self) -> None:
         """Recall the tickets of as many workers as are idle, those first that have held theirs longest."""
@@ -183,6 +219,7 @@ class TicketOffice:
         tickets: the trials to evaluate; used at the owner.
         is_open: whether tickets may still be given out; used at the owner.
         give_back: called with the next ticket when it is recalled; returns the ticket for the other worker.
+        rungs: with promotion, the trials that have paused so far; used at the owner.
     """
 
     def __init__(
@@ -191,10 +228,12 @@ class TicketOffice:
         tickets: Iterable[Ticket],
         is_open: Callable[[], bool],
         give_back: Callable[[Ticket], Ticket] = lambda ticket: ticket,
+        rungs: Rungs | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._give_back = give_back
-        self._owner = _Owner(mailbox, tickets, is_open) if mailbox.rank == 0 else None
+        self._owner = _Owner(mailbox, tickets, is_open, rungs) if mailbox.rank == 0 else None
+        self._promotes = rungs is not None
         self._question = 0
         self._is_asked = False
         self._is_answered = False
@@ -221,9 +260,14 @@ class TicketOffice:
                 self._mailbox.send((self._question, None, returned), 0, TO_OWNER)
 
     def ask(self) -> None:
-        """Ask for the next ticket, so that it is available when it is needed."""
-        if not self._ahead and not self._is_asked:
+        """Ask for the next ticket, so that it is available when it is needed; with promotion it is too early."""
+        if not self._ahead and not self._is_asked and not self._promotes:
             self._ask(is_idle=False)
+
+    def ended(self, ended: Ended) -> None:
+        """Tell the owner how a trial has ended, for promotion."""
+        if self._promotes:
+            self._mailbox.send(ended, 0, TO_OWNER)
 
     def _ask(self, *, is_idle: bool) -> None:
         if not self._is_asked:  # otherwise the same question is repeated, because it has become urgent

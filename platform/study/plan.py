@@ -53,13 +53,16 @@ class Plan:
             ValueError: for an unknown name, an invalid range, or an objective that no trial reports.
         """
         workload = workload_of(study)
-        return cls(
+        plan = cls(
             study=study,
             workload=workload,
             method=registry.method(study.method),
             space=search_space(study),
             objectives=objectives.resolve(study.objectives, workload),
         )
+        if study.promotes and (rule := plan.pruning_rule()[0]) != "asha":
+            raise ValueError(f"promotion needs the rule asha; got {rule}, the default of {study.method}: name the rule")
+        return plan
 
     @property
     def aim(self) -> tuple[str, str]:

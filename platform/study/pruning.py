@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -38,6 +39,11 @@ class Pruning(BaseModel):
         default=None,
         description="allow stopping a trial while its training loss still decreases. Default: the method's, or true",
     )
+    promotion: bool = Field(
+        default=False,
+        description="asha: a trial pauses at each rung, and the best 1/factor of a rung continue later from their "
+        "checkpoints; needs `checkpoint`. Default: a trial that is behind at a rung stops for good",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -48,6 +54,27 @@ class Pruning(BaseModel):
                 f"must be a mapping such as {{rule: {example}}}; the rules are {rules}; got {content[:100]!r}"
             )
         return content
+
+    @model_validator(mode="after")
+    def _promotes_by_asha(self) -> Pruning:
+        if self.promotion and self.rule == "median":
+            raise ValueError("promotion needs the rule asha; got median")
+        if self.promotion and self.while_falling is not None:
+            raise ValueError(
+                "while_falling says when a trial may be stopped; with promotion none is, they pause at rungs: omit one"
+            )
+        return self
+
+    def passed(self, before: float, now: float) -> Iterator[float]:
+        """The rungs of asha, or the given ones, above fidelity `before` and up to `now`, in order."""
+        if self.rungs is not None:
+            yield from (rung for rung in self.rungs if before < rung <= now)
+            return
+        rung = self.grace
+        while rung <= now:
+            if rung > before:
+                yield rung
+            rung *= self.factor
 
     @field_validator("rungs")
     @classmethod

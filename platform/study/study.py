@@ -263,6 +263,11 @@ class Study(Strict):
         check_observe(self.observe, self.report_every, self.evaluate_every)
         self._check_objective_from()
         self._check_confirmation()
+        if self.promotes and self.checkpoint is None:
+            raise ValueError(
+                "pruning.promotion continues trials from their checkpoints, so it needs `checkpoint`, such as "
+                "{every: 5 epochs}: add it, or omit promotion"
+            )
         self.migration.check(islands)
         for island, sampler in enumerate(self.samplers()):
             size = self.population(island)
@@ -370,6 +375,11 @@ class Study(Strict):
     def keeps_only_incumbents_weights(self) -> bool:
         """Whether the trained models of incumbents stay, and those of other trials do not."""
         return self.checkpoint is not None and self.checkpoint.weights == "best"
+
+    @property
+    def promotes(self) -> bool:
+        """Whether trials pause at rungs, and the best continue."""
+        return self.pruning is not None and self.pruning.promotion
 
     def population(self, island: int) -> int:
         """The size of an island's breeding population, or of its sampler's generation."""

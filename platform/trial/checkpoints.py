@@ -45,6 +45,11 @@ class Checkpoints:
         self._written: list[int] = []
         self._identity = json.loads(configuration.model_dump_json(exclude=_MAY_DIFFER)) | {"size": communicator.size}
 
+    @property
+    def newest(self) -> int | None:
+        """The step of the checkpoint that was written or read last; None if there is none."""
+        return self._written[-1] if self._written else None
+
     def write(self, step: int, state: dict[str, Any], notes: list[str]) -> float:
         """Write the state after `step` steps, and forget earlier ones unless all are kept; returns all ranks' bytes.
 

@@ -45,6 +45,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_pruned: bool = False
+    is_paused: bool = False
     trace: dict[str, Any] | None = None
 
 
@@ -61,7 +62,7 @@ class Outcome:
         wire_bytes, ledger: traffic summed over ranks.
         peak_memory: the largest resident size of a rank's process during the trial, in bytes. Of ranks that are threads
             of one process, and where the system cannot reset it, the largest so far.
-        reason, traceback: the reason for a failure, and its location.
+        reason, traceback: the reason for a failure, and its location; or where it was pruned, or has paused.
         notes: the method's remarks about the run, and what the trial has changed in its process.
         traces: the ranks' step traces: of all ranks if each has a part of the network or the method limits the number
             of ranks; otherwise of the first node and the last rank, which represent the others.
@@ -133,7 +134,8 @@ def outcome_of(reports: list[Report], seen: list[Progress], configuration: Confi
     }
     if reports[0].is_pruned:
         curve = {progress.position: progress.metric for progress in seen if progress.metric is not None}
-        reason = f"pruned after {'step' if seen[-1].by_steps else 'epoch'} {seen[-1].position}"
+        word, last = "paused" if reports[0].is_paused else "pruned", seen[-1]
+        reason = f"{word} after {'step' if last.by_steps else 'epoch'} {last.position}"
         return Outcome(state="pruned", objective=None, curve=curve, reason=reason, **shared)
     return Outcome(state="complete", objective=_objective(seen, configuration), **shared)
 

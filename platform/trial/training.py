@@ -26,6 +26,7 @@ class Hooks:
     Attributes:
         on_progress: receives each report.
         prunes: decides after each report whether to end the training; the ranks agree before they continue.
+        pauses: whether a training that `prunes` ends writes a checkpoint first, to be continued later.
         stops: whether a trial with checkpoints is to write one and stop; asked about once a second.
         interrupt: called at every poll; if it returns an exception, the trial ends with it.
         serve: called during every wait and after every step, to serve other workers.
@@ -34,6 +35,7 @@ class Hooks:
 
     on_progress: Callable[[Progress], None] = lambda _: None
     prunes: Callable[[Progress], bool] | None = None
+    pauses: bool = False
     stops: Callable[[], bool] = lambda: False
     interrupt: Callable[[], Exception | None] = lambda: None
     serve: Callable[[], None] = lambda: None
@@ -66,6 +68,7 @@ def train(
         report.is_pruned = _is_pruned(trial, hooks)
     finally:
         report.notes = _notes(trial)  # with those that the training has added
+    report.is_paused = report.is_pruned and hooks.pauses
     if not report.is_pruned and hooks.on_trained is not None:
         hooks.on_trained(trial.model)
     report.seconds = trial.seconds()
@@ -77,9 +80,11 @@ def _is_pruned(trial: Trial, hooks: Hooks) -> bool:
     """Train to the end, or until the root prunes the trial; returns whether it did, equal on all ranks."""
     for progress in trial.train():
         hooks.on_progress(progress)
-        if progress.is_repeated:  # before the checkpoint it was not pruned
+        if progress.is_repeated and not hooks.pauses:  # before the checkpoint it was not pruned
             continue
         if hooks.prunes is not None and trial.agrees_to_end(hooks.prunes(progress)):
+            if hooks.pauses:
+                trial.save()
             return True
     return False
 

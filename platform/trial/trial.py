@@ -301,6 +301,12 @@ class Trial:
         if wish:
             raise Stopped(f"the search was asked to stop; a checkpoint was written after step {self._step}")
 
+    def save(self) -> None:
+        """Write a checkpoint now, between two reports, unless it is there; collective."""
+        assert self._saver is not None, "a trial that pauses has checkpoints"
+        if self._saver.files.newest != self._step:
+            self._saver.save(self._step, self._state(), self.notes)
+
     def _state(self) -> dict[str, Any]:
         """All that the rest of the training depends on, on this rank; collective."""
         evaluations = self._evaluations

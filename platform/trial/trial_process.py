@@ -36,7 +36,9 @@ GRACE = 5.0  # seconds that a process gets to end: after an interruption of its 
 BEATS_PER_SILENCE, LONGEST_BEAT = 10, 5.0
 
 # What a process reports; the other fields are the rank's own.
-_REPORTED = ("error", "reason", "traceback", "ledger", "peak_memory", "seconds", "notes", "is_pruned", "trace")
+_REPORTED = (
+    "error", "reason", "traceback", "ledger", "peak_memory", "seconds", "notes", "is_pruned", "is_paused", "trace",
+)  # fmt: skip
 
 
 class ProcessDied(Exception):
@@ -60,6 +62,7 @@ class Work:
         rank, nodes: this rank, and the node of each rank.
         device, threads: of this rank.
         prunes: whether the root may prune the trial.
+        pauses: whether a pruned trial writes a checkpoint first.
         records_steps: whether the trial is traced.
         silence: seconds without a message after which the process counts as hung.
     """
@@ -72,6 +75,7 @@ class Work:
     device: str
     threads: int
     prunes: bool
+    pauses: bool
     records_steps: bool
     silence: float
 
@@ -131,6 +135,7 @@ class _Rank:
         return Hooks(
             on_progress=lambda progress: self._link.channel.send(["progress", vars(progress)]),
             prunes=(lambda _: asks("prunes")) if self._work.prunes else None,
+            pauses=self._work.pauses,
             stops=lambda: asks("stops"),
         )
 

@@ -46,11 +46,13 @@ class Task:
     Attributes:
         test: whether to also measure the model on the test data.
         prunes: whether the root may prune the trial.
+        pauses: whether a pruned trial writes a checkpoint first.
         folder: the trial's own, for checkpoints.
     """
 
     test: bool
     prunes: bool
+    pauses: bool
     folder: str | None
 
     @property
@@ -114,7 +116,7 @@ class Worker:
             test: whether to also measure the model on the test data after every epoch.
             folder: the trial's own, for checkpoints; on a file system that all ranks see.
         """
-        task = Task(test, hooks.prunes is not None, None if folder is None else str(folder))
+        task = Task(test, hooks.prunes is not None, hooks.pauses, None if folder is None else str(folder))
         self._tell_members({"configuration": configuration.model_dump(), "task": task})
         history: list[Progress] = []
 
@@ -140,8 +142,9 @@ class Worker:
     def obey(self) -> None:
         """Train the configurations that the root sends, until it sends None."""
         while (work := self._receive(WORK, 0)) is not None:
-            hooks = Hooks(prunes=(lambda _: False) if work["task"].prunes else None)  # the root decides
-            self._run(Configuration.model_validate(work["configuration"]), hooks, work["task"])
+            task = work["task"]
+            hooks = Hooks(prunes=(lambda _: False) if task.prunes else None, pauses=task.pauses)  # the root decides
+            self._run(Configuration.model_validate(work["configuration"]), hooks, task)
         self._wait(self._control.all_sent)
 
     # Both sides.
@@ -205,6 +208,7 @@ class Worker:
             device=self.place.device,
             threads=self.place.threads,
             prunes=hooks.prunes is not None,
+            pauses=hooks.pauses,
             records_steps=self._world.records_steps(devices),
             silence=self._silence,
         )

@@ -259,9 +259,17 @@ def test_the_schema_is_the_study_models(tmp_path):
 
 def test_a_tally_follows_the_direction_and_leaves_failures_out():
     tally = display.Tally("minimize")
-    for objective, state in ((0.5, "complete"), (0.2, "complete"), (None, "failed"), (0.3, "complete")):
-        tally.take(TrialEnded(number=0, attempt=0, state=state, objective=objective))
-    assert (tally.incumbent, tally.num_ended, tally.states) == (0.2, 4, {"complete": 3, "failed": 1})
+    ends = ((0.5, "complete"), (0.2, "complete"), (None, "failed"), (0.3, "complete"))
+    for number, (objective, state) in enumerate(ends):
+        tally.take(TrialEnded(number=number, attempt=0, state=state, objective=objective))
+    assert (tally.incumbent, tally.num_ended, tally.count("complete"), tally.count("failed")) == (0.2, 4, 3, 1)
+
+
+def test_a_tally_counts_a_trial_that_continues_once():
+    tally = display.Tally("minimize")
+    tally.take(TrialEnded(number=0, attempt=0, state="pruned"))
+    tally.take(TrialEnded(number=0, attempt=1, state="complete", objective=0.5))
+    assert (tally.num_ended, tally.count("pruned"), tally.count("complete")) == (1, 0, 1)
 
 
 def test_local_times_name_their_zone(laptop, monkeypatch):

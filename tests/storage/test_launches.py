@@ -45,11 +45,11 @@ def begin(folder, *events):
         return lines.launch
 
 
-def trial(folder, number, objective, launch=1, attempt=0):
+def trial(folder, number, objective, launch=1, attempt=0, **changes):
     """A whole trial in a launch."""
     lines = JournalWriter(folder.root_journal(0, launch), launch)
     journals.start_trial(lines, number, attempt)
-    journals.end_trial(lines, number, objective, attempt)
+    journals.end_trial(lines, number, objective, attempt, **changes)
     lines.close()
 
 
@@ -175,6 +175,35 @@ def test_a_trial_whose_start_its_journal_has_lost_is_recorded_as_it_was_trained_
     assert recorded() == {(0, 0): ("complete", 0.6)}
     assert not folder.quarantine.exists()
     assert "the journals lost the start of trial 0 (attempt 0)" in caplog.text
+
+
+def test_the_next_attempt_at_a_trial_is_no_contradiction(folder, recorded, caplog):
+    begin(folder)
+    trial(folder, 0, None, state="lost")
+    assert recorded() == {(0, 0): ("lost", None)}
+    begin(folder)
+    trial(folder, 0, 0.6, launch=2, attempt=1)
+    assert recorded() == {(0, 0): ("lost", None), (0, 1): ("complete", 0.6)}
+    assert "the journals lost" not in caplog.text
+
+
+def test_a_result_that_the_next_attempt_replaces_is_continued_whichever_line_is_recorded_first(folder, recorded):
+    begin(folder)
+    trial(folder, 0, None, state="pruned")
+    trial(folder, 1, 0.5)
+    assert recorded() == {(0, 0): ("pruned", None), (1, 0): ("complete", 0.5)}
+    late = JournalWriter(folder.root_journal(1), 1)
+    journals.start_trial(late, 2)
+    assert recorded()[2, 0] == ("running", None)
+    trial(folder, 0, 0.6, attempt=1)
+    trial(folder, 2, 0.7, attempt=1)
+    found = recorded()
+    assert {key: found[key] for key in ((0, 0), (0, 1), (1, 0))} == {
+        (0, 0): ("continued", None), (0, 1): ("complete", 0.6), (1, 0): ("complete", 0.5),
+    }  # fmt: skip
+    journals.end_trial(late, 2, None, state="pruned")
+    found = recorded()
+    assert (found[2, 0], found[2, 1]) == (("continued", None), ("complete", 0.7))
 
 
 def test_what_is_no_journal_is_left_alone(folder):

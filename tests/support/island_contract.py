@@ -11,7 +11,7 @@ from atoll.communication.mailbox import Mailbox
 from atoll.communication.world import World
 from atoll.platform.search import propagators, tickets
 from atoll.platform.search.island import IMMIGRANTS, NEWS, Island
-from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.population import Individual, Population, Renewal
 from atoll.platform.search.proposals import Proposer
 from atoll.platform.search.pruning import RUNG
 from atoll.platform.search.search_loop import FAILED
@@ -107,6 +107,30 @@ def check_migration_moves_and_pollination_copies(world):
         else:
             moved = {number for moves in world.allgather(emigrated) for number, _ in moves}
             assert len(known) == 10 * world.size + len(moved)  # everywhere once
+
+
+@on_layouts((0, 0), (0, 0, 0, 0))
+def check_the_result_of_a_continued_trial_is_replaced_wherever_it_is(world):
+    """Any worker may continue a trial; its individual may be travelling meanwhile, or arrive after the news."""
+    for pollination in (False, True):
+        sizes = [world.size // 2, world.size - world.size // 2]
+        island, roots = make(world, sizes, migration=Migration(probability=1.0, pollination=pollination))
+        mine, other = index_of(world.rank, sizes), (world.rank + 1) % world.size
+        for number in range(10):
+            known = individual(1000 * world.rank + number, 1.0 + random.random(), home=island.rank, island=mine)
+            island.add(known)
+            island.migrate()
+            losses = None if number == 7 else (random.random(),)
+            island.renew(Renewal(1000 * other + number, 1, losses))
+            if number % 3 == 0:
+                island.receive()
+        meet(world, island, roots)
+        everywhere = world.allgather((mine, sorted((i.number, i.losses, i.attempt) for i in island.population)))
+        assert all(attempt == 1 and losses[0] < 1.0 for _, here in everywhere for _, losses, attempt in here)
+        numbers = {number for _, here in everywhere for number, *_ in here}
+        assert numbers == {1000 * rank + n for rank in range(world.size) for n in range(10) if n != 7}
+        assert len({(number, losses) for _, here in everywhere for number, losses, _ in here}) == len(numbers)
+        assert all(here == next(others for i, others in everywhere if i == index) for index, here in everywhere)
 
 
 @on_layouts((0,) * 3, (0,) * 6)

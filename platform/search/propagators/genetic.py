@@ -118,7 +118,11 @@ class GeneticPropagator(Propagator):
 
     def _genomes_of(self, best: list[Individual]) -> list[Genome]:
         known = self._genomes
-        self._genomes = {i.number: known.get(i.number) or Genome(i, self._template) for i in best}
+        genomes = ((i, known.get(i.number)) for i in best)
+        self._genomes = {  # the loss of a trial that was continued is another one
+            i.number: genome if genome and genome.loss == i.losses[0] else Genome(i, self._template)
+            for i, genome in genomes
+        }
         return list(self._genomes.values())
 
     def _genes(self, individual: PropulateIndividual) -> dict[str, Gene]:

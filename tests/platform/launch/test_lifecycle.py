@@ -83,6 +83,67 @@ def test_what_may_change_on_resume(plan_of, url, change, message):
         lifecycle.prepare(plan_of(**change), url, resuming=True)
 
 
+def test_sections_of_an_earlier_version_lack_what_was_added_since(plan_of, url):
+    sections = {"checkpoint": {"every": "1 epochs"}, "pruning": {"grace": 2.0}}
+    folder = lifecycle.prepare(plan_of(**sections), url, resuming=False)
+    content = json.loads(folder.definition.read_text())
+    del content["definition"]["pruning"]["promotion"], content["definition"]["checkpoint"]["keep"]
+    folder.definition.write_text(json.dumps(content))
+    lifecycle.prepare(plan_of(**sections), url, resuming=True)
+    folder.definition.write_text(json.dumps(content))
+    sections["pruning"]["promotion"] = True
+    with pytest.raises(LaunchError, match="the study has changed since it was started"):
+        lifecycle.prepare(plan_of(**sections), url, resuming=True)
+
+
+PROMOTES = {"checkpoint": {"every": "1 epochs"}, "pruning": {"promotion": True, "factor": 3}}
+
+
+def write_paused(folder, *metrics):
+    """Trials that have paused after their first epoch, with checkpoints."""
+    lines = JournalWriter(folder.root_journal(0))
+    for number, metric in enumerate(metrics):
+        journals.start_trial(lines, number)
+        journals.report(lines, number, 1, metric=metric)
+        journals.end_trial(lines, number, None, state="pruned", curve={"1": metric})
+        folder.trial(number).path.mkdir(parents=True)
+        folder.trial(number).manifest.touch()
+    lines.close()
+
+
+def test_a_budget_is_not_used_up_while_a_trial_can_be_promoted(plan_of, url):
+    plan = plan_of(**PROMOTES)
+    folder = lifecycle.prepare(plan, url, resuming=False)
+    write_paused(folder, 0.1, 0.3, 0.2)
+    assert lifecycle.end(folder, plan.study, None) == ("stopped", "stopped after 3 trials of 3 trials")
+    assert all(folder.trial(number).manifest.exists() for number in range(3))
+    lifecycle.prepare(plan, url, resuming=True)
+    lines = JournalWriter(folder.root_journal(0, 3))
+    journals.start_trial(lines, 1, 1)
+    journals.end_trial(lines, 1, 0.5, 1)
+    lines.close()
+    assert lifecycle.end(folder, plan.study, None) == ("complete", None)
+    assert [folder.trial(number).path.exists() for number in range(3)] == [
+        False,
+        True,
+        False,
+    ]  # 1: its root's to remove
+    with pytest.raises(LaunchError, match="s is complete"):
+        lifecycle.prepare(plan, url, resuming=True)
+
+
+def test_paused_trials_of_other_code_are_not_promoted(plan_of, url, tmp_path, caplog):
+    file = tmp_path / "mine.py"
+    file.write_text("from atoll.platform.workloads.digits import DigitsMlp\nclass W(DigitsMlp):\n    pass\n")
+    plan = plan_of(workload=f"{file}:W", trials=4, **PROMOTES)
+    folder = lifecycle.prepare(plan, url, resuming=False)
+    write_paused(folder, 0.1, 0.3, 0.2)
+    file.write_text(file.read_text() + "# changed\n")
+    lifecycle.prepare(plan, url, resuming=True, accept_changes=True)
+    assert not any(folder.trial(number).path.exists() for number in range(3))
+    assert "3 interrupted trials start anew, or stay paused" in caplog.text
+
+
 def write(folder, *states):
     """Trials that ended in these states; None is still running."""
     lines = JournalWriter(folder.root_journal(0))
@@ -183,7 +244,7 @@ def test_checkpoints_of_other_code_are_discarded(plan_of, url, tmp_path, caplog)
     lifecycle.prepare(plan, url, resuming=True, accept_changes=True)
     assert not folder.trial(1).path.exists()
     assert folder.trial(0).manifest.exists()  # it has ended: the study keeps it, or the search removes it
-    assert "1 interrupted trials start anew" in caplog.text
+    assert "1 interrupted trials start anew, or stay paused" in caplog.text
 
 
 def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):

@@ -3,7 +3,7 @@
 import random
 
 from atoll.analysis import pareto
-from atoll.platform.search.population import Emigrants, Individual, Population
+from atoll.platform.search.population import Emigrants, Individual, Population, Renewal
 
 
 def individual(number, *losses, **fields):
@@ -76,3 +76,42 @@ def test_of_several_objectives_the_best_of_the_front_travel_first():
         emigrants.add(one)
     assert {i.number for i in emigrants.take(1, 3, population)} == {0, 2, 3}
     assert [i.number for i in emigrants.take(1, 3, population)] == [1]
+
+
+def test_a_result_is_replaced_by_that_of_a_later_attempt_where_the_individual_is():
+    population = Population(2)
+    for number, loss in enumerate((3.0, 1.0, 2.0)):
+        population.admit(individual(number, loss, is_complete=number != 0, curve={1: loss}, visited=frozenset({5})))
+    old, new = population.renew(Renewal(0, 1, (0.5,)))
+    assert (old.losses, new.losses, new.is_complete, new.curve, new.attempt) == ((3.0,), (0.5,), True, {}, 1)
+    assert new.visited == old.visited
+    assert [i.number for i in population] == [0, 1, 2]
+    assert [i.number for i in population.best()] == [0, 1]
+    assert population.holds(new)
+    assert not population.holds(old)
+    assert population.renew(Renewal(0, 1, (0.4,))) is None  # of the same attempt
+    assert population.renew(Renewal(7, 1, (0.4,))) is None  # not here
+    assert population.renew(Renewal(0, 2, None)) == (new, None)
+    assert [i.number for i in population.best()] == [1, 2]
+
+
+def test_a_result_of_several_objectives_is_replaced():
+    population = Population(2)
+    for number, losses in enumerate([(1.0, 3.0), (3.0, 1.0), (4.0, 4.0)]):
+        population.admit(individual(number, *losses))
+    population.renew(Renewal(2, 1, (0.0, 0.0)))
+    assert population.best()[0].number == 2
+    assert len(population.best()) == 2
+
+
+def test_a_replaced_individual_may_travel_but_not_to_where_it_has_been_sent():
+    emigrants, population = Emigrants(home=0, island=0, num_islands=3), Population(4)
+    for number, is_complete in ((0, True), (1, False)):
+        one = individual(number, 1.0, is_complete=is_complete)
+        population.admit(one)
+        emigrants.add(one)
+    assert [i.number for i in emigrants.take(1, 5, population)] == [0]
+    for number in (0, 1):
+        emigrants.renew(*population.renew(Renewal(number, 1, (0.5 + number,))))
+    assert [(i.number, i.losses) for i in emigrants.take(1, 5, population)] == [(1, (1.5,))]
+    assert [(i.number, i.losses) for i in emigrants.take(2, 5, population)] == [(0, (0.5,)), (1, (1.5,))]

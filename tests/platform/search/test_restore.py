@@ -139,3 +139,17 @@ def test_a_pruner_knows_what_earlier_trials_have_reached(folder):
     past, (roots,) = resume.read(events), LocalMailbox.connected(1)
     assert pruner_of(plan(), roots, events, past) is None
     assert pruner_of(plan(pruning={"rule": "asha"}), roots, events, past) is not None
+
+
+def test_a_promoted_trial_that_was_lost_is_known_by_its_result_on_the_island_that_bred_it(folder):
+    write(folder, "pruned", "pruned")
+    lines = JournalWriter(folder.root_journal(2))
+    for number, attempt, state in ((0, 1, "lost"), (1, 1, "complete")):
+        hyperparameters = plan().space.default() | {"momentum": number / 8}
+        journals.start_trial(lines, number, attempt, island=1 - number, home=number, hyperparameters=hyperparameters)
+        journals.end_trial(lines, number, 0.9 if state == "complete" else None, attempt, state=state)
+    lines.close()
+    population, _ = restored(folder, island=0, island_sizes=(1, 1))
+    assert [(i.number, i.losses, i.is_complete, i.attempt) for i in population] == [(0, (-0.25,), False, 0)]
+    population, _ = restored(folder, island=1, island_sizes=(1, 1))
+    assert [(i.number, i.losses, i.is_complete, i.attempt) for i in population] == [(1, (-0.9,), True, 1)]

@@ -51,6 +51,31 @@ def test_a_pruned_trial_uses_up_budget_and_is_not_tried_again(tmp_path):
     assert past(folder).used_up(1, None)
 
 
+def test_a_continued_trial_counts_once_and_if_it_is_lost_it_still_continues_its_result(tmp_path):
+    """By attempts, not by times: the clocks of hosts differ."""
+    folder = journals.start_folder(tmp_path)
+    here, there = JournalWriter(folder.root_journal(0)), JournalWriter(folder.root_journal(1))
+    for number in range(3):
+        journals.start_trial(here, number, island=1)
+    journals.start_trial(there, 0, attempt=1, island=0, home=1)  # before the line of what it continues
+    for number in range(3):
+        journals.end_trial(here, number, None, state="pruned", curve={"1": 0.5}, busy_seconds=2.0)
+    found = past(folder)
+    assert [trial.key for trial in found.running()] == [(0, 1)]
+    assert [trial.number for trial in found.counted()] == [1, 2]
+    assert (found.num_budgeted(), found.worker_seconds()) == (2, 6.0)
+    journals.end_trial(there, 0, None, attempt=1, state="lost")
+    (ticket,) = past(folder).tickets(3, [DEFAULT], num_islands=2, reached={0: 1.0})
+    assert (ticket.number, ticket.attempt, ticket.reached, ticket.home) == (0, 2, 1.0, 1)
+    (ticket,) = past(folder).tickets(3, [DEFAULT], num_islands=1)
+    assert ticket.home == 0  # there are fewer islands now
+    journals.start_trial(there, 0, attempt=2)
+    journals.end_trial(there, 0, 0.5, attempt=2)
+    assert past(folder).num_budgeted() == 3
+    assert {trial.key for trial in past(folder).counted()} == {(0, 2), (1, 0), (2, 0)}
+    assert list(past(folder).tickets(3, [DEFAULT])) == []
+
+
 def test_a_retried_trial_is_counted_once(tmp_path):
     folder = journals.start_folder(tmp_path)
     lines = JournalWriter(folder.root_journal(0))
