@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.storage import launches
-from atoll.storage.files import left_overs, sync_folder
+from atoll.storage.files import left_overs, sync_folder, write_whole
 
 DEFAULT_PARENT = Path("atoll-studies")
 
@@ -160,9 +160,38 @@ class TrialFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
+    @property
+    def former_manifest(self) -> Path:
+        """The manifest of a checkpoint from which nothing continues any more."""
+        return self.path / "checkpoint-former.json"
+
+    def retire_checkpoints(self) -> None:
+        """Keep the checkpoints, but let nothing continue from them."""
+        with contextlib.suppress(FileNotFoundError):
+            self.manifest.rename(self.former_manifest)
+
+    def settle(self, keep: str) -> None:
+        """The trial has ended: keep as many checkpoints as the study says (none, last, best or all)."""
+        if keep == "none":
+            self.remove_checkpoints()
+        elif keep == "best":
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        try:
+            content = json.loads(self.manifest.read_text())
+            best = int(content["best"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # there is none
+        write_whole(self.manifest, json.dumps(content | {"step": best}))
+        kept = set(self.path.glob(f"step-{best:09d}.rank-*.pt"))
+        for file in self.path.glob("step-*.rank-*.pt"):
+            if file not in kept:
+                file.unlink(missing_ok=True)
+
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints, and the folder if it is then empty."""
-        self._remove(*self.path.glob("step-*.rank-*.pt"), *left_overs(self.path), self.manifest)
+        self._remove(*self.path.glob("step-*.rank-*.pt"), *left_overs(self.path), self.manifest, self.former_manifest)
 
     def remove_weights(self) -> None:
         """Remove the trained model, and the folder if it is then empty."""

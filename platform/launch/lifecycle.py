@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from atoll.platform.exit_codes import EXIT_STOPPED
 from atoll.platform.launch import orphans, provenance_log
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import promotion, resume
+from atoll.platform.search.extension import Extension
 from atoll.platform.study import warmstart
 from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.plan import Plan
@@ -50,7 +51,9 @@ MAY_CHANGE = (
 _DEFAULTS = {
     name: f.default for name, f in Study.model_fields.items() if isinstance(f.default, bool | int | float | str)
 }
+LENGTHS = ("epochs", "steps")
 _SECTIONS: Mapping[str, type[BaseModel]] = {"pruning": Pruning, "checkpoint": Checkpointing}
+_NO_COLUMNS = ("warm_start", "curve_direction")  # in the study's file, and not in the store
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 
 
@@ -110,12 +113,14 @@ def prepare(
     definition = study.model_dump(mode="json", exclude={"store", "folder"})
     is_used_up, history = False, None
     if resuming:
-        history = _check_unchanged(folder, study, definition)
+        history = _check_unchanged(folder, plan, definition)
         is_used_up = _is_over(study, folder, history.past, history.events)
         if state(folder) == "complete" and is_used_up:
             raise LaunchError(
-                f"{study.name} is complete: it has used its budget of {budget(study)}; increase it to continue"
+                f"{study.name} is complete: it has used its budget of {budget(study)}; increase it, epochs or steps to "
+                "continue"
             )
+        _tell_longer(plan, folder, history.past)
     # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
     version = None if is_used_up else provenance_log.current(plan, folder, resuming, accept_changes)
     if history is not None and (num_ended := orphans.end(folder, history.events)):
@@ -149,7 +154,7 @@ def check_new(study: Study, resuming: bool) -> None:
 
 
 def _is_over(study: Study, folder: StudyFolder, past: resume.Past, events: Iterable[Event] | None = None) -> bool:
-    """Whether a budget is used up; with promotion, one of trials is once no trial can be promoted, either.
+    """Whether a budget is used up; one of trials is once no trial can be promoted, or made longer, either.
 
     Args:
         study, folder: the study and its files.
@@ -159,10 +164,13 @@ def _is_over(study: Study, folder: StudyFolder, past: resume.Past, events: Itera
         return True
     if not past.used_up(study.trials, None):
         return False
+    if Extension.of(study, folder, past).continued:
+        return False
     if not study.promotes:
         return True
     events = launches.replay(folder.journals) if events is None else events
-    return promotion.restored(study, folder, events, past)[0].promotable() is None
+    direction = json.loads(folder.definition.read_text())["curve_direction"]
+    return promotion.restored(study, direction, folder, events, past)[0].promotable() is None
 
 
 def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -> None:
@@ -172,6 +180,8 @@ def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -
     found = [trial for number in interrupted if (trial := folder.trial(number)).manifest.exists()]
     for trial in found:
         trial.remove_checkpoints()
+    for number in ended:  # what the study keeps stays, but does not become longer
+        folder.trial(number).retire_checkpoints()
     if found:
         log.warning(
             "%d interrupted trials start anew, or stay paused: their checkpoints are of what was measured before",
@@ -179,11 +189,11 @@ def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -
         )
 
 
-def _forget_paused(folder: StudyFolder, past: resume.Past) -> None:
+def _settle_paused(folder: StudyFolder, past: resume.Past, keep: str) -> None:
     """At the end of a search, trials that were not promoted are pruned, and their checkpoints go as those of others."""
     for trial in past.counted():
         if trial.state == "pruned":
-            folder.trial(trial.number).remove_checkpoints()
+            folder.trial(trial.number).settle(keep)
 
 
 def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[str, Any]:
@@ -197,6 +207,7 @@ def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[st
         "metric": resolved[0].name,
         "direction": resolved[0].direction,
         "curve_metric": workload.metric,
+        "curve_direction": workload.direction,
         "objectives": [objective.model_dump() for objective in resolved] if len(resolved) > 1 else None,
         "target": workload.target if resolved[0].name == workload.metric else None,
         "num_trials": study.trials,
@@ -210,7 +221,7 @@ def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[st
 def row(folder: StudyFolder) -> dict[str, Any]:
     """The study's row for the store."""
     content: dict[str, Any] = json.loads(folder.definition.read_text())
-    return {name: value for name, value in content.items() if name != "warm_start"}
+    return {name: value for name, value in content.items() if name not in _NO_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -239,15 +250,48 @@ class _History:
         return self.sizes == {name: size for name, size in launches.sizes(folder.journals).items() if name != own}
 
 
-def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, Any]) -> _History:
+def _length(definition: Mapping[str, Any], plan: Plan) -> tuple[str, int]:
+    """The unit and the number of a study's length."""
+    workload = plan.workload
+    steps = definition.get("steps") or (None if definition.get("epochs") else workload.steps)
+    return ("steps", steps) if steps else ("epochs", definition.get("epochs") or workload.epochs)
+
+
+def _change_of_length(before: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) -> Iterator[str]:
+    """Why a study's length may not be changed like this; nothing if it may."""
+    (unit, number), (new_unit, new) = _length(before, plan), _length(now, plan)
+    if unit != new_unit:
+        yield f"its length: {number} {unit} before, {new} {new_unit} now; the unit must stay"
+    elif new < number:
+        yield f"{unit}: {number} before, {new} now; a length may only increase"
+
+
+def _tell_longer(plan: Plan, folder: StudyFolder, past: resume.Past) -> None:
+    extension, (unit, number) = Extension.of(plan.study, folder, past), _length(plan.study.model_dump(), plan)
+    if extension.continued:
+        log.warning(
+            "%d finished trials continue to %d %s, the best first, before new ones; their schedules go on as those of "
+            "the longer training",
+            len(extension.continued), number, unit,
+        )  # fmt: skip
+    if extension.num_left:
+        log.warning(
+            "%d finished trials are shorter than %d %s and stay as they are, as they have no checkpoints (which "
+            "`keep: last` or `all` of `checkpoint` keeps): their objectives do not compare with those of longer ones",
+            extension.num_left, number, unit,
+        )  # fmt: skip
+
+
+def _check_unchanged(folder: StudyFolder, plan: Plan, definition: dict[str, Any]) -> _History:
     """What has been searched, if the study is still the same. Raises LaunchError."""
     if not folder.exists():
         raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
     before = _with_defaults(json.loads(folder.definition.read_text())["definition"])
-    changed = [
+    changed = list(_change_of_length(before, definition, plan))
+    changed += [
         f"{key}: {before.get(key)!r} before, {value!r} now"
         for key, value in definition.items()
-        if key not in MAY_CHANGE and before.get(key) != value
+        if key not in (*MAY_CHANGE, *LENGTHS) and before.get(key) != value
     ]
     for key in BUDGETS:
         if before.get(key) is not None and (definition[key] is not None and definition[key] < before[key]):
@@ -258,7 +302,7 @@ def _check_unchanged(folder: StudyFolder, study: Study, definition: dict[str, An
     if changed:
         raise LaunchError(
             f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may "
-            f"change, and within topology only {', '.join(TOPOLOGY_MAY_CHANGE)}"
+            f"change, {' or '.join(LENGTHS)} may increase, and within topology only {', '.join(TOPOLOGY_MAY_CHANGE)}"
         )
     problems: list[str] = []
     history = _History.read(folder, problems)
@@ -345,7 +389,7 @@ def mark_lost(
         history = _History.read(folder)
     past, ends = history.past, list[TrialEnded | TrialLost]()
     checkpoint = row(folder)["definition"].get("checkpoint")
-    continues = checkpoint is not None
+    continues = checkpoint is not None and checkpoint.get("every") is not None
     for trial in past.running():
         trial.step = max(trial.step, folder.trial(trial.number).checkpoint_step()) if continues else trial.step
         is_suspected = suspected is None or trial.worker in suspected
@@ -359,8 +403,9 @@ def mark_lost(
                 worker_seconds=trial.worker_seconds,
             )
             ends.append(ended)
-            if continues and checkpoint["keep"] == "none":
-                folder.trial(trial.number).remove_checkpoints()
+            if checkpoint is not None:
+                folder.trial(trial.number).settle(checkpoint["keep"])
+                folder.trial(trial.number).remove_weights()
         else:
             lost = TrialLost(
                 number=trial.number,
@@ -399,8 +444,8 @@ def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | N
         else:
             state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
         lines.append(StudyEnded(state=state, reason=reason), sync=True)
-    if state == "complete" and study.promotes and study.keeps_no_checkpoints:
-        _forget_paused(folder, past)
+    if state == "complete" and study.promotes and study.checkpoint is not None:
+        _settle_paused(folder, past, study.checkpoint.keep)
     return state, reason
 
 

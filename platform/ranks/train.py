@@ -47,9 +47,8 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
         hooks = Hooks(on_progress=report, on_trained=save)
         outcome = worker.evaluate(configuration, hooks, test=content["test"], folder=folder)
         lines.append(outcome.as_event(0, 0))
-        checkpoint = configuration.checkpoint
-        if checkpoint is not None and checkpoint.keep == "none" and outcome.state != "lost":
-            TrialFolder(folder).remove_checkpoints()
+        if configuration.checkpoint is not None and outcome.state != "lost":
+            TrialFolder(folder).settle(configuration.checkpoint.keep)
         worker.dismiss()
     worker.close()
     world.meet()  # over TCP, MPICH aborts a job if one rank leaves early

@@ -7,14 +7,12 @@ otherwise it starts a new one. The owner of the tickets has the rungs, so each p
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sortedcontainers import SortedList
-
 from atoll.platform.search.tickets import Ticket
-from atoll.platform.study import registry
 from atoll.platform.study.pruning import Pruning
 from atoll.storage.events import Event, ProgressReported
 
@@ -52,17 +50,17 @@ class Rungs:
 
     def __init__(self, factor: int) -> None:
         self._factor = factor
-        self._values: dict[float, SortedList[Value]] = {}
-        self._waiting: dict[float, SortedList[Value]] = {}
+        self._values: dict[float, list[Value]] = {}  # sorted, and so are those that wait
+        self._waiting: dict[float, list[Value]] = {}
         self._tickets: dict[int, Ticket] = {}
 
     def take_in(self, ended: Ended) -> None:
         """A trial has paused at the last of the rungs that it has reached, or has ended beyond them."""
         for rung, value in ended.values:
-            self._values.setdefault(rung, SortedList()).add((value, ended.number))
+            bisect.insort(self._values.setdefault(rung, []), (value, ended.number))
         if ended.ticket is not None and ended.values:
             rung, value = ended.values[-1]
-            self._waiting.setdefault(rung, SortedList()).add((value, ended.number))
+            bisect.insort(self._waiting.setdefault(rung, []), (value, ended.number))
             self._tickets[ended.number] = ended.ticket
 
     def promotable(self) -> Ticket | None:
@@ -81,8 +79,8 @@ class Rungs:
     def _place(self) -> tuple[float, Value] | None:
         for rung in sorted(self._waiting, reverse=True):
             waiting, values = self._waiting[rung], self._values[rung]
-            # Those that wait are in order: if the first is not among the best, none is.
-            if waiting and values.index(waiting[0]) < len(values) // self._factor:
+            # If the first of those that wait is not among the best, none is.
+            if waiting and bisect.bisect_left(values, waiting[0]) < len(values) // self._factor:
                 return rung, waiting[0]
         return None
 
@@ -135,18 +133,21 @@ def sign_of(direction: str) -> float:
     return -1.0 if direction == "maximize" else 1.0
 
 
-def restored(study: Study, folder: StudyFolder, events: Iterable[Event], past: Past) -> tuple[Rungs, dict[int, float]]:
+def restored(
+    study: Study, direction: str, folder: StudyFolder, events: Iterable[Event], past: Past
+) -> tuple[Rungs, dict[int, float]]:
     """The rungs of a study's past, and the fidelity that each trial's result has reached.
 
     A trial whose checkpoint is gone waits no more.
 
     Args:
         study: the study, which promotes.
+        direction: of its workload's metric.
         folder: its files.
         events, past: its journals, and what follows from them.
     """
     assert study.pruning is not None
-    sign = sign_of(registry.workload(study.workload).direction)
+    sign = sign_of(direction)
     results = past.results()
     curves = {number: Pauses(study.pruning, sign) for number in results}
     keys = {trial.key for trial in results.values()}

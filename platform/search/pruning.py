@@ -51,10 +51,17 @@ class Pruner:
         if metric is not None:
             self._learn(number, self._fidelity(epoch, step, seconds), self._sign * metric)
 
-    def start(self, number: int) -> None:
-        """A trial starts on this worker."""
+    def start(self, number: int, *, continues: bool = False) -> None:
+        """A trial starts on this worker; one that continues a result is not judged again where it was."""
         self._number, self._is_behind, self._least_loss = number, False, math.inf
-        self._reached.pop(number, None)
+        if not continues:
+            self._reached.pop(number, None)
+
+    def repeats(self, progress: Progress) -> None:
+        """Take in a report from before a checkpoint: it was not pruned then, but may be behind later."""
+        now = self._fidelity(progress.epoch, progress.step, progress.seconds)
+        if now > self._reached.get(self._number, 0.0):
+            self.prunes(progress)
 
     def prunes(self, progress: Progress) -> bool:
         """Whether the reporting trial is to stop now; sends its value to the other roots."""

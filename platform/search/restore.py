@@ -79,8 +79,9 @@ def pruner_of(plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past) -
         return None
     sign = -1.0 if plan.workload.direction == "maximize" else 1.0
     pruner = Pruner(plan.study.pruning, *plan.pruning_rule(), sign, roots)
+    results = {trial.key for trial in past.results().values()}
     for event in events:
         # Lost trials will be trained and counted again.
-        if isinstance(event, ProgressReported) and past.is_budgeted(event.key):
+        if isinstance(event, ProgressReported) and event.key in results:
             pruner.replay(event.number, event.epoch, event.step, event.seconds, event.metric)
     return pruner

@@ -30,7 +30,13 @@ BUDGETED = ("complete", "pruned", "failed")
 
 @dataclass
 class PastTrial:
-    """One attempt at a trial; `step` is that of its last report, `island` the one that bred it."""
+    """One attempt at a trial.
+
+    Attributes:
+        island: the one that bred it.
+        epochs, steps: the length for which it was started, in one of them.
+        step, epoch: of its last report.
+    """
 
     number: int
     attempt: int
@@ -43,7 +49,10 @@ class PastTrial:
     objectives: list[float | None] | None = None
     curve: Mapping[int, float | None] | None = None
     suspected: bool = False
+    epochs: int | None = None
+    steps: int | None = None
     step: int = 0
+    epoch: int = 0
     started: float = 0.0
     worker_seconds: float = 0.0
 
@@ -108,6 +117,8 @@ class Past:
                     worker=event.worker,
                     hyperparameters=event.hyperparameters,
                     proposal=self._known(event.proposal),
+                    epochs=_count(event.configuration.get("epochs")),
+                    steps=_count(event.configuration.get("steps")),
                     started=_clock(event),
                 )
             case Proposed():
@@ -192,14 +203,16 @@ class Past:
         *,
         num_islands: int = 1,
         reached: Mapping[int, float] | None = None,
+        longer: Iterable[Ticket] = (),
     ) -> Iterator[Ticket]:
-        """The remaining tickets: lost trials, then new ones.
+        """The remaining tickets: lost trials, then finished ones that become longer, then new ones.
 
         Args:
             num_trials: the budget.
             given: the configurations of the first new ones.
             num_islands: the number of islands, which may have changed.
             reached: the fidelity at which each paused trial has paused, if it was continued and lost since.
+            longer: the tickets of finished trials that become longer.
         """
         done = {trial.number for trial in self.counted()}
         lost = {t.number: t for t in sorted(self.trials.values(), key=lambda t: t.attempt) if t.number not in done}
@@ -210,7 +223,7 @@ class Past:
         left = None if num_trials is None else max(0, num_trials - len(done) - len(retries))
         started = {trial.number for trial in self.trials.values()}
         fresh = itertools.islice((number for number in itertools.count() if number not in started), left)
-        return itertools.chain(retries, (self._ticket(number, given) for number in fresh))
+        return itertools.chain(retries, longer, (self._ticket(number, given) for number in fresh))
 
     def _ticket(self, number: int, given: Sequence[dict[str, Any]]) -> Ticket:
         """A new ticket, with its given configuration or the one prepared before the search stopped."""
@@ -265,6 +278,10 @@ def _retry(lost: PastTrial, result: PastTrial | None, num_islands: int, reached:
     return again if result is None else replace(again, reached=reached, home=result.island % num_islands)
 
 
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
 def _clock(event: Event) -> float:
     """Seconds to compare with those of other events of the same file."""
     return event.time if event.elapsed is None else event.elapsed
@@ -274,7 +291,7 @@ def _follow(trial: PastTrial, event: ProgressReported | TrialEnded | TrialLost) 
     match event:
         case ProgressReported():  # if the trial's process dies, it counts as trained until its last line
             trial.worker_seconds = max(0.0, _clock(event) - trial.started)
-            trial.step = event.step
+            trial.step, trial.epoch = event.step, event.epoch
         case TrialEnded():
             trial.state = event.state
             trial.objective = event.objective

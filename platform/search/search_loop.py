@@ -18,6 +18,7 @@ from atoll.platform.search import promotion, propagators, resume
 from atoll.platform.search.busy_budget import BusyBudget
 from atoll.platform.search.candidates import Candidates, given_first
 from atoll.platform.search.deadlines import Deadlines
+from atoll.platform.search.extension import Extension
 from atoll.platform.search.island import Island
 from atoll.platform.search.journal_writer import SearchJournal
 from atoll.platform.search.population import Individual, Population, Renewal
@@ -156,7 +157,7 @@ class SearchLoop:
         budget = _budget(study, roots, past)
         rungs, reached = None, dict[int, float]()
         if study.promotes:
-            rungs, reached = promotion.restored(study, folder, events, past)
+            rungs, reached = promotion.restored(study, plan.workload.direction, folder, events, past)
         office = TicketOffice(
             roots,
             past.tickets(
@@ -164,6 +165,7 @@ class SearchLoop:
                 [hyperparameters for hyperparameters, _ in given],
                 num_islands=len(island_sizes),
                 reached=reached,
+                longer=Extension.of(study, folder, past).tickets(plan, len(island_sizes), reached),
             ),
             is_open=lambda: not deadlines.is_over() and not budget.is_over,
             give_back=candidates.give_back,
@@ -213,7 +215,7 @@ class SearchLoop:
         self._deadlines.trial_starts()
         clock = self._scoring.clock()
         if self._pruner is not None:
-            self._pruner.start(ticket.number)
+            self._pruner.start(ticket.number, continues=ticket.home is not None)
         if self._pauses is not None:
             self._pauses.start(ticket.reached)
 
@@ -221,7 +223,7 @@ class SearchLoop:
             if progress.metric is not None:
                 clock.see(progress.metric, progress.seconds, progress.step)
             if progress.is_repeated and self._pruner is not None:
-                self._pruner.prunes(progress)  # it was not then; later reports are judged with it in mind
+                self._pruner.repeats(progress)
             self._journal.progress(trial, progress)
 
         hooks = Hooks(
@@ -260,8 +262,8 @@ class SearchLoop:
         """Remove what does not stay of a trial that has ended; to be called before it joins the population."""
         folder, study = self._folder_of(number), self._plan.study
         is_paused = self._pauses is not None and state == "pruned"
-        if state != "lost" and not is_paused and study.keeps_no_checkpoints:
-            folder.remove_checkpoints()
+        if state != "lost" and not is_paused and study.checkpoint is not None:
+            folder.settle(study.checkpoint.keep)
         is_complete = state == "complete" and losses is not None
         stays = is_complete and (
             not study.keeps_only_incumbents_weights or self._island.population.is_unbeaten(number, losses or ())

@@ -16,9 +16,10 @@ class Checkpointing(Strict):
     every: Interval | None = Field(
         default=None, description="interval of checkpoints: such as 5 epochs, 500 steps or 10 minutes. Default: none"
     )
-    keep: Literal["none", "last", "all"] = Field(
+    keep: Literal["none", "last", "best", "all"] = Field(
         default="none",
-        description="the checkpoints that stay when a trial has ended; while it trains, the last one is always there",
+        description="the checkpoints that stay when a trial has ended: none, the last one, the first one at or after "
+        "the best evaluation, or all; while it trains, the last one is always there",
     )
     weights: Literal["none", "best", "all"] = Field(
         default="none",

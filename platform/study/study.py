@@ -153,8 +153,12 @@ class Study(Strict):
         default=True,
         description="take one batch through the workload before the ranks start, and refuse a study that cannot train",
     )
-    epochs: int | None = Field(default=None, ge=1, description="epochs per trial. Default: the workload's")
-    steps: int | None = Field(default=None, ge=1, description="steps per trial, instead of epochs")
+    epochs: int | None = Field(
+        default=None, ge=1, description="epochs per trial; --resume may increase it. Default: the workload's"
+    )
+    steps: int | None = Field(
+        default=None, ge=1, description="steps per trial, instead of epochs; --resume may increase it"
+    )
     report_every: Interval | None = Field(
         default=None,
         description="interval of a trial's reports, which pruning judges: such as 500 steps, 2 epochs or 10 minutes. "
@@ -174,8 +178,8 @@ class Study(Strict):
     checkpoint: Checkpointing | None = Field(
         default=None,
         description="every: interval at which a trial's state is written to the study's folder, from which an "
-        "interrupted trial continues; keep: none, last or all, what stays when a trial has ended; weights: none, best "
-        "or all, the trials whose trained model stays. Default: none",
+        "interrupted trial continues; keep: none, last, best or all, what stays when a trial has ended; weights: none, "
+        "best or all, the trials whose trained model stays. Default: none",
     )
     loader: Loader | None = Field(
         default=None,
@@ -263,7 +267,7 @@ class Study(Strict):
         check_observe(self.observe, self.report_every, self.evaluate_every)
         self._check_objective_from()
         self._check_confirmation()
-        if self.promotes and self.checkpoint is None:
+        if self.promotes and not self.writes_checkpoints:
             raise ValueError(
                 "pruning.promotion continues trials from their checkpoints, so it needs `checkpoint`, such as "
                 "{every: 5 epochs}: add it, or omit promotion"
@@ -355,11 +359,6 @@ class Study(Strict):
     def samplers(self) -> list[Sampler]:
         """The sampler of each island."""
         return self.sampler if isinstance(self.sampler, list) else [self.sampler] * self.topology.islands
-
-    @property
-    def keeps_no_checkpoints(self) -> bool:
-        """Whether a trial's checkpoints are removed when it ends."""
-        return self.checkpoint is not None and self.checkpoint.keep == "none"
 
     @property
     def writes_checkpoints(self) -> bool:

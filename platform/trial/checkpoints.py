@@ -7,6 +7,7 @@ or not there. Files are read with `weights_only=True`: nothing in them can run c
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 import warnings
@@ -28,6 +29,8 @@ from atoll.storage.folder import TrialFolder
 # measured are the launcher's to judge.
 _MAY_DIFFER = {"origin", "threads", "device", "data", "checkpoint", "versions"}
 
+_LENGTHS = (["epochs"], ["steps"])  # a training may become longer
+
 
 class Checkpoints:
     """The checkpoints of one trial, as one of its ranks sees them. All methods are collective.
@@ -36,11 +39,18 @@ class Checkpoints:
         folder: the trial's; made when it is needed.
         configuration: the trial's; a checkpoint of another one is not read.
         communicator: the worker's ranks; traffic on it does not count as the method's.
+
+    Attributes:
+        stays: whether one stays when the trial has ended, which then may become longer.
+        best: the step of the first one at or after the best evaluation, if that one is kept.
     """
 
     def __init__(self, folder: Path, configuration: Configuration, communicator: Communicator) -> None:
         self._folder = TrialFolder(folder)
         self._communicator = communicator
+        self.stays = configuration.checkpoint is not None and configuration.checkpoint.keep != "none"
+        self.best: int | None = None
+        self._keeps_best = configuration.checkpoint is not None and configuration.checkpoint.keep == "best"
         self._keeps_all = configuration.checkpoint is not None and configuration.checkpoint.keep == "all"
         self._written: list[int] = []
         self._identity = json.loads(configuration.model_dump_json(exclude=_MAY_DIFFER)) | {"size": communicator.size}
@@ -50,8 +60,8 @@ class Checkpoints:
         """The step of the checkpoint that was written or read last; None if there is none."""
         return self._written[-1] if self._written else None
 
-    def write(self, step: int, state: dict[str, Any], notes: list[str]) -> float:
-        """Write the state after `step` steps, and forget earlier ones unless all are kept; returns all ranks' bytes.
+    def write(self, step: int, state: dict[str, Any], notes: list[str], *, is_best: bool = False) -> float:
+        """Write the state after `step` steps, and forget those that are not kept; returns all ranks' bytes.
 
         If a rank cannot write, as on a full disk, the earlier checkpoint stays, and the training goes on.
 
@@ -59,6 +69,7 @@ class Checkpoints:
             step: the number of completed steps.
             state: this rank's.
             notes: receives the reason for which a checkpoint was not written.
+            is_best: whether the best evaluation has come since the one before.
         """
         require_plain(state)
         totals = torch.zeros(2, dtype=torch.float64)  # bytes written, and ranks that could not
@@ -68,8 +79,10 @@ class Checkpoints:
             totals[1] = 1
             self._note(notes, error)
         self._communicator.sum(totals)  # every rank has written
+        best = step if is_best and self._keeps_best else self.best
         if not totals[1] and self._communicator.rank == 0:
             content = {"step": step, "bytes": float(totals[0]), "training": self._identity}
+            content |= {} if best is None else {"best": best}
             try:
                 write_whole(self._folder.manifest, json.dumps(content))
             except OSError as error:
@@ -79,8 +92,26 @@ class Checkpoints:
         if totals[1]:
             self._file(step).unlink(missing_ok=True)
         else:
+            self.best = best
             self._forget_earlier(step)
         return float(totals[0])
+
+    def prefer_newest(self, notes: list[str]) -> None:
+        """The best evaluation was that of the newest checkpoint's step: keep that one."""
+        if not self._keeps_best or self.newest is None or self.best == self.newest:
+            return
+        failed = torch.zeros(1)
+        if self._communicator.rank == 0:
+            try:
+                content = json.loads(self._folder.manifest.read_text())
+                write_whole(self._folder.manifest, json.dumps(content | {"best": self.newest}))
+            except OSError as error:
+                failed[0] = 1
+                self._note(notes, error)
+        self._communicator.broadcast(failed)
+        if not failed:
+            self.best = self.newest
+            self._forget_earlier(self._written.pop())
 
     def _write_own(self, step: int, state: dict[str, Any]) -> int:
         self._folder.path.mkdir(parents=True, exist_ok=True)
@@ -100,8 +131,9 @@ class Checkpoints:
     def _forget_earlier(self, step: int) -> None:
         if not self._keeps_all:
             for earlier in self._written:
-                self._file(earlier).unlink(missing_ok=True)
-            self._written.clear()
+                if earlier != self.best:
+                    self._file(earlier).unlink(missing_ok=True)
+            self._written = [earlier for earlier in self._written if earlier == self.best]
         self._written.append(step)
 
     def read(self, notes: list[str]) -> dict[str, Any] | None:
@@ -110,11 +142,12 @@ class Checkpoints:
         Args:
             notes: receives the reason for which a checkpoint is not read.
         """
-        wanted = torch.tensor([-1.0], dtype=torch.float64)
+        wanted = torch.tensor([-1.0, -1.0], dtype=torch.float64)
         if self._communicator.rank == 0:
-            wanted[0] = self._newest(notes)
+            wanted[:] = torch.tensor(self._newest(notes), dtype=torch.float64)
         self._communicator.broadcast(wanted)
-        if (step := int(wanted)) < 0:
+        step, best = map(int, wanted)
+        if step < 0:
             return None
         state, why = self._load(step)
         readable = torch.tensor([float(state is not None)])
@@ -123,25 +156,33 @@ class Checkpoints:
             reason = why or "another rank cannot read it"
             notes.append(f"the checkpoint of step {step} was not read ({reason}): the trial started anew")
             return None
+        if best >= 0 and self._keeps_best:
+            self.best = best
+            self._written += [best] if best != step else []
         self._written.append(step)
         return state
 
-    def _newest(self, notes: list[str]) -> int:
+    def _newest(self, notes: list[str]) -> tuple[int, int]:
+        """The step of the newest checkpoint and that of the best one; -1 where there is none to be read."""
         try:
             content = json.loads(self._folder.manifest.read_text())
-            step, training = int(content["step"]), content["training"]
+            step, training, best = int(content["step"]), dict(content["training"]), int(content.get("best", -1))
         except FileNotFoundError:
-            return -1
+            return -1, -1
         except (OSError, ValueError, KeyError, TypeError) as error:
             notes.append(
                 f"{self._folder.manifest.name} was not read ({type(error).__name__}: {error}): the trial started anew"
             )
-            return -1
-        if training != self._identity:
-            differing = sorted(name for name in self._identity if training.get(name) != self._identity[name])
+            return -1, -1
+        now = self._identity
+        differing = sorted(name for name in {*now, *training} if training.get(name) != now.get(name))
+        if differing in _LENGTHS and (before := training.get(differing[0])) and before < (now[differing[0]] or 0):
+            (unit,) = differing
+            notes.append(f"made longer, from {before} to {now[unit]} {unit}: schedules go on as those of {now[unit]}")
+        elif differing:
             notes.append(f"a checkpoint with another {', '.join(differing)} was not used: the trial started anew")
-            return -1
-        return step
+            return -1, -1
+        return step, best
 
     def _load(self, step: int) -> tuple[dict[str, Any] | None, str]:
         try:
@@ -165,26 +206,42 @@ class Saver:
         trigger: their interval.
         seconds: this rank's time for them.
         num_bytes: the size of the last one, of all ranks.
+        best: the best evaluation's metric, to minimize.
+        is_due_for_best: whether no checkpoint has been written since.
     """
 
     files: Checkpoints
     trigger: IntervalTrigger
     seconds: float = 0.0
     num_bytes: float = 0.0
+    best: float = math.inf
+    is_due_for_best: bool = False
+
+    def saw(self, value: float) -> None:
+        """Take in an evaluation's metric, to minimize."""
+        if value < self.best:
+            self.best, self.is_due_for_best = value, True
+
+    def end(self, step: int, notes: list[str]) -> None:
+        """The last evaluation was after `step` steps: if it was the best, that step's checkpoint is; collective."""
+        if self.is_due_for_best and self.files.newest == step:
+            self.files.prefer_newest(notes)
 
     def save(self, step: int, state: dict[str, Any], notes: list[str]) -> None:
         """Write a checkpoint; collective."""
         started = time.perf_counter()
-        self.num_bytes = self.files.write(step, state, notes)
+        self.num_bytes = self.files.write(step, state, notes, is_best=self.is_due_for_best)
+        self.is_due_for_best = self.is_due_for_best and self.files.newest != step
         self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> list[float]:
-        """Return what checkpoints have cost."""
-        return [self.seconds, self.num_bytes]
+        """Return what checkpoints have cost, and the best evaluation, for which the next checkpoint is."""
+        return [self.seconds, self.num_bytes, self.best]
 
     def load_state_dict(self, state: list[float]) -> None:
         """Continue from `state`."""
-        self.seconds, self.num_bytes = state
+        self.seconds, self.num_bytes, *best = state
+        self.best = best[0] if best else math.inf
 
     def metrics(self) -> dict[str, float]:
         """The size of the last checkpoint."""

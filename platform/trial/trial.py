@@ -6,6 +6,7 @@ to continue, which is equal on all ranks because it depends on summed values onl
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -97,6 +98,7 @@ class Trial:
         self._evaluations = (
             IntervalTrigger(configuration.evaluate_every, self._length) if configuration.evaluate_every else None
         )
+        self._sign = -1.0 if self.workload.direction == "maximize" else 1.0
         self._early_stopping = EarlyStopping(configuration.patience, self.workload.direction)
         self._counts_epochs = configuration.report_every is None or configuration.report_every.unit == "epochs"
         loader = configuration.loader
@@ -128,6 +130,7 @@ class Trial:
         self._device = device
         self._stops = stops
         self._looks = IntervalTrigger(Every(1.0, "seconds"), self._length)
+        self._was_end = False  # whether the checkpoint from which it continues was the last one
         self._saver: Saver | None = None
         self._trained: TrainedModel | None = None
         if configuration.checkpoint is not None and folder is not None:
@@ -221,7 +224,10 @@ class Trial:
         try:
             self._continue()
             yield from [replace(progress, is_repeated=True) for progress in self._reported]
-            yield from self._epochs()
+            for report in itertools.chain(self._due_at_the_former_end(), self._epochs()):
+                yield report
+                if report.last:
+                    return
         finally:
             self._batches.close()
             self._validate.close()
@@ -239,24 +245,19 @@ class Trial:
                 self._step += 1
                 self._took(loss)
                 if self._step < end:
-                    for report in self._between_steps(epoch):
-                        yield report
-                        if report.last:
-                            return
+                    yield from self._between_steps(epoch)
             self._check_num_losses(epoch, end)
             self._pause_trace()
             summary = self._summarize(self._epoch_losses)
             _check_finite("training loss", summary[0], self._step)
+            is_whole = self._step % per_epoch == 0
+            if not is_whole:  # of a longer training this is no end of an epoch
+                self._save_at_the_end()
             self.method.epoch_end(summary[0])
             self._optimizers.epoch_end(summary[0])
-            if self._step == self._length.num_steps or self._fires(self._reports):
-                if len(self._losses) != len(self._epoch_losses):
-                    summary = self._summarize(self._losses)
-                yield (report := self._report(epoch + (self._step % per_epoch == 0), summary))
-                if report.last:
-                    return
-            else:
-                self._stop_clock()
+            if is_whole:
+                self._save_at_the_end()
+            yield from self._after_epoch(epoch, summary)
             self._save_if_due()
 
     def _check_num_losses(self, epoch: int, end: int) -> None:
@@ -267,12 +268,19 @@ class Trial:
                 f"got {self._step - end + expected}"
             )
 
+    def _after_epoch(self, epoch: int, summary: tuple[float, float]) -> Iterator[Progress]:
+        """After an epoch: a report, if it is due or the training ends."""
+        if self._fires(self._reports) or self._step == self._length.num_steps:
+            if len(self._losses) != len(self._epoch_losses):
+                summary = self._summarize(self._losses)
+            yield self._report(epoch + (self._step % self._length.steps_per_epoch == 0), summary)
+        else:
+            self._stop_clock()
+
     def _between_steps(self, epoch: int) -> Iterator[Progress]:
         """Within an epoch: a report and a checkpoint, if they are due."""
         if self._fires(self._reports):
-            yield (report := self._report(epoch, self._summarize(self._losses)))
-            if report.last:
-                return
+            yield self._report(epoch, self._summarize(self._losses))
             self._start_clock()  # not before: what is done with a report is no training
         if self._saver is not None and self.method.resumable_within_epoch:
             # Ranks that do not wait for one another agree when they meet anyway.
@@ -300,6 +308,33 @@ class Trial:
             self._saver.save(self._step, self._state(), self.notes)
         if wish:
             raise Stopped(f"the search was asked to stop; a checkpoint was written after step {self._step}")
+
+    def _save_at_the_end(self) -> None:
+        """If checkpoints stay, write one after the last step, which need not be the last if the study becomes longer.
+
+        This comes before the last report, as the model is not yet that of `finalize`: it can be trained on.
+        """
+        if self._step != self._length.num_steps or self._saver is None or not self._saver.files.stays:
+            return
+        is_whole = self._step % self._length.steps_per_epoch == 0
+        if self._saver.files.newest != self._step and (is_whole or self.method.resumable_within_epoch):
+            self._stop_clock()
+            self._saver.save(self._step, self._state() | {"is_end": True}, self.notes)
+            self._start_clock()
+
+    def _due_at_the_former_end(self) -> Iterator[Progress]:
+        """What comes after the step of a checkpoint that was written as that of the last step."""
+        per_epoch = self._length.steps_per_epoch
+        is_whole = self._step % per_epoch == 0
+        if not self._was_end or (not is_whole and self._step == self._length.num_steps):  # the epoch ends again then
+            return
+        self._start_clock()
+        if is_whole:
+            yield from self._after_epoch(self._step // per_epoch - 1, self._summarize(self._epoch_losses))
+        elif self._fires(self._reports):
+            yield self._report(self._step // per_epoch, self._summarize(self._losses))
+        else:
+            self._stop_clock()
 
     def save(self) -> None:
         """Write a checkpoint now, between two reports, unless it is there; collective."""
@@ -347,6 +382,7 @@ class Trial:
         self._reported = [Progress(**report) for report in state["reports"]]
         self._saver.load_state_dict(state["saver"])
         self._continue_weights(state.get("trained"))
+        self._was_end = state.get("is_end", False)
         self._batches.pass_over(self._step, self._communicator.progress)
         (seconds,) = self._of_root(self._seconds)
         for trigger in (self._saver.trigger, self._looks):
@@ -418,20 +454,26 @@ class Trial:
         _check_finite("training loss", train_loss, step)
         is_last = step == self._length.num_steps
         self._losses = []
-        evaluates = is_last or self._evaluations is None or self._fires(self._evaluations)
+        evaluates = self._evaluations is None or self._fires(self._evaluations) or is_last
         model = None
         if evaluates:
             model = self.method.finalize() if is_last else self.method.evaluation_model()
         self._stop_clock()
         seconds, self._seconds_at_report = self._seconds - self._seconds_at_report, self._seconds
         scores: dict[str, float] = {} if model is None else self._evaluated(model, seconds)
+        if model is not None and self._saver is not None:
+            self._saver.saw(self._sign * scores[self.workload.metric])
         if model is not None and not is_last and self._early_stopping.ends(scores[self.workload.metric]):
+            if self._saver is not None and self._saver.is_due_for_best:
+                self.save()
             is_last, model = True, self.method.finalize()
             scores = self._evaluated(model, seconds)
         scores |= {str(name): float(value) for name, value in self.method.metrics().items()}
         if self._saver is not None:
             scores |= self._saver.metrics()
         if is_last:
+            if self._saver is not None:
+                self._saver.end(step, self.notes)
             self._model = model
             wire_bytes = self._summarize(self._epoch_losses)[1]
         if model is not None:

@@ -28,7 +28,7 @@ EXAMPLES = [
     events.TrialStarted(
         time=1.0, number=1, attempt=2, island=3, worker=4, generation=5, seed=6, host="h", oversubscribed=False,
         hyperparameters={"a": 1}, configuration={"b": 2}, proposal={"operator": "o"},
-        provenance=2,
+        provenance=2, home=1,
     ),
     events.ProgressReported(
         time=1.0, number=1, attempt=2, step=3, epoch=4, seconds=5.0, train_loss=None, validation_loss=0.6, metric=0.7,
@@ -56,7 +56,7 @@ FIELDS = {
     "host": "world_rank island worker rank node hostname device threads process processor cores oversubscribed",
     "worker_finished": "",
     "trial_started": "number attempt island worker generation seed host oversubscribed hyperparameters configuration "
-    "proposal provenance",
+    "proposal provenance home",
     "progress": "number attempt step epoch seconds train_loss validation_loss metric learning_rate wire_bytes metrics",
     "trial_ended": "number attempt state objective metrics seconds wire_bytes ledger peak_memory reason traceback "
     "notes curve schedules busy_seconds objectives",
@@ -71,7 +71,7 @@ NOT_NEEDED = {
     "provenance": "changes",
     "study_ended": "reason",
     "host": "processor cores oversubscribed",
-    "trial_started": "generation host oversubscribed proposal provenance",
+    "trial_started": "generation host oversubscribed proposal provenance home",
     "progress": "metrics",
     "trial_ended": "objective metrics seconds wire_bytes ledger peak_memory reason traceback notes curve schedules "
     "busy_seconds objectives",

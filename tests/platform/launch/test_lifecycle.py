@@ -243,7 +243,10 @@ def test_checkpoints_of_other_code_are_discarded(plan_of, url, tmp_path, caplog)
     file.write_text(file.read_text() + "# changed\n")
     lifecycle.prepare(plan, url, resuming=True, accept_changes=True)
     assert not folder.trial(1).path.exists()
-    assert folder.trial(0).manifest.exists()  # it has ended: the study keeps it, or the search removes it
+    assert folder.trial(0).state(7, 0).exists()  # it has ended: the study keeps it, or the search removes it
+    assert not folder.trial(0).manifest.exists()  # but it will not become longer
+    folder.trial(0).remove_checkpoints()
+    assert not folder.trial(0).path.exists()
     assert "1 interrupted trials start anew, or stay paused" in caplog.text
 
 

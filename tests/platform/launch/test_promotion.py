@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 
 import pytest
 import yaml
-from commands import called, called_json, end, journal_lines, meanwhile, start, wait_until
+from commands import COUNTING, called, called_json, end, journal_lines, meanwhile, start, wait_until
 
 from atoll.storage.store import Store
 
 pytestmark = pytest.mark.slow
-TRIALS, EPOCHS, RUNGS = 12, 9, (1, 3)
+TRIALS, EPOCHS, RUNGS = 9, 8, (2, 6)
 STATES = ("complete", "pruned", "failed")
 
 
@@ -24,9 +24,10 @@ def write(folder, name, **content):
         "epochs": EPOCHS,
         "trials": TRIALS,
         "sampler": {"name": "random"},
+        "space": {"batch_size": 128},
         "topology": {"threads": 1},
         "checkpoint": {"every": "1 epochs"},
-        "pruning": {"promotion": True, "factor": 3},
+        "pruning": {"promotion": True, "factor": 3, "grace": 2},
         "check": False,
     }
     study |= content
@@ -34,7 +35,7 @@ def write(folder, name, **content):
 
 
 def search(folder, name, *arguments, code=0):
-    return called("search", f"{name}.yaml", "--in-process", *arguments, cwd=folder, code=code)
+    return called("search", f"{name}.yaml", "--outside", "--in-process", *arguments, cwd=folder, code=code)
 
 
 def trials_of(folder, name):
@@ -101,12 +102,15 @@ def test_a_search_promotes_by_algorithm_2_and_a_promoted_curve_is_that_of_a_whol
     assert [row["number"] for row in board] == [n for n, (state, _) in asha.items() if state == "complete"]
 
 
-@pytest.mark.parametrize("count", [3, 14])
-def test_a_search_that_is_stopped_in_the_midst_of_a_promotion_goes_on_as_it_would_have(tmp_path, count):
+@pytest.mark.parametrize("count", [3, pytest.param(9, marks=pytest.mark.long)])
+def test_a_search_that_is_stopped_in_the_midst_of_a_promotion_goes_on_as_it_would_have(tmp_path, monkeypatch, count):
     """In the first promoted trial, and in a later one."""
+    (tmp_path / "counts").mkdir()
+    monkeypatch.setenv("COUNTING", str(tmp_path / "counts"))
     for name in ("whole", "cut"):
-        write(tmp_path, name)
+        write(tmp_path, name, workload=COUNTING)
     search(tmp_path, "whole")
+    monkeypatch.setenv("SECONDS_PER_STEP", "0.05")  # time for a stop
     folder = tmp_path / "atoll-studies" / "cut"
 
     def is_promoted():
@@ -115,6 +119,8 @@ def test_a_search_that_is_stopped_in_the_midst_of_a_promotion_goes_on_as_it_woul
 
     with meanwhile(is_promoted, (folder / "stop").touch):
         search(tmp_path, "cut", code=75)
+    monkeypatch.delenv("SECONDS_PER_STEP")
+    assert [t["attempt"] for t in journal_lines(folder, "trial_ended") if t["state"] == "lost"] == [1]
     search(tmp_path, "cut", "--resume")
     assert curves(tmp_path, "cut") == curves(tmp_path, "whole")
     assert jobs(folder) == jobs(tmp_path / "atoll-studies" / "whole")
@@ -145,6 +151,7 @@ def _epoch(folder, trial):
     return max(report.epoch for report in Store(f"sqlite:///{folder}/atoll.db").progress([trial.id]))
 
 
+@pytest.mark.long
 def test_a_larger_budget_promotes_among_all_trials_if_checkpoints_stay(tmp_path):
     for name, trials in (("whole", TRIALS), ("grown", 4)):
         write(tmp_path, name, trials=trials, checkpoint={"every": "1 epochs", "keep": "last"})
@@ -166,7 +173,7 @@ def test_promotion_needs_checkpoints(tmp_path):
 @pytest.mark.long
 def test_ranks_that_are_killed_in_the_midst_of_a_promotion_leave_nothing_twice(tmp_path):
     more = {"topology": {"workers": 2, "ranks": 2, "threads": 1}, "epochs": 90, "trials": 9}
-    more["pruning"] = {"promotion": True, "factor": 3, "grace": 10}
+    more |= {"pruning": {"promotion": True, "factor": 3, "grace": 10}, "space": {}}
     write(tmp_path, "all", **more | {"pruning": None, "checkpoint": None})
     search(tmp_path, "all")
     write(tmp_path, "cut", **more)

@@ -28,6 +28,7 @@ from atoll.platform.trial.training import train as run
 from atoll.platform.trial.trial import Trial
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Data
+from atoll.storage.folder import TrialFolder
 
 pytestmark = pytest.mark.slow  # whole trainings, three times each
 CHECKPOINT = {"every": "1 steps"}
@@ -236,12 +237,127 @@ def test_the_interval_is_kept_and_only_the_last_checkpoint(tmp_path):
     train(configuration(epochs=1, checkpoint={"every": "10 steps"}), tmp_path / "a")
     assert sorted(file.name for file in (tmp_path / "a").glob("*.pt")) == ["step-000000030.rank-00000.pt"]
     train(configuration(epochs=1, checkpoint={"every": "10 steps", "keep": "all"}), tmp_path / "b", (0, 0))
-    assert len(list((tmp_path / "b").glob("*.pt"))) == 2  # step 10 of 19, on two ranks
+    files = list((tmp_path / "b").glob("*.pt"))
+    assert sorted({file.name[:14] for file in files}) == ["step-000000010", "step-000000019"]  # and at the end
+    assert len(files) == 4
     manifest = json.loads((tmp_path / "b" / "checkpoint.json").read_text())
-    assert manifest["step"] == 10
-    assert manifest["bytes"] == sum(file.stat().st_size for file in (tmp_path / "b").glob("*.pt"))
+    assert manifest["step"] == 19
+    assert manifest["bytes"] == sum(file.stat().st_size for file in files if "000019" in file.name)
     train(configuration(epochs=3, checkpoint={"every": "2 epochs"}), tmp_path / "c")
     assert json.loads((tmp_path / "c" / "checkpoint.json").read_text())["step"] == 78
+
+
+class Scripted(DigitsMlp):
+    """The accuracies of its evaluations are given."""
+
+    accuracies: tuple[float, ...] = ()
+
+    def __init__(self, *_):
+        super().__init__()
+        self._evaluated = iter(self.accuracies)
+
+    def scores(self, totals):
+        return super().scores(totals) | {"accuracy": next(self._evaluated)}
+
+
+def steps(folder):
+    """The steps of the checkpoints that are there, and the manifest's."""
+    there = sorted({int(file.name[5:14]) for file in folder.glob("*.pt")})
+    return there, json.loads((folder / "checkpoint.json").read_text())["step"]
+
+
+@pytest.mark.parametrize(
+    ("every", "accuracies", "best"),
+    [
+        ("1 epochs", (0.1, 0.9, 0.2, 0.3), 8),  # an epoch has 4 steps
+        ("1 epochs", (0.1, 0.2, 0.3, 0.3), 12),  # the first of equal ones
+        ("1 epochs", (0.1, 0.2, 0.3, 0.4), 16),  # the last one
+        ("2 epochs", (0.9, 0.1, 0.2, 0.3), 8),  # the first after it
+        ("3 epochs", (0.1, 0.2, 0.3, 0.9), 16),
+        ("9 epochs", (0.1, 0.9, 0.2, 0.3), 16),
+        ("5 steps", (0.1, 0.9, 0.2, 0.3), 10),
+    ],
+)
+def test_the_checkpoint_at_or_after_the_best_evaluation_stays(tmp_path, monkeypatch, every, accuracies, best):
+    monkeypatch.setattr(Scripted, "accuracies", accuracies)
+    monkeypatch.setattr(registry, "workload", lambda *_: Scripted())
+    keep_best = configuration(
+        epochs=4, checkpoint={"every": every, "keep": "best"}, hyperparameters={"batch_size": 128}
+    )
+    train(keep_best, tmp_path, (0, 1))
+    assert steps(tmp_path) == (sorted({best, 16}), 16)  # the newest is there while it trains
+    TrialFolder(tmp_path).settle("best")
+    assert steps(tmp_path) == ([best], best)
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    TrialFolder(tmp_path).settle("best")
+    assert steps(tmp_path) == ([best], best)
+
+
+@pytest.mark.parametrize(("until", "best"), [(15, 1), (35, 2)])
+def test_the_best_checkpoint_stays_after_an_interruption(tmp_path, monkeypatch, until, best):
+    """Until after the first epoch, or the third."""
+    values = (0.5, 0.2, 0.1, 0.1) if best == 1 else (0.1, 0.9, 0.2, 0.3)
+    monkeypatch.setattr(Scripted, "accuracies", values)
+    monkeypatch.setattr(registry, "workload", lambda *_: Scripted())
+    config = configuration(
+        epochs=4, checkpoint={"every": "1 epochs", "keep": "best"}, hyperparameters={"batch_size": 128}
+    )
+    per_epoch = 9
+    with pytest.raises(Interruption):
+        train(config, tmp_path, until=until)
+    monkeypatch.setattr(Scripted, "accuracies", values[until // per_epoch :])
+    train(config, tmp_path)
+    TrialFolder(tmp_path).settle("best")
+    assert steps(tmp_path) == ([best * per_epoch], best * per_epoch)
+
+
+def test_the_best_of_an_early_stopping_has_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(Scripted, "accuracies", (0.1, 0.9, 0.2, 0.3, 0.3))
+    monkeypatch.setattr(registry, "workload", lambda *_: Scripted())
+    config = configuration(
+        epochs=9, patience=2, checkpoint={"every": "9 epochs", "keep": "best"}, hyperparameters={"batch_size": 128}
+    )
+    ((reports, _, _),) = train(config, tmp_path)
+    assert reports[-1].epoch == 4
+    TrialFolder(tmp_path).settle("best")
+    assert steps(tmp_path) == ([reports[-1].step], reports[-1].step)
+
+
+@pytest.mark.parametrize(
+    "method", ["local_sgd", *(pytest.param(m, marks=pytest.mark.long) for m in ("diloco", "powersgd"))]
+)
+@pytest.mark.parametrize("length", ["epochs", "steps"])
+def test_a_training_that_becomes_longer_is_one_that_was_longer_from_the_start(tmp_path, method, length):
+    """Although the shorter one has averaged its replicas at its end."""
+    hyperparameters, settings = EXERCISED[method]
+    lengths = {"epochs": {"epochs": 2}, "steps": {"epochs": None, "steps": 14, "report_every": "7 steps"}}[length]
+    config = configuration(
+        method=method,
+        hyperparameters=hyperparameters | settings | {"schedule": "constant", "lr_warmup": 0.0},
+        checkpoint={"every": "20 epochs", "keep": "last"},
+        **lengths,
+    )
+    short = train(config, tmp_path / "grown", (0, 1))
+    again = train(config, tmp_path / "grown", (0, 1))  # its end was lost after its last checkpoint
+    longer = config.model_copy(update={"epochs": 4} if length == "epochs" else {"steps": 33})
+    expected, grown = train(longer, tmp_path / "whole", (0, 1)), train(longer, tmp_path / "grown", (0, 1))
+    for (before, _, _), (same, _, _) in zip(short, again, strict=True):
+        assert values(same) == values(before)
+    for (before, parameters, _), (after, same, trial) in zip(expected, grown, strict=True):
+        assert values(after) == values(before)
+        assert all(torch.equal(a, b) for a, b in zip(parameters, same, strict=True))
+        assert trial.notes[-1].startswith("continued from the checkpoint of step")
+    notes = [note for _, _, trial in grown for note in trial.notes]
+    assert sum(note.startswith("made longer, from ") for note in notes) == 1  # the root's
+
+
+def test_a_checkpoint_of_a_longer_training_is_not_used(tmp_path):
+    checkpoint = {"every": "1 epochs", "keep": "last"}
+    train(configuration(checkpoint=checkpoint), tmp_path)
+    ((_, _, trial),) = train(configuration(checkpoint=checkpoint, epochs=1), tmp_path)
+    assert "a checkpoint with another epochs was not used: the trial started anew" in trial.notes
+    ((_, _, trial),) = train(configuration(checkpoint=checkpoint, epochs=None, steps=99), tmp_path)
+    assert "a checkpoint with another epochs, steps was not used: the trial started anew" in trial.notes
 
 
 @pytest.mark.parametrize(

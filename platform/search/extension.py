@@ -1,0 +1,64 @@
+"""Continues finished trials after a study's `epochs` or `steps` have been increased.
+
+Those whose checkpoints have stayed (`keep: last` or `all`) are trained on, the best first, before new ones; the others
+stay as they are. A trial that had stopped early, or was pruned or failed, stays, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from atoll.platform.study import objectives
+
+if TYPE_CHECKING:
+    from atoll.platform.search.resume import Past, PastTrial
+    from atoll.platform.search.tickets import Ticket
+    from atoll.platform.study.plan import Plan
+    from atoll.platform.study.study import Study
+    from atoll.storage.folder import StudyFolder
+
+
+@dataclass(frozen=True)
+class Extension:
+    """The finished trials of a study that are shorter than it says now.
+
+    Attributes:
+        continued: those that can be continued.
+        num_left: how many others there are.
+    """
+
+    continued: list[PastTrial]
+    num_left: int
+
+    @classmethod
+    def of(cls, study: Study, folder: StudyFolder, past: Past) -> Extension:
+        """Those of a study, which names its length if that has been increased."""
+        shorter = [trial for trial in past.counted() if trial.state == "complete" and _is_shorter(trial, study)]
+        stays = study.checkpoint is not None and study.checkpoint.keep in ("last", "all")
+        continued = [trial for trial in shorter if stays and folder.trial(trial.number).manifest.exists()]
+        return cls(continued, len(shorter) - len(continued))
+
+    def tickets(self, plan: Plan, num_islands: int, reached: dict[int, float]) -> list[Ticket]:
+        """Their tickets, the best first.
+
+        Args:
+            plan: the resolved study.
+            num_islands: the number of islands.
+            reached: with promotion, the fidelity that each trial has reached.
+        """
+
+        def losses(trial: PastTrial) -> tuple[float, ...]:
+            return objectives.losses(plan.objectives, trial.objectives or [trial.objective])
+
+        order = sorted(self.continued, key=lambda trial: (losses(trial), trial.number))
+        return [trial.next_ticket(num_islands, reached.get(trial.number, 0.0)) for trial in order]
+
+
+def _is_shorter(trial: PastTrial, study: Study) -> bool:
+    """Whether it was trained to its end, which is before the study's."""
+    if study.steps is not None:
+        return trial.steps is not None and trial.steps <= trial.step and trial.steps < study.steps
+    if study.epochs is not None:
+        return trial.epochs is not None and trial.epochs <= trial.epoch and trial.epochs < study.epochs
+    return False
