@@ -52,6 +52,9 @@ def leaderboard(
                 f"these trials were measured with {len(measured)} versions of code, data or libraries, and may not "
                 f"compare: `atoll studies {row.name}` shows the changes"
             )
+        lengths = {(trial.configuration.get("epochs"), trial.configuration.get("steps")) for trial in best[:top]}
+        if len(lengths) > 1:
+            print(f"these trials have {len(lengths)} different lengths (epochs or steps), and do not compare")
         if front:
             share = ranking.dominated_share(row, best)
             print(

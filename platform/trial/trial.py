@@ -270,7 +270,7 @@ class Trial:
 
     def _after_epoch(self, epoch: int, summary: tuple[float, float]) -> Iterator[Progress]:
         """After an epoch: a report, if it is due or the training ends."""
-        if self._fires(self._reports) or self._step == self._length.num_steps:
+        if self._step == self._length.num_steps or self._fires(self._reports):
             if len(self._losses) != len(self._epoch_losses):
                 summary = self._summarize(self._losses)
             yield self._report(epoch + (self._step % self._length.steps_per_epoch == 0), summary)
@@ -454,7 +454,7 @@ class Trial:
         _check_finite("training loss", train_loss, step)
         is_last = step == self._length.num_steps
         self._losses = []
-        evaluates = self._evaluations is None or self._fires(self._evaluations) or is_last
+        evaluates = is_last or self._evaluations is None or self._fires(self._evaluations)
         model = None
         if evaluates:
             model = self.method.finalize() if is_last else self.method.evaluation_model()

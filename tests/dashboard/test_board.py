@@ -54,6 +54,26 @@ def test_several_objectives_are_placed_by_their_fronts(tmp_path):
     assert board.trials["objectives.speed"].tolist() == [1.0, 1.0, 5.0]
 
 
+def test_a_trial_that_continues_has_one_place_whenever_the_board_is_read(tmp_path):
+    store, lines, recorder = boards.record(tmp_path)
+    board = Boards(store)
+    for number, objective in ((0, 0.5), (1, None), (2, 0.6)):
+        journals.start_trial(lines, number)
+        journals.end_trial(lines, number, objective, state="pruned" if objective is None else "complete")
+    recorder.catch_up()
+    assert board.of("s").counts() == {"complete": 2, "pruned": 1}
+    for number in (0, 1):
+        journals.start_trial(lines, number, attempt=1)
+    recorder.catch_up()
+    assert board.of("s").counts() == {"complete": 1, "continued": 2, "running": 2}
+    assert places(board.of("s")) == [2]
+    for number, objective in ((0, 0.7), (1, 0.8)):
+        journals.end_trial(lines, number, objective, attempt=1)
+    recorder.catch_up()
+    assert places(board.of("s")) == [1, 0, 2]
+    assert board.of("s").counts() == {"complete": 3, "continued": 2}
+
+
 def test_it_reads_what_is_new_and_what_had_not_ended(tmp_path, statements):
     store, lines, recorder = boards.record(tmp_path)
     all_boards = Boards(store)

@@ -305,7 +305,7 @@ def test_the_best_of_a_tuning_are_the_best_that_differ(tmp_path, monkeypatch):
 
     found = [trial(0, 0.1, 0.8), trial(1, 0.2, 0.9), trial(2, 0.2, 0.7), trial(3, 0.3, 0.95, "pruned")]
     trials = dict([*found, trial(4, 0.4, 0.85)])
-    monkeypatch.setattr(runner.resume, "read", lambda _: resume.Past(trials=trials))
+    monkeypatch.setattr(runner.resume, "read", lambda _: resume.Past(trials=trials, newest=dict(trials.keys())))
     tuned = made.study(next(made.parts()), tmp_path)
     assert runner.best(tuned, 2) == [{"learning_rate": 0.2}, {"learning_rate": 0.4}]
 

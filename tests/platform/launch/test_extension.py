@@ -48,9 +48,10 @@ def read(folder, name):
     ("short", "long"),
     [
         ({"epochs": 2}, {"epochs": 4}),
-        (
+        pytest.param(
             {"epochs": None, "steps": 15, "report_every": "5 steps"},
             {"epochs": None, "steps": 32, "report_every": "5 steps"},
+            marks=pytest.mark.long,  # of a single training it is tested in test_checkpoints.py of the trial
         ),
     ],
     ids=["epochs", "steps"],
@@ -109,6 +110,7 @@ def test_without_checkpoints_they_stay_and_the_start_tells(tmp_path, caplog):
     write(tmp_path, "s", checkpoint={"every": "1 epochs"}, epochs=4, trials=4)
     search(tmp_path, "s", "--resume")
     assert "3 finished trials are shorter than 4 epochs and stay as they are" in caplog.text
+    assert "these trials have 2 different lengths" in called("leaderboard", "s", cwd=tmp_path).stdout
     assert [(key, row[0], len(row[2])) for key, row in sorted(read(tmp_path, "s").items())] == [
         *(((number, 0), "complete", 2) for number in range(3)),
         ((3, 0), "complete", 4),

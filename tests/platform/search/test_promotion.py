@@ -70,6 +70,7 @@ def simulate(seed, *, num_workers, num_trials, factor, rungs, end):
             expected = reference.get_job()
             if ticket is None:
                 assert expected is None
+                assert not training  # otherwise somebody might pause yet, and another one be promoted
                 continue
             if expected is None:
                 assert (ticket.attempt, ticket.reached) == (0, 0.0)
@@ -145,6 +146,16 @@ def test_nothing_is_promoted_before_a_rung_has_as_many_trials_as_the_factor():
         assert rungs.promotable() is None
     rungs.take_in(Ended(2, [(1.0, 0.4)], Ticket(2, 1)))
     assert rungs.promotable() == rungs.promote() == Ticket(2, 1)
+
+
+def test_the_highest_rung_comes_first_and_in_a_rung_the_best():
+    rungs = Rungs(2)
+    for number, value in enumerate([0.1, 0.2, 0.3, 0.4]):
+        rungs.take_in(Ended(number, [(1.0, value)], Ticket(number, 1)))
+    for number, value in ((4, 0.8), (5, 0.7)):
+        rungs.take_in(Ended(number, [(3.0, value)], Ticket(number, 2)))
+    promoted = [rungs.promote() for _ in range(4)]
+    assert promoted == [Ticket(5, 2), Ticket(0, 1), Ticket(1, 1), None]
 
 
 @pytest.mark.parametrize(
