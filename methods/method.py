@@ -9,8 +9,8 @@ collective: every rank of the worker calls them in the same order.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -27,6 +27,7 @@ from atoll.methods.common.gradient import BatchGradient, split_evenly
 from atoll.methods.common.groups import Groups, default_groups
 from atoll.methods.common.nested import Nested, map_tensors
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
+from atoll.methods.common.weight_average import Evaluated, replicas
 
 Loss = Callable[[Nested, Nested], Tensor]
 H = TypeVar("H")  # a method's dataclass of hyperparameters
@@ -147,8 +148,8 @@ class Context:
         """Makes loss and gradient of a batch: `loss = context.gradient(batch, flat)`.
 
         It puts the gradient of the batch's mean loss into a `FlatModel` (or into `GradientBuckets`, which average it
-        over ranks), and returns the loss, a detached scalar. It is the only place that knows the trial's precision and
-        accumulation.
+        over ranks), and returns the loss, a detached scalar. It is the only place that knows the trial's precision,
+        accumulation and compilation.
         """
         return BatchGradient(self.model, self.forward, self.loss, self.optimizers)
 
@@ -280,6 +281,10 @@ class Method(ABC, Generic[H]):
                 f"{name} differentiates the network group by group: precision must be float32 and accumulate 1; got "
                 f"{settings.precision} and {settings.accumulate}"
             )
+        defaults = {one.name: one.default for one in fields(settings)}
+        for setting, why in cls.unsupported(hyperparameters).items():
+            if (value := getattr(settings, setting)) != defaults[setting]:
+                raise NotApplicable(f"{name} {why}; {setting} must be {defaults[setting]}; got {value}")
         if num_ranks < cls.min_ranks:
             raise NotApplicable(f"{name} needs at least {cls.min_ranks} ranks per worker; got {num_ranks}")
         if cls.max_ranks is not None and num_ranks > cls.max_ranks:
@@ -289,6 +294,18 @@ class Method(ABC, Generic[H]):
                 f"{name}'s ranks do not take each step together on samples of their own, which sync_batch_norm needs; "
                 "it must be false"
             )
+
+    @classmethod
+    def unsupported(cls, hyperparameters: H) -> Mapping[str, str]:
+        """The names of optimizer settings that must keep their defaults, each with the reason.
+
+        The reason follows the method's name: "evaluates an average itself". A subclass adds to those of its bases.
+        """
+        if cls.layer_parallel:
+            return {"compile": "differentiates the network group by group, which torch.compile takes whole"}
+        if cls.asynchronous:
+            return {"compile": "serves other ranks between the layers of a pass, which a compiled pass does not have"}
+        return {}
 
     @classmethod
     def without_effect(cls, hyperparameters: H, shape: TrainingShape) -> Mapping[str, str]:
@@ -337,6 +354,18 @@ class Method(ABC, Generic[H]):
     def inner_ranks(self) -> dict[str, int]:
         """Matrix rank by name of the layers that are held in low rank, or were most recently."""
         return {}
+
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return where the network that is evaluated is between two steps, for its moving average (setting `ema`).
+
+        Default: the mean over ranks of their replicas. A method whose evaluated network is not linear in what its
+        ranks hold names `ema` in `unsupported`; `atoll.testing` compares this with `evaluation_model`.
+
+        Args:
+            model: the context's.
+            num_ranks: of the worker.
+        """
+        return [replicas(model, range(num_ranks))]
 
     @abstractmethod
     def evaluation_model(self) -> nn.Module:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from atoll.communication.communicator import Communicator
 from atoll.communication.threads import run_virtual_ranks
 from atoll.methods.common.plain import require_plain
+from atoll.methods.common.weight_average import WeightAverage
 from atoll.methods.method import Batch, Method
 from atoll.testing.problem import (
     STILL,
@@ -43,6 +44,8 @@ FLOAT64 = 1e-12
 ADAPTIVE = 1e-9
 # Of trainings with checkpoints; enough for a method's first epoch, its last one, and two between.
 CHECKPOINTED_EPOCHS, CHECKPOINTED_STEPS = 4, 6
+DECAY = 0.8  # of averages of the weights, over some ten steps
+AVERAGE = "average of the weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,11 @@ class Subject:
     passes: int = 1
     waits: bool | None = None
     without_exchange: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def can_be_averaged(self) -> bool:
+        """Whether the method supports a moving average of the weights."""
+        return "ema" not in self.method.unsupported(self.method.Hyperparameters(**self.hyperparameters))
 
     def is_in_step(self, num_ranks: int) -> bool:
         """Whether the same seed gives the same numbers on so many ranks."""
@@ -118,6 +126,14 @@ def _on_replicas(subject: Subject, num_ranks: int) -> bool:
 
 def _on_one_rank(subject: Subject, num_ranks: int) -> bool:
     return num_ranks == 1
+
+
+def _averaged(subject: Subject, num_ranks: int) -> bool:
+    return subject.can_be_averaged
+
+
+def _averaged_in_step(subject: Subject, num_ranks: int) -> bool:
+    return subject.can_be_averaged and subject.is_in_step(num_ranks)
 
 
 def _check(applies: Callable[[Subject, int], bool]) -> Callable[[Check], Check]:
@@ -240,18 +256,37 @@ class _Attempt:
 
     def __init__(self, c: Communicator, subject: Subject, losses: list[float], *, seed: int = 0) -> None:
         num_steps = CHECKPOINTED_EPOCHS * CHECKPOINTED_STEPS
-        self._optimizers = make_optimizers(subject.method, {**subject.settings, "schedule": "linear"}, num_steps)
+        settings = {**subject.settings, "schedule": "linear", "ema": DECAY if subject.can_be_averaged else 0.0}
+        self._optimizers = make_optimizers(subject.method, settings, num_steps)
+        averages: list[WeightAverage] = []
         self.method, self.model = subject.make(
             c,
             num_epochs=CHECKPOINTED_EPOCHS,
             steps_per_epoch=CHECKPOINTED_STEPS,
             model=make_normed_model(seed),
             optimizers=self._optimizers,
+            averages=averages if subject.can_be_averaged else None,
         )
+        self.average = averages[0] if averages else None
         self.losses, self._meet = losses, c.barrier
 
     def train(self, steps: Sequence[Batch]) -> Iterator[int]:
-        return training(self.method, steps, self.losses, CHECKPOINTED_STEPS, self._meet, optimizers=self._optimizers)
+        pace = (lambda: None) if self.average is None else self.average.update
+        return training(self.method, steps, self.losses, CHECKPOINTED_STEPS, self._meet, pace, self._optimizers)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self.method.state_dict()
+        return state if self.average is None else {**state, AVERAGE: self.average.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.method.load_state_dict({name: value for name, value in state.items() if name != AVERAGE})
+        if self.average is not None:
+            self.average.load_state_dict(state[AVERAGE])
+
+    def end(self) -> list[nn.Module]:
+        """The final network, and its average."""
+        network = self.method.finalize()
+        return [network] if self.average is None else [network, self.average.model(network)]
 
 
 def _uninterrupted(c: Communicator, subject: Subject, steps: Sequence[Batch]) -> tuple[list[float], Tensor]:
@@ -259,7 +294,7 @@ def _uninterrupted(c: Communicator, subject: Subject, steps: Sequence[Batch]) ->
     attempt = _Attempt(c, subject, [])
     for _ in attempt.train(steps):
         pass
-    return attempt.losses, everything(attempt.method.finalize())
+    return attempt.losses, torch.cat([everything(network) for network in attempt.end()])
 
 
 def _saved(c: Communicator, subject: Subject, steps: Sequence[Batch]) -> tuple[list[float], Tensor]:
@@ -267,11 +302,11 @@ def _saved(c: Communicator, subject: Subject, steps: Sequence[Batch]) -> tuple[l
     attempt, cuts, states = _Attempt(c, subject, []), _cuts(subject, c.size), []
     for done in attempt.train(steps):
         if done in cuts:
-            state = attempt.method.state_dict()
+            state = attempt.state_dict()
             states.append((state, copied(state)))
     for state, kept in states:
         _assert_equal(state, kept, "training has changed a saved state: state_dict must return copies")
-    return attempt.losses, everything(attempt.method.finalize())
+    return attempt.losses, torch.cat([everything(network) for network in attempt.end()])
 
 
 def _interrupted(c: Communicator, subject: Subject, steps: Sequence[Batch]) -> tuple[list[float], Tensor]:
@@ -279,29 +314,29 @@ def _interrupted(c: Communicator, subject: Subject, steps: Sequence[Batch]) -> t
     attempt, loaded = _Attempt(c, subject, []), []
     for number, cut in enumerate(_cuts(subject, c.size), 1):
         next(done for done in attempt.train(steps) if done == cut)
-        before, network = attempt.method, everything(attempt.model)
+        before, network = attempt, everything(attempt.model)
         saved = before.state_dict()
         assert torch.equal(everything(attempt.model), network), "state_dict has changed the network"
         require_plain(saved)
         state = _written_and_read(saved)
         attempt = _Attempt(c, subject, attempt.losses, seed=5 * number)
-        attempt.method.load_state_dict(state)
+        attempt.load_state_dict(state)
         loaded.append((state, saved))
         for name in ("metrics", "inner_ranks"):
-            reports = [getattr(method, name)() for method in (attempt.method, before)]
+            reports = [getattr(one.method, name)() for one in (attempt, before)]
             _assert_equal(reports[0], reports[1], f"{name} reports something else after loading")
         if not subject.is_in_step(c.size):
-            _assert_equal(attempt.method.state_dict(), saved, "a state that is loaded and saved again is another one")
-            shown = [vector(method.evaluation_model()) for method in (attempt.method, before)]
+            _assert_equal(attempt.state_dict(), saved, "a state that is loaded and saved again is another one")
+            shown = [vector(one.method.evaluation_model()) for one in (attempt, before)]
             assert torch.equal(*shown), "the network to be evaluated is another one after loading"
     for _ in attempt.train(steps):
         pass
     for state, kept in loaded:
         _assert_equal(state, kept, "training has changed a loaded state: load_state_dict must copy")
-    network = attempt.method.finalize()
-    mine = vector(network)
+    networks = attempt.end()
+    mine = torch.cat([vector(network) for network in networks])
     assert all(torch.equal(mine, theirs) for theirs in gathered(c, mine)), "the ranks' final networks differ"
-    return attempt.losses, everything(network)
+    return attempt.losses, torch.cat([everything(network) for network in networks])
 
 
 def _written_and_read(state: dict[str, Any]) -> dict[str, Any]:
@@ -335,6 +370,44 @@ def _difference(a: object, b: object, place: str) -> str | None:
     else:
         return None if a == b or (a != a and b != b) else place
     return next((found for name, x, y in parts if (found := _difference(x, y, name)) is not None), None)
+
+
+@_check(_averaged)
+def check_the_average_is_of_what_is_evaluated(c: Communicator, subject: Subject) -> None:
+    """Without a decay the average of the weights is the network to be evaluated, or its mean over ranks."""
+    averages: list[WeightAverage] = []
+    method, _ = subject.make(c, model=make_normed_model(), averages=averages)
+    train(method, list(batches(c, 10, method=method)), meet=c.barrier)
+    latest = method.evaluation_model()  # ranks have met, so a center stands still
+    (average,) = averages
+    average.update()
+    mean = everything(latest)
+    c.mean(mean)
+    # Means of ranks' numbers, in another order.
+    assert close(everything(average.model(latest)), mean, 1e-15), (
+        "the average of the weights is not of what `evaluation_model` returns: define `evaluated`, or name ema in "
+        "`unsupported`"
+    )
+
+
+@_check(_averaged_in_step)
+def check_the_average_weighs_each_step_and_changes_none(c: Communicator, subject: Subject) -> None:
+    """It is the weighted mean over steps of the networks to be evaluated, and training does not see it."""
+    method, _ = subject.make(c)
+    networks = []
+    for _ in training(method, list(batches(c, 10, method=method)), [], steps_per_epoch=5):
+        networks.append(vector(method.evaluation_model()))
+        c.mean(networks[-1])
+    end = vector(method.finalize())
+    averages: list[WeightAverage] = []
+    method, _ = subject.make(c, settings={"ema": DECAY}, averages=averages)
+    (average,) = averages
+    train(method, list(batches(c, 10, method=method)), steps_per_epoch=5, pace=average.update)
+    network = method.finalize()
+    assert torch.equal(vector(network), end), "the average of the weights has changed the training"
+    weights = [(1 - DECAY) * DECAY ** (10 - step) / (1 - DECAY**10) for step in range(1, 11)]
+    expected = torch.stack([weight * one for weight, one in zip(weights, networks, strict=True)]).sum(0)
+    assert close(vector(average.model(network)), expected, FLOAT64), "the average is not the mean over the steps"
 
 
 @_check(_on_several_ranks)

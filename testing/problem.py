@@ -18,6 +18,7 @@ from atoll.communication.communicator import Communicator
 from atoll.communication.ledger import Ledger, Scope
 from atoll.methods.common.groups import Groups, default_groups
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
+from atoll.methods.common.weight_average import WeightAverage
 from atoll.methods.method import Batch, Context, Loss, Method
 from atoll.platform.trial.batches import EpochBatches
 from atoll.platform.trial.shares import Share
@@ -86,6 +87,7 @@ def make(
     groups: Groups = default_groups,
     num_epochs: int = 10,
     steps_per_epoch: int = 10,
+    averages: list[WeightAverage] | None = None,
 ) -> tuple[Any, nn.Module]:
     """Make a method as a trial does, after its own `check`; returns it and the network that it trains.
 
@@ -100,6 +102,7 @@ def make(
         inputs: example inputs.
         groups: the parameter groups.
         num_epochs, steps_per_epoch: length of the training.
+        averages: receives the average of the weights, by the setting `ema`; to be updated after every step.
     """
     model = model or make_model()
     optimizers = optimizers or make_optimizers(method, settings, num_epochs * steps_per_epoch)
@@ -117,7 +120,13 @@ def make(
         seed=0,
         groups=groups,
     )
-    return method(given, context), model
+    if averages is None:
+        return method(given, context), model
+    average = WeightAverage(context)
+    made = method(given, context)
+    average.follow(made)
+    averages.append(average)
+    return made, model
 
 
 def batches(

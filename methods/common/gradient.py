@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from atoll.methods.common.compiled import compiled
+
 if TYPE_CHECKING:
     from atoll.methods.common.optimizers import OptimizerFactory
     from atoll.methods.method import Batch
@@ -84,7 +86,7 @@ class BatchGradient:
         model: the network.
         forward: (network, batch) -> outputs.
         loss: (outputs, targets) -> mean loss over the samples, a scalar.
-        optimizers: of the trial; their settings hold `precision` and `accumulate`.
+        optimizers: of the trial; their settings hold `precision`, `accumulate` and `compile`.
 
     Attributes:
         num_calls: how often it was called: a method that never calls it ignores these settings.
@@ -97,7 +99,7 @@ class BatchGradient:
         loss: Callable[[Any, Any], Tensor],
         optimizers: OptimizerFactory,
     ) -> None:
-        self._model = model
+        self._model = compiled(model) if optimizers.settings.compile else model
         self._forward = forward
         self._loss = loss
         self._settings = optimizers.settings

@@ -123,6 +123,10 @@ class OptimizerSettings:
         gradient_clipping: largest norm of a rank's gradient; 0 disables clipping (Coquelin 2024, table A.6).
         precision: of forward and backward passes, by autocast: float32, bfloat16, or float16 with a dynamic loss scale.
         accumulate: micro-batches into which each batch is cut, to save memory; their gradients are added.
+        compile: whether forward and backward passes of the training are compiled by torch.compile. Results then differ
+            in the last digits, and the first step compiles, which counts as training time.
+        ema: decay d, in [0, 1), of the moving average of the weights that is evaluated, and is the trained model, in
+            place of the weights (see `WeightAverage`); 0 is off. Training itself stays as it is.
 
     Example:
         >>> from atoll import OptimizerSettings
@@ -163,6 +167,8 @@ class OptimizerSettings:
     gradient_clipping: float = 0.0
     precision: str = "float32"
     accumulate: int = 1
+    compile: bool = False
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         own.check("optimizer", self.optimizer, OPTIMIZERS)
@@ -195,6 +201,11 @@ class OptimizerSettings:
         most = self.global_batch_size or self.batch_size
         name = "global_batch_size" if self.global_batch_size else "batch_size"
         require(1 <= self.accumulate <= most, f"accumulate must be in 1..{name} ({most}); got {self.accumulate}")
+        require(
+            not (self.compile and self.sync_batch_norm),
+            "compile must be false with sync_batch_norm, whose ranks communicate within a pass",
+        )
+        require(0 <= self.ema < 1, f"ema must be in [0, 1); got {self.ema}")
         require(self.gradient_clipping >= 0, f"gradient_clipping must be at least 0; got {self.gradient_clipping}")
 
     def for_ranks(self, num_ranks: int) -> OptimizerSettings:

@@ -27,7 +27,7 @@ With two ranks each holds one net; with more, each net's ranks share the samples
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -42,6 +42,7 @@ from atoll.methods.common.groups import ParameterGroup, grouped, multipliers
 from atoll.methods.common.memory import peak_memory
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require, require_choice
+from atoll.methods.common.weight_average import Evaluated
 from atoll.methods.layer_parallel.chain import Chain, take
 from atoll.methods.layer_parallel.grouping import parse_grouping
 from atoll.methods.layer_parallel.rows import Rows
@@ -374,6 +375,10 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
     def metrics(self) -> dict[str, float]:
         """Return the last epoch's losses, norm and spread of a, whether they have collapsed, rho, and peak memory."""
         return self._report
+
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return the groups' places."""
+        return self._chain.evaluated()
 
     def evaluation_model(self) -> nn.Module:
         """Return the trunk and net2."""

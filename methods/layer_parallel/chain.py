@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from atoll.communication.communicator import Communicator, Request
 from atoll.methods.common.evaluation import deterministic
 from atoll.methods.common.flat import FlatModel
+from atoll.methods.common.weight_average import Evaluated, replicas
 from atoll.methods.layer_parallel.grouping import Stopwatch, parse_grouping, split_layers
 from atoll.methods.method import Context, NotApplicable
 
@@ -237,6 +238,10 @@ class Chain:
             self._sends.popleft().wait()
 
     # The whole network.
+
+    def evaluated(self) -> list[Evaluated]:
+        """The groups, each on its ranks."""
+        return [replicas(group, ranks) for group, ranks in zip(self.groups, self.ranks_of, strict=True)]
 
     def reassemble(self) -> nn.Module:
         """Return the network with every group's current parameters, on every rank; collective."""

@@ -26,7 +26,7 @@ plus 8 bytes per label; 4bd d' more in fully_decoupled with inputs_from `previou
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from atoll.methods.common.evaluation import evaluating
 from atoll.methods.common.optimizers import restore, saved
+from atoll.methods.common.weight_average import Evaluated
 from atoll.methods.layer_parallel.chain import Arrival, Chain, HandOver, take
 from atoll.methods.layer_parallel.dni_hyperparameters import DniHyperparameters
 from atoll.methods.layer_parallel.dni_synthesizers import Synthesizers
@@ -294,6 +295,10 @@ class Dni(Method[DniHyperparameters]):
         largest number of batches that a rank was ahead of the gradients from above.
         """
         return self._report
+
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return the groups' places."""
+        return self._chain.evaluated()
 
     def evaluation_model(self) -> nn.Module:
         """Return the network, without synthesizers."""

@@ -42,6 +42,7 @@ from atoll.methods.common.evaluation import deterministic
 from atoll.methods.common.flat import WIRE_DTYPES
 from atoll.methods.common.plateau import Plateau
 from atoll.methods.common.validation import require, require_choice
+from atoll.methods.common.weight_average import Evaluated
 from atoll.methods.layer_parallel.chain import Chain
 from atoll.methods.layer_parallel.grouping import parse_grouping
 from atoll.methods.layer_parallel.mac_report import report
@@ -221,6 +222,10 @@ class Mac(Method[MacHyperparameters]):
         """Multiply mu by its factor if the training loss has not fallen."""
         if self._plateau.update(loss):
             self._state.mu = min(self._state.mu * self._hyperparameters.mu_factor, self._hyperparameters.mu_max)
+
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return the groups' places."""
+        return self._chain.evaluated()
 
     def evaluation_model(self) -> nn.Module:
         """Return the whole network."""

@@ -50,7 +50,7 @@ from atoll.methods.low_rank.factored import (
     shape_of,
     weight_of,
 )
-from atoll.methods.low_rank.factored_groups import FactoredGroups, check_retargets
+from atoll.methods.low_rank.factored_groups import REPLACES, FactoredGroups, check_retargets
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
 from atoll.methods.low_rank.packing import pack, unpack
@@ -132,6 +132,12 @@ class Ab(Method[AbHyperparameters]):
         if shape.num_ranks == 2:
             return idle(("group_size",), "2 ranks make two groups of one")
         return {}
+
+    @classmethod
+    def unsupported(cls, hyperparameters: AbHyperparameters) -> Mapping[str, str]:
+        """Averages of weights, as the network is not linear in what is trained, and compiling it."""
+        ema = "merges products of factors, and the average of products is not the product of averages"
+        return {**super().unsupported(hyperparameters), "ema": ema, "compile": REPLACES}
 
     @classmethod
     def check(cls, hyperparameters: AbHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:

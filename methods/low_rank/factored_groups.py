@@ -13,6 +13,8 @@ from atoll.methods.low_rank.factored import join
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.method import NotApplicable
 
+REPLACES = "replaces weights while it trains, each time of which torch.compile would compile anew"
+
 
 class FactoredGroups:
     """The groups of the full-rank network, by name: a layer's factors are in its weight's group.

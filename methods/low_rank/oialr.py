@@ -32,7 +32,7 @@ from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings, restore, saved, state_bytes
 from atoll.methods.common.validation import require
 from atoll.methods.low_rank.factored import eligible_layers, factor, forbid_nested_tensors, load, weight_of
-from atoll.methods.low_rank.factored_groups import FactoredGroups, check_retargets
+from atoll.methods.low_rank.factored_groups import REPLACES, FactoredGroups, check_retargets
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
 from atoll.methods.low_rank.shared_svd import Svd, shared_svds
@@ -105,6 +105,12 @@ class Oialr(Method[OialrHyperparameters]):
         if end // period * period <= delay:
             return idle(updates, f"no basis is updated after a delay of {h.delay:g}, every {h.update_period:g}")
         return {}
+
+    @classmethod
+    def unsupported(cls, hyperparameters: OialrHyperparameters) -> Mapping[str, str]:
+        """Averages of weights, as the network is not linear in what is trained, and compiling it."""
+        ema = "replaces weights by products whose bases change, and the average of products is none of them"
+        return {**super().unsupported(hyperparameters), "ema": ema, "compile": REPLACES}
 
     @classmethod
     def check(cls, hyperparameters: OialrHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:

@@ -15,7 +15,7 @@ Bytes per step and rank: synchronous 2(p-1)/p 4n; round_robin (p-1) 4n, a broadc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require, require_choice
+from atoll.methods.common.weight_average import Evaluated, center
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.sequential.descent import Descent, check_descent
 
@@ -100,6 +101,10 @@ class AdmmConsensus(Method[AdmmConsensusHyperparameters]):
         pull = self._flat.rate_factor * (rate * self._hyperparameters.rho)  # the gradients have the factor already
         descend(self._flat.parameters, self._flat.gradients, self._dual, self._center, rate, pull)
         return self._flat.parameters - self._dual
+
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return the center's place."""
+        return center(model, self._center, 0, num_ranks)
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, with the running statistics' mean over ranks."""

@@ -6,10 +6,12 @@ evaluated. `methods/parameter_server/downpour_base.py` has the protocol and the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
+from atoll.methods.common.weight_average import OWN_AVERAGE
 from atoll.methods.method import Context
 from atoll.methods.parameter_server.downpour_base import DownpourBase
 from atoll.methods.sequential.descent import check_descent
@@ -33,6 +35,11 @@ class Adownpour(DownpourBase[AdownpourHyperparameters]):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = AdownpourHyperparameters
+
+    @classmethod
+    def unsupported(cls, hyperparameters: AdownpourHyperparameters) -> Mapping[str, str]:
+        """A second average."""
+        return {**super().unsupported(hyperparameters), **OWN_AVERAGE}
 
     @classmethod
     def check(cls, hyperparameters: AdownpourHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:

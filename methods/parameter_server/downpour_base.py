@@ -8,7 +8,7 @@ Bytes per step: 8n/tau for each rank but the owner, half of them sent by it and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.evaluation_copy import EvaluationCopy
+from atoll.methods.common.weight_average import Evaluated, center
 from atoll.methods.method import Batch, Context, H, Method
 from atoll.methods.parameter_server.center import OWNER, Center
 from atoll.methods.sequential.descent import Descent
@@ -77,6 +78,10 @@ class DownpourBase(Method[H]):
             self._push()
         self._num_steps += 1
         return self._descent.step(batch)
+
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return the center's place."""
+        return center(model, self._value, OWNER, num_ranks)
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, or its average, with the running statistics' mean over ranks; collective."""

@@ -23,7 +23,7 @@ gets all of these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -34,6 +34,7 @@ from atoll.communication.communicator import Request
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require, require_choice
+from atoll.methods.common.weight_average import Evaluated, center
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.sequential.descent import Descent, check_descent
 
@@ -249,6 +250,11 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
         self._untracked.wait_until(lambda: bool((self._num_received[mine] >= num_sent[mine]).all()))
         for request in self._pending.values():
             request.wait()
+
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return the root's place."""
+        root = self._nodes.get(self._places[-1].number, self._leaf)  # only the root's rank has it
+        return center(model, root.value, self._places[-1].rank, num_ranks)
 
     def evaluation_model(self) -> nn.Module:
         """Return the root, with the running statistics' mean over ranks; collective."""

@@ -21,7 +21,7 @@ and half by the owner; jacobi and gauss_seidel 2(p-1)/p 4n/tau per rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -32,6 +32,7 @@ from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.validation import require, require_choice
+from atoll.methods.common.weight_average import OWN_AVERAGE, Evaluated, center
 from atoll.methods.method import Batch, Context, Method
 from atoll.methods.parameter_server.center import OWNER, Center, ParameterServer
 from atoll.methods.sequential.descent import Descent
@@ -106,6 +107,12 @@ class ElasticBase(Method[E]):
             why = f"the center never moves: the only exchange in {shape.num_steps} steps is before the first one"
             return idle(("form", "tau", "beta", "alpha", "report"), why)
         return {}
+
+    @classmethod
+    def unsupported(cls, hyperparameters: E) -> Mapping[str, str]:
+        """A second average of the center."""
+        own = OWN_AVERAGE if hyperparameters.report == "average" else {}
+        return {**super().unsupported(hyperparameters), **own}
 
     def __init__(self, hyperparameters: E, context: Context, *, heavy_ball: bool = False) -> None:
         self._hyperparameters = hyperparameters
@@ -245,6 +252,10 @@ class ElasticBase(Method[E]):
         return StaleReplica(replica)
 
     # Evaluation and state.
+
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return the center's place."""
+        return center(model, self._value, OWNER, num_ranks)
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, or its average, with the running statistics' mean over ranks; collective."""

@@ -9,7 +9,7 @@ Bytes per step: 8n for each rank but the owner, half of them sent by it and half
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.weight_average import Evaluated, center
 from atoll.methods.method import Batch, Context, Method, NoHyperparameters
 from atoll.methods.parameter_server.center import OWNER, Center
 from atoll.methods.sequential.descent import Descent, check_descent
@@ -62,6 +63,10 @@ class Mdownpour(Method[NoHyperparameters]):
         self._center.ask(self._flat.gradients)
         self._flat.parameters.copy_(self._center.answer())
         return loss
+
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return the center's place."""
+        return center(model, self._value, OWNER, num_ranks)
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, with the running statistics' mean over ranks; collective."""

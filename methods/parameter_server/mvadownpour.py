@@ -6,10 +6,12 @@ z_{t+1} = (1 - a) z_t + a c_t with a constant, where the master's clock t counts
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
+from atoll.methods.common.weight_average import OWN_AVERAGE
 from atoll.methods.method import Context
 from atoll.methods.parameter_server.downpour_base import DownpourBase
 from atoll.methods.sequential.descent import check_descent
@@ -36,6 +38,11 @@ class Mvadownpour(DownpourBase[MvadownpourHyperparameters]):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = MvadownpourHyperparameters
+
+    @classmethod
+    def unsupported(cls, hyperparameters: MvadownpourHyperparameters) -> Mapping[str, str]:
+        """A second average."""
+        return {**super().unsupported(hyperparameters), **OWN_AVERAGE}
 
     @classmethod
     def check(cls, hyperparameters: MvadownpourHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:

@@ -6,7 +6,10 @@ evaluated. It sends 0 bytes, and runs on one rank only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from atoll.methods.common.optimizers import OptimizerSettings
+from atoll.methods.common.weight_average import OWN_AVERAGE
 from atoll.methods.method import Context, NoHyperparameters
 from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
@@ -14,6 +17,11 @@ from atoll.methods.sequential.descent import check_descent
 
 class Asgd(SequentialBase[NoHyperparameters]):
     """Step, and average all steps."""
+
+    @classmethod
+    def unsupported(cls, hyperparameters: NoHyperparameters) -> Mapping[str, str]:
+        """A second average."""
+        return {**super().unsupported(hyperparameters), **OWN_AVERAGE}
 
     @classmethod
     def check(cls, hyperparameters: NoHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:

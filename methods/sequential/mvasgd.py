@@ -6,10 +6,12 @@ evaluated. It sends 0 bytes, and runs on one rank only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
+from atoll.methods.common.weight_average import OWN_AVERAGE
 from atoll.methods.method import Context
 from atoll.methods.sequential.base import SequentialBase
 from atoll.methods.sequential.descent import check_descent
@@ -33,6 +35,11 @@ class Mvasgd(SequentialBase[MvasgdHyperparameters]):
     """Step, and average the latest steps."""
 
     Hyperparameters = MvasgdHyperparameters
+
+    @classmethod
+    def unsupported(cls, hyperparameters: MvasgdHyperparameters) -> Mapping[str, str]:
+        """A second average."""
+        return {**super().unsupported(hyperparameters), **OWN_AVERAGE}
 
     @classmethod
     def check(cls, hyperparameters: MvasgdHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:

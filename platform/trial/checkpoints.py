@@ -11,6 +11,7 @@ import math
 import random
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,10 +228,10 @@ class Saver:
         if self.is_due_for_best and self.files.newest == step:
             self.files.prefer_newest(notes)
 
-    def save(self, step: int, state: dict[str, Any], notes: list[str]) -> None:
-        """Write a checkpoint; collective."""
+    def save(self, step: int, take: Callable[[], dict[str, Any]], notes: list[str]) -> None:
+        """Write the state that `take` returns; collective."""
         started = time.perf_counter()
-        self.num_bytes = self.files.write(step, state, notes, is_best=self.is_due_for_best)
+        self.num_bytes = self.files.write(step, take(), notes, is_best=self.is_due_for_best)
         self.is_due_for_best = self.is_due_for_best and self.files.newest != step
         self.seconds += time.perf_counter() - started
 

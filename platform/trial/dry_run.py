@@ -22,6 +22,7 @@ from torch.utils.data import IterableDataset, Subset
 
 from atoll.analysis.failures import first_line, user_frame
 from atoll.methods import METHODS
+from atoll.methods.common.compiled import why_not_compiled
 from atoll.methods.common.evaluation import evaluating
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.gradient import AUTOCAST_DTYPES
@@ -121,6 +122,8 @@ class DryRun:
             workload = registry.workload(configuration.workload, of_workload)
             self._class = type(workload)
         workload.trial_folder = own
+        if settings.compile and (why := why_not_compiled(self._device)) is not None:
+            raise Undecided(f"compile: {why}")
         self._check_names(workload)
         with self._stage("load", workload.load):
             data = self._load(workload, configuration)

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.batch_norm import synchronize_batch_norm
+from atoll.methods.common.compiled import why_not_compiled
 from atoll.methods.common.effects import TrainingShape, sentences
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
+from atoll.methods.common.weight_average import WeightAverage
 from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration, split_hyperparameters
@@ -81,6 +83,8 @@ class Trial:
         self.workload = registry.workload(configuration.workload, of_workload)
         self.workload.trial_folder = folder
         self._folder = folder
+        if settings.compile and (why := why_not_compiled(device)) is not None:
+            raise NotApplicable(f"compile must be false on this host: {why}")
         self._communicator = communicator
         # The trial's own sums, of losses and metrics, do not count as the method's traffic.
         self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
@@ -111,7 +115,10 @@ class Trial:
             )
         self._optimizers = self._make_optimizers(settings)
         self._context = self._make_context(configuration, device)
+        self._average = WeightAverage(self._context) if settings.ema else None
         self.method = method(hyperparameters, self._context)
+        if self._average is not None:
+            self._average.follow(self.method)
         name = configuration.method.rpartition(":")[2]
         self.notes = [f"{name}: {line}" for line in sentences(self._without_effect(hyperparameters))]
         self.notes += self._idle_settings()
@@ -305,7 +312,7 @@ class Trial:
         self._looks.fires(self._step, seconds)
         is_due = self._saver.trigger.is_due(self._step) and self._saver.trigger.fires(self._step, seconds)
         if wish or is_due:
-            self._saver.save(self._step, self._state(), self.notes)
+            self._saver.save(self._step, self._state, self.notes)
         if wish:
             raise Stopped(f"the search was asked to stop; a checkpoint was written after step {self._step}")
 
@@ -319,7 +326,7 @@ class Trial:
         is_whole = self._step % self._length.steps_per_epoch == 0
         if self._saver.files.newest != self._step and (is_whole or self.method.resumable_within_epoch):
             self._stop_clock()
-            self._saver.save(self._step, self._state() | {"is_end": True}, self.notes)
+            self._saver.save(self._step, lambda: self._state() | {"is_end": True}, self.notes)
             self._start_clock()
 
     def _due_at_the_former_end(self) -> Iterator[Progress]:
@@ -340,7 +347,7 @@ class Trial:
         """Write a checkpoint now, between two reports, unless it is there; collective."""
         assert self._saver is not None, "a trial that pauses has checkpoints"
         if self._saver.files.newest != self._step:
-            self._saver.save(self._step, self._state(), self.notes)
+            self._saver.save(self._step, self._state, self.notes)
 
     def _state(self) -> dict[str, Any]:
         """All that the rest of the training depends on, on this rank; collective."""
@@ -348,6 +355,7 @@ class Trial:
         return {
             "step": self._step,
             "method": self.method.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
             "optimizers": self._optimizers.state_dict(),
             "random": random_state(self._device),
             "seconds": [self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report],
@@ -368,6 +376,8 @@ class Trial:
         if self._saver is None or (state := self._saver.files.read(self.notes)) is None:
             return
         self.method.load_state_dict(state["method"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self._step = state["step"]
         self._optimizers.load_state_dict(state["optimizers"])
         self._rate = state["rate"]
@@ -423,6 +433,8 @@ class Trial:
 
     def _took(self, loss: Tensor) -> None:
         """A step has been taken: remember its loss, and look at it now and then."""
+        if self._average is not None:
+            self._average.update()
         self._losses.append(loss)
         self._epoch_losses.append(loss)
         self._communicator.progress()
@@ -436,10 +448,10 @@ class Trial:
 
     def _check_that_settings_act(self) -> None:
         s = self._settings
-        if (s.precision != "float32" or s.accumulate > 1) and not self._context.gradient.num_calls:
+        if (s.precision != "float32" or s.accumulate > 1 or s.compile) and not self._context.gradient.num_calls:
             raise NotApplicable(
                 f"{type(self.method).__name__} does not make its gradients with `context.gradient`, so precision must "
-                f"be float32 and accumulate 1; got {s.precision} and {s.accumulate}"
+                f"be float32, accumulate 1 and compile false; got {s.precision}, {s.accumulate} and {s.compile}"
             )
 
     def _report(self, epoch: int, summary: tuple[float, float]) -> Progress:
@@ -457,7 +469,7 @@ class Trial:
         evaluates = is_last or self._evaluations is None or self._fires(self._evaluations)
         model = None
         if evaluates:
-            model = self.method.finalize() if is_last else self.method.evaluation_model()
+            model = self._evaluation_model(is_last)
         self._stop_clock()
         seconds, self._seconds_at_report = self._seconds - self._seconds_at_report, self._seconds
         scores: dict[str, float] = {} if model is None else self._evaluated(model, seconds)
@@ -466,7 +478,7 @@ class Trial:
         if model is not None and not is_last and self._early_stopping.ends(scores[self.workload.metric]):
             if self._saver is not None and self._saver.is_due_for_best:
                 self.save()
-            is_last, model = True, self.method.finalize()
+            is_last, model = True, self._evaluation_model(is_last=True)
             scores = self._evaluated(model, seconds)
         scores |= {str(name): float(value) for name, value in self.method.metrics().items()}
         if self._saver is not None:
@@ -504,6 +516,11 @@ class Trial:
                 self._trained.write(TrialFolder(self._folder))
             except OSError as error:
                 self.notes.append(f"the weights could not be written: {error.strerror or error}")
+
+    def _evaluation_model(self, is_last: bool) -> nn.Module:
+        """The network to be evaluated: the method's, or the average of its weights; collective."""
+        model = self.method.finalize() if is_last else self.method.evaluation_model()
+        return model if self._average is None else self._average.model(model)
 
     def _evaluated(self, model: nn.Module, seconds: float) -> dict[str, float]:
         """All measurements of the model."""

@@ -122,6 +122,9 @@ FIRST = ("daso", "oialr", "ab", "mac", "easgd_jacobi")  # the others are interru
 def test_every_deterministic_method_continues_bit_for_bit(tmp_path, name):
     method, form = FORMS.get(name, (name, {}))
     hyperparameters, settings = EXERCISED[method]
+    of_method = registry.method(method)
+    if "ema" not in of_method.unsupported(of_method.Hyperparameters(**hyperparameters | form)):
+        settings = settings | {"ema": 0.8}
     most = registry.method(method).max_ranks
     config = configuration(method=method, hyperparameters=hyperparameters | settings | form, epochs=3)
     # 9 or 39 steps an epoch; drawn for each method. mac continues from the end of an epoch.
@@ -150,6 +153,9 @@ def test_every_deterministic_method_continues_bit_for_bit(tmp_path, name):
 )
 def test_an_asynchronous_method_goes_on(tmp_path, name):
     hyperparameters, settings = EXERCISED[name]
+    of_method = registry.method(name)
+    if "ema" not in of_method.unsupported(of_method.Hyperparameters(**hyperparameters)):
+        settings = settings | {"ema": 0.8}
     config = configuration(method=name, hyperparameters=hyperparameters | settings, epochs=3)
     with pytest.raises(Interruption):
         train(config, tmp_path, (0, 0, 1, 1), 15)
@@ -176,6 +182,7 @@ def test_early_stopping_continues(tmp_path):
 
 def test_settings_of_the_training_continue(tmp_path):
     hyperparameters = {"precision": "float16", "accumulate": 2, "gradient_clipping": 0.5, "optimizer": "adamw"}
+    hyperparameters |= {"ema": 0.95}
     config = configuration(
         hyperparameters=hyperparameters | {"learning_rate": 0.001},
         epochs=5,

@@ -297,3 +297,22 @@ def test_synchronized_batch_norm_makes_a_trial_that_of_one_rank(synchronized):
         ends.append(curve(configuration(**content), nodes)[0][-1].validation_loss)
     # sums in another order, in float64, against statistics of other samples
     assert (ends[0] == pytest.approx(ends[1], rel=1e-9)) is synchronized
+
+
+def test_an_average_of_the_weights_is_evaluated_and_training_does_not_see_it():
+    """The losses of training are the same ones; those of validation are of the average, equal on both ranks."""
+    ends = {}
+    for decay in (0.0, 0.99):
+        given = {"method": "local_sgd", "hyperparameters": {"ema": decay, "H": 5}}
+
+        def rank(communicator, given=given):
+            trial = Trial(configuration(**given), communicator, "cpu")
+            reports = list(trial.train())
+            return reports, torch.cat([p.detach().flatten() for p in trial.model.parameters()])
+
+        ends[decay] = run_virtual_ranks(rank, [0, 0])
+    (plain, last), (averaged, mean) = ends[0.0][0], ends[0.99][0]
+    assert [r.train_loss for r in averaged] == [r.train_loss for r in plain]
+    assert all(a.validation_loss != b.validation_loss for a, b in zip(averaged, plain, strict=True))
+    assert not torch.equal(mean, last)
+    assert torch.equal(mean, ends[0.99][1][1])
