@@ -1,6 +1,6 @@
 """A training step of `ddp` against torch's DistributedDataParallel over gloo, on the same model and ranks.
 
-python benchmarks/step.py [--low-rank] [--ranks N] [--quick] [--json FILE]
+python benchmarks/step.py [--low-rank | --settings] [--ranks N] [--quick] [--json FILE]
 
 Both use torch's fused SGD, the fastest implementation. One MPI job alternates between blocks of our steps, torch's, and
 those of one rank alone, so that the machine's other load affects all alike. A step's time is a block's, divided by its
@@ -11,6 +11,11 @@ With --low-rank: a step of OIALR against a full-rank step of `ddp` on the vision
 and batches of 16 per rank, after the conversion (each k is the shorter side) and with each k cut to a quarter of it; a
 basis update of all layers, and one of the first tenth, in steps of the converted network; and the memory of the
 optimizer's moments.
+
+With --settings: whole trainings instead of steps on one batch, on digits_cnn and cifar10_cnn7, for each way to load
+data (tensors in memory, a DataLoader without and with processes) and for bfloat16, micro-batches, torch.compile and a
+moving average of the weights. Ours are trials of `ddp`, with all that the trial's loop does; torch's a plain script
+with the same setting. --quick leaves torch.compile out.
 """
 
 from __future__ import annotations
@@ -219,11 +224,21 @@ def show(figures: dict) -> None:
 
 
 def main() -> None:
-    options = parse(__doc__.splitlines()[0], quick="3 rounds of short blocks instead of 15", flags=["--low-rank"])
+    options = parse(
+        __doc__.splitlines()[0], quick="3 rounds of short blocks instead of 15", flags=["--low-rank", "--settings"]
+    )
     quick = options.quick
     if options.low_rank:
         figures = measured(options, lambda: measure_low_rank(2 if quick else 9))
         print(json.dumps(figures, indent=1) if figures else "", end="")
+        return
+    if options.settings:
+        import step_settings
+
+        def measure_settings() -> dict | None:
+            return step_settings.measure(2 if quick else 15, 0.1 if quick else 0.5, compiles=not quick)
+
+        step_settings.show(measured(options, measure_settings) or {})
         return
     show(measured(options, lambda: measure(3 if quick else 15, 0.1 if quick else 0.5)) or {})
 
