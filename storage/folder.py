@@ -91,8 +91,12 @@ class StudyFolder:
 
     @property
     def log(self) -> Path:
-        """The output of the MPI ranks."""
+        """The output of mpiexec, and of the ranks outside trials."""
         return self.path / "logs" / "ranks.log"
+
+    def rank_log(self, world_rank: int) -> Path:
+        """The output of a rank during its trials; see `rank_logs.py`."""
+        return self.log.parent / f"rank-{world_rank:05d}.log"
 
     @property
     def exports(self) -> Path:

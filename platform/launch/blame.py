@@ -32,7 +32,8 @@ def explanation(folder: StudyFolder, log_start: int) -> str:
     """The last error in the ranks' log, for messages."""
     lines = _log_since(folder, log_start).splitlines()
     errors = [line.strip() for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    return f": {errors[-1]} (see {folder.log})" if errors else f" (see {folder.log})"
+    # What ranks printed during trials is in logs of their own.
+    return f": {errors[-1]} (see {folder.log})" if errors else f" (see {folder.log.parent})"
 
 
 def suspected_workers(folder: StudyFolder, launch: int, log_start: int, silent: Sequence[int]) -> set[int] | None:

@@ -85,6 +85,7 @@ def run(
         serve=serve,
         server=server,
         silence=study.heartbeat_timeout,
+        log=folder.rank_log(world.rank),
     )
     roots = world.split(0 if worker.is_root else None)
     if roots is None:

@@ -36,7 +36,7 @@ from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
 from atoll.storage import launches
-from atoll.storage.events import Event, StudyStarted
+from atoll.storage.events import Event, StudyStarted, TrialKey
 from atoll.storage.folder import StudyFolder, TrialFolder
 from atoll.storage.journal import JournalWriter
 
@@ -49,7 +49,13 @@ class TrialEvaluator(Protocol):
     places: list[Place]
 
     def evaluate(
-        self, configuration: Configuration, hooks: Hooks, *, test: bool = False, folder: Path | None = None
+        self,
+        configuration: Configuration,
+        hooks: Hooks,
+        *,
+        test: bool = False,
+        folder: Path | None = None,
+        trial: TrialKey | None = None,
     ) -> Outcome:
         """Train a configuration."""
 
@@ -238,7 +244,8 @@ class SearchLoop:
         folder = self._folder_of(ticket.number)
         if self._plan.study.keeps_weights and ticket.attempt:
             folder.remove_weights()  # of an earlier attempt
-        evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=folder.path)
+        path = folder.path
+        evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=path, trial=trial)
         outcome, values = self._scoring.judge(evaluated, clock)
         worker_seconds = self._deadlines.trial_seconds()
         losses, curve = self._scoring.losses(outcome.state, values, outcome.curve)

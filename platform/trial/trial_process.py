@@ -28,8 +28,10 @@ from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import ForkServer, ProcessEnd, ServerEnded
 from atoll.platform.trial.outcome import Report, kind_of
+from atoll.platform.trial.output import RankLog
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks, train
+from atoll.storage.events import TrialKey
 from atoll.storage.text import TRACEBACK_LIMIT, shortened, storable
 
 GRACE = 5.0  # seconds that a process gets to end: after an interruption of its trial, or after its report
@@ -65,6 +67,7 @@ class Work:
         pauses: whether a pruned trial writes a checkpoint first.
         records_steps: whether the trial is traced.
         silence: seconds without a message after which the process counts as hung.
+        log, trial: the rank's log, and the trial's number and attempt, under which the log keeps its output.
     """
 
     configuration: dict[str, Any]
@@ -78,6 +81,8 @@ class Work:
     pauses: bool
     records_steps: bool
     silence: float
+    log: str | None = None
+    trial: TrialKey | None = None
 
 
 # The trial's process.
@@ -92,6 +97,8 @@ def main(channel: Channel) -> None:
         if channel.is_closed:
             return
     work = Work(**link.others.popleft()[1])
+    if work.log is not None and work.trial is not None:
+        RankLog(Path(work.log)).receive(work.trial)
     torch.set_num_threads(work.threads)
     reset_peak_memory()
     ledger = Ledger(Trace() if work.records_steps else None)

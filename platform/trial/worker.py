@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -26,9 +27,11 @@ from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import ForkServer
 from atoll.platform.trial.isolation import isolated, owns_process
 from atoll.platform.trial.outcome import Outcome, Report, kind_of, outcome_of
+from atoll.platform.trial.output import RankLog
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks, train
 from atoll.platform.trial.trial_process import TrialProcess, Work
+from atoll.storage.events import TrialKey
 from atoll.storage.text import REASON_LIMIT, shortened, storable
 
 if TYPE_CHECKING:
@@ -48,12 +51,14 @@ class Task:
         prunes: whether the root may prune the trial.
         pauses: whether a pruned trial writes a checkpoint first.
         folder: the trial's own, for checkpoints.
+        trial: its number and attempt, under which its output is kept; None if there are none.
     """
 
     test: bool
     prunes: bool
     pauses: bool
     folder: str | None
+    trial: TrialKey | None = None
 
     @property
     def path(self) -> Path | None:
@@ -72,6 +77,8 @@ class Worker:
         server: forks a process for each trial; on all ranks of the worker or on none. Default: trials train in this
             process.
         silence: seconds without progress after which the process of a trial is killed.
+        log: this rank's log, for what trials print. Default: they print where the process does. Ranks that are threads
+            share the process's output, and keep it.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class Worker:
         serve: Callable[[], None] = lambda: None,
         server: ForkServer | None = None,
         silence: float = math.inf,
+        log: Path | None = None,
     ) -> None:
         self.places = places
         self.place = places[world.rank]
@@ -94,6 +102,8 @@ class Worker:
         self._serve = serve
         self._server = server
         self._silence = silence
+        self._log_path = log
+        self._log = RankLog(log) if log is not None and server is None and owns_process() else None
         self._serial = 0
         self._raised = False
         self._hooks = Hooks()
@@ -106,7 +116,13 @@ class Worker:
     # The root's side.
 
     def evaluate(
-        self, configuration: Configuration, hooks: Hooks, *, test: bool = False, folder: Path | None = None
+        self,
+        configuration: Configuration,
+        hooks: Hooks,
+        *,
+        test: bool = False,
+        folder: Path | None = None,
+        trial: TrialKey | None = None,
     ) -> Outcome:
         """Train `configuration` on all ranks of the worker.
 
@@ -115,8 +131,10 @@ class Worker:
             hooks: the root's callbacks.
             test: whether to also measure the model on the test data after every epoch.
             folder: the trial's own, for checkpoints; on a file system that all ranks see.
+            trial: its number and attempt, under which the ranks' logs keep its output.
         """
-        task = Task(test, hooks.prunes is not None, hooks.pauses, None if folder is None else str(folder))
+        path = None if folder is None else str(folder)
+        task = Task(test, hooks.prunes is not None, hooks.pauses, path, trial)
         self._tell_members({"configuration": configuration.model_dump(), "task": task})
         history: list[Progress] = []
 
@@ -155,7 +173,8 @@ class Worker:
         self._hooks = hooks
         report = Report(self._control.rank, self.place.hostname)
         trains = self._train_here if self._server is None else self._train_apart
-        family = trains(configuration, hooks, report, task)
+        with nullcontext() if self._log is None else self._log.receiving(task.trial):
+            family = trains(configuration, hooks, report, task)
         report.summaries = family.summaries()
         reports = self._gather(report)
         if self._tell(reports is not None and _is_uneven(reports)):
@@ -211,6 +230,8 @@ class Worker:
             pauses=hooks.pauses,
             records_steps=self._world.records_steps(devices),
             silence=self._silence,
+            log=None if self._log_path is None else str(self._log_path),
+            trial=task.trial,
         )
         process = TrialProcess(
             self._server,

@@ -37,7 +37,7 @@ class FakeWorker:
         self.evaluated = []
         self.is_dismissed = False
 
-    def evaluate(self, configuration, hooks, *, test=False, folder=None):
+    def evaluate(self, configuration, hooks, *, test=False, folder=None, trial=None):
         self.evaluated.append(configuration.hyperparameters)
         return self.behave(configuration, hooks)
 
