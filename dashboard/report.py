@@ -1,93 +1,53 @@
-"""A benchmark's report: a page without external files, and the tables that `atoll score` prints."""
+"""A benchmark's report: tables and figures of the comparison of its methods."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
-from typing import Any
 
 import plotly.graph_objects as go
 import yaml
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from atoll.analysis import comparison as comparing
-from atoll.analysis import formatting
 from atoll.analysis.comparison import Cell, Comparison
 from atoll.analysis.formatting import MISSING_ON_PAGES
 from atoll.analysis.inference import Estimate
 from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
 from atoll.analysis.score import MethodScore
+from atoll.dashboard import report_parts
 from atoll.dashboard.figures import comparison as figures
+from atoll.dashboard.report_parts import Report, Table, hardware, number, versions
 from atoll.storage.models import BenchmarkRow, StudyRow
 from atoll.storage.store import Store
-
-# Plotly's "Share chart" would upload the figure to a server of its own.
-_CONFIG = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A titled table; columns whose titles are in `numbers` are aligned to the right."""
-
-    title: str
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-    numbers: frozenset[str] = frozenset()
 
 
 def html(store: Store, benchmark: BenchmarkRow) -> str:
     """The page: tables, figures, commands, versions, hardware and seeds; it loads nothing from elsewhere."""
     comparison = comparing.compare(store, benchmark)
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    template = environment.from_string(resources.files("atoll.dashboard").joinpath("templates/report.html").read_text())
-    return template.render(
-        comparison=comparison,
-        plotly=Markup(get_plotlyjs()),
+    confirmed = _confirmed(store, benchmark)
+    first_trials = (trial for study in confirmed for trial in store.trials(study)[:1])
+    verdict = comparison.verdict
+    report = Report(
+        title=comparison.name,
+        description=comparison.description,
+        verdict=f"{verdict[0].upper()}{verdict[1:]}.",
+        notes=comparison.notes,
         tables=[results(comparison), *score_tables(comparison), predictions(comparison), equivalence(comparison)],
-        sections=sections(comparison),
+        figures=sections(comparison),
         appendix=[
             configurations(comparison),
             failures(comparison),
-            hardware(store, benchmark),
-            versions(store, benchmark),
+            hardware(store, confirmed),
+            versions(trial.configuration for trial in first_trials),
             seeds(store, benchmark),
         ],
-        commands=commands(benchmark),
-        definition=yaml.safe_dump(benchmark.definition, sort_keys=False),
-        show=show,
+        listings={
+            "Run it again": commands(benchmark),
+            "The benchmark file": yaml.safe_dump(benchmark.definition, sort_keys=False),
+        },
     )
-
-
-def show(table: Table) -> Markup:
-    """A table as escaped HTML; empty if it has no rows."""
-    if not table.rows:
-        return Markup("")
-    kinds = [Markup(' class="number"') if column in table.numbers else "" for column in table.columns]
-    cell = Markup("<{}{}>{}</{}>")
-    head = Markup("").join(cell.format("th", k, c, "th") for k, c in zip(kinds, table.columns, strict=True))
-    body = Markup("").join(
-        Markup("<tr>{}</tr>").format(
-            Markup("").join(cell.format("td", k, value, "td") for k, value in zip(kinds, row, strict=True))
-        )
-        for row in table.rows
-    )
-    page = '<h2>{}</h2><p class="caption">{}</p><div class="scroll"><table><tr>{}</tr>{}</table></div>'
-    return Markup(page).format(table.title, table.caption, head, body)
-
-
-def number(value: float | None, unit: float = 1.0) -> str:
-    """A number as a table shows it, in units of `unit`; a missed target is infinite."""
-    if value is None or math.isnan(value):
-        return MISSING_ON_PAGES
-    if math.isinf(value):
-        return "∞" if value > 0 else "–∞"
-    return formatting.number(value / unit)
+    return report_parts.html(report)
 
 
 def estimate(value: Estimate | None) -> str:
@@ -183,7 +143,7 @@ def predictions(comparison: Comparison) -> Table:
     return Table("Predictions for other clusters", caption, list(PREDICTED), rows, frozenset(list(PREDICTED)[3:]))
 
 
-def sections(comparison: Comparison) -> list[dict[str, Any]]:
+def sections(comparison: Comparison) -> list[tuple[str, str, go.Figure]]:
     """The figures with their titles and captions."""
     if not comparison.confirmations:
         return []
@@ -230,11 +190,7 @@ def sections(comparison: Comparison) -> list[dict[str, Any]]:
         ),
         ("Tuning, expected", "The expected best of k trials in random order.", figures.expected(comparison)),
     ]
-    return [{"title": title, "caption": caption, "figure": _embedded(figure)} for title, caption, figure in drawn]
-
-
-def _embedded(figure: go.Figure) -> Markup:
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG))
+    return drawn
 
 
 TRADEOFF = "Medians over confirmations; the line joins the Pareto front."
@@ -284,26 +240,6 @@ def failures(comparison: Comparison) -> Table:
         [row.workload, row.method, row.study, row.reason] for row in comparison.confirmations if row.state == "failed"
     ]
     return Table("Failed confirmations", "", ["workload", "method", "repeat.seed", "reason"], rows)
-
-
-def hardware(store: Store, benchmark: BenchmarkRow) -> Table:
-    """The hosts and devices of the confirmations."""
-    rows: dict[tuple[str, ...], None] = {}
-    for study in _confirmed(store, benchmark):
-        for host in store.hosts(study):
-            of = (host.hostname, host.device.partition(":")[0], host.processor or MISSING_ON_PAGES, number(host.cores))
-            rows[(*of, str(host.threads))] = None
-    columns = ["host", "device", "processor", "cores", "threads per rank"]
-    return Table("Hardware", "", columns, [list(row) for row in rows])
-
-
-def versions(store: Store, benchmark: BenchmarkRow) -> Table:
-    """Versions of the packages that the results depend on."""
-    packages: dict[tuple[str, str], None] = {}
-    for study in _confirmed(store, benchmark):
-        for trial in store.trials(study)[:1]:
-            packages |= dict.fromkeys(trial.configuration.get("versions", {}).items())
-    return Table("Versions", "", ["package", "version"], [list(row) for row in packages])
 
 
 def seeds(store: Store, benchmark: BenchmarkRow) -> Table:

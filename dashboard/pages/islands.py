@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-import numpy as np
 import plotly.graph_objects as go
 from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
-from atoll.dashboard import components, table
+from atoll.dashboard import components, drawing, table
 from atoll.dashboard.board import Board
 from atoll.dashboard.context import UNREADABLE, Context
+from atoll.dashboard.drawing import MAX_RELATIVES
 from atoll.dashboard.figures import islands as figures
 from atoll.dashboard.figures import style
-from atoll.dashboard.figures.islands import Relative
 from atoll.dashboard.pages.trial import source_name
 from atoll.storage import browse
 from atoll.storage.models import TrialRow
 
-MAX_RELATIVES = 150
 ADDRESS = {"trial": Input("islands-trial", "value")}
 
 
@@ -76,7 +73,7 @@ def register(app: dash.Dash, context: Context) -> None:
         if number is None:
             return style.themed(style.message("Choose a trial by its number."), theme), None
         family = browse.ancestry(context.store, board.study.id, number, MAX_RELATIVES)
-        figure = figures.family_tree(relatives(family), number, board.study.metric)
+        figure = figures.family_tree(drawing.relatives(family), number, board.study.metric)
         return style.themed(figure, theme), genes(context, board, family.get(number), len(family))
 
     @app.callback(Output("islands-trial", "value"), Input("islands-tree", "clickData"), prevent_initial_call=True)
@@ -91,47 +88,8 @@ def register(app: dash.Dash, context: Context) -> None:
 
 def draw(context: Context, board: Board) -> tuple[go.Figure, go.Figure, go.Figure]:
     """Populations, migrations and diversity."""
-    study, trials = board.study, board.trials
-    moved = Counter((m.from_island, m.to_island) for m in context.store.migrations(study))
-    return (
-        figures.populations(trials, study.metric, study.direction, study.started),
-        figures.migrations(moved, [int(island) for island in trials["island"].unique()]),
-        figures.diversity(distances(board)),
-    )
-
-
-def distances(board: Board) -> dict[int, tuple[list[float], list[float]]]:
-    """The mean distance of each island's newest individuals, at moments of the study."""
-    moments = figures.moments(board.trials)
-    windows = [window for some in moments.values() for window in some]
-    if not windows:
-        return {}
-    rows = np.unique(np.concatenate(windows))
-    held = board.held(board.trials["id"].to_numpy()[rows])
-    held.index = rows
-    whole = figures.extents(held)
-    started = board.trials["started"].to_numpy() - board.study.started
-    return {
-        island: (
-            [float(started[window[-1]]) for window in some],
-            [figures.mean_distance(held.loc[window], whole) for window in some],
-        )
-        for island, some in moments.items()
-    }
-
-
-def relatives(family: dict[int, TrialRow]) -> dict[int, Relative]:
-    """Trials in the form that the family tree takes."""
-    return {
-        number: Relative(
-            number,
-            trial.island,
-            (trial.proposal or {}).get("operator", "unknown"),
-            tuple((trial.proposal or {}).get("parents", ())),
-            trial.objective,
-        )
-        for number, trial in family.items()
-    }
+    store = context.store
+    return drawing.populations(store, board), drawing.migrations(store, board), drawing.diversity(store, board)
 
 
 def genes(context: Context, board: Board, trial: TrialRow | None, num_shown: int) -> Any:

@@ -14,7 +14,7 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from atoll.analysis.formatting import duration
-from atoll.dashboard import components, controls, table, tabs
+from atoll.dashboard import components, controls, drawing, table, tabs
 from atoll.dashboard.board import Board, objectives
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.controls import ADDRESS, BESIDE_FIGURE, DRAWING, View
@@ -335,7 +335,7 @@ def layout(context: Context, study: StudyRow, query: dict[str, str]) -> dmc.Stac
             components.figure(
                 "study-curves",
                 "Training curves of the selected trials",
-                help=f"Select rows above (Ctrl for several); at most {tabs.MAX_CURVES} trials are drawn.",
+                help=f"Select rows above (Ctrl for several); at most {drawing.MAX_CURVES} trials are drawn.",
                 height=0,
             ),
         ],

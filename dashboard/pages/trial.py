@@ -9,13 +9,12 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-import pandas as pd
 import plotly.graph_objects as go
 from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from atoll.analysis.formatting import MISSING_ON_PAGES, size
-from atoll.dashboard import components, table
+from atoll.dashboard import components, drawing, table
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.figures import style
 from atoll.dashboard.figures import trial as figures
@@ -120,12 +119,7 @@ def draw(context: Context, study: StudyRow, trial: TrialRow) -> tuple[go.Figure,
         curves = figures.curves(figures.reports_frame(rows, {trial.id: trial.number}), metric, study.target)
     else:
         curves = style.message("This trial has not reported anything yet.")
-    entries = [
-        {name: getattr(e, name) for name in ("operation", "scope", "overlapped", "wire_bytes", "seconds_waited")}
-        for e in context.store.ledger(trial.id)
-    ]
-    num_steps = rows[-1].step if rows else 0
-    return curves, figures.ledger(pd.DataFrame(entries), num_steps, int(trial.configuration.get("ranks", 1)))
+    return curves, drawing.ledger_of(context.store, trial)
 
 
 def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:

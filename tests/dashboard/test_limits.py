@@ -176,11 +176,11 @@ def test_malformed_requests_are_answered_with_400_and_a_line(client, caplog):
 def test_no_figure_can_be_uploaded():
     from importlib import resources
 
-    from atoll.dashboard import report
+    from atoll.dashboard import report_parts
     from atoll.dashboard.figures import style
 
-    assert '"showSendToCloud": false' in report._embedded(style.message("x"))
-    assert "cloud.plotly.com" not in report._embedded(style.message("x"))
+    assert '"showSendToCloud": false' in report_parts.embedded(style.message("x"))
+    assert "cloud.plotly.com" not in report_parts.embedded(style.message("x"))
     program = resources.files("atoll.dashboard").joinpath("assets/atoll.js").read_text()
     assert "showSendToCloud: false" in program
     assert json.dumps("") in program

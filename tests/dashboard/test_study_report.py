@@ -1,0 +1,74 @@
+"""The report of one study: whole, escaped, and without anything from elsewhere."""
+
+import re
+
+import boards
+import journals
+import pytest
+
+from atoll.dashboard import study_report
+
+
+def page(store):
+    return study_report.html(store, store.study())
+
+
+def without_plotly(text):
+    """The page without plotly.js, whose program names many addresses."""
+    return re.sub(r"<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
+
+
+def test_every_kind_of_study_has_a_report(context):
+    text = page(context.store)
+    assert "<h2>Summary</h2>" in text
+    assert text.count("<h1>") == 1
+
+
+def test_it_shows_the_best_trials_failures_and_commands(tmp_path):
+    text = page(boards.study(tmp_path, [0.5, None, 0.7, 0.6]))
+    assert "Best accuracy: 0.7 in trial 2, which misses the target 0.97." in text
+    assert "atoll trial s 2" in text
+    assert "Diverged: &lt;b&gt;loss&lt;/b&gt; is not finite" in text
+    for title in ("Best so far", "Importance", "Parallel coordinates", "Curves of the best trials", "Islands"):
+        assert f"<h2>{title}</h2>" in text
+    assert "Pareto front" not in without_plotly(text)
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path):
+    text = without_plotly(page(boards.study(tmp_path, [0.5, None, 0.7])))
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']""", text)
+    assert not re.findall(r"https?://(?!www\.w3\.org)", text)
+
+
+def test_names_are_text(tmp_path):
+    text = page(boards.study(tmp_path, [0.5, 0.7], name=boards.NASTY))
+    assert "<script>alert" not in text
+
+
+def test_several_objectives_have_a_front(tmp_path):
+    objectives = [{"name": "validation_error", "direction": "minimize"}, {"name": "seconds", "direction": "minimize"}]
+    store, lines, recorder = boards.record(tmp_path, metric="validation_error", objectives=objectives)
+    for number, values in enumerate([(0.5, 1.0), (0.1, 5.0), (0.6, 6.0)]):
+        journals.start_trial(lines, number)
+        journals.end_trial(lines, number, values[0], objectives=list(values))
+    recorder.catch_up()
+    text = page(store)
+    assert "The Pareto front has 2 trials." in text
+    assert "<h2>Pareto front</h2>" in text
+    assert text.count("(front)") == 2
+
+
+@pytest.mark.browser
+def test_it_is_drawn_in_a_browser(tmp_path, chromium):
+    """With the network away, every figure is drawn, and no program fails."""
+    file = tmp_path / "report.html"
+    file.write_text(page(boards.study(tmp_path, [0.5, None, 0.7, 0.6])))
+    tab = chromium.new_context(offline=True).new_page()
+    failures, requests = [], []
+    tab.on("pageerror", lambda error: failures.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(file.as_uri())
+    tab.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length > 0")
+    assert tab.locator(".js-plotly-plot").count() == len(study_report.TITLES) - 1  # but the Pareto front
+    assert (failures, requests) == ([], [file.as_uri()])
+    tab.context.close()
