@@ -20,6 +20,22 @@ def best(store: Store, study: StudyRow, top: int | None = None) -> list[TrialRow
     return [trials[index] for index in order[:top]]
 
 
+def places(study: StudyRow, trials: Sequence[TrialRow]) -> list[int | None]:
+    """Each trial's place in the order of `best`, from 1; None for those that are not complete."""
+    complete = [index for index, trial in enumerate(trials) if trial.state == "complete"]
+    of_complete = [losses(study, trials[index]) for index in complete]
+    if study.objectives and complete:
+        from atoll.analysis import pareto
+
+        order = pareto.order(of_complete)
+    else:
+        order = sorted(range(len(complete)), key=lambda index: of_complete[index])  # which keeps the order of numbers
+    found: list[int | None] = [None] * len(trials)
+    for place, index in enumerate(order, 1):
+        found[complete[index]] = place
+    return found
+
+
 def front(study: StudyRow, trials: Sequence[TrialRow]) -> list[TrialRow]:
     """The complete trials that no other one dominates."""
     from atoll.analysis import pareto

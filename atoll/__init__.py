@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from atoll.methods.common.validation import require
     from atoll.methods.method import Batch, Context, Method, NotApplicable
     from atoll.platform.workloads.workload import Classification, Data, DataMissing, Samples, Workload, find_file
+    from atoll.results.reading import Results, StudyResults, open
     from atoll.searchspaces.space import Parameter, SearchSpace
     from atoll.storage.store import Store
 
@@ -43,11 +44,14 @@ _MODULES = {
     "OptimizerSettings": "atoll.methods.common.optimizers",
     "Parameter": "atoll.searchspaces.space",
     "ParameterGroup": "atoll.methods.common.groups",
+    "Results": "atoll.results.reading",
     "Samples": "atoll.platform.workloads.workload",
     "SearchSpace": "atoll.searchspaces.space",
     "Store": "atoll.storage.store",
+    "StudyResults": "atoll.results.reading",
     "Workload": "atoll.platform.workloads.workload",
     "find_file": "atoll.platform.workloads.workload",
+    "open": "atoll.results.reading",
     "require": "atoll.methods.common.validation",
 }
 
@@ -64,12 +68,15 @@ __all__ = [
     "OptimizerSettings",
     "Parameter",
     "ParameterGroup",
+    "Results",
     "Samples",
     "SearchSpace",
     "Store",
+    "StudyResults",
     "Workload",
     "__version__",
     "find_file",
+    "open",
     "require",
 ]
 

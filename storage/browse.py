@@ -27,6 +27,14 @@ SCALAR_COLUMNS = (
     "id", "number", "attempt", "island", "worker", "state", "objective", "seconds", "wire_bytes",
     "started", "finished",
 )  # fmt: skip
+# All that a table of trials shows: not the configurations and tracebacks, which are long.
+TABLE_COLUMNS = (
+    *SCALAR_COLUMNS, "generation", "seed", "peak_memory", "host", "reason", "note", "oversubscribed", "provenance",
+    "objectives", "hyperparameters", "metrics", "proposal", "notes",
+)  # fmt: skip
+REPORT_COLUMNS = (
+    "step", "epoch", "seconds", "metric", "train_loss", "validation_loss", "learning_rate", "wire_bytes", "metrics"
+)  # fmt: skip
 SORTABLE = (*SCALAR_COLUMNS, "seed", "peak_memory", "host", "reason", "note", "oversubscribed")
 # Readers also filter by `hp.NAME` and `metric.NAME`, which are values inside these JSON columns.
 JSON_COLUMNS = {"hp": TrialRow.hyperparameters, "metric": TrialRow.metrics}
@@ -130,6 +138,36 @@ def scalar_columns_of(store: Store, ids: Iterable[int]) -> list[sa.Row[Any]]:
 
 def _select_scalars() -> sa.Select[Any]:
     return sa.select(*(getattr(TrialRow, name) for name in SCALAR_COLUMNS), TrialRow.objectives)
+
+
+def table_columns(store: Store, study_id: int) -> list[sa.Row[Any]]:
+    """The columns `TABLE_COLUMNS` of all trials of a study, by number and attempt."""
+    query = sa.select(*(getattr(TrialRow, name) for name in TABLE_COLUMNS)).where(TrialRow.study_id == study_id)
+    with store.engine.connect() as connection:
+        return list(connection.execute(query.order_by(TrialRow.number, TrialRow.attempt)))
+
+
+def reports(store: Store, study_id: int, numbers: Sequence[int] | None = None) -> list[sa.Row[Any]]:
+    """Trial number, attempt, and `REPORT_COLUMNS` of a study's reports, by trial, attempt and step.
+
+    Args:
+        store, study_id: the study.
+        numbers: only of these trials. Default: of all.
+    """
+    columns = (getattr(ProgressRow, name) for name in REPORT_COLUMNS)
+    query = (
+        sa.select(TrialRow.number, TrialRow.attempt, *columns)
+        .join(TrialRow, TrialRow.id == ProgressRow.trial_id)
+        .where(TrialRow.study_id == study_id)
+        .order_by(TrialRow.number, TrialRow.attempt, ProgressRow.step)
+    )
+    parts = [None] if numbers is None else list(_parts(sorted(set(numbers))))
+    with store.engine.connect() as connection:
+        return [
+            row
+            for part in parts
+            for row in connection.execute(query if part is None else query.where(TrialRow.number.in_(part)))
+        ]
 
 
 def hyperparameters(store: Store, ids: Iterable[int]) -> dict[int, dict[str, Any]]:

@@ -11,13 +11,14 @@ from conftest import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LAYERS = {
-    "atoll": {"communication", "methods", "platform", "searchspaces", "storage"},
+    "atoll": {"communication", "methods", "platform", "results", "searchspaces", "storage"},
     "communication": set(),
     "methods": {"communication"},
     "storage": set(),
     "analysis": {"storage"},
     "searchspaces": set(),
     "dashboard": {"analysis", "storage"},
+    "results": {"dashboard", "analysis", "storage"},
     "testing": {"communication", "methods", "platform"},
     "platform": {"searchspaces", "communication", "methods", "analysis", "storage"},
 }
@@ -49,7 +50,7 @@ def test_imports_point_down_only(folder):
             if parts[0] == "atoll" and len(parts) > 1:
                 allowed = LAYERS[folder] | {folder}
                 if path.parent == ROOT / "platform" / "commands":
-                    allowed |= {"dashboard"}
+                    allowed |= {"dashboard", "results"}
                 assert parts[1] in allowed, f"{path} imports {name}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +21,10 @@ from atoll.platform.commands.shared import (
     print_json,
     print_table,
 )
+
+if TYPE_CHECKING:
+    from atoll.storage.models import BenchmarkRow, StudyRow
+    from atoll.storage.store import Store
 
 
 @app.command(epilog="Example: atoll benchmark tiny")
@@ -91,19 +95,44 @@ def _show_comparison(name: str, store: str | None) -> None:
     print(f"`atoll report {name} -o report.html` writes the full report")
 
 
-@app.command(epilog="Example: atoll report tiny -o report.html")
+@app.command(epilog="Example: atoll report quickstart -o report.html")
 def report(
     name: Annotated[
-        str | None, typer.Argument(metavar="BENCHMARK", help="The benchmark's name. Default: the newest benchmark.")
+        str | None,
+        typer.Argument(
+            metavar="STUDY|BENCHMARK",
+            help="A study's or benchmark's name. Default: the newest benchmark; without one, the newest study.",
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", help="HTML file to write.")] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="CSV file to write, with one row per confirmation; `atoll score` reads it.")
+        Path | None,
+        typer.Option(
+            help="CSV file to write: a row for each trial of a study, or for each confirmation of a benchmark, which "
+            "`atoll score` reads."
+        ),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a benchmark's report: a self-contained HTML page, a CSV table, or JSON."""
+    """Write the report of a study or a benchmark: a self-contained HTML page, a CSV table, or JSON."""
+    from atoll.storage.models import BenchmarkRow
+
+    opened = open_store(store)
+    has_default = name is None and opened.benchmarks()
+    row = opened.benchmark() if has_default else opened.study() if name is None else opened.subject(name)
+    if isinstance(row, BenchmarkRow):
+        _report_benchmark(opened, row, output, csv, store, as_json)
+    else:
+        _report_study(opened, row, output, csv, as_json)
+    if not as_json:
+        for written in filter(None, (output, csv)):
+            print(f"wrote {written}")
+
+
+def _report_benchmark(
+    opened: Store, row: BenchmarkRow, output: Path | None, csv: Path | None, store: str | None, as_json: bool
+) -> None:
     from atoll.platform.launch import extras
 
     extras.require_analysis_extra()
@@ -111,8 +140,6 @@ def report(
     from atoll.analysis.comparison import compare
     from atoll.storage.files import write_whole
 
-    opened = open_store(store)
-    row = opened.benchmark(name)
     if as_json:
         print_json(compare(opened, row).as_dict())
     if csv is not None:
@@ -121,11 +148,26 @@ def report(
         from atoll.dashboard import report as reporting
 
         write_whole(output, reporting.html(opened, row))
-    if not as_json:
-        for written in filter(None, (output, csv)):
-            print(f"wrote {written}")
-        if output is None and csv is None:
-            _show_comparison(row.name, store)
+    if not as_json and output is None and csv is None:
+        _show_comparison(row.name, store)
+
+
+def _report_study(opened: Store, row: StudyRow, output: Path | None, csv: Path | None, as_json: bool) -> None:
+    from atoll.analysis import leaderboard, tables
+    from atoll.platform.commands import display
+    from atoll.results.reading import StudyResults
+    from atoll.storage.files import write_whole
+
+    results = StudyResults(opened, row)
+    if as_json:
+        print_json(results.summary())
+    if csv is not None:
+        write_whole(csv, tables.to_csv(results.trials()))
+    if output is not None:
+        results.report(output)
+    if not as_json and output is None and csv is None:
+        print_table(display.leaderboard(row, leaderboard.best(opened, row, 10)))
+        print(f"`atoll report {row.name} -o report.html` writes the full report")
 
 
 @app.command(epilog="Example: atoll project tiny --cluster a100_hdr200 --nodes 1,2,4,...,64")

@@ -227,6 +227,10 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Export the best configurations, complete enough to be trained again with `atoll train`."""
+    from atoll.results.reading import check_exported
+
+    if output is not None:
+        check_exported(output)
     which = None if trial is None else (trial, attempt)
     if name is not None and to_optuna is None:
         raise typer.BadParameter("--name needs --to-optuna URL")
@@ -278,6 +282,7 @@ def write_export(
 def _to_export(opened: Store, row: StudyRow, best: int | None, which: tuple[int, int | None] | None) -> list[TrialRow]:
     """The best trials (None: the Pareto front), or one; at least one."""
     from atoll.analysis import leaderboard as ranking
+    from atoll.results.reading import fewer
     from atoll.storage import browse
     from atoll.storage.store import StoreError
 
@@ -288,6 +293,8 @@ def _to_export(opened: Store, row: StudyRow, best: int | None, which: tuple[int,
     trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)
     if not trials:
         raise StoreError(f"{row.name} has no complete trial to export")
+    if best is not None and len(trials) < best:
+        print(fewer(row, len(trials), f"--best {best}"), file=sys.stderr)
     return trials
 
 

@@ -26,6 +26,7 @@ _EXTRAS = {
     "soundfile": "speech",
     "PIL": "earth",
     "psycopg": "postgres",
+    "pyarrow": "parquet",
 }
 
 

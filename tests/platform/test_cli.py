@@ -29,7 +29,7 @@ from atoll.storage.store import Store
 COMMANDS = (
     "quickstart", "search", "train", "leaderboard", "studies", "stop", "delete", "export", "dashboard", "record",
     "methods", "workloads", "spaces", "doctor", "study-schema", "failures", "score", "benchmark", "report",
-    "project", "check",
+    "project", "check", "table", "trial", "logs",
 )  # fmt: skip
 SEARCH_ONLY = ("torch", "mpi4py", "propulate", "sklearn", "cmaes", "sortedcontainers")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 HIDDEN = {
     "torch", "mpi4py", "mpich", "propulate", "cmaes", "sortedcontainers", "sklearn", "transformers", "soundfile", "PIL",
-    "psycopg", "scipy", "scikit_posthocs", "baycomp", "gunicorn", "pgserver", "playwright", "pytest", "psutil",
+    "psycopg", "pyarrow", "scipy", "scikit_posthocs", "baycomp", "gunicorn", "pgserver", "playwright", "pytest",
+    "psutil",
 }  # fmt: skip
 
 

@@ -36,11 +36,23 @@ def test_doctor_goes_on_without_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("studies",), ("leaderboard",), ("export", "s"), ("spaces",)], ids=" ".join
-)
+    "arguments",
+    [
+        ("--help",), ("studies",), ("leaderboard",), ("export", "s"), ("spaces",), ("table",), ("table", "--curves"),
+        ("trial", "s", "1"), ("logs", "s"), ("report", "s", "-o", "s.html"), ("report", "s", "--json"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
 def test_what_needs_none_of_them_works(tmp_path, arguments):
     boards.study(tmp_path, [0.5, None, 0.7])
     assert called(*arguments, cwd=tmp_path, code=0).stdout
+
+
+def test_a_parquet_file_needs_an_extra(tmp_path):
+    boards.study(tmp_path, [0.5])
+    done = called("table", "-o", "t.parquet", cwd=tmp_path, code=1)
+    assert "needs pyarrow, which is not installed; install with" in done.stderr
+    assert '".[parquet]"' in done.stderr
 
 
 def test_another_missing_module_is_no_matter_of_an_extra():

@@ -1,0 +1,1 @@
+"""Results as data: what `atoll.open` returns."""
