@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import Store
@@ -20,8 +21,13 @@ def best(store: Store, study: StudyRow, top: int | None = None) -> list[TrialRow
     return [trials[index] for index in order[:top]]
 
 
-def places(study: StudyRow, trials: Sequence[TrialRow]) -> list[int | None]:
-    """Each trial's place in the order of `best`, from 1; None for those that are not complete."""
+def places(study: StudyRow, trials: Sequence[Any]) -> list[int | None]:
+    """Each trial's place in the order of `best`, from 1; None for those that are not complete.
+
+    Args:
+        study: the study.
+        trials: its trials, or rows with their state, objective and objectives, by number and attempt.
+    """
     complete = [index for index, trial in enumerate(trials) if trial.state == "complete"]
     of_complete = [losses(study, trials[index]) for index in complete]
     if study.objectives and complete:
@@ -50,7 +56,7 @@ def dominated_share(study: StudyRow, trials: Sequence[TrialRow]) -> float:
     return pareto.dominated_share([losses(study, trial) for trial in trials])
 
 
-def losses(study: StudyRow, trial: TrialRow) -> tuple[float, ...]:
+def losses(study: StudyRow, trial: Any) -> tuple[float, ...]:
     """A trial's objectives, all to be minimized; a missing one is infinite."""
     objectives = study.objectives or [{"direction": study.direction}]
     values: Sequence[float | None] = trial.objectives or [trial.objective]

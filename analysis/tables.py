@@ -158,7 +158,7 @@ def trials(store: Store, study: StudyRow) -> pd.DataFrame:
             "trial": _column([row.number for row in rows]),
             "attempt": _column([row.attempt for row in rows]),
             "state": _words([row.state for row in rows]),
-            "place": pd.Series(leaderboard.places(study, rows), dtype="Int64"),  # type: ignore[arg-type]
+            "place": pd.Series(leaderboard.places(study, rows), dtype="Int64"),
             **values,
             **_spread("hp", [row.hyperparameters for row in rows]),
             **{name: _numbers(column) for name, column in _spread("metric", [row.metrics for row in rows]).items()},

@@ -358,13 +358,12 @@ class StudyResults:
             The store's columns by name, and: place, or None; num_attempts; curve, a dictionary for each report; hosts,
             one for each rank of its worker; output, see `output`, or None with the reason as `no_output`.
         """
-        from atoll.analysis import tables
+        from atoll.analysis import leaderboard, tables
 
         row = self._row()
         found = browse.trial(self._store, row.id, number, attempt)
-        table = tables.trials(self._store, row)
-        of_number = table[table["trial"] == number]
-        place = of_number.loc[of_number["attempt"] == found.attempt, "place"].iloc[0]
+        trials = sorted(browse.scalar_columns(self._store, row.id), key=lambda one: (one.number, one.attempt))
+        places = {one.id: place for one, place in zip(trials, leaderboard.places(row, trials), strict=True)}
         reports = tables.records(tables.curves(self._store, row, [number]))
         curve = [report for report in reports if report["attempt"] == found.attempt]
         content = trial_as_dict(found)
@@ -373,8 +372,8 @@ class StudyResults:
         except StoreError as error:
             content |= {"output": None, "no_output": str(error)}
         return content | {
-            "place": tables.plain_value(place),
-            "num_attempts": len(of_number),
+            "place": places.get(found.id),
+            "num_attempts": sum(one.number == number for one in trials),
             "curve": [{name: report[name] for name in report if name not in ("trial", "attempt")} for report in curve],
             "hosts": self._hosts(row, found),
         }

@@ -15,6 +15,7 @@ from atoll.storage.files import FILE_MODE
 from atoll.storage.rank_logs import heading
 
 _LIBC = ctypes.CDLL(None)
+_LINE_BUFFERED = 1  # _IOLBF
 _STREAMS = (1, 2)
 
 
@@ -33,9 +34,7 @@ class RankLog:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # another kind of stream
-                stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        _buffer_lines()
 
     @contextlib.contextmanager
     def receiving(self, trial: TrialKey | None) -> Iterator[None]:
@@ -82,6 +81,15 @@ class RankLog:
                 kept[stream] = None
             os.dup2(self._file, stream)
         return kept
+
+
+def _buffer_lines() -> None:
+    """Let Python's and C's streams write each line at once, so that a crash loses none, and in order."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # another kind of stream
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    with contextlib.suppress(ValueError):  # a C library that has another name for it
+        _LIBC.setvbuf(ctypes.c_void_p.in_dll(_LIBC, "stdout"), None, _LINE_BUFFERED, ctypes.c_size_t(0))
 
 
 def _put_back(stream: int, file: int | None) -> None:

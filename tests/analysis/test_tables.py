@@ -123,6 +123,17 @@ def test_several_objectives_have_a_column_each_and_places_by_front(tmp_path):
     assert found.attrs["units"]["objective.bytes_sent"] == "B"
 
 
+def test_an_objective_that_was_not_recorded_is_missing(tmp_path):
+    objectives = [{"name": "validation_error", "direction": "minimize"}, {"name": "seconds", "direction": "minimize"}]
+    _, lines, recorder = boards.record(tmp_path, objectives=objectives)
+    journals.start_trial(lines, 0)
+    lines.append(journals.event("trial_ended", {"number": 0, "attempt": 0, "state": "complete", "objective": 0.5}))
+    recorder.catch_up()
+    found = tables.trials(*opened(Store(f"sqlite:///{tmp_path}/atoll.db")))
+    assert found["objective.validation_error"].tolist() == [0.5]
+    assert found["objective.seconds"].isna().all()  # not the first objective's value
+
+
 def test_an_empty_study_has_all_fixed_columns(tmp_path):
     store, _, _ = boards.record(tmp_path)
     for read, columns in ((tables.trials, tables.TRIALS), (tables.curves, tables.CURVES)):

@@ -1,5 +1,6 @@
 """What a trial prints is in its rank's log, whoever prints it and however the process ends."""
 
+import os
 import subprocess
 import sys
 
@@ -29,7 +30,7 @@ with log.receiving((0, 0)):
 print("between")
 try:
     with log.receiving((1, 2)):
-        libc.printf(b"buffered\\n")
+        libc.printf(b"buffered")
         raise ValueError
 except ValueError:
     print("after")
@@ -37,6 +38,7 @@ with log.receiving(None):
     print("of no trial")
 with log.receiving((2, 0)):
     print("last words")
+    libc.puts(b"of a library")
     {{END}}
 print("not reached by all")
 """
@@ -44,7 +46,8 @@ print("not reached by all")
 
 def run(folder, end):
     program = PROGRAM.replace("{END}", end)
-    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, env=buffered)
 
 
 def texts(folder):
@@ -56,8 +59,8 @@ def test_each_trials_output_is_its_own(tmp_path, end):
     done = run(tmp_path, end)
     found = texts(tmp_path)
     assert sorted(found[0, 0].splitlines()) == sorted(["python", "error", "library", "process", "no end"])
-    assert found[1, 2] == "buffered\n"
-    assert found[2, 0].startswith("last words\n")
+    assert found[1, 2] == "buffered\n"  # the next heading ends the line
+    assert found[2, 0].startswith("last words\nof a library\n")
     outside = ["before", "between", "after", "of no trial"]
     assert done.stdout.splitlines() == [*outside, *(["not reached by all"] if end == "pass" else [])]
 
