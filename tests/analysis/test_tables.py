@@ -127,7 +127,7 @@ def test_an_objective_that_was_not_recorded_is_missing(tmp_path):
     objectives = [{"name": "validation_error", "direction": "minimize"}, {"name": "seconds", "direction": "minimize"}]
     _, lines, recorder = boards.record(tmp_path, objectives=objectives)
     journals.start_trial(lines, 0)
-    lines.append(journals.event("trial_ended", {"number": 0, "attempt": 0, "state": "complete", "objective": 0.5}))
+    lines.append(journals.event("trial_ended", {"number": 0, "attempt": 0, "state": "failed", "objective": 0.5}))
     recorder.catch_up()
     found = tables.trials(*opened(Store(f"sqlite:///{tmp_path}/atoll.db")))
     assert found["objective.validation_error"].tolist() == [0.5]

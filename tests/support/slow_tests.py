@@ -47,10 +47,21 @@ SLOW = {
     "dashboard/test_board.py": [
         "test_few_boards_are_kept",
     ],
+    "dashboard/test_drawing.py": [
+        "test_a_figure_of_the_page_is_that_of_the_same_name",
+        "test_every_figure_can_be_drawn",
+    ],
     "dashboard/test_pages.py": [
         "test_a_listed_page_is_served_and_its_addresses_may_hold_anything",
         "test_every_page_has_a_layout",
         "test_islands_and_comparisons_can_be_drawn",
+    ],
+    "dashboard/test_study_report.py": [
+        "test_every_kind_of_study_has_a_report",
+        "test_it_shows_the_best_trials_failures_and_commands",
+        "test_names_are_text",
+        "test_nothing_is_loaded_from_elsewhere",
+        "test_several_objectives_have_a_front",
     ],
     "dashboard/test_table.py": [
         "test_the_best_come_first_whether_the_board_is_read_or_not",
@@ -106,6 +117,9 @@ SLOW = {
     ],
     "platform/benchmark/test_benchmark_file.py": [
         "test_bundled_benchmarks_can_run",
+    ],
+    "platform/commands/test_reading.py": [
+        "test_the_report_of_a_study",
     ],
     "platform/search/test_island.py": [
         "test_threads",
