@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+import yaml
 
 from atoll.analysis import leaderboard
 from atoll.analysis.failures import by_choice, by_kind, first_line
@@ -64,7 +64,7 @@ def html(store: Store, study: StudyRow) -> str:
         listings={
             "Commands": commands(store, study),
             **({"The best configuration": as_yaml(study, best[:1], provenances, alone=True)} if best else {}),
-            "The study": json.dumps(study.definition, indent=2, ensure_ascii=False),
+            "The study": yaml.safe_dump(study.definition, sort_keys=False, allow_unicode=True),
         },
     )
     return report_parts.html(report)
@@ -125,7 +125,7 @@ def leaders(study: StudyRow, best: Sequence[TrialRow], front: set[int]) -> Table
             f"{place}{' (front)' if trial.id in front else ''}",
             str(trial.number),
             *(number(value) for value in (trial.objectives or [trial.objective])),
-            *(style.word(trial.hyperparameters.get(name)) or MISSING_ON_PAGES for name in names),
+            *(_word(trial.hyperparameters.get(name)) for name in names),
             *(number((trial.metrics or {}).get(name)) for name in metrics),
             duration(trial.seconds, MISSING_ON_PAGES),
             size(trial.wire_bytes, MISSING_ON_PAGES),
@@ -135,6 +135,11 @@ def leaders(study: StudyRow, best: Sequence[TrialRow], front: set[int]) -> Table
     columns = ["place", "trial", *own, *names, *metrics, "time", "sent"]
     caption = "Objectives first, then hyperparameters, then other metrics. Time is training time, without evaluation."
     return Table("Best trials", caption, columns, rows, frozenset({"trial", *own, *metrics, "time", "sent"}))
+
+
+def _word(value: Any) -> str:
+    """A hyperparameter's value; numbers to four digits."""
+    return number(value) if isinstance(value, float) else style.word(value) or MISSING_ON_PAGES
 
 
 def failure_kinds(trials: Sequence[TrialRow]) -> Table:

@@ -52,7 +52,7 @@ def facts(study: StudyRow, trial: Mapping[str, Any]) -> dict[str, str]:
     found = {
         **({} if trial["place"] is None else {"place": str(trial["place"])}),
         **{name: number(value) for name, value in zip(names, values, strict=False) if value is not None},
-        **{name: number(value) for name, value in (trial["metrics"] or {}).items()},
+        **{name: _measured(name, value) for name, value in (trial["metrics"] or {}).items()},
         "training time": duration(trial["seconds"]),
         "sent by all ranks": size(trial["wire_bytes"]),
         "peak memory": size(trial["peak_memory"]),
@@ -79,8 +79,12 @@ def _curve(study: StudyRow, reports: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _configuration(trial: Mapping[str, Any]) -> list[str]:
-    """The configuration without its hyperparameters, which are above, as lines of YAML."""
-    content = {name: value for name, value in trial["configuration"].items() if name != "hyperparameters"}
+    """The configuration as lines of YAML, without what is not set, and its hyperparameters, which are above."""
+    content = {
+        name: value
+        for name, value in trial["configuration"].items()
+        if name != "hyperparameters" and value not in (None, {}, [])
+    }
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).splitlines()
 
 
@@ -96,6 +100,10 @@ def _show_output(study: StudyRow, trial: Mapping[str, Any]) -> None:
     print(f"output ({which}`atoll logs {study.name} {trial['number']}`):")
     for line in lines[-MAX_LINES:]:
         print(f"  {line}")
+
+
+def _measured(name: str, value: Any) -> str:
+    return f"{number(value)} s" if name.startswith("seconds_") and value is not None else number(value)
 
 
 def _word(value: Any) -> str:
