@@ -1,6 +1,7 @@
 """Over MPI, what each trial prints is told from what others print, and blame still finds who died."""
 
 import pytest
+import ranks
 import yaml
 from commands import STABLE, atoll, atoll_json, called, called_json
 from ranks import SUPPORT
@@ -55,3 +56,14 @@ def test_a_rank_that_dies_leaves_its_last_words_and_is_blamed(tmp_path):
     folder = StudyFolder(tmp_path / "atoll-studies" / "s")
     assert "last words" not in folder.log.read_text()
     assert "PID" in folder.log.read_text()  # mpiexec's message, which names the process that died
+
+
+@pytest.mark.mpi
+@pytest.mark.long
+def test_inside_someones_own_mpirun_trials_print_into_the_same_logs(tmp_path):
+    write(tmp_path, trials=2)
+    arguments = ("-m", "atoll.platform.cli", "search", "s.yaml", "--outside")
+    done = ranks.mpiexec(2, *arguments, env={"ATOLL_STORE": f"sqlite:///{tmp_path}/atoll.db"}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert printed(tmp_path, 0) == {0: LINES, 1: LINES}
+    assert "from python" not in done.stdout
