@@ -76,7 +76,7 @@ class EmptyObjective:
         self.busy = 0.0
         self.memory = 0
 
-    def evaluate(self, configuration: Any, hooks: Any, *, test: bool = False, folder: Path | None = None) -> Any:
+    def evaluate(self, configuration: Any, hooks: Any, **_: Any) -> Any:
         from atoll.platform.trial.outcome import Outcome
 
         self.entered.append(time.perf_counter())
