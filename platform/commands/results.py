@@ -232,22 +232,29 @@ def export(
     if output is not None:
         check_exported(output)
     which = None if trial is None else (trial, attempt)
-    if name is not None and to_optuna is None:
-        raise typer.BadParameter("--name needs --to-optuna URL")
+    _check_targets(output, weights, to_optuna, name, needs_weights=factors or outside)
     if to_optuna is not None:
-        if weights is not None or output is not None:
-            raise typer.BadParameter("--to-optuna writes a database: omit -o and --weights")
         _export_to_optuna(study, to_optuna, name, store, as_json)
         return
     if weights is not None:
-        if output is not None:
-            raise typer.BadParameter("--weights writes a folder, and -o a file: give one of them")
         _export_weights(study, None if pareto else best, which, weights, store, as_json, (factors, outside))
         return
-    if factors or outside:
-        raise typer.BadParameter("--factors and --outside need --weights DIR")
     text = write_export(study, None if pareto else best, output, store, as_json, which)
     print(text if output is None else f"wrote {output}")
+
+
+def _check_targets(
+    output: Path | None, weights: Path | None, to_optuna: str | None, name: str | None, *, needs_weights: bool
+) -> None:
+    """Raise BadParameter if options of `export` do not go together."""
+    if name is not None and to_optuna is None:
+        raise typer.BadParameter("--name needs --to-optuna URL")
+    if to_optuna is not None and (weights is not None or output is not None):
+        raise typer.BadParameter("--to-optuna writes a database: omit -o and --weights")
+    if weights is not None and output is not None:
+        raise typer.BadParameter("--weights writes a folder, and -o a file: give one of them")
+    if needs_weights and weights is None:
+        raise typer.BadParameter("--factors and --outside need --weights DIR")
 
 
 def write_export(

@@ -46,8 +46,7 @@ def join(
     """Take part in a search as one rank of the MPI job that this process belongs to.
 
     Args:
-        plan: the resolved and checked study.
-        url: the store's URL.
+        plan, url: the resolved and checked study, and the store's URL.
         resuming: whether to continue an existing study.
         accept_changes: whether to continue it although its code, data or libraries have changed.
         say: receives a line of rank 0.
@@ -58,7 +57,7 @@ def join(
     from atoll.platform.ranks import search
 
     server = search.start_server(plan.study)  # before MPI
-    mistake = _check_batch(plan, resuming, say) if _is_first() else None  # forks, so before MPI, too
+    error = _check_batch(plan, resuming, say) if _is_first() else None  # forks, so before MPI, too
 
     import mpi4py
 
@@ -71,7 +70,6 @@ def join(
     study, world = plan.study, MPI.COMM_WORLD
     check_world_size(study.topology.shape(), world.size)
     folder, lock = lifecycle.study_folder(study), Lock(lifecycle.study_folder(study).lock)
-    error = mistake
     if world.rank == 0 and error is None:
         error = _prepare(plan, url, resuming, accept_changes, lock)
     if world.rank == 0 and error is None:

@@ -107,10 +107,9 @@ def train(
         file, log = journals / "configuration.json", journals / "ranks.log"
         if folder is None:
             configuration = configuration.model_copy(update={"checkpoint": None})
-        content = {"configuration": configuration.model_dump(), "test": test}
-        content |= {"save": None if save is None else str(save.absolute()), "merged": merged}
-        content |= {"folder": str((folder or journals / "trial").absolute())}
-        file.write_text(json.dumps(content))
+        options = {"test": test, "save": save and str(save.absolute()), "merged": merged}
+        options |= {"folder": str((folder or journals / "trial").absolute())}
+        file.write_text(json.dumps({"configuration": configuration.model_dump()} | options))
         result_file = journals / launches.file_name("root-00000", launch=1)
         job = mpiexec.start_ranks(configuration.ranks, ["train", str(file), str(result_file)], log)
         tail, result = JournalTail(journals), None

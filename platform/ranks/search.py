@@ -58,12 +58,10 @@ def run(
         ServerEnded: if the server has ended.
     """
     study = load_study(folder)
-    shape = study.topology.shape()
-    check_world_size(shape, world.size)
+    check_world_size(study.topology.shape(), world.size)
     places = arrange_world(study.topology, world)
     place = places[world.rank]
     torch.set_num_threads(place.threads)
-    worker_places = [p for p in places if p.worker == place.worker]
     beat = Heartbeat(folder.heartbeat(world.rank), interval(study.heartbeat_timeout))
 
     def serve() -> None:
@@ -80,7 +78,7 @@ def run(
     assert worker_world is not None
     worker = Worker(
         worker_world,
-        worker_places,
+        [p for p in places if p.worker == place.worker],
         spin=place.may_spin,
         serve=serve,
         server=server,
@@ -91,30 +89,43 @@ def run(
     if roots is None:
         worker.obey()
     else:
-        # Members need neither samplers nor search spaces, whose libraries take a second to import.
-        from atoll.platform.search.search_loop import SearchLoop
-        from atoll.platform.study.plan import Plan
-
-        island = roots.split(place.island)
-        assert island is not None
-        warm_start = json.loads(folder.definition.read_text()).get("warm_start") or []
-        mailboxes = roots.mailbox(), island.mailbox()
-        loop = SearchLoop.assemble(
-            Plan.of(study),
-            folder,
-            worker,
-            *mailboxes,
-            shape.island_sizes,
-            launch=launch,
-            warm_start=warm_start,
-            beat=serve,
-        )
-        loop.run()
+        _search(study, folder, launch, worker, roots, place.island, serve)
     worker.close()
     if server is not None:
         server.close()
     world.meet(serve)  # over TCP, MPICH aborts a job if one rank leaves early
     beat.end()
+
+
+def _search(
+    study: Study,
+    folder: StudyFolder,
+    launch: int,
+    worker: Worker,
+    roots: World,
+    island: int,
+    serve: Callable[[], None],
+) -> None:
+    """Run the search loop of a worker's root."""
+    # Members need neither samplers nor search spaces, whose libraries take a second to import.
+    from atoll.platform.search.search_loop import SearchLoop
+    from atoll.platform.study.plan import Plan
+
+    island_world = roots.split(island)
+    assert island_world is not None
+    warm_start = json.loads(folder.definition.read_text()).get("warm_start") or []
+    mailboxes = roots.mailbox(), island_world.mailbox()
+    loop = SearchLoop.assemble(
+        Plan.of(study),
+        folder,
+        worker,
+        *mailboxes,
+        study.topology.shape().island_sizes,
+        launch=launch,
+        warm_start=warm_start,
+        beat=serve,
+    )
+    loop.run()
 
 
 def _check_device(place: Place) -> None:

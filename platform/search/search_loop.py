@@ -7,7 +7,7 @@ the rest of the island.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from atoll.communication.communicator import Patience
 from atoll.communication.mailbox import Mailbox
 from atoll.platform.search import promotion, propagators, resume
 from atoll.platform.search.busy_budget import BusyBudget
-from atoll.platform.search.candidates import Candidates, given_first
+from atoll.platform.search.candidates import Candidates, Given, given_first
 from atoll.platform.search.deadlines import Deadlines
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.island import Island
@@ -136,7 +136,7 @@ class SearchLoop:
         warm_start: Sequence[dict[str, Any]] = (),
         beat: Callable[[], None] = lambda: None,
     ) -> SearchLoop:
-        """Make the loop and its collaborators, restored from the study's journals.
+        """Make the loop and its collaborators, one after another, restored from the study's journals.
 
         Args:
             plan: the resolved study.
@@ -158,21 +158,12 @@ class SearchLoop:
         restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
         search_journal = _journal(folder, launch, worker.places, past, events)
         # After the journal, whose seconds must reach the budget when these do.
-        deadlines = Deadlines(study, past.seconds, folder.stop_request.exists)
+        deadlines, budget = Deadlines(study, past.seconds, folder.stop_request.exists), _budget(study, roots, past)
         candidates = Candidates(proposer, search_journal, given)
-        budget = _budget(study, roots, past)
-        rungs, reached = None, dict[int, float]()
-        if study.promotes:
-            rungs, reached = promotion.restored(study, plan.workload.direction, folder, events, past)
+        rungs, reached = _paused(plan, folder, events, past)
         office = TicketOffice(
             roots,
-            past.tickets(
-                study.trials,
-                [hyperparameters for hyperparameters, _ in given],
-                num_islands=len(island_sizes),
-                reached=reached,
-                longer=Extension.of(study, folder, past).tickets(plan, len(island_sizes), reached),
-            ),
+            _tickets(plan, folder, past, given, len(island_sizes), reached),
             is_open=lambda: not deadlines.is_over() and not budget.is_over,
             give_back=candidates.give_back,
             rungs=rungs,
@@ -189,11 +180,10 @@ class SearchLoop:
             seed=(study.seed * 1_000_003 + len(past.trials)) * 1_000_003 + roots.rank,
             on_emigration=search_journal.migrated,
         )
-        pruner = pruner_of(plan, roots, events, past)
         return cls(
             plan=plan, worker=worker, roots=roots, office=office, candidates=candidates, island=island, scoring=scoring,
-            pruner=pruner, pauses=Pauses.of(plan), budget=budget, deadlines=deadlines, search_journal=search_journal,
-            folder_of=folder.trial, beat=beat,
+            pruner=pruner_of(plan, roots, events, past), pauses=Pauses.of(plan), budget=budget, deadlines=deadlines,
+            search_journal=search_journal, folder_of=folder.trial, beat=beat,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -396,6 +386,33 @@ def _journal(
     provenance = next((start.provenance for start in starts), None)
     lines = JournalWriter(folder.root_journal(root.world_rank, launch), launch)
     return SearchJournal(lines, places, num_started, provenance)
+
+
+def _paused(
+    plan: Plan, folder: StudyFolder, events: Sequence[Event], past: resume.Past
+) -> tuple[promotion.Rungs | None, dict[int, float]]:
+    """The trials that wait to be promoted, and what they have reached; without promotion, none."""
+    if not plan.study.promotes:
+        return None, {}
+    return promotion.restored(plan.study, plan.workload.direction, folder, events, past)
+
+
+def _tickets(
+    plan: Plan,
+    folder: StudyFolder,
+    past: resume.Past,
+    given: Sequence[Given],
+    num_islands: int,
+    reached: Mapping[int, float],
+) -> Iterator[Ticket]:
+    """Those of interrupted trials, of finished ones that are to be longer, then new ones."""
+    return past.tickets(
+        plan.study.trials,
+        [hyperparameters for hyperparameters, _ in given],
+        num_islands=num_islands,
+        reached=reached,
+        longer=Extension.of(plan.study, folder, past).tickets(plan, num_islands, reached),
+    )
 
 
 def _budget(study: Study, roots: Mailbox, past: resume.Past) -> BusyBudget:

@@ -39,6 +39,7 @@ from atoll.platform.trial.shares import Share
 from atoll.platform.trial.training_batches import length_in_steps, training_batches
 from atoll.platform.trial.triggers import EarlyStopping, IntervalTrigger, Length
 from atoll.platform.trial.weights import TrainedModel, require_tensors
+from atoll.platform.workloads.workload import Part
 from atoll.storage.folder import TrialFolder
 
 # Random states are global to the process, and virtual ranks are threads of one process.
@@ -82,37 +83,20 @@ class Trial:
         )
         self.workload = registry.workload(configuration.workload, of_workload)
         self.workload.trial_folder = folder
-        self._folder = folder
         if settings.compile and (why := why_not_compiled(device)) is not None:
             raise NotApplicable(f"compile must be false on this host: {why}")
         self._communicator = communicator
         # The trial's own sums, of losses and metrics, do not count as the method's traffic.
         self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
-        self._settings = settings
+        self._settings, self._device, self._folder, self._stops = settings, device, folder, stops
         self._num_synchronized = 0
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
         method = registry.method(configuration.method)
         share = Share(settings.batch_size, communicator.rank, communicator.size, whole=method.layer_parallel)
         self._batches = training_batches(self.workload, configuration, data.train, share, hyperparameters, device)
-        per_epoch = self._batches.num_batches
-        steps = length_in_steps(self.workload, configuration)
-        num_steps = steps or (configuration.epochs or self.workload.epochs) * per_epoch
-        self._length = Length(num_steps, per_epoch)
-        self._reports = IntervalTrigger(configuration.report_every, self._length)
-        self._evaluations = (
-            IntervalTrigger(configuration.evaluate_every, self._length) if configuration.evaluate_every else None
-        )
-        self._sign = -1.0 if self.workload.direction == "maximize" else 1.0
-        self._early_stopping = EarlyStopping(configuration.patience, self.workload.direction)
-        self._counts_epochs = configuration.report_every is None or configuration.report_every.unit == "epochs"
-        loader = configuration.loader
-        validation = on_device(device, data.validation)
-        self._validate = Evaluator(self.workload, validation, self._untracked, device, loader=loader)
-        self._test = None
-        if test:
-            self._test = Evaluator(
-                self.workload, on_device(device, data.test), self._untracked, device, "test", loader=loader
-            )
+        self._plan_reports(configuration)
+        self._validate = self._evaluator(configuration, data.validation, "validation")
+        self._test = self._evaluator(configuration, data.test, "test") if test else None
         self._optimizers = self._make_optimizers(settings)
         self._context = self._make_context(configuration, device)
         self._average = WeightAverage(self._context) if settings.ema else None
@@ -126,6 +110,28 @@ class Trial:
         self._observer = None
         if configuration.observe is not None:
             self._observer = LayerObserver(configuration.observe, self.method, communicator, self._untracked)
+        self._begin()
+        self._prepare_files(configuration)
+
+    def _plan_reports(self, configuration: Configuration) -> None:
+        """Set the training's length, and when it reports, evaluates, and stops early."""
+        per_epoch = self._batches.num_batches
+        steps = length_in_steps(self.workload, configuration)
+        self._length = Length(steps or (configuration.epochs or self.workload.epochs) * per_epoch, per_epoch)
+        self._reports = IntervalTrigger(configuration.report_every, self._length)
+        every = configuration.evaluate_every
+        self._evaluations = None if every is None else IntervalTrigger(every, self._length)
+        self._sign = -1.0 if self.workload.direction == "maximize" else 1.0
+        self._early_stopping = EarlyStopping(configuration.patience, self.workload.direction)
+        self._counts_epochs = configuration.report_every is None or configuration.report_every.unit == "epochs"
+        self._looks = IntervalTrigger(Every(1.0, "seconds"), self._length)
+
+    def _evaluator(self, configuration: Configuration, data: Part, part: str) -> Evaluator:
+        here = on_device(self._device, data)
+        return Evaluator(self.workload, here, self._untracked, self._device, part, loader=configuration.loader)
+
+    def _begin(self) -> None:
+        """Set all that the training measures to its start."""
         self._model: nn.Module | None = None
         self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
         self._started, self._seconds_at_report = 0.0, 0.0
@@ -134,18 +140,19 @@ class Trial:
         self._losses: list[Tensor] = []  # since the last report
         self._epoch_losses: list[Tensor] = []
         self._reported: list[Progress] = []
-        self._device = device
-        self._stops = stops
-        self._looks = IntervalTrigger(Every(1.0, "seconds"), self._length)
+
+    def _prepare_files(self, configuration: Configuration) -> None:
+        """Prepare the writing of checkpoints and of the trained model, if they are asked for and have a folder."""
         self._was_end = False  # whether the checkpoint from which it continues was the last one
         self._saver: Saver | None = None
         self._trained: TrainedModel | None = None
-        if configuration.checkpoint is not None and folder is not None:
-            if configuration.checkpoint.every is not None:
-                self._saver = self._make_saver(configuration, configuration.checkpoint.every, folder)
-            if configuration.checkpoint.weights != "none" and communicator.rank == 0:
-                require_tensors(self._context.model)
-                self._trained = TrainedModel(configuration.objective_from, self.workload.direction)
+        if configuration.checkpoint is None or self._folder is None:
+            return
+        if configuration.checkpoint.every is not None:
+            self._saver = self._make_saver(configuration, configuration.checkpoint.every, self._folder)
+        if configuration.checkpoint.weights != "none" and self._communicator.rank == 0:
+            require_tensors(self._context.model)
+            self._trained = TrainedModel(configuration.objective_from, self.workload.direction)
 
     def _make_saver(self, configuration: Configuration, every: Every, folder: Path) -> Saver:
         if type(self.method).state_dict is Method.state_dict:
