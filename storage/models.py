@@ -21,66 +21,65 @@ class Base(DeclarativeBase):
 
 
 class BenchmarkRow(Base):
-    """A benchmark of `num_studies` studies, of which the started ones refer to it."""
+    """A benchmark: its studies refer to it once they have started."""
 
     __tablename__ = "benchmark"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    uid: Mapped[str]
-    folder: Mapped[str] = mapped_column(Text)
-    definition: Mapped[dict[str, Any]]
-    num_studies: Mapped[int]
-    started: Mapped[float]
+    id: Mapped[int] = mapped_column(primary_key=True, doc="identifies the row")
+    name: Mapped[str] = mapped_column(unique=True, doc="its name")
+    uid: Mapped[str] = mapped_column(doc="identifies its files: the same as in its folder")
+    folder: Mapped[str] = mapped_column(Text, doc="its folder, an absolute path on the host that started it")
+    definition: Mapped[dict[str, Any]] = mapped_column(doc="the benchmark file with all defaults")
+    num_studies: Mapped[int] = mapped_column(doc="number of its studies, started or not")
+    started: Mapped[float] = mapped_column(doc="when it was started; seconds since the epoch")
 
 
 class StudyRow(Base):
-    """One search. Its state is running, complete, stopped or failed.
-
-    `curve_metric` is the workload's metric, which every report has, even if it is not an objective. `objectives` has
-    names and directions if there are several; metric and direction are then those of the first. `num_refused` counts
-    infeasible proposals. For a benchmark's study, `stage` is tune or confirm, `repeat` is the index of the tuning, and
-    the labels are the benchmark's names of method and workload. `archived` studies are listed on request.
-    """
+    """One search, or one set of confirmation trainings."""
 
     __tablename__ = "study"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    state: Mapped[str]
-    workload: Mapped[str]
-    method: Mapped[str]
-    metric: Mapped[str]
-    direction: Mapped[str]
-    target: Mapped[float | None]
-    num_trials: Mapped[int | None]
-    definition: Mapped[dict[str, Any]]
-    folder: Mapped[str] = mapped_column(Text)
-    uid: Mapped[str | None]
-    started: Mapped[float]
-    finished: Mapped[float | None]
-    reason: Mapped[str | None] = mapped_column(Text)
-    objectives: Mapped[list[Any] | None]
-    curve_metric: Mapped[str | None]
-    num_refused: Mapped[int] = mapped_column(server_default="0")
-    benchmark_id: Mapped[int | None] = mapped_column(ForeignKey("benchmark.id", ondelete="CASCADE"), index=True)
-    stage: Mapped[str | None]
-    repeat: Mapped[int | None]
-    method_label: Mapped[str | None]
-    workload_label: Mapped[str | None]
-    archived: Mapped[bool] = mapped_column(server_default=false())
+    id: Mapped[int] = mapped_column(primary_key=True, doc="identifies the row")
+    name: Mapped[str] = mapped_column(unique=True, doc="its name; readers may change it in the dashboard")
+    state: Mapped[str] = mapped_column(doc="running, complete, stopped or failed; running, too, if its launcher died")
+    workload: Mapped[str] = mapped_column(doc="the workload, as in the study file, with an absolute path")
+    method: Mapped[str] = mapped_column(doc="the method, likewise")
+    metric: Mapped[str] = mapped_column(doc="name of the objective; of the first one if there are several")
+    direction: Mapped[str] = mapped_column(doc="minimize or maximize: that of `metric`")
+    target: Mapped[float | None] = mapped_column(doc="value of the workload's metric that counts as solved")
+    num_trials: Mapped[int | None] = mapped_column(doc="budget in trials; null if the budget is in seconds only")
+    definition: Mapped[dict[str, Any]] = mapped_column(doc="the study file with all defaults")
+    folder: Mapped[str] = mapped_column(Text, doc="its folder, an absolute path on the host that started it")
+    uid: Mapped[str | None] = mapped_column(doc="identifies its files: the same as in its folder")
+    started: Mapped[float] = mapped_column(doc="when it was started first; seconds since the epoch")
+    finished: Mapped[float | None] = mapped_column(
+        doc="when it ended last; seconds since the epoch; null while it runs"
+    )
+    reason: Mapped[str | None] = mapped_column(Text, doc="why it stopped or failed")
+    objectives: Mapped[list[Any] | None] = mapped_column(
+        doc="names and directions of all objectives if there are several"
+    )
+    curve_metric: Mapped[str | None] = mapped_column(
+        doc="the workload's metric, which every report has, even if it is not an objective"
+    )
+    num_refused: Mapped[int] = mapped_column(
+        server_default="0", doc="number of infeasible proposals, which were not trained"
+    )
+    benchmark_id: Mapped[int | None] = mapped_column(
+        ForeignKey("benchmark.id", ondelete="CASCADE"), index=True, doc="the benchmark that it is a part of"
+    )
+    stage: Mapped[str | None] = mapped_column(doc="in a benchmark: tune or confirm")
+    repeat: Mapped[int | None] = mapped_column(doc="in a benchmark: the index of the tuning, from 0")
+    method_label: Mapped[str | None] = mapped_column(doc="in a benchmark: its name of the method")
+    workload_label: Mapped[str | None] = mapped_column(doc="in a benchmark: its name of the workload")
+    archived: Mapped[bool] = mapped_column(server_default=false(), doc="whether it is listed on request only")
 
 
 class TrialRow(Base):
-    """One evaluated configuration; `number` counts within the study, `attempt` counts from 0.
+    """One training of one configuration.
 
-    A trial that was lost, or that continues after it had a result, has a next attempt. States: running, complete,
-    pruned (a paused one, too), failed, lost, and continued: a result that the next attempt replaces.
-
-    `proposal` is its origin: operator, parents, the source of each gene, and the time to propose it. `oversubscribed`:
-    its ranks shared cores or a GPU, so its times are not comparable. `note`: a reader's annotation. `notes`: remarks of
-    the method, and what the trial has changed in its process. `provenance`: the version of the study's provenance; null
-    if it is older than these records.
+    A trial that was lost, or that continues after it had a result, has a next attempt,
+    which is a row of its own.
     """
 
     __tablename__ = "trial"
@@ -90,50 +89,81 @@ class TrialRow(Base):
         Index("trial_by_id", "study_id", "id"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"))
-    number: Mapped[int]
-    attempt: Mapped[int]
-    island: Mapped[int]
-    worker: Mapped[int]
-    generation: Mapped[int]
-    state: Mapped[str]
-    seed: Mapped[int]
-    hyperparameters: Mapped[dict[str, Any]]
-    configuration: Mapped[dict[str, Any]]
-    objective: Mapped[float | None]
-    metrics: Mapped[dict[str, Any] | None]
-    seconds: Mapped[float | None]
-    wire_bytes: Mapped[float | None]
-    peak_memory: Mapped[float | None]
-    host: Mapped[str | None]
-    started: Mapped[float]
-    finished: Mapped[float | None]
-    reason: Mapped[str | None] = mapped_column(Text)
-    traceback: Mapped[str | None] = mapped_column(Text)
-    objectives: Mapped[list[Any] | None]
-    proposal: Mapped[dict[str, Any] | None]
-    oversubscribed: Mapped[bool | None]
-    note: Mapped[str | None] = mapped_column(Text)
-    provenance: Mapped[int | None]
-    notes: Mapped[list[Any] | None]
+    id: Mapped[int] = mapped_column(primary_key=True, doc="identifies the row")
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), doc="its study")
+    number: Mapped[int] = mapped_column(doc="counts the study's trials, from 0")
+    attempt: Mapped[int] = mapped_column(doc="counts the attempts at the number, from 0")
+    island: Mapped[int] = mapped_column(doc="the island of its worker, from 0")
+    worker: Mapped[int] = mapped_column(doc="its worker, counted over all islands, from 0")
+    generation: Mapped[int] = mapped_column(doc="number of trials that the worker had started before")
+    state: Mapped[str] = mapped_column(
+        doc="running, complete, pruned (a paused one, too), failed, lost (its ranks ended before it did), or "
+        "continued: a result that the next attempt replaces"
+    )
+    seed: Mapped[int] = mapped_column(doc="the seed of the training: the study's plus `number`")
+    hyperparameters: Mapped[dict[str, Any]] = mapped_column(doc="the searched and fixed hyperparameters, by name")
+    configuration: Mapped[dict[str, Any]] = mapped_column(
+        doc="everything that trains it again: what `atoll export` writes"
+    )
+    objective: Mapped[float | None] = mapped_column(doc="value of the study's `metric`; null unless complete")
+    metrics: Mapped[dict[str, Any] | None] = mapped_column(
+        doc="other final measurements by name; `seconds_compute`, `seconds_waiting` and `seconds_data` are parts of "
+        "the training time, means over ranks, in seconds"
+    )
+    seconds: Mapped[float | None] = mapped_column(
+        doc="training time of the worker's root, without evaluation, in seconds"
+    )
+    wire_bytes: Mapped[float | None] = mapped_column(doc="bytes sent by all of its ranks in training")
+    peak_memory: Mapped[float | None] = mapped_column(doc="largest resident memory of one of its ranks, in bytes")
+    host: Mapped[str | None] = mapped_column(doc="host of the worker's root")
+    started: Mapped[float] = mapped_column(doc="when it started; seconds since the epoch")
+    finished: Mapped[float | None] = mapped_column(doc="when it ended; seconds since the epoch")
+    reason: Mapped[str | None] = mapped_column(Text, doc="why it was pruned, failed or lost, at most 2,000 characters")
+    traceback: Mapped[str | None] = mapped_column(Text, doc="the failed rank's traceback, at most 20,000 characters")
+    objectives: Mapped[list[Any] | None] = mapped_column(
+        doc="values of all objectives, in the order of the study's, if there are several"
+    )
+    proposal: Mapped[dict[str, Any] | None] = mapped_column(
+        doc="the origin of the hyperparameters: operator, parents, the source of each gene, and the time to propose"
+    )
+    oversubscribed: Mapped[bool | None] = mapped_column(
+        doc="whether its ranks shared cores or a GPU, so that its times are not comparable"
+    )
+    note: Mapped[str | None] = mapped_column(Text, doc="a reader's annotation, from the dashboard")
+    provenance: Mapped[int | None] = mapped_column(
+        doc="version of the study's provenance; null if the trial is older than these records"
+    )
+    notes: Mapped[list[Any] | None] = mapped_column(
+        doc="remarks of the method, and what the trial changed in its process"
+    )
 
 
 class ProgressRow(Base):
-    """A trial's report after an epoch."""
+    """A trial's report, by default after every epoch."""
 
     __tablename__ = "progress"
 
-    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
-    step: Mapped[int] = mapped_column(primary_key=True)
-    epoch: Mapped[int]
-    seconds: Mapped[float]
-    train_loss: Mapped[float | None]
-    validation_loss: Mapped[float | None]
-    metric: Mapped[float | None]
-    learning_rate: Mapped[float]
-    wire_bytes: Mapped[float]
-    metrics: Mapped[dict[str, Any] | None]
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True, doc="its trial")
+    step: Mapped[int] = mapped_column(primary_key=True, doc="completed steps")
+    epoch: Mapped[int] = mapped_column(doc="completed epochs")
+    seconds: Mapped[float] = mapped_column(
+        doc="training time so far of the worker's root, without evaluation, in seconds"
+    )
+    train_loss: Mapped[float | None] = mapped_column(
+        doc="mean training loss since the report before, over all ranks; null if not finite"
+    )
+    validation_loss: Mapped[float | None] = mapped_column(
+        doc="loss on the validation data; null if not evaluated or not finite"
+    )
+    metric: Mapped[float | None] = mapped_column(
+        doc="the workload's metric on the validation data; null if not evaluated or not finite"
+    )
+    learning_rate: Mapped[float] = mapped_column(doc="learning rate of the last step")
+    wire_bytes: Mapped[float] = mapped_column(doc="bytes sent so far by all of its ranks")
+    metrics: Mapped[dict[str, Any] | None] = mapped_column(
+        doc="further metrics of workload, method and observers, by name; in a confirmation, those on the test data "
+        "start with test_"
+    )
 
 
 class LedgerRow(Base):
@@ -141,50 +171,55 @@ class LedgerRow(Base):
 
     __tablename__ = "ledger"
 
-    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
-    operation: Mapped[str] = mapped_column(primary_key=True)
-    scope: Mapped[str] = mapped_column(primary_key=True)
-    payload_bytes: Mapped[int] = mapped_column(primary_key=True)
-    overlapped: Mapped[bool] = mapped_column(primary_key=True)
-    count: Mapped[int]
-    wire_bytes: Mapped[float]
-    seconds_waited: Mapped[float]
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True, doc="its trial")
+    operation: Mapped[str] = mapped_column(primary_key=True, doc="the operation, such as all_reduce or send")
+    scope: Mapped[str] = mapped_column(primary_key=True, doc="node: between ranks of one node; global: otherwise")
+    payload_bytes: Mapped[int] = mapped_column(
+        primary_key=True, doc="size of one call's tensor in its communication dtype, in bytes"
+    )
+    overlapped: Mapped[bool] = mapped_column(primary_key=True, doc="whether the calls were non-blocking")
+    count: Mapped[int] = mapped_column(doc="number of calls")
+    wire_bytes: Mapped[float] = mapped_column(doc="bytes sent")
+    seconds_waited: Mapped[float] = mapped_column(doc="seconds that ranks waited for these calls")
 
 
 class TraceRow(Base):
-    """The step trace of one rank of a trial, for projections: patterns of events, their times, and their order."""
+    """The step trace of one rank of a trial, for projections."""
 
     __tablename__ = "schedule"
 
-    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
-    rank: Mapped[int] = mapped_column(primary_key=True)
-    content: Mapped[dict[str, Any]]
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True, doc="its trial")
+    rank: Mapped[int] = mapped_column(primary_key=True, doc="the rank in its worker")
+    content: Mapped[dict[str, Any]] = mapped_column(
+        doc="the trace: patterns of events, their times in seconds, and their order"
+    )
 
 
 class ProjectionRow(Base):
-    """A *prediction*, never a measurement: a trial's times on a described cluster, with the assumptions.
-
-    `compute_seconds` and `exposed_seconds` (waiting for communication) are per step. The values to the target are null
-    if the trial missed it or there is none. `grows`: whether the method scales with the number of ranks. `description`
-    is the cluster's.
-    """
+    """A *prediction*, never a measurement: a trial's times on a described cluster, from `atoll project`."""
 
     __tablename__ = "projection"
 
-    trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True)
-    cluster: Mapped[str] = mapped_column(primary_key=True)
-    scaling: Mapped[str] = mapped_column(primary_key=True)
-    num_nodes: Mapped[int] = mapped_column(primary_key=True)
-    num_ranks: Mapped[int]
-    grows: Mapped[bool]
-    step_seconds: Mapped[float]
-    compute_seconds: Mapped[float]
-    exposed_seconds: Mapped[float]
-    epoch_seconds: Mapped[float]
-    steps_to_target: Mapped[float | None]
-    seconds_to_target: Mapped[float | None]
-    assumptions: Mapped[list[Any]]
-    description: Mapped[dict[str, Any]]
+    trial_id: Mapped[int] = mapped_column(
+        ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True, doc="the measured trial"
+    )
+    cluster: Mapped[str] = mapped_column(primary_key=True, doc="name of the cluster")
+    scaling: Mapped[str] = mapped_column(
+        primary_key=True, doc="weak: the batch per rank stays; strong: the global batch stays"
+    )
+    num_nodes: Mapped[int] = mapped_column(primary_key=True, doc="number of nodes")
+    num_ranks: Mapped[int] = mapped_column(doc="number of ranks on all nodes")
+    grows: Mapped[bool] = mapped_column(doc="whether the method runs on any number of ranks")
+    step_seconds: Mapped[float] = mapped_column(doc="seconds of a step")
+    compute_seconds: Mapped[float] = mapped_column(doc="seconds of a step's computing")
+    exposed_seconds: Mapped[float] = mapped_column(doc="seconds of a step's waiting for communication")
+    epoch_seconds: Mapped[float] = mapped_column(doc="seconds of an epoch")
+    steps_to_target: Mapped[float | None] = mapped_column(
+        doc="steps to the target; null if the trial missed it or there is none"
+    )
+    seconds_to_target: Mapped[float | None] = mapped_column(doc="seconds to the target; null likewise")
+    assumptions: Mapped[list[Any]] = mapped_column(doc="the assumptions, in words")
+    description: Mapped[dict[str, Any]] = mapped_column(doc="the cluster: nodes, GPUs, latencies and bandwidths")
 
 
 class MigrationRow(Base):
@@ -192,12 +227,12 @@ class MigrationRow(Base):
 
     __tablename__ = "migration"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True)
-    time: Mapped[float]
-    number: Mapped[int]
-    from_island: Mapped[int]
-    to_island: Mapped[int]
+    id: Mapped[int] = mapped_column(primary_key=True, doc="identifies the row")
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True, doc="its study")
+    time: Mapped[float] = mapped_column(doc="when it was sent; seconds since the epoch")
+    number: Mapped[int] = mapped_column(doc="the individual's trial number")
+    from_island: Mapped[int] = mapped_column(doc="the island that sent it")
+    to_island: Mapped[int] = mapped_column(doc="the island that received it")
 
 
 class HostRow(Base):
@@ -205,45 +240,42 @@ class HostRow(Base):
 
     __tablename__ = "host"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True)
-    time: Mapped[float]
-    world_rank: Mapped[int]
-    island: Mapped[int]
-    worker: Mapped[int]
-    rank: Mapped[int]
-    node: Mapped[int]
-    hostname: Mapped[str]
-    process: Mapped[int]
-    device: Mapped[str]
-    threads: Mapped[int]
-    processor: Mapped[str | None]
-    cores: Mapped[int | None]
+    id: Mapped[int] = mapped_column(primary_key=True, doc="identifies the row")
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True, doc="its study")
+    time: Mapped[float] = mapped_column(doc="when the rank was placed; seconds since the epoch")
+    world_rank: Mapped[int] = mapped_column(doc="the rank in the whole search")
+    island: Mapped[int] = mapped_column(doc="its island, from 0")
+    worker: Mapped[int] = mapped_column(doc="its worker, counted over all islands, from 0")
+    rank: Mapped[int] = mapped_column(doc="the rank in its worker; 0 is the root")
+    node: Mapped[int] = mapped_column(doc="its node as the methods see it: the host, or a virtual node")
+    hostname: Mapped[str] = mapped_column(doc="its host")
+    process: Mapped[int] = mapped_column(doc="its process id")
+    device: Mapped[str] = mapped_column(doc="cpu or cuda:N")
+    threads: Mapped[int] = mapped_column(doc="number of torch threads")
+    processor: Mapped[str | None] = mapped_column(doc="name of its GPU or processor")
+    cores: Mapped[int | None] = mapped_column(doc="number of cores that it may use")
 
 
 class ProvenanceRow(Base):
-    """What a study searched and measured, from `time` on: space, user code, data, libraries and environment.
-
-    Versions count from 1; `changes` are a version's differences to the one before.
-    """
+    """What a study searched and measured, from `time` on."""
 
     __tablename__ = "provenance"
 
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
-    version: Mapped[int] = mapped_column(primary_key=True)
-    time: Mapped[float]
-    sha256: Mapped[str]
-    record: Mapped[dict[str, Any]]
-    changes: Mapped[list[Any]]
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True, doc="its study")
+    version: Mapped[int] = mapped_column(primary_key=True, doc="counts from 1")
+    time: Mapped[float] = mapped_column(doc="since when it holds; seconds since the epoch")
+    sha256: Mapped[str] = mapped_column(doc="hash of the record")
+    record: Mapped[dict[str, Any]] = mapped_column(doc="space, code, data, libraries and environment")
+    changes: Mapped[list[Any]] = mapped_column(doc="differences to the version before, in words")
 
 
 class JournalOffset(Base):
-    """The number of bytes of a journal that are in the database; updated in the transaction that adds the rows."""
+    """How much of a journal is in the database; updated in the transaction that adds the rows."""
 
     __tablename__ = "journal_offset"
 
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
-    file: Mapped[str] = mapped_column(primary_key=True)
-    offset: Mapped[int]
-    num_skipped: Mapped[int]
-    num_quarantined: Mapped[int] = mapped_column(server_default="0")
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True, doc="its study")
+    file: Mapped[str] = mapped_column(primary_key=True, doc="name of the journal")
+    offset: Mapped[int] = mapped_column(doc="number of its bytes that are recorded")
+    num_skipped: Mapped[int] = mapped_column(doc="number of lines that could not be read")
+    num_quarantined: Mapped[int] = mapped_column(server_default="0", doc="number of lines that the database refused")

@@ -38,10 +38,12 @@ LABEL_WORDS = "1 to 28 letters, digits, dashes and underscores, starting with a 
 class MethodEntry(Strict):
     """A method, with changes of its search space; a benchmark may have several entries of one method."""
 
-    method: str
+    method: str = Field(description="a registered name, an entry point, or file.py:Class")
     name: str = Field(default="", description="label in tables. Default: the method's name")
     space: Space = Field(default_factory=dict, description="changes of its search space, as in a study file")
-    constraints: list[str] = Field(default_factory=list)
+    constraints: list[str] = Field(
+        default_factory=list, description="constraints between hyperparameters, such as S <= B"
+    )
     ranks: int | None = Field(
         default=None, ge=1, description="number of ranks, such as for a baseline on fewer. Default: the benchmark's"
     )
@@ -53,7 +55,7 @@ class MethodEntry(Strict):
 class WorkloadEntry(Strict):
     """A workload, with its target, its epochs, and changes of all methods' search spaces."""
 
-    workload: str
+    workload: str = Field(description="a registered name, an entry point, or file.py:Class")
     name: str = Field(default="", description="label in tables. Default: the workload's name")
     target: float | None = Field(default=None, gt=0, description="target value of its metric. Default: the workload's")
     epochs: int | None = Field(default=None, ge=1, description="epochs per trial. Default: the workload's")
@@ -72,11 +74,13 @@ class Tuning(Strict):
     )
     busy_seconds: float | None = Field(default=None, gt=0, description="budget: worker-seconds (seconds in trials)")
     repeats: int = Field(default=1, ge=1, description="number of independent tunings")
-    islands: int = Field(default=1, ge=1)
+    islands: int = Field(default=1, ge=1, description="number of islands")
     workers: int = Field(default=1, ge=1, description="workers per island; they train concurrently")
-    sampler: Annotated[Sampler, BeforeValidator(with_name)] = Field(default_factory=lambda: default_sampler(1))
+    sampler: Annotated[Sampler, BeforeValidator(with_name)] = Field(
+        default_factory=lambda: default_sampler(1), description="the sampler of all tunings. Default: mixed"
+    )
     objective: str | None = Field(default=None, description="the tuned objective. Default: the workload's metric")
-    pruning: Pruning | None = None
+    pruning: Pruning | None = Field(default=None, description="rule for stopping trials early. Default: never")
 
     @model_validator(mode="before")
     @classmethod
@@ -115,19 +119,27 @@ class Part:
 class Benchmark(Strict):
     """Methods x workloads x repeats."""
 
-    name: str
-    description: str = ""
-    methods: list[Annotated[MethodEntry, _entry("method")]] = Field(min_length=1)
-    workloads: list[Annotated[WorkloadEntry, _entry("workload")]] = Field(min_length=1)
-    tuning: Tuning = Field(default_factory=Tuning)
-    confirmation: Confirming = Field(default_factory=Confirming)
+    name: str = Field(description="name of the benchmark in the store, and of its folder")
+    description: str = Field(default="", description="for its report")
+    methods: list[Annotated[MethodEntry, _entry("method")]] = Field(
+        min_length=1, description="the compared methods: names, or mappings"
+    )
+    workloads: list[Annotated[WorkloadEntry, _entry("workload")]] = Field(
+        min_length=1, description="what they train: names, or mappings"
+    )
+    tuning: Tuning = Field(default_factory=Tuning, description="the search on each workload, for each method")
+    confirmation: Confirming = Field(
+        default_factory=Confirming, description="the trainings of the best configurations, on test data"
+    )
     ranks: int = Field(default=2, ge=1, description="number of ranks that train together")
     ranks_per_node: int | None = Field(default=None, ge=1, description="ranks per (virtual) node. Default: by host")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="device on which ranks train")
     threads: int | None = Field(default=None, ge=1, description="torch threads per rank")
     space: Space = Field(default_factory=dict, description="changes of the optimizer space, for all methods")
-    seed: int = Field(default=0, ge=0, le=2**30)
-    trial_timeout: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0, le=2**30, description="from which the seeds of all trials follow")
+    trial_timeout: float | None = Field(
+        default=None, gt=0, description="seconds after which a trial is stopped and counts as failed. Default: no limit"
+    )
     data: str | None = Field(default=None, description="folder with the data files. Default: ATOLL_DATA")
 
     @field_validator("name")

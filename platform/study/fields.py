@@ -68,11 +68,11 @@ class Searched(Strict):
 class FloatRange(Searched):
     """A range of real numbers."""
 
-    type: Literal["float"]
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
+    type: Literal["float"] = Field(description="may be omitted if low or high has a decimal point")
+    low: float = Field(description="smallest value")
+    high: float = Field(description="largest value")
+    log: bool = Field(default=False, description="search on a log scale")
+    step: float | None = Field(default=None, description="distance of the values. Default: any value in between")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> FloatRange:
@@ -89,11 +89,11 @@ class FloatRange(Searched):
 class IntRange(Searched):
     """A range of integers."""
 
-    type: Literal["int"]
-    low: int
-    high: int
-    log: bool = False
-    step: int = Field(default=1, ge=1)
+    type: Literal["int"] = Field(description="may be omitted if low and high are integers")
+    low: int = Field(description="smallest value")
+    high: int = Field(description="largest value")
+    log: bool = Field(default=False, description="search on a log scale")
+    step: int = Field(default=1, ge=1, description="distance of the values")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> IntRange:
@@ -124,8 +124,8 @@ def _check_step(low: float, high: float, step: float, log: bool) -> None:
 class Choices(Searched):
     """A categorical parameter."""
 
-    type: Literal["choices"]
-    choices: list[JsonValue] = Field(min_length=1)
+    type: Literal["choices"] = Field(description="may be omitted")
+    choices: list[JsonValue] = Field(min_length=1, description="the values")
 
 
 Fixed = bool | int | float | str | list[JsonValue] | None

@@ -131,8 +131,8 @@ class Qmc(_Strict):
     """Quasi-random points by Optuna and SciPy; trial n evaluates point n."""
 
     name: Literal["optuna-qmc"]
-    sequence: Literal["sobol", "halton"] = "sobol"
-    scramble: bool = True
+    sequence: Literal["sobol", "halton"] = Field(default="sobol", description="the sequence of points")
+    scramble: bool = Field(default=True, description="scramble the sequence, by the seed")
 
 
 class Random(_Strict):

@@ -190,7 +190,7 @@ class Study(Strict):
     seed: int = Field(
         default=0, ge=0, le=MAX_SEED, description="trial n trains with seed + n; samplers are seeded with it"
     )
-    topology: Topology = Field(default_factory=Topology)
+    topology: Topology = Field(default_factory=Topology, description="islands, workers and ranks. Default: one of each")
     objectives: list[Objective] | None = Field(
         default=None, min_length=1, description="names, or {name, direction}. Default: the workload's metric"
     )
