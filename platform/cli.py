@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import NoReturn
 
 from rich.console import Console
@@ -13,6 +15,7 @@ from atoll.platform.exit_codes import FAILURE, USAGE
 
 def main() -> NoReturn:
     """Run a command; a known error becomes a message and an exit code."""
+    _open_standard_streams()
     try:
         app()
     except Exception as error:
@@ -23,6 +26,24 @@ def main() -> NoReturn:
         Console(stderr=True, soft_wrap=True, highlight=False).print(told, style="red", markup=False)
         raise SystemExit(code) from None
     raise SystemExit(0)
+
+
+def _open_standard_streams() -> None:
+    """Give a process that was started without standard streams, as by `>&-`, some that lead nowhere.
+
+    Otherwise the next file to be opened, such as the store or the lock, would be its standard output.
+    """
+    for number, name, mode in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            file = os.open(os.devnull, mode)
+            if file != number:
+                os.dup2(file, number, inheritable=True)
+                os.close(file)
+            os.set_inheritable(number, True)
+            stream = os.fdopen(number, "r" if mode == os.O_RDONLY else "w", closefd=False)
+            setattr(sys, name, stream)
 
 
 def _words(error: Exception) -> str:

@@ -32,6 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.chmod(stat.S_IMODE(path.stat().st_mode))
         _sync(partial)
         partial.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(partial)):  # such as of a write on a full disk, which names no file
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)

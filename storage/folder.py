@@ -16,6 +16,9 @@ from atoll.storage.files import left_overs, sync_folder, write_whole
 DEFAULT_PARENT = Path("atoll-studies")
 
 
+_MAX_STEP = 2**53  # ranks tell it one another as a float
+
+
 class StudyFolder:
     """The files of one study under one folder.
 
@@ -160,9 +163,27 @@ class TrialFolder:
     def checkpoint_step(self) -> int:
         """The step of the newest checkpoint; 0 if there is none."""
         try:
-            return int(json.loads(self.manifest.read_text())["step"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return self.read_manifest()[0]
+        except (OSError, ValueError):
             return 0
+
+    def read_manifest(self) -> tuple[int, dict[str, Any], int]:
+        """The newest checkpoint's step, the training that it belongs to, and the best one's step, -1 if it is unknown.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint.
+            OSError, ValueError: if the manifest cannot be read, or is none.
+        """
+        if self.manifest.exists() and not self.manifest.is_file():  # reading a pipe would wait
+            raise ValueError("it is no file")
+        try:
+            content = json.loads(self.manifest.read_text())
+            step, training, best = content["step"], content["training"], content.get("best", -1)
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+        if type(step) is not int or not 0 <= step <= _MAX_STEP or not isinstance(training, dict):
+            raise ValueError("it must have a step, and a training")
+        return step, training, best if type(best) is int and best <= _MAX_STEP else -1
 
     @property
     def former_manifest(self) -> Path:
@@ -194,16 +215,17 @@ class TrialFolder:
                 file.unlink(missing_ok=True)
 
     def remove_checkpoints(self) -> None:
-        """Remove the checkpoints, and the folder if it is then empty."""
+        """Remove the checkpoints, and the folder if it is then empty; raises OSError if one stays."""
         self._remove(*self.path.glob("step-*.rank-*.pt"), *left_overs(self.path), self.manifest, self.former_manifest)
 
     def remove_weights(self) -> None:
-        """Remove the trained model, and the folder if it is then empty."""
+        """Remove the trained model, and the folder if it is then empty; raises OSError if it stays."""
         self._remove(self.weights)
 
     def _remove(self, *files: Path) -> None:
         for file in files:
-            file.unlink(missing_ok=True)
+            if not file.is_dir():  # a workload may have folders of such names
+                file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 

@@ -9,6 +9,7 @@ two attempts, however many ranks still write.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -179,7 +180,12 @@ class JournalTail:
 
         Their host may have crashed before it had synced their last lines, or a later launch has closed them before
         that place.
+
+        Raises:
+            FileNotFoundError: if the whole folder is away, as on a file system that is not mounted: this loses nothing.
         """
+        if self._offsets and not self._folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the journals are not there", str(self._folder))
         there = {file.path.name: file for file in closed_files(self._folder, self._ends)}
         return [name for name, offset in self._offsets.items() if offset and not _holds(there.get(name), offset)]
 
@@ -217,16 +223,25 @@ def replay(folder: Path, problems: list[str] | None = None, since: int = 1) -> l
     timed: list[tuple[int, bool, float, Event]] = []
     for file in (file for file in closed_files(folder) if file.launch >= since):
         now, malformed = 0.0, list[str]()
+        elapsed, num_early = 0.0, 0
         for event in read_all(file.path, malformed, file.end):
             now = max(now, event.time)  # a clock that is set back must not change the order within a file
+            if event.elapsed is not None:
+                num_early += event.elapsed < elapsed  # its writer counts upwards, whatever the clock does
+                elapsed = max(elapsed, event.elapsed)
             is_ranks = not file.is_of_launcher or event.elapsed is None  # before version 3, times are all there is
             timed.append((file.launch, is_ranks, now, event))
         if problems is not None:
-            problems += _problems(file, malformed)
+            problems += _problems(file, malformed, num_early)
     return [event for *_, event in sorted(timed, key=lambda entry: entry[:3])]
 
 
-def _problems(file: JournalFile, malformed: list[str]) -> Iterator[str]:
+def _problems(file: JournalFile, malformed: list[str], num_early: int) -> Iterator[str]:
+    if num_early:
+        yield (
+            f"{num_early} lines of {file.path} stand after later ones: somebody has changed their order, so trials may "
+            "seem lost or unended, and are trained again"
+        )
     if malformed:
         yield f"ignored {len(malformed)} invalid lines of {file.path}; the first: {malformed[0]}"
     difference = 0 if file.end is None else file.path.stat().st_size - file.end

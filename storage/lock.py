@@ -54,9 +54,14 @@ class Lock:
         if (holder := self._named_holder()) is not None and not holder.get("has_flock"):
             os.close(file)
             raise Locked(_running(holder))
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(_identity() | {"has_flock": True}).encode(), 0)
-        os.fsync(file)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(_identity() | {"has_flock": True}).encode(), 0)
+            os.fsync(file)
+        except OSError as error:  # such as of a full disk, which names no file
+            os.close(file)
+            error.filename = str(self._path)
+            raise
         self._file = file
 
     def _locked_file(self) -> int:
@@ -109,10 +114,24 @@ class Lock:
             turn.rmdir()
 
     def refresh(self) -> None:
-        """Show that the holder is alive; to be called often, touches the file at intervals."""
-        if time.monotonic() - self._refreshed > self.REFRESH_INTERVAL:
-            self._refreshed = time.monotonic()
+        """Show that the holder is alive; to be called often, touches the file at intervals.
+
+        A file system that is away for a while does no harm. A file that was removed is made again.
+
+        Raises:
+            Locked: if another process has taken the lock meanwhile.
+        """
+        if time.monotonic() - self._refreshed <= self.REFRESH_INTERVAL:
+            return
+        self._refreshed = time.monotonic()
+        with contextlib.suppress(OSError):
+            if self._file is not None and not _is_still(self._path, self._file):
+                self._take_again(self._file)
             os.utime(self._path)
+
+    def _take_again(self, removed: int) -> None:
+        self.acquire()
+        os.close(removed)
 
     def release(self) -> None:
         """Release the lock."""

@@ -172,7 +172,7 @@ class RecorderThread(threading.Thread):
             reason = str(getattr(error, "orig", error)).splitlines()[0]
             what = (
                 "the journals cannot be read"
-                if isinstance(error, JournalVersionError)
+                if isinstance(error, JournalVersionError | FileNotFoundError)
                 else "the store cannot be written"
             )
             log.warning("%s (%s); the search continues, and the journals keep all", what, reason)

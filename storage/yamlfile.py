@@ -22,6 +22,7 @@ MAX_DEPTH = 50
 MAX_NODES = 500_000  # with every alias replaced by what it stands for
 MAX_SHOWN = 300  # characters of a value in an error
 MAX_MISTAKES = 20
+MAX_INTEGER = 2**63 - 1  # that databases hold; larger ones also overflow Python's floats
 _INTEGER = re.compile(r"[-+]?\d[\d_]*|0o[0-7]+|0x[\da-fA-F]+")
 _REAL = re.compile(
     r"[-+]?(?:\.\d[\d_]*|\d[\d_]*(?:\.[\d_]*)?)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
@@ -176,6 +177,12 @@ def validate(
     inside: bool = False,
 ) -> Model:
     """Validate `content` as `model`; `source` is its name in errors. Raises FileError."""
+    if (path := _path_of_huge(content)) is not None:
+        line, key = _line(node, path), ".".join(_short(str(part)) for part in path)
+        raise FileError(
+            f"{source}{f', line {line}' if line else ''}: {key}: an integer must be between {-MAX_INTEGER} and "
+            f"{MAX_INTEGER}; got one of {_at(content, path).bit_length()} bits"
+        )
     try:
         return model.model_validate(content, context={"folder": str(folder), "inside": inside})
     except ValidationError as error:
@@ -186,6 +193,23 @@ def validate(
         if len(mistakes) > len(first):
             lines.append(f"{source}: and {len(mistakes) - len(first)} more mistakes")
         raise FileError("\n".join(lines)) from None
+
+
+def _path_of_huge(content: Any) -> Location | None:
+    """The keys of the first integer that is too large; None if there is none."""
+    if isinstance(content, int):
+        return () if abs(content) > MAX_INTEGER else None
+    entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in entries:
+        if (path := _path_of_huge(value)) is not None:
+            return (key, *path)
+    return None
+
+
+def _at(content: Any, path: Location) -> Any:
+    for key in path:
+        content = content[key]
+    return content
 
 
 def _explain(key: str, error: ErrorDetails, model: type[BaseModel], source: str, node: yaml.Node | None) -> str:

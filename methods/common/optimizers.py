@@ -229,7 +229,7 @@ def shares_of(milestones: str) -> list[float]:
     """The milestones, ascending shares of the training in (0, 1)."""
     try:
         shares = [float(Fraction(part.strip())) for part in milestones.split(",")]
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise ValueError(f"milestones must be numbers such as 1/3,2/3,8/9 or 0.5,0.75; got {milestones!r}") from None
     ascending = all(a < b for a, b in itertools.pairwise([0.0, *shares, 1.0]))
     require(ascending, f"milestones must be above 0, below 1 and ascending; got {milestones!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -29,6 +30,7 @@ from atoll.platform.trial.isolation import isolated
 
 LIMIT = 10.0  # seconds, before a search; `atoll check` has none
 GRACE = 1.0  # seconds that its process has to end, and then to end when asked to
+LOOK = 0.05  # seconds between looks at whether the process lives
 MOST = 4  # configurations, if all of them fail
 
 
@@ -162,8 +164,10 @@ def _in_a_process(found: Callable[[Callable[[str], None]], Verdict], limit: floa
     if (process := os.fork()) == 0:
         _child(found, reads, writes)
     os.close(writes)
+    with contextlib.suppress(OSError):  # whichever comes first, the process does the same
+        os.setpgid(process, process)
     try:
-        content, in_time = _read(reads, limit)
+        content, in_time = _read(process, reads, limit)
     except BaseException:
         _end(process, signal.SIGTERM)
         raise
@@ -183,17 +187,27 @@ def _in_a_process(found: Callable[[Callable[[str], None]], Verdict], limit: floa
 
 
 def _end(process: int, *numbers: int) -> int:
-    """Wait for the end of the process, for GRACE after each signal, then kill it; returns its status."""
-    for number in numbers or (0,):
-        os.kill(process, number)
-        end = time.monotonic() + GRACE
-        while time.monotonic() < end:
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
-                return status
-            time.sleep(0.005)
-    os.kill(process, signal.SIGKILL)
-    return os.waitpid(process, 0)[1]
+    """Wait for the end of the process, for GRACE after each signal, then kill it; returns its status.
+
+    What it has started, and left in its process group, is killed.
+    """
+    try:
+        for number in numbers or (0,):
+            os.kill(process, number)
+            end = time.monotonic() + GRACE
+            while time.monotonic() < end:
+                if _has_ended(process):
+                    return os.waitpid(process, 0)[1]
+                time.sleep(0.005)
+        os.kill(process, signal.SIGKILL)
+        return os.waitpid(process, 0)[1]
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(process, signal.SIGKILL)
+
+
+def _has_ended(process: int) -> bool:
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _child(found: Callable[[Callable[[str], None]], Verdict], reads: int, writes: int) -> None:
@@ -201,6 +215,7 @@ def _child(found: Callable[[Callable[[str], None]], Verdict], reads: int, writes
     code = 1
     try:
         os.close(reads)
+        os.setpgid(0, 0)  # what it starts is ended with it
         signal.signal(signal.SIGTERM, _interrupt)  # the launcher's handler would only note it
         os.dup2(2, 1)  # what the user's code prints must not mix with JSON
         sys.stdout = sys.stderr
@@ -225,15 +240,21 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _read(reads: int, limit: float | None) -> tuple[bytes, bool]:
-    """What the process writes until it ends; whether it does so in time."""
+def _read(process: int, reads: int, limit: float | None) -> tuple[bytes, bool]:
+    """What the process writes until it ends; whether it does so in time.
+
+    The pipe's end does not tell: a process that the user's code has started may hold it open.
+    """
     content, end = b"", None if limit is None else time.monotonic() + limit
     while True:
-        remaining = None if end is None else end - time.monotonic()
-        if remaining is not None and remaining <= 0:
+        remaining = math.inf if end is None else end - time.monotonic()
+        if remaining <= 0:
             return content, False
-        if not select.select([reads], [], [], remaining)[0]:
-            return content, False
+        has_ended = _has_ended(process)
+        if not select.select([reads], [], [], 0 if has_ended else min(remaining, LOOK))[0]:
+            if has_ended:
+                return content, True
+            continue
         if not (chunk := os.read(reads, 1 << 16)):
             return content, True
         content += chunk

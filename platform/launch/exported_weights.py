@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from atoll.platform.workloads.workload import Workload
     from atoll.storage.models import ProvenanceRow, StudyRow, TrialRow
 
+_OPENING = "# The model of trial "
 CONFIGURATION, WEIGHTS, PROGRAM, SCRIPT = "configuration.yaml", "weights.safetensors", "model.pt2", "load.py"
 PATIENCE = 120.0  # seconds that the script has to run
 # Runs a script as where atoll is not installed.
@@ -62,7 +63,8 @@ def weights_file(study: StudyRow, trial: TrialRow) -> Path:
                 f"{metric_of(file)}, and that of attempt {trial.attempt} is {expected}"
             )
         return file
-    found = sorted(int(path.parent.name) for path in folder.trials.glob(f"*/{WEIGHTS}") if path.parent.name.isdigit())
+    files = (path for path in folder.trials.glob(f"*/{WEIGHTS}") if path.is_file())
+    found = sorted(int(path.parent.name) for path in files if path.parent.name.isdigit())
     if found:
         numbers = ", ".join(map(str, found[:20])) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
         state = "" if trial.state == "complete" else f", as it is {trial.state}"
@@ -92,32 +94,37 @@ def export_weights(
         outside: whether code outside the working directory may run to make the network.
 
     Raises:
-        StoreError: if the trial has no weights, or they do not fit the network that its workload makes now.
+        StoreError: if the trial has no weights, they do not fit the network that its workload makes now, or the folder
+            holds other files of these names.
         UnknownName: if code of the trial's is outside the working directory.
     """
     file = weights_file(study, trial)
     if not outside:
         _check_inside(trial.configuration, Path.cwd())
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / CONFIGURATION, as_yaml(study, [trial], provenances, folder, alone=True))
-    title = f"The model of trial {trial.number} of {study.name}: {study.metric} {trial.objective}"
+    _check_free(folder)
+    title = f"trial {trial.number} of {study.name}: {study.metric} {trial.objective}"
     script = _Script(folder / SCRIPT, title)
+    description = as_yaml(study, [trial], provenances, folder, alone=True)
     with tempfile.TemporaryDirectory(prefix="atoll-export-") as own:
         try:
             network = _Network.of(Configuration.model_validate(dict(trial.configuration)), Path(own))
-        except Exception as error:  # of the user's code, or such as an absent file or library
-            shutil.copyfile(file, folder / WEIGHTS)
+        except (Exception, SystemExit) as error:  # of the user's code, or such as an absent file or library
+            _begin(folder, description)
+            with replacing(folder / WEIGHTS) as partial:
+                shutil.copyfile(file, partial)
             why = f"the workload does not make it here ({_line(error)})"
             script.write_without_network(why)
             return [f"{SCRIPT} does not make the network, and low-rank factors stay as they are: {why}"]
-        script.products = network.load(file, folder / WEIGHTS, factors=factors)
+        tensors, script.products = network.load(file, factors=factors)
+        _begin(folder, description)
+        _write_tensors(tensors, folder / WEIGHTS)
         if (construction := network.construction(folder)) is not None:
             script.write(*construction)
             if script.runs():
                 return []
         try:
             notes = network.write_program(folder / PROGRAM)
-        except Exception as error:  # data absent, or a network that torch.export does not support
+        except (Exception, SystemExit) as error:  # data absent, or a network that torch.export does not support
             why = f"torch.export failed ({_line(error)})"
             script.write_without_network(why)
             return [f"{SCRIPT} does not make the network, and there is no {PROGRAM}: {why}"]
@@ -131,6 +138,32 @@ def _check_inside(configuration: Mapping[str, Any], folder: Path) -> None:
         registry.check_inside(str(configuration.get(part)), folder)
     hyperparameters = configuration.get("hyperparameters")
     located(dict(hyperparameters) if isinstance(hyperparameters, dict) else {}, {"folder": folder, "inside": True})
+
+
+def _check_free(folder: Path) -> None:
+    """Raise StoreError if the folder holds files that an export would replace, and that are of no export."""
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"--weights needs a folder; {folder} is a file")
+    found = [name for name in (CONFIGURATION, WEIGHTS, PROGRAM, SCRIPT) if (folder / name).exists()]
+    script = folder / SCRIPT
+    is_export = script.is_file() and script.read_bytes().startswith(_OPENING.encode())
+    if found and not is_export:
+        raise StoreError(
+            f"{folder} holds {', '.join(found)}, which an export would replace, and which no export has written: "
+            "remove them, or choose another folder"
+        )
+
+
+def _begin(folder: Path, configuration: str) -> None:
+    """Make the folder, without the files of an earlier export, and write the configuration.
+
+    The script goes first: without it there is no export, and the others are never of two trials.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / SCRIPT, f"{_OPENING}is incomplete here: its export was interrupted\n")
+    for name in (WEIGHTS, PROGRAM):
+        (folder / name).unlink(missing_ok=True)
+    write_whole(folder / CONFIGURATION, configuration)
 
 
 def _line(error: BaseException) -> str:
@@ -185,7 +218,7 @@ def _call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
 def _is_literal(value: object) -> bool:
     try:
         return bool(ast.literal_eval(repr(value)) == value)
-    except (ValueError, SyntaxError):
+    except Exception:  # such as of a user's __repr__
         return False
 
 
@@ -218,31 +251,25 @@ class _Network:
             batch = _line(error)
         return cls(workload, batch)
 
-    def load(self, source: Path, target: Path, *, factors: bool) -> dict[str, tuple[list[str], list[int]]]:
-        """Load a file of weights, and write it, in full or with its factors.
+    def load(self, file: Path, *, factors: bool) -> tuple[dict[str, Tensor], dict[str, tuple[list[str], list[int]]]]:
+        """Load a file of weights.
 
         Returns:
-            for each weight that stays factored: the names of its factors, and its shape.
+            the tensors, in full or with their factors; for each weight that stays factored, the names of its factors
+            and its shape.
         """
-        from safetensors.torch import save_file
-
         from atoll.methods.low_rank import factored
         from atoll.platform.trial.weights import read
 
-        tensors, as_trained = read(source), self._workload.model()
+        tensors, as_trained = read(file), self._workload.model()
         try:
             factored.load(as_trained, tensors)
             full = factored.merged_state_dict(as_trained)
             self._model.load_state_dict(full)
         except (RuntimeError, KeyError) as error:
-            raise StoreError(f"{source} does not fit the network that the workload makes now: {error}") from error
+            raise StoreError(f"{file} does not fit the network that the workload makes now: {error}") from error
         self._model.eval()
-        if factors:
-            shutil.copyfile(source, target)
-            return _products(full, tensors)
-        with replacing(target) as partial:
-            save_file({name: value.clone().contiguous() for name, value in full.items()}, partial, {"format": "pt"})
-        return {}
+        return (tensors, _products(full, tensors)) if factors else (full, {})
 
     def construction(self, folder: Path) -> tuple[list[str], str] | None:
         """The lines that import the network's class into a script in `folder`, and its call; None if not possible.
@@ -310,6 +337,13 @@ class _Network:
         return notes
 
 
+def _write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    from safetensors.torch import save_file
+
+    with replacing(file) as partial:
+        save_file({name: value.clone().contiguous() for name, value in tensors.items()}, partial, {"format": "pt"})
+
+
 def _equal(one: Any, other: Any) -> bool:
     """Whether two nestings of outputs are equal."""
     from torch import Tensor
@@ -339,7 +373,7 @@ class _Script:
 
     Args:
         file: where it is written.
-        title: its first line.
+        title: the trial and its objective, for the first line.
 
     Attributes:
         products: for each weight that is to be multiplied from factors, their names, and its shape.
@@ -360,7 +394,7 @@ class _Script:
         """
         products = {} if has_weights else self.products
         # Names may have been made to be code: all that comes from the store is quoted.
-        lines = [f"# {json.dumps(self._title)[1:-1]}"]
+        lines = [_OPENING + json.dumps(self._title)[1:-1].removeprefix("trial ")]
         lines += ["import sys"] if any(line.startswith("sys.") for line in imports) else []
         lines += ["from pathlib import Path", ""]
         lines += ["import torch"] if has_weights or products else []

@@ -388,8 +388,8 @@ def mark_lost(
     if history is None or not history.is_current(folder, lines.launch):
         history = _History.read(folder)
     past, ends = history.past, list[TrialEnded | TrialLost]()
-    checkpoint = row(folder)["definition"].get("checkpoint")
-    continues = checkpoint is not None and checkpoint.get("every") is not None
+    checkpoint = row(folder)["definition"].get("checkpoint") or {}
+    continues = checkpoint.get("every") is not None
     for trial in past.running():
         trial.step = max(trial.step, folder.trial(trial.number).checkpoint_step()) if continues else trial.step
         is_suspected = suspected is None or trial.worker in suspected
@@ -403,8 +403,8 @@ def mark_lost(
                 worker_seconds=trial.worker_seconds,
             )
             ends.append(ended)
-            if checkpoint is not None:
-                folder.trial(trial.number).settle(checkpoint["keep"])
+            with suppress(OSError):  # they only use up space
+                folder.trial(trial.number).settle(checkpoint.get("keep", "all"))
                 folder.trial(trial.number).remove_weights()
         else:
             lost = TrialLost(

@@ -23,7 +23,11 @@ def check_not_running(folder: StudyFolder) -> None:
 
 
 def request_stop(folder: StudyFolder) -> None:
-    """Ask a running search to stop: running trials end at their next poll, and are requeued on resume."""
+    """Ask a running search to stop: running trials end at their next poll, and are requeued on resume.
+
+    Raises:
+        OSError: if the request cannot be written, as on a full disk.
+    """
     folder.stop_request.touch()
 
 

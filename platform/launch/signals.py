@@ -37,13 +37,19 @@ def noting_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def stop_on_signals(folder: StudyFolder) -> Iterator[threading.Event]:
-    """The first signal requests a clean stop; a second interrupt sets the event, for an immediate end."""
+    """The first signal requests a clean stop; a second interrupt sets the event, for an immediate end.
+
+    So does the first one if the request cannot be written, as on a full disk: an exception here would end anything.
+    """
     hurry = threading.Event()
 
     def asked(number: int, _frame: object) -> None:
         if number == signal.SIGINT and folder.stop_request.exists():
             hurry.set()
-        running.request_stop(folder)
+        try:
+            running.request_stop(folder)
+        except OSError:
+            hurry.set()
 
     with _on_stop_signals(asked):
         yield hurry

@@ -154,7 +154,7 @@ class _Supervisor:
             log_start = log_size(self._folder.log)
             ended = self._run_once()
             failure = ended.failure
-            if failure is None or self._folder.stop_request.exists():
+            if failure is None or self._hurry.is_set() or self._folder.stop_request.exists():
                 return None
             free = shutil.disk_usage(self._folder.path).free
             # On a full disk, mpiexec may fail to write its log before it reports how a rank ended.
@@ -205,12 +205,15 @@ class _Supervisor:
             names = ", ".join(map(str, quiet))
             return _JobEnd(f"rank {names} ended during the search with exit code 0" if quiet else None, code, quiet)
         if -code in STOP_SIGNALS:  # the user sent mpiexec a stop signal, to stop the search
-            running.request_stop(self._folder)
+            try:
+                running.request_stop(self._folder)
+            except OSError:  # as on a full disk
+                self._hurry.set()
         return _JobEnd(JOURNALS_FULL if code == EXIT_JOURNAL else f"the MPI job ended with exit code {code}", code)
 
     def _end_when_stopping_takes_too_long(self, job: subprocess.Popen[bytes]) -> None:
         seconds = self._stopping.seconds()
-        if seconds is not None and (self._hurry.is_set() or seconds > self._study.stop_grace):
+        if self._hurry.is_set() or (seconds is not None and seconds > self._study.stop_grace):
             end_job(job, grace=2.0)
 
     def _events_of_this_launch(self) -> list[Event]:

@@ -8,6 +8,7 @@ import platform as machine
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -151,10 +152,15 @@ def _warm_up(study: Study) -> None:
 
 
 def stop_on_signals(folder: StudyFolder) -> None:
-    """Request a clean stop of the whole search on a signal from Slurm or from the user through mpiexec."""
+    """Request a clean stop of the whole search on a signal from Slurm or from the user through mpiexec.
+
+    If the request cannot be written, as on a full disk, the signal has no effect: an exception here would be one of the
+    running trial, which would have failed. The launcher, which got the same signal, ends the ranks.
+    """
 
     def asked(_number: int, _frame: object) -> None:
-        folder.stop_request.touch()
+        with suppress(OSError):
+            folder.stop_request.touch()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, asked)

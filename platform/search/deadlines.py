@@ -63,8 +63,13 @@ class Deadlines:
         """Whether the running trial is to write a checkpoint and stop."""
         return self._is_stopping()
 
-    def _is_stopping(self) -> bool:
-        if not self._stopping and time.monotonic() - self._stop_checked > self.STOP_CHECK_INTERVAL:
+    def was_asked_to_stop(self) -> bool:
+        """Whether the search has been asked to stop up to now."""
+        return self._is_stopping(at_once=True)
+
+    def _is_stopping(self, *, at_once: bool = False) -> bool:
+        due = at_once or time.monotonic() - self._stop_checked > self.STOP_CHECK_INTERVAL
+        if not self._stopping and due:
             self._stop_checked = time.monotonic()
             self._stopping = self._stop_requested()
             if self._stopping:

@@ -6,6 +6,7 @@ the rest of the island.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -39,6 +40,7 @@ from atoll.storage import launches
 from atoll.storage.events import Event, StudyStarted, TrialKey
 from atoll.storage.folder import StudyFolder, TrialFolder
 from atoll.storage.journal import JournalWriter
+from atoll.storage.text import REASON_LIMIT, shortened
 
 FAILED = 41
 
@@ -236,7 +238,7 @@ class SearchLoop:
             folder.remove_weights()  # of an earlier attempt
         path = folder.path
         evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=path, trial=trial)
-        outcome, values = self._scoring.judge(evaluated, clock)
+        outcome, values = self._scoring.judge(self._unless_stopped(evaluated), clock)
         worker_seconds = self._deadlines.trial_seconds()
         losses, curve = self._scoring.losses(outcome.state, values, outcome.curve)
         if not confirms and not self._is_best(configuration.method, outcome, losses):
@@ -255,18 +257,32 @@ class SearchLoop:
         self._receive()
         self._island.migrate()
 
+    def _unless_stopped(self, outcome: Outcome) -> Outcome:
+        """A trial that fails once the search is asked to stop is lost, and is trained again.
+
+        What asks a job to stop, such as Slurm, often asks all of its processes: those that load data, and those that
+        user code has started, end at once, and fail their trial.
+        """
+        if outcome.state != "failed" or not self._deadlines.was_asked_to_stop():
+            return outcome
+        reason = f"failed after the search was asked to stop: {outcome.reason}"
+        return replace(outcome, state="lost", reason=shortened(reason, REASON_LIMIT))
+
     def _remove_files(self, number: int, state: str, losses: tuple[float, ...] | None) -> None:
         """Remove what does not stay of a trial that has ended; to be called before it joins the population."""
         folder, study = self._folder_of(number), self._plan.study
         is_paused = self._pauses is not None and state == "pruned"
-        if state != "lost" and not is_paused and study.checkpoint is not None:
-            folder.settle(study.checkpoint.keep)
         is_complete = state == "complete" and losses is not None
         stays = is_complete and (
             not study.keeps_only_incumbents_weights or self._island.population.is_unbeaten(number, losses or ())
         )
-        if study.keeps_weights and not stays:
-            folder.remove_weights()
+        try:
+            if state != "lost" and not is_paused and study.checkpoint is not None and study.writes_checkpoints:
+                folder.settle(study.checkpoint.keep)
+            if study.keeps_weights and not stays:
+                folder.remove_weights()
+        except OSError as error:  # no reason to end a search
+            print(f"files stay in {folder.path}: {error}", file=sys.stderr, flush=True)
 
     def _prunes(self) -> Callable[[Progress], bool] | None:
         if self._pauses is not None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
+_MOST_STEPS = 1e12  # that genes, which are floats, tell apart
+
+
 class Strict(BaseModel):
     """A part of a file; unknown keys are errors."""
 
@@ -79,6 +82,8 @@ class FloatRange(Searched):
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             raise ValueError(f"low and high must be finite; got {self.low}, {self.high}")
         _check_ends(self.low, self.high)
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(f"high minus low must be finite; got {self.low}, {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"low must be above 0 on a log scale; got {self.low}")
         if self.step is not None:
@@ -116,6 +121,9 @@ def _check_step(low: float, high: float, step: float, log: bool) -> None:
     if not (math.isfinite(step) and step > 0):
         raise ValueError(f"step must be above 0 and finite; got {step}")
     steps = (high - low) / step
+    if steps > _MOST_STEPS:
+        least = f"{(high - low) / _MOST_STEPS:g}"
+        raise ValueError(f"step must be at least {least}, as a range has at most {_MOST_STEPS:g} steps; got {step}")
     if abs(steps - round(steps)) > 1e-8 * max(1.0, steps):
         ends = ", ".join(f"{low + step * whole:.12g}" for whole in (math.floor(steps), math.ceil(steps)))
         raise ValueError(f"high must be low plus a multiple of step, such as {ends}; got {high} with step {step}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+_MOST = 1e15
 _UNITS: dict[str, tuple[Literal["steps", "epochs", "seconds"], float]] = {
     "step": ("steps", 1),
     "epoch": ("epochs", 1),
@@ -34,6 +36,8 @@ class Every:
         Every(number=600.0, unit='seconds')
         >>> str(Every.parse("1 epoch"))
         '1 epochs'
+        >>> Every.parse(str(Every.parse("300.5 hours"))) == Every.parse("300.5 hours")
+        True
         >>> Every.parse("2 days")
         Traceback (most recent call last):
         ValueError: an interval must be steps, epochs, seconds, minutes or hours, such as '500 steps'; got '2 days'
@@ -52,12 +56,16 @@ class Every:
                 f"an interval must be steps, epochs, seconds, minutes or hours, such as '500 steps'; got {text!r}"
             )
         number = float(match[1]) * unit[1]
-        if number <= 0 or (unit[0] != "seconds" and number != int(number)):
-            raise ValueError(f"an interval must be above 0, and whole in steps and epochs; got {text!r}")
+        if not 0 < number <= _MOST or (unit[0] != "seconds" and number != int(number)):
+            raise ValueError(
+                f"an interval must be above 0, at most {_MOST:g}, and whole in steps and epochs; got {text:.60}"
+            )
         return cls(number, unit[0])
 
     def __str__(self) -> str:
-        return f"{self.number:g} {self.unit}"
+        """Text that `parse` reads as the same interval: studies and ranks pass intervals on as text."""
+        exact = f"{Decimal(repr(self.number)):f}"
+        return f"{exact.removesuffix('.0')} {self.unit}"
 
 
 def _read(value: Any) -> Every:

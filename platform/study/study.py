@@ -38,20 +38,23 @@ from atoll.platform.study.samplers import (
 from atoll.platform.study.topology import Shape, TopologyError, share_out
 
 BUDGETS = ("trials", "seconds", "busy_seconds")
+MAX_RANKS = 10_000_000
+MAX_SEEDS = 100_000
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Topology(Strict):
     """Islands of workers of ranks: islands x workers x ranks MPI ranks in total."""
 
-    islands: int = Field(default=1, ge=1, description="number of islands")
+    islands: int = Field(default=1, ge=1, le=MAX_RANKS, description="number of islands")
     workers: int | list[int] | None = Field(
         default=None, description="workers per island: one number, or one per island. Default: 1"
     )
-    ranks: int = Field(default=1, ge=1, description="ranks per worker; a trial trains on one worker")
+    ranks: int = Field(default=1, ge=1, le=MAX_RANKS, description="ranks per worker; a trial trains on one worker")
     world: int | None = Field(
         default=None,
         ge=1,
+        le=MAX_RANKS,
         description="total number of ranks, instead of `workers`; distributed evenly over the islands",
     )
     ranks_per_node: int | None = Field(default=None, ge=1, description="ranks per (virtual) node. Default: by host")
@@ -74,6 +77,11 @@ class Topology(Strict):
             raise ValueError("give either world or workers, not both")
         if self.ranks_per_node and self.ranks % self.ranks_per_node:
             raise ValueError(f"ranks ({self.ranks}) must be divisible by ranks_per_node; got {self.ranks_per_node}")
+        workers = sum(self.workers) if isinstance(self.workers, list) else (self.workers or 1) * self.islands
+        if self.world is None and workers * self.ranks > MAX_RANKS:
+            raise ValueError(
+                f"islands x workers x ranks must be at most {MAX_RANKS} ranks; got {workers} workers of {self.ranks}"
+            )
         self.shape()
         return self
 
@@ -99,7 +107,9 @@ class Confirmation(Strict):
     """Configurations to train instead of searching, and to measure on the test data after every epoch."""
 
     configurations: list[dict[str, JsonValue]] = Field(min_length=1, description="the searched hyperparameters of each")
-    seeds: int = Field(default=5, ge=1, description="number of trainings of each; the seeds are seed, seed + 1, ...")
+    seeds: int = Field(
+        default=5, ge=1, le=MAX_SEEDS, description="number of trainings of each; the seeds are seed, seed + 1, ..."
+    )
 
     def trials(self) -> list[dict[str, JsonValue]]:
         """The configuration of each trial, by trial number: all configurations in turn, once per seed."""

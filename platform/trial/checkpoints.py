@@ -23,7 +23,7 @@ from atoll.communication.communicator import Communicator
 from atoll.methods.common.plain import require_plain
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.triggers import IntervalTrigger
-from atoll.storage.files import replacing, write_whole
+from atoll.storage.files import replacing
 from atoll.storage.folder import TrialFolder
 
 # Where a training runs may differ when it goes on; what it computes may not. Versions of libraries that change what is
@@ -85,7 +85,8 @@ class Checkpoints:
             content = {"step": step, "bytes": float(totals[0]), "training": self._identity}
             content |= {} if best is None else {"best": best}
             try:
-                write_whole(self._folder.manifest, json.dumps(content))
+                with replacing(self._folder.manifest) as partial:
+                    partial.write_text(json.dumps(content))
             except OSError as error:
                 totals[1] = 1
                 self._note(notes, error)
@@ -105,7 +106,8 @@ class Checkpoints:
         if self._communicator.rank == 0:
             try:
                 content = json.loads(self._folder.manifest.read_text())
-                write_whole(self._folder.manifest, json.dumps(content | {"best": self.newest}))
+                with replacing(self._folder.manifest) as partial:
+                    partial.write_text(json.dumps(content | {"best": self.newest}))
             except OSError as error:
                 failed[0] = 1
                 self._note(notes, error)
@@ -118,9 +120,11 @@ class Checkpoints:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         file = self._file(step)
         try:
-            with replacing(file) as partial:
-                torch.save(state, partial)
+            with replacing(file) as partial, partial.open("wb") as stream:
+                torch.save(state, stream)
         except RuntimeError as error:  # torch's, of a write that failed
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
             raise OSError(str(error).splitlines()[0]) from error
         return file.stat().st_size
 
@@ -166,11 +170,10 @@ class Checkpoints:
     def _newest(self, notes: list[str]) -> tuple[int, int]:
         """The step of the newest checkpoint and that of the best one; -1 where there is none to be read."""
         try:
-            content = json.loads(self._folder.manifest.read_text())
-            step, training, best = int(content["step"]), dict(content["training"]), int(content.get("best", -1))
+            step, training, best = self._folder.read_manifest()
         except FileNotFoundError:
             return -1, -1
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             notes.append(
                 f"{self._folder.manifest.name} was not read ({type(error).__name__}: {error}): the trial started anew"
             )
@@ -186,10 +189,15 @@ class Checkpoints:
         return step, best
 
     def _load(self, step: int) -> tuple[dict[str, Any] | None, str]:
+        file = self._file(step)
+        if file.exists() and not file.is_file():  # reading a pipe would wait
+            return None, f"{file.name} is no file"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                state: dict[str, Any] = torch.load(self._file(step), map_location="cpu", weights_only=True)
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or state.get("step") != step:
+                return None, f"{file.name} is the state of no step, or of another one"
         except Exception as error:  # such as a torn file, which torch reports in many ways
             return None, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
         return state, ""

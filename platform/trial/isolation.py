@@ -6,11 +6,13 @@ use by another rank's trial. State of user code, such as its modules' globals an
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from atoll.platform.trial.process_state import ITEMS, Item, StandardFiles, changed_attributes, torchs_attributes
 from atoll.storage.events import CHANGED
@@ -34,8 +36,13 @@ def isolated(notes: list[str]) -> Iterator[None]:
     files = StandardFiles() if is_alone else None
     if is_alone:
         torchs_attributes()  # reads them, the first time
+    ends = _EndsOfChildren() if is_alone else None
     try:
-        yield
+        try:
+            yield
+        finally:
+            if ends is not None:
+                ends.put_back()
     finally:
         if files is not None:
             notes += [f"{CHANGED} {name}; put back" for name in files.restore()]
@@ -43,6 +50,30 @@ def isolated(notes: list[str]) -> Iterator[None]:
             _put_back(item, state, notes)
         if is_alone and (changed := changed_attributes()):
             notes.append(f"{CHANGED} {', '.join(changed)}; put back")
+
+
+class _EndsOfChildren:
+    """What happens when a process that a trial has started ends.
+
+    torch's handler of SIGCHLD, which it sets once, raises if a process that loads data fails: this must not come after
+    the trial, when the rank is at its own work, nor while its state is being put back.
+    """
+
+    _of_trials: ClassVar[list[Any]] = []  # the handler that the last trial has left, if any
+
+    def __init__(self) -> None:
+        self._before = signal.getsignal(signal.SIGCHLD)
+        if self._before is not None and self._of_trials:  # None: it is not Python's
+            signal.signal(signal.SIGCHLD, self._of_trials[0])
+
+    def put_back(self) -> None:
+        """Leave the handler to the next trial."""
+        if self._before is None:
+            return
+        self._of_trials[:] = [signal.getsignal(signal.SIGCHLD)]
+        while signal.getsignal(signal.SIGCHLD) is not self._before:
+            with contextlib.suppress(Exception):  # of the handler
+                signal.signal(signal.SIGCHLD, self._before)
 
 
 def _put_back(item: Item, before: Any, notes: list[str]) -> None:

@@ -8,12 +8,15 @@ batch, so a batch does not depend on the number of workers, nor on what was load
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import multiprocessing.process
 import random
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,8 @@ from atoll.platform.trial.batches import Transform
 from atoll.platform.trial.shares import Purpose, Share, data_seed, order
 from atoll.platform.workloads.workload import Workload
 
+ENDS_WITHIN = 5.0  # seconds from a process's closing of its files to its end, on a busy host
+_NONE = object()
 Split = Callable[[Nested], tuple[Nested, Nested]]
 
 
@@ -143,6 +148,7 @@ class _Part:
         self._workload = workload
         self._device = torch.device(device)
         self._loader: DataLoader[Any] | None = None
+        self._readers: set[multiprocessing.process.BaseProcess] = set()
 
     def _load(self, settings: Loader, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
         pins = self._device.type == "cuda" if settings.pin_memory is None else settings.pin_memory
@@ -166,12 +172,60 @@ class _Part:
     def _to_device(self, nested: Nested) -> Nested:
         return map_tensors(lambda tensor: tensor.to(self._device, non_blocking=True), nested)
 
+    def _begin(self) -> Iterator[Any]:
+        """Begin to load, and remember the processes that do it."""
+        assert self._loader is not None, "the batches are closed"
+        others = set(multiprocessing.active_children())
+        with _without_torchs_handler():
+            loading = iter(self._loader)
+        self._readers |= set(multiprocessing.active_children()) - others
+        return loading
+
+    def _take(self, loading: Iterator[Any]) -> Any:
+        """What is loaded next, or _NONE at the end.
+
+        Raises:
+            RuntimeError: if a process that loads has ended; without this, only that a connection is gone is told.
+        """
+        try:
+            return next(loading, _NONE)
+        except (OSError, EOFError, RuntimeError) as error:
+            # Its files, the sentinel as well, are closed before its end is known.
+            patience = 0.0 if isinstance(error, RuntimeError) else ENDS_WITHIN
+            closed = wait([reader.sentinel for reader in self._readers], timeout=patience)
+            for reader in self._readers:
+                reader.join(ENDS_WITHIN if reader.sentinel in closed else 0)
+            if ends := sorted({_end_of(reader) for reader in self._readers if reader.exitcode is not None}):
+                raise RuntimeError(f"a process that loads data has ended with {', '.join(ends)}") from error
+            raise
+
     def pass_over(self, num_batches: int, poll: Callable[[], None]) -> None:
         """Nothing: any batch of an epoch can be loaded."""
 
     def close(self) -> None:
         """End the processes that load batches."""
         self._loader = None
+        self._readers.clear()
+
+
+@contextmanager
+def _without_torchs_handler() -> Iterator[None]:
+    """Keep torch from handling SIGCHLD: it would raise wherever the rank is, such as while it receives a message.
+
+    Without it, the end of a process that loads is noticed at the next batch, within five seconds.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if is_main else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGCHLD, before)
+
+
+def _end_of(reader: multiprocessing.process.BaseProcess) -> str:
+    code = reader.exitcode or 0
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 class _TrainingPart(_Part):
@@ -236,9 +290,13 @@ class LoadedBatches(_TrainingPart):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from batch `start` on."""
-        assert self._loader is not None, "the batches are closed"
         self._requests.epoch, self._requests.start = epoch, start
-        return self._transformed(self._loader, epoch, start)
+        return self._transformed(self._loaded(), epoch, start)
+
+    def _loaded(self) -> Iterator[Any]:
+        loading = self._begin()
+        while (loaded := self._take(loading)) is not _NONE:
+            yield loaded
 
 
 class _Stream(IterableDataset[Any]):
@@ -352,16 +410,14 @@ class StreamedBatches(_TrainingPart):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The next batches of the stream, up to the end of an epoch."""
-        assert self._loader is not None, "the batches are closed"
         if self._batches is None:
-            self._batches = iter(self._loader)
+            self._batches = self._begin()
         rest = (self._next() for _ in range(start, self.num_batches))
         return self._transformed(rest, epoch, start)
 
     def pass_over(self, num_batches: int, poll: Callable[[], None]) -> None:
         """Read the first batches of the stream without using them: what continues has used them before."""
-        assert self._loader is not None, "the batches are closed"
-        self._batches = iter(self._loader)
+        self._batches = self._begin()
         for _ in range(num_batches):
             self._next()
             poll()
@@ -369,7 +425,7 @@ class StreamedBatches(_TrainingPart):
     def _next(self) -> Any:
         assert self._batches is not None
         with self._own_randomness():
-            return next(self._batches)
+            return self._take(self._batches)
 
     def close(self) -> None:
         """End the processes that load batches."""
@@ -438,14 +494,13 @@ class EvaluationBatches(_Part):
             )
 
     def __iter__(self) -> Iterator[Batch]:
-        assert self._loader is not None, "the batches are closed"
         own_randomness = _OwnRandomness(0) if self._draws_here else nullcontext
         with own_randomness():
-            batches = iter(self._loader)
+            batches = self._begin()
         while True:
             with own_randomness():
-                loaded = next(batches, None)
-            if loaded is None:
+                loaded = self._take(batches)
+            if loaded is _NONE:
                 return
             yield self._batch(loaded, self._workload.transform, None)
 

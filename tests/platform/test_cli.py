@@ -332,6 +332,29 @@ x,b,1,0,1,inf
 """
 
 
+CLOSED = """
+import os, sys
+from atoll.platform import cli
+
+def app():
+    file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+    print("to standard output", flush=True)
+    sys.stderr.flush()
+    sys.exit(0 if file > 2 and os.fstat(0) else 1)
+
+cli.app = app
+cli.main()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_command_that_is_started_without_standard_streams_mixes_them_with_no_file(tmp_path, closed):
+    command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", CLOSED, tmp_path / "file"]
+    assert subprocess.run(command).returncode == 0
+    assert (tmp_path / "file").read_bytes() == b""
+
+
 def test_score(tmp_path):
     """x: 10.5 and infinite, y: 20.5 and 5; ratios 1 and inf, 41/21 and 1."""
     (tmp_path / "times.csv").write_text(TIMES)

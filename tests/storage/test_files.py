@@ -70,6 +70,18 @@ def test_new_folders_and_journals_are_synced_by_name(tmp_path, log):
     assert ("sync", folder.journals.stat().st_ino) in log
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_with_the_files_name(tmp_path, monkeypatch):
+    def full(self, *_, **__):
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*study.json'"):
+        write_whole(tmp_path / "study.json", "{}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_fails_on_the_way_leaves_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "f.json"
     write_whole(file, "old")

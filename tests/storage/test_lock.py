@@ -144,3 +144,49 @@ def test_a_folder_that_was_deleted_and_made_again_has_a_lock_of_its_own(tmp_path
     lock.acquire()
     (tmp_path / "lock").unlink()
     Lock(tmp_path / "lock").acquire()
+
+
+def test_a_lock_file_that_is_removed_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(Lock, "REFRESH_INTERVAL", -1.0)
+    lock = Lock(tmp_path / "lock")
+    lock.acquire()
+    (tmp_path / "lock").unlink()
+    lock.refresh()
+    with pytest.raises(Locked, match="is running as process"):
+        Lock(tmp_path / "lock").acquire()
+    lock.release()
+    Lock(tmp_path / "lock").acquire()
+
+
+def test_a_holder_notices_that_another_one_has_taken_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(Lock, "REFRESH_INTERVAL", -1.0)
+    lock = Lock(tmp_path / "lock")
+    lock.acquire()
+    (tmp_path / "lock").unlink()
+    Lock(tmp_path / "lock").acquire()
+    with pytest.raises(Locked, match="is running as process"):
+        lock.refresh()
+
+
+def test_a_folder_that_is_away_for_a_while_does_no_harm(lock, tmp_path, monkeypatch):
+    monkeypatch.setattr(Lock, "REFRESH_INTERVAL", -1.0)
+    (tmp_path / "study").mkdir()
+    lock = Lock(tmp_path / "study" / "lock")
+    lock.acquire()
+    (tmp_path / "study").rename(tmp_path / "away")
+    lock.refresh()
+    (tmp_path / "away").rename(tmp_path / "study")
+    lock.refresh()
+    with pytest.raises(Locked, match="is running as process"):
+        Lock(tmp_path / "study" / "lock").acquire()
+
+
+def test_a_lock_that_cannot_be_written_is_named_and_free(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*lock'"):
+            Lock(tmp_path / "lock").acquire()
+    Lock(tmp_path / "lock").acquire()

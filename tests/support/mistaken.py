@@ -1,5 +1,6 @@
 """Workloads with one mistake each, as users make them; imports from `atoll` only."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,17 @@ class Right(Classification):
 
     def model(self):
         return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+class LeavesAProcess(Right):
+    """What its load has started goes on, and holds all files open."""
+
+    def load(self, folder):
+        if (process := os.fork()) == 0:
+            time.sleep(60)
+            os._exit(0)
+        Path("left").write_text(str(process))
+        return super().load(folder)
 
 
 class TrainsOnAnother(Right):

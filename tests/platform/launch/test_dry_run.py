@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import time
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ranks import SUPPORT, mpiexec
 
 from atoll.platform.launch import checks, dry_run
 from atoll.platform.study.study import Study
+from atoll.storage.process import start_of
 from atoll.storage.store import Store
 
 pytestmark = pytest.mark.process  # it forks
@@ -113,6 +115,17 @@ def test_a_load_that_is_cut_can_clean_up(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert verdict("CleansUp", limit=0.3).state == "undecided"
     assert (tmp_path / "cleaned-up").exists()
+
+
+def test_what_a_load_leaves_running_is_not_waited_for_and_ends(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = verdict("LeavesAProcess")
+    assert (found.state, found.seconds < 30) == ("passed", True)
+    left = int((tmp_path / "left").read_text())
+    deadline = time.monotonic() + 10
+    while start_of(left) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert start_of(left) is None
 
 
 def test_a_study_that_exists_is_refused_before_its_batch_is_checked(tmp_path):

@@ -299,6 +299,55 @@ def test_of_equal_objectives_the_weights_of_the_first_stay(tmp_path):
     assert population.is_unbeaten(3, (0.1,))
 
 
+def test_an_export_replaces_no_files_but_those_of_an_export(tmp_path):
+    search(tmp_path, workload=own_workload(tmp_path), trials=1)
+    called("export", "s", "--weights", "out", cwd=tmp_path)
+    (tmp_path / "out/model.pt2").touch()
+    called("export", "s", "--weights", "out", cwd=tmp_path)  # again
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "configuration.yaml", "load.py", "weights.safetensors"
+    ]  # fmt: skip
+    for name in ("load.py", "configuration.yaml"):
+        (tmp_path / f"mine-{name}").mkdir()
+        (tmp_path / f"mine-{name}" / name).write_text("mine")
+        error = called("export", "s", "--weights", f"mine-{name}", cwd=tmp_path, code=1).stderr
+        assert f"mine-{name} holds {name}, which an export would replace, and which no export has written" in error
+        assert (tmp_path / f"mine-{name}" / name).read_text() == "mine"
+    (tmp_path / "file").touch()
+    assert "file is a file" in called("export", "s", "--weights", "file", cwd=tmp_path, code=1).stderr
+
+
+def test_a_damaged_file_of_weights_leaves_an_earlier_export_as_it_was(tmp_path):
+    search(tmp_path, workload=own_workload(tmp_path), trials=1)
+    called("export", "s", "--weights", "out", cwd=tmp_path)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    (stored,) = tmp_path.glob("atoll-studies/s/trials/*/weights.safetensors")
+    stored.write_bytes(stored.read_bytes()[:-8])
+    assert "is not a file of weights" in called("export", "s", "--weights", "out", cwd=tmp_path, code=2).stderr
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_workload_that_exits_is_told(tmp_path):
+    workload = own_workload(tmp_path)
+    search(tmp_path, workload=workload, trials=1)
+    vars(sys.modules[workload.partition(".")[0]])["Net"] = _exits
+    (written,) = called_json("export", "s", "--weights", "out", cwd=tmp_path)["written"]
+    assert "the workload does not make it here (SystemExit: 0)" in written["notes"][0]
+
+
+def _exits(*_, **__):
+    raise SystemExit(0)
+
+
+class Odd:
+    def __repr__(self):
+        raise RuntimeError
+
+
+def test_an_argument_that_cannot_be_shown_is_no_literal():
+    assert made(lambda: nn.Flatten(Odd()))[1] is None
+
+
 def test_nothing_in_a_store_becomes_code(tmp_path):
     workload = own_workload(tmp_path)
     search(tmp_path, workload=workload, trials=1)

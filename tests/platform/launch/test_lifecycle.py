@@ -182,11 +182,13 @@ def test_a_method_all_of_whose_trials_fail_is_a_result_of_a_benchmark(plan_of, u
     assert lifecycle.end(folder, plan.study, None) == ("complete", None)
 
 
-def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url):
-    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+@pytest.mark.parametrize("checkpoint", [None, {"weights": "all"}], ids=["no checkpoints", "weights only"])
+def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url, checkpoint):
+    folder = lifecycle.prepare(plan_of(checkpoint=checkpoint), url, resuming=False)
     for attempt in (0, 1):
         lines = JournalWriter(folder.root_journal(0, attempt + 1))
         journals.start_trial(lines, 0, attempt)
+        journals.report(lines, 0, attempt + 1, attempt)
         lines.close()
         with launches.next_launch(folder.journals) as launcher:
             lifecycle.mark_lost(folder, launcher, "killed", suspected={0})
@@ -218,7 +220,7 @@ def test_a_newer_checkpoint_counts_as_further_between_reports(plan_of, url):
         journals.start_trial(lines, 0, attempt)
         journals.report(lines, 0, 2, attempt)
         lines.close()
-        trial.manifest.write_text(json.dumps({"step": step}))
+        trial.manifest.write_text(json.dumps({"step": step, "training": {}}))
         trial.state(step, 0).touch()
         (trial.path / ".abc.partial").touch()
         with launches.next_launch(folder.journals) as launcher:
@@ -226,6 +228,16 @@ def test_a_newer_checkpoint_counts_as_further_between_reports(plan_of, url):
     assert [line["step"] for line in events(folder, "trial_lost")] == [25, 35]
     assert [line["state"] for line in events(folder, "trial_ended")] == ["failed"]
     assert not trial.path.exists()
+
+
+@pytest.mark.parametrize("manifest", ['{"step": Infinity, "training": {}}', "[" * 100_000, "[1]"])
+def test_a_damaged_checkpoint_keeps_no_study_from_its_resume(plan_of, url, manifest):
+    folder = lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=False)
+    write(folder, None)
+    folder.trial(0).path.mkdir(parents=True)
+    folder.trial(0).manifest.write_text(manifest)
+    lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=True)
+    assert [line["step"] for line in events(folder, "trial_lost")] == [0]
 
 
 def test_checkpoints_of_other_code_are_discarded(plan_of, url, tmp_path, caplog):

@@ -1,7 +1,9 @@
 """The launcher, with a script in place of mpiexec: what it does when the job ends, dies, falls silent, or stops."""
 
+import errno
 import json
 import os
+import signal
 import sys
 import time
 
@@ -10,7 +12,7 @@ import pytest
 from commands import journal_lines, meanwhile
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
-from atoll.platform.launch import supervise
+from atoll.platform.launch import running, supervise
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.signals import STOP_SIGNALS
 from atoll.platform.study.plan import Plan
@@ -183,6 +185,20 @@ def test_ranks_that_do_not_stop_in_time_are_ended(tmp_path, job):
     with meanwhile(lambda: journal_lines(folder, "trial_started"), (folder / "stop").touch):
         ending, _ = run(tmp_path, stop_grace=0.5)
     assert (ending.state, ending.exit_code) == ("stopped", 75)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_search_whose_stop_request_cannot_be_written_is_stopped_all_the_same(tmp_path, job, monkeypatch, number):
+    job(f"{note(STARTED)}; for i in $(seq 600); do sleep 0.1; done")
+
+    def full(_folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(running, "request_stop", full)
+    with meanwhile(lambda: journal_lines(tmp_path / "s", "trial_started"), lambda: os.kill(os.getpid(), number)):
+        ending, _ = run(tmp_path)
+    assert (ending.state, ending.exit_code) == ("stopped", 75)
+    assert journal_lines(tmp_path / "s", "restarted") == []
 
 
 def test_a_study_is_run_once(tmp_path, job):

@@ -5,12 +5,16 @@ tests/platform/launch/test_over_mpi.py has one search of each kind over MPI, and
 
 import itertools
 import math
+import signal
 from collections import Counter
 
 import pytest
 import yaml
 from commands import FAILING, STABLE, called, journal_lines, stopped_when
 
+from atoll.platform.launch.signals import STOP_SIGNALS
+from atoll.platform.ranks.search import stop_on_signals
+from atoll.storage.folder import StudyFolder
 from atoll.storage.store import Store
 
 pytestmark = pytest.mark.slow
@@ -119,6 +123,52 @@ def test_stop_and_resume(tmp_path, monkeypatch):
     assert all((t.number, 1) in {(r.number, r.attempt) for r in trials} for t in lost)
     finished = called(*flags, "--resume", cwd=tmp_path, code=1)
     assert "is complete: it has used its budget of 10 trials" in finished.stderr
+
+
+STOPPED = """
+import time
+from atoll.platform.workloads.digits import DigitsMlp
+
+class Stopped(DigitsMlp):
+    \"\"\"What asks the job to stop ends what this trial needs.\"\"\"
+
+    def loss(self, outputs, targets):
+        if (stop := self.trial_folder.parents[1] / "stop").parent.joinpath("asked").exists():
+            stop.touch()
+            raise ConnectionResetError("its helper was asked to stop")
+        return super().loss(outputs, targets)
+"""
+
+
+def test_a_trial_that_fails_because_the_job_is_asked_to_stop_is_lost_and_trained_again(tmp_path):
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    asked = tmp_path / "atoll-studies" / "s" / "asked"
+    asked.parent.mkdir(parents=True)
+    asked.touch()
+    write(tmp_path, workload="stopped.py:Stopped", trials=1, epochs=1, check=False)
+    search(tmp_path, code=75)
+    store, study = read(tmp_path)
+    (trial,) = store.trials(study)
+    assert trial.state == "lost"
+    assert trial.reason.startswith(
+        "failed after the search was asked to stop: ConnectionResetError: its helper was ask"
+    )
+    asked.unlink()
+    search(tmp_path, "--resume")
+    assert [(t.number, t.attempt, t.state) for t in read(tmp_path)[0].trials(study)] == [
+        (0, 0, "lost"), (0, 1, "complete")
+    ]  # fmt: skip
+
+
+def test_a_signal_that_cannot_be_passed_on_fails_no_trial(tmp_path):
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        stop_on_signals(StudyFolder(tmp_path / "away"))
+        for number in STOP_SIGNALS:
+            signal.raise_signal(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_trial_that_takes_too_long_is_failed_and_keeps_its_progress(tmp_path):

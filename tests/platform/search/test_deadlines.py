@@ -73,6 +73,9 @@ def test_with_checkpoints_a_trial_is_asked_to_stop_before_it_is_ended(clock):
     clock.now += 0.2
     assert isinstance(limits.interruption(), Stopped)
     assert not make(checkpoint={"every": "1 hours"}).asks_to_stop()
+    for_weights = make(checkpoint={"weights": "all"}, stop_requested=lambda: True)
+    clock.now += 1.0
+    assert isinstance(for_weights.interruption(), Stopped)  # there is no checkpoint to wait for
 
 
 def test_a_request_to_stop_is_looked_for_now_and_then_and_never_forgotten(clock):
@@ -93,3 +96,11 @@ def test_a_request_to_stop_is_looked_for_now_and_then_and_never_forgotten(clock)
     clock.now += 100.0
     assert limits.is_over()
     assert len(asked) == 2
+
+
+def test_whether_it_was_asked_to_stop_is_looked_up_at_once(clock):
+    answers = iter([False, True])
+    limits = make(stop_requested=lambda: next(answers))
+    assert not limits.is_over()
+    assert limits.was_asked_to_stop()
+    assert limits.is_over()

@@ -72,6 +72,21 @@ def test_everything_survives_a_round_trip(tmp_path):
         ("name: s\nworkload: nothing.py:X\nmethod: daso\n", ["line 2", "does not exist", "nothing.py"]),
         (MINIMAL | {"trials": "many"}, ["trials", "valid integer", "got 'many'"]),
         (MINIMAL | {"trials": 0}, ["trials", "greater than or equal to 1", "got 0"]),
+        (
+            f"name: s\nworkload: digits_mlp\nmethod: daso\ntrials: {10**30}\n",
+            ["line 4: trials: an integer must be between -9223372036854775807 and 9223372036854775807; got one of 100"],
+        ),
+        (MINIMAL | {"space": {"B": {"choices": [1, 2**63]}}}, ["space.B.choices.1: an integer must be between"]),
+        (MINIMAL | {"topology": {"islands": 10**9}}, ["topology.islands", "less than or equal to 10000000"]),
+        (
+            MINIMAL | {"topology": {"islands": 10**6, "workers": 10**6}},
+            ["islands x workers x ranks must be at most 10000000 ranks; got 1000000000000 workers of 1"],
+        ),
+        (MINIMAL | {"confirm": {"configurations": [{}], "seeds": 10**12}}, ["confirm.seeds", "less than or equal to"]),
+        (
+            MINIMAL | {"report_every": "9" * 400 + " steps"},
+            ["an interval must be above 0, at most 1e+15, and whole"],
+        ),
         (MINIMAL | {"name": "../x"}, ["name", "letters, digits", "got '../x'"]),
         (
             "name: s\nworkload: digits_mlp\nmethod: daso\ntopology:\n  rank: 2\n",
@@ -129,6 +144,11 @@ def test_errors_say_file_line_key_rule_value_and_choices(tmp_path, content, part
         ("{low: 0.01, high: 0.95, step: 0.1}", "high must be low plus a multiple of step, such as 0.91, 1.01; got 0.95 "
          "with step 0.1"),
         ("{low: 1, high: 8, step: 4}", "high must be low plus a multiple of step, such as 5, 9; got 8 with step 4"),
+        ("{low: -1.0e+308, high: 1.0e+308}", "high minus low must be finite; got -1e+308, 1e+308"),
+        ("{low: 0.0, high: 1.0, step: 1.0e-300}", "step must be at least 1e-12, as a range has at most 1e+12 steps; "
+         "got 1e-300"),
+        ("{low: 0.0, high: 1.0, step: 1.0e-320}", "step must be at least 1e-12, as a range has at most 1e+12 steps; "
+         "got 1e-320"),
         ("{low: 0.1, high: 0.9, step: -0.1}", "step must be above 0 and finite; got -0.1"),
         ("{low: 0.1, high: 0.9, step: 0.1, log: true}", "a log scale has no step: leave out log or step; got step 0.1"),
     ],

@@ -1,11 +1,13 @@
 """A training that was interrupted continues from its last checkpoint: bit for bit, or tells why it does not."""
 
+import contextlib
 import errno
 import itertools
 import json
 import os
 import random
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +59,17 @@ class Loaded(Random):
     def load(self, folder):
         data = super().load(folder)
         return Data(*(TensorDataset(part.inputs, part.targets) for part in (data.train, data.validation, data.test)))
+
+
+ODD_MANIFESTS = (
+    '{"step": Infinity, "training": {}}', '{"step": 1e3, "training": {}}', '{"step": -5, "training": {}}', "[1]",
+    '{"step": 1%s, "training": {}}' % ("0" * 400), '{"step": 12, "training": [1]}', "[" * 100_000,
+)  # fmt: skip
+
+
+def make_a_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
 
 
 def configuration(**content):
@@ -376,9 +389,22 @@ def test_a_checkpoint_of_a_longer_training_is_not_used(tmp_path):
             "the checkpoint of step 12 was not read (",
         ),
         (lambda folder: next(folder.glob("*.rank-00000.pt")).unlink(), "the checkpoint of step 12 was not read ("),
+        (
+            lambda folder: torch.save({}, next(folder.glob("*.rank-00001.pt"))),
+            "the checkpoint of step 12 was not read (step-000000012.rank-00001.pt is the state of no step",
+        ),
+        (
+            lambda folder: torch.save(torch.ones(2), next(folder.glob("*.rank-00000.pt"))),
+            "the checkpoint of step 12 was not read (step-000000012.rank-00000.pt is the state of no step",
+        ),
+        (lambda folder: make_a_pipe(next(folder.glob("*.rank-00001.pt"))), "the checkpoint of step 12 was not read ("),
+        (lambda folder: make_a_pipe(folder / "checkpoint.json"), "checkpoint.json was not read (ValueError: it is no"),
+        *((lambda folder, text=text: (folder / "checkpoint.json").write_text(text), "checkpoint.json was not read (")
+          for text in ODD_MANIFESTS),
     ],
-    ids=["manifest", "torn", "missing"],
-)
+    ids=["manifest", "torn", "missing", "empty", "tensor", "pipe", "manifest_pipe", *map("odd_{:.20}".format,
+         ODD_MANIFESTS)],
+)  # fmt: skip
 def test_what_cannot_be_read_is_told_and_the_training_starts_anew(tmp_path, spoil, note):
     config = configuration(method="local_sgd", epochs=1)
     expected = train(config, tmp_path / "whole", (0, 1))
@@ -411,6 +437,17 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_trial(tmp_path, monkeypatch,
     assert all(reports[-1].last for reports, _ in results)
     assert results[failing][1] == ["a checkpoint could not be written: No space left on device"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_write_that_fails_is_told_in_the_systems_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "atoll.platform.trial.checkpoints.replacing", lambda _: contextlib.nullcontext(Path("/dev/full"))
+    )
+    ((_, _, trial),) = train(configuration(epochs=1, checkpoint={"every": "5 steps"}), tmp_path)
+    assert [note for note in trial.notes if "checkpoint" in note] == [
+        "a checkpoint could not be written: No space left on device"
+    ]
 
 
 def test_a_checkpoint_of_another_training_is_not_used(tmp_path):

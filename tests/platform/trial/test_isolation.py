@@ -110,6 +110,23 @@ def test_random_states_are_put_back_and_not_told():
     assert (drawn(), notes) == (first, [])
 
 
+def test_a_trials_handler_of_childrens_ends_is_heard_in_trials_only():
+    def fails(_number, _frame):  # as torch's does if a process that loads data has failed
+        raise RuntimeError("a child has ended")
+
+    before = signal.getsignal(signal.SIGCHLD)
+    with isolated([]):
+        signal.signal(signal.SIGCHLD, fails)
+    signal.raise_signal(signal.SIGCHLD)  # the rank is at its own work
+    with pytest.raises(RuntimeError, match="a child has ended"), isolated([]):
+        signal.raise_signal(signal.SIGCHLD)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    with isolated([]):
+        signal.signal(signal.SIGCHLD, before)
+    with isolated([]):
+        assert signal.getsignal(signal.SIGCHLD) is before
+
+
 def test_a_closed_stream_is_opened_again(monkeypatch):
     monkeypatch.setattr(sys, "stdout", open(1, "w", closefd=False))  # noqa: SIM115
     notes = []

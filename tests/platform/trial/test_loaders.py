@@ -2,6 +2,8 @@
 
 import itertools
 import multiprocessing
+import os
+import signal
 import sys
 
 import pytest
@@ -99,6 +101,43 @@ def test_workers_end_with_the_batches():
     for process in multiprocessing.active_children():
         process.join(10)
     assert multiprocessing.active_children() == []
+
+
+class Dies(Numbers):
+    """Its third item ends the process that loads it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def __getitem__(self, index):
+        if index == 2:
+            self.how()
+        return super().__getitem__(index)
+
+
+def _interrupted():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (lambda: os._exit(3), "a process that loads data has ended with exit code 3"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "a process that loads data has ended with signal 9"),
+        (_interrupted, "a process that loads data has ended with exit code 0"),
+    ],
+    ids=["exit", "killed", "interrupted"],
+)
+def test_the_end_of_a_process_that_loads_is_told(how, words):
+    """Not that a connection was reset or a file was not found, which depends on the moment."""
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = loaded(Dies(how), Share(4, 0, 1), workers=1)
+    with pytest.raises(RuntimeError, match=words):
+        list(batches.epoch(0))
+    batches.close()
+    assert signal.getsignal(signal.SIGCHLD) is before  # torch's handler would raise anywhere
 
 
 @pytest.mark.process
