@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -419,7 +419,7 @@ def _tickets(
     past: resume.Past,
     given: Sequence[Given],
     num_islands: int,
-    reached: Mapping[int, float],
+    reached: dict[int, float],
 ) -> Iterator[Ticket]:
     """Those of interrupted trials, of finished ones that are to be longer, then new ones."""
     return past.tickets(
