@@ -1,6 +1,7 @@
 """A search inside the user's own mpirun or srun: this process is one of its ranks.
 
-The ranks cannot be restarted here. When they die, the exit code is 75, and --resume continues.
+The ranks cannot be restarted here. When they stop, the exit code is 75; when one is killed, it is mpirun's. --resume
+continues either way.
 """
 
 from __future__ import annotations
