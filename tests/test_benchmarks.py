@@ -9,7 +9,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
-pytestmark = [pytest.mark.long, pytest.mark.mpi]
+pytestmark = [pytest.mark.soak, pytest.mark.mpi]  # the scripts whole, minutes of them
 
 
 def figures(name, *flags, timeout=600):

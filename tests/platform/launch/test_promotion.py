@@ -180,14 +180,24 @@ def test_ranks_that_are_killed_in_the_midst_of_a_promotion_leave_nothing_twice(t
     folder = tmp_path / "atoll-studies" / "cut"
     process = start("search", "cut.yaml", cwd=tmp_path)
 
-    def promoted():
-        return [line for line in journal_lines(folder, "progress") if line["attempt"] > 0 and line["epoch"] > 15]
+    def reached():
+        """The last epoch of each promoted trial."""
+        epochs = {}
+        for line in journal_lines(folder, "progress") if folder.exists() else []:
+            if line["attempt"] > 0:
+                epochs[line["number"]] = max(line["epoch"], epochs.get(line["number"], 0))
+        return epochs
+
+    def further(before):
+        """A promoted trial that is several epochs further: one that is killed twice at the same place has failed."""
+        return next((number for number, epoch in reached().items() if epoch > before.get(number, 15) + 5), None)
 
     for kill in range(2):
-        before = len(promoted()) if folder.exists() else 0
-        wait_until(lambda b=before: folder.exists() and len(promoted()) > b + 5, 120)
+        before = reached()
+        wait_until(lambda b=before: further(b) is not None, 120)
+        number = further(before)
         started = sorted(journal_lines(folder, "trial_started"), key=lambda line: line["time"])
-        worker = next(line["worker"] for line in reversed(started) if line["attempt"] > 0)
+        worker = next(line["worker"] for line in reversed(started) if line["number"] == number)
         ranks = sorted(journal_lines(folder, "host"), key=lambda line: line["time"])[-4:]
         with contextlib.suppress(ProcessLookupError):
             os.kill(next(rank["process"] for rank in ranks if rank["worker"] == worker), signal.SIGKILL)
