@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -114,13 +115,16 @@ def _check_narrower(name: str, condition: Condition, before: Condition) -> None:
 
 
 def in_order(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
-    """The parameters in their order, but each after those that it depends on; raises ValueError for a circle."""
+    """The parameters in their order, but each after those that it depends on; raises ValueError for a cycle."""
+    graph = {p.name: [name for name in (p.at_most, (p.only_if or (None,))[0]) if name is not None] for p in parameters}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise ValueError(f"only_if must not form a cycle; got {' -> '.join(error.args[1])}") from None
     waiting, ordered = list(parameters), list[Parameter]()
     while waiting:
         names = {p.name for p in waiting}
-        free = next((p for p in waiting if p.at_most not in names and (p.only_if or ("",))[0] not in names), None)
-        if free is None:
-            raise ValueError(f"only_if must not go in a circle; got one among {', '.join(sorted(names))}")
+        free = next(p for p in waiting if names.isdisjoint(graph[p.name]))
         waiting.remove(free)
         ordered.append(free)
     return tuple(ordered)

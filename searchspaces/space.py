@@ -230,7 +230,7 @@ class SearchSpace:
         if not conditions:
             return self
         if unknown := sorted(conditions.keys() - {p.name for p in self.parameters}):
-            raise ValueError(f"only_if needs a searched hyperparameter; {', '.join(unknown)} is none")
+            raise ValueError(f"only_if needs a searched hyperparameter; {', '.join(unknown)} is not searched")
         changed = (
             derivation.with_condition(p, conditions[p.name], self.parameters, self.fixed) if p.name in conditions else p
             for p in self.parameters

@@ -11,13 +11,13 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform.exit_codes import EXIT_STOPPED
@@ -26,9 +26,7 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import promotion, resume
 from atoll.platform.search.extension import Extension
 from atoll.platform.study import warmstart
-from atoll.platform.study.checkpoint import Checkpointing
-from atoll.platform.study.plan import Plan
-from atoll.platform.study.pruning import Pruning
+from atoll.platform.study.plan import Length, Plan, length
 from atoll.platform.study.study import BUDGETS, Study
 from atoll.storage import launches
 from atoll.storage.events import Event, StudyEnded, StudyStarted, TrialEnded, TrialLost
@@ -47,13 +45,9 @@ MAY_CHANGE = (
     *BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going", "isolate",
     "check",
 )  # fmt: skip
-# Studies of earlier versions do not name what was added since, and were searched with its default.
-_DEFAULTS = {
-    name: f.default for name, f in Study.model_fields.items() if isinstance(f.default, bool | int | float | str)
-}
 LENGTHS = ("epochs", "steps")
-_SECTIONS: Mapping[str, type[BaseModel]] = {"pruning": Pruning, "checkpoint": Checkpointing}
-_NO_COLUMNS = ("warm_start", "curve_direction")  # in the study's file, and not in the store
+_NO_COLUMNS = ("warm_start", "curve_direction", "length")  # in the study's file, and not in the store
+_NOT_COMPARED = frozenset({"store", "folder"})
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 
 
@@ -110,17 +104,18 @@ def prepare(
     study = plan.study
     check_new(study, resuming)
     folder = study_folder(study)
-    definition = study.model_dump(mode="json", exclude={"store", "folder"})
+    definition = study.model_dump(mode="json", exclude=set(_NOT_COMPARED))
     is_used_up, history = False, None
     if resuming:
         history = _check_unchanged(folder, plan, definition)
-        is_used_up = _is_over(study, folder, history.past, history.events)
+        extension = Extension.of(study, plan.length, folder, history.past)
+        is_used_up = _is_over(study, plan.workload.direction, extension, folder, history)
         if state(folder) == "complete" and is_used_up:
             raise LaunchError(
-                f"{study.name} is complete: it has used its budget of {budget(study)}; increase it, epochs or steps to "
-                "continue"
+                f"{study.name} is complete: it has used its budget of {budget(study)}; to continue, increase the "
+                "budget, epochs or steps"
             )
-        _tell_longer(plan, folder, history.past)
+        _tell_longer(plan.length, extension)
     # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
     version = None if is_used_up else provenance_log.current(plan, folder, resuming, accept_changes)
     if history is not None and (num_ended := orphans.end(folder, history.events)):
@@ -153,24 +148,16 @@ def check_new(study: Study, resuming: bool) -> None:
         )
 
 
-def _is_over(study: Study, folder: StudyFolder, past: resume.Past, events: Iterable[Event] | None = None) -> bool:
-    """Whether a budget is used up; one of trials is once no trial can be promoted, or made longer, either.
-
-    Args:
-        study, folder: the study and its files.
-        past, events: its journals, which are read if the events are needed and not given.
-    """
+def _is_over(study: Study, direction: str, extension: Extension, folder: StudyFolder, history: _History) -> bool:
+    """Whether a budget is used up; one of trials is once no trial can be promoted, or made longer, either."""
+    past = history.past
     if past.used_up(None, study.seconds, study.busy_seconds):
         return True
-    if not past.used_up(study.trials, None):
-        return False
-    if Extension.of(study, folder, past).continued:
+    if extension.continued or not past.used_up(study.trials, None):
         return False
     if not study.promotes:
         return True
-    events = launches.replay(folder.journals) if events is None else events
-    direction = json.loads(folder.definition.read_text())["curve_direction"]
-    return promotion.restored(study, direction, folder, events, past)[0].promotable() is None
+    return promotion.restored(study, direction, folder, history.events, past)[0].promotable() is None
 
 
 def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -> None:
@@ -184,7 +171,8 @@ def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -
         folder.trial(number).retire_checkpoints()
     if found:
         log.warning(
-            "%d interrupted trials start anew, or stay paused: their checkpoints are of what was measured before",
+            "discarded the checkpoints of %d trials, as code, data or libraries have changed: interrupted trials "
+            "restart, paused ones are not promoted",
             len(found),
         )
 
@@ -192,8 +180,12 @@ def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -
 def _settle_paused(folder: StudyFolder, past: resume.Past, keep: str) -> None:
     """At the end of a search, trials that were not promoted are pruned, and their checkpoints go as those of others."""
     for trial in past.counted():
-        if trial.state == "pruned":
+        if trial.state != "pruned":
+            continue
+        try:
             folder.trial(trial.number).settle(keep)
+        except OSError as error:  # no reason to fail
+            log.warning("files stay in %s: %s", folder.trial(trial.number).path, error)
 
 
 def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[str, Any]:
@@ -208,6 +200,7 @@ def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[st
         "direction": resolved[0].direction,
         "curve_metric": workload.metric,
         "curve_direction": workload.direction,
+        "length": list(plan.length),
         "objectives": [objective.model_dump() for objective in resolved] if len(resolved) > 1 else None,
         "target": workload.target if resolved[0].name == workload.metric else None,
         "num_trials": study.trials,
@@ -250,27 +243,21 @@ class _History:
         return self.sizes == {name: size for name, size in launches.sizes(folder.journals).items() if name != own}
 
 
-def _length(definition: Mapping[str, Any], plan: Plan) -> tuple[str, int]:
-    """The unit and the number of a study's length."""
-    workload = plan.workload
-    steps = definition.get("steps") or (None if definition.get("epochs") else workload.steps)
-    return ("steps", steps) if steps else ("epochs", definition.get("epochs") or workload.epochs)
-
-
-def _change_of_length(before: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) -> Iterator[str]:
+def _change_of_length(before: Mapping[str, Any], plan: Plan) -> Iterator[str]:
     """Why a study's length may not be changed like this; nothing if it may."""
-    (unit, number), (new_unit, new) = _length(before, plan), _length(now, plan)
+    unit, number = length(before["epochs"], before["steps"], plan.workload)
+    new_unit, new = plan.length
     if unit != new_unit:
         yield f"its length: {number} {unit} before, {new} {new_unit} now; the unit must stay"
     elif new < number:
         yield f"{unit}: {number} before, {new} now; a length may only increase"
 
 
-def _tell_longer(plan: Plan, folder: StudyFolder, past: resume.Past) -> None:
-    extension, (unit, number) = Extension.of(plan.study, folder, past), _length(plan.study.model_dump(), plan)
+def _tell_longer(new: Length, extension: Extension) -> None:
+    unit, number = new
     if extension.continued:
         log.warning(
-            "%d finished trials continue to %d %s, the best first, before new ones; their schedules go on as those of "
+            "%d finished trials continue to %d %s, the best first, before new ones; their schedules continue as in "
             "the longer training",
             len(extension.continued), number, unit,
         )  # fmt: skip
@@ -286,12 +273,12 @@ def _check_unchanged(folder: StudyFolder, plan: Plan, definition: dict[str, Any]
     """What has been searched, if the study is still the same. Raises LaunchError."""
     if not folder.exists():
         raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
-    before = _with_defaults(json.loads(folder.definition.read_text())["definition"])
-    changed = list(_change_of_length(before, definition, plan))
+    before = _as_now(json.loads(folder.definition.read_text())["definition"])
+    changed = list(_change_of_length(before, plan))
     changed += [
-        f"{key}: {before.get(key)!r} before, {value!r} now"
+        f"{key}: {before[key]!r} before, {value!r} now"
         for key, value in definition.items()
-        if key not in (*MAY_CHANGE, *LENGTHS) and before.get(key) != value
+        if key not in (*MAY_CHANGE, *LENGTHS) and before[key] != value
     ]
     for key in BUDGETS:
         if before.get(key) is not None and (definition[key] is not None and definition[key] < before[key]):
@@ -311,14 +298,12 @@ def _check_unchanged(folder: StudyFolder, plan: Plan, definition: dict[str, Any]
     return history
 
 
-def _with_defaults(definition: dict[str, Any]) -> dict[str, Any]:
-    """A study's definition with what was added since, also within its sections."""
-    whole = _DEFAULTS | definition
-    for name, section in _SECTIONS.items():
-        if isinstance(whole.get(name), dict):
-            known = {n: f.default for n, f in section.model_fields.items() if not f.is_required()}
-            whole[name] = known | whole[name]
-    return whole
+def _as_now(definition: dict[str, Any]) -> dict[str, Any]:
+    """A stored definition as this version writes it, with the defaults of what was added since: it was searched so."""
+    try:
+        return Study.model_validate(definition).model_dump(mode="json", exclude=set(_NOT_COMPARED))
+    except ValidationError as error:
+        raise LaunchError(f"the stored study is not valid any more: {error.errors()[0]['msg']}") from None
 
 
 def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
@@ -373,8 +358,8 @@ def mark_lost(
     reason: str,
     suspected: Collection[int] | None,
     history: _History | None = None,
-) -> resume.Past:
-    """End the running trials whose process is gone: they are lost, and will be requeued. Returns the study's past.
+) -> _History:
+    """End the running trials whose process is gone: they are lost, and will be requeued. Returns the study's history.
 
     A configuration whose worker dies twice has failed, and is not retried; with checkpoints, unless it has got further
     in between.
@@ -418,7 +403,7 @@ def mark_lost(
     for event in ends:
         lines.append(event)
         past.add(event)
-    return past
+    return history
 
 
 def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | None = None) -> tuple[str, str | None]:
@@ -431,11 +416,14 @@ def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | N
     """
     with launches.next_launch(folder.journals) as lines:
         lost = failure or gave_up or "the search was stopped"
-        past = mark_lost(folder, lines, lost, suspected=() if failure is None else None)
+        history = mark_lost(folder, lines, lost, suspected=() if failure is None else None)
+        past, content = history.past, json.loads(folder.definition.read_text())
+        # A study of before they were recorded neither promotes nor becomes longer.
+        (unit, number), direction = content.get("length", ("epochs", 0)), content.get("curve_direction", "minimize")
         reason: str | None = failure
         if failure is not None:
             state = "failed"
-        elif _is_over(study, folder, past):
+        elif _is_over(study, direction, Extension.of(study, (unit, number), folder, past), folder, history):
             # In a benchmark, a method all of whose trials fail is a result.
             all_failed = past.all_failed() and row(folder).get("benchmark") is None
             state, reason = ("failed", f"all {past.num_budgeted()} trials failed") if all_failed else ("complete", None)

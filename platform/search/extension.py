@@ -14,7 +14,7 @@ from atoll.platform.study import objectives
 if TYPE_CHECKING:
     from atoll.platform.search.resume import Past, PastTrial
     from atoll.platform.search.tickets import Ticket
-    from atoll.platform.study.plan import Plan
+    from atoll.platform.study.plan import Length, Plan
     from atoll.platform.study.study import Study
     from atoll.storage.folder import StudyFolder
 
@@ -32,9 +32,9 @@ class Extension:
     num_left: int
 
     @classmethod
-    def of(cls, study: Study, folder: StudyFolder, past: Past) -> Extension:
-        """Those of a study, which names its length if that has been increased."""
-        shorter = [trial for trial in past.counted() if trial.state == "complete" and _is_shorter(trial, study)]
+    def of(cls, study: Study, length: Length, folder: StudyFolder, past: Past) -> Extension:
+        """Those of a study whose trainings now have this length."""
+        shorter = [trial for trial in past.counted() if trial.state == "complete" and _is_shorter(trial, length)]
         stays = study.checkpoint is not None and study.checkpoint.keep in ("last", "all")
         continued = [trial for trial in shorter if stays and folder.trial(trial.number).manifest.exists()]
         return cls(continued, len(shorter) - len(continued))
@@ -55,10 +55,8 @@ class Extension:
         return [trial.next_ticket(num_islands, reached.get(trial.number, 0.0)) for trial in order]
 
 
-def _is_shorter(trial: PastTrial, study: Study) -> bool:
+def _is_shorter(trial: PastTrial, length: Length) -> bool:
     """Whether it was trained to its end, which is before the study's."""
-    if study.steps is not None:
-        return trial.steps is not None and trial.steps <= trial.step and trial.steps < study.steps
-    if study.epochs is not None:
-        return trial.epochs is not None and trial.epochs <= trial.epoch and trial.epochs < study.epochs
-    return False
+    unit, number = length
+    own, reached = (trial.steps, trial.step) if unit == "steps" else (trial.epochs, trial.epoch)
+    return own is not None and own <= reached and own < number

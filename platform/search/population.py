@@ -133,10 +133,10 @@ class Population:
             self._pool = _front(list(self._order), 2 * self.size)
         return individual
 
-    def is_unbeaten(self, number: int, losses: Losses) -> bool:
-        """Whether no complete individual here ranks before trial `number` with these losses, in every objective.
+    def is_nondominated(self, number: int, losses: Losses) -> bool:
+        """Whether no complete individual of the breeding population dominates trial `number` with these losses.
 
-        Of equal ones the first by number does, as in leaderboards.
+        Of equal ones the lower number does, as in leaderboards.
         """
         others = (i for i in self.best() if i.is_complete and i.number != number)
         return not any(
@@ -156,7 +156,9 @@ class Population:
         del self._here[old.number]
         self._order.remove(old)
         if old in self._pool:
-            self._pool = _front(list(self._order), 2 * self.size)
+            self._pool.remove(old)
+            if old.is_complete or new is None:  # else it only moves up
+                self._pool = _front(list(self._order), 2 * self.size)
         self._best = None
         if new is not None:
             self._insert(new)

@@ -57,7 +57,7 @@ class Pruner:
         if not continues:
             self._reached.pop(number, None)
 
-    def repeats(self, progress: Progress) -> None:
+    def take_in_repeated(self, progress: Progress) -> None:
         """Take in a report from before a checkpoint: it was not pruned then, but may be behind later."""
         now = self._fidelity(progress.epoch, progress.step, progress.seconds)
         if now > self._reached.get(self._number, 0.0):

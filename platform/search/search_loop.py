@@ -162,13 +162,15 @@ class SearchLoop:
         # After the journal, whose seconds must reach the budget when these do.
         deadlines, budget = Deadlines(study, past.seconds, folder.stop_request.exists), _budget(study, roots, past)
         candidates = Candidates(proposer, search_journal, given)
-        rungs, reached = _paused(plan, folder, events, past)
+        # Only the owner of the tickets uses these: they look for a file of each trial.
+        rungs, reached = _paused(plan, folder, events, past) if roots.rank == 0 else (None, {})
         office = TicketOffice(
             roots,
-            _tickets(plan, folder, past, given, len(island_sizes), reached),
+            _tickets(plan, folder, past, given, len(island_sizes), reached) if roots.rank == 0 else (),
             is_open=lambda: not deadlines.is_over() and not budget.is_over,
             give_back=candidates.give_back,
             rungs=rungs,
+            promotes=study.promotes,
         )
         island = Island(
             population=population,
@@ -221,7 +223,7 @@ class SearchLoop:
             if progress.metric is not None:
                 clock.see(progress.metric, progress.seconds, progress.step)
             if progress.is_repeated and self._pruner is not None:
-                self._pruner.repeats(progress)
+                self._pruner.take_in_repeated(progress)
             self._journal.progress(trial, progress)
 
         hooks = Hooks(
@@ -274,7 +276,7 @@ class SearchLoop:
         is_paused = self._pauses is not None and state == "pruned"
         is_complete = state == "complete" and losses is not None
         stays = is_complete and (
-            not study.keeps_only_incumbents_weights or self._island.population.is_unbeaten(number, losses or ())
+            not study.keeps_only_incumbents_weights or self._island.population.is_nondominated(number, losses or ())
         )
         try:
             if state != "lost" and not is_paused and study.checkpoint is not None and study.writes_checkpoints:
@@ -427,7 +429,7 @@ def _tickets(
         [hyperparameters for hyperparameters, _ in given],
         num_islands=num_islands,
         reached=reached,
-        longer=Extension.of(plan.study, folder, past).tickets(plan, num_islands, reached),
+        longer=Extension.of(plan.study, plan.length, folder, past).tickets(plan, num_islands, reached),
     )
 
 

@@ -220,6 +220,7 @@ class TicketOffice:
         is_open: whether tickets may still be given out; used at the owner.
         give_back: called with the next ticket when it is recalled; returns the ticket for the other worker.
         rungs: with promotion, the trials that have paused so far; used at the owner.
+        promotes: whether paused trials are promoted.
     """
 
     def __init__(
@@ -229,11 +230,12 @@ class TicketOffice:
         is_open: Callable[[], bool],
         give_back: Callable[[Ticket], Ticket] = lambda ticket: ticket,
         rungs: Rungs | None = None,
+        promotes: bool = False,
     ) -> None:
         self._mailbox = mailbox
         self._give_back = give_back
         self._owner = _Owner(mailbox, tickets, is_open, rungs) if mailbox.rank == 0 else None
-        self._promotes = rungs is not None
+        self._promotes = promotes
         self._question = 0
         self._is_asked = False
         self._is_answered = False

@@ -17,7 +17,7 @@ def searched_without_effect(plan: Plan, num_nodes: int | None) -> list[str]:
     topology, study = plan.study.topology, plan.study
     if topology.ranks_per_node is not None:
         num_nodes = topology.ranks // topology.ranks_per_node
-    num_epochs = None if plan.steps else study.epochs or plan.workload.epochs
+    num_epochs = plan.length[1] if plan.length[0] == "epochs" else None
     shape = TrainingShape(num_ranks=topology.ranks, num_nodes=num_nodes, num_epochs=num_epochs)
     found = []
     for candidate in plan.space.extremes():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -13,10 +13,8 @@ from pydantic import (
     Discriminator,
     Field,
     JsonValue,
-    SerializerFunctionWrapHandler,
     Tag,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -52,12 +50,6 @@ class Searched(Strict):
         if only_if is not None and [] in only_if.values():
             raise ValueError("only_if must give a value of the other hyperparameter, or several; got none")
         return only_if
-
-    @model_serializer(mode="wrap")
-    def _without_absent_conditions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Studies of before, which had no conditions, must still equal themselves.
-        content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name != "only_if" or value is not None}
 
     @property
     def condition(self) -> Condition | None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # both import torch, which browsing results must not need
     from atoll.platform.workloads.workload import Workload
 
 
+Length = tuple[str, int]  # the unit, epochs or steps, and their number
+
+
 @dataclass(frozen=True)
 class Plan:
     """A study, resolved.
@@ -87,19 +90,19 @@ class Plan:
         return None
 
     @property
-    def steps(self) -> int | None:
-        """The length of each training in steps; None if it is in epochs."""
-        return self.study.steps or (None if self.study.epochs else self.workload.steps)
+    def length(self) -> Length:
+        """The length of each training."""
+        return length(self.study.epochs, self.study.steps, self.workload)
 
     def configuration(self, hyperparameters: dict[str, Any], number: int, threads: int, device: str) -> Configuration:
         """The configuration of trial `number`; the hyperparameters must be feasible."""
-        study = self.study
+        study, (unit, number_of) = self.study, self.length
         return Configuration.model_construct(
             workload=study.workload,
             method=study.method,
             hyperparameters=complete_hyperparameters(study.method, study.workload, hyperparameters),
-            epochs=None if self.steps else study.epochs or self.workload.epochs,
-            steps=self.steps,
+            epochs=number_of if unit == "epochs" else None,
+            steps=number_of if unit == "steps" else None,
             report_every=study.report_every,
             evaluate_every=study.evaluate_every,
             objective_from=study.objective_from,
@@ -124,6 +127,12 @@ class Plan:
         settings = {"rule": self.study.pruning.rule, "while_falling": self.study.pruning.while_falling}
         both = defaults | {name: value for name, value in settings.items() if value is not None}
         return both["rule"], both["while_falling"]
+
+
+def length(epochs: int | None, steps: int | None, workload: Workload) -> Length:
+    """A training's length: the given one, else the workload's."""
+    steps = steps or (None if epochs else workload.steps)
+    return ("steps", steps) if steps else ("epochs", epochs or workload.epochs)
 
 
 def workload_of(study: Study) -> Workload:

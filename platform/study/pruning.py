@@ -61,7 +61,7 @@ class Pruning(BaseModel):
             raise ValueError("promotion needs the rule asha; got median")
         if self.promotion and self.while_falling is not None:
             raise ValueError(
-                "while_falling says when a trial may be stopped; with promotion none is, they pause at rungs: omit one"
+                "with promotion trials pause instead of stopping, so while_falling has no effect: omit one of them"
             )
         return self
 

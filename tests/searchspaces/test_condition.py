@@ -58,11 +58,11 @@ def test_conditions_of_a_study_may_follow_one_another():
 @pytest.mark.parametrize(
     ("conditions", "message"),
     [
-        ({"d": ("a", ("x",))}, "only_if needs a searched hyperparameter; d is none"),
+        ({"d": ("a", ("x",))}, "only_if needs a searched hyperparameter; d is not searched"),
         ({"c": ("d", (1,))}, "only_if of c must name another hyperparameter of the space, a, b; got d"),
         ({"c": ("c", (1,))}, "only_if of c must name another hyperparameter of the space, a, b; got c"),
         ({"c": ("a", ("z",))}, r"only_if of c: a must be \{x, y\}; got 'z'"),
-        ({"b": ("c", (0.5,)), "c": ("b", (1,))}, "only_if must not go in a circle; got one among b, c"),
+        ({"b": ("c", (0.5,)), "c": ("b", (1,))}, "only_if must not form a cycle; got (b -> c -> b|c -> b -> c)"),
     ],
 )
 def test_conditions_that_cannot_be_are_refused(conditions, message):

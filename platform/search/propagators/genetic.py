@@ -85,7 +85,7 @@ class GeneticPropagator(Propagator):
         self._draw = stock.InitUniform(self._limits, rng=self._rng)
         self._template = self._draw()
         self._parents, self._mate, self._mutations = _operators(settings, self._limits, self._rng)
-        self._genomes: dict[int, Genome] = {}
+        self._genomes: dict[tuple[int, int], Genome] = {}  # by trial and attempt
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
         """Breed; until the breeding population is complete, draw at random."""
@@ -118,10 +118,9 @@ class GeneticPropagator(Propagator):
 
     def _genomes_of(self, best: list[Individual]) -> list[Genome]:
         known = self._genomes
-        genomes = ((i, known.get(i.number)) for i in best)
-        self._genomes = {  # the loss of a trial that was continued is another one
-            i.number: genome if genome and genome.loss == i.losses[0] else Genome(i, self._template)
-            for i, genome in genomes
+        keys = [(individual.number, individual.attempt) for individual in best]
+        self._genomes = {
+            key: known.get(key) or Genome(one, self._template) for key, one in zip(keys, best, strict=True)
         }
         return list(self._genomes.values())
 

@@ -68,6 +68,9 @@ def test_it_is_started_once_and_resumed_only_if_it_is_there(plan_of, url):
         ({"method": "local_sgd"}, "method: 'ddp' before, 'local_sgd' now"),
         ({"topology": {"ranks": 2}}, "topology.ranks: 1 before, 2 now"),
         ({"trials": 2}, "trials: 3 before, 2 now; a budget may only increase"),
+        ({"epochs": 1}, "epochs: 20 before, 1 now; a length may only increase"),
+        ({"steps": 100}, "its length: 20 epochs before, 100 steps now; the unit must stay"),
+        ({"epochs": 21}, None),
         ({"trials": 4}, None),
         ({"topology": {"islands": 2, "workers": 2}}, None),
         ({"heartbeat_timeout": 77.0, "max_restarts": 1, "stop_grace": 1.0}, None),
@@ -141,7 +144,7 @@ def test_paused_trials_of_other_code_are_not_promoted(plan_of, url, tmp_path, ca
     file.write_text(file.read_text() + "# changed\n")
     lifecycle.prepare(plan, url, resuming=True, accept_changes=True)
     assert not any(folder.trial(number).path.exists() for number in range(3))
-    assert "3 interrupted trials start anew, or stay paused" in caplog.text
+    assert "discarded the checkpoints of 3 trials" in caplog.text
 
 
 def write(folder, *states):
@@ -259,7 +262,7 @@ def test_checkpoints_of_other_code_are_discarded(plan_of, url, tmp_path, caplog)
     assert not folder.trial(0).manifest.exists()  # but it will not become longer
     folder.trial(0).remove_checkpoints()
     assert not folder.trial(0).path.exists()
-    assert "1 interrupted trials start anew, or stay paused" in caplog.text
+    assert "discarded the checkpoints of 1 trials" in caplog.text
 
 
 def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):

@@ -164,11 +164,6 @@ def test_a_larger_budget_promotes_among_all_trials_if_checkpoints_stay(tmp_path)
     assert curves(tmp_path, "grown") == curves(tmp_path, "whole")
 
 
-def test_promotion_needs_checkpoints(tmp_path):
-    write(tmp_path, "s", checkpoint=None)
-    assert "pruning.promotion continues trials from their checkpoints" in search(tmp_path, "s", code=2).stderr
-
-
 @pytest.mark.mpi
 @pytest.mark.long
 def test_ranks_that_are_killed_in_the_midst_of_a_promotion_leave_nothing_twice(tmp_path):

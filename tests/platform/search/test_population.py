@@ -115,3 +115,17 @@ def test_a_replaced_individual_may_travel_but_not_to_where_it_has_been_sent():
         emigrants.renew(*population.renew(Renewal(number, 1, (0.5 + number,))))
     assert [(i.number, i.losses) for i in emigrants.take(1, 5, population)] == [(1, (1.5,))]
     assert [(i.number, i.losses) for i in emigrants.take(2, 5, population)] == [(0, (0.5,)), (1, (1.5,))]
+
+
+def test_of_equal_individuals_the_first_is_the_incumbent():
+    population = Population(4)
+    population.admit(individual(5, 0.1))
+    assert population.is_nondominated(3, (0.1,))  # leaderboards name it first
+    assert not population.is_nondominated(7, (0.1,))
+    assert not population.is_nondominated(3, (0.2,))
+    population.admit(individual(1, 0.0, is_complete=False))
+    assert population.is_nondominated(3, (0.1,))
+    several = Population(4)
+    several.admit(individual(1, 1.0, 2.0))
+    assert several.is_nondominated(2, (2.0, 1.0))
+    assert not several.is_nondominated(2, (1.0, 3.0))

@@ -40,7 +40,8 @@ def simulate(seed, *, num_workers, num_trials, factor, rungs, end):
     settings = Pruning(promotion=True, factor=factor, rungs=rungs)
     shared = Rungs(factor)
     budget = (Ticket(number) for number in range(num_trials))
-    offices = [TicketOffice(box, budget, lambda: True, rungs=shared) for box in LocalMailbox.connected(num_workers)]
+    boxes = LocalMailbox.connected(num_workers)
+    offices = [TicketOffice(box, budget, lambda: True, rungs=shared, promotes=True) for box in boxes]
     values = {}
     training, waiting, history = {}, list(range(num_workers)), []  # training: by worker, when it pauses, and its ticket
     now = 0.0

@@ -182,22 +182,21 @@ def test_repeated_reports_leave_the_pruner_as_they_found_it():
         pruner.start(7)
     reports = [report(epoch, metric, train_loss=metric) for epoch, metric in ((1, 0.05), (2, 0.2), (3, 0.1))]
     decisions = [whole.prunes(each) for each in reports]
-    continued.prunes(reports[0])
+    continued.take_in_repeated(reports[0])
     assert [continued.prunes(each) for each in reports[1:]] == decisions[1:]
 
 
 def test_a_trial_that_becomes_longer_counts_once_at_a_rung_and_is_not_judged_again_there():
     (pruner,) = pruners(factor=2)
-    for number, values in enumerate(([5.0, 5.0], [1.0, 1.0], [2.0, 2.0])):
+    for number, values in enumerate(([5.0, 5.0], [1.0, 1.0], [2.0, 2.0], [5.5, 5.5])):
         for epoch, value in enumerate(values, 1):
             pruner.replay(number, epoch, 10 * epoch, epoch / 2, value)
-    before = {rung: list(values) for rung, values in pruner._rungs.items()}
     pruner.start(0, continues=True)
     for epoch in (1, 2):
-        pruner.repeats(report(epoch, 5.0))
-    assert pruner._rungs == before == {1: [1.0, 2.0, 5.0], 2: [1.0, 2.0, 5.0]}
+        pruner.take_in_repeated(report(epoch, 5.0))
     assert not pruner.prunes(report(3, 5.0))
     assert not pruner.prunes(report(4, 5.0))  # the first at the next rung
+    assert train(pruner, [2.5, 2.5]) == 1  # the third of five at rung 1; of six, two of which are one, it would pass
     pruner.start(2, continues=True)
-    pruner.repeats(report(3, 6.0))  # after the result, and before the checkpoint of an attempt that was lost
+    pruner.take_in_repeated(report(3, 6.0))  # after the result, and before the checkpoint of an attempt that was lost
     assert pruner.prunes(report(4, 6.0))

@@ -121,12 +121,6 @@ def test_a_condition_without_values_is_refused():
         study(space={"momentum": {"low": 0.1, "high": 0.9, "only_if": {"schedule": []}}})
 
 
-def test_a_range_without_condition_is_written_as_before_there_were_any():
-    assert study(space={"momentum": {"low": 0.1, "high": 0.9}}).model_dump(mode="json")["space"] == {
-        "momentum": {"type": "float", "low": 0.1, "high": 0.9, "log": False, "step": None}
-    }
-
-
 @pytest.mark.parametrize(
     ("space", "message"),
     [

@@ -276,3 +276,9 @@ def test_a_configuration_refuses_unknown_keys(tmp_path):
         yamlfile.validate(
             {"workload": "digits_mlp", "method": "ddp", "x": 1}, Configuration, source="f", folder=tmp_path
         )
+
+
+def test_promotion_needs_checkpoints(tmp_path):
+    content = MINIMAL | {"pruning": {"promotion": True, "rule": "asha"}}
+    assert "pruning.promotion continues trials from their checkpoints" in error(tmp_path, content)
+    assert load(tmp_path, content | {"checkpoint": {"every": "1 epochs"}}).promotes
