@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+MAX_NETWORKS = 10_000  # shapes of networks that one process compiles
+
 
 def compiled(model: nn.Module) -> nn.Module:
     """The network with compiled passes, which has the same parameters; it compiles when it is first called.
@@ -17,8 +19,10 @@ def compiled(model: nn.Module) -> nn.Module:
     import torch._inductor.config as config
 
     config.compile_threads = 1
-    # A process compiles a class's forward pass for at most eight networks, and runs the ninth eagerly.
-    torch._dynamo.reset()
+    # By default a process compiles a class's forward pass for at most eight shapes, and runs further ones eagerly.
+    for limit in ("recompile_limit", "accumulated_recompile_limit", "cache_size_limit", "accumulated_cache_size_limit"):
+        if hasattr(torch._dynamo.config, limit):  # their names differ between versions
+            setattr(torch._dynamo.config, limit, MAX_NETWORKS)
     return cast("nn.Module", torch.compile(model))
 
 
@@ -30,7 +34,7 @@ def why_not_compiled(device: str) -> str | None:
     if torch.device(device).type != "cpu":
         from torch.utils._triton import has_triton
 
-        return None if has_triton() else f"torch.compile needs Triton for {device}, which is not there or too old"
+        return None if has_triton() else f"torch.compile needs Triton for {device}, which is missing or too old"
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

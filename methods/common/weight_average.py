@@ -157,8 +157,11 @@ class WeightAverage:
         total = like.new_zeros(sum(tensor.numel() for tensor in into))
         if averages:
             torch.cat([average.reshape(-1).to(like.device) for average in averages], out=total)
-        self._communicator.sum(total)
-        total /= len(part.ranks)
+        if len(part.ranks) == 1:
+            self._communicator.broadcast(total, next(iter(part.ranks)))
+        else:
+            self._communicator.sum(total)
+            total /= len(part.ranks)
         for tensor, mean in zip(into, torch.split(total, [tensor.numel() for tensor in into]), strict=True):
             tensor.copy_(mean.view(tensor.shape))
 

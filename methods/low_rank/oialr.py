@@ -109,7 +109,7 @@ class Oialr(Method[OialrHyperparameters]):
     @classmethod
     def unsupported(cls, hyperparameters: OialrHyperparameters) -> Mapping[str, str]:
         """Averages of weights, as the network is not linear in what is trained, and compiling it."""
-        ema = "replaces weights by products whose bases change, and the average of products is none of them"
+        ema = "replaces weights by products whose bases change, and an average of such products has no such factors"
         return {**super().unsupported(hyperparameters), "ema": ema, "compile": REPLACES}
 
     @classmethod
