@@ -14,10 +14,8 @@ def best(store: Store, study: StudyRow, top: int | None = None) -> list[TrialRow
     """The complete trials, the best first; several objectives are sorted by front, then by crowding distance."""
     if not study.objectives:
         return store.leaderboard(study, top)
-    from atoll.analysis import pareto  # takes a third of a second to import, and one objective does not need it
-
-    trials = store.leaderboard(study)
-    order = pareto.order([losses(study, trial) for trial in trials]) if trials else []
+    trials = sorted(store.leaderboard(study), key=lambda trial: (trial.number, trial.attempt))
+    order = ranking(study, [losses(study, trial) for trial in trials])
     return [trials[index] for index in order[:top]]
 
 
@@ -29,17 +27,19 @@ def places(study: StudyRow, trials: Sequence[Any]) -> list[int | None]:
         trials: its trials, or rows with their state, objective and objectives, by number and attempt.
     """
     complete = [index for index, trial in enumerate(trials) if trial.state == "complete"]
-    of_complete = [losses(study, trials[index]) for index in complete]
-    if study.objectives and complete:
-        from atoll.analysis import pareto
-
-        order = pareto.order(of_complete)
-    else:
-        order = sorted(range(len(complete)), key=lambda index: of_complete[index])  # which keeps the order of numbers
     found: list[int | None] = [None] * len(trials)
-    for place, index in enumerate(order, 1):
+    for place, index in enumerate(ranking(study, [losses(study, trials[index]) for index in complete]), 1):
         found[complete[index]] = place
     return found
+
+
+def ranking(study: StudyRow, of_complete: Sequence[Sequence[float]]) -> list[int]:
+    """The indices of complete trials' losses, the best first; equal ones, and ends of a front, keep their order."""
+    if not study.objectives or not of_complete:
+        return sorted(range(len(of_complete)), key=lambda index: tuple(of_complete[index]))
+    from atoll.analysis import pareto  # takes a third of a second to import, and one objective does not need it
+
+    return pareto.order(of_complete)
 
 
 def front(study: StudyRow, trials: Sequence[TrialRow]) -> list[TrialRow]:
@@ -58,7 +58,6 @@ def dominated_share(study: StudyRow, trials: Sequence[TrialRow]) -> float:
 
 def losses(study: StudyRow, trial: Any) -> tuple[float, ...]:
     """A trial's objectives, all to be minimized; a missing one is infinite."""
-    objectives = study.objectives or [{"direction": study.direction}]
     values: Sequence[float | None] = trial.objectives or [trial.objective]
-    signs = [-1.0 if objective["direction"] == "maximize" else 1.0 for objective in objectives]
+    signs = [-1.0 if objective["direction"] == "maximize" else 1.0 for objective in study.all_objectives]
     return tuple(math.inf if value is None else sign * value for sign, value in zip(signs, values, strict=True))

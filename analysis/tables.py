@@ -39,22 +39,23 @@ class Column:
     unit: str = ""
 
 
+STATES = ("complete", "pruned", "failed", "lost", "continued", "running")
 TRIALS = (
     Column("trial", "the trial's number in the study, from 0"),
-    Column("attempt", "0, or the number of times that the trial was lost and queued again"),
-    Column("state", "running, complete, pruned, failed, or lost: its ranks ended, or the search was stopped"),
+    Column("attempt", "0, then one more each time that it was lost and queued again, or continued"),
+    Column("state", "running, complete, pruned, failed, lost (ranks ended, or a stop), or continued by a later one"),
     Column("place", "its place among the complete trials, from 1, the best; empty for others"),
     Column("objective.NAME", "the objective NAME; empty unless complete"),
     Column("hp.NAME", "the hyperparameter NAME, searched or fixed; empty if the trial has none of this name"),
     Column("metric.NAME", "the metric NAME at the trial's end; empty if it was NaN, infinite or not measured"),
-    Column("seconds", "training time until the last report, without evaluation", "s"),
+    Column("seconds", "training time until the last report, with that of attempts it continues", "s"),
     Column("wall_seconds", "from the trial's start to its end, with everything", "s"),
     Column("proposal_seconds", "time that the sampler took to propose the trial", "s"),
     Column("started", "start of the trial, UTC"),
     Column("finished", "end of the trial, UTC; empty while it runs"),
-    Column("wire_bytes", "sent by all ranks of the worker", "B"),
+    Column("wire_bytes", "sent by all ranks of the worker, with what attempts it continues had sent", "B"),
     Column("peak_memory", "largest resident size of a rank's process", "B"),
-    Column("island", "the island that proposed the trial, from 0"),
+    Column("island", "the island of its worker, from 0"),
     Column("worker", "the worker that trained it, from 0 over all islands"),
     Column("generation", "the number of trials that the worker had started before"),
     Column("seed", "seed of the initial weights and of the order of the data"),
@@ -69,7 +70,7 @@ TRIALS = (
 )
 CURVES = (
     Column("trial", "the trial's number in the study, from 0"),
-    Column("attempt", "0, or the number of times that the trial was lost and queued again"),
+    Column("attempt", "0, then one more each time that it was lost and queued again, or continued"),
     Column("step", "steps that were completed"),
     Column("epoch", "epochs that were completed"),
     Column("seconds", "training time so far, without evaluation", "s"),
@@ -88,9 +89,8 @@ STUDIES = (
     Column("objective", "the objective, or the first of several"),
     Column("direction", "minimize or maximize"),
     Column("best", "the objective of the best complete trial"),
-    Column("budget", "the number of trials that it may train; empty if its budget is of seconds"),
-    *(Column(state, f"the number of trials that are {state}") for state in ("complete", "pruned", "failed")),
-    *(Column(state, f"the number of trials that are {state}") for state in ("lost", "running")),
+    Column("budget", "the number of trials that it may train; empty if the budget is in seconds"),
+    *(Column(state, f"the number of attempts that are {state}") for state in STATES),
     Column("refused", "infeasible proposals, which were not trained"),
     Column("started", "start of the study, UTC"),
     Column("finished", "end of the study, UTC; empty while it runs"),
@@ -115,11 +115,10 @@ CHOICES = (
 )
 
 
-def studies(store: Store) -> pd.DataFrame:
-    """All studies, the newest first: the columns `STUDIES`."""
-    summaries = store.studies()
+def studies(store: Store, study_id: int | None = None) -> pd.DataFrame:
+    """All studies, the newest first, or one: the columns `STUDIES`."""
+    summaries = store.studies(study_id)
     rows = [summary.study for summary in summaries]
-    states = ("complete", "pruned", "failed", "lost", "running")
     return pd.DataFrame(
         {
             "study": _words([row.name for row in rows]),
@@ -129,7 +128,7 @@ def studies(store: Store) -> pd.DataFrame:
             "direction": _words([row.direction for row in rows]),
             "best": _numbers(summary.best for summary in summaries),
             "budget": pd.Series([row.num_trials for row in rows], dtype="Int64"),
-            **{state: _column([summary.counts.get(state, 0) for summary in summaries]) for state in states},
+            **{state: _column([summary.counts.get(state, 0) for summary in summaries]) for state in STATES},
             "refused": _column([row.num_refused for row in rows]),
             "started": _times(row.started for row in rows),
             "finished": _times(row.finished for row in rows),
@@ -147,7 +146,7 @@ def trials(store: Store, study: StudyRow) -> pd.DataFrame:
         The columns `TRIALS`. `attrs` holds the study's name, `units` by column, and `directions` by objective's column.
     """
     rows = browse.table_columns(store, study.id)
-    objectives = study.objectives or [{"name": study.metric, "direction": study.direction}]
+    objectives = study.all_objectives
     values = {
         f"objective.{objective['name']}": _numbers(_objective(row, index) for row in rows)
         for index, objective in enumerate(objectives)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from atoll.analysis import pareto
+from atoll.analysis import leaderboard, pareto
 from atoll.dashboard import thinning
 from atoll.storage import browse
 from atoll.storage.models import StudyRow, TrialRow
@@ -31,11 +31,6 @@ def _kind(name: str) -> type:
 
 
 KINDS = {name: _kind(name) for name in browse.SCALAR_COLUMNS}
-
-
-def objectives(study: StudyRow) -> list[dict[str, Any]]:
-    """Each objective's name and direction. With one objective, trials are ranked by it."""
-    return list(study.objectives or [{"name": study.metric, "direction": study.direction}])
 
 
 class Board:
@@ -99,7 +94,7 @@ class Board:
     @property
     def objectives(self) -> list[dict[str, Any]]:
         """Each objective's name and direction."""
-        return objectives(self.study)
+        return self.study.all_objectives
 
     def _frame(self, rows: Sequence[Any]) -> pd.DataFrame:
         *narrow, several = zip(*rows, strict=True) if rows else ([] for _ in (*browse.SCALAR_COLUMNS, "objectives"))
@@ -117,11 +112,8 @@ class Board:
         place = np.full(len(frame), math.nan)
         complete = np.flatnonzero(frame["state"].to_numpy() == "complete")
         if len(complete):
-            losses = self.losses(frame)[complete]
-            if self.study.objectives:
-                order = np.array(pareto.order(losses.tolist()))
-            else:
-                order = np.lexsort((frame["number"].to_numpy()[complete], losses[:, 0]))
+            complete = complete[np.argsort(frame["number"].to_numpy()[complete], kind="stable")]
+            order = leaderboard.ranking(self.study, self.losses(frame)[complete].tolist())
             place[complete[order]] = np.arange(1, len(complete) + 1)
         return frame.assign(place=place)
 

@@ -10,12 +10,11 @@ from typing import Any
 import plotly.graph_objects as go
 import yaml
 
-from atoll.analysis import leaderboard
 from atoll.analysis.failures import by_choice, by_kind, first_line
 from atoll.analysis.formatting import MISSING_ON_PAGES, duration, size
 from atoll.analysis.importance import ImportanceError
 from atoll.dashboard import drawing, report_parts
-from atoll.dashboard.board import Board, objectives
+from atoll.dashboard.board import Board
 from atoll.dashboard.figures import style
 from atoll.dashboard.report_parts import Report, Table, hardware, number, versions
 from atoll.storage import browse, urls
@@ -46,7 +45,7 @@ def html(store: Store, study: StudyRow) -> str:
     best = browse.trials(store, board.best(max(MAX_BEST, len(front))))
     trials = store.trials(study)
     provenances = store.provenances(study)
-    aims = ", ".join(f"{objective['direction']} {objective['name']}" for objective in objectives(study))
+    aims = ", ".join(f"{objective['direction']} {objective['name']}" for objective in study.all_objectives)
     report = Report(
         title=study.name,
         description=f"{study.method} on {study.workload}: {aims}",
@@ -62,7 +61,7 @@ def html(store: Store, study: StudyRow) -> str:
             changes((row.version, row.changes) for row in provenances),
         ],
         listings={
-            "Commands": commands(store, study),
+            "Commands": commands(store, study, best),
             **({"The best configuration": as_yaml(study, best[:1], provenances, alone=True)} if best else {}),
             "The study": yaml.safe_dump(study.definition, sort_keys=False, allow_unicode=True),
         },
@@ -74,7 +73,7 @@ def _verdict(study: StudyRow, board: Board) -> str:
     """The result in a sentence."""
     ids = board.best(1)
     if not ids:
-        return "No trial is complete yet." if study.state == "running" else "No trial is complete."
+        return "No trial is complete yet." if true_state_of(study) == "running" else "No trial is complete."
     if study.objectives:
         return f"The Pareto front has {len(board.best(None))} trials."
     (best,) = board.trials[board.trials["id"] == ids[0]].to_dict("records")
@@ -98,17 +97,18 @@ def _notes(study: StudyRow, trials: Sequence[TrialRow], best: Sequence[TrialRow]
 
 def summary(study: StudyRow, board: Board) -> Table:
     """State, trials by state, and time."""
-    counts = board.counts()
-    finished = study.finished or (time.time() if study.state == "running" else None)
+    counts, state = board.counts(), true_state_of(study)
+    counted = board.trials[board.trials["state"] != "continued"]  # whose time and traffic the later attempt has, too
+    finished = study.finished or (time.time() if state == "running" else board.trials["finished"].max())
     rows = [
-        ["state", true_state_of(study)],
+        ["state", state],
         ["trials", ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items())) or "none"],
         ["budget of trials", MISSING_ON_PAGES if study.num_trials is None else f"{study.num_trials:,}"],
         ["infeasible proposals, not trained", f"{study.num_refused:,}"],
         ["started (UTC)", time.strftime("%Y-%m-%d %H:%M", time.gmtime(study.started))],
         ["time", duration(None if finished is None else finished - study.started, MISSING_ON_PAGES)],
-        ["seconds in trials", number(float(board.trials["seconds"].sum()))],
-        ["sent by all trials", size(float(board.trials["wire_bytes"].sum()), MISSING_ON_PAGES)],
+        ["seconds in trials", number(float(counted["seconds"].sum()))],
+        ["sent by all trials", size(float(counted["wire_bytes"].sum()), MISSING_ON_PAGES)],
         ["islands, workers", f"{board.trials['island'].nunique()}, {board.trials['worker'].nunique()}"],
     ]
     return Table("Summary", "", ["", "value"], rows)
@@ -117,7 +117,7 @@ def summary(study: StudyRow, board: Board) -> Table:
 def leaders(study: StudyRow, best: Sequence[TrialRow], front: set[int]) -> Table:
     """The best trials with their hyperparameters and metrics."""
     names = dict.fromkeys(name for trial in best for name in trial.hyperparameters)
-    own = [objective["name"] for objective in objectives(study)]
+    own = [objective["name"] for objective in study.all_objectives]
     known = dict.fromkeys(name for trial in best for name in trial.metrics or {})
     metrics = [name for name in known if name not in own and not name.startswith("seconds_")]
     rows = [
@@ -193,12 +193,11 @@ def _figures(store: Store, board: Board) -> list[tuple[str, str, go.Figure]]:
     return drawn
 
 
-def commands(store: Store, study: StudyRow) -> str:
+def commands(store: Store, study: StudyRow, best: Sequence[TrialRow]) -> str:
     """The commands that look further, and train the best trial again."""
     name, option = shlex.quote(study.name), urls.option(store.url, urls.parse(DEFAULT_URL))
-    ids = leaderboard.best(store, study, 1)
     lines = [f"atoll table {name} -o trials.csv{option}"]
-    if ids:
-        lines.append(f"atoll trial {name} {ids[0].number}{option}")
+    if best:
+        lines.append(f"atoll trial {name} {best[0].number}{option}")
         lines.append(f"atoll export {name} --best 1 -o best.yaml{option} && atoll train best.yaml")
     return "\n".join(lines)

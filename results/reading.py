@@ -172,8 +172,8 @@ class StudyResults:
         from atoll.analysis.importance import ImportanceError
 
         row = self._row()
-        (content,) = (one for one in tables.records(tables.studies(self._store)) if one["study"] == row.name)
-        content["objectives"] = row.objectives or [{"name": row.metric, "direction": row.direction}]
+        (content,) = tables.records(tables.studies(self._store, row.id))
+        content["objectives"] = row.all_objectives
         content["front"] = [trial.number for trial in self._front(row)] if row.objectives else None
         content["best_trials"] = tables.records(self.best(10))
         try:
@@ -256,7 +256,7 @@ class StudyResults:
         from atoll.analysis import failures, tables
 
         if by not in ("kind", "choice"):
-            raise ValueError(f"failures are told by kind or by choice; got {by!r}")
+            raise ValueError(f"by must be 'kind' or 'choice'; got {by!r}")
         trials = self._store.trials(self._row())
         if by == "kind":
             rows: list[dict[str, Any]] = [asdict(kind) for kind in failures.by_kind(trials)]
@@ -316,7 +316,7 @@ class StudyResults:
             check_exported(file)
         row = self._row()
         trials = self._chosen(row, None if pareto else best, trial, attempt)
-        alone = len(trials) == 1 and not pareto
+        alone = trial is not None or (best == 1 and not pareto)
         if not trials:
             raise StoreError(f"{row.name} has no complete trial to export")
         if trial is None and not pareto and len(trials) < best:

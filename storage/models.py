@@ -74,6 +74,11 @@ class StudyRow(Base):
     workload_label: Mapped[str | None] = mapped_column(doc="in a benchmark: its name of the workload")
     archived: Mapped[bool] = mapped_column(server_default=false(), doc="whether it is listed on request only")
 
+    @property
+    def all_objectives(self) -> list[dict[str, Any]]:
+        """Each objective's name and direction, also if there is one."""
+        return list(self.objectives or [{"name": self.metric, "direction": self.direction}])
+
 
 class TrialRow(Base):
     """One training of one configuration.

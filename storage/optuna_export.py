@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -43,10 +43,10 @@ class Exported:
 
 
 def export_to_optuna(store: Store, study: StudyRow, url: str, name: str | None = None) -> Exported:
-    """Write a study into a storage of Optuna's.
+    """Write a study into an Optuna storage.
 
     Trials keep their order, searched hyperparameters, objectives, curves (by step), and times. All else becomes
-    attributes: fixed hyperparameters, metrics, seed, place, reason and notes.
+    attributes: fixed hyperparameters, metrics, seed, host, reason and notes.
 
     Args:
         store, study: the study.
@@ -60,24 +60,25 @@ def export_to_optuna(store: Store, study: StudyRow, url: str, name: str | None =
 
     location = _location(url)
     name = name or study.name
-    directions = [objective["direction"] for objective in study.objectives or ()] or [study.direction]
-    trials = _last_attempts(store.trials(study))
+    trials = list({trial.number: trial for trial in store.trials(study)}.values())  # the last attempt at each
     distributions = _distributions(store, study, trials)
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        target = optuna.create_study(storage=location, study_name=name, directions=directions)
+        target = optuna.create_study(
+            storage=location, study_name=name, directions=[objective["direction"] for objective in study.all_objectives]
+        )
     except optuna.exceptions.DuplicatedStudyError:
-        raise StoreError(f"the storage of Optuna's must have no study {name}; it has one: use --name") from None
+        raise StoreError(f"the Optuna storage must have no study {name}; it has one: use --name") from None
     except Exception as error:  # of SQLAlchemy or a database's driver
-        raise StoreError(f"the storage of Optuna's cannot be opened: {type(error).__name__}") from error
+        raise StoreError(f"the Optuna storage cannot be opened: {type(error).__name__}") from error
     finally:
         optuna.logging.set_verbosity(verbosity)
     for key in ("workload", "method", "metric", "target", "state"):
         target.set_user_attr(key, getattr(study, key))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        target.set_metric_names([objective["name"] for objective in study.objectives or ()] or [study.metric])
+        target.set_metric_names([objective["name"] for objective in study.all_objectives])
     written, num_outside = [trial for trial in trials if trial.state in _STATES], 0
     curves = _curves(store, [trial.id for trial in written])
     frozen = []
@@ -96,20 +97,12 @@ def _location(url: str) -> str:
     try:
         has_store = sa.inspect(engine).has_table(StudyRow.__tablename__)
     except sa.exc.SQLAlchemyError as error:
-        raise StoreError(f"the storage of Optuna's cannot be opened: {type(error).__name__}") from error
+        raise StoreError(f"the Optuna storage cannot be opened: {type(error).__name__}") from error
     finally:
         engine.dispose()
     if has_store:
-        raise StoreError("the storage of Optuna's must be another database; this one is a store of atoll's")
+        raise StoreError("the Optuna storage must be another database; this one is a store of atoll's")
     return parsed.render_as_string(hide_password=False)
-
-
-def _last_attempts(trials: Iterable[TrialRow]) -> list[TrialRow]:
-    last: dict[int, TrialRow] = {}
-    for trial in trials:
-        if trial.number not in last or trial.attempt > last[trial.number].attempt:
-            last[trial.number] = trial
-    return [last[number] for number in sorted(last)]
 
 
 def _distributions(store: Store, study: StudyRow, trials: Sequence[TrialRow]) -> dict[str, BaseDistribution]:

@@ -268,18 +268,22 @@ class Store:
 
     # Reading.
 
-    def studies(self) -> list[StudySummary]:
-        """All studies, the newest first."""
-        counts = sa.select(TrialRow.study_id, TrialRow.state, sa.func.count()).group_by(
-            TrialRow.study_id, TrialRow.state
+    def studies(self, study_id: int | None = None) -> list[StudySummary]:
+        """All studies, the newest first, or one."""
+        chosen = sa.true() if study_id is None else TrialRow.study_id == study_id
+        counts = (
+            sa.select(TrialRow.study_id, TrialRow.state, sa.func.count())
+            .where(chosen)
+            .group_by(TrialRow.study_id, TrialRow.state)
         )
         extremes = (
             sa.select(TrialRow.study_id, sa.func.min(TrialRow.objective), sa.func.max(TrialRow.objective))
-            .where(TrialRow.state == "complete")
+            .where(TrialRow.state == "complete", chosen)
             .group_by(TrialRow.study_id)
         )
+        rows = sa.select(StudyRow).order_by(StudyRow.started.desc())
         with self._session() as session:
-            studies = session.scalars(sa.select(StudyRow).order_by(StudyRow.started.desc())).all()
+            studies = session.scalars(rows if study_id is None else rows.where(StudyRow.id == study_id)).all()
             by_study: dict[int, dict[str, int]] = {}
             for study_id, state, count in session.execute(counts):
                 by_study.setdefault(study_id, {})[state] = count

@@ -15,7 +15,7 @@ from dash.exceptions import PreventUpdate
 
 from atoll.analysis.formatting import duration
 from atoll.dashboard import components, controls, drawing, table, tabs
-from atoll.dashboard.board import Board, objectives
+from atoll.dashboard.board import Board
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.controls import ADDRESS, BESIDE_FIGURE, DRAWING, View
 from atoll.dashboard.figures import parallel, style
@@ -304,7 +304,7 @@ def grid_columns(
 def layout(context: Context, study: StudyRow, query: dict[str, str]) -> dmc.Stack:
     """The page as its address asks for it, without the board, which takes a while to read if trials are many."""
     held = held_at_ends(context, study)
-    view = View(query, list(held.columns), [objective["name"] for objective in objectives(study)])
+    view = View(query, list(held.columns), [objective["name"] for objective in study.all_objectives])
     filters, brush = table.checked(components.parsed(query.get("filter")), components.parsed(query.get("brush")))
     order = [entry for entry in components.parsed(query.get("sort"), []) if _is_order(entry)]
     return dmc.Stack(
@@ -427,7 +427,7 @@ def _edits(name: str) -> dmc.Group:
 
 
 def _aim(study: StudyRow) -> str:
-    return ", ".join(f"{objective['direction']} {objective['name']}" for objective in objectives(study))
+    return ", ".join(f"{objective['direction']} {objective['name']}" for objective in study.all_objectives)
 
 
 def _is_order(entry: Any) -> bool:

@@ -161,6 +161,6 @@ def _ending(store: Store, name: str, uid: str | None, number: int | None, attemp
         if number is None:
             return False
         state = browse.trial(store, row.id, number, attempt).state
-        return state in ("complete", "pruned", "failed") or (attempt is not None and state == "lost")
+        return state != "running" if attempt is not None else state in ("complete", "pruned", "failed")
 
     return has_ended

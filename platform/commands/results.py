@@ -212,7 +212,7 @@ def export(
     ] = None,
     to_optuna: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Write the whole study into a storage of Optuna's, for optuna-dashboard."),
+        typer.Option(metavar="URL", help="Write the whole study into an Optuna storage, for optuna-dashboard."),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="With --to-optuna: the study's name there. Default: its own.")
@@ -318,7 +318,7 @@ def _export_to_optuna(study: str, url: str, name: str | None, store: str | None,
     left_out = f", without {exported.num_left_out} that are running or lost" if exported.num_left_out else ""
     print(f"wrote {exported.num_trials} trials to the study {exported.name}{left_out}")
     if exported.num_outside:
-        print(f"note: {exported.num_outside} hyperparameters are outside their range, and attributes of their trials")
+        print(f"note: {exported.num_outside} hyperparameters outside their range were written as trial attributes")
 
 
 def _export_weights(

@@ -44,7 +44,7 @@ def show(study: StudyRow, trial: Mapping[str, Any]) -> None:
 
 def facts(study: StudyRow, trial: Mapping[str, Any]) -> dict[str, str]:
     """What is known of a trial, by label."""
-    names = [objective["name"] for objective in study.objectives or ()] or [study.metric]
+    names = [objective["name"] for objective in study.all_objectives]
     values = trial["objectives"] or [trial["objective"]]
     proposal = trial["proposal"] or {}
     parents = f" of trials {', '.join(map(str, proposal['parents']))}" if proposal.get("parents") else ""

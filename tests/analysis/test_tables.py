@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from atoll.analysis import tables
+from atoll.analysis import leaderboard, tables
 from atoll.storage.store import Store
 
 PAGE = (ROOT / "docs/reading_results.md").read_text()
@@ -121,6 +121,9 @@ def test_several_objectives_have_a_column_each_and_places_by_front(tmp_path):
     assert found["objective.bytes_sent"].tolist() == [1.0, 5.0, 6.0, 3.0]
     assert found["place"].tolist() == [1, 2, 4, 3]  # the dominated one comes last, the ends of the front first
     assert found.attrs["units"]["objective.bytes_sent"] == "B"
+    # All readers have one order, although both ends of a front are equally far from the others.
+    in_order = found.sort_values("place")["trial"].tolist()
+    assert [trial.number for trial in leaderboard.best(*opened(store))] == in_order == [0, 1, 3, 2]
 
 
 def test_an_objective_that_was_not_recorded_is_missing(tmp_path):
@@ -171,7 +174,6 @@ def test_csv_keeps_every_digit_and_row(tmp_path):
     assert list(again.columns) == list(frame.columns)
     assert again["hp.lr"].tolist()[:4] == frame["hp.lr"].tolist()[:4]
     assert again["reason"][2] == frame["reason"][2]
-    assert again["hp.seconds"][1] == 2**53 + 1 or again["hp.seconds"].dtype == float  # read.csv makes floats of gaps
     assert str(2**53 + 1) in tables.to_csv(frame)
     assert json.loads(again["hp.which"][1]) == ["b", 2]
     assert again["hp.which"][0] == "a"

@@ -7,6 +7,7 @@ import journals
 import pytest
 
 from atoll.dashboard import study_report
+from atoll.dashboard.board import Board
 
 
 def page(store):
@@ -43,6 +44,19 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path):
 def test_names_are_text(tmp_path):
     text = page(boards.study(tmp_path, [0.5, 0.7], name=boards.NASTY))
     assert "<script>alert" not in text
+
+
+def test_what_an_attempt_continues_counts_once(tmp_path):
+    store, lines, recorder = boards.record(tmp_path)
+    for attempt, seconds in enumerate((40.0, 100.0)):  # the second has the time of the first, too
+        journals.start_trial(lines, 0, attempt=attempt)
+        journals.end_trial(lines, 0, 0.5, attempt=attempt, seconds=seconds, wire_bytes=seconds)
+    recorder.catch_up()
+    study = store.study()
+    board = Board(store, study).refresh(study)
+    assert board.trials["state"].tolist() == ["continued", "complete"]
+    rows = dict(study_report.summary(study, board).rows)
+    assert rows["seconds in trials"] == "100"
 
 
 def test_several_objectives_have_a_front(tmp_path):

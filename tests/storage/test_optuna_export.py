@@ -1,4 +1,4 @@
-"""Studies in Optuna's storages: as Optuna reads them, and as optuna-dashboard shows them."""
+"""Studies in Optuna storages: as Optuna reads them, and as optuna-dashboard shows them."""
 
 import json
 from wsgiref.util import setup_testing_defaults
@@ -97,9 +97,9 @@ def test_optuna_goes_on_with_what_is_there(searched, tmp_path):
 
 def test_what_cannot_be_written_is_told(searched):
     for url, said in [
-        ("sqlite:///optuna.db", "the storage of Optuna's must have no study s; it has one: use --name"),
+        ("sqlite:///optuna.db", "the Optuna storage must have no study s; it has one: use --name"),
         ("sqlite:///atoll.db", "must be another database; this one is a store of atoll's"),
-        ("sqlite:///nowhere/o.db", "the storage of Optuna's cannot be opened: OperationalError"),
+        ("sqlite:///nowhere/o.db", "the Optuna storage cannot be opened: OperationalError"),
     ]:
         assert said in called("export", "s", "--to-optuna", url, cwd=searched, code=1).stderr
     for flags in (["-o", "x.yaml"], ["--weights", "x"]):
