@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration, located, split_hyperparameters
+from atoll.platform.trial import weights
 from atoll.storage.export import as_yaml
 from atoll.storage.files import replacing, write_whole
 from atoll.storage.folder import StudyFolder
@@ -50,23 +51,22 @@ def weights_file(study: StudyRow, trial: TrialRow) -> Path:
     Raises:
         StoreError: if there is none of this attempt; the message names the trials that have weights.
     """
-    from atoll.platform.trial.weights import metric_of
-
     folder = StudyFolder(study.folder)
     file = folder.trial(trial.number).weights
     if trial.state == "complete" and file.is_file():
         name = study.curve_metric or study.metric
         expected = trial.objective if name == study.metric else (trial.metrics or {}).get(name)
-        if expected is not None and metric_of(file) not in (None, expected):
+        if expected is not None and (found := weights.metric_of(file)) not in (None, expected):
             raise StoreError(
                 f"the weights of trial {trial.number} of {study.name} are of another attempt: their {name} is "
-                f"{metric_of(file)}, and that of attempt {trial.attempt} is {expected}"
+                f"{found}, and that of attempt {trial.attempt} is {expected}"
             )
         return file
     files = (path for path in folder.trials.glob(f"*/{WEIGHTS}") if path.is_file())
-    found = sorted(int(path.parent.name) for path in files if path.parent.name.isdigit())
-    if found:
-        numbers = ", ".join(map(str, found[:20])) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
+    numbered = sorted(int(path.parent.name) for path in files if path.parent.name.isdigit())
+    if numbered:
+        more = f" and {len(numbered) - 20} more" if len(numbered) > 20 else ""
+        numbers = ", ".join(map(str, numbered[:20])) + more
         state = "" if trial.state == "complete" else f", as it is {trial.state}"
         raise StoreError(f"trial {trial.number} of {study.name} has no weights{state}; trials with weights: {numbers}")
     raise StoreError(
@@ -117,11 +117,11 @@ def export_weights(
             return [f"{SCRIPT} does not make the network, and low-rank factors stay as they are: {why}"]
         tensors, script.products = network.load(file, factors=factors)
         _begin(folder, description)
-        _write_tensors(tensors, folder / WEIGHTS)
+        weights.write(folder / WEIGHTS, weights.copied(tensors))
         if (construction := network.construction(folder)) is not None:
             script.write(*construction)
             if script.runs():
-                return []
+                return network.doubts()
         try:
             notes = network.write_program(folder / PROGRAM)
         except (Exception, SystemExit) as error:  # data absent, or a network that torch.export does not support
@@ -259,9 +259,8 @@ class _Network:
             and its shape.
         """
         from atoll.methods.low_rank import factored
-        from atoll.platform.trial.weights import read
 
-        tensors, as_trained = read(file), self._workload.model()
+        tensors, as_trained = weights.read(file), self._workload.model()
         try:
             factored.load(as_trained, tensors)
             full = factored.merged_state_dict(as_trained)
@@ -293,6 +292,12 @@ class _Network:
             lines.append(f"sys.path.insert(0, str(here / {relative!r}))")
         return [*lines, f"from {name} import {cls.__name__}"], f"{cls.__name__}({self._call})"
 
+    def doubts(self) -> list[str]:
+        """A note if the outputs of a network could not be compared."""
+        if not isinstance(self._batch, str):
+            return []
+        return [f"{SCRIPT}: the network's outputs were not compared, as there is no validation batch ({self._batch})"]
+
     def _is_same(self, other: nn.Module) -> bool:
         """Whether another network is this one once it has its weights: in its parts, and in its outputs."""
         import torch
@@ -306,8 +311,12 @@ class _Network:
         if isinstance(self._batch, str):
             return True
         with torch.no_grad():
-            both = [self._workload.forward(model, self._batch) for model in (self._model, other.eval())]
-        return _equal(*both)
+            mine, others = (self._workload.forward(model, self._batch) for model in (self._model, other.eval()))
+        try:
+            torch.testing.assert_close(others, mine, rtol=0, atol=0, equal_nan=True)
+        except (AssertionError, TypeError, ValueError):
+            return False
+        return True
 
     def write_program(self, file: Path) -> list[str]:
         """Write the network, in evaluation mode, as a program of torch's; returns notes on its limits."""
@@ -335,26 +344,6 @@ class _Network:
             with replacing(file) as partial, partial.open("wb") as stream:
                 torch.export.save(program, stream)
         return notes
-
-
-def _write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    from safetensors.torch import save_file
-
-    with replacing(file) as partial:
-        save_file({name: value.clone().contiguous() for name, value in tensors.items()}, partial, {"format": "pt"})
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two nestings of outputs are equal."""
-    from torch import Tensor
-
-    if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and one.equal(other)
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
-    if isinstance(one, tuple | list):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(one == other)
 
 
 def _products(full: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, tuple[list[str], list[int]]]:

@@ -14,6 +14,7 @@ from atoll.platform.ranks.search import arrange_world
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.study import Topology
 from atoll.platform.study.topology import Shape, check_world_size
+from atoll.platform.trial import weights
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
 from atoll.platform.trial.worker import Worker
@@ -57,14 +58,12 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
 def _save(model: nn.Module, file: Path, *, merged: bool) -> None:
     """Write the state dict whole, in the format of safetensors or of torch, by the file's suffix."""
     state = merged_state_dict(model) if merged else model.state_dict()
-    tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+    tensors = weights.copied(state)
+    if file.suffix == ".safetensors":
+        weights.write(file, tensors)
+        return
     with replacing(file) as partial:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import save_file
-
-            save_file(tensors, partial, {"format": "pt"})
-        else:
-            torch.save(tensors, partial)
+        torch.save(tensors, partial)
 
 
 def _topology(configuration: Configuration) -> Topology:

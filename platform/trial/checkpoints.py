@@ -191,13 +191,13 @@ class Checkpoints:
     def _load(self, step: int) -> tuple[dict[str, Any] | None, str]:
         file = self._file(step)
         if file.exists() and not file.is_file():  # reading a pipe would wait
-            return None, f"{file.name} is no file"
+            return None, f"{file.name} is not a regular file"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or state.get("step") != step:
-                return None, f"{file.name} is the state of no step, or of another one"
+                return None, f"{file.name} does not hold the state of step {step}"
         except Exception as error:  # such as a torn file, which torch reports in many ways
             return None, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
         return state, ""

@@ -148,7 +148,7 @@ class _Part:
         self._workload = workload
         self._device = torch.device(device)
         self._loader: DataLoader[Any] | None = None
-        self._readers: set[multiprocessing.process.BaseProcess] = set()
+        self._workers: set[multiprocessing.process.BaseProcess] = set()
 
     def _load(self, settings: Loader, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
         pins = self._device.type == "cuda" if settings.pin_memory is None else settings.pin_memory
@@ -178,7 +178,7 @@ class _Part:
         others = set(multiprocessing.active_children())
         with _without_torchs_handler():
             loading = iter(self._loader)
-        self._readers |= set(multiprocessing.active_children()) - others
+        self._workers |= set(multiprocessing.active_children()) - others
         return loading
 
     def _take(self, loading: Iterator[Any]) -> Any:
@@ -192,11 +192,11 @@ class _Part:
         except (OSError, EOFError, RuntimeError) as error:
             # Its files, the sentinel as well, are closed before its end is known.
             patience = 0.0 if isinstance(error, RuntimeError) else ENDS_WITHIN
-            closed = wait([reader.sentinel for reader in self._readers], timeout=patience)
-            for reader in self._readers:
+            closed = wait([reader.sentinel for reader in self._workers], timeout=patience)
+            for reader in self._workers:
                 reader.join(ENDS_WITHIN if reader.sentinel in closed else 0)
-            if ends := sorted({_end_of(reader) for reader in self._readers if reader.exitcode is not None}):
-                raise RuntimeError(f"a process that loads data has ended with {', '.join(ends)}") from error
+            if ends := sorted({_end_of(reader) for reader in self._workers if reader.exitcode is not None}):
+                raise RuntimeError(f"a DataLoader worker ended with {', '.join(ends)}") from error
             raise
 
     def pass_over(self, num_batches: int, poll: Callable[[], None]) -> None:
@@ -205,7 +205,7 @@ class _Part:
     def close(self) -> None:
         """End the processes that load batches."""
         self._loader = None
-        self._readers.clear()
+        self._workers.clear()
 
 
 @contextmanager
@@ -333,8 +333,8 @@ class _Stream(IterableDataset[Any]):
         start = 0
         for epoch in itertools.count():
             _begin_epoch(self._dataset, epoch)
-            num_readers = count * (1 if share.whole else share.num_ranks)
-            shard = self._dataset.shard(share.place * count + number, num_readers)  # type: ignore[attr-defined]
+            num_workers = count * (1 if share.whole else share.num_ranks)
+            shard = self._dataset.shard(share.place * count + number, num_workers)  # type: ignore[attr-defined]
             before = start
             for items in _runs(shard, size):
                 yield start, items

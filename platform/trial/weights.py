@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ class TrainedModel:
         """Take in the model of an evaluation."""
         value = self._sign * metric
         if value < self._value if self.holds_best else is_last:
-            self._value, self._tensors = value, _copied(model)
+            self._value, self._tensors = value, copied(model.state_dict())
 
     def write(self, folder: TrialFolder) -> None:
         """Write the model: full weights, or the factors of layers that the method has factored.
@@ -44,15 +44,8 @@ class TrainedModel:
         Raises:
             OSError: if it cannot be written, as on a full disk.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         folder.path.mkdir(parents=True, exist_ok=True)
-        with replacing(folder.weights) as partial:
-            try:
-                save_file(self._tensors, partial, {"format": "pt", "metric": repr(self._sign * self._value)})
-            except SafetensorError as error:  # of the system, wrapped
-                raise OSError(str(error)) from error
+        write(folder.weights, self._tensors, metric=repr(self._sign * self._value))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best model so far and its value."""
@@ -63,9 +56,25 @@ class TrainedModel:
         self._value, self._tensors = state["value"], state["tensors"]
 
 
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors in host memory, none of which shares it with another."""
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state dict in host memory, none of which shares it with another, as files of weights need."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+
+def write(file: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
+    """Write tensors that share no memory, whole or not at all, in the format of safetensors.
+
+    Raises:
+        OSError: if they cannot be written, as on a full disk.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(file) as partial:
+        try:
+            save_file(dict(tensors), partial, {"format": "pt"} | metadata)
+        except SafetensorError as error:  # of the system, wrapped
+            raise OSError(str(error)) from error
 
 
 def require_tensors(model: nn.Module) -> None:
@@ -73,8 +82,8 @@ def require_tensors(model: nn.Module) -> None:
     state = model.state_dict()
     if others := sorted(name for name, value in state.items() if not isinstance(value, Tensor)):
         raise TypeError(
-            f"weights are kept as tensors, and {', '.join(others)} of the model's state dict is none: omit the study's "
-            "`weights`, or define no `get_extra_state`"
+            f"to keep weights, the model's state dict must hold only tensors; {', '.join(others)} is not one: omit the "
+            "study's `weights`, or define no `get_extra_state`"
         )
     for name, value in state.items():
         if value.layout != torch.strided or value.is_quantized or value.dtype == torch.complex128:
@@ -86,11 +95,12 @@ def require_tensors(model: nn.Module) -> None:
 
 def metric_of(file: Path) -> float | None:
     """The metric of the model in a file of weights; None if the file does not tell."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        return float(header["__metadata__"]["metric"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        with safe_open(file, "pt") as opened:
+            return float((opened.metadata() or {})["metric"])
+    except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
 

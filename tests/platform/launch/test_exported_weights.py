@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from atoll.platform.launch.exported_weights import Call, export_weights, made, weights_file
-from atoll.platform.search.population import Individual, Population
 from atoll.platform.study import registry
 from atoll.platform.workloads.digits import DigitsCnn
 from atoll.storage.store import Store, StoreError
@@ -77,6 +76,24 @@ def measured(folder, workload):
     return float(done.stdout)
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A folder with a search of one trial, which is only read, and the name of its workload."""
+    folder = tmp_path_factory.mktemp("searched")
+    workload = own_workload(folder)
+    search(folder, workload=workload, trials=1)
+    return folder, workload
+
+
+@pytest.fixture
+def stored(searched):
+    """The rows of the study and its trial."""
+    store = Store(f"sqlite:///{searched[0]}/atoll.db", create=False)
+    row = store.study("s")
+    (trial,) = store.trials(row)
+    return row, trial
+
+
 def own_workload(folder, further=""):
     """A workload in a file, whose network is in another one; returns the workload's name."""
     number = next(NUMBERS)
@@ -86,8 +103,15 @@ def own_workload(folder, further=""):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("factors", [False, True], ids=["merged", "factors"])
-@pytest.mark.parametrize("method", ["ddp", "oialr"])
+@pytest.mark.parametrize(
+    ("method", "factors"),
+    [
+        ("ddp", False),
+        pytest.param("ddp", True, marks=pytest.mark.long),
+        pytest.param("oialr", False, marks=pytest.mark.long),
+        ("oialr", True),
+    ],
+)
 def test_a_network_of_the_users_loads_without_atoll(tmp_path, method, factors):
     workload = own_workload(tmp_path)
     space = {"delay": 0.1, "update_period": 0.05, "full_rank_first": False, "full_rank_last": False}
@@ -108,6 +132,7 @@ def test_a_network_of_the_users_loads_without_atoll(tmp_path, method, factors):
     assert exported["origin"]["trial"] == best["number"]
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_network_of_atolls_is_a_program_of_torch(tmp_path):
     search(tmp_path, workload="digits_cnn", trials=1, epochs=1)
@@ -128,7 +153,8 @@ def test_incumbents_weights_stay_and_several_are_exported(tmp_path):
         topology={"threads": 1, "islands": 2},
         migration={"probability": 0.0},
     )
-    trials = sorted(called_json("leaderboard", cwd=tmp_path), key=lambda trial: trial["finished"])
+    leaders = called_json("leaderboard", cwd=tmp_path)
+    trials = sorted(leaders, key=lambda trial: trial["finished"])
     incumbents, best = [], {0: -1.0, 1: -1.0}
     for trial in trials:
         if trial["objective"] > best[trial["island"]]:
@@ -136,12 +162,15 @@ def test_incumbents_weights_stay_and_several_are_exported(tmp_path):
             best[trial["island"]] = trial["objective"]
     kept = sorted(int(file.parent.name) for file in tmp_path.glob("atoll-studies/s/trials/*/weights.safetensors"))
     assert kept == sorted(incumbents)
-    result = called("export", "s", "--weights", "out", "--best", "8", cwd=tmp_path)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"trial-{n:06d}" for n in kept]
-    for without in {trial["number"] for trial in trials} - set(kept):
+    without_weights = {trial["number"] for trial in trials} - set(kept)
+    num = next(place for place, trial in enumerate(leaders, 1) if trial["number"] in without_weights)
+    result = called("export", "s", "--weights", "out", "--best", str(max(2, num)), cwd=tmp_path)
+    asked = {trial["number"] for trial in leaders[: max(2, num)]}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"trial-{n:06d}" for n in asked & set(kept)}
+    for without in asked - set(kept):
         numbers = ", ".join(map(str, kept))
         assert f"trial {without} of s has no weights; trials with weights: {numbers}" in result.stderr
-    called("export", "s", "--weights", "x", "--trial", str(next(iter(set(range(8)) - set(kept)))), cwd=tmp_path, code=1)
+    called("export", "s", "--weights", "x", "--trial", str(min(without_weights)), cwd=tmp_path, code=1)
 
 
 def test_all_weights_stay_on_request_and_none_of_failed_trials(tmp_path):
@@ -239,7 +268,9 @@ CHANGED = {
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("change", CHANGED)
+@pytest.mark.parametrize(
+    "change", [c if c == "another_number" else pytest.param(c, marks=pytest.mark.long) for c in CHANGED]
+)
 def test_a_network_that_its_call_does_not_give_again_is_a_program(tmp_path, change):
     number = next(NUMBERS)
     scaled = NET.replace("return self.layers(inputs)", "return self.layers(inputs) * getattr(self, 'scale', 1.0)")
@@ -255,6 +286,21 @@ def test_a_network_that_its_call_does_not_give_again_is_a_program(tmp_path, chan
 
 
 @pytest.mark.process
+def test_without_data_the_outputs_are_not_compared_and_that_is_told(tmp_path):
+    workload = own_workload(tmp_path)
+    search(tmp_path, workload=workload, trials=1)
+    vars(sys.modules[workload.partition(".")[0]])["Data"] = _exits_with_an_error
+    (written,) = called_json("export", "s", "--weights", "out", cwd=tmp_path)["written"]
+    (note,) = written["notes"]
+    assert note.startswith("load.py: the network's outputs were not compared, as there is no validation batch (OSError")
+
+
+def _exits_with_an_error(*_):
+    raise OSError("no data here")
+
+
+@pytest.mark.long
+@pytest.mark.process
 def test_a_class_that_needs_atoll_somewhere_is_a_program(tmp_path):
     number = next(NUMBERS)
     (tmp_path / f"helper_{number}.py").write_text("import atoll")
@@ -264,6 +310,7 @@ def test_a_class_that_needs_atoll_somewhere_is_a_program(tmp_path):
     assert (tmp_path / "out/model.pt2").exists()
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_class_in_a_package_is_imported_from_beside_it(tmp_path):
     number = next(NUMBERS)
@@ -275,6 +322,8 @@ def test_a_class_in_a_package_is_imported_from_beside_it(tmp_path):
     assert "sys.path.insert(0, str(here / '..'))" in (tmp_path / "out/load.py").read_text()
 
 
+@pytest.mark.long
+@pytest.mark.process
 def test_a_workload_whose_network_follows_its_data_is_made_as_it_was(tmp_path):
     workload = own_workload(tmp_path)
     file = tmp_path / workload.partition(":")[0]
@@ -285,46 +334,34 @@ def test_a_workload_whose_network_follows_its_data_is_made_as_it_was(tmp_path):
     assert "model = Net(12, depth=2)" in (tmp_path / "out/load.py").read_text()
 
 
-def test_of_equal_objectives_the_weights_of_the_first_stay(tmp_path):
-    population = Population(4)
-
-    def individual(number, loss, *, complete=True):
-        return Individual(number=number, genes=(), losses=(loss,), island=0, home=0, is_complete=complete)
-
-    population.admit(individual(5, 0.1))
-    assert population.is_unbeaten(3, (0.1,))  # leaderboards name it first
-    assert not population.is_unbeaten(7, (0.1,))
-    assert not population.is_unbeaten(3, (0.2,))
-    population.admit(individual(1, 0.0, complete=False))
-    assert population.is_unbeaten(3, (0.1,))
-
-
-def test_an_export_replaces_no_files_but_those_of_an_export(tmp_path):
-    search(tmp_path, workload=own_workload(tmp_path), trials=1)
-    called("export", "s", "--weights", "out", cwd=tmp_path)
-    (tmp_path / "out/model.pt2").touch()
-    called("export", "s", "--weights", "out", cwd=tmp_path)  # again
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+def test_an_export_replaces_no_files_but_those_of_an_export(searched):
+    folder, _ = searched
+    called("export", "s", "--weights", "out", cwd=folder)
+    (folder / "out/model.pt2").touch()
+    called("export", "s", "--weights", "out", cwd=folder)  # again
+    assert sorted(file.name for file in (folder / "out").iterdir()) == [
         "configuration.yaml", "load.py", "weights.safetensors"
     ]  # fmt: skip
     for name in ("load.py", "configuration.yaml"):
-        (tmp_path / f"mine-{name}").mkdir()
-        (tmp_path / f"mine-{name}" / name).write_text("mine")
-        error = called("export", "s", "--weights", f"mine-{name}", cwd=tmp_path, code=1).stderr
+        (folder / f"mine-{name}").mkdir()
+        (folder / f"mine-{name}" / name).write_text("mine")
+        error = called("export", "s", "--weights", f"mine-{name}", cwd=folder, code=1).stderr
         assert f"mine-{name} holds {name}, which an export would replace, and which no export has written" in error
-        assert (tmp_path / f"mine-{name}" / name).read_text() == "mine"
-    (tmp_path / "file").touch()
-    assert "file is a file" in called("export", "s", "--weights", "file", cwd=tmp_path, code=1).stderr
+        assert (folder / f"mine-{name}" / name).read_text() == "mine"
+    (folder / "file").touch()
+    assert "file is a file" in called("export", "s", "--weights", "file", cwd=folder, code=1).stderr
 
 
-def test_a_damaged_file_of_weights_leaves_an_earlier_export_as_it_was(tmp_path):
-    search(tmp_path, workload=own_workload(tmp_path), trials=1)
-    called("export", "s", "--weights", "out", cwd=tmp_path)
-    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
-    (stored,) = tmp_path.glob("atoll-studies/s/trials/*/weights.safetensors")
-    stored.write_bytes(stored.read_bytes()[:-8])
-    assert "is not a file of weights" in called("export", "s", "--weights", "out", cwd=tmp_path, code=2).stderr
-    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+def test_a_damaged_file_of_weights_leaves_an_earlier_export_as_it_was(searched):
+    folder, _ = searched
+    called("export", "s", "--weights", "earlier", cwd=folder)
+    before = {file.name: file.read_bytes() for file in (folder / "earlier").iterdir()}
+    (stored,) = folder.glob("atoll-studies/s/trials/*/weights.safetensors")
+    content = stored.read_bytes()
+    stored.write_bytes(content[:-8])
+    assert "is not a file of weights" in called("export", "s", "--weights", "earlier", cwd=folder, code=2).stderr
+    assert {file.name: file.read_bytes() for file in (folder / "earlier").iterdir()} == before
+    stored.write_bytes(content)
 
 
 def test_a_workload_that_exits_is_told(tmp_path):
@@ -348,29 +385,21 @@ def test_an_argument_that_cannot_be_shown_is_no_literal():
     assert made(lambda: nn.Flatten(Odd()))[1] is None
 
 
-def test_nothing_in_a_store_becomes_code(tmp_path):
-    workload = own_workload(tmp_path)
-    search(tmp_path, workload=workload, trials=1)
-    store = Store(f"sqlite:///{tmp_path}/atoll.db", create=False)
-    row = store.study("s")
-    (trial,) = store.trials(row)
+def test_nothing_in_a_store_becomes_code(tmp_path, searched, stored):
+    row, trial = stored
     row.metric = row.curve_metric = 'x"""\nraise SystemExit(3)\n"""'
-    with contextlib.chdir(tmp_path):
+    with contextlib.chdir(searched[0]):
         export_weights(row, trial, tmp_path / "o'\"ut")
     subprocess.run([sys.executable, tmp_path / "o'\"ut/load.py"], check=True)
 
 
-def test_methods_outside_the_working_directory_do_not_run_unasked(tmp_path):
-    workload = own_workload(tmp_path)
-    search(tmp_path, workload=workload, trials=1)
+def test_methods_outside_the_working_directory_do_not_run_unasked(tmp_path, searched, stored):
+    (row, trial), (folder, workload) = stored, searched
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/evil.py").write_text("open('ran', 'w')")
-    store = Store(f"sqlite:///{tmp_path}/atoll.db", create=False)
-    row = store.study("s")
-    (trial,) = store.trials(row)
     evil = f"{tmp_path}/elsewhere/evil.py:M"
     (tmp_path / "here").mkdir()
-    shutil.copy(tmp_path / workload.partition(":")[0], tmp_path / "here/work.py")
+    shutil.copy(folder / workload.partition(":")[0], tmp_path / "here/work.py")
     for change in ({"method": evil}, {"hyperparameters": trial.configuration["hyperparameters"] | {"optimizer": evil}}):
         trial.configuration = trial.configuration | {"workload": f"{tmp_path}/here/work.py:Mine"} | change
         with contextlib.chdir(tmp_path / "here"), pytest.raises(ValueError, match="use --outside if you trust it"):
@@ -378,11 +407,8 @@ def test_methods_outside_the_working_directory_do_not_run_unasked(tmp_path):
     assert not list(tmp_path.rglob("ran"))
 
 
-def test_weights_of_another_attempt_are_not_taken(tmp_path):
-    search(tmp_path, workload=own_workload(tmp_path), trials=1)
-    store = Store(f"sqlite:///{tmp_path}/atoll.db", create=False)
-    row = store.study("s")
-    (trial,) = store.trials(row)
+def test_weights_of_another_attempt_are_not_taken(stored):
+    row, trial = stored
     assert weights_file(row, trial).exists()
     trial.objective += 0.01
     with pytest.raises(StoreError, match="the weights of trial 0 of s are of another attempt"):

@@ -391,11 +391,11 @@ def test_a_checkpoint_of_a_longer_training_is_not_used(tmp_path):
         (lambda folder: next(folder.glob("*.rank-00000.pt")).unlink(), "the checkpoint of step 12 was not read ("),
         (
             lambda folder: torch.save({}, next(folder.glob("*.rank-00001.pt"))),
-            "the checkpoint of step 12 was not read (step-000000012.rank-00001.pt is the state of no step",
+            "the checkpoint of step 12 was not read (step-000000012.rank-00001.pt does not hold the state of step 12",
         ),
         (
             lambda folder: torch.save(torch.ones(2), next(folder.glob("*.rank-00000.pt"))),
-            "the checkpoint of step 12 was not read (step-000000012.rank-00000.pt is the state of no step",
+            "the checkpoint of step 12 was not read (step-000000012.rank-00000.pt does not hold the state of step 12",
         ),
         (lambda folder: make_a_pipe(next(folder.glob("*.rank-00001.pt"))), "the checkpoint of step 12 was not read ("),
         (lambda folder: make_a_pipe(folder / "checkpoint.json"), "checkpoint.json was not read (ValueError: it is no"),

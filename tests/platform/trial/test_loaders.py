@@ -126,9 +126,9 @@ def _interrupted():
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        (lambda: os._exit(3), "a process that loads data has ended with exit code 3"),
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), "a process that loads data has ended with signal 9"),
-        (_interrupted, "a process that loads data has ended with exit code 0"),
+        (lambda: os._exit(3), "a DataLoader worker ended with exit code 3"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "a DataLoader worker ended with signal 9"),
+        (_interrupted, "a DataLoader worker ended with exit code 0"),
     ],
     ids=["exit", "killed", "interrupted"],
 )

@@ -122,7 +122,7 @@ def test_tied_weights_are_written_twice_and_states_that_are_no_tensors_are_refus
         def get_extra_state(self):
             return {"temperature": 1.0}
 
-    with pytest.raises(TypeError, match=r"and _extra_state of the model's state dict is none"):
+    with pytest.raises(TypeError, match=r"must hold only tensors; _extra_state is not one"):
         require_tensors(Extra(1, 1))
 
 
