@@ -13,7 +13,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 
 import torch
 from job import measured, parse, workers_by_isolation
@@ -30,24 +29,21 @@ class Sums(Method[NoHyperparameters]):
     def __init__(self, hyperparameters: NoHyperparameters, context: Context) -> None:
         self._context = context
         self._seconds: dict[int, list[float]] = defaultdict(list)
+        self._num_steps = 0
 
-    def epoch(self, batches: Iterator[Batch]) -> Iterator[Tensor]:
-        """Sum each size in each of the first 30 batches."""
-        for number, _ in enumerate(batches):
-            if number < 30:
-                for size in NUM_BYTES:
-                    self._sum(torch.zeros(size // 4), size)
-            yield torch.zeros(())
+    def step(self, batch: Batch) -> Tensor:
+        """Sum each size, in the first 30 steps."""
+        self._num_steps += 1
+        if self._num_steps <= 30:
+            for size in NUM_BYTES:
+                self._sum(torch.zeros(size // 4), size)
+        return torch.zeros(())
 
     def _sum(self, tensor: Tensor, size: int) -> None:
         self._context.untracked.barrier()
         started = time.perf_counter()
         self._context.communicator.sum(tensor)
         self._seconds[size].append(time.perf_counter() - started)
-
-    def step(self, batch: Batch) -> Tensor:
-        """Not used."""
-        raise NotImplementedError
 
     def metrics(self) -> dict[str, float]:
         """Milliseconds of a sum, by its size in bytes."""

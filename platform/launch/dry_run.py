@@ -216,6 +216,7 @@ def _child(found: Callable[[Callable[[str], None]], Verdict], reads: int, writes
     try:
         os.close(reads)
         os.setpgid(0, 0)  # what it starts is ended with it
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # whoever reads the terminal from another group is stopped
         signal.signal(signal.SIGTERM, _interrupt)  # the launcher's handler would only note it
         os.dup2(2, 1)  # what the user's code prints must not mix with JSON
         sys.stdout = sys.stderr

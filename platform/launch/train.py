@@ -105,7 +105,8 @@ def train(
     with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
         journals = Path(name)
         file, log = journals / "configuration.json", journals / "ranks.log"
-        if folder is None:
+        if folder is None and configuration.checkpoint is not None:
+            say("checkpoint is ignored without --folder")
             configuration = configuration.model_copy(update={"checkpoint": None})
         options = {"test": test, "save": save and str(save.absolute()), "merged": merged}
         options |= {"folder": str((folder or journals / "trial").absolute())}
