@@ -40,14 +40,13 @@ def test_synchronized_statistics_are_not_compiled():
 
 
 @pytest.mark.process
-def test_a_host_without_a_compiler_refuses(monkeypatch):
+def test_a_host_without_a_compiler_refuses():
     """torch looks for the compiler at the first compiled step, inside of the training."""
 
     def rank(communicator):
         import torch._inductor.config as config
 
-        with monkeypatch.context() as patch:  # torch's settings are of a thread: it must be put back in this one
-            patch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+        with config.patch({"cpp.cxx": (None, "no-such-compiler")}):  # of this thread only
             reason = (
                 r"torch.compile needs a C\+\+ compiler, such as g\+\+, or one that the variable CXX names: No working "
             )
