@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,12 +36,14 @@ class PeerAborted(RuntimeError):
     Attributes:
         rank: that rank's number in the worker.
         stays: whether that rank still takes part in a split in which it has arrived.
+        arrivals: how many collectives it has entered, by the name of a communicator that is lent to a function.
     """
 
-    def __init__(self, rank: int, *, stays: bool = False) -> None:
+    def __init__(self, rank: int, *, stays: bool = False, arrivals: Mapping[str, int] | None = None) -> None:
         super().__init__(f"rank {rank} of this worker gave up the trial")
         self.rank = rank
         self.stays = stays
+        self.arrivals = arrivals or {}
 
 
 class Patience:

@@ -9,8 +9,10 @@ import torch
 from mpi4py import MPI
 
 from atoll.communication.ledger import Ledger
+from atoll.communication.lent import Lender
 from atoll.communication.mpi import MpiCommunicator, MpiFamily
 from atoll.communication.mpi_mailbox import MpiMailbox
+from atoll.communication.trial_comm import LentFamily, TrialComm
 from atoll.communication.world import World
 
 Value = TypeVar("Value")
@@ -19,10 +21,16 @@ Value = TypeVar("Value")
 class MpiWorld(World):
     """The ranks of an MPI communicator."""
 
-    def __init__(self, comm: MPI.Comm) -> None:
+    def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm
+        self._spare: list[tuple[MPI.Intracomm, MPI.Intracomm]] = []  # of a trial that has left nothing pending
         self.rank = comm.rank
         self.size = comm.size
+
+    @property
+    def allows_threads(self) -> bool:
+        """Whether MPI was started so."""
+        return MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def allgather(self, mine: Value) -> list[Value]:
         """What every rank gives, in the order of the ranks."""
@@ -54,6 +62,12 @@ class MpiWorld(World):
         family = MpiFamily()
         kind = _kind(devices, devices[self.rank][1])
         return kind(self._comm.Dup(), nodes, ledger=ledger, poll=poll, spin=spin, family=family), family
+
+    def lend(self, lender: Lender) -> tuple[TrialComm, LentFamily]:
+        """A communicator for a user's function; that of the trial before, if it is as it was."""
+        family = LentFamily(lender, lambda *spare: self._spare.append(spare))
+        pair = self._spare.pop() if self._spare else (self._comm.Dup(), self._comm.Dup())
+        return family.lend(*pair), family
 
     def start_barrier(self) -> Callable[[], bool]:
         """Announce that this rank is here; returns a function that tells whether all are."""

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 from atoll.communication.communicator import Patience
 from atoll.communication.ledger import Ledger
+from atoll.communication.lent import Lender
 from atoll.communication.local_mailbox import LocalMailbox
+from atoll.communication.thread_comm import ThreadComm, shared_board
 from atoll.communication.threads import ThreadCommunicator, connected_board
 from atoll.communication.world import Family, World
 
@@ -73,7 +75,7 @@ class ThreadWorld(World):
         self.rank = rank
         self.size = shared.size
         self._shared = shared
-        self._num_exchanges = self._num_mailboxes = self._num_opened = 0
+        self._num_exchanges = self._num_mailboxes = self._num_opened = self._num_lent = 0
 
     def check(self) -> None:
         """Raise WorldFailed if another rank of the process has failed."""
@@ -87,6 +89,11 @@ class ThreadWorld(World):
             given = self._shared.exchanges.setdefault(number, {})
             given[self.rank] = mine
         return number, lambda: len(given) == self.size
+
+    @property
+    def allows_threads(self) -> bool:
+        """Always."""
+        return True
 
     def allgather(self, mine: Value) -> list[Value]:
         """What every rank gives, in the order of the ranks."""
@@ -136,6 +143,14 @@ class ThreadWorld(World):
         self._shared.forget("board", number - 2)  # every rank has ended that trial: it has told so
         communicator = ThreadCommunicator(self.rank, nodes, range(self.size), board, ledger=ledger, poll=poll)
         return communicator, ThreadFamily()
+
+    def lend(self, lender: Lender) -> tuple[ThreadComm, ThreadFamily]:
+        """A communicator for a user's function between threads."""
+        number = self._num_lent
+        self._num_lent += 1
+        board = self._shared.once("lent", number, lambda: shared_board(self.size))
+        self._shared.forget("lent", number - 2)
+        return ThreadComm(self.rank, range(self.size), board, lender), ThreadFamily()
 
     def start_barrier(self) -> Callable[[], bool]:
         """Announce that this rank is here; returns a function that tells whether all are."""

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from atoll.communication.communicator import Communicator, Patience
 from atoll.communication.ledger import Ledger
+from atoll.communication.lent import Lender
 from atoll.communication.mailbox import Mailbox
 
 Value = TypeVar("Value")
@@ -45,6 +46,34 @@ class Family(ABC):
         """Give the communicators' resources back. No operation may be pending."""
 
 
+class Families(Family):
+    """Several families that end together."""
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._families = families
+
+    def summaries(self) -> dict[str, Any]:
+        """Those of all."""
+        return {f"{n}:{name}": of for n, family in enumerate(self._families) for name, of in family.summaries().items()}
+
+    def posted(self) -> dict[str, dict[str, Any]]:
+        """What this rank has posted, by family."""
+        return {str(number): family.posted() for number, family in enumerate(self._families)}
+
+    def settle(self, reports: Sequence[dict[str, dict[str, Any]]]) -> bool:
+        """Settle each."""
+        settled = [
+            family.settle([report[str(number)] for report in reports if str(number) in report])
+            for number, family in enumerate(self._families)
+        ]
+        return all(settled)
+
+    def close(self) -> None:
+        """Close each."""
+        for family in self._families:
+            family.close()
+
+
 class World(ABC):
     """A group of ranks. Its methods are collective: every rank calls them, in the same order.
 
@@ -54,6 +83,11 @@ class World(ABC):
 
     rank: int
     size: int
+
+    @property
+    @abstractmethod
+    def allows_threads(self) -> bool:
+        """Whether several threads of a rank may communicate at once."""
 
     @abstractmethod
     def allgather(self, mine: Value) -> list[Value]:
@@ -88,6 +122,10 @@ class World(ABC):
             devices: host and device of each rank.
             ledger, poll, spin: see Communicator.
         """
+
+    @abstractmethod
+    def lend(self, lender: Lender) -> tuple[Any, Family]:
+        """A communicator for a user's function, with mpi4py's methods, for one trial; and what ends it."""
 
     @abstractmethod
     def start_barrier(self) -> Callable[[], bool]:

@@ -60,9 +60,15 @@ class Parameter:
         """
         if default is None or isinstance(default, float):
             distribution = encoding.as_real(distribution)
+        parameter = cls.of_function(name, distribution)
+        return replace(parameter, default=default) if default is not None and parameter.contains(default) else parameter
+
+    @classmethod
+    def of_function(cls, name: str, distribution: BaseDistribution) -> Parameter:
+        """A parameter of a user's function; its default is the range's middle, or the first choice."""
         parameter = cls(name=name, distribution=distribution, default=0, source="study file")
         middle = parameter.decode(0 if isinstance(distribution, CategoricalDistribution) else 0.5)
-        return replace(parameter, default=default if default is not None and parameter.contains(default) else middle)
+        return replace(parameter, default=middle)
 
     def limits(self) -> tuple[float, float] | tuple[int, int]:
         """The gene's limits: floats for numbers, integers for categories."""

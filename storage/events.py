@@ -175,7 +175,7 @@ class TrialStarted(TrialEvent):
 
 
 class ProgressReported(TrialEvent):
-    """A trial's report; NaN and infinite numbers are None, and so is what was not evaluated."""
+    """A trial's report; NaN and infinite numbers are None, and so is what was not evaluated or measured."""
 
     name: ClassVar[str] = "progress"
     step: int
@@ -185,7 +185,7 @@ class ProgressReported(TrialEvent):
     validation_loss: float | None
     metric: float | None
     learning_rate: float | None
-    wire_bytes: float
+    wire_bytes: float | None
     metrics: Mapping[str, float | None] = {}
 
 

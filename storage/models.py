@@ -163,8 +163,12 @@ class ProgressRow(Base):
     metric: Mapped[float | None] = mapped_column(
         doc="the workload's metric on the validation data; null if not evaluated or not finite"
     )
-    learning_rate: Mapped[float] = mapped_column(doc="learning rate of the last step")
-    wire_bytes: Mapped[float] = mapped_column(doc="bytes sent so far by all of its ranks")
+    learning_rate: Mapped[float | None] = mapped_column(
+        doc="learning rate of the last step; null if a function was called"
+    )
+    wire_bytes: Mapped[float | None] = mapped_column(
+        doc="bytes sent so far by all of its ranks; null if a function was called"
+    )
     metrics: Mapped[dict[str, Any] | None] = mapped_column(
         doc="further metrics of workload, method and observers, by name; in a confirmation, those on the test data "
         "start with test_"

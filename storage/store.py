@@ -56,7 +56,7 @@ from atoll.storage.urls import absolute, parse, shown
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0011"
 READABLE_VERSION = "0010"  # the oldest schema that can be read as it is
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 

@@ -33,7 +33,8 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
     else:
         draw(plan.space, plan.infeasibility, study.seed)  # raises if almost everything is infeasible
         _check_grids(plan)
-    plan.workload.check_data(plan.data)
+    if plan.training is not None:
+        plan.training.workload.check_data(plan.data)
     return plan
 
 

@@ -64,13 +64,18 @@ def check(plan: Plan, *, forks: bool = True, say: Callable[[str], None]) -> None
     Raises:
         Mistake: if none of the study's configurations that were tried can be trained.
     """
-    if not plan.study.check:
+    if not plan.study.check or plan.training is None:  # a function's first call is its first trial
         return
     _raise(run(plan, limit=LIMIT, forks=forks), say)
 
 
 def check_configuration(configuration: Configuration, *, test: bool, say: Callable[[str], None]) -> None:
-    """Make a dry run of one configuration, with several seeds. Raises Mistake if it cannot be trained."""
+    """Make a dry run of one configuration, with several seeds. Raises Mistake if it cannot be trained.
+
+    Of a function's there is none: it would be the call itself.
+    """
+    if configuration.calls_function:
+        return
     several = _seeds(configuration)
     _raise(_run(several, configuration.device, test=test, limit=LIMIT, forks=True), say)
 

@@ -109,13 +109,14 @@ def prepare(
     if resuming:
         history = _check_unchanged(folder, plan, definition)
         extension = Extension.of(study, plan.length, folder, history.past)
-        is_used_up = _is_over(study, plan.workload.direction, extension, folder, history)
+        is_used_up = _is_over(study, plan.subject.direction, extension, folder, history)
         if state(folder) == "complete" and is_used_up:
             raise LaunchError(
                 f"{study.name} is complete: it has used its budget of {budget(study)}; to continue, increase the "
                 "budget, epochs or steps"
             )
-        _tell_longer(plan.length, extension)
+        if plan.length is not None:
+            _tell_longer(plan.length, extension)
     # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
     version = None if is_used_up else provenance_log.current(plan, folder, resuming, accept_changes)
     if history is not None and (num_ended := orphans.end(folder, history.events)):
@@ -190,7 +191,7 @@ def _settle_paused(folder: StudyFolder, past: resume.Past, keep: str) -> None:
 
 def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[str, Any]:
     """The row of a study that starts now, or again."""
-    study, workload, resolved = plan.study, plan.workload, plan.objectives
+    study, subject, resolved = plan.study, plan.subject, plan.objectives
     return {
         "name": study.name,
         "state": "running",
@@ -198,11 +199,11 @@ def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[st
         "method": study.method,
         "metric": resolved[0].name,
         "direction": resolved[0].direction,
-        "curve_metric": workload.metric,
-        "curve_direction": workload.direction,
-        "length": list(plan.length),
+        "curve_metric": subject.metric,
+        "curve_direction": subject.direction,
+        "length": None if plan.length is None else list(plan.length),
         "objectives": [objective.model_dump() for objective in resolved] if len(resolved) > 1 else None,
-        "target": workload.target if resolved[0].name == workload.metric else None,
+        "target": subject.target if resolved[0].name == subject.metric else None,
         "num_trials": study.trials,
         "definition": definition,
         "folder": str(folder.path.resolve()),
@@ -245,7 +246,9 @@ class _History:
 
 def _change_of_length(before: Mapping[str, Any], plan: Plan) -> Iterator[str]:
     """Why a study's length may not be changed like this; nothing if it may."""
-    unit, number = length(before["epochs"], before["steps"], plan.workload)
+    if plan.training is None or plan.length is None:
+        return
+    unit, number = length(before["epochs"], before["steps"], plan.training.workload)
     new_unit, new = plan.length
     if unit != new_unit:
         yield f"its length: {number} {unit} before, {new} {new_unit} now; the unit must stay"
@@ -418,8 +421,8 @@ def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | N
         lost = failure or gave_up or "the search was stopped"
         history = mark_lost(folder, lines, lost, suspected=() if failure is None else None)
         past, content = history.past, json.loads(folder.definition.read_text())
-        # A study of before they were recorded neither promotes nor becomes longer.
-        (unit, number), direction = content.get("length", ("epochs", 0)), content.get("curve_direction", "minimize")
+        # A study of before they were recorded neither promotes nor becomes longer; nor does one of a function.
+        (unit, number), direction = content.get("length") or ("epochs", 0), content.get("curve_direction", "minimize")
         reason: str | None = failure
         if failure is not None:
             state = "failed"

@@ -51,6 +51,9 @@ def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool =
         raise yamlfile.FileError(
             f"ranks ({configuration.ranks}) must be divisible by ranks_per_node; got {configuration.ranks_per_node}"
         )
+    if configuration.calls_function:
+        registry.function(configuration.workload)
+        return configuration
     split_hyperparameters(
         configuration.method, configuration.workload, configuration.hyperparameters, configuration.ranks
     )
@@ -99,16 +102,18 @@ def train(
     """
     if inside_mpi(configuration.ranks):
         raise errors.LaunchError("`atoll train` starts its own ranks: run it without mpirun or srun")
+    if save is not None and configuration.calls_function:
+        raise errors.LaunchError("--save keeps a trained model, and a function returns none: it can write to trial.folder")
     if save is not None and not save.absolute().parent.is_dir():
         raise errors.LaunchError(f"--save must be in an existing folder; got {save}")
-    metric = registry.workload(configuration.workload).metric
+    metric = _metric(configuration)
     with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
         journals = Path(name)
         file, log = journals / "configuration.json", journals / "ranks.log"
         if folder is None and configuration.checkpoint is not None:
             say("checkpoint is ignored without --folder")
             configuration = configuration.model_copy(update={"checkpoint": None})
-        options = {"test": test, "save": save and str(save.absolute()), "merged": merged}
+        options = {"calls_function": configuration.calls_function, "test": test, "save": save and str(save.absolute()), "merged": merged}
         options |= {"folder": str((folder or journals / "trial").absolute())}
         file.write_text(json.dumps({"configuration": configuration.model_dump()} | options))
         result_file = journals / launches.file_name("root-00000", launch=1)
@@ -137,7 +142,16 @@ def train(
     return {key: value for key, value in result.to_line().items() if key not in left_out}
 
 
+def _metric(configuration: Configuration) -> str:
+    """The name of the value that every report has."""
+    if configuration.calls_function:
+        return str(configuration.origin.get("metric", objectives.VALUE))
+    return registry.workload(configuration.workload).metric
+
+
 def _progress_line(event: ProgressReported, metric: str) -> str:
+    if event.wire_bytes is None:  # a function's report
+        return f"step {event.step:>6}  {metric} {number(event.metric)}  {duration(event.seconds)}"
     return (
         f"epoch {event.epoch:>3}  step {event.step:>6}  training loss {number(event.train_loss)}  "
         f"validation loss {number(event.validation_loss)}  {metric} {number(event.metric)}  "
@@ -155,6 +169,8 @@ def explain(configuration: Configuration, result: dict[str, Any], changes: Seque
     """
     if result["state"] != "complete":
         return [f"{result['state']}: {result['reason']}", *filter(None, [result.get("traceback")])]
+    if configuration.calls_function:
+        return _explain_call(configuration, result, changes)
     workload = registry.workload(configuration.workload)
     metric = workload.metric
     lines = [f"{metric} {result['objective']!r} in {duration(result['seconds'])}, sent {size(result['wire_bytes'])}"]
@@ -162,14 +178,30 @@ def explain(configuration: Configuration, result: dict[str, Any], changes: Seque
     lines += [f"{name} {value!r}" for name, value in metrics.items() if not name.startswith("seconds_")]
     lines += [f"note: {note}" for note in result.get("notes", ())]
     lines += _time_lines(metrics) + _traffic_lines(result["ledger"])
-    expected = configuration.origin.get("objective")
     name = configuration.origin.get("metric", metric)
     measured = objectives.measured(workload, result["objective"], metrics, result["seconds"], result["wire_bytes"])
-    if expected is not None and expected == measured.get(name):
-        lines.append(f"this reproduces the exported objective {expected!r} exactly")
-    elif expected is not None:
-        lines.append(f"the exported objective, {name}, was {expected!r}{_unlike(changes)}")
-    return lines
+    return lines + _compared(configuration, name, measured.get(name), changes)
+
+
+def _explain_call(configuration: Configuration, result: dict[str, Any], changes: Sequence[str]) -> list[str]:
+    name = _metric(configuration)
+    returned = dict(result["metrics"])
+    if result["objective"] is not None:
+        returned = {name: result["objective"]} | returned
+    lines = [f"{', '.join(f'{key} {value!r}' for key, value in returned.items())} in {duration(result['seconds'])}"]
+    lines += [f"note: {note}" for note in result.get("notes", ())]
+    measured = returned | {"seconds": result["seconds"]}
+    return lines + _compared(configuration, name, measured.get(name), changes)
+
+
+def _compared(configuration: Configuration, name: str, now: float | None, changes: Sequence[str]) -> list[str]:
+    """How the objective compares with the exported one."""
+    expected = configuration.origin.get("objective")
+    if expected is None:
+        return []
+    if expected == now:
+        return [f"this reproduces the exported objective {expected!r} exactly"]
+    return [f"the exported objective, {name}, was {expected!r}{_unlike(changes)}"]
 
 
 def _time_lines(metrics: dict[str, float]) -> list[str]:

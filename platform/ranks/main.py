@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> None:
     launcher_watch.end_with(Process.parse(launcher.removeprefix("--launcher=")), lock)
     import mpi4py
 
-    mpi4py.rc.thread_level = "serialized"
+    mpi4py.rc.thread_level = _thread_level(program, files)
     from mpi4py import MPI
 
     try:
@@ -50,6 +51,14 @@ def main(arguments: list[str]) -> None:
     sys.stderr.flush()
     # Everything is written, and unloading torch and other libraries takes seconds if ranks share cores.
     os._exit(0)
+
+
+def _thread_level(program: str, files: list[str]) -> str:
+    """A rank that calls a user's function has a second thread meanwhile, and the function may use MPI as it likes."""
+    calls = '"calls_function": true' in Path(files[0]).read_text() if program == "train" else False
+    if program == "search":
+        calls = json.loads(StudyFolder(files[0]).definition.read_text())["definition"].get("objective") is not None
+    return "multiple" if calls else "serialized"
 
 
 def _fork_server(folder: StudyFolder) -> ForkServer | None:

@@ -143,6 +143,9 @@ def _warm_up(study: Study) -> None:
     What the user's files change in the process while they are imported stays for all trials: it is not put back.
     """
     try:
+        if study.calls_function:
+            registry.function(study.workload)
+            return
         registry.method(study.method)
         registry.workload(study.workload).load(Path(study.data) if study.data else None)
     except WorldFailed:

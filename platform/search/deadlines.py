@@ -18,7 +18,7 @@ class Deadlines:
         seconds_before: the seconds of searching before a resume.
         stop_requested: whether a stop was requested; called at intervals, as it looks up a file.
 
-    With checkpoints a running trial is first asked to write one and stop (`asks_to_stop`), and ended if it has not when
+    With checkpoints, also of a function that writes its own, a running trial is first asked to write one and stop (`asks_to_stop`), and ended if it has not when
     half of stop_grace is over.
     """
 
@@ -32,12 +32,23 @@ class Deadlines:
         self._started = self._trial_started = time.monotonic()
         self._stop_checked = 0.0
         self._stopping = False
-        self._patience = study.stop_grace / 2 if study.writes_checkpoints else 0.0
+        self._writes_checkpoints = self._saves = study.writes_checkpoints
+        self._stop_grace = study.stop_grace
         self._asked = math.inf
 
     def trial_starts(self) -> None:
         """Note that a trial starts now."""
         self._trial_started = time.monotonic()
+        self._saves = self._writes_checkpoints
+
+    @property
+    def saves(self) -> bool:
+        """Whether the last trial has written checkpoints."""
+        return self._saves
+
+    def trial_saves(self) -> None:
+        """Note that the running trial, of a function, has written a checkpoint, and may be expected to write others."""
+        self._saves = True
 
     def trial_seconds(self) -> float:
         """Seconds since the last trial started."""
@@ -50,7 +61,8 @@ class Deadlines:
 
     def interruption(self) -> Exception | None:
         """The reason to end the running trial; None if there is none."""
-        if self._is_stopping() and time.monotonic() - self._asked >= self._patience:
+        patience = self._stop_grace / 2 if self._saves else 0.0
+        if self._is_stopping() and time.monotonic() - self._asked >= patience:
             return Stopped("the search was asked to stop")
         if self._timeout is not None and self.trial_seconds() > self._timeout:
             return TrialTimeout(f"the trial was stopped after trial_timeout ({self._timeout:g} s)")

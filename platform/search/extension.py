@@ -32,8 +32,10 @@ class Extension:
     num_left: int
 
     @classmethod
-    def of(cls, study: Study, length: Length, folder: StudyFolder, past: Past) -> Extension:
-        """Those of a study whose trainings now have this length."""
+    def of(cls, study: Study, length: Length | None, folder: StudyFolder, past: Past) -> Extension:
+        """Those of a study whose trainings now have this length; None: they are no trainings."""
+        if length is None:
+            return cls([], 0)
         shorter = [trial for trial in past.counted() if trial.state == "complete" and _is_shorter(trial, length)]
         stays = study.checkpoint is not None and study.checkpoint.keep in ("last", "all")
         continued = [trial for trial in shorter if stays and folder.trial(trial.number).manifest.exists()]

@@ -106,7 +106,7 @@ class Pauses:
         """Those of a study; None without promotion."""
         if plan.study.pruning is None or not plan.study.promotes:
             return None
-        return cls(plan.study.pruning, sign_of(plan.workload.direction))
+        return cls(plan.study.pruning, sign_of(plan.subject.direction))
 
     def start(self, reached: float) -> None:
         """A trial starts, or continues after it has paused at this fidelity."""

@@ -77,7 +77,7 @@ def pruner_of(plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past) -
     """The pruner of a study, with the values of earlier trials; None if no trial is stopped early."""
     if plan.study.pruning is None or plan.study.pruning.promotion:
         return None
-    sign = -1.0 if plan.workload.direction == "maximize" else 1.0
+    sign = -1.0 if plan.subject.direction == "maximize" else 1.0
     pruner = Pruner(plan.study.pruning, *plan.pruning_rule(), sign, roots)
     results = {trial.key for trial in past.results().values()}
     for event in events:

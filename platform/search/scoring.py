@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from atoll.platform.study import objectives
-from atoll.platform.study.objectives import Objective, TargetClock
+from atoll.platform.study.objectives import MEASURED, Objective, Returned, Subject, TargetClock
 from atoll.platform.trial.outcome import Outcome
-from atoll.platform.workloads.workload import Workload
 
 
 class Scoring:
@@ -17,30 +16,49 @@ class Scoring:
 
     Args:
         resolved: the objectives, with their directions.
-        workload: the workload.
+        subject: what trials measure.
     """
 
-    def __init__(self, resolved: Sequence[Objective], workload: Workload) -> None:
+    def __init__(self, resolved: Sequence[Objective], subject: Subject) -> None:
         self._objectives = resolved
-        self._workload = workload
+        self._subject = subject
 
     def clock(self) -> TargetClock:
         """A clock for one trial."""
-        return TargetClock(self._workload)
+        return TargetClock(self._subject)
 
     def judge(self, outcome: Outcome, clock: TargetClock) -> tuple[Outcome, list[float]]:
         """The objectives of a complete trial; the trial fails if one is NaN."""
         if outcome.state != "complete":
             return outcome, []
-        values = objectives.values(self._objectives, self._workload, outcome, clock)
+        if isinstance(self._subject, Returned):
+            outcome = self._of_call(outcome)
+            if outcome.state != "complete":
+                return outcome, []
+        values = objectives.values(self._objectives, self._subject, outcome, clock)
         for objective, value in zip(self._objectives, values, strict=True):
             if math.isnan(value):
                 return replace(outcome, state="failed", objective=None, reason=f"{objective.name} is NaN"), []
         assert outcome.objective is not None
         # The workload's metric is kept even if it is not an objective.
-        metrics = {self._workload.metric: outcome.objective} | outcome.metrics
+        metrics = {self._subject.metric: outcome.objective} | outcome.metrics
         metrics = {name: value for name, value in metrics.items() if name != self._objectives[0].name}
         return replace(outcome, objective=values[0], metrics=metrics), values
+
+    def _of_call(self, outcome: Outcome) -> Outcome:
+        """The outcome with the objective among what a function has returned; it fails if one is missing or infinite."""
+        returned = dict(outcome.metrics)
+        if outcome.objective is not None:
+            returned[self._subject.metric] = outcome.objective
+        needed = [objective.name for objective in self._objectives if objective.name not in MEASURED]
+        found = f"the function returned {', '.join(returned)}" if outcome.metrics else "the function returned a number"
+        if missing := [name for name in needed if name not in returned]:
+            reason = f"ValueError: {found}; the study's objectives are {', '.join(needed)}, so {missing[0]} is missing"
+            return replace(outcome, state="failed", objective=None, reason=reason)
+        for name in needed:
+            if not math.isfinite(returned[name]):
+                return replace(outcome, state="failed", objective=None, reason=f"{name} is {returned[name]}")
+        return replace(outcome, objective=returned[self._subject.metric])
 
     def losses(
         self, state: str, values: Sequence[float | None], curve: Mapping[int, float | None] | None
@@ -52,6 +70,6 @@ class Scoring:
         if state == "complete":
             return objectives.losses(self._objectives, values), {}
         if state == "pruned" and curve:
-            losses = objectives.curve_losses(self._objectives[0], self._workload, curve)
+            losses = objectives.curve_losses(self._objectives[0], self._subject, curve)
             return (losses[max(losses)],), losses
         return None, {}

@@ -154,7 +154,7 @@ class SearchLoop:
         events = launches.replay(folder.journals)
         past = resume.read(events)
         given = given_first(plan, warm_start)
-        scoring = Scoring(plan.objectives, plan.workload)
+        scoring = Scoring(plan.objectives, plan.subject)
         population = Population(study.population(place.island))
         proposer = _proposer(plan, population, place.island, [hyperparameters for hyperparameters, _ in given])
         restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
@@ -232,6 +232,7 @@ class SearchLoop:
             pauses=self._pauses is not None,
             interrupt=self._deadlines.interruption,
             stops=self._deadlines.asks_to_stop,
+            on_checkpoint=self._deadlines.trial_saves,
             serve=self._serve,
         )
         confirms = self._plan.study.confirm is not None
@@ -246,7 +247,7 @@ class SearchLoop:
         if not confirms and not self._is_best(configuration.method, outcome, losses):
             outcome = replace(outcome, traces=[])
         self._journal.trial_ended(trial, outcome, values, worker_seconds)
-        self._remove_files(ticket.number, outcome.state, losses)
+        self._remove_files(ticket, outcome.state, losses)
         self._budget.spend(worker_seconds)
         if outcome.state == "failed":
             self._tell_failure(candidate.hyperparameters)
@@ -270,8 +271,9 @@ class SearchLoop:
         reason = f"failed after the search was asked to stop: {outcome.reason}"
         return replace(outcome, state="lost", reason=shortened(reason, REASON_LIMIT))
 
-    def _remove_files(self, number: int, state: str, losses: tuple[float, ...] | None) -> None:
+    def _remove_files(self, ticket: Ticket, state: str, losses: tuple[float, ...] | None) -> None:
         """Remove what does not stay of a trial that has ended; to be called before it joins the population."""
+        number = ticket.number
         folder, study = self._folder_of(number), self._plan.study
         is_paused = self._pauses is not None and state == "pruned"
         is_complete = state == "complete" and losses is not None
@@ -281,6 +283,8 @@ class SearchLoop:
         try:
             if state != "lost" and not is_paused and study.checkpoint is not None and study.writes_checkpoints:
                 folder.settle(study.checkpoint.keep)
+            if study.calls_function and state != "lost" and (ticket.attempt or self._deadlines.saves):
+                folder.remove_checkpoints()
             if study.keeps_weights and not stays:
                 folder.remove_weights()
         except OSError as error:  # no reason to end a search
@@ -412,7 +416,7 @@ def _paused(
     """The trials that wait to be promoted, and what they have reached; without promotion, none."""
     if not plan.study.promotes:
         return None, {}
-    return promotion.restored(plan.study, plan.workload.direction, folder, events, past)
+    return promotion.restored(plan.study, plan.subject.direction, folder, events, past)
 
 
 def _tickets(

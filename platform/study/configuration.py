@@ -94,6 +94,11 @@ class Configuration(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     origin: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def calls_function(self) -> bool:
+        """Whether a function of the user's is called, and nothing is trained by atoll."""
+        return self.method == registry.FUNCTION
+
     @model_validator(mode="after")
     def _one_length(self) -> Configuration:
         check_length(self.epochs, self.steps)
@@ -178,6 +183,8 @@ def complete_hyperparameters(
 
     A default of None stands for a value that the method derives, and is left out; the learning rate is the optimizer's.
     """
+    if method_name == registry.FUNCTION:
+        return hyperparameters
     from atoll.methods.common.optimizers import OptimizerSettings, default_rate
 
     method = registry.method(method_name)

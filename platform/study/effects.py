@@ -15,6 +15,8 @@ def searched_without_effect(plan: Plan, num_nodes: int | None) -> list[str]:
         num_nodes: the nodes of a worker if the study does not set `ranks_per_node`; None if not known.
     """
     topology, study = plan.study.topology, plan.study
+    if plan.training is None or plan.length is None:
+        return []
     if topology.ranks_per_node is not None:
         num_nodes = topology.ranks // topology.ranks_per_node
     num_epochs = plan.length[1] if plan.length[0] == "epochs" else None
@@ -23,7 +25,7 @@ def searched_without_effect(plan: Plan, num_nodes: int | None) -> list[str]:
     for candidate in plan.space.extremes():
         if plan.infeasibility(candidate) is None:
             own, _, _ = split_hyperparameters(study.method, study.workload, candidate, topology.ranks)
-            found.append(dict(plan.method.without_effect(own, shape)))
+            found.append(dict(plan.training.method.without_effect(own, shape)))
     if not found:
         return []
     searched = {p.name for p in plan.space.parameters}

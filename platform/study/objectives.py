@@ -1,11 +1,11 @@
-"""A search's objectives: the workload's metric, or other values that a trial reports."""
+"""A search's objectives: the metric of its workload or function, or other values that a trial reports."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,37 @@ KNOWN = {
     "steps_to_target": "steps to the workload's target; infinite if it is missed",
     "bytes_sent": "bytes sent by all ranks",
 }
+# Those that atoll measures of a function, too.
+MEASURED = ("seconds", "seconds_to_target", "steps_to_target")
+
+
+# The name of what a function of the user's returns, if it returns a number.
+VALUE = "value"
+
+
+class Subject(Protocol):
+    """What the trials of a study measure: a workload, or a function of the user's."""
+
+    @property
+    def metric(self) -> str:
+        """The name of the value that every report has."""
+
+    @property
+    def direction(self) -> Direction:
+        """Whether a smaller or a larger value is better."""
+
+    @property
+    def target(self) -> float | None:
+        """The value that counts as solved; None for no target."""
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The value that a function of the user's reports and returns."""
+
+    metric: str
+    direction: Direction
+    target: float | None = None
 
 
 class Objective(BaseModel):
@@ -68,15 +99,40 @@ def _resolved(objective: Objective, workload: Workload) -> Objective:
     return Objective(name=objective.name, direction=objective.direction or known)
 
 
+def of_function(objectives: Sequence[Objective], target: float | None) -> tuple[tuple[Objective, ...], Returned]:
+    """The objectives of a function, and the value that it reports: the first of those that it returns.
+
+    Raises:
+        ValueError: for a missing direction, or if all objectives are measured by atoll.
+    """
+    resolved = []
+    for objective in objectives:
+        known: Direction | None = "minimize" if objective.name in MEASURED else None
+        if known is None and objective.direction is None:
+            raise ValueError(f"the objective {objective.name} needs a direction, minimize or maximize")
+        if known is not None and objective.direction not in (None, known):
+            raise ValueError(f"the direction of {objective.name} must be {known}; got {objective.direction}")
+        if objective.name.endswith("_to_target") and target is None:
+            raise ValueError(f"{objective.name} needs a target: set target, a value that the function reports")
+        resolved.append(Objective(name=objective.name, direction=objective.direction or known))
+    names = [objective.name for objective in resolved]
+    if len(set(names)) < len(names):
+        raise ValueError(f"objectives must differ; got {', '.join(names)}")
+    returned = next((objective for objective in resolved if objective.name not in MEASURED), None)
+    if returned is None or returned.direction is None:
+        raise ValueError(f"an objective must be a value that the function returns; got only {', '.join(names)}")
+    return tuple(resolved), Returned(returned.name, returned.direction, target)
+
+
 def _names(workload: Workload) -> list[str]:
     return [field.name for field in fields(workload.Hyperparameters)]
 
 
 class TargetClock:
-    """Records when a trial first reaches its workload's target."""
+    """Records when a trial first reaches its target."""
 
-    def __init__(self, workload: Workload) -> None:
-        self._target, self._maximizes = workload.target, workload.direction == "maximize"
+    def __init__(self, subject: Subject) -> None:
+        self._target, self._maximizes = subject.target, subject.direction == "maximize"
         self.seconds, self.steps = math.inf, math.inf
 
     def see(self, metric: float, seconds: float, step: int) -> None:
@@ -87,21 +143,21 @@ class TargetClock:
             self.seconds, self.steps = seconds, float(step)
 
 
-def values(objectives: Sequence[Objective], workload: Workload, outcome: Any, clock: TargetClock) -> list[float]:
+def values(objectives: Sequence[Objective], subject: Subject, outcome: Any, clock: TargetClock) -> list[float]:
     """The objectives of a complete trial."""
-    reported = measured(workload, outcome.objective, outcome.metrics, outcome.seconds, outcome.wire_bytes)
+    reported = measured(subject, outcome.objective, outcome.metrics, outcome.seconds, outcome.wire_bytes or 0.0)
     reported |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps}
     return [reported[objective.name] for objective in objectives]
 
 
 def measured(
-    workload: Workload, metric: float, metrics: Mapping[str, float], seconds: float, wire_bytes: float
+    subject: Subject, metric: float, metrics: Mapping[str, float], seconds: float, wire_bytes: float
 ) -> dict[str, float]:
     """All objectives of a complete trial, except those to its target."""
     return {
         **metrics,
-        workload.metric: metric,
-        "validation_error": 1 - metric if workload.direction == "maximize" else metric,
+        subject.metric: metric,
+        "validation_error": 1 - metric if subject.direction == "maximize" else metric,
         "seconds": seconds,
         "bytes_sent": wire_bytes,
     }
@@ -113,12 +169,12 @@ def losses(objectives: Sequence[Objective], values: Sequence[float | None]) -> t
     return tuple(math.inf if value is None else sign * value for sign, value in zip(signs, values, strict=True))
 
 
-def curve_losses(objective: Objective, workload: Workload, curve: Mapping[int, float | None]) -> dict[int, float]:
+def curve_losses(objective: Objective, subject: Subject, curve: Mapping[int, float | None]) -> dict[int, float]:
     """A pruned trial's loss by epoch, infinite for a metric that is NaN (None in a journal).
 
     Pruning supports the metric and validation_error only.
     """
-    is_error = objective.name == "validation_error" and workload.direction == "maximize"
+    is_error = objective.name == "validation_error" and subject.direction == "maximize"
 
     def value(metric: float | None) -> float | None:
         if metric is None or math.isnan(metric):

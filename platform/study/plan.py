@@ -1,4 +1,4 @@
-"""A study with its names resolved, once: workload, method, space and objectives."""
+"""A study with its names resolved, once: workload and method, or a function; space and objectives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atoll.platform.study.configuration import (
     versions,
 )
 from atoll.platform.study.fields import Searched, distribution
-from atoll.platform.study.objectives import Objective
+from atoll.platform.study.objectives import Objective, Subject
 from atoll.platform.study.study import Study
 from atoll.searchspaces.optimizer import EFFECTS, conditioned
 from atoll.searchspaces.space import Parameter, SearchSpace
@@ -31,20 +31,28 @@ Length = tuple[str, int]  # the unit, epochs or steps, and their number
 
 
 @dataclass(frozen=True)
+class Training:
+    """What the trials of a study train, and how."""
+
+    workload: Workload
+    method: type[Method[Any]]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A study, resolved.
 
     Attributes:
         study: the validated study file.
-        workload: the workload, with the study's target.
-        method: the method's class.
+        subject: what its trials measure: the workload, with the study's target, or the value of a function.
+        training: what they train; None if they call a function.
         space: the search space, with the study's changes.
         objectives: the objectives with their directions.
     """
 
     study: Study
-    workload: Workload
-    method: type[Method[Any]]
+    subject: Subject
+    training: Training | None
     space: SearchSpace
     objectives: tuple[Objective, ...]
 
@@ -55,11 +63,15 @@ class Plan:
         Raises:
             ValueError: for an unknown name, an invalid range, or an objective that no trial reports.
         """
+        if study.calls_function:
+            registry.function(study.workload)
+            resolved, returned = objectives.of_function(study.objectives or (), study.target)
+            return cls(study=study, subject=returned, training=None, space=_space_of_study(study), objectives=resolved)
         workload = workload_of(study)
         plan = cls(
             study=study,
-            workload=workload,
-            method=registry.method(study.method),
+            subject=workload,
+            training=Training(workload, registry.method(study.method)),
             space=search_space(study),
             objectives=objectives.resolve(study.objectives, workload),
         )
@@ -83,6 +95,8 @@ class Plan:
         if (violated := self.space.violated(hyperparameters)) is not None:
             return f"it violates {violated}"
         study = self.study
+        if self.training is None:
+            return None
         try:
             split_hyperparameters(study.method, study.workload, hyperparameters, study.topology.ranks)
         except ValueError as error:
@@ -90,13 +104,13 @@ class Plan:
         return None
 
     @property
-    def length(self) -> Length:
-        """The length of each training."""
-        return length(self.study.epochs, self.study.steps, self.workload)
+    def length(self) -> Length | None:
+        """The length of each training; None if trials call a function."""
+        return None if self.training is None else length(self.study.epochs, self.study.steps, self.training.workload)
 
     def configuration(self, hyperparameters: dict[str, Any], number: int, threads: int, device: str) -> Configuration:
         """The configuration of trial `number`; the hyperparameters must be feasible."""
-        study, (unit, number_of) = self.study, self.length
+        study, (unit, number_of) = self.study, self.length or (None, 0)
         return Configuration.model_construct(
             workload=study.workload,
             method=study.method,
@@ -123,7 +137,8 @@ class Plan:
     def pruning_rule(self) -> tuple[str, bool]:
         """The pruning rule, and whether trials may be stopped while their loss decreases. Default: the method's."""
         assert self.study.pruning is not None
-        defaults: dict[str, Any] = {"rule": "asha", "while_falling": True} | dict(self.method.pruning)
+        of_method = {} if self.training is None else dict(self.training.method.pruning)
+        defaults: dict[str, Any] = {"rule": "asha", "while_falling": True} | of_method
         settings = {"rule": self.study.pruning.rule, "while_falling": self.study.pruning.while_falling}
         both = defaults | {name: value for name, value in settings.items() if value is not None}
         return both["rule"], both["while_falling"]
@@ -165,7 +180,30 @@ def search_space(study: Study) -> SearchSpace:
         for name, value in extra.items()
         if isinstance(value, Searched)
     )
-    space = _extended(space.override(changes), searched, fixed)
+    space = _as_studied(_extended(space.override(changes), searched, fixed), study)
+    for hyperparameters in space.extremes():
+        if space.violated(hyperparameters) is None:
+            split_hyperparameters(study.method, study.workload, hyperparameters, study.topology.ranks)
+    return space
+
+
+def _space_of_study(study: Study) -> SearchSpace:
+    """The space of a function: all that the study names."""
+    given = {name: distribution(value) for name, value in study.space.items()}
+    searched = {name for name, value in study.space.items() if isinstance(value, Searched)}
+    space = SearchSpace(
+        tuple(Parameter.of_function(name, given[name]) for name in given if name in searched),
+        fixed=tuple((name, value) for name, value in given.items() if name not in searched),
+    )
+    return _as_studied(space, study)
+
+
+def _as_studied(space: SearchSpace, study: Study) -> SearchSpace:
+    """The space with the study's conditions and constraints.
+
+    Raises:
+        ValueError: if the default configuration violates a constraint, or nothing is searched.
+    """
     conditions = {name: value.condition for name, value in study.space.items() if isinstance(value, Searched)}
     space = space.conditional({name: condition for name, condition in conditions.items() if condition is not None})
     space = space.constrained(study.constraints)
@@ -174,9 +212,6 @@ def search_space(study: Study) -> SearchSpace:
             f"the default configuration must satisfy the constraint {violated!r}; got {space.default()}: change the "
             "space, or set default_first: false"
         )
-    for hyperparameters in space.extremes():
-        if space.violated(hyperparameters) is None:
-            split_hyperparameters(study.method, study.workload, hyperparameters, study.topology.ranks)
     if not space.parameters and study.confirm is None:
         raise ValueError("space must leave a hyperparameter to search; all are fixed: use `atoll train`")
     return space

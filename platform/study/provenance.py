@@ -49,7 +49,7 @@ def of(plan: Plan, environment: Mapping[str, str] | None = None) -> Provenance:
     study = plan.study
     found = _sources(study.workload, study.method, own_code(plan.space))
     return Provenance(
-        measured=_measured(study.workload, plan.data, found),
+        measured=_measured(_data_paths(study.workload, study.method, plan.data), plan.data, found),
         environment=_environment() | dict(environment or {}),
         repositories=_repositories(found.files),
         space=json.loads(json.dumps(plan.space.as_dict())),  # as it is read again
@@ -67,7 +67,7 @@ def measured(workload: str, method: str, data: Path | None, own: Iterable[Own] =
         data: the folder of the data files, if one is named.
         own: kinds and names of optimizers and schedules that may be the user's.
     """
-    return _measured(workload, data, _sources(workload, method, own))
+    return _measured(_data_paths(workload, method, data), data, _sources(workload, method, own))
 
 
 def own_code(space: SearchSpace) -> list[Own]:
@@ -82,10 +82,10 @@ def own_code(space: SearchSpace) -> list[Own]:
     return named
 
 
-def _measured(workload: str, data: Path | None, found: sources.Sources) -> Measured:
+def _measured(paths: Sequence[Path], data: Path | None, found: sources.Sources) -> Measured:
     return Measured(
         code={str(path): _sha256([path]) for path in sorted(found.files)},
-        data=_data(_data_paths(workload, data), data),
+        data=_data(paths, data),
         libraries=_versions(found.libraries),
         atoll_source=_atoll_source(),
     )
@@ -116,6 +116,8 @@ def _sources(workload: str, method: str, own: Iterable[Own]) -> sources.Sources:
         if is_own(kind, name) and name != OF_WORKLOAD:
             starts.append(_file_of(registry.own(kind, name, None)))
     of_atoll = set()
+    if method == registry.FUNCTION:
+        return _sources_of_function(workload, starts)
     for one in (type(registry.workload(workload)), registry.method(method)):
         written = [base for base in one.__mro__ if _package(base) not in sys.stdlib_module_names]
         if _package(written[0]) != "atoll":  # the named file may only import it from another one
@@ -124,6 +126,15 @@ def _sources(workload: str, method: str, own: Iterable[Own]) -> sources.Sources:
     found = sources.trace(starts)
     libraries = {_distribution(name) for name in found.libraries}
     libraries |= {_DISTRIBUTIONS.get(name, name) for name in sources.libraries_of(of_atoll)}
+    return sources.Sources(found.files, libraries, found.not_read)
+
+
+def _sources_of_function(name: str, starts: list[Path]) -> sources.Sources:
+    """The user's files behind a function, and the libraries that they import."""
+    if (file := getattr(registry.function(name), "__code__", None)) is not None:
+        starts = [*starts, Path(file.co_filename)]  # the named file may only import it from another one
+    found = sources.trace([path for path in starts if path.is_file()])
+    libraries = {_distribution(library) for library in found.libraries}
     return sources.Sources(found.files, libraries, found.not_read)
 
 
@@ -212,12 +223,16 @@ def _data_folder(data: Path | None) -> Path | None:
     return data or (Path(configured) if configured else None)
 
 
-def _data_paths(workload: str, data: Path | None) -> Sequence[Path]:
+def _data_paths(workload: str, method: str, data: Path | None) -> Sequence[Path]:
     """The workload's data files; if a workload of the user's names none, the folder that the study names.
+
+    Of a function none are known.
 
     Raises:
         ValueError: if the user's `data_files` raises, or returns what are not files or folders.
     """
+    if method == registry.FUNCTION:
+        return []
     from atoll.platform.workloads.workload import DataMissing  # which imports torch
 
     made = registry.workload(workload)

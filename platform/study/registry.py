@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import sysconfig
 import threading
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from atoll.searchspaces.space import SearchSpace
 
 _LOADING = threading.RLock()
+
+# The name that studies of a function have in place of a method's.
+FUNCTION = "objective"
+# Functions that another process has sent, or that are in no file: by the names that studies give them.
+_GIVEN: dict[str, Callable[..., Any]] = {}
 
 
 class UnknownName(ValueError):
@@ -57,13 +63,61 @@ def check_inside(name: str, folder: Path) -> None:
 
 
 def check_method(name: str) -> None:
-    """Raise UnknownName unless `name` can refer to a method."""
-    _locate(name, "method", METHODS)
+    """Raise UnknownName unless `name` can refer to a method, or is that of studies of a function."""
+    if name != FUNCTION:
+        _locate(name, "method", METHODS)
 
 
 def check_workload(name: str) -> None:
-    """Raise UnknownName unless `name` can refer to a workload."""
-    _locate(name, "workload", WORKLOADS)
+    """Raise UnknownName unless `name` can refer to a workload, or is a function's."""
+    if name not in _GIVEN:
+        _locate(name, "workload", WORKLOADS)
+
+
+def give(name: str, called: Callable[..., Any]) -> None:
+    """From now on, `name` is this function in this process."""
+    _GIVEN[name] = called
+
+
+def is_given(name: str) -> bool:
+    """Whether a function is in this process, and in no file that others could import."""
+    return name in _GIVEN
+
+
+def function(name: str) -> Callable[..., Any]:
+    """The user's function, which a study minimizes or maximizes.
+
+    Raises:
+        UnknownName: if there is none of this name, or it cannot be called with one argument, the trial.
+    """
+    if name in _GIVEN:
+        return _GIVEN[name]
+    check_function(name)
+    found = _load(name)
+    if not callable(found) or isinstance(found, type):
+        raise UnknownName(f"the objective {name!r} must be a function of a trial; it is {found!r}")
+    try:
+        inspect.signature(found).bind(None)
+    except TypeError as error:
+        raise UnknownName(f"the objective {name!r} must take one argument, the trial: {error}") from None
+    except ValueError:  # a builtin has no signature
+        pass
+    called: Callable[..., Any] = found
+    return called
+
+
+def check_function(name: str) -> None:
+    """Raise UnknownName unless `name` can refer to a function."""
+    if name in _GIVEN:
+        return
+    file, separator, attribute = name.rpartition(":")
+    if not (separator and attribute and file.endswith(".py")):
+        raise UnknownName(
+            f"objective must be file.py:function; got {name!r}. A function of a notebook or a Python process is "
+            "searched there, with atoll.search"
+        )
+    if not Path(file).is_file():
+        raise UnknownName(f"objective {name!r}: the file {file} does not exist")
 
 
 def method(name: str) -> type[Method[Any]]:

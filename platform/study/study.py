@@ -21,10 +21,11 @@ from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.configuration import MAX_SEED, check_length, check_observe, located
 from atoll.platform.study.fields import Space, Strict
+from atoll.platform.study.function import check_call, of_function
 from atoll.platform.study.interval import Interval
 from atoll.platform.study.loader import Loader
 from atoll.platform.study.migration import Migration
-from atoll.platform.study.objectives import Objective
+from atoll.platform.study.objectives import Direction, Objective
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.samplers import (
     SEVERAL_OBJECTIVES,
@@ -120,8 +121,22 @@ class Study(Strict):
     """One search: a workload, a method, a space, a sampler, a budget and a topology."""
 
     name: str = Field(description="name of the study in the store, and of its folder")
-    workload: str = Field(description="a registered name, an entry point, or file.py:Class")
-    method: str = Field(description="a registered name, an entry point, or file.py:Class")
+    workload: str = Field(
+        description="a registered name, an entry point, or file.py:Class. With `objective`, which sets it: absent"
+    )
+    method: str = Field(
+        description="a registered name, an entry point, or file.py:Class. With `objective`, which sets it: absent"
+    )
+    objective: str | None = Field(
+        default=None,
+        description="file.py:function, a function of a trial that is called in place of a training: it gets the "
+        "hyperparameters of `space`, and returns a number or a mapping of names to numbers. Default: a training",
+    )
+    direction: Direction | dict[str, Direction] | None = Field(
+        default=None,
+        description="with `objective`: minimize or maximize the number that it returns, or one direction for each of "
+        "the returned values that are objectives, such as {loss: minimize, memory: minimize}. Default: minimize",
+    )
     trials: int | None = Field(
         default=None, ge=1, description="budget: number of trials. Default: 40 if there is no other budget"
     )
@@ -251,6 +266,18 @@ class Study(Strict):
             return content | {"trials": 40}
         return content | {"trials": len(confirmed.trials())}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_function(cls, content: object) -> object:
+        """With `objective`: the names in place of workload and method, and the objectives of `direction`."""
+        if not isinstance(content, dict):
+            return content
+        if content.get("objective") is None:
+            if content.get("direction") is not None:
+                raise ValueError("direction is that of `objective`, which is absent; a workload has its own")
+            return content
+        return content | of_function(content)
+
     @field_validator("sampler", mode="before")
     @classmethod
     def _name_samplers(cls, sampler: object) -> object:
@@ -262,6 +289,12 @@ class Study(Strict):
         if not isinstance(objectives, list):
             return objectives
         return [{"name": entry} if isinstance(entry, str) else entry for entry in objectives]
+
+    @model_validator(mode="after")
+    def _trains_or_calls(self) -> Study:
+        if self.calls_function:
+            check_call(self)
+        return self
 
     @model_validator(mode="after")
     def _fit_together(self) -> Study:
@@ -296,7 +329,7 @@ class Study(Strict):
             raise ValueError(
                 f"sampler {unable} supports one objective only; for several, use one of {', '.join(SEVERAL_OBJECTIVES)}"
             )
-        if self.pruning is not None and self.objectives is not None:
+        if self.pruning is not None and self.objectives is not None and not self.calls_function:
             metric = registry.workload(self.workload).metric
             if self.objectives[0].name not in (metric, "validation_error"):
                 raise ValueError(
@@ -335,14 +368,17 @@ class Study(Strict):
             )
         return name
 
-    @field_validator("workload", "method")
+    @field_validator("workload", "method", "objective")
     @classmethod
-    def _known(cls, name: str, info: ValidationInfo) -> str:
+    def _known(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name is None:
+            return None
         context = info.context or {}
         name = registry.absolute(name, Path(context.get("folder", ".")))
         if context.get("inside"):
             registry.check_inside(name, Path(context["folder"]))
-        (registry.check_workload if info.field_name == "workload" else registry.check_method)(name)
+        checks = {"workload": registry.check_workload, "method": registry.check_method}
+        checks.get(str(info.field_name), registry.check_function)(name)
         return name
 
     @field_validator("space")
@@ -369,6 +405,11 @@ class Study(Strict):
     def samplers(self) -> list[Sampler]:
         """The sampler of each island."""
         return self.sampler if isinstance(self.sampler, list) else [self.sampler] * self.topology.islands
+
+    @property
+    def calls_function(self) -> bool:
+        """Whether trials call a function of the user's, and train nothing by themselves."""
+        return self.objective is not None
 
     @property
     def writes_checkpoints(self) -> bool:

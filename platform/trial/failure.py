@@ -10,6 +10,10 @@ import traceback
 from atoll.storage.text import REASON_LIMIT, TRACEBACK_LIMIT, shortened, storable
 
 
+class Diverged(ArithmeticError):
+    """The loss, or the value that a function reports, became NaN or infinite."""
+
+
 class Stopped(Exception):
     """The trial was stopped before its end; it is requeued."""
 

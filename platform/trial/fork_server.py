@@ -335,6 +335,9 @@ class _Server:
 def _load(method: str, workload: str, data: str | None, threads: int) -> None:
     torch.set_num_threads(threads)
     with contextlib.suppress(BaseException):  # each trial will raise it again, and record it
+        if method == registry.FUNCTION:
+            registry.function(workload)
+            return
         registry.method(method)
         registry.workload(workload).load(Path(data) if data else None)
 

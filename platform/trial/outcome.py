@@ -11,9 +11,8 @@ from atoll.communication.ledger import Ledger
 from atoll.methods.method import NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
-from atoll.platform.trial.failure import Stopped, TrialTimeout
+from atoll.platform.trial.failure import Diverged, Stopped, TrialTimeout
 from atoll.platform.trial.progress import Progress
-from atoll.platform.trial.trial import Diverged
 from atoll.storage.events import TrialEnded
 
 if TYPE_CHECKING:
@@ -46,6 +45,11 @@ class Report:
     notes: list[str] = field(default_factory=list)
     is_pruned: bool = False
     is_paused: bool = False
+    # Of a call of a function: what it has returned, its time, and whether this rank has pruned the trial by itself.
+    returned: float | dict[str, float] | None = None
+    called_seconds: float = 0.0
+    is_alone: bool = False
+    arrivals: dict[str, int] = field(default_factory=dict)  # of its collectives, by the communicator's name
     trace: dict[str, Any] | None = None
 
 
@@ -59,7 +63,7 @@ class Outcome:
         curve: a pruned trial's metric by epoch, or by step if reports came within epochs.
         metrics: the other final measurements, including seconds_compute, seconds_waiting and seconds_data: the parts of
             the training time, as means over ranks.
-        wire_bytes, ledger: traffic summed over ranks.
+        wire_bytes, ledger: traffic summed over ranks; wire_bytes is None if a function was called.
         peak_memory: the largest resident size of a rank's process during the trial, in bytes. Of ranks that are threads
             of one process, and where the system cannot reset it, the largest so far.
         reason, traceback: the reason for a failure, and its location; or where it was pruned, or has paused.
@@ -72,7 +76,7 @@ class Outcome:
     objective: float | None
     metrics: dict[str, float]
     seconds: float
-    wire_bytes: float
+    wire_bytes: float | None
     ledger: list[dict[str, Any]]
     peak_memory: float
     reason: str | None = None
@@ -118,6 +122,8 @@ class Outcome:
 
 def outcome_of(reports: list[Report], seen: list[Progress], configuration: Configuration) -> Outcome:
     """The outcome of a trial from its ranks' reports and the root's progress reports."""
+    if configuration.calls_function:
+        return _outcome_of_call(reports, seen)
     ledger = Ledger.total([report.ledger for report in reports])
     shared: dict[str, Any] = {
         "seconds": seen[-1].seconds if seen else 0.0,
@@ -138,6 +144,29 @@ def outcome_of(reports: list[Report], seen: list[Progress], configuration: Confi
         reason = f"{word} after {'step' if last.by_steps else 'epoch'} {last.position}"
         return Outcome(state="pruned", objective=None, curve=curve, reason=reason, **shared)
     return Outcome(state="complete", objective=_objective(seen, configuration), **shared)
+
+
+def _outcome_of_call(reports: list[Report], seen: list[Progress]) -> Outcome:
+    """The outcome of a function's call; its objective is what it has returned, if that is a number."""
+    shared: dict[str, Any] = {
+        "seconds": reports[0].called_seconds,
+        "wire_bytes": None,
+        "ledger": [],
+        "peak_memory": float(max(report.peak_memory for report in reports)),
+        "notes": list(dict.fromkeys(note for report in reports for note in report.notes)),
+    }
+    is_pruned = any(report.is_pruned for report in reports)
+    cause = _cause(reports)
+    if cause is not None and not (is_pruned and cause.error == PeerAborted.__name__):
+        return _aborted(cause, shared)
+    if is_pruned:
+        curve = {progress.position: progress.metric for progress in seen if progress.metric is not None}
+        reason = f"pruned after step {seen[-1].position}" if seen else "pruned before its first report"
+        return Outcome(state="pruned", objective=None, metrics={}, curve=curve, reason=reason, **shared)
+    returned = reports[0].returned
+    values = returned if isinstance(returned, dict) else {}
+    objective = returned if isinstance(returned, float) else None
+    return Outcome(state="complete", objective=objective, metrics=values, **shared)
 
 
 def _objective(seen: list[Progress], configuration: Configuration) -> float | None:

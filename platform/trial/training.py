@@ -28,6 +28,7 @@ class Hooks:
         prunes: decides after each report whether to end the training; the ranks agree before they continue.
         pauses: whether a training that `prunes` ends writes a checkpoint first, to be continued later.
         stops: whether a trial with checkpoints is to write one and stop; asked about once a second.
+        on_checkpoint: called when a function has written a checkpoint.
         interrupt: called at every poll; if it returns an exception, the trial ends with it.
         serve: called during every wait and after every step, to serve other workers.
         on_trained: receives the trained model.
@@ -37,6 +38,7 @@ class Hooks:
     prunes: Callable[[Progress], bool] | None = None
     pauses: bool = False
     stops: Callable[[], bool] = lambda: False
+    on_checkpoint: Callable[[], None] = lambda: None
     interrupt: Callable[[], Exception | None] = lambda: None
     serve: Callable[[], None] = lambda: None
     on_trained: Callable[[nn.Module], None] | None = None

@@ -31,7 +31,7 @@ from atoll.platform.study.interval import Every
 from atoll.platform.trial.batches import on_device
 from atoll.platform.trial.checkpoints import Checkpoints, Saver, random_state, set_random_state
 from atoll.platform.trial.evaluator import Evaluator
-from atoll.platform.trial.failure import Stopped
+from atoll.platform.trial.failure import Diverged, Stopped
 from atoll.platform.trial.layer_observer import LayerObserver
 from atoll.platform.trial.loaders import seed_all
 from atoll.platform.trial.progress import Progress
@@ -44,10 +44,6 @@ from atoll.storage.folder import TrialFolder
 
 # Random states are global to the process, and virtual ranks are threads of one process.
 _RANDOM_STATE = threading.Lock()
-
-
-class Diverged(ArithmeticError):
-    """The loss became NaN or infinite."""
 
 
 class Trial:

@@ -25,6 +25,7 @@ from atoll.communication.proxy_host import ProxyHost
 from atoll.communication.trace import Trace
 from atoll.methods.common.memory import peak_memory, reset_peak_memory
 from atoll.platform.study.configuration import Configuration
+from atoll.platform.trial.caller import alone, facts_of
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import ForkServer, ProcessEnd, ServerEnded
 from atoll.platform.trial.outcome import Report, kind_of
@@ -40,6 +41,7 @@ BEATS_PER_SILENCE, LONGEST_BEAT = 10, 5.0
 # What a process reports; the other fields are the rank's own.
 _REPORTED = (
     "error", "reason", "traceback", "ledger", "peak_memory", "seconds", "notes", "is_pruned", "is_paused", "trace",
+    "returned", "called_seconds",
 )  # fmt: skip
 
 
@@ -110,7 +112,11 @@ def main(channel: Channel) -> None:
     try:
         configuration = Configuration.model_validate(work.configuration)
         hooks, folder = its_rank.hooks(communicator), None if work.folder is None else Path(work.folder)
-        train(configuration, hooks, report, communicator, work.device, test=work.test, folder=folder)
+        if configuration.calls_function:
+            facts = facts_of(work.trial, folder, work.device)
+            alone(configuration, facts, hooks, poll=communicator.progress).run(report)
+        else:
+            train(configuration, hooks, report, communicator, work.device, test=work.test, folder=folder)
     except BaseException as error:  # SystemExit, too
         report.error, report.reason, report.traceback = kind_of(error), reason_of(error), traceback_of(error)
     report.ledger, report.peak_memory = ledger.rows(), peak_memory()
@@ -144,6 +150,7 @@ class _Rank:
             prunes=(lambda _: asks("prunes")) if self._work.prunes else None,
             pauses=self._work.pauses,
             stops=lambda: asks("stops"),
+            on_checkpoint=lambda: self._link.channel.send(["saved"]),
         )
 
     def poll(self) -> None:
@@ -266,6 +273,8 @@ class TrialProcess:
             assert self._hooks.prunes is not None
             assert self._progress is not None
             self._channel.send(["decided", self._hooks.prunes(self._progress)])
+        elif kind == "saved":
+            self._hooks.on_checkpoint()
         elif kind == "stops":
             self._channel.send(["decided", self._hooks.stops()])
         elif kind == "report":

@@ -8,6 +8,7 @@ ones, so that the trial's communicators can be freed. The next trial gets new on
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,14 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from atoll.communication.communicator import Patience, PeerAborted
+from atoll.communication.communicator import Communicator, Patience, PeerAborted
 from atoll.communication.ledger import Ledger
+from atoll.communication.lent import Lender
 from atoll.communication.thread_world import WorldFailed
 from atoll.communication.trace import Trace
-from atoll.communication.world import Family, World
+from atoll.communication.world import Families, Family, World
 from atoll.methods.common.memory import peak_memory, reset_peak_memory
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import Place
+from atoll.platform.trial.attendant import Attendant
+from atoll.platform.trial.caller import Caller, facts_of
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import ForkServer
 from atoll.platform.trial.isolation import isolated, owns_process
@@ -37,7 +41,7 @@ from atoll.storage.text import REASON_LIMIT, shortened, storable
 if TYPE_CHECKING:
     from atoll.communication.mpi import Summary  # needs MPI
 
-WORK, ABORT, REPORT, WORD = 1, 2, 3, 4
+WORK, ABORT, REPORT, WORD, VERDICT, RETURNED = 1, 2, 3, 4, 5, 6
 
 Message = TypeVar("Message")
 
@@ -81,6 +85,8 @@ class Worker:
             share the process's output, and keep it.
     """
 
+    TELLS_AFTER = 0.25  # seconds from a rank's return until those that have not returned hear of it
+
     def __init__(
         self,
         world: World,
@@ -107,6 +113,11 @@ class Worker:
         self._serial = 0
         self._raised = False
         self._hooks = Hooks()
+        self._attendant: Attendant | None = None
+        self._lender: Lender | None = None  # of the function's call that is under way
+        self._num_verdicts = 0
+        self._early: dict[int, Report] = {}  # of members that have reported while the root was busy
+        self._told_returned = 0.0
 
     @property
     def is_root(self) -> bool:
@@ -172,16 +183,19 @@ class Worker:
         self._raised = False
         self._hooks = hooks
         report = Report(self._control.rank, self.place.hostname)
-        trains = self._train_here if self._server is None else self._train_apart
+        in_process = self._call_here if configuration.calls_function else self._train_here
+        trains = in_process if self._server is None else self._train_apart
         with nullcontext() if self._log is None else self._log.receiving(task.trial):
             family = trains(configuration, hooks, report, task)
         report.summaries = family.summaries()
-        reports = self._gather(report)
+        report.arrivals = {} if self._lender is None else self._lender.arrivals
+        reports = self._gather_reports(report)
         if self._tell(reports is not None and _is_uneven(reports)):
             posted = self._gather(family.posted())
             everyone = self._tell(posted)
             self._wait(lambda: family.settle(everyone or []))
         family.close()
+        self._lender = None
         self._hooks = Hooks()
         return reports or []
 
@@ -208,6 +222,80 @@ class Worker:
         report.ledger, report.peak_memory = ledger.rows(), peak_memory()
         return family
 
+    def _call_here(self, configuration: Configuration, hooks: Hooks, report: Report, task: Task) -> Family:
+        """Call the user's function in this process; returns the trial's communicators."""
+        changes: list[str] = []
+        if owns_process():
+            reset_peak_memory()
+        if self._attendant is None:
+            look = self._poll if self._world.allows_threads else self._serve
+            self._attendant = Attendant(look)
+        lender = Lender(
+            at_home=self._attendant.home, poll=self._poll, gives_up=lambda: self._abort(stays=True), spin=self._spin
+        )
+        comm, family = self._world.lend(lender)
+        self._lender, self._num_verdicts, self._told_returned = lender, 0, math.inf
+        families = [family]
+
+        def open_files() -> Communicator:
+            # Host tensors only.
+            devices = [(hostname, "cpu") for hostname, _ in self._devices]
+            communicator, of_files = self._world.open(
+                self._nodes, devices, ledger=Ledger(), poll=self._poll, spin=self._spin
+            )
+            families.append(of_files)
+            return communicator
+
+        caller = Caller(
+            configuration,
+            facts_of(task.trial, task.path, self.place.device),
+            hooks,
+            comm,
+            home=self._attendant.home,
+            away=self._attendant.away,
+            agree=self._agree,
+            open_files=open_files,
+        )
+        try:
+            with isolated(changes):
+                caller.run(report)
+            if report.is_alone:  # the others may not have pruned it
+                self._abort()
+        except WorldFailed:
+            raise
+        except BaseException as error:
+            report.error, report.reason, report.traceback = kind_of(error), reason_of(error), traceback_of(error)
+            self._abort()
+        report.notes += [shortened(storable(change), REASON_LIMIT) for change in changes]
+        report.peak_memory = peak_memory()
+        return Families(families)
+
+    def _agree(self, decide: Callable[[], bool]) -> bool:
+        """What the root decides in a function's call, on all ranks.
+
+        The root does not wait for the others: a function that calls it on some ranks only is told so by `returned`.
+        """
+        assert self._lender is not None
+        self._num_verdicts += 1
+        number = self._num_verdicts
+        if self.is_root:
+            verdict = decide()
+            if self._control.size > 1:
+                self._control.send_to(self._control.others(), (self._serial, number, verdict), VERDICT)
+            return verdict
+        heard: list[bool] = []
+
+        def told() -> bool:
+            while not heard and (message := self._control.take(VERDICT, 0)) is not None:
+                serial, its_number, verdict = message[1]
+                if (serial, its_number) == (self._serial, number):
+                    heard.append(verdict)
+            return bool(heard)
+
+        lender = self._lender
+        lender.wait(told, sources=lambda: 0 not in lender.returned, what="trial.report or trial.checkpoint")
+        return heard[0]
+
     def _train_apart(self, configuration: Configuration, hooks: Hooks, report: Report, task: Task) -> Family:
         """Train in a process of the trial's own; returns the trial's communicators, which stay in this one."""
         assert self._server is not None
@@ -229,7 +317,7 @@ class Worker:
             prunes=hooks.prunes is not None,
             pauses=hooks.pauses,
             records_steps=self._world.records_steps(devices),
-            silence=self._silence,
+            silence=math.inf if configuration.calls_function else self._silence,  # it need not call us
             log=None if self._log_path is None else str(self._log_path),
             trial=task.trial,
         )
@@ -249,9 +337,36 @@ class Worker:
     def _abort(self, *, stays: bool = False) -> None:
         """Tell the peers that this rank has given up the trial; it may have to stay in a split."""
         self._raised = True
-        for rank in range(self._control.size):
-            if rank != self._control.rank:
-                self._control.send((self._serial, stays), rank, ABORT)
+        arrivals = {} if self._lender is None else dict(self._lender.arrivals)
+        self._control.send_to(self._control.others(), (self._serial, stays, arrivals), ABORT)
+
+    def _gather_reports(self, mine: Report) -> list[Report] | None:
+        """Gather the ranks' reports on the root."""
+        if not self.is_root:
+            self._control.send(mine, 0, REPORT)
+            return None
+        self._early[0] = mine
+        self._told_returned = time.monotonic() + self.TELLS_AFTER
+        self._wait(self._all_have_reported)
+        reports = [self._early[rank] for rank in range(self._control.size)]
+        self._early.clear()
+        return reports
+
+    def _all_have_reported(self) -> bool:
+        """Receive reports; those that still call the function hear who has returned, if that takes long."""
+        while (message := self._control.take(REPORT)) is not None:
+            source, report = message
+            self._early[source] = report
+            self._told_returned = time.monotonic() + self.TELLS_AFTER
+        if len(self._early) == self._control.size:
+            return True
+        if self._lender is not None and self._early and time.monotonic() > self._told_returned:
+            self._told_returned = math.inf
+            returned = {rank: report.arrivals for rank, report in self._early.items()}
+            self._lender.returned = returned
+            missing = [rank for rank in range(1, self._control.size) if rank not in self._early]
+            self._control.send_to(missing, (self._serial, returned), RETURNED)
+        return False
 
     def _gather(self, mine: Message) -> list[Message] | None:
         """Gather each rank's message on the root."""
@@ -275,10 +390,20 @@ class Worker:
             self._raised = True
             raise reason
         while (message := self._control.take(ABORT)) is not None:
-            source, (serial, stays) = message
+            source, (serial, stays, arrivals) = message
             if serial == self._serial:
                 self._raised = True
-                raise PeerAborted(source, stays=stays)
+                raise PeerAborted(source, stays=stays, arrivals=arrivals)
+        if self._lender is not None:
+            self._hear_who_returned(self._lender)
+
+    def _hear_who_returned(self, lender: Lender) -> None:
+        if self.is_root:
+            self._all_have_reported()
+        while (message := self._control.take(RETURNED)) is not None:
+            serial, returned = message[1]
+            if serial == self._serial:
+                lender.returned = returned
 
     def _serve_all(self) -> None:
         self._serve()
@@ -304,8 +429,11 @@ class Worker:
 
     def close(self) -> None:
         """Free the control messages' resources."""
-        while self._control.take(ABORT) is not None:
-            pass
+        if self._attendant is not None:
+            self._attendant.end()
+        for tag in (ABORT, VERDICT, RETURNED):
+            while self._control.take(tag) is not None:
+                pass
         self._control.close()
 
 

@@ -62,7 +62,7 @@ def restored(folder, of=None, *, island=0, island_sizes=(1,)):
     of = of or plan()
     population, proposer = Population(8), FakeProposer()
     past = resume.read(launches.replay(folder.journals))
-    scoring = Scoring(of.objectives, of.workload)
+    scoring = Scoring(of.objectives, of.subject)
     restore(past, of, scoring, population, proposer, island=island, island_sizes=island_sizes)
     return population, proposer
 
@@ -129,7 +129,7 @@ def test_genes_and_values_of_wrong_types_stop_no_resume(folder):
     )
     proposer = Proposer(propagator, of.space, of.infeasibility, 0)
     past = resume.read(launches.replay(folder.journals))
-    restore(past, of, Scoring(of.objectives, of.workload), population, proposer, island=0, island_sizes=(1,))
+    restore(past, of, Scoring(of.objectives, of.subject), population, proposer, island=0, island_sizes=(1,))
     assert len(wrong) in {individual.number for individual in population}
 
 

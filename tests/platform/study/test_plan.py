@@ -18,14 +18,14 @@ def study(**content):
 def test_every_methods_default_is_feasible(method):
     ranks = registry.method(method).max_ranks or 2
     plan = Plan.of(study(method=method, topology={"ranks": ranks}))
-    assert plan.method is registry.method(method)
+    assert plan.training.method is registry.method(method)
     assert plan.infeasibility(plan.space.default()) is None
     assert plan.aim == ("accuracy", "maximize")
 
 
 def test_the_studys_target_takes_the_place_of_the_workloads():
-    assert Plan.of(study(target=0.5)).workload.target == 0.5
-    assert Plan.of(study()).workload.target == registry.workload("digits_mlp").target
+    assert Plan.of(study(target=0.5)).subject.target == 0.5
+    assert Plan.of(study()).subject.target == registry.workload("digits_mlp").target
 
 
 def test_the_space_has_the_studys_changes():

@@ -1,0 +1,576 @@
+"""`trial.comm` over MPI: an mpi4py communicator that is lent to a user's function for one trial.
+
+It is an `MPI.Intracomm`, to be given to any library. The methods that wait are replaced by ones that can be
+interrupted, so that a rank whose peer has failed leaves, and nothing stays pending when the trial ends:
+
+- A collective starts when all ranks have arrived: an all-reduce on a communicator of its own that each rank tests. What
+  may stay pending after an abort is then this one operation, of two numbers, which the other ranks can join. It also
+  tells whether all ranks have called the same method.
+- A message is sent without blocking, and received when it is there (a matched probe).
+
+What a library does on the communicator in C, and waits for several requests at once (`Waitall`), cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from atoll.communication.lent import Lender
+from atoll.communication.mpi import Summary
+from atoll.communication.world import Family
+
+COLLECTIVES = (
+    "Barrier", "Bcast", "Gather", "Gatherv", "Scatter", "Scatterv", "Allgather", "Allgatherv", "Alltoall", "Alltoallv",
+    "Alltoallw", "Reduce", "Allreduce", "Reduce_scatter", "Reduce_scatter_block", "Scan", "Exscan",
+    "barrier", "bcast", "gather", "scatter", "allgather", "alltoall", "reduce", "allreduce", "scan", "exscan",
+    "Create_cart", "Create_graph", "Create_dist_graph", "Create_dist_graph_adjacent",
+)  # fmt: skip
+MAKING = ("Dup", "Clone", "Dup_with_info", "Split", "Split_type", "Create")
+SENDS = {
+    "Send": "Isend", "Ssend": "Issend", "Bsend": "Ibsend", "Rsend": "Irsend",
+    "send": "isend", "ssend": "issend", "bsend": "ibsend",
+}  # fmt: skip
+NONBLOCKING_COLLECTIVES = (
+    "Ibarrier", "Ibcast", "Igather", "Igatherv", "Iscatter", "Iscatterv", "Iallgather", "Iallgatherv", "Ialltoall",
+    "Ialltoallv", "Ialltoallw", "Ireduce", "Iallreduce", "Ireduce_scatter", "Ireduce_scatter_block", "Iscan", "Iexscan",
+)  # fmt: skip
+# What changes a communicator: the next trial gets another one.
+MARKING = ("Set_attr", "Set_errhandler", "Set_info", "Set_name")
+
+SETTLING = 5.0  # seconds for what is pending at a trial's end, after which its communicator is given up
+
+
+class TrialComm(MPI.Intracomm):
+    """A trial's communicator, or one that the function has made of it."""
+
+    def __new__(cls, plain: MPI.Intracomm, *_: Any, **__: Any) -> TrialComm:
+        """Take over the communicator's handle."""
+        made: TrialComm = super().__new__(cls, plain)
+        return made
+
+    def __init__(
+        self, plain: MPI.Intracomm, arrivals: MPI.Intracomm, family: LentFamily, name: str, members: Sequence[int]
+    ) -> None:
+        self.of_trial = family
+        self.label = name
+        self.members = tuple(members)
+        self.arrivals_comm = arrivals
+        self.num_made = 0
+        family.add(self)
+
+    def Free(self) -> None:
+        """Free it, on all of its ranks; the trial's own is freed when the trial ends."""
+        if self.label == ROOT:
+            self.of_trial.mark()
+            return
+        self.of_trial.collective(self, "Free", self._free)
+
+    free = Free
+
+    def _free(self) -> None:
+        self.of_trial.forget(self)
+        MPI.Intracomm.Free(self)
+        self.arrivals_comm.Free()
+
+    def together(self, call: Callable[[], Any]) -> Any:
+        """What `call` returns, which is collective, once all ranks are here."""
+        return self.of_trial.collective(self, "checkpoint", call)
+
+    # Messages.
+
+    def Recv(self, buf: Any, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> None:
+        """Receive into a buffer."""
+        with self.of_trial.lender.at_home():
+            self.of_trial.message(self, source, tag, "Recv").Recv(buf, status)
+
+    def recv(self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> Any:
+        """Receive an object."""
+        with self.of_trial.lender.at_home():
+            return self.of_trial.message(self, source, tag, "recv", of_object=True).recv(status)
+
+    def Sendrecv(
+        self,
+        sendbuf: Any,
+        dest: int,
+        sendtag: int = 0,
+        recvbuf: Any = None,
+        source: int = MPI.ANY_SOURCE,
+        recvtag: int = MPI.ANY_TAG,
+        status: Any = None,
+    ) -> None:
+        """Send and receive buffers."""
+        with self.of_trial.lender.at_home():
+            request = self.of_trial.send(self, MPI.Intracomm.Isend(self, sendbuf, dest, sendtag), dest, sendbuf)
+            self.of_trial.message(self, source, recvtag, "Sendrecv").Recv(recvbuf, status)
+            self.of_trial.finish(request, "Sendrecv")
+
+    def sendrecv(
+        self,
+        sendobj: Any,
+        dest: int,
+        sendtag: int = 0,
+        recvbuf: Any = None,
+        source: int = MPI.ANY_SOURCE,
+        recvtag: int = MPI.ANY_TAG,
+        status: Any = None,
+    ) -> Any:
+        """Send and receive objects."""
+        with self.of_trial.lender.at_home():
+            request = self.of_trial.send(self, MPI.Intracomm.isend(self, sendobj, dest, sendtag), dest, None)
+            received = self.of_trial.message(self, source, recvtag, "sendrecv", of_object=True).recv(status)
+            self.of_trial.finish(request, "sendrecv")
+            return received
+
+    def Mprobe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> MPI.Message:
+        """Wait for a message, and take it out of the queue."""
+        with self.of_trial.lender.at_home():
+            return self.of_trial.message(self, source, tag, "Mprobe", status)
+
+    def mprobe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> MPI.Message:
+        """Wait for an object's message, and take it out of the queue."""
+        with self.of_trial.lender.at_home():
+            return self.of_trial.message(self, source, tag, "mprobe", status, of_object=True)
+
+    def Probe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> bool:
+        """Wait until a message is there."""
+        with self.of_trial.lender.at_home():
+            self.of_trial.lender.wait(
+                lambda: MPI.Intracomm.Iprobe(self, source, tag, status),
+                sources=lambda: self.of_trial.may_send(self, source),
+                what="trial.comm.Probe",
+            )
+            return True
+
+    probe = Probe
+
+    def Improbe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> MPI.Message | None:
+        """Take a message out of the queue, if one is there."""
+        with self.of_trial.lender.at_home():
+            return self.of_trial.taken(MPI.Intracomm.Improbe(self, source, tag, status))
+
+    def improbe(
+        self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None
+    ) -> MPI.Message | None:
+        """Take an object's message out of the queue, if one is there."""
+        with self.of_trial.lender.at_home():
+            return self.of_trial.taken(MPI.Intracomm.improbe(self, source, tag, status))
+
+    def Irecv(self, buf: Any, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG) -> TrialRequest:
+        """Start to receive into a buffer."""
+        with self.of_trial.lender.at_home():
+            return self.of_trial.receive(self, MPI.Intracomm.Irecv(self, buf, source, tag), source)
+
+    def irecv(self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG) -> TrialRequest:
+        """Start to receive an object."""
+        with self.of_trial.lender.at_home():
+            return self.of_trial.receive(self, MPI.Intracomm.irecv(self, buf, source, tag), source)
+
+
+ROOT = "comm"
+
+
+class TrialRequest(MPI.Request):
+    """A request of a trial's communicator; waiting for it can be interrupted."""
+
+    def __new__(cls, plain: MPI.Request, *_: Any) -> TrialRequest:
+        """Take over the request's handle."""
+        made: TrialRequest = super().__new__(cls, plain)
+        return made
+
+    def __init__(self, plain: MPI.Request, family: LentFamily, kind: str, buffer: Any) -> None:
+        self.of_trial = family
+        self.kind = kind
+        self.buffer = buffer  # MPI needs it until the request completes
+        self.was_canceled = False
+
+    def Wait(self, status: Any = None) -> bool:
+        """Return when it is complete."""
+        with self.of_trial.lender.at_home():
+            self.of_trial.lender.wait(lambda: MPI.Request.Test(self, status), what="Wait of a request of trial.comm")
+        return True
+
+    def wait(self, status: Any = None) -> Any:
+        """Return the object that was received when it is complete."""
+        result: list[Any] = []
+
+        def done() -> bool:
+            is_done, value = MPI.Request.test(self, status)
+            result.append(value)
+            return bool(is_done)
+
+        with self.of_trial.lender.at_home():
+            self.of_trial.lender.wait(done, what="wait of a request of trial.comm")
+        return result[-1]
+
+    def Cancel(self) -> None:
+        """Cancel it, if it is not complete."""
+        self.was_canceled = True
+        super().Cancel()
+
+    cancel = Cancel
+
+
+class LentFamily(Family):
+    """The communicators of one trial that are lent to a function.
+
+    Args:
+        lender: this rank.
+        give_back: gets the trial's communicator and that of its arrivals if the next trial may have them.
+    """
+
+    def __init__(self, lender: Lender, give_back: Callable[[MPI.Intracomm, MPI.Intracomm], None]) -> None:
+        self.lender = lender
+        self._give_back = give_back
+        self._comms: dict[str, TrialComm] = {}
+        self._requests: list[TrialRequest] = []
+        self._arrivals: list[tuple[MPI.Request, Any]] = []
+        self._sent: dict[int, int] = {}  # messages, by the receiver's number in the trial
+        self._num_received = 0
+        self._num_nonblocking = 0
+        self._is_marked = False
+        self._given_up: float | None = None
+        self._left: list[str] | None = None  # the communicators that all their ranks still have, once it is known
+
+    def lend(self, plain: MPI.Intracomm, arrivals: MPI.Intracomm) -> TrialComm:
+        """The trial's communicator."""
+        return TrialComm(plain, arrivals, self, ROOT, range(plain.size))
+
+    def add(self, comm: TrialComm) -> None:
+        """Add a communicator."""
+        self._comms[comm.label] = comm
+        self.lender.arrivals[comm.label] = 0
+
+    def forget(self, comm: TrialComm) -> None:
+        """The function has freed it."""
+        del self._comms[comm.label]
+
+    def mark(self) -> None:
+        """The communicator was changed: no other trial may have it."""
+        self._is_marked = True
+
+    # Collectives.
+
+    def arrive(self, comm: TrialComm, what: str) -> Exception | None:
+        """Return when all ranks have called the same method; see Lender.arrive.
+
+        Raises:
+            RuntimeError: if they have called different ones.
+        """
+        self.lender.arrivals[comm.label] += 1
+        code = _code(what)
+        numbers = np.array([code, -code], np.int64)
+        request = comm.arrivals_comm.Iallreduce(MPI.IN_PLACE, numbers, MPI.MAX)
+        is_here = False
+
+        def all_here() -> bool:
+            nonlocal is_here
+            is_here = is_here or request.Test()
+            return is_here
+
+        try:
+            interruption = self.lender.arrive(comm.label, comm.members, all_here, what)
+        except BaseException:
+            self._arrivals.append((request, numbers))
+            raise
+        if numbers[0] != -numbers[1]:
+            raise interruption or RuntimeError(
+                f"the ranks of trial.comm called different collectives at once; this one called {what}"
+            )
+        return interruption
+
+    def collective(self, comm: TrialComm, what: str, call: Callable[[], Any]) -> Any:
+        """A collective, once all ranks have arrived."""
+        with self.lender.at_home():
+            interruption = self.arrive(comm, what)
+            result = call()
+        if interruption is not None:
+            raise interruption
+        return result
+
+    def part(self, comm: TrialComm, what: str, call: Callable[[], MPI.Intracomm]) -> Any:
+        """A communicator that the function makes of another one."""
+        with self.lender.at_home():
+            interruption = self.arrive(comm, what)
+            made = call()
+            comm.num_made += 1
+            if made != MPI.COMM_NULL:
+                world, here = comm.members, made.Get_group()
+                own = comm.Get_group()
+                ranks = MPI.Group.Translate_ranks(here, list(range(here.size)), own)
+                members = [world[rank] for rank in ranks]
+                # Parts of one split have different first ranks.
+                label = f"{comm.label}.{comm.num_made}/{members[0]}"
+                made = TrialComm(made, made.Dup(), self, label, members)
+                here.Free()
+                own.Free()
+        if interruption is not None:
+            raise interruption
+        return made
+
+    def nonblocking(self, comm: TrialComm, request: MPI.Request, buffers: Any) -> TrialRequest:
+        """A collective that the function completes by itself."""
+        self._num_nonblocking += 1
+        return self._track(TrialRequest(request, self, "collective", buffers))
+
+    # Messages.
+
+    def send(self, comm: TrialComm, request: MPI.Request, dest: int, buffer: Any) -> TrialRequest:
+        """A message that is on its way."""
+        if dest != MPI.PROC_NULL:
+            receiver = comm.members[dest]
+            self._sent[receiver] = self._sent.get(receiver, 0) + 1
+        return self._track(TrialRequest(request, self, "send", buffer))
+
+    def receive(self, comm: TrialComm, request: MPI.Request, source: int) -> TrialRequest:
+        """A message that is expected."""
+        kind = "receive" if source != MPI.PROC_NULL else "nothing"
+        return self._track(TrialRequest(request, self, kind, None))
+
+    def finish(self, request: TrialRequest, what: str) -> None:
+        """Return when a message has left."""
+        self.lender.wait(lambda: MPI.Request.Test(request), what=f"trial.comm.{what}")
+
+    def message(
+        self, comm: TrialComm, source: int, tag: int, what: str, status: Any = None, *, of_object: bool = False
+    ) -> MPI.Message:
+        """The next message of a source, once it is there; mpi4py receives objects with a buffer of its own."""
+        found: list[MPI.Message] = []
+        probe = MPI.Intracomm.improbe if of_object else MPI.Intracomm.Improbe
+
+        def is_there() -> bool:
+            message = probe(comm, source, tag, status)
+            if message is not None:
+                found.append(message)
+            return bool(found)
+
+        self.lender.wait(is_there, sources=lambda: self.may_send(comm, source), what=f"trial.comm.{what}")
+        self.taken(found[0])
+        return found[0]
+
+    def taken(self, message: MPI.Message | None) -> MPI.Message | None:
+        """Count a message."""
+        if message is not None and message != MPI.MESSAGE_NO_PROC:
+            self._num_received += 1
+        return message
+
+    def may_send(self, comm: TrialComm, source: int) -> bool:
+        """Whether a source may still send: its function has not returned."""
+        senders = comm.members if source == MPI.ANY_SOURCE else (comm.members[source],) if source >= 0 else ()
+        return not senders or any(rank not in self.lender.returned for rank in senders)
+
+    def _track(self, request: TrialRequest) -> TrialRequest:
+        if len(self._requests) >= 256:
+            self._forget_complete()
+        self._requests.append(request)
+        return request
+
+    def _forget_complete(self) -> None:
+        pending = []
+        for request in self._requests:
+            if request != MPI.REQUEST_NULL:
+                pending.append(request)
+            elif request.kind == "receive" and not request.was_canceled:
+                self._num_received += 1
+        self._requests = pending
+
+    # The trial's end.
+
+    def summaries(self) -> dict[str, Any]:
+        """What this rank has posted: all in one, as messages are counted over all communicators."""
+        for request in self._requests:
+            if request.kind == "send" and request != MPI.REQUEST_NULL:
+                MPI.Request.Test(request)
+        self._forget_complete()
+        num_left = len(self._requests) + len(self._arrivals) + len(self._comms) - 1 + self._is_marked
+        entered = sum(self.lender.arrivals[name] for name in self._comms) + self._num_nonblocking
+        unmatched = sum(self._sent.values()) - self._num_received
+        return {ROOT: Summary(self._comms[ROOT].size, entered, unmatched, num_left)}
+
+    def posted(self) -> dict[str, dict[str, Any]]:
+        """This rank's communicators and how often it has arrived on each, its messages, and its collectives."""
+        return {
+            ROOT: {
+                "arrivals": {name: self.lender.arrivals[name] for name in self._comms},
+                "sent": dict(self._sent),
+                "nonblocking": self._num_nonblocking,
+                "members": {name: comm.members for name, comm in self._comms.items()},
+            }
+        }
+
+    def settle(self, reports: Sequence[dict[str, dict[str, Any]]]) -> bool:
+        """Join the arrivals of others, and receive or cancel messages; what is pending after SETTLING is given up."""
+        of_ranks = [report[ROOT] for report in reports]
+        if self._given_up is None:
+            self._given_up = time.monotonic() + SETTLING
+            self._is_marked = True
+            self._left = _held_by_all(of_ranks)
+            self._join_arrivals(of_ranks)
+            for request in self._requests:
+                if request.kind == "receive" and request != MPI.REQUEST_NULL and not request.was_canceled:
+                    self._end_receive(request)
+            self._forget_complete()
+        me = self._comms[ROOT].rank
+        expected = sum(report["sent"].get(me, 0) for report in of_ranks)
+        for comm in self._comms.values():
+            while self._num_received < expected and self._swallow(comm):
+                pass
+        self._arrivals = [(request, numbers) for request, numbers in self._arrivals if not request.Test()]
+        for request in self._requests:
+            if request != MPI.REQUEST_NULL and request.kind != "collective":
+                MPI.Request.Test(request)
+        self._test_collectives(of_ranks)
+        self._forget_complete()
+        is_settled = not self._arrivals and not self._requests and self._num_received >= expected
+        if not is_settled and time.monotonic() > self._given_up:
+            self._left = []  # not freed: MPI would wait, or crash
+            return True
+        return is_settled
+
+    def _join_arrivals(self, of_ranks: Sequence[dict[str, Any]]) -> None:
+        for name, comm in self._comms.items():
+            most = max(report["arrivals"].get(name, 0) for report in of_ranks)
+            for _ in range(most - self.lender.arrivals[name]):
+                numbers = np.zeros(2, np.int64)
+                self._arrivals.append((comm.arrivals_comm.Iallreduce(MPI.IN_PLACE, numbers, MPI.MAX), numbers))
+
+    def _end_receive(self, request: TrialRequest) -> None:
+        status = MPI.Status()
+        request.was_canceled = True
+        MPI.Request.Cancel(request)
+        MPI.Request.Wait(request, status)  # local, once it is canceled
+        if not status.Is_cancelled():
+            self._num_received += 1
+
+    def _swallow(self, comm: TrialComm) -> bool:
+        status = MPI.Status()
+        message = MPI.Intracomm.Improbe(comm, MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        if message is None:
+            return False
+        self._num_received += 1
+        size = status.Get_count(MPI.BYTE)
+        message.Recv([bytearray(max(size, 0)), MPI.BYTE])
+        return True
+
+    def _test_collectives(self, of_ranks: Sequence[dict[str, Any]]) -> None:
+        """Only if all ranks have started as many: else they never complete."""
+        if len({report["nonblocking"] for report in of_ranks}) == 1:
+            for request in self._requests:
+                if request != MPI.REQUEST_NULL and request.kind == "collective":
+                    MPI.Request.Test(request)
+
+    def close(self) -> None:
+        """Give the communicators back to the next trial, free them, or leave them as they are."""
+        own = self._comms.pop(ROOT)
+        own.of_trial = _ENDED  # type: ignore[assignment]
+        if not self._is_marked:
+            self._give_back(MPI.Intracomm(own), own.arrivals_comm)
+            return
+        for name, comm in [*self._comms.items(), (ROOT, own)]:
+            if self._left is not None and name in self._left:
+                MPI.Intracomm.Free(comm)
+                comm.arrivals_comm.Free()
+        self._comms.clear()
+
+
+class _Ended:
+    """In the place of a trial that has ended."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("this communicator was lent for a trial that has ended; use the one of the present trial")
+
+
+_ENDED = _Ended()
+
+
+def _held_by_all(of_ranks: Sequence[dict[str, Any]]) -> list[str]:
+    """The communicators that none of their ranks has freed, in one order for all."""
+    held = []
+    for name in sorted({name for report in of_ranks for name in report["arrivals"]}):
+        members = next(report["members"][name] for report in of_ranks if name in report["members"])
+        if all(name in of_ranks[rank]["arrivals"] for rank in members):
+            held.append(name)
+    return sorted(held, key=lambda name: (-name.count("."), name))  # the trial's own comes last
+
+
+@functools.cache
+def _code(what: str) -> int:
+    """A number for a method's name, the same in every process."""
+    return 1 + sorted({*COLLECTIVES, *MAKING, "Free", "checkpoint"}).index(what)
+
+
+def _guard(name: str) -> None:
+    plain = getattr(MPI.Intracomm, name)
+
+    @functools.wraps(plain)
+    def collective(self: TrialComm, *arguments: Any, **options: Any) -> Any:
+        return self.of_trial.collective(self, name, lambda: plain(self, *arguments, **options))
+
+    setattr(TrialComm, name, collective)
+
+
+def _guard_making(name: str) -> None:
+    plain = getattr(MPI.Intracomm, name)
+
+    @functools.wraps(plain)
+    def make(self: TrialComm, *arguments: Any, **options: Any) -> Any:
+        # Of the plain communicator, as mpi4py makes one of the same class.
+        return self.of_trial.part(self, name, lambda: plain(MPI.Intracomm(self), *arguments, **options))
+
+    setattr(TrialComm, name, make)
+
+
+def _guard_send(name: str, starting: str) -> None:
+    plain = getattr(MPI.Intracomm, starting)
+
+    @functools.wraps(getattr(MPI.Intracomm, name))
+    def send(self: TrialComm, obj: Any, dest: int, tag: int = 0) -> None:
+        with self.of_trial.lender.at_home():
+            self.of_trial.finish(self.of_trial.send(self, plain(self, obj, dest, tag), dest, obj), name)
+
+    @functools.wraps(plain)
+    def start(self: TrialComm, obj: Any, dest: int, tag: int = 0) -> TrialRequest:
+        with self.of_trial.lender.at_home():
+            return self.of_trial.send(self, plain(self, obj, dest, tag), dest, obj)
+
+    setattr(TrialComm, name, send)
+    setattr(TrialComm, starting, start)
+
+
+def _guard_nonblocking(name: str) -> None:
+    plain = getattr(MPI.Intracomm, name)
+
+    @functools.wraps(plain)
+    def start(self: TrialComm, *arguments: Any, **options: Any) -> TrialRequest:
+        with self.of_trial.lender.at_home():
+            return self.of_trial.nonblocking(self, plain(self, *arguments, **options), (arguments, options))
+
+    setattr(TrialComm, name, start)
+
+
+def _guard_marking(name: str) -> None:
+    plain = getattr(MPI.Intracomm, name)
+
+    @functools.wraps(plain)
+    def change(self: TrialComm, *arguments: Any, **options: Any) -> Any:
+        self.of_trial.mark()
+        return plain(self, *arguments, **options)
+
+    setattr(TrialComm, name, change)
+
+
+for _name in COLLECTIVES:
+    _guard(_name)
+for _name in MAKING:
+    _guard_making(_name)
+for _name, _starting in SENDS.items():
+    _guard_send(_name, _starting)
+for _name in NONBLOCKING_COLLECTIVES:
+    _guard_nonblocking(_name)
+for _name in MARKING:
+    _guard_marking(_name)

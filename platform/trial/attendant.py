@@ -1,0 +1,141 @@
+"""Acts for a rank while a user's function does not come back: beats, answers tickets, and ends the trial in time.
+
+A function may compute for hours without calling atoll. So a thread looks every 20 ms whether the rank's own thread is
+away in the function, and then does what a wait would do. A lock keeps the two apart: the function's thread holds it
+except while it is away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from atoll.platform.exit_codes import FAILURE
+from atoll.platform.trial.failure import Stopped
+from atoll.platform.trial.isolation import owns_process
+
+# Ends what the function's thread does: system calls, too, such as sleeping or waiting for a process.
+SIGNAL = signal.SIGUSR2
+
+
+class Attendant:
+    """The thread of one rank.
+
+    Args:
+        look: does the work of a wait; raises the reason to end the trial.
+        patience: seconds after which a function that does not end with its trial costs the rank its process.
+    """
+
+    INTERVAL = 0.02
+    AGAIN = 1.0  # seconds until a function that has not ended is interrupted again
+
+    def __init__(self, look: Callable[[], None], *, patience: float = 30.0) -> None:
+        self._look = look
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._lock.acquire()  # held by the rank's thread, except while it is away
+        self._is_away = False
+        self._at_home: int | None = None  # the function's thread that is at home
+        self._reason: BaseException | None = None
+        self._found, self._interrupted = 0.0, 0.0
+        self._rank = threading.get_ident()
+        self._owns_process = owns_process()
+        self._ended = threading.Event()
+        if self._owns_process:
+            signal.signal(SIGNAL, self._on_signal)
+        self._thread = threading.Thread(target=self._attend, name="attendant", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The function is called in this context; a reason to end the trial is raised at its end at the latest."""
+        self._reason = None
+        try:
+            self._leave()
+            yield
+        finally:
+            self._come_home()
+            if self._reason is not None:
+                raise self._reason
+
+    @contextmanager
+    def home(self) -> Iterator[None]:
+        """The function calls atoll in this context; raises the reason to end the trial, if there is one."""
+        if self._at_home == threading.get_ident():  # a call within a call
+            yield
+            return
+        self._come_home()
+        self._at_home = threading.get_ident()
+        try:
+            if self._reason is not None:
+                raise self._reason
+            yield
+        finally:
+            self._at_home = None
+            self._leave()
+
+    def end(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self._thread.join()
+
+    def _leave(self) -> None:
+        self._lock.release()
+        self._is_away = True
+
+    def _come_home(self) -> None:
+        self._is_away = False  # first: nothing interrupts from here on
+        self._lock.acquire()
+
+    # In the attendant's thread.
+
+    def _attend(self) -> None:
+        while not self._ended.wait(self.INTERVAL):
+            if self._is_away and self._lock.acquire(blocking=False):
+                try:
+                    if self._is_away:
+                        self._act()
+                finally:
+                    self._lock.release()
+
+    def _act(self) -> None:
+        now = time.monotonic()
+        if self._reason is None:
+            try:
+                self._look()
+                return
+            except BaseException as reason:  # the rank's thread raises it
+                self._reason, self._found, self._interrupted = reason, now, -self.AGAIN
+        else:
+            with suppress(Exception):  # the reason is known
+                self._look()
+        if now - self._interrupted >= self.AGAIN:
+            self._interrupted = now
+            self._interrupt()
+        if now - self._found > self._patience and self._owns_process and not isinstance(self._reason, Stopped):
+            print(
+                f"the function did not end within {self._patience:g} s of the end of its trial ({self._reason}): its "
+                "rank ends",
+                file=sys.__stderr__,
+                flush=True,
+            )
+            os._exit(FAILURE)
+
+    def _interrupt(self) -> None:
+        if self._owns_process:
+            signal.pthread_kill(self._rank, SIGNAL)
+        elif self._is_away and self._reason is not None:  # of a thread only Python's own code can be interrupted
+            kind = type("Interrupted", (type(self._reason),), {"__init__": lambda self: None})
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._rank), ctypes.py_object(kind))
+
+    # In the rank's thread.
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        if self._is_away and self._reason is not None:
+            raise self._reason
