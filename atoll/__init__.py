@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from atoll.methods.common.optimizers import OptimizerSettings
     from atoll.methods.common.validation import require
     from atoll.methods.method import Batch, Context, Method, NotApplicable
+    from atoll.platform.commands.api import SearchFailed, search
+    from atoll.platform.study.parameters import Categorical, Float, Int
+    from atoll.platform.trial.objective_trial import ObjectiveTrial, Pruned
     from atoll.platform.workloads.workload import Classification, Data, DataMissing, Samples, Workload, find_file
     from atoll.results.reading import Results, StudyResults, open
     from atoll.searchspaces.space import Parameter, SearchSpace
@@ -33,19 +36,25 @@ except PackageNotFoundError:  # a source tree that is not installed
 
 _MODULES = {
     "Batch": "atoll.methods.method",
+    "Categorical": "atoll.platform.study.parameters",
     "Classification": "atoll.platform.workloads.workload",
     "Communicator": "atoll.communication.communicator",
     "Context": "atoll.methods.method",
     "Data": "atoll.platform.workloads.workload",
     "DataMissing": "atoll.platform.workloads.workload",
     "FlatModel": "atoll.methods.common.flat",
+    "Float": "atoll.platform.study.parameters",
+    "Int": "atoll.platform.study.parameters",
     "Method": "atoll.methods.method",
     "NotApplicable": "atoll.methods.method",
+    "ObjectiveTrial": "atoll.platform.trial.objective_trial",
     "OptimizerSettings": "atoll.methods.common.optimizers",
     "Parameter": "atoll.searchspaces.space",
     "ParameterGroup": "atoll.methods.common.groups",
+    "Pruned": "atoll.platform.trial.objective_trial",
     "Results": "atoll.results.reading",
     "Samples": "atoll.platform.workloads.workload",
+    "SearchFailed": "atoll.platform.commands.api",
     "SearchSpace": "atoll.searchspaces.space",
     "Store": "atoll.storage.store",
     "StudyResults": "atoll.results.reading",
@@ -53,23 +62,30 @@ _MODULES = {
     "find_file": "atoll.platform.workloads.workload",
     "open": "atoll.results.reading",
     "require": "atoll.methods.common.validation",
+    "search": "atoll.platform.commands.api",
 }
 
 __all__ = [
     "Batch",
+    "Categorical",
     "Classification",
     "Communicator",
     "Context",
     "Data",
     "DataMissing",
     "FlatModel",
+    "Float",
+    "Int",
     "Method",
     "NotApplicable",
+    "ObjectiveTrial",
     "OptimizerSettings",
     "Parameter",
     "ParameterGroup",
+    "Pruned",
     "Results",
     "Samples",
+    "SearchFailed",
     "SearchSpace",
     "Store",
     "StudyResults",
@@ -78,6 +94,7 @@ __all__ = [
     "find_file",
     "open",
     "require",
+    "search",
 ]
 
 

@@ -21,8 +21,8 @@ Value = TypeVar("Value")
 class MpiWorld(World):
     """The ranks of an MPI communicator."""
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        self._comm = comm
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm = MPI.Intracomm(comm)
         self._spare: list[tuple[MPI.Intracomm, MPI.Intracomm]] = []  # of a trial that has left nothing pending
         self.rank = comm.rank
         self.size = comm.size

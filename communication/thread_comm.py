@@ -113,9 +113,7 @@ class ThreadComm:
         if interruption is not None:
             raise interruption
         if len({called for called, _ in given.values()}) > 1:
-            raise RuntimeError(
-                f"the ranks of trial.comm called different collectives at once; this one called {what}"
-            )
+            raise RuntimeError(f"the ranks of trial.comm called different collectives at once; this one called {what}")
         return [pickle.loads(given[rank][1]) for rank in range(board.size)]
 
     def barrier(self) -> None:
@@ -174,9 +172,7 @@ class ThreadComm:
         every = self._exchange("Allreduce", _array(_source(sendbuf, recvbuf)))
         _fill(recvbuf, reduce(_elementwise(op), every))
 
-    def Reduce(
-        self, sendbuf: Any, recvbuf: Any, op: Callable[[Any, Any], Any] = operator.add, root: int = 0
-    ) -> None:
+    def Reduce(self, sendbuf: Any, recvbuf: Any, op: Callable[[Any, Any], Any] = operator.add, root: int = 0) -> None:
         """Combine the arrays of all ranks element by element, on `root`. Default: their sum."""
         every = self._exchange("Reduce", _array(_source(sendbuf, recvbuf)))
         if self.rank == root:
@@ -309,9 +305,7 @@ class ThreadComm:
         with self._board.lock:
             board = self._board.parts.setdefault((self._num_parts, color), _Board(len(ranks)))
         name = f"{self.name}.{self._num_parts}/{self._members[ranks[0]]}"
-        return ThreadComm(
-            ranks.index(self.rank), [self._members[rank] for rank in ranks], board, self._lender, name
-        )
+        return ThreadComm(ranks.index(self.rank), [self._members[rank] for rank in ranks], board, self._lender, name)
 
     def Dup(self) -> ThreadComm | None:
         """A communicator of the same ranks."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mpi4py import MPI
@@ -137,7 +137,7 @@ class TrialComm(MPI.Intracomm):
         with self.of_trial.lender.at_home():
             return self.of_trial.message(self, source, tag, "mprobe", status, of_object=True)
 
-    def Probe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> bool:
+    def Probe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> Literal[True]:
         """Wait until a message is there."""
         with self.of_trial.lender.at_home():
             self.of_trial.lender.wait(
@@ -154,9 +154,7 @@ class TrialComm(MPI.Intracomm):
         with self.of_trial.lender.at_home():
             return self.of_trial.taken(MPI.Intracomm.Improbe(self, source, tag, status))
 
-    def improbe(
-        self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None
-    ) -> MPI.Message | None:
+    def improbe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> MPI.Message | None:
         """Take an object's message out of the queue, if one is there."""
         with self.of_trial.lender.at_home():
             return self.of_trial.taken(MPI.Intracomm.improbe(self, source, tag, status))
@@ -189,7 +187,7 @@ class TrialRequest(MPI.Request):
         self.buffer = buffer  # MPI needs it until the request completes
         self.was_canceled = False
 
-    def Wait(self, status: Any = None) -> bool:
+    def Wait(self, status: Any = None) -> Literal[True]:
         """Return when it is complete."""
         with self.of_trial.lender.at_home():
             self.of_trial.lender.wait(lambda: MPI.Request.Test(self, status), what="Wait of a request of trial.comm")
@@ -404,7 +402,11 @@ class LentFamily(Family):
         }
 
     def settle(self, reports: Sequence[dict[str, dict[str, Any]]]) -> bool:
-        """Join the arrivals of others, and receive or cancel messages; what is pending after SETTLING is given up."""
+        """Join the arrivals of others, and receive or cancel messages; what is pending after SETTLING is given up.
+
+        So are non-blocking collectives that not all ranks have started. Their communicator is never freed; MPICH has
+        about 2,000, and after as many such trials the ranks fail, and are started again.
+        """
         of_ranks = [report[ROOT] for report in reports]
         if self._given_up is None:
             self._given_up = time.monotonic() + SETTLING
@@ -424,10 +426,13 @@ class LentFamily(Family):
         for request in self._requests:
             if request != MPI.REQUEST_NULL and request.kind != "collective":
                 MPI.Request.Test(request)
-        self._test_collectives(of_ranks)
+        is_even = len({report["nonblocking"] for report in of_ranks}) == 1
+        if is_even:
+            self._test_collectives()
         self._forget_complete()
-        is_settled = not self._arrivals and not self._requests and self._num_received >= expected
-        if not is_settled and time.monotonic() > self._given_up:
+        pending = [request for request in self._requests if is_even or request.kind != "collective"]
+        is_settled = not self._arrivals and not pending and self._num_received >= expected
+        if (self._requests and is_settled) or time.monotonic() > self._given_up:
             self._left = []  # not freed: MPI would wait, or crash
             return True
         return is_settled
@@ -457,12 +462,10 @@ class LentFamily(Family):
         message.Recv([bytearray(max(size, 0)), MPI.BYTE])
         return True
 
-    def _test_collectives(self, of_ranks: Sequence[dict[str, Any]]) -> None:
-        """Only if all ranks have started as many: else they never complete."""
-        if len({report["nonblocking"] for report in of_ranks}) == 1:
-            for request in self._requests:
-                if request != MPI.REQUEST_NULL and request.kind == "collective":
-                    MPI.Request.Test(request)
+    def _test_collectives(self) -> None:
+        for request in self._requests:
+            if request != MPI.REQUEST_NULL and request.kind == "collective":
+                MPI.Request.Test(request)
 
     def close(self) -> None:
         """Give the communicators back to the next trial, free them, or leave them as they are."""

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from atoll.analysis.failures import first_line, kind_of, user_frame
 from atoll.analysis.formatting import duration, number, size
+from atoll.platform.study.names import FUNCTION
 from atoll.storage.events import CHANGED, Event, Migrated, TrialEnded, TrialStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.launches import JournalTail
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from atoll.analysis.inference import Estimate
     from atoll.analysis.projection import Prediction
     from atoll.analysis.score import MethodScore
+    from atoll.platform.study.study import Study
 
 
 @dataclass
@@ -61,6 +63,13 @@ class Tally:
     def count(self, *states: str) -> int:
         """Number of trials in these states."""
         return sum(state in states for state in self.ended.values())
+
+
+def subject(study: Study | StudyRow) -> str:
+    """What a study searches, in words: a method on a workload, or a function."""
+    if study.method == FUNCTION:
+        return f"objective {study.workload}"
+    return f"{study.method} on {study.workload}"
 
 
 class LiveSearch:
@@ -192,7 +201,7 @@ def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
         ]
         for place, trial in enumerate(trials, 1)
     ]
-    return table(f"{study.name}: {study.method} on {study.workload}", columns, rows)
+    return table(f"{study.name}: {subject(study)}", columns, rows)
 
 
 def failures(study: str, kinds: Sequence[KindOfFailure], store: str = "", max_kinds: int = 10) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +57,21 @@ def quickstart(store: StoreOption = None, as_json: JsonOption = False) -> None:
     epilog="Example: atoll search --method daso --workload digits_mlp --trials 40 --ranks 2 --ranks-per-node 1"
 )
 def search(
-    file: Annotated[Path | None, typer.Argument(metavar="[STUDY.yaml]", help="The study file.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[STUDY.yaml]", help="The study file; or an objective, file.py:function, whose space is --space."
+        ),
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="With an objective: its space as YAML, such as '{x: {low: 0.0, high: 1.0}}', or a file that has it."
+        ),
+    ] = None,
+    direction: Annotated[
+        str | None, typer.Option(help="With an objective: minimize or maximize what it returns. Default: minimize.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Method name. Required without a study file.")] = None,
     workload: Annotated[str | None, typer.Option(help="Workload name. Required without a study file.")] = None,
     trials: Annotated[int | None, typer.Option(help="Budget: number of trials.")] = None,
@@ -111,7 +123,10 @@ def search(
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
     flags |= {"epochs": epochs, "steps": steps, "seed": seed, "observe": observe, "keep_going": keep_going or None}
-    flags |= {"isolate": isolate, "check": False if no_check else None}
+    flags |= {"isolate": isolate, "check": False if no_check else None, "direction": direction}
+    flags |= {"space": None if space is None else _space(space)}
+    if file is not None and file.name.rpartition(":")[0].endswith(".py"):
+        flags, file = flags | {"objective": str(file)}, None
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
     options = {"resuming": resume, "accept_changes": accept_changes, "in_process": in_process}
@@ -122,6 +137,11 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
     from atoll.platform.study.study import Study
     from atoll.storage import yamlfile
 
+    if file is None and "objective" in flags:
+        if "space" not in flags:
+            raise yamlfile.FileError(f"the objective {flags['objective']} needs --space, the ranges of its parameters")
+        flags.setdefault("name", flags["objective"].rpartition(":")[2])
+        return yamlfile.validate(flags | {"topology": topology}, Study, source="options", folder=Path.cwd())
     if file is None:
         missing = [f"--{key}" for key in ("method", "workload") if key not in flags]
         if missing:
@@ -138,17 +158,17 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
     return yamlfile.validate(content, Study, source=f"{file} with options", folder=file.parent)
 
 
-@contextmanager
-def _naming(file: Path | None) -> Iterator[None]:
-    """Errors name the study's file."""
-    from atoll.storage.yamlfile import FileError
+def _space(given: str) -> dict[str, Any]:
+    """The space of the option --space: YAML, or a file that holds it."""
+    from atoll.storage import yamlfile
 
-    try:
-        yield
-    except ValueError as error:
-        if file is None or isinstance(error, FileError):
-            raise
-        raise FileError(f"{file}: {error}") from None
+    file = Path(given) if "{" not in given and ":" not in given else None
+    content = yamlfile.read(given if file is None else yamlfile.text_of(file), "--space" if file is None else given)
+    if not isinstance(content, dict):
+        raise yamlfile.FileError(
+            f"--space must be a mapping of names to ranges, such as '{{x: {{low: 0.0, high: 1.0}}}}'; got {given!r}"
+        )
+    return content.get("space", content) if file is not None else content
 
 
 def _search(
@@ -161,44 +181,24 @@ def _search(
     accept_changes: bool = False,
     in_process: bool = False,
 ) -> int:
-    from atoll.platform.commands import display
-    from atoll.platform.launch import checks, dry_run, join, lifecycle, supervise
-    from atoll.platform.study import effects
+    from atoll.platform.commands import searching
+    from atoll.platform.launch import lifecycle
 
     url = lifecycle.store_url(store, study)
-    with _naming(file):
-        plan = checks.check(study, in_process=in_process)
-    shape = study.topology.shape()
-    run_ranks = supervise.supervise
-    if in_process:
-        from atoll.platform.launch.in_process import run_in_process
-
-        run_ranks = run_in_process
-    elif join.inside_mpi(shape.world_size):
-        with _naming(file):
-            ended = join.join(plan, url, resuming=resuming, accept_changes=accept_changes, say=_warn)
-        if isinstance(ended, lifecycle.Ending):
-            _show_ending(study, url, ended, as_json)
-            return ended.exit_code
-        return ended
-    lifecycle.check_new(study, resuming)
-    with _naming(file):
-        dry_run.check(plan, forks=not in_process, say=_warn)
     console = Console(stderr=as_json, highlight=False)
-    where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
-    console.print(f"{study.name}: {study.method} on {study.workload}, {shape} = {where}")
-    for note in effects.searched_without_effect(plan, num_nodes=1):  # its own ranks are all on this host
-        console.print(f"note: {note}")
-    with display.LiveSearch(console, study.name, *plan.aim, study.trials) as live:
-        ending = supervise.run_study(
-            plan, url, resuming=resuming, follow=live, accept_changes=accept_changes, run_ranks=run_ranks
-        )
-    _show_ending(study, url, ending, as_json)
-    return ending.exit_code
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
+    ended = searching.run(
+        study,
+        url,
+        console,
+        file=file,
+        resuming=resuming,
+        accept_changes=accept_changes,
+        in_process=in_process,
+    )
+    if not isinstance(ended, lifecycle.Ending):
+        return ended
+    _show_ending(study, url, ended, as_json)
+    return ended.exit_code
 
 
 @app.command(epilog="Example: atoll check study.yaml")
@@ -212,11 +212,12 @@ def check(
     """Check a study without searching: take one batch through its workload, and say what is wrong with which shape."""
     from dataclasses import asdict
 
+    from atoll.platform.commands import searching
     from atoll.platform.launch import checks, dry_run, extras
 
     extras.require_search_extra()
     study = _study(file, {}, {}, inside=not outside)
-    with _naming(file):
+    with searching.naming(file):
         plan = checks.check(study)
     verdict = dry_run.run(plan, limit=None)
     if as_json:
@@ -290,9 +291,12 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train one configuration on one worker."""
-    from atoll.platform.launch import dry_run, extras, train
+    from atoll.platform.launch import extras
 
     extras.require_search_extra()
+    from atoll.platform.commands import searching
+    from atoll.platform.launch import dry_run, train
+
     if merged and save is None:
         raise typer.BadParameter("--merged needs --save FILE")
     configuration = train.read(file, place, ranks, inside=not outside)
@@ -303,7 +307,7 @@ def train(
     for change in changes:
         print(f"unlike the exported trial: {change}", file=sys.stderr)
     if not no_check:
-        dry_run.check_configuration(configuration.configuration(), test=test, say=_warn)
+        dry_run.check_configuration(configuration.configuration(), test=test, say=searching.warn)
     result = train.train(configuration.configuration(), test=test, say=say, save=save, merged=merged, folder=folder)
     if as_json:
         print_json(result | {"differences": changes})

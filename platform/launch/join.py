@@ -62,7 +62,7 @@ def join(
 
     import mpi4py
 
-    mpi4py.rc.thread_level = "serialized"
+    mpi4py.rc.thread_level = "serialized" if plan.training is not None else "multiple"
     from mpi4py import MPI
 
     from atoll.communication.mpi_world import MpiWorld

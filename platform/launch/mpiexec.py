@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,21 +33,40 @@ def mpiexec() -> str:
     return command
 
 
-def start_ranks(num_ranks: int, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start an MPI job of our ranks in its own session, which ends with this process; its output goes to `log`."""
+def start_ranks(
+    num_ranks: int, arguments: Sequence[str], log: Path, content: bytes | None = None
+) -> subprocess.Popen[bytes]:
+    """Start an MPI job of our ranks in its own session, which ends with this process.
+
+    Args:
+        num_ranks: the number of ranks.
+        arguments: of the program of a rank.
+        log: the file for the job's output.
+        content: what rank 0 reads from its standard input.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     tether = [sys.executable, "-I", "-S", str(Path(__file__).with_name("tether.py")), str(os.getpid())]
     rank = [sys.executable, "-m", "atoll.platform.ranks.main", f"--launcher={Process.current()}", *arguments]
     command = [*tether, mpiexec(), "-n", str(num_ranks), *rank]
     with log.open("ab") as output:
-        return subprocess.Popen(
+        job = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if content is None else subprocess.PIPE,
             stdout=output,
             stderr=output,
             start_new_session=True,
             env=rank_environment(),
         )
+    if content is not None:
+        threading.Thread(target=_write, args=(job, content), daemon=True).start()  # the ranks read when they are up
+    return job
+
+
+def _write(job: subprocess.Popen[bytes], content: bytes) -> None:
+    assert job.stdin is not None
+    with contextlib.suppress(OSError):  # the job has ended
+        job.stdin.write(len(content).to_bytes(8, "big") + content)
+        job.stdin.close()
 
 
 def rank_environment() -> dict[str, str]:

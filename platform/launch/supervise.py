@@ -49,6 +49,7 @@ class Run:
         lock: the launcher's lock, to be refreshed.
         follow: called repeatedly.
         hurry: set when the ranks must end immediately.
+        function: the function that trials call, if it travels to the ranks.
     """
 
     study: Study
@@ -57,6 +58,7 @@ class Run:
     lock: Lock
     follow: Callable[[StudyFolder], None]
     hurry: threading.Event
+    function: bytes | None = None
 
 
 def run_study(
@@ -68,6 +70,7 @@ def run_study(
     accept_changes: bool = False,
     belongs_to: Mapping[str, Any] | None = None,
     run_ranks: Callable[[Run], str | None] | None = None,
+    function: bytes | None = None,
 ) -> Ending:
     """Run a whole search: start the ranks, record, restart the ranks when they die, and write the ending.
 
@@ -78,6 +81,7 @@ def run_study(
         follow: called repeatedly while the search runs, and once at the end.
         accept_changes: whether to continue it although its code, data or libraries have changed.
         belongs_to: further fields of the study's row: its benchmark, and its role there.
+        function: the function that trials call, if ranks cannot import it from a file.
         run_ranks: runs the ranks, and returns the reason if they failed. Default: with mpiexec, supervised.
 
     Raises:
@@ -102,7 +106,7 @@ def run_study(
         thread = RecorderThread(Recorder(folder, lambda: Store(at), row))
         thread.start()
         with stop_on_signals(folder) as hurry:
-            run = Run(study, folder, launches.newest(folder.journals), lock, following, hurry)
+            run = Run(study, folder, launches.newest(folder.journals), lock, following, hurry, function)
             failure = (run_ranks or supervise)(run)
         try:
             state, reason = lifecycle.end(folder, study, failure, first_trials.reason)
@@ -145,6 +149,7 @@ class _Supervisor:
         self._follow = run.follow
         self._hurry = run.hurry
         self._launch = run.launch
+        self._function = run.function
         self._stopping = running.StopClock(run.folder)
         self._num_ranks = run.study.topology.shape().world_size
 
@@ -181,7 +186,9 @@ class _Supervisor:
         for beat in beats:
             beat.unlink(missing_ok=True)
         monitor = HeartbeatMonitor(beats, self._study.heartbeat_timeout)
-        job = start_ranks(self._num_ranks, ["search", str(self._folder.path), str(self._launch)], self._folder.log)
+        arguments = ["search", str(self._folder.path), str(self._launch)]
+        arguments += ["function"] if self._function is not None else []
+        job = start_ranks(self._num_ranks, arguments, self._folder.log, self._function)
         silent: list[int] = []
         try:
             while job.poll() is None and not (silent := monitor.silent()):

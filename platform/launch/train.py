@@ -103,7 +103,7 @@ def train(
     if inside_mpi(configuration.ranks):
         raise errors.LaunchError("`atoll train` starts its own ranks: run it without mpirun or srun")
     if save is not None and configuration.calls_function:
-        raise errors.LaunchError("--save keeps a trained model, and a function returns none: it can write to trial.folder")
+        raise errors.LaunchError("--save is for trainings by atoll; a function can write to trial.folder (--folder)")
     if save is not None and not save.absolute().parent.is_dir():
         raise errors.LaunchError(f"--save must be in an existing folder; got {save}")
     metric = _metric(configuration)
@@ -113,7 +113,12 @@ def train(
         if folder is None and configuration.checkpoint is not None:
             say("checkpoint is ignored without --folder")
             configuration = configuration.model_copy(update={"checkpoint": None})
-        options = {"calls_function": configuration.calls_function, "test": test, "save": save and str(save.absolute()), "merged": merged}
+        options = {
+            "calls_function": configuration.calls_function,
+            "test": test,
+            "save": save and str(save.absolute()),
+            "merged": merged,
+        }
         options |= {"folder": str((folder or journals / "trial").absolute())}
         file.write_text(json.dumps({"configuration": configuration.model_dump()} | options))
         result_file = journals / launches.file_name("root-00000", launch=1)

@@ -1,6 +1,6 @@
 """The program that `mpiexec` starts: one rank of a search, of a training, or of the MPI check.
 
-python -m atoll.platform.ranks.main --launcher=PROCESS search FOLDER LAUNCH
+python -m atoll.platform.ranks.main --launcher=PROCESS search FOLDER LAUNCH [function]
 python -m atoll.platform.ranks.main --launcher=PROCESS train CONFIGURATION.json RESULT.jsonl
 python -m atoll.platform.ranks.main --launcher=PROCESS doctor RESULT.json
 """
@@ -79,6 +79,8 @@ def _dispatch(arguments: list[str], comm: MPI.Comm, server: ForkServer | None) -
 
         folder = StudyFolder(files[0])
         search.stop_on_signals(folder)
+        if len(files) > 2:
+            _receive_function(comm)
         search.run(folder, int(files[1]), MpiWorld(comm), server=server)
     elif program == "doctor":
         from atoll.platform.ranks import mpi_check
@@ -88,6 +90,19 @@ def _dispatch(arguments: list[str], comm: MPI.Comm, server: ForkServer | None) -
         from atoll.platform.ranks import train
 
         train.run(files[0], files[1], MpiWorld(comm))
+
+
+def _receive_function(comm: MPI.Comm) -> None:
+    """The function that trials call, which rank 0 reads from its standard input."""
+    from atoll.platform.study import traveling
+
+    content = None
+    if comm.rank == 0:
+        size = int.from_bytes(sys.stdin.buffer.read(8), "big")
+        content = sys.stdin.buffer.read(size)
+        if not size or len(content) != size:
+            raise EOFError("the function that the search calls did not arrive: the pipe from the launcher has ended")
+    traveling.unpack(comm.bcast(content))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ class Deadlines:
         seconds_before: the seconds of searching before a resume.
         stop_requested: whether a stop was requested; called at intervals, as it looks up a file.
 
-    With checkpoints, also of a function that writes its own, a running trial is first asked to write one and stop (`asks_to_stop`), and ended if it has not when
-    half of stop_grace is over.
+    With checkpoints, also those that a function writes, a running trial is first asked to write one and stop
+    (`asks_to_stop`), and ended if it has not when half of stop_grace is over.
     """
 
     STOP_CHECK_INTERVAL = 0.5

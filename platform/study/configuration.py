@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from atoll.methods.common.own import Kind, is_own
-from atoll.platform.study import registry
+from atoll.platform.study import names, registry
 from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.interval import Every, Interval
 from atoll.platform.study.loader import Loader
@@ -97,7 +97,7 @@ class Configuration(BaseModel):
     @property
     def calls_function(self) -> bool:
         """Whether a function of the user's is called, and nothing is trained by atoll."""
-        return self.method == registry.FUNCTION
+        return self.method == names.FUNCTION
 
     @model_validator(mode="after")
     def _one_length(self) -> Configuration:
@@ -183,7 +183,7 @@ def complete_hyperparameters(
 
     A default of None stands for a value that the method derives, and is left out; the learning rate is the optimizer's.
     """
-    if method_name == registry.FUNCTION:
+    if method_name == names.FUNCTION:
         return hyperparameters
     from atoll.methods.common.optimizers import OptimizerSettings, default_rate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from atoll.platform.study import registry
+from atoll.platform.study.names import FUNCTION
 from atoll.platform.study.objectives import VALUE
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def of_function(content: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if the file also names a workload or a method, or gives both `direction` and `objectives`.
     """
     name = content["objective"]
-    for key, own in (("workload", name), ("method", registry.FUNCTION)):
+    for key, own in (("workload", name), ("method", FUNCTION)):
         if content.get(key) not in (None, own):
             raise ValueError(f"a study has either objective, or workload and method; got both {name} and {key}")
     direction, objectives = content.get("direction"), content.get("objectives")
@@ -35,7 +35,7 @@ def of_function(content: Mapping[str, Any]) -> dict[str, Any]:
         of = direction if isinstance(direction, Mapping) else {VALUE: direction or "minimize"}
         objectives = [{"name": name, "direction": of_it} for name, of_it in of.items()]
     # The direction is in the objectives from now on.
-    return {"workload": name, "method": registry.FUNCTION, "direction": None, "objectives": objectives}
+    return {"workload": name, "method": FUNCTION, "direction": None, "objectives": objectives}
 
 
 def check_call(study: Study) -> None:
@@ -55,6 +55,6 @@ def check_call(study: Study) -> None:
         raise ValueError("while_falling looks at the training loss, which a function does not report: omit it")
     if study.isolate == "process" and study.topology.ranks > 1:
         raise ValueError(
-            f"isolate: process needs topology.ranks 1 for a function, whose trial.comm belongs to the ranks' processes; "
+            "isolate: process needs topology.ranks 1 for a function, whose trial.comm is MPI's, of the ranks; "
             f"got {study.topology.ranks}: use isolate: restore"
         )

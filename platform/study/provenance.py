@@ -6,6 +6,7 @@ The launcher does so before the ranks start. Files are read, not run, and of the
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from optuna.distributions import CategoricalDistribution
 from atoll.methods.common.own import OF_WORKLOAD, Kind, is_own
 from atoll.platform.study import registry, repository, sources
 from atoll.platform.study.configuration import OWN
+from atoll.platform.study.names import FUNCTION, NOTEBOOK
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.provenance_record import DataFiles, Measured, Provenance, Repository, measured_differences
 from atoll.searchspaces.space import SearchSpace
@@ -49,7 +51,7 @@ def of(plan: Plan, environment: Mapping[str, str] | None = None) -> Provenance:
     study = plan.study
     found = _sources(study.workload, study.method, own_code(plan.space))
     return Provenance(
-        measured=_measured(_data_paths(study.workload, study.method, plan.data), plan.data, found),
+        measured=_measured(study.workload, _data_paths(study.workload, study.method, plan.data), plan.data, found),
         environment=_environment() | dict(environment or {}),
         repositories=_repositories(found.files),
         space=json.loads(json.dumps(plan.space.as_dict())),  # as it is read again
@@ -67,7 +69,7 @@ def measured(workload: str, method: str, data: Path | None, own: Iterable[Own] =
         data: the folder of the data files, if one is named.
         own: kinds and names of optimizers and schedules that may be the user's.
     """
-    return _measured(_data_paths(workload, method, data), data, _sources(workload, method, own))
+    return _measured(workload, _data_paths(workload, method, data), data, _sources(workload, method, own))
 
 
 def own_code(space: SearchSpace) -> list[Own]:
@@ -82,9 +84,9 @@ def own_code(space: SearchSpace) -> list[Own]:
     return named
 
 
-def _measured(paths: Sequence[Path], data: Path | None, found: sources.Sources) -> Measured:
+def _measured(workload: str, paths: Sequence[Path], data: Path | None, found: sources.Sources) -> Measured:
     return Measured(
-        code={str(path): _sha256([path]) for path in sorted(found.files)},
+        code={str(path): _sha256([path]) for path in sorted(found.files)} | _code_of_given(workload),
         data=_data(paths, data),
         libraries=_versions(found.libraries),
         atoll_source=_atoll_source(),
@@ -94,6 +96,7 @@ def _measured(paths: Sequence[Path], data: Path | None, found: sources.Sources) 
 def changed_files(before: Measured, data: Path | None) -> list[str]:
     """A phrase for each file of a record that has changed since, without loading code."""
     code = {path: _sha256([Path(path)]) for path in before.code if Path(path).is_file()}
+    code |= {name: digest for name, digest in before.code.items() if registry.is_given(name)}  # this process has it
     root = _data_folder(data)
     paths = [Path(path) if root is None else root / path for path in before.data]
     now = before.model_copy(update={"code": code, "data": _data([path for path in paths if path.exists()], data)})
@@ -116,7 +119,7 @@ def _sources(workload: str, method: str, own: Iterable[Own]) -> sources.Sources:
         if is_own(kind, name) and name != OF_WORKLOAD:
             starts.append(_file_of(registry.own(kind, name, None)))
     of_atoll = set()
-    if method == registry.FUNCTION:
+    if method == FUNCTION:
         return _sources_of_function(workload, starts)
     for one in (type(registry.workload(workload)), registry.method(method)):
         written = [base for base in one.__mro__ if _package(base) not in sys.stdlib_module_names]
@@ -136,6 +139,19 @@ def _sources_of_function(name: str, starts: list[Path]) -> sources.Sources:
     found = sources.trace([path for path in starts if path.is_file()])
     libraries = {_distribution(library) for library in found.libraries}
     return sources.Sources(found.files, libraries, found.not_read)
+
+
+def _code_of_given(name: str) -> dict[str, str]:
+    """The hash of a function's text, if it is in no file, such as in a notebook."""
+    if not name.startswith(NOTEBOOK):
+        return {}
+    called = registry.function(name)
+    try:
+        text = inspect.getsource(called)
+    except (OSError, TypeError):  # typed into an interpreter that keeps no text
+        code = getattr(called, "__code__", None)
+        text = "" if code is None else f"{code.co_code!r} {code.co_consts!r} {code.co_names!r}"
+    return {name: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _package(one: type) -> str:
@@ -231,7 +247,7 @@ def _data_paths(workload: str, method: str, data: Path | None) -> Sequence[Path]
     Raises:
         ValueError: if the user's `data_files` raises, or returns what are not files or folders.
     """
-    if method == registry.FUNCTION:
+    if method == FUNCTION:
         return []
     from atoll.platform.workloads.workload import DataMissing  # which imports torch
 

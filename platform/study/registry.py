@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from atoll.methods import METHODS
 from atoll.methods.common.own import OF_WORKLOAD, Kind, installed, is_own
+from atoll.platform.study.names import FUNCTION, NOTEBOOK
 from atoll.platform.workloads import WORKLOADS
 from atoll.searchspaces import location as space_location
 
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from atoll.searchspaces.space import SearchSpace
 
 _LOADING = threading.RLock()
+_IMPORTING = threading.local()
 
-# The name that studies of a function have in place of a method's.
-FUNCTION = "objective"
 # Functions that another process has sent, or that are in no file: by the names that studies give them.
 _GIVEN: dict[str, Callable[..., Any]] = {}
 
@@ -70,8 +70,13 @@ def check_method(name: str) -> None:
 
 def check_workload(name: str) -> None:
     """Raise UnknownName unless `name` can refer to a workload, or is a function's."""
-    if name not in _GIVEN:
+    if name not in _GIVEN and not name.startswith(NOTEBOOK):
         _locate(name, "workload", WORKLOADS)
+
+
+def loading() -> str | None:
+    """The user's file that this thread is importing; None if it is not."""
+    return getattr(_IMPORTING, "file", None)
 
 
 def give(name: str, called: Callable[..., Any]) -> None:
@@ -93,6 +98,11 @@ def function(name: str) -> Callable[..., Any]:
     if name in _GIVEN:
         return _GIVEN[name]
     check_function(name)
+    if name.startswith(NOTEBOOK):
+        raise UnknownName(
+            f"the objective {name} came from a Python process, and is in no file: continue there, with "
+            "atoll.search(..., resume=True)"
+        )
     found = _load(name)
     if not callable(found) or isinstance(found, type):
         raise UnknownName(f"the objective {name!r} must be a function of a trial; it is {found!r}")
@@ -108,7 +118,7 @@ def function(name: str) -> Callable[..., Any]:
 
 def check_function(name: str) -> None:
     """Raise UnknownName unless `name` can refer to a function."""
-    if name in _GIVEN:
+    if name in _GIVEN or name.startswith(NOTEBOOK):
         return
     file, separator, attribute = name.rpartition(":")
     if not (separator and attribute and file.endswith(".py")):
@@ -275,6 +285,7 @@ def _load_file(path: Path) -> ModuleType:
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[name] = module
+            _IMPORTING.file = path.name
             try:
                 spec.loader.exec_module(module)
             except BaseException as error:
@@ -282,6 +293,8 @@ def _load_file(path: Path) -> ModuleType:
                 if isinstance(error, Exception | SystemExit):
                     raise UserFileError(_why_not(path, error)) from error
                 raise
+            finally:
+                _IMPORTING.file = None
         return sys.modules[name]
 
 

@@ -107,9 +107,7 @@ class Caller:
         return self._files
 
 
-def alone(
-    configuration: Configuration, facts: Facts, hooks: Hooks, *, poll: Callable[[], None]
-) -> Caller:
+def alone(configuration: Configuration, facts: Facts, hooks: Hooks, *, poll: Callable[[], None]) -> Caller:
     """A call in a process of the trial's own, which is one rank; `poll` raises the reason to end the trial."""
 
     @contextmanager
@@ -129,4 +127,3 @@ def facts_of(trial: tuple[int, int] | None, folder: Path | None, device: str) ->
     """What a trial tells of itself; a training outside of a search has the number 0."""
     number, attempt = trial or (0, 0)
     return Facts(number, attempt, folder, device)
-

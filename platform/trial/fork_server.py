@@ -30,7 +30,7 @@ from typing import IO, NoReturn
 import torch
 
 from atoll.communication.channel import Channel, wait_for
-from atoll.platform.study import registry
+from atoll.platform.study import names, registry
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -335,7 +335,7 @@ class _Server:
 def _load(method: str, workload: str, data: str | None, threads: int) -> None:
     torch.set_num_threads(threads)
     with contextlib.suppress(BaseException):  # each trial will raise it again, and record it
-        if method == registry.FUNCTION:
+        if method == names.FUNCTION:
             registry.function(workload)
             return
         registry.method(method)

@@ -88,7 +88,12 @@ class ObjectiveTrial(Mapping[str, Any]):
     """
 
     def __init__(
-        self, configuration: Configuration, facts: Facts, comm: Any, stage: Stage, on_progress: Callable[[Progress], None]
+        self,
+        configuration: Configuration,
+        facts: Facts,
+        comm: Any,
+        stage: Stage,
+        on_progress: Callable[[Progress], None],
     ) -> None:
         self.comm = comm
         self.number, self.attempt, self.seed = facts.number, facts.attempt, configuration.seed
@@ -129,7 +134,10 @@ class ObjectiveTrial(Mapping[str, Any]):
     # Reports.
 
     def report(
-        self, value: SupportsFloat, step: SupportsIndex | None = None, metrics: Mapping[str, SupportsFloat] | None = None
+        self,
+        value: SupportsFloat,
+        step: SupportsIndex | None = None,
+        metrics: Mapping[str, SupportsFloat] | None = None,
     ) -> None:
         """Report the present value of the objective: for the trial's curve, for pruning, and as a point to stop at.
 
