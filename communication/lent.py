@@ -17,6 +17,10 @@ class Unreachable(RuntimeError):
     """Ranks of the trial have returned from the function, and an operation of this one waits for them."""
 
 
+def _ended() -> AbstractContextManager[None]:
+    raise RuntimeError("this communicator was lent for a trial that has ended; use trial.comm of the present one")
+
+
 @dataclass
 class Lender:
     """The rank's side of a lent communicator.
@@ -36,6 +40,10 @@ class Lender:
     spin: bool
     arrivals: dict[str, int] = field(default_factory=dict)
     returned: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+
+    def end(self) -> None:
+        """The trial has ended: from now on every call raises RuntimeError."""
+        self.at_home = _ended
 
     def wait(self, condition: Callable[[], bool], *, sources: Callable[[], bool] = lambda: True, what: str) -> None:
         """Return when the condition holds.

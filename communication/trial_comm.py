@@ -470,7 +470,6 @@ class LentFamily(Family):
     def close(self) -> None:
         """Give the communicators back to the next trial, free them, or leave them as they are."""
         own = self._comms.pop(ROOT)
-        own.of_trial = _ENDED  # type: ignore[assignment]
         if not self._is_marked:
             self._give_back(MPI.Intracomm(own), own.arrivals_comm)
             return
@@ -479,16 +478,6 @@ class LentFamily(Family):
                 MPI.Intracomm.Free(comm)
                 comm.arrivals_comm.Free()
         self._comms.clear()
-
-
-class _Ended:
-    """In the place of a trial that has ended."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError("this communicator was lent for a trial that has ended; use the one of the present trial")
-
-
-_ENDED = _Ended()
 
 
 def _held_by_all(of_ranks: Sequence[dict[str, Any]]) -> list[str]:

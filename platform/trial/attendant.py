@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from atoll.platform.exit_codes import FAILURE
 from atoll.platform.trial.failure import Stopped
@@ -29,10 +30,12 @@ class Attendant:
 
     Args:
         look: does the work of a wait; raises the reason to end the trial.
-        patience: seconds after which a function that does not end with its trial costs the rank its process.
+        patience: seconds that a function has to end with its trial; then the processes that it has started are
+            killed, and if it does not end even so, its rank.
     """
 
     INTERVAL = 0.02
+    AFTER_KILLING = 5.0  # seconds from the killing of its processes to that of the rank
     AGAIN = 1.0  # seconds until a function that has not ended is interrupted again
 
     def __init__(self, look: Callable[[], None], *, patience: float = 30.0) -> None:
@@ -44,6 +47,7 @@ class Attendant:
         self._at_home: int | None = None  # the function's thread that is at home
         self._reason: BaseException | None = None
         self._found, self._interrupted = 0.0, 0.0
+        self._has_killed = False
         self._rank = threading.get_ident()
         self._owns_process = owns_process()
         self._ended = threading.Event()
@@ -55,7 +59,7 @@ class Attendant:
     @contextmanager
     def away(self) -> Iterator[None]:
         """The function is called in this context; a reason to end the trial is raised at its end at the latest."""
-        self._reason = None
+        self._reason, self._has_killed = None, False
         try:
             self._leave()
             yield
@@ -118,7 +122,19 @@ class Attendant:
         if now - self._interrupted >= self.AGAIN:
             self._interrupted = now
             self._interrupt()
-        if now - self._found > self._patience and self._owns_process and not isinstance(self._reason, Stopped):
+        # A search that stops has a time limit of its own, and threads can be ended by nobody.
+        if self._owns_process and not isinstance(self._reason, Stopped):
+            self._lose_patience(now - self._found - self._patience)
+
+    def _lose_patience(self, seconds: float) -> None:
+        """The function should have ended so many seconds ago."""
+        if seconds <= 0:
+            return
+        if not self._has_killed:  # it may wait for one of them
+            self._has_killed = True
+            if num_killed := _kill_descendants(os.getpid()):
+                print(f"killed {num_killed} processes that the function of an ended trial had started", file=sys.stderr)
+        if seconds > self.AFTER_KILLING:
             print(
                 f"the function did not end within {self._patience:g} s of the end of its trial ({self._reason}): its "
                 "rank ends",
@@ -139,3 +155,17 @@ class Attendant:
     def _on_signal(self, _number: int, _frame: object) -> None:
         if self._is_away and self._reason is not None:
             raise self._reason
+
+
+def _kill_descendants(process: int) -> int:
+    """Kill the processes that a process has started, and those that these have; returns how many there were."""
+    children: list[int] = []
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError, ValueError):
+            children += map(int, file.read_text().split())
+    number = len(children)
+    for child in children:
+        number += _kill_descendants(child)
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+    return number

@@ -266,6 +266,7 @@ class Worker:
         except BaseException as error:
             report.error, report.reason, report.traceback = kind_of(error), reason_of(error), traceback_of(error)
             self._abort()
+        lender.end()
         report.notes += [shortened(storable(change), REASON_LIMIT) for change in changes]
         report.peak_memory = peak_memory()
         return Families(families)
