@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from atoll.methods.common.validation import require
     from atoll.methods.method import Batch, Context, Method, NotApplicable
     from atoll.platform.commands.api import SearchFailed, search
+    from atoll.platform.commands.ask_tell import AskedTrial, Study
     from atoll.platform.study.parameters import Categorical, Float, Int
     from atoll.platform.trial.objective_trial import ObjectiveTrial, Pruned
     from atoll.platform.workloads.workload import Classification, Data, DataMissing, Samples, Workload, find_file
@@ -35,6 +36,7 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "unknown"
 
 _MODULES = {
+    "AskedTrial": "atoll.platform.commands.ask_tell",
     "Batch": "atoll.methods.method",
     "Categorical": "atoll.platform.study.parameters",
     "Classification": "atoll.platform.workloads.workload",
@@ -57,6 +59,7 @@ _MODULES = {
     "SearchFailed": "atoll.platform.commands.api",
     "SearchSpace": "atoll.searchspaces.space",
     "Store": "atoll.storage.store",
+    "Study": "atoll.platform.commands.ask_tell",
     "StudyResults": "atoll.results.reading",
     "Workload": "atoll.platform.workloads.workload",
     "find_file": "atoll.platform.workloads.workload",
@@ -66,6 +69,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AskedTrial",
     "Batch",
     "Categorical",
     "Classification",
@@ -88,6 +92,7 @@ __all__ = [
     "SearchFailed",
     "SearchSpace",
     "Store",
+    "Study",
     "StudyResults",
     "Workload",
     "__version__",

@@ -118,7 +118,7 @@ def search(
     given = {"direction": direction, "trials": trials, "seconds": seconds, "name": name} | settings
     topology = {"islands": islands, "workers": _plain(workers), "ranks": ranks}
     url = None if store is None else os.fspath(store)
-    study, function = _study(objective, space, given, topology, url)
+    study, function = study_of(objective, space, given, topology, url)
     url = lifecycle.store_url(url, study)
     threads = study.topology.shape().world_size == 1 if in_process is None else in_process
     console = Console(stderr=True, highlight=False, quiet=not show)
@@ -145,7 +145,7 @@ def _plain(workers: int | Sequence[int] | None) -> int | list[int] | None:
     return list(workers) if isinstance(workers, Sequence) else workers
 
 
-def _study(
+def study_of(
     objective: Objective | str | os.PathLike[str] | Mapping[str, Any],
     space: Mapping[str, Any] | None,
     given: dict[str, Any],

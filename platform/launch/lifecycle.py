@@ -409,13 +409,21 @@ def mark_lost(
     return history
 
 
-def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | None = None) -> tuple[str, str | None]:
+def end(
+    folder: StudyFolder,
+    study: Study,
+    failure: str | None,
+    gave_up: str | None = None,
+    *,
+    is_complete: bool = False,
+) -> tuple[str, str | None]:
     """Write the study's last line: its state and the reason.
 
     Args:
         folder, study: the study and its files.
         failure: the reason if the ranks failed.
         gave_up: the reason if the search was stopped because its first trials failed; see `FirstTrials`.
+        is_complete: whether it is complete whatever its budget says.
     """
     with launches.next_launch(folder.journals) as lines:
         lost = failure or gave_up or "the search was stopped"
@@ -426,6 +434,8 @@ def end(folder: StudyFolder, study: Study, failure: str | None, gave_up: str | N
         reason: str | None = failure
         if failure is not None:
             state = "failed"
+        elif is_complete:
+            state = "complete"
         elif _is_over(study, direction, Extension.of(study, (unit, number), folder, past), folder, history):
             # In a benchmark, a method all of whose trials fail is a result.
             all_failed = past.all_failed() and row(folder).get("benchmark") is None

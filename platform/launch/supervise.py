@@ -71,6 +71,7 @@ def run_study(
     belongs_to: Mapping[str, Any] | None = None,
     run_ranks: Callable[[Run], str | None] | None = None,
     function: bytes | None = None,
+    is_complete: Callable[[], bool] = lambda: False,
 ) -> Ending:
     """Run a whole search: start the ranks, record, restart the ranks when they die, and write the ending.
 
@@ -82,6 +83,7 @@ def run_study(
         accept_changes: whether to continue it although its code, data or libraries have changed.
         belongs_to: further fields of the study's row: its benchmark, and its role there.
         function: the function that trials call, if ranks cannot import it from a file.
+        is_complete: whether the search was ended by whom it belongs to, whatever its budget.
         run_ranks: runs the ranks, and returns the reason if they failed. Default: with mpiexec, supervised.
 
     Raises:
@@ -109,7 +111,7 @@ def run_study(
             run = Run(study, folder, launches.newest(folder.journals), lock, following, hurry, function)
             failure = (run_ranks or supervise)(run)
         try:
-            state, reason = lifecycle.end(folder, study, failure, first_trials.reason)
+            state, reason = lifecycle.end(folder, study, failure, first_trials.reason, is_complete=is_complete())
         except JournalError as error:
             state, reason = "failed", failure or error.strerror
         recorded = thread.finish(lifecycle.RECORDING_TIMEOUT)

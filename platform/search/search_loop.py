@@ -83,6 +83,7 @@ class SearchLoop:
         search_journal: records events.
         folder_of: the folder of a trial's own files, by its number.
         beat: called in every wait between trials, for the heartbeat.
+        may_start: whether a trial may start now; asked again and again until it is true, once for each trial.
     """
 
     # The interval of receiving messages during a trial: MPI buffers a limited number, and senders keep the rest.
@@ -105,6 +106,7 @@ class SearchLoop:
         search_journal: SearchJournal,
         folder_of: Callable[[int], TrialFolder],
         beat: Callable[[], None],
+        may_start: Callable[[], bool] = lambda: True,
     ) -> None:
         self._plan = plan
         self._worker = worker
@@ -121,6 +123,7 @@ class SearchLoop:
         self._journal = search_journal
         self._folder_of = folder_of
         self._beat = beat
+        self._may_start = may_start
         self._received = time.monotonic()
         self._best: dict[str, float] = {}  # lowest loss by method
 
@@ -137,6 +140,7 @@ class SearchLoop:
         launch: int,
         warm_start: Sequence[dict[str, Any]] = (),
         beat: Callable[[], None] = lambda: None,
+        may_start: Callable[[], bool] = lambda: True,
     ) -> SearchLoop:
         """Make the loop and its collaborators, one after another, restored from the study's journals.
 
@@ -149,6 +153,7 @@ class SearchLoop:
             launch: the number of this launch of the study, whose journal the root writes.
             warm_start: configurations to evaluate first, after the default.
             beat: called in every wait between trials.
+            may_start: whether a trial may start now.
         """
         study, place = plan.study, worker.places[0]
         events = launches.replay(folder.journals)
@@ -188,18 +193,24 @@ class SearchLoop:
             plan=plan, worker=worker, roots=roots, office=office, candidates=candidates, island=island, scoring=scoring,
             pruner=pruner_of(plan, roots, events, past), pauses=Pauses.of(plan), budget=budget, deadlines=deadlines,
             search_journal=search_journal, folder_of=folder.trial, beat=beat,
+            may_start=may_start,
         )  # fmt: skip
 
     def run(self) -> None:
         """Evaluate tickets until there are none."""
         self._journal.ranks_placed()
         self._wait(self._roots.start_barrier())  # no root may write before all have read the journals
-        while (ticket := self._office.take(self._wait)) is not None and not self._is_over():
+        while (ticket := self._next()) is not None and not self._is_over():
             candidate = self._candidates.of(ticket, self._wait)
             self._office.ask()
             self._evaluate(ticket, candidate)
         self._candidates.keep(self._wait)
         self._finish()
+
+    def _next(self) -> Ticket | None:
+        """The next ticket, once a trial may start."""
+        self._wait(lambda: self._may_start() or self._is_over())
+        return self._office.take(self._wait)
 
     def _is_over(self) -> bool:
         return self._deadlines.is_over() or self._budget.is_over

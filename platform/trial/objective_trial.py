@@ -167,19 +167,7 @@ class ObjectiveTrial(Mapping[str, Any]):
         metric = number(value, "the reported value")
         if not math.isfinite(metric):
             raise Diverged(f"diverged at step {step}: the reported value is {metric}")
-        return Progress(
-            step=step,
-            epoch=step,
-            seconds=self.seconds,
-            train_loss=math.nan,
-            validation_loss=None,
-            metric=metric,
-            learning_rate=math.nan,
-            wire_bytes=math.nan,
-            metrics={str(name): number(one, name) for name, one in metrics.items()},
-            last=False,
-            by_steps=True,
-        )
+        return reported(step, self.seconds, metric, {str(name): number(one, name) for name, one in metrics.items()})
 
     @property
     def seconds(self) -> float:
@@ -232,6 +220,23 @@ class ObjectiveTrial(Mapping[str, Any]):
                 for progress in self._reports:
                     self._on_progress(replace(progress, is_repeated=True))
             return unpacked(kept["state"])
+
+
+def reported(step: int, seconds: float, metric: float, metrics: dict[str, float]) -> Progress:
+    """A report of a function: what only trainings have is NaN, which the journal does not keep."""
+    return Progress(
+        step=step,
+        epoch=step,
+        seconds=seconds,
+        train_loss=math.nan,
+        validation_loss=None,
+        metric=metric,
+        learning_rate=math.nan,
+        wire_bytes=math.nan,
+        metrics=metrics,
+        last=False,
+        by_steps=True,
+    )
 
 
 def number(value: object, what: str) -> float:

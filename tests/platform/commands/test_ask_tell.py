@@ -1,0 +1,139 @@
+"""`atoll.Study`: the caller owns the loop, and the search is the usual one."""
+
+import time
+
+import pytest
+
+import atoll
+from atoll.storage.yamlfile import FileError
+
+pytestmark = pytest.mark.process  # git is asked for the state of the code
+SPACE = {"x": atoll.Float(0.0, 1.0), "n": atoll.Int(1, 8)}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opened = []
+
+    def study(**settings):
+        opened.append(atoll.Study(settings.pop("space", SPACE), name="s", **settings))
+        return opened[-1]
+
+    yield study
+    for one in opened:
+        one.close()
+
+
+def results():
+    return atoll.open("atoll.db").study("s")
+
+
+def test_what_is_told_is_in_the_store_and_in_the_sampler(study):
+    with study(sampler="optuna-tpe") as own:
+        for _ in range(25):
+            trial = own.ask()
+            assert set(trial) == {"x", "n"}
+            own.tell(trial, (trial["x"] - 0.3) ** 2)
+    found = results()
+    trials = found.trials()
+    assert (found.state, len(trials)) == ("complete", 25)
+    assert trials["objective.value"].tolist() == pytest.approx(((trials["hp.x"] - 0.3) ** 2).tolist())
+    late, early = trials["objective.value"][15:].mean(), trials["objective.value"][:10].mean()
+    assert late < early  # TPE has learned
+
+
+def test_several_trials_may_be_under_way_and_no_more(study):
+    own = study(workers=3)
+    asked = [own.ask() for _ in range(3)]
+    assert len({trial.number for trial in asked}) == 3
+    with pytest.raises(RuntimeError, match=r"at most 3 trials \(workers\) may be under way; tell one of: "):
+        own.ask()
+    own.tell(asked[1], 1.0)
+    assert own.ask().number not in {trial.number for trial in asked}
+    with pytest.raises(RuntimeError, match=f"trial {asked[1].number} was told before"):
+        own.tell(asked[1], 1.0)
+    with pytest.raises(RuntimeError, match=f"trial {asked[1].number} was told before"):
+        asked[1].report(1.0)
+
+
+def test_reports_prune(study):
+    own = study(pruning={"rule": "asha", "grace": 2, "factor": 2})
+    for number in range(3):
+        trial = own.ask()
+        try:
+            for step in range(5):
+                trial.report(float(number), step)
+        except atoll.Pruned:
+            own.tell(trial, state="pruned")
+        else:
+            own.tell(trial, number)
+    own.close()
+    trials, curves = results().trials(), results().curves()
+    assert trials["state"].tolist() == ["complete", "pruned", "pruned"]
+    assert curves.groupby("trial")["step"].max().tolist() == [4, 2, 2]
+
+
+def test_a_failure_has_the_callers_reason(study):
+    own = study()
+    own.tell(own.ask(), state="failed", reason="the furnace was cold")
+    own.tell(own.ask(), {"value": 2.0, "heat": 7})
+    own.tell(own.ask(), {"heat": 7})
+    own.close()
+    trials = results().trials()
+    assert trials["state"].tolist() == ["failed", "complete", "failed"]
+    assert trials["reason"][0] == "the furnace was cold"
+    assert trials["metric.heat"][1] == 7.0
+    assert "so value is missing" in trials["reason"][2]
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({}, "a complete trial needs a result"),
+        ({"result": 1.0, "state": "failed"}, "and others have none"),
+        ({"result": "much"}, "what the objective returns must be a number; got 'much'"),
+        ({"state": "lost"}, "state must be complete, pruned or failed; got 'lost'"),
+    ],
+)
+def test_what_is_no_result_is_refused_and_the_trial_stays(study, told, message):
+    own = study()
+    trial = own.ask()
+    with pytest.raises((TypeError, ValueError), match=message):
+        own.tell(trial, **told)
+    own.tell(trial, 1.0)
+
+
+def test_a_closed_study_continues_with_the_trials_that_were_not_told(study):
+    own = study(workers=2)
+    first, second = own.ask(), own.ask()
+    own.tell(first, 1.0)
+    own.close()
+    with pytest.raises(RuntimeError, match="is closed"):
+        own.ask()
+    with pytest.raises(RuntimeError, match="is over"):
+        second.report(1.0)
+    again = study(workers=2, resume=True)
+    repeated = again.ask()
+    assert (repeated.number, repeated.attempt, dict(repeated)) == (second.number, 1, dict(second))
+    again.tell(repeated, 2.0)
+    again.close()
+    trials = results().trials()
+    assert trials["state"].tolist() == ["complete", "lost", "complete"]
+
+
+def test_a_trial_whose_time_is_over_fails(study):
+    own = study(trial_timeout=0.2)
+    trial = own.ask()
+    time.sleep(0.5)
+    with pytest.raises(RuntimeError, match="trial 0 is over: the trial was stopped after trial_timeout"):
+        trial.report(1.0)
+    assert own.ask().number == 1
+
+
+def test_mistakes_are_told_at_once(study):
+    with pytest.raises(FileError, match=r"space\.x"):
+        study(space={"x": atoll.Float(1.0, 0.0)})
+    study().close()
+    with pytest.raises(Exception, match="already holds a study"):
+        study()
