@@ -218,11 +218,10 @@ class Study:
         if (result is None) != (state != "complete"):
             raise ValueError(f"a complete trial needs a result, and others have none; got {result!r} and {state}")
         returned = numbers(result) if state == "complete" else {}
-        is_number = isinstance(returned, float)
         trial._handed.told = Outcome(
             state=state,
-            objective=returned if is_number else None,
-            metrics={} if is_number else returned,
+            objective=returned if isinstance(returned, float) else None,
+            metrics={} if isinstance(returned, float) else returned,
             seconds=time.perf_counter() - trial._started,
             wire_bytes=None,
             ledger=[],
