@@ -83,6 +83,11 @@ class StudyFolder:
         return self.path / "trials"
 
     @property
+    def live(self) -> Path:
+        """How far each target of `on_trial` has come."""
+        return self.path / "live"
+
+    @property
     def quarantine(self) -> Path:
         """Journal lines that the database rejected, with the reasons."""
         return self.path / "quarantine.jsonl"
@@ -96,6 +101,11 @@ class StudyFolder:
     def log(self) -> Path:
         """The output of mpiexec, and of the ranks outside trials."""
         return self.path / "logs" / "ranks.log"
+
+    @property
+    def on_trial_log(self) -> Path:
+        """The output of the commands of `on_trial`."""
+        return self.log.parent / "on_trial.log"
 
     def rank_log(self, world_rank: int) -> Path:
         """The output of a rank during its trials; see `rank_logs.py`."""
@@ -115,7 +125,9 @@ class StudyFolder:
 
     def remove(self) -> None:
         """Remove the study's files, including exports, and the folder unless it holds other files."""
-        for folder in (self.journals, self.heartbeats, self.log.parent, self.exports, self.provenance, self.trials):
+        for folder in (
+            self.journals, self.heartbeats, self.log.parent, self.exports, self.provenance, self.trials, self.live,
+        ):  # fmt: skip
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.definition, self.stop_request, self.lock, self.quarantine):
             file.unlink(missing_ok=True)

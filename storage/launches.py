@@ -171,6 +171,11 @@ class JournalTail:
                 chunks[file.path.name] = chunk
         return chunks
 
+    @property
+    def offsets(self) -> dict[str, int]:
+        """The position in each journal, in bytes."""
+        return dict(self._offsets)
+
     def advance(self, chunks: Mapping[str, Chunk]) -> None:
         """Continue after `chunks` at the next read."""
         self._offsets.update({name: chunk.offset for name, chunk in chunks.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,7 @@ from atoll.platform.commands.shared import (
 )
 
 if TYPE_CHECKING:
+    from atoll.platform.study.on_trial import Command
     from atoll.storage.models import StudyRow, TrialRow
     from atoll.storage.store import Store
 
@@ -398,18 +400,37 @@ def dashboard(
 def record(
     folder: Annotated[Path, typer.Argument(help="The study's folder.")],
     follow: Annotated[bool, typer.Option("--follow", help="Keep recording until the study ends.")] = False,
+    on_trial: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also send the trials there, each once: tensorboard:DIR, mlflow:URI or a command, as in a study file. "
+            "May be given several times. Default: nowhere.",
+        ),
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Load a study's journals into the store. A search that can reach the store does this itself."""
-    from atoll.platform.launch import lifecycle
+    from atoll.platform.launch import lifecycle, live
     from atoll.storage.folder import StudyFolder
 
+    targets = _targets(on_trial or [])
+    live.check(targets)
     interrupted = None if follow else lifecycle.end_interrupted(StudyFolder(folder))
     if interrupted is not None:
         print(told_interrupted(folder.name, *interrupted), file=sys.stderr)
-    num_lines = lifecycle.record(StudyFolder(folder), lifecycle.store_url(store), follow=follow)
+    url = lifecycle.store_url(store)
+    num_lines = lifecycle.record(StudyFolder(folder), url, follow=follow, on_trial=targets)
     if as_json:
         print_json({"folder": str(folder), "lines": num_lines})
     elif not follow:
         print(f"recorded {num_lines} lines from {folder}")
+
+
+def _targets(given: list[str]) -> list[str | Command]:
+    """The targets of --on-trial, and those that the search which has started this process names."""
+    from atoll.platform.study import on_trial
+
+    of_search = json.loads(os.environ.get("ATOLL_ON_TRIAL", "[]"))
+    several = [*given, *(one if isinstance(one, str) else on_trial.Command(**one) for one in of_search)]
+    return on_trial.located(several, Path.cwd(), inside=False)

@@ -213,12 +213,13 @@ def check(
     from dataclasses import asdict
 
     from atoll.platform.commands import searching
-    from atoll.platform.launch import checks, dry_run, extras
+    from atoll.platform.launch import checks, dry_run, extras, live
 
     extras.require_search_extra()
     study = _study(file, {}, {}, inside=not outside)
     with searching.naming(file):
         plan = checks.check(study)
+    live.check(study.on_trial)
     verdict = dry_run.run(plan, limit=None)
     if as_json:
         print_json({"study": study.name, **asdict(verdict)})

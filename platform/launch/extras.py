@@ -18,6 +18,9 @@ REQUIRED = {
 }
 
 
+# The module of each service that `on_trial` knows, by its extra.
+LIVE = {"tensorboard": {"tensorboard": "tensorboard"}, "mlflow": {"mlflow": "mlflow"}}
+
 # The extra that has each module, whose absence a base install is told.
 _EXTRAS = {
     **dict.fromkeys((*REQUIRED, "sklearn"), "search"),
@@ -27,6 +30,8 @@ _EXTRAS = {
     "PIL": "earth",
     "psycopg": "postgres",
     "pyarrow": "parquet",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
 }
 
 
@@ -47,6 +52,15 @@ def require_analysis_extra() -> None:
     """Raise LaunchError unless the `analysis` extra is installed."""
     if missing := _missing(ANALYSIS):
         raise LaunchError(f"comparing methods needs {missing}; {_install('analysis')}")
+
+
+def require_live_extra(service: str) -> None:
+    """Raise LaunchError unless the extra of a service of `on_trial` is installed."""
+    if missing := _missing(LIVE[service]):
+        raise LaunchError(
+            f"on_trial: {service} needs {missing}, which is not installed; {_install(service)}, or use another of "
+            "tensorboard:DIR, mlflow:URI or a command"
+        )
 
 
 def _install(extra: str) -> str:

@@ -6,19 +6,20 @@ continues either way.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from atoll.platform import exit_codes
-from atoll.platform.launch import dry_run, lifecycle
+from atoll.platform.launch import dry_run, lifecycle, live
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import without_rank_variables
-from atoll.platform.study import effects
+from atoll.platform.study import effects, on_trial
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.platform.trial.dry_run import Mistake
@@ -80,7 +81,7 @@ def join(
         if error is not None:
             raise error
         return 1
-    recorder = _start_recorder(folder, url) if world.rank == 0 else None
+    recorder = _start_recorder(folder, url, study.on_trial) if world.rank == 0 else None
     first_trials = FirstTrials(folder, study) if world.rank == 0 else None
 
     def also() -> None:
@@ -120,6 +121,7 @@ def _check_batch(plan: Plan, resuming: bool, say: Callable[[str], None]) -> Exce
 def _prepare(plan: Plan, url: str, resuming: bool, accept_changes: bool, lock: Lock) -> Exception | None:
     try:
         lifecycle.check_name_is_free(plan.study, url)
+        live.check(plan.study.on_trial)
         lifecycle.study_folder(plan.study).path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         try:
@@ -137,7 +139,7 @@ def _end(
 ) -> Ending:
     state, reason = lifecycle.end(folder, study, None, gave_up)
     try:
-        recorded = recorder.wait(lifecycle.RECORDING_TIMEOUT) == 0
+        recorded = recorder.wait(lifecycle.RECORDING_TIMEOUT + live.TIMEOUT) == 0
     except subprocess.TimeoutExpired:
         recorded = False
         recorder.terminate()
@@ -145,10 +147,11 @@ def _end(
     return Ending(state, reason, recorded)
 
 
-def _start_recorder(folder: StudyFolder, url: str) -> subprocess.Popen[bytes]:
+def _start_recorder(
+    folder: StudyFolder, url: str, targets: Sequence[str | on_trial.Command]
+) -> subprocess.Popen[bytes]:
     environment = without_rank_variables()  # a child of a rank must not look like a rank
     # The URL may hold a password, and command lines are visible to all users of the host.
     command = [sys.executable, "-m", "atoll.platform.cli", "record", str(folder.path), "--follow"]
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, env=environment | {"ATOLL_STORE": url}, start_new_session=True
-    )
+    environment |= {"ATOLL_STORE": url, "ATOLL_ON_TRIAL": json.dumps(on_trial.as_json(targets))}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,12 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform.exit_codes import EXIT_STOPPED
-from atoll.platform.launch import orphans, provenance_log
+from atoll.platform.launch import live, orphans, provenance_log
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import promotion, resume
 from atoll.platform.search.extension import Extension
 from atoll.platform.study import warmstart
+from atoll.platform.study.on_trial import Command
 from atoll.platform.study.plan import Length, Plan, length
 from atoll.platform.study.study import BUDGETS, Study
 from atoll.storage import launches
@@ -47,7 +48,8 @@ MAY_CHANGE = (
 )  # fmt: skip
 LENGTHS = ("epochs", "steps")
 _NO_COLUMNS = ("warm_start", "curve_direction", "length")  # in the study's file, and not in the store
-_NOT_COMPARED = frozenset({"store", "folder"})
+# Neither compared nor stored: URLs may have passwords, and nothing in a study's folder names code to be run.
+_NOT_COMPARED = frozenset({"store", "folder", "on_trial"})
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 
 
@@ -475,25 +477,35 @@ def check_name_is_free(study: Study, url: str) -> None:
         store.close()
 
 
-def record(folder: StudyFolder, url: str, *, follow: bool) -> int:
+def record(folder: StudyFolder, url: str, *, follow: bool, on_trial: Sequence[str | Command] = ()) -> int:
     """Load a study's journals into the store, now or until its last line; returns the number of lines.
 
+    Args:
+        folder, url: the study's files, and the store's URL.
+        follow: whether to go on until the study has ended.
+        on_trial: where trials are sent as well, with absolute paths.
+
     Raises:
-        LaunchError: if there is no study.
+        LaunchError: if there is no study, or, without `follow`, a target of `on_trial` fails.
         DBAPIError, StoreError: if the store cannot be written (while following: if it holds another study of the name).
     """
     if not folder.exists():
         raise LaunchError(f"{folder.path} must hold a study; it has no {folder.definition.name}")
     recorder = Recorder(folder, lambda: Store(url), row(folder))
     if not follow:
-        return recorder.catch_up()
+        num_lines = recorder.catch_up()
+        live.send_all(on_trial, folder, row(folder))
+        return num_lines
     with suppress(DBAPIError), closing(Store(url)) as store:  # waiting would not mend a name that is taken
         store.check_name(row(folder)["name"], uid(folder))
     thread = RecorderThread(recorder)
     thread.start()
+    shown = live.LiveLogs(on_trial, folder, row(folder))
+    shown.start()
     lock = Lock(folder.lock)
     while state(folder) is None and lock.holder() is not None:
         time.sleep(0.5)
+    shown.finish()
     if not thread.finish(timeout=24 * 3600.0):
         raise LaunchError(f"the store is incomplete: {thread.failure}")
     return 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
-from atoll.platform.launch import lifecycle, provenance_log, running
+from atoll.platform.launch import lifecycle, live, provenance_log, running
 from atoll.platform.launch.blame import explanation, hosts, log_size, suspected_workers, was_killed
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
@@ -35,6 +35,7 @@ from atoll.storage.urls import absolute, parse
 
 POLL_INTERVAL = 0.1
 LITTLE_SPACE = 1 << 16
+HURRIED_TIMEOUT = 1.0  # seconds for the targets of `on_trial` after a second interrupt
 JOURNALS_FULL = "a journal cannot be written"
 _MAKE_ROOM = "recorded results stay readable: free some disk space, then continue with --resume"
 
@@ -91,6 +92,7 @@ def run_study(
     """
     study = plan.study
     lifecycle.check_name_is_free(study, url)
+    live.check(study.on_trial)
     folder = lifecycle.study_folder(study)
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder.lock)
@@ -107,6 +109,8 @@ def run_study(
         at = absolute(parse(url))  # user code may change the working directory of this process, if it is in it
         thread = RecorderThread(Recorder(folder, lambda: Store(at), row))
         thread.start()
+        shown = live.LiveLogs(study.on_trial, folder, row)
+        shown.start()
         with stop_on_signals(folder) as hurry:
             run = Run(study, folder, launches.newest(folder.journals), lock, following, hurry, function)
             failure = (run_ranks or supervise)(run)
@@ -115,6 +119,7 @@ def run_study(
         except JournalError as error:
             state, reason = "failed", failure or error.strerror
         recorded = thread.finish(lifecycle.RECORDING_TIMEOUT)
+        shown.finish(HURRIED_TIMEOUT if hurry.is_set() else live.TIMEOUT)
         follow(folder)
     finally:
         lock.release()

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from atoll.platform.study import on_trial as live
 from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.configuration import MAX_SEED, check_length, check_observe, located
@@ -254,6 +255,11 @@ class Study(Strict):
     )
     store: str | None = Field(default=None, description="the store's URL. Default: ATOLL_STORE, or sqlite:///atoll.db")
     folder: str | None = Field(default=None, description="folder for the study's files. Default: atoll-studies/NAME")
+    on_trial: live.OnTrial = Field(
+        default_factory=list,
+        description="where trials are shown while the study runs: tensorboard:DIR, mlflow:URI, a command that runs "
+        "after each trial, {command, timeout, folder}, or a list of these; --resume may change it. Default: nowhere",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -393,6 +399,12 @@ class Study(Strict):
             return warm_start
         path = Path((info.context or {}).get("folder", ".")) / Path(warm_start.file).expanduser()
         return warm_start.model_copy(update={"file": str(path.resolve())})
+
+    @field_validator("on_trial")
+    @classmethod
+    def _live(cls, targets: list[str | live.Command], info: ValidationInfo) -> list[str | live.Command]:
+        context = info.context or {}
+        return live.located(targets, Path(context.get("folder", ".")), inside=bool(context.get("inside")))
 
     @field_validator("data", "folder")
     @classmethod
