@@ -27,6 +27,7 @@ from atoll.methods.common.nested import Nested, map_tensors
 from atoll.methods.method import Batch, NotApplicable
 from atoll.platform.study.loader import Loader
 from atoll.platform.trial.batches import Transform
+from atoll.platform.trial.loader_signals import pass_over_requests, starting_workers
 from atoll.platform.trial.shares import Purpose, Share, data_seed, order
 from atoll.platform.workloads.workload import Workload
 
@@ -149,12 +150,14 @@ class _Part:
         self._device = torch.device(device)
         self._loader: DataLoader[Any] | None = None
         self._workers: set[multiprocessing.process.BaseProcess] = set()
+        self._start: str | None = None
 
     def _load(self, settings: Loader, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
         pins = self._device.type == "cuda" if settings.pin_memory is None else settings.pin_memory
         if settings.workers:
             options |= {"persistent_workers": True, "prefetch_factor": settings.prefetch}
-            options["multiprocessing_context"] = settings.start or _default_start()
+            self._start = settings.start or _default_start()
+            options["multiprocessing_context"] = self._start
         return DataLoader(
             dataset,
             num_workers=settings.workers,
@@ -176,7 +179,7 @@ class _Part:
         """Begin to load, and remember the processes that do it."""
         assert self._loader is not None, "the batches are closed"
         others = set(multiprocessing.active_children())
-        with _without_torchs_handler():
+        with _without_torchs_handler(), starting_workers(self._start):
             loading = iter(self._loader)
         self._workers |= set(multiprocessing.active_children()) - others
         return loading
@@ -204,7 +207,11 @@ class _Part:
 
     def close(self) -> None:
         """End the processes that load batches."""
-        self._loader = None
+        self._loader = None  # which asks them to end, and waits for a while
+        for reader in self._workers:
+            if reader.exitcode is None:  # a request to end is the last thing that it would hear
+                reader.kill()
+                reader.join(ENDS_WITHIN)
         self._workers.clear()
 
 
@@ -516,7 +523,4 @@ def _default_start() -> str:
 
 
 def _begin_worker(_: int) -> None:
-    """Leave the rank's signal handlers: a request to stop is the rank's business, which ends its workers."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    pass_over_requests()

@@ -4,10 +4,15 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
+from commands import wait_until
 from datasets_of_tests import Counting, Numbers
 from torch.utils.data import DataLoader
 
@@ -26,10 +31,9 @@ BESIDE = pytest.mark.parametrize(
 )
 
 
-def loaded(dataset, share, seed=3, workers=0, **options):
-    return LoadedBatches(
-        dataset, share, seed, DigitsMlp(), Loader(workers=workers), lambda inputs, _: inputs, **options
-    )
+def loaded(dataset, share, seed=3, workers=0, start=None, **options):
+    settings = Loader(workers=workers, start=start)
+    return LoadedBatches(dataset, share, seed, DigitsMlp(), settings, lambda inputs, _: inputs, **options)
 
 
 def streamed(dataset, share, workers=0, num_batches=5):
@@ -289,3 +293,59 @@ def test_a_stream_continues_where_it_was():
     batches.pass_over(3, lambda: polls.append(1))
     assert [batch.targets.tolist() for batch in batches.epoch(0, 3)] == whole[3:]
     assert len(polls) == 3
+
+
+class Slow(Numbers):
+    """Its item 15 is never loaded."""
+
+    def __getitem__(self, index):
+        if index == 15:
+            time.sleep(600)
+        return super().__getitem__(index)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_request_to_stop_does_not_end_processes_that_load(start):
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    batches = loaded(Numbers(), Share(4, 0, 1), workers=2, start=start)
+    epoch = batches.epoch(0)
+    seen = [next(epoch).targets.tolist()]
+    started = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    started = [child for child in started if "resource_tracker" not in " ".join(child.cmdline())]
+    assert len(started) == 2
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        for child in started:
+            child.send_signal(number)
+    seen += [batch.targets.tolist() for batch in epoch]
+    seen += [batch.targets.tolist() for batch in batches.epoch(1)]
+    assert sorted(i for targets in seen for i in targets) == sorted(list(range(40)) * 2)
+    batches.close()
+
+
+@pytest.mark.process
+def test_a_process_that_is_stuck_ends_with_its_trial():
+    before = {child.pid for child in psutil.Process().children()}
+    batches = loaded(Slow(), Share(4, 0, 1), workers=1)
+    epoch = batches.epoch(0)
+    next(epoch)
+    (worker,) = [child for child in psutil.Process().children() if child.pid not in before]
+    del epoch
+    batches.close()
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends processes with their parent")
+def test_a_process_that_loads_ends_with_its_rank():
+    code = "import os, sys, time; from test_loaders import Slow, loaded, Share, psutil\n"
+    code += "epoch = loaded(Slow(), Share(4, 0, 1), workers=1).epoch(0); next(epoch)\n"
+    code += "print(psutil.Process().children()[0].pid, flush=True); time.sleep(600)"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    rank = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    worker = psutil.Process(int(rank.stdout.readline()))
+    rank.kill()
+    rank.wait()
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 2)
