@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from atoll.platform.launch import descendants
 from atoll.platform.launch.mpiexec import is_rank_variable
 from atoll.platform.search.proposals import draw
 from atoll.platform.study.configuration import Configuration
@@ -163,6 +164,11 @@ def _told(found: dict[str, Any]) -> str:
 
 def _in_a_process(found: Callable[[Callable[[str], None]], Verdict], limit: float | None) -> Verdict:
     """Run it in a forked process; after `limit` seconds, or a crash, it is undecided."""
+    with descendants.ended():
+        return _in_a_child(found, limit)
+
+
+def _in_a_child(found: Callable[[Callable[[str], None]], Verdict], limit: float | None) -> Verdict:
     reads, writes = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,6 +1,8 @@
 """Workloads with one mistake each, as users make them; imports from `atoll` only."""
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -426,3 +428,13 @@ class CleansUp(Right):
             time.sleep(60)
         finally:
             Path("cleaned-up").touch()
+
+
+class LeavesASession(Right):
+    """Its process is in a session of its own, and its parent has ended."""
+
+    def load(self, folder):
+        code = "import os, time; from pathlib import Path; os.setsid(); Path('left').write_text(str(os.getpid()))\n"
+        code += "time.sleep(600)"
+        subprocess.run(["/bin/sh", "-c", f'"{sys.executable}" -c "{code}" & ' + "until test -s left; do :; done"])
+        return super().load(folder)

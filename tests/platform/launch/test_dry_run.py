@@ -117,9 +117,10 @@ def test_a_load_that_is_cut_can_clean_up(tmp_path, monkeypatch):
     assert (tmp_path / "cleaned-up").exists()
 
 
-def test_what_a_load_leaves_running_is_not_waited_for_and_ends(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["LeavesAProcess", "LeavesASession"])
+def test_what_a_load_leaves_running_is_not_waited_for_and_ends(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    found = verdict("LeavesAProcess")
+    found = verdict(name)
     assert (found.state, found.seconds < 30) == ("passed", True)
     left = int((tmp_path / "left").read_text())
     deadline = time.monotonic() + 10
