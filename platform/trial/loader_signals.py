@@ -30,8 +30,8 @@ def starting_workers(start: str | None) -> Iterator[None]:
     """Let no request reach a process that is started here before `pass_over_requests` has run in it.
 
     Args:
-        start: fork, spawn or forkserver; None if no process is started. With forkserver, a request ends Python's server,
-            which other code may use as well, and the workers with it.
+        start: fork, spawn or forkserver; None if no process is started. With forkserver, a request ends Python's
+            server, which other code may use as well, and the workers with it.
     """
     if start not in ("fork", "spawn"):
         yield
