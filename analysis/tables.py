@@ -18,7 +18,7 @@ from atoll.analysis import leaderboard
 from atoll.storage import browse
 from atoll.storage.export import plain
 from atoll.storage.files import replacing, write_whole
-from atoll.storage.liveness import true_state_of
+from atoll.storage.liveness import true_counts, true_state_of, true_trial_state
 from atoll.storage.models import StudyRow
 from atoll.storage.store import Store
 
@@ -119,16 +119,18 @@ def studies(store: Store, study_id: int | None = None) -> pd.DataFrame:
     """All studies, the newest first, or one: the columns `STUDIES`."""
     summaries = store.studies(study_id)
     rows = [summary.study for summary in summaries]
+    states = [true_state_of(row) for row in rows]
+    counts = [true_counts(summary.counts, state) for summary, state in zip(summaries, states, strict=True)]
     return pd.DataFrame(
         {
             "study": _words([row.name for row in rows]),
-            "state": _words([true_state_of(row) for row in rows]),
+            "state": _words(states),
             **{name: _words([getattr(row, name) for row in rows]) for name in ("method", "workload")},
             "objective": _words([row.metric for row in rows]),
             "direction": _words([row.direction for row in rows]),
             "best": _numbers(summary.best for summary in summaries),
             "budget": pd.Series([row.num_trials for row in rows], dtype="Int64"),
-            **{state: _column([summary.counts.get(state, 0) for summary in summaries]) for state in STATES},
+            **{state: _column([count.get(state, 0) for count in counts]) for state in STATES},
             "refused": _column([row.num_refused for row in rows]),
             "started": _times(row.started for row in rows),
             "finished": _times(row.finished for row in rows),
@@ -152,11 +154,12 @@ def trials(store: Store, study: StudyRow) -> pd.DataFrame:
         for index, objective in enumerate(objectives)
     }
     proposals = [row.proposal or {} for row in rows]
+    study_state = true_state_of(study)
     frame = pd.DataFrame(
         {
             "trial": _column([row.number for row in rows]),
             "attempt": _column([row.attempt for row in rows]),
-            "state": _words([row.state for row in rows]),
+            "state": _words([true_trial_state(row.state, study_state) for row in rows]),
             "place": pd.Series(leaderboard.places(study, rows), dtype="Int64"),
             **values,
             **_spread("hp", [row.hyperparameters for row in rows]),

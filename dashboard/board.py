@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from atoll.analysis import leaderboard, pareto
 from atoll.dashboard import thinning
 from atoll.storage import browse
+from atoll.storage.liveness import true_state_of
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import Store
 
@@ -56,7 +57,8 @@ class Board:
         """Read what has changed since the last refresh; `study` is its current row."""
         with self._lock:
             self.study = study
-            about = (study.id, study.started, study.name, study.state, study.num_trials, study.archived)
+            true_state = true_state_of(study)
+            about = (study.id, study.started, study.name, true_state, study.num_trials, study.archived)
             known = self.trials
             new = browse.scalar_columns(self._store, study.id, int(known["id"].max()) if len(known) else 0)
             # While the study runs, a lost trial may still report.
@@ -72,6 +74,8 @@ class Board:
                 self.trials = self._ranked(pd.concat([kept, added]).sort_values("id") if len(known) else added)
             elif not states and self._about == about:
                 return self
+            if true_state != "running":  # its launcher may have died before it could end them
+                self.trials = self.trials.assign(state=self.trials["state"].replace("running", "lost"))
             running = self.trials.loc[self.trials["state"] == "running", "id"].tolist()
             steps = sum(browse.newest_progress(self._store, running).values()) if running else 0
             ended = int(self.trials["finished"].notna().sum())

@@ -367,6 +367,7 @@ class StudyResults:
         reports = tables.records(tables.curves(self._store, row, [number]))
         curve = [report for report in reports if report["attempt"] == found.attempt]
         content = trial_as_dict(found)
+        content["state"] = liveness.true_trial_state(found.state, liveness.true_state_of(row))
         try:
             content |= {"output": self.output(number, found.attempt)}
         except StoreError as error:

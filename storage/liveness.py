@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from atoll.storage import launches
@@ -46,3 +47,22 @@ def true_state_of(study: StudyRow) -> str:
     if study.state != "running":
         return study.state
     return true_state(StudyFolder(study.folder), study.name, study.uid)
+
+
+def true_trial_state(state: str, study_state: str) -> str:
+    """The state of a trial of the store: no trial runs in a study that does not, so it is lost.
+
+    Args:
+        state: as in the store.
+        study_state: the true state of its study.
+    """
+    return "lost" if state == "running" and study_state != "running" else state
+
+
+def true_counts(counts: Mapping[str, int], study_state: str) -> dict[str, int]:
+    """The numbers of a study's trials by their true state."""
+    true: dict[str, int] = {}
+    for state, count in counts.items():
+        name = true_trial_state(state, study_state)
+        true[name] = true.get(name, 0) + count
+    return true

@@ -418,6 +418,14 @@ class Store:
         """Hide a study from lists, or show it again."""
         self._set(sa.update(StudyRow).where(StudyRow.id == study.id).values(archived=archived))
 
+    def end(self, study: StudyRow, state: str, reason: str | None) -> None:
+        """End a study whose journals cannot be written: its running trials are lost. A resumed one goes on as usual."""
+        over = {"finished": time.time(), "reason": storable(reason)}
+        running = sa.and_(TrialRow.study_id == study.id, TrialRow.state == "running")
+        with self._session.begin() as session:
+            session.execute(sa.update(TrialRow).where(running).values(state="lost", **over))
+            session.execute(sa.update(StudyRow).where(StudyRow.id == study.id).values(state=state, **over))
+
     def annotate(self, trial: TrialRow, note: str | None) -> None:
         """Set a reader's note on a trial, or remove it."""
         self._set(sa.update(TrialRow).where(TrialRow.id == trial.id).values(note=note or None))
@@ -817,7 +825,8 @@ def _check_agreement(session: Session, study_id: int, lines: Sequence[Event]) ->
     if again := _known_ids(session, study_id, started):
         raise Contradicted("the journals lost the start of trial {} (attempt {})".format(*min(again)))
     lost = {event.key for event in lines if isinstance(event, TrialLost)}
-    ended = sa.and_(TrialRow.study_id == study_id, TrialRow.state != "running")
+    # A lost one is what the journals say as well; `Store.end` may have been faster.
+    ended = sa.and_(TrialRow.study_id == study_id, TrialRow.state.not_in(("running", "lost")))
     for number, attempt in sorted(lost):
         is_it = sa.and_(ended, TrialRow.number == number, TrialRow.attempt == attempt)
         if session.scalar(sa.select(TrialRow.id).where(is_it)) is not None:

@@ -21,6 +21,7 @@ from atoll.dashboard.figures import trial as figures
 from atoll.dashboard.pages.studies import moment
 from atoll.storage import browse
 from atoll.storage.export import as_yaml
+from atoll.storage.liveness import true_state_of, true_trial_state
 from atoll.storage.models import HostRow, StudyRow, TrialRow
 from atoll.storage.store import StoreError
 
@@ -56,7 +57,7 @@ def register(app: dash.Dash, context: Context) -> None:
             newest = browse.newest_progress(context.store, [trial.id]).get(trial.id)
         except UNREADABLE as error:
             return no_update, no_update, components.alert("This trial cannot be read", str(error)), None
-        now = [trial.state, trial.note, newest, theme]
+        now = [_state(study, trial), trial.note, newest, theme]
         if now == seen:
             raise PreventUpdate
         drawn = (style.themed(figure, theme) for figure in draw(context, study, trial))
@@ -122,6 +123,10 @@ def draw(context: Context, study: StudyRow, trial: TrialRow) -> tuple[go.Figure,
     return curves, drawing.ledger_of(context.store, trial)
 
 
+def _state(study: StudyRow, trial: TrialRow) -> str:
+    return true_trial_state(trial.state, true_state_of(study))
+
+
 def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:
     """State, measurements, hosts, and the traceback of a failure."""
     proposal = trial.proposal or {}
@@ -129,7 +134,7 @@ def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:
         f" of {', '.join(f'trial {parent}' for parent in proposal['parents'])}" if proposal.get("parents") else ""
     )
     measured = [
-        ("state", trial.state + (", on oversubscribed cores or a shared GPU" if trial.oversubscribed else "")),
+        ("state", _state(study, trial) + (", on oversubscribed cores or a shared GPU" if trial.oversubscribed else "")),
         *((o["name"], table.shown(v)) for o, v in zip(study.objectives or (), trial.objectives or (), strict=False)),
         *([(study.metric, _value(trial.objective))] if not study.objectives else []),
         *((name.replace("_", " "), _value(value)) for name, value in (trial.metrics or {}).items()),

@@ -172,12 +172,22 @@ class _Runner:
             "method_label": part.method.name,
             "workload_label": part.workload.name,
         }
+        hurry: list[threading.Event] = []
+
+        def run_ranks(run: supervise.Run) -> str | None:
+            hurry.append(run.hurry)
+            return self._run_ranks(run)
+
         with self._follow(plan) as live:
 
             def watch(folder: StudyFolder) -> None:
                 live(folder)
                 if asked.is_set():  # by a signal that arrived before the search handled signals
-                    running.request_stop(folder)
+                    try:
+                        running.request_stop(folder)
+                    except OSError:  # as on a full disk: the search ends at once
+                        for event in hurry:
+                            event.set()
 
             ended = supervise.run_study(
                 plan,
@@ -186,7 +196,7 @@ class _Runner:
                 follow=watch,
                 accept_changes=self._accept_changes,
                 belongs_to=belongs_to,
-                run_ranks=self._run_ranks,
+                run_ranks=run_ranks,
             )
         if not ended.recorded:
             self._ending.unrecorded.append(part.name)

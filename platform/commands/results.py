@@ -129,14 +129,16 @@ def studies(
     """List the studies with their progress, or describe one: space, sampler, code, data, versions and changes."""
     from atoll.platform.commands import description, display
     from atoll.storage.export import study_as_dict
-    from atoll.storage.liveness import true_state_of
+    from atoll.storage.liveness import true_counts, true_state_of
 
     opened = open_store(store)
     chosen = None if name is None else opened.study(name).id
     summaries = [summary for summary in opened.studies() if chosen in (None, summary.study.id)]
     for summary in summaries:
         summary.study.state = true_state_of(summary.study)
-    contents = [study_as_dict(s.study) | {"counts": s.counts, "best": s.best} for s in summaries]
+    contents = [
+        study_as_dict(s.study) | {"counts": true_counts(s.counts, s.study.state), "best": s.best} for s in summaries
+    ]
     if name is None and as_json:
         print_json(contents)
         return

@@ -28,6 +28,7 @@ class FirstTrials:
 
     Attributes:
         reason: why the search was asked to stop; None if it was not.
+        is_unheard: whether the request could not be written, as on a full disk; each look tries again.
     """
 
     INTERVAL = 0.2
@@ -40,6 +41,7 @@ class FirstTrials:
         self._looked = -math.inf
         self._is_decided = study.keep_going or self._has_trained_before()
         self.reason: str | None = None
+        self.is_unheard = False
 
     def _has_trained_before(self) -> bool:
         """Pass over the lines from before this start, up to a trial that has trained."""
@@ -55,9 +57,12 @@ class FirstTrials:
 
     def look(self) -> None:
         """Read the new lines, and request a stop if the first trials have failed alike. Cheap: to be called often."""
-        if self._is_decided or time.monotonic() - self._looked < self.INTERVAL:
+        if (self._is_decided and not self.is_unheard) or time.monotonic() - self._looked < self.INTERVAL:
             return
         self._looked = time.monotonic()
+        if self._is_decided:
+            self._ask()
+            return
         ended = [event for event in self._new_events() if isinstance(event, TrialEnded)]
         self._failures += [event for event in ended if event.state == "failed"]
         kinds = {kind_of(failure.reason) for failure in self._failures}
@@ -66,7 +71,15 @@ class FirstTrials:
         elif len(self._failures) >= self._num_wanted:
             self._is_decided = True
             self.reason = _reason(self._num_wanted, min(self._failures, key=lambda failure: failure.time))
+            self._ask()
+
+    def _ask(self) -> None:
+        try:
             running.request_stop(self._folder)
+        except OSError:  # an exception here would end the launcher, and leave the search without an end
+            self.is_unheard = True
+        else:
+            self.is_unheard = False
 
 
 def _reason(count: int, first: TrialEnded) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform.exit_codes import EXIT_STOPPED
@@ -37,7 +38,7 @@ from atoll.storage.journal import JournalError, JournalWriter
 from atoll.storage.liveness import state
 from atoll.storage.lock import Lock, Locked
 from atoll.storage.recorder import Recorder, RecorderThread
-from atoll.storage.store import DEFAULT_URL, Store
+from atoll.storage.store import DEFAULT_URL, Store, StoreError
 
 log = logging.getLogger("atoll.launch")
 
@@ -450,6 +451,19 @@ def end(
     if state == "complete" and study.promotes and study.checkpoint is not None:
         _settle_paused(folder, past, study.checkpoint.keep)
     return state, reason
+
+
+def tell_store(url: URL, row: Mapping[str, Any], state: str, reason: str | None) -> None:
+    """Write the end of a search into the store only, as its journals cannot be written: no trial of it runs any more.
+
+    On --resume or `atoll record` the journals get an end of their own. A store that cannot be written, either, keeps
+    what it holds, and readers look up in the study's files whether it is running.
+    """
+    try:
+        with closing(Store(url)) as store:
+            store.end(store.study(row["name"], row["uid"]), state, reason)
+    except (DBAPIError, StoreError, OSError) as error:
+        log.warning("the store has no end of this study: %s", str(getattr(error, "orig", error)).partition("\n")[0])
 
 
 def free_name(wanted: str, url: str) -> str:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.storage.events import RankPlaced
 from atoll.storage.folder import StudyFolder
 from atoll.storage.process import Process
+
+KILLED_WITHIN = 5.0  # seconds in which the system ends a killed process, unless a file system keeps it
 
 _RANK_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_", "SLURM_PROCID", "SLURM_STEP")
 
@@ -97,11 +100,18 @@ def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:
 
 
 def kill_ranks(folder: StudyFolder, placed: Iterable[RankPlaced]) -> list[RankPlaced]:
-    """Kill those of the placed ranks that live on this host; returns them."""
+    """Kill those of the placed ranks that live on this host; returns them when they have ended.
+
+    One that was killed may still write for an instant: a line that comes after the next launch has closed the journals
+    would be recorded, and taken for one that the journals have lost.
+    """
     alive = [rank for rank in placed if rank.hostname == socket.gethostname() and is_rank_of(folder, rank.process)]
     for rank in alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(rank.process, signal.SIGKILL)
+    until = time.monotonic() + KILLED_WITHIN
+    while any(is_rank_of(folder, rank.process) for rank in alive) and time.monotonic() < until:
+        time.sleep(0.005)
     return alive
 
 

@@ -101,10 +101,6 @@ def run_study(
         lifecycle.prepare(plan, url, resuming=resuming, accept_changes=accept_changes, belongs_to=belongs_to)
         first_trials = FirstTrials(folder, study)
 
-        def following(folder: StudyFolder) -> None:
-            first_trials.look()
-            follow(folder)
-
         row = lifecycle.row(folder)
         at = absolute(parse(url))  # user code may change the working directory of this process, if it is in it
         thread = RecorderThread(Recorder(folder, lambda: Store(at), row))
@@ -112,13 +108,23 @@ def run_study(
         shown = live.LiveLogs(study.on_trial, folder, row)
         shown.start()
         with stop_on_signals(folder) as hurry:
+
+            def following(folder: StudyFolder) -> None:
+                first_trials.look()
+                if first_trials.is_unheard:  # the ranks do not hear it either
+                    hurry.set()
+                follow(folder)
+
             run = Run(study, folder, launches.newest(folder.journals), lock, following, hurry, function)
             failure = (run_ranks or supervise)(run)
         try:
             state, reason = lifecycle.end(folder, study, failure, first_trials.reason, is_complete=is_complete())
+            is_written = True
         except JournalError as error:
-            state, reason = "failed", failure or error.strerror
+            state, reason, is_written = "failed", failure or first_trials.reason or error.strerror, False
         recorded = thread.finish(lifecycle.RECORDING_TIMEOUT)
+        if recorded and not is_written:
+            lifecycle.tell_store(at, row, state, reason)
         shown.finish(HURRIED_TIMEOUT if hurry.is_set() else live.TIMEOUT)
         follow(folder)
     finally:

@@ -12,6 +12,8 @@ import pytest
 from conftest import ROOT
 
 from atoll.analysis import leaderboard, tables
+from atoll.storage.folder import StudyFolder
+from atoll.storage.lock import Lock
 from atoll.storage.store import Store
 
 PAGE = (ROOT / "docs/reading_results.md").read_text()
@@ -43,6 +45,7 @@ def every_state(path):
     lines.append(journals.event("trial_lost", {"number": 4, "attempt": 0, "reason": "its rank died"}))
     journals.start_trial(lines, 4, attempt=1)
     recorder.catch_up()
+    Lock(StudyFolder(path / "study-0").lock).acquire()  # it is searched
     return opened(store)
 
 

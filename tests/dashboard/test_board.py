@@ -8,7 +8,11 @@ import journals
 import pytest
 import sqlalchemy as sa
 
+import atoll
+from atoll.analysis import tables
 from atoll.dashboard.board import Board, Boards
+from atoll.storage.folder import StudyFolder
+from atoll.storage.lock import Lock
 from atoll.storage.store import StoreError
 
 
@@ -23,6 +27,13 @@ def statements():
     sa.event.listen(sa.Engine, "before_cursor_execute", listen)
     yield seen
     sa.event.remove(sa.Engine, "before_cursor_execute", listen)
+
+
+def searched(folder):
+    """Somebody searches the study, until the lock that is returned is released."""
+    lock = Lock(StudyFolder(folder).lock)
+    lock.acquire()
+    return lock
 
 
 def places(board):
@@ -56,6 +67,7 @@ def test_several_objectives_are_placed_by_their_fronts(tmp_path):
 
 def test_a_trial_that_continues_has_one_place_whenever_the_board_is_read(tmp_path):
     store, lines, recorder = boards.record(tmp_path)
+    searched(tmp_path / "study-0")
     board = Boards(store)
     for number, objective in ((0, 0.5), (1, None), (2, 0.6)):
         journals.start_trial(lines, number)
@@ -76,6 +88,7 @@ def test_a_trial_that_continues_has_one_place_whenever_the_board_is_read(tmp_pat
 
 def test_it_reads_what_is_new_and_what_had_not_ended(tmp_path, statements):
     store, lines, recorder = boards.record(tmp_path)
+    searched(tmp_path / "study-0")
     all_boards = Boards(store)
     journals.start_trial(lines, 0)
     recorder.catch_up()
@@ -170,3 +183,22 @@ def test_few_boards_are_kept(tmp_path):
     for number in range(18):
         assert isinstance(all_boards.of(f"s{number}"), Board)
     assert len(all_boards._boards) == 16
+
+
+def test_no_trial_of_a_search_that_is_over_is_shown_as_running(tmp_path):
+    store, lines, recorder = boards.record(tmp_path)
+    journals.start_trial(lines, 0)
+    recorder.catch_up()
+    study, lock = store.study("s"), searched(tmp_path / "study-0")
+    board = Board(store, study)
+    assert tables.trials(store, study)["state"].tolist() == ["running"]
+    assert board.refresh(study).counts() == {"running": 1}
+    lock.release()  # its launcher has died, or could not write the end
+    assert tables.trials(store, study)["state"].tolist() == ["lost"]
+    assert tables.studies(store)[["state", "running", "lost"]].values.tolist() == [["interrupted", 0, 1]]
+    assert board.refresh(study).counts() == {"lost": 1}
+    with atoll.open(f"{tmp_path}/atoll.db") as results:
+        assert results.study("s").trial(0)["state"] == "lost"
+    lock.acquire()  # on --resume
+    assert board.refresh(study).counts() == {"running": 1}
+    lock.release()

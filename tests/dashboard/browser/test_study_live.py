@@ -10,6 +10,8 @@ import pytest
 from commands import wait_until
 from served import cell, dashboard, drawn, num_rows, until
 
+from atoll.storage.folder import StudyFolder
+from atoll.storage.lock import Lock
 from atoll.storage.recorder import RecorderThread
 
 pytestmark = browser.NEEDED
@@ -22,7 +24,9 @@ def live(shared, request):
     """A running search: its journal's writer, and the address of its page."""
     path, url = shared
     name = request.function.__name__
-    _, lines, recorder = boards.record(path, name)
+    store, lines, recorder = boards.record(path, name)
+    lock = Lock(StudyFolder(store.study(name).folder).lock)
+    lock.acquire()
     for number, objective in enumerate([0.8, 0.9]):
         journals.start_trial(lines, number)
         for epoch in (1, 2, 3):
@@ -33,6 +37,7 @@ def live(shared, request):
     thread.start()
     yield lines, f"{url}/study?name={name}"
     thread.finish(20)
+    lock.release()
 
 
 def test_a_running_study_grows_and_keeps_zoom_choice_and_filters(live, page):

@@ -23,6 +23,7 @@ from commands import STABLE, atoll, called, called_json, journal_lines
 from atoll.analysis import comparison, confirmations
 from atoll.platform.benchmark import benchmark_file, bundled, runner
 from atoll.platform.benchmark.benchmark_file import Benchmark
+from atoll.platform.launch import running
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.in_process import run_in_process
 from atoll.platform.study import registry
@@ -367,3 +368,29 @@ def test_a_resumed_benchmark_measures_with_the_same_code_in_all_of_its_studies(t
         run(tmp_path, resuming=True)
     refused = called("benchmark", "b.yaml", "--accept-changes", cwd=tmp_path, code=2)
     assert "--accept-changes needs --resume" in refused.stderr
+
+
+def test_a_stop_of_a_benchmark_that_cannot_be_requested_stops_it_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(SMALL | {"tuning": {"trials": 500}}))
+    sent = []
+
+    def full(_folder):
+        raise OSError(28, "No space left on device")
+
+    @contextlib.contextmanager
+    def asked_before_the_search_listens(plan):
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+        yield lambda study: None
+
+    monkeypatch.setattr(running, "request_stop", full)
+    with contextlib.chdir(tmp_path):
+        ending = runner.run(
+            benchmark_file.load("b.yaml"),
+            f"sqlite:///{tmp_path}/atoll.db",
+            resuming=False,
+            say=lambda line: None,
+            follow=asked_before_the_search_listens,
+            run_ranks=run_in_process,
+        )
+    assert ending.state == "stopped"

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 
@@ -12,11 +14,16 @@ import pytest
 from commands import journal_lines, meanwhile
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
-from atoll.platform.launch import running, supervise
+from atoll.platform.launch import lifecycle, running, supervise
 from atoll.platform.launch.errors import LaunchError
+from atoll.platform.launch.mpiexec import is_rank_of, kill_ranks
 from atoll.platform.launch.signals import STOP_SIGNALS
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
+from atoll.storage import launches
+from atoll.storage.events import RankPlaced
+from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import JournalError
 from atoll.storage.lock import Locked
 from atoll.storage.store import Store
 
@@ -227,3 +234,62 @@ touch "$folder/died"; {note(STARTED)}; echo 'SHIFT = 0.3' > {tmp_path}/helper.py
     assert "the ranks are not restarted, as what they measure has changed meanwhile: helper.py changed" in ending.reason
     with pytest.raises(LaunchError, match=r"helper\.py changed"):
         run(tmp_path, resuming=True, **own)
+
+
+def test_running_trials_of_a_search_that_ends_on_a_full_disk_are_lost_and_trained_again(tmp_path, job, monkeypatch):
+    job(f"{note(STARTED)}; sleep 1; exit {EXIT_JOURNAL}")
+    with monkeypatch.context() as full:
+        # The first launch begins while there is space.
+        begins = launches.next_launch
+        calls = []
+
+        def first(folder):
+            calls.append(1)
+            return begins(folder) if len(calls) == 1 else raise_full(folder)
+
+        full.setattr(lifecycle.launches, "next_launch", first)
+        ending, row = run(tmp_path)
+    assert (ending.state, row.state) == ("failed", "failed")
+    assert "a journal cannot be written" in row.reason
+    store = Store(f"sqlite:///{tmp_path}/atoll.db")
+    assert [(t.number, t.attempt, t.state) for t in store.trials(row)] == [(0, 0, "lost")]
+    job(f"{note(STARTED | {'attempt': 1})}; {note(ENDED | {'attempt': 1})}; exit 0")
+    ending, row = run(tmp_path, resuming=True)
+    assert (ending.state, row.state) == ("complete", "complete")
+    states = [(t.number, t.attempt, t.state) for t in store.trials(row)]
+    assert states == [(0, 0, "lost"), (0, 1, "complete")]
+
+
+def raise_full(_folder):
+    raise JournalError(errno.ENOSPC, "the journal cannot be written")
+
+
+def test_a_search_whose_first_trials_fail_alike_stops_though_no_stop_can_be_requested(tmp_path, job, monkeypatch):
+    failed = [STARTED | {"number": n} for n in range(3)]
+    ended = [ENDED | {"number": n, "state": "failed", "objective": None, "reason": "ValueError: x"} for n in range(3)]
+    lines = "; ".join(map(note, [*failed, *ended]))
+    job(f"{lines}; for i in $(seq 600); do sleep 0.1; done")
+
+    def full(_folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(running, "request_stop", full)
+    begun = time.monotonic()
+    ending, row = run(tmp_path, trials=10)
+    assert time.monotonic() - begun < 20
+    assert (ending.state, row.state) == ("failed", "failed")
+    assert "the first 3 trials failed alike: ValueError: x" in ending.reason
+    assert journal_lines(tmp_path / "s", "study_ended")
+
+
+def test_killed_ranks_have_ended_before_the_journals_are_closed(tmp_path):
+    # Its memory takes the system a while to free; what it writes until then would come after the closing.
+    code = "import sys; x = bytearray(300_000_000); print('ready', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, "atoll.platform.ranks.main", str(tmp_path / "s")]
+    rank = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    rank.stdout.readline()
+    placed = RankPlaced(**{k: v for k, v in HOST.items() if k != "event"} | {
+        "hostname": socket.gethostname(), "process": rank.pid})  # fmt: skip
+    assert kill_ranks(StudyFolder(tmp_path / "s"), [placed]) == [placed]
+    assert not is_rank_of(StudyFolder(tmp_path / "s"), rank.pid)
+    rank.communicate()
