@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from atoll.platform.commands.ask_tell import AskedTrial, Study
     from atoll.platform.study.parameters import Categorical, Float, Int
     from atoll.platform.trial.objective_trial import ObjectiveTrial, Pruned
+    from atoll.platform.study.own_pruning import PruningRule, TrialReport
+    from atoll.platform.study.own_sampler import Sampler, TrialResult
     from atoll.platform.workloads.workload import Classification, Data, DataMissing, Samples, Workload, find_file
     from atoll.results.reading import Results, StudyResults, open
     from atoll.searchspaces.space import Parameter, SearchSpace
@@ -54,13 +56,17 @@ _MODULES = {
     "Parameter": "atoll.searchspaces.space",
     "ParameterGroup": "atoll.methods.common.groups",
     "Pruned": "atoll.platform.trial.objective_trial",
+    "PruningRule": "atoll.platform.study.own_pruning",
     "Results": "atoll.results.reading",
+    "Sampler": "atoll.platform.study.own_sampler",
     "Samples": "atoll.platform.workloads.workload",
     "SearchFailed": "atoll.platform.commands.api",
     "SearchSpace": "atoll.searchspaces.space",
     "Store": "atoll.storage.store",
     "Study": "atoll.platform.commands.ask_tell",
     "StudyResults": "atoll.results.reading",
+    "TrialReport": "atoll.platform.study.own_pruning",
+    "TrialResult": "atoll.platform.study.own_sampler",
     "Workload": "atoll.platform.workloads.workload",
     "find_file": "atoll.platform.workloads.workload",
     "open": "atoll.results.reading",
@@ -87,13 +93,17 @@ __all__ = [
     "Parameter",
     "ParameterGroup",
     "Pruned",
+    "PruningRule",
     "Results",
+    "Sampler",
     "Samples",
     "SearchFailed",
     "SearchSpace",
     "Store",
     "Study",
     "StudyResults",
+    "TrialReport",
+    "TrialResult",
     "Workload",
     "__version__",
     "find_file",

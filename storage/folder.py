@@ -98,6 +98,11 @@ class StudyFolder:
         return self.path / "stop"
 
     @property
+    def failure(self) -> Path:
+        """The reason for which a root has ended the search, such as an error of the user's sampler."""
+        return self.path / "failure"
+
+    @property
     def log(self) -> Path:
         """The output of mpiexec, and of the ranks outside trials."""
         return self.path / "logs" / "ranks.log"
@@ -129,7 +134,7 @@ class StudyFolder:
             self.journals, self.heartbeats, self.log.parent, self.exports, self.provenance, self.trials, self.live,
         ):  # fmt: skip
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.definition, self.stop_request, self.lock, self.quarantine):
+        for file in (self.definition, self.stop_request, self.failure, self.lock, self.quarantine):
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()

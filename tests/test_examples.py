@@ -58,8 +58,9 @@ def test_example(name, flags, tmp_path):
     assert study["state"] == "complete"
     counts = study["counts"]
     # the highest learning rates may diverge, which is a result
-    assert counts["complete"] + counts.get("failed", 0) == study["num_trials"]
-    assert counts["complete"] > study["num_trials"] / 2
+    assert counts["complete"] + counts.get("failed", 0) + counts.get("pruned", 0) == study["num_trials"]
+    assert counts["complete"] + counts.get("pruned", 0) > study["num_trials"] / 2
+    assert ("pruned" in counts) == (name == "own_pruning.yaml")
 
 
 @pytest.mark.long  # it searches on the real recordings

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import boards
 import pytest
@@ -12,11 +13,17 @@ import typer.main
 import yaml
 from commands import called, called_json
 from conftest import ROOT
+from optuna.distributions import FloatDistribution
 
 import atoll
+from atoll import Parameter, PruningRule, SearchSpace, TrialReport
 from atoll.methods.common.optimizers import OPTIMIZERS, SCHEDULES
 from atoll.platform import cli
 from atoll.platform.benchmark.benchmark_file import Benchmark
+from atoll.platform.search.own_code import OwnCode
+from atoll.platform.search.propagators import own
+from atoll.platform.study.pruning import Pruning
+from atoll.platform.study.samplers import Own
 from atoll.platform.study.study import Study
 from atoll.storage.models import Base
 
@@ -256,7 +263,9 @@ def inline_settings():
 
 
 @pytest.mark.parametrize("text", list(inline_settings()))
-def test_settings_in_a_line_are_valid(text):
+def test_settings_in_a_line_are_valid(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file.py").touch()  # a code file of the reader's
     base = {"name": "s", "workload": "digits_mlp", "method": "ddp"}
     settings = yaml.safe_load(text)
     if "topology" in settings:
@@ -264,6 +273,23 @@ def test_settings_in_a_line_are_valid(text):
     if "pruning" in settings:
         base |= {"checkpoint": {"every": "1 epochs"}}
     Study.model_validate(base | settings)
+
+
+def test_the_own_sampler_and_rule_of_the_page_run(tmp_path):
+    page = (DOCS / "extending.md").read_text()
+    sampler, rule = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    settings = yaml.safe_load(re.findall(r"```yaml\n(sampler.*?)```", page, re.DOTALL)[0])["sampler"]
+    (tmp_path / "own_sampler.py").write_text(sampler)
+    (tmp_path / "own_pruning.py").write_text(rule)
+    distribution = FloatDistribution(0.001, 0.3, log=True)
+    space = SearchSpace((Parameter(name="learning_rate", distribution=distribution, default=0.1),))
+    made = Own.model_validate(settings, context={"folder": str(tmp_path)})
+    own.check(made, space, 1, seed=0)
+    pruning = yaml.safe_load(re.findall(r"```yaml\n(pruning.*?)```", page, re.DOTALL)[0])["pruning"]
+    pruning = Pruning.model_validate(pruning, context={"folder": str(tmp_path)})
+    own_rule = OwnCode("pruning_rule", pruning.rule).make(PruningRule, pruning.options)
+    own_rule.told(TrialReport(0, 0.1, 2.0, 2, 20, 1.0, 0.1))
+    assert [own_rule.prunes(TrialReport(1, value, 2.0, 2, 20, 1.0, 0.1)) for value in (0.4, 0.6)] == [False, True]
 
 
 @pytest.mark.slow

@@ -100,7 +100,8 @@ def _measured_lines(record: Provenance, sources: str | None) -> list[str]:
     """The code, data, libraries and environment of a version."""
     measured = record.measured
     lines = [f"code: {path} (sha256 {sha256[:12]}…)" for path, sha256 in measured.code.items()]
-    lines += [f"copies of the code: {sources}"] if sources and measured.code else []
+    lines += [f"code that searches: {path} (sha256 {sha256[:12]}…)" for path, sha256 in record.searching.items()]
+    lines += [f"copies of the code: {sources}"] if sources and (measured.code or record.searching) else []
     for folder, repository in record.repositories.items():
         changed = f", with uncommitted changes in {', '.join(repository.changed)}" if repository.changed else ""
         lines.append(f"repository: {folder} at commit {repository.commit[:12]}{changed}")

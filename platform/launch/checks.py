@@ -7,10 +7,13 @@ from typing import Any
 import torch
 
 from atoll.analysis.failures import user_frame
+from atoll.platform.search.own_code import OwnCode
+from atoll.platform.search.propagators import own
 from atoll.platform.search.propagators.grid import identity, points
 from atoll.platform.search.proposals import draw
+from atoll.platform.study.own_pruning import PruningRule
 from atoll.platform.study.plan import Plan
-from atoll.platform.study.samplers import Grid
+from atoll.platform.study.samplers import Grid, Own, members
 from atoll.platform.study.study import Study
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import check_system
@@ -33,6 +36,7 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
     else:
         draw(plan.space, plan.infeasibility, study.seed)  # raises if almost everything is infeasible
         _check_grids(plan)
+        _check_own_code(plan)
     if plan.training is not None:
         plan.training.workload.check_data(plan.data)
     return plan
@@ -96,3 +100,15 @@ def _check_grids(plan: Plan) -> None:
                     f"trials must be at most {size}, the number of distinct configurations of the grid and the "
                     f"default; got {study.trials}"
                 )
+
+
+def _check_own_code(plan: Plan) -> None:
+    """Samplers and pruning rules of the user's own must be made with their options, and samplers must propose."""
+    study = plan.study
+    checked: list[Own] = []
+    for settings in (member for sampler in study.samplers() for member in members(sampler)):
+        if isinstance(settings, Own) and settings not in checked:
+            own.check(settings, plan.space, len(plan.objectives), study.seed)
+            checked.append(settings)
+    if study.pruning is not None and study.pruning.is_own:
+        OwnCode("pruning_rule", str(study.pruning.rule)).make(PruningRule, study.pruning.options)

@@ -130,6 +130,7 @@ def prepare(
     folder.create()
     write_whole(folder.definition, json.dumps(content, indent=2))
     folder.stop_request.unlink(missing_ok=True)
+    folder.failure.unlink(missing_ok=True)
     with launches.next_launch(folder.journals) as lines:
         if version is not None:
             is_new = not folder.provenance_version(version.number).exists()
@@ -434,8 +435,9 @@ def end(
         past, content = history.past, json.loads(folder.definition.read_text())
         # A study of before they were recorded neither promotes nor becomes longer; nor does one of a function.
         (unit, number), direction = content.get("length") or ("epochs", 0), content.get("curve_direction", "minimize")
-        reason: str | None = failure
-        if failure is not None:
+        given_up = folder.failure.read_text(encoding="utf-8") if folder.failure.exists() else None
+        reason: str | None = failure or given_up
+        if reason is not None:
             state = "failed"
         elif is_complete:
             state = "complete"

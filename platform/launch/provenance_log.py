@@ -113,7 +113,7 @@ def write(folder: StudyFolder, version: Version, lines: JournalWriter) -> None:
     The journal gets each version once; what an interrupted start has left out is completed.
     """
     record = version.record
-    for path, sha256 in record.measured.code.items():
+    for path, sha256 in (record.measured.code | record.searching).items():
         copy = folder.source(sha256)
         if Path(path).suffix != ".py" or copy.exists():
             continue
@@ -134,7 +134,7 @@ def write(folder: StudyFolder, version: Version, lines: JournalWriter) -> None:
 def changed_files(folder: StudyFolder, data: str | None) -> list[str]:
     """What has changed in the code and data since the latest start, for a restart of the ranks."""
     version = latest(folder)
-    return [] if version is None else provenance.changed_files(version.record.measured, Path(data) if data else None)
+    return [] if version is None else provenance.changed_files(version.record, Path(data) if data else None)
 
 
 def _mpi() -> dict[str, str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from atoll.platform.search.own_code import OwnCodeError, raise_it
 from atoll.platform.search.propagators.attributes import is_count, is_number
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
 from atoll.searchspaces.space import Gene, Infeasibility, SearchSpace
@@ -137,6 +138,7 @@ class Proposer:
         space: the search space.
         infeasibility: returns why hyperparameters are infeasible, or None.
         seed: the study's seed.
+        fail: called with an error of a sampler of the user's, possibly in the sampler's thread; the search is to end.
 
     Attributes:
         failures: keys of failed configurations, which are not evaluated again unchanged.
@@ -145,11 +147,19 @@ class Proposer:
     # The number of proposals before a random candidate is taken.
     NUM_PROPOSALS = 10
 
-    def __init__(self, propagator: Propagator, space: SearchSpace, infeasibility: Infeasibility, seed: int) -> None:
+    def __init__(
+        self,
+        propagator: Propagator,
+        space: SearchSpace,
+        infeasibility: Infeasibility,
+        seed: int,
+        fail: Callable[[OwnCodeError], None] = raise_it,
+    ) -> None:
         self._propagator = propagator
         self._space = space
         self._infeasibility = infeasibility
         self._seed = seed
+        self._fail = fail
         self._preparation: _Preparation | None = None
         self._deferred: list[Callable[[], None]] = []
         self.failures: set[str] = set()
@@ -228,7 +238,7 @@ class Proposer:
             return
         self._deliver()
         if not self._preparation.is_wanted:
-            self._propagator.dropped(self._preparation.number)
+            self._guarded(partial(self._propagator.dropped, self._preparation.number))
             self._preparation = None
 
     def take(self, number: int, wait: Callable[[Callable[[], bool]], None]) -> Candidate:
@@ -259,6 +269,9 @@ class Proposer:
         for attempt in range(self.NUM_PROPOSALS):
             try:
                 proposal = self._propagator.propose(number, attempt)
+            except OwnCodeError as error:
+                self._fail(error)
+                raise
             except Exception as error:  # such as a matrix that cannot be inverted: no reason to end a search
                 self._propagator.dropped(number)
                 return self._random(number, infeasible, f"random after {type(error).__name__}: {error}")
@@ -270,7 +283,7 @@ class Proposer:
                 whole = replace(proposal, attributes=shared | proposal.attributes)
                 return Candidate(hyperparameters, whole, tuple(infeasible))
             infeasible.append(InfeasibleProposal(hyperparameters, reason, proposal.genes, proposal.attributes))
-            self._propagator.infeasible(number, proposal.genes, proposal.attributes)
+            self._guarded(partial(self._propagator.infeasible, number, proposal.genes, proposal.attributes))
             if proposal.genes == before:
                 break  # the sampler has nothing else to propose
             before = proposal.genes
@@ -315,7 +328,13 @@ class Proposer:
     def _deliver(self) -> None:
         events, self._deferred = self._deferred, []
         for event in events:
+            self._guarded(event)
+
+    def _guarded(self, event: Callable[[], None]) -> None:
+        try:
             event()
+        except OwnCodeError as error:
+            self._fail(error)
 
 
 def key(hyperparameters: Mapping[str, Any]) -> str:

@@ -46,7 +46,15 @@ class Pruner:
         self._is_behind = False
         self._least_loss = math.inf
 
-    def replay(self, number: int, epoch: int, step: int, seconds: float, metric: float | None) -> None:
+    def replay(
+        self,
+        number: int,
+        epoch: int,
+        step: int,
+        seconds: float,
+        metric: float | None,
+        train_loss: float | None = None,
+    ) -> None:
         """Learn from an ended trial's report before a resume."""
         if metric is not None:
             self._learn(number, self._fidelity(epoch, step, seconds), self._sign * metric)

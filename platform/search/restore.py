@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from atoll.communication.mailbox import Mailbox
+from atoll.platform.search.own_code import OwnCodeError, raise_it
+from atoll.platform.search.own_rule import OwnRule
 from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.proposals import Proposer, key
 from atoll.platform.search.pruning import Pruner
@@ -73,15 +75,29 @@ def _genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dic
     return genes, trial.proposal.get("attributes") or {}
 
 
-def pruner_of(plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past) -> Pruner | None:
-    """The pruner of a study, with the values of earlier trials; None if no trial is stopped early."""
-    if plan.study.pruning is None or plan.study.pruning.promotion:
+def pruner_of(
+    plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past, fail: Callable[[OwnCodeError], None] = raise_it
+) -> Pruner | None:
+    """The pruner of a study, with the values of earlier trials; None if no trial is stopped early.
+
+    Args:
+        plan, roots: the study, and the mailbox of all roots.
+        events, past: from its journals.
+        fail: called with an error of a rule of the user's.
+    """
+    settings = plan.study.pruning
+    if settings is None or settings.promotion:
         return None
     sign = -1.0 if plan.subject.direction == "maximize" else 1.0
-    pruner = Pruner(plan.study.pruning, *plan.pruning_rule(), sign, roots)
+    rule, while_falling = plan.pruning_rule()
+    pruner = (
+        OwnRule(settings, while_falling, sign, roots, fail)
+        if settings.is_own
+        else Pruner(settings, rule, while_falling, sign, roots)
+    )
     results = {trial.key for trial in past.results().values()}
     for event in events:
         # Lost trials will be trained and counted again.
         if isinstance(event, ProgressReported) and event.key in results:
-            pruner.replay(event.number, event.epoch, event.step, event.seconds, event.metric)
+            pruner.replay(event.number, event.epoch, event.step, event.seconds, event.metric, event.train_loss)
     return pruner

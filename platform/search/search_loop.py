@@ -22,6 +22,7 @@ from atoll.platform.search.deadlines import Deadlines
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.island import Island
 from atoll.platform.search.journal_writer import SearchJournal
+from atoll.platform.search.own_code import GivingUp, OwnCodeError
 from atoll.platform.search.population import Individual, Population, Renewal
 from atoll.platform.search.promotion import Ended, Pauses
 from atoll.platform.search.proposals import Candidate, Proposer, key
@@ -82,6 +83,7 @@ class SearchLoop:
         deadlines: the time limits and stop requests.
         search_journal: records events.
         folder_of: the folder of a trial's own files, by its number.
+        giving_up: ends the search if code of the user's that proposes or prunes fails.
         beat: called in every wait between trials, for the heartbeat.
         may_start: whether a trial may start now; asked again and again until it is true, once for each trial.
     """
@@ -105,6 +107,7 @@ class SearchLoop:
         deadlines: Deadlines,
         search_journal: SearchJournal,
         folder_of: Callable[[int], TrialFolder],
+        giving_up: GivingUp,
         beat: Callable[[], None],
         may_start: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -122,6 +125,7 @@ class SearchLoop:
         self._deadlines = deadlines
         self._journal = search_journal
         self._folder_of = folder_of
+        self._giving_up = giving_up
         self._beat = beat
         self._may_start = may_start
         self._received = time.monotonic()
@@ -160,8 +164,9 @@ class SearchLoop:
         past = resume.read(events)
         given = given_first(plan, warm_start)
         scoring = Scoring(plan.objectives, plan.subject)
-        population = Population(study.population(place.island))
-        proposer = _proposer(plan, population, place.island, [hyperparameters for hyperparameters, _ in given])
+        population, giving_up = Population(study.population(place.island)), GivingUp(folder)
+        first = [hyperparameters for hyperparameters, _ in given]
+        proposer = _proposer(plan, population, place.island, first, giving_up)
         restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
         search_journal = _journal(folder, launch, worker.places, past, events)
         # After the journal, whose seconds must reach the budget when these do.
@@ -191,8 +196,8 @@ class SearchLoop:
         )
         return cls(
             plan=plan, worker=worker, roots=roots, office=office, candidates=candidates, island=island, scoring=scoring,
-            pruner=pruner_of(plan, roots, events, past), pauses=Pauses.of(plan), budget=budget, deadlines=deadlines,
-            search_journal=search_journal, folder_of=folder.trial, beat=beat,
+            pruner=pruner_of(plan, roots, events, past, giving_up), pauses=Pauses.of(plan), budget=budget,
+            deadlines=deadlines, search_journal=search_journal, folder_of=folder.trial, giving_up=giving_up, beat=beat,
             may_start=may_start,
         )  # fmt: skip
 
@@ -201,7 +206,10 @@ class SearchLoop:
         self._journal.ranks_placed()
         self._wait(self._roots.start_barrier())  # no root may write before all have read the journals
         while (ticket := self._next()) is not None and not self._is_over():
-            candidate = self._candidates.of(ticket, self._wait)
+            try:
+                candidate = self._candidates.of(ticket, self._wait)
+            except OwnCodeError:  # all roots end, and so does the study, as failed
+                break
             self._office.ask()
             self._evaluate(ticket, candidate)
         self._candidates.keep(self._wait)
@@ -213,7 +221,7 @@ class SearchLoop:
         return self._office.take(self._wait)
 
     def _is_over(self) -> bool:
-        return self._deadlines.is_over() or self._budget.is_over
+        return self._deadlines.is_over() or self._budget.is_over or self._giving_up.has_happened
 
     def _evaluate(self, ticket: Ticket, candidate: Candidate) -> None:
         trial = ticket.number, ticket.attempt
@@ -453,7 +461,9 @@ def _budget(study: Study, roots: Mailbox, past: resume.Past) -> BusyBudget:
     return BusyBudget(roots, seconds)
 
 
-def _proposer(plan: Plan, population: Population, island: int, given: Sequence[dict[str, Any]]) -> Proposer:
+def _proposer(
+    plan: Plan, population: Population, island: int, given: Sequence[dict[str, Any]], giving_up: GivingUp
+) -> Proposer:
     propagator = propagators.make(
         plan.study.samplers()[island],
         plan.space,
@@ -463,4 +473,4 @@ def _proposer(plan: Plan, population: Population, island: int, given: Sequence[d
         given=given,
         infeasibility=plan.infeasibility,
     )
-    return Proposer(propagator, plan.space, plan.infeasibility, plan.study.seed)
+    return Proposer(propagator, plan.space, plan.infeasibility, plan.study.seed, giving_up)

@@ -25,7 +25,17 @@ from atoll.platform.study import registry, repository, sources
 from atoll.platform.study.configuration import OWN
 from atoll.platform.study.names import FUNCTION, NOTEBOOK
 from atoll.platform.study.plan import Plan
-from atoll.platform.study.provenance_record import DataFiles, Measured, Provenance, Repository, measured_differences
+from atoll.platform.study.provenance_record import (
+    DataFiles,
+    Measured,
+    Provenance,
+    Repository,
+    code_differences,
+    measured_differences,
+)
+from atoll.platform.study.samplers import Own as OwnSampler
+from atoll.platform.study.samplers import members
+from atoll.platform.study.study import Study
 from atoll.searchspaces.space import SearchSpace
 
 Own = tuple[Kind, str]  # an optimizer or a schedule, and its name
@@ -50,14 +60,16 @@ def of(plan: Plan, environment: Mapping[str, str] | None = None) -> Provenance:
     """
     study = plan.study
     found = _sources(study.workload, study.method, own_code(plan.space))
+    searching = sources.trace(_files_that_search(study))
     return Provenance(
         measured=_measured(study.workload, _data_paths(study.workload, study.method, plan.data), plan.data, found),
-        environment=_environment() | dict(environment or {}),
-        repositories=_repositories(found.files),
+        searching=_hashes(searching.files),
+        environment=_environment(searching.libraries) | dict(environment or {}),
+        repositories=_repositories(found.files | searching.files),
         space=json.loads(json.dumps(plan.space.as_dict())),  # as it is read again
         samplers=[sampler.model_dump(mode="json") for sampler in study.samplers()],
         objectives=[objective.model_dump(mode="json") for objective in plan.objectives],
-        unread=sorted(map(str, found.not_read)),
+        unread=sorted({*map(str, found.not_read), *map(str, searching.not_read)}),
     )
 
 
@@ -86,21 +98,24 @@ def own_code(space: SearchSpace) -> list[Own]:
 
 def _measured(workload: str, paths: Sequence[Path], data: Path | None, found: sources.Sources) -> Measured:
     return Measured(
-        code={str(path): _sha256([path]) for path in sorted(found.files)} | _code_of_given(workload),
+        code=_hashes(found.files) | _code_of_given(workload),
         data=_data(paths, data),
         libraries=_versions(found.libraries),
         atoll_source=_atoll_source(),
     )
 
 
-def changed_files(before: Measured, data: Path | None) -> list[str]:
+def changed_files(record: Provenance, data: Path | None) -> list[str]:
     """A phrase for each file of a record that has changed since, without loading code."""
-    code = {path: _sha256([Path(path)]) for path in before.code if Path(path).is_file()}
+    before = record.measured
+    code, searching = (
+        _hashes(Path(path) for path in files if Path(path).is_file()) for files in (before.code, record.searching)
+    )
     code |= {name: digest for name, digest in before.code.items() if registry.is_given(name)}  # this process has it
     root = _data_folder(data)
     paths = [Path(path) if root is None else root / path for path in before.data]
     now = before.model_copy(update={"code": code, "data": _data([path for path in paths if path.exists()], data)})
-    return measured_differences(before, now)
+    return [*measured_differences(before, now), *code_differences(record.searching, searching)]
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -154,6 +169,30 @@ def _code_of_given(name: str) -> dict[str, str]:
     return {name: hashlib.sha256(text.encode()).hexdigest()}
 
 
+def _files_that_search(study: Study) -> list[Path]:
+    """The files of the user's samplers and pruning rule."""
+    named: list[tuple[registry.OwnKind, str]] = [
+        ("sampler", member.name)
+        for sampler in study.samplers()
+        for member in members(sampler)
+        if isinstance(member, OwnSampler)
+    ]
+    if study.pruning is not None and study.pruning.is_own:
+        named.append(("pruning_rule", str(study.pruning.rule)))
+    starts = []
+    for kind, name in named:
+        if (file := name.rpartition(":")[0]).endswith(".py"):
+            starts.append(Path(file))
+        else:
+            found = registry.own_class(kind, name, object)
+            starts += [_file_of(found), *_packages_of(found)]
+    return starts
+
+
+def _hashes(files: Iterable[Path]) -> dict[str, str]:
+    return {str(path): _sha256([path]) for path in sorted(files)}
+
+
 def _package(one: type) -> str:
     return one.__module__.partition(".")[0]
 
@@ -197,9 +236,10 @@ def _version(distribution: str) -> str | None:
     return found[1] if found else package.version
 
 
-def _environment() -> dict[str, str]:
+def _environment(libraries: Iterable[str]) -> dict[str, str]:
+    """The versions of what runs the search, with the libraries of the user's samplers and pruning rule."""
     system = {"Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    return system | versions(_SEARCHING)
+    return system | versions(dict.fromkeys([*_SEARCHING, *sorted(map(_distribution, libraries))]))
 
 
 @cache

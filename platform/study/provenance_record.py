@@ -68,6 +68,7 @@ class Provenance(_Record):
 
     Attributes:
         measured: what the values of trials depend on.
+        searching: SHA-256 of each file of the user's samplers and pruning rule, by absolute path.
         environment: versions of Python, MPI and samplers, which should not change these values.
         repositories: the git repositories of the user's code, by folder.
         space: the resolved search space, with defaults, scales, conditions and constraints.
@@ -77,6 +78,7 @@ class Provenance(_Record):
     """
 
     measured: Measured
+    searching: dict[str, str] = {}
     environment: dict[str, str] = {}
     repositories: dict[str, Repository] = {}
     space: dict[str, Any] = {}
@@ -112,14 +114,18 @@ def differences(before: Provenance, now: Provenance) -> Differences:
     shared = before.environment.keys() & now.environment.keys()
     others = {name: (before.environment[name], now.environment[name]) for name in sorted(shared)}
     return Differences(
-        measured=[*measured_differences(before.measured, now.measured), *of_space],
+        measured=[
+            *measured_differences(before.measured, now.measured),
+            *code_differences(before.searching, now.searching),
+            *of_space,
+        ],
         others=[f"{name} {old} → {new}" for name, (old, new) in others.items() if old != new],
     )
 
 
 def measured_differences(before: Measured, now: Measured) -> list[str]:
     """A phrase for each difference in what is measured."""
-    phrases = _changes(before.code, now.code, lambda path: Path(path).name, _hash_change)
+    phrases = code_differences(before.code, now.code)
     phrases += _changes(before.data, now.data, lambda path: f"data {path}", _data_change)
     phrases += _changes(before.libraries, now.libraries, str, lambda old, new: f" {old} → {new}" if old != new else "")
     same_version = before.libraries.get("atoll") == now.libraries.get("atoll")
@@ -127,6 +133,11 @@ def measured_differences(before: Measured, now: Measured) -> list[str]:
         change = _hash_change(before.atoll_source, now.atoll_source)
         phrases += [f"atoll's own source{change}"] if change else []
     return phrases
+
+
+def code_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """A phrase for each file of the user's code that differs, by its hash."""
+    return _changes(before, now, lambda path: Path(path).name, _hash_change)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], name: Any, change: Any) -> list[str]:

@@ -6,9 +6,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
+
+from atoll.platform.study import registry
+from atoll.platform.study.samplers import own_name, own_options
 
 RULES = ("asha", "median")
+_OF_RULES = {"factor": "asha", "rungs": "asha and median", "startup": "median"}  # settings that own rules do not have
 
 
 class Pruning(BaseModel):
@@ -16,10 +20,14 @@ class Pruning(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rule: Literal["asha", "median"] | None = Field(
+    rule: str | None = Field(
         default=None,
-        description="which trials continue: the best 1/factor at each rung (asha), or those no worse than the rung's "
-        "median (median). Default: the method's, or asha",
+        description="which trials continue: the best 1/factor at each rung (asha), those no worse than the rung's "
+        "median (median), or those that your own rule decides on (file.py:Class, or an entry point of the group "
+        "atoll.pruning_rules). Default: the method's, or asha",
+    )
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="your own rule's options, which may as well stand next to `rule`"
     )
     fidelity: Literal["epochs", "steps", "seconds"] = Field(
         default="epochs", description="unit of rungs and grace; seconds of training time"
@@ -49,16 +57,42 @@ class Pruning(BaseModel):
     @classmethod
     def _is_a_mapping(cls, content: object) -> object:
         if isinstance(content, str):
-            rules, example = ", ".join(RULES), content if content in RULES else RULES[0]
+            is_one = content in RULES or registry.is_own_class("pruning_rule", content)
+            rules, example = ", ".join(RULES), content if is_one else RULES[0]
             raise ValueError(
-                f"must be a mapping such as {{rule: {example}}}; the rules are {rules}; got {content[:100]!r}"
+                f"must be a mapping such as {{rule: {example}}}; the rules are {rules}, and file.py:Class for one of "
+                f"your own; got {content[:100]!r}"
             )
+        rule = content.get("rule") if isinstance(content, dict) else None
+        if isinstance(rule, str) and registry.is_own_class("pruning_rule", rule):
+            return own_options(content, *cls.model_fields)
         return content
+
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, rule: str | None, info: ValidationInfo) -> str | None:
+        return rule if rule is None or rule in RULES else own_name("pruning_rule", rule, RULES, info.context)
+
+    @model_validator(mode="after")
+    def _has_the_rules_settings(self) -> Pruning:
+        if not self.is_own:
+            if self.options:
+                raise ValueError(f"options are of a rule of your own, rule: file.py:Class; got {self.rule}")
+            return self
+        if useless := [name for name in _OF_RULES if getattr(self, name) != type(self).model_fields[name].default]:
+            rules = f"{useless[0]} is a setting of {_OF_RULES[useless[0]]}"
+            raise ValueError(f"{rules}: omit it, or give it another name as an option of {self.rule}")
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the rule is the user's."""
+        return self.rule is not None and self.rule not in RULES
 
     @model_validator(mode="after")
     def _promotes_by_asha(self) -> Pruning:
-        if self.promotion and self.rule == "median":
-            raise ValueError("promotion needs the rule asha; got median")
+        if self.promotion and self.rule not in (None, "asha"):
+            raise ValueError(f"promotion needs the rule asha; got {self.rule}")
         if self.promotion and self.while_falling is not None:
             raise ValueError(
                 "with promotion trials pause instead of stopping, so while_falling has no effect: omit one of them"

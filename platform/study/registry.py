@@ -1,4 +1,4 @@
-"""Resolves names of methods, workloads and search spaces: registered, an entry point, or `file.py:Class`."""
+"""Resolves names of methods, workloads, search spaces and own code: registered, an entry point, or `file.py:Class`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from atoll.methods import METHODS
 from atoll.methods.common.own import OF_WORKLOAD, Kind, installed, is_own
@@ -34,6 +34,7 @@ _IMPORTING = threading.local()
 
 # Functions that another process has sent, or that are in no file: by the names that studies give them.
 _GIVEN: dict[str, Callable[..., Any]] = {}
+OwnKind = Literal["sampler", "pruning_rule"]  # what a study can name of the user's, besides methods and workloads
 
 
 class UnknownName(ValueError):
@@ -144,6 +145,27 @@ def workload(name: str, hyperparameters: Any = None) -> Workload:
 
     workload_class: type[Workload] = _checked(name, _load(_locate(name, "workload", WORKLOADS)), Workload)
     return workload_class() if hyperparameters is None else workload_class(hyperparameters)
+
+
+def is_own_class(kind: OwnKind, name: str) -> bool:
+    """Whether a name has the form of an own sampler's or pruning rule's: file.py:Class, or an entry point."""
+    return name.rpartition(":")[0].endswith(".py") or name in _entry_points(kind)
+
+
+def check_own_class(kind: OwnKind, name: str, known: Sequence[str]) -> None:
+    """Raise UnknownName unless `name` can refer to an own sampler or pruning rule; `known` are the names of atoll's."""
+    if not is_own_class(kind, name):
+        raise UnknownName(
+            f"must be one of {', '.join([*known, *sorted(_entry_points(kind))])}, file.py:Class, or an entry point of "
+            f"the group atoll.{kind}s; got {name[:100]!r}"
+        )
+    _locate(name, kind, {})
+
+
+def own_class(kind: OwnKind, name: str, base: type) -> type[Any]:
+    """The class of an own sampler or pruning rule. Raises UnknownName if it is no subclass of `base`, or incomplete."""
+    found: type[Any] = _checked(name, _load(_locate(name, kind, {})), base)
+    return found
 
 
 def own(kind: Kind, name: str, of: Workload | None) -> Callable[..., Any] | None:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from atoll.platform.study import registry
 
 
 class _Strict(BaseModel):
@@ -150,7 +163,66 @@ class Grid(_Strict):
     )
 
 
-Member = Annotated[Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random, Field(discriminator="name")]
+class Own(_Strict):
+    """A sampler of your own: a subclass of atoll.Sampler."""
+
+    name: str = Field(description="file.py:Class, or an entry point of the group atoll.samplers")
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="the class's options, which may as well stand next to `name`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_options(cls, content: object) -> object:
+        return own_options(content, "name")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        return own_name("sampler", name, NAMES, info.context)
+
+
+def own_options(content: object, *keys: str) -> object:
+    """A mapping with its further keys moved into `options`. Raises ValueError for an option that is given twice."""
+    if not isinstance(content, dict):
+        return content
+    options = content.get("options") or {}
+    further = {key: value for key, value in content.items() if key not in (*keys, "options")}
+    if not further or not isinstance(options, dict):
+        return content
+    if twice := sorted(further.keys() & options.keys()):
+        raise ValueError(f"options must be given once; {', '.join(twice)} is in `options` and next to it")
+    return {key: value for key, value in content.items() if key in keys} | {"options": options | further}
+
+
+def own_name(kind: registry.OwnKind, name: str, known: Sequence[str], context: Mapping[str, Any] | None) -> str:
+    """The name of an own class with an absolute path; the context has the study file's folder.
+
+    Raises:
+        UnknownName: if it cannot be one, or the context says that code must be inside its folder, and it is not.
+    """
+    folder = Path((context or {}).get("folder", "."))
+    name = registry.absolute(name, folder)
+    if (context or {}).get("inside"):
+        registry.check_inside(name, folder)
+    registry.check_own_class(kind, name, known)
+    return name
+
+
+def _is_built_in(sampler: object) -> str:
+    """own for a sampler of the user's, or one whose name nobody knows; else built-in."""
+    name = sampler.get("name") if isinstance(sampler, dict) else getattr(sampler, "name", None)
+    return "own" if isinstance(name, str) and name not in NAMES else "built-in"
+
+
+Member = Annotated[
+    Annotated[
+        Annotated[Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random, Field(discriminator="name")],
+        Tag("built-in"),
+    ]
+    | Annotated[Own, Tag("own")],
+    Discriminator(_is_built_in),
+]
 
 
 class Mixed(_Strict):
@@ -173,11 +245,12 @@ class Mixed(_Strict):
         return self
 
 
+BuiltIn = Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed
+NAMES = tuple(get_args(sampler.model_fields["name"].annotation)[0] for sampler in get_args(BuiltIn))
 Sampler = Annotated[
-    Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed,
-    Field(discriminator="name"),
+    Annotated[Annotated[BuiltIn, Field(discriminator="name")], Tag("built-in")] | Annotated[Own, Tag("own")],
+    Discriminator(_is_built_in),
 ]
-NAMES = tuple(get_args(sampler.model_fields["name"].annotation)[0] for sampler in get_args(get_args(Sampler)[0]))
 _ONE_OBJECTIVE = ("optuna-cmaes", "optuna-gp")
 SEVERAL_OBJECTIVES = tuple(name for name in NAMES if name not in _ONE_OBJECTIVE)
 
@@ -190,9 +263,10 @@ def default_sampler(num_objectives: int) -> Sampler:
 def with_name(sampler: object) -> object:
     """Name a sampler without a name `propulate`. Raises ValueError for a bare name."""
     if isinstance(sampler, str):
-        example = sampler if sampler in NAMES else "random"
+        example = sampler if sampler in NAMES or registry.is_own_class("sampler", sampler) else "random"
         raise ValueError(
-            f"must be a mapping such as {{name: {example}}}; the names are {', '.join(NAMES)}; got {sampler[:100]!r}"
+            f"must be a mapping such as {{name: {example}}}; the names are {', '.join(NAMES)}, and file.py:Class for "
+            f"one of your own; got {sampler[:100]!r}"
         )
     if not isinstance(sampler, dict):
         return sampler

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from atoll.platform.study.samplers import Genetic, Grid, Mixed, Random, Sampler
+from atoll.platform.study.samplers import Genetic, Grid, Mixed, Own, Random, Sampler
 
 if TYPE_CHECKING:
     from atoll.platform.search.population import Population
@@ -33,6 +33,9 @@ def make(
         num_objectives: the number of an individual's losses.
         given: the configurations of the first trials, after which the sampler proposes.
         infeasibility: returns why hyperparameters are infeasible, or None.
+
+    Raises:
+        UnknownName, OwnCodeError: if a sampler of the user's cannot be made.
     """
     if isinstance(settings, Mixed):
         from atoll.platform.search.propagators.mixed import MixedPropagator
@@ -50,6 +53,10 @@ def make(
         from atoll.platform.search.propagators.grid import GridPropagator
 
         return GridPropagator(settings, space, seed, given, infeasibility)
+    if isinstance(settings, Own):
+        from atoll.platform.search.propagators.own import OwnPropagator
+
+        return OwnPropagator(settings, space, num_objectives, seed)
     from atoll.platform.search.propagators.optuna_sampler import OptunaPropagator
 
     return OptunaPropagator(settings, space, num_objectives, population.size, seed)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from conftest import ROOT
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import CmaEsSampler
 from optuna.trial import TrialState
@@ -27,6 +28,8 @@ from atoll.platform.study.migration import Migration
 from atoll.platform.study.samplers import NAMES, SEVERAL_OBJECTIVES, Genetic, Grid, Sampler
 from atoll.searchspaces.space import Parameter, SearchSpace
 
+OWN = f"{ROOT}/examples/own_sampler.py:LocalSearch"
+ALL = (*NAMES, OWN)
 GP_LONG = pytest.param("optuna-gp", marks=pytest.mark.long)  # it takes as long as all the others together
 
 SPACE = SearchSpace(
@@ -134,7 +137,7 @@ class Search:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        *(pytest.param(name, 30, id=name) for name in NAMES if name != "optuna-gp"),
+        *(pytest.param(name, 30, id=name) for name in ALL if name != "optuna-gp"),
         pytest.param("optuna-gp", 12, id="optuna-gp"),
         pytest.param("optuna-gp", 30, id="optuna-gp-long", marks=pytest.mark.long),
     ],
@@ -151,14 +154,14 @@ def test_proposals_stay_in_the_space_and_repeat(name, count):
     assert len({json.dumps(values, sort_keys=True) for values in first.configurations()}) > count - 5
 
 
-@pytest.mark.parametrize("name", ["optuna-tpe", GP_LONG, "optuna-cmaes", "propulate"])
+@pytest.mark.parametrize("name", ["optuna-tpe", GP_LONG, "optuna-cmaes", "propulate", OWN])
 def test_a_sampler_learns_to_keep_away_from_what_is_refused(name):
     """Where a third of the space is feasible, ten proposals nearly always have one that is."""
     space = SPACE.constrained(["rate <= 0.002"])
     search = Search(name, space=space).evaluate(40)
     operators = [candidate.proposal.operator for candidate, _ in search.history]
     assert all(values["rate"] <= 0.002 for values in search.configurations())
-    if name != "propulate":
+    if name not in ("propulate", OWN):  # which learn nothing of refusals
         assert operators.count("random") <= 4
         late = [len(candidate.infeasible) for candidate, _ in search.history[20:]]
         assert sum(late) / len(late) < 3
@@ -190,7 +193,7 @@ def test_a_sampler_that_repeats_itself_is_asked_twice_only():
     assert max(len(candidate.infeasible) for candidate, _ in search.history) == 2
 
 
-@pytest.mark.parametrize("name", [GP_LONG if name == "optuna-gp" else name for name in NAMES])
+@pytest.mark.parametrize("name", [GP_LONG if name == "optuna-gp" else name for name in ALL])
 def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
     uninterrupted = Search(name).evaluate(40)
     resumed = Search(name)
@@ -211,7 +214,7 @@ def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["propulate"]
+    ["propulate", OWN]
     + [
         pytest.param(name, marks=pytest.mark.long)
         for name in ("optuna-cmaes", "optuna-tpe", "optuna-nsga2", "optuna-nsga3")

@@ -113,7 +113,7 @@ def test_everything_survives_a_round_trip(tmp_path):
         (MINIMAL | {"sampler": ["annealing"]}, ["such as {name: random}; the names are propulate, "]),
         (
             MINIMAL | {"pruning": "hyperband"},
-            ["pruning: must be a mapping such as {rule: asha}; the rules are asha, median; got 'hyperband'"],
+            ["pruning: must be a mapping such as {rule: asha}; the rules are asha, median, ", "; got 'hyperband'"],
         ),
         (
             'name: s\nworkload: digits_mlp\nmethod: daso\nspace:\n  learning_rate: {low: "1e-4", high: "1e-1"}\n',
