@@ -37,3 +37,8 @@ def size(num_bytes: float | None, missing: str = MISSING) -> str:
             break
         num_bytes /= 1000
     return f"{num_bytes:.3g} {unit}"
+
+
+def parent(number: int) -> str:
+    """A trial that another one was bred from; a negative number is a result from elsewhere, of `learn_from`."""
+    return f"trial {number}" if number >= 0 else f"learned result {-number}"

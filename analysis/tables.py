@@ -63,7 +63,7 @@ TRIALS = (
     Column("oversubscribed", "whether ranks shared cores or a GPU, so that times do not compare"),
     Column("provenance", "version of code, data and libraries; `atoll studies NAME` tells what differs"),
     Column("operator", "what proposed the trial: default, a sampler, or operators such as crossover"),
-    Column("parents", "the numbers of the trials that it was bred from, separated by spaces"),
+    Column("parents", "numbers of the trials that it was bred from, separated by spaces; negative: of `learn_from`"),
     Column("reason", "why it failed, was pruned or was lost"),
     Column("note", "a reader's note, from the dashboard"),
     Column("notes", "remarks of the method, and what the trial changed in its process, a line each"),

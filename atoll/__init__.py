@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from atoll.methods.method import Batch, Context, Method, NotApplicable
     from atoll.platform.commands.api import SearchFailed, search
     from atoll.platform.commands.ask_tell import AskedTrial, Study
-    from atoll.platform.study.parameters import Categorical, Float, Int
-    from atoll.platform.trial.objective_trial import ObjectiveTrial, Pruned
     from atoll.platform.study.own_pruning import PruningRule, TrialReport
     from atoll.platform.study.own_sampler import Sampler, TrialResult
+    from atoll.platform.study.parameters import Categorical, Float, Int
+    from atoll.platform.trial.objective_trial import ObjectiveTrial, Pruned
     from atoll.platform.workloads.workload import Classification, Data, DataMissing, Samples, Workload, find_file
     from atoll.results.reading import Results, StudyResults, open
     from atoll.searchspaces.space import Parameter, SearchSpace

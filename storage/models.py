@@ -75,6 +75,11 @@ class StudyRow(Base):
     archived: Mapped[bool] = mapped_column(server_default=false(), doc="whether it is listed on request only")
 
     @property
+    def is_imported(self) -> bool:
+        """Whether it was searched elsewhere: it has no files, and cannot be resumed."""
+        return self.definition.get("imported_from") is not None
+
+    @property
     def all_objectives(self) -> list[dict[str, Any]]:
         """Each objective's name and direction, also if there is one."""
         return list(self.objectives or [{"name": self.metric, "direction": self.direction}])

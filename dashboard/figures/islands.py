@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from atoll.analysis.formatting import parent as parent_name
 from atoll.dashboard import thinning
 from atoll.dashboard.figures import style
 from atoll.dashboard.figures.style import COLORS, SCALE, plain, styled
@@ -266,4 +267,4 @@ def _depths(relatives: Mapping[int, Relative], number: int) -> dict[int, int]:
 
 def gene_sources(sources: Mapping[str, object]) -> Counter[str]:
     """The number of genes from each parent or operator."""
-    return Counter(f"trial {source}" if isinstance(source, int) else str(source) for source in sources.values())
+    return Counter(parent_name(source) if isinstance(source, int) else str(source) for source in sources.values())

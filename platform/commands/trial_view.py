@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from atoll.analysis.formatting import duration, number, size
+from atoll.analysis.formatting import duration, number, parent, size
 from atoll.platform.commands.display import table
 from atoll.platform.commands.shared import print_table
 from atoll.storage.models import StudyRow
@@ -47,7 +47,7 @@ def facts(study: StudyRow, trial: Mapping[str, Any]) -> dict[str, str]:
     names = [objective["name"] for objective in study.all_objectives]
     values = trial["objectives"] or [trial["objective"]]
     proposal = trial["proposal"] or {}
-    parents = f" of trials {', '.join(map(str, proposal['parents']))}" if proposal.get("parents") else ""
+    parents = f" of {', '.join(map(parent, proposal['parents']))}" if proposal.get("parents") else ""
     hosts = dict.fromkeys(f"{host['hostname']} ({host['device']})" for host in trial["hosts"])
     found = {
         **({} if trial["place"] is None else {"place": str(trial["place"])}),

@@ -11,6 +11,7 @@ from atoll.platform.search.own_code import OwnCode
 from atoll.platform.search.propagators import own
 from atoll.platform.search.propagators.grid import identity, points
 from atoll.platform.search.proposals import draw
+from atoll.platform.study import learning
 from atoll.platform.study.own_pruning import PruningRule
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.samplers import Grid, Own, members
@@ -37,6 +38,7 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
         draw(plan.space, plan.infeasibility, study.seed)  # raises if almost everything is infeasible
         _check_grids(plan)
         _check_own_code(plan)
+        learning.check(plan)
     if plan.training is not None:
         plan.training.workload.check_data(plan.data)
     return plan

@@ -26,7 +26,7 @@ from atoll.platform.launch import live, orphans, provenance_log
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import promotion, resume
 from atoll.platform.search.extension import Extension
-from atoll.platform.study import warmstart
+from atoll.platform.study import learning, warmstart
 from atoll.platform.study.on_trial import Command
 from atoll.platform.study.plan import Length, Plan, length
 from atoll.platform.study.study import BUDGETS, Study
@@ -48,7 +48,7 @@ MAY_CHANGE = (
     "check",
 )  # fmt: skip
 LENGTHS = ("epochs", "steps")
-_NO_COLUMNS = ("warm_start", "curve_direction", "length")  # in the study's file, and not in the store
+_NO_COLUMNS = ("warm_start", "learned", "curve_direction", "length")  # in the study's file, and not in the store
 # Neither compared nor stored: URLs may have passwords, and nothing in a study's folder names code to be run.
 _NOT_COMPARED = frozenset({"store", "folder", "on_trial"})
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
@@ -124,9 +124,9 @@ def prepare(
     version = None if is_used_up else provenance_log.current(plan, folder, resuming, accept_changes)
     if history is not None and (num_ended := orphans.end(folder, history.events)):
         log.warning("ended %d ranks that an earlier launcher had left", num_ended)
-    # Compute nodes may be unable to reach the store, so the warm start is read here.
-    warm_start = json.loads(folder.definition.read_text()).get("warm_start") if resuming else warmstart.read(plan, url)
-    content = _row(plan, folder, definition) | dict(belongs_to or {}) | {"warm_start": warm_start}
+    # Compute nodes may be unable to reach the store, so what it has is read here.
+    earlier = _earlier(json.loads(folder.definition.read_text())) if resuming else _earlier_results(plan, url)
+    content = _row(plan, folder, definition) | dict(belongs_to or {}) | earlier
     folder.create()
     write_whole(folder.definition, json.dumps(content, indent=2))
     folder.stop_request.unlink(missing_ok=True)
@@ -141,6 +141,18 @@ def prepare(
         lines.append(StudyStarted(definition=definition, num_trials=study.trials, provenance=number), sync=True)
         mark_lost(folder, lines, "its process ended before the trial did", suspected=None, history=history)
     return folder
+
+
+def _earlier_results(plan: Plan, url: str) -> dict[str, Any]:
+    """The configurations of the warm start, and the results that samplers learn from, for the study's file."""
+    learned, report = learning.read(plan, url)
+    for line in report:
+        log.warning("%s", line)
+    return _earlier({"warm_start": warmstart.read(plan, url), "learned": [one.as_dict() for one in learned]})
+
+
+def _earlier(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: content.get(name) for name in ("warm_start", "learned")}
 
 
 def check_new(study: Study, resuming: bool) -> None:

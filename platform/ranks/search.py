@@ -110,11 +110,12 @@ def _search(
     """Run the search loop of a worker's root."""
     # Members need neither samplers nor search spaces, whose libraries take a second to import.
     from atoll.platform.search.search_loop import SearchLoop
+    from atoll.platform.study.learning import Learned
     from atoll.platform.study.plan import Plan
 
     island_world = roots.split(island)
     assert island_world is not None
-    warm_start = json.loads(folder.definition.read_text()).get("warm_start") or []
+    definition = json.loads(folder.definition.read_text())
     mailboxes = roots.mailbox(), island_world.mailbox()
     loop = SearchLoop.assemble(
         Plan.of(study),
@@ -123,7 +124,8 @@ def _search(
         *mailboxes,
         study.topology.shape().island_sizes,
         launch=launch,
-        warm_start=warm_start,
+        warm_start=definition.get("warm_start") or [],
+        learned=[Learned.from_dict(one) for one in definition.get("learned") or []],
         beat=serve,
     )
     loop.run()

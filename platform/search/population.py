@@ -5,7 +5,7 @@ Propulate scans all individuals at every evaluation; here the best are at hand, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ class Individual:
     """An evaluated candidate.
 
     Attributes:
-        number: its trial's number.
+        number: its trial's number; negative for a result from elsewhere (`learn_from`).
         genes: its genes, in the order of the space's parameters.
         losses: the losses to minimize, one per objective; a pruned individual's last value.
         island: the island on which it was bred.
@@ -136,9 +136,11 @@ class Population:
     def is_nondominated(self, number: int, losses: Losses) -> bool:
         """Whether no complete individual of the breeding population dominates trial `number` with these losses.
 
-        Of equal ones the lower number does, as in leaderboards.
+        Of equal ones the lower number does, as in leaderboards. Results from elsewhere do not count.
         """
-        others = (i for i in self.best() if i.is_complete and i.number != number)
+        # They might fill the breeding population.
+        known: Iterable[Individual] = self._order if any(i.number < 0 for i in self.best()) else self.best()
+        others = (i for i in known if i.is_complete and i.number >= 0 and i.number != number)
         return not any(
             all(a <= b for a, b in zip(i.losses, losses, strict=True)) and (i.losses != losses or i.number < number)
             for i in others

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from atoll.platform.search.own_code import OwnCodeError, raise_it
-from atoll.platform.search.propagators.attributes import is_count, is_number
+from atoll.platform.search.propagators.attributes import is_number, is_trial
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
 from atoll.searchspaces.space import Gene, Infeasibility, SearchSpace
 
@@ -78,7 +78,7 @@ def _are_genes(value: object) -> bool:
 _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "genes": _are_genes,
     "operator": lambda value: isinstance(value, str),
-    "parents": lambda value: isinstance(value, list) and all(map(is_count, value)),
+    "parents": lambda value: isinstance(value, list) and all(map(is_trial, value)),
     "sources": lambda value: isinstance(value, dict) and all(isinstance(v, int | str) for v in value.values()),
     "attributes": lambda value: isinstance(value, dict),
     "seconds": is_number,

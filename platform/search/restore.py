@@ -13,6 +13,7 @@ from atoll.platform.search.proposals import Proposer, key
 from atoll.platform.search.pruning import Pruner
 from atoll.platform.search.resume import Past, PastTrial
 from atoll.platform.search.scoring import Scoring
+from atoll.platform.study.learning import Learned
 from atoll.platform.study.plan import Plan
 from atoll.searchspaces.space import SearchSpace
 from atoll.storage.events import Event, ProgressReported
@@ -59,6 +60,27 @@ def restore(
             attributes=attributes,
             curve=curve,
             attempt=trial.attempt,
+        )
+        if population.admit(individual):
+            proposer.arrived(individual)
+
+
+def learn(
+    learned: Sequence[Learned], plan: Plan, population: Population, proposer: Proposer, *, num_islands: int
+) -> None:
+    """Give results from elsewhere to an island's population and sampler, which have no others yet.
+
+    Their numbers are -1, -2 and so on, so that they are older than any trial. They are at home on no worker, as every
+    island is told them.
+    """
+    for place, one in enumerate(learned, 1):
+        individual = Individual(
+            number=-place,
+            genes=tuple(plan.space.encode(one.hyperparameters).values()),
+            losses=one.losses,
+            island=-1,
+            home=-1,
+            visited=frozenset(range(num_islands)),
         )
         if population.admit(individual):
             proposer.arrived(individual)

@@ -27,10 +27,11 @@ from atoll.platform.search.population import Individual, Population, Renewal
 from atoll.platform.search.promotion import Ended, Pauses
 from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
-from atoll.platform.search.restore import pruner_of, restore
+from atoll.platform.search.restore import learn, pruner_of, restore
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.tickets import Ticket, TicketOffice
 from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.learning import Learned
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.platform.study.topology import Place
@@ -143,6 +144,7 @@ class SearchLoop:
         *,
         launch: int,
         warm_start: Sequence[dict[str, Any]] = (),
+        learned: Sequence[Learned] = (),
         beat: Callable[[], None] = lambda: None,
         may_start: Callable[[], bool] = lambda: True,
     ) -> SearchLoop:
@@ -156,6 +158,7 @@ class SearchLoop:
             island_sizes: the number of workers of each island.
             launch: the number of this launch of the study, whose journal the root writes.
             warm_start: configurations to evaluate first, after the default.
+            learned: results from elsewhere, which the sampler is told before all others.
             beat: called in every wait between trials.
             may_start: whether a trial may start now.
         """
@@ -167,6 +170,7 @@ class SearchLoop:
         population, giving_up = Population(study.population(place.island)), GivingUp(folder)
         first = [hyperparameters for hyperparameters, _ in given]
         proposer = _proposer(plan, population, place.island, first, giving_up)
+        learn(learned, plan, population, proposer, num_islands=len(island_sizes))
         restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
         search_journal = _journal(folder, launch, worker.places, past, events)
         # After the journal, whose seconds must reach the budget when these do.

@@ -24,6 +24,7 @@ from atoll.platform.study.configuration import MAX_SEED, check_length, check_obs
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.function import check_call, of_function
 from atoll.platform.study.interval import Interval
+from atoll.platform.study.learn_from import LearnFrom
 from atoll.platform.study.loader import Loader
 from atoll.platform.study.migration import Migration
 from atoll.platform.study.objectives import Direction, Objective
@@ -243,6 +244,12 @@ class Study(Strict):
         default=None,
         description="configurations from earlier studies or a file, evaluated next; they count towards the budget",
     )
+    learn_from: list[LearnFrom] | None = Field(
+        default=None,
+        min_length=1,
+        description="earlier results that samplers are told without training them again: a table's file, "
+        "{study: NAME}, or a list of these; they use no budget",
+    )
     confirm: Confirmation | None = Field(
         default=None, description="configurations to train with several seeds, instead of a search"
     )
@@ -288,6 +295,11 @@ class Study(Strict):
     @classmethod
     def _name_samplers(cls, sampler: object) -> object:
         return [with_name(member) for member in sampler] if isinstance(sampler, list) else with_name(sampler)
+
+    @field_validator("learn_from", mode="before")
+    @classmethod
+    def _listed(cls, sources: object) -> object:
+        return [sources] if isinstance(sources, str | dict) else sources
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -360,7 +372,7 @@ class Study(Strict):
             raise ValueError(
                 f"trials must be {number} (configurations x seeds of confirm) or absent; got {self.trials}"
             )
-        others = ("seconds", "busy_seconds", "pruning", "warm_start")
+        others = ("seconds", "busy_seconds", "pruning", "warm_start", "learn_from")
         if conflicting := [name for name in others if getattr(self, name) is not None]:
             raise ValueError(f"confirm trains every configuration to the end; omit {', '.join(conflicting)}")
 

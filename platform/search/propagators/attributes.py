@@ -46,6 +46,11 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
+def is_trial(value: object) -> bool:
+    """Whether a value is a trial's number, or that of a result from elsewhere, which is negative."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**53) < value < 2**53
+
+
 def _is_known(name: str, value: object) -> bool:
     return any(pattern.fullmatch(name) and check(value) for pattern, check in _KNOWN)
 
@@ -54,8 +59,8 @@ def _are_numbers(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_number, value))
 
 
-def _are_counts(value: object) -> bool:
-    return isinstance(value, list) and all(map(is_count, value))
+def _are_trials(value: object) -> bool:
+    return isinstance(value, list) and all(map(is_trial, value))
 
 
 def _is_state(value: object) -> bool:
@@ -91,6 +96,6 @@ _KNOWN: tuple[tuple[re.Pattern[str], Callable[[object], bool]], ...] = (
     (re.compile(r"(cma|cmawm|sepcma|NSGAIISampler|NSGAIIISampler):generation"), is_count),
     (re.compile(r"(cma|cmawm|sepcma):state"), _is_state),
     (re.compile("x_for_tell"), _are_numbers),
-    (re.compile(r"study:(NSGAIISampler|NSGAIIISampler):parent:\d{1,9}"), _are_counts),
+    (re.compile(r"study:(NSGAIISampler|NSGAIIISampler):parent:\d{1,9}"), _are_trials),
     (re.compile(r"(tpe|gp):relative_params:\d{1,9}"), lambda value: isinstance(value, str)),
 )

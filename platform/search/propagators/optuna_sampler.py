@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, ClassVar
@@ -97,13 +97,17 @@ class OptunaPropagator(Propagator):
             _leave_threads_alone()
         self._name = settings.name
         self._knows_pruning = isinstance(settings, Tpe)
+        # NSGA-II and -III see trials of generations only: results from elsewhere are the first one.
+        genetic = {Nsga2: "NSGAIISampler", Nsga3: "NSGAIIISampler"}.get(type(settings))
+        self._of_learned: dict[str, Any] = {} if genetic is None else {f"{genetic}:generation": 0}
         self._space = space
         self._seed = seed
         self._inactive = space.inactive_genes()
         self._distributions = {p.name: _distribution(p) for p in space.parameters}
         self._storage = _Storage(settings.memory if isinstance(settings, Gp) else None)
         self._study = optuna.create_study(storage=self._storage, directions=["minimize"] * num_objectives)
-        self._make = _factory(settings, population, seed, self._distributions)
+        self._learned: list[FrozenTrial] = []  # results from elsewhere
+        self._make = _factory(settings, population, seed, self._distributions, self._learned)
         self._ids: dict[int, int] = {}  # trial's number -> Optuna's
         self._numbers: dict[int, int] = {}
 
@@ -164,12 +168,15 @@ class OptunaPropagator(Propagator):
     def arrived(self, individual: Individual) -> None:
         """Tell the sampler of an evaluated individual."""
         genes = dict(zip(self._distributions, individual.genes, strict=True))
-        self.started(individual.number, genes, individual.attributes)
+        is_learned = individual.number < 0
+        self.started(individual.number, genes, self._of_learned if is_learned else individual.attributes)
         trial_id = self._ids[individual.number]
         # Only TPE supports pruned trials. The others would ignore them and keep proposing similar ones, so we report
         # the last value as final.
         if individual.is_complete or not self._knows_pruning:
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, individual.losses)
+            if is_learned:
+                self._learned.append(self._storage.get_trial(trial_id))
             return
         for epoch, loss in individual.curve.items():
             self._storage.set_trial_intermediate_value(trial_id, epoch, loss)
@@ -208,9 +215,13 @@ class _Qmc(QMCSampler):  # type: ignore[misc]
 
 
 def _factory(
-    settings: OptunaSettings, population: int, seed: int, distributions: dict[str, BaseDistribution]
+    settings: OptunaSettings,
+    population: int,
+    seed: int,
+    distributions: dict[str, BaseDistribution],
+    learned: Sequence[FrozenTrial],
 ) -> Callable[[int, int], BaseSampler]:
-    """A function that makes the sampler for a seed and a trial's number."""
+    """A function that makes the sampler for a seed and a trial's number; `learned` may grow."""
     s = settings
     if isinstance(s, Tpe):
         return lambda seed, _: TPESampler(
@@ -229,6 +240,8 @@ def _factory(
             popsize=s.population,
             with_margin=s.margin,
             use_separable_cma=s.separable,
+            # Warm-started CMA-ES (Nomura et al. 2021), which Optuna has no separable form of.
+            source_trials=(list(learned) or None) if not s.separable else None,
             warn_independent_sampling=False,
             seed=seed,
         )

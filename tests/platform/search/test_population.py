@@ -129,3 +129,18 @@ def test_of_equal_individuals_the_first_is_the_incumbent():
     several.admit(individual(1, 1.0, 2.0))
     assert several.is_nondominated(2, (2.0, 1.0))
     assert not several.is_nondominated(2, (1.0, 3.0))
+
+
+def test_results_from_elsewhere_breed_and_are_no_incumbents():
+    """They may fill the whole breeding population: the incumbent, whose weights stay, is a trial of this search."""
+    population, emigrants = Population(2), Emigrants(home=0, island=0, num_islands=2)
+    for number in (-1, -2, -3):
+        learned = individual(number, 0.01 * -number, home=-1)
+        population.admit(learned)
+        emigrants.add(learned)
+    assert [i.number for i in population.best()] == [-1, -2]
+    assert population.is_nondominated(0, (0.5,))
+    population.admit(individual(0, 0.5))
+    assert population.is_nondominated(1, (0.4,))
+    assert not population.is_nondominated(1, (0.6,))
+    assert emigrants.take(1, 5, population) == []

@@ -3,9 +3,12 @@
 import collections
 import json
 import pickle
+import random
+import statistics
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,13 +20,14 @@ from pydantic import TypeAdapter
 
 from atoll.analysis import pareto
 from atoll.communication.local_mailbox import LocalMailbox
-from atoll.platform.search import propagators
+from atoll.platform.search import propagators, restore
 from atoll.platform.search.island import Island
 from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.propagators import cmaes, grid
 from atoll.platform.search.propagators.attributes import known_attributes
 from atoll.platform.search.propagators.genetic import GeneticPropagator
-from atoll.platform.search.proposals import Proposer
+from atoll.platform.search.proposals import Proposer, known_fields
+from atoll.platform.study.learning import Learned
 from atoll.platform.study.migration import Migration
 from atoll.platform.study.samplers import NAMES, SEVERAL_OBJECTIVES, Genetic, Grid, Sampler
 from atoll.searchspaces.space import Parameter, SearchSpace
@@ -476,3 +480,82 @@ def test_a_grid_goes_around_with_the_points_that_are_evaluated_first():
     assert sorted(proposed[:size]) == sorted(map(grid.identity, on_the_grid))
     assert set(proposed[size - 2 : size]) == {grid.identity(on_the_grid[4]), grid.identity(on_the_grid[7])}
     assert proposed[size:] == proposed[:4]
+
+
+QUADRATIC = SearchSpace(
+    tuple(Parameter(name=f"x{i}", distribution=FloatDistribution(-5, 5), default=0) for i in range(3))
+)
+
+
+def squared(v):
+    return (sum((x - 3.0) ** 2 for x in v.values()),)
+
+
+def learning_search(name, num_learned, **options):
+    """A search whose sampler was told random points of the quadratic first."""
+    search = Search(name, objectives=squared, space=QUADRATIC, **options)
+    draws, found = random.Random(7), []
+    for _ in range(num_learned):
+        values = {p.name: draws.uniform(-5, 5) for p in QUADRATIC.parameters}
+        found.append(Learned(values, squared(values)))
+    for proposer, island in search.workers:
+        restore.learn(found, SimpleNamespace(space=QUADRATIC), island.population, proposer, num_islands=1)
+    return search
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("propulate", {}),
+        ("optuna-tpe", {}),
+        ("optuna-cmaes", {}),
+        ("optuna-cmaes", {"margin": True}),
+        ("optuna-nsga2", {}),
+        ("optuna-nsga3", {}),
+        pytest.param("optuna-gp", {}, marks=pytest.mark.long),
+        ("mixed", {}),
+        (OWN, {}),
+    ],
+)
+def test_a_sampler_that_has_learned_proposes_better_from_the_start(name, options):
+    """A sampler begins at random, or in the middle, 5.2 away; the best of 60 random points is nearer than 2."""
+    num_trials = 12
+
+    def distances(num_learned):
+        searches = [learning_search(name, num_learned, seed=seed, **options) for seed in range(3)]
+        return [squared(v)[0] ** 0.5 for search in searches for v in search.evaluate(num_trials).configurations()]
+
+    learned, ignorant = distances(60), distances(0)
+    assert learned != ignorant
+    assert statistics.mean(learned) < 0.75 * statistics.mean(ignorant)
+
+
+@pytest.mark.parametrize("name", ["random", "optuna-qmc"])
+def test_what_goes_by_the_number_learns_nothing(name):
+    learned, ignorant = (learning_search(name, num_learned).evaluate(5) for num_learned in (20, 0))
+    assert learned.configurations() == ignorant.configurations()
+
+
+@pytest.mark.parametrize("name", ["propulate", "optuna-tpe", "optuna-cmaes", "optuna-nsga2", "mixed", OWN])
+def test_a_resumed_search_that_has_learned_proposes_the_same(name):
+    uninterrupted = learning_search(name, 40).evaluate(24)
+    resumed = learning_search(name, 40)
+    proposer, island = resumed.workers[0]
+    for candidate, individual in uninterrupted.history[:13]:
+        attributes, ignored = known_attributes(json.loads(json.dumps(individual.attributes)))
+        known, unknown = known_fields(json.loads(json.dumps(candidate.as_dict())))
+        assert (ignored, unknown) == ([], [])
+        proposer.started(individual.number, known["genes"], attributes)
+        again = Individual(individual.number, individual.genes, individual.losses, 0, 0, attributes=attributes)
+        assert island.population.admit(again)
+        proposer.arrived(again)
+        resumed.history.append((candidate, again))
+    assert resumed.evaluate(11).configurations() == uninterrupted.configurations()
+
+
+def test_offspring_have_parents_that_were_learned():
+    search = learning_search("propulate", 40).evaluate(4)
+    parents = {parent for candidate, _ in search.history for parent in candidate.proposal.parents}
+    assert parents
+    assert parents <= {*range(-40, 0), *range(4)}
+    assert min(parents) < 0
