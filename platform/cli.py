@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from atoll.platform.commands import compare, information, reading, results, search  # noqa: F401  (they register their commands)
+from atoll.platform.commands import compare, importing, information, reading, results, search  # noqa: F401  (they register)
 from atoll.platform.commands.shared import app
 from atoll.platform.exit_codes import FAILURE, USAGE
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from atoll.storage import browse, liveness, rank_logs
-from atoll.storage.export import as_yaml, configuration, trial_as_dict
+from atoll.storage.export import as_yaml, check_trained_here, configuration, trial_as_dict
 from atoll.storage.files import write_whole
 from atoll.storage.folder import StudyFolder
 from atoll.storage.models import StudyRow, TrialRow
@@ -315,6 +315,7 @@ class StudyResults:
         if file is not None:
             check_exported(file)
         row = self._row()
+        check_trained_here(row)
         trials = self._chosen(row, None if pareto else best, trial, attempt)
         alone = trial is not None or (best == 1 and not pareto)
         if not trials:
@@ -455,6 +456,10 @@ def check_exported(path: Path) -> None:
 
 def files_of(study: StudyRow) -> StudyFolder:
     """The folder of a study's files. Raises StoreError if it is not on this host, or another study's."""
+    if study.is_imported:
+        raise StoreError(
+            f"{study.name} was imported, so it has no files: no journals, logs or weights, and does not run"
+        )
     folder = StudyFolder(study.folder)
     if not folder.exists():
         raise StoreError(f"{study.name} has no files in {folder.path} on this host")

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from atoll.storage.models import ProvenanceRow, StudyRow, TrialRow
+from atoll.storage.store import StoreError
 
 _TRIAL_COLUMNS = tuple(column.name for column in TrialRow.__table__.columns if column.name != "study_id")
 
@@ -29,6 +30,15 @@ def study_as_dict(study: StudyRow) -> dict[str, Any]:
 def _named(study: StudyRow, trial: TrialRow) -> dict[str, float | None]:
     names = (objective["name"] for objective in study.objectives or ())
     return dict(zip(names, trial.objectives or (), strict=True))
+
+
+def check_trained_here(study: StudyRow) -> None:
+    """Raise StoreError for an imported study, whose configurations atoll cannot train."""
+    if study.is_imported:
+        raise StoreError(
+            f"{study.name} was imported: its trials have hyperparameters, but no configuration that `atoll train` "
+            "could train; `atoll table` and `atoll leaderboard --json` have the hyperparameters"
+        )
 
 
 def configuration(

@@ -466,6 +466,27 @@ class Store:
                 raise StoreError(self._name_taken(known))
             return known.id
 
+    def add_whole(self, fields: Mapping[str, Any], lines: Sequence[Event]) -> int:
+        """Add a study that was searched elsewhere, with the lines that its journals would have; returns its id.
+
+        Raises:
+            StoreError: if the name is taken, or the database refuses a value.
+        """
+        try:
+            with self._session.begin() as session:
+                known = StudyRow(**fields)
+                session.add(known)
+                session.flush()
+                self._add(session, known.id, lines)
+                return known.id
+        except REFUSALS as error:
+            self.check_name(fields["name"], fields["uid"])
+            if not _is_refusal(error):
+                raise
+            raise StoreError(
+                f"{self} cannot store the study {fields['name']}: {getattr(error, 'orig', error)}"
+            ) from error
+
     def _known(self, session: Session, name: str, uid: str | None) -> StudyRow | None:
         """The study of that uid, even if it was renamed, else the one of that name."""
         of_uid = None if uid is None else session.scalars(sa.select(StudyRow).where(StudyRow.uid == uid)).first()
@@ -496,6 +517,12 @@ class Store:
             )
 
     def _name_taken(self, study: StudyRow) -> str:
+        if study.is_imported:
+            return (
+                f"{self} already holds a study named {study.name!r}, which was imported: it has no files, and cannot "
+                f"be resumed. Choose another --name; `learn_from: {{study: {study.name}}}` tells its results to the "
+                f"samplers of a new study, and `atoll delete {study.name}` removes it"
+            )
         return (
             f"{self} already holds a study named {study.name!r}, with its files in {study.folder}, started "
             f"{time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(study.started))}; choose another --name, or remove "

@@ -30,8 +30,10 @@ def commands(text):
 @pytest.mark.parametrize("command", sorted({c for path in DOCUMENTS for c in commands(path.read_text())}))
 def test_commands_parse(command):
     words = shlex.split(command)
-    parsed = COMMANDS[words[1]]
-    context = parsed.make_context(words[1], words[2:], resilient_parsing=False)
+    parsed, rest = COMMANDS[words[1]], words[2:]
+    while hasattr(parsed, "commands"):  # a group, such as `import`
+        parsed, rest = parsed.commands[rest[0]], rest[1:]
+    context = parsed.make_context(words[1], rest, resilient_parsing=False)
     assert context.params is not None
 
 

@@ -14,7 +14,7 @@ from dash import Input, Output, State, dcc, html
 from atoll.dashboard import components
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.storage import browse
-from atoll.storage.export import as_yaml
+from atoll.storage.export import as_yaml, check_trained_here
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StoreError
 
@@ -86,6 +86,7 @@ def _number(best: int | str | None) -> int:
 
 def content(context: Context, study: StudyRow, ids: Sequence[int], alone: bool) -> str:
     """At most `MAX_SHOWN` trials' configurations, as `atoll export` writes them. Raises StoreError for no trials."""
+    check_trained_here(study)
     if not ids:
         raise StoreError(f"{study.name} has no complete trial to export")
     trials = browse.trials(context.store, ids[:MAX_SHOWN])

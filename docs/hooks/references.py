@@ -41,7 +41,16 @@ def sentence(text: str) -> str:
 def command_line() -> str:
     """Each command with its help, as `--help` prints it."""
     group = typer.main.get_command(cli.app)
-    return "\n\n".join(_command(name, group.commands[name]) for name in sorted(group.commands))
+    return "\n\n".join(_command(name, command) for name, command in commands(group))
+
+
+def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """All commands by name, those of groups such as `import` with the group's name before theirs."""
+    for name, command in sorted(group.commands.items()):
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 def _command(name: str, command: Any) -> str:

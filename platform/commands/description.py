@@ -28,7 +28,7 @@ def describe(
     """
     sources = StudyFolder(study.folder).source("").parent
     return {
-        "sources": str(sources) if sources.is_dir() else None,
+        "sources": str(sources) if sources.is_dir() and not study.is_imported else None,
         "num_without_provenance": num_measured.get(None, 0),
         "provenance": [
             {

@@ -174,7 +174,9 @@ def delete(
         for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
             running.check_not_running(part)
     kind = "study" if isinstance(row, StudyRow) else "benchmark"
-    files = f"its files in {row.folder}" if has_files else f"no files, as {row.folder} has none of this {kind}"
+    is_imported = isinstance(row, StudyRow) and row.is_imported
+    none = "it was imported" if is_imported else f"{row.folder} has none of this {kind}"
+    files = f"its files in {row.folder}" if has_files else f"no files, as {none}"
     if not yes:
         typer.confirm(f"Delete {study} and its trials from {opened}, and {files}?", abort=True)
     if has_files:
@@ -295,10 +297,12 @@ def _to_export(opened: Store, row: StudyRow, best: int | None, which: tuple[int,
     from atoll.analysis import leaderboard as ranking
     from atoll.results.reading import fewer
     from atoll.storage import browse
+    from atoll.storage.export import check_trained_here
     from atoll.storage.store import StoreError
 
     if best is None and not row.objectives:
         raise StoreError(f"--pareto needs several objectives; {row.name} has one, {row.metric}: use --best")
+    check_trained_here(row)
     if which is not None:
         return [browse.trial(opened, row.id, *which)]
     trials = ranking.front(row, opened.leaderboard(row)) if best is None else ranking.best(opened, row, best)

@@ -358,6 +358,8 @@ def _stored_folder(row: StudyRow) -> StudyFolder:
     from atoll.platform.launch.errors import LaunchError
     from atoll.storage.folder import StudyFolder
 
+    if row.is_imported:
+        raise LaunchError(f"{row.name} was imported: it does not run")
     folder = StudyFolder(row.folder)
     if folder.exists() and not folder.is_of(row.name, row.uid):
         raise LaunchError(f"{row.folder} holds another study than the store's {row.name}; nothing was stopped")

@@ -20,7 +20,7 @@ class LearnFrom(Strict):
     study: str | None = Field(default=None, description="name of a study in the store")
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="columns of the table, by hyperparameter or objective, where their names differ",
+        description="names of hyperparameters and objectives in the table, or in the study, where they differ",
     )
     fixed: dict[str, JsonValue] = Field(
         default_factory=dict,
@@ -39,8 +39,6 @@ class LearnFrom(Strict):
             raise ValueError("learn_from needs a file, or {study: NAME}: one of the two")
         if self.file is not None and Path(self.file).suffix not in FORMATS:
             raise ValueError(f"a table must end in {', '.join(FORMATS)}; got {self.file!r}")
-        if self.study is not None and self.columns:
-            raise ValueError("columns are those of a table; a study has names of its own")
         return self
 
     @field_validator("file")

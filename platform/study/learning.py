@@ -173,16 +173,20 @@ def _of_file(plan: Plan, source: LearnFrom) -> _Source:
 
 
 def _check_names(source: LearnFrom, columns: Sequence[str], names: Sequence[str], aims: Sequence[str]) -> None:
-    for name, column in source.columns.items():
-        if name not in (*names, *aims):
-            raise ValueError(
-                f"columns of {source.title} must be of {', '.join((*names, *aims))}; got {name}, which the study does "
-                "not have"
-            )
+    _check_ours(source, [*names, *aims])
+    for column in source.columns.values():
         if column not in columns:
             raise ValueError(f"{source.title} has no column {column!r}; it has {', '.join(columns[:30])}")
-    if unknown := sorted(source.fixed.keys() - set(names)):
-        raise ValueError(f"fixed must name hyperparameters of the study, {', '.join(names)}; got {', '.join(unknown)}")
+
+
+def _check_ours(source: LearnFrom, names: Sequence[str]) -> None:
+    """The names of `columns` and `fixed` must be those of this study."""
+    for key in ("columns", "fixed"):
+        if unknown := sorted(getattr(source, key).keys() - set(names)):
+            raise ValueError(
+                f"{key} of learn_from must name hyperparameters or objectives of the study, {', '.join(names)}; got "
+                f"{', '.join(unknown)}"
+            )
 
 
 def _table(file: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -223,19 +227,31 @@ def _of_study(plan: Plan, source: LearnFrom, url: str) -> _Source:
         records = sorted(store.provenances(row), key=lambda one: one.version)
     finally:
         store.close()
-    aims = {objective["name"]: objective["direction"] for objective in row.all_objectives}
+    aims = {objective["name"]: str(objective["direction"]) for objective in row.all_objectives}
+    names = _names_there(plan, source, aims)
     for objective in plan.objectives:
-        if aims.get(objective.name, objective.direction) != objective.direction:
+        there = names.get(objective.name, objective.name)
+        if (direction := aims.get(there, objective.direction)) != objective.direction:
             raise ValueError(
-                f"study {row.name} would {aims[objective.name]} {objective.name}, and this study would "
-                f"{objective.direction} it"
+                f"study {row.name} would {direction} {there}, and this study would {objective.direction} "
+                f"{objective.name}"
             )
     if records:
         _check_units(plan, row.name, records[-1].record.get("space") or {})
     study = plan.study
     others = complete_hyperparameters(study.method, study.workload, dict(plan.space.fixed))
-    rows = [_row(trial, list(aims)) for trial in trials.values()]
+    rows = [_row(trial, list(aims), names) for trial in trials.values()]
     return _Source(rows, others, _differences(plan, row, trials.values()))
+
+
+def _names_there(plan: Plan, source: LearnFrom, aims: Mapping[str, str]) -> dict[str, str]:
+    """The names in another study of hyperparameters and objectives that have other names there."""
+    _check_ours(source, [*plan.space.names(), *(objective.name for objective in plan.objectives)])
+    names = dict(source.columns)
+    (first, *more) = plan.objectives
+    if not more and list(aims) == ["value"] and first.name not in names:  # Optuna's, of a single objective
+        names[first.name] = "value"
+    return names
 
 
 def _check_units(plan: Plan, name: str, space: Mapping[str, Any]) -> None:
@@ -248,11 +264,13 @@ def _check_units(plan: Plan, name: str, space: Mapping[str, Any]) -> None:
             )
 
 
-def _row(trial: TrialRow, aims: Sequence[str]) -> _Row:
-    whole = trial.configuration.get("hyperparameters") or trial.hyperparameters
+def _row(trial: TrialRow, aims: Sequence[str], names: Mapping[str, str]) -> _Row:
+    whole = dict(trial.configuration.get("hyperparameters") or trial.hyperparameters)
     values = trial.objectives or [trial.objective]
     measured = (trial.metrics or {}) | dict(zip(aims, values, strict=False))
-    return _Row(trial.state, dict(whole), measured)
+    for found in (whole, measured):
+        found |= {name: found[there] for name, there in names.items() if there in found}
+    return _Row(trial.state, whole, measured)
 
 
 def _differences(plan: Plan, row: StudyRow, trials: Iterable[TrialRow]) -> list[str]:

@@ -55,7 +55,8 @@ def _of_studies(study: Study, url: str) -> Iterable[tuple[str, str, dict[str, An
         for name in study.warm_start.studies:
             row = store.study(name)
             for trial in leaderboard.best(store, row, study.warm_start.best):
-                yield f"study {name}", row.method, trial.configuration["hyperparameters"]
+                method = study.method if row.is_imported else row.method  # which has none that atoll knows
+                yield f"study {name}", method, trial.configuration["hyperparameters"]
     finally:
         store.close()
 

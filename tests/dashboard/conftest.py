@@ -82,6 +82,7 @@ STORES = {
     "one trial": lambda path: boards.study(path, [0.5]),
     "all failed": lambda path: boards.study(path, [None, None, None]),
     "two alike": lambda path: boards.study(path, [0.5, 0.5]),
+    "imported": lambda path: boards.imported(path, [0.5, 0.7]),
     "nasty name": lambda path: boards.study(path, [0.5, 0.7, None], name=boards.NASTY),
 }
 

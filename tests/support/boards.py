@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import journals
+import optuna
 
 from atoll.storage.journal import JournalWriter
+from atoll.storage.optuna_import import import_from_optuna
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
 
@@ -41,4 +43,19 @@ def study(path: Path, objectives: list[Objective], name: str = "s", **changes) -
     if len(objectives) > 1:
         lines.append(journals.event("migrated", {"number": 0, "from_island": 0, "to_island": 1}))
     recorder.catch_up()
+    return store
+
+
+def imported(path: Path, values: list[float]) -> Store:
+    """A store with a study s that Optuna has searched, and whose trials have these values."""
+    journal = optuna.storages.journal.JournalFileBackend(str(path / "optuna.log"))
+    study = optuna.create_study(storage=optuna.storages.JournalStorage(journal), study_name="s")
+    for value in values:
+        study.add_trial(
+            optuna.create_trial(
+                params={"x": value}, distributions={"x": optuna.distributions.FloatDistribution(0.0, 1.0)}, value=value
+            )
+        )
+    store = Store(f"sqlite:///{path}/atoll.db")
+    import_from_optuna(store, str(path / "optuna.log"))
     return store

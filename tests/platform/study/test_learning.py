@@ -140,8 +140,12 @@ def test_several_objectives_and_several_sources(tmp_path):
     [
         ({}, [ROW], r"r.csv has no column of the objective accuracy; name it, `columns: \{accuracy: COLUMN\}`"),
         ({"columns": {"accuracy": "score"}}, [ROW], "has no column 'score'; it has learning_rate, "),
-        ({"columns": {"speed": "lr"}}, [ROW], "must be of learning_rate, .*, accuracy; got speed"),
-        ({"fixed": {"speed": 1}}, [ROW | {"accuracy": 1}], "fixed must name hyperparameters of the study.*got speed"),
+        (
+            {"columns": {"speed": "lr"}},
+            [ROW],
+            "columns of learn_from must name .*, accuracy; got speed",
+        ),
+        ({"fixed": {"speed": 1}}, [ROW | {"accuracy": 1}], "fixed of learn_from must name hyperparameters.*got speed"),
         ({}, [ROW | {"momentum": 2.0, "accuracy": 1}], "0 of 1 rows; 1 left out: .*: there is nothing to learn"),
     ],
 )
@@ -210,7 +214,7 @@ def test_a_study_whose_objectives_may_not_compare(tmp_path):
 
 def test_a_study_with_another_direction_is_refused(tmp_path):
     stored(tmp_path, [ROW], **DDP | {"direction": "minimize"})
-    with pytest.raises(ValueError, match="study t would minimize accuracy, and this study would maximize it"):
+    with pytest.raises(ValueError, match="study t would minimize accuracy, and this study would maximize accuracy"):
         read({"study": "t"}, f"sqlite:///{tmp_path}/atoll.db")
 
 
