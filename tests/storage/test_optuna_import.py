@@ -116,6 +116,17 @@ def test_several_objectives_directions_and_infinite_values(tmp_path, store):
     assert values == [[study.trials[0].values[0], None], *(trial.values for trial in study.trials[1:])]
 
 
+@pytest.mark.process
+def test_postgresql_takes_it(tmp_path, new_postgresql_url):
+    """Which takes no NUL in a text, and no infinite number in JSON."""
+    searched(sqlite(tmp_path))
+    store = Store(new_postgresql_url())
+    imported = import_from_optuna(store, sqlite(tmp_path))
+    assert imported.counts == {"complete": 4, "pruned": 2, "failed": 2}
+    assert len(store.trials(store.study("mine"))) == 8
+    store.close()
+
+
 def test_ranges_that_changed_become_one_that_holds_all_values(tmp_path, store):
     study = optuna.create_study(storage=sqlite(tmp_path), study_name="mine")
     for value, high in ((0.5, 1.0), (3.0, 4.0)):
