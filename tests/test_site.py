@@ -23,7 +23,7 @@ from atoll.platform.benchmark.benchmark_file import Benchmark
 from atoll.platform.search.own_code import OwnCode
 from atoll.platform.search.propagators import own
 from atoll.platform.study.pruning import Pruning
-from atoll.platform.study.samplers import Own
+from atoll.platform.study.samplers import OwnSampler
 from atoll.platform.study.study import Study
 from atoll.storage.models import Base
 
@@ -290,7 +290,7 @@ def test_the_own_sampler_and_rule_of_the_page_run(tmp_path):
     (tmp_path / "own_pruning.py").write_text(rule)
     distribution = FloatDistribution(0.001, 0.3, log=True)
     space = SearchSpace((Parameter(name="learning_rate", distribution=distribution, default=0.1),))
-    made = Own.model_validate(settings, context={"folder": str(tmp_path)})
+    made = OwnSampler.model_validate(settings, context={"folder": str(tmp_path)})
     own.check(made, space, 1, seed=0)
     pruning = yaml.safe_load(re.findall(r"```yaml\n(pruning.*?)```", page, re.DOTALL)[0])["pruning"]
     pruning = Pruning.model_validate(pruning, context={"folder": str(tmp_path)})

@@ -14,7 +14,7 @@ from atoll.platform.search.proposals import draw
 from atoll.platform.study import learning
 from atoll.platform.study.own_pruning import PruningRule
 from atoll.platform.study.plan import Plan
-from atoll.platform.study.samplers import Grid, Own, members
+from atoll.platform.study.samplers import Grid, OwnSampler, members
 from atoll.platform.study.study import Study
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import check_system
@@ -107,9 +107,9 @@ def _check_grids(plan: Plan) -> None:
 def _check_own_code(plan: Plan) -> None:
     """Samplers and pruning rules of the user's own must be made with their options, and samplers must propose."""
     study = plan.study
-    checked: list[Own] = []
+    checked: list[OwnSampler] = []
     for settings in (member for sampler in study.samplers() for member in members(sampler)):
-        if isinstance(settings, Own) and settings not in checked:
+        if isinstance(settings, OwnSampler) and settings not in checked:
             own.check(settings, plan.space, len(plan.objectives), study.seed)
             checked.append(settings)
     if study.pruning is not None and study.pruning.is_own:

@@ -33,8 +33,7 @@ from atoll.platform.study.provenance_record import (
     code_differences,
     measured_differences,
 )
-from atoll.platform.study.samplers import Own as OwnSampler
-from atoll.platform.study.samplers import members
+from atoll.platform.study.samplers import OwnSampler, members
 from atoll.platform.study.study import Study
 from atoll.searchspaces.space import SearchSpace
 

@@ -163,7 +163,7 @@ class Grid(_Strict):
     )
 
 
-class Own(_Strict):
+class OwnSampler(_Strict):
     """A sampler of your own: a subclass of atoll.Sampler."""
 
     name: str = Field(description="file.py:Class, or an entry point of the group atoll.samplers")
@@ -220,7 +220,7 @@ Member = Annotated[
         Annotated[Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random, Field(discriminator="name")],
         Tag("built-in"),
     ]
-    | Annotated[Own, Tag("own")],
+    | Annotated[OwnSampler, Tag("own")],
     Discriminator(_is_built_in),
 ]
 
@@ -248,7 +248,7 @@ class Mixed(_Strict):
 BuiltIn = Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed
 NAMES = tuple(get_args(sampler.model_fields["name"].annotation)[0] for sampler in get_args(BuiltIn))
 Sampler = Annotated[
-    Annotated[Annotated[BuiltIn, Field(discriminator="name")], Tag("built-in")] | Annotated[Own, Tag("own")],
+    Annotated[Annotated[BuiltIn, Field(discriminator="name")], Tag("built-in")] | Annotated[OwnSampler, Tag("own")],
     Discriminator(_is_built_in),
 ]
 _ONE_OBJECTIVE = ("optuna-cmaes", "optuna-gp")

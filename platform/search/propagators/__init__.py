@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from atoll.platform.study.samplers import Genetic, Grid, Mixed, Own, Random, Sampler
+from atoll.platform.study.samplers import Genetic, Grid, Mixed, OwnSampler, Random, Sampler
 
 if TYPE_CHECKING:
     from atoll.platform.search.population import Population
@@ -53,7 +53,7 @@ def make(
         from atoll.platform.search.propagators.grid import GridPropagator
 
         return GridPropagator(settings, space, seed, given, infeasibility)
-    if isinstance(settings, Own):
+    if isinstance(settings, OwnSampler):
         from atoll.platform.search.propagators.own import OwnPropagator
 
         return OwnPropagator(settings, space, num_objectives, seed)

@@ -12,7 +12,7 @@ import numpy as np
 from atoll.platform.search.own_code import OwnCode
 from atoll.platform.search.propagators.propagator import Propagator, Proposal, seed_of
 from atoll.platform.study.own_sampler import Sampler, TrialResult
-from atoll.platform.study.samplers import Own
+from atoll.platform.study.samplers import OwnSampler
 from atoll.searchspaces.space import Gene, Parameter, SearchSpace, Value
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class OwnPropagator(Propagator):
 
     tells_pending: ClassVar[bool] = True
 
-    def __init__(self, settings: Own, space: SearchSpace, num_objectives: int, seed: int) -> None:
+    def __init__(self, settings: OwnSampler, space: SearchSpace, num_objectives: int, seed: int) -> None:
         self._code = OwnCode("sampler", settings.name)
         self._space = space
         self._seed = seed
@@ -127,7 +127,7 @@ class OwnPropagator(Propagator):
         self._code.call(self._sampler.left, number)
 
 
-def check(settings: Own, space: SearchSpace, num_objectives: int, seed: int) -> None:
+def check(settings: OwnSampler, space: SearchSpace, num_objectives: int, seed: int) -> None:
     """Make a sampler, and look whether its first proposals repeat.
 
     Raises:

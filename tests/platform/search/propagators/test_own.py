@@ -13,7 +13,7 @@ from atoll.platform.search.propagators import own
 from atoll.platform.search.proposals import Proposer
 from atoll.platform.study.own_sampler import Sampler
 from atoll.platform.study.registry import UnknownName
-from atoll.platform.study.samplers import Mixed, Own
+from atoll.platform.study.samplers import Mixed, OwnSampler
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 SPACE = SearchSpace(
@@ -54,7 +54,7 @@ def written(tmp_path):
 
 
 def made(name, space=SPACE, **options):
-    return own.OwnPropagator(Own(name=name, options=options), space, 1, seed=3)
+    return own.OwnPropagator(OwnSampler(name=name, options=options), space, 1, seed=3)
 
 
 def mine(proposal):
@@ -139,11 +139,11 @@ def test_proposals_that_do_not_repeat_are_refused_before_the_search(written, pro
     count = "    n = 0.0\n    def count(self):\n        self.n += 0.1\n        return self.n\n"
     name = written(mine(proposal) + count)
     with pytest.raises(OwnCodeError, match=r"must propose the same for the same trial.*draw from self.random only"):
-        own.check(Own(name=name), space, 1, seed=0)
+        own.check(OwnSampler(name=name), space, 1, seed=0)
 
 
 def test_draws_of_the_given_stream_repeat(written):
-    own.check(Own(name=written(mine("self.draw()"))), SPACE, 1, seed=0)
+    own.check(OwnSampler(name=written(mine("self.draw()"))), SPACE, 1, seed=0)
 
 
 def test_it_is_told_in_hyperparameters(written):
