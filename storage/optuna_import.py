@@ -261,8 +261,8 @@ def _events(trial: FrozenTrial, row: Mapping[str, Any], *, is_ours: bool) -> Ite
             train_loss=None,
             validation_loss=None,
             metric=_finite(value),
-            learning_rate=0.0,
-            wire_bytes=0.0,
+            learning_rate=None,
+            wire_bytes=None,
         )
     values = [_finite(value) for value in trial.values or []] if state == "complete" else []
     several = row["objectives"] is not None

@@ -283,6 +283,8 @@ def _differences(plan: Plan, row: StudyRow, trials: Iterable[TrialRow]) -> list[
                 f"learn_from study {row.name}: it trained {before[0]} on {before[1]}, and this study {now[0]} on "
                 f"{now[1]}: their objectives may not compare"
             )
+    if plan.length is None:
+        return notes
     unit, number = plan.length
     lengths = {trial.configuration.get(unit) for trial in trials if trial.state == "complete"}
     others = sorted(length for length in lengths if isinstance(length, int) and length != number)
