@@ -4,10 +4,10 @@
     def test_something(c: Communicator, other_parameter): ...
 
 becomes a test for each layout, and one in the long tier over MPI, on the first layout of two ranks or else the largest.
-MPI starts when the first such test of a folder and a size runs, once for all selected ones, as importing torch and
-pytest takes longer than most of them: mpiexec runs pytest on every rank with their ids, where the same decorator gives
-the functions MPI's communicator. After a failure it starts again with those that have not run, so that each test has
-its own outcome.
+MPI starts when the first such test of a size runs, once for all selected ones of all of pytest's workers, as importing
+torch and pytest takes longer than most of them: mpiexec runs pytest on every rank with their ids, where the same
+decorator gives the functions MPI's communicator. After a failure it starts again with those that have not run, so that
+each test has its own outcome.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 import ranks
+from kept import kept
 from proxied import proxied
 
 from atoll.communication.communicator import Communicator, PeerAborted
@@ -32,7 +33,7 @@ from atoll.communication.threads import run_virtual_ranks
 from atoll.testing.ranks import Layout, layout_name
 
 SUPPORT = Path(__file__).parent
-TIMEOUT = 600.0  # of a folder's tests together, which the first of them waits for
+TIMEOUT = 600.0  # of all tests of a size together, which the first of them waits for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,26 +99,24 @@ def run(function: Callable[[Communicator], None], place: Place, request: pytest.
         assert error is None, error
 
 
-# The process that runs the tests: starts MPI.
-
-_outcomes: dict[str, str | None] = {}
+# The processes that run the tests: one of them starts MPI, and the others read what it found.
 
 
 def _outcome(request: pytest.FixtureRequest) -> str | None:
     """What a test raised on its ranks; None if it passed."""
     node = request.node
     place = node.callspec.params["place"]
-    if node.nodeid not in _outcomes:
-        alike = [
-            item.nodeid
-            for item in request.session.items
-            if item.path.parent == node.path.parent
-            and item.nodeid not in _outcomes
-            and isinstance(other := getattr(item, "callspec", None) and item.callspec.params.get("place"), Place)
-            and (len(other.layout), other.transport) == (len(place.layout), place.transport)
-        ]
-        _outcomes.update(_start(alike, place, request.config.rootpath))
-    return _outcomes[node.nodeid]
+    with kept(request.getfixturevalue("tmp_path_factory"), f"over-{place.transport}-{len(place.layout)}") as found:
+        if node.nodeid not in found:
+            alike = [
+                item.nodeid
+                for item in request.session.items
+                if item.nodeid not in found
+                and isinstance(other := getattr(item, "callspec", None) and item.callspec.params.get("place"), Place)
+                and (len(other.layout), other.transport) == (len(place.layout), place.transport)
+            ]
+            found |= _start(alike, place, request.config.rootpath)
+        return found[node.nodeid]
 
 
 def _start(tests: Sequence[str], place: Place, root: Path) -> dict[str, str | None]:
