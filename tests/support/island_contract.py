@@ -20,8 +20,6 @@ from atoll.platform.study.migration import Migration
 from atoll.platform.study.samplers import Genetic
 from atoll.searchspaces.space import Parameter, SearchSpace
 
-TAKES_WORLD = True  # these checks are given a World, not a Communicator
-
 
 def index_of(rank: int, sizes: list[int]) -> int:
     """The island of a rank."""

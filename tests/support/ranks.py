@@ -1,8 +1,8 @@
-"""Runs check functions on virtual ranks (threads) and on real MPI ranks: the same checks on both.
+"""Starts real MPI ranks, and runs checks of a world on them and on threads: the same checks on both.
 
-A check is a function named check_* that takes a Communicator, or a World if its module says TAKES_WORLD; @on_layouts
-says on which nodes its ranks are. Run as a program under mpiexec, this file runs all checks of a module whose layouts
-have as many ranks as the world, and rank 0 prints one JSON line with what each raised.
+A check is a function named check_* that takes a World; @on_layouts says on how many ranks. Run as a program under
+mpiexec, this file runs all checks of a module that need no more ranks than there are, and rank 0 prints one JSON line
+with what each raised.
 """
 
 from __future__ import annotations
@@ -39,12 +39,6 @@ def collect(module_name: str) -> list[tuple[str, Layout]]:
 
 def case_id(name: str, layout: Layout) -> str:
     return f"{name.removeprefix('check_')}[{','.join(map(str, layout))}]"
-
-
-def run_on_threads(module_name: str, name: str, layout: Layout) -> None:
-    from atoll.communication.threads import run_virtual_ranks
-
-    run_virtual_ranks(getattr(importlib.import_module(module_name), name), layout)
 
 
 def run_on_thread_world(module_name: str, name: str, layout: Layout) -> None:
@@ -94,31 +88,20 @@ def _main(module_name: str) -> None:
     import torch
     from mpi4py import MPI
 
-    from atoll.communication.ledger import Ledger
-    from atoll.communication.mpi import MpiCommunicator, MpiFamily
     from atoll.communication.mpi_world import MpiWorld
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
-    kind = MpiCommunicator
-    if os.environ.get("ATOLL_TEST_GROUP") == "nccl":
-        from atoll.communication.nccl import NcclCommunicator as kind
-
-        torch.cuda.set_device(world.rank)
-    elif os.environ.get("ATOLL_TEST_GROUP") == "gloo":
-        from gloo_communicator import GlooCommunicator as kind
     module = importlib.import_module(module_name)
     results: dict[str, str | None] = {}
     for name, layout in collect(module_name):
-        if len(layout) != world.size:
+        if len(layout) > world.size:
             continue
-        family = MpiFamily()
-        communicator = kind(world.Dup(), layout, ledger=Ledger(), poll=lambda: None, spin=False, family=family)
+        part = world.Split(0 if world.rank < len(layout) else MPI.UNDEFINED)
         error = None
         try:
-            takes_world = getattr(module, "TAKES_WORLD", False)
-            getattr(module, name)(MpiWorld(world.Dup()) if takes_world else communicator)
-            family.close()
+            if part != MPI.COMM_NULL:
+                getattr(module, name)(MpiWorld(part))
         except Exception:
             error = f"rank {world.rank}: {traceback.format_exc()}"
         errors = [e for e in world.allgather(error) if e]

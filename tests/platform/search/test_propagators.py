@@ -218,10 +218,11 @@ def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["propulate", OWN]
-    + [
-        pytest.param(name, marks=pytest.mark.long)
-        for name in ("optuna-cmaes", "optuna-tpe", "optuna-nsga2", "optuna-nsga3")
+    [
+        "propulate",
+        OWN,
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("optuna-cmaes", "optuna-tpe", "optuna-nsga2")),
+        pytest.param("optuna-nsga3", marks=pytest.mark.soak),  # as long as all others; of nsga2 only the selection differs
     ],
 )
 def test_four_workers_are_as_good_as_one_at_equal_evaluations(name):
