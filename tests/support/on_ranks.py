@@ -115,7 +115,7 @@ def _outcome(request: pytest.FixtureRequest) -> str | None:
                 and isinstance(other := getattr(item, "callspec", None) and item.callspec.params.get("place"), Place)
                 and (len(other.layout), other.transport) == (len(place.layout), place.transport)
             ]
-            found |= _start(alike, place, request.config.rootpath)
+            found.update(_start(alike, place, request.config.rootpath))
         return found[node.nodeid]
 
 

@@ -15,7 +15,9 @@ def test_threads(name, layout):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("num_ranks", [pytest.param(4, marks=pytest.mark.long), pytest.param(6, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "num_ranks", [pytest.param(4, marks=pytest.mark.long), pytest.param(6, marks=pytest.mark.soak)]
+)
 def test_processes(num_ranks):
     """Also the layouts of fewer ranks, on some of the world's: to start ranks takes longer than all checks."""
     errors = ranks.run_on_mpi(CONTRACT, num_ranks)

@@ -222,7 +222,8 @@ def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
         "propulate",
         OWN,
         *(pytest.param(name, marks=pytest.mark.long) for name in ("optuna-cmaes", "optuna-tpe", "optuna-nsga2")),
-        pytest.param("optuna-nsga3", marks=pytest.mark.soak),  # as long as all others; of nsga2 only the selection differs
+        # As long as all others; only its selection is not that of nsga2.
+        pytest.param("optuna-nsga3", marks=pytest.mark.soak),
     ],
 )
 def test_four_workers_are_as_good_as_one_at_equal_evaluations(name):
