@@ -7,10 +7,11 @@ import io
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import Connection
 
 from werkzeug.serving import make_server
@@ -27,6 +28,26 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["atoll.dashboard.app", *(page.module for page in PAGES)])
 
 
+# What the browser has kept of an address, compiled, holds for the next dashboard there; elsewhere it takes seconds.
+_free: list[int] = []
+
+
+@contextmanager
+def _port() -> Iterator[int]:
+    """A port on which nobody listens: if there is one, the port of a dashboard that has ended."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        try:
+            probe.bind(("127.0.0.1", _free.pop() if _free else 0))
+        except OSError:  # somebody else has it now
+            probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    try:
+        yield port
+    finally:
+        _free.append(port)
+
+
 def _serve(store: str, options: dict, port: int, started: Connection) -> None:
     # As `atoll dashboard` opens it.
     app = create_app(Store(store, create=False, read_only=not options.get("allow_edit")), **options)
@@ -36,7 +57,7 @@ def _serve(store: str, options: dict, port: int, started: Connection) -> None:
 
 
 @contextmanager
-def dashboard(store: str, port: int = 0, **options) -> Iterator[str]:
+def dashboard(store: str, port: int | None = None, **options) -> Iterator[str]:
     """The address of a running dashboard. Default port: any free one.
 
     Args:
@@ -44,50 +65,55 @@ def dashboard(store: str, port: int = 0, **options) -> Iterator[str]:
         port: the port to listen on.
         options: of `create_app`.
     """
-    here, there = _FORKS.Pipe()
-    server = _FORKS.Process(target=_serve, args=(store, options, port, there), daemon=True)
-    server.start()
-    there.close()
-    try:
-        assert here.poll(60), "no dashboard after 60 s"
-        yield here.recv()
-    finally:
-        server.kill()
-        server.join()
+    with _port() if port is None else nullcontext(port) as chosen:
+        here, there = _FORKS.Pipe()
+        server = _FORKS.Process(target=_serve, args=(store, options, chosen, there), daemon=True)
+        server.start()
+        there.close()
+        try:
+            assert here.poll(60), "no dashboard after 60 s"
+            yield here.recv()
+        finally:
+            server.kill()
+            server.join()
 
 
 @contextmanager
 def dashboard_command(store: str, *options: str) -> Iterator[str]:
     """The address of a dashboard that `atoll dashboard` serves, as users start it."""
-    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--port", "0", "--json", "--store", store]
-    server = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        line = server.stdout.readline()
-        assert line, server.stderr.read()
-        yield json.loads(line)["url"]
-    finally:
-        server.kill()
-        server.communicate()
+    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--json", "--store", store, *options]
+    with _port() as port:
+        server = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            line = server.stdout.readline()
+            assert line, server.stderr.read()
+            yield json.loads(line)["url"]
+        finally:
+            server.kill()
+            server.communicate()
 
 
 @contextmanager
-def gunicorn(store: str, port: int, **environment: str) -> Iterator[str]:
+def gunicorn(store: str, **environment: str) -> Iterator[str]:
     """The address of a dashboard under gunicorn with two workers."""
-    command = [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}"]
-    server = subprocess.Popen(
-        [*command, "atoll.dashboard.app:from_environment()"],
-        env=os.environ | {"ATOLL_STORE": store} | environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        for line in server.stderr:
-            if "Booting worker" in line:
-                break
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.communicate(timeout=20)
+    command = [sys.executable, "-m", "gunicorn", "-w", "2", "atoll.dashboard.app:from_environment()"]
+    with _port() as port:
+        server = subprocess.Popen(
+            [*command, "-b", f"127.0.0.1:{port}"],
+            env=os.environ | {"ATOLL_STORE": store} | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            for line in server.stderr:
+                if "Booting worker" in line:
+                    break
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.communicate(timeout=20)
 
 
 def cell(row: int, column: str) -> str:

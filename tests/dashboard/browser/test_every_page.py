@@ -34,22 +34,23 @@ PAGES = [
 
 @pytest.mark.long
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1920)])
-def test_axe_finds_nothing_serious_and_nothing_reaches_over_the_edge(url, chromium, theme, width):
+def test_axe_finds_nothing_serious_and_nothing_reaches_over_the_edge(url, page, theme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core's wrapper is missing").Axe()
-    with browser.opened(chromium, width, 900, color_scheme=theme) as page:
-        for path in PAGES:
-            page.goto(url + path)
-            page.wait_for_selector("h1")
-            page.wait_for_load_state("networkidle")
-            for _ in range(5):  # a table that is only half drawn has rows without cells
-                page.wait_for_timeout(500)
-                found = axe.run(page).response["violations"]
-                bad = [(path, v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
-                if not bad:
-                    break
-            assert bad == []
-            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
-        assert page.failures == []
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme)
+    for path in PAGES:
+        page.goto(url + path)
+        page.wait_for_selector("h1")
+        page.wait_for_load_state("networkidle")
+        assert page.get_attribute("html", "data-mantine-color-scheme") == theme
+        for _ in range(5):  # a table that is only half drawn has rows without cells
+            page.wait_for_timeout(500)
+            found = axe.run(page).response["violations"]
+            bad = [(path, v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+            if not bad:
+                break
+        assert bad == []
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
 
 
 @pytest.mark.long
