@@ -48,7 +48,10 @@ def test_every_example_is_tested():
             for name in STUDIES
             if name not in LARGE
         ),
-        *(pytest.param(name, (), id=f"{name}-whole", marks=pytest.mark.long) for name in STUDIES),
+        *(
+            pytest.param(name, (), id=f"{name}-whole", marks=pytest.mark.soak if name in LARGE else pytest.mark.long)
+            for name in STUDIES
+        ),
     ],
 )
 def test_example(name, flags, tmp_path):

@@ -1,7 +1,7 @@
 """Searches that are disturbed on purpose, in a random order that a seed fixes: nothing is lost, nothing hangs.
 
-Each test has a short form for the long tier, in which everything happens that happens in the whole one, for `-m soak`:
-there more often, on more ranks, and against the clock. In the default tier searches are disturbed one thing at a time:
+Two tests have a short form for the long tier, in which everything happens that happens in the whole one, for `-m soak`:
+there more often, on more ranks, and against the clock. Searches are disturbed one thing at a time, too:
 tests/platform/launch/test_over_mpi.py, tests/platform/ranks/test_search.py.
 """
 
@@ -31,11 +31,11 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(900)]
 # With a sampler that thinks in a thread, and trials that end early, but none that hangs before it does.
 THINKING = {"sampler": {"name": "optuna-tpe", "startup": 5}, "pruning": {"rule": "asha", "grace": 2, "factor": 2}}
 SHORT = {
-    "trials": 32,
+    "trials": 24,
     "shape": (2, 1, 2),
     "heartbeat_timeout": 25.0,  # the ranks start within it on two cores that others use, too
-    "raise": 3,
-    "nan": 2,
+    "raise": 2,
+    "nan": 1,
     "hang": 1,
     "kill": 1,
     "stop": 1,
@@ -207,15 +207,12 @@ def check_seconds(tmp_path, folder):
     assert duration(folder) < 2 * undisturbed + restarts
 
 
-@pytest.mark.parametrize(
-    ("form", "num_stops"),
-    # The short one has the default sampler.
-    short_and_whole((SHORT | {"trials": 24, "study": {}}, 2), (WHOLE | {"trials": 80}, 5)),
-)
-def test_stopped_at_random_moments_and_resumed(tmp_path, form, num_stops):
+@pytest.mark.soak
+@pytest.mark.alone
+def test_stopped_at_random_moments_and_resumed(tmp_path):
     rng = random.Random(20071)
-    folder = write_study(tmp_path, form, "stops")
-    for stop in range(num_stops):
+    folder = write_study(tmp_path, WHOLE | {"trials": 80}, "stops")
+    for stop in range(5):
         search = start("search", "stops.yaml", "--outside", *(["--resume"] if stop else []), cwd=tmp_path)
         before = num_ended(folder)
         wait_until(lambda b=before: num_ended(folder) > b)
@@ -224,7 +221,7 @@ def test_stopped_at_random_moments_and_resumed(tmp_path, form, num_stops):
         done = end(search, timeout=60)
         assert done.returncode == 75, done.stdout + done.stderr
     atoll("search", "stops.yaml", "--outside", "--resume", cwd=tmp_path, timeout=400)
-    check_nothing_lost(folder, tmp_path / "atoll.db", form["trials"])
+    check_nothing_lost(folder, tmp_path / "atoll.db", 80)
 
 
 PLACES = ("start", "split", "migration", "journal", "finish")
@@ -245,8 +242,11 @@ def objectives(trials):
 
 @pytest.mark.parametrize(
     ("num_trials", "places", "num_again"),
-    # The place where a rank of each launcher dies first; the last rank dies at the end of the search.
-    short_and_whole((24, PLACES[:-1], 6), (60, (None, *(p for place in PLACES[:-1] for p in (place, None)), None), 20)),
+    # The places where ranks of each launcher die first; the last rank dies at the end of the search.
+    short_and_whole(
+        (16, (("start", "migration"), ("split", "journal")), 4),
+        (60, ((), *(some for place in PLACES[:-1] for some in ((place,), ())), ()), 20),
+    ),
 )
 def test_launchers_killed_and_ranks_at_every_step(tmp_path, num_trials, places, num_again):
     """Each launcher is killed while its ranks train, or train again after the death of one."""
@@ -256,13 +256,14 @@ def test_launchers_killed_and_ranks_at_every_step(tmp_path, num_trials, places, 
     folder, dying = write_study(tmp_path, form, "launchers"), tmp_path / "dying"
     dying.mkdir()
     environment = {"DIE": str(dying)}
-    for launch, place in enumerate(places):
-        if place is not None:
+    for launch, some in enumerate(places):
+        for place in some:
             (dying / place).touch()
         resume = ["--resume"] if launch else []
         search = start("search", "launchers.yaml", "--outside", *resume, cwd=tmp_path, env=environment)
         before = num_ended(folder)
         wait_until(lambda b=before, s=search: num_ended(folder) > b + 1 or s.poll() is not None, timeout=150)
+        wait_until(lambda s=search: not any(dying.iterdir()) or s.poll() is not None, timeout=150)
         time.sleep(rng.uniform(0, 1.0))
         assert search.poll() is None, search.communicate()
         os.kill(search.pid, signal.SIGKILL)

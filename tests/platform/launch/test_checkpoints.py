@@ -69,11 +69,11 @@ def test_a_stopped_trial_continues_and_its_curve_is_one_line(tmp_path, more):
     assert not (folder / "trials").exists() or not list((folder / "trials").rglob("*.pt"))
 
 
-def search_with_three_kills(tmp_path, numbers, num_steps):
+def search_with_kills(tmp_path, num_kills, numbers, num_steps):
     """Search cut.yaml, and kill one of its four ranks each time that all running trials are `num_steps` further."""
     folder, rng = tmp_path / "atoll-studies" / "cut", random.Random(0)
     search = start("search", "cut.yaml", cwd=tmp_path)
-    for kill in range(3):
+    for kill in range(num_kills):
         before = reached(folder)
         wait_until(lambda b=before: all(reached(folder)[n] > b[n] + num_steps for n in numbers), 120)
         assert len(journal_lines(folder, "restarted")) == kill
@@ -87,14 +87,21 @@ def search_with_three_kills(tmp_path, numbers, num_steps):
 
 
 @pytest.mark.mpi
-@pytest.mark.long
-@pytest.mark.parametrize("isolate", ["restore", "process"])
-def test_killed_ranks_continue_bit_for_bit(tmp_path, isolate):
+@pytest.mark.parametrize(
+    ("isolate", "num_kills", "epochs"),
+    [
+        pytest.param("restore", 2, 90, marks=pytest.mark.long),  # from the first checkpoint, and from a continued one
+        pytest.param("process", 1, 60, marks=pytest.mark.long),
+        pytest.param("restore", 3, 150, marks=pytest.mark.soak),
+        pytest.param("process", 3, 150, marks=pytest.mark.soak),
+    ],
+)
+def test_killed_ranks_continue_bit_for_bit(tmp_path, isolate, num_kills, epochs):
     for name in ("whole", "cut"):
         more = {"isolate": isolate} if name == "cut" else {}
-        write(tmp_path, name, **more, epochs=150, topology={"workers": 2, "ranks": 2, "ranks_per_node": 1})
+        write(tmp_path, name, **more, epochs=epochs, topology={"workers": 2, "ranks": 2, "ranks_per_node": 1})
     called("search", "whole.yaml", "--in-process", cwd=tmp_path)
-    search_with_three_kills(tmp_path, numbers=(0, 1), num_steps=100)
+    search_with_kills(tmp_path, num_kills, numbers=(0, 1), num_steps=100)
 
 
 @pytest.mark.mpi
@@ -109,5 +116,5 @@ def test_a_language_model_on_four_ranks_is_killed_three_times(tmp_path):
         topology = {"ranks": 4, "threads": 1}
         write(tmp_path, name, **study, topology=topology, space=network | {"batch_size": 8})
     atoll("search", "whole.yaml", cwd=tmp_path)  # threads would share the random states of dropout
-    search_with_three_kills(tmp_path, numbers=(0,), num_steps=40)
+    search_with_kills(tmp_path, 3, numbers=(0,), num_steps=40)
     assert [steps for _, _, steps in results(tmp_path, "cut").values()] == [list(range(25, 251, 25))]

@@ -1,5 +1,6 @@
 """Searches with `isolate: process`: refused where it cannot work, and over MPI no crash of a trial costs a rank."""
 
+import contextlib
 import json
 import os
 import signal
@@ -70,8 +71,11 @@ def test_crashing_trials_cost_no_rank_and_no_other_trial(tmp_path):
             folder, workload=MISBEHAVING, trials=9, topology=topology, sampler={"name": "random"}, isolate=isolate,
             trial_timeout=60,
         )  # fmt: skip
-        environment = {"MARKS": str(folder), "MISBEHAVE": json.dumps(kinds if isolate == "process" else {})}
-        atoll("search", "s.yaml", "--outside", cwd=folder, env=environment, timeout=240)
+        if isolate == "process":
+            environment = {"MARKS": str(folder), "MISBEHAVE": json.dumps(kinds)}
+            atoll("search", "s.yaml", "--outside", cwd=folder, env=environment, timeout=240)
+        else:
+            called("search", "s.yaml", "--outside", "--in-process", cwd=folder)
         found[isolate] = trials(folder)
     study = tmp_path / "process" / "atoll-studies" / "s"
     assert not journal_lines(study, "restarted")
@@ -103,12 +107,14 @@ def test_no_process_of_a_trial_outlives_its_rank_or_launcher(tmp_path):
 
     def forked():
         """The fork servers and trials: the children of ranks, which share their command line."""
-        return [
-            process
-            for process in launcher.children(recursive=True)
-            if "ranks.main" in " ".join(process.cmdline()) and "ranks.main" in " ".join(process.parent().cmdline())
-            and "mpiexec" not in process.parent().name()
-        ]  # fmt: skip
+        found = []
+        for process in launcher.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # of one that has ended meanwhile
+                parent = process.parent()
+                commands = (" ".join(one.cmdline()) for one in (process, parent))
+                if "mpiexec" not in parent.name() and all("ranks.main" in command for command in commands):
+                    found.append(process)
+        return found
 
     processes = {line["process"] for line in journal_lines(folder, "host")}
     wait_until(lambda: len(forked()) >= 4)

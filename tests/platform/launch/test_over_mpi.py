@@ -4,6 +4,7 @@ What a search does is tested in one process (tests/platform/ranks/test_search.py
 only processes have: transports, deaths, signals, and somebody else's mpirun.
 """
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -77,15 +78,6 @@ def test_eight_ranks_on_two_islands(tmp_path):
 
 
 @pytest.mark.long
-def test_ranks_over_tcp(tmp_path):
-    write(tmp_path)
-    flags = ("--trials", "6", "--islands", "2", "--ranks", "2", "--ranks-per-node", "1")
-    atoll("search", *flags, "s.yaml", cwd=tmp_path, env=ranks.TCP)
-    _, _, trials = check_complete(tmp_path, 6)
-    assert {(t.state, t.reason) for t in trials} == {("complete", None)}
-
-
-@pytest.mark.long
 def test_eight_ranks_over_tcp(tmp_path):
     write(tmp_path)
     flags = ("--trials", "8", "--islands", "2", "--workers", "2", "--ranks", "2", "--ranks-per-node", "1")
@@ -123,26 +115,17 @@ def test_an_exception_on_one_rank_interrupts_its_peer(tmp_path):
 
 
 @pytest.mark.long
-def test_nan_on_one_rank_fails_its_trial(tmp_path):
-    atoll(*SLOW, "--trials", "6", cwd=tmp_path, env={"FAIL": "nan"})
-    _, _, trials = check_complete(tmp_path, 6)
-    failed = [t for t in trials if t.state == "failed"]
-    assert {t.number for t in failed} == {2, 5}
-    assert all(t.reason.startswith("Diverged: diverged at step ") for t in failed)
-
-
-@pytest.mark.long
-def test_stop_and_resume(tmp_path):
-    flags = (*SLOW, "--trials", "10", "--islands", "2")
+def test_an_interrupt_stops_cleanly_and_a_resume_goes_on(tmp_path):
+    flags = (*SLOW, "--trials", "8", "--islands", "2")
     search, folder = started(tmp_path, *flags)
     wait_until(lambda: len(journal_lines(folder, "trial_ended")) >= 2)
-    atoll("stop", "s", cwd=tmp_path)
-    assert end(search).returncode == 75
+    search.send_signal(signal.SIGINT)
+    assert end(search, timeout=30).returncode == 75
     store, study = read(tmp_path)
     before = {t.number: t.objective for t in store.trials(study) if t.state == "complete"}
     assert study.state == "stopped"
-    atoll(*SLOW, "--trials", "10", "--workers", "2", "--resume", cwd=tmp_path)
-    _, _, trials = check_complete(tmp_path, 10)
+    atoll(*SLOW, "--trials", "8", "--workers", "2", "--resume", cwd=tmp_path)
+    _, _, trials = check_complete(tmp_path, 8)
     complete = {t.number: t.objective for t in trials if t.state == "complete"}
     assert before.items() <= complete.items()
 
@@ -226,15 +209,17 @@ def check_ends_with_its_launcher(tmp_path, search, folder, number):
     assert study["state"] == "interrupted"
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGQUIT, marks=pytest.mark.long),  # which background jobs ignore, if nobody asks for it
+        pytest.param(signal.SIGUSR2, marks=pytest.mark.soak),
+    ],
+)
 def test_ranks_end_with_their_launcher_and_the_study_goes_on(tmp_path, number):
     search, folder = started(tmp_path, *SLOW, "--trials", "8", progress=1)
     check_ends_with_its_launcher(tmp_path, search, folder, number)
-    if number == signal.SIGKILL:
-        atoll(*SLOW, "--trials", "8", "--resume", cwd=tmp_path)
-    else:  # what is left in the journals is the same, and to start ranks once more takes seconds
-        called(*SLOW, "--trials", "8", "--resume", "--in-process", cwd=tmp_path)
+    called(*SLOW, "--trials", "8", "--resume", "--in-process", cwd=tmp_path)  # to start ranks once more takes seconds
     _, _, trials = check_complete(tmp_path, 8)
     assert [t.number for t in trials if t.state == "lost"]
     assert sum(t.state == "complete" for t in trials) == 8
@@ -248,8 +233,9 @@ def test_ranks_of_a_training_end_with_their_launcher(tmp_path):
     ranks_of_it = []
 
     def has_ranks():
-        children = psutil.Process(training.pid).children(recursive=True)
-        ranks_of_it[:] = [child for child in children if "atoll.platform.ranks.main" in " ".join(child.cmdline())]
+        with contextlib.suppress(psutil.Error):  # of a child that ended meanwhile
+            children = psutil.Process(training.pid).children(recursive=True)
+            ranks_of_it[:] = [child for child in children if "atoll.platform.ranks.main" in " ".join(child.cmdline())]
         return len(ranks_of_it) >= 2
 
     wait_until(has_ranks, 60)
@@ -259,16 +245,15 @@ def test_ranks_of_a_training_end_with_their_launcher(tmp_path):
     wait_until(lambda: not any(rank.is_running() for rank in ranks_of_it), 10)
 
 
-@pytest.mark.long
-def test_an_interrupt_stops_cleanly(tmp_path):
-    search, _ = started(tmp_path, *SLOW, "--trials", "10")
-    search.send_signal(signal.SIGINT)
-    assert end(search, timeout=30).returncode == 75
-    assert read(tmp_path)[1].state == "stopped"
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),  # mpiexec ends the ranks
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.long),  # it forwards it
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),  # it dies of it
+        pytest.param(signal.SIGINT, marks=pytest.mark.soak),  # as SIGTERM
+    ],
+)
 def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number):
     search, folder = started(tmp_path, *SLOW, "--trials", "10")
     (mpiexec,) = [p for p in psutil.Process(search.pid).children() if "mpiexec" in p.name()]
@@ -279,7 +264,6 @@ def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number):
 
 
 @pytest.mark.long
-@pytest.mark.alone
 def test_a_database_locked_for_ten_seconds_stops_nothing_and_loses_nothing(tmp_path):
     search, folder = started(tmp_path, *SLOW, "--trials", "60", "--islands", "2")
     lock = sqlite3.connect(tmp_path / "atoll.db", isolation_level=None, timeout=30)
@@ -290,7 +274,7 @@ def test_a_database_locked_for_ten_seconds_stops_nothing_and_loses_nothing(tmp_p
     stored = lock.execute("SELECT count(*) FROM progress").fetchone()[0]
     lock.execute("COMMIT")
     lock.close()
-    assert while_locked > 10  # training went on
+    assert while_locked > 5  # training went on; on cores of its own, there are more than 20 reports
     assert stored < before + while_locked
     called("stop", "s", cwd=tmp_path)
     assert end(search).returncode == 75
@@ -316,9 +300,9 @@ def test_inside_someones_own_mpirun_with_workers_of_two_ranks(tmp_path):
 
 @pytest.mark.long
 def test_inside_a_world_of_another_size(tmp_path):
-    done = ranks.mpiexec(3, "-m", "atoll.platform.cli", *FLAGS, "--islands", "2", "--ranks", "2", cwd=tmp_path)
+    done = ranks.mpiexec(2, "-m", "atoll.platform.cli", *FLAGS, "--islands", "2", "--ranks", "2", cwd=tmp_path)
     assert done.returncode != 0
-    assert "the search needs 4 ranks (2 islands x 1 workers x 2 ranks) but MPI started 3" in done.stderr
+    assert "the search needs 4 ranks (2 islands x 1 workers x 2 ranks) but MPI started 2" in done.stderr
     assert not (tmp_path / "atoll-studies").exists()
 
 
@@ -327,7 +311,7 @@ def test_inside_a_world_of_another_size(tmp_path):
 def test_a_full_disk_stops_the_search_with_a_clear_error(tmp_path):
     disk = tmp_path / "small"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", disk], capture_output=True, text=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True, text=True)
     if mounted.returncode != 0:
         pytest.skip(f"a small disk needs the right to mount a tmpfs: {mounted.stderr.strip()}")
     try:

@@ -3,7 +3,7 @@
 import pytest
 import ranks
 import yaml
-from commands import STABLE, atoll, atoll_json, called, called_json
+from commands import STABLE, atoll, called, called_json
 from ranks import SUPPORT
 
 import atoll as public
@@ -49,7 +49,7 @@ def test_a_rank_that_dies_leaves_its_last_words_and_is_blamed(tmp_path):
     write(tmp_path, max_restarts=2, topology={"ranks": 1, "workers": 2, "device": "cpu"})
     # The second trial of a process aborts; the ranks are started again, and go on with what was lost.
     atoll("search", "s.yaml", "--outside", cwd=tmp_path, env={"ABORT": "2"})
-    trials = atoll_json("table", "s", cwd=tmp_path)
+    trials = called_json("table", "s", cwd=tmp_path)
     lost = [(trial["trial"], trial["attempt"]) for trial in trials if trial["state"] == "lost"]
     assert lost
     assert "last words" in [line for key in lost for lines in printed(tmp_path, *key).values() for line in lines]
