@@ -35,6 +35,9 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    items.sort(
+        key=lambda item: tiers.start_order(item.path.relative_to(Path(__file__).parent).as_posix(), marks_of(item))
+    )
     for item in items:
         file = item.path.relative_to(Path(__file__).parent).as_posix()
         # A fixture that is asked for by name stands in the parameters' id only.

@@ -33,6 +33,15 @@ def test_the_list_of_slow_tests_names_tests_that_are_there(file):
     assert set(SLOW[file]) <= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+def test_the_longest_start_first():
+    for file in tiers.LONGEST:
+        assert (ROOT / "tests" / file).is_file()
+    first, *_, last = tiers.LONGEST
+    given = [("a.py", {"long"}), (last, {"long"}), (first, {"slow"}), (first, {"long", "mpi"}), ("b.py", set())]
+    ordered = sorted(given, key=lambda test: tiers.start_order(*test))
+    assert ordered == [given[3], given[1], given[0], given[2], given[4]]
+
+
 def test_this_test_is_quick_and_may_start_nothing(request):
     assert request.node.get_closest_marker("quick") is not None
 

@@ -32,6 +32,20 @@ STARTING_FILES = frozenset(
 _STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "os.exec"})
 
 
+# Long tests that take longest: one that begins last leaves the other core idle for as long as it takes.
+LONGEST = (
+    "test_tutorial.py", "results/test_fresh_install.py", "platform/launch/test_chaos.py",
+    "platform/launch/test_checkpoints.py", "platform/launch/test_promotion.py",
+    "platform/launch/test_loader_workers.py", "platform/launch/test_over_mpi.py",
+    "platform/launch/test_isolate.py", "test_examples.py",
+)  # fmt: skip
+
+
+def start_order(file: str, marks: Collection[str]) -> int:
+    """The order in which tests start, of files relative to tests/; those that are alike keep their order."""
+    return LONGEST.index(file) if "long" in marks and file in LONGEST else len(LONGEST)
+
+
 def is_quick(file: str, test: str, marks: Collection[str], fixtures: Collection[str]) -> bool:
     """Whether a test belongs to the quick tier.
 

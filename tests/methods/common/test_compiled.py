@@ -4,9 +4,7 @@ import shutil
 
 import pytest
 import torch
-import torch._dynamo
 from torch import nn
-from torch._dynamo.utils import counters
 
 from atoll.communication.threads import run_virtual_ranks
 from atoll.methods import METHODS
@@ -61,11 +59,21 @@ def test_a_host_without_a_compiler_refuses():
     run_virtual_ranks(rank, [0])
 
 
+@pytest.fixture
+def counters():
+    """What the compiler counts; imported here, as that takes two seconds of whoever collects the tests."""
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()  # else what another test has compiled is used again
+    counters.clear()
+    return counters
+
+
 @needs_compiler
 @pytest.mark.long  # compiles for half a minute
 @pytest.mark.parametrize("nodes", [[0], [0, 0]], ids=["one rank", "two ranks"])
-def test_a_compiled_training_is_the_same_but_for_the_last_digits(nodes):
-    torch._dynamo.reset()  # else what another test has compiled is used again
+def test_a_compiled_training_is_the_same_but_for_the_last_digits(nodes, counters):
     ends, graphs = [], []
     for compile in (False, True):
         counters.clear()
@@ -90,14 +98,12 @@ def test_a_compiled_training_is_the_same_but_for_the_last_digits(nodes):
 
 @needs_compiler
 @pytest.mark.long  # compiles for half a minute
-def test_a_compiled_network_shares_its_parameters():
+def test_a_compiled_network_shares_its_parameters(counters):
     network = nn.Linear(3, 2)
     made = compiled.compiled(network)
     with torch.no_grad():
         network.weight.fill_(1.0)
         network.bias.zero_()
-    torch._dynamo.reset()
-    counters.clear()
     assert made(torch.ones(1, 3)).tolist() == [[3.0, 3.0]]
     assert counters["stats"]["unique_graphs"] == 1
     assert next(made.parameters()) is network.weight

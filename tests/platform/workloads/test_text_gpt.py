@@ -7,7 +7,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import OPTConfig, OPTForCausalLM
 
 from atoll.communication.threads import run_virtual_ranks
 from atoll.methods.common.flat import FlatModel
@@ -100,6 +99,8 @@ def test_hyperparameters_are_checked():
 
 def transformers_own(model):
     """The network as transformers runs it, with the weights of the chain `model`."""
+    from transformers import OPTConfig, OPTForCausalLM  # takes two seconds of whoever collects the tests
+
     configuration = OPTConfig(
         vocab_size=256,
         hidden_size=16,
