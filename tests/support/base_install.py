@@ -1,7 +1,14 @@
-"""Runs a command as on a base install: python base_install.py COMMAND ... has none of the optional packages."""
+"""Runs commands as on a base install: python base_install.py COMMAND ... has none of the optional packages.
+
+`--each` reads commands from the standard input, a JSON list of their arguments, and prints a JSON list of [code,
+stdout, stderr] of each.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -27,8 +34,27 @@ class Hiding:
         return getattr(self._finder, name)
 
 
-if __name__ == "__main__":
-    sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+def outcome(arguments: list[str]) -> tuple[object, str, str]:
+    """What a command returns and prints."""
     from atoll.platform import cli
 
-    cli.main()
+    sys.argv = ["atoll", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        except Exception as error:
+            code = repr(error)
+    return code, out.getvalue(), err.getvalue()
+
+
+if __name__ == "__main__":
+    sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+    if sys.argv[1:] == ["--each"]:
+        print(json.dumps([outcome(arguments) for arguments in json.load(sys.stdin)]))
+    else:
+        from atoll.platform import cli
+
+        cli.main()

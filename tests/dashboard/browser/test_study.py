@@ -35,7 +35,7 @@ def test_a_studys_figures_and_leaderboard(url, page, searched):
     page.wait_for_selector("#study-figure >> text=No trial has failed")
 
 
-@pytest.mark.parametrize("milliseconds", [0, 50])
+@pytest.mark.parametrize("milliseconds", [0, pytest.param(50, marks=pytest.mark.long)])
 def test_however_fast_tabs_are_clicked_the_last_one_is_shown_and_in_the_address(url, page, milliseconds):
     page.goto(f"{url}/study?name=daso")
     page.wait_for_selector(ROWS)

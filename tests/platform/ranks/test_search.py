@@ -96,7 +96,8 @@ def test_nan_fails_its_trial_and_is_never_the_best(tmp_path, monkeypatch):
 
 def test_stop_and_resume(tmp_path, monkeypatch):
     monkeypatch.setenv("FAIL", "slow")
-    flags = (*SLOW, "--trials", "10", "--islands", "2")
+    slow = (*SLOW, "--epochs", "2", "--trials", "8")
+    flags = (*slow, "--islands", "2")
     folder = tmp_path / "atoll-studies" / "s"
     with stopped_when(folder, "trial_ended", 2):
         done = called(*flags, cwd=tmp_path, code=75)
@@ -104,17 +105,17 @@ def test_stop_and_resume(tmp_path, monkeypatch):
     store, study = read(tmp_path)
     before = {t.number: t.objective for t in store.trials(study) if t.state == "complete"}
     assert study.state == "stopped"
-    assert 2 <= len(before) < 10
+    assert 2 <= len(before) < 8
     refused = called(*flags, cwd=tmp_path, code=1)
     assert "already holds a study; continue it with --resume" in refused.stderr
     changed = called(*flags, "--seed", "7", "--resume", cwd=tmp_path, code=1)
     assert "seed: 0 before, 7 now" in changed.stderr
     # islands and workers may change, ranks per worker may not
-    wrong = called(*SLOW, "--trials", "10", "--ranks", "1", "--resume", cwd=tmp_path, code=1)
+    wrong = called(*slow, "--ranks", "1", "--resume", cwd=tmp_path, code=1)
     assert "topology.ranks: 2 before, 1 now" in wrong.stderr
     monkeypatch.setenv("FAIL", "")
-    called(*SLOW, "--trials", "10", "--workers", "2", "--resume", cwd=tmp_path)
-    _, _, trials = check_complete(tmp_path, 10)
+    called(*slow, "--workers", "2", "--resume", cwd=tmp_path)
+    _, _, trials = check_complete(tmp_path, 8)
     assert {t.island for t in trials if t.number not in before and t.state == "complete"} == {0}
     complete = {t.number: t.objective for t in trials if t.state == "complete"}
     assert before.items() <= complete.items()
@@ -122,7 +123,7 @@ def test_stop_and_resume(tmp_path, monkeypatch):
     assert 1 <= len(lost) <= 2  # what the two workers were at; no further trial was started
     assert all((t.number, 1) in {(r.number, r.attempt) for r in trials} for t in lost)
     finished = called(*flags, "--resume", cwd=tmp_path, code=1)
-    assert "is complete: it has used its budget of 10 trials" in finished.stderr
+    assert "is complete: it has used its budget of 8 trials" in finished.stderr
 
 
 STOPPED = """
@@ -198,26 +199,26 @@ def searched_within(tmp_path, budget, epochs=2):
 
 
 def test_a_budget_of_seconds(tmp_path):
-    trials = searched_within(tmp_path, {"seconds": 3.0})
+    trials = searched_within(tmp_path, {"seconds": 1.5})
     assert {t.state for t in trials} <= {"complete", "failed"}
     first = min(t.started for t in trials)
     assert len(trials) > 1
     # A worker asks for the time just before it draws a configuration, so that it starts at most one trial late.
-    late = Counter(t.worker for t in trials if t.started > first + 3.0)
+    late = Counter(t.worker for t in trials if t.started > first + 1.5)
     assert all(count == 1 for count in late.values())
-    assert "is complete: it has used its budget of 3 seconds" in search(tmp_path, "--resume", code=1).stderr
+    assert "is complete: it has used its budget of 1.5 seconds" in search(tmp_path, "--resume", code=1).stderr
 
 
 def test_a_budget_of_busy_seconds(tmp_path):
     """Once it is used up, a worker at most goes on with the one trial that it trained or was about to start."""
-    trials = searched_within(tmp_path, {"busy_seconds": 3.0}, epochs=10)
+    trials = searched_within(tmp_path, {"busy_seconds": 1.5}, epochs=10)
     ends = sorted(trials, key=lambda t: t.finished)
     spent = itertools.accumulate(t.finished - t.started for t in ends)
-    used_up = next((t.finished for t, seconds in zip(ends, spent, strict=True) if seconds >= 3.0), math.inf)
+    used_up = next((t.finished for t, seconds in zip(ends, spent, strict=True) if seconds >= 1.5), math.inf)
     # A worker hears of it while it trains, at every step, so that it cannot start a second one.
     late = Counter(t.worker for t in trials if t.started > used_up)
     assert all(count == 1 for count in late.values())
-    assert sum(t.finished - t.started for t in trials) >= 3.0 - 0.01 * len(trials)  # which journal lines may take
+    assert sum(t.finished - t.started for t in trials) >= 1.5 - 0.01 * len(trials)  # which journal lines may take
 
 
 def test_a_search_without_its_end_is_ended_by_a_resume(tmp_path):

@@ -132,7 +132,8 @@ def _interrupted():
     [
         (lambda: os._exit(3), "a DataLoader worker ended with exit code 3"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "a DataLoader worker ended with signal 9"),
-        (_interrupted, "a DataLoader worker ended with exit code 0"),
+        # It takes as long as the first: torch looks every five seconds.
+        pytest.param(_interrupted, "a DataLoader worker ended with exit code 0", marks=pytest.mark.long),
     ],
     ids=["exit", "killed", "interrupted"],
 )

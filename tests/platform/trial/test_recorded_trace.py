@@ -14,17 +14,18 @@ from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.training import recorded_trace
 from atoll.platform.trial.trial import Trial
 
-EPOCHS, BATCH_SIZE = 2, 16
+EPOCHS = 2
 CHANGED = {
     "ab": {"group_size": 2, "group_steps": 0.2},
     "daso": {"B": 3, "S": 2, "warmup_epochs": 0, "cooldown_epochs": 1},
     "easgd_tree": {"degree": 2},
+    "mac": {"batch_size": 64},  # each of its steps has many of its own
 }
 
 
 def record(name, nodes):
     """The schedules that a worker would keep, and the seconds that its slowest rank trained."""
-    hyperparameters = CHANGED.get(name, {}) | {"batch_size": BATCH_SIZE, "learning_rate": 1e-4}
+    hyperparameters = {"batch_size": 16, "learning_rate": 1e-4} | CHANGED.get(name, {})
     configuration = Configuration(
         workload="digits_mlp", method=name, hyperparameters=hyperparameters, epochs=EPOCHS, ranks=len(nodes)
     )
