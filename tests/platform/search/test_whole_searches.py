@@ -157,7 +157,7 @@ def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, monkeyp
     counts.mkdir()
     sampler = {"name": name} | {"propulate": {"population": 3}, "optuna-tpe": {"startup": 3}}.get(name, {})
     content = {"workload": COUNTING, "trials": 12, "epochs": 1, "objectives": ["validation_loss"], "sampler": sampler}
-    content["check"] = False
+    content |= {"check": False, "space": STABLE | {"batch_size": 64}}  # few steps
     monkeypatch.setenv("COUNTING", str(counts))
     histories = []
     for stops in (False, True):
@@ -166,7 +166,7 @@ def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, monkeyp
         write(folder, **content)
         study = folder / "atoll-studies" / "s"
         if stops:
-            monkeypatch.setenv("SECONDS_PER_STEP", "0.006")  # time for a stop
+            monkeypatch.setenv("SECONDS_PER_STEP", "0.02")  # time for a stop
             with stopped_when(study, "trial_ended", 5):
                 search(folder, code=75)
             assert len(journal_lines(study, "trial_ended")) < 12
