@@ -163,6 +163,35 @@ class ThreadWorld(World):
         return arrived
 
 
+def run_in_this_thread(function: Callable[[ThreadWorld], None], *, watch: Callable[[], None] = lambda: None) -> None:
+    """Call `function` with a world of one rank, in the calling thread; `watch` is called in another one meanwhile.
+
+    Raises:
+        What `function` has raised, or `watch`, which interrupts the rank by WorldFailed.
+    """
+    failures: list[BaseException] = []
+    has_ended = threading.Event()
+
+    def watching() -> None:
+        try:
+            while not has_ended.wait(0.02):
+                watch()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=watching, name="watch", daemon=True)
+    thread.start()
+    try:
+        function(ThreadWorld(0, _Shared(1, failures)))
+    except WorldFailed:
+        pass  # of `watch`
+    finally:
+        has_ended.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
 def run_in_threads(
     size: int, function: Callable[[ThreadWorld], None], *, watch: Callable[[], None] = lambda: None
 ) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from atoll.communication.thread_world import ThreadWorld, run_in_threads
+from atoll.communication.thread_world import ThreadWorld, run_in_this_thread, run_in_threads
 from atoll.platform.launch.running import StopClock
 from atoll.platform.launch.supervise import Run
 from atoll.platform.ranks import search
@@ -36,12 +37,16 @@ def run_in_process(run: Run) -> str | None:
     """
 
     def rank(world: ThreadWorld) -> None:
-        search.run(run.folder, run.launch, world, world.check)
+        search.run(run.folder, run.launch, world, world.check, keeps_output=False)
 
     failures = _Failures(run.folder.journals)
     try:
         with contextlib.chdir("."):  # a rank may change the working directory, which the launcher needs again
-            run_in_threads(run.study.topology.shape().world_size, rank, watch=_watching(run, failures))
+            watch = _watching(run, failures)
+            if _may_use_this_thread(run):
+                run_in_this_thread(rank, watch=watch)
+            else:
+                run_in_threads(run.study.topology.shape().world_size, rank, watch=watch)
     except HurriedEnd:
         return None  # it was stopped
     except Exception as error:
@@ -50,6 +55,12 @@ def run_in_process(run: Run) -> str | None:
     finally:
         failures.tell()
     return None
+
+
+def _may_use_this_thread(run: Run) -> bool:
+    """Whether the only rank may be the main thread, in which a function can be interrupted, and handle signals."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and run.study.calls_function and run.study.topology.shape().world_size == 1
 
 
 class _Failures:

@@ -43,6 +43,7 @@ def run(
     also: Callable[[], None] = lambda: None,
     *,
     server: ForkServer | None = None,
+    keeps_output: bool = True,
 ) -> None:
     """Take part in the search of `folder` as one rank of `world`; returns when the search has ended or stopped.
 
@@ -52,6 +53,7 @@ def run(
         world: all ranks of the search.
         also: called at every poll, in addition to the heartbeat.
         server: forks a process for each trial. Default: trials train in this process.
+        keeps_output: whether what trials print goes to the rank's log.
 
     Raises:
         TopologyError: if the size of the world does not fit the study's topology.
@@ -84,7 +86,7 @@ def run(
         serve=serve,
         server=server,
         silence=study.heartbeat_timeout,
-        log=folder.rank_log(world.rank),
+        log=folder.rank_log(world.rank) if keeps_output else None,
     )
     roots = world.split(0 if worker.is_root else None)
     if roots is None:

@@ -7,7 +7,6 @@ except while it is away.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -117,7 +116,7 @@ class Attendant:
             except BaseException as reason:  # the rank's thread raises it
                 self._reason, self._found, self._interrupted = reason, now, -self.AGAIN
         else:
-            with suppress(Exception):  # the reason is known
+            with suppress(BaseException):  # the reason is known
                 self._look()
         if now - self._interrupted >= self.AGAIN:
             self._interrupted = now
@@ -144,11 +143,8 @@ class Attendant:
             os._exit(FAILURE)
 
     def _interrupt(self) -> None:
-        if self._owns_process:
+        if self._owns_process:  # other threads have no signals: their function ends at its next call of atoll's
             signal.pthread_kill(self._rank, SIGNAL)
-        elif self._is_away and self._reason is not None:  # of a thread only Python's own code can be interrupted
-            kind = type("Interrupted", (type(self._reason),), {"__init__": lambda self: None})
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._rank), ctypes.py_object(kind))
 
     # In the rank's thread.
 

@@ -3,7 +3,10 @@
 import functools
 import json
 import math
+import signal
+import subprocess
 import textwrap
+import time
 
 import functions
 import numpy as np
@@ -59,6 +62,39 @@ def test_a_mistake_costs_its_trial_only(search):
         state, reason = trials.loc[2 * number + 1, ["state", "reason"]]
         assert state == ("complete" if expected is None else "failed"), reason
         assert expected is None or reason.startswith(expected)
+
+
+@pytest.mark.parametrize("how", ["sleeps", "computes", "waits"])
+def test_a_rank_in_the_main_thread_is_interrupted(search, how):
+    def hangs(trial):
+        if trial.number == 0 and how == "sleeps":
+            time.sleep(60)
+        while trial.number == 0 and how == "computes":
+            pass
+        if trial.number == 0:
+            subprocess.run(["sleep", "60"], check=False)
+        return trial["x"]
+
+    before = time.monotonic()
+    trials = search(hangs, trials=2, trial_timeout=0.3).trials()
+    assert time.monotonic() - before < 30
+    assert trials["state"].tolist() == ["failed", "complete"]
+    assert trials["reason"][0].startswith("TrialTimeout")
+
+
+def test_ctrl_c_stops_a_search_in_this_process_at_once(search):
+    def interrupted(trial):
+        if trial.number == 2:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+        return trial["x"]
+
+    before = time.monotonic()
+    study = search(interrupted, trials=4)
+    assert time.monotonic() - before < 30
+    assert study.state == "stopped"
+    assert study.trials()["state"].tolist() == ["complete", "complete", "lost"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_communicator_ends_with_its_trial(search):
