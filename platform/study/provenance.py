@@ -148,8 +148,8 @@ def _sources(workload: str, method: str, own: Iterable[Own]) -> sources.Sources:
 
 def _sources_of_function(name: str, starts: list[Path]) -> sources.Sources:
     """The user's files behind a function, and the libraries that they import."""
-    if (file := getattr(registry.function(name), "__code__", None)) is not None:
-        starts = [*starts, Path(file.co_filename)]  # the named file may only import it from another one
+    if (code := getattr(registry.function(name), "__code__", None)) is not None and not name.startswith(NOTEBOOK):
+        starts = [*starts, Path(code.co_filename)]  # the named file may only import it from another one
     found = sources.trace([path for path in starts if path.is_file()])
     libraries = {_distribution(library) for library in found.libraries}
     return sources.Sources(found.files, libraries, found.not_read)

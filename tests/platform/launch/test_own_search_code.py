@@ -52,21 +52,21 @@ def search(folder, *flags, code=0):
 
 @pytest.mark.slow
 def test_a_search_of_two_islands_is_stopped_and_resumed(tmp_path):
-    write(tmp_path, topology={"islands": 2}, migration={"probability": 1.0, "pollination": True}, trials=10)
+    write(tmp_path, topology={"islands": 2}, migration={"probability": 1.0, "pollination": True}, trials=40)
     with stopped_when(tmp_path / "atoll-studies/s", "trial_ended", 4):
         search(tmp_path, code=75)
     (tmp_path / "told.txt").unlink()
     search(tmp_path, "--resume")
     trials = called_json("leaderboard", "s", cwd=tmp_path)
-    assert len(trials) == 10
+    assert len(trials) == 40
     told = {line.split()[0] for line in (tmp_path / "told.txt").read_text().splitlines()}
-    assert told == {str(number) for number in range(10)}  # those from before, too
+    assert told == {str(number) for number in range(40)}  # those from before, too
     assert {trial["proposal"]["operator"] for trial in trials} == {"default", "Mine"}
 
 
 @pytest.mark.slow
 def test_its_code_is_recorded_and_a_change_is_not_resumed(tmp_path):
-    write(tmp_path)
+    write(tmp_path, trials=200)  # it is stopped half a second after the first one
     with stopped_when(tmp_path / "atoll-studies/s", "trial_ended", 1):
         search(tmp_path, code=75)
     record = json.loads((tmp_path / "atoll-studies/s/provenance/1.json").read_text())["record"]
