@@ -66,7 +66,7 @@ def test_a_search_of_two_islands_is_stopped_and_resumed(tmp_path):
 
 @pytest.mark.slow
 def test_its_code_is_recorded_and_a_change_is_not_resumed(tmp_path):
-    write(tmp_path, trials=200)  # it is stopped half a second after the first one
+    write(tmp_path, trials=20)  # it is stopped half a second after the first one
     with stopped_when(tmp_path / "atoll-studies/s", "trial_ended", 1):
         search(tmp_path, code=75)
     record = json.loads((tmp_path / "atoll-studies/s/provenance/1.json").read_text())["record"]
