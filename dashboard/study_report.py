@@ -21,6 +21,7 @@ from atoll.storage import browse, urls
 from atoll.storage.export import as_yaml
 from atoll.storage.liveness import true_state_of
 from atoll.storage.models import StudyRow, TrialRow
+from atoll.storage.names import subject
 from atoll.storage.store import DEFAULT_URL, Store
 
 MAX_BEST = 20  # trials in the table of the best; on a Pareto front more, if it has more
@@ -48,7 +49,7 @@ def html(store: Store, study: StudyRow) -> str:
     aims = ", ".join(f"{objective['direction']} {objective['name']}" for objective in study.all_objectives)
     report = Report(
         title=study.name,
-        description=f"{study.method} on {study.workload}: {aims}",
+        description=f"{subject(study.method, study.workload)}: {aims}",
         verdict=_verdict(study, board),
         notes=_notes(study, trials, best),
         tables=[summary(study, board), leaders(study, best, set(front)), failure_kinds(trials)],

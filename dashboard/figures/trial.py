@@ -18,7 +18,8 @@ MAX_OBSERVED = 12  # panels of observed metrics
 def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> go.Figure:
     """Loss, metric, learning rate, traffic and observed metrics by epoch; a color for each trial.
 
-    If a trial has several reports in an epoch, all are drawn by step.
+    If a trial has several reports in an epoch, or they are a function's, all are drawn by step. Panels without a value
+    are left out, but the metric's.
 
     Args:
         reports: a row for each trial and report: trial, epoch, step, seconds, train_loss, validation_loss, metric,
@@ -32,10 +33,14 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
     observed = sorted(known, key=lambda name: "/" in name)  # metrics of one layer follow those of the whole model
     columns = {"loss": ["train_loss", "validation_loss"], metric: ["metric"], "learning rate": ["learning_rate"]}
     columns |= {"sent by all ranks (MB)": ["megabytes"]}
+    reports = reports.assign(megabytes=reports["wire_bytes"].astype(float) / 1e6)
+    is_training = bool(reports["learning_rate"].notna().any())
+    # A function reports its objective only.
+    has = reports.notna().any()
+    columns = {title: names for title, names in columns.items() if title == metric or has[names].any()}
     columns |= {name.removeprefix("observed."): [name] for name in observed[:MAX_OBSERVED]}
     figure, places, height = style.panels(list(columns), columns=2 if len(columns) <= 4 else 3)
-    reports = reports.assign(megabytes=reports["wire_bytes"] / 1e6)
-    x = "step" if reports.duplicated(["trial", "epoch"]).any() else "epoch"
+    x = "step" if not is_training or reports.duplicated(["trial", "epoch"]).any() else "epoch"
     for index, (number, of_trial) in enumerate(reports.groupby("trial", sort=False)):
         color = COLORS[index % len(COLORS)]
         for place, (title, names) in zip(places, columns.items(), strict=True):
@@ -60,11 +65,11 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
                     **place,
                 )
     if target is not None:
-        figure.add_hline(y=target, line_dash="dot", line_color=COLORS[6], **places[1])
+        figure.add_hline(y=target, line_dash="dot", line_color=COLORS[6], **places[list(columns).index(metric)])
     for place in style.bottom(places):
         figure.update_xaxes(title=x, **place)
     figure = styled(figure, "curves", height)
-    if len(columns["loss"]) == 2:
+    if len(columns.get("loss", ())) == 2:
         figure.layout.annotations[0].text = "loss (training dashed, validation solid)"
     return figure.update_layout(legend={"y": 1 + 40 / height}, margin={"t": 70})
 

@@ -22,6 +22,7 @@ from atoll.dashboard.figures import parallel, style
 from atoll.storage import browse
 from atoll.storage.liveness import INTERRUPTED, true_state_of
 from atoll.storage.models import StudyRow
+from atoll.storage.names import subject
 from atoll.storage.store import StoreError
 
 
@@ -317,7 +318,7 @@ def layout(context: Context, study: StudyRow, query: dict[str, str]) -> dmc.Stac
                 dcc.Link("Islands", href=context.link("islands", name=study.name)),
                 dcc.Link("Export", id="study-export", href=context.link("export", name=study.name)),
                 dcc.Link("Projection", href=context.link("projection", name=study.name)),
-                below=f"{study.method} on {study.workload}: {_aim(study)}",
+                below=f"{subject(study.method, study.workload)}: {_aim(study)}",
             ),
             html.Div(id="study-problem", role="alert"),
             html.Div(id="study-summary", style={"minHeight": 22}),

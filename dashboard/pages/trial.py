@@ -23,6 +23,7 @@ from atoll.storage import browse
 from atoll.storage.export import as_yaml
 from atoll.storage.liveness import true_state_of, true_trial_state
 from atoll.storage.models import HostRow, StudyRow, TrialRow
+from atoll.storage.names import subject
 from atoll.storage.store import StoreError
 
 
@@ -254,8 +255,8 @@ def layout(context: Context, study: StudyRow, trial: TrialRow) -> dmc.Stack:
                     variant="default",
                     id="trial-copy",
                 ),
-                below=f"{trial.configuration.get('method', study.method)} on {study.workload}, island {trial.island}, "
-                f"worker {trial.worker}",
+                below=f"{subject(trial.configuration.get('method', study.method), study.workload)}, "
+                f"island {trial.island}, worker {trial.worker}",
             ),
             dmc.Code(command(context, study, trial), block=True),
             *([note] if context.allow_edit else []),

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from atoll.analysis.failures import first_line, kind_of, user_frame
 from atoll.analysis.formatting import duration, number, size
-from atoll.platform.study.names import FUNCTION
+from atoll.storage import names
 from atoll.storage.events import CHANGED, Event, Migrated, TrialEnded, TrialStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.launches import JournalTail
@@ -67,9 +67,7 @@ class Tally:
 
 def subject(study: Study | StudyRow) -> str:
     """What a study searches, in words: a method on a workload, or a function."""
-    if study.method == FUNCTION:
-        return f"objective {study.workload}"
-    return f"{study.method} on {study.workload}"
+    return names.subject(study.method, study.workload)
 
 
 class LiveSearch:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from atoll.methods.common.own import Kind, is_own
-from atoll.platform.study import names, registry
+from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.interval import Every, Interval
 from atoll.platform.study.loader import Loader
 from atoll.platform.study.provenance_record import DataFiles
-from atoll.storage import yamlfile
+from atoll.storage import names, yamlfile
 
 if TYPE_CHECKING:
     from atoll.methods.common.optimizers import OptimizerSettings

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from atoll.platform.study.names import FUNCTION
 from atoll.platform.study.objectives import VALUE
+from atoll.storage.names import FUNCTION
 
 if TYPE_CHECKING:
     from atoll.platform.study.study import Study

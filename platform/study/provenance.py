@@ -23,7 +23,6 @@ from optuna.distributions import CategoricalDistribution
 from atoll.methods.common.own import OF_WORKLOAD, Kind, is_own
 from atoll.platform.study import registry, repository, sources
 from atoll.platform.study.configuration import OWN
-from atoll.platform.study.names import FUNCTION, NOTEBOOK
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.provenance_record import (
     DataFiles,
@@ -36,6 +35,7 @@ from atoll.platform.study.provenance_record import (
 from atoll.platform.study.samplers import OwnSampler, members
 from atoll.platform.study.study import Study
 from atoll.searchspaces.space import SearchSpace
+from atoll.storage.names import FUNCTION, NOTEBOOK
 
 Own = tuple[Kind, str]  # an optimizer or a schedule, and its name
 

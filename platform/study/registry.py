@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from atoll.methods import METHODS
 from atoll.methods.common.own import OF_WORKLOAD, Kind, installed, is_own
-from atoll.platform.study.names import FUNCTION, NOTEBOOK
 from atoll.platform.workloads import WORKLOADS
 from atoll.searchspaces import location as space_location
+from atoll.storage.names import FUNCTION, NOTEBOOK
 
 if TYPE_CHECKING:
     from atoll.methods.method import Method

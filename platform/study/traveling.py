@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.platform.study import registry
-from atoll.platform.study.names import NOTEBOOK
+from atoll.storage.names import NOTEBOOK
 
 Function = Callable[[Any], Any]
 

@@ -30,7 +30,8 @@ from typing import IO, NoReturn
 import torch
 
 from atoll.communication.channel import Channel, wait_for
-from atoll.platform.study import names, registry
+from atoll.platform.study import registry
+from atoll.storage import names
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36

@@ -33,6 +33,16 @@ def test_several_reports_in_an_epoch_are_drawn_by_step():
     assert within.data[0].connectgaps
 
 
+def test_a_functions_curve_is_its_objective_by_step_and_nothing_else():
+    nothing = dict.fromkeys(("train_loss", "validation_loss", "learning_rate", "wire_bytes"))
+    figure = trial.curves(reports(3, epoch=[0, 1, 2], step=[0, 1, 2], metric=[3.0, 2.0, 1.0], **nothing), "loss", 1.5)
+    assert [a.text for a in figure.layout.annotations] == ["loss"]
+    (line,) = figure.data
+    assert (list(line.x), list(line.y)) == ([0, 1, 2], [3.0, 2.0, 1.0])
+    assert figure.layout.xaxis.title.text == "step"
+    assert figure.layout.shapes[0].y0 == 1.5
+
+
 def test_long_curves_keep_their_extremes():
     metric = np.random.default_rng(1).uniform(size=5000)
     metric[1234] = 7.0
