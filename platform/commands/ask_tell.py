@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -76,15 +75,12 @@ class AskedTrial(Mapping[str, Any]):
         """
         import queue
 
-        from atoll.platform.trial.objective_trial import Pruned, number, reported
+        from atoll.platform.trial.objective_trial import Pruned, next_step, number, reported
 
-        step = self._step + 1 if step is None else operator.index(step)
-        if step <= self._step or step < 0:
-            raise ValueError(f"step must be 0 or more, and increase; got {step} after {self._step}")
         metric = number(value, "the reported value")
         if not math.isfinite(metric):
             raise ValueError(f"a reported value must be finite; got {metric}: tell the trial as failed")
-        self._step = step
+        self._step = step = next_step(step, self._step)
         verdict: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._handed.reports.put((reported(step, time.perf_counter() - self._started, metric, {}), verdict))
         while True:

@@ -152,10 +152,7 @@ class ObjectiveTrial(Mapping[str, Any]):
             ValueError: for a step that does not increase.
         """
         with self._stage.at_home():
-            step = self._step + 1 if step is None else operator.index(step)
-            if step <= self._step or step < 0:
-                raise ValueError(f"step must be 0 or more, and increase; got {step} after {self._step}")
-            self._step = step
+            self._step = step = next_step(step, self._step)
             progress = self._progress(value, step, metrics or {}) if self._is_root else None
             if progress is not None:
                 self._reports.append(progress)
@@ -220,6 +217,15 @@ class ObjectiveTrial(Mapping[str, Any]):
                 for progress in self._reports:
                     self._on_progress(replace(progress, is_repeated=True))
             return unpacked(kept["state"])
+
+
+def next_step(step: SupportsIndex | None, last: int) -> int:
+    """The step of a report after one of step `last` (-1: none). Raises ValueError if it does not increase."""
+    number = last + 1 if step is None else operator.index(step)
+    if number <= last or number < 0:
+        after = f" after {last}" if last >= 0 else ""
+        raise ValueError(f"step must be 0 or more, and increase; got {number}{after}")
+    return number
 
 
 def reported(step: int, seconds: float, metric: float, metrics: dict[str, float]) -> Progress:
