@@ -14,7 +14,7 @@ from functions import HANGS, MISTAKES, SPACE
 
 import atoll
 
-pytestmark = [pytest.mark.mpi, pytest.mark.long]
+pytestmark = pytest.mark.mpi
 
 FUNCTIONS = Path(functions.__file__)
 
@@ -29,11 +29,13 @@ def search(tmp_path, monkeypatch):
     return search
 
 
+@pytest.mark.long
 def test_mpis_communicator_does_what_that_of_threads_does(search):
     study = search(functions.together, islands=2, ranks=3, trials=12)
     assert study.trials()["state"].tolist() == ["complete"] * 12
 
 
+@pytest.mark.long
 def test_a_mistake_costs_its_trial_only_and_leaves_nothing_pending(search):
     study = search(functions.misbehaves, ranks=2, workers=2, trials=6 * len(MISTAKES), trial_timeout=30)
     trials = study.trials().set_index("trial")
@@ -45,6 +47,7 @@ def test_a_mistake_costs_its_trial_only_and_leaves_nothing_pending(search):
         assert expected is None or reason.startswith(expected)
 
 
+@pytest.mark.long
 def test_a_function_that_does_not_come_back_is_interrupted_on_all_ranks(search):
     study = search(functions.hangs, ranks=2, workers=2, trials=8, trial_timeout=2.0)
     trials = study.trials().set_index("trial")
@@ -94,6 +97,7 @@ atoll.search(objective, space={"x": atoll.Float(-10.0, 10.0)}, trials=1000, work
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("script", "num_lines", "num_trials"), [(PROPULATE, 15, 200), (OPTUNA, 6, 1000)], ids=["propulate", "optuna"]
 )
@@ -126,6 +130,7 @@ def start_script(file, *arguments):
     )
 
 
+@pytest.mark.long
 def test_under_mpirun_a_script_is_collective(tmp_path):
     file = tmp_path / "example.py"
     file.write_text("import sys\n" + PROPULATE.replace("trials=200", "trials=24"))
@@ -135,12 +140,14 @@ def test_under_mpirun_a_script_is_collective(tmp_path):
     assert (study.state, study.trials()["state"].tolist()) == ("complete", ["complete"] * 24)
 
 
+@pytest.mark.long
 def test_a_function_in_a_process_of_each_trial(search):
     study = search(functions.curve, in_process=False, isolate="process", trials=6)
     assert study.trials()["state"].tolist() == ["complete"] * 6
     assert len(study.curves()) == 24
 
 
+@pytest.mark.long
 def test_a_stopped_trial_continues_from_its_checkpoint_over_mpi(search):
     study = search(functions.continued, ranks=2, trials=3)
     assert study.state == "stopped"
@@ -150,6 +157,7 @@ def test_a_stopped_trial_continues_from_its_checkpoint_over_mpi(search):
     assert last["objective.value"].tolist() == [30.0] * 3
 
 
+@pytest.mark.long
 def test_from_the_shell_and_trained_again(tmp_path):
     flags = ("--space", "{x: {low: 0.0, high: 1.0}}", "--ranks", "2", "--trials", "8", "--name", "s")
     done = called("search", f"{FUNCTIONS}:curve", *flags, cwd=tmp_path)
