@@ -15,10 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from atoll.platform.exit_codes import FAILURE
 from atoll.platform.trial.failure import Stopped
 from atoll.platform.trial.isolation import owns_process
+
+Value = TypeVar("Value")
 
 # Ends what the function's thread does: system calls, too, such as sleeping or waiting for a process.
 SIGNAL = signal.SIGUSR2
@@ -42,7 +45,8 @@ class Attendant:
         self._patience = patience
         self._lock = threading.Lock()
         self._lock.acquire()  # held by the rank's thread, except while it is away
-        self._is_away = False
+        self._holds = True
+        self._is_away, self._may_raise = False, False
         self._at_home: int | None = None  # the function's thread that is at home
         self._reason: BaseException | None = None
         self._found, self._interrupted = 0.0, 0.0
@@ -55,17 +59,28 @@ class Attendant:
         self._thread = threading.Thread(target=self._attend, name="attendant", daemon=True)
         self._thread.start()
 
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """The function is called in this context; a reason to end the trial is raised at its end at the latest."""
+    def call(self, function: Callable[[], Value]) -> Value:
+        """What the function returns; raises the reason to end the trial, if there is one, whatever the function does.
+
+        A signal may raise at any moment until the rank's thread is home again, once in a second: hence the second try.
+        """
         self._reason, self._has_killed = None, False
+        raised: BaseException | None = None
         try:
-            self._leave()
-            yield
+            try:
+                self._leave()
+                returned = function()
+            finally:
+                self._come_home()
+        except BaseException as error:
+            raised = error
         finally:
             self._come_home()
-            if self._reason is not None:
-                raise self._reason
+        if self._reason is not None:
+            raise self._reason from (None if raised is self._reason else raised)
+        if raised is not None:
+            raise raised
+        return returned
 
     @contextmanager
     def home(self) -> Iterator[None]:
@@ -89,12 +104,15 @@ class Attendant:
         self._thread.join()
 
     def _leave(self) -> None:
+        self._holds = False
         self._lock.release()
         self._is_away = True
 
     def _come_home(self) -> None:
         self._is_away = False  # first: nothing interrupts from here on
-        self._lock.acquire()
+        if not self._holds:
+            self._lock.acquire()
+            self._holds = True
 
     # In the attendant's thread.
 
@@ -144,12 +162,14 @@ class Attendant:
 
     def _interrupt(self) -> None:
         if self._owns_process:  # other threads have no signals: their function ends at its next call of atoll's
+            self._may_raise = True
             signal.pthread_kill(self._rank, SIGNAL)
 
     # In the rank's thread.
 
     def _on_signal(self, _number: int, _frame: object) -> None:
-        if self._is_away and self._reason is not None:
+        if self._is_away and self._may_raise and self._reason is not None:
+            self._may_raise = False  # until the next signal
             raise self._reason
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Caller:
         hooks: the callbacks; a member's root decides what it prunes.
         comm: the trial's communicator, which the function gets.
         home: entered by every call of the function's; raises the reason to end the trial.
-        away: entered around the function.
+        away: calls the function; raises the reason to end the trial, if there is one.
         agree: what the root decides, on all ranks; collective.
         open_files: the communicator for checkpoints; collective, when all ranks are in it.
     """
@@ -45,7 +45,7 @@ class Caller:
         comm: Any,
         *,
         home: Callable[[], AbstractContextManager[None]],
-        away: Callable[[], AbstractContextManager[None]],
+        away: Callable[[Callable[[], Any]], Any],
         agree: Agree,
         open_files: Callable[[], Communicator],
     ) -> None:
@@ -63,8 +63,7 @@ class Caller:
         called = registry.function(self._configuration.workload)
         trial = ObjectiveTrial(self._configuration, self._facts, self._comm, self, self._hooks.on_progress)
         try:
-            with self._away():
-                returned = called(trial)
+            returned = self._away(lambda: called(trial))
             if report.rank == 0:
                 report.returned = numbers(returned)
         except Pruned:
@@ -119,7 +118,7 @@ def alone(configuration: Configuration, facts: Facts, hooks: Hooks, *, poll: Cal
     comm = ThreadComm(0, range(1), shared_board(1), lender)
     return Caller(
         configuration, facts, hooks, comm,
-        home=home, away=nullcontext, agree=lambda decide: decide(), open_files=single_rank,
+        home=home, away=lambda function: function(), agree=lambda decide: decide(), open_files=single_rank,
     )  # fmt: skip
 
 

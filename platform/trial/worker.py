@@ -252,7 +252,7 @@ class Worker:
             hooks,
             comm,
             home=self._attendant.home,
-            away=self._attendant.away,
+            away=self._attendant.call,
             agree=self._agree,
             open_files=open_files,
         )
