@@ -65,8 +65,8 @@ def search(
     """Search, and return the study's results when the search has ended.
 
     A script or a notebook starts the ranks with `mpiexec`; under `mpirun python script.py` every rank calls this, and
-    is one of them. A search of one rank runs in this process, without MPI. Ctrl-C stops it: running trials are lost,
-    and `resume=True` continues.
+    is one of them. A search of one rank runs in this process, without MPI. Ctrl-C stops it, and `resume=True`
+    continues it: interrupted trials from their checkpoints, if they have written any.
 
     Args:
         objective: a function of a trial; or "file.py:function"; or a study: its file, or its content as a mapping.

@@ -29,6 +29,7 @@ from atoll.platform.trial import weights
 from atoll.storage.export import as_yaml
 from atoll.storage.files import replacing, write_whole
 from atoll.storage.folder import StudyFolder
+from atoll.storage.names import FUNCTION
 from atoll.storage.store import StoreError
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ def weights_file(study: StudyRow, trial: TrialRow) -> Path:
         numbers = ", ".join(map(str, numbered[:20])) + more
         state = "" if trial.state == "complete" else f", as it is {trial.state}"
         raise StoreError(f"trial {trial.number} of {study.name} has no weights{state}; trials with weights: {numbers}")
+    if study.method == FUNCTION:
+        raise StoreError(
+            f"{study.name} calls a function, whose files are what it writes to trial.folder: see {file.parent}"
+        )
     raise StoreError(
         f"{study.name} has no weights in {folder.trials} on this host: a study keeps them with "
         "`checkpoint: {weights: best}`; `atoll train CONFIG.yaml --save FILE` trains a configuration again"

@@ -5,12 +5,14 @@ import json
 import math
 import signal
 import subprocess
+import sys
 import textwrap
 import time
 
 import functions
 import numpy as np
 import pytest
+from commands import called, called_json
 from functions import MISTAKES, SPACE
 
 import atoll
@@ -311,6 +313,20 @@ def test_a_study_file_or_its_content_is_searched_as_well(search, tmp_path):
     assert study.best(1)["objective.value"][0] == study.trials()["objective.value"].max()
     content = {"workload": "digits_mlp", "method": "ddp", "epochs": 1, "name": "t", "space": {"learning_rate": 0.1}}
     assert search(content, space=None, name=None, trials=1, default_first=True).state == "complete"
+
+
+def test_commands_know_that_a_function_is_no_training(search, tmp_path):
+    (tmp_path / "own.py").write_text("def f(trial):\n    return trial['x']\n")
+    (tmp_path / "s.yaml").write_text("name: s\nobjective: own.py:f\nspace: {x: {low: 0.0, high: 1.0}}\ntrials: 2\n")
+    assert "passed: the function can be imported" in called("check", "s.yaml", cwd=tmp_path).stdout
+    assert called_json("check", "s.yaml", cwd=tmp_path)["state"] == "passed"
+    called("search", "s.yaml", "--in-process", cwd=tmp_path)
+    refused = called("export", "s", "--weights", "w", cwd=tmp_path, code=1)
+    assert "what it writes to trial.folder" in refused.stderr
+    (tmp_path / "own.py").write_text("def another(trial):\n    return trial['x']\n")
+    registry._load_file.cache_clear()
+    sys.modules.pop("own", None)
+    assert "has no 'f'" in called("check", "s.yaml", cwd=tmp_path, code=2).stderr
 
 
 def test_resume_refuses_a_function_whose_file_has_changed(search, tmp_path):
