@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import pickle
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -79,6 +80,7 @@ class ThreadComm:
         self._board = board
         self._lender = lender
         self._num_parts = 0
+        self._expected: deque[Callable[[], bool]] = deque()
         lender.arrivals[name] = 0
 
     def Get_rank(self) -> int:
@@ -202,25 +204,14 @@ class ThreadComm:
 
     def send(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object."""
+        if dest == _proc_null():
+            return
         with self._lender.at_home(), self._board.lock:
-            self._board.messages[dest].append((self.rank, tag, pickle.dumps(obj)))
+            self._board.messages[self._known(dest)].append((self.rank, tag, pickle.dumps(obj)))
 
     def recv(self, buf: Any = None, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> Any:
         """Receive an object."""
-        found: list[Any] = []
-
-        def is_there() -> bool:
-            if not found:
-                found.extend(self._take(source, tag))
-            return bool(found)
-
-        def may_come() -> bool:
-            senders = self._members if source < 0 else (self._members[source],)
-            return any(rank not in self._lender.returned for rank in senders)
-
-        with self._lender.at_home():
-            self._lender.wait(is_there, sources=may_come, what="trial.comm.recv")
-        return pickle.loads(found[0])
+        return self._post(source, tag, status).wait()
 
     def Send(self, buf: Any, dest: int, tag: int = 0) -> None:
         """Send an array."""
@@ -228,7 +219,8 @@ class ThreadComm:
 
     def Recv(self, buf: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> None:
         """Fill an array with a message."""
-        _fill(buf, self.recv(None, source, tag))
+        if source != _proc_null():
+            _fill(buf, self.recv(None, source, tag, status))
 
     def sendrecv(
         self,
@@ -242,7 +234,7 @@ class ThreadComm:
     ) -> Any:
         """Send and receive objects."""
         self.send(sendobj, dest, sendtag)
-        return self.recv(None, source, recvtag)
+        return self.recv(None, source, recvtag, status)
 
     def isend(self, obj: Any, dest: int, tag: int = 0) -> ThreadRequest:
         """Start to send an object."""
@@ -251,17 +243,50 @@ class ThreadComm:
 
     def irecv(self, buf: Any = None, source: int = ANY_SOURCE, tag: int = ANY_TAG) -> ThreadRequest:
         """Start to receive an object."""
-        received: list[Any] = []
+        return self._post(source, tag, None)
+
+    def _post(self, source: int, tag: int, status: Any) -> ThreadRequest:
+        """Expect a message; those that were expected earlier come first."""
+        if source == _proc_null():
+            return ThreadRequest(lambda _: (True, None))
+        if source >= 0:
+            self._known(source)
+        found: list[Any] = []
+
+        def take() -> bool:
+            if not found and (message := self._take(source, tag)) is not None:
+                sender, its_tag, content = message
+                found.append(pickle.loads(content))
+                if status is not None:
+                    status.Set_source(sender)
+                    status.Set_tag(its_tag)
+            return bool(found)
+
+        def is_there() -> bool:
+            while self._expected and self._expected[0]():
+                self._expected.popleft()
+            for earlier in list(self._expected):  # one that waits for another message does not hold up the others
+                if earlier():
+                    self._expected.remove(earlier)
+            return bool(found)
+
+        def may_come() -> bool:
+            senders = self._members if source < 0 else (self._members[source],)
+            return any(rank not in self._lender.returned for rank in senders)
 
         def complete(waits: bool) -> tuple[bool, Any]:
-            if not received and waits:
-                received.append(self.recv(None, source, tag))
-            elif not received:
-                with self._lender.at_home():
-                    received.extend(map(pickle.loads, self._take(source, tag)))
-            return bool(received), received[0] if received else None
+            with self._lender.at_home():
+                if waits:
+                    self._lender.wait(is_there, sources=may_come, what="trial.comm.recv")
+                return is_there(), found[0] if found else None
 
+        self._expected.append(take)
         return ThreadRequest(complete)
+
+    def _known(self, rank: int) -> int:
+        if not 0 <= rank < self.size:
+            raise ValueError(f"a rank of trial.comm must be 0 to {self.size - 1}; got {rank}")
+        return rank
 
     def Isend(self, buf: Any, dest: int, tag: int = 0) -> ThreadRequest:
         """Start to send an array."""
@@ -275,22 +300,22 @@ class ThreadComm:
         def complete(waits: bool) -> tuple[bool, Any]:
             nonlocal is_filled
             is_there, value = (True, request.wait()) if waits else request.test()
-            if is_there and not is_filled:
+            if is_there and not is_filled and source != _proc_null():
                 is_filled = True
                 _fill(buf, value)
             return is_there, None
 
         return ThreadRequest(complete)
 
-    def _take(self, source: int, tag: int) -> list[Any]:
+    def _take(self, source: int, tag: int) -> tuple[int, int, bytes] | None:
         """The first message of the source with the tag, if there is one."""
         with self._board.lock:
             waiting = self._board.messages[self.rank]
             for place, (sender, its_tag, message) in enumerate(waiting):
                 if (source < 0 or sender == source) and (tag < 0 or its_tag == tag):
                     del waiting[place]
-                    return [message]
-        return []
+                    return sender, its_tag, message
+        return None
 
     # Parts.
 
@@ -313,6 +338,12 @@ class ThreadComm:
 
     def Free(self) -> None:
         """Nothing to release."""
+
+
+def _proc_null() -> int | None:
+    """MPI's number for no rank, if the function has imported MPI."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return None if mpi is None else int(mpi.PROC_NULL)
 
 
 def _array(buf: Any) -> np.ndarray[Any, Any]:

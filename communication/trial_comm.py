@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from mpi4py import MPI
@@ -25,11 +25,16 @@ from atoll.communication.lent import Lender
 from atoll.communication.mpi import Summary
 from atoll.communication.world import Family
 
+TOPOLOGIES = ("Create_cart", "Create_graph", "Create_dist_graph", "Create_dist_graph_adjacent")
+# What makes something that would outlive the trial, or is waited for where nothing can interrupt.
+REFUSED = (
+    "Idup", "Idup_with_info", "Create_group", "Create_intercomm", "Spawn", "Spawn_multiple", "Accept", "Connect",
+    "Join", "Send_init", "Ssend_init", "Bsend_init", "Rsend_init", "Recv_init", "Psend_init", "Precv_init",
+)  # fmt: skip
 COLLECTIVES = (
     "Barrier", "Bcast", "Gather", "Gatherv", "Scatter", "Scatterv", "Allgather", "Allgatherv", "Alltoall", "Alltoallv",
     "Alltoallw", "Reduce", "Allreduce", "Reduce_scatter", "Reduce_scatter_block", "Scan", "Exscan",
     "barrier", "bcast", "gather", "scatter", "allgather", "alltoall", "reduce", "allreduce", "scan", "exscan",
-    "Create_cart", "Create_graph", "Create_dist_graph", "Create_dist_graph_adjacent",
 )  # fmt: skip
 MAKING = ("Dup", "Clone", "Dup_with_info", "Split", "Split_type", "Create")
 SENDS = {
@@ -77,6 +82,10 @@ class TrialComm(MPI.Intracomm):
         self.of_trial.forget(self)
         MPI.Intracomm.Free(self)
         self.arrivals_comm.Free()
+
+    def Abort(self, errorcode: int = 0) -> NoReturn:
+        """Fail this trial, and no other."""
+        raise RuntimeError(f"trial.comm.Abort({errorcode}) was called")
 
     def together(self, call: Callable[[], Any]) -> Any:
         """What `call` returns, which is collective, once all ranks are here."""
@@ -181,8 +190,11 @@ class TrialRequest(MPI.Request):
         made: TrialRequest = super().__new__(cls, plain)
         return made
 
-    def __init__(self, plain: MPI.Request, family: LentFamily, kind: str, buffer: Any) -> None:
+    def __init__(
+        self, plain: MPI.Request, family: LentFamily, kind: str, buffer: Any, peers: Sequence[int] = ()
+    ) -> None:
         self.of_trial = family
+        self.peers = tuple(peers)  # who must act for it to complete
         self.kind = kind
         self.buffer = buffer  # MPI needs it until the request completes
         self.was_canceled = False
@@ -190,7 +202,11 @@ class TrialRequest(MPI.Request):
     def Wait(self, status: Any = None) -> Literal[True]:
         """Return when it is complete."""
         with self.of_trial.lender.at_home():
-            self.of_trial.lender.wait(lambda: MPI.Request.Test(self, status), what="Wait of a request of trial.comm")
+            self.of_trial.lender.wait(
+                lambda: MPI.Request.Test(self, status),
+                sources=self._may_complete,
+                what="Wait of a request of trial.comm",
+            )
         return True
 
     def wait(self, status: Any = None) -> Any:
@@ -203,8 +219,11 @@ class TrialRequest(MPI.Request):
             return bool(is_done)
 
         with self.of_trial.lender.at_home():
-            self.of_trial.lender.wait(done, what="wait of a request of trial.comm")
+            self.of_trial.lender.wait(done, sources=self._may_complete, what="wait of a request of trial.comm")
         return result[-1]
+
+    def _may_complete(self) -> bool:
+        return self.of_trial.may_act(self)
 
     def Cancel(self) -> None:
         """Cancel it, if it is not complete."""
@@ -232,6 +251,8 @@ class LentFamily(Family):
         self._num_received = 0
         self._num_nonblocking = 0
         self._is_marked = False
+        self._waiting_since = 0.0  # for a collective that some ranks may not have started
+        self._topologies: list[MPI.Comm] = []
         self._given_up: float | None = None
         self._left: list[str] | None = None  # the communicators that all their ranks still have, once it is known
 
@@ -311,28 +332,39 @@ class LentFamily(Family):
             raise interruption
         return made
 
+    def topology(self, comm: TrialComm, what: str, call: Callable[[], MPI.Comm]) -> Any:
+        """A communicator with a topology, which ends with the trial."""
+        made = self.collective(comm, what, call)
+        self._topologies.append(made)
+        return made
+
     def nonblocking(self, comm: TrialComm, request: MPI.Request, buffers: Any) -> TrialRequest:
         """A collective that the function completes by itself."""
         self._num_nonblocking += 1
-        return self._track(TrialRequest(request, self, "collective", buffers))
+        return self._track(TrialRequest(request, self, "collective", buffers, comm.members))
 
     # Messages.
 
     def send(self, comm: TrialComm, request: MPI.Request, dest: int, buffer: Any) -> TrialRequest:
         """A message that is on its way."""
-        if dest != MPI.PROC_NULL:
-            receiver = comm.members[dest]
-            self._sent[receiver] = self._sent.get(receiver, 0) + 1
-        return self._track(TrialRequest(request, self, "send", buffer))
+        if dest == MPI.PROC_NULL:
+            return self._track(TrialRequest(request, self, "nothing", buffer))
+        receiver = comm.members[dest]
+        self._sent[receiver] = self._sent.get(receiver, 0) + 1
+        return self._track(TrialRequest(request, self, "send", buffer, (receiver,)))
 
     def receive(self, comm: TrialComm, request: MPI.Request, source: int) -> TrialRequest:
         """A message that is expected."""
-        kind = "receive" if source != MPI.PROC_NULL else "nothing"
-        return self._track(TrialRequest(request, self, kind, None))
+        if source == MPI.PROC_NULL:
+            return self._track(TrialRequest(request, self, "nothing", None))
+        senders = comm.members if source == MPI.ANY_SOURCE else (comm.members[source],)
+        return self._track(TrialRequest(request, self, "receive", None, senders))
 
     def finish(self, request: TrialRequest, what: str) -> None:
         """Return when a message has left."""
-        self.lender.wait(lambda: MPI.Request.Test(request), what=f"trial.comm.{what}")
+        self.lender.wait(
+            lambda: MPI.Request.Test(request), sources=lambda: self.may_act(request), what=f"trial.comm.{what}"
+        )
 
     def message(
         self, comm: TrialComm, source: int, tag: int, what: str, status: Any = None, *, of_object: bool = False
@@ -361,6 +393,19 @@ class LentFamily(Family):
         """Whether a source may still send: its function has not returned."""
         senders = comm.members if source == MPI.ANY_SOURCE else (comm.members[source],) if source >= 0 else ()
         return not senders or any(rank not in self.lender.returned for rank in senders)
+
+    def may_act(self, request: TrialRequest) -> bool:
+        """Whether a request may still complete: somebody has not returned whom it needs.
+
+        Of a collective nobody knows whether those that have returned had started it: it gets some seconds.
+        """
+        returned = [rank for rank in request.peers if rank in self.lender.returned]
+        if not returned or not request.peers:
+            return True
+        if request.kind != "collective":
+            return len(returned) < len(request.peers)
+        self._waiting_since = self._waiting_since or time.monotonic()
+        return time.monotonic() - self._waiting_since < SETTLING
 
     def _track(self, request: TrialRequest) -> TrialRequest:
         if len(self._requests) >= 256:
@@ -469,6 +514,9 @@ class LentFamily(Family):
 
     def close(self) -> None:
         """Give the communicators back to the next trial, free them, or leave them as they are."""
+        for topology in self._topologies:
+            if topology != MPI.COMM_NULL and (not self._is_marked or self._left):
+                topology.Free()
         own = self._comms.pop(ROOT)
         if not self._is_marked:
             self._give_back(MPI.Intracomm(own), own.arrivals_comm)
@@ -493,7 +541,7 @@ def _held_by_all(of_ranks: Sequence[dict[str, Any]]) -> list[str]:
 @functools.cache
 def _code(what: str) -> int:
     """A number for a method's name, the same in every process."""
-    return 1 + sorted({*COLLECTIVES, *MAKING, "Free", "checkpoint"}).index(what)
+    return 1 + sorted({*COLLECTIVES, *TOPOLOGIES, *MAKING, "Free", "checkpoint"}).index(what)
 
 
 def _guard(name: str) -> None:
@@ -556,8 +604,33 @@ def _guard_marking(name: str) -> None:
     setattr(TrialComm, name, change)
 
 
+def _guard_topology(name: str) -> None:
+    plain = getattr(MPI.Intracomm, name)
+
+    @functools.wraps(plain)
+    def make(self: TrialComm, *arguments: Any, **options: Any) -> Any:
+        return self.of_trial.topology(self, name, lambda: plain(self, *arguments, **options))
+
+    setattr(TrialComm, name, make)
+
+
+def _refuse(name: str) -> None:
+    @functools.wraps(getattr(MPI.Intracomm, name))
+    def refused(self: TrialComm, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError(
+            f"trial.comm.{name} is not supported: what it makes could not be ended with the trial; trial.comm has Dup, "
+            "Split, and the methods that send, receive and wait"
+        )
+
+    setattr(TrialComm, name, refused)
+
+
 for _name in COLLECTIVES:
     _guard(_name)
+for _name in TOPOLOGIES:
+    _guard_topology(_name)
+for _name in REFUSED:
+    _refuse(_name)
 for _name in MAKING:
     _guard_making(_name)
 for _name, _starting in SENDS.items():

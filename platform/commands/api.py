@@ -59,6 +59,7 @@ def search(
     resume: bool = False,
     accept_changes: bool = False,
     in_process: bool | None = None,
+    outside: bool = False,
     show: bool = True,
     **settings: Any,
 ) -> StudyResults:
@@ -82,6 +83,7 @@ def search(
         resume: continue the study `name`, up to a budget that may be larger.
         accept_changes: continue it although its code, data or libraries have changed.
         in_process: run all ranks as threads of this process, for debuggers. Default: only a search of one rank.
+        outside: allow a study file to refer to code outside its folder.
         show: print progress to standard error.
         settings: further keys of a study file, such as sampler, pruning, constraints, trial_timeout, seed.
 
@@ -107,7 +109,7 @@ def search(
     """
     extras.require_search_extra()
     from atoll.platform.commands import searching
-    from atoll.platform.launch import lifecycle
+    from atoll.platform.launch import join, lifecycle
     from atoll.platform.study import registry
 
     if (file := registry.loading()) is not None:
@@ -118,9 +120,10 @@ def search(
     given = {"direction": direction, "trials": trials, "seconds": seconds, "name": name} | settings
     topology = {"islands": islands, "workers": _plain(workers), "ranks": ranks}
     url = None if store is None else os.fspath(store)
-    study, function = study_of(objective, space, given, topology, url)
+    study, function = study_of(objective, space, given, topology, url, outside=outside)
     url = lifecycle.store_url(url, study)
-    threads = study.topology.shape().world_size == 1 if in_process is None else in_process
+    is_one_rank = study.topology.shape().world_size == 1
+    threads = is_one_rank and not join.inside_mpi(2) if in_process is None else in_process
     console = Console(stderr=True, highlight=False, quiet=not show)
     with _handlers_put_back():
         ended = searching.run(
@@ -137,8 +140,16 @@ def search(
         console.print(f"{study.name}: {ended.state}{f': {ended.reason}' if ended.reason else ''}")
     if (isinstance(ended, lifecycle.Ending) and ended.state == "failed") or results is None:
         reason = ended.reason if isinstance(ended, lifecycle.Ending) else "its store cannot be read"
-        raise SearchFailed(f"{study.name}: {reason}", results)
+        raise SearchFailed(f"{study.name}: {reason}{_first_failure(results)}", results)
     return results
+
+
+def _first_failure(results: StudyResults | None) -> str:
+    """The most frequent reason of failures, for a message."""
+    if results is None:
+        return ""
+    kinds = results.failures()
+    return f"; most often: {kinds['kind'].iloc[0]}" if len(kinds) else ""
 
 
 def _plain(workers: int | Sequence[int] | None) -> int | list[int] | None:
@@ -151,26 +162,32 @@ def study_of(
     given: dict[str, Any],
     topology: dict[str, Any],
     url: str | None,
+    *,
+    outside: bool = True,
 ) -> tuple[Study, Traveler | None]:
     """The study, and its function if it was given as one."""
-    from atoll.platform.launch import lifecycle
+    from atoll.platform.launch import join, lifecycle
     from atoll.platform.study import registry, traveling
     from atoll.platform.study.parameters import as_space
     from atoll.platform.study.study import Study
     from atoll.storage import yamlfile
 
     content: dict[str, Any] = {}
-    folder, source, function = Path.cwd(), "atoll.search", None
+    folder, source, function, inside = Path.cwd(), "atoll.search", None, False
     if callable(objective):
         function = traveling.traveler(objective)
         registry.give(function.name, objective)
         content["objective"] = function.name
     elif isinstance(objective, Mapping):
         content = dict(objective)
+    elif not isinstance(objective, str | os.PathLike):
+        raise TypeError(
+            f"the objective must be a function, file.py:function, a study file, or a study's content; got {objective!r}"
+        )
     elif os.fspath(objective).rpartition(":")[0].endswith(".py"):
         content["objective"] = os.fspath(objective)
     else:
-        file = Path(objective)
+        file, inside = Path(objective), not outside
         content, folder, source = yamlfile.read(yamlfile.text_of(file), str(file)), file.parent, str(file)
     content |= {key: value for key, value in given.items() if value is not None}
     if isinstance(content.get("direction"), Mapping):
@@ -183,10 +200,12 @@ def study_of(
     if isinstance(content.get("sampler"), str):
         content["sampler"] = {"name": content["sampler"]}
     if "name" not in content and "objective" in content:
+        if join.inside_mpi(2):  # ranks might choose different ones
+            raise ValueError("inside an MPI job a search needs a name: atoll.search(..., name=...)")
         wanted = content["objective"].rpartition(":")[2].rpartition(".")[2]
         wanted = wanted if wanted.isidentifier() else "search"
         content["name"] = lifecycle.free_name(wanted, lifecycle.store_url(url))
-    return yamlfile.validate(content, Study, source=source, folder=folder), function
+    return yamlfile.validate(content, Study, source=source, folder=folder, inside=inside), function
 
 
 def _results(study: Study, url: str) -> StudyResults | None:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex
@@ -166,7 +167,11 @@ class Study:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if _error is None:
+            self.close()
+            return
+        with suppress(Exception):  # the body's error is the one to be seen
+            self.close()
 
     def ask(self) -> AskedTrial:
         """The next trial to be evaluated.
@@ -209,12 +214,16 @@ class Study:
         from atoll.platform.trial.outcome import Outcome
 
         trial._check()
+        if self._search is not None:
+            self._search.check()
+        if self._asked.get(trial.number) is not trial:
+            raise ValueError(f"trial {trial.number} was not asked for from this study, {self._study.name}")
         if state not in ("complete", "pruned", "failed"):
             raise ValueError(f"state must be complete, pruned or failed; got {state!r}")
         if (result is None) != (state != "complete"):
             raise ValueError(f"a complete trial needs a result, and others have none; got {result!r} and {state}")
         returned = numbers(result) if state == "complete" else {}
-        trial._handed.told = Outcome(
+        outcome = Outcome(
             state=state,
             objective=returned if isinstance(returned, float) else None,
             metrics={} if isinstance(returned, float) else returned,
@@ -225,13 +234,24 @@ class Study:
             reason=reason,
             curve=None,
         )
-        self._asked.pop(trial.number, None)
+        del self._asked[trial.number]
+        if not trial._handed.tell(outcome):
+            trial._check()
 
     def close(self) -> None:
-        """End the study as complete; trials that were not told are lost, and are asked again on resume."""
-        if self._search is not None:
-            search, self._search = self._search, None
-            search.close()
+        """End the study as complete; trials that were not told are lost, and are asked again on resume.
+
+        Raises:
+            SearchFailed: if the search has failed meanwhile.
+        """
+        if self._search is None:
+            return
+        search, self._search = self._search, None
+        ending = search.close()
+        if ending is not None and ending.state == "failed":
+            from atoll.platform.commands.api import SearchFailed
+
+            raise SearchFailed(f"{self._study.name}: {ending.reason}", None)
 
     def results(self) -> StudyResults:
         """The results so far: tables, figures and files. A trial that was just told may follow within a second."""

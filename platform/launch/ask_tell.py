@@ -48,6 +48,21 @@ class Handed:
     reports: queue.SimpleQueue[tuple[Progress, queue.SimpleQueue[bool]]] = field(default_factory=queue.SimpleQueue)
     told: Outcome | None = None
     reason: Exception | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, outcome: Outcome) -> bool:
+        """Tell the outcome; false if the trial has ended before."""
+        with self.lock:
+            if self.reason is None:
+                self.told = outcome
+            return self.reason is None
+
+    def end(self, reason: Exception) -> bool:
+        """End the trial; false if it was told before."""
+        with self.lock:
+            if self.told is None:
+                self.reason = reason
+            return self.told is None
 
 
 class _Hands:
@@ -75,8 +90,7 @@ class _Hands:
             self._check()
             hooks.serve()
             self._take_in(handed, hooks)
-            if (reason := hooks.interrupt()) is not None:
-                handed.reason = reason
+            if (reason := hooks.interrupt()) is not None and handed.end(reason):
                 state = "lost" if type(reason).__name__ == "Stopped" else "failed"
                 return _outcome(state, str(reason))
             time.sleep(INTERVAL)
@@ -144,6 +158,10 @@ class AskTell:
             raise self._error
         return self.ending
 
+    def check(self) -> None:
+        """Raise RuntimeError if the search has ended, or what it has ended with."""
+        self._raise_if_over()
+
     def _wait(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + self.STARTING
         while not condition():
@@ -156,7 +174,8 @@ class AskTell:
         if self._error is not None:
             raise self._error
         if not self._thread.is_alive():
-            why = "" if self.ending is None else f": {self.ending.state}"
+            ending = self.ending
+            why = "" if ending is None else f": {ending.state}{f', {ending.reason}' if ending.reason else ''}"
             raise RuntimeError(f"the search of {self._plan.study.name} has ended{why}")
 
     def _search(self, url: str, options: dict[str, bool]) -> None:

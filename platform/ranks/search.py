@@ -53,7 +53,7 @@ def run(
         world: all ranks of the search.
         also: called at every poll, in addition to the heartbeat.
         server: forks a process for each trial. Default: trials train in this process.
-        keeps_output: whether what trials print goes to the rank's log.
+        keeps_output: whether what trials print goes to the rank's log, as the process is a rank's only.
 
     Raises:
         TopologyError: if the size of the world does not fit the study's topology.
@@ -87,6 +87,7 @@ def run(
         server=server,
         silence=study.heartbeat_timeout,
         log=folder.rank_log(world.rank) if keeps_output else None,
+        may_end=keeps_output,
     )
     roots = world.split(0 if worker.is_root else None)
     if roots is None:

@@ -55,6 +55,9 @@ class Scoring:
         if missing := [name for name in needed if name not in returned]:
             reason = f"ValueError: {found}; the study's objectives are {', '.join(needed)}, so {missing[0]} is missing"
             return replace(outcome, state="failed", objective=None, reason=reason)
+        if taken := sorted(returned.keys() & set(MEASURED)):
+            reason = f"ValueError: {', '.join(taken)} is measured by atoll: return yours under another name"
+            return replace(outcome, state="failed", objective=None, metrics={}, reason=reason)
         for name in needed:
             if not math.isfinite(returned[name]):
                 return replace(outcome, state="failed", objective=None, reason=f"{name} is {returned[name]}")

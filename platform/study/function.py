@@ -31,6 +31,10 @@ def of_function(content: Mapping[str, Any]) -> dict[str, Any]:
     direction, objectives = content.get("direction"), content.get("objectives")
     if direction is not None and objectives is not None:
         raise ValueError("give either direction or objectives, which have directions of their own; got both")
+    if direction == {}:
+        raise ValueError(
+            "direction must name a returned value, such as {loss: minimize}, or be minimize or maximize; got {}"
+        )
     if objectives is None:
         of = direction if isinstance(direction, Mapping) else {VALUE: direction or "minimize"}
         objectives = [{"name": name, "direction": of_it} for name, of_it in of.items()]

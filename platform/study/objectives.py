@@ -146,6 +146,8 @@ class TargetClock:
 def values(objectives: Sequence[Objective], subject: Subject, outcome: Any, clock: TargetClock) -> list[float]:
     """The objectives of a complete trial."""
     reported = measured(subject, outcome.objective, outcome.metrics, outcome.seconds, outcome.wire_bytes or 0.0)
+    if isinstance(subject, Returned):  # all else is what it returns
+        reported = {**outcome.metrics, subject.metric: outcome.objective, "seconds": outcome.seconds}
     reported |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps}
     return [reported[objective.name] for objective in objectives]
 

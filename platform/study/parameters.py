@@ -82,6 +82,10 @@ class Categorical:
     choices: Sequence[Any]
     only_if: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.choices, str):
+            raise ValueError(f"choices must be a list of values; got the string {self.choices!r}")
+
     def as_setting(self) -> dict[str, Any]:
         """As in a study file."""
         return _setting(type="choices", choices=list(self.choices), only_if=self.only_if)

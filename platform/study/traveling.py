@@ -40,7 +40,14 @@ class Traveler:
         import cloudpickle
 
         header = json.dumps({"name": self.name, "path": [str(Path(entry).resolve()) for entry in sys.path]}).encode()
-        return len(header).to_bytes(8, "big") + header + bytes(cloudpickle.dumps(self.called))
+        try:
+            content = bytes(cloudpickle.dumps(self.called))
+        except Exception as error:
+            raise TypeError(
+                f"the objective {self.name} cannot travel to the ranks: {error}; make that object inside the function, "
+                "or put the function into a module that ranks can import"
+            ) from error
+        return len(header).to_bytes(8, "big") + header + content
 
 
 def traveler(called: Function) -> Traveler:

@@ -17,11 +17,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from atoll.communication.communicator import PeerAborted
+from atoll.communication.thread_world import WorldFailed
 from atoll.platform.exit_codes import FAILURE
-from atoll.platform.trial.failure import Stopped
+from atoll.platform.trial.failure import Stopped, TrialTimeout
 from atoll.platform.trial.isolation import owns_process
+from atoll.storage.process import start_of
 
 Value = TypeVar("Value")
+
+# What ends a trial, whatever its function does.
+ENDS = (TrialTimeout, Stopped, PeerAborted, WorldFailed)
 
 # Ends what the function's thread does: system calls, too, such as sleeping or waiting for a process.
 SIGNAL = signal.SIGUSR2
@@ -32,6 +38,7 @@ class Attendant:
 
     Args:
         look: does the work of a wait; raises the reason to end the trial.
+        may_end: whether the process is a rank's only, and may be ended; else a function is interrupted again and again.
         patience: seconds that a function has to end with its trial; then the processes that it has started are
             killed, and if it does not end even so, its rank.
     """
@@ -40,8 +47,10 @@ class Attendant:
     AFTER_KILLING = 5.0  # seconds from the killing of its processes to that of the rank
     AGAIN = 1.0  # seconds until a function that has not ended is interrupted again
 
-    def __init__(self, look: Callable[[], None], *, patience: float = 30.0) -> None:
+    def __init__(self, look: Callable[[], None], *, may_end: bool = False, patience: float = 30.0) -> None:
         self._look = look
+        self._may_end = may_end
+        self._began = 0.0
         self._patience = patience
         self._lock = threading.Lock()
         self._lock.acquire()  # held by the rank's thread, except while it is away
@@ -64,7 +73,7 @@ class Attendant:
 
         A signal may raise at any moment until the rank's thread is home again, once in a second: hence the second try.
         """
-        self._reason, self._has_killed = None, False
+        self._reason, self._has_killed, self._began = None, False, _now()
         raised: BaseException | None = None
         try:
             try:
@@ -76,8 +85,9 @@ class Attendant:
             raised = error
         finally:
             self._come_home()
-        if self._reason is not None:
-            raise self._reason from (None if raised is self._reason else raised)
+        reason, self._reason = self._reason, None
+        if reason is not None:
+            raise reason from (None if raised is reason else raised)
         if raised is not None:
             raise raised
         return returned
@@ -94,9 +104,17 @@ class Attendant:
             if self._reason is not None:
                 raise self._reason
             yield
+        except ENDS as reason:  # the function may swallow it
+            self._keep(reason)
+            raise
         finally:
             self._at_home = None
             self._leave()
+
+    def _keep(self, reason: BaseException) -> None:
+        if self._reason is None:
+            now = time.monotonic()
+            self._reason, self._found, self._interrupted = reason, now, now
 
     def end(self) -> None:
         """End the thread."""
@@ -149,9 +167,15 @@ class Attendant:
             return
         if not self._has_killed:  # it may wait for one of them
             self._has_killed = True
-            if num_killed := _kill_descendants(os.getpid()):
+            if self._may_end and (num_killed := _kill_descendants(os.getpid(), self._began)):
                 print(f"killed {num_killed} processes that the function of an ended trial had started", file=sys.stderr)
-        if seconds > self.AFTER_KILLING:
+            elif not self._may_end:
+                print(
+                    f"the function of an ended trial ({self._reason}) cannot be interrupted: it does not return",
+                    file=sys.__stderr__,
+                    flush=True,
+                )
+        if self._may_end and seconds > self.AFTER_KILLING:
             print(
                 f"the function did not end within {self._patience:g} s of the end of its trial ({self._reason}): its "
                 "rank ends",
@@ -173,15 +197,23 @@ class Attendant:
             raise self._reason
 
 
-def _kill_descendants(process: int) -> int:
-    """Kill the processes that a process has started, and those that these have; returns how many there were."""
+def _now() -> float:
+    """Seconds since the system was started, as the starts of processes are counted."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _kill_descendants(process: int, since: float) -> int:
+    """Kill the processes that a process has started since, and those that these have; returns how many there were."""
     children: list[int] = []
     for file in Path(f"/proc/{process}/task").glob("*/children"):
         with suppress(OSError, ValueError):
             children += map(int, file.read_text().split())
-    number = len(children)
+    number = 0
     for child in children:
-        number += _kill_descendants(child)
+        number += _kill_descendants(child, since)
         with suppress(OSError):
-            os.kill(child, signal.SIGKILL)
+            started = start_of(child)
+            if started is not None and int(started) / os.sysconf("SC_CLK_TCK") >= since - 0.05:
+                os.kill(child, signal.SIGKILL)
+                number += 1
     return number

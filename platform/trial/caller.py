@@ -55,7 +55,6 @@ class Caller:
         self._agree = agree
         self._open_files = open_files
         self._files: Checkpoints | None = None
-        self._was_told = False
         self.notes: list[str] = []
 
     def run(self, report: Report) -> None:
@@ -64,12 +63,14 @@ class Caller:
         trial = ObjectiveTrial(self._configuration, self._facts, self._comm, self, self._hooks.on_progress)
         try:
             returned = self._away(lambda: called(trial))
-            if report.rank == 0:
+            report.is_pruned = trial.pruned is not None  # on all ranks, even if the function has swallowed it
+            if report.rank == 0 and not report.is_pruned:
                 report.returned = numbers(returned)
-        except Pruned:
+        except Pruned as pruned:
             report.is_pruned = True
-            report.is_alone = not self._was_told
+            report.is_alone = pruned is not trial.pruned
         finally:
+            trial.end()
             report.called_seconds = trial.seconds
             report.notes = list(self.notes)
 
@@ -79,8 +80,7 @@ class Caller:
         """What the root decides about pruning, on all ranks; collective if the study prunes."""
         if self._hooks.prunes is None:
             return False
-        self._was_told = self._agree(decide)
-        return self._was_told
+        return self._agree(decide)
 
     def prunes(self, progress: Progress) -> bool:
         """Whether the root ends the trial."""
@@ -88,21 +88,21 @@ class Caller:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint, and stop if the search was asked to."""
-        self._checkpoints().write(state["step"], state, self.notes)
+        self._comm.together(lambda: self._checkpoints().write(state["step"], state, self.notes))
         self._hooks.on_checkpoint()
         if self._agree(self._hooks.stops):
             raise Stopped("the search was asked to stop; a checkpoint was written")
 
     def load(self) -> dict[str, Any] | None:
         """The newest checkpoint's state."""
-        return self._checkpoints().read(self.notes)
+        kept: dict[str, Any] | None = self._comm.together(lambda: self._checkpoints().read(self.notes))
+        return kept
 
     def _checkpoints(self) -> Checkpoints:
         if self._files is None:
             if self._facts.folder is None:
                 raise RuntimeError("this trial has no folder for checkpoints: use `atoll train --folder`")
-            communicator = self._comm.together(self._open_files)
-            self._files = Checkpoints(self._facts.folder, self._configuration, communicator)
+            self._files = Checkpoints(self._facts.folder, self._configuration, self._open_files())
         return self._files
 
 

@@ -105,6 +105,8 @@ class ObjectiveTrial(Mapping[str, Any]):
         self._is_root = comm.Get_rank() == 0
         self._started, self._seconds_before = time.perf_counter(), 0.0
         self._step = -1
+        self._has_ended = False
+        self.pruned: Pruned | None = None  # raised on all ranks
         self._num_checkpoints = 0
         self._reports: list[Progress] = []
 
@@ -151,6 +153,7 @@ class ObjectiveTrial(Mapping[str, Any]):
             Diverged: if the value is NaN or infinite; the trial has then failed.
             ValueError: for a step that does not increase.
         """
+        self._check_that_it_runs()
         with self._stage.at_home():
             self._step = step = next_step(step, self._step)
             progress = self._progress(value, step, metrics or {}) if self._is_root else None
@@ -158,7 +161,8 @@ class ObjectiveTrial(Mapping[str, Any]):
                 self._reports.append(progress)
                 self._on_progress(progress)
             if self._stage.agree(lambda: progress is not None and self._stage.prunes(progress)):
-                raise Pruned(f"pruned after step {step}")
+                self.pruned = Pruned(f"pruned after step {step}")
+                raise self.pruned
 
     def _progress(self, value: SupportsFloat, step: int, metrics: Mapping[str, SupportsFloat]) -> Progress:
         metric = number(value, "the reported value")
@@ -170,6 +174,14 @@ class ObjectiveTrial(Mapping[str, Any]):
     def seconds(self) -> float:
         """Seconds that the function has run, in this attempt and before the checkpoint from which it continues."""
         return self._seconds_before + time.perf_counter() - self._started
+
+    def end(self) -> None:
+        """The function has returned: calls from now on raise RuntimeError."""
+        self._has_ended = True
+
+    def _check_that_it_runs(self) -> None:
+        if self._has_ended:
+            raise RuntimeError(f"trial {self.number} has ended: its function has returned")
 
     # Checkpoints.
 
@@ -185,6 +197,7 @@ class ObjectiveTrial(Mapping[str, Any]):
         Raises:
             TypeError: for a state of anything else: it would have to be unpickled.
         """
+        self._check_that_it_runs()
         with self._stage.at_home():
             self._num_checkpoints = max(self._num_checkpoints + 1, self._step + 1)
             self._stage.save(
@@ -193,7 +206,7 @@ class ObjectiveTrial(Mapping[str, Any]):
                     "state": packed(state),
                     "reported": self._step,
                     "seconds": self.seconds,
-                    "reports": [vars(progress) for progress in self._reports],
+                    "reports": [vars(progress) for progress in self._reports],  # the root's
                 }
             )
 
@@ -205,6 +218,7 @@ class ObjectiveTrial(Mapping[str, Any]):
         Raises:
             RuntimeError: after a report.
         """
+        self._check_that_it_runs()
         with self._stage.at_home():
             if self._step >= 0 or self._num_checkpoints:
                 raise RuntimeError("last_checkpoint must be called before the first report and the first checkpoint")
@@ -248,6 +262,8 @@ def reported(step: int, seconds: float, metric: float, metrics: dict[str, float]
 def number(value: object, what: str) -> float:
     """A real number that user code gives. Raises TypeError for anything else."""
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         kind = type(value).__qualname__
@@ -273,10 +289,12 @@ _ARRAY = "numpy.ndarray"
 def packed(state: Any) -> Any:
     """A state with tensors in place of NumPy's arrays, and numbers in place of its scalars."""
     if isinstance(state, np.ndarray):
-        return {_ARRAY: torch.from_numpy(np.ascontiguousarray(state))}
+        return {_ARRAY: torch.from_numpy(np.array(state, order="C"))}
     if isinstance(state, np.generic):
         return state.item()
     if type(state) is dict:
+        if _ARRAY in state:
+            raise TypeError(f"a state's key must be another one than {_ARRAY!r}, which stands for arrays")
         return {key: packed(value) for key, value in state.items()}
     if type(state) in (list, tuple):
         return type(state)(packed(value) for value in state)

@@ -83,6 +83,7 @@ class Worker:
         silence: seconds without progress after which the process of a trial is killed.
         log: this rank's log, for what trials print. Default: they print where the process does. Ranks that are threads
             share the process's output, and keep it.
+        may_end: whether this process may be ended if a function of a trial does not return.
     """
 
     TELLS_AFTER = 0.25  # seconds from a rank's return until those that have not returned hear of it
@@ -97,6 +98,7 @@ class Worker:
         server: ForkServer | None = None,
         silence: float = math.inf,
         log: Path | None = None,
+        may_end: bool = False,
     ) -> None:
         self.places = places
         self.place = places[world.rank]
@@ -113,9 +115,11 @@ class Worker:
         self._serial = 0
         self._raised = False
         self._hooks = Hooks()
+        self._may_end = may_end
         self._attendant: Attendant | None = None
         self._lender: Lender | None = None  # of the function's call that is under way
         self._num_verdicts = 0
+        self._verdicts: dict[int, bool] = {}
         self._early: dict[int, Report] = {}  # of members that have reported while the root was busy
         self._told_returned = 0.0
 
@@ -229,12 +233,14 @@ class Worker:
             reset_peak_memory()
         if self._attendant is None:
             look = self._poll if self._world.allows_threads else self._serve
-            self._attendant = Attendant(look)
+            self._attendant = Attendant(look, may_end=self._may_end)
         lender = Lender(
             at_home=self._attendant.home, poll=self._poll, gives_up=lambda: self._abort(stays=True), spin=self._spin
         )
         comm, family = self._world.lend(lender)
         self._lender, self._num_verdicts, self._told_returned = lender, 0, math.inf
+        self._verdicts.clear()
+        self._take_verdicts()
         families = [family]
 
         def open_files() -> Communicator:
@@ -284,18 +290,21 @@ class Worker:
             if self._control.size > 1:
                 self._control.send_to(self._control.others(), (self._serial, number, verdict), VERDICT)
             return verdict
-        heard: list[bool] = []
-
-        def told() -> bool:
-            while not heard and (message := self._control.take(VERDICT, 0)) is not None:
-                serial, its_number, verdict = message[1]
-                if (serial, its_number) == (self._serial, number):
-                    heard.append(verdict)
-            return bool(heard)
-
         lender = self._lender
-        lender.wait(told, sources=lambda: 0 not in lender.returned, what="trial.report or trial.checkpoint")
-        return heard[0]
+        lender.wait(
+            lambda: number in self._take_verdicts(),
+            sources=lambda: 0 not in lender.returned,
+            what="trial.report or trial.checkpoint",
+        )
+        return self._verdicts.pop(number)
+
+    def _take_verdicts(self) -> dict[int, bool]:
+        """The root's verdicts in this trial, by number; those of earlier trials are dropped."""
+        while (message := self._control.take(VERDICT, 0)) is not None:
+            serial, number, verdict = message[1]
+            if serial == self._serial:
+                self._verdicts[number] = verdict
+        return self._verdicts
 
     def _train_apart(self, configuration: Configuration, hooks: Hooks, report: Report, task: Task) -> Family:
         """Train in a process of the trial's own; returns the trial's communicators, which stay in this one."""

@@ -115,6 +115,26 @@ def _calls_others(trial):
     trial.comm.bcast(1) if trial.comm.rank == 0 else trial.comm.gather(1)
 
 
+def _swallows(trial):
+    if trial.comm.rank == 1:
+        raise ValueError("no")
+    try:
+        trial.comm.recv(source=1)
+    except Exception:
+        return
+
+
+def _waits_for_a_message(trial):
+    if trial.comm.rank == 0:
+        trial.comm.irecv(source=1).wait()
+
+
+def _saves_alone(trial):
+    trial.checkpoint({"step": 0})
+    if trial.comm.rank == 1:
+        trial.checkpoint({"step": 1})
+
+
 def _leaves_messages(trial):
     if trial.comm.rank == 0:
         trial.comm.isend(3, dest=1)
@@ -150,10 +170,43 @@ MISTAKES = {
     _leaves_early: "Unreachable: trial.comm.bcast waits for rank 1, which has returned",
     _waits_for_nobody: "Unreachable: trial.comm.recv waits for ranks that have returned",
     _calls_others: "RuntimeError: the ranks of trial.comm called different collectives",
+    _swallows: "ValueError: no (rank 1",
+    _waits_for_a_message: "Unreachable: ",
+    _saves_alone: "Unreachable: trial.comm.checkpoint waits for rank 0, which has returned",
     _leaves_messages: None,
     _diverges: "Diverged: diverged at step 0: the reported value is nan",
     _goes_back: "ValueError: step must be 0 or more, and increase; got 3 after 3",
     _exits: "SystemExit: 3",
+}
+
+
+def _sends_to_nobody(trial):
+    if trial.comm.rank == 0:
+        trial.comm.ssend(1, dest=1)
+
+
+def _starts_alone(trial):
+    if trial.comm.rank == 0:
+        trial.comm.Ibarrier().Wait()
+
+
+def _aborts(trial):
+    if trial.comm.rank == 1:
+        trial.comm.Abort(3)
+    trial.comm.barrier()
+
+
+def _makes_topologies(trial):
+    for _ in range(600):
+        trial.comm.Create_cart([trial.comm.size])
+
+
+# Over MPI only.
+MISTAKES_OVER_MPI = {
+    _sends_to_nobody: "Unreachable: trial.comm.ssend waits for ranks that have returned",
+    _starts_alone: "Unreachable: Wait of a request of trial.comm waits for ranks that have returned",
+    _aborts: "RuntimeError: trial.comm.Abort(3) was called (rank 1",
+    _makes_topologies: None,
 }
 # Only of ranks that are processes.
 HANGS = {
@@ -167,6 +220,14 @@ def misbehaves(trial):
     """Every second trial makes one of the mistakes, the others do as they should."""
     if trial.number % 2:
         list(MISTAKES)[trial.number // 2 % len(MISTAKES)](trial)
+        return 1.0
+    return together(trial)
+
+
+def misbehaves_over_mpi(trial):
+    """The same with mistakes that only MPI's communicator knows."""
+    if trial.number % 2:
+        list(MISTAKES_OVER_MPI)[trial.number // 2 % len(MISTAKES_OVER_MPI)](trial)
         return 1.0
     return together(trial)
 

@@ -10,7 +10,7 @@ import functions
 import pytest
 import ranks
 from commands import called, journal_lines, wait_until
-from functions import HANGS, MISTAKES, SPACE
+from functions import HANGS, MISTAKES, MISTAKES_OVER_MPI, SPACE
 
 import atoll
 
@@ -42,6 +42,20 @@ def test_a_mistake_costs_its_trial_only_and_leaves_nothing_pending(search):
     assert set(trials["attempt"]) == {0}  # no rank had to be started again
     for number in range(6 * len(MISTAKES)):
         expected = list(MISTAKES.values())[number // 2 % len(MISTAKES)] if number % 2 else None
+        state, reason = trials.loc[number, ["state", "reason"]]
+        assert state == ("complete" if expected is None else "failed"), reason
+        assert expected is None or reason.startswith(expected)
+
+
+@pytest.mark.long
+def test_mistakes_of_mpi_cost_their_trial_only_and_communicators_do_not_run_out(search):
+    num_trials = 32  # four times 600 topologies, and MPICH has about 2,000 communicators
+    study = search(functions.misbehaves_over_mpi, ranks=2, trials=num_trials, sampler="random")
+    trials = study.trials().set_index("trial")
+    assert set(trials["attempt"]) == {0}
+    for number in range(num_trials):
+        several = list(MISTAKES_OVER_MPI.values())
+        expected = several[number // 2 % len(several)] if number % 2 else None
         state, reason = trials.loc[number, ["state", "reason"]]
         assert state == ("complete" if expected is None else "failed"), reason
         assert expected is None or reason.startswith(expected)

@@ -17,7 +17,6 @@ class Over(Exception):
 def attended(monkeypatch):
     """An attendant whose reason is raised when it is set."""
     monkeypatch.setattr(Attendant, "INTERVAL", 1e-4)
-    monkeypatch.setattr(Attendant, "AGAIN", 0.0)  # as often as it can
     before, state = signal.getsignal(SIGNAL), {"reason": None, "looks": 0}
 
     def look():
