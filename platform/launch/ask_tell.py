@@ -50,6 +50,13 @@ class Handed:
     reason: Exception | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def take_in(self, hooks: Hooks) -> None:
+        """Take in the reports."""
+        while not self.reports.empty():
+            progress, verdict = self.reports.get()
+            hooks.on_progress(progress)
+            verdict.put(hooks.prunes is not None and hooks.prunes(progress))
+
     def tell(self, outcome: Outcome) -> bool:
         """Tell the outcome; false if the trial has ended before."""
         with self.lock:
@@ -89,19 +96,13 @@ class _Hands:
         while handed.told is None:
             self._check()
             hooks.serve()
-            self._take_in(handed, hooks)
+            handed.take_in(hooks)
             if (reason := hooks.interrupt()) is not None and handed.end(reason):
                 state = "lost" if type(reason).__name__ == "Stopped" else "failed"
                 return _outcome(state, str(reason))
             time.sleep(INTERVAL)
-        self._take_in(handed, hooks)
+        handed.take_in(hooks)
         return handed.told
-
-    def _take_in(self, handed: Handed, hooks: Hooks) -> None:
-        while not handed.reports.empty():
-            progress, verdict = handed.reports.get()
-            hooks.on_progress(progress)
-            verdict.put(hooks.prunes is not None and hooks.prunes(progress))
 
     def dismiss(self, serve: Callable[[], None] = lambda: None) -> None:
         """Nobody else is here."""

@@ -33,6 +33,7 @@ class Caller:
         comm: the trial's communicator, which the function gets.
         home: entered by every call of the function's; raises the reason to end the trial.
         away: calls the function; raises the reason to end the trial, if there is one.
+        poll: the work of every wait; raises the reason to end the trial.
         agree: what the root decides, on all ranks; collective.
         open_files: the communicator for checkpoints; collective, when all ranks are in it.
     """
@@ -46,12 +47,14 @@ class Caller:
         *,
         home: Callable[[], AbstractContextManager[None]],
         away: Callable[[Callable[[], Any]], Any],
+        poll: Callable[[], None],
         agree: Agree,
         open_files: Callable[[], Communicator],
     ) -> None:
         self._configuration, self._facts, self._hooks, self._comm = configuration, facts, hooks, comm
         self.at_home = home
         self._away = away
+        self.poll = poll
         self._agree = agree
         self._open_files = open_files
         self._files: Checkpoints | None = None
@@ -118,7 +121,7 @@ def alone(configuration: Configuration, facts: Facts, hooks: Hooks, *, poll: Cal
     comm = ThreadComm(0, range(1), shared_board(1), lender)
     return Caller(
         configuration, facts, hooks, comm,
-        home=home, away=lambda function: function(), agree=lambda decide: decide(), open_files=single_rank,
+        home=home, away=lambda function: function(), poll=poll, agree=lambda decide: decide(), open_files=single_rank,
     )  # fmt: skip
 
 

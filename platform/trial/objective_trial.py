@@ -36,6 +36,9 @@ class Stage(Protocol):
     def at_home(self) -> AbstractContextManager[None]:
         """Entered by every call; raises the reason to end the trial."""
 
+    def poll(self) -> None:
+        """The work of every wait; raises the reason to end the trial."""
+
     def agree(self, decide: Callable[[], bool]) -> bool:
         """What the root decides, on all ranks; collective."""
 
@@ -155,6 +158,7 @@ class ObjectiveTrial(Mapping[str, Any]):
         """
         self._check_that_it_runs()
         with self._stage.at_home():
+            self._stage.poll()
             self._step = step = next_step(step, self._step)
             progress = self._progress(value, step, metrics or {}) if self._is_root else None
             if progress is not None:

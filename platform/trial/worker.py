@@ -259,6 +259,7 @@ class Worker:
             comm,
             home=self._attendant.home,
             away=self._attendant.call,
+            poll=self._poll,
             agree=self._agree,
             open_files=open_files,
         )

@@ -6,6 +6,7 @@ import math
 import signal
 import subprocess
 import textwrap
+import threading
 import time
 
 import functions
@@ -16,6 +17,8 @@ from functions import MISTAKES, SPACE
 
 import atoll
 from atoll.platform.study import registry
+from atoll.platform.study.traveling import traveler
+from atoll.platform.trial.objective_trial import packed, unpacked
 from atoll.storage.yamlfile import FileError
 
 pytestmark = pytest.mark.process  # git is asked for the state of the functions' file
@@ -333,3 +336,108 @@ def test_resume_refuses_a_function_whose_file_has_changed(search, tmp_path):
     with pytest.raises(Exception, match=r"own\.py"):
         search(f"{file}:f", trials=3, resume=True)
     assert search(f"{file}:f", trials=3, resume=True, accept_changes=True).state == "complete"
+
+
+def test_what_a_function_returns_is_not_overwritten_by_what_trainings_have(search):
+    def named(trial):
+        return {"acc": 0.25, "validation_error": 5.0, "bytes_sent": 77.0}
+
+    aims = {"acc": "maximize", "validation_error": "minimize", "bytes_sent": "minimize"}
+    trials = search(named, trials=1, direction=aims).trials()
+    found = [trials[f"objective.{name}"][0] for name in aims]
+    assert found == [0.25, 5.0, 77.0]
+    with pytest.raises(atoll.SearchFailed, match="most often: ValueError: seconds is measured by atoll"):
+        search(lambda trial: {"value": 1.0, "seconds": 3.0}, trials=1, name="taken")
+
+
+def test_a_pruned_trial_is_pruned_even_if_the_function_goes_on(search):
+    def goes_on(trial):
+        for step in range(4):
+            try:
+                trial.report(float(trial.number), step)
+            except atoll.Pruned:
+                continue
+        return 0.0
+
+    assert states(search(goes_on, ranks=2, trials=2, pruning={"rule": "asha", "grace": 1})) == ["complete", "pruned"]
+
+
+def test_a_timeout_that_the_function_swallows_fails_its_trial(search):
+    def swallows(trial):
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            try:
+                trial.report(1.0)
+            except Exception:
+                continue
+        return 0.0
+
+    with pytest.raises(atoll.SearchFailed, match="TrialTimeout"):
+        search(swallows, ranks=2, trials=1, trial_timeout=0.2)
+
+
+def test_a_trial_that_was_kept_reports_no_more(search):
+    kept = []
+
+    def keeps(trial):
+        kept.append(trial)
+        trial.report(1.0)
+        for late in (lambda: kept[0].report(9.0), lambda: kept[0].checkpoint(1), kept[0].last_checkpoint):
+            if trial.number == 1:
+                with pytest.raises(RuntimeError, match="trial 0 has ended: its function has returned"):
+                    late()
+        return 1.0
+
+    study = search(keeps, trials=2)
+    assert states(study) == ["complete", "complete"]
+    assert study.curves()["trial"].tolist() == [0, 1]
+
+
+def test_a_study_file_runs_no_code_from_elsewhere_unless_it_may(search, tmp_path):
+    (tmp_path / "elsewhere.py").write_text("def f(trial):\n    return trial['x']\n")
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in/s.yaml"
+    file.write_text("objective: ../elsewhere.py:f\nspace: {x: {low: 0.0, high: 1.0}}\nname: s\n")
+    with pytest.raises(FileError, match="code must be in the file's folder"):
+        search(file, space=None, trials=1)
+    assert search(file, space=None, trials=1, outside=True).state == "complete"
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "message"),
+    [
+        (3, {}, "the objective must be a function, file.py:function, a study file, or a study's content; got 3"),
+        (functions.parabola, {"direction": {}}, "direction must name a returned value"),
+        (functions.parabola, {"objectives": [], "direction": None}, "objectives"),
+    ],
+)
+def test_what_is_no_objective_is_refused_at_once(search, objective, settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        search(objective, **settings)
+
+
+def test_choices_are_a_list():
+    with pytest.raises(ValueError, match="choices must be a list of values; got the string 'abc'"):
+        atoll.Categorical("abc")
+
+
+def test_states_come_back_as_they_were():
+    state = {"scalar": np.array(3.0), "array": np.arange(6).reshape(2, 3).T, "n": np.int64(3), "list": [1, (2, None)]}
+    back = unpacked(packed(state))
+    assert back["scalar"].shape == ()
+    assert back["array"].tolist() == state["array"].tolist()
+    assert (back["n"], back["list"]) == (3, [1, (2, None)])
+    with pytest.raises(TypeError, match="must be another one than"):
+        packed({"numpy.ndarray": 1})
+
+
+def test_a_function_that_cannot_travel_says_how_it_could():
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"cannot travel to the ranks: .*lock.*; make that object inside the function"):
+        traveler(lambda trial: lock and trial["x"]).packed()
+
+
+def test_inside_an_mpi_job_a_search_needs_a_name_and_all_of_its_ranks(search, monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(ValueError, match="inside an MPI job a search needs a name"):
+        search(functions.parabola, name=None, trials=1)

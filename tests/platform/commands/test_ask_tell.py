@@ -5,6 +5,7 @@ import time
 import pytest
 
 import atoll
+from atoll.platform.launch import ask_tell
 from atoll.storage.yamlfile import FileError
 
 pytestmark = pytest.mark.process  # git is asked for the state of the code
@@ -129,6 +130,31 @@ def test_a_trial_whose_time_is_over_fails(study):
     with pytest.raises(RuntimeError, match="trial 0 is over: the trial was stopped after trial_timeout"):
         trial.report(1.0)
     assert own.ask().number == 1
+
+
+def test_a_trial_of_another_study_is_refused(study, tmp_path):
+    own = study()
+    mine = own.ask()
+    other = atoll.Study(SPACE, name="other", store=tmp_path / "other.db")
+    with pytest.raises(ValueError, match="trial 0 was not asked for from this study, s"):
+        own.tell(other.ask(), 1.0)
+    other.close()
+    own.tell(mine, 1.0)
+
+
+def test_a_search_that_has_failed_is_told(study, monkeypatch):
+    own = study()
+    trial = own.ask()
+
+    def fails(*_):
+        raise ZeroDivisionError("broken")
+
+    monkeypatch.setattr(ask_tell.Handed, "take_in", fails)
+    time.sleep(1.0)
+    with pytest.raises(RuntimeError, match="of s has ended: failed, a rank failed: ZeroDivisionError: broken"):
+        own.tell(trial, 1.0)
+    with pytest.raises(atoll.SearchFailed, match="a rank failed: ZeroDivisionError: broken"):
+        own.close()
 
 
 def test_mistakes_are_told_at_once(study):
