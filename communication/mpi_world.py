@@ -10,9 +10,10 @@ from mpi4py import MPI
 
 from atoll.communication.ledger import Ledger
 from atoll.communication.lent import Lender
+from atoll.communication.lent_family import LentFamily
 from atoll.communication.mpi import MpiCommunicator, MpiFamily
 from atoll.communication.mpi_mailbox import MpiMailbox
-from atoll.communication.trial_comm import LentFamily, TrialComm
+from atoll.communication.trial_comm import TrialComm
 from atoll.communication.world import World
 
 Value = TypeVar("Value")

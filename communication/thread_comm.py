@@ -19,7 +19,8 @@ import numpy as np
 
 from atoll.communication.lent import Lender
 
-ANY_SOURCE, ANY_TAG = -1, -1
+# Negative, as MPI's, of which one is that of no rank: MPICH's is -1, and Open MPI's -2.
+ANY_SOURCE, ANY_TAG = -1_000_000, -1_000_000
 
 
 class _Board:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,29 @@ def _without_proc(pid: int) -> str | None:
     except OSError:
         return None
     return "alive"
+
+
+def children() -> dict[int, list[int]]:
+    """The children of each process of this host; empty if the system does not tell."""
+    found: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc") if Path("/proc/self").exists() else ():
+        if not entry.isdigit():
+            continue
+        try:
+            # The fields of proc(5) after the command, which may contain spaces: the state, and the parent.
+            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        found.setdefault(int(fields[1]), []).append(int(entry))
+    return found
+
+
+def with_descendants(processes: Iterable[int]) -> list[int]:
+    """The processes, those that they have started, and so on."""
+    of, found = children(), list(processes)
+    for process in found:  # grows
+        found += of.get(process, ())
+    return found
 
 
 @functools.cache

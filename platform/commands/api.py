@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Direction = Literal["minimize", "maximize"]
 Objective = Callable[["ObjectiveTrial"], Any]
 
-_TOPOLOGY = ("islands", "workers", "ranks", "ranks_per_node")
-
 
 class SearchFailed(RuntimeError):
     """A search has ended as failed: its ranks could not work, or all of its trials have failed.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from atoll.communication.thread_world import ThreadWorld, WorldFailed, run_in_threads
 from atoll.platform.launch.lifecycle import Ending
@@ -22,6 +22,7 @@ from atoll.platform.search.search_loop import SearchLoop
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.topology import Place
+from atoll.platform.trial.failure import Stopped
 from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
@@ -98,18 +99,14 @@ class _Hands:
             hooks.serve()
             handed.take_in(hooks)
             if (reason := hooks.interrupt()) is not None and handed.end(reason):
-                state = "lost" if type(reason).__name__ == "Stopped" else "failed"
-                return _outcome(state, str(reason))
+                state: Literal["lost", "failed"] = "lost" if isinstance(reason, Stopped) else "failed"
+                return Outcome(state, None, {}, 0.0, None, [], 0.0, reason=str(reason))
             time.sleep(INTERVAL)
         handed.take_in(hooks)
         return handed.told
 
     def dismiss(self, serve: Callable[[], None] = lambda: None) -> None:
         """Nobody else is here."""
-
-
-def _outcome(state: Any, reason: str | None = None) -> Outcome:
-    return Outcome(state, None, {}, 0.0, None, [], 0.0, reason=reason)
 
 
 class AskTell:
@@ -147,7 +144,7 @@ class AskTell:
             try:
                 return self._handed.get(timeout=0.05)
             except queue.Empty:
-                self._raise_if_over()
+                self.check()
 
     def close(self) -> Ending | None:
         """End the search: trials that were not told are lost."""
@@ -160,24 +157,21 @@ class AskTell:
         return self.ending
 
     def check(self) -> None:
-        """Raise RuntimeError if the search has ended, or what it has ended with."""
-        self._raise_if_over()
-
-    def _wait(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + self.STARTING
-        while not condition():
-            self._raise_if_over()
-            if time.monotonic() > end:
-                raise TimeoutError(f"the search did not start within {self.STARTING:g} s")
-            time.sleep(INTERVAL)
-
-    def _raise_if_over(self) -> None:
+        """Raise RuntimeError if the search has ended, or the error with which it has."""
         if self._error is not None:
             raise self._error
         if not self._thread.is_alive():
             ending = self.ending
             why = "" if ending is None else f": {ending.state}{f', {ending.reason}' if ending.reason else ''}"
             raise RuntimeError(f"the search of {self._plan.study.name} has ended{why}")
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + self.STARTING
+        while not condition():
+            self.check()
+            if time.monotonic() > end:
+                raise TimeoutError(f"the search did not start within {self.STARTING:g} s")
+            time.sleep(INTERVAL)
 
     def _search(self, url: str, options: dict[str, bool]) -> None:
         try:

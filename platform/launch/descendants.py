@@ -13,7 +13,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+
+from atoll.storage.process import children, with_descendants
 
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37  # linux/prctl.h
 PATIENCE = 2.0  # seconds that the system gets to end what was killed
@@ -31,7 +32,7 @@ def ended() -> Iterator[None]:
     system, was = ctypes.CDLL(None), ctypes.c_int(0)
     system.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(was))
     system.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    before = set(_children().get(os.getpid(), ()))
+    before = set(children().get(os.getpid(), ()))
     try:
         yield
     finally:
@@ -42,8 +43,8 @@ def ended() -> Iterator[None]:
 def _kill_new(before: set[int]) -> None:
     """Until none is left: one that forks while it is killed leaves a child, which comes here."""
     end = time.monotonic() + PATIENCE
-    while new := [child for child in _children().get(os.getpid(), ()) if child not in before]:
-        for process in _with_descendants(new):
+    while new := [child for child in children().get(os.getpid(), ()) if child not in before]:
+        for process in with_descendants(new):
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         for child in new:
@@ -52,25 +53,3 @@ def _kill_new(before: set[int]) -> None:
         if time.monotonic() > end:
             return
         time.sleep(0.005)
-
-
-def _with_descendants(processes: list[int]) -> list[int]:
-    children, found = _children(), list(processes)
-    for process in found:  # grows
-        found += children.get(process, ())
-    return found
-
-
-def _children() -> dict[int, list[int]]:
-    """The children of each process of this host."""
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            # The fields of proc(5) after the command, which may contain spaces: the state, and the parent.
-            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        children.setdefault(int(fields[1]), []).append(int(entry))
-    return children

@@ -55,8 +55,10 @@ def main(arguments: list[str]) -> None:
 
 def _thread_level(program: str, files: list[str]) -> str:
     """A rank that calls a user's function has a second thread meanwhile, and the function may use MPI as it likes."""
-    calls = '"calls_function": true' in Path(files[0]).read_text() if program == "train" else False
-    if program == "search":
+    calls = False
+    if program == "train":
+        calls = json.loads(Path(files[0]).read_text())["calls_function"]
+    elif program == "search":
         calls = json.loads(StudyFolder(files[0]).definition.read_text())["definition"].get("objective") is not None
     return "multiple" if calls else "serialized"
 

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TypeVar
 
 from atoll.communication.communicator import PeerAborted
@@ -22,7 +21,7 @@ from atoll.communication.thread_world import WorldFailed
 from atoll.platform.exit_codes import FAILURE
 from atoll.platform.trial.failure import Stopped, TrialTimeout
 from atoll.platform.trial.isolation import owns_process
-from atoll.storage.process import start_of
+from atoll.storage.process import start_of, with_descendants
 
 Value = TypeVar("Value")
 
@@ -167,7 +166,7 @@ class Attendant:
             return
         if not self._has_killed:  # it may wait for one of them
             self._has_killed = True
-            if self._may_end and (num_killed := _kill_descendants(os.getpid(), self._began)):
+            if self._may_end and (num_killed := _kill_started(self._began)):
                 print(f"killed {num_killed} processes that the function of an ended trial had started", file=sys.stderr)
             elif not self._may_end:
                 print(
@@ -202,18 +201,14 @@ def _now() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _kill_descendants(process: int, since: float) -> int:
-    """Kill the processes that a process has started since, and those that these have; returns how many there were."""
-    children: list[int] = []
-    for file in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(OSError, ValueError):
-            children += map(int, file.read_text().split())
+def _kill_started(since: float) -> int:
+    """Kill the processes that this one, and those that it has started, have started since; returns their number."""
     number = 0
-    for child in children:
-        number += _kill_descendants(child, since)
+    for process in with_descendants([os.getpid()])[1:]:
+        started = start_of(process)
+        if started is None or int(started) / os.sysconf("SC_CLK_TCK") < since - 0.05:
+            continue
         with suppress(OSError):
-            started = start_of(child)
-            if started is not None and int(started) / os.sysconf("SC_CLK_TCK") >= since - 0.05:
-                os.kill(child, signal.SIGKILL)
-                number += 1
+            os.kill(process, signal.SIGKILL)
+            number += 1
     return number

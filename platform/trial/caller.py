@@ -32,7 +32,7 @@ class Caller:
         hooks: the callbacks; a member's root decides what it prunes.
         comm: the trial's communicator, which the function gets.
         home: entered by every call of the function's; raises the reason to end the trial.
-        away: calls the function; raises the reason to end the trial, if there is one.
+        call: calls the function; raises the reason to end the trial, if there is one.
         poll: the work of every wait; raises the reason to end the trial.
         agree: what the root decides, on all ranks; collective.
         open_files: the communicator for checkpoints; collective, when all ranks are in it.
@@ -46,14 +46,14 @@ class Caller:
         comm: Any,
         *,
         home: Callable[[], AbstractContextManager[None]],
-        away: Callable[[Callable[[], Any]], Any],
+        call: Callable[[Callable[[], Any]], Any],
         poll: Callable[[], None],
         agree: Agree,
         open_files: Callable[[], Communicator],
     ) -> None:
         self._configuration, self._facts, self._hooks, self._comm = configuration, facts, hooks, comm
         self.at_home = home
-        self._away = away
+        self._call = call
         self.poll = poll
         self._agree = agree
         self._open_files = open_files
@@ -65,7 +65,7 @@ class Caller:
         called = registry.function(self._configuration.workload)
         trial = ObjectiveTrial(self._configuration, self._facts, self._comm, self, self._hooks.on_progress)
         try:
-            returned = self._away(lambda: called(trial))
+            returned = self._call(lambda: called(trial))
             report.is_pruned = trial.pruned is not None  # on all ranks, even if the function has swallowed it
             if report.rank == 0 and not report.is_pruned:
                 report.returned = numbers(returned)
@@ -121,7 +121,7 @@ def alone(configuration: Configuration, facts: Facts, hooks: Hooks, *, poll: Cal
     comm = ThreadComm(0, range(1), shared_board(1), lender)
     return Caller(
         configuration, facts, hooks, comm,
-        home=home, away=lambda function: function(), poll=poll, agree=lambda decide: decide(), open_files=single_rank,
+        home=home, call=lambda function: function(), poll=poll, agree=lambda decide: decide(), open_files=single_rank,
     )  # fmt: skip
 
 

@@ -258,7 +258,7 @@ class Worker:
             hooks,
             comm,
             home=self._attendant.home,
-            away=self._attendant.call,
+            call=self._attendant.call,
             poll=self._poll,
             agree=self._agree,
             open_files=open_files,
