@@ -318,11 +318,13 @@ class _LiveThread(threading.Thread):
         self._num_failures += 1
         failure = _in_short(error)
         if self._failure is None:  # once, until it works again
-            log.warning("%s cannot be sent to (%s); the search continues, and it is tried again", self.name_, failure)
+            log.warning(
+                "%s cannot be sent to (%s); the search continues, and it is tried again", self._target_name, failure
+            )
         self._failure = failure
 
     @property
-    def name_(self) -> str:
+    def _target_name(self) -> str:
         return self._live.target.name
 
     def ask_to_finish(self) -> None:
@@ -343,14 +345,14 @@ class _LiveThread(threading.Thread):
         if not self.is_elsewhere and (num_left := self._live.num_left()):
             log.warning(
                 "%s lacks the ends of %d trials%s; `atoll record FOLDER --on-trial TARGET` sends them",
-                self.name_,
+                self._target_name,
                 num_left,
                 failed,
             )
         elif self._num_failures:
-            log.warning("%s has everything after all; %d tries failed", self.name_, self._num_failures)
+            log.warning("%s has everything after all; %d tries failed", self._target_name, self._num_failures)
         if number := self._live.target.num_refused:
-            log.warning("%s did not take %d trials or reports, or failed for them", self.name_, number)
+            log.warning("%s did not take %d trials or reports, or failed for them", self._target_name, number)
 
 
 class LiveLogs:
