@@ -3,8 +3,9 @@
 MISBEHAVE maps trial numbers to what they do.
 """
 
-from __future__ import contextlib
+from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
