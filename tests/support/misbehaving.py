@@ -73,7 +73,7 @@ class Misbehaving(DigitsMlp):
     def babble(self):
         for file in Path("/proc/self/fd").iterdir():
             if os.path.exists(file) and os.readlink(file).startswith("socket:"):
-                with contextlib.suppress(BrokenPipeError):  # another one's, whose end has gone
+                with contextlib.suppress(OSError):  # another one's, whose end has gone
                     os.write(int(file.name), b"\0\0\0\5hello")
 
 
