@@ -1,6 +1,20 @@
-"""`python -m atoll` is the command line."""
+"""`python -m atoll` and `atoll`: the command line, which hears signals before its imports."""
 
-from atoll.platform.cli import main
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from atoll.platform import stop_signals
+
+
+def main() -> NoReturn:
+    """Run a command."""
+    stop_signals.end_on_signals(sys.argv[1:])
+    from atoll.platform import cli
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from atoll.platform import stop_signals
 from atoll.platform.commands import compare, importing, information, reading, results, search  # noqa: F401  (they register)
 from atoll.platform.commands.shared import app
 from atoll.platform.exit_codes import FAILURE, USAGE
@@ -15,6 +16,7 @@ from atoll.platform.exit_codes import FAILURE, USAGE
 
 def main() -> NoReturn:
     """Run a command; a known error becomes a message and an exit code."""
+    stop_signals.end_on_signals(sys.argv[1:])
     _open_standard_streams()
     try:
         app()

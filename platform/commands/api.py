@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from atoll.platform.launch import extras
+from atoll.platform.stop_signals import STOP_SIGNALS, put_back
 
 if TYPE_CHECKING:
     from atoll.platform.study.study import Study
@@ -225,12 +226,9 @@ def _handlers_put_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR2)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)
+        put_back(before)
         sys.stderr.flush()

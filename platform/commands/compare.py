@@ -51,7 +51,7 @@ def benchmark(
 
     from atoll.platform.benchmark import benchmark_file as benchmarks
     from atoll.platform.benchmark import runner
-    from atoll.platform.commands import display
+    from atoll.platform.commands import live_search
     from atoll.platform.launch import errors, extras, join, lifecycle
 
     extras.require_search_extra()
@@ -70,7 +70,7 @@ def benchmark(
         accept_changes=accept_changes,
         checks_batches=not no_check,
         say=lambda line: console.print(line, markup=False),
-        follow=lambda plan: display.LiveSearch(console, plan.study.name, *plan.aim, plan.study.trials),
+        follow=lambda plan: live_search.LiveSearch(console, plan.study.name, *plan.aim, plan.study.trials),
     )
     if ending.unrecorded:
         print("the store is incomplete; to finish, repeat the command with --resume", file=sys.stderr)

@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from atoll.analysis.failures import first_line, kind_of, user_frame
+from atoll.analysis.failures import first_line
 from atoll.analysis.formatting import duration, number, size
 from atoll.storage import names
-from atoll.storage.events import CHANGED, Event, Migrated, TrialEnded, TrialStarted
-from atoll.storage.folder import StudyFolder
-from atoll.storage.launches import JournalTail
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StudySummary
 
@@ -31,134 +25,9 @@ if TYPE_CHECKING:
     from atoll.platform.study.study import Study
 
 
-@dataclass
-class Tally:
-    """A search's state so far, from its journals.
-
-    Attributes:
-        ended: the state in which each trial ended last.
-    """
-
-    direction: str
-    ended: dict[int, str] = field(default_factory=dict)
-    incumbent: float | None = None
-    num_migrations: int = 0
-
-    def take(self, event: Event) -> bool:
-        """Count an event; returns whether it ended a trial."""
-        self.num_migrations += isinstance(event, Migrated)
-        if not isinstance(event, TrialEnded):
-            return False
-        self.ended[event.number] = event.state
-        if event.objective is not None:
-            better = max if self.direction == "maximize" else min
-            self.incumbent = event.objective if self.incumbent is None else better(self.incumbent, event.objective)
-        return True
-
-    @property
-    def num_ended(self) -> int:
-        """Number of trials that count towards the budget."""
-        return self.count("complete", "pruned", "failed")
-
-    def count(self, *states: str) -> int:
-        """Number of trials in these states."""
-        return sum(state in states for state in self.ended.values())
-
-
 def subject(study: Study | StudyRow) -> str:
     """What a study searches, in words: a method on a workload, or a function."""
     return names.subject(study.method, study.workload)
-
-
-class LiveSearch:
-    """Shows a running search: a progress bar in a terminal, otherwise a line per tenth of the budget.
-
-    Failures are told as they happen, the first of each kind.
-    """
-
-    MAX_TOLD = 10
-
-    def __init__(self, console: Console, study_name: str, metric: str, direction: str, num_trials: int | None) -> None:
-        self._console = console
-        self._metric = metric
-        self._num_trials = num_trials
-        self._tally = Tally(direction)
-        self._tail: JournalTail | None = None
-        self._started: float | None = None  # when the first trial of this start began
-        self._before = 0
-        self._announced = 0
-        self._told: set[str] = set()  # kinds of failures, and notes
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(study_name, total=num_trials, facts="starting the ranks")
-
-    def __enter__(self) -> LiveSearch:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, folder: StudyFolder) -> None:
-        """Read the journals' new lines."""
-        first = self._tail is None
-        self._tail = self._tail or JournalTail(folder.journals)
-        chunks = self._tail.read()
-        self._tail.advance(chunks)
-        events = [event for chunk in chunks.values() for event in chunk.events]
-        ended = [self._tally.take(event) for event in events]
-        if first:
-            self._before = self._tally.num_ended
-        else:
-            if self._started is None and any(isinstance(event, TrialStarted) for event in events):
-                self._started = time.monotonic()
-            for event in events:
-                self._tell(event)
-        if any(ended):
-            self._show()
-
-    def _tell(self, event: Event) -> None:
-        """Print the first failure of each kind when it happens, and what trials have left changed."""
-        if not isinstance(event, TrialEnded):
-            return
-        if event.state == "failed" and (kind := kind_of(event.reason)) not in self._told:
-            self._once(kind, f"trial {event.number} failed: {first_line(event.reason)}")
-            if place := user_frame(event.traceback):
-                self._console.print(Text(f"  at {place}"))
-        for note in event.notes:
-            if note.startswith(CHANGED) and note not in self._told:
-                self._once(note, f"trial {event.number}: {note}")
-
-    def _once(self, key: str, line: str) -> None:
-        self._told.add(key)
-        if len(self._told) <= self.MAX_TOLD:
-            self._console.print(Text(line))
-
-    def _show(self) -> None:
-        tally = self._tally
-        self._bar.update(self._task, completed=tally.num_ended, facts=self._facts())
-        step = max(1, (self._num_trials or 100) // 10)
-        if not self._console.is_terminal and tally.num_ended >= self._announced + step:
-            self._announced = tally.num_ended
-            self._console.print(f"{tally.num_ended}/{self._num_trials or '-'} trials, {self._facts()}")
-
-    def _facts(self) -> str:
-        tally = self._tally
-        facts = [f"best {self._metric} {number(tally.incumbent)}", f"{tally.num_migrations} migrations"]
-        if failed := tally.count("failed"):
-            facts.append(f"{failed} failed")
-        done = tally.num_ended - self._before
-        if done and self._started is not None and self._num_trials and tally.num_ended < self._num_trials:
-            left = (time.monotonic() - self._started) / done * (self._num_trials - tally.num_ended)
-            facts.append(f"about {duration(left)} left")
-        return ", ".join(facts)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

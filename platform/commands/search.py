@@ -100,6 +100,13 @@ def search(
         bool, typer.Option("--outside", help="Allow the study file to refer to code outside its folder.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped study.")] = False,
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--continue",
+            help="Start the study, or continue it if it was stopped; exit code 0 if it is complete: for job scripts.",
+        ),
+    ] = False,
     accept_changes: AcceptOption = False,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Search on even if the first trials all fail alike. Default: stop.")
@@ -119,7 +126,9 @@ def search(
     from atoll.platform.launch import extras
 
     extras.require_search_extra()
-    check_accepted(accept_changes, resume)
+    check_accepted(accept_changes, resume or go_on)
+    if resume and go_on:
+        raise typer.BadParameter("--continue includes --resume: give one of them")
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
     flags |= {"epochs": epochs, "steps": steps, "seed": seed, "observe": observe, "keep_going": keep_going or None}
@@ -129,7 +138,8 @@ def search(
         flags, file = flags | {"objective": str(file)}, None
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
-    options = {"resuming": resume, "accept_changes": accept_changes, "in_process": in_process}
+    resuming = None if go_on else resume
+    options = {"resuming": resuming, "accept_changes": accept_changes, "in_process": in_process}
     raise typer.Exit(_search(study, store, file=file, as_json=as_json, **options))
 
 
@@ -177,24 +187,30 @@ def _search(
     *,
     file: Path | None = None,
     as_json: bool,
-    resuming: bool = False,
+    resuming: bool | None = False,
     accept_changes: bool = False,
     in_process: bool = False,
 ) -> int:
     from atoll.platform.commands import searching
-    from atoll.platform.launch import lifecycle
+    from atoll.platform.launch import errors, lifecycle
 
     url = lifecycle.store_url(store, study)
     console = Console(stderr=as_json, highlight=False)
-    ended = searching.run(
-        study,
-        url,
-        console,
-        file=file,
-        resuming=resuming,
-        accept_changes=accept_changes,
-        in_process=in_process,
-    )
+    try:
+        ended = searching.run(
+            study,
+            url,
+            console,
+            file=file,
+            resuming=resuming,
+            accept_changes=accept_changes,
+            in_process=in_process,
+        )
+    except errors.AlreadyComplete as complete:
+        if resuming is not None:
+            raise
+        console.print(str(complete), soft_wrap=True)
+        ended = lifecycle.Ending("complete", None, recorded=True)
     if not isinstance(ended, lifecycle.Ending):
         return ended
     _show_ending(study, url, ended, as_json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from atoll.platform.commands import display
+from atoll.platform.commands import display, live_search
 from atoll.platform.launch import checks, dry_run, join, lifecycle, supervise
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.study import effects, registry
@@ -44,7 +44,7 @@ def run(
     console: Console,
     *,
     file: Path | None = None,
-    resuming: bool = False,
+    resuming: bool | None = False,
     accept_changes: bool = False,
     in_process: bool = False,
     function: Traveler | None = None,
@@ -56,7 +56,7 @@ def run(
         url: the store's.
         console: receives progress.
         file: the study's file, for errors.
-        resuming: whether to continue an existing study.
+        resuming: whether to continue an existing study; None to do so if there is one.
         accept_changes: whether to continue it although its code, data or libraries have changed.
         in_process: whether the ranks are threads of this process.
         function: the function that trials call, if it is no file's.
@@ -75,16 +75,17 @@ def run(
 
         run_ranks = run_in_process
     elif join.inside_mpi(shape.world_size):
-        with naming(file):
-            return join.join(plan, url, resuming=resuming, accept_changes=accept_changes, say=warn)
+        with naming(file), live_search.LiveSearch(console, study.name, *plan.aim, study.trials) as live:
+            return join.join(plan, url, resuming=resuming, accept_changes=accept_changes, follow=live, say=warn)
     lifecycle.check_new(study, resuming)
+    lifecycle.check_not_complete(plan)
     with naming(file):
         dry_run.check(plan, forks=not in_process, say=warn)
     where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
     console.print(f"{study.name}: {display.subject(study)}, {shape} = {where}", soft_wrap=True)
     for note in effects.searched_without_effect(plan, num_nodes=1):  # its own ranks are all on this host
         console.print(f"note: {note}")
-    with display.LiveSearch(console, study.name, *plan.aim, study.trials) as live:
+    with live_search.LiveSearch(console, study.name, *plan.aim, study.trials) as live:
         return supervise.run_study(
             plan,
             url,

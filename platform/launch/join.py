@@ -10,15 +10,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
 from atoll.platform import exit_codes
 from atoll.platform.launch import dry_run, lifecycle, live
-from atoll.platform.launch.errors import LaunchError
+from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import without_rank_variables
+from atoll.platform.ranks.stopping import stop_on_signals
 from atoll.platform.study import effects, on_trial
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
@@ -27,6 +29,7 @@ from atoll.storage import launches
 from atoll.storage.folder import StudyFolder
 from atoll.storage.lock import Lock
 
+FOLLOW_INTERVAL = 0.2
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
@@ -43,14 +46,21 @@ def inside_mpi(num_ranks: int) -> bool:
 
 
 def join(
-    plan: Plan, url: str, *, resuming: bool, accept_changes: bool = False, say: Callable[[str], None]
+    plan: Plan,
+    url: str,
+    *,
+    resuming: bool | None,
+    accept_changes: bool = False,
+    follow: Callable[[StudyFolder], None] = lambda _: None,
+    say: Callable[[str], None],
 ) -> Ending | int:
     """Take part in a search as one rank of the MPI job that this process belongs to.
 
     Args:
         plan, url: the resolved and checked study, and the store's URL.
-        resuming: whether to continue an existing study.
+        resuming: whether to continue an existing study; None to do so if there is one.
         accept_changes: whether to continue it although its code, data or libraries have changed.
+        follow: called at intervals on rank 0 while the search runs.
         say: receives a line of rank 0.
 
     Returns:
@@ -77,20 +87,26 @@ def join(
     if world.rank == 0 and error is None:
         for note in effects.searched_without_effect(plan, num_nodes=None):
             print(f"note: {note}", file=sys.stderr, flush=True)
-    if any(world.allgather(error is not None)):  # an MPI library may number its ranks as its variables do not
+    codes = world.allgather(_code(error, resuming))  # an MPI library may number its ranks as its variables do not
+    if any(code is not None for code in codes):
         if error is not None:
             raise error
-        return 1
+        return max(code for code in codes if code is not None)
     recorder = _start_recorder(folder, url, study.on_trial) if world.rank == 0 else None
     first_trials = FirstTrials(folder, study) if world.rank == 0 else None
+    followed = 0.0
 
     def also() -> None:
-        if first_trials is not None:
-            first_trials.look()
-            lock.refresh()
+        nonlocal followed
+        if first_trials is None or (now := time.monotonic()) - followed < FOLLOW_INTERVAL:
+            return
+        followed = now
+        first_trials.look()
+        lock.refresh()
+        follow(folder)
 
     try:
-        search.stop_on_signals(folder)
+        stop_on_signals(folder)
         launch = world.bcast(launches.newest(folder.journals) if world.rank == 0 else None)
         search.run(folder, launch, MpiWorld(world), also, server=server)
     except BaseException:
@@ -99,9 +115,17 @@ def join(
         world.Abort(exit_codes.EXIT_STOPPED)
     if recorder is None or first_trials is None:
         return int(world.bcast(None))
+    follow(folder)
     ending = _end(folder, study, recorder, lock, first_trials.reason)
     world.bcast(ending.exit_code)
     return ending
+
+
+def _code(error: Exception | None, resuming: bool | None) -> int | None:
+    """The exit code if this rank cannot take part; None if it can."""
+    if error is None:
+        return None
+    return 0 if isinstance(error, AlreadyComplete) and resuming is None else exit_codes.FAILURE
 
 
 def _is_first() -> bool:
@@ -109,16 +133,17 @@ def _is_first() -> bool:
     return next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0") == "0"
 
 
-def _check_batch(plan: Plan, resuming: bool, say: Callable[[str], None]) -> Exception | None:
+def _check_batch(plan: Plan, resuming: bool | None, say: Callable[[str], None]) -> Exception | None:
     try:
         lifecycle.check_new(plan.study, resuming)
+        lifecycle.check_not_complete(plan)
         dry_run.check(plan, say=say)
     except (LaunchError, Mistake) as error:
         return error
     return None
 
 
-def _prepare(plan: Plan, url: str, resuming: bool, accept_changes: bool, lock: Lock) -> Exception | None:
+def _prepare(plan: Plan, url: str, resuming: bool | None, accept_changes: bool, lock: Lock) -> Exception | None:
     try:
         lifecycle.check_name_is_free(plan.study, url)
         live.check(plan.study.on_trial)

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from atoll.platform.exit_codes import EXIT_STOPPED
 from atoll.platform.launch import live, orphans, provenance_log
-from atoll.platform.launch.errors import LaunchError
+from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.search import promotion, resume
 from atoll.platform.search.extension import Extension
 from atoll.platform.study import learning, warmstart
@@ -88,7 +88,7 @@ def prepare(
     plan: Plan,
     url: str,
     *,
-    resuming: bool,
+    resuming: bool | None,
     accept_changes: bool = False,
     belongs_to: Mapping[str, Any] | None = None,
 ) -> StudyFolder:
@@ -97,27 +97,27 @@ def prepare(
     Args:
         plan: the resolved study.
         url: the store's URL.
-        resuming: whether to continue an existing study.
+        resuming: whether to continue an existing study; None to do so if there is one.
         accept_changes: whether to continue it although its code, data or libraries have changed.
         belongs_to: further fields of the study's row: its benchmark, and its role there.
 
     Raises:
-        LaunchError: if the study exists and is not to be resumed, or vice versa, or has changed, or is complete.
+        LaunchError: if the study exists and is not to be resumed, or vice versa, or has changed.
+        AlreadyComplete: if it is complete.
     """
     study = plan.study
     check_new(study, resuming)
     folder = study_folder(study)
-    definition = study.model_dump(mode="json", exclude=set(_NOT_COMPARED))
+    resuming = folder.exists() if resuming is None else resuming
+    definition = _definition(study)
     is_used_up, history = False, None
     if resuming:
-        history = _check_unchanged(folder, plan, definition)
+        _check_unchanged(folder, plan)
+        history = _read_with_warnings(folder)
         extension = Extension.of(study, plan.length, folder, history.past)
         is_used_up = _is_over(study, plan.subject.direction, extension, folder, history)
         if state(folder) == "complete" and is_used_up:
-            raise LaunchError(
-                f"{study.name} is complete: it has used its budget of {budget(study)}; to continue, increase the "
-                "budget, epochs or steps"
-            )
+            raise _already_complete(study)
         if plan.length is not None:
             _tell_longer(plan.length, extension)
     # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
@@ -155,14 +155,33 @@ def _earlier(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name: content.get(name) for name in ("warm_start", "learned")}
 
 
-def check_new(study: Study, resuming: bool) -> None:
+def check_new(study: Study, resuming: bool | None) -> None:
     """Raise LaunchError if the study exists and is not to be resumed."""
     folder = study_folder(study)
-    if folder.exists() and not resuming:
+    if folder.exists() and resuming is False:
         raise LaunchError(
-            f"{folder.path} already holds a study; continue it with --resume, choose another --name, or delete it with "
-            f"`atoll delete {study.name}`"
+            f"{folder.path} already holds a study; continue it with --resume or --continue, choose another --name, or "
+            f"delete it with `atoll delete {study.name}`"
         )
+
+
+def check_not_complete(plan: Plan) -> None:
+    """Raise AlreadyComplete if the study has used up its budget, before anything expensive starts."""
+    study, folder = plan.study, study_folder(plan.study)
+    if folder.exists() and state(folder) == "complete":
+        _check_unchanged(folder, plan)
+        history = _History.read(folder)
+        if _is_over(
+            study, plan.subject.direction, Extension.of(study, plan.length, folder, history.past), folder, history
+        ):
+            raise _already_complete(study)
+
+
+def _already_complete(study: Study) -> AlreadyComplete:
+    return AlreadyComplete(
+        f"{study.name} is complete: it has used its budget of {budget(study)}; to continue, increase the budget, "
+        "epochs or steps"
+    )
 
 
 def _is_over(study: Study, direction: str, extension: Extension, folder: StudyFolder, history: _History) -> bool:
@@ -288,8 +307,13 @@ def _tell_longer(new: Length, extension: Extension) -> None:
         )  # fmt: skip
 
 
-def _check_unchanged(folder: StudyFolder, plan: Plan, definition: dict[str, Any]) -> _History:
-    """What has been searched, if the study is still the same. Raises LaunchError."""
+def _definition(study: Study) -> dict[str, Any]:
+    return study.model_dump(mode="json", exclude=set(_NOT_COMPARED))
+
+
+def _check_unchanged(folder: StudyFolder, plan: Plan) -> None:
+    """Raise LaunchError if the study is not the one that was started."""
+    definition = _definition(plan.study)
     if not folder.exists():
         raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
     before = _as_now(json.loads(folder.definition.read_text())["definition"])
@@ -310,6 +334,10 @@ def _check_unchanged(folder: StudyFolder, plan: Plan, definition: dict[str, Any]
             f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may "
             f"change, {' or '.join(LENGTHS)} may increase, and within topology only {', '.join(TOPOLOGY_MAY_CHANGE)}"
         )
+
+
+def _read_with_warnings(folder: StudyFolder) -> _History:
+    """What has been searched."""
     problems: list[str] = []
     history = _History.read(folder, problems)
     for problem in (*problems, *history.past.warnings()):

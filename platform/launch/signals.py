@@ -7,10 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from atoll.platform import stop_signals
 from atoll.platform.launch import running
 from atoll.storage.folder import StudyFolder
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 @contextmanager
@@ -19,12 +18,11 @@ def _on_stop_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    former = stop_signals.handle(handler)
     try:
         yield
     finally:
-        for number, former in before.items():
-            signal.signal(number, former)
+        stop_signals.put_back(former)
 
 
 @contextmanager

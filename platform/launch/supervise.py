@@ -20,8 +20,9 @@ from atoll.platform.launch.blame import explanation, hosts, log_size, suspected_
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.mpiexec import end_job, kill_ranks, start_ranks
-from atoll.platform.launch.signals import STOP_SIGNALS, stop_on_signals
+from atoll.platform.launch.signals import stop_on_signals
 from atoll.platform.ranks.heartbeat import HeartbeatMonitor
+from atoll.platform.stop_signals import STOP_SIGNALS
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import launches
@@ -66,7 +67,7 @@ def run_study(
     plan: Plan,
     url: str,
     *,
-    resuming: bool,
+    resuming: bool | None,
     follow: Callable[[StudyFolder], None],
     accept_changes: bool = False,
     belongs_to: Mapping[str, Any] | None = None,
@@ -79,7 +80,7 @@ def run_study(
     Args:
         plan: the resolved and checked study.
         url: the store's URL.
-        resuming: whether to continue an existing study.
+        resuming: whether to continue an existing study; None to do so if there is one.
         follow: called repeatedly while the search runs, and once at the end.
         accept_changes: whether to continue it although its code, data or libraries have changed.
         belongs_to: further fields of the study's row: its benchmark, and its role there.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
 from atoll.platform.ranks import launcher_watch
+from atoll.platform.ranks.stopping import stop_on_signals
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalError
 from atoll.storage.process import Process
@@ -30,6 +31,8 @@ def main(arguments: list[str]) -> None:
     """Run one rank; an exception aborts the whole MPI job, as the peers would wait forever."""
     launcher, *arguments = arguments
     program, *files = arguments
+    if program == "search":
+        stop_on_signals(StudyFolder(files[0]))  # before the imports
     lock = StudyFolder(files[0]).lock if program == "search" else None
     server = _fork_server(StudyFolder(files[0])) if program == "search" else None  # before threads, and before MPI
     launcher_watch.end_with(Process.parse(launcher.removeprefix("--launcher=")), lock)
@@ -80,7 +83,6 @@ def _dispatch(arguments: list[str], comm: MPI.Comm, server: ForkServer | None) -
         from atoll.platform.ranks import search
 
         folder = StudyFolder(files[0])
-        search.stop_on_signals(folder)
         if len(files) > 2:
             _receive_function(comm)
         search.run(folder, int(files[1]), MpiWorld(comm), server=server)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform as machine
-import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -157,21 +155,6 @@ def _warm_up(study: Study) -> None:
         raise
     except BaseException:
         return  # the trials will raise it again, and record it
-
-
-def stop_on_signals(folder: StudyFolder) -> None:
-    """Request a clean stop of the whole search on a signal from Slurm or from the user through mpiexec.
-
-    If the request cannot be written, as on a full disk, the signal has no effect: an exception here would be one of the
-    running trial, which would have failed. The launcher, which got the same signal, ends the ranks.
-    """
-
-    def asked(_number: int, _frame: object) -> None:
-        with suppress(OSError):
-            folder.stop_request.touch()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, asked)
 
 
 def available_cores() -> set[int]:

@@ -28,8 +28,8 @@ Value = TypeVar("Value")
 # What ends a trial, whatever its function does.
 ENDS = (TrialTimeout, Stopped, PeerAborted, WorldFailed)
 
-# Ends what the function's thread does: system calls, too, such as sleeping or waiting for a process.
-SIGNAL = signal.SIGUSR2
+# Ends what the function's thread does: system calls, too, such as sleeping or waiting for a process. No stop signal.
+SIGNAL = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGXCPU
 
 
 class Attendant:

@@ -18,7 +18,8 @@ import sys
 import weakref
 from collections.abc import Iterator
 
-REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+from atoll.platform.stop_signals import STOP_SIGNALS
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -40,7 +41,7 @@ def starting_workers(start: str | None) -> Iterator[None]:
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # unblocks signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     others = set(multiprocessing.active_children())
     try:
         yield
@@ -55,12 +56,12 @@ def pass_over_requests() -> None:
     is_of_rank = parent is not None and os.getppid() == parent.pid
     if sys.platform == "linux" and is_of_rank:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in REQUESTS:
+    for number in STOP_SIGNALS:
         signal.signal(number, _nothing)
         signal.siginterrupt(number, False)  # calls of C libraries go on
     if not is_of_rank:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _nothing(_number: int, _frame: object) -> None:

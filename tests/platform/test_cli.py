@@ -17,7 +17,7 @@ from commands import called_json as atoll_json
 from ranks import SUPPORT
 from rich.console import Console
 
-from atoll.platform.commands import catalogue, display
+from atoll.platform.commands import catalogue, live_search
 from atoll.platform.study.study import Study
 from atoll.storage.events import TrialEnded
 from atoll.storage.folder import BenchmarkFolder
@@ -258,7 +258,7 @@ def test_the_schema_is_the_study_models(tmp_path):
 
 
 def test_a_tally_follows_the_direction_and_leaves_failures_out():
-    tally = display.Tally("minimize")
+    tally = live_search.Tally("minimize")
     ends = ((0.5, "complete"), (0.2, "complete"), (None, "failed"), (0.3, "complete"))
     for number, (objective, state) in enumerate(ends):
         tally.take(TrialEnded(number=number, attempt=0, state=state, objective=objective))
@@ -266,7 +266,7 @@ def test_a_tally_follows_the_direction_and_leaves_failures_out():
 
 
 def test_a_tally_counts_a_trial_that_continues_once():
-    tally = display.Tally("minimize")
+    tally = live_search.Tally("minimize")
     tally.take(TrialEnded(number=0, attempt=0, state="pruned"))
     tally.take(TrialEnded(number=0, attempt=1, state="complete", objective=0.5))
     assert (tally.num_ended, tally.count("pruned"), tally.count("complete")) == (1, 0, 1)
@@ -285,7 +285,7 @@ def test_local_times_name_their_zone(laptop, monkeypatch):
 def test_the_first_failure_of_a_kind_and_what_a_trial_changed_are_told_at_once(tmp_path):
     folder = journals.start_folder(tmp_path / "s")
     out = io.StringIO()
-    live = display.LiveSearch(Console(file=out, width=200), "s", "accuracy", "maximize", 9)
+    live = live_search.LiveSearch(Console(file=out, width=200), "s", "accuracy", "maximize", 9)
     lines = JournalWriter(folder.root_journal(0))
     journals.end_trial(lines, 0, None, reason="Old: 1")
     live(folder)  # what happened before a resume

@@ -194,7 +194,7 @@ def test_a_second_launcher_is_refused_and_a_signal_stops_the_first(tmp_path):
     search, folder = started(tmp_path, *SLOW, "--trials", "10")
     refused = called(*SLOW, "--trials", "10", "--resume", cwd=tmp_path, code=1)
     assert f"is running as process {search.pid} on " in refused.stderr
-    search.send_signal(signal.SIGTERM)
+    search.send_signal(signal.SIGUSR2)  # as TERM and the others, which test_stop_signals has
     assert end(search, timeout=30).returncode == 75
     assert read(tmp_path)[1].state == "stopped"
     wait_until(lambda: not any(psutil.pid_exists(line["process"]) for line in journal_lines(folder, "host")), 10)
@@ -207,22 +207,6 @@ def check_ends_with_its_launcher(tmp_path, search, folder, number):
     wait_until(lambda: not any(psutil.pid_exists(process) for process in processes), 10)
     (study,) = called_json("studies", cwd=tmp_path)
     assert study["state"] == "interrupted"
-
-
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGQUIT, marks=pytest.mark.long),  # which background jobs ignore, if nobody asks for it
-        pytest.param(signal.SIGUSR2, marks=pytest.mark.soak),
-    ],
-)
-def test_ranks_end_with_their_launcher_and_the_study_goes_on(tmp_path, number):
-    search, folder = started(tmp_path, *SLOW, "--trials", "8", progress=1)
-    check_ends_with_its_launcher(tmp_path, search, folder, number)
-    called(*SLOW, "--trials", "8", "--resume", "--in-process", cwd=tmp_path)  # to start ranks once more takes seconds
-    _, _, trials = check_complete(tmp_path, 8)
-    assert [t.number for t in trials if t.state == "lost"]
-    assert sum(t.state == "complete" for t in trials) == 8
 
 
 @pytest.mark.long
@@ -287,6 +271,7 @@ def test_inside_someones_own_mpirun(tmp_path):
     arguments = ("-m", "atoll.platform.cli", *FLAGS, "--trials", "3", "--islands", "2", "--ranks", "1")
     done = ranks.mpiexec(2, *arguments, env={"ATOLL_STORE": f"sqlite:///{tmp_path}/atoll.db"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "3/3 trials, best accuracy" in done.stdout  # by rank 0, which has no terminal
     check_complete(tmp_path, 3)
 
 
@@ -296,6 +281,11 @@ def test_inside_someones_own_mpirun_with_workers_of_two_ranks(tmp_path):
     done = ranks.mpiexec(4, *arguments, env={"ATOLL_STORE": f"sqlite:///{tmp_path}/atoll.db"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     check_complete(tmp_path, 4)
+    finished = ranks.mpiexec(
+        4, *arguments, "--continue", env={"ATOLL_STORE": f"sqlite:///{tmp_path}/atoll.db"}, cwd=tmp_path
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("s is complete: it has used its budget of 4 trials") == 1
 
 
 @pytest.mark.long

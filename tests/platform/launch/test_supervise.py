@@ -17,7 +17,7 @@ from atoll.platform.exit_codes import EXIT_JOURNAL
 from atoll.platform.launch import lifecycle, running, supervise
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import is_rank_of, kill_ranks
-from atoll.platform.launch.signals import STOP_SIGNALS
+from atoll.platform.stop_signals import STOP_SIGNALS
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import launches

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from commands import FAILING, STABLE, called, journal_lines, stopped_when
 
-from atoll.platform.launch.signals import STOP_SIGNALS
-from atoll.platform.ranks.search import stop_on_signals
+from atoll.platform.ranks.stopping import stop_on_signals
+from atoll.platform.stop_signals import STOP_SIGNALS
 from atoll.storage.folder import StudyFolder
 from atoll.storage.store import Store
 
@@ -114,7 +114,7 @@ def test_stop_and_resume(tmp_path, monkeypatch):
     wrong = called(*slow, "--ranks", "1", "--resume", cwd=tmp_path, code=1)
     assert "topology.ranks: 2 before, 1 now" in wrong.stderr
     monkeypatch.setenv("FAIL", "")
-    called(*slow, "--workers", "2", "--resume", cwd=tmp_path)
+    called(*slow, "--workers", "2", "--continue", cwd=tmp_path)
     _, _, trials = check_complete(tmp_path, 8)
     assert {t.island for t in trials if t.number not in before and t.state == "complete"} == {0}
     complete = {t.number: t.objective for t in trials if t.state == "complete"}
@@ -124,6 +124,10 @@ def test_stop_and_resume(tmp_path, monkeypatch):
     assert all((t.number, 1) in {(r.number, r.attempt) for r in trials} for t in lost)
     finished = called(*flags, "--resume", cwd=tmp_path, code=1)
     assert "is complete: it has used its budget of 8 trials" in finished.stderr
+    finished = called(*flags, "--continue", cwd=tmp_path)
+    assert "is complete: it has used its budget of 8 trials" in finished.stdout
+    assert "complete: 8 complete" in finished.stdout  # and the leaderboard
+    assert "--continue includes --resume" in called(*flags, "--continue", "--resume", cwd=tmp_path, code=2).stderr
 
 
 STOPPED = """
