@@ -16,7 +16,7 @@ from atoll.platform.exit_codes import FAILURE, USAGE
 
 def main() -> NoReturn:
     """Run a command; a known error becomes a message and an exit code."""
-    stop_signals.end_on_signals(sys.argv[1:])
+    former = stop_signals.end_on_signals(sys.argv[1:])
     _open_standard_streams()
     try:
         app()
@@ -27,6 +27,8 @@ def main() -> NoReturn:
         told = f"error: {_words(error)}"
         Console(stderr=True, soft_wrap=True, highlight=False).print(told, style="red", markup=False)
         raise SystemExit(code) from None
+    finally:
+        stop_signals.put_back(former)
     raise SystemExit(0)
 
 

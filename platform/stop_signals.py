@@ -36,14 +36,15 @@ def put_back(former: dict[int, Any]) -> None:
             signal.signal(number, handler)
 
 
-def end_on_signals(arguments: list[str]) -> None:
+def end_on_signals(arguments: list[str]) -> dict[int, Any]:
     """Until a search handles stop signals, they end its process: nothing is running, so the command can be repeated.
+
+    Returns the former handlers.
 
     Args:
         arguments: the command line, without the program; other commands than those that search keep their handlers.
     """
-    if arguments[:1] and arguments[0] in SEARCHING:
-        handle(_end)
+    return handle(_end) if arguments[:1] and arguments[0] in SEARCHING else {}
 
 
 def _end(number: int, _frame: object) -> None:

@@ -113,6 +113,36 @@ class Restarted(Event):
     reason: str
 
 
+class LauncherJoined(Event):
+    """A launcher joins a study that others search, with ranks of its own; the first lines of its journal.
+
+    Attributes:
+        launcher: its first launch.
+        hostname, process: where it runs.
+        num_ranks, num_workers: those that it brings.
+    """
+
+    name: ClassVar[str] = "joined"
+    launcher: int
+    hostname: str
+    process: int
+    num_ranks: int
+    num_workers: int
+
+
+class LauncherLeft(Event):
+    """A launcher has left a study that others go on with, or was found dead by one of them.
+
+    Attributes:
+        launcher: its first launch.
+        reason: why.
+    """
+
+    name: ClassVar[str] = "left"
+    launcher: int
+    reason: str
+
+
 class RankPlaced(Event):
     """The placement of a worker's rank."""
 
@@ -290,6 +320,8 @@ EVENTS: Mapping[str, type[Event]] = {
         ProvenanceRecorded,
         StudyEnded,
         Restarted,
+        LauncherJoined,
+        LauncherLeft,
         RankPlaced,
         WorkerFinished,
         TrialStarted,

@@ -61,6 +61,36 @@ class StudyFolder:
         return self.path / "lock"
 
     @property
+    def tickets(self) -> Path:
+        """The folder of the logs of tickets: one since the last time that nobody searched."""
+        return self.path / "tickets"
+
+    def ticket_log(self, launch: int) -> Path:
+        """The log of tickets that was opened by a launch."""
+        return self.tickets / f"{launch:05d}.log"
+
+    def newest_ticket_log(self) -> Path | None:
+        """The log that was opened last; None before the first."""
+        return max(self.tickets.glob("*.log"), default=None)
+
+    @property
+    def launchers(self) -> Path:
+        """The folder of the launchers that search now."""
+        return self.path / "launchers"
+
+    def launcher_lock(self, launcher: int) -> Path:
+        """The lock of a launcher, by its first launch."""
+        return self.launchers / f"{launcher:05d}.lock"
+
+    def launcher_stop_request(self, launcher: int) -> Path:
+        """Exists if this launcher is to stop; the others go on."""
+        return self.launchers / f"{launcher:05d}.stop"
+
+    def launch_settings(self, launch: int) -> Path:
+        """What the ranks of a launch need to know of it, as JSON."""
+        return self.launchers / f"{launch:05d}.json"
+
+    @property
     def provenance(self) -> Path:
         """The folder of what was searched: a numbered file per version, and the texts of the user's code."""
         return self.path / "provenance"
@@ -123,7 +153,9 @@ class StudyFolder:
 
     def create(self) -> None:
         """Make the folder and its subfolders."""
-        for folder in (self.journals, self.heartbeats, self.log.parent, self.exports):
+        for folder in (
+            self.journals, self.heartbeats, self.log.parent, self.exports, self.tickets, self.launchers,
+        ):  # fmt: skip
             folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.path.parent):
             sync_folder(folder)
@@ -132,6 +164,7 @@ class StudyFolder:
         """Remove the study's files, including exports, and the folder unless it holds other files."""
         for folder in (
             self.journals, self.heartbeats, self.log.parent, self.exports, self.provenance, self.trials, self.live,
+            self.tickets, self.launchers,
         ):  # fmt: skip
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.definition, self.stop_request, self.failure, self.lock, self.quarantine):

@@ -2,9 +2,10 @@
 
 A launch begins whenever a launcher takes the study over: to start its ranks, to start them again, or to end it.
 `launcher.jsonl` and `root-00000.jsonl` belong to the first launch, `launcher.2.jsonl` and `root-00000.2.jsonl` to the
-second. The first line of a launcher's journal holds the sizes that earlier journals had when it was opened. What is
-beyond them was written later, by ranks that outlived their launcher: it is never read, so a trial's rows cannot mix
-two attempts, however many ranks still write.
+second. The first line of a launcher's journal holds the sizes that the journals of the launches that it closes had when
+it was opened. What is beyond them was written later, by ranks that outlived their launcher: it is never read, so a
+trial's rows cannot mix two attempts, however many ranks still write. Launches of several launchers that search one
+study at once stay open side by side.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from atoll.storage.events import Event
+from atoll.storage.events import Event, TrialKey, TrialStarted
 from atoll.storage.files import FILE_MODE, sync_folder
 from atoll.storage.journal import MAX_BYTES, Chunk, JournalError, JournalWriter, read_all, read_chunk, read_opening
 
@@ -88,10 +89,16 @@ def newest(folder: Path) -> int:
 
 
 @contextmanager
-def next_launch(folder: Path) -> Iterator[JournalWriter]:
-    """Begin the next launch: the launcher's journal, which closes those of earlier launches at their present sizes."""
+def next_launch(folder: Path, closes: Collection[int] | None = None) -> Iterator[JournalWriter]:
+    """Begin the next launch: the launcher's journal, which closes those of earlier launches at their present sizes.
+
+    Args:
+        folder: the study's journals.
+        closes: the launches to close; the others are those of other launchers. Default: all.
+    """
     path, launch = _new_launch(folder)
-    ends = {name: size for name, size in sizes(folder).items() if name != path.name}
+    ended = [file for file in files(folder) if closes is None or file.launch in closes]
+    ends = {file.path.name: _size(file.path) for file in ended if file.path != path}
     try:
         lines = JournalWriter(path, launch, ends)
     except JournalError:  # the disk is full: nothing has begun
@@ -142,34 +149,42 @@ def _earliest(closings: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 class JournalTail:
-    """Follows all journals of a folder, each from its last position."""
+    """Follows all journals of a folder, each from its last position.
 
-    def __init__(self, folder: Path, offsets: Mapping[str, int] | None = None) -> None:
+    Args:
+        folder: the study's journals.
+        offsets: the positions, in bytes, by file name. Default: the beginning.
+        without: a launch whose journals are passed over.
+    """
+
+    def __init__(self, folder: Path, offsets: Mapping[str, int] | None = None, without: int | None = None) -> None:
         self._folder = folder
         self._offsets = dict(offsets or {})
+        self._without = without
         self._ends: dict[str, Mapping[str, int]] = {}
 
     def read(self) -> dict[str, Chunk]:
         """The new complete lines of the journals, by file name, in the order of the launches.
 
-        The lines of a launch follow when those of earlier ones have been read.
+        The lines of closed launches come first, one launch after another; then those of all open ones, which may be
+        several launchers'.
         """
-        grown = [
-            file
-            for file in closed_files(self._folder, self._ends)
-            if _num_bytes(file) > self._offsets.get(file.path.name, 0)
-        ]
+        grown = [file for file in closed_files(self._folder, self._ends) if self._has_grown(file)]
+        if closed := [file for file in grown if file.end is not None]:
+            grown = [file for file in closed if file.order == closed[0].order]
         chunks: dict[str, Chunk] = {}
-        order: tuple[int, int] | None = None
         for file in grown:
-            if chunks and file.order != order:
-                break
-            order, offset = file.order, self._offsets.get(file.path.name, 0)
+            offset = self._offsets.get(file.path.name, 0)
             # Divide a fixed amount of memory among the journals, however many workers there are.
             chunk = read_chunk(file.path, offset, max(MAX_BYTES // len(grown), 1 << 16), file.end)
             if chunk.offset > offset:
                 chunks[file.path.name] = chunk
         return chunks
+
+    def _has_grown(self, file: JournalFile) -> bool:
+        offset = self._offsets.get(file.path.name, 0)
+        is_read = file.end is not None and offset >= file.end  # asks no file system
+        return file.launch != self._without and not is_read and _num_bytes(file) > offset
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -216,7 +231,13 @@ def launchers_events(folder: Path) -> Iterator[Event]:
             yield from read_all(file.path)
 
 
-def replay(folder: Path, problems: list[str] | None = None, since: int = 1) -> list[Event]:
+def replay(
+    folder: Path,
+    problems: list[str] | None = None,
+    since: int = 1,
+    *,
+    until: Mapping[str, int] | None = None,
+) -> list[Event]:
     """All events of a folder's journals: by launch, the launcher's first, then the ranks' in the order of their times.
 
     Args:
@@ -224,9 +245,10 @@ def replay(folder: Path, problems: list[str] | None = None, since: int = 1) -> l
         problems: receives a sentence for each journal with invalid lines, with lines that came too late, and with lost
             ones.
         since: the first launch.
+        until: the sizes up to which journals count, by file name; others do not count at all. Default: all of them.
     """
     timed: list[tuple[int, bool, float, Event]] = []
-    for file in (file for file in closed_files(folder) if file.launch >= since):
+    for file in (_cut(file, until) for file in closed_files(folder) if file.launch >= since):
         now, malformed = 0.0, list[str]()
         elapsed, num_early = 0.0, 0
         for event in read_all(file.path, malformed, file.end):
@@ -239,6 +261,24 @@ def replay(folder: Path, problems: list[str] | None = None, since: int = 1) -> l
         if problems is not None:
             problems += _problems(file, malformed, num_early)
     return [event for *_, event in sorted(timed, key=lambda entry: entry[:3])]
+
+
+def _cut(file: JournalFile, until: Mapping[str, int] | None) -> JournalFile:
+    if until is None:
+        return file
+    end = until.get(file.path.name, 0)
+    return replace(file, end=end if file.end is None else min(file.end, end))
+
+
+def started_in(folder: Path, launches: Collection[int]) -> set[TrialKey]:
+    """The attempts that were started in some launches."""
+    return {
+        event.key
+        for file in closed_files(folder)
+        if file.launch in launches
+        for event in read_all(file.path, end=file.end)
+        if isinstance(event, TrialStarted)
+    }
 
 
 def _problems(file: JournalFile, malformed: list[str], num_early: int) -> Iterator[str]:

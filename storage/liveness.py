@@ -15,8 +15,16 @@ INTERRUPTED = "interrupted"
 
 
 def holder(folder: StudyFolder) -> dict[str, Any] | None:
-    """The process that runs the study; None if no process does."""
-    return Lock(folder.lock).holder()
+    """The process that runs the study, or one of several; None if no process does."""
+    leader = Lock(folder.lock).holder()
+    return leader if leader is not None else next(iter(launchers(folder).values()), None)
+
+
+def launchers(folder: StudyFolder) -> dict[int, dict[str, Any]]:
+    """The processes that search the study now, each with ranks of its own, by the launcher's number."""
+    numbers = sorted(int(path.stem) for path in folder.launchers.glob("*.lock"))
+    holders = ((number, Lock(folder.launcher_lock(number)).holder()) for number in numbers)
+    return {number: holder for number, holder in holders if holder is not None}
 
 
 def state(folder: StudyFolder) -> str | None:

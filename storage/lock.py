@@ -53,7 +53,7 @@ class Lock:
         # A host that knows no locks, or an older atoll, holds it by its name alone.
         if (holder := self._named_holder()) is not None and not holder.get("has_flock"):
             os.close(file)
-            raise Locked(_running(holder))
+            raise Locked(running_as(holder))
         try:
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(_identity() | {"has_flock": True}).encode(), 0)
@@ -80,7 +80,7 @@ class Lock:
             if _is_still(self._path, file):
                 return file
             os.close(file)  # the study was deleted, and the file with it
-        raise Locked(_running(self._content()))
+        raise Locked(running_as(self._content()))
 
     def _acquire_by_name(self) -> None:
         mine = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")
@@ -88,7 +88,7 @@ class Lock:
         try:
             with self._takeover():
                 if (holder := self._named_holder()) is not None:
-                    raise Locked(_running(holder))
+                    raise Locked(running_as(holder))
                 mine.replace(self._path)
         finally:
             mine.unlink(missing_ok=True)
@@ -187,7 +187,8 @@ def _is_still(path: Path, file: int) -> bool:
         return False
 
 
-def _running(holder: dict[str, Any]) -> str:
+def running_as(holder: dict[str, Any]) -> str:
+    """Who runs a study, for messages."""
     since = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(holder["since"]))
     return (
         f"this study is running as process {holder['process']} on {holder['hostname']} (since {since}); stop it first, "

@@ -17,8 +17,10 @@ from typing import Literal
 from atoll.communication.thread_world import ThreadWorld, WorldFailed, run_in_threads
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.supervise import Run, run_study
-from atoll.platform.ranks.search import arrange_world
+from atoll.platform.ranks.search import arrange_launch
+from atoll.platform.search.launch_settings import LaunchSettings
 from atoll.platform.search.search_loop import SearchLoop
+from atoll.platform.search.shared import Shared
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.topology import Place
@@ -26,6 +28,7 @@ from atoll.platform.trial.failure import Stopped
 from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
+from atoll.storage import launches
 from atoll.storage.events import TrialKey
 
 INTERVAL = 0.002  # seconds between two looks of a waiting thread
@@ -150,7 +153,7 @@ class AskTell:
         """End the search: trials that were not told are lost."""
         if self._run is not None and self._thread.is_alive():
             self._is_complete = True
-            self._run.folder.stop_request.touch()
+            self._run.member.stop_request.touch()
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -190,7 +193,6 @@ class AskTell:
     def _ranks(self, run: Run) -> str | None:
         def watch() -> None:
             run.follow(run.folder)
-            run.lock.refresh()
 
         def rank(world: ThreadWorld) -> None:
             self._loop(run, world)
@@ -205,15 +207,23 @@ class AskTell:
         return None
 
     def _loop(self, run: Run, world: ThreadWorld) -> None:
-        places: Sequence[Place] = arrange_world(run.study.topology, world)
+        settings = LaunchSettings.read(run.folder, run.member.launch)
+        places: Sequence[Place] = arrange_launch(settings, world)
         place = places[world.rank]
         island = world.split(place.island)
         assert island is not None
         hands = _Hands([place], self._handed, world.check)
-        sizes = run.study.topology.shape().island_sizes
+        (sizes, *_) = world.allgather(launches.sizes(run.folder.journals) if world.rank == 0 else {})
         mailboxes = world.mailbox(), island.mailbox()
         loop = SearchLoop.assemble(
-            self._plan, run.folder, hands, *mailboxes, sizes, launch=run.launch, may_start=self._is_wanted
+            self._plan,
+            run.folder,
+            hands,
+            *mailboxes,
+            settings.shape.island_sizes,
+            launch=run.member.launch,
+            shared=Shared(run.folder, settings, sizes, is_first=world.rank == 0),
+            may_start=self._is_wanted,
         )
         loop.run()
 

@@ -37,7 +37,7 @@ def run_in_process(run: Run) -> str | None:
     """
 
     def rank(world: ThreadWorld) -> None:
-        search.run(run.folder, run.launch, world, world.check, keeps_output=False)
+        search.run(run.folder, run.member.launch, world, world.check, keeps_output=False)
 
     failures = _Failures(run.folder.journals)
     try:
@@ -51,7 +51,7 @@ def run_in_process(run: Run) -> str | None:
         return None  # it was stopped
     except Exception as error:
         traceback.print_exception(error)
-        return None if run.folder.stop_request.exists() else f"a rank failed: {type(error).__name__}: {error}"
+        return None if run.member.asks_to_stop() else f"a rank failed: {type(error).__name__}: {error}"
     finally:
         failures.tell()
     return None
@@ -81,7 +81,7 @@ class _Failures:
 
 
 def _watching(run: Run, failures: _Failures) -> Callable[[], None]:
-    followed, stopping = 0.0, StopClock(run.folder)
+    followed, stopping = 0.0, StopClock(run.member.asks_to_stop)
 
     def watch() -> None:
         nonlocal followed
@@ -91,7 +91,6 @@ def _watching(run: Run, failures: _Failures) -> Callable[[], None]:
             return
         followed = now
         run.follow(run.folder)
-        run.lock.refresh()
         if (stopping.seconds() or 0.0) > run.study.stop_grace:
             raise HurriedEnd
         failures.tell()

@@ -18,16 +18,14 @@ from atoll.platform import exit_codes
 from atoll.platform.launch import dry_run, lifecycle, live
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.launch.first_trials import FirstTrials
-from atoll.platform.launch.lifecycle import Ending
+from atoll.platform.launch.lifecycle import Ending, left
+from atoll.platform.launch.membership import Membership
 from atoll.platform.launch.mpiexec import without_rank_variables
 from atoll.platform.ranks.stopping import stop_on_signals
 from atoll.platform.study import effects, on_trial
 from atoll.platform.study.plan import Plan
-from atoll.platform.study.study import Study
 from atoll.platform.trial.dry_run import Mistake
-from atoll.storage import launches
 from atoll.storage.folder import StudyFolder
-from atoll.storage.lock import Lock
 
 FOLLOW_INTERVAL = 0.2
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
@@ -81,10 +79,10 @@ def join(
 
     study, world = plan.study, MPI.COMM_WORLD
     check_world_size(study.topology.shape(), world.size)
-    folder, lock = lifecycle.study_folder(study), Lock(lifecycle.study_folder(study).lock)
+    folder, member = lifecycle.study_folder(study), None
     if world.rank == 0 and error is None:
-        error = _prepare(plan, url, resuming, accept_changes, lock)
-    if world.rank == 0 and error is None:
+        member, error = _enter(plan, url, resuming, accept_changes)
+    if member is not None:
         for note in effects.searched_without_effect(plan, num_nodes=None):
             print(f"note: {note}", file=sys.stderr, flush=True)
     codes = world.allgather(_code(error, resuming))  # an MPI library may number its ranks as its variables do not
@@ -92,31 +90,33 @@ def join(
         if error is not None:
             raise error
         return max(code for code in codes if code is not None)
-    recorder = _start_recorder(folder, url, study.on_trial) if world.rank == 0 else None
-    first_trials = FirstTrials(folder, study) if world.rank == 0 else None
+    first_trials = FirstTrials(folder, study) if member is not None else None
+    recorder: subprocess.Popen[bytes] | None = None
     followed = 0.0
 
     def also() -> None:
-        nonlocal followed
-        if first_trials is None or (now := time.monotonic()) - followed < FOLLOW_INTERVAL:
+        nonlocal recorder, followed
+        if member is None or first_trials is None or (now := time.monotonic()) - followed < FOLLOW_INTERVAL:
             return
         followed = now
+        member.look()
+        if member.leads and recorder is None:
+            recorder = _start_recorder(folder, url, study.on_trial)
         first_trials.look()
-        lock.refresh()
         follow(folder)
 
     try:
-        stop_on_signals(folder)
-        launch = world.bcast(launches.newest(folder.journals) if world.rank == 0 else None)
+        launch, request = world.bcast(None if member is None else (member.launch, member.stop_request))
+        stop_on_signals(request)
         search.run(folder, launch, MpiWorld(world), also, server=server)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
         world.Abort(exit_codes.EXIT_STOPPED)
-    if recorder is None or first_trials is None:
+    if member is None or first_trials is None:
         return int(world.bcast(None))
     follow(folder)
-    ending = _end(folder, study, recorder, lock, first_trials.reason)
+    ending = _end(member, recorder, url, first_trials.reason)
     world.bcast(ending.exit_code)
     return ending
 
@@ -143,33 +143,34 @@ def _check_batch(plan: Plan, resuming: bool | None, say: Callable[[str], None]) 
     return None
 
 
-def _prepare(plan: Plan, url: str, resuming: bool | None, accept_changes: bool, lock: Lock) -> Exception | None:
+def _enter(
+    plan: Plan, url: str, resuming: bool | None, accept_changes: bool
+) -> tuple[Membership | None, Exception | None]:
     try:
         lifecycle.check_name_is_free(plan.study, url)
         live.check(plan.study.on_trial)
-        lifecycle.study_folder(plan.study).path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        try:
-            lifecycle.prepare(plan, url, resuming=resuming, accept_changes=accept_changes)
-        except BaseException:
-            lock.release()
-            raise
+        return Membership.enter(plan, url, resuming=resuming, accept_changes=accept_changes), None
     except Exception as error:
-        return error
-    return None
+        return None, error
 
 
-def _end(
-    folder: StudyFolder, study: Study, recorder: subprocess.Popen[bytes], lock: Lock, gave_up: str | None
-) -> Ending:
-    state, reason = lifecycle.end(folder, study, None, gave_up)
+def _end(member: Membership, recorder: subprocess.Popen[bytes] | None, url: str, gave_up: str | None) -> Ending:
+    study, folder, is_asked = member.plan.study, member.folder, member.asks_to_stop()
     try:
-        recorded = recorder.wait(lifecycle.RECORDING_TIMEOUT + live.TIMEOUT) == 0
-    except subprocess.TimeoutExpired:
-        recorded = False
-        recorder.terminate()
-    lock.release()
-    return Ending(state, reason, recorded)
+        if not member.leave(gave_up or "the search was stopped", suspected=()):
+            if recorder is not None:
+                recorder.terminate()  # another launcher records
+            return left(gave_up, is_asked, len(member.others()))
+        state, reason = lifecycle.end(folder, study, None, gave_up)
+        recorder = recorder or _start_recorder(folder, url, study.on_trial)
+        try:
+            recorded = recorder.wait(lifecycle.RECORDING_TIMEOUT + live.TIMEOUT) == 0
+        except subprocess.TimeoutExpired:
+            recorded = False
+            recorder.terminate()
+        return Ending(state, reason, recorded)
+    finally:
+        member.release()
 
 
 def _start_recorder(

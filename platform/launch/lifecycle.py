@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,11 @@ from atoll.platform.study import learning, warmstart
 from atoll.platform.study.on_trial import Command
 from atoll.platform.study.plan import Length, Plan, length
 from atoll.platform.study.study import BUDGETS, Study
-from atoll.storage import launches
-from atoll.storage.events import Event, StudyEnded, StudyStarted, TrialEnded, TrialLost
+from atoll.storage import launches, liveness
+from atoll.storage.events import Event, StudyEnded, StudyStarted, TrialEnded, TrialKey, TrialLost
 from atoll.storage.files import write_whole
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalError, JournalWriter
-from atoll.storage.liveness import state
 from atoll.storage.lock import Lock, Locked
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import DEFAULT_URL, Store, StoreError
@@ -56,10 +55,10 @@ TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
 
 @dataclass(frozen=True)
 class Ending:
-    """How a search ended.
+    """How a search ended, or this launcher's part in it.
 
     Attributes:
-        state: complete, stopped or failed.
+        state: complete, stopped or failed; "left" if other launchers go on, and nothing was left to do for this one.
         reason: the reason, unless it is complete.
         recorded: whether the store is complete.
     """
@@ -70,8 +69,23 @@ class Ending:
 
     @property
     def exit_code(self) -> int:
-        """0 complete, 75 stopped and resumable, 1 failed or not recorded."""
-        return {"complete": 0 if self.recorded else 1, "stopped": EXIT_STOPPED}.get(self.state, 1)
+        """0 complete or left, 75 stopped and resumable, 1 failed or not recorded."""
+        return {"complete": 0 if self.recorded else 1, "left": 0, "stopped": EXIT_STOPPED}.get(self.state, 1)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is about to be searched.
+
+    Attributes:
+        folder: its files.
+        launch: the number of the launch that begins.
+        history: what was searched before.
+    """
+
+    folder: StudyFolder
+    launch: int
+    history: History
 
 
 def store_url(option: str | None, study: Study | None = None) -> str:
@@ -91,7 +105,7 @@ def prepare(
     resuming: bool | None,
     accept_changes: bool = False,
     belongs_to: Mapping[str, Any] | None = None,
-) -> StudyFolder:
+) -> Prepared:
     """Make the study's folder, or reopen it and mark the trials that an earlier start lost.
 
     Args:
@@ -116,7 +130,7 @@ def prepare(
         history = _read_with_warnings(folder)
         extension = Extension.of(study, plan.length, folder, history.past)
         is_used_up = _is_over(study, plan.subject.direction, extension, folder, history)
-        if state(folder) == "complete" and is_used_up:
+        if liveness.state(folder) == "complete" and is_used_up:
             raise _already_complete(study)
         if plan.length is not None:
             _tell_longer(plan.length, extension)
@@ -139,8 +153,8 @@ def prepare(
             provenance_log.write(folder, version, lines)
         number = None if version is None else version.number
         lines.append(StudyStarted(definition=definition, num_trials=study.trials, provenance=number), sync=True)
-        mark_lost(folder, lines, "its process ended before the trial did", suspected=None, history=history)
-    return folder
+        history = mark_lost(folder, lines, "its process ended before the trial did", suspects(None), history)
+        return Prepared(folder, lines.launch, history)
 
 
 def _earlier_results(plan: Plan, url: str) -> dict[str, Any]:
@@ -168,9 +182,9 @@ def check_new(study: Study, resuming: bool | None) -> None:
 def check_not_complete(plan: Plan) -> None:
     """Raise AlreadyComplete if the study has used up its budget, before anything expensive starts."""
     study, folder = plan.study, study_folder(plan.study)
-    if folder.exists() and state(folder) == "complete":
+    if folder.exists() and liveness.state(folder) == "complete":
         _check_unchanged(folder, plan)
-        history = _History.read(folder)
+        history = History.read(folder)
         if _is_over(
             study, plan.subject.direction, Extension.of(study, plan.length, folder, history.past), folder, history
         ):
@@ -184,7 +198,7 @@ def _already_complete(study: Study) -> AlreadyComplete:
     )
 
 
-def _is_over(study: Study, direction: str, extension: Extension, folder: StudyFolder, history: _History) -> bool:
+def _is_over(study: Study, direction: str, extension: Extension, folder: StudyFolder, history: History) -> bool:
     """Whether a budget is used up; one of trials is once no trial can be promoted, or made longer, either."""
     past = history.past
     if past.used_up(None, study.seconds, study.busy_seconds):
@@ -254,7 +268,7 @@ def row(folder: StudyFolder) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _History:
+class History:
     """A study's journals, read once: of 20,000 trials that takes three seconds.
 
     Attributes:
@@ -267,7 +281,7 @@ class _History:
     past: resume.Past
 
     @classmethod
-    def read(cls, folder: StudyFolder, problems: list[str] | None = None) -> _History:
+    def read(cls, folder: StudyFolder, problems: list[str] | None = None) -> History:
         """Read all journals."""
         sizes = launches.sizes(folder.journals)
         events = launches.replay(folder.journals, problems)
@@ -336,10 +350,36 @@ def _check_unchanged(folder: StudyFolder, plan: Plan) -> None:
         )
 
 
-def _read_with_warnings(folder: StudyFolder) -> _History:
+def check_joins(plan: Plan) -> None:
+    """Raise LaunchError unless another launcher may join the search of a study."""
+    study, folder = plan.study, study_folder(plan.study)
+    if study.promotes:
+        raise LaunchError(
+            f"{study.name} is running, and only one launcher may search a study with promotion, which decides in one "
+            "place which trials continue: wait until it has stopped, or stop it first"
+        )
+    _check_unchanged(folder, plan)
+    now = json.loads(folder.definition.read_text())["definition"]
+    mine = _definition(study)
+    for key in (*BUDGETS, *LENGTHS):
+        if now.get(key) != mine[key]:
+            raise LaunchError(
+                f"{study.name} is running with {key}: {now.get(key)}, and {mine[key]} is asked for here: a budget or a "
+                "length changes only between two searches; stop it first, or leave it as it is"
+            )
+    if study.topology.islands > now["topology"]["islands"]:
+        raise LaunchError(
+            f"{study.name} is running on {now['topology']['islands']} islands, which others may join with as many or "
+            f"fewer; got {study.topology.islands}"
+        )
+    if folder.stop_request.exists():
+        raise LaunchError(f"{study.name} is stopping; repeat the command when it has stopped, to continue it")
+
+
+def _read_with_warnings(folder: StudyFolder) -> History:
     """What has been searched."""
     problems: list[str] = []
-    history = _History.read(folder, problems)
+    history = History.read(folder, problems)
     for problem in (*problems, *history.past.warnings()):
         log.warning("%s", problem)
     return history
@@ -362,7 +402,7 @@ def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
     Raises:
         LaunchError: if ranks are still alive on other hosts.
     """
-    if not folder.exists() or state(folder) is not None:
+    if not folder.exists() or liveness.state(folder) is not None:
         return None
     lock = Lock(folder.lock)
     try:
@@ -370,7 +410,7 @@ def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
     except Locked:
         return None
     try:
-        if state(folder) is not None:  # somebody else was faster
+        if liveness.state(folder) is not None or liveness.launchers(folder):  # somebody else was faster, or goes on
             return None
         num_ended = orphans.end(folder, launches.replay(folder.journals))
         ended, _ = end(folder, Study.model_validate(row(folder)["definition"]), None)
@@ -403,9 +443,10 @@ def mark_lost(
     folder: StudyFolder,
     lines: JournalWriter,
     reason: str,
-    suspected: Collection[int] | None,
-    history: _History | None = None,
-) -> _History:
+    is_suspected: Callable[[resume.PastTrial], bool],
+    history: History | None = None,
+    of: Collection[TrialKey] | None = None,
+) -> History:
     """End the running trials whose process is gone: they are lost, and will be requeued. Returns the study's history.
 
     A configuration whose worker dies twice has failed, and is not retried; with checkpoints, unless it has got further
@@ -414,18 +455,19 @@ def mark_lost(
     Args:
         folder, lines: the study's files, and the launcher's journal of a new launch.
         reason: the reason for the loss.
-        suspected: the workers that died first, which terminated the others; None if unknown.
+        is_suspected: whether a running trial may be the reason.
         history: the journals, if they have been read; they are read again if somebody has written since.
+        of: the attempts that were running there; others are other launchers'. Default: all.
     """
     if history is None or not history.is_current(folder, lines.launch):
-        history = _History.read(folder)
+        history = History.read(folder)
     past, ends = history.past, list[TrialEnded | TrialLost]()
     checkpoint = row(folder)["definition"].get("checkpoint") or {}
     continues = checkpoint.get("every") is not None
-    for trial in past.running():
+    for trial in (trial for trial in past.running() if of is None or trial.key in of):
         trial.step = max(trial.step, folder.trial(trial.number).checkpoint_step()) if continues else trial.step
-        is_suspected = suspected is None or trial.worker in suspected
-        if is_suspected and past.is_suspected(trial, continues=continues):
+        may_be_why = is_suspected(trial)
+        if may_be_why and past.is_suspected(trial, continues=continues):
             why = f"its worker died during this trial twice; the second time: {reason}"
             ended = TrialEnded(
                 number=trial.number,
@@ -443,14 +485,20 @@ def mark_lost(
                 number=trial.number,
                 attempt=trial.attempt,
                 reason=reason,
-                suspected=is_suspected,
+                suspected=may_be_why,
                 step=trial.step if continues else 0,
             )
             ends.append(lost)
     for event in ends:
         lines.append(event)
         past.add(event)
+    history.events.extend(ends)
     return history
+
+
+def suspects(workers: Collection[int] | None) -> Callable[[resume.PastTrial], bool]:
+    """Whether a trial ran on one of the workers that died first, which terminated the others; None: any may have."""
+    return lambda trial: workers is None or trial.worker in workers
 
 
 def end(
@@ -471,7 +519,7 @@ def end(
     """
     with launches.next_launch(folder.journals) as lines:
         lost = failure or gave_up or "the search was stopped"
-        history = mark_lost(folder, lines, lost, suspected=() if failure is None else None)
+        history = mark_lost(folder, lines, lost, suspects(() if failure is None else None))
         past, content = history.past, json.loads(folder.definition.read_text())
         # A study of before they were recorded neither promotes nor becomes longer; nor does one of a function.
         (unit, number), direction = content.get("length") or ("epochs", 0), content.get("curve_direction", "minimize")
@@ -493,6 +541,16 @@ def end(
     if state == "complete" and study.promotes and study.checkpoint is not None:
         _settle_paused(folder, past, study.checkpoint.keep)
     return state, reason
+
+
+def left(failure: str | None, is_asked: bool, num_others: int) -> Ending:
+    """The end of this launcher's part, while others go on."""
+    others = f"{num_others} other {'launcher goes' if num_others == 1 else 'launchers go'} on"
+    if failure is not None:
+        return Ending("failed", f"{failure}; {others}", recorded=True)
+    if is_asked:
+        return Ending("stopped", f"this launcher was stopped; {others}", recorded=True)
+    return Ending("left", f"no trial is left to start here; {others} with theirs", recorded=True)
 
 
 def tell_store(url: URL, row: Mapping[str, Any], state: str, reason: str | None) -> None:
@@ -559,7 +617,7 @@ def record(folder: StudyFolder, url: str, *, follow: bool, on_trial: Sequence[st
     shown = live.LiveLogs(on_trial, folder, row(folder))
     shown.start()
     lock = Lock(folder.lock)
-    while state(folder) is None and lock.holder() is not None:
+    while liveness.state(folder) is None and lock.holder() is not None:
         time.sleep(0.5)
     shown.finish()
     if not thread.finish(timeout=24 * 3600.0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import is_rank_of, kill_ranks
@@ -25,7 +25,11 @@ def end(folder: StudyFolder, events: Iterable[Event]) -> int:
     Raises:
         LaunchError: if ranks on other hosts still show that they are alive. They end by themselves.
     """
-    placed = _placed_since_the_last_start(events)
+    return end_ranks(folder, _placed_since_the_last_start(events))
+
+
+def end_ranks(folder: StudyFolder, placed: Sequence[RankPlaced]) -> int:
+    """End these ranks, whose launchers are dead; returns their number. Raises LaunchError; see `end`."""
     killed = kill_ranks(folder, placed)
     deadline = time.monotonic() + PATIENCE
     while (left := [r.process for r in killed if is_rank_of(folder, r.process)]) and time.monotonic() < deadline:

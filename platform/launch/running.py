@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from atoll.platform.launch.errors import LaunchError
 from atoll.storage.folder import BenchmarkFolder, StudyFolder
@@ -35,16 +36,16 @@ class StopClock:
     """Measures how long a search has been stopping, by a monotonic clock.
 
     Args:
-        folder: the study's files.
+        is_asked: whether the search was asked to stop.
     """
 
-    def __init__(self, folder: StudyFolder) -> None:
-        self._folder = folder
+    def __init__(self, is_asked: Callable[[], bool]) -> None:
+        self._is_asked = is_asked
         self._seen: float | None = None
 
     def seconds(self) -> float | None:
         """Seconds since this was first called with a stop request; None if there is none."""
-        if not self._folder.stop_request.exists():
+        if not self._is_asked():
             self._seen = None
             return None
         if self._seen is None:

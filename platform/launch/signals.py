@@ -6,10 +6,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from atoll.platform import stop_signals
-from atoll.platform.launch import running
-from atoll.storage.folder import StudyFolder
 
 
 @contextmanager
@@ -34,18 +33,18 @@ def noting_signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def stop_on_signals(folder: StudyFolder) -> Iterator[threading.Event]:
-    """The first signal requests a clean stop; a second interrupt sets the event, for an immediate end.
+def stop_on_signals(request: Path) -> Iterator[threading.Event]:
+    """The first signal requests a clean stop by making a file; a second interrupt sets the event, for an immediate end.
 
     So does the first one if the request cannot be written, as on a full disk: an exception here would end anything.
     """
     hurry = threading.Event()
 
     def asked(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and folder.stop_request.exists():
+        if number == signal.SIGINT and request.exists():
             hurry.set()
         try:
-            running.request_stop(folder)
+            request.touch()
         except OSError:
             hurry.set()
 

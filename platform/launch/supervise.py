@@ -19,6 +19,7 @@ from atoll.platform.launch import lifecycle, live, provenance_log, running
 from atoll.platform.launch.blame import explanation, hosts, log_size, suspected_workers, was_killed
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
+from atoll.platform.launch.membership import Membership
 from atoll.platform.launch.mpiexec import end_job, kill_ranks, start_ranks
 from atoll.platform.launch.signals import stop_on_signals
 from atoll.platform.ranks.heartbeat import HeartbeatMonitor
@@ -29,7 +30,6 @@ from atoll.storage import launches
 from atoll.storage.events import Event, Restarted, TrialStarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalError
-from atoll.storage.lock import Lock
 from atoll.storage.recorder import Recorder, RecorderThread
 from atoll.storage.store import Store
 from atoll.storage.urls import absolute, parse
@@ -47,8 +47,7 @@ class Run:
 
     Attributes:
         study, folder: the study and its files.
-        launch: the number of this launch.
-        lock: the launcher's lock, to be refreshed.
+        member: this launcher's part in the study.
         follow: called repeatedly.
         hurry: set when the ranks must end immediately.
         function: the function that trials call, if it travels to the ranks.
@@ -56,8 +55,7 @@ class Run:
 
     study: Study
     folder: StudyFolder
-    launch: int
-    lock: Lock
+    member: Membership
     follow: Callable[[StudyFolder], None]
     hurry: threading.Event
     function: bytes | None = None
@@ -94,42 +92,103 @@ def run_study(
     study = plan.study
     lifecycle.check_name_is_free(study, url)
     live.check(study.on_trial)
-    folder = lifecycle.study_folder(study)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    lock = Lock(folder.lock)
-    lock.acquire()
+    member = Membership.enter(plan, url, resuming=resuming, accept_changes=accept_changes, belongs_to=belongs_to)
+    folder = member.folder
     try:
-        lifecycle.prepare(plan, url, resuming=resuming, accept_changes=accept_changes, belongs_to=belongs_to)
         first_trials = FirstTrials(folder, study)
-
-        row = lifecycle.row(folder)
-        at = absolute(parse(url))  # user code may change the working directory of this process, if it is in it
-        thread = RecorderThread(Recorder(folder, lambda: Store(at), row))
-        thread.start()
-        shown = live.LiveLogs(study.on_trial, folder, row)
-        shown.start()
-        with stop_on_signals(folder) as hurry:
+        recording = _Recording(member, url)
+        with stop_on_signals(member.stop_request) as hurry:
 
             def following(folder: StudyFolder) -> None:
+                member.look()
+                recording.look()
                 first_trials.look()
                 if first_trials.is_unheard:  # the ranks do not hear it either
                     hurry.set()
                 follow(folder)
 
-            run = Run(study, folder, launches.newest(folder.journals), lock, following, hurry, function)
-            failure = (run_ranks or supervise)(run)
-        try:
-            state, reason = lifecycle.end(folder, study, failure, first_trials.reason, is_complete=is_complete())
-            is_written = True
-        except JournalError as error:
-            state, reason, is_written = "failed", failure or first_trials.reason or error.strerror, False
-        recorded = thread.finish(lifecycle.RECORDING_TIMEOUT)
-        if recorded and not is_written:
-            lifecycle.tell_store(at, row, state, reason)
-        shown.finish(HURRIED_TIMEOUT if hurry.is_set() else live.TIMEOUT)
+            recording.look()
+            run = Run(study, folder, member, following, hurry, function)
+            failure = _run_while_there_are_tickets(run, run_ranks or supervise)
+        ending = _end(member, recording, failure, first_trials.reason, hurry, is_complete=is_complete())
         follow(folder)
     finally:
-        lock.release()
+        member.release()
+    return ending
+
+
+class _Recording:
+    """Records the journals, and shows trials where the study says, while this launcher leads."""
+
+    def __init__(self, member: Membership, url: str) -> None:
+        self._member = member
+        self._at = absolute(parse(url))  # user code may change the working directory of this process, if it is in it
+        self._thread: RecorderThread | None = None
+        self._shown: live.LiveLogs | None = None
+
+    def look(self) -> None:
+        """Begin, if this launcher leads now."""
+        if not self._member.leads or self._thread is not None:
+            return
+        folder, row = self._member.folder, lifecycle.row(self._member.folder)
+        self._thread = RecorderThread(Recorder(folder, lambda: Store(self._at), row))
+        self._thread.start()
+        self._shown = live.LiveLogs(self._member.plan.study.on_trial, folder, row)
+        self._shown.start()
+
+    def finish(self, hurry: threading.Event) -> bool:
+        """Record what is left; returns whether the store is complete, as far as this launcher can tell."""
+        if self._thread is None or self._shown is None:
+            return True
+        recorded = self._thread.finish(lifecycle.RECORDING_TIMEOUT)
+        self._shown.finish(HURRIED_TIMEOUT if hurry.is_set() else live.TIMEOUT)
+        return recorded
+
+    def tell_end(self, state: str, reason: str | None) -> None:
+        """Write the end of a search into the store only."""
+        lifecycle.tell_store(self._at, lifecycle.row(self._member.folder), state, reason)
+
+
+def _run_while_there_are_tickets(run: Run, run_ranks: Callable[[Run], str | None]) -> str | None:
+    """Run the ranks, and again if another launcher has died when they had nothing left to do."""
+    num_left = None
+    while True:
+        failure = run_ranks(run)
+        if failure is not None or run.hurry.is_set() or run.member.asks_to_stop():
+            return failure
+        num_waiting = run.member.num_waiting()
+        if num_waiting in (0, num_left):  # else they would end at once again
+            return None
+        num_left = num_waiting
+        with run.member.next_launch("the ranks had ended", suspected=()):
+            pass
+
+
+def _end(
+    member: Membership,
+    recording: _Recording,
+    failure: str | None,
+    gave_up: str | None,
+    hurry: threading.Event,
+    *,
+    is_complete: bool,
+) -> Ending:
+    """Leave the study, and write its end if nobody else searches it."""
+    is_asked = member.asks_to_stop()
+    lost = failure or gave_up or "the search was stopped"
+    is_written = True
+    try:
+        if not member.leave(lost, suspected=None if failure is not None else ()):
+            num_others = len(member.others())
+            recording.finish(hurry)
+            return lifecycle.left(failure or gave_up, is_asked, num_others)
+        state, reason = lifecycle.end(member.folder, member.plan.study, failure, gave_up, is_complete=is_complete)
+    except JournalError as error:
+        state, reason, is_written = "failed", failure or gave_up or error.strerror, False
+    recording.look()
+    recorded = recording.finish(hurry)
+    if recorded and not is_written:
+        recording.tell_end(state, reason)
     return Ending(state, reason, recorded)
 
 
@@ -159,12 +218,11 @@ class _Supervisor:
     def __init__(self, run: Run) -> None:
         self._study = run.study
         self._folder = run.folder
-        self._lock = run.lock
+        self._member = run.member
         self._follow = run.follow
         self._hurry = run.hurry
-        self._launch = run.launch
         self._function = run.function
-        self._stopping = running.StopClock(run.folder)
+        self._stopping = running.StopClock(run.member.asks_to_stop)
         self._num_ranks = run.study.topology.shape().world_size
 
     def run(self) -> str | None:
@@ -173,7 +231,7 @@ class _Supervisor:
             log_start = log_size(self._folder.log)
             ended = self._run_once()
             failure = ended.failure
-            if failure is None or self._hurry.is_set() or self._folder.stop_request.exists():
+            if failure is None or self._hurry.is_set() or self._member.asks_to_stop():
                 return None
             free = shutil.disk_usage(self._folder.path).free
             # On a full disk, mpiexec may fail to write its log before it reports how a rank ended.
@@ -184,10 +242,8 @@ class _Supervisor:
             has_begun = any(isinstance(event, TrialStarted) for event in self._events_of_this_launch())
             if not has_begun and not was_killed(self._folder, log_start, ended.exit_code):  # it would fail again
                 return failure
-            suspected = suspected_workers(self._folder, self._launch, log_start, ended.silent)
-            with launches.next_launch(self._folder.journals) as lines:
-                self._launch = lines.launch
-                lifecycle.mark_lost(self._folder, lines, failure, suspected)
+            suspected = suspected_workers(self._folder, self._member.launch, log_start, ended.silent)
+            with self._member.next_launch(failure, suspected) as lines:
                 if changed := provenance_log.changed_files(self._folder, self._study.data):
                     return f"{failure}; the ranks are not restarted, as {provenance_log.reason(changed)}"
                 if num_restarts < self._study.max_restarts:
@@ -196,38 +252,39 @@ class _Supervisor:
 
     def _run_once(self) -> _JobEnd:
         """Start the ranks once, and wait for their end."""
-        beats = [self._folder.heartbeat(rank) for rank in range(self._num_ranks)]
+        first, launch = self._member.member.first_rank, self._member.launch
+        beats = [self._folder.heartbeat(first + rank) for rank in range(self._num_ranks)]
         for beat in beats:
             beat.unlink(missing_ok=True)
         monitor = HeartbeatMonitor(beats, self._study.heartbeat_timeout)
-        arguments = ["search", str(self._folder.path), str(self._launch)]
+        arguments = ["search", str(self._folder.path), str(launch)]
         arguments += ["function"] if self._function is not None else []
         job = start_ranks(self._num_ranks, arguments, self._folder.log, self._function)
         silent: list[int] = []
         try:
             while job.poll() is None and not (silent := monitor.silent()):
                 self._follow(self._folder)
-                self._lock.refresh()
                 self._end_when_stopping_takes_too_long(job)
                 time.sleep(POLL_INTERVAL)
         finally:
-            asked = self._folder.stop_request.exists()
+            asked = self._member.asks_to_stop()
             if job.poll() is None:
                 end_job(job, grace=2.0)
                 if not asked:  # the terminated ranks took the signal for a stop request
-                    self._folder.stop_request.unlink(missing_ok=True)
-            kill_ranks(self._folder, hosts(self._folder, self._launch))
+                    self._member.stop_request.unlink(missing_ok=True)
+            kill_ranks(self._folder, hosts(self._folder, launch))
         code = job.returncode
         if silent:
+            silent = [first + rank for rank in silent]
             names, seconds = ", ".join(map(str, silent)), self._study.heartbeat_timeout
             return _JobEnd(f"rank {names} made no progress for {seconds:g} s (heartbeat_timeout)", code, silent)
         if code == 0:
-            quiet = [rank for rank, beat in enumerate(beats) if beat.exists()]
+            quiet = [first + rank for rank, beat in enumerate(beats) if beat.exists()]
             names = ", ".join(map(str, quiet))
             return _JobEnd(f"rank {names} ended during the search with exit code 0" if quiet else None, code, quiet)
         if -code in STOP_SIGNALS:  # the user sent mpiexec a stop signal, to stop the search
             try:
-                running.request_stop(self._folder)
+                self._member.stop_request.touch()
             except OSError:  # as on a full disk
                 self._hurry.set()
         return _JobEnd(JOURNALS_FULL if code == EXIT_JOURNAL else f"the MPI job ended with exit code {code}", code)
@@ -238,4 +295,4 @@ class _Supervisor:
             end_job(job, grace=2.0)
 
     def _events_of_this_launch(self) -> list[Event]:
-        return launches.replay(self._folder.journals, since=self._launch)
+        return launches.replay(self._folder.journals, since=self._member.launch)

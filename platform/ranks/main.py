@@ -31,10 +31,13 @@ def main(arguments: list[str]) -> None:
     """Run one rank; an exception aborts the whole MPI job, as the peers would wait forever."""
     launcher, *arguments = arguments
     program, *files = arguments
+    lock, server = None, None
     if program == "search":
-        stop_on_signals(StudyFolder(files[0]))  # before the imports
-    lock = StudyFolder(files[0]).lock if program == "search" else None
-    server = _fork_server(StudyFolder(files[0])) if program == "search" else None  # before threads, and before MPI
+        folder = StudyFolder(files[0])
+        number = _launcher_of(folder, int(files[1]))
+        stop_on_signals(folder.launcher_stop_request(number))  # before the imports
+        lock = folder.launcher_lock(number)
+        server = _fork_server(folder)  # before threads, and before MPI
     launcher_watch.end_with(Process.parse(launcher.removeprefix("--launcher=")), lock)
     import mpi4py
 
@@ -54,6 +57,11 @@ def main(arguments: list[str]) -> None:
     sys.stderr.flush()
     # Everything is written, and unloading torch and other libraries takes seconds if ranks share cores.
     os._exit(0)
+
+
+def _launcher_of(folder: StudyFolder, launch: int) -> int:
+    """The number of a launch's launcher; without the imports that `LaunchSettings` takes."""
+    return int(json.loads(folder.launch_settings(launch).read_text())["member"]["launcher"])
 
 
 def _thread_level(program: str, files: list[str]) -> str:

@@ -7,6 +7,7 @@ import os
 import platform as machine
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,12 +15,14 @@ import torch
 from atoll.communication.thread_world import WorldFailed
 from atoll.communication.world import World
 from atoll.platform.ranks.heartbeat import Heartbeat, interval
+from atoll.platform.search.launch_settings import LaunchSettings
 from atoll.platform.study import registry
 from atoll.platform.study.study import Study, Topology
-from atoll.platform.study.topology import HostFacts, Place, arrange, check_world_size
+from atoll.platform.study.topology import HostFacts, Place, Shape, arrange, check_world_size
 from atoll.platform.trial import trial_process
 from atoll.platform.trial.fork_server import ForkServer
 from atoll.platform.trial.worker import Worker
+from atoll.storage import launches
 from atoll.storage.folder import StudyFolder
 
 
@@ -58,12 +61,12 @@ def run(
         ValueError: if trials are to train in processes of their own, and this rank has a GPU.
         ServerEnded: if the server has ended.
     """
-    study = load_study(folder)
-    check_world_size(study.topology.shape(), world.size)
-    places = arrange_world(study.topology, world)
+    study, settings = load_study(folder), LaunchSettings.read(folder, launch)
+    check_world_size(settings.shape, world.size)
+    places = arrange_launch(settings, world)
     place = places[world.rank]
     torch.set_num_threads(place.threads)
-    beat = Heartbeat(folder.heartbeat(world.rank), interval(study.heartbeat_timeout))
+    beat = Heartbeat(folder.heartbeat(place.world_rank), interval(study.heartbeat_timeout))
 
     def serve() -> None:
         beat()
@@ -84,14 +87,14 @@ def run(
         serve=serve,
         server=server,
         silence=study.heartbeat_timeout,
-        log=folder.rank_log(world.rank) if keeps_output else None,
+        log=folder.rank_log(place.world_rank) if keeps_output else None,
         may_end=keeps_output,
     )
     roots = world.split(0 if worker.is_root else None)
     if roots is None:
         worker.obey()
     else:
-        _search(study, folder, launch, worker, roots, place.island, serve)
+        _search(study, folder, settings, worker, roots, place.island, serve)
     worker.close()
     if server is not None:
         server.close()
@@ -102,7 +105,7 @@ def run(
 def _search(
     study: Study,
     folder: StudyFolder,
-    launch: int,
+    settings: LaunchSettings,
     worker: Worker,
     roots: World,
     island: int,
@@ -111,20 +114,23 @@ def _search(
     """Run the search loop of a worker's root."""
     # Members need neither samplers nor search spaces, whose libraries take a second to import.
     from atoll.platform.search.search_loop import SearchLoop
+    from atoll.platform.search.shared import Shared
     from atoll.platform.study.learning import Learned
     from atoll.platform.study.plan import Plan
 
     island_world = roots.split(island)
     assert island_world is not None
     definition = json.loads(folder.definition.read_text())
+    (sizes, *_) = roots.allgather(launches.sizes(folder.journals) if roots.rank == 0 else {})
     mailboxes = roots.mailbox(), island_world.mailbox()
     loop = SearchLoop.assemble(
         Plan.of(study),
         folder,
         worker,
         *mailboxes,
-        study.topology.shape().island_sizes,
-        launch=launch,
+        settings.shape.island_sizes,
+        launch=settings.member.launch,
+        shared=Shared(folder, settings, sizes, is_first=roots.rank == 0),
         warm_start=definition.get("warm_start") or [],
         learned=[Learned.from_dict(one) for one in definition.get("learned") or []],
         beat=serve,
@@ -171,8 +177,21 @@ def processors(*, with_gpus: bool) -> list[str]:
     return [names[0] if names else machine.machine(), *(torch.cuda.get_device_name(gpu) for gpu in gpus)]
 
 
-def arrange_world(topology: Topology, world: World) -> list[Place]:
-    """Gather the facts of all ranks, and give each rank its place. Collective."""
+def arrange_launch(settings: LaunchSettings, world: World) -> list[Place]:
+    """The places of a launch's ranks, with the numbers that ranks and workers have in the study. Collective."""
+    places = arrange_world(settings.arrangement(), world, settings.shape)
+    ranks, workers = settings.member.first_rank, settings.member.first_worker
+    return [replace(p, world_rank=p.world_rank + ranks, worker=p.worker + workers) for p in places]
+
+
+def arrange_world(topology: Topology, world: World, shape: Shape | None = None) -> list[Place]:
+    """Gather the facts of all ranks, and give each rank its place. Collective.
+
+    Args:
+        topology: islands, workers and ranks, and their nodes, devices and threads.
+        world: all ranks.
+        shape: the number of workers of each island. Default: the topology's.
+    """
     mine = HostFacts(
         hostname=socket.gethostname(),
         cores=available_cores(),
@@ -181,7 +200,7 @@ def arrange_world(topology: Topology, world: World) -> list[Place]:
         processors=processors(with_gpus=topology.device != "cpu"),
     )
     return arrange(
-        topology.shape(),
+        shape or topology.shape(),
         world.allgather(mine),
         ranks_per_node=topology.ranks_per_node,
         device=topology.device,

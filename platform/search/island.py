@@ -69,14 +69,23 @@ class Island:
             "dropped": proposer.dropped,
             "arrived": self._admit,
             "left": self._dismiss,
+            "renewed": self._renew,
         }
         self._renewals: dict[int, Renewal] = {}  # they may overtake the individual
         self._emigrants = Emigrants(workers.rank, index, len(island_sizes))
         for individual in population:
             self._emigrants.add(individual)
         self._neighbors = migration.neighbors(index, len(island_sizes))
+        self.has_workers(island_sizes[index])
+
+    def has_workers(self, number: int) -> None:
+        """The number of workers on the island has changed, as those of other launchers have joined or left it."""
         # The probability is per island and evaluation, so it is divided among the workers, as in Propulate's Islands.
-        self._probability = migration.probability / island_sizes[index] if len(island_sizes) > 1 else 0.0
+        self._probability = self._migration.probability / max(1, number) if len(self._sizes) > 1 else 0.0
+
+    def take_in(self, kind: str, *content: Any) -> None:
+        """News from a worker of the island: started, dropped, arrived, left or renewed, with its content."""
+        self._handlers[kind](*content)
 
     @property
     def rank(self) -> int:
@@ -143,8 +152,7 @@ class Island:
     def receive(self) -> None:
         """Take in the messages from other workers and islands."""
         while (message := self._workers.take(NEWS)) is not None:
-            kind, *content = message[1]
-            self._handlers[kind](*content)
+            self.take_in(*message[1])
         while (message := self._roots.take(IMMIGRANTS)) is not None:
             for individual in message[1]:
                 self._admit(individual)
@@ -182,7 +190,7 @@ class Island:
             genes=individual.genes,
             losses=individual.losses,
             island=individual.island,
-            home=self._rng.randrange(self._sizes[target]),
+            home=self._rng.randrange(self._sizes[target]) if self._sizes[target] else -1,  # of another launcher's
             steps=individual.steps + 1,
             visited=individual.visited | here | {target},
             attributes=individual.attributes,

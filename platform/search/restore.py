@@ -28,17 +28,24 @@ def restore(
     *,
     island: int,
     island_sizes: Sequence[int],
+    is_shared: bool = False,
 ) -> None:
     """Fill an island's population and sampler with earlier trials, in the order of their numbers.
 
     Trials outside the current search space are skipped, and so are those whose lines cannot be understood.
+
+    Args:
+        past, plan, scoring: the study's past, the resolved study and its objectives.
+        population, proposer: the island's, to be filled.
+        island, island_sizes: the island, and the number of workers on each.
+        is_shared: whether other launchers search the study, who send the earlier trials to other islands.
     """
     proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
     ended = past.individuals(island, len(island_sizes), plan.study.migration.pollination)
     visited = past.visited(len(island_sizes))
     for position, trial in enumerate(ended):
         try:
-            genes, attributes = _genes_of(trial, plan.space)
+            genes, attributes = genes_of(trial, plan.space)
             losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         except ValueError:
             continue
@@ -54,7 +61,7 @@ def restore(
             genes=tuple(genes.values()),
             losses=losses,
             island=trial.island,
-            home=position % island_sizes[island],
+            home=-1 if is_shared else position % island_sizes[island],
             is_complete=trial.state == "complete",
             visited=frozenset(visited.get(trial.number, ())),
             attributes=attributes,
@@ -86,8 +93,12 @@ def learn(
             proposer.arrived(individual)
 
 
-def _genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A past trial's genes (as proposed, if the space has not changed), and its sampler's attributes."""
+def genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A past trial's genes (as proposed, if the space has not changed), and its sampler's attributes.
+
+    Raises:
+        ValueError: if it is outside of the space.
+    """
     proposed = trial.proposal.get("genes") or {}
     if space.holds(proposed):
         space.check(trial.hyperparameters)

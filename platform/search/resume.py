@@ -13,6 +13,7 @@ from atoll.platform.search.proposals import known_fields
 from atoll.platform.search.tickets import Ticket
 from atoll.storage.events import (
     Event,
+    LauncherJoined,
     Migrated,
     ProgressReported,
     ProposalRefused,
@@ -214,25 +215,48 @@ class Past:
             reached: the fidelity at which each paused trial has paused, if it was continued and lost since.
             longer: the tickets of finished trials that become longer.
         """
+        begun = self.begun(num_islands, reached=reached, longer=longer)
+        started = self.started()
+        left = None if num_trials is None else max(0, num_trials - len(started))
+        fresh = itertools.islice((number for number in itertools.count() if number not in started), left)
+        return itertools.chain(begun, (self.filled(Ticket(number), given) for number in fresh))
+
+    def begun(
+        self, num_islands: int, *, reached: Mapping[int, float] | None = None, longer: Iterable[Ticket] = ()
+    ) -> list[Ticket]:
+        """The tickets of what has begun: lost trials, then finished ones that become longer.
+
+        Args:
+            num_islands: the number of islands, which may have changed.
+            reached: the fidelity at which each paused trial has paused, if it was continued and lost since.
+            longer: the tickets of finished trials that become longer.
+        """
         done = {trial.number for trial in self.counted()}
         lost = {t.number: t for t in sorted(self.trials.values(), key=lambda t: t.attempt) if t.number not in done}
         results = self.results()
-        retries = [
+        retries = (
             _retry(t, results.get(t.number), num_islands, (reached or {}).get(t.number, 0.0)) for t in lost.values()
-        ]
-        left = None if num_trials is None else max(0, num_trials - len(done) - len(retries))
-        started = {trial.number for trial in self.trials.values()}
-        fresh = itertools.islice((number for number in itertools.count() if number not in started), left)
-        return itertools.chain(retries, longer, (self._ticket(number, given) for number in fresh))
+        )
+        return [*retries, *longer]
 
-    def _ticket(self, number: int, given: Sequence[dict[str, Any]]) -> Ticket:
-        """A new ticket, with its given configuration or the one prepared before the search stopped."""
-        if number < len(given):
-            return Ticket(number, hyperparameters=given[number])
-        proposed = self.proposed.get(number)
+    def retry(self, lost: PastTrial, num_islands: int, reached: float = 0.0) -> Ticket:
+        """The ticket of a lost attempt's next one; see `begun`."""
+        return _retry(lost, self.results().get(lost.number), num_islands, reached)
+
+    def started(self) -> set[int]:
+        """The numbers of all trials that were started."""
+        return {trial.number for trial in self.trials.values()}
+
+    def filled(self, ticket: Ticket, given: Sequence[dict[str, Any]]) -> Ticket:
+        """A new ticket with its given configuration, or with the one prepared before the search stopped."""
+        if ticket.hyperparameters is not None:
+            return ticket
+        if ticket.number < len(given):
+            return replace(ticket, hyperparameters=given[ticket.number])
+        proposed = self.proposed.get(ticket.number)
         if proposed is None:
-            return Ticket(number)
-        return Ticket(number, hyperparameters=proposed.hyperparameters, proposal=proposed.proposal)
+            return ticket
+        return replace(ticket, hyperparameters=proposed.hyperparameters, proposal=proposed.proposal)
 
     def visited(self, num_islands: int) -> dict[int, set[int]]:
         """The islands that know each migrant's trial; the number of islands may have changed."""
@@ -261,9 +285,16 @@ def read(events: Iterable[Event]) -> Past:
     """Collect a study's past from its journals' events, in the order of their times."""
     past = Past()
     started, before = None, 0.0
+    anchor: tuple[float, float] | None = None  # when several launchers searched first: the time, and seconds before
     for event in events:
         past.add(event)
-        if isinstance(event, StudyStarted) or (isinstance(event, Restarted) and event.elapsed is not None):
+        if isinstance(event, StudyStarted):
+            started, before, anchor = event.time, past.seconds, None
+        elif isinstance(event, LauncherJoined | Restarted) and (anchor or isinstance(event, LauncherJoined)):
+            # Launches side by side have no order, so only clocks tell when this one began.
+            anchor = anchor or (event.time if started is None else started, before)
+            started, before = event.time, anchor[1] + max(0.0, event.time - anchor[0])
+        elif isinstance(event, Restarted) and event.elapsed is not None:
             started, before = event.time, past.seconds
         elif event.elapsed is not None:
             past.seconds = max(past.seconds, before + event.elapsed)

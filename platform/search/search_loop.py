@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from atoll.platform.search import promotion, propagators, resume
 from atoll.platform.search.busy_budget import BusyBudget
 from atoll.platform.search.candidates import Candidates, Given, given_first
 from atoll.platform.search.deadlines import Deadlines
+from atoll.platform.search.elsewhere import Elsewhere
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.island import Island
 from atoll.platform.search.journal_writer import SearchJournal
@@ -29,7 +30,8 @@ from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
 from atoll.platform.search.restore import learn, pruner_of, restore
 from atoll.platform.search.scoring import Scoring
-from atoll.platform.search.tickets import Ticket, TicketOffice
+from atoll.platform.search.shared import Shared
+from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice, TicketSource
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.learning import Learned
 from atoll.platform.study.plan import Plan
@@ -45,6 +47,7 @@ from atoll.storage.journal import JournalWriter
 from atoll.storage.text import REASON_LIMIT, shortened
 
 FAILED = 41
+NONE = GivenTickets(())
 
 
 class TrialEvaluator(Protocol):
@@ -85,6 +88,7 @@ class SearchLoop:
         search_journal: records events.
         folder_of: the folder of a trial's own files, by its number.
         giving_up: ends the search if code of the user's that proposes or prunes fails.
+        elsewhere: what the workers of other launchers do; None if there can be none.
         beat: called in every wait between trials, for the heartbeat.
         may_start: whether a trial may start now; asked again and again until it is true, once for each trial.
     """
@@ -109,6 +113,7 @@ class SearchLoop:
         search_journal: SearchJournal,
         folder_of: Callable[[int], TrialFolder],
         giving_up: GivingUp,
+        elsewhere: Elsewhere | None = None,
         beat: Callable[[], None],
         may_start: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -127,6 +132,7 @@ class SearchLoop:
         self._journal = search_journal
         self._folder_of = folder_of
         self._giving_up = giving_up
+        self._elsewhere = elsewhere
         self._beat = beat
         self._may_start = may_start
         self._received = time.monotonic()
@@ -143,6 +149,7 @@ class SearchLoop:
         island_sizes: Sequence[int],
         *,
         launch: int,
+        shared: Shared | None = None,
         warm_start: Sequence[dict[str, Any]] = (),
         learned: Sequence[Learned] = (),
         beat: Callable[[], None] = lambda: None,
@@ -157,13 +164,14 @@ class SearchLoop:
             roots, island_roots: the mailboxes of all roots, and of this island's roots.
             island_sizes: the number of workers of each island.
             launch: the number of this launch of the study, whose journal the root writes.
+            shared: what several launchers share. Default: nobody else searches the study.
             warm_start: configurations to evaluate first, after the default.
             learned: results from elsewhere, which the sampler is told before all others.
             beat: called in every wait between trials.
             may_start: whether a trial may start now.
         """
         study, place = plan.study, worker.places[0]
-        events = launches.replay(folder.journals)
+        events = launches.replay(folder.journals, until=None if shared is None else shared.sizes)
         past = resume.read(events)
         given = given_first(plan, warm_start)
         scoring = Scoring(plan.objectives, plan.subject)
@@ -171,16 +179,19 @@ class SearchLoop:
         first = [hyperparameters for hyperparameters, _ in given]
         proposer = _proposer(plan, population, place.island, first, giving_up)
         learn(learned, plan, population, proposer, num_islands=len(island_sizes))
-        restore(past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes)
+        joins = shared is not None and shared.joins
+        sizes = {"island": place.island, "island_sizes": island_sizes}
+        restore(past, plan, scoring, population, proposer, is_shared=joins, **sizes)
         search_journal = _journal(folder, launch, worker.places, past, events)
         # After the journal, whose seconds must reach the budget when these do.
-        deadlines, budget = Deadlines(study, past.seconds, folder.stop_request.exists), _budget(study, roots, past)
+        stops = folder.stop_request.exists if shared is None else shared.asks_to_stop
+        deadlines, budget = Deadlines(study, past.seconds, stops), _budget(study, roots, past)
         candidates = Candidates(proposer, search_journal, given)
         # Only the owner of the tickets uses these: they look for a file of each trial.
         rungs, reached = _paused(plan, folder, events, past) if roots.rank == 0 else (None, {})
         office = TicketOffice(
             roots,
-            _tickets(plan, folder, past, given, len(island_sizes), reached) if roots.rank == 0 else (),
+            _tickets(plan, folder, past, given, len(island_sizes), reached, shared) if roots.rank == 0 else NONE,
             is_open=lambda: not deadlines.is_over() and not budget.is_over,
             give_back=candidates.give_back,
             rungs=rungs,
@@ -198,11 +209,17 @@ class SearchLoop:
             seed=(study.seed * 1_000_003 + len(past.trials)) * 1_000_003 + roots.rank,
             on_emigration=search_journal.migrated,
         )
+        pruner = pruner_of(plan, roots, events, past, giving_up)
+        elsewhere = None
+        if shared is not None:
+            elsewhere = Elsewhere(
+                roots=roots, plan=plan, past=past, scoring=scoring, island=island, index=place.island,
+                candidates=candidates, pruner=pruner, budget=budget, reader=shared.reader(),
+            )  # fmt: skip
         return cls(
             plan=plan, worker=worker, roots=roots, office=office, candidates=candidates, island=island, scoring=scoring,
-            pruner=pruner_of(plan, roots, events, past, giving_up), pauses=Pauses.of(plan), budget=budget,
-            deadlines=deadlines, search_journal=search_journal, folder_of=folder.trial, giving_up=giving_up, beat=beat,
-            may_start=may_start,
+            pruner=pruner, pauses=Pauses.of(plan), budget=budget, deadlines=deadlines, search_journal=search_journal,
+            folder_of=folder.trial, giving_up=giving_up, elsewhere=elsewhere, beat=beat, may_start=may_start,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -404,9 +421,13 @@ class SearchLoop:
             self._pruner.receive()
         while (message := self._roots.take(FAILED)) is not None:
             self._candidates.failed(message[1])
+        if self._elsewhere is not None:
+            self._elsewhere.receive()
 
     def _finish(self) -> None:
         """Wait for the other roots, serving them until all have finished, and receive the last messages."""
+        if self._elsewhere is not None:
+            self._elsewhere.end()
         self._worker.dismiss(self._serve)
         self._wait(self._sent_all)
         all_have_finished = self._roots.start_barrier()
@@ -449,15 +470,14 @@ def _tickets(
     given: Sequence[Given],
     num_islands: int,
     reached: dict[int, float],
-) -> Iterator[Ticket]:
+    shared: Shared | None,
+) -> TicketSource:
     """Those of interrupted trials, of finished ones that are to be longer, then new ones."""
-    return past.tickets(
-        plan.study.trials,
-        [hyperparameters for hyperparameters, _ in given],
-        num_islands=num_islands,
-        reached=reached,
-        longer=Extension.of(plan.study, plan.length, folder, past).tickets(plan, num_islands, reached),
-    )
+    first = [hyperparameters for hyperparameters, _ in given]
+    if shared is not None:
+        return shared.tickets(lambda ticket: past.filled(ticket, first))
+    longer = Extension.of(plan.study, plan.length, folder, past).tickets(plan, num_islands, reached)
+    return GivenTickets(past.tickets(plan.study.trials, first, num_islands=num_islands, reached=reached, longer=longer))
 
 
 def _budget(study: Study, roots: Mailbox, past: resume.Past) -> BusyBudget:

@@ -38,7 +38,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from atoll.communication.mailbox import Mailbox
@@ -66,6 +66,24 @@ class Ticket:
     proposal: dict[str, Any] | None = None
     reached: float = 0.0
     home: int | None = None
+
+
+class TicketSource(Protocol):
+    """Where the owner gets the tickets that it gives out."""
+
+    def take(self, count: int) -> list[Ticket]:
+        """The next ones, at most so many; none if there are none now."""
+
+
+class GivenTickets:
+    """Tickets that nobody else takes."""
+
+    def __init__(self, tickets: Iterable[Ticket]) -> None:
+        self._tickets = iter(tickets)
+
+    def take(self, count: int) -> list[Ticket]:
+        """The next ones, at most so many."""
+        return list(itertools.islice(self._tickets, count))
 
 
 class _State(Enum):
@@ -118,10 +136,10 @@ class _Owner:
     LARGEST_BATCH = 16
 
     def __init__(
-        self, mailbox: Mailbox, tickets: Iterable[Ticket], is_open: Callable[[], bool], rungs: Rungs | None
+        self, mailbox: Mailbox, tickets: TicketSource, is_open: Callable[[], bool], rungs: Rungs | None
     ) -> None:
         self._mailbox = mailbox
-        self._tickets = iter(tickets)
+        self._tickets = tickets
         self._first: Ticket | None = None  # with promotion: the next of them
         self._open = is_open
         self._rungs = rungs
@@ -187,11 +205,12 @@ class _Owner:
             return [self._returned.popleft()]
         if self._rungs is not None:
             return self._promoted_or_next(self._rungs)
-        return list(itertools.islice(self._tickets, count))
+        return self._tickets.take(count)
 
     def _promoted_or_next(self, rungs: Rungs) -> list[Ticket]:
         """What has begun comes first: interrupted trials, then promoted ones."""
-        self._first = self._first or next(self._tickets, None)
+        if self._first is None:
+            self._first = next(iter(self._tickets.take(1)), None)
         is_interrupted = self._first is not None and self._first.attempt > 0
         ticket = None if is_interrupted else rungs.promote()
         if ticket is None:
@@ -216,7 +235,7 @@ class TicketOffice:
 
     Args:
         mailbox: the mailbox of all roots.
-        tickets: the trials to evaluate; used at the owner.
+        tickets: the source of the trials to evaluate; used at the owner.
         is_open: whether tickets may still be given out; used at the owner.
         give_back: called with the next ticket when it is recalled; returns the ticket for the other worker.
         rungs: with promotion, the trials that have paused so far; used at the owner.
@@ -226,7 +245,7 @@ class TicketOffice:
     def __init__(
         self,
         mailbox: Mailbox,
-        tickets: Iterable[Ticket],
+        tickets: TicketSource,
         is_open: Callable[[], bool],
         give_back: Callable[[Ticket], Ticket] = lambda ticket: ticket,
         rungs: Rungs | None = None,

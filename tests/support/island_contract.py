@@ -15,7 +15,7 @@ from atoll.platform.search.population import Individual, Population, Renewal
 from atoll.platform.search.proposals import Proposer
 from atoll.platform.search.pruning import RUNG
 from atoll.platform.search.search_loop import FAILED
-from atoll.platform.search.tickets import Ticket, TicketOffice
+from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice
 from atoll.platform.study.migration import Migration
 from atoll.platform.study.samplers import Genetic
 from atoll.searchspaces.space import Parameter, SearchSpace
@@ -174,7 +174,7 @@ def check_founders_migrate_the_best_first(world):
 @on_layouts((0,), (0, 0), (0, 0, 0, 0))
 def check_every_ticket_is_given_once_at_any_speed(world):
     mailbox = world.mailbox()
-    office = TicketOffice(mailbox, (Ticket(number) for number in range(101)), is_open=lambda: True)
+    office = TicketOffice(mailbox, GivenTickets(Ticket(number) for number in range(101)), is_open=lambda: True)
     rng, taken = random.Random(world.rank), []
 
     def wait(condition):

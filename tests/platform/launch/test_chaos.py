@@ -144,7 +144,7 @@ def check_nothing_lost(folder, store_file, num_trials):
         elif isinstance(event, TrialEnded | TrialLost):
             expected[event.key] = event.state if isinstance(event, TrialEnded) else "lost"
     assert "running" not in expected.values()  # the trials of ranks that died were lost
-    store = Store(f"sqlite:///{store_file}", create=False)
+    store = Store(store_file if "://" in str(store_file) else f"sqlite:///{store_file}", create=False)
     trials = store.trials(store.study(folder.name))
     keys = Counter((t.island, t.worker, t.generation, t.number, t.attempt) for t in trials)
     assert max(keys.values()) == 1
@@ -276,3 +276,48 @@ def test_launchers_killed_and_ranks_at_every_step(tmp_path, num_trials, places, 
     assert len(complete) > 0.9 * num_trials, Counter(t.reason for t in trials)
     sample = rng.sample(complete, num_again)
     assert objectives(sample) == [t.objective for t in sample]
+
+
+ELASTIC = {
+    "trials": 200,
+    "shape": (1, 2, 1),
+    "heartbeat_timeout": 60.0,
+    "study": {"trial_timeout": None, "sampler": {"name": "propulate", "population": 8}},
+}
+
+
+def takes_part(folder, launcher):
+    """Whether a launcher's ranks train."""
+    joined = {line["process"]: line["launcher"] for line in journal_lines(folder, "joined")}
+    launch = joined.get(launcher.pid, 1)
+    roots = (folder / "journals").glob("root-?????.jsonl" if launch == 1 else f"root-?????.{launch}.jsonl")
+    return any(b'"trial_started"' in root.read_bytes() for root in roots)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_three_launchers_of_one_study_each_killed_twice(tmp_path, request, store):
+    """All trials are in the store, once, whoever leads, whoever dies."""
+    url = request.getfixturevalue("postgresql_url") if store == "postgresql" else f"sqlite:///{tmp_path}/atoll.db"
+    folder = write_study(tmp_path, ELASTIC, "elastic")
+    arguments = ("search", "elastic.yaml", "--outside", "--continue", "--store", url)
+    rng = random.Random(22)
+    launchers = [start(*arguments, cwd=tmp_path) for _ in range(3)]
+    kills = [number for number in range(3) for _ in range(2)]
+    rng.shuffle(kills)
+    try:
+        for place, number in enumerate(kills, 1):
+            threshold, victim = ELASTIC["trials"] * place // (len(kills) + 2), launchers[number]
+            wait_until(lambda t=threshold, v=victim: num_ended(folder) >= t and takes_part(folder, v), timeout=150)
+            victim.kill()  # its ranks notice by themselves
+            end(victim)
+            launchers[number] = start(*arguments, cwd=tmp_path)
+    finally:
+        done = [end(launcher, timeout=200) for launcher in launchers]
+    assert [one.returncode for one in done] == [0, 0, 0], "\n".join(one.stdout + one.stderr for one in done)
+    assert any("complete: 200 complete" in one.stdout for one in done)
+    trials = check_nothing_lost(folder, url, ELASTIC["trials"])
+    assert len({trial.worker for trial in trials}) > 2  # of several launchers at once
+    found_dead = [line for line in journal_lines(folder, "left") if line["reason"].startswith("found dead")]
+    assert len(found_dead) == len(kills)
+    assert any(t.state == "lost" and t.reason.startswith("its launcher ") for t in trials)

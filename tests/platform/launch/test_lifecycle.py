@@ -38,7 +38,7 @@ def events(folder, name):
 
 
 def test_a_folder_is_made_with_what_a_rank_needs(plan_of, url):
-    folder = lifecycle.prepare(plan_of(), url, resuming=False, belongs_to={"stage": "tune"})
+    folder = lifecycle.prepare(plan_of(), url, resuming=False, belongs_to={"stage": "tune"}).folder
     row = lifecycle.row(folder)
     assert (row["name"], row["state"], row["metric"], row["direction"]) == ("s", "running", "accuracy", "maximize")
     assert (row["stage"], row["objectives"], row["num_trials"]) == ("tune", None, 3)
@@ -50,7 +50,7 @@ def test_a_folder_is_made_with_what_a_rank_needs(plan_of, url):
 def test_it_is_started_once_and_resumed_only_if_it_is_there(plan_of, url):
     with pytest.raises(LaunchError, match="--resume needs a study in"):
         lifecycle.prepare(plan_of(), url, resuming=True)
-    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(), url, resuming=False).folder
     with pytest.raises(LaunchError, match="already holds a study; continue it with --resume"):
         lifecycle.prepare(plan_of(), url, resuming=False)
     folder.stop_request.touch()
@@ -88,7 +88,7 @@ def test_what_may_change_on_resume(plan_of, url, change, message):
 
 def test_sections_of_an_earlier_version_lack_what_was_added_since(plan_of, url):
     sections = {"checkpoint": {"every": "1 epochs"}, "pruning": {"grace": 2.0}}
-    folder = lifecycle.prepare(plan_of(**sections), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(**sections), url, resuming=False).folder
     content = json.loads(folder.definition.read_text())
     del content["definition"]["pruning"]["promotion"], content["definition"]["checkpoint"]["keep"]
     folder.definition.write_text(json.dumps(content))
@@ -116,7 +116,7 @@ def write_paused(folder, *metrics):
 
 def test_a_budget_is_not_used_up_while_a_trial_can_be_promoted(plan_of, url):
     plan = plan_of(**PROMOTES)
-    folder = lifecycle.prepare(plan, url, resuming=False)
+    folder = lifecycle.prepare(plan, url, resuming=False).folder
     write_paused(folder, 0.1, 0.3, 0.2)
     assert lifecycle.end(folder, plan.study, None) == ("stopped", "stopped after 3 trials of 3 trials")
     assert all(folder.trial(number).manifest.exists() for number in range(3))
@@ -139,7 +139,7 @@ def test_paused_trials_of_other_code_are_not_promoted(plan_of, url, tmp_path, ca
     file = tmp_path / "mine.py"
     file.write_text("from atoll.platform.workloads.digits import DigitsMlp\nclass W(DigitsMlp):\n    pass\n")
     plan = plan_of(workload=f"{file}:W", trials=4, **PROMOTES)
-    folder = lifecycle.prepare(plan, url, resuming=False)
+    folder = lifecycle.prepare(plan, url, resuming=False).folder
     write_paused(folder, 0.1, 0.3, 0.2)
     file.write_text(file.read_text() + "# changed\n")
     lifecycle.prepare(plan, url, resuming=True, accept_changes=True)
@@ -170,7 +170,7 @@ def write(folder, *states):
 )
 def test_the_last_line_says_how_it_ended(plan_of, url, states, failure, ending):
     plan = plan_of()
-    folder = lifecycle.prepare(plan, url, resuming=False)
+    folder = lifecycle.prepare(plan, url, resuming=False).folder
     write(folder, *states)
     assert lifecycle.end(folder, plan.study, failure) == ending
     (last,) = events(folder, "study_ended")
@@ -180,21 +180,21 @@ def test_the_last_line_says_how_it_ended(plan_of, url, states, failure, ending):
 
 def test_a_method_all_of_whose_trials_fail_is_a_result_of_a_benchmark(plan_of, url):
     plan = plan_of()
-    folder = lifecycle.prepare(plan, url, resuming=False, belongs_to={"benchmark": {"name": "b"}})
+    folder = lifecycle.prepare(plan, url, resuming=False, belongs_to={"benchmark": {"name": "b"}}).folder
     write(folder, "failed", "failed", "failed")
     assert lifecycle.end(folder, plan.study, None) == ("complete", None)
 
 
 @pytest.mark.parametrize("checkpoint", [None, {"weights": "all"}], ids=["no checkpoints", "weights only"])
 def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url, checkpoint):
-    folder = lifecycle.prepare(plan_of(checkpoint=checkpoint), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(checkpoint=checkpoint), url, resuming=False).folder
     for attempt in (0, 1):
         lines = JournalWriter(folder.root_journal(0, attempt + 1))
         journals.start_trial(lines, 0, attempt)
         journals.report(lines, 0, attempt + 1, attempt)
         lines.close()
         with launches.next_launch(folder.journals) as launcher:
-            lifecycle.mark_lost(folder, launcher, "killed", suspected={0})
+            lifecycle.mark_lost(folder, launcher, "killed", lifecycle.suspects({0}))
     assert [line["attempt"] for line in events(folder, "trial_lost")] == [0]
     (failed,) = events(folder, "trial_ended")
     assert (failed["attempt"], failed["state"]) == (1, "failed")
@@ -203,19 +203,19 @@ def test_a_trial_whose_worker_died_on_it_twice_is_failed(plan_of, url, checkpoin
 
 @pytest.mark.parametrize(("steps", "states"), [((30, 40), ["lost", "lost"]), ((30, 30), ["lost", "failed"])])
 def test_who_gets_further_from_a_checkpoint_is_not_failed(plan_of, url, steps, states):
-    folder = lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=False).folder
     for attempt, step in enumerate(steps):
         lines = JournalWriter(folder.root_journal(0, attempt + 1))
         journals.start_trial(lines, 0, attempt)
         journals.report(lines, 0, step // 10, attempt)
         lines.close()
         with launches.next_launch(folder.journals) as launcher:
-            lifecycle.mark_lost(folder, launcher, "killed", suspected={0})
+            lifecycle.mark_lost(folder, launcher, "killed", lifecycle.suspects({0}))
     assert ["lost"] * len(events(folder, "trial_lost")) + ["failed"] * len(events(folder, "trial_ended")) == states
 
 
 def test_a_newer_checkpoint_counts_as_further_between_reports(plan_of, url):
-    folder = lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=False).folder
     trial = folder.trial(0)
     trial.path.mkdir(parents=True)
     for attempt, step in enumerate((25, 35, 35)):  # the last report is of step 20
@@ -227,7 +227,7 @@ def test_a_newer_checkpoint_counts_as_further_between_reports(plan_of, url):
         trial.state(step, 0).touch()
         (trial.path / ".abc.partial").touch()
         with launches.next_launch(folder.journals) as launcher:
-            lifecycle.mark_lost(folder, launcher, "killed", suspected={0})
+            lifecycle.mark_lost(folder, launcher, "killed", lifecycle.suspects({0}))
     assert [line["step"] for line in events(folder, "trial_lost")] == [25, 35]
     assert [line["state"] for line in events(folder, "trial_ended")] == ["failed"]
     assert not trial.path.exists()
@@ -235,7 +235,7 @@ def test_a_newer_checkpoint_counts_as_further_between_reports(plan_of, url):
 
 @pytest.mark.parametrize("manifest", ['{"step": Infinity, "training": {}}', "[" * 100_000, "[1]"])
 def test_a_damaged_checkpoint_keeps_no_study_from_its_resume(plan_of, url, manifest):
-    folder = lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(checkpoint={"every": "10 steps"}), url, resuming=False).folder
     write(folder, None)
     folder.trial(0).path.mkdir(parents=True)
     folder.trial(0).manifest.write_text(manifest)
@@ -247,7 +247,7 @@ def test_checkpoints_of_other_code_are_discarded(plan_of, url, tmp_path, caplog)
     file = tmp_path / "mine.py"
     file.write_text("from atoll.platform.workloads.digits import DigitsMlp\nclass W(DigitsMlp):\n    pass\n")
     plan = plan_of(workload=f"{file}:W", checkpoint={"every": "1 epochs"})
-    folder = lifecycle.prepare(plan, url, resuming=False)
+    folder = lifecycle.prepare(plan, url, resuming=False).folder
     write(folder, "complete", None)
     for number in (0, 1):
         folder.trial(number).path.mkdir(parents=True)
@@ -266,18 +266,18 @@ def test_checkpoints_of_other_code_are_discarded(plan_of, url, tmp_path, caplog)
 
 
 def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):
-    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(), url, resuming=False).folder
     for attempt in (0, 1, 2):
         lines = JournalWriter(folder.root_journal(0, attempt + 1))
         journals.start_trial(lines, 0, attempt)
         lines.close()
         with launches.next_launch(folder.journals) as launcher:
-            lifecycle.mark_lost(folder, launcher, "killed", suspected={5})
+            lifecycle.mark_lost(folder, launcher, "killed", lifecycle.suspects({5}))
     assert [line["attempt"] for line in events(folder, "trial_lost")] == [0, 1, 2]
 
 
 def test_what_a_rank_wrote_while_it_was_ended_counts(plan_of, url, monkeypatch):
-    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(), url, resuming=False).folder
     write(folder, None, None)
 
     def end_rank(folder, _):
@@ -294,7 +294,7 @@ def test_what_a_rank_wrote_while_it_was_ended_counts(plan_of, url, monkeypatch):
 @pytest.mark.parametrize("resuming", [True, False], ids=["resume", "end"])
 def test_the_journals_are_read_once(plan_of, url, monkeypatch, resuming):
     plan = plan_of()
-    folder = lifecycle.prepare(plan, url, resuming=False)
+    folder = lifecycle.prepare(plan, url, resuming=False).folder
     write(folder, "complete", None)
     replays = []
     replay = launches.replay
@@ -305,9 +305,9 @@ def test_the_journals_are_read_once(plan_of, url, monkeypatch, resuming):
 
 def test_a_study_that_lacks_only_its_end_may_go_on(plan_of, url):
     plan = plan_of()
-    folder = lifecycle.prepare(plan, url, resuming=False)
+    folder = lifecycle.prepare(plan, url, resuming=False).folder
     write(folder, "complete", "complete", "failed")
-    assert lifecycle.prepare(plan, url, resuming=True).path == folder.path
+    assert lifecycle.prepare(plan, url, resuming=True).folder.path == folder.path
     assert lifecycle.end_interrupted(folder) == ("complete", 0)
     assert lifecycle.end_interrupted(folder) is None
     (last,) = events(folder, "study_ended")
@@ -317,7 +317,7 @@ def test_a_study_that_lacks_only_its_end_may_go_on(plan_of, url):
 
 
 def test_lines_that_cannot_be_read_are_told_on_resume(plan_of, url, caplog):
-    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(), url, resuming=False).folder
     folder.root_journal(0).write_text('{"event": "trial_ended", "time": 0.0}\n')
     lifecycle.prepare(plan_of(), url, resuming=True)
     assert "ignored 1 invalid lines of" in caplog.text
@@ -345,7 +345,7 @@ def test_a_name_that_the_store_has_is_refused_and_another_one_found(plan_of, url
 
 
 def test_a_resume_tells_of_pickles_that_it_ignores(plan_of, url, caplog):
-    folder = lifecycle.prepare(plan_of(), url, resuming=False)
+    folder = lifecycle.prepare(plan_of(), url, resuming=False).folder
     lines = JournalWriter(folder.root_journal(0))
     journals.start_trial(lines, 0, proposal={"genes": {}, "attributes": {"cma:optimizer:0": "80"}})
     lines.close()
@@ -357,6 +357,6 @@ def test_following_into_a_store_with_another_study_of_the_name_is_refused_at_onc
     other = journals.start_folder(tmp_path / "other", uid="other")
     journals.write_study(other, [0.5])
     lifecycle.record(other, url, follow=False)
-    folder = lifecycle.prepare(plan_of(), f"sqlite:///{tmp_path}/mine.db", resuming=False)
+    folder = lifecycle.prepare(plan_of(), f"sqlite:///{tmp_path}/mine.db", resuming=False).folder
     with pytest.raises(StoreError, match="already holds a study named 's'"):
         lifecycle.record(folder, url, follow=True)

@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 def prepare(folder, *, resuming=False, **options):
     plan = Plan.of(yamlfile.load(folder / "s.yaml", Study))
-    return lifecycle.prepare(plan, f"sqlite:///{folder}/atoll.db", resuming=resuming, **options)
+    return lifecycle.prepare(plan, f"sqlite:///{folder}/atoll.db", resuming=resuming, **options).folder
 
 
 def other_torch(monkeypatch):

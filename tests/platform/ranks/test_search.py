@@ -14,7 +14,6 @@ from commands import FAILING, STABLE, called, journal_lines, stopped_when
 
 from atoll.platform.ranks.stopping import stop_on_signals
 from atoll.platform.stop_signals import STOP_SIGNALS
-from atoll.storage.folder import StudyFolder
 from atoll.storage.store import Store
 
 pytestmark = pytest.mark.slow
@@ -168,7 +167,7 @@ def test_a_trial_that_fails_because_the_job_is_asked_to_stop_is_lost_and_trained
 def test_a_signal_that_cannot_be_passed_on_fails_no_trial(tmp_path):
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
-        stop_on_signals(StudyFolder(tmp_path / "away"))
+        stop_on_signals(tmp_path / "away" / "stop")
         for number in STOP_SIGNALS:
             signal.raise_signal(number)
     finally:

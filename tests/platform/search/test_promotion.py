@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search.promotion import Ended, Pauses, Rungs
-from atoll.platform.search.tickets import Ticket, TicketOffice
+from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.trial.progress import Progress
 
@@ -41,7 +41,7 @@ def simulate(seed, *, num_workers, num_trials, factor, rungs, end):
     shared = Rungs(factor)
     budget = (Ticket(number) for number in range(num_trials))
     boxes = LocalMailbox.connected(num_workers)
-    offices = [TicketOffice(box, budget, lambda: True, rungs=shared, promotes=True) for box in boxes]
+    offices = [TicketOffice(box, GivenTickets(budget), lambda: True, rungs=shared, promotes=True) for box in boxes]
     values = {}
     training, waiting, history = {}, list(range(num_workers)), []  # training: by worker, when it pauses, and its ticket
     now = 0.0

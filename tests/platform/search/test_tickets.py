@@ -8,12 +8,12 @@ import pytest
 
 from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search import tickets
-from atoll.platform.search.tickets import Ticket, TicketOffice
+from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice
 
 
 def offices(size, num_tickets, is_open=lambda: True, give_back=lambda ticket: ticket):
     budget = (Ticket(number) for number in range(num_tickets))
-    return [TicketOffice(box, budget, is_open, give_back) for box in LocalMailbox.connected(size)]
+    return [TicketOffice(box, GivenTickets(budget), is_open, give_back) for box in LocalMailbox.connected(size)]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,390 @@
+"""This launcher's part in a study: it opens it, or joins others that search it, and leaves it.
+
+Any number of launchers search a study at once, each with ranks of its own, and none is a server. Who has the study's
+lock *leads*: records the journals in the store, and closes launches whose launcher has died. When the leader leaves,
+another one takes the lock. The last one to leave writes the study's end.
+
+    launcher A                     the study's folder                    launcher B
+       |  takes the lock, opens         |                                    |
+       |------------------------------->| journals, tickets                  |
+       |  ranks claim tickets           |         joins: a launch, a place   |
+       |<------------------------------>|<-----------------------------------|
+       |  leaves (a time limit)         |         ranks claim tickets        |
+       |  closes its launch, unlocks -->|<---------------------------------->|
+                                        |  takes the lock, leads             |
+                                        |<-----------------------------------|
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from atoll.platform.launch import lifecycle, orphans, provenance_log
+from atoll.platform.launch.errors import LaunchError
+from atoll.platform.search import promotion, shared_tickets
+from atoll.platform.search.extension import Extension
+from atoll.platform.search.launch_settings import LaunchSettings
+from atoll.platform.search.resume import BUDGETED, Past, PastTrial
+from atoll.platform.search.shared_tickets import Member, TicketBook
+from atoll.platform.search.tickets import Ticket
+from atoll.platform.study.plan import Plan
+from atoll.storage import launches, liveness
+from atoll.storage.events import LauncherJoined, LauncherLeft, RankPlaced
+from atoll.storage.folder import StudyFolder
+from atoll.storage.journal import JournalWriter
+from atoll.storage.lock import Lock, Locked, running_as
+from atoll.storage.process import Process
+from atoll.storage.shared_log import SharedLog
+
+log = logging.getLogger("atoll.launch")
+
+START_TIMEOUT = 900.0  # seconds that a launcher may take to open a study: it may have to hash much data
+MAX_DEATHS = 5  # of launchers during one trial, before it is suspected
+
+
+class Membership:
+    """The part of one launcher, from `enter` to `leave`.
+
+    Attributes:
+        plan, folder: the study and its files.
+        launch, settings: the present launch, and what its ranks are told.
+        leads: whether this launcher leads.
+    """
+
+    settings: LaunchSettings
+
+    LEAD_INTERVAL = 1.0
+    DEATHS_INTERVAL = 2.0
+
+    def __init__(self, plan: Plan, folder: StudyFolder, lock: Lock, *, leads: bool) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.leads = leads
+        self.launch = 0
+        self._lock = lock
+        self._launcher = 0
+        self._own_lock: Lock | None = None
+        self._opened_by = 0
+        self._log = SharedLog(folder.ticket_log(0))
+        self._book = TicketBook()
+        self._looked = self._searched = time.monotonic()
+
+    @classmethod
+    def enter(
+        cls,
+        plan: Plan,
+        url: str,
+        *,
+        resuming: bool | None,
+        accept_changes: bool = False,
+        belongs_to: Mapping[str, Any] | None = None,
+    ) -> Membership:
+        """Open a study, or, if `resuming` is None, join it if others search it.
+
+        Raises:
+            LaunchError, Locked: if it cannot be.
+        """
+        folder = lifecycle.study_folder(plan.study)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock, deadline = Lock(folder.lock), time.monotonic() + START_TIMEOUT
+        while True:
+            leads = _acquired(lock, required=resuming is not None)
+            member = cls(plan, folder, lock, leads=leads)
+            try:
+                if not (others := liveness.launchers(folder)):
+                    if leads:
+                        member._open(url, resuming, accept_changes, belongs_to)
+                        return member
+                elif resuming is not None:
+                    raise Locked(running_as(next(iter(others.values()))))
+                elif member._join():
+                    return member
+            except BaseException:
+                if leads:
+                    lock.release()
+                raise
+            if leads:
+                lock.release()
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    f"{folder.path} is being started by another launcher, which has not finished within "
+                    f"{START_TIMEOUT:g} s; see its output"
+                )
+            time.sleep(0.2)
+
+    # Entering.
+
+    def _open(
+        self, url: str, resuming: bool | None, accept_changes: bool, belongs_to: Mapping[str, Any] | None
+    ) -> None:
+        """Start or continue the study; nobody else searches it."""
+        prepared = lifecycle.prepare(
+            self.plan, url, resuming=resuming, accept_changes=accept_changes, belongs_to=belongs_to
+        )
+        self._begin(prepared.launch)
+        self._opened_by = prepared.launch
+        for former in self.folder.tickets.glob("*.log*"):
+            former.unlink(missing_ok=True)  # what still uses it belongs to launches that are closed
+        self._log = SharedLog(self.folder.ticket_log(self._opened_by))
+        self._log.create()
+        past, study = prepared.history.past, self.plan.study
+        reached = (
+            promotion.restored(study, self.plan.subject.direction, self.folder, prepared.history.events, past)[1]
+            if study.promotes
+            else {}
+        )
+        num_islands = study.topology.islands
+        longer = Extension.of(study, self.plan.length, self.folder, past).tickets(self.plan, num_islands, reached)
+        begun = past.begun(num_islands, reached=reached, longer=longer)
+        with self._log.turn():
+            self._append(shared_tickets.opened(study.trials, begun, past.started()))
+            self._place(study.topology.shape().island_sizes)
+
+    def _join(self) -> bool:
+        """Join the launchers that search the study; false if there are none, after all, or not yet."""
+        if not self.folder.exists():
+            return False
+        study = self.plan.study
+        lifecycle.check_joins(self.plan)
+        provenance_log.current(self.plan, self.folder, resuming=True, accept_changes=False)
+        if (path := self.folder.newest_ticket_log()) is None:
+            return False
+        self._log, self._opened_by = SharedLog(path), int(path.stem)
+        with launches.next_launch(self.folder.journals, closes=()) as lines:
+            self._begin(lines.launch)
+            joins = False
+            try:
+                with suppress(FileNotFoundError), self._log.turn():
+                    self._read()
+                    if joins := any(map(self._lives, self._book.members.values())):
+                        self._place(self._spread(study.topology.shape().island_sizes))
+            finally:
+                if not joins:
+                    self._end()
+            if not joins:
+                return False
+            lines.append(self._joined(), sync=True)
+        return True
+
+    def _spread(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """The workers of each island of the study: those of fewer islands go where there are fewest."""
+        present = self._book.island_sizes()
+        if len(sizes) == len(present):
+            return sizes
+        order = sorted(range(len(present)), key=lambda island: (present[island], island))
+        spread = [0] * len(present)
+        for island, size in zip(order, sizes, strict=False):
+            spread[island] = size
+        return tuple(spread)
+
+    def _begin(self, launch: int) -> None:
+        self.launch = self._launcher = launch
+        self._own_lock = Lock(self.folder.launcher_lock(launch))
+        self._own_lock.acquire()
+
+    def _place(self, island_sizes: tuple[int, ...]) -> None:
+        """Give the launch its place among the others', and tell its ranks. To be called in a turn."""
+        topology = self.plan.study.topology
+        num_ranks = sum(island_sizes) * topology.ranks
+        while True:
+            member = self._book.place(self.launch, self._launcher, island_sizes, num_ranks)
+            is_alone = not self._book.members
+            if self._append(shared_tickets.joined(member)):
+                break
+        self.settings = LaunchSettings(member, topology.model_dump(mode="json"), self._opened_by, is_alone)
+        self.settings.write(self.folder)
+
+    def _joined(self) -> LauncherJoined:
+        process, member = Process.current(), self.member
+        return LauncherJoined(
+            launcher=self._launcher,
+            hostname=process.hostname,
+            process=process.pid,
+            num_ranks=member.num_ranks,
+            num_workers=member.num_workers,
+        )
+
+    def _read(self) -> None:
+        for line in self._log.read():
+            self._book.apply(line)
+
+    def _append(self, line: dict[str, Any]) -> bool:
+        """Write a line; false if somebody has written before, which has been read then."""
+        if self._log.append(line):
+            self._book.apply(line)
+            return True
+        self._read()
+        return False
+
+    # While the ranks search.
+
+    @property
+    def member(self) -> Member:
+        """The place of this launch's ranks and workers among those of all launchers."""
+        return self.settings.member
+
+    @property
+    def lock_file(self) -> Path:
+        """The lock by which ranks on other hosts see that this launcher lives."""
+        return self.folder.launcher_lock(self._launcher)
+
+    @property
+    def stop_request(self) -> Path:
+        """The file that asks this launcher alone to stop."""
+        return self.folder.launcher_stop_request(self._launcher)
+
+    def asks_to_stop(self) -> bool:
+        """Whether the search, or this launcher, was asked to stop."""
+        return self.folder.stop_request.exists() or self.stop_request.exists()
+
+    def others(self) -> list[Member]:
+        """The other launchers that live."""
+        self._read()
+        others = (m for m in self._book.members.values() if m.launcher != self._launcher)
+        return [member for member in others if self._lives(member)]
+
+    def num_waiting(self) -> int:
+        """Number of interrupted trials that wait for ranks, as a launcher has died; 0 if none may start."""
+        self.close_the_dead()
+        self._read()
+        if not self._book.queued or self.launch not in self._book.members or self.folder.failure.exists():
+            return 0
+        study, past = self.plan.study, lifecycle.History.read(self.folder).past
+        return 0 if past.used_up(None, study.seconds, study.busy_seconds) else len(self._book.queued)
+
+    def look(self) -> None:
+        """Show that this launcher lives, lead if nobody does, and then close the dead. Cheap: to be called often."""
+        assert self._own_lock is not None
+        self._own_lock.refresh()
+        now = time.monotonic()
+        if self.leads:
+            self._lock.refresh()
+        elif now - self._looked >= self.LEAD_INTERVAL:
+            self._looked = now
+            self.leads = _acquired(self._lock)
+        if self.leads and now - self._searched >= self.DEATHS_INTERVAL:
+            self._searched = now
+            self.close_the_dead()
+
+    def _lives(self, member: Member) -> bool:
+        return Lock(self.folder.launcher_lock(member.launcher)).holder() is not None
+
+    def close_the_dead(self) -> None:
+        """Queue the trials of launchers that have died again, once their ranks have ended."""
+        self._read()
+        others = [m for m in self._book.members.values() if m.launcher != self._launcher]
+        for member in others:
+            if self._lives(member) or not self._has_ended(member):
+                continue
+            reason = f"its launcher {member.launcher} died"
+            with self._log.turn():
+                self._read()
+                if member.launch in self._book.members:
+                    with launches.next_launch(self.folder.journals, closes={member.launch}) as lines:
+                        lines.append(LauncherLeft(launcher=member.launcher, reason="found dead by another launcher"))
+                        # The death of a whole launcher, such as at a time limit, is rarely a trial's fault.
+                        self._close(member.launch, lines, reason, lambda trial: trial.attempt >= MAX_DEATHS)
+                    log.warning("launcher %d of the study died: its trials are queued again", member.launcher)
+            self.folder.launcher_lock(member.launcher).unlink(missing_ok=True)
+
+    def _has_ended(self, member: Member) -> bool:
+        """Whether the ranks of a dead launcher have ended; those of this host are killed."""
+        journals = launches.closed_files(self.folder.journals)
+        mine = [file for file in journals if file.launch == member.launch and not file.is_of_launcher]
+        events = (event for file in mine for event in launches.read_all(file.path, end=file.end))
+        placed = [event for event in events if isinstance(event, RankPlaced)]
+        try:
+            orphans.end_ranks(self.folder, placed)
+        except LaunchError:  # on another host, which misses its launcher within a minute
+            return False
+        return True
+
+    def _close(self, launch: int, lines: JournalWriter, reason: str, is_suspected: Callable[[PastTrial], bool]) -> None:
+        """End the launch's trials, and queue them again. To be called in a turn.
+
+        Args:
+            launch: the launch.
+            lines: the journal that closes its journals.
+            reason: why its running trials are lost.
+            is_suspected: whether a trial may be why.
+        """
+        started = launches.started_in(self.folder.journals, {launch})
+        history = lifecycle.mark_lost(self.folder, lines, reason, is_suspected, of=started)
+        queued = self._unfinished(launch, history.past)
+        while launch in self._book.members and not self._append(shared_tickets.closed([launch], queued)):
+            pass
+
+    def _unfinished(self, launch: int, past: Past) -> list[Ticket]:
+        """What a launch has taken and not finished."""
+        queued = []
+        for key, ticket in self._book.held.get(launch, {}).items():
+            trial = past.trials.get(key)
+            if trial is None:
+                queued.append(past.filled(ticket, ()))
+            elif trial.state not in BUDGETED:
+                queued.append(past.retry(trial, self.plan.study.topology.islands, ticket.reached))
+        return queued
+
+    @contextmanager
+    def next_launch(self, reason: str, suspected: Collection[int] | None) -> Iterator[JournalWriter]:
+        """End this launch, as its ranks have died or finished, and begin the next one."""
+        sizes = self.member.island_sizes
+        with self._log.turn():
+            self._read()
+            with launches.next_launch(self.folder.journals, closes={self.launch}) as lines:
+                self._close(self.launch, lines, reason, lifecycle.suspects(suspected))
+                self.launch = lines.launch
+                self._place(sizes)
+                yield lines
+
+    # Leaving.
+
+    def leave(self, reason: str, suspected: Collection[int] | None) -> bool:
+        """Close this launch; returns whether nobody else searches the study, so that its end is to be written.
+
+        Args:
+            reason: why its running trials are lost, if there are any.
+            suspected: the workers that died first; None if unknown.
+        """
+        self.close_the_dead()
+        with self._log.turn():
+            if self.others():
+                with launches.next_launch(self.folder.journals, closes={self.launch}) as lines:
+                    lines.append(LauncherLeft(launcher=self._launcher, reason=reason))
+                    self._close(self.launch, lines, reason, lifecycle.suspects(suspected))
+                return False
+            # A launcher that comes now does not join a study that ends; without the lock, it is about to open it.
+            self.leads = self.leads or _acquired(self._lock)
+            if self.launch in self._book.members:
+                self._append(shared_tickets.closed([self.launch], ()))
+        return self.leads
+
+    def release(self) -> None:
+        """Give the locks back."""
+        self._end()
+        if self.leads:
+            self._lock.release()
+
+    def _end(self) -> None:
+        if self._own_lock is None:
+            return
+        self._own_lock.release()
+        self._own_lock = None
+        for file in (self.folder.launcher_lock(self._launcher), self.stop_request):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+
+
+def _acquired(lock: Lock, *, required: bool = False) -> bool:
+    try:
+        lock.acquire()
+    except Locked:
+        if required:
+            raise
+        return False
+    return True

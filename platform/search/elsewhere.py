@@ -1,0 +1,218 @@
+"""What the workers of other launchers do: one population by islands, without MPI between the launchers.
+
+The journals say it all, so each launcher follows those of the others: root 0 reads their new lines, and sends the
+events to the other roots of its launch. A trial of another launcher joins the island's population as if a worker of
+this launch had sent it. Only the launch that has bred an individual sends it to further islands, and says so in its
+journal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from atoll.communication.mailbox import Mailbox
+from atoll.platform.search.busy_budget import BusyBudget
+from atoll.platform.search.candidates import Candidates
+from atoll.platform.search.island import Island
+from atoll.platform.search.population import Individual, Renewal
+from atoll.platform.search.proposals import key
+from atoll.platform.search.pruning import Pruner
+from atoll.platform.search.restore import genes_of
+from atoll.platform.search.resume import BUDGETED, Past, PastTrial
+from atoll.platform.search.scoring import Scoring
+from atoll.platform.search.shared_tickets import SharedTickets
+from atoll.platform.study.plan import Plan
+from atoll.storage.events import Event, Migrated, ProgressReported, TrialEnded, TrialKey, TrialLost, TrialStarted
+from atoll.storage.launches import JournalTail
+
+ELSEWHERE = 51
+
+KINDS = (TrialStarted, ProgressReported, TrialEnded, TrialLost, Migrated)
+
+
+class Reader:
+    """Root 0's view of the other launchers.
+
+    Args:
+        tail: the journals of all launches but its own, after what the roots have read at the start.
+        tickets: the launch's tickets, whose log tells who takes part.
+    """
+
+    INTERVAL = 0.5  # seconds
+
+    def __init__(self, tail: JournalTail, tickets: SharedTickets) -> None:
+        self._tail = tail
+        self._tickets = tickets
+        self._looked = time.monotonic()
+        self._sizes: tuple[int, ...] = ()
+
+    def news(self) -> tuple[list[Event], tuple[int, ...] | None] | None:
+        """The new events, and the number of workers on each island if it has changed; None if there is nothing new."""
+        if time.monotonic() - self._looked < self.INTERVAL:
+            return None
+        self._looked = time.monotonic()
+        chunks = self._tail.read()
+        self._tail.advance(chunks)
+        events = [event for chunk in chunks.values() for event in chunk.events if isinstance(event, KINDS)]
+        self._tickets.read()
+        sizes = self._tickets.book.island_sizes()
+        changed = None if sizes == self._sizes else sizes
+        self._sizes = sizes
+        return (events, changed) if events or changed else None
+
+
+class Elsewhere:
+    """One root's view of the other launchers.
+
+    Args:
+        roots: the mailbox of all roots of this launch.
+        plan, past, scoring: the resolved study, its past when this launch began, and its objectives.
+        island, index: this root's island.
+        candidates, pruner, budget: learn from other launchers' trials as well.
+        reader: on root 0; else None.
+    """
+
+    def __init__(
+        self,
+        *,
+        roots: Mailbox,
+        plan: Plan,
+        past: Past,
+        scoring: Scoring,
+        island: Island,
+        index: int,
+        candidates: Candidates,
+        pruner: Pruner | None,
+        budget: BusyBudget,
+        reader: Reader | None,
+    ) -> None:
+        self._roots = roots
+        self._plan = plan
+        self._past = past
+        self._scoring = scoring
+        self._island = island
+        self._index = index
+        self._num_islands = plan.study.topology.islands
+        self._candidates = candidates
+        self._pruner = pruner
+        self._budget = budget
+        self._reader = reader
+        self._pays = reader is not None
+        self._reports: dict[TrialKey, list[ProgressReported]] = {}
+        self._continues: set[TrialKey] = set()
+        self._before = past.results()
+        self._steps: dict[int, int] = {}  # migrations of each individual
+
+    def receive(self) -> None:
+        """Take in what is new."""
+        if self._reader is not None and (news := self._reader.news()) is not None:
+            self._roots.send_to(range(self._roots.size), news, ELSEWHERE)
+        while (message := self._roots.take(ELSEWHERE)) is not None:
+            events, sizes = message[1]
+            if sizes is not None:
+                self._island.has_workers(sizes[self._index])
+            for event in events:
+                self._take(event)
+
+    def end(self) -> None:
+        """Read no further journals, as nobody may send once the roots have begun to leave."""
+        self._reader = None
+
+    def _take(self, event: Event) -> None:
+        self._past.add(event)
+        match event:
+            case TrialStarted():
+                self._started(event)
+            case ProgressReported() if self._pruner is not None:
+                self._reports.setdefault(event.key, []).append(event)
+            case TrialEnded() if (trial := self._past.trials.get(event.key)) is not None:
+                self._ended(trial)
+                if self._pays and trial.state in BUDGETED:
+                    self._budget.spend(trial.worker_seconds)
+            case TrialLost() if (trial := self._past.trials.get(event.key)) is not None:
+                self._lost(trial)
+            case Migrated():
+                self._migrated(event)
+
+    def _is_here(self, trial: PastTrial) -> bool:
+        return trial.island % self._num_islands == self._index
+
+    def _started(self, event: TrialStarted) -> None:
+        trial = self._past.trials[event.key]
+        if event.home is not None:
+            self._continues.add(event.key)
+        elif self._is_here(trial) and (genes := self._genes(trial)) is not None:
+            self._island.take_in("started", trial.number, *genes)
+
+    def _genes(self, trial: PastTrial) -> tuple[dict[str, float | int], dict[str, object]] | None:
+        try:
+            return genes_of(trial, self._plan.space)
+        except ValueError:
+            return None
+
+    def _lost(self, trial: PastTrial) -> None:
+        self._reports.pop(trial.key, None)
+        if trial.key not in self._continues and self._is_here(trial):
+            self._island.take_in("dropped", trial.number)
+
+    def _ended(self, trial: PastTrial) -> None:
+        reports = self._reports.pop(trial.key, [])
+        if trial.state == "lost":
+            self._lost(trial)
+            return
+        if self._pruner is not None:
+            for report in reports:
+                self._pruner.replay(
+                    report.number, report.epoch, report.step, report.seconds, report.metric, report.train_loss
+                )
+        if trial.state == "failed":
+            self._candidates.failed(key(trial.hyperparameters))
+        losses, curve = self._losses(trial)
+        if trial.key in self._continues:
+            is_complete = trial.state == "complete"
+            self._island.take_in("renewed", Renewal(trial.number, trial.attempt, losses, is_complete, curve))
+        elif self._is_here(trial):
+            if (individual := self._individual(trial)) is None:
+                self._island.take_in("dropped", trial.number)
+            else:
+                self._island.take_in("arrived", individual)
+
+    def _losses(self, trial: PastTrial) -> tuple[tuple[float, ...] | None, dict[int, float]]:
+        return self._scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
+
+    def _individual(self, trial: PastTrial) -> Individual | None:
+        """A trial as an individual that no worker of this launch sends on; None if it has no losses, or no genes."""
+        genes, (losses, curve) = self._genes(trial), self._losses(trial)
+        if genes is None or losses is None:
+            return None
+        return Individual(
+            number=trial.number,
+            genes=tuple(genes[0].values()),
+            losses=losses,
+            island=trial.island,
+            home=-1,
+            is_complete=trial.state == "complete",
+            attributes=genes[1],
+            curve=curve,
+            attempt=trial.attempt,
+        )
+
+    def _migrated(self, event: Migrated) -> None:
+        steps = self._steps.get(event.number, 0)
+        self._steps[event.number] = steps + 1
+        if event.from_island % self._num_islands == self._index and not self._plan.study.migration.pollination:
+            self._island.take_in("left", event.number, steps)
+        if event.to_island % self._num_islands == self._index:
+            trial = self._newest(event.number)
+            if trial is not None and (individual := self._individual(trial)) is not None:
+                self._island.take_in("arrived", replace(individual, steps=steps + 1))
+
+    def _newest(self, number: int) -> PastTrial | None:
+        """The trial's newest result, from before this launch or since."""
+        attempts: Sequence[int] = range(self._past.newest.get(number, -1), -1, -1)
+        found = (self._past.trials.get((number, attempt)) for attempt in attempts)
+        return next(
+            (trial for trial in found if trial is not None and trial.state in BUDGETED), self._before.get(number)
+        )

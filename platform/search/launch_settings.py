@@ -1,0 +1,60 @@
+"""What a launcher tells the ranks that it starts, by a file: their place among all ranks of the study."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from atoll.platform.search.shared_tickets import Member
+from atoll.platform.study.study import Topology
+from atoll.platform.study.topology import Shape
+from atoll.storage.files import write_whole
+from atoll.storage.folder import StudyFolder
+from atoll.storage.shared_log import SharedLog
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """One launch.
+
+    Attributes:
+        member: its ranks and workers.
+        topology: of this launcher, as in a study file.
+        opened_by: the launch that opened the log of tickets.
+        is_alone: whether nobody else searched when it began.
+    """
+
+    member: Member
+    topology: dict[str, Any]
+    opened_by: int
+    is_alone: bool = True
+
+    def write(self, folder: StudyFolder) -> None:
+        """Write the file."""
+        write_whole(folder.launch_settings(self.member.launch), json.dumps(asdict(self), indent=2))
+
+    @classmethod
+    def read(cls, folder: StudyFolder, launch: int) -> LaunchSettings:
+        """Read the file of a launch."""
+        content = json.loads(Path(folder.launch_settings(launch)).read_text())
+        return cls(Member.from_json(content["member"]), content["topology"], content["opened_by"], content["is_alone"])
+
+    @property
+    def shape(self) -> Shape:
+        """The launch's workers on each island of the study, which may be none, and their ranks."""
+        return Shape(self.member.island_sizes, self.member.num_ranks // self.member.num_workers)
+
+    def arrangement(self) -> Topology:
+        """The topology."""
+        return Topology.model_validate(self.topology)
+
+    def log(self, folder: StudyFolder) -> SharedLog:
+        """The log of tickets."""
+        return SharedLog(folder.ticket_log(self.opened_by))
+
+    def asks_to_stop(self, folder: StudyFolder) -> bool:
+        """Whether the search, or this launcher, was asked to stop."""
+        launcher = folder.launcher_stop_request(self.member.launcher)
+        return folder.stop_request.exists() or launcher.exists()

@@ -1,0 +1,57 @@
+"""What the launchers that search one study share, in the view of one root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from atoll.platform.search.elsewhere import Reader
+from atoll.platform.search.launch_settings import LaunchSettings
+from atoll.platform.search.shared_tickets import SharedTickets
+from atoll.platform.search.tickets import Ticket
+from atoll.storage.folder import StudyFolder
+from atoll.storage.launches import JournalTail
+
+
+@dataclass
+class Shared:
+    """One root's access.
+
+    Args:
+        folder: the study's files.
+        settings: those of its launch.
+        sizes: the journals' sizes up to which all roots of the launch read them at the start.
+        is_first: whether this is root 0, which owns the launch's tickets and reads the others' journals.
+    """
+
+    folder: StudyFolder
+    settings: LaunchSettings
+    sizes: Mapping[str, int]
+    is_first: bool
+    _tickets: SharedTickets | None = None
+
+    @property
+    def joins(self) -> bool:
+        """Whether others searched the study when the launch began."""
+        return not self.settings.is_alone
+
+    def asks_to_stop(self) -> bool:
+        """Whether the search, or the launcher, was asked to stop."""
+        return self.settings.asks_to_stop(self.folder)
+
+    def tickets(self, fill: Callable[[Ticket], Ticket]) -> SharedTickets:
+        """The tickets of the study.
+
+        Args:
+            fill: completes a new one.
+        """
+        self._tickets = SharedTickets(self.settings.log(self.folder), self.settings.member.launch, fill)
+        return self._tickets
+
+    def reader(self) -> Reader | None:
+        """Reads the journals of the others; None on other roots than the first."""
+        if not self.is_first:
+            return None
+        assert self._tickets is not None
+        tail = JournalTail(self.folder.journals, self.sizes, without=self.settings.member.launch)
+        return Reader(tail, self._tickets)

@@ -1,0 +1,218 @@
+"""Several launchers of one study, in one process: who may come, who leads, what becomes of the trials of the dead."""
+
+import json
+import time
+
+import journals
+import pytest
+
+from atoll.platform.launch import lifecycle
+from atoll.platform.launch.ask_tell import AskTell
+from atoll.platform.launch.errors import AlreadyComplete, LaunchError
+from atoll.platform.launch.membership import Membership
+from atoll.platform.search.launch_settings import LaunchSettings
+from atoll.platform.search.shared_tickets import LaunchClosed, SharedTickets
+from atoll.platform.study.plan import Plan
+from atoll.platform.study.study import Study
+from atoll.platform.trial.outcome import Outcome
+from atoll.storage import launches, liveness
+from atoll.storage.events import TrialLost
+from atoll.storage.journal import JournalWriter
+from atoll.storage.lock import Locked
+
+pytestmark = pytest.mark.process  # git is asked for the state of the code
+
+
+@pytest.fixture
+def plan_of(tmp_path):
+    def plan(**content):
+        study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 6, "folder": str(tmp_path / "s")}
+        return Plan.of(Study(**study | content))
+
+    return plan
+
+
+@pytest.fixture
+def enter(plan_of, tmp_path, monkeypatch):
+    """Lets a launcher enter; what has not left is released."""
+    monkeypatch.setattr(Membership, "DEATHS_INTERVAL", 0.0)
+    monkeypatch.setattr(Membership, "LEAD_INTERVAL", 0.0)
+    entered = []
+
+    def one(resuming=None, **content):
+        member = Membership.enter(plan_of(**content), f"sqlite:///{tmp_path}/atoll.db", resuming=resuming)
+        entered.append(member)
+        return member
+
+    yield one
+    for member in entered:
+        member.release()
+
+
+def tickets_of(member):
+    return SharedTickets(member.settings.log(member.folder), member.launch)
+
+
+def train(member, ticket, *, ends=True):
+    """Write a trial's lines."""
+    root = member.folder.root_journal(member.member.first_rank, member.launch)
+    lines = JournalWriter(root, member.launch)
+    journals.start_trial(lines, ticket.number, ticket.attempt, island=0, worker=member.member.first_worker)
+    if ends:
+        journals.end_trial(lines, ticket.number, 0.5, attempt=ticket.attempt)
+    lines.close()
+
+
+def test_the_first_leads_and_all_share_the_budget(enter):
+    first, second = enter(), enter(topology={"workers": 2, "ranks": 1})
+    assert (first.leads, second.leads) == (True, False)
+    assert (second.member.first_rank, second.member.first_worker, second.member.num_ranks) == (1, 1, 2)
+    mine, others = tickets_of(first), tickets_of(second)
+    numbers = [t.number for _ in range(3) for t in (*mine.take(1), *others.take(1))]
+    assert sorted(numbers) == list(range(6))
+    assert mine.take(1) == others.take(1) == []
+    assert sorted(liveness.launchers(first.folder)) == [1, 2]
+
+
+def test_without_continue_a_running_study_is_refused(enter, plan_of, tmp_path):
+    enter()
+    for resuming in (False, True):
+        with pytest.raises(Locked, match="this study is running as process"):
+            Membership.enter(plan_of(), f"sqlite:///{tmp_path}/atoll.db", resuming=resuming)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"seed": 1}, "seed: 0 before, 1 now"),
+        ({"trials": 7}, "is running with trials: 6, and 7 is asked for here"),
+        ({"epochs": 30}, "is running with epochs: None, and 30 is asked for here"),
+        ({"topology": {"ranks": 2}}, "topology.ranks: 1 before, 2 now"),
+        ({"topology": {"islands": 2}}, "is running on 1 islands, which others may join with as many or fewer; got 2"),
+    ],
+)
+def test_only_the_same_study_is_joined(enter, changed, words):
+    enter()
+    with pytest.raises(LaunchError, match=words):
+        enter(**changed)
+
+
+def test_a_study_with_promotion_has_one_launcher(enter):
+    promoting = {"pruning": {"rule": "asha", "promotion": True}, "checkpoint": {"every": "1 epoch"}}
+    enter(**promoting)
+    with pytest.raises(LaunchError, match="only one launcher may search a study with promotion"):
+        enter(**promoting)
+
+
+def test_a_study_that_stops_is_not_joined(enter):
+    enter().folder.stop_request.touch()
+    with pytest.raises(LaunchError, match="s is stopping"):
+        enter()
+
+
+def test_workers_of_fewer_islands_go_where_there_are_fewest(enter):
+    enter(topology={"islands": 3, "workers": [2, 1, 3]})
+    assert enter(topology={"islands": 1, "workers": 2}).member.island_sizes == (0, 2, 0)
+    assert enter(topology={"islands": 2, "workers": 1}).member.island_sizes == (1, 1, 0)
+
+
+def test_the_trials_of_a_dead_launcher_are_given_again(enter):
+    first, dead = enter(), enter()
+    held = tickets_of(dead).take(3)
+    train(dead, held[0])
+    train(dead, held[1], ends=False)
+    dead.release()  # as the system does
+    first.look()
+    again = tickets_of(first).take(9)
+    assert [(t.number, t.attempt) for t in again] == [(1, 1), (2, 0), (3, 0), (4, 0), (5, 0)]
+    events = launches.replay(first.folder.journals)
+    (lost,) = [event for event in events if isinstance(event, TrialLost)]
+    assert (lost.number, lost.reason, lost.suspected) == (1, f"its launcher {dead.launch} died", False)
+    with pytest.raises(LaunchClosed):
+        tickets_of(dead).take(1)
+
+
+def test_what_a_launcher_that_was_taken_for_dead_writes_does_not_count(enter):
+    first, dead = enter(), enter()
+    (ticket,) = tickets_of(dead).take(1)
+    train(dead, ticket, ends=False)
+    dead.release()
+    first.look()
+    late = JournalWriter(dead.folder.root_journal(dead.member.first_rank, dead.launch), dead.launch)
+    journals.end_trial(late, ticket.number, 0.9)
+    late.close()
+    past = lifecycle.History.read(first.folder).past
+    assert past.num_budgeted() == 0
+
+
+def test_when_the_leader_leaves_another_leads_and_the_last_one_ends_the_study(enter):
+    first, second = enter(), enter()
+    (held,) = tickets_of(first).take(1)
+    train(first, held, ends=False)
+    assert not first.leave("the search was stopped", suspected=())
+    first.release()
+    assert liveness.state(second.folder) is None
+    assert liveness.holder(second.folder) is not None
+    second.look()
+    assert second.leads
+    assert [t.attempt for t in tickets_of(second).take(1)] == [1]
+    assert second.leave("the search was stopped", suspected=())
+
+
+def test_after_the_last_one_the_study_is_opened_anew(enter):
+    first = enter()
+    (ticket,) = tickets_of(first).take(1)
+    train(first, ticket, ends=False)
+    first.release()
+    second = enter()
+    assert second.leads
+    assert second.settings.is_alone
+    assert [(t.number, t.attempt) for t in tickets_of(second).take(2)] == [(0, 1), (1, 0)]
+    assert LaunchSettings.read(second.folder, second.launch) == second.settings
+    with pytest.raises(OSError, match="cannot be used"):
+        tickets_of(first).take(1)
+
+
+def test_a_complete_study_is_neither_joined_nor_opened(enter):
+    first = enter()
+    for ticket in tickets_of(first).take(6):
+        train(first, ticket)
+    assert first.leave("", suspected=())
+    lifecycle.end(first.folder, first.plan.study, None)
+    first.release()
+    with pytest.raises(AlreadyComplete):
+        enter()
+
+
+def events_by_launch(folder):
+    """The lines of the journals, with their launches."""
+    return [
+        (file.launch, json.loads(line))
+        for file in launches.files(folder.journals)
+        for line in file.path.read_text().splitlines()
+    ]
+
+
+def test_one_population_by_islands(plan_of, tmp_path, monkeypatch):
+    """Individuals of each of two launchers descend from the other one's."""
+    monkeypatch.setattr("atoll.platform.search.elsewhere.Reader.INTERVAL", 0.0)
+    plan = plan_of(trials=40, method="local_sgd", sampler={"name": "propulate", "population": 4})
+    folder = lifecycle.study_folder(plan.study)
+    some = [AskTell(plan, f"sqlite:///{tmp_path}/atoll.db", resuming=None, accept_changes=False) for _ in range(2)]
+    numbers = []
+    for turn in range(20):
+        asked = some[turn % 2].ask()
+        numbers.append(asked.number)
+        asked.tell(Outcome("complete", asked.number / 100, {}, 0.1, 0.0, [], 0.0))
+        time.sleep(0.05)  # until the other has read it
+    assert len(set(numbers)) == 20
+    started = [(launch, line) for launch, line in events_by_launch(folder) if line["event"] == "trial_started"]
+    launch_of = {line["number"]: launch for launch, line in started}
+    crossed = {
+        (launch_of[parent], launch) for launch, line in started for parent in line["proposal"].get("parents") or []
+    }
+    assert crossed == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    endings = [one.close() for one in some]
+    assert [ending.state for ending in endings] == ["stopped", "complete"]
+    assert "this launcher was stopped; 1 other launcher goes on" in endings[0].reason
+    assert liveness.state(folder) == "complete"

@@ -1,0 +1,95 @@
+"""The tickets of several launchers: each given once, and those of a closed launch again."""
+
+import random
+
+import pytest
+
+from atoll.platform.search.shared_tickets import LaunchClosed, SharedTickets, TicketBook, closed, joined, opened
+from atoll.platform.search.tickets import Ticket
+from atoll.storage.shared_log import SharedLog
+
+BEGUN = Ticket(5, 1, {"x": 0.5}, {"genes": {"x": 0.5}})
+
+
+class Launchers:
+    """Launchers with one log."""
+
+    def __init__(self, path, num_trials, queued=(), started=()):
+        self.log = SharedLog(path)
+        self.log.create()
+        self.book = TicketBook()
+        self.write(opened(num_trials, queued, started))
+
+    def write(self, line):
+        with self.log.turn():
+            for earlier in self.log.read():
+                self.book.apply(earlier)
+            assert self.log.append(line)
+            self.book.apply(line)
+
+    def join(self, launch, workers=(1,), num_ranks=1):
+        member = self.book.place(launch, launch, workers, num_ranks)
+        self.write(joined(member))
+        return member, SharedTickets(SharedLog(self.log.path), launch)
+
+
+@pytest.fixture
+def launchers(tmp_path):
+    return lambda *args, **kwargs: Launchers(tmp_path / "log", *args, **kwargs)
+
+
+def test_what_has_begun_comes_first_and_started_numbers_do_not_come_again(launchers):
+    some = launchers(7, queued=[BEGUN], started=[0, 1, 3, 5])
+    _, tickets = some.join(1)
+    assert tickets.take(2) == [BEGUN, Ticket(2)]
+    assert [ticket.number for ticket in tickets.take(9)] == [4, 6]
+    assert tickets.take(1) == []
+
+
+def test_without_a_budget_of_trials_there_are_always_more(launchers):
+    _, tickets = launchers(None, started=[1]).join(1)
+    assert [ticket.number for ticket in tickets.take(4)] == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_each_ticket_is_given_once_whoever_asks(launchers, seed):
+    rng, some = random.Random(seed), launchers(40)
+    members = [some.join(launch)[1] for launch in (1, 2, 3)]
+    given = [t.number for _ in range(60) for t in rng.choice(members).take(rng.randint(1, 3))]
+    assert sorted(given) == list(range(40))
+
+
+def test_a_closed_launch_gets_no_tickets_and_what_it_had_is_given_again(launchers):
+    some = launchers(4)
+    (_, dead), (_, alive) = some.join(1), some.join(2)
+    held = dead.take(2)
+    alive.take(1)
+    again = Ticket(held[0].number, 1, {"x": 1.0})
+    some.write(closed([1], [again, held[1]]))
+    with pytest.raises(LaunchClosed, match="launch 1 was taken for dead by another launcher"):
+        dead.take(1)
+    assert alive.take(4) == [again, held[1], Ticket(3)]
+    assert set(alive.book.members) == {2}
+
+
+def test_new_tickets_are_filled_in(tmp_path, launchers):
+    some = launchers(2, queued=[BEGUN])
+    some.join(1)
+    filled = SharedTickets(
+        SharedLog(tmp_path / "log"), 1, lambda ticket: Ticket(ticket.number, hyperparameters={"x": 1})
+    )
+    assert [ticket.hyperparameters for ticket in filled.take(2)] == [{"x": 1}, {"x": 1}]
+
+
+def test_ranks_and_workers_get_the_lowest_free_numbers(launchers):
+    some = launchers(9)
+    places = [
+        some.join(launch, workers, ranks)[0]
+        for launch, workers, ranks in ((1, (1, 1), 4), (2, (0, 2), 4), (3, (1, 0), 2))
+    ]
+    assert [(m.first_rank, m.first_worker) for m in places] == [(0, 0), (4, 2), (8, 4)]
+    assert some.book.island_sizes() == (2, 3)
+    some.write(closed([1], []))
+    assert some.book.place(4, 4, (1, 0), 2).first_rank == 0
+    member = some.book.place(4, 4, (2, 1), 6)  # too large for the gap
+    assert (member.first_rank, member.first_worker) == (10, 5)
