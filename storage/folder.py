@@ -86,6 +86,10 @@ class StudyFolder:
         """Exists if this launcher is to stop; the others go on."""
         return self.launchers / f"{launcher:05d}.stop"
 
+    def death_notice(self, launcher: int) -> Path:
+        """Exists if a rank of this launcher, inside someone's own mpirun, was killed."""
+        return self.launchers / f"{launcher:05d}.died"
+
     def launch_settings(self, launch: int) -> Path:
         """What the ranks of a launch need to know of it, as JSON."""
         return self.launchers / f"{launch:05d}.json"

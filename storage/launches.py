@@ -270,15 +270,16 @@ def _cut(file: JournalFile, until: Mapping[str, int] | None) -> JournalFile:
     return replace(file, end=end if file.end is None else min(file.end, end))
 
 
+def events_of(folder: Path, launches: Collection[int]) -> Iterator[Event]:
+    """The events of some launches, one journal after another."""
+    for file in closed_files(folder):
+        if file.launch in launches:
+            yield from read_all(file.path, end=file.end)
+
+
 def started_in(folder: Path, launches: Collection[int]) -> set[TrialKey]:
     """The attempts that were started in some launches."""
-    return {
-        event.key
-        for file in closed_files(folder)
-        if file.launch in launches
-        for event in read_all(file.path, end=file.end)
-        if isinstance(event, TrialStarted)
-    }
+    return {event.key for event in events_of(folder, launches) if isinstance(event, TrialStarted)}
 
 
 def _problems(file: JournalFile, malformed: list[str], num_early: int) -> Iterator[str]:

@@ -24,7 +24,7 @@ LAYERS = {
 }
 # Inside platform each level imports only those below it.
 LEVELS = ["cli", "commands", "benchmark", "launch", "ranks", "search", "trial", "study", "workloads"]
-LEAVES = {"exit_codes", "stop_signals"}
+LEAVES = {"exit_codes", "rank_guard", "stop_signals"}
 FOLDERS = [name for name in LAYERS if (ROOT / name).is_dir()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,6 +113,12 @@ def search(
         bool, typer.Option("--keep-going", help="Search on even if the first trials all fail alike. Default: stop.")
     ] = False,
     no_check: NoCheckOption = False,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Search in the background, and return once the search has begun; see `atoll follow`."
+        ),
+    ] = False,
     in_process: Annotated[
         bool,
         typer.Option(
@@ -138,9 +145,53 @@ def search(
         flags, file = flags | {"objective": str(file)}, None
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
+    if detach:
+        from atoll.platform.commands import background
+
+        raise typer.Exit(background.search(study, sys.argv[1:], as_json=as_json))
     resuming = None if go_on else resume
     options = {"resuming": resuming, "accept_changes": accept_changes, "in_process": in_process}
     raise typer.Exit(_search(study, store, file=file, as_json=as_json, **options))
+
+
+@app.command(epilog="Example: atoll join quickstart --workers 2")
+def join(
+    study: Annotated[str, typer.Argument(help="The study's name, or its folder.")],
+    islands: Annotated[
+        int | None, typer.Option(help="Number of islands that get workers, those with the fewest first. Default: all.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers per island. Default: the study's.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add workers to a search that is running, from here or from any other host that sees its folder."""
+    from atoll.platform.launch import errors, extras
+    from atoll.platform.study.study import Study
+    from atoll.storage import liveness
+
+    extras.require_search_extra()
+    folder = _folder_of(study, store)
+    if liveness.holder(folder) is None:
+        raise errors.LaunchError(
+            f"{study} is not running: start it, or continue it, by `atoll search STUDY.yaml --continue`"
+        )
+    definition = json.loads(folder.definition.read_text())["definition"]
+    named = given_flags({"islands": islands, "workers": workers})
+    if named:
+        definition["topology"] = {"islands": 1} | definition["topology"] | {"workers": None, "world": None} | named
+    joined = Study.model_validate(definition | {"folder": str(folder.path)})
+    raise typer.Exit(_search(joined, store, as_json=as_json, resuming=None))
+
+
+@app.command(epilog="Example: atoll follow quickstart")
+def follow(
+    study: Annotated[str, typer.Argument(help="The study's name, or its folder.")],
+    store: StoreOption = None,
+) -> None:
+    """Show the progress of a search that runs elsewhere, until it has ended; Ctrl-C ends only this command."""
+    from atoll.platform.commands import background
+
+    raise typer.Exit(background.follow(_folder_of(study, store), Console(highlight=False)))
 
 
 def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
@@ -352,15 +403,10 @@ def stop(
     """Ask a running search or benchmark to stop. Running trials are requeued on --resume."""
     from atoll.platform.launch import errors, lifecycle, running
     from atoll.storage import liveness
-    from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
+    from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder
 
-    default = StudyFolder(DEFAULT_PARENT / study)
-    if (part := running.running_part(BenchmarkFolder(DEFAULT_PARENT / study))) is not None:
-        folder = part
-    else:
-        folder = default if default.exists() else _stored_folder(open_store(store).study(study))
-    if not folder.exists():
-        raise errors.LaunchError(f"{study} has no files in {folder.path} on this host")
+    part = running.running_part(BenchmarkFolder(DEFAULT_PARENT / study))
+    folder = _folder_of(study, store) if part is None else part
     if liveness.holder(folder) is None:
         if (interrupted := lifecycle.end_interrupted(folder)) is None:
             raise errors.LaunchError(f"{study} is not running: no live process holds {folder.lock}")
@@ -374,6 +420,18 @@ def stop(
         print_json({"study": study, "stop_request": str(folder.stop_request)})
     else:
         print(f"asked {study} to stop; running trials are requeued on --resume")
+
+
+def _folder_of(study: str, store: str | None) -> StudyFolder:
+    """A study's folder: the one that is named, the usual one, or the store's. Raises LaunchError if it is not here."""
+    from atoll.platform.launch import errors
+    from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
+
+    candidates = (StudyFolder(study), StudyFolder(DEFAULT_PARENT / study))
+    folder = next((one for one in candidates if one.exists()), None) or _stored_folder(open_store(store).study(study))
+    if not folder.exists():
+        raise errors.LaunchError(f"{study} has no files in {folder.path} on this host")
+    return folder
 
 
 def _stored_folder(row: StudyRow) -> StudyFolder:

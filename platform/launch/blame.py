@@ -14,7 +14,7 @@ from atoll.storage.folder import StudyFolder
 
 def hosts(folder: StudyFolder, launch: int) -> list[RankPlaced]:
     """The placement of each rank of a launch."""
-    return [event for event in launches.replay(folder.journals, since=launch) if isinstance(event, RankPlaced)]
+    return [event for event in launches.events_of(folder.journals, {launch}) if isinstance(event, RankPlaced)]
 
 
 def log_size(path: Path) -> int:

@@ -91,7 +91,7 @@ def _watching(run: Run, failures: _Failures) -> Callable[[], None]:
             return
         followed = now
         run.follow(run.folder)
-        if (stopping.seconds() or 0.0) > run.study.stop_grace:
+        if run.member.is_late(stopping.seconds()):
             raise HurriedEnd
         failures.tell()
 

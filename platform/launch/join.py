@@ -1,7 +1,6 @@
 """A search inside the user's own mpirun or srun: this process is one of its ranks.
 
-The ranks cannot be restarted here. When they stop, the exit code is 75; when one is killed, it is mpirun's. --resume
-continues either way.
+The ranks cannot be restarted here. When they stop, or one is killed, the exit code is 75, and --continue goes on.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from atoll.platform import exit_codes
+from atoll.platform import exit_codes, rank_guard
 from atoll.platform.launch import dry_run, lifecycle, live
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending, left
 from atoll.platform.launch.membership import Membership
 from atoll.platform.launch.mpiexec import without_rank_variables
+from atoll.platform.rank_guard import RANK_VARIABLES, SIZE_VARIABLES
 from atoll.platform.ranks.stopping import stop_on_signals
 from atoll.platform.study import effects, on_trial
 from atoll.platform.study.plan import Plan
@@ -28,8 +28,6 @@ from atoll.platform.trial.dry_run import Mistake
 from atoll.storage.folder import StudyFolder
 
 FOLLOW_INTERVAL = 0.2
-_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
-_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def inside_mpi(num_ranks: int) -> bool:
@@ -37,7 +35,7 @@ def inside_mpi(num_ranks: int) -> bool:
 
     A job of one rank, such as an interactive shell under srun, does not count for a search that needs several ranks.
     """
-    sizes = [os.environ[name] for name in _SIZE_VARIABLES if os.environ.get(name, "").isdigit()]
+    sizes = [os.environ[name] for name in SIZE_VARIABLES if os.environ.get(name, "").isdigit()]
     if sizes:
         return int(sizes[0]) > 1 or num_ranks == 1
     return "PMIX_RANK" in os.environ
@@ -96,9 +94,13 @@ def join(
 
     def also() -> None:
         nonlocal recorder, followed
-        if member is None or first_trials is None or (now := time.monotonic()) - followed < FOLLOW_INTERVAL:
+        if (now := time.monotonic()) - followed < FOLLOW_INTERVAL:
             return
         followed = now
+        if death_notice.exists():
+            _leave_after_death(member, recorder, url)
+        if member is None or first_trials is None:
+            return
         member.look()
         if member.leads and recorder is None:
             recorder = _start_recorder(folder, url, study.on_trial)
@@ -106,8 +108,10 @@ def join(
         follow(folder)
 
     try:
-        launch, request = world.bcast(None if member is None else (member.launch, member.stop_request))
-        stop_on_signals(request)
+        launch = world.bcast(None if member is None else member.launch)
+        death_notice = folder.death_notice(launch)
+        rank_guard.tell(death_notice, is_first=world.rank == 0)
+        stop_on_signals(folder.launcher_stop_request(launch))
         search.run(folder, launch, MpiWorld(world), also, server=server)
     except BaseException:
         traceback.print_exc()
@@ -130,7 +134,7 @@ def _code(error: Exception | None, resuming: bool | None) -> int | None:
 
 def _is_first() -> bool:
     """Whether this process is rank 0 by its environment: before MPI starts there is no other way to tell."""
-    return next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0") == "0"
+    return next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0") == "0"
 
 
 def _check_batch(plan: Plan, resuming: bool | None, say: Callable[[str], None]) -> Exception | None:
@@ -171,6 +175,14 @@ def _end(member: Membership, recorder: subprocess.Popen[bytes] | None, url: str,
         return Ending(state, reason, recorded)
     finally:
         member.release()
+
+
+def _leave_after_death(member: Membership | None, recorder: subprocess.Popen[bytes] | None, url: str) -> None:
+    """A rank was killed: the others leave, and rank 0, after them, writes what there is; see `rank_guard`."""
+    if member is not None:
+        ending = _end(member, recorder, url, None)
+        print(f"a rank was killed: {ending.reason or ending.state}", file=sys.stderr, flush=True)
+    os._exit(exit_codes.EXIT_BEREFT if member is None else exit_codes.EXIT_STOPPED)
 
 
 def _start_recorder(

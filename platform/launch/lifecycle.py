@@ -44,7 +44,7 @@ log = logging.getLogger("atoll.launch")
 RECORDING_TIMEOUT = 60.0
 MAY_CHANGE = (
     *BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going", "isolate",
-    "check",
+    "check", "walltime",
 )  # fmt: skip
 LENGTHS = ("epochs", "steps")
 _NO_COLUMNS = ("warm_start", "learned", "curve_direction", "length")  # in the study's file, and not in the store

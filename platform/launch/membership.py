@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.launch import lifecycle, orphans, provenance_log
+from atoll.platform.launch import lifecycle, orphans, provenance_log, time_limit
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import promotion, shared_tickets
 from atoll.platform.search.extension import Extension
@@ -44,6 +44,7 @@ from atoll.storage.shared_log import SharedLog
 log = logging.getLogger("atoll.launch")
 
 START_TIMEOUT = 900.0  # seconds that a launcher may take to open a study: it may have to hash much data
+LEAVING = 5.0  # seconds to write the end
 MAX_DEATHS = 5  # of launchers during one trial, before it is suspected
 
 
@@ -73,6 +74,8 @@ class Membership:
         self._log = SharedLog(folder.ticket_log(0))
         self._book = TicketBook()
         self._looked = self._searched = time.monotonic()
+        self._job_ends = time_limit.end_of_job(plan.study.walltime)
+        self._is_told = False
 
     @classmethod
     def enter(
@@ -130,6 +133,9 @@ class Membership:
         self._opened_by = prepared.launch
         for former in self.folder.tickets.glob("*.log*"):
             former.unlink(missing_ok=True)  # what still uses it belongs to launches that are closed
+        for left in self.folder.launchers.iterdir():  # by launchers that have died
+            if left.stem != f"{self._launcher:05d}":
+                left.unlink(missing_ok=True)
         self._log = SharedLog(self.folder.ticket_log(self._opened_by))
         self._log.create()
         past, study = prepared.history.past, self.plan.study
@@ -196,7 +202,8 @@ class Membership:
             is_alone = not self._book.members
             if self._append(shared_tickets.joined(member)):
                 break
-        self.settings = LaunchSettings(member, topology.model_dump(mode="json"), self._opened_by, is_alone)
+        content = topology.model_dump(mode="json")
+        self.settings = LaunchSettings(member, content, self._opened_by, is_alone, self._job_ends)
         self.settings.write(self.folder)
 
     def _joined(self) -> LauncherJoined:
@@ -261,6 +268,7 @@ class Membership:
         """Show that this launcher lives, lead if nobody does, and then close the dead. Cheap: to be called often."""
         assert self._own_lock is not None
         self._own_lock.refresh()
+        self._stop_in_time()
         now = time.monotonic()
         if self.leads:
             self._lock.refresh()
@@ -270,6 +278,23 @@ class Membership:
         if self.leads and now - self._searched >= self.DEATHS_INTERVAL:
             self._searched = now
             self.close_the_dead()
+
+    def is_late(self, seconds: float | None) -> bool:
+        """Whether ranks that were asked to stop so many seconds ago must end now: by stop_grace, or the job's limit."""
+        if seconds is None:
+            return False
+        is_over = self._job_ends is not None and time.time() > self._job_ends - LEAVING
+        return is_over or seconds > self.plan.study.stop_grace
+
+    def _stop_in_time(self) -> None:
+        """Ask the launcher's ranks to stop when stop_grace is left of the job's time."""
+        if self._job_ends is None or self._is_told:
+            return
+        if (left := self._job_ends - time.time()) <= self.plan.study.stop_grace + LEAVING:
+            self._is_told = True
+            log.warning("the job's time limit is in %.0f s: running trials stop; --continue goes on", left)
+            with suppress(OSError):  # as on a full disk
+                self.stop_request.touch()
 
     def _lives(self, member: Member) -> bool:
         return Lock(self.folder.launcher_lock(member.launcher)).holder() is not None
@@ -294,9 +319,7 @@ class Membership:
 
     def _has_ended(self, member: Member) -> bool:
         """Whether the ranks of a dead launcher have ended; those of this host are killed."""
-        journals = launches.closed_files(self.folder.journals)
-        mine = [file for file in journals if file.launch == member.launch and not file.is_of_launcher]
-        events = (event for file in mine for event in launches.read_all(file.path, end=file.end))
+        events = launches.events_of(self.folder.journals, {member.launch})
         placed = [event for event in events if isinstance(event, RankPlaced)]
         try:
             orphans.end_ranks(self.folder, placed)

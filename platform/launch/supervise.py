@@ -27,7 +27,7 @@ from atoll.platform.stop_signals import STOP_SIGNALS
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import launches
-from atoll.storage.events import Event, Restarted, TrialStarted
+from atoll.storage.events import Restarted
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalError
 from atoll.storage.recorder import Recorder, RecorderThread
@@ -239,7 +239,7 @@ class _Supervisor:
                 failure = JOURNALS_FULL
                 return f"{failure} ({free} bytes are free in {self._folder.path}); {_MAKE_ROOM}"
             failure += explanation(self._folder, log_start)
-            has_begun = any(isinstance(event, TrialStarted) for event in self._events_of_this_launch())
+            has_begun = bool(launches.started_in(self._folder.journals, {self._member.launch}))
             if not has_begun and not was_killed(self._folder, log_start, ended.exit_code):  # it would fail again
                 return failure
             suspected = suspected_workers(self._folder, self._member.launch, log_start, ended.silent)
@@ -290,9 +290,5 @@ class _Supervisor:
         return _JobEnd(JOURNALS_FULL if code == EXIT_JOURNAL else f"the MPI job ended with exit code {code}", code)
 
     def _end_when_stopping_takes_too_long(self, job: subprocess.Popen[bytes]) -> None:
-        seconds = self._stopping.seconds()
-        if self._hurry.is_set() or (seconds is not None and seconds > self._study.stop_grace):
+        if self._hurry.is_set() or self._member.is_late(self._stopping.seconds()):
             end_job(job, grace=2.0)
-
-    def _events_of_this_launch(self) -> list[Event]:
-        return launches.replay(self._folder.journals, since=self._member.launch)

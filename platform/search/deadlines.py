@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 
 from atoll.platform.study.study import Study
 from atoll.platform.trial.failure import Stopped, TrialTimeout
@@ -17,14 +19,25 @@ class Deadlines:
         study: the study, with its seconds, grace and trial_timeout.
         seconds_before: the seconds of searching before a resume.
         stop_requested: whether a stop was requested; called at intervals, as it looks up a file.
+        job_seconds: seconds until the job ends that this process is part of; None if that is unknown.
+        lengths: the worker-seconds of complete trials so far.
 
     With checkpoints, also those that a function writes, a running trial is first asked to write one and stop
     (`asks_to_stop`), and ended if it has not when half of stop_grace is over.
     """
 
     STOP_CHECK_INTERVAL = 0.5
+    NUM_LENGTHS = 100  # of the last complete trials, whose median the next one is expected to have
 
-    def __init__(self, study: Study, seconds_before: float, stop_requested: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        seconds_before: float,
+        stop_requested: Callable[[], bool],
+        *,
+        job_seconds: float | None = None,
+        lengths: Iterable[float] = (),
+    ) -> None:
         self._left = None if study.seconds is None else study.seconds - seconds_before
         self._grace = study.grace
         self._timeout = study.trial_timeout
@@ -35,6 +48,8 @@ class Deadlines:
         self._writes_checkpoints = self._saves = study.writes_checkpoints
         self._stop_grace = study.stop_grace
         self._asked = math.inf
+        self._job_ends = math.inf if job_seconds is None else self._started + job_seconds
+        self._lengths = deque(lengths, maxlen=self.NUM_LENGTHS)
 
     def trial_starts(self) -> None:
         """Note that a trial starts now."""
@@ -57,12 +72,23 @@ class Deadlines:
     def is_over(self) -> bool:
         """Whether no further trial may start."""
         over = self._left is not None and time.monotonic() - self._started >= self._left
-        return over or self._is_stopping()
+        return over or self._is_stopping() or not self._ends_in_time()
+
+    def _ends_in_time(self) -> bool:
+        """Whether a trial that starts now can write a checkpoint, or end, before the job is asked to stop."""
+        if math.isinf(self._job_ends):
+            return True
+        left = self._job_ends - self._stop_grace - time.monotonic()
+        expected = statistics.median(self._lengths) if self._lengths and not self._writes_checkpoints else 0.0
+        return left > expected
+
+    def trial_took(self, seconds: float) -> None:
+        """Note the length of a complete trial."""
+        self._lengths.append(seconds)
 
     def interruption(self) -> Exception | None:
         """The reason to end the running trial; None if there is none."""
-        patience = self._stop_grace / 2 if self._saves else 0.0
-        if self._is_stopping() and time.monotonic() - self._asked >= patience:
+        if self._is_stopping() and time.monotonic() - self._asked >= self._patience():
             return Stopped("the search was asked to stop")
         if self._timeout is not None and self.trial_seconds() > self._timeout:
             return TrialTimeout(f"the trial was stopped after trial_timeout ({self._timeout:g} s)")
@@ -70,6 +96,11 @@ class Deadlines:
         if self._left is not None and self._grace is not None and elapsed > self._left + self._grace:
             return Stopped("the search's seconds and grace were used up")
         return None
+
+    def _patience(self) -> float:
+        """Seconds that a trial has for its checkpoint, once the search was asked to stop."""
+        grace = min(self._stop_grace, self._job_ends - self._asked)  # a batch system's signal may come late
+        return grace / 2 if self._saves else 0.0
 
     def asks_to_stop(self) -> bool:
         """Whether the running trial is to write a checkpoint and stop."""

@@ -24,12 +24,14 @@ class LaunchSettings:
         topology: of this launcher, as in a study file.
         opened_by: the launch that opened the log of tickets.
         is_alone: whether nobody else searched when it began.
+        ends: when the launcher's job ends, in seconds since the epoch; None if that is unknown.
     """
 
     member: Member
     topology: dict[str, Any]
     opened_by: int
     is_alone: bool = True
+    ends: float | None = None
 
     def write(self, folder: StudyFolder) -> None:
         """Write the file."""
@@ -39,7 +41,13 @@ class LaunchSettings:
     def read(cls, folder: StudyFolder, launch: int) -> LaunchSettings:
         """Read the file of a launch."""
         content = json.loads(Path(folder.launch_settings(launch)).read_text())
-        return cls(Member.from_json(content["member"]), content["topology"], content["opened_by"], content["is_alone"])
+        return cls(
+            Member.from_json(content["member"]),
+            content["topology"],
+            content["opened_by"],
+            content["is_alone"],
+            content["ends"],
+        )
 
     @property
     def shape(self) -> Shape:

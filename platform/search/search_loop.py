@@ -185,7 +185,14 @@ class SearchLoop:
         search_journal = _journal(folder, launch, worker.places, past, events)
         # After the journal, whose seconds must reach the budget when these do.
         stops = folder.stop_request.exists if shared is None else shared.asks_to_stop
-        deadlines, budget = Deadlines(study, past.seconds, stops), _budget(study, roots, past)
+        deadlines = Deadlines(
+            study,
+            past.seconds,
+            stops,
+            job_seconds=None if shared is None else shared.seconds_left,
+            lengths=[trial.worker_seconds for trial in past.counted() if trial.state == "complete"],
+        )
+        budget = _budget(study, roots, past)
         candidates = Candidates(proposer, search_journal, given)
         # Only the owner of the tickets uses these: they look for a file of each trial.
         rungs, reached = _paused(plan, folder, events, past) if roots.rank == 0 else (None, {})
@@ -283,6 +290,8 @@ class SearchLoop:
         evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=path, trial=trial)
         outcome, values = self._scoring.judge(self._unless_stopped(evaluated), clock)
         worker_seconds = self._deadlines.trial_seconds()
+        if outcome.state == "complete":
+            self._deadlines.trial_took(worker_seconds)
         losses, curve = self._scoring.losses(outcome.state, values, outcome.curve)
         if not confirms and not self._is_best(configuration.method, outcome, losses):
             outcome = replace(outcome, traces=[])

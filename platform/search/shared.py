@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -38,6 +39,11 @@ class Shared:
     def asks_to_stop(self) -> bool:
         """Whether the search, or the launcher, was asked to stop."""
         return self.settings.asks_to_stop(self.folder)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the launcher's job ends."""
+        return None if self.settings.ends is None else self.settings.ends - time.time()
 
     def tickets(self, fill: Callable[[Ticket], Ticket]) -> SharedTickets:
         """The tickets of the study.

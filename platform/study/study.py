@@ -39,6 +39,7 @@ from atoll.platform.study.samplers import (
     with_name,
 )
 from atoll.platform.study.topology import Shape, TopologyError, share_out
+from atoll.platform.study.walltime import Walltime
 
 BUDGETS = ("trials", "seconds", "busy_seconds")
 MAX_RANKS = 10_000_000
@@ -166,6 +167,11 @@ class Study(Strict):
     )
     stop_grace: float = Field(
         default=30.0, gt=0, description="seconds from a stop request until the ranks are terminated"
+    )
+    walltime: Walltime | None = Field(
+        default=None,
+        description="time limit of each launcher: seconds, or a text such as '4:00:00'. By stop_grace before it trials "
+        "write checkpoints and stop, and no trial starts that cannot end. Default: the batch system's, if it tells",
     )
     heartbeat_timeout: float = Field(
         default=600.0, gt=0, description="seconds without progress after which a rank counts as dead"

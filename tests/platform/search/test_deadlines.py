@@ -21,9 +21,9 @@ def clock(monkeypatch):
     return clock
 
 
-def make(*, seconds_before=0.0, stop_requested=lambda: False, **content):
+def make(*, seconds_before=0.0, stop_requested=lambda: False, job_seconds=None, lengths=(), **content):
     study = Study(name="s", workload="digits_mlp", method="ddp", **content)
-    return Deadlines(study, seconds_before, stop_requested)
+    return Deadlines(study, seconds_before, stop_requested, job_seconds=job_seconds, lengths=lengths)
 
 
 def test_without_limits_nothing_ends(clock):
@@ -104,3 +104,39 @@ def test_whether_it_was_asked_to_stop_is_looked_up_at_once(clock):
     assert not limits.is_over()
     assert limits.was_asked_to_stop()
     assert limits.is_over()
+
+
+CHECKPOINTS = {"checkpoint": {"every": "1 epoch"}}
+
+
+def test_no_trial_starts_that_would_be_stopped_by_the_jobs_limit(clock):
+    limits = make(job_seconds=1000.0, stop_grace=100.0, lengths=[50.0, 200.0, 300.0])
+    clock.now += 699.0
+    assert not limits.is_over()
+    clock.now += 2.0  # 199 s are left until trials are asked to stop, and the median is 200
+    assert limits.is_over()
+    limits.trial_took(10.0)
+    limits.trial_took(10.0)  # now it is 50
+    assert not limits.is_over()
+    clock.now += 150.0
+    assert limits.is_over()
+
+
+def test_one_that_writes_checkpoints_starts_until_trials_are_asked_to_stop(clock):
+    limits = make(job_seconds=1000.0, stop_grace=100.0, lengths=[5000.0], **CHECKPOINTS)
+    clock.now += 899.0
+    assert not limits.is_over()
+    clock.now += 2.0
+    assert limits.is_over()
+
+
+def test_a_stop_shortly_before_the_limit_leaves_half_of_the_time_for_a_checkpoint(clock):
+    asked = []
+    limits = make(stop_requested=lambda: bool(asked), job_seconds=1000.0, stop_grace=100.0, **CHECKPOINTS)
+    clock.now += 980.0
+    asked.append(True)
+    assert limits.interruption() is None
+    clock.now += 9.0
+    assert limits.interruption() is None
+    clock.now += 1.5
+    assert isinstance(limits.interruption(), Stopped)

@@ -1,0 +1,74 @@
+"""Searches in the background: started by --detach, and shown by `atoll follow`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from atoll.platform.commands.live_search import LiveSearch
+from atoll.platform.commands.shared import print_json
+from atoll.platform.exit_codes import EXIT_STOPPED, FAILURE
+from atoll.platform.launch import lifecycle
+from atoll.storage import liveness
+from atoll.storage.folder import StudyFolder
+
+if TYPE_CHECKING:
+    from atoll.platform.study.study import Study
+
+INTERVAL = 0.5  # seconds
+
+
+def search(study: Study, arguments: list[str], *, as_json: bool) -> int:
+    """Start the same command in a session of its own, and return its exit code, or 0 once its ranks are started.
+
+    Args:
+        study: the study.
+        arguments: the command line, with --detach.
+        as_json: whether to print JSON.
+    """
+    folder = lifecycle.study_folder(study)
+    log = folder.log.with_name("search.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before = liveness.launchers(folder)
+    command = [sys.executable, "-m", "atoll", *(one for one in arguments if one != "--detach")]
+    with log.open("ab") as output:
+        started = log.stat().st_size
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=os.environ
+        )
+    while (code := child.poll()) is None and not liveness.launchers(folder).keys() - before.keys():
+        time.sleep(INTERVAL / 5)
+    if code is not None:  # it was refused, or had nothing to do
+        with log.open("rb") as said:
+            said.seek(started)
+            sys.stderr.write(said.read().decode(errors="replace"))
+        return code
+    if as_json:
+        print_json({"study": study.name, "process": child.pid, "log": str(log), "folder": str(folder.path)})
+    else:
+        print(f"{study.name} is searched by process {child.pid}, whose output is in {log}")
+        print(f"atoll follow {study.name} shows its progress; atoll stop {study.name} stops it")
+    return 0
+
+
+def follow(folder: StudyFolder, console: Console) -> int:
+    """Show a search's progress until nobody searches it any more; returns the exit code that its launcher has.
+
+    Args:
+        folder: the study's files.
+        console: where lines, or a bar, are shown.
+    """
+    row = lifecycle.row(folder)
+    with LiveSearch(console, row["name"], row["metric"], row["direction"], row["num_trials"]) as live:
+        while liveness.holder(folder) is not None:
+            live(folder)
+            time.sleep(INTERVAL)
+        live(folder)
+    state = liveness.state(folder) or liveness.INTERRUPTED
+    console.print(f"{row['name']} is {state}")
+    return {"complete": 0, "stopped": EXIT_STOPPED, liveness.INTERRUPTED: EXIT_STOPPED}.get(state, FAILURE)
