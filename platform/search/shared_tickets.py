@@ -14,6 +14,8 @@ not count, here or in its journals. Lines:
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -169,17 +171,27 @@ def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
 class SharedTickets:
     """One launch's access to the tickets of the study.
 
+    If turns take long in comparison with the trials, as with many launchers and trials of milliseconds, a launch takes
+    more tickets at a turn than it is asked for, but never more than it starts within a moment.
+
     Args:
         log: the log.
         launch: the launch, which has joined.
         fill: completes a new ticket: with its given configuration, or the one that was prepared for it.
     """
 
+    LARGEST_SHARE = 0.05  # of the time, for turns
+    MOMENT = 0.2  # seconds
+    MOST = 64
+
     def __init__(self, log: SharedLog, launch: int, fill: Callable[[Ticket], Ticket] = lambda ticket: ticket) -> None:
         self._log = log
         self._launch = launch
         self._fill = fill
         self.book = TicketBook()
+        self._reserve: deque[Ticket] = deque()
+        self._num_claimed = 1
+        self._claimed = -math.inf  # when
 
     def read(self) -> None:
         """Take in what others have written, without a turn."""
@@ -188,6 +200,33 @@ class SharedTickets:
 
     def take(self, count: int) -> list[Ticket]:
         """At most so many tickets; none if there are none now.
+
+        Raises: see `_claim`.
+        """
+        if not self._reserve:
+            began, since = time.monotonic(), self._claimed
+            wanted = max(count, self._num_claimed)
+            self._reserve.extend(self._claim(wanted))
+            self._claimed = time.monotonic()
+            self._adapt(wanted, self._claimed - began, began - since)
+        return [self._reserve.popleft() for _ in range(min(count, len(self._reserve)))]
+
+    def _adapt(self, wanted: int, turn: float, interval: float) -> None:
+        """Set the number of tickets for the next turn.
+
+        Args:
+            wanted: the number of the last turn.
+            turn: its seconds.
+            interval: the seconds since the turn before, in which as many tickets were started.
+        """
+        if turn > self.LARGEST_SHARE * interval:
+            in_a_moment = self.MOMENT * self._num_claimed / interval
+            self._num_claimed = int(max(1, min(2 * wanted, in_a_moment, self.MOST)))
+        else:
+            self._num_claimed = max(1, self._num_claimed // 2)
+
+    def _claim(self, count: int) -> list[Ticket]:
+        """Take a turn for so many tickets.
 
         Raises:
             LaunchClosed: if this launch was closed.

@@ -68,7 +68,7 @@ def test_the_first_leads_and_all_share_the_budget(enter):
     assert (first.leads, second.leads) == (True, False)
     assert (second.member.first_rank, second.member.first_worker, second.member.num_ranks) == (1, 1, 2)
     mine, others = tickets_of(first), tickets_of(second)
-    numbers = [t.number for _ in range(3) for t in (*mine.take(1), *others.take(1))]
+    numbers = [t.number for _ in range(6) for t in (*mine.take(1), *others.take(1))]
     assert sorted(numbers) == list(range(6))
     assert mine.take(1) == others.take(1) == []
     assert sorted(liveness.launchers(first.folder)) == [1, 2]

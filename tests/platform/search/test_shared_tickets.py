@@ -93,3 +93,41 @@ def test_ranks_and_workers_get_the_lowest_free_numbers(launchers):
     assert some.book.place(4, 4, (1, 0), 2).first_rank == 0
     member = some.book.place(4, 4, (2, 1), 6)  # too large for the gap
     assert (member.first_rank, member.first_worker) == (10, 5)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, which passes as the test says."""
+    now = [1000.0]
+    monkeypatch.setattr("atoll.platform.search.shared_tickets.time.monotonic", lambda: now[0])
+    return now
+
+
+def turns(clock, monkeypatch, launchers, *, turn, trial):
+    """The numbers of tickets that a launch takes at its turns, if each turn and each trial takes so many seconds."""
+    some = launchers(400)
+    _, tickets = some.join(1)
+    sizes = []
+
+    def claim(count, claims=tickets._claim):
+        clock[0] += turn
+        taken = claims(count)
+        sizes.append(len(taken))
+        return taken
+
+    monkeypatch.setattr(tickets, "_claim", claim)
+    for _ in range(200):
+        tickets.take(1)
+        clock[0] += trial
+    return sizes
+
+
+def test_slow_turns_take_more_tickets_but_no_more_than_start_in_a_moment(clock, monkeypatch, launchers):
+    sizes = turns(clock, monkeypatch, launchers, turn=0.01, trial=0.005)
+    assert sizes[:5] == [1, 1, 2, 4, 8]
+    assert max(sizes) * 0.005 <= SharedTickets.MOMENT
+
+
+@pytest.mark.parametrize(("turn", "trial"), [(0.0002, 0.05), (0.1, 60.0), (0.01, 0.5)])
+def test_otherwise_a_turn_takes_one(clock, monkeypatch, launchers, turn, trial):
+    assert set(turns(clock, monkeypatch, launchers, turn=turn, trial=trial)) == {1}
