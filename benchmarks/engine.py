@@ -37,7 +37,8 @@ from comparison import say
 from optuna.distributions import FloatDistribution
 
 from atoll.methods.data_parallel.ddp import Ddp
-from atoll.platform.launch.mpiexec import mpiexec, rank_environment
+from atoll.platform.launch.job_variables import rank_environment
+from atoll.platform.launch.mpi_launcher import choose
 from atoll.searchspaces.optimizer import SPACE as OPTIMIZER_SPACE
 from atoll.searchspaces.space import Parameter, SearchSpace
 
@@ -217,7 +218,18 @@ def run_optuna(sampler: str, count: int, sqlite: bool) -> dict[str, Any]:
 def run_ranks(kind: str, size: int, count: int, sleep: float = 0.0) -> list[dict[str, Any]]:
     """The reports of all ranks of an MPI job."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [mpiexec(), "-n", str(size), sys.executable, __file__, "--rank", kind, folder, str(count), str(sleep)]
+        command = [
+            *choose().command,
+            "-n",
+            str(size),
+            sys.executable,
+            __file__,
+            "--rank",
+            kind,
+            folder,
+            str(count),
+            str(sleep),
+        ]
         done = subprocess.run(
             command, env=rank_environment(), capture_output=True, text=True, timeout=3600, check=False
         )

@@ -175,15 +175,15 @@ def on_ranks(num_ranks: int, measure: Callable[[], Any]) -> Any:
         if figures is not None:
             print(json.dumps(figures), flush=True)
         return None
-    from atoll.platform.launch import mpiexec
+    from atoll.platform.launch import job_variables, mpi_launcher
 
-    environment = mpiexec.rank_environment() | {
+    environment = job_variables.rank_environment() | {
         RANK: "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": "1",
     }
-    command = [mpiexec.mpiexec(), "-n", str(num_ranks), sys.executable, *sys.argv]
+    command = [*mpi_launcher.choose().command, "-n", str(num_ranks), sys.executable, *sys.argv]
     job = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=7200)
     return json.loads(job.stdout.splitlines()[-1])
 

@@ -232,10 +232,10 @@ class Ranks:
     """An MPI job whose ranks wait for commands."""
 
     def __init__(self, nodes, per_node: int) -> None:
-        from atoll.platform.launch import mpiexec
+        from atoll.platform.launch import job_variables, mpi_launcher
 
-        environment = mpiexec.rank_environment() | TCP | {RANK: str(per_node), NAMESPACES: ",".join(nodes)}
-        line = [mpiexec.mpiexec(), "-n", str(len(nodes) * per_node), sys.executable, __file__]
+        environment = job_variables.rank_environment() | TCP | {RANK: str(per_node), NAMESPACES: ",".join(nodes)}
+        line = [*mpi_launcher.choose().command, "-n", str(len(nodes) * per_node), sys.executable, __file__]
         self._job = subprocess.Popen(
             line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )

@@ -55,6 +55,14 @@ class StudyFolder:
         """A rank's heartbeat file, touched as long as it makes progress."""
         return self.heartbeats / f"{world_rank:05d}"
 
+    def signals(self, launch: int, hostname: str, process: int) -> Path:
+        """The numbers of the signals that a rank's process has got, a byte each; see `ranks/terminations.py`."""
+        return self.heartbeats / f"{launch}.{hostname}.{process}.signals"
+
+    def all_signals(self, launch: int) -> list[Path]:
+        """Those files of a launch that are there."""
+        return sorted(self.heartbeats.glob(f"{launch}.*.signals"))
+
     @property
     def lock(self) -> Path:
         """The lock file of the study's launcher."""

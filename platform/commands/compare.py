@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from atoll.platform.commands.console import plain_console
 from atoll.platform.commands.shared import (
     AcceptOption,
     JsonOption,
@@ -62,7 +62,7 @@ def benchmark(
     if join.inside_mpi(max(definition.ranks_of(method) for method in definition.methods)):
         raise errors.LaunchError("`atoll benchmark` starts its own ranks: run it without mpirun or srun")
     url = lifecycle.store_url(store)
-    console = Console(stderr=as_json, highlight=False)
+    console = plain_console(stderr=as_json)
     ending = runner.run(
         definition,
         url,

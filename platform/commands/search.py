@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from atoll.platform.commands.console import plain_console
 from atoll.platform.commands.results import write_export
 from atoll.platform.commands.shared import (
     AcceptOption,
@@ -191,7 +191,7 @@ def follow(
     """Show the progress of a search that runs elsewhere, until it has ended; Ctrl-C ends only this command."""
     from atoll.platform.commands import background
 
-    raise typer.Exit(background.follow(_folder_of(study, store), Console(highlight=False)))
+    raise typer.Exit(background.follow(_folder_of(study, store), plain_console()))
 
 
 def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
@@ -246,7 +246,7 @@ def _search(
     from atoll.platform.launch import errors, lifecycle
 
     url = lifecycle.store_url(store, study)
-    console = Console(stderr=as_json, highlight=False)
+    console = plain_console(stderr=as_json)
     try:
         ended = searching.run(
             study,

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 import atoll
+from atoll.platform.commands.console import plain_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,8 +82,8 @@ def check_accepted(accept_changes: bool, resume: bool) -> None:
 
 def make_console() -> Console:
     """A console as wide as the terminal, or wide enough for whole tables without a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=400)
+    console = plain_console()
+    return console if console.is_terminal else plain_console(width=400)
 
 
 def print_table(table: Table) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.storage import launches
@@ -36,16 +37,92 @@ def explanation(folder: StudyFolder, log_start: int) -> str:
     return f": {errors[-1]} (see {folder.log})" if errors else f" (see {folder.log.parent})"
 
 
-def suspected_workers(folder: StudyFolder, launch: int, log_start: int, silent: Sequence[int]) -> set[int] | None:
-    """The workers whose ranks died first, by mpiexec's log or heartbeats; None if unknown."""
-    # Hydra names the process whose death made it terminate the others.
-    named = {int(process) for process in re.findall(r"PID (\d+) RUNNING AT", _log_since(folder, log_start))}
-    ranks = hosts(folder, launch)
-    workers = {rank.worker for rank in ranks if rank.process in named or rank.world_rank in silent}
-    return workers or None
+def suspected_workers(
+    folder: StudyFolder,
+    launch: int,
+    log_start: int,
+    silent: Sequence[int],
+    asked_to_end: Collection[tuple[str, int]] = (),
+    first_rank: int = 0,
+) -> set[int] | None:
+    """The workers whose ranks died first; None if unknown.
+
+    Args:
+        folder, launch: the study's files, and the launch that has ended.
+        log_start: where the log of this start of the ranks begins.
+        silent: the ranks whose heartbeats have stopped.
+        asked_to_end: host and number of the ranks' processes that the process manager has terminated: they lived on.
+        first_rank: the study's number for rank 0 of the MPI job.
+    """
+    dead, ranks = named(_log_since(folder, log_start)), hosts(folder, launch)
+    found = {*(first_rank + rank for rank in dead.ranks), *silent}
+    first = {rank.world_rank for rank in ranks if rank.process in dead.processes or rank.world_rank in found}
+    if asked_to_end:  # these notes are of this job, and the log is of all that run at this time
+        spared = {rank.world_rank for rank in ranks if (rank.hostname, rank.process) in asked_to_end}
+        first = first - spared or {rank.world_rank for rank in ranks} - spared
+    return {rank.worker for rank in ranks if rank.world_rank in first} or None
+
+
+@dataclass(frozen=True)
+class Dead:
+    """Those ranks, by their processes or in the world, that a process manager names as the first to have died."""
+
+    processes: frozenset[int] = frozenset()
+    ranks: frozenset[int] = frozenset()
+
+
+# Open MPI 4 and 5: how a process ended, in the words of prterun or mpirun. The process number may be 0.
+_OPEN_MPI = re.compile(
+    r"process\s+rank\s+(\d+)\s+with\s+PID|Process name:\s+\[\S*,(\d+)\](?!,)|MPI_ABORT was invoked on rank (\d+) in "
+    r"communicator MPI_COMM_WORLD"
+)
+# MPICH's Hydra, for the first one; Intel MPI's, for each one, including those that it has killed itself.
+_HYDRA = re.compile(
+    r"^=\s+(?:RANK \d+ )?PID (\d+) RUNNING AT .*\n=\s+(EXIT CODE|KILLED BY SIGNAL|EXIT STATUS): (\d+)", re.MULTILINE
+)
+_HYDRA_SIGNAL = re.compile(r"EXIT STRING: .*\(signal (\d+)\)")
+_MPICH_ABORT = re.compile(r"^Abort\(-?\d+\) on node (\d+) ", re.MULTILINE)
+# Slurm's srun and Cray's PALS: a line for each end; those that they terminate themselves get SIGTERM.
+_SRUN = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (?!Terminated)", re.MULTILINE)
+_PALS = re.compile(r"^\S+: rank (\d+) (?:died from signal (?!15\b)\d+|exited with code [1-9])", re.MULTILINE)
+
+
+def named(log: str) -> Dead:
+    """What the output of mpiexec or srun tells of the ranks that died first."""
+    if found := _OPEN_MPI.search(log):
+        return Dead(ranks=frozenset({next(int(group) for group in found.groups() if group is not None)}))
+    if found := _MPICH_ABORT.search(log):
+        return Dead(ranks=frozenset({int(found[1])}))
+    if blocks := _HYDRA.findall(log):
+        return Dead(processes=_first_of_hydra(blocks, _HYDRA_SIGNAL.search(log)))
+    if found := _SRUN.search(log):
+        return Dead(ranks=frozenset(_tasks(found[1])))
+    if found := _PALS.search(log):
+        return Dead(ranks=frozenset({int(found[1])}))
+    return Dead()
+
+
+def _first_of_hydra(blocks: Sequence[tuple[str, str, str]], why: re.Match[str] | None) -> frozenset[int]:
+    """Those that Hydra has not killed itself; all, if each was killed. None, if it names a victim of its own."""
+    killed = str(int(signal.SIGKILL))
+    others = {int(process) for process, _, code in blocks if code != killed}
+    # It names the first process, by rank, with an exit code, which may be one that it has killed, and the true signal.
+    if not others and why is not None and why[1] != killed:
+        return frozenset()
+    return frozenset(others or {int(process) for process, _, _ in blocks})
+
+
+def _tasks(numbers: str) -> Iterator[int]:
+    for part in numbers.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+_KILLED = re.compile(
+    r"\b[Ss]ignal:? 9\b|EXIT CODE: 9\b|SIGNAL: 9\b|^srun: error: .*: (?:Killed|Out Of Memory)", re.MULTILINE
+)
 
 
 def was_killed(folder: StudyFolder, log_start: int, exit_code: int) -> bool:
     """Whether mpiexec or a rank was killed (SIGKILL), such as for want of memory, rather than failed by itself."""
-    log = _log_since(folder, log_start)
-    return exit_code == -signal.SIGKILL or re.search(r"\b[Ss]ignal 9\b|EXIT CODE: 9\b", log) is not None
+    return exit_code == -signal.SIGKILL or _KILLED.search(_log_since(folder, log_start)) is not None

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from atoll.platform.launch import descendants
-from atoll.platform.launch.mpiexec import is_rank_variable
+from atoll.platform.launch.job_variables import is_rank_variable
 from atoll.platform.search.proposals import draw
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.plan import Plan

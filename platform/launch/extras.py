@@ -69,6 +69,11 @@ def _install(extra: str) -> str:
 
 
 def _missing(modules: Mapping[str, str]) -> str:
+    return ", ".join(package for module, package in modules.items() if not is_installed(module))
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, without importing it."""
     import importlib.util
 
-    return ", ".join(package for module, package in modules.items() if importlib.util.find_spec(module) is None)
+    return importlib.util.find_spec(module) is not None

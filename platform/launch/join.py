@@ -17,9 +17,9 @@ from atoll.platform import exit_codes, rank_guard
 from atoll.platform.launch import dry_run, lifecycle, live
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.launch.first_trials import FirstTrials
+from atoll.platform.launch.job_variables import without_rank_variables
 from atoll.platform.launch.lifecycle import Ending, left
 from atoll.platform.launch.membership import Membership
-from atoll.platform.launch.mpiexec import without_rank_variables
 from atoll.platform.rank_guard import RANK_VARIABLES, SIZE_VARIABLES
 from atoll.platform.ranks.stopping import stop_on_signals
 from atoll.platform.study import effects, on_trial

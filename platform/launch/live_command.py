@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.platform.launch import tether
-from atoll.platform.launch.mpiexec import without_rank_variables
+from atoll.platform.launch.job_variables import without_rank_variables
 from atoll.platform.study.on_trial import Command, shown
 from atoll.storage.events import ProgressReported, TrialEnded, TrialLost
 from atoll.storage.folder import StudyFolder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,30 +13,22 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from atoll.platform.launch.errors import LaunchError
+from atoll.platform.launch import mpi_launcher
+from atoll.platform.launch.job_variables import rank_environment
 from atoll.storage.events import RankPlaced
 from atoll.storage.folder import StudyFolder
 from atoll.storage.process import Process
 
 KILLED_WITHIN = 5.0  # seconds in which the system ends a killed process, unless a file system keeps it
 
-_RANK_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "HYDI_", "SLURM_PROCID", "SLURM_STEP")
-
-
-def mpiexec() -> str:
-    """The launcher of the MPI library that mpi4py loads: the wheel's, next to this Python, or the one on the PATH."""
-    of_wheel = Path(sys.executable).parent / "mpiexec"
-    command = os.environ.get("ATOLL_MPIEXEC") or (str(of_wheel) if of_wheel.exists() else shutil.which("mpiexec"))
-    if command is None:
-        raise LaunchError(
-            "mpiexec must be next to this Python or on the PATH, and is not: install it with "
-            "`python -m pip install mpich`, or set ATOLL_MPIEXEC"
-        )
-    return command
-
 
 def start_ranks(
-    num_ranks: int, arguments: Sequence[str], log: Path, content: bytes | None = None
+    num_ranks: int,
+    arguments: Sequence[str],
+    log: Path,
+    content: bytes | None = None,
+    launcher: str | None = None,
+    options: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
     """Start an MPI job of our ranks in its own session, which ends with this process.
 
@@ -46,11 +37,16 @@ def start_ranks(
         arguments: of the program of a rank.
         log: the file for the job's output.
         content: what rank 0 reads from its standard input.
+        launcher: the command that starts MPI jobs, with its options, if the study has one.
+        options: further options of it.
+
+    Raises:
+        LaunchError: if there is no such command.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     tether = [sys.executable, "-I", "-S", str(Path(__file__).with_name("tether.py")), str(os.getpid())]
     rank = [sys.executable, "-m", "atoll.platform.ranks.main", f"--launcher={Process.current()}", *arguments]
-    command = [*tether, mpiexec(), "-n", str(num_ranks), *rank]
+    command = [*tether, *mpi_launcher.choose(launcher).command, *options, "-n", str(num_ranks), *rank]
     with log.open("ab") as output:
         job = subprocess.Popen(
             command,
@@ -70,21 +66,6 @@ def _write(job: subprocess.Popen[bytes], content: bytes) -> None:
     with contextlib.suppress(OSError):  # the job has ended
         job.stdin.write(len(content).to_bytes(8, "big") + content)
         job.stdin.close()
-
-
-def rank_environment() -> dict[str, str]:
-    """The ranks' environment: libraries must not start a thread per core before a rank knows its share of the cores."""
-    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | without_rank_variables()
-
-
-def without_rank_variables() -> dict[str, str]:
-    """This process's environment without the variables that make a child a rank of its parent's MPI job."""
-    return {name: value for name, value in os.environ.items() if not is_rank_variable(name)}
-
-
-def is_rank_variable(name: str) -> bool:
-    """Whether an environment variable makes a process a rank of an MPI job."""
-    return name.startswith(_RANK_VARIABLES)
 
 
 def end_job(job: subprocess.Popen[bytes], grace: float = 10.0) -> None:

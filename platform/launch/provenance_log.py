@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atoll.communication import mpi_library
+from atoll.platform.launch import mpi_launcher
 from atoll.platform.launch.errors import LaunchError
-from atoll.platform.launch.mpiexec import mpiexec
 from atoll.platform.study import provenance
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.provenance_record import Provenance, differences
@@ -138,9 +137,6 @@ def changed_files(folder: StudyFolder, data: str | None) -> list[str]:
 
 
 def _mpi() -> dict[str, str]:
-    """The MPI library, if this process is a rank of it, or else the launcher that will start the ranks."""
-    if "mpi4py.MPI" in sys.modules:
-        return {"MPI library": sys.modules["mpi4py.MPI"].Get_library_version().splitlines()[0].strip("\0 ")}
-    with contextlib.suppress(LaunchError):
-        return {"mpiexec": mpiexec()}
-    return {}
+    """The MPI library: that of this process, if it is a rank, or else the one that ranks will load."""
+    name = mpi_library.loaded() or mpi_launcher.library().name
+    return {} if name is None else {"MPI library": name}

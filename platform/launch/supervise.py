@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
-from atoll.platform.launch import lifecycle, live, provenance_log, running
+from atoll.platform.launch import lifecycle, live, mpi_launcher, provenance_log, running
 from atoll.platform.launch.blame import explanation, hosts, log_size, suspected_workers, was_killed
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.lifecycle import Ending
@@ -23,6 +23,7 @@ from atoll.platform.launch.membership import Membership
 from atoll.platform.launch.mpiexec import end_job, kill_ranks, start_ranks
 from atoll.platform.launch.signals import stop_on_signals
 from atoll.platform.ranks.heartbeat import HeartbeatMonitor
+from atoll.platform.ranks.terminations import Terminations
 from atoll.platform.stop_signals import STOP_SIGNALS
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
@@ -92,6 +93,8 @@ def run_study(
     study = plan.study
     lifecycle.check_name_is_free(study, url)
     live.check(study.on_trial)
+    if run_ranks is None:
+        mpi_launcher.choose(study.launcher)
     member = Membership.enter(plan, url, resuming=resuming, accept_changes=accept_changes, belongs_to=belongs_to)
     folder = member.folder
     try:
@@ -205,11 +208,13 @@ class _JobEnd:
         failure: the reason, if its ranks have not done their part.
         exit_code: mpiexec's.
         silent: the ranks that fell silent, or ended before their time.
+        asked_to_end: host and number of the ranks' processes that the process manager has terminated.
     """
 
     failure: str | None
     exit_code: int
     silent: Sequence[int] = ()
+    asked_to_end: Collection[tuple[str, int]] = ()
 
 
 class _Supervisor:
@@ -242,7 +247,14 @@ class _Supervisor:
             has_begun = bool(launches.started_in(self._folder.journals, {self._member.launch}))
             if not has_begun and not was_killed(self._folder, log_start, ended.exit_code):  # it would fail again
                 return failure
-            suspected = suspected_workers(self._folder, self._member.launch, log_start, ended.silent)
+            suspected = suspected_workers(
+                self._folder,
+                self._member.launch,
+                log_start,
+                ended.silent,
+                ended.asked_to_end,
+                first_rank=self._member.member.first_rank,
+            )
             with self._member.next_launch(failure, suspected) as lines:
                 if changed := provenance_log.changed_files(self._folder, self._study.data):
                     return f"{failure}; the ranks are not restarted, as {provenance_log.reason(changed)}"
@@ -253,27 +265,28 @@ class _Supervisor:
     def _run_once(self) -> _JobEnd:
         """Start the ranks once, and wait for their end."""
         first, launch = self._member.member.first_rank, self._member.launch
+        terminations = Terminations(self._folder, launch, self._num_ranks)
         beats = [self._folder.heartbeat(first + rank) for rank in range(self._num_ranks)]
         for beat in beats:
             beat.unlink(missing_ok=True)
         monitor = HeartbeatMonitor(beats, self._study.heartbeat_timeout)
         arguments = ["search", str(self._folder.path), str(launch)]
         arguments += ["function"] if self._function is not None else []
-        job = start_ranks(self._num_ranks, arguments, self._folder.log, self._function)
+        job = start_ranks(self._num_ranks, arguments, self._folder.log, self._function, self._study.launcher)
         silent: list[int] = []
         try:
             while job.poll() is None and not (silent := monitor.silent()):
                 self._follow(self._folder)
+                if terminations.is_request_to_living():
+                    self._request_stop()
                 self._end_when_stopping_takes_too_long(job)
                 time.sleep(POLL_INTERVAL)
         finally:
-            asked = self._member.asks_to_stop()
             if job.poll() is None:
                 end_job(job, grace=2.0)
-                if not asked:  # the terminated ranks took the signal for a stop request
-                    self._member.stop_request.unlink(missing_ok=True)
             kill_ranks(self._folder, hosts(self._folder, launch))
-        code = job.returncode
+        code, asked = job.returncode, terminations.asked()
+        terminations.clear()
         if silent:
             silent = [first + rank for rank in silent]
             names, seconds = ", ".join(map(str, silent)), self._study.heartbeat_timeout
@@ -282,12 +295,16 @@ class _Supervisor:
             quiet = [first + rank for rank, beat in enumerate(beats) if beat.exists()]
             names = ", ".join(map(str, quiet))
             return _JobEnd(f"rank {names} ended during the search with exit code 0" if quiet else None, code, quiet)
-        if -code in STOP_SIGNALS:  # the user sent mpiexec a stop signal, to stop the search
-            try:
-                self._member.stop_request.touch()
-            except OSError:  # as on a full disk
-                self._hurry.set()
-        return _JobEnd(JOURNALS_FULL if code == EXIT_JOURNAL else f"the MPI job ended with exit code {code}", code)
+        if -code in STOP_SIGNALS or terminations.are_all(asked):  # the user sent mpiexec a stop signal
+            self._request_stop()
+        failure = JOURNALS_FULL if code == EXIT_JOURNAL else f"the MPI job ended with exit code {code}"
+        return _JobEnd(failure, code, asked_to_end=asked)
+
+    def _request_stop(self) -> None:
+        try:
+            self._member.stop_request.touch()
+        except OSError:  # as on a full disk
+            self._hurry.set()
 
     def _end_when_stopping_takes_too_long(self, job: subprocess.Popen[bytes]) -> None:
         if self._hurry.is_set() or self._member.is_late(self._stopping.seconds()):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from atoll.analysis.formatting import duration, number, size
-from atoll.platform.launch import errors, mpiexec
+from atoll.communication import mpi_library
+from atoll.platform.launch import errors, mpi_launcher, mpiexec
 from atoll.platform.launch.join import inside_mpi
 from atoll.platform.study import objectives, provenance, registry
 from atoll.platform.study.configuration import (
@@ -21,7 +22,7 @@ from atoll.platform.study.configuration import (
     split_hyperparameters,
 )
 from atoll.platform.study.provenance_record import Measured, measured_differences
-from atoll.storage import launches, yamlfile
+from atoll.storage import launches, names, yamlfile
 from atoll.storage.events import ProgressReported, TrialEnded
 from atoll.storage.launches import JournalTail
 
@@ -71,7 +72,10 @@ def differences(exported: ExportedConfiguration) -> list[str]:
         data=exported.data_files,
         libraries=exported.versions,
     )
-    now = now.model_copy(update={"libraries": provenance.versions(exported.versions)})
+    libraries = provenance.versions(exported.versions)
+    if names.MPI in exported.versions:  # a trial on threads has none
+        libraries[names.MPI] = mpi_library.loaded() or mpi_launcher.library().name or "none"
+    now = now.model_copy(update={"libraries": libraries})
     if not (exported.code or exported.data_files):  # of a version that did not record them, or written by hand
         now = now.model_copy(update={"code": {}, "data": {}})
     return measured_differences(before, now)

@@ -2,20 +2,21 @@
 
 python -m atoll.platform.ranks.main --launcher=PROCESS search FOLDER LAUNCH [function]
 python -m atoll.platform.ranks.main --launcher=PROCESS train CONFIGURATION.json RESULT.jsonl
-python -m atoll.platform.ranks.main --launcher=PROCESS doctor RESULT.json
+python -m atoll.platform.ranks.main --launcher=PROCESS doctor RESULT.json [links]
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atoll.platform.exit_codes import EXIT_JOURNAL
-from atoll.platform.ranks import launcher_watch
+from atoll.platform.ranks import launcher_watch, terminations
 from atoll.platform.ranks.stopping import stop_on_signals
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalError
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> None:
     if program == "search":
         folder = StudyFolder(files[0])
         number = _launcher_of(folder, int(files[1]))
-        stop_on_signals(folder.launcher_stop_request(number))  # before the imports
+        notes = folder.signals(int(files[1]), socket.gethostname(), os.getpid())
+        stop_on_signals(folder.launcher_stop_request(number), notes)  # before the imports
         lock = folder.launcher_lock(number)
         server = _fork_server(folder)  # before threads, and before MPI
     launcher_watch.end_with(Process.parse(launcher.removeprefix("--launcher=")), lock)
@@ -47,6 +49,7 @@ def main(arguments: list[str]) -> None:
     try:
         _dispatch(arguments, MPI.COMM_WORLD, server)
     except BaseException as error:
+        terminations.note_no_more()
         try:
             traceback.print_exc()
             sys.stderr.flush()
@@ -84,9 +87,14 @@ def _fork_server(folder: StudyFolder) -> ForkServer | None:
 
 
 def _dispatch(arguments: list[str], comm: MPI.Comm, server: ForkServer | None) -> None:
+    program, *files = arguments
+    if program == "doctor":
+        from atoll.platform.ranks import mpi_check
+
+        mpi_check.run(files[0], comm, links=len(files) > 1)
+        return
     from atoll.communication.mpi_world import MpiWorld
 
-    program, *files = arguments
     if program == "search":
         from atoll.platform.ranks import search
 
@@ -94,10 +102,6 @@ def _dispatch(arguments: list[str], comm: MPI.Comm, server: ForkServer | None) -
         if len(files) > 2:
             _receive_function(comm)
         search.run(folder, int(files[1]), MpiWorld(comm), server=server)
-    elif program == "doctor":
-        from atoll.platform.ranks import mpi_check
-
-        mpi_check.run(files[0], comm)
     else:
         from atoll.platform.ranks import train
 

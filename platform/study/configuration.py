@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from atoll.communication import mpi_library
 from atoll.methods.common.own import Kind, is_own
 from atoll.platform.study import registry
 from atoll.platform.study.checkpoint import Checkpointing
@@ -164,11 +165,16 @@ def read_configurations(file: Path, *, inside: bool = False) -> list[ExportedCon
     ]
 
 
-@cache
 def versions() -> dict[str, str]:
-    """The versions of the installed packages that a result depends on."""
+    """The versions of the installed packages that a result depends on, and of the MPI library that this rank uses."""
+    library = mpi_library.loaded()
+    return dict(_installed()) if library is None else _installed() | {names.MPI: library}
+
+
+@cache
+def _installed() -> dict[str, str]:
     installed = {}
-    for package in ("atoll", "torch", "numpy", "mpi4py", "mpich", "propulate"):
+    for package in ("atoll", "torch", "numpy", "mpi4py", "propulate"):
         try:
             installed[package] = version(package)
         except PackageNotFoundError:

@@ -24,6 +24,7 @@ from atoll.platform.study.configuration import MAX_SEED, check_length, check_obs
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.function import check_call, of_function
 from atoll.platform.study.interval import Interval
+from atoll.platform.study.launcher import located as located_launcher
 from atoll.platform.study.learn_from import LearnFrom
 from atoll.platform.study.loader import Loader
 from atoll.platform.study.migration import Migration
@@ -266,6 +267,12 @@ class Study(Strict):
         description="record how much each layer changed over this many epochs, and its rank and traffic; costs one SVD "
         "per layer and epoch. Default: off",
     )
+    launcher: str | None = Field(
+        default=None,
+        description="the command that starts MPI jobs, with its options, such as `srun --mpi=pmix` or "
+        "`mpiexec --map-by ppr:4:node`; ATOLL_MPIEXEC comes before it, and --resume may change it. Default: the "
+        "mpiexec of the MPI library that mpi4py loads",
+    )
     store: str | None = Field(default=None, description="the store's URL. Default: ATOLL_STORE, or sqlite:///atoll.db")
     folder: str | None = Field(default=None, description="folder for the study's files. Default: atoll-studies/NAME")
     on_trial: live.OnTrial = Field(
@@ -417,6 +424,13 @@ class Study(Strict):
             return warm_start
         path = Path((info.context or {}).get("folder", ".")) / Path(warm_start.file).expanduser()
         return warm_start.model_copy(update={"file": str(path.resolve())})
+
+    @field_validator("launcher")
+    @classmethod
+    def _starts(cls, launcher: str | None, info: ValidationInfo) -> str | None:
+        context = info.context or {}
+        folder, inside = Path(context.get("folder", ".")), bool(context.get("inside"))
+        return None if launcher is None else located_launcher(launcher, folder, inside=inside)
 
     @field_validator("on_trial")
     @classmethod

@@ -30,13 +30,12 @@ from typing import IO, NoReturn
 import torch
 
 from atoll.communication.channel import Channel, wait_for
+from atoll.platform.stop_signals import STOP_SIGNALS
 from atoll.platform.study import registry
 from atoll.storage import names
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-# These ask the ranks to stop, who decide; a terminal and Slurm send them to every process.
-_OF_RANKS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 KILL_PATIENCE = 60.0  # seconds that the system gets to end what was killed
 
 Main = Callable[[Channel], None]
@@ -195,7 +194,7 @@ def _be_server(channel: Channel, main: Main, parent: int) -> NoReturn:
     try:
         _end_with_parent(parent)
         _leave_job()
-        for number in _OF_RANKS:
+        for number in STOP_SIGNALS:  # they ask the ranks, who decide; a terminal and Slurm send them to every process
             signal.signal(number, _nothing)  # a handler, as ignored signals stay ignored in programs that are started
         _Server(channel, main).run()
     except BaseException:

@@ -55,10 +55,10 @@ def mpiexec(
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python under mpiexec and kill what is left of it after `timeout`, by process group."""
-    from atoll.platform.launch import mpiexec
+    from atoll.platform.launch import job_variables, mpi_launcher
 
-    command = [mpiexec.mpiexec(), "-n", str(num_ranks), sys.executable, *arguments]
-    environment = mpiexec.rank_environment() | {"PYTHONPATH": str(SUPPORT)} | (env or {})
+    command = [*mpi_launcher.choose().command, "-n", str(num_ranks), sys.executable, *arguments]
+    environment = job_variables.rank_environment() | {"PYTHONPATH": str(SUPPORT)} | (env or {})
     job = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

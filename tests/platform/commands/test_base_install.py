@@ -33,7 +33,9 @@ def test_doctor_goes_on_without_torch(tmp_path):
     assert done.stderr == ""
     assert f"FIX packages: a search needs mpi4py, torch, propulate, cmaes, sortedcontainers; {SEARCH}" in done.stdout
     assert "ok  store: sqlite:///atoll.db holds 0 studies\n" in done.stdout
-    assert "FIX workloads: cannot be examined without torch\n" in done.stdout
+    assert "workloads" not in done.stdout
+    named = called("doctor", "--workload", "digits_mlp", cwd=tmp_path, code=1)
+    assert "FIX workloads: cannot be examined without torch\n" in named.stdout
 
 
 READING = [

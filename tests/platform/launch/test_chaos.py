@@ -164,8 +164,9 @@ def undisturbed_seconds(folder, share):
     return duration(folder) + trained * (1 / share - 1)
 
 
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"], indirect=True)
 @pytest.mark.parametrize("form", short_and_whole(SHORT, WHOLE))
-def test_chaos(tmp_path, form):
+def test_chaos(tmp_path, form, mpi):
     rng = random.Random(20070)
     numbers = rng.sample(range(1, form["trials"] - 5), form["raise"] + form["nan"] + form["hang"])
     behaviour = {}

@@ -10,7 +10,8 @@ import pytest
 from commands import STABLE, atoll, end, journal_lines, start, wait_until
 
 from atoll.platform import rank_guard
-from atoll.platform.launch.mpiexec import mpiexec, rank_environment
+from atoll.platform.launch.job_variables import rank_environment
+from atoll.platform.launch.mpi_launcher import choose
 from atoll.storage.store import Store
 
 pytestmark = [pytest.mark.mpi, pytest.mark.long]
@@ -53,8 +54,8 @@ def test_a_detached_search_is_joined_followed_and_ends(study):
 def test_a_killed_rank_in_someones_own_mpirun_gives_75_and_the_study_goes_on(study, killed):
     search = ("-m", "atoll", "search", "s.json", "--continue", "--workers", "2")
     running = subprocess.Popen(
-        [mpiexec(), "-n", "2", sys.executable, *search], cwd=study, env=rank_environment(), start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*choose().command, "-n", "2", sys.executable, *search], cwd=study, env=rank_environment(),
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     folder = study / "atoll-studies" / "s"
     wait_until(lambda: len(journal_lines(folder, "trial_ended")) >= 2 if folder.exists() else False, 90)

@@ -13,7 +13,7 @@ import yaml
 from commands import FAILING, STABLE, atoll, called, called_json, end, journal_lines, start, wait_until
 from ranks import SUPPORT
 
-from atoll.platform.launch.mpiexec import mpiexec
+from atoll.platform.launch.mpi_launcher import choose
 from atoll.storage.store import Store
 
 MISBEHAVING = f"{SUPPORT / 'misbehaving.py'}:Misbehaving"
@@ -137,7 +137,7 @@ def test_no_process_of_a_trial_outlives_its_rank_or_launcher(tmp_path):
 @pytest.mark.long
 def test_inside_someones_own_mpirun(tmp_path):
     write(tmp_path, trials=3, topology={"ranks": 2})
-    command = [mpiexec(), "-n", "2", sys.executable, "-m", "atoll.platform.cli", "search", "s.yaml"]
+    command = [*choose().command, "-n", "2", sys.executable, "-m", "atoll.platform.cli", "search", "s.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [trial.state for trial in trials(tmp_path).values()] == ["complete"] * 3

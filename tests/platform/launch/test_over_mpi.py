@@ -26,6 +26,10 @@ FLAGS = ("search", "--method", "daso", "--workload", "digits_mlp", "--epochs", "
 SLOW = ("search", "--method", "ddp", "--workload", FAILING, "--name", "s", "--ranks", "2", "--epochs", "4")
 
 
+# On both, the second one in the long tier.
+BOTH = ["mpich", pytest.param("openmpi", marks=pytest.mark.long)]
+
+
 def write(folder, /, **content):
     study = {"name": "s", "workload": "digits_mlp", "method": "daso", "epochs": 2, "space": STABLE}
     (folder / "s.yaml").write_text(yaml.safe_dump(study | content))
@@ -144,8 +148,9 @@ def test_a_budget_of_seconds(tmp_path):
     assert all(count == 1 for count in late.values())
 
 
+@pytest.mark.parametrize("mpi", BOTH, indirect=True)
 @pytest.mark.cpu_limit(40, reason="the ranks start twice")
-def test_a_killed_rank_is_started_again_and_ranks_end_with_their_launcher(tmp_path):
+def test_a_killed_rank_is_started_again_and_ranks_end_with_their_launcher(tmp_path, mpi):
     search, folder = started(tmp_path, *SLOW, "--trials", "6", progress=3)
     os.kill(journal_lines(folder, "host")[1]["process"], signal.SIGKILL)
     wait_until(lambda: any(line["number"] == 1 for line in journal_lines(folder, "progress")))
@@ -161,8 +166,9 @@ def test_a_killed_rank_is_started_again_and_ranks_end_with_their_launcher(tmp_pa
         assert hyperparameters[number, 1] == hyperparameters[number, 0]
 
 
+@pytest.mark.parametrize("mpi", BOTH, indirect=True)
 @pytest.mark.long
-def test_a_stopped_rank_is_noticed_by_its_heartbeat(tmp_path):
+def test_a_stopped_rank_is_noticed_by_its_heartbeat(tmp_path, mpi):
     write(tmp_path, workload=FAILING, method="ddp", trials=2, epochs=4, heartbeat_timeout=12.0, topology={"ranks": 2})
     search, folder = started(tmp_path, "search", "s.yaml", "--outside", progress=2)
     process = journal_lines(folder, "host")[1]["process"]
@@ -176,8 +182,9 @@ def test_a_stopped_rank_is_noticed_by_its_heartbeat(tmp_path):
     assert lost.reason.startswith("rank 1 made no progress for 12 s (heartbeat_timeout)")
 
 
+@pytest.mark.parametrize("mpi", BOTH, indirect=True)
 @pytest.mark.long
-def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path):
+def test_a_configuration_that_kills_its_worker_twice_is_failed(tmp_path, mpi):
     flags = ("search", "--method", "ddp", "--workload", FAILING, "--name", "s", "--epochs", "4")
     atoll(*flags, "--trials", "4", "--islands", "2", cwd=tmp_path, env={"FAIL": "kill"})
     _, _, trials = check_complete(tmp_path, 4)
@@ -229,6 +236,7 @@ def test_ranks_of_a_training_end_with_their_launcher(tmp_path):
     wait_until(lambda: not any(rank.is_running() for rank in ranks_of_it), 10)
 
 
+@pytest.mark.parametrize("mpi", BOTH, indirect=True)
 @pytest.mark.parametrize(
     "number",
     [
@@ -238,9 +246,9 @@ def test_ranks_of_a_training_end_with_their_launcher(tmp_path):
         pytest.param(signal.SIGINT, marks=pytest.mark.soak),  # as SIGTERM
     ],
 )
-def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number):
+def test_a_signal_to_mpiexec_stops_the_search(tmp_path, number, mpi):
     search, folder = started(tmp_path, *SLOW, "--trials", "10")
-    (mpiexec,) = [p for p in psutil.Process(search.pid).children() if "mpiexec" in p.name()]
+    (mpiexec,) = [p for p in psutil.Process(search.pid).children() if p.name() in ("mpiexec", "prterun")]
     mpiexec.send_signal(number)
     assert end(search, timeout=20).returncode == 75
     assert read(tmp_path)[1].state == "stopped"
@@ -267,7 +275,8 @@ def test_a_database_locked_for_ten_seconds_stops_nothing_and_loses_nothing(tmp_p
     assert len(store.trials(study)) == len(journal_lines(folder, "trial_started"))
 
 
-def test_inside_someones_own_mpirun(tmp_path):
+@pytest.mark.parametrize("mpi", BOTH, indirect=True)
+def test_inside_someones_own_mpirun(tmp_path, mpi):
     arguments = ("-m", "atoll.platform.cli", *FLAGS, "--trials", "3", "--islands", "2", "--ranks", "1")
     done = ranks.mpiexec(2, *arguments, env={"ATOLL_STORE": f"sqlite:///{tmp_path}/atoll.db"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

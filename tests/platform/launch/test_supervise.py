@@ -186,6 +186,42 @@ def test_a_signal_that_ends_mpiexec_stops_the_search(tmp_path, job, number):
     assert journal_lines(tmp_path / "s", "restarted") == []
 
 
+def asked_to_end(process):
+    """The shell's command that notes, as a rank does, that its process was asked to end."""
+    return f"printf '\\017' > \"$folder/heartbeats/$launch.h.{process}.signals\""
+
+
+def test_a_job_whose_ranks_were_all_asked_to_end_was_stopped_by_somebody(tmp_path, job):
+    """As Open MPI's mpiexec, which terminates the ranks on a signal to itself, and ends with exit code 1."""
+    job(f"{note(STARTED)}; {asked_to_end(1)}; {asked_to_end(2)}; exit 1")
+    ending, study = run(tmp_path, topology={"ranks": 2})
+    assert (ending.state, ending.exit_code, study.state) == ("stopped", 75, "stopped")
+    assert journal_lines(tmp_path / "s", "restarted") == []
+
+
+def test_a_job_one_of_whose_ranks_was_not_asked_to_end_has_died_with_it(tmp_path, job):
+    """As Open MPI's mpiexec, which terminates the other ranks when one has died."""
+    two = f"{note(HOST)}; {note(HOST | {'world_rank': 1, 'worker': 1, 'process': 2})}"
+    again = f"{note(STARTED | {'attempt': 1})}; {note(ENDED | {'attempt': 1})}; exit 0"
+    job(f"""if [ -e "$folder/died" ]; then {again}; fi
+touch "$folder/died"; {two}; {note(STARTED)}; {asked_to_end(1)}; exit 137""")
+    ending, _ = run(tmp_path, topology={"workers": 2})
+    assert ending.state == "complete"
+    (lost,) = journal_lines(tmp_path / "s", "trial_lost")
+    assert not lost["blamed"]  # worker 0's, whose rank lived on; process 2 is that of worker 1
+    assert len(journal_lines(tmp_path / "s", "restarted")) == 1
+
+
+def test_ranks_that_are_asked_to_end_and_live_on_stop(tmp_path, job):
+    """As MPICH's mpiexec, which passes SIGTERM on."""
+    job(f"""{note(STARTED)}; {asked_to_end(1)}
+for i in $(seq 600); do if ls "$folder"/launchers/*.stop > /dev/null 2>&1; then exit 0; fi; sleep 0.1; done""")
+    started = time.monotonic()
+    ending, _ = run(tmp_path)
+    assert time.monotonic() - started < 30
+    assert (ending.state, ending.exit_code) == ("stopped", 75)
+
+
 def test_ranks_that_do_not_stop_in_time_are_ended(tmp_path, job):
     job(f"trap '' TERM; {note(STARTED)}; for i in $(seq 600); do sleep 0.1; done")
     folder = tmp_path / "s"
