@@ -102,9 +102,7 @@ def doctor(
 
 @app.command("measure-cluster", epilog="Example: atoll measure-cluster -o mine.yaml")
 def measure_cluster(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The cluster file to write. Default: print it.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="The cluster file to write. Default: print it.")] = None,
     name: Annotated[str | None, typer.Option(help="The cluster's name. Default: that of the first host.")] = None,
     ranks_per_node: Annotated[
         int | None, typer.Option(help="Ranks per node in projections. Default: a host's GPUs, or 2.", min=1)
@@ -121,7 +119,7 @@ def measure_cluster(
     from atoll.storage.files import write_whole
 
     if output is not None and output.exists():
-        raise typer.BadParameter(f"--output must be a new file; {output} exists")
+        raise typer.BadParameter(f"-o must be a new file; {output} exists")
     cluster = measured_cluster.measure(name, ranks_per_node, ranks)
     text = yaml.safe_dump(cluster.model_dump(), sort_keys=False, allow_unicode=True, width=110)
     if output is None:
