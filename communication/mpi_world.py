@@ -37,6 +37,10 @@ class MpiWorld(World):
         """What every rank gives, in the order of the ranks."""
         return self._comm.allgather(mine)
 
+    def reordered(self, order: Sequence[int]) -> MpiWorld:
+        """The same ranks with other numbers: the first one is `order[0]`, and so on."""
+        return MpiWorld(self._comm.Split(0, order.index(self.rank)))
+
     def split(self, color: int | None) -> MpiWorld | None:
         """The ranks that gave the same color, in the same order; None on ranks that gave None."""
         comm = self._comm.Split(MPI.UNDEFINED if color is None else color, self.rank)

@@ -105,6 +105,14 @@ class ThreadWorld(World):
         given = self._shared.exchanges[number]
         return [given[rank] for rank in range(self.size)]
 
+    def reordered(self, order: Sequence[int]) -> ThreadWorld:
+        """The same ranks with other numbers: the first one is `order[0]`, and so on."""
+        number = self._num_exchanges
+        self.allgather(None)
+        with self._shared.lock:
+            part = self._shared.parts.setdefault((number, 0), _Shared(self.size, self._shared.failures))
+        return ThreadWorld(order.index(self.rank), part)
+
     def split(self, color: int | None) -> ThreadWorld | None:
         """The ranks that gave the same color, in the same order; None on ranks that gave None."""
         number = self._num_exchanges

@@ -94,6 +94,10 @@ class World(ABC):
         """What every rank gives, in the order of the ranks."""
 
     @abstractmethod
+    def reordered(self, order: Sequence[int]) -> World:
+        """The same ranks with other numbers: the first one is `order[0]`, and so on."""
+
+    @abstractmethod
     def split(self, color: int | None) -> Self | None:
         """The ranks that gave the same color, in the same order; None on ranks that gave None."""
 

@@ -159,6 +159,7 @@ class RankPlaced(Event):
     processor: str | None = None
     cores: int | None = None
     oversubscribed: bool = Field(False, validation_alias=AliasChoices("oversubscribed", "is_crowded"))  # of version 1
+    started_as: int | None = None
 
 
 class WorkerFinished(Event):

@@ -43,6 +43,7 @@ def suspected_workers(
     log_start: int,
     silent: Sequence[int],
     asked_to_end: Collection[tuple[str, int]] = (),
+    *,
     first_rank: int = 0,
 ) -> set[int] | None:
     """The workers whose ranks died first; None if unknown.
@@ -52,15 +53,22 @@ def suspected_workers(
         log_start: where the log of this start of the ranks begins.
         silent: the ranks whose heartbeats have stopped.
         asked_to_end: host and number of the ranks' processes that the process manager has terminated: they lived on.
-        first_rank: the study's number for rank 0 of the MPI job.
+        first_rank: the study's number for rank 0 of the MPI job, in journals that do not tell how a rank was started.
     """
     dead, ranks = named(_log_since(folder, log_start)), hosts(folder, launch)
-    found = {*(first_rank + rank for rank in dead.ranks), *silent}
-    first = {rank.world_rank for rank in ranks if rank.process in dead.processes or rank.world_rank in found}
+    first = {
+        rank.world_rank
+        for rank in ranks
+        if rank.process in dead.processes or rank.world_rank in silent or _started_as(rank, first_rank) in dead.ranks
+    }
     if asked_to_end:  # these notes are of this job, and the log is of all that run at this time
         spared = {rank.world_rank for rank in ranks if (rank.hostname, rank.process) in asked_to_end}
         first = first - spared or {rank.world_rank for rank in ranks} - spared
     return {rank.worker for rank in ranks if rank.world_rank in first} or None
+
+
+def _started_as(rank: RankPlaced, first_rank: int) -> int:
+    return rank.world_rank - first_rank if rank.started_as is None else rank.started_as
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ LENGTHS = ("epochs", "steps")
 _NO_COLUMNS = ("warm_start", "learned", "curve_direction", "length")  # in the study's file, and not in the store
 # Neither compared nor stored: URLs may have passwords, and nothing in a study's folder names code to be run.
 _NOT_COMPARED = frozenset({"store", "folder", "on_trial", "launcher"})
-TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world")
+TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world", "bind")
 
 
 @dataclass(frozen=True)

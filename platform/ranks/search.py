@@ -18,7 +18,7 @@ from atoll.platform.ranks.heartbeat import Heartbeat, interval
 from atoll.platform.search.launch_settings import LaunchSettings
 from atoll.platform.study import registry
 from atoll.platform.study.study import Study, Topology
-from atoll.platform.study.topology import HostFacts, Place, Shape, arrange, check_world_size
+from atoll.platform.study.topology import HostFacts, Place, Shape, arrange, by_host, check_world_size, share_cores
 from atoll.platform.trial import trial_process
 from atoll.platform.trial.fork_server import ForkServer
 from atoll.platform.trial.worker import Worker
@@ -63,7 +63,8 @@ def run(
     """
     study, settings = load_study(folder), LaunchSettings.read(folder, launch)
     check_world_size(settings.shape, world.size)
-    places = arrange_launch(settings, world)
+    started_as, world = world.rank, on_few_hosts(world, settings.shape.ranks)
+    places = arrange_launch(settings, world, started_as)
     place = places[world.rank]
     torch.set_num_threads(place.threads)
     beat = Heartbeat(folder.heartbeat(place.world_rank), interval(study.heartbeat_timeout))
@@ -163,9 +164,26 @@ def _warm_up(study: Study) -> None:
         return  # the trials will raise it again, and record it
 
 
-def available_cores() -> set[int]:
-    """The processor cores that this process may use."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+def available_cores() -> list[int]:
+    """The processor cores that this process may use; those of a socket, and the threads of a core, are neighbors."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return sorted(cores, key=_position)
+
+
+def _position(core: int) -> tuple[int, int, int]:
+    """The socket and the physical core of what the system counts as a core, and its own number."""
+    folder = Path(f"/sys/devices/system/cpu/cpu{core}/topology")
+    try:
+        socket_, physical = (int((folder / name).read_text()) for name in ("physical_package_id", "core_id"))
+    except (OSError, ValueError):
+        return 0, 0, core
+    return socket_, physical, core
+
+
+def gpu_names() -> list[str]:
+    """What tells this host's GPUs, as this process sees them, from all others; none if torch does not tell."""
+    found = [getattr(torch.cuda.get_device_properties(gpu), "uuid", None) for gpu in range(torch.cuda.device_count())]
+    return [str(uuid) for uuid in found] if None not in found else []
 
 
 def processors(*, with_gpus: bool) -> list[str]:
@@ -177,31 +195,53 @@ def processors(*, with_gpus: bool) -> list[str]:
     return [names[0] if names else machine.machine(), *(torch.cuda.get_device_name(gpu) for gpu in gpus)]
 
 
-def arrange_launch(settings: LaunchSettings, world: World) -> list[Place]:
-    """The places of a launch's ranks, with the numbers that ranks and workers have in the study. Collective."""
-    places = arrange_world(settings.arrangement(), world, settings.shape)
+def on_few_hosts(world: World, ranks: int) -> World:
+    """The same world, with its ranks numbered so that each worker's are on few hosts. Collective."""
+    order = by_host(world.allgather(socket.gethostname()), ranks)
+    return world if order == list(range(world.size)) else world.reordered(order)
+
+
+def arrange_launch(settings: LaunchSettings, world: World, started_as: int = 0) -> list[Place]:
+    """The places of a launch's ranks, with the numbers that ranks and workers have in the study. Collective.
+
+    Args:
+        settings: the launch.
+        world: its ranks, on few hosts.
+        started_as: this rank's number in the MPI job.
+    """
+    places = arrange_world(settings.arrangement(), world, settings.shape, started_as)
     ranks, workers = settings.member.first_rank, settings.member.first_worker
     return [replace(p, world_rank=p.world_rank + ranks, worker=p.worker + workers) for p in places]
 
 
-def arrange_world(topology: Topology, world: World, shape: Shape | None = None) -> list[Place]:
+def arrange_world(topology: Topology, world: World, shape: Shape | None = None, started_as: int = 0) -> list[Place]:
     """Gather the facts of all ranks, and give each rank its place. Collective.
 
     Args:
         topology: islands, workers and ranks, and their nodes, devices and threads.
         world: all ranks.
         shape: the number of workers of each island. Default: the topology's.
+        started_as: this rank's number in the MPI job.
     """
+    with_gpus = topology.device != "cpu"
     mine = HostFacts(
         hostname=socket.gethostname(),
         cores=available_cores(),
         num_gpus=torch.cuda.device_count(),
         process=os.getpid(),
-        processors=processors(with_gpus=topology.device != "cpu"),
+        processors=processors(with_gpus=with_gpus),
+        gpus=gpu_names() if with_gpus else (),
+        started_as=started_as,
     )
+    facts = world.allgather(mine)
+    if topology.bind == "cores":
+        facts = share_cores(facts)
+        are_processes = len({(fact.hostname, fact.process) for fact in facts}) == world.size
+        if are_processes and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, facts[world.rank].cores)
     return arrange(
         shape or topology.shape(),
-        world.allgather(mine),
+        facts,
         ranks_per_node=topology.ranks_per_node,
         device=topology.device,
         threads=topology.threads,

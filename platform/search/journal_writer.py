@@ -51,6 +51,7 @@ class SearchJournal:
                     processor=place.processor,
                     cores=place.cores,
                     oversubscribed=place.oversubscribed,
+                    started_as=place.started_as,
                 )
             )
 

@@ -65,6 +65,11 @@ class Topology(Strict):
     ranks_per_node: int | None = Field(default=None, ge=1, description="ranks per (virtual) node. Default: by host")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="device on which ranks train")
     threads: int | None = Field(default=None, ge=1, description="torch threads per rank. Default: cores / ranks")
+    bind: Literal["none", "cores"] = Field(
+        default="none",
+        description="cores binds each rank to its own share of the cores that the ranks of a host may use, where there "
+        "are enough; none leaves it to the launcher, as other jobs may use the same cores. --resume may change it",
+    )
 
     @field_validator("workers")
     @classmethod

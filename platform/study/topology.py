@@ -44,6 +44,8 @@ class HostFacts:
         num_gpus: number of GPUs that it sees.
         process: its process id.
         processors: the names of the host's processor and of the GPUs.
+        gpus: what tells each GPU from all others; a launcher may show each rank one of its own, as the first.
+        started_as: its rank in the MPI job.
     """
 
     hostname: str
@@ -51,6 +53,8 @@ class HostFacts:
     num_gpus: int = 0
     process: int = 0
     processors: Sequence[str] = ("",)
+    gpus: Sequence[str] = ()
+    started_as: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Place:
         may_spin: whether each rank has a core of its own, so that busy waiting is harmless.
         processor, cores: the name of the rank's GPU or processor, and the number of cores it may use.
         oversubscribed: whether it shares its GPU, or cores with too many threads; its times are then not comparable.
+        gpu: what tells its GPU from all others; empty if that is unknown, or it trains on its processor.
+        started_as: its rank in the MPI job, by which process managers name it.
     """
 
     world_rank: int
@@ -83,6 +89,8 @@ class Place:
     processor: str = ""
     cores: int = 0
     oversubscribed: bool = False
+    gpu: str = ""
+    started_as: int = 0
 
 
 def share_out(world_size: int, islands: int, ranks: int) -> Shape:
@@ -112,6 +120,53 @@ def check_world_size(shape: Shape, world_size: int) -> None:
         f"the search needs {shape.world_size} ranks ({shape}) but MPI started {world_size}; "
         f"start {shape.world_size}, or change islands, workers or ranks"
     )
+
+
+def by_host(hostnames: Sequence[str], ranks: int) -> list[int]:
+    """An order of the ranks in which each `ranks` of them, a worker's, are on few hosts, and those of a host neighbors.
+
+    MPI may number its ranks round the hosts. As many workers as possible are on one host each; the others are made of
+    what is left, the largest part that fits first. Rank 0 stays the first one.
+
+    Args:
+        hostnames: the host of each rank.
+        ranks: the number of ranks of a worker, which divides their number.
+    """
+    on_host: dict[str, list[int]] = defaultdict(list)
+    for rank, hostname in enumerate(hostnames):
+        on_host[hostname].append(rank)
+    workers: list[list[int]] = []
+    left: list[list[int]] = []
+    for numbers in on_host.values():
+        whole = len(numbers) - len(numbers) % ranks
+        workers += [numbers[start : start + ranks] for start in range(0, whole, ranks)]
+        left += [numbers[whole:]] if whole < len(numbers) else []
+    while left:
+        parts: list[list[int]] = []
+        while left and (need := ranks - sum(map(len, parts))) > 0:
+            fitting = [numbers for numbers in left if len(numbers) <= need]
+            numbers = max(fitting, key=len) if fitting else min(left, key=len)
+            left.remove(numbers)
+            parts.append(numbers[:need])
+            left += [numbers[need:]] if numbers[need:] else []
+        workers.append([rank for part in sorted(parts) for rank in part])
+    return [rank for worker in sorted(workers, key=min) for rank in worker]
+
+
+def share_cores(facts: Sequence[HostFacts]) -> list[HostFacts]:
+    """Give each rank cores of its own, where ranks of a host may use the same ones, and there are enough of them."""
+    sharing: dict[tuple[str, frozenset[int]], list[int]] = defaultdict(list)
+    for rank, fact in enumerate(facts):
+        sharing[_core_set(fact)].append(rank)
+    shared = list(facts)
+    for ranks in sharing.values():
+        cores = list(facts[ranks[0]].cores)
+        if len(ranks) > len(cores):
+            continue
+        for number, rank in enumerate(ranks):
+            start, end = (len(cores) * n // len(ranks) for n in (number, number + 1))
+            shared[rank] = replace(facts[rank], cores=cores[start:end])
+    return shared
 
 
 def arrange(
@@ -154,6 +209,8 @@ def arrange(
                 may_spin=num_sharing <= num_cores,
                 processor=fact.processors[0 if gpu is None else min(1 + gpu, len(fact.processors) - 1)],
                 cores=num_cores,
+                gpu="" if gpu is None or gpu >= len(fact.gpus) else fact.gpus[gpu],
+                started_as=fact.started_as,
             )
         )
     return _mark_oversubscribed(places, facts)
@@ -176,9 +233,13 @@ def _core_set(fact: HostFacts) -> tuple[str, frozenset[int]]:
     return fact.hostname, frozenset(fact.cores)
 
 
+def _device(place: Place) -> tuple[str, str]:
+    return place.hostname, place.gpu or place.device
+
+
 def _mark_oversubscribed(places: list[Place], facts: Sequence[HostFacts]) -> list[Place]:
     """Mark each rank that shares a GPU or whose cores are oversubscribed."""
-    on_device = Counter((place.hostname, place.device) for place in places)
+    on_device = Counter(_device(place) for place in places)
     on_host: dict[str, list[Place]] = defaultdict(list)
     for place in places:
         on_host[place.hostname].append(place)
@@ -187,7 +248,7 @@ def _mark_oversubscribed(places: list[Place], facts: Sequence[HostFacts]) -> lis
         own = set(facts[place.world_rank].cores)
         overlapping = [p for p in on_host[place.hostname] if not own.isdisjoint(facts[p.world_rank].cores)]
         cores = set().union(*(facts[p.world_rank].cores for p in overlapping))
-        shares_gpu = place.device != "cpu" and on_device[place.hostname, place.device] > 1
+        shares_gpu = place.device != "cpu" and on_device[_device(place)] > 1
         return shares_gpu or sum(p.threads for p in overlapping) > len(cores)
 
     return [replace(place, oversubscribed=oversubscribed(place)) for place in places]

@@ -104,7 +104,8 @@ class Worker:
         self.place = places[world.rank]
         self._world = world
         self._nodes = [place.node for place in places]
-        self._devices = [(place.hostname, place.device) for place in places]
+        # Ranks may see one GPU each, all by the same name.
+        self._devices = [(place.gpu or place.hostname, place.device) for place in places]
         self._control = world.mailbox()
         self._spin = spin
         self._serve = serve

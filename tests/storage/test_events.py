@@ -22,7 +22,7 @@ EXAMPLES = [
     events.Restarted(time=1.0, reason="r"),
     events.RankPlaced(
         time=1.0, world_rank=3, island=1, worker=1, rank=1, node=0, hostname="h", device="cpu", threads=2, process=7,
-        processor="p", cores=4, oversubscribed=True,
+        processor="p", cores=4, oversubscribed=True, started_as=3,
     ),
     events.WorkerFinished(time=1.0),
     events.TrialStarted(
@@ -53,7 +53,8 @@ FIELDS = {
     "provenance": "version sha256 record changes",
     "study_ended": "state reason",
     "restarted": "reason",
-    "host": "world_rank island worker rank node hostname device threads process processor cores oversubscribed",
+    "host": "world_rank island worker rank node hostname device threads process processor cores oversubscribed "
+    "started_as",
     "worker_finished": "",
     "trial_started": "number attempt island worker generation seed host oversubscribed hyperparameters configuration "
     "proposal provenance home",
@@ -70,7 +71,7 @@ NOT_NEEDED = {
     "study_started": "definition num_trials provenance",
     "provenance": "changes",
     "study_ended": "reason",
-    "host": "processor cores oversubscribed",
+    "host": "processor cores oversubscribed started_as",
     "trial_started": "generation host oversubscribed proposal provenance home",
     "progress": "metrics",
     "trial_ended": "objective metrics seconds wire_bytes ledger peak_memory reason traceback notes curve schedules "

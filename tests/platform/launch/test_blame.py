@@ -143,6 +143,20 @@ def test_a_rank_that_was_asked_to_end_has_not_died_first(folder):
     assert suspected_workers(folder, 1, 0, (), {("n0", 100), ("n1", 100), ("n1", 101)}) == {0}
 
 
+def test_process_managers_count_ranks_as_they_were_started(tmp_path, monkeypatch):
+    """Round the hosts; the study numbers those of a host one after another."""
+    folder = StudyFolder(tmp_path)
+    folder.create()
+    folder.log.write_text(OPEN_MPI)  # rank 2
+    ranks = [
+        RankPlaced(world_rank=r, island=0, worker=r // 2, rank=r % 2, node=0, hostname="n", device="cpu", threads=1,
+                   process=r, started_as=started_as)
+        for r, started_as in enumerate((0, 2, 1, 3))
+    ]  # fmt: skip
+    monkeypatch.setattr(launches, "events_of", lambda *_, **__: ranks)
+    assert suspected_workers(folder, 1, 0, ()) == {0}
+
+
 def test_process_managers_count_from_the_first_rank_of_their_job(folder):
     folder.log.write_text(OPEN_MPI_QUIET)
     assert suspected_workers(folder, 1, 0, (), first_rank=1) == {1}

@@ -2,8 +2,20 @@
 
 import pytest
 from hosts import arrange
+from hypothesis import given
+from hypothesis import strategies as st
 
-from atoll.platform.study.topology import Shape, TopologyError, check_world_size, share_out
+from atoll.communication.thread_world import run_in_threads
+from atoll.platform.study import topology
+from atoll.platform.study.topology import (
+    HostFacts,
+    Shape,
+    TopologyError,
+    by_host,
+    check_world_size,
+    share_cores,
+    share_out,
+)
 
 
 def places(shape, **options):
@@ -99,3 +111,78 @@ def test_places_name_what_they_compute_on():
     assert [(place.processor, place.cores) for place in found] == [("H200", 2), ("A100", 2)]
     on_cpu = arrange(Shape((1,), 1), ["a"], cores=[{0, 1}], device="cpu", processors=names)
     assert on_cpu[0].processor == "EPYC"
+
+
+def workers(hostnames, ranks):
+    """The hosts of each worker's ranks."""
+    order = by_host(hostnames, ranks)
+    return ["".join(hostnames[rank] for rank in order[start : start + ranks]) for start in range(0, len(order), ranks)]
+
+
+@pytest.mark.parametrize(
+    ("hostnames", "ranks", "found"),
+    [
+        ("aabb", 2, ["aa", "bb"]),
+        ("abab", 2, ["aa", "bb"]),  # round robin
+        ("abcabcabcabc", 4, ["aaaa", "bbbb", "cccc"]),
+        ("ababab", 2, ["aa", "bb", "ab"]),
+        ("abababab", 8, ["aaaabbbb"]),
+        ("aaabbbcc", 4, ["aaac", "bbbc"]),
+        ("aaaabc", 3, ["aaa", "abc"]),
+        ("aaabbbbbcccc", 4, ["aaab", "bbbb", "cccc"]),
+    ],
+)
+def test_a_workers_ranks_are_on_few_hosts_however_mpi_numbers_them(hostnames, ranks, found):
+    assert workers(hostnames, ranks) == found
+
+
+def worlds(ranks):
+    """The number of a worker's ranks, and the host of each rank of some workers."""
+    sizes = st.integers(1, 6).map(lambda workers: workers * ranks)
+    names = sizes.flatmap(lambda size: st.lists(st.sampled_from("abcd"), min_size=size, max_size=size))
+    return st.tuples(st.just(ranks), names)
+
+
+@given(st.integers(1, 5).flatmap(worlds))
+def test_as_many_workers_as_possible_are_on_one_host(world):
+    ranks, hostnames = world
+    order = by_host(hostnames, ranks)
+    assert sorted(order) == list(range(len(hostnames)))
+    assert order[0] == 0
+    on_one = sum(len(set(worker)) == 1 for worker in workers(hostnames, ranks))
+    assert on_one == sum(hostnames.count(host) // ranks for host in set(hostnames))
+    # Roots are numbered as the workers are.
+    roots = [min(order[start : start + ranks]) for start in range(0, len(order), ranks)]
+    assert roots == sorted(roots)
+
+
+def test_ranks_of_a_host_in_place_keep_their_numbers():
+    assert by_host(["a", "a", "b", "b"], 2) == [0, 1, 2, 3]
+    assert by_host(["a"] * 6, 3) == list(range(6))
+
+
+def test_a_reordered_world_numbers_its_ranks_so():
+    def check(world):
+        other = world.reordered([0, 2, 1])
+        assert (other.rank, other.size) == ([0, 2, 1][world.rank], 3)
+        assert other.allgather(world.rank) == [0, 2, 1]
+
+    run_in_threads(3, check)
+
+
+def test_ranks_that_may_use_the_same_cores_get_shares_of_their_own():
+    order = [0, 4, 1, 5, 2, 6, 3]  # threads of a core are neighbors
+    facts = [HostFacts("a", order), HostFacts("a", order), HostFacts("b", order), HostFacts("a", [8, 9])]
+    assert [list(fact.cores) for fact in share_cores(facts)] == [[0, 4, 1], [5, 2, 6, 3], order, [8, 9]]
+    few = [HostFacts("a", [0, 1])] * 3
+    assert share_cores(few) == few
+
+
+def test_ranks_that_see_one_gpu_each_share_none():
+    """As srun --gpus-per-task=1 shows them: all are cuda:0."""
+    own = [HostFacts("a", range(8), 1, gpus=[uuid]) for uuid in ("GPU-1", "GPU-2")]
+    found = topology.arrange(Shape((2,), 1), own)
+    assert [(p.device, p.gpu) for p in found] == [("cuda:0", "GPU-1"), ("cuda:0", "GPU-2")]
+    assert not any(p.oversubscribed for p in found)
+    same = [HostFacts("a", range(8), 1, gpus=["GPU-1"])] * 2
+    assert [p.oversubscribed for p in topology.arrange(Shape((2,), 1), same)] == [True, True]
