@@ -52,6 +52,14 @@ def check_complete(folder, num_trials):
     return store, study, trials
 
 
+def check_mpi_is_named(trials, mpi):
+    """Each configuration tells the library of the ranks, whatever wheels are installed."""
+    found = {t.configuration["versions"]["MPI"] for t in trials}
+    assert len(found) == 1
+    assert found.pop().startswith({"mpich": "MPICH ", "openmpi": "Open MPI "}[mpi])
+    assert all("mpich" not in t.configuration["versions"] for t in trials)
+
+
 def started(folder, *flags, progress=1, fail="slow"):
     """A search with so many lines of progress, and its folder."""
     search = start(*flags, cwd=folder, env={"FAIL": fail})
@@ -161,6 +169,7 @@ def test_a_killed_rank_is_started_again_and_ranks_end_with_their_launcher(tmp_pa
     reasons = {(t.number, t.attempt): t.reason for t in trials if t.state == "lost"}
     assert set(reasons) == {(0, 0), (1, 0)}
     assert "the MPI job ended with exit code" in reasons[0, 0]
+    check_mpi_is_named([t for t in trials if t.state == "lost"], mpi)  # the others were trained on threads
     hyperparameters = {(t.number, t.attempt): t.hyperparameters for t in trials}
     for number, _ in reasons:
         assert hyperparameters[number, 1] == hyperparameters[number, 0]
@@ -281,7 +290,8 @@ def test_inside_someones_own_mpirun(tmp_path, mpi):
     done = ranks.mpiexec(2, *arguments, env={"ATOLL_STORE": f"sqlite:///{tmp_path}/atoll.db"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "3/3 trials, best accuracy" in done.stdout  # by rank 0, which has no terminal
-    check_complete(tmp_path, 3)
+    _, _, trials = check_complete(tmp_path, 3)
+    check_mpi_is_named(trials, mpi)
 
 
 @pytest.mark.long

@@ -262,10 +262,15 @@ def test_a_training_says_how_it_differs_from_the_exported_trial(exported, monkey
         file.write("# a comment\n")
     (exported / "data/x.txt").write_text("0.50\n")
     content = yaml.safe_load((exported / "best.yaml").read_text())
-    content["versions"]["torch"] = "1.0"
+    content["versions"] |= {"torch": "1.0", "MPI": "Open MPI 1.0"}
     (exported / "best.yaml").write_text(yaml.safe_dump(content))
     done = called("train", "best.yaml", cwd=exported)
-    phrases = ["helper.py changed (sha256 ", "data x.txt changed (4 → 5 bytes)", "torch 1.0 → "]
+    phrases = [
+        "helper.py changed (sha256 ",
+        "data x.txt changed (4 → 5 bytes)",
+        "MPI Open MPI 1.0 → MPICH ",
+        "torch 1.0 → ",
+    ]
     for phrase in phrases:
         assert f"unlike the exported trial: {phrase}" in done.stderr
     told = called_json("train", "best.yaml", cwd=exported)["differences"]
