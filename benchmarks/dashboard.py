@@ -86,7 +86,7 @@ def server(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def ours(store: Path, port: int) -> list[str]:
-    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--port", str(port)]
+    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--insecure", "--port", str(port)]
     return [*command, "--store", f"sqlite:///{store}"]
 
 

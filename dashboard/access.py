@@ -1,6 +1,7 @@
-"""Access: readers on other hosts need the token in the printed link, as with Jupyter.
+"""Access: readers need the token in the printed link, as with Jupyter, also those on this machine.
 
-A signed cookie keeps the token after the first visit. Accounts are a reverse proxy's job.
+On a machine with several users, all of them reach 127.0.0.1. Whether there are others is not asked: they may log in
+later. A signed cookie keeps the token after the first visit. Accounts are a reverse proxy's job.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import flask
+
+from atoll.storage.store import StoreError
 
 DAYS = 30
 
@@ -30,6 +33,15 @@ def is_local(host: str) -> bool:
 def new_token() -> str:
     """A token that cannot be guessed."""
     return secrets.token_urlsafe(32)
+
+
+def check_edit(token: str | None, *, allow_edit: bool) -> None:
+    """Raise StoreError if readers without a token could edit."""
+    if allow_edit and token is None:
+        raise StoreError(
+            "only readers with the token may edit: omit --insecure (under gunicorn: set ATOLL_DASHBOARD_TOKEN), or do "
+            "not allow edits"
+        )
 
 
 def protect(server: flask.Flask, token: str | None, *, only_local: bool = False) -> None:
@@ -77,4 +89,5 @@ def protect(server: flask.Flask, token: str | None, *, only_local: bool = False)
         if given is not None:
             problem = "The token in the link is not this dashboard's."
         advice = "Open the link that <code>atoll dashboard</code> printed when it started."
+        # An open page whose server has another token since it restarted reloads, and shows this: lost_answers.js.
         return f"<!doctype html><title>atoll</title><h1>{problem}</h1><p>{advice}</p>", 403

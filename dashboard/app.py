@@ -11,6 +11,9 @@ import logging
 import os
 import re
 import socket
+import sys
+from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import dash
 import dash_mantine_components as dmc
@@ -18,7 +21,7 @@ import flask
 from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html
 from werkzeug.serving import make_server
 
-from atoll.dashboard import access, malformed
+from atoll.dashboard import access, link, malformed
 from atoll.dashboard.context import Context
 from atoll.dashboard.pages import PAGES
 from atoll.storage.store import DEFAULT_URL, Store, StoreError
@@ -149,21 +152,45 @@ def serve(
 ) -> None:
     """Serve the dashboard until it is interrupted; port 0 chooses a free port.
 
-    An address that other hosts can reach needs a token. `insecure` lifts this.
+    Readers need the token, ATOLL_DASHBOARD_TOKEN or a new one, also on this machine: all of its users reach 127.0.0.1.
+    `insecure` lifts this.
+
+    Raises:
+        StoreError: if readers without a token could edit, or the link cannot be kept from others.
     """
-    local = access.is_local(host)
-    token = None if insecure or local else access.new_token()
-    only_local = local and not insecure
+    token = None if insecure else os.environ.get("ATOLL_DASHBOARD_TOKEN") or access.new_token()
+    access.check_edit(token, allow_edit=allow_edit)
+    only_local = access.is_local(host) and not insecure
     app = create_app(store, token=token, only_local=only_local, allow_edit=allow_edit, base_path=base_path)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = make_server(host, port, app.server, threaded=True)  # listens from here on
     _exempt_from_garbage_collection()
+    try:
+        with _told(store, host, server.port, normalized(base_path), token, as_json=as_json):
+            server.serve_forever()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.server_close()
+
+
+@contextlib.contextmanager
+def _told(store: Store, host: str, port: int, base_path: str, token: str | None, *, as_json: bool) -> Iterator[None]:
+    """Print the address; with the token, unless others can read what is printed."""
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
-    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.port}{normalized(base_path)}"
-    url = url.rstrip("/") if token is None else f"{url}?token={token}"
-    print(json.dumps({"url": url}) if as_json else f"the dashboard of {store} is at {url}", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}{base_path}"
+    if access.is_local(host) and os.environ.get("SSH_CONNECTION") and not as_json:
+        print(f"to reach it from your own machine: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}")
+    if token is None or not link.others_can_read(sys.stdout):
+        url = url.rstrip("/") if token is None else f"{url}?{urlencode({'token': token})}"
+        print(json.dumps({"url": url}) if as_json else f"the dashboard of {store} is at {url}", flush=True)
+        yield
+        return
+    with link.kept(f"{url}?{urlencode({'token': token})}", port) as file:
+        why = f"others can read this output, so the link with its token is in {file}"
+        told = f"the dashboard of {store} is at {url}; {why}"
+        print(json.dumps({"url": url, "link_file": str(file)}) if as_json else told, flush=True)
+        yield
 
 
 def _exempt_from_garbage_collection() -> None:
@@ -183,7 +210,7 @@ def from_environment() -> flask.Flask:
     ATOLL_DASHBOARD_BASE_PATH is the path behind a reverse proxy.
 
     Raises:
-        StoreError: there is no token, and ATOLL_DASHBOARD_INSECURE is not 1.
+        StoreError: there is no token, and ATOLL_DASHBOARD_INSECURE is not 1, or readers are to edit.
     """
     token = os.environ.get("ATOLL_DASHBOARD_TOKEN") or None
     if token is None and os.environ.get("ATOLL_DASHBOARD_INSECURE") != "1":
@@ -192,6 +219,7 @@ def from_environment() -> flask.Flask:
             "ATOLL_DASHBOARD_INSECURE=1 if something else controls access"
         )
     allow_edit = os.environ.get("ATOLL_DASHBOARD_ALLOW_EDIT") == "1"
+    access.check_edit(token, allow_edit=allow_edit)
     store = Store(os.environ.get("ATOLL_STORE", DEFAULT_URL), create=False, read_only=not allow_edit)
     server: flask.Flask = create_app(
         store,

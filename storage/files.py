@@ -11,9 +11,31 @@ from pathlib import Path
 
 # The system takes away what the user's umask says.
 FILE_MODE = 0o666
-
+_RIGHTS = {"none": 0o700, "group": 0o770, "all": 0o777}
 
 _PARTIAL = ".partial"
+
+
+def rights() -> int:
+    """Who may use new stores and folders of studies, as a mask of modes: their owner, or whom ATOLL_SHARE names.
+
+    Files in a folder that only its owner can enter need no protection of their own: user code makes them as it likes.
+
+    Raises:
+        ValueError: if ATOLL_SHARE is not none, group or all.
+    """
+    given = os.environ.get("ATOLL_SHARE") or "none"
+    if given not in _RIGHTS:
+        raise ValueError(f"ATOLL_SHARE must be {', '.join(_RIGHTS)}; got {given!r}")
+    return _RIGHTS[given]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, for those whom ATOLL_SHARE names; what is there keeps its mode."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(mode=rights(), exist_ok=True)
 
 
 def left_overs(folder: Path) -> Iterator[Path]:
@@ -22,11 +44,18 @@ def left_overs(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new file next to `path` to be written, which then replaces it, on disk as well; it keeps the former's mode."""
+def replacing(path: Path, mode: int = FILE_MODE) -> Iterator[Path]:
+    """A new file next to `path` to be written, which then replaces it, on disk as well; it keeps the former's mode.
+
+    Args:
+        path: the file.
+        mode: of a file that is new, before the umask.
+    """
     path = path.resolve()  # a link stays one
     partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
     try:
+        if mode != FILE_MODE:
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield partial
         with contextlib.suppress(FileNotFoundError):
             partial.chmod(stat.S_IMODE(path.stat().st_mode))
@@ -41,12 +70,12 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, or into what is no regular file, such as /dev/stdout."""
+def write_whole(path: Path, text: str, mode: int = FILE_MODE) -> None:
+    """Write a text file, or into what is no regular file, such as /dev/stdout; `mode` is as in `replacing`."""
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
-    with replacing(path) as partial:
+    with replacing(path, mode) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.storage import launches
-from atoll.storage.files import left_overs, sync_folder, write_whole
+from atoll.storage.files import left_overs, make_folder, sync_folder, write_whole
 
 DEFAULT_PARENT = Path("atoll-studies")
 
@@ -168,7 +168,7 @@ class StudyFolder:
         for folder in (
             self.journals, self.heartbeats, self.log.parent, self.exports, self.tickets, self.launchers,
         ):  # fmt: skip
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         for folder in (self.path, self.path.parent):
             sync_folder(folder)
 

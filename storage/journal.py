@@ -23,7 +23,7 @@ from pydantic_core import from_json
 
 from atoll.storage import events
 from atoll.storage.events import Event, JournalOpened, Line, MalformedLine
-from atoll.storage.files import FILE_MODE, sync_folder
+from atoll.storage.files import FILE_MODE, make_folder, sync_folder
 from atoll.storage.text import may_be_unstorable, storable
 
 MAX_BYTES = 4 << 20
@@ -62,7 +62,7 @@ class JournalWriter:
         self.launch = launch
         self._opened = self._synced = time.monotonic()
         with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             is_new = not path.exists()
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
             if is_new:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from atoll.storage.files import FILE_MODE
+from atoll.storage.files import FILE_MODE, rights
 from atoll.storage.process import Process, system
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
@@ -67,7 +67,7 @@ class Lock:
     def _locked_file(self) -> int:
         """The file, locked for this process. Raises Locked, and OSError if the file system has no locks."""
         for _ in range(TRIES):
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT, FILE_MODE)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, FILE_MODE & rights())
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from atoll.storage.files import FILE_MODE, rights
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Chunk, JournalVersionError
 from atoll.storage.launches import JournalTail
@@ -81,7 +83,8 @@ class Recorder:
     def _set_aside(self, rejected: list[Rejected]) -> None:
         if rejected:
             log.warning("the store rejected %d lines; they are in %s", len(rejected), self._folder.quarantine)
-            with self._folder.quarantine.open("a") as file:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with os.fdopen(os.open(self._folder.quarantine, flags, FILE_MODE & rights()), "a") as file:
                 file.writelines(json.dumps(asdict(line)) + "\n" for line in rejected)
 
     def _rebuild(self, store: Store, reason: str) -> None:

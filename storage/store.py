@@ -33,7 +33,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from atoll.storage.events import Event, Line, TrialEnded, TrialKey, TrialLost, TrialStarted, as_line
-from atoll.storage.files import FILE_MODE
+from atoll.storage.files import FILE_MODE, rights
 from atoll.storage.journal import Chunk
 from atoll.storage.models import (
     Base,
@@ -175,9 +175,21 @@ class Store:
             raise StoreError(
                 f"there is no store at {self}; `atoll search` creates one, --store or ATOLL_STORE selects another"
             )
+        if not str(file).startswith("file:"):
+            self._check_allowed(Path(str(file)))
         if create:
             Path(str(file)).absolute().parent.mkdir(parents=True, exist_ok=True)
-            _make_file(Path(str(file)), FILE_MODE)
+            _make_file(Path(str(file)), FILE_MODE & rights())
+
+    def _check_allowed(self, file: Path) -> None:
+        try:
+            with suppress(FileNotFoundError):
+                file.open("rb").close()
+        except PermissionError:
+            raise StoreError(
+                f"the store {self} cannot be read by this user: its owner shares it with `chmod g+r`; or name another "
+                "one with --store or ATOLL_STORE"
+            ) from None
 
     def _known_version(self) -> str | None:
         """The schema's version; None if there are no tables.

@@ -101,6 +101,8 @@ def _no_settings_from_outside(monkeypatch, _working_folders):
     """Tests must not write into somebody's store, nor depend on their data folder or on an earlier test's threads."""
     monkeypatch.delenv("ATOLL_STORE", raising=False)
     monkeypatch.delenv("ATOLL_DATA", raising=False)
+    monkeypatch.delenv("ATOLL_SHARE", raising=False)
+    monkeypatch.delenv("ATOLL_DASHBOARD_TOKEN", raising=False)
     # pytest's own folders have numbers: for each new one it reads the names of all that there are.
     monkeypatch.chdir(tempfile.mkdtemp(dir=_working_folders))
     torch.set_num_threads(1)

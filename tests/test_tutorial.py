@@ -34,7 +34,9 @@ def show_dashboard(command, cwd, environment):
     serving = subprocess.Popen([*words, "--json"], cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         address = re.search(r"http://[\d.]+:\d+\S*?(?=\")", serving.stdout.readline())[0]
-        with urllib.request.urlopen(address, timeout=60) as answer:
+        assert "?token=" in address
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(address, timeout=60) as answer:
             assert answer.status == 200
     finally:
         serving.terminate()

@@ -22,6 +22,7 @@ window.fetch = async (address, options) => {
     atollLose(options);
     throw error;
   });
+  if (answer.status === 403) location.reload(); // the server has restarted with another token, and says what to do
   if (!answer.ok) atollLose(options);
   else if (atollLost.any && !atollLost.asked && document.getElementById("study-grid")) {
     atollLost.asked = true;

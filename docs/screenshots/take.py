@@ -1,8 +1,9 @@
 """Takes the screenshots that README.md and docs/dashboard.md show, as compressed PNG.
 
-python docs/screenshots/take.py URL
+python docs/screenshots/take.py 'URL'
 
-URL is the address of a dashboard over the store of `atoll quickstart`. Needs chromium, playwright and Pillow.
+URL is the link that `atoll dashboard` prints, over the store of `atoll quickstart`. Needs chromium, playwright and
+Pillow.
 """
 
 import io
@@ -30,8 +31,9 @@ def main(url: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+        page.goto(url)  # its token becomes a cookie
         for name, path in PAGES.items():
-            page.goto(url + path)
+            page.goto(url.partition("?")[0].rstrip("/") + path)
             page.wait_for_selector("h1")
             page.wait_for_load_state("networkidle")
             page.wait_for_function(DRAWN)

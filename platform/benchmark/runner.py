@@ -31,7 +31,7 @@ from atoll.platform.study.study import Study
 from atoll.platform.trial.dry_run import Mistake
 from atoll.searchspaces.space import SearchSpace
 from atoll.storage import launches, liveness
-from atoll.storage.files import sync_folder, write_whole
+from atoll.storage.files import FILE_MODE, make_folder, rights, sync_folder, write_whole
 from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder, StudyFolder
 from atoll.storage.store import Store, StoreError
 
@@ -266,9 +266,9 @@ def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, res
         "num_studies": num_studies,
         "started": time.time(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     sync_folder(folder.parent)
-    write_whole(file, json.dumps(row, indent=2))
+    write_whole(file, json.dumps(row, indent=2), FILE_MODE & rights())
     return row
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex
 
 from atoll.platform.launch import extras
+from atoll.storage.files import make_folder
 
 if TYPE_CHECKING:
     from atoll.platform.launch.ask_tell import Handed
@@ -59,7 +60,7 @@ class AskedTrial(Mapping[str, Any]):
     def folder(self) -> Path:
         """The trial's own folder; made when it is asked for."""
         assert self._handed.folder is not None
-        self._handed.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._handed.folder)
         return self._handed.folder
 
     def report(self, value: SupportsFloat, step: SupportsIndex | None = None) -> None:

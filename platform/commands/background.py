@@ -15,6 +15,7 @@ from atoll.platform.commands.shared import print_json
 from atoll.platform.exit_codes import EXIT_STOPPED, FAILURE
 from atoll.platform.launch import lifecycle
 from atoll.storage import liveness
+from atoll.storage.files import make_folder
 from atoll.storage.folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def search(study: Study, arguments: list[str], *, as_json: bool) -> int:
     """
     folder = lifecycle.study_folder(study)
     log = folder.log.with_name("search.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     before = liveness.launchers(folder)
     command = [sys.executable, "-m", "atoll", *(one for one in arguments if one != "--detach")]
     with log.open("ab") as output:

@@ -374,13 +374,20 @@ def _export_weights(
 def dashboard(
     port: Annotated[int, typer.Option(help="Port. 0: any free port.", min=0, max=65535)] = 8050,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. If other hosts can reach it, readers need the printed link.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0: all of this host's, for readers elsewhere.")
     ] = "127.0.0.1",
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Require no token: anyone who can reach the address can read.")
+        bool,
+        typer.Option(
+            "--insecure", help="Require no token: anyone who reaches the address can read, so all users of this host."
+        ),
     ] = False,
     allow_edit: Annotated[
-        bool, typer.Option("--allow-edit", help="Allow readers to rename and archive studies and to annotate trials.")
+        bool,
+        typer.Option(
+            "--allow-edit",
+            help="Allow readers to rename and archive studies and to annotate trials; they need the token.",
+        ),
     ] = False,
     base_path: Annotated[
         str, typer.Option(help="Path prefix under a reverse proxy, such as /atoll; the proxy must not strip it.")
@@ -388,7 +395,7 @@ def dashboard(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve the dashboard; --json prints its address as JSON."""
+    """Serve the dashboard to readers who open the printed link, which has a token; --json prints it as JSON."""
     from atoll.dashboard.app import serve
 
     serve(

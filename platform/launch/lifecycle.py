@@ -32,7 +32,7 @@ from atoll.platform.study.plan import Length, Plan, length
 from atoll.platform.study.study import BUDGETS, Study
 from atoll.storage import launches, liveness
 from atoll.storage.events import Event, StudyEnded, StudyStarted, TrialEnded, TrialKey, TrialLost
-from atoll.storage.files import write_whole
+from atoll.storage.files import FILE_MODE, rights, write_whole
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalError, JournalWriter
 from atoll.storage.lock import Lock, Locked
@@ -142,7 +142,7 @@ def prepare(
     earlier = _earlier(json.loads(folder.definition.read_text())) if resuming else _earlier_results(plan, url)
     content = _row(plan, folder, definition) | dict(belongs_to or {}) | earlier
     folder.create()
-    write_whole(folder.definition, json.dumps(content, indent=2))
+    write_whole(folder.definition, json.dumps(content, indent=2), FILE_MODE & rights())
     folder.stop_request.unlink(missing_ok=True)
     folder.failure.unlink(missing_ok=True)
     with launches.next_launch(folder.journals) as lines:

@@ -32,7 +32,7 @@ from atoll.storage.events import (
     TrialStarted,
     as_line,
 )
-from atoll.storage.files import write_whole
+from atoll.storage.files import rights, write_whole
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Chunk
 from atoll.storage.launches import JournalTail
@@ -155,7 +155,7 @@ class LiveLog:
             Exception: whatever the target raises; the next call goes on from the last position.
         """
         if not self._has_lock:
-            self._folder.live.mkdir(exist_ok=True)
+            self._folder.live.mkdir(rights(), exist_ok=True)
             try:
                 self._lock.acquire()
             except Locked:

@@ -19,6 +19,7 @@ from atoll.platform.launch import tether
 from atoll.platform.launch.job_variables import without_rank_variables
 from atoll.platform.study.on_trial import Command, shown
 from atoll.storage.events import ProgressReported, TrialEnded, TrialLost
+from atoll.storage.files import make_folder
 from atoll.storage.folder import StudyFolder
 from atoll.storage.rows import rows_of
 
@@ -71,7 +72,7 @@ class CommandTarget:
             return
         about = {"ATOLL_STUDY": self._row["name"], "ATOLL_TRIAL": str(end.number), "ATOLL_STATE": end.state}
         about["ATOLL_ATTEMPT"] = str(end.attempt)
-        self._folder.on_trial_log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder.on_trial_log.parent)
         with tempfile.TemporaryFile() as given, self._folder.on_trial_log.open("ab") as output:
             given.write(json.dumps(trial_as_json(trial, end, self._row)).encode())
             given.seek(0)

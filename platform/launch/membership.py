@@ -35,6 +35,7 @@ from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
 from atoll.storage import launches, liveness
 from atoll.storage.events import LauncherJoined, LauncherLeft, RankPlaced
+from atoll.storage.files import make_folder
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock, Locked, running_as
@@ -93,7 +94,7 @@ class Membership:
             LaunchError, Locked: if it cannot be.
         """
         folder = lifecycle.study_folder(plan.study)
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         lock, deadline = Lock(folder.lock), time.monotonic() + START_TIMEOUT
         while True:
             leads = _acquired(lock, required=resuming is not None)

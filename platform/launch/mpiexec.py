@@ -16,6 +16,7 @@ from pathlib import Path
 from atoll.platform.launch import mpi_launcher
 from atoll.platform.launch.job_variables import rank_environment
 from atoll.storage.events import RankPlaced
+from atoll.storage.files import make_folder
 from atoll.storage.folder import StudyFolder
 from atoll.storage.process import Process
 
@@ -43,7 +44,7 @@ def start_ranks(
     Raises:
         LaunchError: if there is no such command.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     tether = [sys.executable, "-I", "-S", str(Path(__file__).with_name("tether.py")), str(os.getpid())]
     rank = [sys.executable, "-m", "atoll.platform.ranks.main", f"--launcher={Process.current()}", *arguments]
     command = [*tether, *mpi_launcher.choose(launcher).command, *options, "-n", str(num_ranks), *rank]

@@ -10,6 +10,7 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.mpiexec import is_rank_of, kill_ranks
 from atoll.platform.ranks.launcher_watch import SILENCE
 from atoll.storage.events import Event, RankPlaced, StudyEnded, StudyStarted
+from atoll.storage.files import make_folder
 from atoll.storage.folder import StudyFolder
 
 PATIENCE = 10.0  # of the system, to end what was killed
@@ -55,7 +56,7 @@ def _check_elsewhere(folder: StudyFolder, placed: list[RankPlaced]) -> None:
     """Raise LaunchError if a rank on another host has beaten within the time in which ranks miss their launcher."""
     if not placed:
         return
-    folder.heartbeats.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.heartbeats)
     clock = folder.heartbeats / "now"  # the clock of the file system, as hosts' clocks differ
     clock.touch()
     now = clock.stat().st_mtime

@@ -17,7 +17,7 @@ from atoll.platform.study import provenance
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.provenance_record import Provenance, differences
 from atoll.storage.events import ProvenanceRecorded
-from atoll.storage.files import replacing, write_whole
+from atoll.storage.files import make_folder, replacing, write_whole
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
 from atoll.storage.launches import launchers_events
@@ -118,12 +118,12 @@ def write(folder: StudyFolder, version: Version, lines: JournalWriter) -> None:
             continue
         text = Path(path).read_bytes()
         if hashlib.sha256(text).hexdigest() == sha256:  # otherwise it is being edited, as the restart of a rank notices
-            copy.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(copy.parent)
             with replacing(copy) as partial:
                 partial.write_bytes(text)
     file = folder.provenance_version(version.number)
     content: dict[str, Any] = {"sha256": record.sha256, "record": record.model_dump(), "changes": list(version.changes)}
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     write_whole(file, json.dumps(content, indent=2))
     events = launchers_events(folder.journals)
     if not any(isinstance(event, ProvenanceRecorded) and event.version == version.number for event in events):

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from atoll.analysis.failures import user_frame
 from atoll.platform.study import registry
 from atoll.platform.trial.failure import reason_of, traceback_of
-from atoll.storage.files import write_whole
+from atoll.storage.files import FILE_MODE, rights, write_whole
 from atoll.storage.folder import StudyFolder
 
 
@@ -124,6 +124,7 @@ class GivingUp:
             write_whole(
                 self._folder.failure,
                 f"{error}; correct it, and repeat the command with --resume --accept-changes",
+                FILE_MODE & rights(),
             )
         self._folder.stop_request.touch()
 

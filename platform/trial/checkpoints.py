@@ -23,7 +23,7 @@ from atoll.communication.communicator import Communicator
 from atoll.methods.common.plain import require_plain
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.triggers import IntervalTrigger
-from atoll.storage.files import replacing
+from atoll.storage.files import make_folder, replacing
 from atoll.storage.folder import TrialFolder
 
 # Where a training runs may differ when it goes on; what it computes may not. Versions of libraries that change what is
@@ -117,7 +117,7 @@ class Checkpoints:
             self._forget_earlier(self._written.pop())
 
     def _write_own(self, step: int, state: dict[str, Any]) -> int:
-        self._folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder.path)
         file = self._file(step)
         try:
             with replacing(file) as partial, partial.open("wb") as stream:

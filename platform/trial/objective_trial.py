@@ -18,6 +18,7 @@ import torch
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.failure import Diverged
 from atoll.platform.trial.progress import Progress
+from atoll.storage.files import make_folder
 
 
 class Pruned(Exception):
@@ -133,7 +134,7 @@ class ObjectiveTrial(Mapping[str, Any]):
         """The trial's own folder, on all of its ranks and in all of its attempts; made when it is asked for."""
         if self._folder is None:
             raise RuntimeError("this trial has no folder: use `atoll train --folder`")
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         return self._folder
 
     # Reports.

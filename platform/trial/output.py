@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atoll.storage.events import TrialKey
-from atoll.storage.files import FILE_MODE
+from atoll.storage.files import FILE_MODE, make_folder
 from atoll.storage.rank_logs import heading
 
 _LIBC = ctypes.CDLL(None)
@@ -32,7 +32,7 @@ class RankLog:
     def __init__(self, path: Path) -> None:
         self._file: int | None = None
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
         _buffer_lines()
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from atoll.storage.files import replacing
+from atoll.storage.files import make_folder, replacing
 from atoll.storage.folder import TrialFolder
 
 
@@ -44,7 +44,7 @@ class TrainedModel:
         Raises:
             OSError: if it cannot be written, as on a full disk.
         """
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         write(folder.weights, self._tensors, metric=repr(self._sign * self._value))
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from atoll.methods.common.groups import ParameterGroup, default_groups
 from atoll.methods.common.nested import Nested, num_samples
 from atoll.methods.method import Batch, forward
 from atoll.searchspaces.space import SearchSpace
+from atoll.storage.files import make_folder
 
 # Notes what `find_file` finds, while `Workload.data_files` listens.
 _found: ContextVar[list[Path]] = ContextVar("found")
@@ -170,7 +171,7 @@ class Workload(ABC):
         weights.safetensors, step-* and .* are atoll's. None if the workload is used by itself.
         """
         if self._trial_folder is not None:
-            self._trial_folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._trial_folder)
         return self._trial_folder
 
     @trial_folder.setter

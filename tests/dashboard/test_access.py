@@ -1,6 +1,16 @@
 """Access: the token, the cookie, the base path, and addresses that are rejected."""
 
+import json
+import os
 import re
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
 
 import boards
 import pytest
@@ -104,3 +114,102 @@ def test_gunicorn_needs_a_token_or_the_word_that_none_is_wanted(store, monkeypat
     monkeypatch.setenv("ATOLL_DASHBOARD_INSECURE", "1")
     monkeypatch.setenv("ATOLL_DASHBOARD_BASE_PATH", "/x")
     assert app.from_environment().test_client().get("/x/").status_code == 200
+
+
+def test_under_gunicorn_nobody_edits_without_a_token(store, monkeypatch):
+    monkeypatch.setenv("ATOLL_STORE", str(store))
+    monkeypatch.setenv("ATOLL_DASHBOARD_INSECURE", "1")
+    monkeypatch.setenv("ATOLL_DASHBOARD_ALLOW_EDIT", "1")
+    with pytest.raises(StoreError, match="only readers with the token may edit"):
+        app.from_environment()
+    monkeypatch.setenv("ATOLL_DASHBOARD_TOKEN", "t")
+    assert app.from_environment().test_client().get("/").status_code == 403
+
+
+def test_without_a_token_nobody_edits(store):
+    with pytest.raises(StoreError, match="only readers with the token may edit: omit --insecure"):
+        app.serve(store, "127.0.0.1", 0, insecure=True, allow_edit=True)
+
+
+@contextmanager
+def served(store, output, *options, **environment):
+    """`atoll dashboard` on a free port, with standard output to `output`; yields the process when it listens."""
+    command = [sys.executable, "-m", "atoll.platform.cli", "dashboard", "--port", "0", "--store", str(store), *options]
+    environment = {key: value for key, value in os.environ.items() if key != "SSH_CONNECTION"} | environment
+    with subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            yield server
+        finally:
+            server.send_signal(2)  # as Ctrl-C does
+            server.communicate(timeout=30)
+
+
+def code(address, opener=None):
+    try:
+        with (opener or urllib.request.build_opener()).open(address, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def printed(file):
+    """What a dashboard prints into a file when it has started."""
+    for _ in range(600):
+        if text := file.read_text():
+            return text
+        time.sleep(0.1)
+    raise AssertionError("nothing was printed")
+
+
+@pytest.mark.process
+def test_every_user_of_this_machine_needs_the_token(store):
+    """Such as those of a login node, who all reach 127.0.0.1."""
+    with served(store, subprocess.PIPE, SSH_CONNECTION="10.0.0.1 50000 10.0.0.2 22") as server:
+        tunnel, told = server.stdout.readline(), server.stdout.readline()
+        link = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=\S{40,}$", told)
+        assert tunnel.split(": ")[1] == f"ssh -L {link[1]}:127.0.0.1:{link[1]} {socket.gethostname()}\n"
+        assert code(f"http://127.0.0.1:{link[1]}/") == 403
+        assert code(link[0], urllib.request.build_opener(urllib.request.HTTPCookieProcessor())) == 200
+        with open(f"/proc/{server.pid}/cmdline") as arguments:
+            assert link[0].partition("=")[2] not in arguments.read()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_log_that_others_read_has_no_token(store, tmp_path, as_json):
+    log = tmp_path / "slurm-7.out"
+    log.touch()
+    log.chmod(0o640)
+    with log.open("w") as output, served(store, output, *["--json"] * as_json, XDG_STATE_HOME=str(tmp_path)) as server:
+        told = printed(log)
+        (file,) = (tmp_path / "atoll").iterdir()
+        assert str(file) in told
+        assert "token=" not in told
+        if as_json:
+            assert json.loads(told)["link_file"] == str(file)
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)] == [0o600, 0o700]
+        link = file.read_text().strip()
+        assert code(link, urllib.request.build_opener(urllib.request.HTTPCookieProcessor())) == 200
+        assert server.poll() is None
+    assert not file.exists()
+
+
+@pytest.mark.process
+def test_a_log_of_ones_own_has_the_link(store, tmp_path):
+    log = tmp_path / "own.log"
+    log.touch(mode=0o600)
+    environment = {"XDG_STATE_HOME": str(tmp_path), "ATOLL_DASHBOARD_TOKEN": "kept in my profile"}
+    with log.open("w") as output, served(store, output, **environment):
+        assert printed(log).endswith("/?token=kept+in+my+profile\n")
+    assert not (tmp_path / "atoll").exists()
+
+
+@pytest.mark.process
+def test_a_link_that_cannot_be_kept_from_others_is_not_printed(store, tmp_path):
+    log = tmp_path / "slurm-7.out"
+    log.touch()
+    log.chmod(0o644)
+    with log.open("w") as output, served(store, output, XDG_STATE_HOME="/dev/null") as server:
+        told = server.stderr.read()
+    assert "the link with the token must go to a private file, and /dev/null/atoll/dashboard-" in told
+    assert "token=" not in log.read_text() + told

@@ -31,7 +31,7 @@ def seconds(act):
 
 
 def test_a_large_study_is_shown_in_time(store, chromium):
-    with dashboard_command(f"sqlite:///{store}") as url, browser.opened(chromium, 1280, 900) as page:
+    with dashboard_command(f"sqlite:///{store}", "--insecure") as url, browser.opened(chromium, 1280, 900) as page:
         (server,) = [p for p in psutil.Process().children() if str(store) in " ".join(p.cmdline())]
         page.goto(url)
         page.wait_for_selector("#studies-grid [col-id='study'] a")

@@ -1,4 +1,4 @@
-"""Files are written whole, are on disk when they are said to be, and have the modes that the user's umask says."""
+"""Files are written whole, are on disk when they are said to be, and are readable by those they are shared with."""
 
 import errno
 import json
@@ -18,7 +18,8 @@ from atoll.storage import files
 from atoll.storage.files import write_whole
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
-from atoll.storage.store import Store
+from atoll.storage.lock import Lock
+from atoll.storage.store import Store, StoreError
 
 
 @pytest.fixture
@@ -110,24 +111,86 @@ def test_what_is_no_file_is_written_into(tmp_path):
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
+def reachable(path, home, bit):
+    """Whether `bit` of a file's rights lets somebody read it, and enter the folders on the way from `home`."""
+    folders = [folder for folder in path.parents if folder.is_relative_to(home) and folder != home]
+    return bool(mode(path) & 0o444 & bit) and all(mode(folder) & 0o111 & bit for folder in folders)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("umask", [0o002, 0o027, 0o077], indirect=True, ids=oct)
-def test_a_search_makes_files_with_the_users_umask(tmp_path, monkeypatch, umask):
+@pytest.mark.parametrize(
+    ("share", "umask", "folders", "store"),
+    [
+        (None, 0o022, 0o700, 0o600),
+        (None, 0o002, 0o700, 0o600),
+        ("group", 0o022, 0o750, 0o640),
+        ("group", 0o007, 0o770, 0o660),
+        ("all", 0o022, 0o755, 0o644),
+    ],
+    indirect=["umask"],
+)
+def test_a_searchs_files_are_their_owners_unless_they_are_shared(tmp_path, monkeypatch, share, umask, folders, store):
     monkeypatch.setenv("RAISED", "none")
+    monkeypatch.setenv("ATOLL_SHARE", share or "")
     study = {"name": "s", "workload": f"{SUPPORT / 'raising.py'}:Raising", "method": "local_sgd", "trials": 1}
     home = tmp_path / "home"
     home.mkdir()
     (home / "s.json").write_text(json.dumps(study | {"space": {"batch_size": 2}}))
     called("search", "s.json", "--outside", "--in-process", cwd=home)
-    called("export", "s", "-o", "new/best.yaml", cwd=home)
-    made = {path: mode(path) for path in home.rglob("*")}
-    assert {"atoll.db", "best.yaml", "study.json", "lock", "root-00000.jsonl", "launcher.jsonl"} <= {
-        p.name for p in made
-    }
-    wrong = {
-        str(path): oct(mode) for path, mode in made.items() if mode != (0o777 if path.is_dir() else 0o666) & ~umask
-    }
-    assert wrong == {}
+    made = set(home.rglob("*")) - {home / "s.json"}
+    assert {"atoll.db", "study.json", "lock", "root-00000.jsonl", "launcher.jsonl"} <= {path.name for path in made}
+    assert {mode(path) for path in made if path.is_dir()} == {folders}
+    assert {mode(home / "atoll.db"), mode(home / "atoll-studies/s/study.json")} == {store}
+    for group, bit in ((True, 0o070), (False, 0o007)):
+        shared = share == "all" or (share == "group" and group)
+        assert {path for path in made if reachable(path, home, bit)} == (made if shared else set())
+    called("export", "s", "-o", "new/best.yaml", cwd=home)  # where the user wants it, for whom the umask says
+    assert (mode(home / "new"), mode(home / "new/best.yaml")) == (0o777 & ~umask, 0o666 & ~umask)
+
+
+@pytest.mark.parametrize("umask", [0o022], indirect=True)
+def test_files_in_a_folder_that_is_there_already_are_their_owners(tmp_path, umask):
+    """Such as one that the user has made: the folder keeps its mode."""
+    folder = StudyFolder(tmp_path / "s")
+    folder.path.mkdir(mode=0o755)
+    folder.create()
+    assert mode(folder.path) == 0o755
+    assert {mode(path) for path in folder.path.iterdir()} == {0o700}
+    lock = Lock(folder.lock)
+    lock.acquire()
+    lock.release()
+    assert mode(folder.lock) == 0o600
+
+
+def test_a_store_that_is_there_keeps_its_mode(tmp_path):
+    file = tmp_path / "atoll.db"
+    for share in (0o644, 0o600):
+        Store(f"sqlite:///{file}").close()
+        file.chmod(share)
+        Store(f"sqlite:///{file}").close()
+        assert mode(file) == share
+
+
+def test_a_store_of_another_user_is_told(tmp_path):
+    file = tmp_path / "atoll.db"
+    Store(f"sqlite:///{file}").close()
+    file.chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:  # who may read everything
+            for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+                folder.chmod(0o755)
+            os.seteuid(65534)
+        with pytest.raises(StoreError, match=r"cannot be read by this user: its owner shares it with `chmod g\+r`"):
+            Store(f"sqlite:///{file}", read_only=True)
+    finally:
+        os.seteuid(user)
+
+
+def test_an_unknown_share_is_refused(monkeypatch):
+    monkeypatch.setenv("ATOLL_SHARE", "world")
+    with pytest.raises(ValueError, match="ATOLL_SHARE must be none, group, all; got 'world'"):
+        files.rights()
 
 
 def test_the_copy_of_a_private_store_is_private(tmp_path):

@@ -6,7 +6,7 @@ from urllib.parse import quote_plus
 import boards
 import browser
 import pytest
-from served import dashboard_command, drawn, gunicorn, holds, num_rows, points, show_tab
+from served import dashboard, dashboard_command, drawn, gunicorn, holds, num_rows, points, show_tab
 
 pytestmark = browser.NEEDED
 
@@ -26,6 +26,20 @@ def test_an_address_that_others_reach_asks_for_the_printed_token(tmp_path, page)
         assert "token" not in page.evaluate("location.href")
         page.goto(local)
         page.wait_for_selector("#studies-grid [col-id='study'] a")
+
+
+def test_a_printed_link_opens_on_this_machine_too_and_an_open_page_says_that_it_needs_a_new_one(tmp_path, page):
+    store = boards.study(tmp_path, [0.5])
+    with dashboard_command(str(store)) as url:
+        assert "?token=" in url
+        page.goto(url)
+        page.click("#studies-grid [col-id='study'] a")
+        num_rows(page, 1)
+        port = int(url.split(":")[2].split("/")[0])
+    with dashboard(str(store), port=port, token="another"):
+        page.wait_for_selector("h1 >> text=This dashboard needs a token.")
+        holds(page, "/study?name=s")
+    page.failures.clear()  # the refusals
 
 
 def test_without_a_token_only_when_it_is_said(tmp_path, page):
