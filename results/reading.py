@@ -21,12 +21,14 @@ from atoll.storage.files import write_whole
 from atoll.storage.folder import StudyFolder
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import DEFAULT_URL, Store, StoreError
+from atoll.storage.writable import check_writable
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 EXPORTED = (".yaml", ".yml", ".json")
+EXPORT_BYTES = 1 << 16
 
 
 def open(url: str | os.PathLike[str] | None = None) -> Results:
@@ -448,10 +450,16 @@ def fewer(study: StudyRow, num_trials: int, asked: str) -> str:
 
 
 def check_exported(path: Path) -> None:
-    """Raise ValueError for a file that configurations are not written to; /dev/stdout and the like receive YAML."""
+    """Raise ValueError for a file that configurations are not written to; /dev/stdout and the like receive YAML.
+
+    Raises:
+        NotWritable: if it cannot be written, or its disk is full.
+    """
     is_stream = not path.suffix and path.exists() and not path.is_file()
     if path.suffix not in EXPORTED and not is_stream:
         raise ValueError(f"an exported file must end in {', '.join(EXPORTED)}; got {path.name!r}")
+    if not is_stream:
+        check_writable(path, "the exported file", "name another one, or make room", EXPORT_BYTES)
 
 
 def files_of(study: StudyRow) -> StudyFolder:

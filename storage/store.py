@@ -53,6 +53,7 @@ from atoll.storage.read_only import copy_of, reading_url
 from atoll.storage.rows import Rows, rows_of
 from atoll.storage.text import shortened, storable
 from atoll.storage.urls import absolute, parse, shown
+from atoll.storage.writable import store_problem
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
@@ -220,6 +221,8 @@ class Store:
         except OperationalError as error:
             if self.url.get_backend_name() != "sqlite":
                 raise
+            if error.orig is not None and "disk I/O" in str(error.orig) and (problem := store_problem(self._where)):
+                raise StoreError(f"{problem}: SQLite needs room for an index next to it, also to read it") from None
             raise StoreError(
                 f"the store {self} cannot be read: {error.orig}; if there is a file {self.url.database}-wal, it holds "
                 "the newest rows, so copy both into a folder that can be written, and read them there"

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from atoll.platform import exit_codes
 from atoll.platform.benchmark.benchmark_file import Benchmark, Part
-from atoll.platform.launch import checks, dry_run, lifecycle, provenance_log, running, signals, supervise
+from atoll.platform.launch import checks, dry_run, lifecycle, provenance_log, room, running, signals, supervise
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import resume
 from atoll.platform.search.proposals import key
@@ -227,7 +227,8 @@ def _check_batch(plans: Sequence[Plan], say: Callable[[str], None]) -> None:
 
 
 def _check_new(folder: Path, resuming: bool) -> None:
-    """Raise LaunchError if the folder is in use and the benchmark is not to be resumed, or vice versa."""
+    """Raise LaunchError if the folder is in use and this is no resume, vice versa, or if it cannot be written."""
+    room.check_folder(folder, "start the benchmark in another folder")
     exists = BenchmarkFolder(folder).exists()
     if StudyFolder(folder).exists():
         raise LaunchError(

@@ -13,7 +13,7 @@ from rich.console import Console
 from atoll.platform.commands.live_search import LiveSearch
 from atoll.platform.commands.shared import print_json
 from atoll.platform.exit_codes import EXIT_STOPPED, FAILURE
-from atoll.platform.launch import lifecycle
+from atoll.platform.launch import lifecycle, room
 from atoll.storage import liveness
 from atoll.storage.files import make_folder
 from atoll.storage.folder import StudyFolder
@@ -34,6 +34,7 @@ def search(study: Study, arguments: list[str], *, as_json: bool) -> int:
     """
     folder = lifecycle.study_folder(study)
     log = folder.log.with_name("search.log")
+    room.check_folder(folder.path, "set `folder` in the study to another one")  # what is said of it needs room as well
     make_folder(log.parent)
     before = liveness.launchers(folder)
     command = [sys.executable, "-m", "atoll", *(one for one in arguments if one != "--detach")]

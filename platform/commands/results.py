@@ -398,6 +398,10 @@ def dashboard(
     """Serve the dashboard to readers who open the printed link, which has a token; --json prints it as JSON."""
     from atoll.dashboard.app import serve
 
+    if insecure and allow_edit:
+        raise typer.BadParameter("--allow-edit needs readers who have the token: omit --insecure")
+    if allow_edit:
+        _check_editable(store)
     serve(
         open_store(store, writes=allow_edit),
         host,
@@ -407,6 +411,17 @@ def dashboard(
         allow_edit=allow_edit,
         base_path=base_path,
     )
+
+
+def _check_editable(store: str | None) -> None:
+    """Raise StoreError if the store cannot be written from here."""
+    from atoll.platform.launch.lifecycle import store_url
+    from atoll.storage.store import StoreError
+    from atoll.storage.urls import absolute, parse
+    from atoll.storage.writable import store_problem
+
+    if (problem := store_problem(absolute(parse(store_url(store))))) is not None:
+        raise StoreError(f"--allow-edit needs a store that can be written: {problem}")
 
 
 @app.command(epilog="Example: atoll record atoll-studies/quickstart")

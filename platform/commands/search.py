@@ -381,6 +381,7 @@ def train(
     changes = train.differences(configuration)
     for change in changes:
         print(f"unlike the exported trial: {change}", file=sys.stderr)
+    train.check_outputs(configuration.calls_function, save, folder)
     if not no_check:
         dry_run.check_configuration(configuration.configuration(), test=test, say=searching.warn)
     result = train.train(configuration.configuration(), test=test, say=say, save=save, merged=merged, folder=folder)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from atoll.platform.commands import display, live_search
-from atoll.platform.launch import checks, dry_run, join, lifecycle, supervise
+from atoll.platform.launch import checks, dry_run, join, lifecycle, room, supervise
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.study import effects, registry
 
@@ -79,6 +79,7 @@ def run(
             return join.join(plan, url, resuming=resuming, accept_changes=accept_changes, follow=live, say=warn)
     lifecycle.check_new(study, resuming)
     lifecycle.check_not_complete(plan)
+    room.check(study, url, warn)
     with naming(file):
         dry_run.check(plan, forks=not in_process, say=warn)
     where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"

@@ -6,6 +6,7 @@ pruning, journal and store are the same. Only the worker differs: it hands its t
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from atoll.communication.thread_world import ThreadWorld, WorldFailed, run_in_threads
+from atoll.platform.launch import room
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.supervise import Run, run_study
 from atoll.platform.ranks.search import arrange_launch
@@ -30,6 +32,8 @@ from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
 from atoll.storage import launches
 from atoll.storage.events import TrialKey
+
+log = logging.getLogger("atoll.launch")
 
 INTERVAL = 0.002  # seconds between two looks of a waiting thread
 
@@ -124,6 +128,7 @@ class AskTell:
     STARTING = 120.0  # seconds
 
     def __init__(self, plan: Plan, url: str, *, resuming: bool, accept_changes: bool) -> None:
+        room.check(plan.study, url, log.warning)
         self._plan = plan
         self._handed: queue.Queue[Handed] = queue.Queue()
         self._wanted = threading.Semaphore(0)  # trials that were asked for

@@ -31,6 +31,7 @@ from atoll.storage.files import replacing, write_whole
 from atoll.storage.folder import StudyFolder
 from atoll.storage.names import FUNCTION
 from atoll.storage.store import StoreError
+from atoll.storage.writable import check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,6 +100,7 @@ def export_weights(
         outside: whether code outside the working directory may run to make the network.
 
     Raises:
+        NotWritable: if the folder cannot be written, or its disk has no room for the weights.
         StoreError: if the trial has no weights, they do not fit the network that its workload makes now, or the folder
             holds other files of these names.
         UnknownName: if code of the trial's is outside the working directory.
@@ -107,6 +109,7 @@ def export_weights(
     if not outside:
         _check_inside(trial.configuration, Path.cwd())
     _check_free(folder)
+    check_writable(folder, "the folder of --weights", "name another one, or make room", file.stat().st_size)
     title = f"trial {trial.number} of {study.name}: {study.metric} {trial.objective}"
     script = _Script(folder / SCRIPT, title)
     description = as_yaml(study, [trial], provenances, folder, alone=True)

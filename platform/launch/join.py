@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from atoll.platform import exit_codes, rank_guard
-from atoll.platform.launch import dry_run, lifecycle, live
+from atoll.platform.launch import dry_run, lifecycle, live, room
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.launch.first_trials import FirstTrials
 from atoll.platform.launch.job_variables import without_rank_variables
@@ -24,7 +24,6 @@ from atoll.platform.rank_guard import RANK_VARIABLES, SIZE_VARIABLES
 from atoll.platform.ranks.stopping import stop_on_signals
 from atoll.platform.study import effects, on_trial
 from atoll.platform.study.plan import Plan
-from atoll.platform.trial.dry_run import Mistake
 from atoll.storage.folder import StudyFolder
 
 FOLLOW_INTERVAL = 0.2
@@ -65,7 +64,7 @@ def join(
     from atoll.platform.ranks import search
 
     server = search.start_server(plan.study)  # before MPI
-    error = _check_batch(plan, resuming, say) if _is_first() else None  # forks, so before MPI, too
+    error = _check_batch(plan, url, resuming, say) if _is_first() else None  # forks, so before MPI, too
 
     import mpi4py
 
@@ -137,12 +136,13 @@ def _is_first() -> bool:
     return next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0") == "0"
 
 
-def _check_batch(plan: Plan, resuming: bool | None, say: Callable[[str], None]) -> Exception | None:
+def _check_batch(plan: Plan, url: str, resuming: bool | None, say: Callable[[str], None]) -> Exception | None:
     try:
         lifecycle.check_new(plan.study, resuming)
         lifecycle.check_not_complete(plan)
+        room.check(plan.study, url, say)
         dry_run.check(plan, say=say)
-    except (LaunchError, Mistake) as error:
+    except (LaunchError, ValueError) as error:  # such as a Mistake
         return error
     return None
 

@@ -25,6 +25,7 @@ from atoll.platform.study.provenance_record import Measured, measured_difference
 from atoll.storage import launches, names, yamlfile
 from atoll.storage.events import ProgressReported, TrialEnded
 from atoll.storage.launches import JournalTail
+from atoll.storage.writable import NotWritable, check_writable
 
 
 def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool = False) -> ExportedConfiguration:
@@ -81,6 +82,20 @@ def differences(exported: ExportedConfiguration) -> list[str]:
     return measured_differences(before, now)
 
 
+def check_outputs(calls_function: bool, save: Path | None, folder: Path | None) -> None:
+    """Raise LaunchError if the files of a training cannot be written; see `train`."""
+    if save is not None and calls_function:
+        raise errors.LaunchError("--save is for trainings by atoll; a function can write to trial.folder (--folder)")
+    if save is not None and not save.absolute().parent.is_dir():
+        raise errors.LaunchError(f"--save must be in an existing folder; got {save}")
+    try:
+        for option, path in (("--save", save), ("--folder", folder)):
+            if path is not None:
+                check_writable(path, option, "make room or the folder writable, or name another one")
+    except NotWritable as error:
+        raise errors.LaunchError(str(error)) from None
+
+
 def train(
     configuration: Configuration,
     *,
@@ -102,14 +117,11 @@ def train(
             temporary one, without checkpoints.
 
     Raises:
-        LaunchError: if the MPI job fails, or if this process already belongs to one.
+        LaunchError: if the MPI job fails, if this process already belongs to one, or if files cannot be written.
     """
     if inside_mpi(configuration.ranks):
         raise errors.LaunchError("`atoll train` starts its own ranks: run it without mpirun or srun")
-    if save is not None and configuration.calls_function:
-        raise errors.LaunchError("--save is for trainings by atoll; a function can write to trial.folder (--folder)")
-    if save is not None and not save.absolute().parent.is_dir():
-        raise errors.LaunchError(f"--save must be in an existing folder; got {save}")
+    check_outputs(configuration.calls_function, save, folder)
     metric = _metric(configuration)
     with tempfile.TemporaryDirectory(prefix="atoll-train-") as name:
         journals = Path(name)

@@ -6,12 +6,13 @@ only processes have: transports, deaths, signals, and somebody else's mpirun.
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
-import subprocess
 import time
 from collections import Counter
 
+import disks
 import psutil
 import pytest
 import ranks
@@ -318,14 +319,13 @@ def test_inside_a_world_of_another_size(tmp_path):
 @pytest.mark.long
 @pytest.mark.may_skip
 def test_a_full_disk_stops_the_search_with_a_clear_error(tmp_path):
-    disk = tmp_path / "small"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"a small disk needs the right to mount a tmpfs: {mounted.stderr.strip()}")
-    try:
+    with disks.small(tmp_path / "small", "2m") as disk:
         write(tmp_path, method="ddp", trials=2000, folder=str(disk / "s"))
-        done = atoll("search", "s.yaml", cwd=tmp_path, code=1)
+        search = start("search", "s.yaml", cwd=tmp_path)
+        wait_until(lambda: journal_lines(disk / "s", "trial_started"))
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 80 * 1024))  # somebody else's
+        done = end(search)
+        assert done.returncode == 1
         assert "a journal cannot be written (" in done.stdout
         assert "free some disk space, then continue with --resume" in done.stdout
         assert "Traceback" not in done.stdout + done.stderr
@@ -335,5 +335,3 @@ def test_a_full_disk_stops_the_search_with_a_clear_error(tmp_path):
         lines = {line["number"] for line in journal_lines(disk / "s", "trial_ended")}
         assert len(lines) > 5
         assert {t.number for t in store.trials(row) if t.state in ("complete", "failed")} == lines
-    finally:
-        subprocess.run(["umount", disk], check=True)
