@@ -220,12 +220,12 @@ def from_environment() -> flask.Flask:
         )
     allow_edit = os.environ.get("ATOLL_DASHBOARD_ALLOW_EDIT") == "1"
     access.check_edit(token, allow_edit=allow_edit)
-    store = Store(os.environ.get("ATOLL_STORE", DEFAULT_URL), create=False, read_only=not allow_edit)
+    store = Store(os.environ.get("ATOLL_STORE") or DEFAULT_URL, create=False, read_only=not allow_edit)
     server: flask.Flask = create_app(
         store,
         token=token,
         allow_edit=allow_edit,
-        base_path=os.environ.get("ATOLL_DASHBOARD_BASE_PATH", "/"),
+        base_path=os.environ.get("ATOLL_DASHBOARD_BASE_PATH") or "/",
     ).server
     _exempt_from_garbage_collection()
     return server

@@ -252,12 +252,6 @@ def test_the_lists_of_the_faq_are_those_of_the_code():
     for word, known in (("Optimizers", OPTIMIZERS), ("Schedules", SCHEDULES)):
         (listed,) = re.findall(rf"^{word}: (.*?)\.$", page, re.MULTILINE | re.DOTALL)
         assert re.findall(r"`(\w+)`", listed) == list(known)
-    read = set()
-    for folder in ("platform", "storage", "dashboard", "communication", "methods", "analysis"):
-        for path in (ROOT / folder).rglob("*.py"):
-            read |= set(re.findall(r'environ(?:\.get\(|\[)"(ATOLL_\w+)"', path.read_text()))
-    rows = [line for line in page.splitlines() if line.startswith("| `ATOLL_")]
-    assert set(re.findall(r"`(ATOLL_\w+)`", "".join(line.split("|")[1] for line in rows))) == read
 
 
 def inline_settings():
