@@ -11,6 +11,7 @@ from pathlib import Path
 
 # The system takes away what the user's umask says.
 FILE_MODE = 0o666
+SHARE = "ATOLL_SHARE"
 _RIGHTS = {"none": 0o700, "group": 0o770, "all": 0o777}
 
 _PARTIAL = ".partial"
@@ -24,7 +25,7 @@ def rights() -> int:
     Raises:
         ValueError: if ATOLL_SHARE is not none, group or all.
     """
-    given = os.environ.get("ATOLL_SHARE") or "none"
+    given = os.environ.get(SHARE) or "none"
     if given not in _RIGHTS:
         raise ValueError(f"ATOLL_SHARE must be {', '.join(_RIGHTS)}; got {given!r}")
     return _RIGHTS[given]

@@ -28,7 +28,7 @@ OF_SYSTEM = ("environ", "environb", "getenv")
 
 def is_environment(node):
     name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-    return name in ("environ", "environb", "environment", "_environment")
+    return name in ("environ", "environb", "environment", "_environment", "variables")
 
 
 def keys(node):
@@ -64,6 +64,9 @@ def named(tree, name):
             if isinstance(node.iter, ast.Name):
                 return named(tree, node.iter.id)
             return texts(node.iter) or None
+        if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
+            file = ROOT / f"{str(node.module).removeprefix('atoll.').replace('.', '/')}.py"
+            return named(ast.parse(file.read_text()), name) if file.exists() else None
     return None
 
 
@@ -156,6 +159,7 @@ def test_the_lines_say_something():
         ("os.environ.setdefault('A_B', '1')", {"A_B"}),
         ("os.getenv('A_B', '')", {"A_B"}),
         ("'A_B' in os.environ", {"A_B"}),
+        ("from atoll.storage.files import SHARE\nos.environ[SHARE]", {"ATOLL_SHARE"}),
         ("def f(environment): return environment.get('A_B')", {"A_B"}),
         ("NAME = 'A_B'\ndel os.environ[NAME]", {"A_B"}),
         ("NAMES = ('A_B', 'C')\n[os.environ[name] for name in NAMES if name in os.environ]", {"A_B", "C"}),
