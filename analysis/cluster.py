@@ -10,7 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atoll.analysis.batch import Batch
 
 Algorithm = Literal["ring", "tree", "recursive_halving", "hierarchical"]
 # The ranks of a communicator: all, those of a node, one of each node, or a fixed number of neighbors.
@@ -41,7 +43,7 @@ class Link(BaseModel):
 
 
 class Cluster(BaseModel):
-    """The description of a cluster that a projection needs."""
+    """The description of a cluster: what a projection needs, and the batch system that runs jobs on it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -56,6 +58,22 @@ class Cluster(BaseModel):
     )
     algorithm: Algorithm = Field(default="hierarchical", description="of all-reduces")
     overlaps: bool = Field(default=True, description="whether communication overlaps with computing")
+    # The store keeps a cluster with its predictions, and needs no accounts.
+    batch: Batch | None = Field(default=None, exclude=True, description="how jobs run there; `atoll submit` needs it")
+
+    @model_validator(mode="after")
+    def _one_gpu_a_rank(self) -> Cluster:
+        if self.batch is not None and 0 < self.batch.gpus_per_node < self.ranks_per_node:
+            raise ValueError(
+                f"batch.gpus_per_node must be at least ranks_per_node, as each rank has a GPU to itself, or 0; "
+                f"got {self.batch.gpus_per_node} GPUs for {self.ranks_per_node} ranks"
+            )
+        if self.batch is not None and (self.batch.cores_per_node or self.ranks_per_node) < self.ranks_per_node:
+            raise ValueError(
+                f"batch.cores_per_node must be at least ranks_per_node; got {self.batch.cores_per_node} cores for "
+                f"{self.ranks_per_node} ranks"
+            )
+        return self
 
     def crossing(self, num_flows: int) -> Link:
         """The share of the network for each of `num_flows` ranks of a node that send at the same time."""

@@ -9,7 +9,15 @@ from typing import NoReturn
 from rich.console import Console
 
 from atoll.platform import stop_signals
-from atoll.platform.commands import compare, importing, information, reading, results, search  # noqa: F401  (they register)
+from atoll.platform.commands import (  # noqa: F401  (they register)
+    batch,
+    compare,
+    importing,
+    information,
+    reading,
+    results,
+    search,
+)
 from atoll.platform.commands.shared import app
 from atoll.platform.exit_codes import FAILURE, USAGE
 
@@ -60,6 +68,7 @@ def _words(error: Exception) -> str:
 def _exit_code(error: Exception) -> int | None:
     from sqlalchemy.exc import DBAPIError
 
+    from atoll.platform.batch.systems import SystemUnavailable
     from atoll.platform.launch import extras
     from atoll.platform.launch.errors import LaunchError
     from atoll.storage.lock import Locked
@@ -70,7 +79,7 @@ def _exit_code(error: Exception) -> int | None:
         return None if extras.advice(error) is None else FAILURE
     if isinstance(error, FileError):
         return USAGE
-    if isinstance(error, StoreError | LaunchError | Locked | DBAPIError | OSError):
+    if isinstance(error, StoreError | LaunchError | Locked | DBAPIError | OSError | SystemUnavailable):
         return FAILURE
     return USAGE if isinstance(error, ValueError) else None
 

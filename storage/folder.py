@@ -159,6 +159,11 @@ class StudyFolder:
         return self.log.parent / f"rank-{world_rank:05d}.log"
 
     @property
+    def jobs(self) -> Path:
+        """The folder of the jobs that `atoll submit` has given to a batch system, with their scripts and logs."""
+        return self.path / "jobs"
+
+    @property
     def exports(self) -> Path:
         """The default folder of exported configurations."""
         return self.path / "exports"
@@ -176,7 +181,7 @@ class StudyFolder:
         """Remove the study's files, including exports, and the folder unless it holds other files."""
         for folder in (
             self.journals, self.heartbeats, self.log.parent, self.exports, self.provenance, self.trials, self.live,
-            self.tickets, self.launchers,
+            self.tickets, self.launchers, self.jobs,
         ):  # fmt: skip
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.definition, self.stop_request, self.failure, self.lock, self.quarantine):

@@ -23,7 +23,7 @@ LAYERS = {
     "platform": {"searchspaces", "communication", "methods", "analysis", "storage"},
 }
 # Inside platform each level imports only those below it.
-LEVELS = ["cli", "commands", "benchmark", "launch", "ranks", "search", "trial", "study", "workloads"]
+LEVELS = ["cli", "commands", "batch", "benchmark", "launch", "ranks", "search", "trial", "study", "workloads"]
 LEAVES = {"exit_codes", "rank_guard", "stop_signals"}
 FOLDERS = [name for name in LAYERS if (ROOT / name).is_dir()]
 

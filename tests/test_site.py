@@ -32,6 +32,8 @@ DOCS = ROOT / "docs"
 
 def commands(group, before=""):
     for name, command in group.commands.items():
+        if command.hidden:
+            continue
         yield from commands(command, f"{before}{name} ") if hasattr(command, "commands") else [before + name]
 
 

@@ -47,6 +47,8 @@ def command_line() -> str:
 def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     """All commands by name, those of groups such as `import` with the group's name before theirs."""
     for name, command in sorted(group.commands.items()):
+        if command.hidden:
+            continue
         if hasattr(command, "commands"):
             yield from commands(command, f"{before}{name} ")
         else:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from atoll.analysis.inference import Estimate
     from atoll.analysis.projection import Prediction
     from atoll.analysis.score import MethodScore
+    from atoll.platform.batch.listing import JobRow
     from atoll.platform.study.study import Study
 
 
@@ -201,9 +202,28 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
             f"{s.study.metric} {number(s.best)}",
             s.study.method,
             s.study.workload,
-            time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(s.study.started)),
+            _clock(s.study.started),
         ]
         for s in summaries
     ]
     columns = ["study", "state", "trials", "failed", "best", "method", "workload", "started"]
     return table("studies", columns, rows)
+
+
+def jobs(rows: Iterable[JobRow]) -> Table:
+    """One row per job of a batch system, with its state."""
+    lines = []
+    for row in rows:
+        state = f"ended: {row.code}" if row.code is not None else row.state
+        chain = f"{row.lane}.{row.position}" if row.lane else str(row.position)
+        begin = _clock(row.started) if row.started is not None else ""
+        until = row.ended if row.ended is not None else time.time() if row.state == "running" else None
+        took = duration(until - row.started) if until is not None and row.started is not None else ""
+        reason = row.reason if row.state == "queued" else ""
+        lines.append([row.id, chain, state, reason, begin, took, str(row.starts), row.hostname or "", str(row.log)])
+    columns = ["job", "chain", "state", "waits for", "started", "time", "starts", "host", "log"]
+    return table("jobs", columns, lines)
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(seconds))

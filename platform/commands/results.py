@@ -161,6 +161,7 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Delete the rows and files of a study or of a whole benchmark, after asking for confirmation."""
+    from atoll.platform.batch import listing
     from atoll.platform.launch import lifecycle, running
     from atoll.storage.folder import BenchmarkFolder, StudyFolder
     from atoll.storage.models import StudyRow
@@ -173,6 +174,7 @@ def delete(
     if has_files:
         for part in folder.studies() if isinstance(folder, BenchmarkFolder) else [folder]:
             running.check_not_running(part)
+            listing.check_none_waits(part, row.name)
     kind = "study" if isinstance(row, StudyRow) else "benchmark"
     is_imported = isinstance(row, StudyRow) and row.is_imported
     none = "it was imported" if is_imported else f"{row.folder} has none of this {kind}"

@@ -170,7 +170,7 @@ def join(
     from atoll.storage import liveness
 
     extras.require_search_extra()
-    folder = _folder_of(study, store)
+    folder = folder_of(study, store)
     if liveness.holder(folder) is None:
         raise errors.LaunchError(
             f"{study} is not running: start it, or continue it, by `atoll search STUDY.yaml --continue`"
@@ -191,7 +191,7 @@ def follow(
     """Show the progress of a search that runs elsewhere, until it has ended; Ctrl-C ends only this command."""
     from atoll.platform.commands import background
 
-    raise typer.Exit(background.follow(_folder_of(study, store), plain_console()))
+    raise typer.Exit(background.follow(folder_of(study, store), plain_console()))
 
 
 def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
@@ -401,36 +401,49 @@ def stop(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a running search or benchmark to stop. Running trials are requeued on --resume."""
+    """Ask a running search or benchmark to stop, and cancel its queued jobs. --resume requeues running trials."""
+    from atoll.platform.batch import listing
     from atoll.platform.launch import errors, lifecycle, running
     from atoll.storage import liveness
     from atoll.storage.folder import DEFAULT_PARENT, BenchmarkFolder
 
     part = running.running_part(BenchmarkFolder(DEFAULT_PARENT / study))
-    folder = _folder_of(study, store) if part is None else part
-    if liveness.holder(folder) is None:
-        if (interrupted := lifecycle.end_interrupted(folder)) is None:
-            raise errors.LaunchError(f"{study} is not running: no live process holds {folder.lock}")
-        if as_json:
-            print_json({"study": study, "state": interrupted[0], "ended_ranks": interrupted[1]})
-        else:
-            print(told_interrupted(study, *interrupted))
-        return
-    running.request_stop(folder)
+    folder = folder_of(study, store, may_wait=True) if part is None else part
+    jobs = listing.stop(folder)  # first, so that none follows
+    content: dict[str, Any] = {"study": study, "canceled_jobs": jobs.canceled, "asked_jobs": jobs.asked}
+    told = [f"canceled the queued jobs {', '.join(jobs.canceled)}"] if jobs.canceled else []
+    told += [f"asked the running jobs {', '.join(jobs.asked)} to stop"] if jobs.asked else []
+    for problem in jobs.problems:
+        print(f"warning: jobs may still wait: {problem}", file=sys.stderr)
+    if liveness.holder(folder) is not None:
+        running.request_stop(folder)
+        content["stop_request"] = str(folder.stop_request)
+        told.append(f"asked {study} to stop; running trials are requeued on --resume")
+    elif not jobs.asked and (interrupted := lifecycle.end_interrupted(folder)) is not None:
+        content |= {"state": interrupted[0], "ended_ranks": interrupted[1]}
+        told.append(told_interrupted(study, *interrupted))
+    elif not told:
+        raise errors.LaunchError(f"{study} is not running: no live process holds {folder.lock}")
     if as_json:
-        print_json({"study": study, "stop_request": str(folder.stop_request)})
+        print_json(content)
     else:
-        print(f"asked {study} to stop; running trials are requeued on --resume")
+        print(*told, sep="\n")
 
 
-def _folder_of(study: str, store: str | None) -> StudyFolder:
-    """A study's folder: the one that is named, the usual one, or the store's. Raises LaunchError if it is not here."""
+def folder_of(study: str, store: str | None, *, may_wait: bool = False) -> StudyFolder:
+    """A study's folder: the one that is named, the usual one, or the store's. Raises LaunchError if it is not here.
+
+    Args:
+        study, store: the study's name or folder, and the store's URL.
+        may_wait: whether a study counts whose first job waits to start it.
+    """
     from atoll.platform.launch import errors
     from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 
     candidates = (StudyFolder(study), StudyFolder(DEFAULT_PARENT / study))
-    folder = next((one for one in candidates if one.exists()), None) or _stored_folder(open_store(store).study(study))
-    if not folder.exists():
+    found = (one for one in candidates if one.exists() or (may_wait and one.jobs.is_dir()))
+    folder = next(found, None) or _stored_folder(open_store(store).study(study))
+    if not folder.exists() and not may_wait:
         raise errors.LaunchError(f"{study} has no files in {folder.path} on this host")
     return folder
 

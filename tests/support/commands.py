@@ -108,8 +108,8 @@ def called_json(*arguments: str, cwd: Path) -> object:
     return json.loads(called(*arguments, "--json", cwd=cwd).stdout)
 
 
-def atoll_json(*arguments: str, cwd: Path) -> object:
-    return json.loads(atoll(*arguments, "--json", cwd=cwd).stdout)
+def atoll_json(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> object:
+    return json.loads(atoll(*arguments, "--json", cwd=cwd, env=env).stdout)
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = 60.0) -> None:
