@@ -289,7 +289,7 @@ class Lsf(BatchSystem):
         needs = f"span[ptile={job.ranks_per_node}]"
         needs += f" affinity[core({job.cores_per_rank})]" if job.cores_per_rank else ""
         lines = [f"-J {name}", f"-n {job.ranks}", f'-R "{needs}"', f"-W {minutes // 60}:{minutes % 60:02}"]
-        lines += [f'-gpu "num={job.gpus_per_node}/host"'] if job.gpus_per_node else []
+        lines += [f'-gpu "num={job.gpus_per_node}"'] if job.gpus_per_node else []
         lines += ["-r", f"-o {in_directive(f'{job.folder}/%J' + ('[%I]' if job.array else '') + '.log')}"]
         lines += [f"-q {batch.partition}"] if batch.partition else []
         lines += [f"-P {batch.account}"] if batch.account else []

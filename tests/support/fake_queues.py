@@ -98,7 +98,7 @@ def qstat(queue: Queue, words: list[str]) -> str:
 def qdel(queue: Queue, words: list[str]) -> str:
     with queue.changed() as jobs:
         for job in words:
-            jobs[job]["state"] = "F"
+            jobs[job] |= {"state": "F", "canceled": sum("canceled" in other for other in jobs.values())}
     return ""
 
 

@@ -211,6 +211,7 @@ class Controller:
                 said = {"out": getattr(self, asked["command"])(asked), "err": "", "code": 0}
             except Refused as error:
                 said = {"out": "", "err": f"{error}\n", "code": 1}
+            self._account()
             with contextlib.suppress(BrokenPipeError):
                 stream.write(json.dumps(said) + "\n")
                 stream.flush()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from contextlib import closing
 
 import fake_slurm
@@ -14,6 +15,7 @@ from journals import event
 
 from atoll.platform.batch import chain, listing
 from atoll.platform.batch.records import Meta, Submission, Submitted
+from atoll.platform.batch.systems import SYSTEMS, Slurm
 from atoll.platform.launch.errors import LaunchError
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
@@ -234,6 +236,57 @@ def test_where_no_job_can_be_submitted_from_a_job_it_says_so(here, monkeypatch, 
     assert chain.start(submission, "7") == 0
     assert "no job follows this one" in (said := capsys.readouterr().err)
     assert "with --chain N" in said
+
+
+def until_done(here):
+    submission = Submission(folder(here).jobs / "1")
+    submission.path.mkdir(parents=True)
+    submission.write(Meta("s", str(folder(here).path), "slurm", None, 1), "#!/bin/bash\n")
+    submission.add(Submitted("7"))
+    return submission
+
+
+def test_a_job_that_starts_again_has_one_successor(here, capsys):
+    submission = until_done(here)
+    submission.add(Submitted("8", 2, previous="7"))
+    assert [chain.start(submission, "7"), chain.start(submission, "7")] == [0, 0]
+    assert [job.id for job in submission.submitted()] == ["7", "8"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_job_that_is_submitted_while_the_chain_is_stopped_is_canceled(here, monkeypatch):
+    """`atoll stop` has listed the jobs before this one was recorded."""
+    submission, canceled = until_done(here), []
+
+    class StoppedMeanwhile(Slurm):
+        def submit(self, script, after):
+            submission.stopped.touch()
+            return "8"
+
+        def cancel(self, jobs):
+            canceled.extend(jobs)
+
+    monkeypatch.setitem(SYSTEMS, "slurm", StoppedMeanwhile())
+    assert chain.start(submission, "7") == 0
+    assert canceled == ["8"]
+
+
+def test_a_job_may_start_before_it_is_recorded(here, monkeypatch):
+    """Its place in the chain is known once it is; one that somebody submits by hand has none."""
+    submission = Submission(folder(here).jobs / "1")
+    submission.path.mkdir(parents=True)
+    submission.write(Meta("s", str(folder(here).path), "slurm", 3, 2), "#!/bin/bash\n")
+    threading.Timer(0.5, submission.add, [Submitted("7", 1, lane=2)]).start()
+    submission.add(Submitted("8", 2, lane=2, previous="7"))
+    canceled = []
+    monkeypatch.setattr(Slurm, "cancel", lambda _self, jobs: canceled.extend(jobs))
+    assert chain.start(submission, "7") == 0
+    chain.end(submission, "7", 0)
+    assert canceled == ["8"]
+    monkeypatch.setattr(chain, "RECORDED_WITHIN", 0.1)
+    assert chain.start(submission, "99") == 0
+    chain.end(submission, "99", 1)
+    assert canceled == ["8"]
 
 
 def test_a_refused_job_leaves_nothing_and_a_later_one_is_told(here, slurm):

@@ -70,7 +70,7 @@ def test_the_directives_of_torque():
 
 def test_the_directives_of_lsf():
     assert head(made(system="lsf", **ALL)) == [
-        "-J s", "-n 8", '-R "span[ptile=4] affinity[core(16)]"', "-W 4:00", '-gpu "num=4/host"', "-r",
+        "-J s", "-n 8", '-R "span[ptile=4] affinity[core(16)]"', "-W 4:00", '-gpu "num=4"', "-r",
         "-o /w/s/jobs/1/%J.log", "-q gpu", "-P p1", "-x y",
     ]  # fmt: skip
     array = head(made(system="lsf", chain=Chain(1, 3)))

@@ -7,6 +7,7 @@ import pytest
 from batch_files import write
 from commands import called, called_json
 
+from atoll.platform.batch import chain
 from atoll.platform.batch.records import submissions
 from atoll.platform.batch.systems import SYSTEMS, outside_of_jobs
 from atoll.storage.folder import StudyFolder
@@ -47,9 +48,21 @@ def test_a_chain_in_pbs(tmp_path, queue, system):
     said = called_json("stop", "s", cwd=tmp_path)
     assert (said["canceled_jobs"], said["asked_jobs"]) == ([second, third], [first])
     assert queue.jobs()[first]["signal"] == "SIGUSR1"
+    # The last first: the second one counts as failed from then on, and the third must not start.
+    assert queue.jobs()[third]["canceled"] < queue.jobs()[second]["canceled"]
     queue.set(first, "F")  # the server forgets it
     submission.end(first, 75)
     assert states(tmp_path) == {first: ("ended", 75, ""), **dict.fromkeys((second, third), ("canceled", None, ""))}
+
+
+def test_the_job_that_ends_a_chain_cancels_the_last_one_first(tmp_path, queue):
+    first, second, third = submitted(tmp_path, "pbs", "--chain", "3")
+    (submission,) = submissions(StudyFolder(tmp_path / "atoll-studies/s"))
+    submission.start(first, None)
+    chain.end(submission, first, 75)
+    assert not any("canceled" in job for job in queue.jobs().values())
+    chain.end(submission, first, 0)
+    assert queue.jobs()[third]["canceled"] < queue.jobs()[second]["canceled"]
 
 
 def test_an_array_in_pbs(tmp_path, queue):
