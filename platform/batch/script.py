@@ -19,12 +19,14 @@ jobs={folder}
 asked= search=
 trap 'asked=1; [ -z "$search" ] || kill -USR1 "$search" 2>/dev/null' USR1 TERM
 {timer}atoll job start "$jobs" "$job" || exit
-[ -z "$asked" ] || exit 75
-
-{command} &
-search=$!
-asked=1  # wait again after each signal
-while [ -n "$asked" ]; do asked=; wait "$search"; code=$?; done
+code=75
+if [ -z "$asked" ]; then
+    {command} &
+    search=$!
+    [ -z "$asked" ] || kill -USR1 "$search"
+    asked=1  # wait again after each signal
+    while [ -n "$asked" ]; do asked=; wait "$search"; code=$?; done
+fi
 atoll job end "$jobs" "$job" "$code"
 exit "$code"
 """

@@ -102,8 +102,8 @@ def test_a_chain_survives_a_job_that_is_killed_and_one_that_is_requeued(here, sl
 
 def test_the_time_limit_is_told_to_the_search_in_time(here, slurm):
     double = "trap 'echo asked; exit 75' USR1; while true; do sleep 0.05; done"
-    write(here, venv=with_double(here, double), stop_seconds=2)
-    (job,) = called_json("submit", "study.yaml", "--cluster", "cluster.yaml", "--time", "3s", cwd=here)["jobs"]
+    write(here, venv=with_double(here, double), stop_seconds=4)
+    (job,) = called_json("submit", "study.yaml", "--cluster", "cluster.yaml", "--time", "9s", cwd=here)["jobs"]
     slurm.wait(job)
     assert slurm.jobs()[job]["exit"] == "75:0"
     assert "asked" in log(here, job)

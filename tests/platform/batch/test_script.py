@@ -105,7 +105,7 @@ def test_chains_are_no_arrays():
     ],
 )
 def test_what_starts_the_ranks(launcher, command):
-    assert command in script(made(**launcher)).splitlines()
+    assert command in map(str.strip, script(made(**launcher)).splitlines())
 
 
 def test_options_of_the_mpiexec_that_atoll_starts():
@@ -190,6 +190,18 @@ def test_a_signal_reaches_the_search_and_its_code_the_batch_system(tmp_path):
         job.send_signal(sent)
         wait_until(lambda number=number: (tmp_path / "asked").read_text() == "\n" * number)
     assert job.wait(20) == 75
+    assert submission.runs()["7_1"][1].code == 75
+
+
+@pytest.mark.process
+def test_a_job_that_is_asked_to_stop_before_its_search_starts_none(tmp_path):
+    venv = with_double(tmp_path, "exit 0")
+    job = made(folder=tmp_path / "jobs/1", venv=venv, directory=tmp_path)
+    submission = submitted_by_hand(job, tmp_path)
+    asking = submission.script.read_text().replace("atoll job start", "kill -USR1 $$; atoll job start")
+    variables = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    assert subprocess.run(["bash", "-c", asking], env=os.environ | variables, timeout=60).returncode == 75
+    assert not (tmp_path / "searched").exists()
     assert submission.runs()["7_1"][1].code == 75
 
 
