@@ -63,16 +63,18 @@ def _environment(job: Job) -> Iterator[str]:
 
 
 def _body(job: Job, system: BatchSystem) -> str:
-    folder, log, timer = shlex.quote(str(job.folder)), "", ""
+    folder, log, timer, limit = shlex.quote(str(job.folder)), "", "", ""
     if not system.has_live_log:
         log = 'exec >>"$jobs/$job.log" 2>&1  # it shows the job while it runs\n'
     if not system.signals_itself:
         left = job.seconds - job.batch.stop_seconds
         timer = _TIMER.format(left=left)
+        # The search takes it as the time from its own start.
+        limit = f"export ATOLL_WALLTIME=$(({job.seconds} - SECONDS))\n    "
     command = " ".join([*_launcher(job), shlex.join(["atoll", "search", str(job.study_file), "--continue"])])
     if job.arguments:
         command += " " + shlex.join(job.arguments)
-    return _BODY.format(job_id=system.job_id, folder=folder, log=log, timer=timer, command=command)
+    return _BODY.format(job_id=system.job_id, folder=folder, log=log, timer=timer, command=limit + command)
 
 
 def _launcher(job: Job) -> Iterator[str]:

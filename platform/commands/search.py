@@ -441,9 +441,12 @@ def folder_of(study: str, store: str | None, *, may_wait: bool = False) -> Study
     from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 
     candidates = (StudyFolder(study), StudyFolder(DEFAULT_PARENT / study))
-    found = (one for one in candidates if one.exists() or (may_wait and one.jobs.is_dir()))
-    folder = next(found, None) or _stored_folder(open_store(store).study(study))
-    if not folder.exists() and not may_wait:
+
+    def is_here(folder: StudyFolder) -> bool:
+        return folder.exists() or (may_wait and folder.jobs.is_dir())
+
+    folder = next(filter(is_here, candidates), None) or _stored_folder(open_store(store).study(study))
+    if not is_here(folder):
         raise errors.LaunchError(f"{study} has no files in {folder.path} on this host")
     return folder
 

@@ -117,3 +117,32 @@ def test_the_script_starts_the_ranks_itself(tmp_path, launcher):
             assert slurm.jobs()[job]["exit"] == "0:0", log.read_text()
     store = Store(f"sqlite:///{tmp_path}/atoll.db")
     assert [trial.state for trial in store.trials(store.study("s"))] == ["complete", "complete"]
+
+
+def test_the_jobs_of_an_array_share_a_study(tmp_path):
+    study = {
+        "name": "shared",
+        "workload": COUNTING,
+        "steps": 30,
+        "trials": 8,
+        "sampler": {"name": "random"},
+        "topology": {"ranks": 1},
+        "check": False,
+    }
+    (tmp_path / "counts").mkdir()
+    environment = {"COUNTING": str(tmp_path / "counts"), "SECONDS_PER_STEP": "0.2"}
+    write(tmp_path, study, stop_seconds=10, environment=environment)
+    with fake_slurm.running(num_nodes=2) as slurm:
+        command = ("submit", "study.yaml", "--cluster", "cluster.yaml", "--outside", "--time", "5m", "--array", "2")
+        (array,) = atoll_json(*command, cwd=tmp_path, env=slurm.environment)["jobs"]
+        slurm.wait(timeout=240)
+        rows = atoll_json("jobs", "shared", cwd=tmp_path, env=slurm.environment)
+        logs = [(tmp_path / "atoll-studies/shared/jobs/1" / f"{array}_{task}.log").read_text() for task in (1, 2)]
+    assert [(row["id"], row["state"], row["code"]) for row in rows] == [
+        (f"{array}_1", "ended", 0),
+        (f"{array}_2", "ended", 0),
+    ], logs
+    store = Store(f"sqlite:///{tmp_path}/atoll.db")
+    trials = store.trials(store.study("shared"))
+    assert sorted((trial.number, trial.state) for trial in trials) == [(number, "complete") for number in range(8)]
+    assert len(journal_lines(tmp_path / "atoll-studies/shared", "joined")) == 1  # the other one has begun the study

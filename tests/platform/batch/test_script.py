@@ -158,7 +158,7 @@ def test_everything_is_quoted(tmp_path, system):
     """bash passes on the study's file, values of variables and folders as they are, and runs nothing that they name."""
     working = tmp_path / NASTY.replace("/", "")
     working.mkdir()
-    venv = with_double(tmp_path, f'echo "$2|$X|$PWD" >{tmp_path}/said; exit 75')
+    venv = with_double(tmp_path, f'echo "$2|$X|$PWD" >{tmp_path}/said; echo $ATOLL_WALLTIME >{tmp_path}/left; exit 75')
     folder = tmp_path / "x y" / "jobs" / "1"
     job = made(
         folder=folder, system=system, venv=venv, environment={"X": NASTY}, directory=working, study=f"/w/{NASTY}.yaml"
@@ -173,6 +173,8 @@ def test_everything_is_quoted(tmp_path, system):
     assert name == {"slurm": "7_1", "pbs": "7[1].server"}[system]
     assert runs[1].code == 75
     assert submission.script.stat().st_mode & 0o777 == 0o700
+    left = (tmp_path / "left").read_text().strip()
+    assert left == "" if system == "slurm" else 14300 < int(left) <= 14400  # Slurm tells it by itself
 
 
 @pytest.mark.process
