@@ -21,11 +21,11 @@ trap 'asked=1; [ -z "$search" ] || kill -USR1 "$search" 2>/dev/null' USR1 TERM
 {timer}atoll job start "$jobs" "$job" || exit
 code=75
 if [ -z "$asked" ]; then
-    {command} &
-    search=$!
-    [ -z "$asked" ] || kill -USR1 "$search"
-    asked=1  # wait again after each signal
-    while [ -n "$asked" ]; do asked=; wait "$search"; code=$?; done
+  {command} &
+  search=$!
+  [ -z "$asked" ] || kill -USR1 "$search"
+  asked=1  # wait again after each signal
+  while [ -n "$asked" ]; do asked=; wait "$search"; code=$?; done
 fi
 atoll job end "$jobs" "$job" "$code"
 exit "$code"
@@ -70,7 +70,7 @@ def _body(job: Job, system: BatchSystem) -> str:
         left = job.seconds - job.batch.stop_seconds
         timer = _TIMER.format(left=left)
         # The search takes it as the time from its own start.
-        limit = f"export ATOLL_WALLTIME=$(({job.seconds} - SECONDS))\n    "
+        limit = f"export ATOLL_WALLTIME=$(({job.seconds} - SECONDS))\n  "
     command = " ".join([*_launcher(job), shlex.join(["atoll", "search", str(job.study_file), "--continue"])])
     if job.arguments:
         command += " " + shlex.join(job.arguments)
