@@ -42,47 +42,47 @@ def test_a_chain_of_jobs_completes_a_study(tmp_path):
             "submit", "study.yaml", "--cluster", "cluster.yaml", "--outside", "--time", f"{LIMIT}s", "--chain", "12",
             cwd=tmp_path, env=slurm.environment,
         )  # fmt: skip
-        first, second, third, *_ = submitted["jobs"]
+        _, second, third, *_ = submitted["jobs"]
 
         kill_second(slurm, folder, second)
         requeue_third(slurm, folder, third)
         slurm.wait(timeout=600)
         jobs = slurm.jobs()
         rows = atoll_json("jobs", "chained", cwd=tmp_path, env=slurm.environment)
-    logs = {job: (folder / "jobs" / "1" / f"{job}.log") for job in submitted["jobs"]}
-    told = "\n".join(path.read_text() for path in logs.values() if path.exists())
+    check_chain(folder, submitted["jobs"], jobs, rows)
+    check_study(tmp_path, folder)
+    # Each trial continued where it was: the last attempts took only what was left.
+    assert max(int(path.read_text()) for path in counts.iterdir()) < STEPS
 
-    ran = [job for job in submitted["jobs"] if jobs[job]["start"]]
+
+def check_chain(folder, submitted, jobs, rows):
+    """It took five jobs or more, ended with the study, and `atoll jobs` says so."""
+    logs = {job: folder / "jobs" / "1" / f"{job}.log" for job in submitted}
+    told = "\n".join(path.read_text() for path in logs.values() if path.exists())
+    ran = [job for job in submitted if jobs[job]["start"]]
+    (first, second, third, *_), last, canceled = ran, ran[-1], submitted[len(ran) :]
     assert len(ran) >= 5, told
-    *earlier, last = ran
     assert jobs[last]["exit"] == "0:0", told
     assert jobs[first]["exit"] == "75:0"
     assert jobs[second]["exit"] == "0:9"
     assert jobs[third]["restarts"] == 1
-    assert {jobs[job]["state"] for job in earlier} == {"FAILED"}
-    # The chain ends: nobody waits any more, and no further job has run.
-    assert {jobs[job]["state"] for job in submitted["jobs"][len(ran) :]} == {"CANCELLED"}
-    assert {row["id"]: (row["state"], row["code"]) for row in rows} == {
-        job: ("killed", None)
-        if job == second
-        else ("ended", 0 if job == last else 75)
-        if job in ran
-        else ("canceled", None)
-        for job in submitted["jobs"]
-    }
+    assert {jobs[job]["state"] for job in ran[:-1]} == {"FAILED"}
+    assert {jobs[job]["state"] for job in canceled} == {"CANCELLED"}
+    expected = dict.fromkeys(ran, ("ended", 75)) | dict.fromkeys(canceled, ("canceled", None))
+    expected |= {second: ("killed", None), last: ("ended", 0)}
+    assert {row["id"]: (row["state"], row["code"]) for row in rows} == expected
     assert [job for job, path in logs.items() if path.exists()] == ran
 
-    store = Store(f"sqlite:///{tmp_path}/atoll.db")
+
+def check_study(here, folder):
+    """Every trial is complete, once, and had continued from a checkpoint."""
+    store = Store(f"sqlite:///{here}/atoll.db")
     trials = store.trials(store.study("chained"))
-    complete = [trial for trial in trials if trial.state == "complete"]
-    assert sorted(trial.number for trial in complete) == [0, 1, 2]
+    assert sorted(trial.number for trial in trials if trial.state == "complete") == [0, 1, 2]
     assert {trial.state for trial in trials} == {"complete", "lost"}
-    # Each continues where it was: the last attempt took only what was left.
     for number in range(3):
         ended = [line for line in journal_lines(folder, "trial_ended") if line["number"] == number]
         assert any("continued from" in note for line in ended for note in line["notes"]), ended
-    steps = [int(path.read_text()) for path in counts.iterdir()]
-    assert max(steps) < STEPS
 
 
 def kill_second(slurm, folder, job):
