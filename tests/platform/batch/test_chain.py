@@ -72,6 +72,19 @@ def test_a_chain_ends_when_the_study_is_done(here, slurm):
     assert f"{second}.log" in printed
 
 
+def test_slurm_cancels_what_a_job_cannot(here, slurm):
+    """Of the jobs that follow one that was canceled, none searches."""
+    (here / "bin").mkdir()
+    (here / "bin/scancel").write_text("#!/bin/sh\nexit 1\n")
+    (here / "bin/scancel").chmod(0o755)
+    jobs = submitted(here, "exit 0", "--chain", "3", setup=[f"export PATH={here}/bin:$PATH"])
+    slurm.wait(*jobs)
+    first, second, third = jobs
+    assert states(here) == {first: ("ended", 0), second: ("canceled", None), third: ("ended", 75)}
+    assert slurm.jobs()[second]["reason"] == "DependencyNeverSatisfied"
+    assert len(searched(here)) == 1
+
+
 def test_a_chain_ends_when_the_search_has_failed(here, slurm):
     jobs = submitted(here, "exit 1", "--chain", "3")
     slurm.wait(*jobs)
@@ -192,6 +205,7 @@ def test_stop_cancels_what_waits_and_stops_what_runs(here, slurm, chain_option):
     assert len(said["canceled_jobs"]) == (2 if len(jobs) == 3 else 1)
     assert [row[1] for row in states(here).values()] == [75, *[None] * len(said["canceled_jobs"])]
     assert len(searched(here)) == 1
+    assert Submission(folder(here).jobs / "1").stopped.exists()
     assert "not running" in called("stop", "s", cwd=here, code=1).stderr
 
 

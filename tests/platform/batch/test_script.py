@@ -208,6 +208,17 @@ def test_a_job_that_is_asked_to_stop_before_its_search_starts_none(tmp_path):
 
 
 @pytest.mark.process
+def test_a_signal_while_the_search_is_being_started_reaches_it(tmp_path):
+    venv = with_double(tmp_path, "trap 'exit 75' USR1; while true; do sleep 0.05; done")
+    job = made(folder=tmp_path / "jobs/1", venv=venv, directory=tmp_path)
+    submission = submitted_by_hand(job, tmp_path)
+    until_it_runs = "until [ -e searched ]; do sleep 0.05; done; sleep 0.2"
+    asking = submission.script.read_text().replace("search=$!", f"{until_it_runs}; kill -USR1 $$; search=$!")
+    variables = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    assert subprocess.run(["bash", "-c", asking], env=os.environ | variables, timeout=30).returncode == 75
+
+
+@pytest.mark.process
 def test_where_the_system_sends_no_signal_the_script_does(tmp_path):
     """And nothing of it is left when the search ends by itself."""
     venv = with_double(
