@@ -47,9 +47,7 @@ def submit(
             "--until-done", help="Each job submits the next one, until the study is done or a job made no progress."
         ),
     ] = False,
-    array: Annotated[
-        int, typer.Option(help="Number of jobs, or chains, side by side that share the study. Default: 1.")
-    ] = 1,
+    array: Annotated[int, typer.Option(help="Number of jobs, or chains, side by side that share the study.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job script, and submit nothing.")] = False,
     outside: Annotated[
         bool, typer.Option("--outside", help="Allow the study file to refer to code outside its folder.")
@@ -161,11 +159,13 @@ def jobs(
     from atoll.platform.batch import listing
     from atoll.platform.commands import display
 
-    rows = listing.jobs(_folder(study, store))
+    folder = _folder(study, store)
+    rows = listing.jobs(folder)
     if as_json:
         print_json([asdict(row) for row in rows])
     elif rows:
         print_table(display.jobs(rows))
+        print(f"logs are in {folder.path}")
         for problem in sorted({row.reason for row in rows if row.state == "unknown"}):
             print(f"the batch system could not be asked: {problem}", file=sys.stderr)
     else:

@@ -220,7 +220,8 @@ def jobs(rows: Iterable[JobRow]) -> Table:
         until = row.ended if row.ended is not None else time.time() if row.state == "running" else None
         took = duration(until - row.started) if until is not None and row.started is not None else ""
         reason = row.reason if row.state == "queued" else ""
-        lines.append([row.id, chain, state, reason, begin, took, str(row.starts), row.hostname or "", str(row.log)])
+        log = "/".join(row.log.parts[-3:])  # in the study's folder
+        lines.append([row.id, chain, state, reason, begin, took, str(row.starts), row.hostname or "", log])
     columns = ["job", "chain", "state", "waits for", "started", "time", "starts", "host", "log"]
     return table("jobs", columns, lines)
 

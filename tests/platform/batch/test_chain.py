@@ -69,7 +69,8 @@ def test_a_chain_ends_when_the_study_is_done(here, slurm):
     assert "job 2 of at most 4" in log(here, second)
     printed = called("jobs", "s", cwd=here).stdout
     assert "ended: 75" in printed
-    assert f"{second}.log" in printed
+    assert f" jobs/1/{second}.log" in printed
+    assert f"logs are in {folder(here).path}\n" in printed
 
 
 def test_slurm_cancels_what_a_job_cannot(here, slurm):
