@@ -22,7 +22,7 @@ def handle(handler: Callable[[int, object], None]) -> dict[int, Any]:
 
     What was ignored when the process started stays ignored: `nohup` ignores HUP, a script's `&` INT and QUIT.
     """
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     mine = {number: former for number, former in before.items() if former is not signal.SIG_IGN}
     for number in mine:
         signal.signal(number, handler)

@@ -225,7 +225,7 @@ def _handlers_put_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
     finally:

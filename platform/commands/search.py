@@ -150,8 +150,16 @@ def search(
 
         raise typer.Exit(background.search(study, sys.argv[1:], as_json=as_json))
     resuming = None if go_on else resume
-    options = {"resuming": resuming, "accept_changes": accept_changes, "in_process": in_process}
-    raise typer.Exit(_search(study, store, file=file, as_json=as_json, **options))
+    code = _search(
+        study,
+        store,
+        file=file,
+        as_json=as_json,
+        resuming=resuming,
+        accept_changes=accept_changes,
+        in_process=in_process,
+    )
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Example: atoll join quickstart --workers 2")

@@ -86,7 +86,7 @@ def join(
     if any(code is not None for code in codes):
         if error is not None:
             raise error
-        return max(code for code in codes if code is not None)
+        return max(int(code) for code in codes if code is not None)
     first_trials = FirstTrials(folder, study) if member is not None else None
     recorder: subprocess.Popen[bytes] | None = None
     followed = 0.0

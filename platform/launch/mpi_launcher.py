@@ -122,9 +122,9 @@ def _of_library(of: Library, environment: Mapping[str, str]) -> Launcher:
         program = folder / "bin" / "mpiexec"
         if os.access(program, os.X_OK):
             return Launcher((str(program),), f"it belongs to {of.name} in {of.file}, which mpi4py loads")
-    for name in ("mpiexec", "mpirun"):
-        if (path := shutil.which(name)) is not None:
-            return Launcher((path,), f"it is the first {name} on the PATH")
+    for command in ("mpiexec", "mpirun"):
+        if (path := shutil.which(command)) is not None:
+            return Launcher((path,), f"it is the first {command} on the PATH")
     if "SLURM_JOB_ID" in environment and (path := shutil.which("srun")) is not None:
         return Launcher((path,), "there is no mpiexec on the PATH, and this is a job of Slurm")
     raise LaunchError(

@@ -55,7 +55,7 @@ class Reader:
         self._looked = time.monotonic()
         chunks = self._tail.read()
         self._tail.advance(chunks)
-        events = [event for chunk in chunks.values() for event in chunk.events if isinstance(event, KINDS)]
+        events: list[Event] = [event for chunk in chunks.values() for event in chunk.events if isinstance(event, KINDS)]
         self._tickets.read()
         sizes = self._tickets.book.island_sizes()
         changed = None if sizes == self._sizes else sizes

@@ -180,8 +180,9 @@ class SearchLoop:
         proposer = _proposer(plan, population, place.island, first, giving_up)
         learn(learned, plan, population, proposer, num_islands=len(island_sizes))
         joins = shared is not None and shared.joins
-        sizes = {"island": place.island, "island_sizes": island_sizes}
-        restore(past, plan, scoring, population, proposer, is_shared=joins, **sizes)
+        restore(
+            past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes, is_shared=joins
+        )
         search_journal = _journal(folder, launch, worker.places, past, events)
         # After the journal, whose seconds must reach the budget when these do.
         stops = folder.stop_request.exists if shared is None else shared.asks_to_stop

@@ -190,7 +190,7 @@ class SharedTickets:
         self._fill = fill
         self.book = TicketBook()
         self._reserve: deque[Ticket] = deque()
-        self._num_claimed = 1
+        self._num_claimed = self._before = 1  # tickets at the next turn, and at the last one
         self._claimed = -math.inf  # when
 
     def read(self) -> None:
@@ -209,6 +209,7 @@ class SharedTickets:
             self._reserve.extend(self._claim(wanted))
             self._claimed = time.monotonic()
             self._adapt(wanted, self._claimed - began, began - since)
+            self._before = wanted
         return [self._reserve.popleft() for _ in range(min(count, len(self._reserve)))]
 
     def _adapt(self, wanted: int, turn: float, interval: float) -> None:
@@ -220,7 +221,7 @@ class SharedTickets:
             interval: the seconds since the turn before, in which as many tickets were started.
         """
         if turn > self.LARGEST_SHARE * interval:
-            in_a_moment = self.MOMENT * self._num_claimed / interval
+            in_a_moment = self.MOMENT * self._before / interval
             self._num_claimed = int(max(1, min(2 * wanted, in_a_moment, self.MOST)))
         else:
             self._num_claimed = max(1, self._num_claimed // 2)

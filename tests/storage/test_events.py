@@ -44,6 +44,8 @@ EXAMPLES = [
     events.ProposalRefused(time=1.0, number=1, hyperparameters={"a": 1}, reason="r", genes={"a": 0.5}, attributes={}),
     events.Migrated(time=1.0, number=1, from_island=2, to_island=3),
     events.ProvenanceRecorded(time=1.0, version=2, sha256="a", record={"measured": {}}, changes=["w.py changed"]),
+    events.LauncherJoined(time=1.0, launcher=2, hostname="h", process=7, num_ranks=4, num_workers=2),
+    events.LauncherLeft(time=1.0, launcher=2, reason="r"),
 ]  # fmt: skip
 
 # What a line is called on disk, whatever classes and attributes are called.
@@ -53,6 +55,8 @@ FIELDS = {
     "provenance": "version sha256 record changes",
     "study_ended": "state reason",
     "restarted": "reason",
+    "joined": "launcher hostname process num_ranks num_workers",
+    "left": "launcher reason",
     "host": "world_rank island worker rank node hostname device threads process processor cores oversubscribed "
     "started_as",
     "worker_finished": "",
