@@ -21,8 +21,10 @@ from kept import kept
 ROOT = Path(__file__).parent.parent
 GUARD, METER = tiers.ProcessGuard(), tiers.METER
 GUARD.install()
-# A shell's background job ignores it, and so would all launchers that tests send it to.
-signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+# A shell's background job ignores these, as `nohup` does HUP, and so would all launchers that tests send them to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 torch.set_num_threads(1)
 

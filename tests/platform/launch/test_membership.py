@@ -196,22 +196,22 @@ def events_by_launch(folder):
 def test_one_population_by_islands(plan_of, tmp_path, monkeypatch):
     """Individuals of each of two launchers descend from the other one's."""
     monkeypatch.setattr("atoll.platform.search.elsewhere.Reader.INTERVAL", 0.0)
-    plan = plan_of(trials=40, method="local_sgd", sampler={"name": "propulate", "population": 4})
+    plan = plan_of(trials=200, method="local_sgd", sampler={"name": "propulate", "population": 4})
     folder = lifecycle.study_folder(plan.study)
     some = [AskTell(plan, f"sqlite:///{tmp_path}/atoll.db", resuming=None, accept_changes=False) for _ in range(2)]
-    numbers = []
-    for turn in range(20):
-        asked = some[turn % 2].ask()
+    numbers: list[int] = []
+    crossed: set[tuple[int, int]] = set()
+    while crossed != {(1, 1), (1, 2), (2, 1), (2, 2)} and len(numbers) < 150:
+        asked = some[len(numbers) % 2].ask()
         numbers.append(asked.number)
         asked.tell(Outcome("complete", asked.number / 100, {}, 0.1, 0.0, [], 0.0))
-        time.sleep(0.05)  # until the other has read it
-    assert len(set(numbers)) == 20
-    started = [(launch, line) for launch, line in events_by_launch(folder) if line["event"] == "trial_started"]
-    launch_of = {line["number"]: launch for launch, line in started}
-    crossed = {
-        (launch_of[parent], launch) for launch, line in started for parent in line["proposal"].get("parents") or []
-    }
+        time.sleep(0.05)  # the other launcher reads it some time
+        started = [(launch, line) for launch, line in events_by_launch(folder) if line["event"] == "trial_started"]
+        launch_of = {line["number"]: launch for launch, line in started}
+        parents = ((parent, launch) for launch, line in started for parent in line["proposal"].get("parents") or [])
+        crossed = {(launch_of[parent], launch) for parent, launch in parents}
     assert crossed == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    assert len(set(numbers)) == len(numbers)
     endings = [one.close() for one in some]
     assert [ending.state for ending in endings] == ["stopped", "complete"]
     assert "this launcher was stopped; 1 other launcher goes on" in endings[0].reason
