@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from atoll.storage.files import FILE_MODE
+from atoll.storage.journal import JournalError
 
 Line = dict[str, Any]
 
 BROKEN_AFTER = 10  # seconds for which a lock does not change until its holder counts as dead
 
 
-class SharedLogError(OSError):
-    """The log cannot be read or written."""
+class SharedLogError(JournalError):
+    """The log cannot be read or written: the search must end."""
 
 
 class SharedLog:

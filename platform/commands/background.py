@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from atoll.analysis.formatting import number
 from atoll.platform.commands.live_search import LiveSearch
 from atoll.platform.commands.shared import print_json
 from atoll.platform.exit_codes import EXIT_STOPPED, FAILURE
@@ -20,8 +21,10 @@ from atoll.storage.folder import StudyFolder
 
 if TYPE_CHECKING:
     from atoll.platform.study.study import Study
+    from atoll.storage.store import Store
 
 INTERVAL = 0.5  # seconds
+STORE_INTERVAL = 10.0
 
 
 def search(study: Study, arguments: list[str], *, as_json: bool) -> int:
@@ -71,6 +74,32 @@ def follow(folder: StudyFolder, console: Console) -> int:
             live(folder)
             time.sleep(INTERVAL)
         live(folder)
-    state = liveness.state(folder) or liveness.INTERRUPTED
-    console.print(f"{row['name']} is {state}")
+    return _ended(console, row["name"], liveness.state(folder) or liveness.INTERRUPTED)
+
+
+def follow_store(store: Store, name: str, console: Console, interval: float = STORE_INTERVAL) -> int:
+    """The same of a study whose files are on other hosts, from what its launcher has recorded.
+
+    Args:
+        store: the store.
+        name: the study's.
+        console: where lines are shown, whenever anything is new.
+        interval: seconds between two looks.
+    """
+    said = ""
+    while True:
+        summary = next(one for one in store.studies() if one.study.id == store.study(name).id)
+        study = summary.study
+        trials = f"{summary.num_ended}/{study.num_trials or '-'} trials"
+        line = f"{trials}, best {study.metric} {number(summary.best)}, {summary.counts.get('running', 0)} training"
+        if line != said:
+            console.print(line, soft_wrap=True)
+            said = line
+        if study.state != "running":
+            return _ended(console, study.name, study.state)
+        time.sleep(interval)
+
+
+def _ended(console: Console, name: str, state: str) -> int:
+    console.print(f"{name} is {state}")
     return {"complete": 0, "stopped": EXIT_STOPPED, liveness.INTERRUPTED: EXIT_STOPPED}.get(state, FAILURE)

@@ -198,8 +198,13 @@ def follow(
 ) -> None:
     """Show the progress of a search that runs elsewhere, until it has ended; Ctrl-C ends only this command."""
     from atoll.platform.commands import background
+    from atoll.platform.launch import errors
 
-    raise typer.Exit(background.follow(folder_of(study, store), plain_console()))
+    try:
+        folder = folder_of(study, store)
+    except errors.LaunchError:  # another host's
+        raise typer.Exit(background.follow_store(open_store(store), study, plain_console())) from None
+    raise typer.Exit(background.follow(folder, plain_console()))
 
 
 def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
