@@ -1,5 +1,6 @@
 """A stop from outside is told from a process manager's cleanup by those ranks that were not asked to end."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -43,12 +44,13 @@ def rank(tmp_path):
 
     def start(kind="restarted", what="waits"):
         command = [sys.executable, "-c", RANK, str(tmp_path), kind, what]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True))
         return started[-1], int(started[-1].stdout.readline())
 
     yield start
     for process in started:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # also what it has forked, which would hold the pipe
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
