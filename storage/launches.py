@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +76,23 @@ def files(folder: Path) -> list[JournalFile]:
 def sizes(folder: Path) -> dict[str, int]:
     """The journals' sizes now, by file name."""
     return {file.path.name: _size(file.path) for file in files(folder)}
+
+
+def whole_sizes(folder: Path) -> dict[str, int]:
+    """The same without what is being written: up to the last end of a line."""
+    return {file.path.name: _whole_size(file.path) for file in files(folder)}
+
+
+def _whole_size(path: Path) -> int:
+    with path.open("rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        while end:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            if (last := file.read(end - start).rfind(b"\n")) >= 0:
+                return start + last + 1
+            end = start
+    return 0
 
 
 def _size(path: Path) -> int:
@@ -170,13 +187,20 @@ class JournalTail:
         several launchers'.
         """
         grown = [file for file in closed_files(self._folder, self._ends) if self._has_grown(file)]
-        if closed := [file for file in grown if file.end is not None]:
-            grown = [file for file in closed if file.order == closed[0].order]
+        closed = [file for file in grown if file.end is not None]
+        groups = [[file for file in closed if file.order == order] for order in dict.fromkeys(f.order for f in closed)]
+        # A closed journal may end in the middle of a line, which is no reason to wait.
+        for group in (*groups, [file for file in grown if file.end is None]):
+            if chunks := self._chunks(group):
+                return chunks
+        return {}
+
+    def _chunks(self, files: Sequence[JournalFile]) -> dict[str, Chunk]:
         chunks: dict[str, Chunk] = {}
-        for file in grown:
+        for file in files:
             offset = self._offsets.get(file.path.name, 0)
             # Divide a fixed amount of memory among the journals, however many workers there are.
-            chunk = read_chunk(file.path, offset, max(MAX_BYTES // len(grown), 1 << 16), file.end)
+            chunk = read_chunk(file.path, offset, max(MAX_BYTES // len(files), 1 << 16), file.end)
             if chunk.offset > offset:
                 chunks[file.path.name] = chunk
         return chunks

@@ -75,13 +75,16 @@ class SharedLog:
         return lines
 
     def append(self, line: Line) -> bool:
-        """Write a line, if nobody else has written since the last `read`; returns whether it counts."""
+        """Write a line, if nobody else has written since the last `read`; returns whether it counts.
+
+        If not, `read`, and decide anew.
+        """
         with self._explained():
             file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
             try:
-                if self._is_torn:  # by a writer that was killed
+                if self._is_torn:  # by a writer that was killed: the next `read` passes over it
                     os.write(file, b"\n")
-                    self.read()
+                    return False
                 data = _written(line, self._position)
                 if os.write(file, data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

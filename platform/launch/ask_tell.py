@@ -218,7 +218,7 @@ class AskTell:
         island = world.split(place.island)
         assert island is not None
         hands = _Hands([place], self._handed, world.check)
-        (sizes, *_) = world.allgather(launches.sizes(run.folder.journals) if world.rank == 0 else {})
+        (sizes, *_) = world.allgather(launches.whole_sizes(run.folder.journals) if world.rank == 0 else {})
         mailboxes = world.mailbox(), island.mailbox()
         loop = SearchLoop.assemble(
             self._plan,

@@ -164,7 +164,7 @@ def _end(member: Membership, recorder: subprocess.Popen[bytes] | None, url: str,
         if not member.leave(gave_up or "the search was stopped", suspected=()):
             if recorder is not None:
                 recorder.terminate()  # another launcher records
-            return left(gave_up, is_asked, len(member.others()))
+            return left(gave_up, is_asked or member.has_tickets(), len(member.others()))
         state, reason = lifecycle.end(folder, study, None, gave_up)
         recorder = recorder or _start_recorder(folder, url, study.on_trial)
         try:

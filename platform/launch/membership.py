@@ -17,6 +17,7 @@ another one takes the lock. The last one to leave writes the study's end.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -34,18 +35,21 @@ from atoll.platform.search.shared_tickets import Member, TicketBook
 from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
 from atoll.storage import launches, liveness
-from atoll.storage.events import LauncherJoined, LauncherLeft, RankPlaced
+from atoll.storage.events import LauncherJoined, LauncherLeft, RankPlaced, TrialKey
 from atoll.storage.files import make_folder
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock, Locked, running_as
 from atoll.storage.process import Process
-from atoll.storage.shared_log import SharedLog
+from atoll.storage.shared_log import SharedLog, SharedLogError
 
 log = logging.getLogger("atoll.launch")
 
+_GONE = (errno.ENOENT, errno.ESTALE)
+
 START_TIMEOUT = 900.0  # seconds that a launcher may take to open a study: it may have to hash much data
 LEAVING = 5.0  # seconds to write the end
+LAST_WAIT = 120.0  # seconds for the former leader to finish recording, and its `on_trial`
 MAX_DEATHS = 5  # of launchers during one trial, before it is suspected
 
 
@@ -97,9 +101,9 @@ class Membership:
         make_folder(folder.path)
         lock, deadline = Lock(folder.lock), time.monotonic() + START_TIMEOUT
         while True:
-            leads = _acquired(lock, required=resuming is not None)
-            member = cls(plan, folder, lock, leads=leads)
+            leads, member = _acquired(lock, required=resuming is not None), None
             try:
+                member = cls(plan, folder, lock, leads=leads)
                 if not (others := liveness.launchers(folder)):
                     if leads:
                         member._open(url, resuming, accept_changes, belongs_to)
@@ -109,6 +113,8 @@ class Membership:
                 elif member._join():
                     return member
             except BaseException:
+                if member is not None:
+                    member._end()
                 if leads:
                     lock.release()
                 raise
@@ -157,19 +163,23 @@ class Membership:
         if not self.folder.exists():
             return False
         study = self.plan.study
-        lifecycle.check_joins(self.plan)
-        provenance_log.current(self.plan, self.folder, resuming=True, accept_changes=False)
         if (path := self.folder.newest_ticket_log()) is None:
             return False
         self._log, self._opened_by = SharedLog(path), int(path.stem)
+        if not self._is_searched():
+            return False
+        lifecycle.check_joins(self.plan)
+        provenance_log.current(self.plan, self.folder, resuming=True, accept_changes=False)
         with launches.next_launch(self.folder.journals, closes=()) as lines:
             self._begin(lines.launch)
             joins = False
             try:
-                with suppress(FileNotFoundError), self._log.turn():
-                    self._read()
-                    if joins := any(map(self._lives, self._book.members.values())):
+                with self._log.turn():
+                    if joins := self._is_searched():
                         self._place(self._spread(study.topology.shape().island_sizes))
+            except SharedLogError as error:
+                if error.errno not in _GONE:
+                    raise
             finally:
                 if not joins:
                     self._end()
@@ -177,6 +187,16 @@ class Membership:
                 return False
             lines.append(self._joined(), sync=True)
         return True
+
+    def _is_searched(self) -> bool:
+        """Whether a launcher that lives takes part; not if the log was removed, as somebody opens the study anew."""
+        try:
+            self._read()
+        except SharedLogError as error:
+            if error.errno not in _GONE:
+                raise
+            return False
+        return any(map(self._lives, self._book.members.values()))
 
     def _spread(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """The workers of each island of the study: those of fewer islands go where there are fewest."""
@@ -256,14 +276,22 @@ class Membership:
         others = (m for m in self._book.members.values() if m.launcher != self._launcher)
         return [member for member in others if self._lives(member)]
 
-    def num_waiting(self) -> int:
-        """Number of interrupted trials that wait for ranks, as a launcher has died; 0 if none may start."""
+    def waiting(self) -> frozenset[TrialKey]:
+        """The interrupted trials that wait for ranks, as a launcher has died or left; none if no trial may start."""
         self.close_the_dead()
         self._read()
         if not self._book.queued or self.launch not in self._book.members or self.folder.failure.exists():
-            return 0
+            return frozenset()
+        return frozenset((t.number, t.attempt) for t in self._book.queued) if self._may_go_on() else frozenset()
+
+    def has_tickets(self) -> bool:
+        """Whether trials are left to start, and the budgets of seconds are not used up."""
+        self._read()
+        return bool(self._book.available(1)) and self._may_go_on()
+
+    def _may_go_on(self) -> bool:
         study, past = self.plan.study, lifecycle.History.read(self.folder).past
-        return 0 if past.used_up(None, study.seconds, study.busy_seconds) else len(self._book.queued)
+        return not past.used_up(None, study.seconds, study.busy_seconds)
 
     def look(self) -> None:
         """Show that this launcher lives, lead if nobody does, and then close the dead. Cheap: to be called often."""
@@ -275,10 +303,14 @@ class Membership:
             self._lock.refresh()
         elif now - self._looked >= self.LEAD_INTERVAL:
             self._looked = now
-            self.leads = _acquired(self._lock)
+            with suppress(OSError):  # as on a full disk
+                self.leads = _acquired(self._lock)
         if self.leads and now - self._searched >= self.DEATHS_INTERVAL:
             self._searched = now
-            self.close_the_dead()
+            try:
+                self.close_the_dead()
+            except OSError as error:  # as on a full disk, or a file system that is away: later
+                log.warning("launchers that have died cannot be closed: %s", error)
 
     def is_late(self, seconds: float | None) -> bool:
         """Whether ranks that were asked to stop so many seconds ago must end now: by stop_grace, or the job's limit."""
@@ -339,9 +371,10 @@ class Membership:
         """
         started = launches.started_in(self.folder.journals, {launch})
         history = lifecycle.mark_lost(self.folder, lines, reason, is_suspected, of=started)
-        queued = self._unfinished(launch, history.past)
-        while launch in self._book.members and not self._append(shared_tickets.closed([launch], queued)):
-            pass
+        while launch in self._book.members:  # which may claim until this line counts
+            queued = self._unfinished(launch, history.past)
+            if self._append(shared_tickets.closed([launch], queued)):
+                return
 
     def _unfinished(self, launch: int, past: Past) -> list[Ticket]:
         """What a launch has taken and not finished."""
@@ -382,10 +415,19 @@ class Membership:
                     lines.append(LauncherLeft(launcher=self._launcher, reason=reason))
                     self._close(self.launch, lines, reason, lifecycle.suspects(suspected))
                 return False
-            # A launcher that comes now does not join a study that ends; without the lock, it is about to open it.
-            self.leads = self.leads or _acquired(self._lock)
-            if self.launch in self._book.members:
-                self._append(shared_tickets.closed([self.launch], ()))
+            # A launcher that comes now does not join a study that ends.
+            while self.launch in self._book.members and not self._append(shared_tickets.closed([self.launch], ())):
+                pass
+        return self.leads or self._leads_at_last()
+
+    def _leads_at_last(self) -> bool:
+        """Wait for the lock of a leader that has left and still records; false if somebody opens the study anew."""
+        deadline = time.monotonic() + LAST_WAIT
+        while not self.leads and time.monotonic() < deadline:
+            if self.folder.newest_ticket_log() != self._log.path:
+                return False
+            self.leads = _acquired(self._lock)
+            time.sleep(0.0 if self.leads else 0.2)
         return self.leads
 
     def release(self) -> None:

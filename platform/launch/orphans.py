@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+import uuid
 from collections.abc import Iterable, Sequence
 
 from atoll.platform.launch.errors import LaunchError
@@ -57,10 +58,10 @@ def _check_elsewhere(folder: StudyFolder, placed: list[RankPlaced]) -> None:
     if not placed:
         return
     make_folder(folder.heartbeats)
-    clock = folder.heartbeats / "now"  # the clock of the file system, as hosts' clocks differ
+    clock = folder.heartbeats / f"now-{uuid.uuid4().hex}"  # the clock of the file system, as hosts' clocks differ
     clock.touch()
     now = clock.stat().st_mtime
-    clock.unlink()
+    clock.unlink(missing_ok=True)
     for rank in placed:
         try:
             silence = now - folder.heartbeat(rank.world_rank).stat().st_mtime

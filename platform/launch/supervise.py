@@ -28,7 +28,7 @@ from atoll.platform.stop_signals import STOP_SIGNALS
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import launches
-from atoll.storage.events import Restarted
+from atoll.storage.events import Restarted, TrialKey
 from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalError
 from atoll.storage.recorder import Recorder, RecorderThread
@@ -154,15 +154,15 @@ class _Recording:
 
 def _run_while_there_are_tickets(run: Run, run_ranks: Callable[[Run], str | None]) -> str | None:
     """Run the ranks, and again if another launcher has died when they had nothing left to do."""
-    num_left = None
+    left: frozenset[TrialKey] = frozenset()
     while True:
         failure = run_ranks(run)
         if failure is not None or run.hurry.is_set() or run.member.asks_to_stop():
             return failure
-        num_waiting = run.member.num_waiting()
-        if num_waiting in (0, num_left):  # else they would end at once again
+        waiting = run.member.waiting()
+        if waiting <= left:  # else they would end at once again
             return None
-        num_left = num_waiting
+        left = waiting
         with run.member.next_launch("the ranks had ended", suspected=()):
             pass
 
@@ -184,7 +184,7 @@ def _end(
         if not member.leave(lost, suspected=None if failure is not None else ()):
             num_others = len(member.others())
             recording.finish(hurry)
-            return lifecycle.left(failure or gave_up, is_asked, num_others)
+            return lifecycle.left(failure or gave_up, is_asked or member.has_tickets(), num_others)
         state, reason = lifecycle.end(member.folder, member.plan.study, failure, gave_up, is_complete=is_complete)
     except JournalError as error:
         state, reason, is_written = "failed", failure or gave_up or error.strerror, False
@@ -255,8 +255,9 @@ class _Supervisor:
                 ended.asked_to_end,
                 first_rank=self._member.member.first_rank,
             )
+            changed = provenance_log.changed_files(self._folder, self._study.data)  # not in a turn: it may take long
             with self._member.next_launch(failure, suspected) as lines:
-                if changed := provenance_log.changed_files(self._folder, self._study.data):
+                if changed:
                     return f"{failure}; the ranks are not restarted, as {provenance_log.reason(changed)}"
                 if num_restarts < self._study.max_restarts:
                     lines.append(Restarted(reason=failure), sync=True)

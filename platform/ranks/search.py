@@ -122,7 +122,7 @@ def _search(
     island_world = roots.split(island)
     assert island_world is not None
     definition = json.loads(folder.definition.read_text())
-    (sizes, *_) = roots.allgather(launches.sizes(folder.journals) if roots.rank == 0 else {})
+    (sizes, *_) = roots.allgather(launches.whole_sizes(folder.journals) if roots.rank == 0 else {})
     mailboxes = roots.mailbox(), island_world.mailbox()
     loop = SearchLoop.assemble(
         Plan.of(study),

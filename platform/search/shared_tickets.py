@@ -183,6 +183,7 @@ class SharedTickets:
     LARGEST_SHARE = 0.05  # of the time, for turns
     MOMENT = 0.2  # seconds
     MOST = 64
+    PATIENCE = 0.5  # seconds, after a turn in which there was none
 
     def __init__(self, log: SharedLog, launch: int, fill: Callable[[Ticket], Ticket] = lambda ticket: ticket) -> None:
         self._log = log
@@ -192,6 +193,7 @@ class SharedTickets:
         self._reserve: deque[Ticket] = deque()
         self._num_claimed = self._before = 1  # tickets at the next turn, and at the last one
         self._claimed = -math.inf  # when
+        self._asks_again = -math.inf  # when
 
     def read(self) -> None:
         """Take in what others have written, without a turn."""
@@ -203,13 +205,15 @@ class SharedTickets:
 
         Raises: see `_claim`.
         """
-        if not self._reserve:
+        if not self._reserve and time.monotonic() >= self._asks_again:
             began, since = time.monotonic(), self._claimed
             wanted = max(count, self._num_claimed)
             self._reserve.extend(self._claim(wanted))
             self._claimed = time.monotonic()
             self._adapt(wanted, self._claimed - began, began - since)
             self._before = wanted
+            if not self._reserve:
+                self._asks_again = self._claimed + self.PATIENCE
         return [self._reserve.popleft() for _ in range(min(count, len(self._reserve)))]
 
     def _adapt(self, wanted: int, turn: float, interval: float) -> None:

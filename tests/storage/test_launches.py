@@ -371,3 +371,30 @@ def test_a_study_on_a_full_disk_is_not_ended_but_can_be_recorded(tmp_path, monke
         patch.setattr(os, "write", lambda file, data: 0)
         assert lifecycle.end_interrupted(folder) is None
     assert "the end of this study cannot be written: the journal" in caplog.text
+
+
+def test_a_line_that_is_torn_when_its_journal_is_closed_keeps_no_later_launch_from_being_read(tmp_path):
+    folder = journals.start_folder(tmp_path / "s")
+    with next_launch(folder.journals):
+        pass
+    root = JournalWriter(folder.root_journal(0))
+    journals.start_trial(root, 0)
+    root.close()
+    with folder.root_journal(0).open("ab") as file:
+        file.write(b'{"event":"trial_end')
+    with next_launch(folder.journals) as lines:
+        journals.start_trial(lines, 1)
+    tail, numbers = JournalTail(folder.journals), []
+    while chunks := tail.read():
+        tail.advance(chunks)
+        numbers += [event.number for chunk in chunks.values() for event in chunk.events]
+    assert numbers == [0, 1]
+
+
+def test_sizes_up_to_the_last_whole_line(tmp_path):
+    folder = journals.start_folder(tmp_path / "s")
+    for name, content in (("root-00000.jsonl", b"a\nb"), ("root-00001.jsonl", b"c"), ("root-00002.jsonl", b"d\n")):
+        (folder.journals / name).write_bytes(content + (b"x" * 200_000 if name == "root-00000.jsonl" else b""))
+    assert launches.whole_sizes(folder.journals) == {
+        "root-00000.jsonl": 2, "root-00001.jsonl": 0, "root-00002.jsonl": 2,
+    }  # fmt: skip

@@ -1,6 +1,7 @@
 """Several launchers of one study, in one process: who may come, who leads, what becomes of the trials of the dead."""
 
 import json
+import threading
 import time
 
 import journals
@@ -216,3 +217,45 @@ def test_one_population_by_islands(plan_of, tmp_path, monkeypatch):
     assert [ending.state for ending in endings] == ["stopped", "complete"]
     assert "this launcher was stopped; 1 other launcher goes on" in endings[0].reason
     assert liveness.state(folder) == "complete"
+
+
+def test_the_last_one_waits_for_the_former_leader_to_finish_recording(enter):
+    first, second = enter(), enter()
+    assert not first.leave("the search was stopped", suspected=())
+    releasing = threading.Timer(0.5, first.release)
+    releasing.start()
+    assert second.leave("the search was stopped", suspected=())
+    assert second.leads
+    releasing.join()
+
+
+def test_a_launcher_that_leaves_early_can_go_on(enter):
+    first, second = enter(), enter()
+    assert not first.leave("", suspected=())
+    assert first.has_tickets()  # as at the job's limit: the exit code is 75
+    tickets_of(second).take(6)
+    assert not first.has_tickets()
+    assert lifecycle.left(None, True, 1).exit_code == 75
+    assert lifecycle.left(None, False, 1).exit_code == 0
+
+
+def test_a_launcher_that_cannot_open_a_study_holds_nothing(enter, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr("atoll.storage.shared_log.SharedLog.create", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            enter()
+    assert enter().leads
+
+
+def test_the_trials_of_several_that_leave_one_after_another_wait(enter):
+    first, second, third = enter(), enter(), enter()
+    for member in (second, third):
+        (ticket,) = tickets_of(member).take(1)
+        train(member, ticket, ends=False)
+    waiting = []
+    for member in (second, third):
+        assert not member.leave("the search was stopped", suspected=())
+        member.release()
+        waiting.append(first.waiting())
+        tickets_of(first).take(1)
+    assert waiting == [{(0, 1)}, {(1, 1)}]
