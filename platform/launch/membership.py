@@ -30,7 +30,7 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import promotion, shared_tickets
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.launch_settings import LaunchSettings
-from atoll.platform.search.resume import BUDGETED, Past, PastTrial
+from atoll.platform.search.resume import BUDGETED, PastTrial
 from atoll.platform.search.shared_tickets import Member, TicketBook
 from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
@@ -372,20 +372,26 @@ class Membership:
         started = launches.started_in(self.folder.journals, {launch})
         history = lifecycle.mark_lost(self.folder, lines, reason, is_suspected, of=started)
         while launch in self._book.members:  # which may claim until this line counts
-            queued = self._unfinished(launch, history.past)
+            queued = self._unfinished(launch, started, history)
             if self._append(shared_tickets.closed([launch], queued)):
                 return
 
-    def _unfinished(self, launch: int, past: Past) -> list[Ticket]:
-        """What a launch has taken and not finished."""
-        queued = []
-        for key, ticket in self._book.held.get(launch, {}).items():
-            trial = past.trials.get(key)
-            if trial is None:
-                queued.append(past.filled(ticket, ()))
-            elif trial.state not in BUDGETED:
-                queued.append(past.retry(trial, self.plan.study.topology.islands, ticket.reached))
-        return queued
+    def _unfinished(self, launch: int, started: Collection[TrialKey], history: lifecycle.History) -> list[Ticket]:
+        """What a launch has taken, or promoted, and not finished.
+
+        Args:
+            launch: the launch.
+            started: the attempts that its ranks have started.
+            history: what was searched.
+        """
+        past, study, held = history.past, self.plan.study, self._book.held.get(launch, {})
+        reached = {number: ticket.reached for (number, _), ticket in held.items()}
+        if study.promotes:
+            reached |= promotion.restored(study, self.plan.subject.direction, self.folder, history.events, past)[1]
+        begun = [trial for key in sorted({*held, *started}) if (trial := past.trials.get(key)) is not None]
+        lost = [trial for trial in begun if trial.state not in BUDGETED and trial.attempt == past.newest[trial.number]]
+        retries = [past.retry(trial, study.topology.islands, reached.get(trial.number, 0.0)) for trial in lost]
+        return [*retries, *(past.filled(ticket, ()) for key, ticket in held.items() if key not in past.trials)]
 
     @contextmanager
     def next_launch(self, reason: str, suspected: Collection[int] | None) -> Iterator[JournalWriter]:

@@ -119,7 +119,10 @@ class Dying(Chaos):
         write = os.write
 
         def tear(file: int, data: bytes) -> int:
-            if data.startswith(b'{"event":"trial_ended"') and (Path(os.environ.get("DIE", "")) / "journal").exists():
+            if (
+                bytes(data).startswith(b'{"event":"trial_ended"')
+                and (Path(os.environ.get("DIE", "")) / "journal").exists()
+            ):
                 write(file, data[: len(data) // 2])
                 die_at("journal")
             return write(file, data)
