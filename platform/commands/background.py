@@ -74,6 +74,7 @@ def follow(folder: StudyFolder, console: Console) -> int:
             live(folder)
             time.sleep(INTERVAL)
         live(folder)
+        live.finish()
     return _ended(console, row["name"], liveness.state(folder) or liveness.INTERRUPTED)
 
 

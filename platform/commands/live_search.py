@@ -156,9 +156,10 @@ class LiveSearch:
         """Read the journals' new lines."""
         first = self._tail is None
         self._tail = self._tail or JournalTail(folder.journals)
-        chunks = self._tail.read()
-        self._tail.advance(chunks)
-        events = [event for chunk in chunks.values() for event in chunk.events]
+        events: list[Event] = []
+        while chunks := self._tail.read():
+            self._tail.advance(chunks)
+            events += (event for chunk in chunks.values() for event in chunk.events)
         ended = [self._tally.take(event) for event in events]
         if first:
             self._before = self._tally.num_ended
@@ -172,6 +173,12 @@ class LiveSearch:
             self._bar.update(self._task, completed=self._tally.num_ended, facts=self._facts())
         if not self._console.is_terminal:
             self._say(follows=not first)
+
+    def finish(self) -> None:
+        """Print the last line, if trials have ended since the one before."""
+        if not self._console.is_terminal and self._tally.num_ended > self._announced:
+            line = f"{self._tally.num_ended}/{self._num_trials or '-'} trials, {self._facts()}"
+            self._console.print(Text(line), soft_wrap=True)
 
     def _tell(self, event: Event) -> None:
         """Print the first failure of each kind when it happens, and what trials have left changed."""

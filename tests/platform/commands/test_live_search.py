@@ -78,3 +78,15 @@ def test_restarts_are_told(shown):
     with launches.next_launch(folder.journals) as lines:
         lines.append(Restarted(reason="the MPI job ended with exit code 9"))
     assert look(0.2) == ["the ranks are started again: the MPI job ended with exit code 9"]
+
+
+def test_at_the_end_the_last_trials_are_told(tmp_path):
+    folder = journals.start_folder(tmp_path / "s")
+    out = io.StringIO()
+    live = live_search.LiveSearch(Console(file=out, width=200), "s", "accuracy", "maximize", 20)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.end_trial(lines, 0, 0.5)
+    live(folder)
+    assert out.getvalue() == ""
+    live.finish()
+    assert out.getvalue() == "1/20 trials, best accuracy 0.5, 0 migrations\n"
