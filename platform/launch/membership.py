@@ -31,7 +31,7 @@ from atoll.platform.search import promotion, shared_tickets
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.launch_settings import LaunchSettings
 from atoll.platform.search.resume import BUDGETED, PastTrial
-from atoll.platform.search.shared_tickets import Member, TicketBook
+from atoll.platform.search.shared_tickets import Member, TicketLog
 from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
 from atoll.storage import launches, liveness
@@ -41,7 +41,7 @@ from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import JournalWriter
 from atoll.storage.lock import Lock, Locked, running_as
 from atoll.storage.process import Process
-from atoll.storage.shared_log import SharedLog, SharedLogError
+from atoll.storage.shared_log import SharedLogError
 
 log = logging.getLogger("atoll.launch")
 
@@ -76,8 +76,7 @@ class Membership:
         self._launcher = 0
         self._own_lock: Lock | None = None
         self._opened_by = 0
-        self._log = SharedLog(folder.ticket_log(0))
-        self._book = TicketBook()
+        self._log = TicketLog(folder.ticket_log(0))
         self._looked = self._searched = time.monotonic()
         self._job_ends = time_limit.end_of_job(plan.study.walltime)
         self._is_told = False
@@ -143,7 +142,7 @@ class Membership:
         for left in self.folder.launchers.iterdir():  # by launchers that have died
             if left.stem != f"{self._launcher:05d}":
                 left.unlink(missing_ok=True)
-        self._log = SharedLog(self.folder.ticket_log(self._opened_by))
+        self._log = TicketLog(self.folder.ticket_log(self._opened_by))
         self._log.create()
         past, study = prepared.history.past, self.plan.study
         reached = (
@@ -155,7 +154,7 @@ class Membership:
         longer = Extension.of(study, self.plan.length, self.folder, past).tickets(self.plan, num_islands, reached)
         begun = past.begun(num_islands, reached=reached, longer=longer)
         with self._log.turn():
-            self._append(shared_tickets.opened(study.trials, begun, past.started()))
+            self._log.append(shared_tickets.opened(study.trials, begun, past.started()))
             self._place(study.topology.shape().island_sizes)
 
     def _join(self) -> bool:
@@ -165,7 +164,7 @@ class Membership:
         study = self.plan.study
         if (path := self.folder.newest_ticket_log()) is None:
             return False
-        self._log, self._opened_by = SharedLog(path), int(path.stem)
+        self._log, self._opened_by = TicketLog(path), int(path.stem)
         if not self._is_searched():
             return False
         lifecycle.check_joins(self.plan)
@@ -191,16 +190,16 @@ class Membership:
     def _is_searched(self) -> bool:
         """Whether a launcher that lives takes part; not if the log was removed, as somebody opens the study anew."""
         try:
-            self._read()
+            self._log.read()
         except SharedLogError as error:
             if error.errno not in _GONE:
                 raise
             return False
-        return any(map(self._lives, self._book.members.values()))
+        return any(map(self._lives, self._log.book.members.values()))
 
     def _spread(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """The workers of each island of the study: those of fewer islands go where there are fewest."""
-        present = self._book.island_sizes()
+        present = self._log.book.island_sizes()
         if len(sizes) == len(present):
             return sizes
         order = sorted(range(len(present)), key=lambda island: (present[island], island))
@@ -219,9 +218,9 @@ class Membership:
         topology = self.plan.study.topology
         num_ranks = sum(island_sizes) * topology.ranks
         while True:
-            member = self._book.place(self.launch, self._launcher, island_sizes, num_ranks)
-            is_alone = not self._book.members
-            if self._append(shared_tickets.joined(member)):
+            member = self._log.book.place(self.launch, self._launcher, island_sizes, num_ranks)
+            is_alone = not self._log.book.members
+            if self._log.append(shared_tickets.joined(member)):
                 break
         content = topology.model_dump(mode="json")
         self.settings = LaunchSettings(member, content, self._opened_by, is_alone, self._job_ends)
@@ -237,18 +236,6 @@ class Membership:
             num_workers=member.num_workers,
         )
 
-    def _read(self) -> None:
-        for line in self._log.read():
-            self._book.apply(line)
-
-    def _append(self, line: dict[str, Any]) -> bool:
-        """Write a line; false if somebody has written before, which has been read then."""
-        if self._log.append(line):
-            self._book.apply(line)
-            return True
-        self._read()
-        return False
-
     # While the ranks search.
 
     @property
@@ -257,37 +244,32 @@ class Membership:
         return self.settings.member
 
     @property
-    def lock_file(self) -> Path:
-        """The lock by which ranks on other hosts see that this launcher lives."""
-        return self.folder.launcher_lock(self._launcher)
-
-    @property
     def stop_request(self) -> Path:
         """The file that asks this launcher alone to stop."""
         return self.folder.launcher_stop_request(self._launcher)
 
     def asks_to_stop(self) -> bool:
         """Whether the search, or this launcher, was asked to stop."""
-        return self.folder.stop_request.exists() or self.stop_request.exists()
+        return self.settings.asks_to_stop(self.folder)
 
     def others(self) -> list[Member]:
         """The other launchers that live."""
-        self._read()
-        others = (m for m in self._book.members.values() if m.launcher != self._launcher)
+        self._log.read()
+        others = (m for m in self._log.book.members.values() if m.launcher != self._launcher)
         return [member for member in others if self._lives(member)]
 
     def waiting(self) -> frozenset[TrialKey]:
         """The interrupted trials that wait for ranks, as a launcher has died or left; none if no trial may start."""
         self.close_the_dead()
-        self._read()
-        if not self._book.queued or self.launch not in self._book.members or self.folder.failure.exists():
+        self._log.read()
+        if not self._log.book.queued or self.launch not in self._log.book.members or self.folder.failure.exists():
             return frozenset()
-        return frozenset((t.number, t.attempt) for t in self._book.queued) if self._may_go_on() else frozenset()
+        return frozenset((t.number, t.attempt) for t in self._log.book.queued) if self._may_go_on() else frozenset()
 
     def has_tickets(self) -> bool:
         """Whether trials are left to start, and the budgets of seconds are not used up."""
-        self._read()
-        return bool(self._book.available(1)) and self._may_go_on()
+        self._log.read()
+        return bool(self._log.book.available(1)) and self._may_go_on()
 
     def _may_go_on(self) -> bool:
         study, past = self.plan.study, lifecycle.History.read(self.folder).past
@@ -334,15 +316,15 @@ class Membership:
 
     def close_the_dead(self) -> None:
         """Queue the trials of launchers that have died again, once their ranks have ended."""
-        self._read()
-        others = [m for m in self._book.members.values() if m.launcher != self._launcher]
+        self._log.read()
+        others = [m for m in self._log.book.members.values() if m.launcher != self._launcher]
         for member in others:
             if self._lives(member) or not self._has_ended(member):
                 continue
             reason = f"its launcher {member.launcher} died"
             with self._log.turn():
-                self._read()
-                if member.launch in self._book.members:
+                self._log.read()
+                if member.launch in self._log.book.members:
                     with launches.next_launch(self.folder.journals, closes={member.launch}) as lines:
                         lines.append(LauncherLeft(launcher=member.launcher, reason="found dead by another launcher"))
                         # The death of a whole launcher, such as at a time limit, is rarely a trial's fault.
@@ -371,10 +353,7 @@ class Membership:
         """
         started = launches.started_in(self.folder.journals, {launch})
         history = lifecycle.mark_lost(self.folder, lines, reason, is_suspected, of=started)
-        while launch in self._book.members:  # which may claim until this line counts
-            queued = self._unfinished(launch, started, history)
-            if self._append(shared_tickets.closed([launch], queued)):
-                return
+        self._log.close([launch], lambda: self._unfinished(launch, started, history))
 
     def _unfinished(self, launch: int, started: Collection[TrialKey], history: lifecycle.History) -> list[Ticket]:
         """What a launch has taken, or promoted, and not finished.
@@ -384,7 +363,7 @@ class Membership:
             started: the attempts that its ranks have started.
             history: what was searched.
         """
-        past, study, held = history.past, self.plan.study, self._book.held.get(launch, {})
+        past, study, held = history.past, self.plan.study, self._log.book.held.get(launch, {})
         reached = {number: ticket.reached for (number, _), ticket in held.items()}
         if study.promotes:
             reached |= promotion.restored(study, self.plan.subject.direction, self.folder, history.events, past)[1]
@@ -398,7 +377,7 @@ class Membership:
         """End this launch, as its ranks have died or finished, and begin the next one."""
         sizes = self.member.island_sizes
         with self._log.turn():
-            self._read()
+            self._log.read()
             with launches.next_launch(self.folder.journals, closes={self.launch}) as lines:
                 self._close(self.launch, lines, reason, lifecycle.suspects(suspected))
                 self.launch = lines.launch
@@ -422,8 +401,7 @@ class Membership:
                     self._close(self.launch, lines, reason, lifecycle.suspects(suspected))
                 return False
             # A launcher that comes now does not join a study that ends.
-            while self.launch in self._book.members and not self._append(shared_tickets.closed([self.launch], ())):
-                pass
+            self._log.close([self.launch])
         return self.leads or self._leads_at_last()
 
     def _leads_at_last(self) -> bool:

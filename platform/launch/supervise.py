@@ -190,7 +190,7 @@ def _end(
         state, reason, is_written = "failed", failure or gave_up or error.strerror, False
     recording.look()
     recorded = recording.finish(hurry)
-    if recorded and not is_written:
+    if recorded and not is_written and member.leads:
         recording.tell_end(state, reason)
     return Ending(state, reason, recorded)
 

@@ -22,7 +22,7 @@ from atoll.platform.search.pruning import Pruner
 from atoll.platform.search.restore import genes_of
 from atoll.platform.search.resume import BUDGETED, Past, PastTrial
 from atoll.platform.search.scoring import Scoring
-from atoll.platform.search.shared_tickets import SharedTickets
+from atoll.platform.search.shared_tickets import TicketLog
 from atoll.platform.study.plan import Plan
 from atoll.storage.events import Event, Migrated, ProgressReported, TrialEnded, TrialKey, TrialLost, TrialStarted
 from atoll.storage.launches import JournalTail
@@ -37,14 +37,14 @@ class Reader:
 
     Args:
         tail: the journals of all launches but its own, after what the roots have read at the start.
-        tickets: the launch's tickets, whose log tells who takes part.
+        log: the log of tickets, which tells who takes part.
     """
 
     INTERVAL = 0.5  # seconds
 
-    def __init__(self, tail: JournalTail, tickets: SharedTickets) -> None:
+    def __init__(self, tail: JournalTail, log: TicketLog) -> None:
         self._tail = tail
-        self._tickets = tickets
+        self._log = log
         self._looked = time.monotonic()
         self._sizes: tuple[int, ...] = ()
 
@@ -56,8 +56,7 @@ class Reader:
         chunks = self._tail.read()
         self._tail.advance(chunks)
         events: list[Event] = [event for chunk in chunks.values() for event in chunk.events if isinstance(event, KINDS)]
-        self._tickets.read()
-        sizes = self._tickets.book.island_sizes()
+        sizes = self._log.read().island_sizes()
         changed = None if sizes == self._sizes else sizes
         self._sizes = sizes
         return (events, changed) if events or changed else None

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.search.shared_tickets import Member
+from atoll.platform.search.shared_tickets import Member, TicketLog
 from atoll.platform.study.study import Topology
 from atoll.platform.study.topology import Shape
 from atoll.storage.files import write_whole
 from atoll.storage.folder import StudyFolder
-from atoll.storage.shared_log import SharedLog
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ class LaunchSettings:
         """The topology."""
         return Topology.model_validate(self.topology)
 
-    def log(self, folder: StudyFolder) -> SharedLog:
+    def log(self, folder: StudyFolder) -> TicketLog:
         """The log of tickets."""
-        return SharedLog(folder.ticket_log(self.opened_by))
+        return TicketLog(folder.ticket_log(self.opened_by))
 
     def asks_to_stop(self, folder: StudyFolder) -> bool:
         """Whether the search, or this launcher, was asked to stop."""

@@ -29,7 +29,9 @@ class Shared:
     settings: LaunchSettings
     sizes: Mapping[str, int]
     is_first: bool
-    _tickets: SharedTickets | None = None
+
+    def __post_init__(self) -> None:
+        self._log = self.settings.log(self.folder)
 
     @property
     def joins(self) -> bool:
@@ -51,13 +53,11 @@ class Shared:
         Args:
             fill: completes a new one.
         """
-        self._tickets = SharedTickets(self.settings.log(self.folder), self.settings.member.launch, fill)
-        return self._tickets
+        return SharedTickets(self._log, self.settings.member.launch, fill)
 
     def reader(self) -> Reader | None:
         """Reads the journals of the others; None on other roots than the first."""
         if not self.is_first:
             return None
-        assert self._tickets is not None
         tail = JournalTail(self.folder.journals, self.sizes, without=self.settings.member.launch)
-        return Reader(tail, self._tickets)
+        return Reader(tail, self._log)

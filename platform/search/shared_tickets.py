@@ -18,7 +18,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from atoll.platform.search.tickets import Ticket
@@ -168,6 +170,59 @@ def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return ranges
 
 
+class TicketLog:
+    """The log, and what its lines say so far.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        book: what the lines say that were read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lines = SharedLog(path)
+        self.book = TicketBook()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._lines.path
+
+    def create(self) -> None:
+        """Make an empty log."""
+        self._lines.create()
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Nobody else writes meanwhile."""
+        return self._lines.turn()
+
+    def read(self) -> TicketBook:
+        """Take in what others have written."""
+        for line in self._lines.read():
+            self.book.apply(line)
+        return self.book
+
+    def append(self, line: Line) -> bool:
+        """Write a line, in a turn; false if others have written since it was read, which is then taken in."""
+        if self._lines.append(line):
+            self.book.apply(line)
+            return True
+        self.read()
+        return False
+
+    def close(self, launches: Sequence[int], unfinished: Callable[[], Iterable[Ticket]] = tuple) -> None:
+        """End launches, in a turn, unless somebody has.
+
+        Args:
+            launches: the launches.
+            unfinished: what of theirs is queued again; asked once more if they have claimed meanwhile.
+        """
+        while left := [launch for launch in launches if launch in self.book.members]:
+            if self.append(closed(left, unfinished())):
+                return
+
+
 class SharedTickets:
     """One launch's access to the tickets of the study.
 
@@ -185,20 +240,14 @@ class SharedTickets:
     MOST = 64
     PATIENCE = 0.5  # seconds, after a turn in which there was none
 
-    def __init__(self, log: SharedLog, launch: int, fill: Callable[[Ticket], Ticket] = lambda ticket: ticket) -> None:
+    def __init__(self, log: TicketLog, launch: int, fill: Callable[[Ticket], Ticket] = lambda ticket: ticket) -> None:
         self._log = log
         self._launch = launch
         self._fill = fill
-        self.book = TicketBook()
         self._reserve: deque[Ticket] = deque()
         self._num_claimed = self._before = 1  # tickets at the next turn, and at the last one
         self._claimed = -math.inf  # when
         self._asks_again = -math.inf  # when
-
-    def read(self) -> None:
-        """Take in what others have written, without a turn."""
-        for line in self._log.read():
-            self.book.apply(line)
 
     def take(self, count: int) -> list[Ticket]:
         """At most so many tickets; none if there are none now.
@@ -237,19 +286,18 @@ class SharedTickets:
             LaunchClosed: if this launch was closed.
             SharedLogError: if the log cannot be used.
         """
-        while True:
-            with self._log.turn():
-                self.read()
-                if self._launch not in self.book.members:
-                    raise LaunchClosed(
-                        f"launch {self._launch} was taken for dead by another launcher of the study, which has queued "
-                        "its trials again, as it showed no sign of life for a while"
-                    )
-                tickets = self.book.available(count)
-                if not tickets:
-                    return []
+        with self._log.turn():
+            book = self._log.read()
+            while tickets := self._available(book, count):
                 keys = [(ticket.number, ticket.attempt) for ticket in tickets]
-                line = {"kind": "claimed", "launch": self._launch, "tickets": keys}
-                if self._log.append(line):
-                    self.book.apply(line)
-                    return [self._fill(ticket) for ticket in tickets]
+                if self._log.append({"kind": "claimed", "launch": self._launch, "tickets": keys}):
+                    break
+        return [self._fill(ticket) for ticket in tickets]
+
+    def _available(self, book: TicketBook, count: int) -> list[Ticket]:
+        if self._launch not in book.members:
+            raise LaunchClosed(
+                f"launch {self._launch} was taken for dead by another launcher of the study, which has queued its "
+                "trials again, as it showed no sign of life for a while"
+            )
+        return book.available(count)

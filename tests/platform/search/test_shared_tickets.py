@@ -4,9 +4,8 @@ import random
 
 import pytest
 
-from atoll.platform.search.shared_tickets import LaunchClosed, SharedTickets, TicketBook, closed, joined, opened
+from atoll.platform.search.shared_tickets import LaunchClosed, SharedTickets, TicketLog, closed, joined, opened
 from atoll.platform.search.tickets import Ticket
-from atoll.storage.shared_log import SharedLog
 
 BEGUN = Ticket(5, 1, {"x": 0.5}, {"genes": {"x": 0.5}})
 
@@ -15,22 +14,23 @@ class Launchers:
     """Launchers with one log."""
 
     def __init__(self, path, num_trials, queued=(), started=()):
-        self.log = SharedLog(path)
+        self.log = TicketLog(path)
         self.log.create()
-        self.book = TicketBook()
         self.write(opened(num_trials, queued, started))
+
+    @property
+    def book(self):
+        return self.log.read()
 
     def write(self, line):
         with self.log.turn():
-            for earlier in self.log.read():
-                self.book.apply(earlier)
+            self.log.read()
             assert self.log.append(line)
-            self.book.apply(line)
 
     def join(self, launch, workers=(1,), num_ranks=1):
         member = self.book.place(launch, launch, workers, num_ranks)
         self.write(joined(member))
-        return member, SharedTickets(SharedLog(self.log.path), launch)
+        return member, SharedTickets(TicketLog(self.log.path), launch)
 
 
 @pytest.fixture
@@ -69,14 +69,14 @@ def test_a_closed_launch_gets_no_tickets_and_what_it_had_is_given_again(launcher
     with pytest.raises(LaunchClosed, match="launch 1 was taken for dead by another launcher"):
         dead.take(1)
     assert alive.take(4) == [again, held[1], Ticket(3)]
-    assert set(alive.book.members) == {2}
+    assert set(some.book.members) == {2}
 
 
 def test_new_tickets_are_filled_in(tmp_path, launchers):
     some = launchers(2, queued=[BEGUN])
     some.join(1)
     filled = SharedTickets(
-        SharedLog(tmp_path / "log"), 1, lambda ticket: Ticket(ticket.number, hyperparameters={"x": 1})
+        TicketLog(tmp_path / "log"), 1, lambda ticket: Ticket(ticket.number, hyperparameters={"x": 1})
     )
     assert [ticket.hyperparameters for ticket in filled.take(2)] == [{"x": 1}, {"x": 1}]
 
@@ -131,3 +131,20 @@ def test_slow_turns_take_more_tickets_but_no_more_than_start_in_a_moment(clock, 
 @pytest.mark.parametrize(("turn", "trial"), [(0.0002, 0.05), (0.1, 60.0), (0.01, 0.5)])
 def test_otherwise_a_turn_takes_one(clock, monkeypatch, launchers, turn, trial):
     assert set(turns(clock, monkeypatch, launchers, turn=turn, trial=trial)) == {1}
+
+
+def test_a_launch_that_claims_while_it_is_closed_loses_nothing(tmp_path, launchers):
+    some = launchers(3)
+    _, tickets = some.join(1)
+    other, asked = TicketLog(tmp_path / "log"), []
+
+    def unfinished():
+        asked.append(sorted(other.book.held[1]))
+        if len(asked) == 1:  # as if the lock had been broken
+            tickets.take(1)
+        return [Ticket(number) for number, _ in sorted(other.book.held[1])]
+
+    other.read()
+    other.close([1], unfinished)
+    assert asked == [[], [(0, 0)]]
+    assert [ticket.number for ticket in other.book.queued] == [0]
