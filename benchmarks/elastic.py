@@ -51,7 +51,7 @@ def take_part(folder: Path, count: int, sleep: float, *, shares: bool) -> dict[s
     from atoll.communication.local_mailbox import LocalMailbox
     from atoll.platform.launch.membership import Membership
     from atoll.platform.search.search_loop import SearchLoop
-    from atoll.platform.search.shared import Shared
+    from atoll.platform.search.shared_study import SharedStudy
     from atoll.platform.study.plan import Plan
     from atoll.platform.study.study import Study
     from atoll.storage import launches
@@ -68,7 +68,7 @@ def take_part(folder: Path, count: int, sleep: float, *, shares: bool) -> dict[s
     member = Membership.enter(plan, f"sqlite:///{folder}/atoll.db", resuming=None)
     worker = Timed(member.member.first_rank, sleep)
     sizes = launches.sizes(member.folder.journals)
-    shared = Shared(member.folder, member.settings, sizes, is_first=True) if shares else None
+    shared = SharedStudy(member.folder, member.settings, sizes, is_first=True) if shares else None
     mailboxes = LocalMailbox.connected(1)[0], LocalMailbox.connected(1)[0]
     loop = SearchLoop.assemble(
         plan, member.folder, worker, *mailboxes, (1,), launch=member.launch, shared=shared, beat=member.look

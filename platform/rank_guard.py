@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from atoll.platform.exit_codes import EXIT_BEREFT, EXIT_STOPPED
+from atoll.platform.exit_codes import EXIT_PEER_KILLED, EXIT_STOPPED
 from atoll.platform.stop_signals import STOP_SIGNALS
 
 # What MPI libraries and Slurm tell a rank of an MPI job: its number, and how many there are.
@@ -75,7 +75,7 @@ def run_guarded() -> None:
         if is_first is not None:
             time.sleep(OTHERS_LEAVE if is_first else OTHERS_LEAVE + KILLED_WITHIN)
         code = EXIT_STOPPED
-    elif code == EXIT_BEREFT:
+    elif code == EXIT_PEER_KILLED:
         time.sleep(OTHERS_LEAVE + KILLED_WITHIN)
         code = EXIT_STOPPED
     os._exit(code)

@@ -22,7 +22,7 @@ from atoll.platform.launch.supervise import Run, run_study
 from atoll.platform.ranks.search import arrange_launch
 from atoll.platform.search.launch_settings import LaunchSettings
 from atoll.platform.search.search_loop import SearchLoop
-from atoll.platform.search.shared import Shared
+from atoll.platform.search.shared_study import SharedStudy
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.topology import Place
@@ -227,7 +227,7 @@ class AskTell:
             *mailboxes,
             settings.shape.island_sizes,
             launch=run.member.launch,
-            shared=Shared(run.folder, settings, sizes, is_first=world.rank == 0),
+            shared=SharedStudy(run.folder, settings, sizes, is_first=world.rank == 0),
             may_start=self._is_wanted,
         )
         loop.run()

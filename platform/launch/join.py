@@ -182,7 +182,7 @@ def _leave_after_death(member: Membership | None, recorder: subprocess.Popen[byt
     if member is not None:
         ending = _end(member, recorder, url, None)
         print(f"a rank was killed: {ending.reason or ending.state}", file=sys.stderr, flush=True)
-    os._exit(exit_codes.EXIT_BEREFT if member is None else exit_codes.EXIT_STOPPED)
+    os._exit(exit_codes.EXIT_PEER_KILLED if member is None else exit_codes.EXIT_STOPPED)
 
 
 def _start_recorder(

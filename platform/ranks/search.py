@@ -115,7 +115,7 @@ def _search(
     """Run the search loop of a worker's root."""
     # Members need neither samplers nor search spaces, whose libraries take a second to import.
     from atoll.platform.search.search_loop import SearchLoop
-    from atoll.platform.search.shared import Shared
+    from atoll.platform.search.shared_study import SharedStudy
     from atoll.platform.study.learning import Learned
     from atoll.platform.study.plan import Plan
 
@@ -131,7 +131,7 @@ def _search(
         *mailboxes,
         settings.shape.island_sizes,
         launch=settings.member.launch,
-        shared=Shared(folder, settings, sizes, is_first=roots.rank == 0),
+        shared=SharedStudy(folder, settings, sizes, is_first=roots.rank == 0),
         warm_start=definition.get("warm_start") or [],
         learned=[Learned.from_dict(one) for one in definition.get("learned") or []],
         beat=serve,

@@ -19,10 +19,10 @@ from atoll.platform.search import promotion, propagators, resume
 from atoll.platform.search.busy_budget import BusyBudget
 from atoll.platform.search.candidates import Candidates, Given, given_first
 from atoll.platform.search.deadlines import Deadlines
-from atoll.platform.search.elsewhere import Elsewhere
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.island import Island
 from atoll.platform.search.journal_writer import SearchJournal
+from atoll.platform.search.other_launchers import OtherLaunchers
 from atoll.platform.search.own_code import GivingUp, OwnCodeError
 from atoll.platform.search.population import Individual, Population, Renewal
 from atoll.platform.search.promotion import Ended, Pauses
@@ -30,7 +30,7 @@ from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
 from atoll.platform.search.restore import learn, pruner_of, restore
 from atoll.platform.search.scoring import Scoring
-from atoll.platform.search.shared import Shared
+from atoll.platform.search.shared_study import SharedStudy
 from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice, TicketSource
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.learning import Learned
@@ -88,7 +88,7 @@ class SearchLoop:
         search_journal: records events.
         folder_of: the folder of a trial's own files, by its number.
         giving_up: ends the search if code of the user's that proposes or prunes fails.
-        elsewhere: what the workers of other launchers do; None if there can be none.
+        other_launchers: what the workers of other launchers do; None if there can be none.
         beat: called in every wait between trials, for the heartbeat.
         may_start: whether a trial may start now; asked again and again until it is true, once for each trial.
     """
@@ -113,7 +113,7 @@ class SearchLoop:
         search_journal: SearchJournal,
         folder_of: Callable[[int], TrialFolder],
         giving_up: GivingUp,
-        elsewhere: Elsewhere | None = None,
+        other_launchers: OtherLaunchers | None = None,
         beat: Callable[[], None],
         may_start: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -132,7 +132,7 @@ class SearchLoop:
         self._journal = search_journal
         self._folder_of = folder_of
         self._giving_up = giving_up
-        self._elsewhere = elsewhere
+        self._other_launchers = other_launchers
         self._beat = beat
         self._may_start = may_start
         self._received = time.monotonic()
@@ -149,7 +149,7 @@ class SearchLoop:
         island_sizes: Sequence[int],
         *,
         launch: int,
-        shared: Shared | None = None,
+        shared: SharedStudy | None = None,
         warm_start: Sequence[dict[str, Any]] = (),
         learned: Sequence[Learned] = (),
         beat: Callable[[], None] = lambda: None,
@@ -218,16 +218,17 @@ class SearchLoop:
             on_emigration=search_journal.migrated,
         )
         pruner = pruner_of(plan, roots, events, past, giving_up)
-        elsewhere = None
+        other_launchers = None
         if shared is not None:
-            elsewhere = Elsewhere(
+            other_launchers = OtherLaunchers(
                 roots=roots, plan=plan, past=past, scoring=scoring, island=island, index=place.island,
                 candidates=candidates, pruner=pruner, budget=budget, reader=shared.reader(),
             )  # fmt: skip
         return cls(
             plan=plan, worker=worker, roots=roots, office=office, candidates=candidates, island=island, scoring=scoring,
             pruner=pruner, pauses=Pauses.of(plan), budget=budget, deadlines=deadlines, search_journal=search_journal,
-            folder_of=folder.trial, giving_up=giving_up, elsewhere=elsewhere, beat=beat, may_start=may_start,
+            folder_of=folder.trial, giving_up=giving_up, other_launchers=other_launchers, beat=beat,
+            may_start=may_start,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -431,13 +432,13 @@ class SearchLoop:
             self._pruner.receive()
         while (message := self._roots.take(FAILED)) is not None:
             self._candidates.failed(message[1])
-        if self._elsewhere is not None:
-            self._elsewhere.receive()
+        if self._other_launchers is not None:
+            self._other_launchers.receive()
 
     def _finish(self) -> None:
         """Wait for the other roots, serving them until all have finished, and receive the last messages."""
-        if self._elsewhere is not None:
-            self._elsewhere.end()
+        if self._other_launchers is not None:
+            self._other_launchers.end()
         self._worker.dismiss(self._serve)
         self._wait(self._sent_all)
         all_have_finished = self._roots.start_barrier()
@@ -480,7 +481,7 @@ def _tickets(
     given: Sequence[Given],
     num_islands: int,
     reached: dict[int, float],
-    shared: Shared | None,
+    shared: SharedStudy | None,
 ) -> TicketSource:
     """Those of interrupted trials, of finished ones that are to be longer, then new ones."""
     first = [hyperparameters for hyperparameters, _ in given]

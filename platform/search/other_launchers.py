@@ -27,7 +27,7 @@ from atoll.platform.study.plan import Plan
 from atoll.storage.events import Event, Migrated, ProgressReported, TrialEnded, TrialKey, TrialLost, TrialStarted
 from atoll.storage.launches import JournalTail
 
-ELSEWHERE = 51
+NEWS_OF_OTHERS = 51
 
 KINDS = (TrialStarted, ProgressReported, TrialEnded, TrialLost, Migrated)
 
@@ -62,7 +62,7 @@ class Reader:
         return (events, changed) if events or changed else None
 
 
-class Elsewhere:
+class OtherLaunchers:
     """One root's view of the other launchers.
 
     Args:
@@ -107,8 +107,8 @@ class Elsewhere:
     def receive(self) -> None:
         """Take in what is new."""
         if self._reader is not None and (news := self._reader.news()) is not None:
-            self._roots.send_to(range(self._roots.size), news, ELSEWHERE)
-        while (message := self._roots.take(ELSEWHERE)) is not None:
+            self._roots.send_to(range(self._roots.size), news, NEWS_OF_OTHERS)
+        while (message := self._roots.take(NEWS_OF_OTHERS)) is not None:
             events, sizes = message[1]
             if sizes is not None:
                 self._island.has_workers(sizes[self._index])

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from atoll.platform.search.elsewhere import Reader
 from atoll.platform.search.launch_settings import LaunchSettings
+from atoll.platform.search.other_launchers import Reader
 from atoll.platform.search.shared_tickets import SharedTickets
 from atoll.platform.search.tickets import Ticket
 from atoll.storage.folder import StudyFolder
@@ -15,7 +15,7 @@ from atoll.storage.launches import JournalTail
 
 
 @dataclass
-class Shared:
+class SharedStudy:
     """One root's access.
 
     Args:
