@@ -25,14 +25,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.launch import lifecycle, orphans, provenance_log, time_limit
+from atoll.platform.launch import closing, lifecycle, orphans, provenance_log, time_limit
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import promotion, shared_tickets
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.launch_settings import LaunchSettings
-from atoll.platform.search.resume import BUDGETED, PastTrial
+from atoll.platform.search.resume import PastTrial
 from atoll.platform.search.shared_tickets import Member, TicketLog
-from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
 from atoll.storage import launches, liveness
 from atoll.storage.events import LauncherJoined, LauncherLeft, RankPlaced, TrialKey
@@ -343,34 +342,7 @@ class Membership:
         return True
 
     def _close(self, launch: int, lines: JournalWriter, reason: str, is_suspected: Callable[[PastTrial], bool]) -> None:
-        """End the launch's trials, and queue them again. To be called in a turn.
-
-        Args:
-            launch: the launch.
-            lines: the journal that closes its journals.
-            reason: why its running trials are lost.
-            is_suspected: whether a trial may be why.
-        """
-        started = launches.started_in(self.folder.journals, {launch})
-        history = lifecycle.mark_lost(self.folder, lines, reason, is_suspected, of=started)
-        self._log.close([launch], lambda: self._unfinished(launch, started, history))
-
-    def _unfinished(self, launch: int, started: Collection[TrialKey], history: lifecycle.History) -> list[Ticket]:
-        """What a launch has taken, or promoted, and not finished.
-
-        Args:
-            launch: the launch.
-            started: the attempts that its ranks have started.
-            history: what was searched.
-        """
-        past, study, held = history.past, self.plan.study, self._log.book.held.get(launch, {})
-        reached = {number: ticket.reached for (number, _), ticket in held.items()}
-        if study.promotes:
-            reached |= promotion.restored(study, self.plan.subject.direction, self.folder, history.events, past)[1]
-        begun = [trial for key in sorted({*held, *started}) if (trial := past.trials.get(key)) is not None]
-        lost = [trial for trial in begun if trial.state not in BUDGETED and trial.attempt == past.newest[trial.number]]
-        retries = [past.retry(trial, study.topology.islands, reached.get(trial.number, 0.0)) for trial in lost]
-        return [*retries, *(past.filled(ticket, ()) for key, ticket in held.items() if key not in past.trials)]
+        closing.close(self.plan, self.folder, self._log, launch, lines, reason, is_suspected)
 
     @contextmanager
     def next_launch(self, reason: str, suspected: Collection[int] | None) -> Iterator[JournalWriter]:

@@ -13,6 +13,7 @@ from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.launch.membership import Membership
 from atoll.platform.search.launch_settings import LaunchSettings
 from atoll.platform.search.shared_tickets import LaunchClosed, SharedTickets
+from atoll.platform.search.tickets import Ticket
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.platform.trial.outcome import Outcome
@@ -259,3 +260,12 @@ def test_the_trials_of_several_that_leave_one_after_another_wait(enter):
         waiting.append(first.waiting())
         tickets_of(first).take(1)
     assert waiting == [{(0, 1)}, {(1, 1)}]
+
+
+def test_what_a_launch_has_started_without_claiming_it_is_queued_again(enter):
+    """With promotion, the owner of the rungs gives out such tickets."""
+    member = enter()
+    train(member, Ticket(4), ends=False)
+    with member.next_launch("killed", suspected={0}):
+        pass
+    assert [(t.number, t.attempt) for t in tickets_of(member).take(2)] == [(4, 1), (0, 0)]
