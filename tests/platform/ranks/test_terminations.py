@@ -15,7 +15,7 @@ from atoll.platform.ranks.terminations import Terminations
 from atoll.storage.folder import StudyFolder
 
 # A rank that says its number and computes, in Python or in a call that returns late; children of it as the test says.
-RANK = """
+RANK = r"""
 import ctypes, os, sys, time
 from atoll.platform.ranks import terminations
 from atoll.platform.ranks.stopping import stop_on_signals
@@ -25,11 +25,11 @@ folder = StudyFolder(sys.argv[1])
 notes = folder.signals(1, "host.site", os.getpid()) if sys.argv[2] == "restarted" else None
 stop_on_signals(folder.stop_request, notes)
 if sys.argv[3] == "forks" and (child := os.fork()):
-    print(child, flush=True)
+    os.write(1, b"%d\n" % child)  # at once, as both write
 else:
     if sys.argv[3] == "gives up":
         terminations.note_no_more()
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\n" % os.getpid())
 if sys.argv[3] == "in C":
     ctypes.PyDLL(None).usleep(900_000)  # holds the interpreter, and goes on after a signal
     ctypes.PyDLL(None).usleep(900_000)
