@@ -1,6 +1,7 @@
 """Several launchers of one study, in one process: who may come, who leads, what becomes of the trials of the dead."""
 
 import json
+import os
 import threading
 import time
 
@@ -269,3 +270,42 @@ def test_what_a_launch_has_started_without_claiming_it_is_queued_again(enter):
     with member.next_launch("killed", suspected={0}):
         pass
     assert [(t.number, t.attempt) for t in tickets_of(member).take(2)] == [(4, 1), (0, 0)]
+
+
+def test_ranks_of_a_dead_launcher_that_still_beat_on_another_host_keep_its_trials(enter):
+    """They write checkpoints until they notice, and another attempt must not write them at the same time."""
+    first, dead = enter(), enter()
+    (ticket,) = tickets_of(dead).take(1)
+    lines = JournalWriter(dead.folder.root_journal(1, dead.launch), dead.launch)
+    lines.append(journals.event("host", journals.PLACED | {"world_rank": 1, "hostname": "far", "process": 7}))
+    lines.close()
+    train(dead, ticket, ends=False)
+    beat = dead.folder.heartbeat(1)
+    beat.touch()
+    dead.release()
+    first.look()
+    assert 0 not in {t.number for t in tickets_of(first).take(1)}
+    os.utime(beat, (1.0, 1.0))
+    first.look()
+    assert [(t.number, t.attempt) for t in tickets_of(first).take(1)] == [(0, 1)]
+
+
+def test_ranks_are_asked_to_stop_before_the_jobs_limit(enter, monkeypatch):
+    member = enter(walltime=1000.0, stop_grace=100.0)
+    began = time.time()
+    clock = [began]
+    monkeypatch.setattr("atoll.platform.launch.membership.time.time", lambda: clock[0])
+    ends = member.settings.ends
+    assert began < ends <= began + 1000.0
+    clock[0] = ends - 106.0
+    member.look()
+    assert not member.asks_to_stop()
+    assert not member.is_late(50.0)
+    clock[0] = ends - 104.0
+    member.look()
+    assert member.asks_to_stop()
+    assert not member.folder.stop_request.exists()  # the others go on
+    assert member.is_late(101.0)
+    clock[0] = ends - 4.0
+    assert member.is_late(50.0)
+    assert not member.is_late(None)

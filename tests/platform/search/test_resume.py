@@ -10,7 +10,7 @@ from atoll.platform.search import resume
 from atoll.platform.search.proposals import proposal_of
 from atoll.platform.search.tickets import Ticket
 from atoll.storage import launches
-from atoll.storage.events import ProposalRefused, Proposed
+from atoll.storage.events import LauncherJoined, ProposalRefused, Proposed, Restarted, StudyStarted, WorkerFinished
 from atoll.storage.journal import JournalWriter
 
 DEFAULT = {"B": 4}
@@ -126,6 +126,21 @@ def test_seconds_add_up_over_starts(tmp_path):
     assert found.seconds == 8.5
     assert found.used_up(None, 8.0)
     assert not found.used_up(1, 9.0)
+
+
+def test_seconds_of_launchers_side_by_side_count_once():
+    finished = WorkerFinished(time=0.0, elapsed=50.0)
+    launches_one_after_another = [
+        StudyStarted(time=100.0, elapsed=0.0),
+        finished,
+        LauncherJoined(time=130.0, elapsed=0.0, launcher=2, hostname="h", process=7, num_ranks=1, num_workers=1),
+        finished.model_copy(update={"elapsed": 40.0}),  # until 170
+        Restarted(time=160.0, elapsed=0.0, reason="killed"),  # of the first one
+        finished.model_copy(update={"elapsed": 20.0}),  # until 180
+    ]
+    assert resume.read(launches_one_after_another[:2]).seconds == 50.0
+    assert resume.read(launches_one_after_another[:4]).seconds == 70.0
+    assert resume.read(launches_one_after_another).seconds == 80.0
 
 
 def test_lines_that_are_incomplete_are_passed_over(tmp_path):
