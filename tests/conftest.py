@@ -18,7 +18,10 @@ import tiers
 import torch
 from kept import kept
 
+from atoll.platform.launch import mpi_launcher
+
 ROOT = Path(__file__).parent.parent
+mpi_launcher.library()  # asks a process once, and no quick test may start any
 GUARD, METER = tiers.ProcessGuard(), tiers.METER
 GUARD.install()
 # A shell's background job ignores these, as `nohup` does HUP, and so would all launchers that tests send them to.

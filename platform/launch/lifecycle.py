@@ -11,25 +11,24 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform.exit_codes import EXIT_STOPPED
-from atoll.platform.launch import live, orphans, provenance_log
+from atoll.platform.launch import live, orphans, provenance_log, same_study
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.search import promotion, resume
 from atoll.platform.search.extension import Extension
 from atoll.platform.study import learning, warmstart
 from atoll.platform.study.on_trial import Command
-from atoll.platform.study.plan import Length, Plan, length
-from atoll.platform.study.study import BUDGETS, Study
+from atoll.platform.study.plan import Length, Plan
+from atoll.platform.study.study import Study
 from atoll.storage import launches, liveness
 from atoll.storage.events import Event, StudyEnded, StudyStarted, TrialEnded, TrialKey, TrialLost
 from atoll.storage.files import FILE_MODE, rights, write_whole
@@ -42,15 +41,7 @@ from atoll.storage.store import DEFAULT_URL, Store, StoreError
 log = logging.getLogger("atoll.launch")
 
 RECORDING_TIMEOUT = 60.0
-MAY_CHANGE = (
-    *BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going", "isolate",
-    "check", "walltime",
-)  # fmt: skip
-LENGTHS = ("epochs", "steps")
 _NO_COLUMNS = ("warm_start", "learned", "curve_direction", "length")  # in the study's file, and not in the store
-# Neither compared nor stored: URLs may have passwords, and nothing in a study's folder names code to be run.
-_NOT_COMPARED = frozenset({"store", "folder", "on_trial", "launcher"})
-TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world", "bind")
 
 
 @dataclass(frozen=True)
@@ -123,10 +114,10 @@ def prepare(
     check_new(study, resuming)
     folder = study_folder(study)
     resuming = folder.exists() if resuming is None else resuming
-    definition = _definition(study)
+    definition = same_study.definition(study)
     is_used_up, history = False, None
     if resuming:
-        _check_unchanged(folder, plan)
+        same_study.check_unchanged(folder, plan)
         history = _read_with_warnings(folder)
         extension = Extension.of(study, plan.length, folder, history.past)
         is_used_up = _is_over(study, plan.subject.direction, extension, folder, history)
@@ -183,7 +174,7 @@ def check_not_complete(plan: Plan) -> None:
     """Raise AlreadyComplete if the study has used up its budget, before anything expensive starts."""
     study, folder = plan.study, study_folder(plan.study)
     if folder.exists() and liveness.state(folder) == "complete":
-        _check_unchanged(folder, plan)
+        same_study.check_unchanged(folder, plan)
         history = History.read(folder)
         if _is_over(
             study, plan.subject.direction, Extension.of(study, plan.length, folder, history.past), folder, history
@@ -293,18 +284,6 @@ class History:
         return self.sizes == {name: size for name, size in launches.sizes(folder.journals).items() if name != own}
 
 
-def _change_of_length(before: Mapping[str, Any], plan: Plan) -> Iterator[str]:
-    """Why a study's length may not be changed like this; nothing if it may."""
-    if plan.training is None or plan.length is None:
-        return
-    unit, number = length(before["epochs"], before["steps"], plan.training.workload)
-    new_unit, new = plan.length
-    if unit != new_unit:
-        yield f"its length: {number} {unit} before, {new} {new_unit} now; the unit must stay"
-    elif new < number:
-        yield f"{unit}: {number} before, {new} now; a length may only increase"
-
-
 def _tell_longer(new: Length, extension: Extension) -> None:
     unit, number = new
     if extension.continued:
@@ -321,61 +300,6 @@ def _tell_longer(new: Length, extension: Extension) -> None:
         )  # fmt: skip
 
 
-def _definition(study: Study) -> dict[str, Any]:
-    return study.model_dump(mode="json", exclude=set(_NOT_COMPARED))
-
-
-def _check_unchanged(folder: StudyFolder, plan: Plan) -> None:
-    """Raise LaunchError if the study is not the one that was started."""
-    definition = _definition(plan.study)
-    if not folder.exists():
-        raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
-    before = _as_now(json.loads(folder.definition.read_text())["definition"])
-    changed = list(_change_of_length(before, plan))
-    changed += [
-        f"{key}: {before[key]!r} before, {value!r} now"
-        for key, value in definition.items()
-        if key not in (*MAY_CHANGE, *LENGTHS) and before[key] != value
-    ]
-    for key in BUDGETS:
-        if before.get(key) is not None and (definition[key] is not None and definition[key] < before[key]):
-            changed.append(f"{key}: {before[key]} before, {definition[key]} now; a budget may only increase")
-    for key, value in definition["topology"].items():
-        if key not in TOPOLOGY_MAY_CHANGE and before["topology"].get(key) != value:
-            changed.append(f"topology.{key}: {before['topology'].get(key)!r} before, {value!r} now")
-    if changed:
-        raise LaunchError(
-            f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may "
-            f"change, {' or '.join(LENGTHS)} may increase, and within topology only {', '.join(TOPOLOGY_MAY_CHANGE)}"
-        )
-
-
-def check_joins(plan: Plan) -> None:
-    """Raise LaunchError unless another launcher may join the search of a study."""
-    study, folder = plan.study, study_folder(plan.study)
-    if study.promotes:
-        raise LaunchError(
-            f"{study.name} is running, and only one launcher may search a study with promotion, which decides in one "
-            "place which trials continue: wait until it has stopped, or stop it first"
-        )
-    _check_unchanged(folder, plan)
-    now = json.loads(folder.definition.read_text())["definition"]
-    mine = _definition(study)
-    for key in (*BUDGETS, *LENGTHS):
-        if now.get(key) != mine[key]:
-            raise LaunchError(
-                f"{study.name} is running with {key}: {now.get(key)}, and {mine[key]} is asked for here: a budget or a "
-                "length changes only between two searches; stop it first, or leave it as it is"
-            )
-    if study.topology.islands > now["topology"]["islands"]:
-        raise LaunchError(
-            f"{study.name} is running on {now['topology']['islands']} islands, which others may join with as many or "
-            f"fewer; got {study.topology.islands}"
-        )
-    if folder.stop_request.exists():
-        raise LaunchError(f"{study.name} is stopping; repeat the command when it has stopped, to continue it")
-
-
 def _read_with_warnings(folder: StudyFolder) -> History:
     """What has been searched."""
     problems: list[str] = []
@@ -383,14 +307,6 @@ def _read_with_warnings(folder: StudyFolder) -> History:
     for problem in (*problems, *history.past.warnings()):
         log.warning("%s", problem)
     return history
-
-
-def _as_now(definition: dict[str, Any]) -> dict[str, Any]:
-    """A stored definition as this version writes it, with the defaults of what was added since: it was searched so."""
-    try:
-        return Study.model_validate(definition).model_dump(mode="json", exclude=set(_NOT_COMPARED))
-    except ValidationError as error:
-        raise LaunchError(f"the stored study is not valid any more: {error.errors()[0]['msg']}") from None
 
 
 def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:

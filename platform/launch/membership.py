@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.launch import closing, lifecycle, orphans, provenance_log, time_limit
+from atoll.platform.launch import closing, lifecycle, orphans, provenance_log, same_study, time_limit
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import promotion, shared_tickets
 from atoll.platform.search.extension import Extension
@@ -166,7 +166,7 @@ class Membership:
         self._log, self._opened_by = TicketLog(path), int(path.stem)
         if not self._is_searched():
             return False
-        lifecycle.check_joins(self.plan)
+        same_study.check_joins(self.folder, self.plan)
         provenance_log.current(self.plan, self.folder, resuming=True, accept_changes=False)
         with launches.next_launch(self.folder.journals, closes=()) as lines:
             self._begin(lines.launch)
