@@ -23,12 +23,6 @@ from atoll.storage.journal import JournalWriter
 pytestmark = pytest.mark.process
 
 
-@pytest.fixture(scope="module")
-def slurm():
-    with fake_slurm.running(num_nodes=2, resolution=1, kill_wait=1) as running:
-        yield running
-
-
 @pytest.fixture
 def here(tmp_path, slurm, monkeypatch):
     for name, value in slurm.environment.items():

@@ -9,12 +9,6 @@ from commands import wait_until
 pytestmark = pytest.mark.process
 
 
-@pytest.fixture(scope="module")
-def slurm():
-    with fake_slurm.running(num_nodes=2, resolution=1, kill_wait=1) as running:
-        yield running
-
-
 @pytest.fixture
 def sbatch(tmp_path, slurm, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -74,7 +74,7 @@ def write_study(folder, form, name):
         "trials": form["trials"],
         "epochs": 3,
         "topology": {"islands": islands, "workers": workers, "ranks": num_ranks},
-        "trial_timeout": 5.0,
+        "trial_timeout": 10.0,  # twenty times what a trial takes, as busy machines stall
         "check": False,  # the workloads count their processes and what they die of
         "heartbeat_timeout": form["heartbeat_timeout"],
         # None of these diverges by itself, and each takes about as long.

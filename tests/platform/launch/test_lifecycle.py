@@ -9,20 +9,9 @@ import pytest
 from atoll.platform.launch import lifecycle, orphans
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.lifecycle import Ending
-from atoll.platform.study.plan import Plan
-from atoll.platform.study.study import Study
 from atoll.storage import launches
 from atoll.storage.journal import JournalWriter
 from atoll.storage.store import Store, StoreError
-
-
-@pytest.fixture
-def plan_of(tmp_path):
-    def plan(**content):
-        study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 3, "folder": str(tmp_path / "s")}
-        return Plan.of(Study(**study | content))
-
-    return plan
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from atoll.platform.launch.membership import Membership
 from atoll.platform.search.launch_settings import LaunchSettings
 from atoll.platform.search.shared_tickets import LaunchClosed, SharedTickets
 from atoll.platform.search.tickets import Ticket
-from atoll.platform.study.plan import Plan
-from atoll.platform.study.study import Study
 from atoll.platform.trial.outcome import Outcome
 from atoll.storage import launches, liveness
 from atoll.storage.events import TrialLost
@@ -27,15 +25,6 @@ pytestmark = pytest.mark.process  # git is asked for the state of the code
 
 
 @pytest.fixture
-def plan_of(tmp_path):
-    def plan(**content):
-        study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "trials": 6, "folder": str(tmp_path / "s")}
-        return Plan.of(Study(**study | content))
-
-    return plan
-
-
-@pytest.fixture
 def enter(plan_of, tmp_path, monkeypatch):
     """Lets a launcher enter; what has not left is released."""
     monkeypatch.setattr(Membership, "DEATHS_INTERVAL", 0.0)
@@ -43,7 +32,9 @@ def enter(plan_of, tmp_path, monkeypatch):
     entered = []
 
     def one(resuming=None, **content):
-        member = Membership.enter(plan_of(**content), f"sqlite:///{tmp_path}/atoll.db", resuming=resuming)
+        member = Membership.enter(
+            plan_of(**{"trials": 6} | content), f"sqlite:///{tmp_path}/atoll.db", resuming=resuming
+        )
         entered.append(member)
         return member
 
