@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from atoll.analysis.batch import Batch
 
@@ -60,20 +60,6 @@ class Cluster(BaseModel):
     overlaps: bool = Field(default=True, description="whether communication overlaps with computing")
     # The store keeps a cluster with its predictions, and needs no accounts.
     batch: Batch | None = Field(default=None, exclude=True, description="how jobs run there; `atoll submit` needs it")
-
-    @model_validator(mode="after")
-    def _one_gpu_a_rank(self) -> Cluster:
-        if self.batch is not None and 0 < self.batch.gpus_per_node < self.ranks_per_node:
-            raise ValueError(
-                f"batch.gpus_per_node must be at least ranks_per_node, as each rank has a GPU to itself, or 0; "
-                f"got {self.batch.gpus_per_node} GPUs for {self.ranks_per_node} ranks"
-            )
-        if self.batch is not None and (self.batch.cores_per_node or self.ranks_per_node) < self.ranks_per_node:
-            raise ValueError(
-                f"batch.cores_per_node must be at least ranks_per_node; got {self.batch.cores_per_node} cores for "
-                f"{self.ranks_per_node} ranks"
-            )
-        return self
 
     def crossing(self, num_flows: int) -> Link:
         """The share of the network for each of `num_flows` ranks of a node that send at the same time."""

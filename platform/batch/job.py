@@ -101,13 +101,27 @@ class Job:
 
 
 def batch_of(cluster: Cluster) -> Batch:
-    """The cluster's batch system. Raises BatchError if it has none."""
-    if cluster.batch is None:
+    """The cluster's batch system. Raises BatchError if it has none, or too little on a node for the ranks there.
+
+    A projection may put more ranks on a node than a job can.
+    """
+    batch, ranks = cluster.batch, cluster.ranks_per_node
+    if batch is None:
         raise BatchError(
             f"the cluster {cluster.name} has no section `batch`; give it one, such as `batch: {{system: slurm}}` "
             "(systems: slurm, pbs, torque, lsf)"
         )
-    return cluster.batch
+    if 0 < batch.gpus_per_node < ranks:
+        raise BatchError(
+            f"batch.gpus_per_node of the cluster {cluster.name} must be at least ranks_per_node, as each rank has a "
+            f"GPU to itself, or 0; got {batch.gpus_per_node} GPUs for {ranks} ranks"
+        )
+    if (batch.cores_per_node or ranks) < ranks:
+        raise BatchError(
+            f"batch.cores_per_node of the cluster {cluster.name} must be at least ranks_per_node; got "
+            f"{batch.cores_per_node} cores for {ranks} ranks"
+        )
+    return batch
 
 
 def spread(study: Study, cluster: Cluster, nodes: int | None) -> tuple[int, int]:

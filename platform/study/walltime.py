@@ -1,36 +1,33 @@
-"""The time limit of a job, as batch systems write it."""
+"""The time limit of a job: a number of seconds, or as batch systems write it."""
 
 from __future__ import annotations
 
-import re
+import math
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-_CLOCK = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]?\d)(?::(?P<seconds>[0-5]?\d))?")
+from atoll.analysis import batch
 
 
 def seconds_of(limit: str | float) -> float:
-    """Seconds of a time limit: a number of them, "H:MM", "H:MM:SS" or "D-H:MM:SS".
+    """Seconds of a time limit: a number of them, or a text such as "4:00:00", "1-00:00:00" or "90m".
 
     Raises:
         ValueError: for anything else.
 
     Example:
-        >>> seconds_of("1-2:00:30")
-        93630.0
+        >>> seconds_of("1-02:00:30"), seconds_of("90")
+        (93630.0, 90.0)
     """
-    if isinstance(limit, int | float) and not isinstance(limit, bool):
+    if isinstance(limit, bool) or not isinstance(limit, str | int | float):
+        raise ValueError(f"a time limit must be a number of seconds, or a text such as 4:00:00; got {limit!r}")
+    try:
         seconds = float(limit)
-    elif match := _CLOCK.fullmatch(str(limit).strip()):
-        days, hours, minutes, rest = (int(match[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
-        seconds = float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
-    elif re.fullmatch(r"\d+(\.\d+)?", str(limit).strip()):
-        seconds = float(limit)
-    else:
-        seconds = 0.0
-    if not seconds > 0:
-        raise ValueError(f"a time limit must be seconds, H:MM, H:MM:SS or D-H:MM:SS, above 0; got {limit!r}")
+    except ValueError:
+        return float(batch.seconds(str(limit)))
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"a time limit must be above 0 seconds, and finite; got {limit!r}")
     return seconds
 
 

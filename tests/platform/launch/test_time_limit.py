@@ -12,15 +12,15 @@ from atoll.platform.study.walltime import seconds_of
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [(90, 90.0), ("90", 90.0), ("0:45", 2700.0), ("4:00:00", 14400.0), ("1-2:00:30", 93630.0), ("2-00:00", 172800.0)],
+    [(90, 90.0), (0.5, 0.5), ("90", 90.0), ("90m", 5400.0), ("4:00:00", 14400.0), ("1-02:00:30", 93630.0)],
 )
 def test_limits_are_read_as_batch_systems_write_them(text, seconds):
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "4h", "1:61:00", 0, -5, "0:00", True])
+@pytest.mark.parametrize("text", ["", "4:00", "tomorrow", 0, -5, "0:00:00", True, "inf", "nan"])
 def test_others_are_refused(text):
-    with pytest.raises(ValueError, match="a time limit must be seconds, H:MM, H:MM:SS or D-H:MM:SS, above 0"):
+    with pytest.raises(ValueError, match="a time limit must be "):
         seconds_of(text)
 
 
@@ -32,7 +32,7 @@ def test_the_earliest_known_end_counts(monkeypatch):
     assert end_of_job(None, {"PBS_WALLTIME": "7200", "SLURM_JOB_END_TIME": ""}) == 8200.0
     assert end_of_job(None, {"ATOLL_WALLTIME": "0:01:40", "SLURM_JOB_END_TIME": "99999"}) == 1100.0
     with pytest.raises(ValueError, match="ATOLL_WALLTIME: a time limit must be"):
-        end_of_job(None, {"ATOLL_WALLTIME": "4h"})
+        end_of_job(None, {"ATOLL_WALLTIME": "4:00"})
 
 
 def test_a_study_has_one():
