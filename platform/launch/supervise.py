@@ -282,6 +282,10 @@ class _Supervisor:
                     self._request_stop()
                 self._end_when_stopping_takes_too_long(job)
                 time.sleep(POLL_INTERVAL)
+            # First those that stand still: Open MPI would wake them, and they would fail their trial for its timeout.
+            kill_ranks(
+                self._folder, [rank for rank in hosts(self._folder, launch) if rank.world_rank - first in silent]
+            )
         finally:
             if job.poll() is None:
                 end_job(job, grace=2.0)

@@ -77,7 +77,7 @@ class Chaos(_Disturbed):
         if kind == "nan" and is_chosen:
             return super().loss(outputs, targets) * math.nan
         if kind == "hang" and self.steps >= 3:
-            time.sleep(0.5)
+            time.sleep(0.2)
         return super().loss(outputs, targets)
 
 

@@ -74,7 +74,7 @@ def write_study(folder, form, name):
         "trials": form["trials"],
         "epochs": 3,
         "topology": {"islands": islands, "workers": workers, "ranks": num_ranks},
-        "trial_timeout": 10.0,  # twenty times what a trial takes, as busy machines stall
+        "trial_timeout": 5.0,
         "check": False,  # the workloads count their processes and what they die of
         "heartbeat_timeout": form["heartbeat_timeout"],
         # None of these diverges by itself, and each takes about as long.
@@ -90,17 +90,18 @@ class Disturber:
     def __init__(self, folder, store, rng, outage_seconds):
         self.folder, self.store, self.rng, self.outage_seconds = folder, store, rng, outage_seconds
 
-    def victim(self):
-        """The process of a random rank of the newest start."""
+    def victim(self, ranks=(0, 1)):
+        """The process of a random rank of the newest start, with such a number in its worker."""
         hosts = sorted(journal_lines(self.folder, "host"), key=lambda line: line["time"])
-        newest = {line["world_rank"]: line["process"] for line in hosts}
-        return self.rng.choice(sorted(newest.values()))
+        newest = {line["world_rank"]: line["process"] for line in hosts if line["rank"] in ranks}
+        return newest[self.rng.choice(sorted(newest))]
 
     def kill(self):
         os.kill(self.victim(), signal.SIGKILL)
 
     def stop(self):
-        os.kill(self.victim(), signal.SIGSTOP)
+        # A root: that of a worker whose other rank stands still notices first that the trial takes too long.
+        os.kill(self.victim(ranks=(0,)), signal.SIGSTOP)
 
     def outage(self):
         lock = sqlite3.connect(self.store, isolation_level=None, timeout=30)
