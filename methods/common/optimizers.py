@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -215,6 +216,8 @@ class OptimizerSettings:
             ValueError: if global_batch_size is not divisible by the number of ranks.
         """
         whole = self.global_batch_size
+        if not whole and self.scale_rate == "none":
+            return self
         require(whole % num_ranks == 0, f"global_batch_size must be divisible by the {num_ranks} ranks; got {whole}")
         return replace(
             self,
@@ -225,10 +228,11 @@ class OptimizerSettings:
         )
 
 
-def shares_of(milestones: str) -> list[float]:
+@cache
+def shares_of(milestones: str) -> tuple[float, ...]:
     """The milestones, ascending shares of the training in (0, 1)."""
     try:
-        shares = [float(Fraction(part.strip())) for part in milestones.split(",")]
+        shares = tuple(float(Fraction(part.strip())) for part in milestones.split(","))
     except (ValueError, ArithmeticError):
         raise ValueError(f"milestones must be numbers such as 1/3,2/3,8/9 or 0.5,0.75; got {milestones!r}") from None
     ascending = all(a < b for a, b in itertools.pairwise([0.0, *shares, 1.0]))

@@ -298,7 +298,7 @@ class SearchLoop:
         if not confirms and not self._is_best(configuration.method, outcome, losses):
             outcome = replace(outcome, traces=[])
         self._journal.trial_ended(trial, outcome, values, worker_seconds)
-        self._remove_files(ticket, outcome.state, losses)
+        self._remove_files(ticket, folder, outcome.state, losses)
         self._budget.spend(worker_seconds)
         if outcome.state == "failed":
             self._tell_failure(candidate.hyperparameters)
@@ -322,10 +322,9 @@ class SearchLoop:
         reason = f"failed after the search was asked to stop: {outcome.reason}"
         return replace(outcome, state="lost", reason=shortened(reason, REASON_LIMIT))
 
-    def _remove_files(self, ticket: Ticket, state: str, losses: tuple[float, ...] | None) -> None:
+    def _remove_files(self, ticket: Ticket, folder: TrialFolder, state: str, losses: tuple[float, ...] | None) -> None:
         """Remove what does not stay of a trial that has ended; to be called before it joins the population."""
-        number = ticket.number
-        folder, study = self._folder_of(number), self._plan.study
+        number, study = ticket.number, self._plan.study
         is_paused = self._pauses is not None and state == "pruned"
         is_complete = state == "complete" and losses is not None
         stays = is_complete and (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -191,19 +191,40 @@ def complete_hyperparameters(
     """
     if method_name == names.FUNCTION:
         return hyperparameters
-    from atoll.methods.common.optimizers import OptimizerSettings, default_rate
+    from atoll.methods.common.optimizers import default_rate
 
     method = registry.method(method_name)
-    of_workload = fields(registry.workload(workload_name).Hyperparameters)
-    every = (*fields(method.Hyperparameters), *of_workload, *fields(OptimizerSettings))
-    defaults = {field.name: field.default for field in every if field.default not in (MISSING, None)}
+    known = _names(method.Hyperparameters, registry.workload_class(workload_name).Hyperparameters)
+    defaults = {name: default for name, default in known.defaults.items() if default not in (MISSING, None)}
     complete = defaults | dict(method.optimizer_defaults) | hyperparameters
     if hyperparameters.get("global_batch_size") and "batch_size" not in hyperparameters:
         del complete["batch_size"]
     return {"learning_rate": default_rate(complete["optimizer"])} | complete
 
 
-def _check_types(defaults: dict[str, Any], given: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class _Names:
+    """The names of hyperparameters, and the defaults of all in the order method, workload, optimizer."""
+
+    of_method: frozenset[str]
+    of_workload: frozenset[str]
+    of_optimizer: frozenset[str]
+    defaults: Mapping[str, Any]
+
+
+@cache
+def _names(of_method: type, of_workload: type) -> _Names:
+    """The names by dataclass; cached, because every trial asks."""
+    from atoll.methods.common.optimizers import OptimizerSettings
+
+    defaults = [
+        {field.name: field.default for field in fields(kind)} for kind in (of_method, of_workload, OptimizerSettings)
+    ]
+    method, workload, optimizer = (frozenset(some) for some in defaults)
+    return _Names(method, workload, optimizer, defaults[0] | defaults[1] | defaults[2])
+
+
+def _check_types(defaults: Mapping[str, Any], given: dict[str, Any]) -> None:
     """Raise ValueError for a value whose type is not its default's; an integer is accepted as a float.
 
     A default of None belongs to a float that the method can derive.
@@ -226,20 +247,18 @@ def split_hyperparameters(
     from atoll.methods.common.optimizers import OptimizerSettings
 
     method = registry.method(method_name)
-    of_method, of_network = method.Hyperparameters, registry.workload(workload_name).Hyperparameters
+    of_method, of_network = method.Hyperparameters, registry.workload_class(workload_name).Hyperparameters
+    known = _names(of_method, of_network)
+    own, shared, of_workload = known.of_method, known.of_optimizer, known.of_workload
     given: dict[str, Any] = dict(hyperparameters)
-    own = {field.name for field in fields(of_method)}
-    shared = {field.name for field in fields(OptimizerSettings)}
-    of_workload = {field.name for field in fields(of_network)}
-    unknown = sorted(set(hyperparameters) - own - shared - of_workload)
+    unknown = sorted(given.keys() - known.defaults.keys())
     if unknown:
         also = f", {', '.join(sorted(of_workload))} of the workload" if of_workload else ""
         raise ValueError(
             f"{method_name} has no hyperparameter {', '.join(unknown)}; valid are {', '.join(sorted(own)) or 'none'} "
             f"of the method{also}, and {', '.join(sorted(shared))} of the optimizer"
         )
-    every = (*fields(of_method), *fields(of_network), *fields(OptimizerSettings))
-    _check_types({field.name: field.default for field in every}, given)
+    _check_types(known.defaults, given)
     settings = dict(method.optimizer_defaults) | {name: value for name, value in given.items() if name in shared}
     if given.get("global_batch_size") and "batch_size" in given:
         raise ValueError(

@@ -132,6 +132,7 @@ class Plan:
             data=study.data,
             observe=study.observe,
             versions=versions(),
+            origin={},  # written out, as pydantic takes longer to find a default than for all else
         )
 
     def pruning_rule(self) -> tuple[str, bool]:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import sysconfig
 import threading
@@ -141,10 +142,16 @@ def method(name: str) -> type[Method[Any]]:
 
 def workload(name: str, hyperparameters: Any = None) -> Workload:
     """A workload, with the given hyperparameters. Default: the workload's defaults."""
+    made = workload_class(name)
+    return made() if hyperparameters is None else made(hyperparameters)
+
+
+def workload_class(name: str) -> type[Workload]:
+    """A workload's class."""
     from atoll.platform.workloads.workload import Workload
 
-    workload_class: type[Workload] = _checked(name, _load(_locate(name, "workload", WORKLOADS)), Workload)
-    return workload_class() if hyperparameters is None else workload_class(hyperparameters)
+    found: type[Workload] = _checked(name, _load(_locate(name, "workload", WORKLOADS)), Workload)
+    return found
 
 
 def is_own_class(kind: OwnKind, name: str) -> bool:
@@ -276,7 +283,7 @@ def _locate(name: str, kind: str, registered: Mapping[str, str]) -> str:
         return installed[name]
     file, _, attribute = name.rpartition(":")
     if file.endswith(".py") and attribute:
-        if not Path(file).is_file():
+        if not os.path.isfile(file):  # every trial asks, and a Path takes longer
             raise UnknownName(f"{kind} {name!r}: the file {file} does not exist")
         return name
     raise UnknownName(
@@ -287,15 +294,15 @@ def _locate(name: str, kind: str, registered: Mapping[str, str]) -> str:
 
 def _load(location: str) -> Any:
     module_name, _, attribute = location.rpartition(":")
-    module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    module = _load_file(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
     if not hasattr(module, attribute):
         raise UnknownName(f"{module_name} has no {attribute!r}")
     return getattr(module, attribute)
 
 
 @cache
-def _load_file(path: Path) -> ModuleType:
-    path = path.resolve()
+def _load_file(file: str) -> ModuleType:
+    path = Path(file).resolve()
     with _LOADING:  # another rank's thread would see half a module
         # The file may import its neighbors, also later; but none may hide one of Python's modules, such as platform.
         if str(path.parent) not in sys.path:
