@@ -6,8 +6,9 @@ mutation draws a new category instead of stepping to a neighbor.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -82,6 +83,34 @@ def nearest(distribution: BaseDistribution, value: Value, ceiling: float | None 
     if d.step:
         number = d.low + d.step * math.floor((number - d.low) / d.step + 1e-9)
     return int(number) if isinstance(d, IntDistribution) else number
+
+
+def size(distribution: BaseDistribution) -> int | None:
+    """The number of values of a distribution; None for a range of real numbers."""
+    d = distribution
+    if isinstance(d, CategoricalDistribution):
+        return len(d.choices)
+    return _count(float(d.low), float(d.high), d.step) if d.step else None
+
+
+def values(distribution: BaseDistribution, ceiling: float | None = None) -> Iterator[Value]:
+    """All values of a distribution that has a `size`; `ceiling` lowers its upper limit."""
+    d = distribution
+    if isinstance(d, CategoricalDistribution):
+        yield from d.choices
+        return
+    low, high = _range(d, ceiling)
+    for place in range(_count(low, high, d.step)):
+        yield d.low + place * d.step if isinstance(d, IntDistribution) else _rounded(low + place * d.step, low, high)
+
+
+def identity(values: Mapping[str, Value]) -> str:
+    """A text that is equal for equal configurations; the last digits of a number may differ."""
+
+    def rounded(value: Value) -> Value:
+        return float(f"{value:.12g}") if isinstance(value, float) else value
+
+    return json.dumps({name: rounded(value) for name, value in values.items()}, sort_keys=True)
 
 
 def as_real(distribution: BaseDistribution) -> BaseDistribution:

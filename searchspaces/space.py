@@ -169,6 +169,44 @@ class SearchSpace:
             ends = (low, high) if isinstance(low, float) else range(int(low), int(high) + 1)
             yield from (self.decode(genes | self._activating(p) | {p.name: gene}) for gene in ends)
 
+    def size_bound(self) -> int | None:
+        """An upper limit of the number of configurations; None if a parameter is a range of real numbers.
+
+        Conditions and constraints make it smaller.
+        """
+        bound = 1
+        for p in self.parameters:
+            if (size := encoding.size(p.distribution)) is None:
+                return None
+            bound *= size
+        return bound
+
+    def every(self) -> Iterator[dict[str, Value]]:
+        """Each configuration of a space that has a `size_bound` once, whether it meets the constraints or not.
+
+        Example:
+            >>> from optuna.distributions import IntDistribution
+            >>> from atoll import Parameter, SearchSpace
+            >>> period = Parameter(name="B", distribution=IntDistribution(1, 2), default=1)
+            >>> delay = Parameter(name="S", distribution=IntDistribution(0, 2), default=0, at_most="B")
+            >>> space = SearchSpace((period, delay))
+            >>> space.size_bound(), [tuple(values.values()) for values in space.every()]
+            (6, [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)])
+        """
+        yield from map(self._searched_first, self._extended(dict(self.fixed), self.parameters))
+
+    def _extended(self, values: dict[str, Value], rest: tuple[Parameter, ...]) -> Iterator[dict[str, Value]]:
+        """The configurations that begin with these values."""
+        if not rest:
+            yield dict(values)
+            return
+        first, *others = rest
+        if not first.is_active(values):
+            yield from self._extended(values, tuple(others))
+            return
+        for value in encoding.values(first.distribution, first.ceiling(values)):
+            yield from self._extended(values | {first.name: value}, tuple(others))
+
     def _activating(self, parameter: Parameter) -> dict[str, Gene]:
         """The genes that make `parameter` active, of those that are searched."""
         if parameter.only_if is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atoll.platform.study.samplers import Genetic
+from atoll.platform.study.samplers import Evolution
 from atoll.platform.study.study import Study, Topology
 
 
@@ -15,5 +15,5 @@ def study(name: str) -> Study:
         trials=32,
         epochs=20,
         topology=Topology(islands=2, workers=1, ranks=2, ranks_per_node=1, device="cpu", threads=1),
-        sampler=Genetic(population=6),
+        sampler=Evolution(population=6),
     )

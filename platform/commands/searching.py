@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from atoll.platform.commands import display, live_search
-from atoll.platform.launch import checks, dry_run, join, lifecycle, room, supervise
+from atoll.platform.launch import checks, dry_run, exhaustion, join, lifecycle, room, supervise
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.study import effects, registry
 
@@ -68,6 +68,7 @@ def run(
         registry.give(function.name, function.called)
     with naming(file):
         plan = checks.check(study, in_process=in_process)
+    asked, study = study.trials, plan.study
     shape = study.topology.shape()
     run_ranks = supervise.supervise
     if in_process:
@@ -84,6 +85,8 @@ def run(
         dry_run.check(plan, forks=not in_process, say=warn)
     where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
     console.print(f"{study.name}: {display.subject(study)}, {shape} = {where}", soft_wrap=True)
+    if (limit := exhaustion.note(asked, plan)) is not None:
+        console.print(f"note: {limit}", soft_wrap=True)
     for note in effects.searched_without_effect(plan, num_nodes=1):  # its own ranks are all on this host
         console.print(f"note: {note}")
     with live_search.LiveSearch(console, study.name, *plan.aim, study.trials) as live:

@@ -7,21 +7,25 @@ from typing import Any
 import torch
 
 from atoll.analysis.failures import user_frame
+from atoll.platform.launch import exhaustion, extras
 from atoll.platform.search.own_code import OwnCode
 from atoll.platform.search.propagators import own
-from atoll.platform.search.propagators.grid import identity, points
+from atoll.platform.search.propagators.grid import points
 from atoll.platform.search.proposals import draw
 from atoll.platform.study import learning
 from atoll.platform.study.own_pruning import PruningRule
 from atoll.platform.study.plan import Plan
-from atoll.platform.study.samplers import Grid, OwnSampler, members
+from atoll.platform.study.samplers import Genetic, Grid, OwnSampler, members
 from atoll.platform.study.study import Study
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import check_system
+from atoll.searchspaces.encoding import identity
 
 
 def check(study: Study, *, in_process: bool = False) -> Plan:
     """Resolve a study, and check that its names, space, samplers, objectives and data are valid and consistent.
+
+    The plan's study may have fewer trials than the given one, if its space has no more configurations.
 
     Args:
         study: the study.
@@ -36,12 +40,13 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
         _check_confirmed(plan, study.confirm.configurations)
     else:
         draw(plan.space, plan.infeasibility, study.seed)  # raises if almost everything is infeasible
+        _check_propulate(study)
         _check_grids(plan)
         _check_own_code(plan)
         learning.check(plan)
     if plan.training is not None:
         plan.training.workload.check_data(plan.data)
-    return plan
+    return exhaustion.limited(plan)
 
 
 def _resolved(study: Study) -> Plan:
@@ -102,6 +107,16 @@ def _check_grids(plan: Plan) -> None:
                     f"trials must be at most {size}, the number of distinct configurations of the grid and the "
                     f"default; got {study.trials}"
                 )
+
+
+def _check_propulate(study: Study) -> None:
+    """Propulate's operators need its package, which newer versions of Python and numpy rule out."""
+    used = any(isinstance(member, Genetic) for sampler in study.samplers() for member in members(sampler))
+    if used and not extras.is_installed("propulate"):
+        raise ValueError(
+            "sampler propulate needs the package propulate 1.2.2, which is not installed and needs Python below 3.13 "
+            "and numpy below 2; use evolution, atoll's own"
+        )
 
 
 def _check_own_code(plan: Plan) -> None:

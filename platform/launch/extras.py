@@ -11,7 +11,6 @@ ANALYSIS = {"scipy": "scipy", "scikit_posthocs": "scikit-posthocs", "baycomp": "
 REQUIRED = {
     "mpi4py": "mpi4py",
     "torch": "torch",
-    "propulate": "propulate",
     "cmaes": "cmaes",
     "sortedcontainers": "sortedcontainers",
     "safetensors": "safetensors",
@@ -23,7 +22,7 @@ LIVE = {"tensorboard": {"tensorboard": "tensorboard"}, "mlflow": {"mlflow": "mlf
 
 # The extra that has each module, whose absence a base install is told.
 _EXTRAS = {
-    **dict.fromkeys((*REQUIRED, "sklearn"), "search"),
+    **dict.fromkeys((*REQUIRED, "propulate", "sklearn"), "search"),
     **dict.fromkeys(ANALYSIS, "analysis"),
     "transformers": "models",
     "soundfile": "speech",
@@ -64,8 +63,7 @@ def require_live_extra(service: str) -> None:
 
 
 def _install(extra: str) -> str:
-    versions = " (Python 3.11 or 3.12)" if extra == "search" else ""
-    return f'install with `python -m pip install -c constraints.txt -e ".[{extra}]"`{versions}'
+    return f'install with `python -m pip install -c constraints.txt -e ".[{extra}]"`'
 
 
 def _missing(modules: Mapping[str, str]) -> str:

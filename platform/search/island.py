@@ -23,7 +23,7 @@ from atoll.platform.study.migration import Migration
 from atoll.searchspaces.space import Gene
 
 # All messages between an island's workers share one tag, so MPI keeps their order.
-NEWS, IMMIGRANTS, RENEWALS = 21, 22, 23
+NEWS, IMMIGRANTS, RENEWALS, TAKEN = 21, 22, 23, 24
 
 
 class Island:
@@ -66,6 +66,7 @@ class Island:
         self._on_emigration = on_emigration
         self._handlers: dict[str, Callable[..., None]] = {
             "started": proposer.started,
+            "taken": proposer.taken,
             "dropped": proposer.dropped,
             "arrived": self._admit,
             "left": self._dismiss,
@@ -84,7 +85,7 @@ class Island:
         self._probability = self._migration.probability / max(1, number) if len(self._sizes) > 1 else 0.0
 
     def take_in(self, kind: str, *content: Any) -> None:
-        """News from a worker of the island: started, dropped, arrived, left or renewed, with its content."""
+        """News from a worker: started, dropped, arrived, left or renewed; of any island: taken. With its content."""
         self._handlers[kind](*content)
 
     @property
@@ -101,6 +102,8 @@ class Island:
         self._proposer.started(number, genes, attributes)
         if self._proposer.tells_pending:
             self._tell("started", number, dict(genes), dict(attributes))
+        if self._proposer.shares_taken:
+            self._roots.send_to(self._roots.others(), (number, dict(genes)), TAKEN)
 
     def drop(self, number: int) -> None:
         """Announce that a trial has no result."""
@@ -158,6 +161,8 @@ class Island:
                 self._admit(individual)
         while (message := self._roots.take(RENEWALS)) is not None:
             self._renew(message[1])
+        while (message := self._roots.take(TAKEN)) is not None:
+            self._proposer.taken(*message[1])
 
     def _dismiss(self, number: int, steps: int) -> None:
         if self.population.dismiss(number, steps) is not None:

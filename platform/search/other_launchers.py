@@ -142,8 +142,11 @@ class OtherLaunchers:
         trial = self._past.trials[event.key]
         if event.home is not None:
             self._continues.add(event.key)
-        elif self._is_here(trial) and (genes := self._genes(trial)) is not None:
-            self._island.take_in("started", trial.number, *genes)
+        elif (genes := self._genes(trial)) is not None:
+            if self._is_here(trial):
+                self._island.take_in("started", trial.number, *genes)
+            else:
+                self._island.take_in("taken", trial.number, genes[0])
 
     def _genes(self, trial: PastTrial) -> tuple[dict[str, float | int], dict[str, object]] | None:
         try:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from atoll.platform.search.own_code import OwnCodeError, raise_it
 from atoll.platform.search.propagators.attributes import is_number, is_trial
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
+from atoll.platform.search.propagators.random_search import uniform_genes
 from atoll.searchspaces.space import Gene, Infeasibility, SearchSpace
 
 if TYPE_CHECKING:
@@ -94,10 +95,7 @@ def draw(space: SearchSpace, infeasibility: Infeasibility, seed: int) -> tuple[d
     """
     rng, reason = random.Random(seed), None
     for _ in range(NUM_DRAWS):
-        genes: dict[str, Gene] = {
-            name: rng.uniform(*ends) if isinstance(ends[0], float) else rng.randint(*ends)
-            for name, ends in space.limits().items()
-        }
+        genes = uniform_genes(space.limits(), rng)
         hyperparameters = space.decode(genes)
         if (reason := infeasibility(hyperparameters)) is None:
             return genes, hyperparameters
@@ -191,6 +189,11 @@ class Proposer:
     def tells_pending(self) -> bool:
         """Whether the propagator needs to know what other workers are evaluating."""
         return self._propagator.tells_pending
+
+    @property
+    def shares_taken(self) -> bool:
+        """Whether the propagator needs to know which configurations the workers of all islands evaluate."""
+        return self._propagator.shares_taken
 
     @property
     def number(self) -> int | None:
@@ -315,6 +318,11 @@ class Proposer:
     def dropped(self, number: int) -> None:
         """A trial has failed."""
         self._tell(partial(self._propagator.dropped, number))
+
+    def taken(self, number: int, genes: Mapping[str, Gene]) -> None:
+        """A worker of any island or launcher evaluates this configuration, or has evaluated it."""
+        if self.shares_taken:
+            self._tell(partial(self._propagator.taken, number, genes))
 
     def left(self, number: int) -> None:
         """An individual has emigrated."""

@@ -41,6 +41,8 @@ def restore(
         is_shared: whether other launchers search the study, who send the earlier trials to other islands.
     """
     proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
+    if proposer.shares_taken:
+        _tell_taken(past, plan.space, proposer)
     ended = past.individuals(island, len(island_sizes), plan.study.migration.pollination)
     visited = past.visited(len(island_sizes))
     for position, trial in enumerate(ended):
@@ -70,6 +72,15 @@ def restore(
         )
         if population.admit(individual):
             proposer.arrived(individual)
+
+
+def _tell_taken(past: Past, space: SearchSpace, proposer: Proposer) -> None:
+    """The configurations of all islands' trials, also of lost ones, which will be trained again."""
+    for trial in past.trials.values():
+        try:
+            proposer.taken(trial.number, genes_of(trial, space)[0])
+        except ValueError:
+            continue
 
 
 def learn(

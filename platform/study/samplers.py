@@ -1,4 +1,4 @@
-"""The samplers' settings in a study file. The genetic sampler's defaults: Coquelin 2024, table A.3."""
+"""The samplers' settings in a study file. Those of `propulate` by default: Coquelin 2024, table A.3."""
 
 from __future__ import annotations
 
@@ -23,6 +23,50 @@ from atoll.platform.study import registry
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Evolution(_Strict):
+    """Differential and gene-wise variation of the best individuals; strengths adapt, no configuration comes twice."""
+
+    name: Literal["evolution"] = "evolution"
+    population: int | None = Field(
+        default=None,
+        ge=2,
+        description="breeding population of an island. Default: a quarter of its trials, from 4 to 32",
+    )
+    differential: float = Field(
+        default=0.7, ge=0, le=1, description="share of offspring by differential variation at first; it adapts"
+    )
+    scale: float = Field(default=0.5, gt=0, le=1, description="scale of variation at first; it adapts")
+    rate: float = Field(
+        default=0.6, ge=0, le=1, description="share of genes that differential variation changes at first; it adapts"
+    )
+    memory: float = Field(
+        default=8, gt=0, description="weight of the initial strengths, as a number of survivors bred with them"
+    )
+    elite: float = Field(
+        default=0.2, gt=0, le=1, description="share of the population that differential variation moves towards"
+    )
+    mating: Literal["uniform", "multiple", "sigmoid"] = Field(
+        default="uniform",
+        description="crossover of gene-wise variation: uniform (two parents), multiple (several parents), or sigmoid "
+        "(favors the better parent's genes)",
+    )
+    crossover: float = Field(default=0.7, gt=0, lt=1, description="share of the first parent's genes (uniform)")
+    parents: int = Field(default=3, ge=2, description="number of parents (multiple)")
+    temperature: float = Field(
+        default=1.0, gt=0, description="temperature of the sigmoid, in units of the (first) objective"
+    )
+    random: float = Field(default=0.0, ge=0, le=1, description="probability of a random individual")
+    repeats: int = Field(
+        default=1, ge=1, description="how many trials may have the same configuration; more than one measures noise"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Evolution:
+        if self.population is not None and self.mating == "multiple" and self.parents > self.population:
+            raise ValueError(f"parents must be at most population ({self.population}); got {self.parents}")
+        return self
 
 
 class Genetic(_Strict):
@@ -217,7 +261,7 @@ def _is_built_in(sampler: object) -> str:
 
 Member = Annotated[
     Annotated[
-        Annotated[Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random, Field(discriminator="name")],
+        Annotated[Evolution | Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random, Field(discriminator="name")],
         Tag("built-in"),
     ]
     | Annotated[OwnSampler, Tag("own")],
@@ -230,9 +274,9 @@ class Mixed(_Strict):
 
     name: Literal["mixed"] = "mixed"
     samplers: list[Member] = Field(
-        default=[Gp(name="optuna-gp"), Genetic()],
+        default=[Gp(name="optuna-gp"), Evolution()],
         min_length=2,
-        description="the samplers, in turn; may repeat. Default: optuna-gp and propulate",
+        description="the samplers, in turn; may repeat. Default: optuna-gp and evolution",
     )
     population: int | None = Field(
         default=None, ge=2, description="population of the members without their own. Default: the members' default"
@@ -240,12 +284,15 @@ class Mixed(_Strict):
 
     @model_validator(mode="after")
     def _one_population(self) -> Mixed:
-        if any(isinstance(member, Genetic) and member.population is not None for member in self.samplers):
-            raise ValueError("propulate uses the island's population: set population next to samplers, not inside them")
+        for member in self.samplers:
+            if isinstance(member, Evolution | Genetic) and member.population is not None:
+                raise ValueError(
+                    f"{member.name} uses the island's population: set population next to samplers, not inside them"
+                )
         return self
 
 
-BuiltIn = Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed
+BuiltIn = Evolution | Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed
 NAMES = tuple(get_args(sampler.model_fields["name"].annotation)[0] for sampler in get_args(BuiltIn))
 Sampler = Annotated[
     Annotated[Annotated[BuiltIn, Field(discriminator="name")], Tag("built-in")] | Annotated[OwnSampler, Tag("own")],
@@ -257,11 +304,11 @@ SEVERAL_OBJECTIVES = tuple(name for name in NAMES if name not in _ONE_OBJECTIVE)
 
 def default_sampler(num_objectives: int) -> Sampler:
     """The best one in docs/results/search_quality_held_out.md; a Gaussian process supports one objective only."""
-    return Genetic() if num_objectives > 1 else Mixed()
+    return Evolution() if num_objectives > 1 else Mixed()
 
 
 def with_name(sampler: object) -> object:
-    """Name a sampler without a name `propulate`. Raises ValueError for a bare name."""
+    """Name a sampler without a name `evolution`. Raises ValueError for a bare name, or options of `propulate`."""
     if isinstance(sampler, str):
         example = sampler if sampler in NAMES or registry.is_own_class("sampler", sampler) else "random"
         raise ValueError(
@@ -270,7 +317,13 @@ def with_name(sampler: object) -> object:
         )
     if not isinstance(sampler, dict):
         return sampler
-    named = {"name": "propulate", **sampler}
+    foreign = sorted((sampler.keys() & Genetic.model_fields.keys()) - Evolution.model_fields.keys())
+    if "name" not in sampler and foreign:
+        raise ValueError(
+            f"a sampler without a name is evolution, which has no {', '.join(foreign)}; for Propulate's operators, add "
+            "name: propulate"
+        )
+    named = {"name": "evolution", **sampler}
     inner = named.get("samplers")
     return named | {"samplers": [with_name(member) for member in inner]} if isinstance(inner, list) else named
 

@@ -32,6 +32,7 @@ from atoll.platform.study.objectives import Direction, Objective
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.samplers import (
     SEVERAL_OBJECTIVES,
+    Evolution,
     Genetic,
     Sampler,
     default_sampler,
@@ -240,7 +241,7 @@ class Study(Strict):
     ] = Field(
         default_factory=lambda data: default_sampler(len(data.get("objectives") or [])),
         description="one for all islands, or a list with one per island. Default: mixed; with several objectives, "
-        "propulate",
+        "evolution",
     )
     migration: Migration = Field(default_factory=Migration, description="exchange of individuals between islands")
     pruning: Pruning | None = Field(default=None, description="rule for stopping trials early. Default: never")
@@ -355,7 +356,7 @@ class Study(Strict):
         for island, sampler in enumerate(self.samplers()):
             size = self.population(island)
             for member in members(sampler):
-                if isinstance(member, Genetic) and member.mating == "multiple" and member.parents > size:
+                if isinstance(member, Evolution | Genetic) and member.mating == "multiple" and member.parents > size:
                     raise ValueError(f"parents must be at most the population ({size}); got {member.parents}")
         several = self.objectives is not None and len(self.objectives) > 1
         if several and self.pruning is not None:

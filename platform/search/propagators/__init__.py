@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from atoll.platform.study.samplers import Genetic, Grid, Mixed, OwnSampler, Random, Sampler
+from atoll.platform.study.samplers import Evolution, Genetic, Grid, Mixed, OwnSampler, Random, Sampler
 
 if TYPE_CHECKING:
     from atoll.platform.search.population import Population
@@ -41,13 +41,22 @@ def make(
         from atoll.platform.search.propagators.mixed import MixedPropagator
 
         return MixedPropagator(
-            [make(m, space, population, seed=seed, num_objectives=num_objectives) for m in settings.samplers]
+            [
+                make(m, space, population, seed=seed, num_objectives=num_objectives, infeasibility=infeasibility)
+                for m in settings.samplers
+            ]
         )
-    if isinstance(settings, Genetic | Random):
-        from atoll.platform.search.propagators.genetic import GeneticPropagator, RandomPropagator
+    if isinstance(settings, Evolution):
+        from atoll.platform.search.propagators.evolution import EvolutionPropagator
 
-        if isinstance(settings, Random):
-            return RandomPropagator(space.limits(), seed)
+        return EvolutionPropagator(settings, space, population, seed, infeasibility)
+    if isinstance(settings, Random):
+        from atoll.platform.search.propagators.random_search import RandomPropagator
+
+        return RandomPropagator(space.limits(), seed)
+    if isinstance(settings, Genetic):
+        from atoll.platform.search.propagators.genetic import GeneticPropagator
+
         return GeneticPropagator(settings, space.limits(), population, seed)
     if isinstance(settings, Grid):
         from atoll.platform.search.propagators.grid import GridPropagator

@@ -1,4 +1,4 @@
-"""The attributes of Optuna's samplers in a journal: known names with known types, and nothing else, reach a sampler.
+"""The attributes of samplers in a journal: known names with known types, and nothing else, reach a sampler.
 
 A journal may be somebody else's. Optuna trusts the attributes of its trials: it would even unpickle those named
 `cma:optimizer:0`, which version 0.1.0 wrote, and a pickle can run any code.
@@ -51,6 +51,10 @@ def is_trial(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -(2**53) < value < 2**53
 
 
+def _is_share(value: Any) -> bool:
+    return is_number(value) and bool(0 <= value <= 1)
+
+
 def _is_known(name: str, value: object) -> bool:
     return any(pattern.fullmatch(name) and check(value) for pattern, check in _KNOWN)
 
@@ -97,5 +101,7 @@ _KNOWN: tuple[tuple[re.Pattern[str], Callable[[object], bool]], ...] = (
     (re.compile(r"(cma|cmawm|sepcma):state"), _is_state),
     (re.compile("x_for_tell"), _are_numbers),
     (re.compile(r"study:(NSGAIISampler|NSGAIIISampler):parent:\d{1,9}"), _are_trials),
+    (re.compile("evolution:scale"), lambda value: _is_share(value) and value != 0),
+    (re.compile("evolution:rate"), _is_share),
     (re.compile(r"(tpe|gp):relative_params:\d{1,9}"), lambda value: isinstance(value, str)),
 )

@@ -128,30 +128,13 @@ class GeneticPropagator(Propagator):
         return {name: individual.mapping[name] for name in self._limits}
 
 
-class RandomPropagator(Propagator):
-    """Draws every individual at random."""
-
-    def __init__(self, limits: Limits, seed: int) -> None:
-        self._limits = dict(limits)
-        self._seed = seed
-        self._rng = random.Random()
-        self._draw = stock.InitUniform(self._limits, rng=self._rng)
-
-    def propose(self, number: int, attempt: int = 0) -> Proposal:
-        """Draw uniformly."""
-        started = time.perf_counter()
-        self._rng.seed(seed_of(self._seed, number, attempt))
-        drawn = self._draw()
-        genes = {name: drawn[name] for name in self._limits}
-        return Proposal(genes, "random", seconds=time.perf_counter() - started)
-
-
 def _operators(settings: Genetic, limits: Limits, rng: random.Random) -> tuple[Any, Any, dict[str, Any]]:
     """The selection of parents, the crossover, and the mutations, in Propulate's order."""
     if settings.mating == "uniform":
         mate = stock.CrossoverUniform(settings.crossover, rng=rng)
     elif settings.mating == "sigmoid":
-        mate = stock.CrossoverSigmoid(settings.temperature, rng=rng)
+        # Propulate's sign is wrong: with its own temperature the worse parent's genes are preferred.
+        mate = stock.CrossoverSigmoid(-settings.temperature, rng=rng)
     else:
         mate = stock.CrossoverMultiple(parents=settings.parents, rng=rng)
     parents = stock.SelectUniform(settings.parents if settings.mating == "multiple" else 2, rng=rng)

@@ -6,7 +6,6 @@ Points that are evaluated first anyway, such as the default, come last: the grid
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,6 +13,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from atoll.platform.search.propagators.propagator import Propagator, Proposal
 from atoll.platform.study.samplers import Grid
+from atoll.searchspaces.encoding import identity
 from atoll.searchspaces.space import Gene, Infeasibility, Parameter, SearchSpace, Value
 
 LARGEST = 100_000
@@ -47,15 +47,6 @@ class GridPropagator(Propagator):
     def propose(self, number: int, attempt: int = 0) -> Proposal:
         """The point of this trial; after the last point, the grid repeats."""
         return Proposal(self._points[(number - self._first) % len(self._points)], "grid")
-
-
-def identity(values: Mapping[str, Value]) -> str:
-    """A text that is equal for equal configurations; the last digits of a number may differ."""
-
-    def rounded(value: Value) -> Value:
-        return float(f"{value:.12g}") if isinstance(value, float) else value
-
-    return json.dumps({name: rounded(value) for name, value in values.items()}, sort_keys=True)
 
 
 def points(

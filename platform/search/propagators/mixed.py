@@ -30,6 +30,11 @@ class MixedPropagator(Propagator):
         """Whether a member needs to know about pending trials."""
         return any(member.tells_pending for member in self._members)
 
+    @property
+    def shares_taken(self) -> bool:  # type: ignore[override]
+        """Whether a member needs to know about the configurations of all islands."""
+        return any(member.shares_taken for member in self._members)
+
     def propose(self, number: int, attempt: int = 0) -> Proposal:
         """The proposal of the member whose turn it is, or of the next one after an infeasible proposal."""
         return self._members[(number + attempt) % len(self._members)].propose(number, attempt)
@@ -53,6 +58,11 @@ class MixedPropagator(Propagator):
         """Tell all members."""
         for member in self._members:
             member.infeasible(number, genes, attributes)
+
+    def taken(self, number: int, genes: Mapping[str, Gene]) -> None:
+        """Tell all members."""
+        for member in self._members:
+            member.taken(number, genes)
 
     def left(self, number: int) -> None:
         """Tell all members."""

@@ -47,10 +47,12 @@ class Propagator(ABC):
     Class attributes:
         is_slow: whether a proposal takes so long that it should be prepared while the previous trial trains.
         tells_pending: whether it needs to know what other workers are evaluating.
+        shares_taken: whether it needs to know which configurations the workers of all islands have evaluated.
     """
 
     is_slow: ClassVar[bool] = False
     tells_pending: ClassVar[bool] = False
+    shares_taken: ClassVar[bool] = False
 
     @abstractmethod
     def propose(self, number: int, attempt: int = 0) -> Proposal:
@@ -68,6 +70,9 @@ class Propagator(ABC):
     def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """A proposal for a trial was infeasible; another one will be requested."""
         self.dropped(number)
+
+    def taken(self, number: int, genes: Mapping[str, Gene]) -> None:  # noqa: B027
+        """A worker, of any island or launcher, evaluates this configuration or has evaluated it."""
 
     def left(self, number: int) -> None:  # noqa: B027
         """An individual has emigrated."""

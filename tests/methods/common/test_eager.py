@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from with_propulate import NEEDS_PROPULATE
 
 from atoll.methods.common.eager import eager
 
@@ -46,6 +47,7 @@ def test_steps_are_those_of_torch_bit_for_bit(name):
 
 
 @pytest.mark.process
+@NEEDS_PROPULATE
 def test_neither_torchs_compiler_nor_propulates_surrogates_are_imported():
     """Together they take longer than torch."""
     program = (

@@ -35,7 +35,7 @@ SMALL = {
     "name": "b",
     "methods": ["ddp", "local_sgd"],
     "workloads": [{"workload": "digits_mlp", "target": 0.5, "epochs": 2}],
-    "tuning": {"trials": 3, "sampler": {"name": "propulate"}},
+    "tuning": {"trials": 3, "sampler": {"name": "evolution"}},
     "confirmation": {"best": 2, "seeds": 2},
     "space": STABLE,
     "device": "cpu",

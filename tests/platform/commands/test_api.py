@@ -185,7 +185,7 @@ def test_several_objectives_and_metrics(search):
     def two(trial):
         return {"loss": trial["x"], "memory": np.float32(1 - trial["x"]), "also": 3}
 
-    study = search(two, trials=8, direction={"loss": "minimize", "memory": "maximize"}, sampler="propulate")
+    study = search(two, trials=8, direction={"loss": "minimize", "memory": "maximize"}, sampler="evolution")
     trials = study.trials()
     assert trials["objective.memory"].tolist() == pytest.approx((1 - trials["objective.loss"]).tolist(), rel=1e-6)
     assert trials["metric.also"].tolist() == [3.0] * 8

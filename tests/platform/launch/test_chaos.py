@@ -284,7 +284,7 @@ ELASTIC = {
     "trials": 200,
     "shape": (1, 2, 1),
     "heartbeat_timeout": 60.0,
-    "study": {"trial_timeout": None, "sampler": {"name": "propulate", "population": 8}},
+    "study": {"trial_timeout": None, "sampler": {"name": "evolution", "population": 8}},
 }
 
 

@@ -190,7 +190,7 @@ def events_by_launch(folder):
 def test_one_population_by_islands(plan_of, tmp_path, monkeypatch):
     """Individuals of each of two launchers descend from the other one's."""
     monkeypatch.setattr("atoll.platform.search.other_launchers.Reader.INTERVAL", 0.0)
-    plan = plan_of(trials=200, method="local_sgd", sampler={"name": "propulate", "population": 4})
+    plan = plan_of(trials=200, method="local_sgd", sampler={"name": "evolution", "population": 4})
     folder = lifecycle.study_folder(plan.study)
     some = [AskTell(plan, f"sqlite:///{tmp_path}/atoll.db", resuming=None, accept_changes=False) for _ in range(2)]
     numbers: list[int] = []

@@ -107,7 +107,7 @@ def test_threads_and_processes_search_the_same(tmp_path):
     for run, flags in ((atoll, ()), (called, ("--in-process",))):
         folder = tmp_path / run.__name__
         folder.mkdir()
-        write(folder, **content, topology=topology, sampler={"name": "propulate", "population": 3})
+        write(folder, **content, topology=topology, sampler={"name": "evolution", "population": 3})
         run("search", "s.yaml", *flags, cwd=folder)
         _, _, trials = check_complete(folder, 6)
         histories.append([(t.number, t.hyperparameters, t.state, t.objective, t.wire_bytes) for t in trials])

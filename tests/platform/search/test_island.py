@@ -4,6 +4,7 @@ import importlib.metadata
 
 import pytest
 import ranks
+from with_propulate import NEEDS_PROPULATE
 
 CONTRACT = "island_contract"
 CASES = [pytest.param(name, layout, id=ranks.case_id(name, layout)) for name, layout in ranks.collect(CONTRACT)]
@@ -25,5 +26,6 @@ def test_processes(num_ranks):
     assert not any(errors.values()), errors
 
 
+@NEEDS_PROPULATE
 def test_propulate_is_the_version_that_the_adapter_was_written_for():
     assert importlib.metadata.version("propulate") == "1.2.2"

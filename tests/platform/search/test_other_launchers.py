@@ -87,14 +87,14 @@ def test_its_trials_join_the_population_and_their_reports_the_rule_of_pruning(fo
         journals.report(other, number, 1)
         journals.end_trial(other, number, 0.5, busy_seconds=3.0)
     root.learns.receive()
-    assert root.kinds() == [("started", 0), ("arrived", 0)]  # the other one is on another island
-    individual = root.told[1][1]
+    assert root.kinds() == [("started", 0), ("taken", 1), ("arrived", 0)]  # the other one is on another island
+    individual = root.told[2][1]
     assert (individual.losses, individual.home, individual.island) == ((-0.5,), -1, 0)
     assert root.replayed == [(0, 1), (1, 1)]
     assert root.spent == [3.0, 3.0]
     assert root.workers == [2]
     root.learns.receive()
-    assert len(root.told) == 2
+    assert len(root.told) == 3
 
 
 def test_what_has_failed_there_is_not_evaluated_here_and_what_is_lost_is_dropped(folder, other):
@@ -118,7 +118,7 @@ def test_its_migrants_move_as_its_journal_says(folder, other, pollination):
         other.append(journals.event("migrated", {"number": number, "from_island": island, "to_island": 1 - island}))
     root.learns.receive()
     left = [] if pollination else [("left", 0)]
-    assert root.kinds() == [("started", 0), ("arrived", 0), *left, ("arrived", 1)]
+    assert root.kinds() == [("started", 0), ("arrived", 0), *left, ("taken", 1), ("arrived", 1)]
     assert root.told[-1][1].steps == 1
 
 
@@ -129,8 +129,8 @@ def test_a_result_that_is_continued_there_is_renewed_on_every_island(folder, oth
     start(other, 1, island=1, attempt=1, home=1)
     journals.end_trial(other, 1, 0.8, attempt=1)
     root.learns.receive()
-    assert root.kinds() == [("renewed", 1)]
-    assert root.told[0][1].losses == (-0.8,)
+    assert root.kinds() == [("taken", 1), ("renewed", 1)]
+    assert root.told[1][1].losses == (-0.8,)
 
 
 def test_its_own_journals_are_passed_over(folder):

@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import CmaEsSampler
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
+from with_propulate import NEEDS_PROPULATE, PROPULATE
 
 from atoll.analysis import pareto
 from atoll.communication.local_mailbox import LocalMailbox
@@ -25,7 +26,6 @@ from atoll.platform.search.island import Island
 from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.propagators import cmaes, grid
 from atoll.platform.search.propagators.attributes import known_attributes
-from atoll.platform.search.propagators.genetic import GeneticPropagator
 from atoll.platform.search.proposals import Proposer, known_fields
 from atoll.platform.study.learning import Learned
 from atoll.platform.study.migration import Migration
@@ -33,8 +33,12 @@ from atoll.platform.study.samplers import NAMES, SEVERAL_OBJECTIVES, Genetic, Gr
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 OWN = f"{ROOT}/examples/own_sampler.py:LocalSearch"
-ALL = (*NAMES, OWN)
 GP_LONG = pytest.param("optuna-gp", marks=pytest.mark.long)  # it takes as long as all the others together
+
+
+def marks_of(name):
+    return [NEEDS_PROPULATE] if name == "propulate" else []
+
 
 SPACE = SearchSpace(
     (
@@ -45,7 +49,7 @@ SPACE = SearchSpace(
         Parameter(name="limit", distribution=IntDistribution(0, 64, step=4), default=8, at_most="width"),
     )
 )
-MEMBERS = [{"name": "optuna-tpe", "startup": 5}, {"name": "propulate"}, {"name": "optuna-cmaes"}]
+MEMBERS = [{"name": "optuna-tpe", "startup": 5}, {"name": "evolution"}, {"name": "optuna-cmaes"}]
 STARTUP = {"startup": 5}
 OPTIONS = {"mixed": {"samplers": MEMBERS}, "grid": {"points": 3}, "optuna-gp": STARTUP, "optuna-tpe": STARTUP}
 
@@ -141,7 +145,7 @@ class Search:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        *(pytest.param(name, 30, id=name) for name in ALL if name != "optuna-gp"),
+        *(pytest.param(name, 30, id=name, marks=marks_of(name)) for name in (*NAMES, OWN) if name != "optuna-gp"),
         pytest.param("optuna-gp", 12, id="optuna-gp"),
         pytest.param("optuna-gp", 30, id="optuna-gp-long", marks=pytest.mark.long),
     ],
@@ -158,14 +162,14 @@ def test_proposals_stay_in_the_space_and_repeat(name, count):
     assert len({json.dumps(values, sort_keys=True) for values in first.configurations()}) > count - 5
 
 
-@pytest.mark.parametrize("name", ["optuna-tpe", GP_LONG, "optuna-cmaes", "propulate", OWN])
+@pytest.mark.parametrize("name", ["optuna-tpe", GP_LONG, "optuna-cmaes", "evolution", PROPULATE, OWN])
 def test_a_sampler_learns_to_keep_away_from_what_is_refused(name):
     """Where a third of the space is feasible, ten proposals nearly always have one that is."""
     space = SPACE.constrained(["rate <= 0.002"])
     search = Search(name, space=space).evaluate(40)
     operators = [candidate.proposal.operator for candidate, _ in search.history]
     assert all(values["rate"] <= 0.002 for values in search.configurations())
-    if name not in ("propulate", OWN):  # which learn nothing of refusals
+    if name not in ("evolution", "propulate", OWN):  # which learn nothing of refusals
         assert operators.count("random") <= 4
         late = [len(candidate.infeasible) for candidate, _ in search.history[20:]]
         assert sum(late) / len(late) < 3
@@ -197,7 +201,9 @@ def test_a_sampler_that_repeats_itself_is_asked_twice_only():
     assert max(len(candidate.infeasible) for candidate, _ in search.history) == 2
 
 
-@pytest.mark.parametrize("name", [GP_LONG if name == "optuna-gp" else name for name in ALL])
+@pytest.mark.parametrize(
+    "name", [GP_LONG if name == "optuna-gp" else pytest.param(name, marks=marks_of(name)) for name in (*NAMES, OWN)]
+)
 def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
     uninterrupted = Search(name).evaluate(40)
     resumed = Search(name)
@@ -219,7 +225,8 @@ def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "propulate",
+        "evolution",
+        PROPULATE,
         OWN,
         *(pytest.param(name, marks=pytest.mark.long) for name in ("optuna-cmaes", "optuna-tpe", "optuna-nsga2")),
         # As long as all others; only its selection is not that of nsga2.
@@ -260,9 +267,11 @@ def test_workers_that_go_by_the_trials_number_repeat_nothing(name):
     assert len({json.dumps(values) for values in found}) == len(found) == 77  # three are under way
 
 
-@pytest.mark.parametrize("name", [name for name in SEVERAL_OBJECTIVES if name != "random"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks_of(name)) for name in SEVERAL_OBJECTIVES if name != "random"]
+)
 def test_several_objectives(name):
-    members = {"samplers": [{"name": "optuna-tpe"}, {"name": "propulate"}]} if name == "mixed" else {}
+    members = {"samplers": [{"name": "optuna-tpe"}, {"name": "evolution"}]} if name == "mixed" else {}
     space = SearchSpace(
         tuple(Parameter(name=f"x{i}", distribution=FloatDistribution(0, 1), default=0.5) for i in range(5))
     )
@@ -283,6 +292,7 @@ def test_several_objectives(name):
         assert missing(name, **members) < 0.75 * missing("random")
 
 
+@NEEDS_PROPULATE
 def test_genetic_selection_of_several_objectives_is_by_front():
     """Minimise x and 1 - x over y: the front is y = 0, whatever x is."""
     space = SearchSpace(tuple(Parameter(name=n, distribution=FloatDistribution(0, 1), default=0.5) for n in ("x", "y")))
@@ -293,6 +303,7 @@ def test_genetic_selection_of_several_objectives_is_by_front():
     assert {round(4 * v["x"]) for v in last} == {0, 1, 2, 3, 4}  # spread along the front
 
 
+@NEEDS_PROPULATE
 def test_offspring_say_whose_genes_they_have():
     search = Search("propulate", size=6, random=0.2).evaluate(200)
     individuals = {individual.number: individual for _, individual in search.history}
@@ -320,12 +331,14 @@ def test_offspring_say_whose_genes_they_have():
     assert 0.25 < operators["point_mutation"] / bred < 0.5
 
 
+@NEEDS_PROPULATE
 @pytest.mark.parametrize("mating", ["uniform", "multiple", "sigmoid"])
 def test_every_mating_breeds(mating):
     search = Search("propulate", size=6, mating=mating, **{"parents": 4} if mating == "multiple" else {})
     assert any(len(candidate.proposal.parents) > 1 for candidate, _ in search.evaluate(40).history)
 
 
+@NEEDS_PROPULATE
 def test_the_genetic_operators_find_the_optimum_of_categories():
     """Propulate's own strings keep old bits: 29 of 30 runs missed it."""
     choices = CategoricalDistribution(list("abcdefgh"))
@@ -337,7 +350,10 @@ def test_the_genetic_operators_find_the_optimum_of_categories():
     assert found >= 9, found
 
 
+@NEEDS_PROPULATE
 def test_what_an_offspring_inherits_is_its_genes_only():
+    from atoll.platform.search.propagators.genetic import GeneticPropagator
+
     population = Population(2)
     propagator = GeneticPropagator(Genetic(random=0, mutation=0, interval=0), SPACE.limits(), population, seed=1)
     genes = tuple(SPACE.encode(SPACE.default()).values())
@@ -387,7 +403,7 @@ def test_samplers_that_take_turns_learn_from_one_another():
     operators = [candidate.proposal.operator.split("+")[0] for candidate, _ in search.history]
     assert set(operators[0::3]) == {"optuna-tpe"}
     assert set(operators[2::3]) == {"optuna-cmaes"}
-    assert {"crossover"} <= set(operators[1::3]) <= {"crossover", "random"}
+    assert {"crossover"} <= set(operators[1::3]) <= {"crossover", "differential", "random"}
     parents = {parent for candidate, _ in search.history for parent in candidate.proposal.parents}
     assert {number % 3 for number in parents} == {0, 1, 2}
     (study, *_) = (m._study for m in search.workers[0][0]._propagator._members if hasattr(m, "_study"))
@@ -508,7 +524,8 @@ def learning_search(name, num_learned, **options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("propulate", {}),
+        ("evolution", {}),
+        pytest.param("propulate", {}, marks=NEEDS_PROPULATE),
         ("optuna-tpe", {}),
         ("optuna-cmaes", {}),
         ("optuna-cmaes", {"margin": True}),
@@ -538,7 +555,7 @@ def test_what_goes_by_the_number_learns_nothing(name):
     assert learned.configurations() == ignorant.configurations()
 
 
-@pytest.mark.parametrize("name", ["propulate", "optuna-tpe", "optuna-cmaes", "optuna-nsga2", "mixed", OWN])
+@pytest.mark.parametrize("name", ["evolution", PROPULATE, "optuna-tpe", "optuna-cmaes", "optuna-nsga2", "mixed", OWN])
 def test_a_resumed_search_that_has_learned_proposes_the_same(name):
     uninterrupted = learning_search(name, 40).evaluate(24)
     resumed = learning_search(name, 40)
@@ -555,6 +572,7 @@ def test_a_resumed_search_that_has_learned_proposes_the_same(name):
     assert resumed.evaluate(11).configurations() == uninterrupted.configurations()
 
 
+@NEEDS_PROPULATE
 def test_offspring_have_parents_that_were_learned():
     search = learning_search("propulate", 40).evaluate(4)
     parents = {parent for candidate, _ in search.history for parent in candidate.proposal.parents}

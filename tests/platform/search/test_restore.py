@@ -18,11 +18,15 @@ from atoll.storage.journal import JournalWriter
 class FakeProposer:
     """Notes what it hears."""
 
-    def __init__(self):
+    def __init__(self, shares_taken=False):
+        self.shares_taken = shares_taken
         self.heard, self.failures = [], set()
 
     def started(self, number, genes, attributes):
         self.heard.append(("started", number))
+
+    def taken(self, number, genes):
+        self.heard.append(("taken", number))
 
     def dropped(self, number):
         self.heard.append(("dropped", number))
@@ -58,9 +62,9 @@ def write(folder, *states, **hyperparameters):
     lines.close()
 
 
-def restored(folder, of=None, *, island=0, island_sizes=(1,)):
+def restored(folder, of=None, *, island=0, island_sizes=(1,), shares_taken=False):
     of = of or plan()
-    population, proposer = Population(8), FakeProposer()
+    population, proposer = Population(8), FakeProposer(shares_taken)
     past = resume.read(launches.replay(folder.journals))
     scoring = Scoring(of.objectives, of.subject)
     restore(past, of, scoring, population, proposer, island=island, island_sizes=island_sizes)
@@ -75,6 +79,13 @@ def test_the_sampler_hears_of_the_trials_in_the_order_of_their_numbers(folder):
     ]  # fmt: skip
     assert [individual.number for individual in population.best()] == [2, 0]
     assert [individual.losses for individual in population.best()] == [(-0.25,), (-0.0,)]
+
+
+def test_a_sampler_that_repeats_nothing_hears_of_the_configurations_of_all_islands_first(folder):
+    write(folder, "complete", "failed", "lost", "complete")
+    _, proposer = restored(folder, plan(topology={"islands": 2}), island_sizes=(1, 1), shares_taken=True)
+    assert proposer.heard[:4] == [("taken", number) for number in range(4)]
+    assert "taken" not in {kind for kind, _ in proposer.heard[4:]}
 
 
 def test_a_failed_configuration_stays_known_on_every_island(folder):

@@ -64,7 +64,7 @@ def test_islands_with_samplers_of_their_own(tmp_path, samplers):
     assert store.migrations(study)
 
 
-@pytest.mark.parametrize("name", ["propulate", "optuna-tpe"])
+@pytest.mark.parametrize("name", ["evolution", "optuna-tpe"])
 def test_four_workers_of_an_island_share_a_sampler(tmp_path, name):
     write(tmp_path, trials=32, epochs=1, topology={"workers": 4}, sampler={"name": name})
     search(tmp_path)
@@ -73,7 +73,7 @@ def test_four_workers_of_an_island_share_a_sampler(tmp_path, name):
     assert len({t.worker for t in trials}) == 4
     bred = [t for t in trials if t.proposal["parents"]]
     known = {t.number: t for t in trials}
-    if name == "propulate":
+    if name == "evolution":
         assert bred
         # parents come from other workers, too
         assert any(known[parent].worker != t.worker for t in bred for parent in t.proposal["parents"])
@@ -149,13 +149,13 @@ def test_several_objectives(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["propulate", *(pytest.param(name, marks=pytest.mark.long) for name in ("optuna-tpe", "optuna-cmaes"))]
+    "name", ["evolution", *(pytest.param(name, marks=pytest.mark.long) for name in ("optuna-tpe", "optuna-cmaes"))]
 )
 def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, monkeypatch, name):
     """One worker and a seed; the objective is the loss, which is the same to the last bit."""
     counts = tmp_path / "counts"
     counts.mkdir()
-    sampler = {"name": name} | {"propulate": {"population": 3}, "optuna-tpe": {"startup": 3}}.get(name, {})
+    sampler = {"name": name} | {"evolution": {"population": 3}, "optuna-tpe": {"startup": 3}}.get(name, {})
     content = {"workload": COUNTING, "trials": 12, "epochs": 1, "objectives": ["validation_loss"], "sampler": sampler}
     content |= {"check": False, "space": STABLE | {"batch_size": 64}}  # few steps
     monkeypatch.setenv("COUNTING", str(counts))

@@ -36,12 +36,12 @@ def test_the_sampler_follows_from_the_objectives_unless_it_is_given():
     def sampler(**content):
         return Study(name="s", workload="digits_mlp", method="daso", **content).model_dump()["sampler"]
 
-    assert [member["name"] for member in sampler()["samplers"]] == ["optuna-gp", "propulate"]
+    assert [member["name"] for member in sampler()["samplers"]] == ["optuna-gp", "evolution"]
     assert sampler(sampler={"name": "mixed"}) == sampler()
     assert sampler(objectives=["seconds"]) == sampler()
-    assert sampler(objectives=["accuracy", "seconds"])["name"] == "propulate"
+    assert sampler(objectives=["accuracy", "seconds"])["name"] == "evolution"
     assert sampler(sampler={"name": "optuna-tpe"}, objectives=["accuracy", "seconds"])["name"] == "optuna-tpe"
-    assert sampler(sampler={"population": 8})["name"] == "propulate"
+    assert sampler(sampler={"population": 8})["name"] == "evolution"
 
 
 def test_everything_survives_a_round_trip(tmp_path):
@@ -104,13 +104,16 @@ def test_everything_survives_a_round_trip(tmp_path):
         (MINIMAL | {"topology": {"ranks": 3, "ranks_per_node": 2}}, ["must be divisible by ranks_per_node; got 2"]),
         (
             MINIMAL | {"sampler": {"name": "annealing"}},
-            ["sampler.name: must be one of propulate, optuna-tpe, ", "; got 'annealing'"],
+            ["sampler.name: must be one of evolution, propulate, optuna-tpe, ", "; got 'annealing'"],
         ),
         (
             "name: s\nworkload: digits_mlp\nmethod: daso\nsampler: grid\n",
-            ["line 4: sampler: must be a mapping such as {name: grid}; the names are propulate, ", "; got 'grid'"],
+            [
+                "line 4: sampler: must be a mapping such as {name: grid}; the names are evolution, propulate, ",
+                "; got 'grid'",
+            ],
         ),
-        (MINIMAL | {"sampler": ["annealing"]}, ["such as {name: random}; the names are propulate, "]),
+        (MINIMAL | {"sampler": ["annealing"]}, ["such as {name: random}; the names are evolution, propulate, "]),
         (
             MINIMAL | {"pruning": "hyperband"},
             ["pruning: must be a mapping such as {rule: asha}; the rules are asha, median, ", "; got 'hyperband'"],
@@ -119,7 +122,14 @@ def test_everything_survives_a_round_trip(tmp_path):
             'name: s\nworkload: digits_mlp\nmethod: daso\nspace:\n  learning_rate: {low: "1e-4", high: "1e-1"}\n',
             ["line 5: space.learning_rate.low: must be a number without quotes; got '1e-4'"],
         ),
-        (MINIMAL | {"sampler": {"mutation": 2}}, ["sampler.mutation", "less than or equal to 1", "got 2"]),
+        (
+            MINIMAL | {"sampler": {"name": "propulate", "mutation": 2}},
+            ["sampler.mutation", "less than or equal to 1", "got 2"],
+        ),
+        (
+            MINIMAL | {"sampler": {"mutation": 0.4, "population": 8}},
+            ["sampler: a sampler without a name is evolution, which has no mutation; ", "add name: propulate"],
+        ),
         (MINIMAL | {"space": {"B": {"low": 1}}}, ["space.B", "high", "required"]),
         ("- a\n- b\n", ["must be a mapping of keys to values; valid keys are name"]),
         ("name: [\n", ["not valid YAML"]),

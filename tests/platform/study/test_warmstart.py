@@ -168,13 +168,13 @@ def test_a_default_that_is_a_point_of_the_grid_counts_once(points, default_first
         ({"sampler": {"mating": "multiple", "parents": 40}}, r"parents must be at most the population \(10\); got 40"),
         (
             {"sampler": {"name": "mixed", "samplers": [{"population": 8}, {"name": "optuna-gp"}]}},
-            "propulate uses the island's population: set population next to samplers, not inside them",
+            "evolution uses the island's population: set population next to samplers, not inside them",
         ),
         (
             {"sampler": {"name": "mixed", "samplers": [{"mating": "multiple", "parents": 40}, {}]}},
             r"parents must be at most the population \(10\); got 40",
         ),
-        ({"sampler": {"mutation_points": [3, 2]}}, "1 <= minimum <= maximum; got 3, 2"),
+        ({"sampler": {"name": "propulate", "mutation_points": [3, 2]}}, "1 <= minimum <= maximum; got 3, 2"),
     ],
 )
 def test_samplers_and_topologies_that_cannot_be(content, message):

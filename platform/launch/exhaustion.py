@@ -1,0 +1,39 @@
+"""A small space ends a search: samplers that propose no configuration twice need no more trials than it has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from atoll.platform.search.propagators.evolution import LARGEST_ENUMERATED
+from atoll.platform.study.plan import Plan
+from atoll.platform.study.samplers import Evolution
+from atoll.searchspaces.encoding import identity
+
+
+def limited(plan: Plan) -> Plan:
+    """The plan with at most as many trials as its space has configurations, if none is to be evaluated again."""
+    study, bound = plan.study, plan.space.size_bound()
+    samplers = study.samplers()
+    repeats = [sampler.repeats for sampler in samplers if isinstance(sampler, Evolution)]
+    # A mixed sampler's other members may propose a configuration again.
+    if study.confirm is not None or len(repeats) < len(samplers) or bound is None or bound > LARGEST_ENUMERATED:
+        return plan
+    distinct = {identity(values) for values in plan.space.every() if plan.infeasibility(values) is None}
+    if study.default_first:  # which is evaluated even if it is infeasible
+        distinct.add(identity(plan.space.default()))
+    most = len(distinct) * max(repeats)
+    if study.trials is not None and study.trials <= most:
+        return plan
+    return replace(plan, study=study.model_copy(update={"trials": most}))
+
+
+def note(asked: int | None, plan: Plan) -> str | None:
+    """What users are told if the space has fewer configurations than trials they asked for."""
+    trials = plan.study.trials
+    if trials == asked:
+        return None
+    instead = "" if asked is None else f" instead of {asked}"
+    return (
+        f"the search ends after {trials} trials{instead}: the space has no more configurations, and the sampler "
+        "evaluates none again (sampler.repeats)"
+    )
