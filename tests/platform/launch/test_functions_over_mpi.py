@@ -107,13 +107,13 @@ import atoll
 def objective(trial):
     return (trial["x"] - 2) ** 2
 
-atoll.search(objective, space={"x": atoll.Float(-10.0, 10.0)}, trials=1000, workers=8, name="s", resume="s" in sys.argv)
+atoll.search(objective, space={"x": atoll.Float(-10.0, 10.0)}, trials=300, workers=8, name="s", resume="s" in sys.argv)
 """
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("script", "num_lines", "num_trials"), [(PROPULATE, 15, 200), (OPTUNA, 6, 1000)], ids=["propulate", "optuna"]
+    ("script", "num_lines", "num_trials"), [(PROPULATE, 15, 200), (OPTUNA, 6, 300)], ids=["propulate", "optuna"]
 )
 def test_examples_of_peers_run_on_eight_ranks_are_killed_and_resumed(tmp_path, script, num_lines, num_trials):
     lines = [line for line in script.splitlines() if line]

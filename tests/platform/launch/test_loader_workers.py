@@ -29,7 +29,7 @@ def best(folder, name, **content):
     [
         {"loader": {"workers": 2}},
         {"loader": {"workers": 1, "start": "spawn"}, "trials": 1},  # each imports torch
-        {"loader": {"workers": 1, "start": "forkserver"}},
+        {"loader": {"workers": 1, "start": "forkserver"}, "trials": 1},
         {"loader": {"workers": 1}, "isolate": "process"},
     ],
     ids=["fork", "spawn", "forkserver", "in a process of the trial's own"],

@@ -239,7 +239,7 @@ def test_a_search_whose_stop_request_cannot_be_written_is_stopped_all_the_same(t
 
     monkeypatch.setattr(running, "request_stop", full)
     with meanwhile(lambda: journal_lines(tmp_path / "s", "trial_started"), lambda: os.kill(os.getpid(), number)):
-        ending, _ = run(tmp_path)
+        ending, _ = run(tmp_path, stop_grace=1.0)
     assert (ending.state, ending.exit_code) == ("stopped", 75)
     assert journal_lines(tmp_path / "s", "restarted") == []
 
