@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform import exit_codes
-from atoll.platform.benchmark.benchmark_file import Benchmark, Part
+from atoll.platform.benchmark.benchmark_file import Benchmark, Part, Tuning
 from atoll.platform.launch import checks, dry_run, lifecycle, provenance_log, room, running, signals, supervise
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import resume
@@ -27,6 +27,7 @@ from atoll.platform.search.proposals import key
 from atoll.platform.study import objectives, provenance
 from atoll.platform.study.plan import Plan, workload_of
 from atoll.platform.study.provenance_record import Measured, measured_differences
+from atoll.platform.study.samplers import is_default
 from atoll.platform.study.study import Study
 from atoll.platform.trial.dry_run import Mistake
 from atoll.searchspaces.space import SearchSpace
@@ -91,6 +92,7 @@ def run(
         LaunchError, StoreError, ValueError, DataMissing: before anything expensive starts.
     """
     folder = (DEFAULT_PARENT / benchmark.name).absolute()
+    benchmark = _as_recorded(benchmark, BenchmarkFolder(folder)) if resuming else benchmark
     parts = list(benchmark.parts())
     plans = [checks.check(benchmark.study(part, folder)) for part in parts if part.stage == "tune"]
     _check_new(folder, resuming)
@@ -238,6 +240,14 @@ def _check_new(folder: Path, resuming: bool) -> None:
         raise LaunchError(f"{folder} already holds a benchmark; continue it with --resume, or choose another name")
     if resuming and not exists:
         raise LaunchError(f"--resume needs a benchmark in {folder}, and there is none; omit --resume to start it")
+
+
+def _as_recorded(benchmark: Benchmark, files: BenchmarkFolder) -> Benchmark:
+    """The benchmark with the sampler that it was started with, if it names none: versions may have other defaults."""
+    if not files.exists() or not is_default(benchmark.tuning):
+        return benchmark
+    before = Tuning.model_validate(json.loads(files.definition.read_text())["definition"]["tuning"])
+    return benchmark.model_copy(update={"tuning": benchmark.tuning.model_copy(update={"sampler": before.sampler})})
 
 
 def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, resuming: bool) -> dict[str, Any]:

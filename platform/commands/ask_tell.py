@@ -146,7 +146,7 @@ class Study:
     ) -> None:
         extras.require_search_extra()
         from atoll.platform.commands import api
-        from atoll.platform.launch import checks, lifecycle
+        from atoll.platform.launch import checks, lifecycle, same_study
         from atoll.platform.launch.ask_tell import AskTell
         from atoll.platform.study import registry
 
@@ -157,6 +157,7 @@ class Study:
         topology = {"workers": workers, "device": "cpu", "threads": 1}
         self._study, _ = api.study_of(content, space, given, topology, url)
         self._url = lifecycle.store_url(url, self._study)
+        self._study = same_study.as_recorded(self._study, lifecycle.study_folder(self._study))
         plan = checks.check(self._study, in_process=True)
         self._search: AskTell | None = AskTell(plan, self._url, resuming=resume, accept_changes=accept_changes)
         self._workers = workers

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from atoll.platform.commands import display, live_search
-from atoll.platform.launch import checks, dry_run, exhaustion, join, lifecycle, room, supervise
+from atoll.platform.launch import checks, dry_run, exhaustion, join, lifecycle, room, same_study, supervise
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.study import effects, registry
+from atoll.platform.study.samplers import Mixed, members
 
 if TYPE_CHECKING:
     from atoll.platform.study.study import Study
@@ -31,6 +32,17 @@ def naming(file: Path | None) -> Iterator[None]:
         if file is None or isinstance(error, FileError):
             raise
         raise FileError(f"{file}: {error}") from None
+
+
+def _names(study: Study) -> str:
+    """The samplers of a study in words."""
+    named = (
+        f"{sampler.name} ({', '.join(member.name for member in members(sampler))})"
+        if isinstance(sampler, Mixed)
+        else sampler.name
+        for sampler in study.samplers()
+    )
+    return ", ".join(dict.fromkeys(named))
 
 
 def warn(line: str) -> None:
@@ -67,6 +79,7 @@ def run(
     if function is not None:
         registry.give(function.name, function.called)
     with naming(file):
+        given, study = study, same_study.as_recorded(study, lifecycle.study_folder(study))
         plan = checks.check(study, in_process=in_process)
     asked, study = study.trials, plan.study
     shape = study.topology.shape()
@@ -85,6 +98,8 @@ def run(
         dry_run.check(plan, forks=not in_process, say=warn)
     where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
     console.print(f"{study.name}: {display.subject(study)}, {shape} = {where}", soft_wrap=True)
+    if study.samplers() != given.samplers():
+        console.print(f"note: the study keeps the sampler that it was started with, {_names(study)}", soft_wrap=True)
     if (limit := exhaustion.note(asked, plan)) is not None:
         console.print(f"note: {limit}", soft_wrap=True)
     for note in effects.searched_without_effect(plan, num_nodes=1):  # its own ranks are all on this host

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.study.plan import Plan, length
+from atoll.platform.study.samplers import Mixed, is_default
 from atoll.platform.study.study import BUDGETS, Study
 from atoll.storage.folder import StudyFolder
 
@@ -26,6 +27,18 @@ TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world", "bind")
 def definition(study: Study) -> dict[str, Any]:
     """What is stored of a study, and compared when it goes on."""
     return study.model_dump(mode="json", exclude=set(_NOT_COMPARED))
+
+
+def as_recorded(study: Study, folder: StudyFolder) -> Study:
+    """The study with the sampler that it was started with, if it names none: versions may have other defaults."""
+    if not folder.exists() or not is_default(study):
+        return study
+    try:
+        before = Study.model_validate(json.loads(folder.definition.read_text())["definition"])
+    except ValidationError:  # which is told when the definitions are compared
+        return study
+    keeps = "sampler" not in study.model_fields_set or isinstance(before.sampler, Mixed)
+    return study.model_copy(update={"sampler": before.sampler}) if keeps else study
 
 
 def check_unchanged(folder: StudyFolder, plan: Plan) -> None:

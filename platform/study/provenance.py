@@ -160,10 +160,12 @@ def _code_of_given(name: str) -> dict[str, str]:
     if not name.startswith(NOTEBOOK):
         return {}
     called = registry.function(name)
+    code = getattr(called, "__code__", None)
     try:
+        if code is not None and code.co_filename == "<string>":  # Python 3.13 has the text of `python -c` for it
+            raise OSError("run from a string")
         text = inspect.getsource(called)
     except (OSError, TypeError):  # typed into an interpreter that keeps no text
-        code = getattr(called, "__code__", None)
         text = "" if code is None else f"{code.co_code!r} {code.co_consts!r} {code.co_names!r}"
     return {name: hashlib.sha256(text.encode()).hexdigest()}
 

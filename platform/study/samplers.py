@@ -307,6 +307,14 @@ def default_sampler(num_objectives: int) -> Sampler:
     return Evolution() if num_objectives > 1 else Mixed()
 
 
+def is_default(settings: BaseModel) -> bool:
+    """Whether a file leaves the sampler, or the members of a mixed one, to the default; that of versions differs."""
+    sampler = getattr(settings, "sampler", None)
+    return "sampler" not in settings.model_fields_set or (
+        isinstance(sampler, Mixed) and "samplers" not in sampler.model_fields_set
+    )
+
+
 def with_name(sampler: object) -> object:
     """Name a sampler without a name `evolution`. Raises ValueError for a bare name, or options of `propulate`."""
     if isinstance(sampler, str):

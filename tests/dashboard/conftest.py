@@ -38,7 +38,7 @@ BENCHMARK = {
     "name": "b",
     "methods": ["ddp", "local_sgd"],
     "workloads": [{"workload": "digits_mlp", "target": 0.5, "epochs": 2}],
-    "tuning": {"trials": 3, "sampler": {"name": "propulate"}},
+    "tuning": {"trials": 3, "sampler": {"name": "evolution"}},
     "confirmation": {"best": 1, "seeds": 2},
     "device": "cpu",
     "threads": 1,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import called, called_json
 from conftest import ROOT
+from with_propulate import NEEDS_PROPULATE
 
 from atoll.storage import launches
 from atoll.storage.store import Store
@@ -50,6 +51,7 @@ def test_every_line_of_stored_journals_is_read(archive, tmp_path):
         assert problems == []
 
 
+@NEEDS_PROPULATE
 @pytest.mark.slow
 @pytest.mark.parametrize("archive", MADE_IN)
 def test_a_stopped_search_goes_on_and_is_recorded(archive, tmp_path, caplog):
@@ -70,6 +72,7 @@ def test_a_stopped_search_goes_on_and_is_recorded(archive, tmp_path, caplog):
     assert {trial.provenance for trial in trials if trial.started < store.provenances(row)[0].time} == {None}
 
 
+@NEEDS_PROPULATE
 @pytest.mark.slow
 def test_a_finished_search_says_so_and_can_be_given_more(old):
     flags = [
@@ -96,6 +99,7 @@ def test_a_finished_search_says_so_and_can_be_given_more(old):
     assert sorted(t.number for t in store.trials(row)) == list(range(7))
 
 
+@NEEDS_PROPULATE
 def test_results_can_be_listed_exported_and_compared(old):
     names = {s["name"] for s in called_json("studies", cwd=old)}
     assert {"finished", "stopped", "small.digits_mlp.ddp.tune-0"} <= names

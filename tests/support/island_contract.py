@@ -17,7 +17,7 @@ from atoll.platform.search.pruning import RUNG
 from atoll.platform.search.search_loop import FAILED
 from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice
 from atoll.platform.study.migration import Migration
-from atoll.platform.study.samplers import Genetic
+from atoll.platform.study.samplers import Evolution
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 
@@ -33,7 +33,7 @@ def make(world: World, sizes, *, dimension=2, founders=(), migration=None, **opt
     names = [f"x{i}" for i in range(dimension)]
     space = SearchSpace(tuple(Parameter(name=n, distribution=FloatDistribution(0, 1), default=0.5) for n in names))
     population = Population(4)
-    propagator = propagators.make(Genetic(), space, population, seed=world.rank)
+    propagator = propagators.make(Evolution(), space, population, seed=world.rank)
     for founder in founders:
         population.admit(founder)
     island = Island(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from with_propulate import NEEDS_PROPULATE
 
 from atoll.platform.benchmark import benchmark_file as benchmarks
 from atoll.platform.benchmark import bundled
@@ -97,7 +98,17 @@ def test_optimizer_settings_that_mean_nothing_to_a_method_are_left_out_of_it(tmp
     assert "momentum" not in mac.space
 
 
-@pytest.mark.parametrize("name", yamlfile.names(bundled.BENCHMARKS))
+# Those of Coquelin 2024 search with Propulate, as there.
+OF_PROPULATE = ("oialr_table_4_3", "oialr_table_4_4")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[NEEDS_PROPULATE] if name in OF_PROPULATE else [])
+        for name in yamlfile.names(bundled.BENCHMARKS)
+    ],
+)
 def test_bundled_benchmarks_can_run(name, tmp_path):
     """All but the data is checked, of every study; each but the smallest has a small form that needs no data."""
     for scale in (None, "small") if name != "tiny" else (None,):
