@@ -137,6 +137,42 @@ def test_examples_of_peers_run_on_eight_ranks_are_killed_and_resumed(tmp_path, s
     assert counted["objective.value"].min() < 1.0
 
 
+SMALL = """
+import time
+import atoll
+
+def objective(trial):
+    time.sleep(0.1)
+    return trial["n"] + len(trial["kind"])
+
+space = {"n": atoll.Int(1, 16), "kind": atoll.Categorical(["a", "bb", "ccc"])}
+settings = {"trials": 500, "islands": 2, "workers": 2, "name": "s", "sampler": "evolution"}
+atoll.search(objective, space=space, resume="s" in sys.argv, **settings)
+"""
+
+
+@pytest.mark.long
+def test_a_small_space_is_searched_once_by_two_islands_that_are_killed_and_resumed(tmp_path):
+    """The workers tell each other what they evaluate; after a kill, the journals do."""
+    file = tmp_path / "example.py"
+    file.write_text("import sys\n" + SMALL)
+    first = start_script(file)
+    folder = tmp_path / "atoll-studies" / "s"
+    wait_until(lambda: folder.exists() and len(journal_lines(folder, "trial_ended")) >= 12, timeout=120)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    second = start_script(file, "s")
+    _, err = second.communicate(timeout=200)
+    assert second.returncode == 0, err
+    trials = atoll.open(tmp_path / "atoll.db").study("s").trials()
+    complete = trials[trials["state"] == "complete"]
+    assert sorted(complete["trial"]) == list(range(48))
+    # Each once, but for workers that proposed at the same moment.
+    distinct = complete.groupby(["hp.n", "hp.kind"]).size()
+    assert len(distinct) >= 44
+    assert distinct.max() <= 2
+
+
 def start_script(file, *arguments):
     command = [sys.executable, str(file), *arguments]
     return subprocess.Popen(
