@@ -148,10 +148,17 @@ def waiting(condition: Callable[[], bool]) -> None:
 
 
 def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = NUM_WORKERS) -> list[float]:
+    """The best loss of a task after each finished evaluation."""
+    space, loss = task_of(task, seed)
+    return simulated(space, loss, (SAMPLERS | CANDIDATES)[sampler], seed, count, num_workers)
+
+
+def simulated(
+    space: SearchSpace, loss: Loss, sampler: dict[str, Any], seed: int, count: int, num_workers: int
+) -> list[float]:
     """The best loss after each finished evaluation."""
     np.random.seed(seed)
-    space, loss = task_of(task, seed)
-    settings = TypeAdapter(Sampler).validate_python((SAMPLERS | CANDIDATES)[sampler])
+    settings = TypeAdapter(Sampler).validate_python(sampler)
     workers = []
     for mailbox, roots in zip(LocalMailbox.connected(num_workers), LocalMailbox.connected(num_workers), strict=True):
         population = Population(32)

@@ -18,6 +18,7 @@ from optuna.distributions import (
 from atoll.searchspaces import condition, encoding
 from atoll.searchspaces.condition import Condition
 from atoll.searchspaces.encoding import Gene, Value
+from atoll.searchspaces.prior import Prior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Parameter:
         source: of the range, such as a table.
         at_most: name of an earlier parameter whose value is this one's upper limit.
         only_if: name of an earlier parameter, and its values with which this one is active; it is otherwise left out.
+        prior: where its best value is expected.
 
     Example:
         >>> from optuna.distributions import FloatDistribution
@@ -51,6 +53,7 @@ class Parameter:
     source: str = ""
     at_most: str | None = None
     only_if: Condition | None = None
+    prior: Prior | None = None
 
     @classmethod
     def of_study(cls, name: str, distribution: BaseDistribution, default: Value | None) -> Parameter:
@@ -116,6 +119,7 @@ class Parameter:
             "source": self.source,
             "at_most": self.at_most,
             "only_if": None if self.only_if is None else [self.only_if[0], list(self.only_if[1])],
+            "prior": None if self.prior is None else self.prior.as_dict(),
         }
 
     @classmethod
@@ -124,7 +128,8 @@ class Parameter:
         plain = {name: content[name] for name in ("name", "default", "symbol", "unit", "source", "at_most")}
         listed = content["only_if"]
         only_if = None if listed is None else (listed[0], tuple(listed[1]))
-        return cls(distribution=json_to_distribution(content["distribution"]), only_if=only_if, **plain)
+        prior = None if content.get("prior") is None else Prior.from_dict(content["prior"])
+        return cls(distribution=json_to_distribution(content["distribution"]), only_if=only_if, prior=prior, **plain)
 
 
 class _Details(TypedDict, total=False):

@@ -95,6 +95,11 @@ def _check_grids(plan: Plan) -> None:
     study = plan.study
     for sampler in study.samplers():
         if isinstance(sampler, Grid):
+            if with_priors := [parameter.name for parameter in plan.space.parameters if parameter.prior is not None]:
+                raise ValueError(
+                    f"a grid evaluates its points, so no parameter may have a prior; {', '.join(with_priors)} has one: "
+                    "omit it, or use another sampler"
+                )
             distinct = set(points(sampler, plan.space, plan.infeasibility))
             if not distinct:
                 raise ValueError(

@@ -33,8 +33,25 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class PriorSetting(Strict):
+    """Where the best value is expected, and how surely."""
+
+    mode: JsonValue = Field(default=None, description="the most probable value. Default: the hyperparameter's default")
+    sigma: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="standard deviation, as a share of the range (of its logarithm on a log scale); of choices: 1 says "
+        "nothing, small values mean that the mode is nearly certain",
+    )
+
+
 class Searched(Strict):
     """What is searched of a hyperparameter, and when it is."""
+
+    prior: PriorSetting | None = Field(
+        default=None, description="where the best value is expected: mode, sigma. Default: anywhere in the range"
+    )
 
     only_if: dict[str, JsonValue] | None = Field(
         default=None,
@@ -128,9 +145,15 @@ class Choices(Searched):
     choices: list[JsonValue] = Field(min_length=1, description="the values")
 
 
+class KnownRange(Searched):
+    """The range or choices that the method, the optimizer or the workload has, with a prior or a condition."""
+
+    type: Literal["known"] = Field(description="may be omitted")
+
+
 Fixed = bool | int | float | str | list[JsonValue] | None
 
-Override = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
+Override = Annotated[FloatRange | IntRange | Choices | KnownRange, Field(discriminator="type")]
 
 
 def _name_types(space: object) -> object:
@@ -155,6 +178,8 @@ def _with_type(value: object) -> object:
         return value
     if "choices" in value:
         return {"type": "choices", **value}
+    if value and value.keys() <= Searched.model_fields.keys():
+        return {"type": "known", **value}
     kind = "float" if any(isinstance(value.get(end), float) for end in ("low", "high")) else "int"
     return {"type": kind, **value}
 

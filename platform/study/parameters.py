@@ -17,6 +17,8 @@ class Float:
         step: distance of the values. Default: any value in between.
         only_if: another parameter and its value, or a list of values, with which this one is searched; it is otherwise
             left out. Default: always.
+        prior: where the best value is expected, such as {"mode": 0.01, "sigma": 0.1}: the most probable value, and the
+            standard deviation as a share of the range. Default: anywhere.
 
     Example:
         >>> import atoll
@@ -32,10 +34,12 @@ class Float:
     log: bool = False
     step: float | None = None
     only_if: Mapping[str, Any] | None = None
+    prior: Mapping[str, Any] | None = None
 
     def as_setting(self) -> dict[str, Any]:
         """As in a study file."""
-        return _setting(type="float", low=self.low, high=self.high, log=self.log, step=self.step, only_if=self.only_if)
+        ends = {"low": self.low, "high": self.high, "log": self.log, "step": self.step}
+        return _setting(type="float", **ends, only_if=self.only_if, prior=self.prior)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Int:
         low, high: the smallest and the largest value.
         log: search on a log scale.
         step: distance of the values.
-        only_if: see `Float`.
+        only_if, prior: see `Float`.
 
     Example:
         >>> import atoll
@@ -59,10 +63,12 @@ class Int:
     log: bool = False
     step: int = 1
     only_if: Mapping[str, Any] | None = None
+    prior: Mapping[str, Any] | None = None
 
     def as_setting(self) -> dict[str, Any]:
         """As in a study file."""
-        return _setting(type="int", low=self.low, high=self.high, log=self.log, step=self.step, only_if=self.only_if)
+        ends = {"low": self.low, "high": self.high, "log": self.log, "step": self.step}
+        return _setting(type="int", **ends, only_if=self.only_if, prior=self.prior)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Categorical:
 
     Args:
         choices: the values: numbers, strings, booleans, None, or lists of these.
-        only_if: see `Float`.
+        only_if, prior: see `Float`.
 
     Example:
         >>> import atoll
@@ -81,6 +87,7 @@ class Categorical:
 
     choices: Sequence[Any]
     only_if: Mapping[str, Any] | None = None
+    prior: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.choices, str):
@@ -88,7 +95,7 @@ class Categorical:
 
     def as_setting(self) -> dict[str, Any]:
         """As in a study file."""
-        return _setting(type="choices", choices=list(self.choices), only_if=self.only_if)
+        return _setting(type="choices", choices=list(self.choices), only_if=self.only_if, prior=self.prior)
 
 
 def _setting(**settings: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,12 @@ from atoll.platform.study.configuration import (
     split_hyperparameters,
     versions,
 )
-from atoll.platform.study.fields import Searched, distribution
+from atoll.platform.study.fields import KnownRange, Searched, distribution
 from atoll.platform.study.objectives import Objective, Subject
 from atoll.platform.study.study import Study
+from atoll.searchspaces import encoding
 from atoll.searchspaces.optimizer import EFFECTS, conditioned
+from atoll.searchspaces.prior import Prior
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 if TYPE_CHECKING:  # both import torch, which browsing results must not need
@@ -173,7 +175,12 @@ def search_space(study: Study) -> SearchSpace:
         space = replace(space, parameters=tuple(p for p in space.parameters if p.name != "batch_size"))
     known = set(space.names())
     extra = {name: value for name, value in study.space.items() if name not in known}
-    changes = {name: distribution(value) for name, value in study.space.items() if name in known}
+    _check_ranges(extra)
+    changes = {
+        name: distribution(value)
+        for name, value in study.space.items()
+        if name in known and not isinstance(value, KnownRange)
+    }
     fixed = tuple((name, value) for name, value in extra.items() if not isinstance(value, Searched))
     defaults = complete_hyperparameters(study.method, study.workload, {})
     searched = tuple(
@@ -190,6 +197,7 @@ def search_space(study: Study) -> SearchSpace:
 
 def _space_of_study(study: Study) -> SearchSpace:
     """The space of a function: all that the study names."""
+    _check_ranges(study.space)
     given = {name: distribution(value) for name, value in study.space.items()}
     searched = {name for name, value in study.space.items() if isinstance(value, Searched)}
     space = SearchSpace(
@@ -200,14 +208,16 @@ def _space_of_study(study: Study) -> SearchSpace:
 
 
 def _as_studied(space: SearchSpace, study: Study) -> SearchSpace:
-    """The space with the study's conditions and constraints.
+    """The space with the study's conditions, constraints and priors.
 
     Raises:
-        ValueError: if the default configuration violates a constraint, or nothing is searched.
+        ValueError: for a prior outside of its range; if the default configuration violates a constraint, or nothing is
+            searched.
     """
     conditions = {name: value.condition for name, value in study.space.items() if isinstance(value, Searched)}
     space = space.conditional({name: condition for name, condition in conditions.items() if condition is not None})
     space = space.constrained(study.constraints)
+    space = replace(space, parameters=tuple(_with_prior(p, study.space.get(p.name)) for p in space.parameters))
     if study.default_first and study.confirm is None and (violated := space.violated(space.default())) is not None:
         raise ValueError(
             f"the default configuration must satisfy the constraint {violated!r}; got {space.default()}: change the "
@@ -216,6 +226,24 @@ def _as_studied(space: SearchSpace, study: Study) -> SearchSpace:
     if not space.parameters and study.confirm is None:
         raise ValueError("space must leave a hyperparameter to search; all are fixed: use `atoll train`")
     return space
+
+
+def _check_ranges(entries: Mapping[str, Any]) -> None:
+    """What nobody else has a range for needs one in the study."""
+    for name, value in entries.items():
+        if isinstance(value, KnownRange):
+            raise ValueError(f"space.{name} must have low and high, or choices, as nothing else has a range for it")
+
+
+def _with_prior(parameter: Parameter, entry: object) -> Parameter:
+    """The parameter with the prior of the study, if there is one."""
+    setting = entry.prior if isinstance(entry, Searched) else None
+    if setting is None:
+        return parameter
+    mode = encoding.nearest(parameter.distribution, parameter.default) if setting.mode is None else setting.mode
+    if not parameter.contains(mode):
+        raise ValueError(f"the prior's mode of {parameter.name} must be {parameter.domain()}; got {mode!r}")
+    return replace(parameter, prior=Prior(mode, setting.sigma))
 
 
 def _extended(space: SearchSpace, searched: Iterable[Parameter], fixed: Iterable[tuple[str, Any]]) -> SearchSpace:

@@ -37,14 +37,28 @@ def make(
     Raises:
         UnknownName, OwnCodeError: if a sampler of the user's cannot be made.
     """
+    made = _make(settings, space, population, seed, num_objectives, given, infeasibility)
+    if all(parameter.prior is None for parameter in space.parameters):
+        return made
+    from atoll.platform.search.propagators.priors import PriorPropagator
+
+    return PriorPropagator(made, space, population, seed)
+
+
+def _make(
+    settings: Sampler,
+    space: SearchSpace,
+    population: Population,
+    seed: int,
+    num_objectives: int,
+    given: Sequence[Mapping[str, Value]],
+    infeasibility: Infeasibility,
+) -> Propagator:
     if isinstance(settings, Mixed):
         from atoll.platform.search.propagators.mixed import MixedPropagator
 
         return MixedPropagator(
-            [
-                make(m, space, population, seed=seed, num_objectives=num_objectives, infeasibility=infeasibility)
-                for m in settings.samplers
-            ]
+            [_make(m, space, population, seed, num_objectives, given, infeasibility) for m in settings.samplers]
         )
     if isinstance(settings, Evolution):
         from atoll.platform.search.propagators.evolution import EvolutionPropagator

@@ -91,6 +91,29 @@ def test_differential_variation_follows_the_shape_of_the_population():
     assert statistics.stdev(g["x"] for g in inside) > 0.5 * spread
 
 
+def test_a_gene_that_would_leave_its_range_is_put_between_parent_and_bound():
+    """Cut to the bound, a tenth of the population would soon lie on it."""
+    rng = random.Random(3)
+    known = [individual(n, [rng.choice((0.001, 0.01, 0.99, 0.999)) for _ in "xyz"], n) for n in range(16)]
+    found = [gene for p in proposals(sampler(known, differential=1)) for gene in p.genes.values()]
+    assert all(0 < gene < 1 for gene in found)
+
+
+def test_differential_variation_moves_towards_the_best():
+    """In the mean by the scale's share of the way from the parents' mean to that of the two best."""
+    places = [0.4 + n / 160 for n in range(32)]
+    known = [individual(n, (x, x, x), n) for n, x in enumerate(places)]
+    made = sampler(known, differential=1, rate=1, elite=0.05, memory=1e9)
+    whole = [p for p in proposals(made, 2000) if p.attributes.get("evolution:rate", 0) > 0.999]
+    weights = [math.log(32.5) - math.log(place) for place in range(1, 33)]
+    parents = sum(w * x for w, x in zip(weights, places, strict=True)) / sum(weights)
+    scale = statistics.mean(p.attributes["evolution:scale"] for p in whole)
+    expected = parents + scale * ((places[0] + places[1]) / 2 - parents)
+    found = [p.genes["x"] for p in whole]
+    assert statistics.mean(found) == pytest.approx(expected, abs=4 * statistics.stdev(found) / math.sqrt(len(found)))
+    assert abs(expected - parents) > 6 * statistics.stdev(found) / math.sqrt(len(found))
+
+
 @pytest.mark.parametrize(("temperature", "share"), [(10, 0.525), (1, 0.731), (0.01, 1.0)])
 @pytest.mark.parametrize("name", ["evolution", PROPULATE])
 def test_sigmoid_crossover_prefers_the_better_parents_genes(name, temperature, share):
