@@ -19,8 +19,6 @@ def limited(plan: Plan) -> Plan:
     if study.confirm is not None or len(repeats) < len(samplers) or bound is None or bound > LARGEST_ENUMERATED:
         return plan
     distinct = {identity(values) for values in plan.space.every() if plan.infeasibility(values) is None}
-    if study.default_first:  # which is evaluated even if it is infeasible
-        distinct.add(identity(plan.space.default()))
     most = len(distinct) * max(repeats)
     if study.trials is not None and study.trials <= most:
         return plan

@@ -35,7 +35,10 @@ class Evolution(_Strict):
         description="breeding population of an island. Default: a quarter of its trials, from 4 to 32",
     )
     differential: float = Field(
-        default=0.7, ge=0, le=1, description="share of offspring by differential variation at first; it adapts"
+        default=0.7,
+        ge=0,
+        le=1,
+        description="share of offspring by differential variation at first; it adapts, from 0.2 to 0.95",
     )
     scale: float = Field(default=0.5, gt=0, le=1, description="scale of variation at first; it adapts")
     rate: float = Field(

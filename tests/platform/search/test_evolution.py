@@ -12,8 +12,12 @@ from pydantic import TypeAdapter
 from with_propulate import PROPULATE
 
 import atoll
+from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search import propagators
+from atoll.platform.search.island import Island
 from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.proposals import Proposer
+from atoll.platform.study.migration import Migration
 from atoll.platform.study.samplers import Evolution, Sampler
 from atoll.searchspaces.encoding import identity
 from atoll.searchspaces.space import Parameter, SearchSpace
@@ -91,11 +95,12 @@ def test_differential_variation_follows_the_shape_of_the_population():
     assert statistics.stdev(g["x"] for g in inside) > 0.5 * spread
 
 
-def test_a_gene_that_would_leave_its_range_is_put_between_parent_and_bound():
+@pytest.mark.parametrize("differential", [0, 1])
+def test_a_gene_that_would_leave_its_range_is_put_between_parent_and_bound_or_reflected(differential):
     """Cut to the bound, a tenth of the population would soon lie on it."""
     rng = random.Random(3)
     known = [individual(n, [rng.choice((0.001, 0.01, 0.99, 0.999)) for _ in "xyz"], n) for n in range(16)]
-    found = [gene for p in proposals(sampler(known, differential=1)) for gene in p.genes.values()]
+    found = [gene for p in proposals(sampler(known, differential=differential)) for gene in p.genes.values()]
     assert all(0 < gene < 1 for gene in found)
 
 
@@ -247,6 +252,84 @@ def test_gene_wise_variation_changes_one_or_two_genes():
     )
     assert set(counts) == {1, 2}
     assert counts[2] / counts.total() == pytest.approx(0.4, abs=4 * math.sqrt(0.24 / counts.total()))
+
+
+def test_a_mutation_of_a_choice_is_another_choice_and_each_as_often():
+    kinds = SearchSpace(
+        (Parameter(name="kind", distribution=CategoricalDistribution("abc"), default="a"), *PLANE.parameters[:1])
+    )
+    known = [individual(n, (1, n / 32), n) for n in range(32)]
+    counts = collections.Counter(
+        p.genes["kind"] for p in proposals(sampler(known, space=kinds), 1000) if p.sources["kind"] == "point_mutation"
+    )
+    assert set(counts) == {0, 2}
+    assert counts[0] / counts.total() == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / counts.total()))
+
+
+def test_genes_without_effect_are_not_moved():
+    known = [individual(n, tuple(SMALL.encode({"width": 8 + n, "kind": "flat"}).values()), n) for n in range(16)]
+    bred = [p for p in proposals(sampler(known, space=SMALL)) if p.operator.startswith("crossover")]
+    assert len(bred) > 50
+    assert all(isinstance(p.sources["depth"], int) for p in bred)
+
+
+@pytest.mark.parametrize(("known", "is_random"), [(7, True), (8, False)])
+def test_half_of_the_breeding_population_is_drawn_at_random(known, is_random):
+    made = sampler(drawn(known, scale=0.5), size=16)
+    assert {p.operator == "random" for p in proposals(made, 20)} == {is_random}
+
+
+def test_a_choice_is_that_of_the_parent_the_elite_or_a_donor_and_is_rarely_mutated():
+    """A third each, less the mutations: a tenth of the scale."""
+    kinds = SearchSpace(
+        (Parameter(name="kind", distribution=CategoricalDistribution("abc"), default="a"), *PLANE.parameters)
+    )
+    known = [individual(n, (n % 3, n / 32, n / 40, n / 50), n) for n in range(32)]
+    every = proposals(sampler(known, space=kinds, differential=1, rate=1, memory=1e9), 3000)
+    found = [p for p in every if p.attributes.get("evolution:rate", 0) > 0.999 and len(p.parents) == 4]
+    origins = collections.Counter(
+        "mutation" if p.sources["kind"] == "point_mutation" else p.parents.index(p.sources["kind"]) for p in found
+    )
+    total = origins.total()
+    mutated = 0.1 * statistics.mean(p.attributes["evolution:scale"] for p in found)
+    assert origins["mutation"] / total == pytest.approx(mutated, abs=4 * math.sqrt(mutated / total))
+    for place in range(3):
+        assert origins[place] / total == pytest.approx((1 - mutated) / 3, abs=4 * math.sqrt(0.25 / total))
+    assert set(origins) == {"mutation", 0, 1, 2}
+
+
+def test_islands_tell_each_other_what_they_evaluate():
+    islands, samplers = [], []
+    for index, roots in enumerate(LocalMailbox.connected(2)):
+        population = Population(8)
+        samplers.append(propagators.make(Evolution(), SMALL, population, seed=1))
+        proposer = Proposer(samplers[-1], SMALL, SMALL.violated, 1)
+        (alone,) = LocalMailbox.connected(1)
+        islands.append(
+            Island(population=population, proposer=proposer, migration=Migration(), island_sizes=[1, 1], index=index,
+                   workers=alone, roots=roots, seed=0)
+        )  # fmt: skip
+    found = set()
+    for number in range(100):
+        here = number % 2
+        islands[here].receive()
+        genes = samplers[here].propose(number).genes
+        found.add(identity(SMALL.decode(genes)))
+        islands[here].start(number, genes, {})
+    assert len(found) == 100
+
+
+def test_what_immigrants_have_is_not_evaluated_again():
+    """Individuals arrive that this island's workers have never started."""
+    rng = random.Random(4)
+    every = [tuple(SMALL.encode(values).values()) for values in SMALL.every()]
+    known = [individual(n, genes, rng.random()) for n, genes in enumerate(rng.sample(every, 40))]
+    made = sampler(known, space=SMALL)
+    held = {identity(SMALL.decode(dict(zip(SMALL.limits(), one.genes, strict=True)))) for one in known}
+    for number in range(100, 160):
+        genes = made.propose(number).genes
+        assert identity(SMALL.decode(genes)) not in held
+        made.started(number, genes, {})
 
 
 def test_parents_are_drawn_by_place():
