@@ -305,12 +305,17 @@ class ProposalRefused(Event):
 
 
 class Migrated(Event):
-    """An individual was sent from one island to another."""
+    """An individual was sent from one island to another.
+
+    Attributes:
+        steps: its number of migrations before. Default: lines in the order of their times count them.
+    """
 
     name: ClassVar[str] = "migrated"
     number: int
     from_island: int
     to_island: int
+    steps: int | None = None
 
 
 EVENTS: Mapping[str, type[Event]] = {

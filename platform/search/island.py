@@ -1,11 +1,18 @@
 """One worker root's view of its island: the population, and the asynchronous exchange of individuals.
 
 The model is Propulate's: every worker of an island knows all of its individuals; each individual has a home worker that
-may send it to other islands, and islands send at random moments, without waiting. Migration moves individuals,
-pollination copies them. There are two differences from Propulate. An individual is sent to an island once, and is
-identified there by its trial's number: copies of copies would fill the breeding population. And pollination replaces no
-individual: Propulate replaces the worst one, which its selection never sees, and a model-based sampler would forget
-what it has learned.
+may send it to other islands, and islands send at random moments, without waiting. Migration moves individuals, which
+may return; pollination copies them. Targets are served in a random order. The differences from Propulate:
+
+- With pollination, an individual is sent to an island once, and is identified there by its trial's number: copies of
+  copies would fill the breeding population.
+- A worker with fewer individuals than it is to send sends those that it has, not none.
+- Pollination replaces no individual by default. With `replace`, a replaced individual leaves the breeding population
+  only, as a model-based sampler would otherwise forget what it has learned. Who is replaced is a function of who is on
+  the island (`replacement.py`); in Propulate the receiving worker chooses among its own and tells the others.
+
+An individual's number of migrations, its steps, orders the news of it: what arrives late, from several workers and
+launchers, never removes one that has returned or brings back one that has left.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from atoll.communication.mailbox import Mailbox
@@ -38,7 +46,8 @@ class Island:
         workers: the mailbox of the island's roots.
         roots: the mailbox of all roots.
         seed: the seed of this root's random stream for migration.
-        on_emigration: called with the trial's number and the target island for each individual that is sent.
+        on_emigration: called with the trial's number, the target island and the number of migrations before for each
+            individual that is sent.
     """
 
     def __init__(
@@ -52,7 +61,7 @@ class Island:
         workers: Mailbox,
         roots: Mailbox,
         seed: int,
-        on_emigration: Callable[[int, int], None] = lambda number, island: None,
+        on_emigration: Callable[[int, int, int], None] = lambda number, island, steps: None,
     ) -> None:
         self.population = population
         self._proposer = proposer
@@ -73,7 +82,7 @@ class Island:
             "renewed": self._renew,
         }
         self._renewals: dict[int, Renewal] = {}  # they may overtake the individual
-        self._emigrants = Emigrants(workers.rank, index, len(island_sizes))
+        self._emigrants = Emigrants(workers.rank, index, len(island_sizes), migration, self._rng)
         for individual in population:
             self._emigrants.add(individual)
         self._neighbors = migration.neighbors(index, len(island_sizes))
@@ -143,6 +152,9 @@ class Island:
             self._workers.send_to(self._workers.others(), news, NEWS)
 
     def _admit(self, arriving: Individual) -> None:
+        if arriving.steps and not self._migration.pollination:
+            # It has left wherever it was before; if that was here, the news of it is still under way.
+            self._dismiss(arriving.number, arriving.steps - 1)
         renewal = self._renewals.get(arriving.number)
         individual = arriving if renewal is None else renewal.applied(arriving)
         if individual is None:  # it has failed since
@@ -165,14 +177,18 @@ class Island:
             self._proposer.taken(*message[1])
 
     def _dismiss(self, number: int, steps: int) -> None:
-        if self.population.dismiss(number, steps) is not None:
+        if (individual := self.population.dismiss(number, steps)) is not None:
             self._proposer.left(number)
+            self._emigrants.remove(individual)
 
     def migrate(self) -> None:
-        """With the migration probability, send some of the best individuals to other islands."""
+        """With the migration probability, send individuals to other islands."""
         if self._probability == 0.0 or self._rng.random() >= self._probability:
             return
-        for target, count in self._migration.targets(self._index, len(self._sizes), self._rng).items():
+        targets = list(self._migration.targets(self._index, len(self._sizes), self._rng).items())
+        # With migration, the first target gets the best individual.
+        self._rng.shuffle(targets)
+        for target, count in targets:
             departing = self._emigrants.take(target, count, self.population)
             if departing:
                 self._send(departing, target)
@@ -182,22 +198,18 @@ class Island:
         first = self._firsts[target]
         self._roots.send_to(range(first, first + self._sizes[target]), arriving, IMMIGRANTS)
         for individual in departing:
-            self._on_emigration(individual.number, target)
+            self._on_emigration(individual.number, target, individual.steps)
             if not self._migration.pollination:
                 self._dismiss(individual.number, individual.steps)
                 self._tell("left", individual.number, individual.steps)
 
     def _emigrant(self, individual: Individual, target: int) -> Individual:
-        # Copies go from here to all neighbors, so no neighbor needs to receive it from another one.
-        here = {self._index} if not self._migration.pollination else {self._index, *self._neighbors}
-        return Individual(
-            number=individual.number,
-            genes=individual.genes,
-            losses=individual.losses,
-            island=individual.island,
+        # Copies go from here to all neighbors, so no neighbor needs to receive it from another one. An individual that
+        # moves is known nowhere else.
+        visited = individual.visited | {self._index, *self._neighbors, target}
+        return replace(
+            individual,
             home=self._rng.randrange(self._sizes[target]) if self._sizes[target] else -1,  # of another launcher's
             steps=individual.steps + 1,
-            visited=individual.visited | here | {target},
-            attributes=individual.attributes,
-            attempt=individual.attempt,
+            visited=visited if self._migration.pollination else frozenset(),
         )

@@ -106,9 +106,9 @@ class SearchJournal:
                 )
             )
 
-    def migrated(self, number: int, to_island: int) -> None:
-        """An individual is sent to another island."""
-        self._lines.append(Migrated(number=number, from_island=self._place.island, to_island=to_island))
+    def migrated(self, number: int, to_island: int, steps: int) -> None:
+        """An individual, after so many migrations, is sent to another island."""
+        self._lines.append(Migrated(number=number, from_island=self._place.island, to_island=to_island, steps=steps))
 
     def close(self) -> None:
         """Write the last line; sync and close the file."""

@@ -20,7 +20,7 @@ from atoll.platform.search.population import Individual, Renewal
 from atoll.platform.search.proposals import key
 from atoll.platform.search.pruning import Pruner
 from atoll.platform.search.restore import genes_of
-from atoll.platform.search.resume import BUDGETED, Past, PastTrial
+from atoll.platform.search.resume import BUDGETED, Move, Past, PastTrial
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.shared_tickets import TicketLog
 from atoll.platform.study.plan import Plan
@@ -102,7 +102,6 @@ class OtherLaunchers:
         self._reports: dict[TrialKey, list[ProgressReported]] = {}
         self._continues: set[TrialKey] = set()
         self._before = past.results()
-        self._steps: dict[int, int] = {}  # migrations of each individual
 
     def receive(self) -> None:
         """Take in what is new."""
@@ -133,7 +132,7 @@ class OtherLaunchers:
             case TrialLost() if (trial := self._past.trials.get(event.key)) is not None:
                 self._lost(trial)
             case Migrated():
-                self._migrated(event)
+                self._moved(event.number, self._past.moves[event.number][-1])
 
     def _is_here(self, trial: PastTrial) -> bool:
         return trial.island % self._num_islands == self._index
@@ -175,11 +174,18 @@ class OtherLaunchers:
         if trial.key in self._continues:
             is_complete = trial.state == "complete"
             self._island.take_in("renewed", Renewal(trial.number, trial.attempt, losses, is_complete, curve))
-        elif self._is_here(trial):
+        else:
+            self._joins(trial)
+
+    def _joins(self, trial: PastTrial) -> None:
+        """A new result is where it was bred, and where journals that were read before have sent it since."""
+        if self._is_here(trial):
             if (individual := self._individual(trial)) is None:
                 self._island.take_in("dropped", trial.number)
             else:
                 self._island.take_in("arrived", individual)
+        for move in self._past.moves.get(trial.number, ()):
+            self._moved(trial.number, move)
 
     def _losses(self, trial: PastTrial) -> tuple[tuple[float, ...] | None, dict[int, float]]:
         return self._scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
@@ -193,7 +199,7 @@ class OtherLaunchers:
             number=trial.number,
             genes=tuple(genes[0].values()),
             losses=losses,
-            island=trial.island,
+            island=trial.island % self._num_islands,
             home=-1,
             is_complete=trial.state == "complete",
             attributes=genes[1],
@@ -201,15 +207,14 @@ class OtherLaunchers:
             attempt=trial.attempt,
         )
 
-    def _migrated(self, event: Migrated) -> None:
-        steps = self._steps.get(event.number, 0)
-        self._steps[event.number] = steps + 1
-        if event.from_island % self._num_islands == self._index and not self._plan.study.migration.pollination:
-            self._island.take_in("left", event.number, steps)
-        if event.to_island % self._num_islands == self._index:
-            trial = self._newest(event.number)
+    def _moved(self, number: int, move: Move) -> None:
+        """An individual moves; in whatever order its moves are heard of, and again if its result is heard of later."""
+        if move.origin % self._num_islands == self._index and not self._plan.study.migration.pollination:
+            self._island.take_in("left", number, move.steps)
+        if move.target % self._num_islands == self._index:
+            trial = self._newest(number)
             if trial is not None and (individual := self._individual(trial)) is not None:
-                self._island.take_in("arrived", replace(individual, steps=steps + 1))
+                self._island.take_in("arrived", replace(individual, steps=move.steps + 1))
 
     def _newest(self, number: int) -> PastTrial | None:
         """The trial's newest result, from before this launch or since."""

@@ -43,8 +43,13 @@ def restore(
     proposer.failures.update(key(hyperparameters) for hyperparameters in past.failed())
     if proposer.shares_taken:
         _tell_taken(past, plan.space, proposer)
-    ended = past.individuals(island, len(island_sizes), plan.study.migration.pollination)
-    visited = past.visited(len(island_sizes))
+    num_islands, pollination = len(island_sizes), plan.study.migration.pollination
+    ended = past.individuals(island, num_islands, pollination)
+    visited = past.visited(num_islands) if pollination else {}
+    if not pollination:
+        # News of other launchers may come late.
+        for number, steps in past.departures(island, num_islands):
+            population.dismiss(number, steps)
     for position, trial in enumerate(ended):
         try:
             genes, attributes = genes_of(trial, plan.space)
@@ -62,9 +67,10 @@ def restore(
             number=trial.number,
             genes=tuple(genes.values()),
             losses=losses,
-            island=trial.island,
+            island=trial.island % num_islands,
             home=-1 if is_shared else position % island_sizes[island],
             is_complete=trial.state == "complete",
+            steps=past.steps(trial.number),
             visited=frozenset(visited.get(trial.number, ())),
             attributes=attributes,
             curve=curve,

@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from atoll.platform.search.propagators.attributes import PICKLED, known_attributes
 from atoll.platform.search.proposals import known_fields
@@ -73,11 +73,20 @@ class PastTrial:
         return Ticket(self.number, self.attempt + 1, self.hyperparameters, self.proposal, reached=reached, home=home)
 
 
+class Move(NamedTuple):
+    """An individual was sent from an island to another one, after `steps` migrations before."""
+
+    origin: int
+    target: int
+    steps: int
+
+
 @dataclass
 class Past:
     """A study's trials, migrations, prepared and infeasible proposals, and seconds of searching so far.
 
     Attributes:
+        moves: those of each migrant, by its trial's number.
         ignored: how many proposals had an entry, by its name, that this version does not know or that has a wrong type.
         newest: the newest attempt at each trial.
     """
@@ -85,7 +94,7 @@ class Past:
     trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
     proposed: dict[int, Proposed] = field(default_factory=dict)
     infeasible: dict[int, list[ProposalRefused]] = field(default_factory=dict)
-    migrations: list[tuple[int, int, int]] = field(default_factory=list)
+    moves: dict[int, list[Move]] = field(default_factory=dict)
     seconds: float = 0.0
     ignored: Counter[str] = field(default_factory=Counter)
     newest: dict[int, int] = field(default_factory=dict)
@@ -129,7 +138,9 @@ class Past:
                 if "genes" in known:
                     self.infeasible.setdefault(event.number, []).append(event.model_copy(update=known))
             case Migrated():
-                self.migrations.append((event.number, event.from_island, event.to_island))
+                moves = self.moves.setdefault(event.number, [])
+                steps = len(moves) if event.steps is None else event.steps  # older versions wrote no steps
+                moves.append(Move(event.from_island, event.to_island, steps))
             case ProgressReported() | TrialEnded() | TrialLost() if (trial := self.trials.get(event.key)) is not None:
                 _follow(trial, event)
 
@@ -259,25 +270,35 @@ class Past:
         return replace(ticket, hyperparameters=proposed.hyperparameters, proposal=proposed.proposal)
 
     def visited(self, num_islands: int) -> dict[int, set[int]]:
-        """The islands that know each migrant's trial; the number of islands may have changed."""
-        islands: dict[int, set[int]] = {}
-        for number, origin, target in self.migrations:
-            islands.setdefault(number, set()).update((origin % num_islands, target % num_islands))
-        return islands
+        """The islands that know each migrant's trial with pollination; the number of islands may have changed."""
+        return {
+            number: {island % num_islands for move in moves for island in (move.origin, move.target)}
+            for number, moves in self.moves.items()
+        }
+
+    def steps(self, number: int) -> int:
+        """The number of migrations of an individual; lines of different journals come in any order."""
+        return max((move.steps + 1 for move in self.moves.get(number, ())), default=0)
+
+    def departures(self, island: int, num_islands: int) -> Iterator[tuple[int, int]]:
+        """The trials of the individuals that have left an island, and their migrations before that."""
+        for number, moves in self.moves.items():
+            yield from ((number, move.steps) for move in moves if move.origin % num_islands == island)
 
     def individuals(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:
-        """The ended trials of an island: those bred there, plus arrivals, minus departures (without pollination).
+        """The ended trials of an island: with pollination those that it knows, without those that are there.
 
         The number of islands may have changed: a trial of island i goes to island i modulo their number.
         """
-        ended = self.results()
-        homes = {number: {trial.island} for number, trial in ended.items()}
-        for number, origin, target in self.migrations:
-            if number in homes:
-                homes[number].add(target)
-                if not pollination:
-                    homes[number].discard(origin)
-        chosen = (t for n, t in ended.items() if island in {home % num_islands for home in homes[n]})
+        chosen = []
+        for number, trial in self.results().items():
+            homes, moves = {trial.island}, self.moves.get(number, ())
+            if pollination:
+                homes.update(move.target for move in moves)
+            elif moves:
+                homes = {max(moves, key=lambda move: move.steps).target}
+            if island in {home % num_islands for home in homes}:
+                chosen.append(trial)
         return sorted(chosen, key=lambda trial: trial.number)
 
 

@@ -175,7 +175,10 @@ class SearchLoop:
         past = resume.read(events)
         given = given_first(plan, warm_start)
         scoring = Scoring(plan.objectives, plan.subject)
-        population, giving_up = Population(study.population(place.island)), GivingUp(folder)
+        population = Population(
+            study.population(place.island), replace=study.migration.replace, island=place.island, seed=study.seed
+        )
+        giving_up = GivingUp(folder)
         first = [hyperparameters for hyperparameters, _ in given]
         proposer = _proposer(plan, population, place.island, first, giving_up)
         learn(learned, plan, population, proposer, num_islands=len(island_sizes))

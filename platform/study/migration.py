@@ -1,13 +1,15 @@
-"""Migration between islands: Propulate's topologies, by name or as a matrix."""
+"""Migration between islands: topologies, by name or as a matrix, and who leaves and who is replaced."""
 
 from __future__ import annotations
 
 import random
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Matrix = list[list[int]]
+Replace = Literal["none", "worst", "random"]
+NUM_CONTESTANTS = 3
 
 
 class Migration(BaseModel):
@@ -27,6 +29,32 @@ class Migration(BaseModel):
         "random one; or a matrix whose rows send this many individuals to each column",
     )
     migrants: int = Field(default=1, ge=1, description="individuals sent to an island at a time; a matrix overrides it")
+    emigrate: Literal["best", "random", "tournament"] = Field(
+        default="best",
+        description="which of a worker's individuals are sent: the best; any, at random; or the best of a few random "
+        "ones (tournament)",
+    )
+    tournament: int = Field(
+        default=NUM_CONTESTANTS, ge=2, description="individuals in a tournament, with emigrate: tournament"
+    )
+    replace: Replace = Field(
+        default="none",
+        description="which individuals no longer breed on an island as copies from other islands take their places: "
+        "none, the worst, or earlier ones at random; needs pollination, and a sampler that breeds",
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Migration:
+        if self.tournament != NUM_CONTESTANTS and self.emigrate != "tournament":
+            raise ValueError(
+                f"tournament needs emigrate: tournament; got {self.tournament} with emigrate: {self.emigrate}"
+            )
+        if self.replace != "none" and not self.pollination:
+            raise ValueError(
+                "replace must be none with pollination: false, as individuals that move leave room for others; got "
+                f"{self.replace}"
+            )
+        return self
 
     def check(self, num_islands: int) -> None:
         """Raise ValueError unless the topology fits the number of islands."""

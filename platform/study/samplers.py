@@ -344,6 +344,11 @@ def members(sampler: Sampler) -> Sequence[Sampler]:
     return sampler.samplers if isinstance(sampler, Mixed) else [sampler]
 
 
+def breeds(sampler: Sampler) -> bool:
+    """Whether a sampler, or a member of it, breeds from the island's breeding population."""
+    return any(isinstance(member, Evolution | Genetic) for member in members(sampler))
+
+
 def takes_one_objective(sampler: Sampler) -> str | None:
     """The name of the sampler or member that supports one objective only; None if all support several."""
     return next((member.name for member in members(sampler) if member.name in _ONE_OBJECTIVE), None)

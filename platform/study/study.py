@@ -35,6 +35,7 @@ from atoll.platform.study.samplers import (
     Evolution,
     Genetic,
     Sampler,
+    breeds,
     default_sampler,
     members,
     takes_one_objective,
@@ -353,6 +354,7 @@ class Study(Strict):
                 "{every: 5 epochs}: add it, or omit promotion"
             )
         self.migration.check(islands)
+        self._check_replacement()
         for island, sampler in enumerate(self.samplers()):
             size = self.population(island)
             for member in members(sampler):
@@ -373,6 +375,15 @@ class Study(Strict):
                     f"pruning needs the objective {metric} or validation_error; got {self.objectives[0].name}"
                 )
         return self
+
+    def _check_replacement(self) -> None:
+        samplers = self.samplers()
+        if self.migration.replace != "none" and not any(map(breeds, samplers)):
+            names = ", ".join(dict.fromkeys(sampler.name for sampler in samplers))
+            raise ValueError(
+                "migration.replace needs a sampler that breeds (evolution, propulate, or mixed with one of them): the "
+                f"others learn from all trials; got {self.migration.replace} with {names}"
+            )
 
     def _check_objective_from(self) -> None:
         named = [objective.name for objective in self.objectives or []]

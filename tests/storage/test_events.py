@@ -68,9 +68,10 @@ FIELDS = {
     "trial_lost": "number attempt reason blamed step",
     "proposed": "number hyperparameters proposal",
     "refused": "number hyperparameters reason genes attributes",
-    "migrated": "number from_island to_island",
+    "migrated": "number from_island to_island steps",
 }
 NOT_NEEDED = {
+    "migrated": "steps",
     "journal": "launch ends",
     "study_started": "definition num_trials provenance",
     "provenance": "changes",

@@ -84,7 +84,7 @@ def check_migration_moves_and_pollination_copies(world):
             world,
             sizes,
             migration=Migration(probability=1.0, pollination=pollination),
-            on_emigration=lambda number, target, log=emigrated: log.append((number, target)),
+            on_emigration=lambda number, target, steps, log=emigrated: log.append((number, target)),
         )
         mine = index_of(world.rank, sizes)
         for number in range(10):
@@ -134,24 +134,40 @@ def check_the_result_of_a_continued_trial_is_replaced_wherever_it_is(world):
 @on_layouts((0,) * 3, (0,) * 6)
 def check_no_island_is_sent_an_individual_twice(world):
     """In a full graph of islands of one worker copies of copies would meet copies."""
-    for pollination in (False, True):
-        sent = []
-        island, roots = make(
-            world,
-            [1] * world.size,
-            migration=Migration(probability=1.0, pollination=pollination),
-            on_emigration=lambda number, target, log=sent: log.append((number, target)),
-        )
-        for number in range(10):
-            island.add(individual(1000 * world.rank + number, random.random(), island=world.rank))
-            island.migrate()
-            meet(world, island, roots)
-        everything = [move for moves in world.allgather(sent) for move in moves]
-        assert len(everything) > 10 * world.size
-        assert len(set(everything)) == len(everything)
-        assert all(number // 1000 != target for number, target in everything)  # nor the island that bred it
-        here = [i.number for i in island.population]
-        assert len(here) == len(set(here))
+    everything, _ = travel(world, pollination=True)
+    assert len(everything) > 10 * world.size
+    assert len({(number, target) for number, target, _ in everything}) == len(everything)
+    assert all(number // 1000 != target for number, target, _ in everything)  # nor the island that bred it
+
+
+@on_layouts((0,) * 3, (0,) * 6)
+def check_who_moves_may_return(world):
+    everything, here = travel(world, pollination=False)
+    assert any(number // 1000 == target for number, target, _ in everything)
+    moves = {}
+    for number, _, steps in everything:
+        moves.setdefault(number, []).append(steps)
+    assert all(sorted(steps) == list(range(len(steps))) for steps in moves.values())
+    every = sorted(number for numbers in world.allgather(here) for number in numbers)
+    assert every == [1000 * rank + number for rank in range(world.size) for number in range(10)]
+
+
+def travel(world: World, *, pollination: bool) -> tuple[list[tuple[int, int, int]], list[int]]:
+    """What has been sent between islands of one worker (trial, target, migrations before), and what is here."""
+    sent: list[tuple[int, int, int]] = []
+    island, roots = make(
+        world,
+        [1] * world.size,
+        migration=Migration(probability=1.0, pollination=pollination),
+        on_emigration=lambda *move: sent.append(move),
+    )
+    for number in range(10):
+        island.add(individual(1000 * world.rank + number, random.random(), island=world.rank))
+        island.migrate()
+        meet(world, island, roots)
+    here = [i.number for i in island.population]
+    assert len(here) == len(set(here))
+    return [move for moves in world.allgather(sent) for move in moves], here
 
 
 @on_layouts((0, 0))
@@ -163,7 +179,7 @@ def check_founders_migrate_the_best_first(world):
             [1, 1],
             founders=[individual(n, float(n), island=world.rank) for n in range(6)],
             migration=Migration(probability=1.0, pollination=pollination),
-            on_emigration=lambda number, target, log=emigrated: log.append(number),
+            on_emigration=lambda number, target, steps, log=emigrated: log.append(number),
         )
         for _ in range(3):
             island.migrate()

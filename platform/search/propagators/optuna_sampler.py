@@ -166,7 +166,9 @@ class OptunaPropagator(Propagator):
         return {key: value for key, value in attributes.items() if not key.startswith(SHARED)}
 
     def arrived(self, individual: Individual) -> None:
-        """Tell the sampler of an evaluated individual."""
+        """Tell the sampler of an evaluated individual, or show it one again that has returned."""
+        if self._returns(individual):
+            return
         genes = dict(zip(self._distributions, individual.genes, strict=True))
         is_learned = individual.number < 0
         self.started(individual.number, genes, self._of_learned if is_learned else individual.attributes)
@@ -181,6 +183,16 @@ class OptunaPropagator(Propagator):
         for epoch, loss in individual.curve.items():
             self._storage.set_trial_intermediate_value(trial_id, epoch, loss)
         self._storage.set_trial_state_values(trial_id, TrialState.PRUNED, individual.losses)
+
+    def _returns(self, individual: Individual) -> bool:
+        trial_id = self._ids.get(individual.number)
+        if trial_id not in self._storage.hidden or not individual.is_complete:
+            return False
+        trial = self._storage.get_trial(trial_id)
+        if trial.state != TrialState.COMPLETE or trial.values != list(individual.losses):  # it has a newer result
+            return False
+        self._storage.hidden.remove(trial_id)
+        return True
 
     def dropped(self, number: int) -> None:
         """Close a trial that has no result."""

@@ -1,9 +1,12 @@
 """What a root learns from other launchers' trials: as from those of its own launch, without sending them on."""
 
+import copy
+import random
 from types import SimpleNamespace
 
 import journals
 import pytest
+from archipelago import Archipelago
 
 from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search.launch_settings import LaunchSettings
@@ -13,6 +16,7 @@ from atoll.platform.search.resume import Past
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.shared_study import SharedStudy
 from atoll.platform.search.shared_tickets import Member, TicketLog, joined
+from atoll.platform.study.migration import Migration
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage.journal import JournalWriter
@@ -29,21 +33,28 @@ def plan(*, pollination=True):
 class Root:
     """A root on island 0 of two, which writes down what it is told."""
 
-    def __init__(self, folder, *, pollination=True):
+    def __init__(self, folder, *, pollination=True, index=0, real=False, past=None):
         self.told, self.failed, self.spent, self.replayed, self.workers = [], [], [], [], []
         of = plan(pollination=pollination)
+        note = lambda *news: self.told.append(news)  # noqa: E731
         self.learns = OtherLaunchers(
             roots=LocalMailbox.connected(1)[0],
             plan=of,
-            past=Past(),
+            past=copy.deepcopy(past) or Past(),
             scoring=Scoring(of.objectives, of.subject),
-            island=SimpleNamespace(take_in=lambda *news: self.told.append(news), has_workers=self.workers.append),
-            index=0,
+            island=self._island(index) if real else SimpleNamespace(take_in=note, has_workers=self.workers.append),
+            index=index,
             candidates=SimpleNamespace(failed=self.failed.append),
             pruner=SimpleNamespace(replay=lambda *report: self.replayed.append(report[:2])),
             budget=SimpleNamespace(spend=self.spent.append),
             reader=SharedStudy(folder, settings(1), {}, is_first=True).reader(),
         )
+
+    def _island(self, index):
+        """An island of this launch with no others."""
+        world = Archipelago([1, 1], Migration(pollination=False))
+        (self.population,) = world.on(index)
+        return world.islands[index]
 
     def kinds(self):
         """What has happened to which trial."""
@@ -120,6 +131,51 @@ def test_its_migrants_move_as_its_journal_says(folder, other, pollination):
     left = [] if pollination else [("left", 0)]
     assert root.kinds() == [("started", 0), ("arrived", 0), *left, ("taken", 1), ("arrived", 1)]
     assert root.told[-1][1].steps == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_individual_that_moves_and_returns_there_is_in_one_place_whatever_the_order_of_news(folder, seed):
+    """The lines of different roots, and of an individual's result, are read in any order."""
+    rng = random.Random(seed)
+    moves = [(0, 1), (1, 0), (0, 1), (1, 0), (0, 1)][: rng.randrange(1, 6)]
+    lines = [
+        {"number": 0, "from_island": origin, "to_island": target, "steps": steps}
+        for steps, (origin, target) in enumerate(moves)
+    ]
+    roots = [Root(folder, pollination=False, index=index, real=True) for index in (0, 1)]
+    events = [("migrated", line) for line in lines] + ["end"]
+    if seed % 3:
+        rng.shuffle(events)
+    writers = [JournalWriter(folder.root_journal(number, 2), 2) for number in (1, 2)]
+    start(writers[0], 0)
+    for event in events:
+        writer = rng.choice(writers)
+        if event == "end":
+            journals.end_trial(writers[0], 0, 0.5)
+        else:
+            writer.append(journals.event(*event))
+        if rng.random() < 0.5:
+            for root in roots:
+                root.learns.receive()
+    for root in roots:
+        root.learns.receive()
+    here = [[(i.number, i.steps) for i in root.population] for root in roots]
+    assert here == [[(0, len(moves))] if index == moves[-1][1] else [] for index in (0, 1)]
+    for writer in writers:
+        writer.close()
+
+
+def test_moves_before_this_launch_began_are_known_when_the_result_is_read(folder, other):
+    """Another journal may have been read further at the start than the one with the result."""
+    past = Past()
+    past.add(journals.event("migrated", {"number": 0, "from_island": 1, "to_island": 0, "steps": 1}))
+    roots = [Root(folder, pollination=False, index=index, real=True, past=past) for index in (0, 1)]
+    start(other, 0)
+    journals.end_trial(other, 0, 0.5)
+    other.append(journals.event("migrated", {"number": 0, "from_island": 0, "to_island": 1, "steps": 0}))
+    for root in roots:
+        root.learns.receive()
+    assert [[(i.number, i.steps) for i in root.population] for root in roots] == [[(0, 2)], []]
 
 
 def test_a_result_that_is_continued_there_is_renewed_on_every_island(folder, other):

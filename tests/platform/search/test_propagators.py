@@ -380,6 +380,21 @@ def test_tpe_sees_what_is_pruned_and_not_what_has_left():
     assert [t.state for t in propagator._study.get_trials(deepcopy=False)] == [TrialState.PRUNED, TrialState.FAIL]
 
 
+@pytest.mark.parametrize("name", ["optuna-tpe", "optuna-gp", "optuna-cmaes", "optuna-nsga2"])
+def test_samplers_see_who_returns_once(name):
+    propagator = propagators.make(settings(name), SPACE, Population(8), seed=1)
+    genes = tuple(SPACE.encode(SPACE.default()).values())
+    for number in range(3):
+        propagator.arrived(Individual(number, genes, (float(number),), 0, 0))
+    for steps in (2, 4):
+        propagator.left(1)
+        propagator.arrived(Individual(1, genes, (1.0,), 0, 0, steps=steps))
+    assert [t.value for t in propagator._study.get_trials(deepcopy=False)] == [0.0, 1.0, 2.0]
+    propagator.left(1)
+    propagator.arrived(Individual(1, genes, (0.5,), 0, 0, steps=6, attempt=1))  # continued meanwhile
+    assert sorted(t.value for t in propagator._study.get_trials(deepcopy=False)) == [0.0, 0.5, 2.0]
+
+
 @pytest.mark.parametrize("name", ["optuna-gp", "optuna-cmaes", "optuna-nsga2"])
 def test_samplers_that_know_no_pruning_take_the_last_value(name):
     propagator = propagators.make(settings(name), SPACE, Population(8), seed=1)

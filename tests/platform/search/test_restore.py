@@ -1,11 +1,13 @@
 """What a resumed root tells its island's population, sampler and pruner."""
 
+from dataclasses import replace
+
 import journals
 import pytest
 
 from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search import propagators, resume
-from atoll.platform.search.population import Population
+from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.proposals import Proposer, key
 from atoll.platform.search.restore import pruner_of, restore
 from atoll.platform.search.scoring import Scoring
@@ -47,12 +49,12 @@ def plan(**content):
     return Plan.of(Study(**{"name": "s", "workload": "digits_mlp", "method": "ddp"} | content))
 
 
-def write(folder, *states, **hyperparameters):
+def write(folder, *states, scale=8, **hyperparameters):
     """Trials of islands 0, 1, 0, ... that ended in these states, with an objective of number / 8."""
     lines = JournalWriter(folder.root_journal(0))
     default = plan().space.default() | hyperparameters
     for number, state in enumerate(states):
-        chosen = default | {"momentum": number / 8}
+        chosen = default | {"momentum": number / scale}
         journals.start_trial(lines, number, hyperparameters=chosen)
         for epoch in (1, 2):
             journals.report(lines, number, epoch)
@@ -62,9 +64,9 @@ def write(folder, *states, **hyperparameters):
     lines.close()
 
 
-def restored(folder, of=None, *, island=0, island_sizes=(1,), shares_taken=False):
+def restored(folder, of=None, *, island=0, island_sizes=(1,), shares_taken=False, population=None):
     of = of or plan()
-    population, proposer = Population(8), FakeProposer(shares_taken)
+    population, proposer = Population(8) if population is None else population, FakeProposer(shares_taken)
     past = resume.read(launches.replay(folder.journals))
     scoring = Scoring(of.objectives, of.subject)
     restore(past, of, scoring, population, proposer, island=island, island_sizes=island_sizes)
@@ -113,6 +115,45 @@ def test_what_todays_space_does_not_hold_is_left_out(folder):
     population, proposer = restored(folder, plan(space={"momentum": {"low": 0.1, "high": 0.2}}))
     assert [individual.number for individual in population] == [1]
     assert proposer.heard == [("started", 1), ("arrived", 1)]
+
+
+@pytest.mark.parametrize("replace", ["worst", "random"])
+def test_who_breeds_is_the_same_after_a_resume(folder, replace):
+    """Trial n is bred on island n % 2, and some are sent."""
+    write(folder, *["complete"] * 24, scale=32)
+    lines = JournalWriter(folder.root_journal(1))
+    sent = (1, 5, 7, 13, 19, 23)
+    for number in sent:
+        lines.append(journals.event("migrated", {"number": number, "from_island": 1, "to_island": 0, "steps": 0}))
+    lines.close()
+    of = plan(topology={"islands": 2}, migration={"replace": replace}, seed=5)
+    live = Population(24, replace=replace, island=0, seed=5)
+    for number in (*range(0, 24, 2), *reversed(sent)):
+        one = Individual(number, (), (-number / 8,), number % 2, 0, steps=number % 2)
+        assert live.admit(one)
+    population = Population(24, replace=replace, island=0, seed=5)
+    restored(folder, of, island=0, island_sizes=(1, 1), population=population)
+    assert [i.number for i in population.best()] == [i.number for i in live.best()]
+    assert len(population.best()) < len(population) == 18
+
+
+def test_an_individual_that_has_returned_is_where_it_was_bred_and_moves_on_from_there(folder):
+    write(folder, "complete", "complete", "complete")
+    lines = JournalWriter(folder.root_journal(1))
+    for steps, (number, origin, target) in ((0, (0, 0, 1)), (1, (0, 1, 0)), (0, (2, 0, 1))):
+        fields = {"number": number, "from_island": origin, "to_island": target, "steps": steps}
+        lines.append(journals.event("migrated", fields))
+    lines.close()
+    of = plan(topology={"islands": 2}, migration={"pollination": False})
+    here, proposer = restored(folder, of, island=0, island_sizes=(1, 1))
+    assert [(i.number, i.steps, i.visited) for i in here] == [(0, 2, frozenset())]
+    assert [number for kind, number in proposer.heard if kind == "arrived"] == [0]
+    there, _ = restored(folder, of, island=1, island_sizes=(1, 1))
+    assert [(i.number, i.steps) for i in there] == [(2, 1), (1, 0)]
+    returned = next(iter(here))
+    assert not there.admit(replace(returned, steps=1))  # news of another launcher that comes late
+    assert not here.admit(replace(returned, steps=0))
+    assert there.admit(replace(returned, steps=3))
 
 
 WRONG = (None, True, 2**63, 1e999, "x", [1], {"a": {}})

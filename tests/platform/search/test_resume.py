@@ -112,6 +112,39 @@ def test_individuals_live_where_they_have_moved(tmp_path):
     assert numbers(0, pollination=True, num_islands=1) == [0, 1, 2, 3]
 
 
+def test_individuals_that_return_live_where_their_last_move_led(tmp_path):
+    """Whatever the order of the journals' times, which are those of several hosts; nobody is in two places."""
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)  # bred on island 0
+    journals.end_trial(lines, 0, 0.5)
+    moves = [(0, 1), (1, 0), (0, 2), (2, 1), (1, 0)]
+    for steps in (3, 1, 4, 2, 0):
+        origin, target = moves[steps]
+        fields = {"number": 0, "from_island": origin, "to_island": target, "steps": steps}
+        lines.append(journals.event("migrated", fields))
+    found = past(folder)
+    assert [len(found.individuals(island, 3, pollination=False)) for island in range(3)] == [1, 0, 0]
+    assert [len(found.individuals(island, 2, pollination=False)) for island in range(2)] == [1, 0]
+    assert found.steps(0) == 5
+    departures = [sorted(found.departures(island, 3)) for island in range(3)]
+    assert departures == [[(0, 0), (0, 2)], [(0, 1), (0, 4)], [(0, 3)]]
+
+
+def test_moves_of_older_versions_are_counted_in_the_order_of_their_times(tmp_path):
+    folder = journals.start_folder(tmp_path)
+    lines = JournalWriter(folder.root_journal(0))
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.5)
+    for origin, target in ((0, 2), (2, 1)):
+        lines.append(journals.event("migrated", {"number": 0, "from_island": origin, "to_island": target}))
+    lines.append(journals.event("migrated", {"number": 0, "from_island": 1, "to_island": 0, "steps": 2}))
+    found = past(folder)
+    assert [len(found.individuals(island, 3, pollination=False)) for island in range(3)] == [1, 0, 0]
+    assert found.steps(0) == 3
+    assert found.steps(1) == 0
+
+
 def test_without_a_number_of_trials_tickets_do_not_end(tmp_path):
     tickets = past(journals.start_folder(tmp_path)).tickets(None, [DEFAULT])
     assert [next(tickets).number for _ in range(5)] == [0, 1, 2, 3, 4]

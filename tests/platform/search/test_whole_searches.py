@@ -178,6 +178,34 @@ def test_a_stopped_and_resumed_search_is_the_uninterrupted_one(tmp_path, monkeyp
     assert histories[1] == histories[0]
 
 
+def test_individuals_move_along_one_path_each_also_after_a_resume(tmp_path):
+    """Each move starts where the last one ended, whoever makes it; the first one where the individual was bred."""
+    (tmp_path / "sphere.py").write_text("def sphere(trial):\n    return trial['x'] ** 2\n")
+    content = {
+        "name": "s",
+        "objective": "sphere.py:sphere",
+        "direction": "minimize",
+        "space": {"x": {"low": -1.0, "high": 1.0}},
+        "topology": {"islands": 3, "workers": 2},
+        "sampler": {"name": "evolution"},
+        "migration": {"probability": 1.0, "pollination": False},
+    }
+    for trials, options in ((60, []), (120, ["--resume"])):
+        (tmp_path / "s.yaml").write_text(yaml.safe_dump(content | {"trials": trials}))
+        search(tmp_path, *options)
+    folder = tmp_path / "atoll-studies" / "s"
+    bred = {line["number"]: line["island"] for line in journal_lines(folder, "trial_started")}
+    paths = defaultdict(dict)
+    for line in journal_lines(folder, "migrated"):
+        assert line["steps"] not in paths[line["number"]]
+        paths[line["number"]][line["steps"]] = line["from_island"], line["to_island"]
+    for number, path in paths.items():
+        assert sorted(path) == list(range(len(path)))
+        starts, ends = zip(*(path[steps] for steps in range(len(path))), strict=True)
+        assert starts == (bred[number], *ends[:-1])
+    assert any(bred[number] in {target for _, target in path.values()} for number, path in paths.items())
+
+
 def test_what_violates_a_constraint_is_refused_and_counted(tmp_path):
     constraint = "batch_size <= 24"
     write(tmp_path, trials=20, epochs=1, topology={"workers": 2}, sampler={"name": "random"}, constraints=[constraint],

@@ -1,10 +1,11 @@
-"""Migration topologies."""
+"""Migration: topologies, and what the choices of emigrants and of the replaced exclude."""
 
 import random
 
 import pytest
 
 from atoll.platform.study.migration import Migration
+from atoll.platform.study.study import Study
 
 RNG = random.Random(0)
 
@@ -41,3 +42,43 @@ def test_a_matrix_says_how_many_go_where():
 def test_matrices_that_are_refused(matrix, message):
     with pytest.raises(ValueError, match=message):
         Migration(topology=matrix).check(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"emigrate": "worst"}, "Input should be 'best', 'random' or 'tournament'"),
+        ({"emigrate": "tournament", "tournament": 1}, "Input should be greater than or equal to 2"),
+        ({"tournament": 5}, "tournament needs emigrate: tournament; got 5 with emigrate: best"),
+        ({"replace": "best"}, "Input should be 'none', 'worst' or 'random'"),
+        (
+            {"replace": "worst", "pollination": False},
+            "replace must be none with pollination: false, as individuals that move leave room for others; got worst",
+        ),
+    ],
+)
+def test_options_that_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Migration(**options)
+
+
+def test_nobody_is_replaced_and_the_best_emigrate_by_default():
+    assert Migration().model_dump() == Migration(emigrate="best", replace="none", tournament=3).model_dump()
+    chosen = Migration(emigrate="tournament", tournament=5, replace="random")
+    assert Migration(**chosen.model_dump()) == chosen
+
+
+def study(samplers, **migration):
+    content = {"name": "s", "workload": "digits_mlp", "method": "ddp", "topology": {"islands": len(samplers)}}
+    return Study(**content, sampler=samplers, migration=migration)
+
+
+@pytest.mark.parametrize("replace", ["worst", "random"])
+def test_to_replace_needs_a_sampler_that_breeds(replace):
+    message = rf"replace needs a sampler that breeds \(.*\): the others learn from all trials; got {replace} with "
+    with pytest.raises(ValueError, match=message + "optuna-tpe, random "):
+        study([{"name": "optuna-tpe"}, {"name": "random"}], replace=replace)
+    for name in ("evolution", "propulate", "mixed"):
+        study([{"name": name}, {"name": "random"}], replace=replace)
+    with pytest.raises(ValueError, match=message + "mixed "):
+        study([{"name": "mixed", "samplers": [{"name": "optuna-gp"}, {"name": "random"}]}], replace=replace)
