@@ -95,7 +95,7 @@ STUDIES = (
     Column("started", "start of the study, UTC"),
     Column("finished", "end of the study, UTC; empty while it runs"),
     Column("archived", "whether the dashboard hides it"),
-    Column("reason", "why it ended, unless it is complete"),
+    Column("reason", "why it ended; empty if it has used up its budget"),
     Column("folder", "its files, on the host that searched"),
 )
 FAILURES = (

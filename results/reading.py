@@ -168,6 +168,11 @@ class StudyResults:
         """running, complete, stopped, failed, or interrupted: its launcher died, and --resume continues it."""
         return liveness.true_state_of(self._row())
 
+    @property
+    def ended_because(self) -> str | None:
+        """Why it ended: a rule of `stop`, a stop or a failure; None while it runs, and if it has used up its budget."""
+        return self._row().reason
+
     def summary(self) -> dict[str, Any]:
         """The study in plain data: its columns in `Results.studies`, the front's size, importance and failures."""
         from atoll.analysis import tables

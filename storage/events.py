@@ -304,6 +304,46 @@ class ProposalRefused(Event):
     attributes: dict[str, Any]
 
 
+class RegretBounded(Event):
+    """A bound of the incumbent's regret was computed, for the rule `regret` of `stop`.
+
+    Attributes:
+        bound: in the objective's unit.
+        incumbent: the objective of the incumbent.
+        num_trials: the complete trials that it was computed from.
+        length: the unit and number of those trials' length; None for a function's.
+        seconds: the computing time.
+    """
+
+    name: ClassVar[str] = "regret_bounded"
+    bound: float
+    incumbent: float
+    num_trials: int
+    length: list[str | int] | None = None
+    seconds: float | None = None
+
+
+class StopRuleMet(Event):
+    """A rule of the study's `stop` is met: no further trial starts.
+
+    Attributes:
+        rule: target, plateau or regret.
+        settings: the rule with its settings, with which it was met; it stands as long as they are the study's.
+        length: the unit and number of the length of the trials that have met it; None for a function's.
+        reason: in words.
+        trial: the number of the trial that has met it, if it is one.
+        num_trials: the trials that had ended.
+    """
+
+    name: ClassVar[str] = "stop_rule_met"
+    rule: str
+    settings: dict[str, Any] = {}
+    length: list[str | int] | None = None
+    reason: str
+    trial: int | None = None
+    num_trials: int = 0
+
+
 class Migrated(Event):
     """An individual was sent from one island to another.
 
@@ -337,6 +377,8 @@ EVENTS: Mapping[str, type[Event]] = {
         Proposed,
         ProposalRefused,
         Migrated,
+        RegretBounded,
+        StopRuleMet,
     )
 }
 

@@ -29,11 +29,17 @@ def launchers(folder: StudyFolder) -> dict[int, dict[str, Any]]:
 
 def state(folder: StudyFolder) -> str | None:
     """The state in which the study ended, from its launchers' journals; None if it has not ended."""
+    ended = end(folder)
+    return None if ended is None else ended.state
+
+
+def end(folder: StudyFolder) -> StudyEnded | None:
+    """The study's last line, from its launchers' journals; None if it has not ended."""
     last = None
     for event in launches.launchers_events(folder.journals):
         if isinstance(event, StudyStarted | Restarted | StudyEnded):
             last = event
-    return last.state if isinstance(last, StudyEnded) else None
+    return last if isinstance(last, StudyEnded) else None
 
 
 def true_state(folder: StudyFolder, name: str, uid: str | None) -> str:

@@ -55,7 +55,7 @@ class StudyRow(Base):
     finished: Mapped[float | None] = mapped_column(
         doc="when it ended last; seconds since the epoch; null while it runs"
     )
-    reason: Mapped[str | None] = mapped_column(Text, doc="why it stopped or failed")
+    reason: Mapped[str | None] = mapped_column(Text, doc="why it stopped or failed, or which rule of stop ended it")
     objectives: Mapped[list[Any] | None] = mapped_column(
         doc="names and directions of all objectives if there are several"
     )

@@ -286,7 +286,7 @@ def _why(study: StudyRow, state: str) -> list[dmc.Alert]:
             f"{study.name}` ends it."
         )
         return [components.alert("The study was interrupted", words, "orange")]
-    color = "red" if state == "failed" else "yellow"
+    color = {"failed": "red", "complete": "green"}.get(state, "yellow")
     return [components.alert("Why the study ended", study.reason, color)] if study.reason else []
 
 

@@ -83,7 +83,7 @@ def search(
         in_process: run all ranks as threads of this process, for debuggers. Default: only a search of one rank.
         outside: allow a study file to refer to code outside its folder.
         show: print progress to standard error.
-        settings: further keys of a study file, such as sampler, pruning, constraints, trial_timeout, seed.
+        settings: further keys of a study file, such as sampler, pruning, stop, constraints, trial_timeout, seed.
 
     Raises:
         FileError, ValueError: for an invalid setting; the message has the key, the value and the valid choices.
@@ -107,7 +107,7 @@ def search(
     """
     extras.require_search_extra()
     from atoll.platform.commands import searching
-    from atoll.platform.launch import join, lifecycle
+    from atoll.platform.launch import errors, join, lifecycle
     from atoll.platform.study import registry
 
     if (file := registry.loading()) is not None:
@@ -123,16 +123,21 @@ def search(
     is_one_rank = study.topology.shape().world_size == 1
     threads = is_one_rank and not join.inside_mpi(2) if in_process is None else in_process
     console = plain_console(stderr=True, quiet=not show)
-    with _handlers_put_back():
-        ended = searching.run(
-            study,
-            url,
-            console,
-            resuming=resume,
-            accept_changes=accept_changes,
-            in_process=threads,
-            function=None if function is None or function.is_importable else function,
-        )
+    try:
+        with _handlers_put_back():
+            ended = searching.run(
+                study,
+                url,
+                console,
+                resuming=resume,
+                accept_changes=accept_changes,
+                in_process=threads,
+                function=None if function is None or function.is_importable else function,
+            )
+    except errors.AlreadyComplete as complete:
+        if complete.reason is None:
+            raise
+        ended = lifecycle.Ending("complete", complete.reason, recorded=True)
     results = _results(study, url)
     if isinstance(ended, lifecycle.Ending):
         console.print(f"{study.name}: {ended.state}{f': {ended.reason}' if ended.reason else ''}")

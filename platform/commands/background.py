@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from atoll.platform.commands.live_search import LiveSearch
 from atoll.platform.commands.shared import print_json
 from atoll.platform.exit_codes import EXIT_STOPPED, FAILURE
 from atoll.platform.launch import lifecycle, room
+from atoll.platform.search.stop_rules import StopRules
 from atoll.storage import liveness
 from atoll.storage.files import make_folder
 from atoll.storage.folder import StudyFolder
@@ -68,14 +70,17 @@ def follow(folder: StudyFolder, console: Console) -> int:
         folder: the study's files.
         console: where lines, or a bar, are shown.
     """
-    row = lifecycle.row(folder)
-    with LiveSearch(console, row["name"], row["metric"], row["direction"], row["num_trials"]) as live:
+    row = json.loads(folder.definition.read_text())
+    aim = row["metric"], row["direction"], row["num_trials"]
+    with LiveSearch(console, row["name"], *aim, StopRules.of_row(row)) as live:
         while liveness.holder(folder) is not None:
             live(folder)
             time.sleep(INTERVAL)
         live(folder)
         live.finish()
-    return _ended(console, row["name"], liveness.state(folder) or liveness.INTERRUPTED)
+    ended = liveness.end(folder)
+    state, reason = (liveness.INTERRUPTED, None) if ended is None else (ended.state, ended.reason)
+    return _ended(console, row["name"], state, reason)
 
 
 def follow_store(store: Store, name: str, console: Console, interval: float = STORE_INTERVAL) -> int:
@@ -97,10 +102,10 @@ def follow_store(store: Store, name: str, console: Console, interval: float = ST
             console.print(line, soft_wrap=True)
             said = line
         if study.state != "running":
-            return _ended(console, study.name, study.state)
+            return _ended(console, study.name, study.state, study.reason)
         time.sleep(interval)
 
 
-def _ended(console: Console, name: str, state: str) -> int:
-    console.print(f"{name} is {state}")
+def _ended(console: Console, name: str, state: str, reason: str | None) -> int:
+    console.print(f"{name} is {state}{f': {reason}' if reason else ''}", soft_wrap=True)
     return {"complete": 0, "stopped": EXIT_STOPPED, liveness.INTERRUPTED: EXIT_STOPPED}.get(state, FAILURE)

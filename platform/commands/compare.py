@@ -70,7 +70,7 @@ def benchmark(
         accept_changes=accept_changes,
         checks_batches=not no_check,
         say=lambda line: console.print(line, markup=False),
-        follow=lambda plan: live_search.LiveSearch(console, plan.study.name, *plan.aim, plan.study.trials),
+        follow=lambda plan: live_search.of(console, plan),
     )
     if ending.unrecorded:
         print("the store is incomplete; to finish, repeat the command with --resume", file=sys.stderr)

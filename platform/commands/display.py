@@ -210,6 +210,16 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
     return table("studies", columns, rows)
 
 
+def ended_because(study: StudyRow, state: str) -> str | None:
+    """A line on why a study ended; None if there is nothing to tell, such as of one that has used up its budget.
+
+    Args:
+        study: the study.
+        state: its true state.
+    """
+    return None if state == "running" or not study.reason else f"{study.name} is {state}: {first_line(study.reason)}"
+
+
 def jobs(rows: Iterable[JobRow]) -> Table:
     """One row per job of a batch system, with its state."""
     lines = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from atoll.analysis.failures import first_line, kind_of, user_frame
 from atoll.analysis.formatting import duration, number
+from atoll.platform.search.stop_rules import Follower, StopRules
 from atoll.storage.events import (
     CHANGED,
     Event,
@@ -25,6 +27,9 @@ from atoll.storage.events import (
 )
 from atoll.storage.folder import StudyFolder
 from atoll.storage.launches import JournalTail
+
+if TYPE_CHECKING:
+    from atoll.platform.study.plan import Plan
 
 
 @dataclass
@@ -116,14 +121,28 @@ class LiveSearch:
     A line tells the state after each tenth of the budget, and after a minute if there is anything new; if no trial has
     ended meanwhile, how far those that train have come. Failures are told as they happen, the first of each kind, and
     so are restarts.
+
+    Args:
+        console: where lines, or a bar, are shown.
+        study_name, metric, direction, num_trials: the study's; the (first) objective's metric and direction.
+        rules: the study's rules of `stop`, from which each line tells how far the search is; without results yet.
     """
 
     MAX_TOLD = 10
     INTERVAL = 60.0  # seconds between two lines while there is anything new
     MAX_RUNNING = 4  # trials of which a line tells how far they have come
 
-    def __init__(self, console: Console, study_name: str, metric: str, direction: str, num_trials: int | None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        study_name: str,
+        metric: str,
+        direction: str,
+        num_trials: int | None,
+        rules: StopRules | None = None,
+    ) -> None:
         self._console = console
+        self._rules = None if rules is None else Follower(rules)
         self._metric = metric
         self._num_trials = num_trials
         self._tally = Tally(direction)
@@ -161,6 +180,9 @@ class LiveSearch:
             self._tail.advance(chunks)
             events += (event for chunk in chunks.values() for event in chunk.events)
         ended = [self._tally.take(event) for event in events]
+        if self._rules is not None:
+            for event in events:
+                self._rules.take(event)
         if first:
             self._before = self._tally.num_ended
         else:
@@ -220,8 +242,15 @@ class LiveSearch:
         facts = [f"best {self._metric} {number(tally.incumbent)}", f"{tally.num_migrations} migrations"]
         if failed := tally.count("failed"):
             facts.append(f"{failed} failed")
-        done = tally.num_ended - self._before
-        if done and self._started is not None and self._num_trials and tally.num_ended < self._num_trials:
-            left = (time.monotonic() - self._started) / done * (self._num_trials - tally.num_ended)
+        facts += [] if self._rules is None else self._rules.words()
+        done, total = tally.num_ended - self._before, self._num_trials
+        is_met = self._rules is not None and self._rules.is_met
+        if done and self._started is not None and total and tally.num_ended < total and not is_met:
+            left = (time.monotonic() - self._started) / done * (total - tally.num_ended)
             facts.append(f"about {duration(left)} left")
         return ", ".join(facts)
+
+
+def of(console: Console, plan: Plan) -> LiveSearch:
+    """That of a resolved study."""
+    return LiveSearch(console, plan.study.name, *plan.aim, plan.study.trials, StopRules.of(plan))

@@ -39,6 +39,7 @@ def leaderboard(
     from atoll.analysis import leaderboard as ranking
     from atoll.platform.commands import display
     from atoll.storage.export import trial_as_dict
+    from atoll.storage.liveness import true_state_of
 
     opened = open_store(store)
     row = opened.study(study)
@@ -49,6 +50,8 @@ def leaderboard(
         print_json([place | trial_as_dict(trial) for place, trial in zip(places, best, strict=True)])
     else:
         print_table(display.leaderboard(row, best[:top]))
+        if said := display.ended_because(row, true_state_of(row)):
+            print(said)
         if len(measured := {trial.provenance for trial in best[:top]}) > 1:
             print(
                 f"these trials were measured with {len(measured)} versions of code, data or libraries, and may not "
@@ -144,6 +147,8 @@ def studies(
         return
     if not as_json:
         print_table(display.studies(summaries))
+        for line in filter(None, (display.ended_because(s.study, s.study.state) for s in summaries)):
+            print(line)
     if name is not None:
         row = summaries[0].study
         described = description.describe(row, opened.provenances(row), opened.num_measured(row))

@@ -87,6 +87,16 @@ def search(
     steps: Annotated[int | None, typer.Option(help="Steps per trial, instead of epochs.")] = None,
     seed: Annotated[int | None, typer.Option(help="The study's seed.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Sampler name; its options have their defaults.")] = None,
+    stop_target: Annotated[
+        float | None, typer.Option(help="End the search once a trial has reached this value of the objective.")
+    ] = None,
+    stop_plateau: Annotated[
+        int | None, typer.Option(help="End the search once this many trials have not improved the incumbent.")
+    ] = None,
+    stop_regret: Annotated[
+        str | None,
+        typer.Option(help="End the search once its incumbent is this close to the optimum by a bound: '0.2 %'."),
+    ] = None,
     observe: Annotated[
         int | None, typer.Option(help="Record how much each layer changed over this many epochs. Default: off.")
     ] = None,
@@ -144,7 +154,8 @@ def search(
     if file is not None and file.name.rpartition(":")[0].endswith(".py"):
         flags, file = flags | {"objective": str(file)}, None
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
-    study = _study(file, given_flags(flags), given_flags(topology), inside=not outside)
+    stop = _stop(stop_target, stop_plateau, stop_regret)
+    study = _study(file, given_flags(flags), given_flags(topology), stop, inside=not outside)
     if detach:
         from atoll.platform.commands import background
 
@@ -207,10 +218,27 @@ def follow(
     raise typer.Exit(background.follow(folder, plain_console()))
 
 
-def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *, inside: bool) -> Study:
+def _stop(target: float | None, plateau: int | None, regret: str | None) -> dict[str, Any]:
+    """The section `stop` of the options that are given."""
+    share = None if regret is None else float(regret) if regret.replace(".", "", 1).isdecimal() else regret
+    return given_flags({"target": target, "plateau": None if plateau is None else {"trials": plateau}, "regret": share})
+
+
+def _with_rules(before: dict[str, Any] | None, rules: dict[str, Any]) -> dict[str, Any]:
+    """A study's rules of `stop` with those of the options; a plateau keeps its tolerance."""
+    both = (before or {}) | rules
+    if "plateau" in rules and (before or {}).get("plateau"):
+        both["plateau"] = (before or {})["plateau"] | rules["plateau"]
+    return both
+
+
+def _study(
+    file: Path | None, flags: dict[str, Any], topology: dict[str, Any], stop: dict[str, Any], *, inside: bool
+) -> Study:
     from atoll.platform.study.study import Study
     from atoll.storage import yamlfile
 
+    flags |= {"stop": stop} if stop else {}
     if file is None and "objective" in flags:
         if "space" not in flags:
             raise yamlfile.FileError(f"the objective {flags['objective']} needs --space, the ranges of its parameters")
@@ -228,6 +256,7 @@ def _study(file: Path | None, flags: dict[str, Any], topology: dict[str, Any], *
     if not flags and not topology:
         return study
     content = study.model_dump(exclude_unset=True)
+    flags |= {"stop": _with_rules(content.get("stop"), stop)} if stop else {}
     content |= flags | {"topology": content.get("topology", {}) | topology}
     return yamlfile.validate(content, Study, source=f"{file} with options", folder=file.parent)
 
@@ -271,10 +300,10 @@ def _search(
             in_process=in_process,
         )
     except errors.AlreadyComplete as complete:
-        if resuming is not None:
+        if resuming is not None and complete.reason is None:
             raise
         console.print(str(complete), soft_wrap=True)
-        ended = lifecycle.Ending("complete", None, recorded=True)
+        ended = lifecycle.Ending("complete", complete.reason, recorded=True)
     if not isinstance(ended, lifecycle.Ending):
         return ended
     _show_ending(study, url, ended, as_json)
@@ -296,7 +325,7 @@ def check(
     from atoll.platform.launch import checks, dry_run, extras, live
 
     extras.require_search_extra()
-    study = _study(file, {}, {}, inside=not outside)
+    study = _study(file, {}, {}, {}, inside=not outside)
     with searching.naming(file):
         plan = checks.check(study)
     live.check(study.on_trial)
@@ -341,7 +370,7 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
     counts = ", ".join(f"{count} {state}" for state, count in sorted(summary.counts.items()))
     print(f"{ending.state}: {counts}; {len(store.migrations(row))} migrations; stored in {store}; files in {folder}")
     if ending.reason:
-        print(ending.reason)
+        print(f"complete: {ending.reason}" if ending.state == "complete" else ending.reason)
     kinds = by_kind(store.trials(row)) if summary.counts.get("failed") else ()
     for line in display.failures(row.name, kinds, store_flag(url)):
         print(line)

@@ -89,7 +89,7 @@ def run(
 
         run_ranks = run_in_process
     elif join.inside_mpi(shape.world_size):
-        with naming(file), live_search.LiveSearch(console, study.name, *plan.aim, study.trials) as live:
+        with naming(file), live_search.of(console, plan) as live:
             return join.join(plan, url, resuming=resuming, accept_changes=accept_changes, follow=live, say=warn)
     lifecycle.check_new(study, resuming)
     lifecycle.check_not_complete(plan)
@@ -104,7 +104,7 @@ def run(
         console.print(f"note: {limit}", soft_wrap=True)
     for note in effects.searched_without_effect(plan, num_nodes=1):  # its own ranks are all on this host
         console.print(f"note: {note}")
-    with live_search.LiveSearch(console, study.name, *plan.aim, study.trials) as live:
+    with live_search.of(console, plan) as live:
         return supervise.run_study(
             plan,
             url,

@@ -128,7 +128,8 @@ def _code(error: Exception | None, resuming: bool | None) -> int | None:
     """The exit code if this rank cannot take part; None if it can."""
     if error is None:
         return None
-    return 0 if isinstance(error, AlreadyComplete) and resuming is None else exit_codes.FAILURE
+    is_no_error = isinstance(error, AlreadyComplete) and (resuming is None or error.reason is not None)
+    return 0 if is_no_error else exit_codes.FAILURE
 
 
 def _is_first() -> bool:

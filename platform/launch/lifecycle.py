@@ -25,6 +25,7 @@ from atoll.platform.launch import live, orphans, provenance_log, same_study
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.search import promotion, resume
 from atoll.platform.search.extension import Extension
+from atoll.platform.search.stop_rules import StopRules, ended_because
 from atoll.platform.study import learning, warmstart
 from atoll.platform.study.on_trial import Command
 from atoll.platform.study.plan import Length, Plan
@@ -50,7 +51,7 @@ class Ending:
 
     Attributes:
         state: complete, stopped or failed; "left" if other launchers go on, and nothing was left to do for this one.
-        reason: the reason, unless it is complete.
+        reason: why; None if it is complete because its budget is used up.
         recorded: whether the store is complete.
     """
 
@@ -120,9 +121,10 @@ def prepare(
         same_study.check_unchanged(folder, plan)
         history = _read_with_warnings(folder)
         extension = Extension.of(study, plan.length, folder, history.past)
-        is_used_up = _is_over(study, plan.subject.direction, extension, folder, history)
+        rule = met_rule(StopRules.of(plan), study, history)
+        is_used_up = rule is not None or _is_over(study, plan.subject.direction, extension, folder, history)
         if liveness.state(folder) == "complete" and is_used_up:
-            raise _already_complete(study)
+            raise _already_complete(study, rule)
         if plan.length is not None:
             _tell_longer(plan.length, extension)
     # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
@@ -176,13 +178,28 @@ def check_not_complete(plan: Plan) -> None:
     if folder.exists() and liveness.state(folder) == "complete":
         same_study.check_unchanged(folder, plan)
         history = History.read(folder)
-        if _is_over(
-            study, plan.subject.direction, Extension.of(study, plan.length, folder, history.past), folder, history
-        ):
-            raise _already_complete(study)
+        rule = met_rule(StopRules.of(plan), study, history)
+        extension = Extension.of(study, plan.length, folder, history.past)
+        if rule is not None or _is_over(study, plan.subject.direction, extension, folder, history):
+            raise _already_complete(study, rule)
 
 
-def _already_complete(study: Study) -> AlreadyComplete:
+def met_rule(rules: StopRules | None, study: Study, history: History) -> str | None:
+    """Why a rule of the study's `stop` ends it; None if none is met."""
+    if rules is None:
+        return None
+    rules.take_past(history.past, history.events)
+    met = rules.met()
+    return None if met is None else ended_because(met, history.past.num_budgeted(), study.trials)
+
+
+def _already_complete(study: Study, rule: str | None) -> AlreadyComplete:
+    if rule is not None:
+        return AlreadyComplete(
+            f"{study.name} is complete: {rule}; a larger budget does not change that: to continue, change or omit "
+            "`stop`, or increase epochs or steps",
+            rule,
+        )
     return AlreadyComplete(
         f"{study.name} is complete: it has used its budget of {budget(study)}; to continue, increase the budget, "
         "epochs or steps"
@@ -441,8 +458,11 @@ def end(
         (unit, number), direction = content.get("length") or ("epochs", 0), content.get("curve_direction", "minimize")
         given_up = folder.failure.read_text(encoding="utf-8") if folder.failure.exists() else None
         reason: str | None = failure or given_up
+        rule = met_rule(StopRules.of_row(content), study, history)
         if reason is not None:
             state = "failed"
+        elif rule is not None:
+            state, reason = "complete", rule
         elif is_complete:
             state = "complete"
         elif _is_over(study, direction, Extension.of(study, (unit, number), folder, past), folder, history):

@@ -32,6 +32,7 @@ from atoll.platform.search.extension import Extension
 from atoll.platform.search.launch_settings import LaunchSettings
 from atoll.platform.search.resume import PastTrial
 from atoll.platform.search.shared_tickets import Member, TicketLog
+from atoll.platform.search.stop_rules import StopRules
 from atoll.platform.study.plan import Plan
 from atoll.storage import launches, liveness
 from atoll.storage.events import LauncherJoined, LauncherLeft, RankPlaced, TrialKey
@@ -271,8 +272,10 @@ class Membership:
         return bool(self._log.book.available(1)) and self._may_go_on()
 
     def _may_go_on(self) -> bool:
-        study, past = self.plan.study, lifecycle.History.read(self.folder).past
-        return not past.used_up(None, study.seconds, study.busy_seconds)
+        study, history = self.plan.study, lifecycle.History.read(self.folder)
+        if lifecycle.met_rule(StopRules.of(self.plan), study, history) is not None:
+            return False
+        return not history.past.used_up(None, study.seconds, study.busy_seconds)
 
     def look(self) -> None:
         """Show that this launcher lives, lead if nobody does, and then close the dead. Cheap: to be called often."""

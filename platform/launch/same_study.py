@@ -16,7 +16,7 @@ from atoll.storage.folder import StudyFolder
 
 MAY_CHANGE = (
     *BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going", "isolate",
-    "check", "walltime",
+    "check", "walltime", "stop",
 )  # fmt: skip
 LENGTHS = ("epochs", "steps")
 # Neither compared nor stored: URLs may have passwords, and nothing in a study's folder names code to be run.
@@ -77,11 +77,11 @@ def check_joins(folder: StudyFolder, plan: Plan) -> None:
     check_unchanged(folder, plan)
     now = json.loads(folder.definition.read_text())["definition"]
     mine = definition(study)
-    for key in (*BUDGETS, *LENGTHS):
+    for key in (*BUDGETS, *LENGTHS, "stop"):
         if now.get(key) != mine[key]:
             raise LaunchError(
-                f"{study.name} is running with {key}: {now.get(key)}, and {mine[key]} is asked for here: a budget or a "
-                "length changes only between two searches; stop it first, or leave it as it is"
+                f"{study.name} is running with {key}: {now.get(key)}, and {mine[key]} is asked for here: a budget, a "
+                "length or a stopping rule changes only between two searches; stop it first, or leave it as it is"
             )
     if study.topology.islands > now["topology"]["islands"]:
         raise LaunchError(

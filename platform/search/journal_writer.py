@@ -10,7 +10,16 @@ from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import Place
 from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
-from atoll.storage.events import Migrated, ProposalRefused, Proposed, RankPlaced, TrialKey, TrialStarted, WorkerFinished
+from atoll.storage.events import (
+    Event,
+    Migrated,
+    ProposalRefused,
+    Proposed,
+    RankPlaced,
+    TrialKey,
+    TrialStarted,
+    WorkerFinished,
+)
 from atoll.storage.journal import JournalWriter
 
 
@@ -109,6 +118,10 @@ class SearchJournal:
     def migrated(self, number: int, to_island: int, steps: int) -> None:
         """An individual, after so many migrations, is sent to another island."""
         self._lines.append(Migrated(number=number, from_island=self._place.island, to_island=to_island, steps=steps))
+
+    def stopping(self, event: Event) -> None:
+        """A rule of `stop` was evaluated or is met; synced to disk."""
+        self._lines.append(event, sync=True)
 
     def close(self) -> None:
         """Write the last line; sync and close the file."""

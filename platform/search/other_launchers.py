@@ -23,13 +23,23 @@ from atoll.platform.search.restore import genes_of
 from atoll.platform.search.resume import BUDGETED, Move, Past, PastTrial
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.shared_tickets import TicketLog
+from atoll.platform.search.stopping import Stopping
 from atoll.platform.study.plan import Plan
-from atoll.storage.events import Event, Migrated, ProgressReported, TrialEnded, TrialKey, TrialLost, TrialStarted
+from atoll.storage.events import (
+    Event,
+    Migrated,
+    ProgressReported,
+    StopRuleMet,
+    TrialEnded,
+    TrialKey,
+    TrialLost,
+    TrialStarted,
+)
 from atoll.storage.launches import JournalTail
 
 NEWS_OF_OTHERS = 51
 
-KINDS = (TrialStarted, ProgressReported, TrialEnded, TrialLost, Migrated)
+KINDS = (TrialStarted, ProgressReported, TrialEnded, TrialLost, Migrated, StopRuleMet)
 
 
 class Reader:
@@ -69,7 +79,7 @@ class OtherLaunchers:
         roots: the mailbox of all roots of this launch.
         plan, past, scoring: the resolved study, its past when this launch began, and its objectives.
         island, index: this root's island.
-        candidates, pruner, budget: learn from other launchers' trials as well.
+        candidates, pruner, budget, stopping: learn from other launchers' trials as well.
         reader: on root 0; else None.
     """
 
@@ -85,6 +95,7 @@ class OtherLaunchers:
         candidates: Candidates,
         pruner: Pruner | None,
         budget: BusyBudget,
+        stopping: Stopping,
         reader: Reader | None,
     ) -> None:
         self._roots = roots
@@ -97,6 +108,7 @@ class OtherLaunchers:
         self._candidates = candidates
         self._pruner = pruner
         self._budget = budget
+        self._stopping = stopping
         self._reader = reader
         self._pays = reader is not None
         self._reports: dict[TrialKey, list[ProgressReported]] = {}
@@ -129,10 +141,13 @@ class OtherLaunchers:
                 self._ended(trial)
                 if self._pays and trial.state in BUDGETED:
                     self._budget.spend(trial.worker_seconds)
+                    self._stopping.elsewhere(trial)
             case TrialLost() if (trial := self._past.trials.get(event.key)) is not None:
                 self._lost(trial)
             case Migrated():
                 self._moved(event.number, self._past.moves[event.number][-1])
+            case StopRuleMet():
+                self._stopping.met_elsewhere(event)
 
     def _is_here(self, trial: PastTrial) -> bool:
         return trial.island % self._num_islands == self._index

@@ -31,6 +31,7 @@ from atoll.platform.search.pruning import Pruner
 from atoll.platform.search.restore import learn, pruner_of, restore
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.shared_study import SharedStudy
+from atoll.platform.search.stopping import Stopping
 from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice, TicketSource
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.learning import Learned
@@ -84,6 +85,7 @@ class SearchLoop:
         pruner: decides which trials stop early; None to train all to the end.
         pauses: decides where trials pause, with promotion; None otherwise.
         budget: the budget of worker-seconds.
+        stopping: the rules that end the search before its budget is used up.
         deadlines: the time limits and stop requests.
         search_journal: records events.
         folder_of: the folder of a trial's own files, by its number.
@@ -95,6 +97,8 @@ class SearchLoop:
 
     # The interval of receiving messages during a trial: MPI buffers a limited number, and senders keep the rest.
     RECEIVE_INTERVAL = 0.05
+    # The share of a trial's time that its worker waits for root 0 to hear of its result, if rules may end the search.
+    HEARING_SHARE = 0.05
 
     def __init__(
         self,
@@ -109,6 +113,7 @@ class SearchLoop:
         pruner: Pruner | None,
         pauses: Pauses | None,
         budget: BusyBudget,
+        stopping: Stopping,
         deadlines: Deadlines,
         search_journal: SearchJournal,
         folder_of: Callable[[int], TrialFolder],
@@ -128,6 +133,7 @@ class SearchLoop:
         self._pruner = pruner
         self._pauses = pauses
         self._budget = budget
+        self._stopping = stopping
         self._deadlines = deadlines
         self._journal = search_journal
         self._folder_of = folder_of
@@ -189,10 +195,11 @@ class SearchLoop:
         search_journal = _journal(folder, launch, worker.places, past, events)
         # After the journal, whose seconds must reach the budget when these do.
         stops = folder.stop_request.exists if shared is None else shared.asks_to_stop
+        stopping = Stopping(plan, roots, past, events, search_journal.stopping)
         deadlines = Deadlines(
             study,
             past.seconds,
-            stops,
+            lambda: stopping.stops_running or stops(),
             job_seconds=None if shared is None else shared.seconds_left,
             lengths=[trial.worker_seconds for trial in past.counted() if trial.state == "complete"],
         )
@@ -203,7 +210,7 @@ class SearchLoop:
         office = TicketOffice(
             roots,
             _tickets(plan, folder, past, given, len(island_sizes), reached, shared) if roots.rank == 0 else NONE,
-            is_open=lambda: not deadlines.is_over() and not budget.is_over,
+            is_open=lambda: not (deadlines.is_over() or budget.is_over or stopping.is_over),
             give_back=candidates.give_back,
             rungs=rungs,
             promotes=study.promotes,
@@ -225,11 +232,12 @@ class SearchLoop:
         if shared is not None:
             other_launchers = OtherLaunchers(
                 roots=roots, plan=plan, past=past, scoring=scoring, island=island, index=place.island,
-                candidates=candidates, pruner=pruner, budget=budget, reader=shared.reader(),
+                candidates=candidates, pruner=pruner, budget=budget, stopping=stopping, reader=shared.reader(),
             )  # fmt: skip
         return cls(
             plan=plan, worker=worker, roots=roots, office=office, candidates=candidates, island=island, scoring=scoring,
-            pruner=pruner, pauses=Pauses.of(plan), budget=budget, deadlines=deadlines, search_journal=search_journal,
+            pruner=pruner, pauses=Pauses.of(plan), budget=budget, stopping=stopping, deadlines=deadlines,
+            search_journal=search_journal,
             folder_of=folder.trial, giving_up=giving_up, other_launchers=other_launchers, beat=beat,
             may_start=may_start,
         )  # fmt: skip
@@ -246,6 +254,7 @@ class SearchLoop:
             self._office.ask()
             self._evaluate(ticket, candidate)
         self._candidates.keep(self._wait)
+        self._stopping.finish(self._wait)
         self._finish()
 
     def _next(self) -> Ticket | None:
@@ -254,7 +263,8 @@ class SearchLoop:
         return self._office.take(self._wait)
 
     def _is_over(self) -> bool:
-        return self._deadlines.is_over() or self._budget.is_over or self._giving_up.has_happened
+        ended = self._budget.is_over or self._stopping.is_over or self._giving_up.has_happened
+        return ended or self._deadlines.is_over()
 
     def _evaluate(self, ticket: Ticket, candidate: Candidate) -> None:
         trial = ticket.number, ticket.attempt
@@ -303,6 +313,7 @@ class SearchLoop:
         self._journal.trial_ended(trial, outcome, values, worker_seconds)
         self._remove_files(ticket, folder, outcome.state, losses)
         self._budget.spend(worker_seconds)
+        self._stopping.ended(trial, outcome.state, losses, candidate.hyperparameters)
         if outcome.state == "failed":
             self._tell_failure(candidate.hyperparameters)
         self._tell_result(ticket, candidate, outcome, losses, curve)
@@ -313,6 +324,8 @@ class SearchLoop:
             )
         self._receive()
         self._island.migrate()
+        until = time.monotonic() + self.HEARING_SHARE * worker_seconds
+        self._wait(lambda: self._stopping.may_start() or time.monotonic() >= until)
 
     def _unless_stopped(self, outcome: Outcome) -> Outcome:
         """A trial that fails once the search is asked to stop is lost, and is trained again.
@@ -415,6 +428,7 @@ class SearchLoop:
 
     def _serve(self) -> None:
         self._budget.serve()
+        self._stopping.serve()  # before tickets are given out
         self._office.serve()
         if (now := time.monotonic()) - self._received > self.RECEIVE_INTERVAL:
             self._received = now

@@ -41,6 +41,7 @@ from atoll.platform.study.samplers import (
     takes_one_objective,
     with_name,
 )
+from atoll.platform.study.stop import Stop
 from atoll.platform.study.topology import Shape, TopologyError, share_out
 from atoll.platform.study.walltime import Walltime
 
@@ -246,6 +247,11 @@ class Study(Strict):
     )
     migration: Migration = Field(default_factory=Migration, description="exchange of individuals between islands")
     pruning: Pruning | None = Field(default=None, description="rule for stopping trials early. Default: never")
+    stop: Stop | None = Field(
+        default=None,
+        description="rules that end the search before its budget is used up, one or several: target, plateau, regret; "
+        "--resume may change it. Default: the budget alone",
+    )
     space: Space = Field(
         default_factory=dict,
         description="per hyperparameter: a fixed value, {low, high, log, step} or {choices}; add a type if ambiguous",
@@ -402,7 +408,7 @@ class Study(Strict):
             raise ValueError(
                 f"trials must be {number} (configurations x seeds of confirm) or absent; got {self.trials}"
             )
-        others = ("seconds", "busy_seconds", "pruning", "warm_start", "learn_from")
+        others = ("seconds", "busy_seconds", "pruning", "stop", "warm_start", "learn_from")
         if conflicting := [name for name in others if getattr(self, name) is not None]:
             raise ValueError(f"confirm trains every configuration to the end; omit {', '.join(conflicting)}")
 
@@ -428,6 +434,14 @@ class Study(Strict):
         checks = {"workload": registry.check_workload, "method": registry.check_method}
         checks.get(str(info.field_name), registry.check_function)(name)
         return name
+
+    @field_validator("stop")
+    @classmethod
+    def _fits_objectives(cls, stop: Stop | None, info: ValidationInfo) -> Stop | None:
+        if stop is not None and "objectives" in info.data and "workload" in info.data:
+            named = [objective.name for objective in info.data["objectives"] or []]
+            stop.check(named or [registry.workload(info.data["workload"]).metric])
+        return stop
 
     @field_validator("space")
     @classmethod

@@ -46,6 +46,11 @@ EXAMPLES = [
     events.ProvenanceRecorded(time=1.0, version=2, sha256="a", record={"measured": {}}, changes=["w.py changed"]),
     events.LauncherJoined(time=1.0, launcher=2, hostname="h", process=7, num_ranks=4, num_workers=2),
     events.LauncherLeft(time=1.0, launcher=2, reason="r"),
+    events.RegretBounded(time=1.0, bound=0.1, incumbent=2.0, num_trials=20, length=["epochs", 5], seconds=0.5),
+    events.StopRuleMet(
+        time=1.0, rule="plateau", settings={"plateau": {"trials": 3}}, length=["steps", 9], reason="r", trial=4,
+        num_trials=5,
+    ),
 ]  # fmt: skip
 
 # What a line is called on disk, whatever classes and attributes are called.
@@ -69,6 +74,8 @@ FIELDS = {
     "proposed": "number hyperparameters proposal",
     "refused": "number hyperparameters reason genes attributes",
     "migrated": "number from_island to_island steps",
+    "regret_bounded": "bound incumbent num_trials length seconds",
+    "stop_rule_met": "rule settings length reason trial num_trials",
 }
 NOT_NEEDED = {
     "migrated": "steps",
@@ -83,6 +90,8 @@ NOT_NEEDED = {
     "busy_seconds objectives",
     "trial_lost": "blamed step",
     "refused": "hyperparameters reason",
+    "regret_bounded": "length seconds",
+    "stop_rule_met": "settings length trial num_trials",
 }
 
 

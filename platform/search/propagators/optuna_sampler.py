@@ -94,7 +94,7 @@ class OptunaPropagator(Propagator):
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Clip non-finite values")  # a missed target is infinite
         if isinstance(settings, Gp):
-            _leave_threads_alone()
+            leave_threads_alone()
         self._name = settings.name
         self._knows_pruning = isinstance(settings, Tpe)
         # NSGA-II and -III see trials of generations only: results from elsewhere are the first one.
@@ -103,7 +103,7 @@ class OptunaPropagator(Propagator):
         self._space = space
         self._seed = seed
         self._inactive = space.inactive_genes()
-        self._distributions = {p.name: _distribution(p) for p in space.parameters}
+        self._distributions = {p.name: gene_distribution(p) for p in space.parameters}
         self._storage = _Storage(settings.memory if isinstance(settings, Gp) else None)
         self._study = optuna.create_study(storage=self._storage, directions=["minimize"] * num_objectives)
         self._learned: list[FrozenTrial] = []  # results from elsewhere
@@ -284,7 +284,7 @@ def _factory(
     return lambda seed, _: NSGAIIISampler(seed=seed, dividing_parameter=s.divisions, **options)
 
 
-def _leave_threads_alone() -> None:
+def leave_threads_alone() -> None:
     """Keep Optuna from setting torch's threads to 1 while it fits a Gaussian process.
 
     The setting would affect the whole process, so the running trial would be slower and have other last digits.
@@ -296,7 +296,8 @@ def _leave_threads_alone() -> None:
         module.limit_threads_in_optimization = nullcontext
 
 
-def _distribution(parameter: Parameter) -> BaseDistribution:
+def gene_distribution(parameter: Parameter) -> BaseDistribution:
+    """The distribution of a parameter's gene: a number in [0, 1], or the index of a choice."""
     low, high = parameter.limits()
     if isinstance(low, int):
         return CategoricalDistribution(range(low, int(high) + 1))

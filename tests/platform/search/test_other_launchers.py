@@ -35,6 +35,7 @@ class Root:
 
     def __init__(self, folder, *, pollination=True, index=0, real=False, past=None):
         self.told, self.failed, self.spent, self.replayed, self.workers = [], [], [], [], []
+        self.elsewhere, self.met = [], []
         of = plan(pollination=pollination)
         note = lambda *news: self.told.append(news)  # noqa: E731
         self.learns = OtherLaunchers(
@@ -47,6 +48,7 @@ class Root:
             candidates=SimpleNamespace(failed=self.failed.append),
             pruner=SimpleNamespace(replay=lambda *report: self.replayed.append(report[:2])),
             budget=SimpleNamespace(spend=self.spent.append),
+            stopping=SimpleNamespace(elsewhere=self.elsewhere.append, met_elsewhere=self.met.append),
             reader=SharedStudy(folder, settings(1), {}, is_first=True).reader(),
         )
 
