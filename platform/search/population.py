@@ -106,7 +106,7 @@ class _Leaders:
         if individual in self._pool:
             self._pool.remove(individual)
             if others_rise:
-                self._pool = _front(list(self.order), 2 * self._size)
+                self._pool = _front(self.order, 2 * self._size)
 
     def best(self) -> list[Individual]:
         """The best ones first: by objective, or by front and crowding distance (Deb et al. 2002)."""
@@ -237,11 +237,12 @@ class Population:
         return self._best
 
 
-def _front(individuals: list[Individual], size: int) -> list[Individual]:
-    """The `size` best individuals by several objectives; pruned ones come last."""
-    complete = [i for i in individuals if i.is_complete]
+def _front(individuals: Iterable[Individual], size: int) -> list[Individual]:
+    """The `size` best individuals by several objectives, in whatever order they are given; pruned ones come last."""
+    ranked = sorted(individuals, key=_rank)
+    complete = [i for i in ranked if i.is_complete]
     order = pareto.order([i.losses for i in complete]) if complete else []
-    return ([complete[index] for index in order] + [i for i in individuals if not i.is_complete])[:size]
+    return ([complete[index] for index in order] + ranked[len(complete) :])[:size]
 
 
 class Emigrants:

@@ -84,6 +84,28 @@ def test_of_several_objectives_the_best_of_the_front_travel_first():
     assert [i.number for i in emigrants.take(1, 3, population)] == [1]
 
 
+def test_of_several_objectives_who_breeds_does_not_depend_on_the_order_of_arrival():
+    """Equal crowding distances are common: those of all extremes are infinite."""
+    rng = random.Random(3)
+    for num_objectives, mode in ((2, "none"), (3, "none"), (2, "worst"), (3, "random")):
+        everyone = [
+            individual(
+                number,
+                *(rng.random() for _ in range(num_objectives)),
+                island=rng.randrange(2),
+                is_complete=rng.random() < 0.8,
+            )
+            for number in range(32)
+        ]
+        views = []
+        for _ in range(4):
+            population = Population(8, replace=mode, island=0, seed=1)
+            for one in rng.sample(everyone, len(everyone)):
+                population.admit(one)
+            views.append([i.number for i in population.best()])
+        assert all(view == views[0] for view in views)
+
+
 def test_a_result_is_replaced_by_that_of_a_later_attempt_where_the_individual_is():
     population = Population(2)
     for number, loss in enumerate((3.0, 1.0, 2.0)):
