@@ -119,6 +119,8 @@ class Past:
         """Take in one more event, apart from its time."""
         match event:
             case TrialStarted():
+                if event.attempt and event.home is None:  # trained again from its start, as its result is lost
+                    self.moves.pop(event.number, None)
                 self.newest[event.number] = max(event.attempt, self.newest.get(event.number, 0))
                 self.trials[event.key] = PastTrial(
                     number=event.number,
@@ -281,9 +283,14 @@ class Past:
         return max((move.steps + 1 for move in self.moves.get(number, ())), default=0)
 
     def departures(self, island: int, num_islands: int) -> Iterator[tuple[int, int]]:
-        """The trials of the individuals that have left an island, and their migrations before that."""
+        """The trials of the individuals that have left an island, and their migrations before that.
+
+        Without those whose results are not in the journals: they may be trained again, and begin anew.
+        """
+        known = self.results()
         for number, moves in self.moves.items():
-            yield from ((number, move.steps) for move in moves if move.origin % num_islands == island)
+            if number in known:
+                yield from ((number, move.steps) for move in moves if move.origin % num_islands == island)
 
     def individuals(self, island: int, num_islands: int, pollination: bool) -> list[PastTrial]:
         """The ended trials of an island: with pollination those that it knows, without those that are there.

@@ -156,6 +156,25 @@ def test_an_individual_that_has_returned_is_where_it_was_bred_and_moves_on_from_
     assert there.admit(replace(returned, steps=3))
 
 
+@pytest.mark.parametrize("target", [0, 1])
+def test_a_trial_whose_result_is_lost_with_its_host_is_taken_in_again_wherever_it_has_been(folder, target):
+    """A host that dies loses the last lines of its journals, which other hosts' lines of moves may refer to."""
+    write(folder, "lost", "complete")
+    lines = JournalWriter(folder.root_journal(1))
+    for steps, origin in enumerate((0, 1, 0)):
+        fields = {"number": 0, "from_island": origin, "to_island": 1 - origin, "steps": steps}
+        lines.append(journals.event("migrated", fields))
+    of = plan(topology={"islands": 2}, migration={"pollination": False})
+    here, _ = restored(folder, of, island=target, island_sizes=(1, 1))
+    assert here.admit(Individual(0, (), (0.5,), target, 0, attempt=1))
+    journals.start_trial(lines, 0, attempt=1, island=target, hyperparameters=of.space.default())
+    journals.end_trial(lines, 0, 0.5, attempt=1)
+    lines.close()
+    views = [restored(folder, of, island=island, island_sizes=(1, 1))[0] for island in (0, 1)]
+    where = [[(i.number, i.steps) for i in view if i.number == 0] for view in views]
+    assert where == [[(0, 0)] if island == target else [] for island in (0, 1)]
+
+
 WRONG = (None, True, 2**63, 1e999, "x", [1], {"a": {}})
 
 
