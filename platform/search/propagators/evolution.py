@@ -1,7 +1,7 @@
 """An evolutionary sampler: differential and gene-wise variation of an island's best individuals, which adapt.
 
 Two operators breed. *Differential* variation is current-to-pbest/1 with binomial crossover (Zhang and Sanderson 2009,
-JADE, eq. 4): it follows the shape of the breeding population, so it suits parameters that depend on each other.
+JADE): it follows the shape of the breeding population, so it suits parameters that depend on each other.
 *Gene-wise* variation recombines two or more individuals and moves one or two genes: it suits parameters that do not.
 Strengths, and the operators' shares, adapt by success: each individual carries the strengths that it was bred with, and
 new ones are drawn around those of the breeding population's individuals, which have survived.
@@ -77,7 +77,7 @@ class _Breeders:
         scales = np.array([attributes[SCALE] for attributes in bred])
         rates = [attributes[RATE] for attributes in bred if RATE in attributes]
         prior = settings.memory
-        # The Lehmer mean (JADE, eq. 11) favors large scales, against a premature end.
+        # The Lehmer mean (JADE) favors large scales, against a premature end.
         scale = (np.sum(scales**2) + prior * settings.scale**2) / (np.sum(scales) + prior * settings.scale)
         share = (len(rates) + prior * settings.differential) / (len(bred) + prior)
         genes = np.array([i.genes for i in individuals], dtype=float)
@@ -195,7 +195,7 @@ class EvolutionPropagator(Propagator):
 
     @staticmethod
     def _scale(breeders: _Breeders, rng: np.random.Generator) -> float:
-        """A scale from a Cauchy distribution around the survivors' mean, cut to (0, 1] (JADE, eq. 10)."""
+        """A scale from a Cauchy distribution around the survivors' mean, cut to (0, 1] (JADE)."""
         while (scale := breeders.scale + WIDTH_OF_SCALES * float(rng.standard_cauchy())) <= 0:
             pass
         return min(scale, 1.0)

@@ -1,8 +1,8 @@
 """Priors for any sampler: early trials are drawn from what users expect, and fewer as evidence grows or contradicts.
 
-The share of such trials follows two rules. As PriorBand does (Mallik et al. 2023, algorithm 2), it is weighed by how
+The share of such trials follows two rules. As PriorBand does (Mallik et al. 2023), it is weighed by how
 probable the best configurations so far are under the prior, against under a distribution around the incumbent. As piBO
-does (Hvarfner et al. 2022, eq. 6), it decays with the number of results.
+does (Hvarfner et al. 2022), it decays with the number of results.
 """
 
 from __future__ import annotations
