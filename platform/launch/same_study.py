@@ -34,7 +34,7 @@ def as_recorded(study: Study, folder: StudyFolder) -> Study:
     if not folder.exists() or not is_default(study):
         return study
     try:
-        before = Study.model_validate(json.loads(folder.definition.read_text())["definition"])
+        before = Study.model_validate(json.loads(folder.definition.read_text()).get("definition"))
     except ValidationError:  # which is told when the definitions are compared
         return study
     keeps = "sampler" not in study.model_fields_set or isinstance(before.sampler, Mixed)

@@ -36,3 +36,9 @@ def test_a_study_that_names_another_sampler_has_it(folder, sampler):
 def test_a_new_study_has_the_default(tmp_path):
     study = Study(**CONTENT)
     assert same_study.as_recorded(study, StudyFolder(tmp_path)) is study
+
+
+def test_a_study_whose_record_cannot_be_read_is_compared_later(folder):
+    folder.definition.write_text("{}")
+    study = Study(**CONTENT)
+    assert same_study.as_recorded(study, folder) is study
