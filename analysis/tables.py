@@ -225,8 +225,13 @@ def units(names: Iterable[str], columns: Sequence[Column]) -> dict[str, str]:
 def _unit(name: str) -> str:
     """The unit of an objective or a metric, which its name tells."""
     holder, _, name = name.partition(".")
-    if holder not in ("objective", "metric"):
-        return ""
+    return unit_of(name) if holder in ("objective", "metric") else ""
+
+
+def unit_of(name: str) -> str:
+    """The unit of an objective or a metric of this name; empty if it has none or is not known."""
+    if name == "peak_memory":
+        return "B"
     if name.startswith("seconds") or name.endswith("_seconds"):
         return "s"
     if name.startswith("bytes") or name.endswith("_bytes"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from atoll.analysis.tables import unit_of
 from atoll.dashboard.board import Board
 from atoll.dashboard.components import BYTES, column, link_column
 from atoll.dashboard.context import Context
@@ -33,6 +34,12 @@ OPERATORS: dict[str, Operator] = {
 Model = Mapping[str, Any]
 
 
+def _title(objective: str) -> str:
+    """An objective's name with its unit."""
+    unit = unit_of(objective)
+    return f"{objective} ({unit})" if unit else objective
+
+
 def columns(
     study: StudyRow, shown: Sequence[str], kinds: Mapping[str, bool], order: Sequence[Mapping[str, str]] = ()
 ) -> list[dict[str, Any]]:
@@ -47,9 +54,9 @@ def columns(
     sorted_by = {entry["colId"]: entry["sort"] for entry in order} or {"place": "asc"}
     several = study.objectives
     objectives = [
-        column(f"objectives.{o['name']}", o["name"], numeric=True, filter=False, sortable=False, width=140)
+        column(f"objectives.{o['name']}", _title(o["name"]), numeric=True, filter=False, sortable=False, width=140)
         for o in several or ()
-    ] or [column("objective", study.metric, numeric=True, width=90 + 8 * len(study.metric))]
+    ] or [column("objective", _title(study.metric), numeric=True, width=90 + 8 * len(_title(study.metric)))]
     definitions = [
         column("place", "place", width=100, filter=False, pinned="left"),
         link_column("number", "trial", width=90, filter="agNumberColumnFilter", pinned="left"),

@@ -15,7 +15,7 @@ from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.common.weight_average import Evaluated, replicas
 
 Loss = Callable[[Nested, Nested], Tensor]
+MetricDirections = Mapping[str, Literal["minimize", "maximize"] | None]
 H = TypeVar("H")  # a method's dataclass of hyperparameters
 
 
@@ -215,6 +216,9 @@ class Method(ABC, Generic[H]):
         resumable_within_epoch: whether a state that `state_dict` returns between two steps of an epoch continues at the
             next step. If not, checkpoints are taken between epochs only. Default: unless the class overrides `epoch`.
         pruning: the default pruning of its trials: `rule`, and `while_falling`.
+        metric_directions: the names of those of its `metrics` that every trial has, without a slash, each with the
+            better direction, minimize or maximize; None if neither is better as such. A study may have them as
+            objectives.
         search_space: a `SearchSpace` of its hyperparameters, for a method outside atoll's registry.
 
     Attributes:
@@ -264,6 +268,7 @@ class Method(ABC, Generic[H]):
     layer_parallel: ClassVar[bool] = False
     resumable_within_epoch: ClassVar[bool] = True
     pruning: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    metric_directions: ClassVar[MetricDirections] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -348,7 +353,10 @@ class Method(ABC, Generic[H]):
         """
 
     def metrics(self) -> dict[str, float]:
-        """The method's own metrics at the end of an epoch, by name; cheap. Those of the worker's root are recorded."""
+        """The method's own metrics at the end of an epoch, by name; cheap. Those of the worker's root are recorded.
+
+        A name with a slash belongs to a layer or a rank, and stays in the curve. See `metric_directions`.
+        """
         return {}
 
     def inner_ranks(self) -> dict[str, int]:

@@ -116,6 +116,10 @@ def _in_step_on_several_ranks(subject: Subject, num_ranks: int) -> bool:
     return num_ranks > 1 and subject.is_in_step(num_ranks)
 
 
+def _declares_metrics(subject: Subject, num_ranks: int) -> bool:
+    return bool(subject.method.metric_directions)
+
+
 def _saves(subject: Subject, num_ranks: int) -> bool:
     return subject.method.state_dict is not Method.state_dict
 
@@ -172,6 +176,25 @@ def check_the_same_seed_gives_the_same_numbers(c: Communicator, subject: Subject
         train(method, list(batches(c, 15, method=method)))
         ends.append(vector(method.finalize()))
     assert torch.equal(*ends), "two trainings with the same seed differ"
+
+
+@_check(_declares_metrics)
+def check_reports_the_metrics_that_it_declares(c: Communicator, subject: Subject) -> None:
+    """After two epochs `metrics` has every name in `metric_directions`, as a number, and directions are directions."""
+    declared = subject.method.metric_directions
+    for name, direction in declared.items():
+        assert "/" not in name, f"metric_directions declares {name}: a name with a slash stays in the curve"
+        valid = direction in ("minimize", "maximize", None)
+        assert valid, f"metric_directions must be minimize, maximize or None; got {direction!r} for {name}"
+    method, _ = subject.make(c, num_epochs=2)
+    train(method, list(batches(c, 20, method=method)), meet=c.barrier)
+    reported = {name: float(value) for name, value in method.metrics().items()}
+    method.finalize()
+    missing = [name for name in declared if name not in reported]
+    assert not missing, (
+        f"metric_directions declares {', '.join(missing)}, which metrics does not report after two epochs; it reports "
+        f"{', '.join(reported) or 'nothing'}"
+    )
 
 
 @_check(_on_one_rank)

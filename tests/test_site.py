@@ -17,6 +17,7 @@ from optuna.distributions import FloatDistribution
 
 import atoll
 from atoll import Parameter, PruningRule, SearchSpace, TrialReport
+from atoll.communication.threads import single_rank
 from atoll.methods.common.optimizers import OPTIMIZERS, SCHEDULES
 from atoll.platform import cli
 from atoll.platform.benchmark.benchmark_file import Benchmark
@@ -26,6 +27,7 @@ from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.samplers import OwnSampler
 from atoll.platform.study.study import Study
 from atoll.storage.models import Base
+from atoll.testing import CHECKS, Subject
 
 DOCS = ROOT / "docs"
 
@@ -312,12 +314,14 @@ def test_the_study_of_the_optuna_user_is_valid(tmp_path):
 @pytest.mark.slow
 def test_the_method_of_the_page_keeps_the_contract_and_is_searched(tmp_path):
     page = (DOCS / "own_method.md").read_text()
-    code, check = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code, metrics, check = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     study, benchmark = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "my_method.py").write_text(code)
     names = {"__name__": "my_method"}
     exec(compile(code, "my_method.py", "exec"), names)
     exec(check, names)
+    exec(compile(metrics, "my_method.py", "exec"), names)
+    CHECKS["reports_the_metrics_that_it_declares"](single_rank(), Subject(method=names["Measured"]))
     broken = code.replace("self.context.communicator.mean(self.flat.state)", "")
     exec(compile(broken, "my_method.py", "exec"), names)
     with pytest.raises(AssertionError, match="final networks differ"):

@@ -37,6 +37,8 @@ class MyMethod(Method):
     # Number of ranks per worker; None is no limit.
     min_ranks: ClassVar[int] = 1
     max_ranks: ClassVar[int | None] = None
+    # What `metrics` reports in every trial can be a study's objective. None: neither direction is better as such.
+    metric_directions: ClassVar = {"averages": None}
 
     @classmethod
     def check(cls, hyperparameters: Any, settings: OptimizerSettings, num_ranks: int) -> None:

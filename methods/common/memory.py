@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import resource
 import sys
@@ -27,6 +28,11 @@ def peak_memory() -> int:
     """The process's largest resident size since its start or `reset_peak_memory`, in bytes."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return used if _Usage.follows else _status() or used
+
+
+def can_reset_peak_memory() -> bool:
+    """Whether the system can forget the largest size so far: Linux can."""
+    return os.access(_CLEAR, os.W_OK)
 
 
 def reset_peak_memory() -> None:

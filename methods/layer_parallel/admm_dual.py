@@ -46,7 +46,7 @@ from atoll.methods.common.weight_average import Evaluated
 from atoll.methods.layer_parallel.chain import Chain, take
 from atoll.methods.layer_parallel.grouping import parse_grouping
 from atoll.methods.layer_parallel.rows import Rows
-from atoll.methods.method import Batch, Context, Method, NotApplicable
+from atoll.methods.method import Batch, Context, Method, MetricDirections, NotApplicable
 
 LOSSES = ("euclidean", "normalised", "normalised_by_copy")
 TRUNK, REST = 0, 1
@@ -208,6 +208,14 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
 
     Hyperparameters = AdmmDualHyperparameters
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.05, "schedule": "constant"}
+    metric_directions: ClassVar[MetricDirections] = {
+        "net1_loss": "minimize",
+        "net2_loss": "minimize",
+        "dual_norm": None,
+        "dual_spread": None,
+        "collapsed": "minimize",
+        "rho_reached": None,
+    }
     layer_parallel: ClassVar[bool] = True
 
     @classmethod

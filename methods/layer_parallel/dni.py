@@ -40,7 +40,7 @@ from atoll.methods.layer_parallel.chain import Arrival, Chain, HandOver, take
 from atoll.methods.layer_parallel.dni_hyperparameters import DniHyperparameters
 from atoll.methods.layer_parallel.dni_synthesizers import Synthesizers
 from atoll.methods.layer_parallel.synthesizers import check_labels
-from atoll.methods.method import Batch, Context, Method, NotApplicable
+from atoll.methods.method import Batch, Context, Method, MetricDirections, NotApplicable
 
 UP, DOWN, BASE = 1, 2, 3  # message tags: h, gradients, the values that I predicts from
 
@@ -67,6 +67,7 @@ class Dni(Method[DniHyperparameters]):
 
     Hyperparameters = DniHyperparameters
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 0.001}
+    metric_directions: ClassVar[MetricDirections] = {"lead": None, "synthesizer_loss": "minimize"}
     layer_parallel: ClassVar[bool] = True
     asynchronous: ClassVar[bool] = True
 

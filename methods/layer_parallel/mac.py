@@ -56,7 +56,7 @@ from atoll.methods.layer_parallel.mac_state import (
 )
 from atoll.methods.layer_parallel.mac_steps import CoupledZStep, WStep, ZStep
 from atoll.methods.layer_parallel.rows import Rows
-from atoll.methods.method import Batch, Context, Method, NotApplicable
+from atoll.methods.method import Batch, Context, Method, MetricDirections, NotApplicable
 
 VARIANTS = ("coupled", "two_term", "one_term")
 ALL_BUT_FIRST = "group but the first"
@@ -150,6 +150,13 @@ class Mac(Method[MacHyperparameters]):
         "learning_rate": 6.7e-3,
         "weight_decay": 0.0,
         "schedule": "constant",
+    }
+    metric_directions: ClassVar[MetricDirections] = {
+        "idle_share": "minimize",
+        "mu_reached": None,
+        "predicted_speedup": "maximize",
+        "predicted_speedup_unequal": "maximize",
+        "measured_speedup": "maximize",
     }
     layer_parallel: ClassVar[bool] = True
     # W- and Z-steps come before the epoch's first loss, so there is nothing to cut between two losses.

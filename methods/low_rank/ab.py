@@ -55,7 +55,7 @@ from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
 from atoll.methods.low_rank.packing import pack, unpack
 from atoll.methods.low_rank.shared_svd import shared_svds
-from atoll.methods.method import Batch, Context, Method
+from atoll.methods.method import Batch, Context, Method, MetricDirections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +118,13 @@ class Ab(Method[AbHyperparameters]):
 
     Hyperparameters = AbHyperparameters
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "min_lr": 1e-5}
+    metric_directions: ClassVar[MetricDirections] = {
+        "trainable_share": "minimize",
+        "compression": "maximize",
+        "group_share": None,
+        "ecr": "maximize",
+        "optimizer_bytes": "minimize",
+    }
     min_ranks: ClassVar[int] = 2
 
     @classmethod

@@ -36,7 +36,7 @@ from atoll.methods.low_rank.factored_groups import REPLACES, FactoredGroups, che
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
 from atoll.methods.low_rank.shared_svd import Svd, shared_svds
-from atoll.methods.method import Batch, Context, Method
+from atoll.methods.method import Batch, Context, Method, MetricDirections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,12 @@ class Oialr(Method[OialrHyperparameters]):
 
     Hyperparameters = OialrHyperparameters
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "min_lr": 1e-5}
+    metric_directions: ClassVar[MetricDirections] = {
+        "trainable_share": "minimize",
+        "compression": "maximize",
+        "ecr": "maximize",
+        "optimizer_bytes": "minimize",
+    }
 
     @classmethod
     def without_effect(cls, hyperparameters: OialrHyperparameters, shape: TrainingShape) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ from atoll.platform.benchmark import bundled
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import located
 from atoll.platform.study.fields import Space, Strict
-from atoll.platform.study.objectives import Objective
+from atoll.platform.study.objectives import Objective, named
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.samplers import Sampler, default_sampler, with_name
 from atoll.platform.study.study import Study
@@ -79,7 +79,9 @@ class Tuning(Strict):
     sampler: Annotated[Sampler, BeforeValidator(with_name)] = Field(
         default_factory=lambda: default_sampler(1), description="the sampler of all tunings. Default: mixed"
     )
-    objective: str | None = Field(default=None, description="the tuned objective. Default: the workload's metric")
+    objective: Annotated[Objective, BeforeValidator(named)] | None = Field(
+        default=None, description="the tuned objective: a name, or {NAME: direction}. Default: the workload's metric"
+    )
     pruning: Pruning | None = Field(default=None, description="rule for stopping trials early. Default: never")
 
     @model_validator(mode="before")
@@ -262,7 +264,7 @@ class Benchmark(Strict):
                 "topology": topology,
             }
         tuning = self.tuning
-        objectives = None if tuning.objective is None else [Objective(name=tuning.objective).model_dump()]
+        objectives = None if tuning.objective is None else [tuning.objective.model_dump()]
         return {
             "trials": 1 if part.method.untuned else tuning.trials,
             "busy_seconds": None if part.method.untuned else tuning.busy_seconds,

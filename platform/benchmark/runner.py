@@ -25,7 +25,7 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import resume
 from atoll.platform.search.proposals import key
 from atoll.platform.study import objectives, provenance
-from atoll.platform.study.plan import Plan, workload_of
+from atoll.platform.study.plan import Plan
 from atoll.platform.study.provenance_record import Measured, measured_differences
 from atoll.platform.study.samplers import is_default
 from atoll.platform.study.study import Study
@@ -310,7 +310,7 @@ def _check_measured(benchmark: Benchmark, folder: Path, parts: Sequence[Part], a
 
 def best(tuned: Study, top: int) -> list[dict[str, Any]]:
     """The best distinct configurations of a tuning."""
-    resolved = objectives.resolve(tuned.objectives, workload_of(tuned))
+    resolved = Plan.of(tuned).objectives
     past = resume.read(launches.replay(lifecycle.study_folder(tuned).journals))
     complete = [trial for trial in past.counted() if trial.state == "complete"]
     complete.sort(key=lambda trial: (objectives.losses(resolved, [trial.objective]), trial.number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from atoll.platform.study import registry
@@ -25,7 +26,12 @@ def method(name: str) -> dict[str, Any]:
         "description": _file_doc(method_class),
         "about": _doc(method_class.Hyperparameters),
         "hyperparameters": rows,
+        "metrics": _better(method_class.metric_directions),
     }
+
+
+def _better(directions: Mapping[str, str | None]) -> list[dict[str, str | None]]:
+    return [{"metric": name, "better": direction} for name, direction in directions.items()]
 
 
 def workloads() -> dict[str, str]:
@@ -44,6 +50,7 @@ def workload(name: str) -> dict[str, Any]:
         "model": _doc(type(described).model),
         "metric": described.metric,
         "direction": described.direction,
+        "further metrics": _better(dict.fromkeys(described.further_metrics) | dict(described.metric_directions)),
         "target": described.target,
         "epochs": None if described.steps else described.epochs,
         "steps": described.steps,

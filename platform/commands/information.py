@@ -58,7 +58,9 @@ def _show_catalogue(entries: Any, describe: Any, name: str | None, as_json: bool
         return
     for key, value in description.items():
         if isinstance(value, list):
-            columns = list(value[0]) if value else []
+            if not value:
+                continue
+            columns = list(value[0])
             print_table(display.table(key, columns, [[formatting.number(row[c]) for c in columns] for row in value]))
         else:
             print(f"{key}: {value}")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from atoll.analysis.failures import user_frame
+from atoll.methods.common.memory import can_reset_peak_memory
 from atoll.platform.launch import exhaustion, extras
 from atoll.platform.search.own_code import OwnCode
 from atoll.platform.search.propagators import own
@@ -36,6 +37,7 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
     """
     _check_isolation(study, in_process=in_process)
     plan = _resolved(study)
+    _check_memory(plan, in_process=in_process)
     if study.confirm is not None:
         _check_confirmed(plan, study.confirm.configurations)
     else:
@@ -76,6 +78,22 @@ def _check_isolation(study: Study, *, in_process: bool) -> None:
         raise ValueError(
             "isolate: process trains without GPUs, and this host has some: set topology.device to cpu to train on "
             "CPUs, or use isolate: restore"
+        )
+
+
+def _check_memory(plan: Plan, *, in_process: bool) -> None:
+    """A trial's peak memory is its own only if its ranks are processes whose peak can be reset."""
+    if plan.training is None or all(objective.name != "peak_memory" for objective in plan.objectives):
+        return
+    if in_process:
+        raise ValueError(
+            "the objective peak_memory needs ranks that are processes, and --in-process makes them threads of one: "
+            "omit --in-process"
+        )
+    if not can_reset_peak_memory():
+        raise ValueError(
+            "the objective peak_memory needs a system that can reset a process's peak, as Linux can; here a trial "
+            "would have that of all trials before it"
         )
 
 

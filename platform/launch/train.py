@@ -200,7 +200,8 @@ def explain(configuration: Configuration, result: dict[str, Any], changes: Seque
     lines += [f"note: {note}" for note in result.get("notes", ())]
     lines += _time_lines(metrics) + _traffic_lines(result["ledger"])
     name = configuration.origin.get("metric", metric)
-    measured = objectives.measured(workload, result["objective"], metrics, result["seconds"], result["wire_bytes"])
+    totals = (result[total] for total in ("seconds", "wire_bytes", "peak_memory"))
+    measured = objectives.measured(workload, result["objective"], metrics, *totals)
     return lines + _compared(configuration, name, measured.get(name), changes)
 
 

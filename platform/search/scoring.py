@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from atoll.platform.study import objectives
-from atoll.platform.study.objectives import MEASURED, Objective, Returned, Subject, TargetClock
+from atoll.platform.study.objectives import MEASURED, NotReported, Objective, Returned, Subject, TargetClock
 from atoll.platform.trial.outcome import Outcome
 
 
@@ -28,14 +28,17 @@ class Scoring:
         return TargetClock(self._subject)
 
     def judge(self, outcome: Outcome, clock: TargetClock) -> tuple[Outcome, list[float]]:
-        """The objectives of a complete trial; the trial fails if one is NaN."""
+        """The objectives of a complete trial; the trial fails if one is missing or NaN."""
         if outcome.state != "complete":
             return outcome, []
         if isinstance(self._subject, Returned):
             outcome = self._of_call(outcome)
             if outcome.state != "complete":
                 return outcome, []
-        values = objectives.values(self._objectives, self._subject, outcome, clock)
+        try:
+            values = objectives.values(self._objectives, self._subject, outcome, clock)
+        except NotReported as error:
+            return replace(outcome, state="failed", objective=None, reason=f"ValueError: {error}"), []
         for objective, value in zip(self._objectives, values, strict=True):
             if math.isnan(value):
                 return replace(outcome, state="failed", objective=None, reason=f"{objective.name} is NaN"), []

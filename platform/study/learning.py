@@ -267,7 +267,8 @@ def _check_units(plan: Plan, name: str, space: Mapping[str, Any]) -> None:
 def _row(trial: TrialRow, aims: Sequence[str], names: Mapping[str, str]) -> _Row:
     whole = dict(trial.configuration.get("hyperparameters") or trial.hyperparameters)
     values = trial.objectives or [trial.objective]
-    measured = (trial.metrics or {}) | dict(zip(aims, values, strict=False))
+    totals = {"seconds": trial.seconds, "bytes_sent": trial.wire_bytes, "peak_memory": trial.peak_memory}
+    measured = totals | (trial.metrics or {}) | dict(zip(aims, values, strict=False))
     for found in (whole, measured):
         found |= {name: found[there] for name, there in names.items() if there in found}
     return _Row(trial.state, whole, measured)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
+    from atoll.methods.method import Method
     from atoll.platform.workloads.workload import Workload
 
 Direction = Literal["minimize", "maximize"]
@@ -21,7 +22,22 @@ KNOWN = {
     "seconds": "training time, without evaluation",
     "seconds_to_target": "training time to the workload's target; infinite if it is missed",
     "steps_to_target": "steps to the workload's target; infinite if it is missed",
+    "seconds_compute": "the part of the training time in which a rank computes, mean over ranks",
+    "seconds_waiting": "the part in which it waits for communication, mean over ranks",
+    "seconds_data": "the part in which it waits for data, mean over ranks",
     "bytes_sent": "bytes sent by all ranks",
+    "peak_memory": "largest resident memory of a rank's process during the trial, in bytes; the maximum over the "
+    "worker's ranks, GPU memory not included",
+}
+# Reported only if the study has a setting: its name, and the better direction, None if neither is better as such.
+WITH_SETTING: dict[str, tuple[str, Direction | None]] = {
+    "checkpoint_bytes": ("checkpoint", "minimize"),
+    "trainable_share": ("observe", "minimize"),
+    "compression": ("observe", "maximize"),
+    "ecr": ("observe", "maximize"),
+    "scaled_traffic": ("observe", "minimize"),
+    "stability": ("observe", None),
+    "mixing": ("observe", None),
 }
 # Those that atoll measures of a function, too.
 MEASURED = ("seconds", "seconds_to_target", "steps_to_target")
@@ -62,41 +78,122 @@ class Objective(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="the workload's metric, or another value that a trial reports")
-    direction: Direction | None = Field(default=None, description="needed if it does not follow from the name")
+    direction: Direction | None = Field(
+        default=None, description="minimize or maximize; needed if it does not follow from the name"
+    )
 
 
-def resolve(objectives: Sequence[Objective] | None, workload: Workload) -> tuple[Objective, ...]:
+def named(entry: object) -> object:
+    """An entry of `objectives` as a mapping with its name: from a name, or from {NAME: direction}."""
+    if isinstance(entry, str):
+        return {"name": entry}
+    if isinstance(entry, Mapping) and len(entry) == 1 and not {"name", "direction"} & entry.keys():
+        ((name, direction),) = entry.items()
+        return {"name": name, "direction": direction}
+    return entry
+
+
+def resolve(
+    objectives: Sequence[Objective] | None,
+    workload: Workload,
+    method: type[Method[Any]] | None = None,
+    settings: Collection[str] = (),
+) -> tuple[Objective, ...]:
     """The objectives with their directions. Default: the workload's metric.
 
+    Args:
+        objectives: those of the study.
+        workload: the trained workload.
+        method: the training method. Default: one without metrics of its own.
+        settings: those of `WITH_SETTING` that the study has.
+
     Raises:
-        ValueError: for an objective that no trial reports, a missing direction, or a missing target of the workload.
+        ValueError: for an objective that no trial reports, a missing direction, a missing target of the workload, or an
+            invalid `metric_directions` of the method or the workload.
     """
+    known = _known(workload, method, settings)
     if not objectives:
         return (Objective(name=workload.metric, direction=workload.direction),)
     names = [objective.name for objective in objectives]
     if len(set(names)) < len(names):
         raise ValueError(f"objectives must differ; got {', '.join(names)}")
-    return tuple(_resolved(objective, workload) for objective in objectives)
+    return tuple(_resolved(objective, workload, method, known) for objective in objectives)
 
 
-def _resolved(objective: Objective, workload: Workload) -> Objective:
-    reported = [workload.metric, *workload.further_metrics, *KNOWN]
-    if objective.name not in reported:
-        raise ValueError(f"an objective must be one of {', '.join(reported)}; got {objective.name!r}")
-    if objective.name.endswith("_to_target") and workload.target is None:
-        raise ValueError(f"{objective.name} needs a target, but the workload has none: set target")
-    if objective.name in ("validation_loss", "train_loss") and "loss" in _names(workload):
+def _known(
+    workload: Workload, method: type[Method[Any]] | None, settings: Collection[str]
+) -> dict[str, Direction | None]:
+    """All values that each trial reports, with the better direction; None if it must be given."""
+    of_workload = dict.fromkeys(workload.further_metrics) | _declared(workload, workload, "workload")
+    of_method = {} if method is None else _declared(method, workload, "method")
+    if both := sorted(of_workload.keys() & of_method.keys()):
+        raise ValueError(f"method and workload must not both report {', '.join(both)}: rename one")
+    with_setting = {name: better for name, (setting, better) in WITH_SETTING.items() if setting in settings}
+    return {
+        workload.metric: workload.direction,
+        **with_setting,
+        **of_workload,
+        **of_method,
+        **dict.fromkeys(KNOWN, "minimize"),
+    }
+
+
+def _declared(
+    owner: Workload | type[Method[Any]], workload: Workload, kind: Literal["method", "workload"]
+) -> dict[str, Direction | None]:
+    """The metrics that a class declares."""
+    declared: Any = owner.metric_directions
+    if not isinstance(declared, Mapping):
         raise ValueError(
-            f"{objective.name} cannot be an objective while the loss itself is searched; use {workload.metric}"
+            f"metric_directions of the {kind} must be a dict of names and directions; got {type(declared).__name__}"
         )
-    known: Direction | None = "minimize" if objective.name in KNOWN else None
-    if objective.name == workload.metric:
-        known = workload.direction
+    taken = {*KNOWN, workload.metric, "loss"}
+    for name, direction in declared.items():
+        if not isinstance(name, str) or "/" in name or name in taken:
+            raise ValueError(
+                f"metric_directions of the {kind} must name metrics of its own, without a slash and other than "
+                f"{', '.join(sorted(taken))}; got {name!r}"
+            )
+        if direction not in ("minimize", "maximize", None):
+            raise ValueError(
+                f"metric_directions of the {kind} must be minimize, maximize or None; got {direction!r} for {name}"
+            )
+    return dict(declared)
+
+
+def _resolved(
+    objective: Objective,
+    workload: Workload,
+    method: type[Method[Any]] | None,
+    reported: Mapping[str, Direction | None],
+) -> Objective:
+    name = objective.name
+    if name not in reported:
+        raise ValueError(_unknown(name, reported, [type(workload), *([] if method is None else [method])]))
+    if name.endswith("_to_target") and workload.target is None:
+        raise ValueError(f"{name} needs a target, but the workload has none: set target")
+    if name in ("validation_loss", "train_loss") and "loss" in _names(workload):
+        raise ValueError(f"{name} cannot be an objective while the loss itself is searched; use {workload.metric}")
+    known = reported[name]
     if known is None and objective.direction is None:
-        raise ValueError(f"the objective {objective.name} needs a direction, minimize or maximize")
+        raise ValueError(f"the objective {name} needs a direction, minimize or maximize: {{{name}: minimize}}")
     if known is not None and objective.direction not in (None, known):
-        raise ValueError(f"the direction of {objective.name} must be {known}; got {objective.direction}")
-    return Objective(name=objective.name, direction=objective.direction or known)
+        raise ValueError(f"the direction of {name} must be {known}; got {objective.direction}")
+    return Objective(name=name, direction=objective.direction or known)
+
+
+def _unknown(name: str, reported: Iterable[str], classes: Sequence[type]) -> str:
+    """Why a name cannot be an objective."""
+    if name in WITH_SETTING:
+        setting = WITH_SETTING[name][0]
+        return f"the objective {name} is reported only with `{setting}`, or by a method that declares it: set {setting}"
+    rule = f"an objective must be one of {', '.join(reported)}; got {name!r}"
+    if own := [one.__name__ for one in classes if not one.__module__.startswith("atoll.")]:
+        rule += (
+            f". If {' or '.join(own)} reports it, declare that in the class: "
+            f'metric_directions = {{"{name}": "minimize"}}, "maximize" or None'
+        )
+    return rule
 
 
 def of_function(objectives: Sequence[Objective], target: float | None) -> tuple[tuple[Objective, ...], Returned]:
@@ -143,17 +240,32 @@ class TargetClock:
             self.seconds, self.steps = seconds, float(step)
 
 
+class NotReported(ValueError):
+    """A trial has ended without the value of an objective."""
+
+
 def values(objectives: Sequence[Objective], subject: Subject, outcome: Any, clock: TargetClock) -> list[float]:
-    """The objectives of a complete trial."""
-    reported = measured(subject, outcome.objective, outcome.metrics, outcome.seconds, outcome.wire_bytes or 0.0)
+    """The objectives of a complete trial.
+
+    Raises:
+        NotReported: if the trial has no value for one.
+    """
+    reported = measured(
+        subject, outcome.objective, outcome.metrics, outcome.seconds, outcome.wire_bytes or 0.0, outcome.peak_memory
+    )
     if isinstance(subject, Returned):  # all else is what it returns
         reported = {**outcome.metrics, subject.metric: outcome.objective, "seconds": outcome.seconds}
     reported |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps}
+    for objective in objectives:
+        if objective.name not in reported:
+            raise NotReported(
+                f"the trial has ended without the objective {objective.name}; it reported {', '.join(reported)}"
+            )
     return [reported[objective.name] for objective in objectives]
 
 
 def measured(
-    subject: Subject, metric: float, metrics: Mapping[str, float], seconds: float, wire_bytes: float
+    subject: Subject, metric: float, metrics: Mapping[str, float], seconds: float, wire_bytes: float, memory: float
 ) -> dict[str, float]:
     """All objectives of a complete trial, except those to its target."""
     return {
@@ -162,6 +274,7 @@ def measured(
         "validation_error": 1 - metric if subject.direction == "maximize" else metric,
         "seconds": seconds,
         "bytes_sent": wire_bytes,
+        "peak_memory": memory,
     }
 
 

@@ -69,13 +69,13 @@ class Plan:
             registry.function(study.workload)
             resolved, returned = objectives.of_function(study.objectives or (), study.target)
             return cls(study=study, subject=returned, training=None, space=_space_of_study(study), objectives=resolved)
-        workload = workload_of(study)
+        workload, method = workload_of(study), registry.method(study.method)
         plan = cls(
             study=study,
             subject=workload,
-            training=Training(workload, registry.method(study.method)),
+            training=Training(workload, method),
             space=search_space(study),
-            objectives=objectives.resolve(study.objectives, workload),
+            objectives=objectives.resolve(study.objectives, workload, method, _reporting(study)),
         )
         if study.promotes and (rule := plan.pruning_rule()[0]) != "asha":
             raise ValueError(f"promotion needs the rule asha; got {rule}, the default of {study.method}: name the rule")
@@ -145,6 +145,11 @@ class Plan:
         settings = {"rule": self.study.pruning.rule, "while_falling": self.study.pruning.while_falling}
         both = defaults | {name: value for name, value in settings.items() if value is not None}
         return both["rule"], both["while_falling"]
+
+
+def _reporting(study: Study) -> list[str]:
+    """The settings of the study on account of which its trials report more."""
+    return ["checkpoint"] * study.writes_checkpoints + ["observe"] * (study.observe is not None)
 
 
 def length(epochs: int | None, steps: int | None, workload: Workload) -> Length:

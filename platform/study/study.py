@@ -28,7 +28,7 @@ from atoll.platform.study.launcher import located as located_launcher
 from atoll.platform.study.learn_from import LearnFrom
 from atoll.platform.study.loader import Loader
 from atoll.platform.study.migration import Migration
-from atoll.platform.study.objectives import Direction, Objective
+from atoll.platform.study.objectives import Direction, Objective, named
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.samplers import (
     SEVERAL_OBJECTIVES,
@@ -234,7 +234,9 @@ class Study(Strict):
     )
     topology: Topology = Field(default_factory=Topology, description="islands, workers and ranks. Default: one of each")
     objectives: list[Objective] | None = Field(
-        default=None, min_length=1, description="names, or {name, direction}. Default: the workload's metric"
+        default=None,
+        min_length=1,
+        description="names, or {NAME: direction}: any values that the trials report. Default: the workload's metric",
     )
     # After the objectives, because its default depends on them.
     sampler: Annotated[
@@ -332,7 +334,7 @@ class Study(Strict):
     def _name_objectives(cls, objectives: object) -> object:
         if not isinstance(objectives, list):
             return objectives
-        return [{"name": entry} if isinstance(entry, str) else entry for entry in objectives]
+        return [named(entry) for entry in objectives]
 
     @model_validator(mode="after")
     def _trains_or_calls(self) -> Study:

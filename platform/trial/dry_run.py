@@ -346,6 +346,9 @@ class DryRun:
         if not isinstance(scores, Mapping) or any(name not in scores for name in wanted):
             got = ", ".join(map(str, scores)) if isinstance(scores, Mapping) else described(scores)
             raise self._mistake(f"scores must have {' and '.join(wanted)}; got {got or 'nothing'}", workload.scores)
+        if missing := [name for name in workload.metric_directions if name not in scores]:
+            rule = f"scores must have {' and '.join(missing)}, which metric_directions declares"
+            raise self._mistake(f"{rule}; got {', '.join(map(str, scores))}", workload.scores)
         with self._stage(f"metrics on {part} data", workload.scores, workload.measure):
             values = {str(name): float(score) for name, score in scores.items()}
         self._shapes = trained_on

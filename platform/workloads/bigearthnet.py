@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.methods.method import MetricDirections
 from atoll.platform.workloads import packing
 from atoll.platform.workloads.architecture import ArchitectureHyperparameters
 from atoll.platform.workloads.residual import LOSSES, resnet
@@ -159,6 +160,7 @@ class BigEarthNet(Workload):
     search_space: ClassVar[SearchSpace] = SPACE
     summary: ClassVar[str] = "BigEarthNet-S2, 19 classes of land cover, a residual network with a searched architecture"
     metric: ClassVar[str] = "micro_f1"
+    metric_directions: ClassVar[MetricDirections] = {"macro_f1": "maximize"}
     epochs: ClassVar[int] = 30
 
     def check_data(self, folder: Path | None) -> None:

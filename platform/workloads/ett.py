@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from atoll.methods.method import MetricDirections
 from atoll.platform.workloads.workload import Data, Samples, Workload, find_file, require_models
 
 PERIODS = {"ETTh1": 24, "ETTh2": 24, "ETTm1": 96, "ETTm2": 96}  # rows per day
@@ -64,6 +65,7 @@ class _EttAutoformer(Workload):
     further_metrics: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType(
         {"mae": nn.functional.l1_loss}
     )
+    metric_directions: ClassVar[MetricDirections] = MappingProxyType({"mae": "minimize"})
     file: ClassVar[str]
     length: ClassVar[int]
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from atoll.methods.common.groups import ParameterGroup, default_groups
 from atoll.methods.common.nested import Nested, num_samples
-from atoll.methods.method import Batch, forward
+from atoll.methods.method import Batch, MetricDirections, forward
 from atoll.searchspaces.space import SearchSpace
 from atoll.storage.files import make_folder
 
@@ -119,6 +119,8 @@ class Workload(ABC):
         steps: length of the training in steps, unless the study overrides it. Default: `epochs` counts.
         further_metrics: metrics recorded next to the main one: name -> function of (outputs, targets) that returns the
             mean over a batch, a scalar.
+        metric_directions: the better direction, minimize or maximize, of further metrics, and of others that `scores`
+            always returns; None if neither is better as such. A study may have them as objectives.
         evaluation_batch_size: samples that are evaluated at once.
         steps_per_epoch: steps that count as an epoch, for iterable training data. Default: the whole training.
 
@@ -154,6 +156,7 @@ class Workload(ABC):
     epochs: ClassVar[int] = 20
     steps: ClassVar[int | None] = None
     further_metrics: ClassVar[Mapping[str, Callable[[Any, Any], Tensor]]] = MappingProxyType({})
+    metric_directions: ClassVar[MetricDirections] = MappingProxyType({})
     evaluation_batch_size: ClassVar[int] = 256  # forecasts of 720 steps by a wide network take 6 MB each
     steps_per_epoch: ClassVar[int | None] = None
     _trial_folder: Path | None = None

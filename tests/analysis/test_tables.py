@@ -97,6 +97,20 @@ def test_units_and_directions_are_in_the_attributes(tmp_path):
     assert set(units) <= set(found.columns)
 
 
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("peak_memory", "B"),
+        ("optimizer_bytes", "B"),
+        ("seconds_waiting", "s"),
+        ("steps_to_target", "steps"),
+        ("ecr", ""),
+    ],
+)
+def test_an_objectives_name_tells_its_unit(name, unit):
+    assert tables.unit_of(name) == unit
+
+
 def test_curves_are_long(tmp_path):
     store = boards.study(tmp_path, [0.5, None, 0.7])
     found = tables.curves(*opened(store))

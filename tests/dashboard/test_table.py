@@ -106,6 +106,14 @@ def test_columns_show_the_picked_hyperparameters(context):
     assert "hp.learning_rate" not in fields
 
 
+def test_an_objectives_column_has_its_unit(context):
+    study = context.store.study("s")
+    study.objectives = [{"name": name, "direction": "minimize"} for name in ("peak_memory", "trainable_share")]
+    titles = {c["field"]: c["headerName"] for c in table.columns(study, [], {})}
+    assert titles["objectives.peak_memory"] == "peak_memory (B)"
+    assert titles["objectives.trainable_share"] == "trainable_share"
+
+
 def test_columns_are_sorted_as_the_address_says(context):
     study = context.store.study("s")
     order = [{"colId": "seconds", "sort": "desc"}]

@@ -37,6 +37,24 @@ def test_every_method(check: str, name: str, place: Place, request) -> None:
     run(lambda c: CHECKS[check](c, subject(name)), place, request)
 
 
+# Reported by some trials only.
+CONDITIONAL = {"dni": {"input_loss"}}
+
+
+@on_ranks(PAIR, over=[])
+@pytest.mark.parametrize("name", METHODS)
+def test_all_metrics_are_declared(c: Communicator, name: str) -> None:
+    """A study can have as an objective only what the class declares."""
+    checked = subject(name)
+    if not checked.accepts(c.size):
+        c = c.split(c.rank)
+    method, _ = checked.make(c, num_epochs=2)
+    problem.train(method, list(problem.batches(c, 20, method=method)), meet=c.barrier)
+    reported = {metric for metric in method.metrics() if "/" not in metric}
+    method.finalize()
+    assert reported - CONDITIONAL.get(name, set()) == set(checked.method.metric_directions)
+
+
 @on_ranks(SINGLE, PAIR, over=[])
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_are_clipped(c: Communicator, name: str) -> None:

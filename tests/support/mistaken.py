@@ -255,6 +255,10 @@ class NoScores(Right):
         return {"accuracy": 0.0}
 
 
+class Declares(Right):
+    metric_directions: ClassVar = {"macro_f1": "maximize"}
+
+
 class Exits(Right):
     def model(self):
         raise SystemExit("usage: train.py --width WIDTH")

@@ -63,6 +63,14 @@ def test_every_method_gets_the_same_but_for_its_own_space(tmp_path):
     assert studies["digits_mlp.ddp.tune-1"].seed == ddp.seed + SEEDS_PER_REPEAT
 
 
+@pytest.mark.parametrize("objective", ["compression", {"compression": "maximize"}, {"name": "compression"}])
+def test_a_methods_metric_may_be_tuned(tmp_path, objective):
+    some = make(methods=["oialr", "ab"], ranks=2, tuning={"trials": 1, "objective": objective})
+    for part in some.parts():
+        if part.stage == "tune":
+            assert Plan.of(some.study(part, tmp_path)).aim == ("compression", "maximize")
+
+
 def test_a_method_may_be_a_comparator_on_fewer_ranks_or_without_tuning(tmp_path):
     entries = ["ddp", {"method": "msgd", "ranks": 1}, {"method": "ddp", "name": "as-it-is", "untuned": True}]
     some = make(methods=entries, ranks=4, ranks_per_node=2)

@@ -46,6 +46,15 @@ def test_an_objective_that_is_nan_fails_the_trial():
     assert (outcome.state, outcome.objective, outcome.reason, values) == ("failed", None, "train_loss is NaN", [])
 
 
+def test_a_trial_without_the_value_of_an_objective_fails():
+    workload, method = registry.workload("digits_mlp"), registry.method("oialr")
+    of = Scoring(resolve([Objective(name="compression")], workload, method), workload)
+    outcome, values = judged(of, complete())
+    assert (outcome.state, outcome.objective, values) == ("failed", None, [])
+    assert outcome.reason.startswith("ValueError: the trial has ended without the objective compression; it reported ")
+    assert judged(of, complete(metrics={"compression": 3.0}))[1] == [3.0]
+
+
 @pytest.mark.parametrize("state", ["failed", "lost"])
 def test_what_was_not_trained_has_no_loss(state):
     of = scoring()

@@ -148,6 +148,33 @@ def test_several_objectives(tmp_path):
     assert started == [h for h in expected if h != again[0].configuration["hyperparameters"]]
 
 
+def test_metrics_of_the_method_are_objectives(tmp_path, caplog):
+    content = {"method": "oialr", "trials": 4, "epochs": 1, "space": {"delay": 0.1, "update_period": 0.1}}
+    write(tmp_path, objectives=["accuracy", "trainable_share", "compression"], **content)
+    search(tmp_path)
+    store, study, _ = read(tmp_path)
+    for trial in store.leaderboard(study):
+        assert trial.objective == trial.objectives[0]
+        assert trial.objectives[1:] == [trial.metrics[name] for name in ("trainable_share", "compression")]
+    shown = called("leaderboard", "s", cwd=tmp_path).stdout
+    assert "trainable_share" in shown
+    assert "compression" in shown
+    called("export", "s", "-o", "best.json", cwd=tmp_path)
+    origin = json.loads((tmp_path / "best.json").read_text())["origin"]
+    assert set(origin["objectives"]) == {"accuracy", "trainable_share", "compression"}
+    write(tmp_path, name="alone", objectives=["compression"], **content)
+    search(tmp_path)
+    store, study, _ = read(tmp_path, "alone")
+    best = store.leaderboard(study)[0]
+    assert (study.metric, study.direction, study.curve_metric) == ("compression", "maximize", "accuracy")
+    assert best.objective == max(trial.objective for trial in store.trials(study))
+    assert "accuracy" in best.metrics
+    # A later search is told its trials.
+    write(tmp_path, name="told", objectives=["accuracy", "compression"], learn_from=[{"study": "alone"}], **content)
+    search(tmp_path)
+    assert "learned from 4 of 4 rows" in caplog.text
+
+
 @pytest.mark.parametrize(
     "name", ["evolution", *(pytest.param(name, marks=pytest.mark.long) for name in ("optuna-tpe", "optuna-cmaes"))]
 )

@@ -1,15 +1,21 @@
 """Objectives: what a trial reports, directions, and targets."""
 
 import math
+import re
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
+from atoll.methods.sequential.sgd import Sgd
 from atoll.platform.study import objectives, registry
-from atoll.platform.study.objectives import Objective, TargetClock
+from atoll.platform.study.objectives import NotReported, Objective, TargetClock
+from atoll.platform.study.plan import Plan
+from atoll.platform.study.study import Study
 
 DIGITS = registry.workload("digits_mlp")
 ETT = registry.workload("ett_autoformer")
+STUDY = {"name": "s", "workload": "digits_mlp", "method": "ddp"}
 
 
 def of(*names):
@@ -23,11 +29,78 @@ def test_the_workloads_metric_unless_some_are_given():
 def test_directions_follow_from_the_names():
     found = objectives.resolve(of("accuracy", "validation_error", "bytes_sent"), DIGITS)
     assert [o.direction for o in found] == ["maximize", "minimize", "minimize"]
-    further = next(iter(ETT.further_metrics))
-    with pytest.raises(ValueError, match=f"the objective {further} needs a direction, minimize or maximize"):
-        objectives.resolve(of(further), ETT)
-    given = objectives.resolve([Objective(name=further, direction="minimize")], ETT)
-    assert given[0].direction == "minimize"
+    assert objectives.resolve(of("mae"), ETT)[0].direction == "minimize"
+    (share, compression) = objectives.resolve(of("trainable_share", "compression"), DIGITS, registry.method("oialr"))
+    assert (share.direction, compression.direction) == ("minimize", "maximize")
+
+
+def test_a_direction_that_does_not_follow_from_the_name_must_be_given():
+    ab = registry.method("ab")
+    with pytest.raises(ValueError, match=r"group_share needs a direction, .*: {group_share: minimize}"):
+        objectives.resolve(of("group_share"), DIGITS, ab)
+    given = Study.model_validate(STUDY | {"objectives": [{"group_share": "minimize"}, {"name": "seconds"}]})
+    assert given.objectives == [Objective(name="group_share", direction="minimize"), Objective(name="seconds")]
+    assert objectives.resolve(given.objectives, DIGITS, ab)[0].direction == "minimize"
+    with pytest.raises(ValueError, match="'minimize' or 'maximize'"):
+        Study.model_validate(STUDY | {"objectives": [{"group_share": "smaller"}]})
+
+
+class Mine(Sgd):
+    metric_directions: ClassVar = {"share": "minimize", "speed": "maximize", "phase": None}
+
+
+class OwnWorkload(type(DIGITS)):
+    """Reports a further metric, and another one of all samples."""
+
+    further_metrics: ClassVar = {"top_2": lambda outputs, targets: None}
+    metric_directions: ClassVar = {"top_2": "maximize", "macro_f1": "maximize"}
+
+
+def test_metrics_of_ones_own_method_and_workload():
+    given = [*of("share", "speed", "top_2", "macro_f1"), Objective(name="phase", direction="maximize")]
+    found = objectives.resolve(given, OwnWorkload(), Mine)
+    assert [one.direction for one in found] == ["minimize", "maximize", "maximize", "maximize", "maximize"]
+    with pytest.raises(ValueError, match="the direction of share must be minimize; got maximize"):
+        objectives.resolve([Objective(name="share", direction="maximize")], DIGITS, Mine)
+
+
+def test_what_ones_own_class_does_not_declare_says_how_to():
+    message = "must be one of .*phase.*; got 'size'. If OwnWorkload or Mine reports it, declare that in the class: "
+    with pytest.raises(ValueError, match=message + re.escape('metric_directions = {"size": "minimize"}')):
+        objectives.resolve(of("size"), OwnWorkload(), Mine)
+    with pytest.raises(ValueError, match=r"got 'size'$"):
+        objectives.resolve(of("size"), DIGITS, registry.method("oialr"))
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (["share"], "metric_directions of the method must be a dict of names and directions; got list"),
+        ({"share": "smaller"}, "of the method must be minimize, maximize or None; got 'smaller' for share"),
+        ({"share/layer": "minimize"}, "of the method must name metrics of its own, without a slash.*'share/layer'"),
+        ({"accuracy": "maximize"}, "of the method must name metrics of its own, .*got 'accuracy'"),
+        ({"loss": None}, "of the method must name metrics of its own, .*got 'loss'"),
+        ({"peak_memory": None}, "of the method must name metrics of its own, .*got 'peak_memory'"),
+        ({"top_2": "maximize"}, "method and workload must not both report top_2: rename one"),
+    ],
+)
+def test_what_cannot_be_declared(declared, message):
+    class Wrong(Sgd):
+        metric_directions: ClassVar = declared
+
+    with pytest.raises(ValueError, match=message):
+        objectives.resolve(None, OwnWorkload(), Wrong)  # even if no objective names them
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("checkpoint_bytes", {"checkpoint": {"every": "1 epoch"}}), ("scaled_traffic", {"observe": 1})],
+)
+def test_what_is_reported_only_with_a_setting(name, settings):
+    study = STUDY | {"objectives": [name]}
+    with pytest.raises(ValueError, match=f"{name} is reported only with `{next(iter(settings))}`"):
+        Plan.of(Study.model_validate(study))
+    assert Plan.of(Study.model_validate(study | settings)).aim == (name, "minimize")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +133,9 @@ def test_values_and_losses():
     assert found == [0.75, 0.25, math.inf, 100.0]
     assert objectives.losses(resolved, found) == (-0.75, 0.25, math.inf, 100.0)
     assert objectives.losses(resolved[2:3], [None]) == (math.inf,)  # as JSON gives it back
+    assert objectives.values(of("peak_memory", "train_loss"), DIGITS, outcome, clock) == [7.0, 0.5]
+    with pytest.raises(NotReported, match="ended without the objective compression; it reported train_loss, accuracy"):
+        objectives.values(of("accuracy", "compression"), DIGITS, outcome, clock)
 
 
 def test_a_pruned_trials_curve_is_minimized_like_its_objective():

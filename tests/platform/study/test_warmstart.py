@@ -108,7 +108,8 @@ def test_the_best_of_an_earlier_study_come_in_their_order(tmp_path):
             {"sampler": {"name": "grid"}, "constraints": ["momentum == 0.123"], "default_first": False},
             "random configurations were infeasible",
         ),
-        ({"objectives": ["peak_memory"]}, "an objective must be one of .*; got 'peak_memory'"),
+        ({"objectives": ["trainable_share"]}, "the objective trainable_share is reported only with `observe`, or by a"),
+        ({"pruning": {}, "objectives": ["peak_memory"]}, "pruning needs the objective accuracy or .*; got peak_memory"),
         (
             {"workload": "cifar10_nas", "objectives": ["train_loss"]},
             "cannot be an objective while the loss itself is searched",
