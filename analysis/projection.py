@@ -13,26 +13,23 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from atoll.analysis import confirmations
 from atoll.analysis.cluster import Cluster
-from atoll.analysis.replay import MAX_RANKS, CannotReplay, replay
+from atoll.analysis.replay import MAX_RANKS, CannotReplay
+from atoll.analysis.scaling import Recorded, Scaling, batch_size, scaled
 from atoll.storage.models import BenchmarkRow, ProgressRow, ProjectionRow, StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
 
-Scaling = Literal["weak", "strong"]
 
-
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, kw_only=True)
+class Measured(Recorded):
     """A recorded trial.
 
     Attributes:
+        trial_id: in the store.
         method, workload: names in its study or benchmark.
-        traces: of its ranks.
-        steps_per_epoch: global batches per epoch.
-        batch_size: samples per rank and step.
         steps_to_target: None if it missed the target or there is none.
         oversubscribed: whether its ranks shared cores or a GPU.
     """
@@ -40,21 +37,8 @@ class Measured:
     trial_id: int
     method: str
     workload: str
-    traces: Sequence[dict[str, Any]]
-    steps_per_epoch: int
-    batch_size: int
     steps_to_target: float | None
     oversubscribed: bool
-
-    @property
-    def num_ranks(self) -> int:
-        """The number of ranks that trained it."""
-        return int(self.traces[0]["num_ranks"])
-
-    @property
-    def grows(self) -> bool:
-        """Whether its method runs on any number of ranks."""
-        return bool(self.traces[0]["grows"])
 
 
 @dataclass(frozen=True)
@@ -180,47 +164,30 @@ def project(
     rows, reasons = [], []
     g = cluster.ranks_per_node
     for num_nodes in nodes if measured.grows else [math.ceil(measured.num_ranks / g)]:
-        num_ranks = num_nodes * g if measured.grows else measured.num_ranks
-        if scaling == "strong" and measured.batch_size * measured.num_ranks < num_ranks:
-            reasons.append(
-                f"strong scaling leaves ranks without samples: the global batch is "
-                f"{measured.batch_size * measured.num_ranks}, {num_nodes} nodes have {num_ranks} ranks"
-            )
-            continue
         try:
-            rows.append(_project(measured, cluster, num_nodes, num_ranks, scaling))
+            rows.append(_project(measured, cluster, num_nodes, scaling))
         except CannotReplay as reason:
             reasons.append(str(reason))
     return rows, list(dict.fromkeys(reasons))
 
 
-def _project(measured: Measured, cluster: Cluster, num_nodes: int, num_ranks: int, scaling: Scaling) -> ProjectionRow:
-    share = measured.num_ranks / num_ranks
-    fewer_steps, work = (share, 1.0) if scaling == "weak" else (1.0, share)
+def _project(measured: Measured, cluster: Cluster, num_nodes: int, scaling: Scaling) -> ProjectionRow:
     reached = measured.steps_to_target
-    replayed = replay(
-        measured.traces,
-        cluster,
-        num_nodes,
-        until=None if reached is None else math.ceil(reached),
-        per_epoch=measured.steps_per_epoch,
-        work=work,
-    )
-    steps = None if reached is None else max(1.0, reached * fewer_steps)
+    at = scaled(measured, cluster, num_nodes, scaling, until=reached)
     return ProjectionRow(
         trial_id=measured.trial_id,
         cluster=cluster.name,
         scaling=scaling,
         num_nodes=num_nodes,
-        num_ranks=num_ranks,
+        num_ranks=at.num_ranks,
         grows=measured.grows,
-        step_seconds=replayed.step,
-        compute_seconds=replayed.compute,
-        exposed_seconds=replayed.exposed,
-        epoch_seconds=replayed.step * max(1.0, measured.steps_per_epoch * fewer_steps),
-        steps_to_target=steps,
-        seconds_to_target=None if steps is None else replayed.step * steps,
-        assumptions=assumptions(measured, cluster, num_ranks, scaling),
+        step_seconds=at.replayed.step,
+        compute_seconds=at.replayed.compute,
+        exposed_seconds=at.replayed.exposed,
+        epoch_seconds=at.seconds(measured.steps_per_epoch),
+        steps_to_target=None if reached is None else at.steps(reached),
+        seconds_to_target=None if reached is None else at.seconds(reached),
+        assumptions=assumptions(measured, cluster, at.num_ranks, scaling),
         description=cluster.model_dump(),
     )
 
@@ -366,12 +333,6 @@ def _of_benchmark(store: Store, benchmark: BenchmarkRow) -> Iterator[Measured | 
         yield _measured(store, study, trial, row.method, curves[trial.id], row.steps if row.is_reached else None)
 
 
-def _batch_size(hyperparameters: Mapping[str, Any], num_ranks: int) -> int:
-    """Samples per rank and step; a batch that is held in total is shared by the ranks."""
-    whole = int(hyperparameters.get("global_batch_size", 0))
-    return whole // num_ranks if whole else int(hyperparameters.get("batch_size", 1))
-
-
 def _measured(
     store: Store, study: StudyRow, trial: TrialRow, method: str, curve: Sequence[ProgressRow], steps: float | None
 ) -> Measured | str:
@@ -390,7 +351,7 @@ def _measured(
         workload=study.workload_label or study.workload,
         traces=traces,
         steps_per_epoch=max(1, curve[-1].step // max(1, curve[-1].epoch)),
-        batch_size=_batch_size(trial.configuration["hyperparameters"], traces[0]["num_ranks"]),
+        batch_size=batch_size(trial.configuration["hyperparameters"], traces[0]["num_ranks"]),
         steps_to_target=steps,
         oversubscribed=bool(trial.oversubscribed),
     )

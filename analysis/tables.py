@@ -232,7 +232,7 @@ def unit_of(name: str) -> str:
     """The unit of an objective or a metric of this name; empty if it has none or is not known."""
     if name == "peak_memory":
         return "B"
-    if name.startswith("seconds") or name.endswith("_seconds"):
+    if name.startswith(("seconds", "projected_seconds")) or name.endswith("_seconds"):
         return "s"
     if name.startswith("bytes") or name.endswith("_bytes"):
         return "B"

@@ -13,7 +13,8 @@ from dash import Input, Output, dcc, html, no_update
 
 from atoll.analysis import clusters, projection
 from atoll.analysis.cluster import Cluster
-from atoll.analysis.projection import Prediction, Scaling
+from atoll.analysis.projection import Prediction
+from atoll.analysis.scaling import Scaling
 from atoll.dashboard import components
 from atoll.dashboard.components import column
 from atoll.dashboard.context import UNREADABLE, Context
