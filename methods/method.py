@@ -213,6 +213,7 @@ class Method(ABC, Generic[H]):
         min_ranks, max_ranks: the numbers of ranks per worker that the method supports; None for no limit.
         asynchronous: whether ranks do not wait for one another, so that the same seed may give different results.
         layer_parallel: whether ranks hold parts of one network; each then receives the whole of every global batch.
+        takes_turns: whether the ranks of a node take turns to communicate with their peers of other nodes.
         resumable_within_epoch: whether a state that `state_dict` returns between two steps of an epoch continues at the
             next step. If not, checkpoints are taken between epochs only. Default: unless the class overrides `epoch`.
         pruning: the default pruning of its trials: `rule`, and `while_falling`.
@@ -266,6 +267,7 @@ class Method(ABC, Generic[H]):
     max_ranks: ClassVar[int | None] = None
     asynchronous: ClassVar[bool] = False
     layer_parallel: ClassVar[bool] = False
+    takes_turns: ClassVar[bool] = False
     resumable_within_epoch: ClassVar[bool] = True
     pruning: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     metric_directions: ClassVar[MetricDirections] = MappingProxyType({})
@@ -324,6 +326,11 @@ class Method(ABC, Generic[H]):
     def keeps_samples(cls, hyperparameters: H) -> bool:
         """Whether the method keeps something per sample; samples are then the same in every epoch: not augmented."""
         return False
+
+    @classmethod
+    def serves(cls, hyperparameters: H) -> bool:
+        """Whether ranks answer messages of others while they train, as the owner of a center does."""
+        return cls.asynchronous
 
     @abstractmethod
     def __init__(self, hyperparameters: H, context: Context) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -129,6 +129,7 @@ class Daso(Method[DasoHyperparameters]):
     """Average gradients in the node at every step, and parameters between nodes now and then, without waiting."""
 
     Hyperparameters = DasoHyperparameters
+    takes_turns: ClassVar[bool] = True
 
     @classmethod
     def without_effect(cls, hyperparameters: DasoHyperparameters, shape: TrainingShape) -> Mapping[str, str]:

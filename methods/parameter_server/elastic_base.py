@@ -109,6 +109,11 @@ class ElasticBase(Method[E]):
         return {}
 
     @classmethod
+    def serves(cls, hyperparameters: E) -> bool:
+        """In the asynchronous forms."""
+        return hyperparameters.form.startswith("async")
+
+    @classmethod
     def unsupported(cls, hyperparameters: E) -> Mapping[str, str]:
         """A second average of the center."""
         own = OWN_AVERAGE if hyperparameters.report == "average" else {}

@@ -102,6 +102,8 @@ def run(
         console.print(f"note: the study keeps the sampler that it was started with, {_names(study)}", soft_wrap=True)
     if (limit := exhaustion.note(asked, plan)) is not None:
         console.print(f"note: {limit}", soft_wrap=True)
+    for note in plan.notes():
+        console.print(f"note: {note}", soft_wrap=True)
     for note in effects.searched_without_effect(plan, num_nodes=1):  # its own ranks are all on this host
         console.print(f"note: {note}")
     with live_search.of(console, plan) as live:

@@ -38,6 +38,7 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
     _check_isolation(study, in_process=in_process)
     plan = _resolved(study)
     _check_memory(plan, in_process=in_process)
+    _check_predictions(plan)
     if study.confirm is not None:
         _check_confirmed(plan, study.confirm.configurations)
     else:
@@ -94,6 +95,18 @@ def _check_memory(plan: Plan, *, in_process: bool) -> None:
         raise ValueError(
             "the objective peak_memory needs a system that can reset a process's peak, as Linux can; here a trial "
             "would have that of all trials before it"
+        )
+
+
+def _check_predictions(plan: Plan) -> None:
+    """Predictions need recorded steps, which trials that communicate through NCCL do not have."""
+    topology = plan.study.topology
+    if not plan.predicts or topology.device == "cpu":
+        return
+    if topology.shape().world_size <= (gpus := torch.cuda.device_count()):  # each rank has one to itself
+        raise ValueError(
+            "predicted objectives need the recorded steps of each trial, and ranks with a GPU each communicate through "
+            f"NCCL, which does not record them: set topology.device to cpu; this host has {gpus} GPUs"
         )
 
 

@@ -80,7 +80,7 @@ def join(
     if world.rank == 0 and error is None:
         member, error = _enter(plan, url, resuming, accept_changes)
     if member is not None:
-        for note in effects.searched_without_effect(plan, num_nodes=None):
+        for note in (*plan.notes(), *effects.searched_without_effect(plan, num_nodes=None)):
             print(f"note: {note}", file=sys.stderr, flush=True)
     codes = world.allgather(_code(error, resuming))  # an MPI library may number its ranks as its variables do not
     if any(code is not None for code in codes):

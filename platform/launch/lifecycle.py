@@ -259,7 +259,7 @@ def _row(plan: Plan, folder: StudyFolder, definition: dict[str, Any]) -> dict[st
         "curve_metric": subject.metric,
         "curve_direction": subject.direction,
         "length": None if plan.length is None else list(plan.length),
-        "objectives": [objective.model_dump() for objective in resolved] if len(resolved) > 1 else None,
+        "objectives": [objective.as_row() for objective in resolved] if len(resolved) > 1 else None,
         "target": subject.target if resolved[0].name == subject.metric else None,
         "num_trials": study.trials,
         "definition": definition,

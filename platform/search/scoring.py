@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
+from atoll.platform.search.predictions import CannotPredict, made_in_background, predicted_values
 from atoll.platform.study import objectives
 from atoll.platform.study.objectives import MEASURED, NotReported, Objective, Returned, Subject, TargetClock
 from atoll.platform.trial.outcome import Outcome
+
+Wait = Callable[[Callable[[], bool]], None]
+
+
+def _block(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.001)
 
 
 class Scoring:
@@ -22,13 +34,27 @@ class Scoring:
     def __init__(self, resolved: Sequence[Objective], subject: Subject) -> None:
         self._objectives = resolved
         self._subject = subject
+        self._predicts = any(objective.projection is not None for objective in resolved)
 
     def clock(self) -> TargetClock:
         """A clock for one trial."""
         return TargetClock(self._subject)
 
-    def judge(self, outcome: Outcome, clock: TargetClock) -> tuple[Outcome, list[float]]:
-        """The objectives of a complete trial; the trial fails if one is missing or NaN."""
+    def judge(
+        self,
+        outcome: Outcome,
+        clock: TargetClock,
+        hyperparameters: Mapping[str, Any] = MappingProxyType({}),
+        wait: Wait = _block,
+    ) -> tuple[Outcome, list[float]]:
+        """The objectives of a complete trial; the trial fails if one is missing or NaN.
+
+        Args:
+            outcome: of the trial.
+            clock: that has seen its reports.
+            hyperparameters: of the trial; predictions need its batch size.
+            wait: called with a condition while predictions are made; serves others until it is true.
+        """
         if outcome.state != "complete":
             return outcome, []
         if isinstance(self._subject, Returned):
@@ -36,8 +62,9 @@ class Scoring:
             if outcome.state != "complete":
                 return outcome, []
         try:
-            values = objectives.values(self._objectives, self._subject, outcome, clock)
-        except NotReported as error:
+            outcome, predictions = self._predict(outcome, clock, hyperparameters, wait)
+            values = objectives.values(self._objectives, self._subject, outcome, clock, predictions)
+        except (NotReported, CannotPredict) as error:
             return replace(outcome, state="failed", objective=None, reason=f"ValueError: {error}"), []
         for objective, value in zip(self._objectives, values, strict=True):
             if math.isnan(value):
@@ -47,6 +74,16 @@ class Scoring:
         metrics = {self._subject.metric: outcome.objective} | outcome.metrics
         metrics = {name: value for name, value in metrics.items() if name != self._objectives[0].name}
         return replace(outcome, objective=values[0], metrics=metrics), values
+
+    def _predict(
+        self, outcome: Outcome, clock: TargetClock, hyperparameters: Mapping[str, Any], wait: Wait
+    ) -> tuple[Outcome, Mapping[str, float]]:
+        """The predicted objectives by name, and the outcome with their cost."""
+        if not self._predicts:
+            return outcome, {}
+        make = partial(predicted_values, self._objectives, outcome.traces, clock, hyperparameters)
+        predictions, spent = made_in_background(make, wait)
+        return replace(outcome, metrics=outcome.metrics | {"projection_cpu_seconds": spent}), predictions
 
     def _of_call(self, outcome: Outcome) -> Outcome:
         """The outcome with the objective among what a function has returned; it fails if one is missing or infinite."""

@@ -282,6 +282,7 @@ class SearchLoop:
             self._pauses.start(ticket.reached)
 
         def report(progress: Progress) -> None:
+            clock.passes(progress.step, progress.epoch)
             if progress.metric is not None:
                 clock.see(progress.metric, progress.seconds, progress.step)
             if progress.is_repeated and self._pruner is not None:
@@ -303,7 +304,9 @@ class SearchLoop:
             folder.remove_weights()  # of an earlier attempt
         path = folder.path
         evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=path, trial=trial)
-        outcome, values = self._scoring.judge(self._unless_stopped(evaluated), clock)
+        outcome, values = self._scoring.judge(
+            self._unless_stopped(evaluated), clock, configuration.hyperparameters, self._wait
+        )
         worker_seconds = self._deadlines.trial_seconds()
         if outcome.state == "complete":
             self._deadlines.trial_took(worker_seconds)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from atoll.platform.study import predicted
+from atoll.platform.study.predicted import PREDICTED, Projection
 
 if TYPE_CHECKING:
     from atoll.methods.method import Method
@@ -81,15 +85,22 @@ class Objective(BaseModel):
     direction: Direction | None = Field(
         default=None, description="minimize or maximize; needed if it does not follow from the name"
     )
+    projection: Projection | None = Field(
+        default=None, description="of a time that is predicted: the cluster, nodes, scaling and speed"
+    )
+
+    def as_row(self) -> dict[str, str | None]:
+        """Name and direction, for the study's row."""
+        return {"name": self.name, "direction": self.direction}
 
 
 def named(entry: object) -> object:
-    """An entry of `objectives` as a mapping with its name: from a name, or from {NAME: direction}."""
+    """An entry of `objectives` with its name: from a name, {NAME: direction}, or {NAME: {cluster, nodes}}."""
     if isinstance(entry, str):
         return {"name": entry}
     if isinstance(entry, Mapping) and len(entry) == 1 and not {"name", "direction"} & entry.keys():
-        ((name, direction),) = entry.items()
-        return {"name": name, "direction": direction}
+        ((name, value),) = entry.items()
+        return {"name": name, "projection" if isinstance(value, Mapping) else "direction": value}
     return entry
 
 
@@ -98,6 +109,8 @@ def resolve(
     workload: Workload,
     method: type[Method[Any]] | None = None,
     settings: Collection[str] = (),
+    num_ranks: int = 2,
+    ranks_per_node: int | None = None,
 ) -> tuple[Objective, ...]:
     """The objectives with their directions. Default: the workload's metric.
 
@@ -106,6 +119,8 @@ def resolve(
         workload: the trained workload.
         method: the training method. Default: one without metrics of its own.
         settings: those of `WITH_SETTING` that the study has.
+        num_ranks: of a worker; the default suits all methods.
+        ranks_per_node: of a worker's virtual nodes; None if nodes are hosts.
 
     Raises:
         ValueError: for an objective that no trial reports, a missing direction, a missing target of the workload, or an
@@ -114,10 +129,43 @@ def resolve(
     known = _known(workload, method, settings)
     if not objectives:
         return (Objective(name=workload.metric, direction=workload.direction),)
-    names = [objective.name for objective in objectives]
+    resolved = tuple(
+        _resolved(objective, workload, method, known)
+        if objective.name not in PREDICTED and objective.projection is None
+        else _predicted(objective, workload, method, (num_ranks, ranks_per_node))
+        for objective in objectives
+    )
+    names = [objective.name for objective in resolved]
     if len(set(names)) < len(names):
         raise ValueError(f"objectives must differ; got {', '.join(names)}")
-    return tuple(_resolved(objective, workload, method, known) for objective in objectives)
+    return resolved
+
+
+def _predicted(
+    objective: Objective,
+    workload: Workload,
+    method: type[Method[Any]] | None,
+    ranks: tuple[int, int | None],
+) -> Objective:
+    """An objective that is a prediction; its name says so from now on."""
+    name, projection = objective.name, objective.projection
+    if name not in PREDICTED:
+        raise ValueError(f"only {', '.join(PREDICTED)} are predicted for a cluster; got {name}")
+    if projection is None:
+        raise ValueError(
+            f"{name} needs a cluster and a number of nodes, such as {{{name}: {{cluster: a100_hdr200, nodes: 16}}}}"
+        )
+    _check_target(name, workload)
+    if objective.direction == "maximize":
+        raise ValueError(f"the direction of {name} must be minimize; got maximize")
+    if method is not None:
+        predicted.check(name, projection, method, *ranks)
+    return Objective(name=projection.label(name), direction="minimize", projection=projection)
+
+
+def _check_target(name: str, workload: Workload) -> None:
+    if name.endswith("_to_target") and workload.target is None:
+        raise ValueError(f"{name} needs a target, but the workload has none: set target")
 
 
 def _known(
@@ -170,8 +218,7 @@ def _resolved(
     name = objective.name
     if name not in reported:
         raise ValueError(_unknown(name, reported, [type(workload), *([] if method is None else [method])]))
-    if name.endswith("_to_target") and workload.target is None:
-        raise ValueError(f"{name} needs a target, but the workload has none: set target")
+    _check_target(name, workload)
     if name in ("validation_loss", "train_loss") and "loss" in _names(workload):
         raise ValueError(f"{name} cannot be an objective while the loss itself is searched; use {workload.metric}")
     known = reported[name]
@@ -187,7 +234,7 @@ def _unknown(name: str, reported: Iterable[str], classes: Sequence[type]) -> str
     if name in WITH_SETTING:
         setting = WITH_SETTING[name][0]
         return f"the objective {name} is reported only with `{setting}`, or by a method that declares it: set {setting}"
-    rule = f"an objective must be one of {', '.join(reported)}; got {name!r}"
+    rule = f"an objective must be one of {', '.join([*reported, *PREDICTED])}; got {name!r}"
     if own := [one.__name__ for one in classes if not one.__module__.startswith("atoll.")]:
         rule += (
             f". If {' or '.join(own)} reports it, declare that in the class: "
@@ -204,6 +251,8 @@ def of_function(objectives: Sequence[Objective], target: float | None) -> tuple[
     """
     resolved = []
     for objective in objectives:
+        if objective.projection is not None or objective.name in PREDICTED:
+            raise ValueError(f"{objective.name} is predicted from the steps of a training, and a function records none")
         known: Direction | None = "minimize" if objective.name in MEASURED else None
         if known is None and objective.direction is None:
             raise ValueError(f"the objective {objective.name} needs a direction, minimize or maximize")
@@ -226,11 +275,21 @@ def _names(workload: Workload) -> list[str]:
 
 
 class TargetClock:
-    """Records when a trial first reaches its target."""
+    """Records when a trial first reaches its target, and how far it has come.
+
+    Attributes:
+        seconds, steps: to the target; infinite before it is reached.
+        num_steps, num_epochs: completed so far.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self._target, self._maximizes = subject.target, subject.direction == "maximize"
         self.seconds, self.steps = math.inf, math.inf
+        self.num_steps, self.num_epochs = 0, 0
+
+    def passes(self, step: int, epoch: int) -> None:
+        """Take the length of the training so far into account."""
+        self.num_steps, self.num_epochs = step, epoch
 
     def see(self, metric: float, seconds: float, step: int) -> None:
         """Take a report into account."""
@@ -244,8 +303,14 @@ class NotReported(ValueError):
     """A trial has ended without the value of an objective."""
 
 
-def values(objectives: Sequence[Objective], subject: Subject, outcome: Any, clock: TargetClock) -> list[float]:
-    """The objectives of a complete trial.
+def values(
+    objectives: Sequence[Objective],
+    subject: Subject,
+    outcome: Any,
+    clock: TargetClock,
+    predictions: Mapping[str, float] = MappingProxyType({}),
+) -> list[float]:
+    """The objectives of a complete trial; those that are predicted are given.
 
     Raises:
         NotReported: if the trial has no value for one.
@@ -255,7 +320,7 @@ def values(objectives: Sequence[Objective], subject: Subject, outcome: Any, cloc
     )
     if isinstance(subject, Returned):  # all else is what it returns
         reported = {**outcome.metrics, subject.metric: outcome.objective, "seconds": outcome.seconds}
-    reported |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps}
+    reported |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps, **predictions}
     for objective in objectives:
         if objective.name not in reported:
             raise NotReported(

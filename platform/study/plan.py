@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution
 
-from atoll.platform.study import objectives, registry
+from atoll.analysis.scaling import batch_size
+from atoll.platform.study import objectives, predicted, registry
 from atoll.platform.study.configuration import (
     Configuration,
     complete_hyperparameters,
@@ -75,7 +76,14 @@ class Plan:
             subject=workload,
             training=Training(workload, method),
             space=search_space(study),
-            objectives=objectives.resolve(study.objectives, workload, method, _reporting(study)),
+            objectives=objectives.resolve(
+                study.objectives,
+                workload,
+                method,
+                _reporting(study),
+                study.topology.ranks,
+                study.topology.ranks_per_node,
+            ),
         )
         if study.promotes and (rule := plan.pruning_rule()[0]) != "asha":
             raise ValueError(f"promotion needs the rule asha; got {rule}, the default of {study.method}: name the rule")
@@ -100,10 +108,38 @@ class Plan:
         if self.training is None:
             return None
         try:
-            split_hyperparameters(study.method, study.workload, hyperparameters, study.topology.ranks)
+            of_method, *_ = split_hyperparameters(study.method, study.workload, hyperparameters, study.topology.ranks)
         except ValueError as error:
             return str(error)
-        return None
+        return self._why_not_projected(hyperparameters, of_method)
+
+    def _why_not_projected(self, hyperparameters: dict[str, Any], of_method: Any) -> str | None:
+        """The reason why the times of a configuration cannot be predicted."""
+        if self.training is None or not self.predicts:
+            return None
+        method = self.training.method
+        ranks = self.study.topology.ranks
+        whole = complete_hyperparameters(self.study.method, self.study.workload, hyperparameters)
+        samples = batch_size(whole, ranks)
+        return next(
+            (
+                reason
+                for objective in self.objectives
+                if objective.projection is not None
+                and (reason := predicted.infeasibility(objective.projection, method, of_method, ranks, samples))
+            ),
+            None,
+        )
+
+    def notes(self) -> list[str]:
+        """What the user should know of objectives that are predictions."""
+        ranks = self.study.topology.ranks
+        return [predicted.note(o.name, o.projection, ranks) for o in self.objectives if o.projection is not None]
+
+    @property
+    def predicts(self) -> bool:
+        """Whether an objective is a prediction."""
+        return any(objective.projection is not None for objective in self.objectives)
 
     @property
     def length(self) -> Length | None:

@@ -67,7 +67,7 @@ def of(plan: Plan, environment: Mapping[str, str] | None = None) -> Provenance:
         repositories=_repositories(found.files | searching.files),
         space=json.loads(json.dumps(plan.space.as_dict())),  # as it is read again
         samplers=[sampler.model_dump(mode="json") for sampler in study.samplers()],
-        objectives=[objective.model_dump(mode="json") for objective in plan.objectives],
+        objectives=[objective.model_dump(mode="json", exclude_none=True) for objective in plan.objectives],
         unread=sorted({*map(str, found.not_read), *map(str, searching.not_read)}),
     )
 

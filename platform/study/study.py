@@ -236,7 +236,8 @@ class Study(Strict):
     objectives: list[Objective] | None = Field(
         default=None,
         min_length=1,
-        description="names, or {NAME: direction}: any values that the trials report. Default: the workload's metric",
+        description="names, {NAME: direction}, or of a prediction {NAME: {cluster, nodes}}: any values that the trials "
+        "report. Default: the workload's metric",
     )
     # After the objectives, because its default depends on them.
     sampler: Annotated[

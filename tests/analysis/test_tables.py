@@ -105,6 +105,7 @@ def test_units_and_directions_are_in_the_attributes(tmp_path):
         ("seconds_waiting", "s"),
         ("steps_to_target", "steps"),
         ("ecr", ""),
+        ("projected_seconds (predicted: c, 4 nodes)", "s"),
     ],
 )
 def test_an_objectives_name_tells_its_unit(name, unit):

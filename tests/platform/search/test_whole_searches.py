@@ -1,14 +1,16 @@
 """Whole searches in one process: every sampler, pruning that ranks agree on, objectives, warm starts, resume."""
 
 import json
+import math
 from collections import Counter, defaultdict
 
 import pytest
 import yaml
 from commands import COUNTING, STABLE, called, journal_lines, stopped_when
 
-from atoll.analysis import pareto
+from atoll.analysis import clusters, pareto
 from atoll.analysis.leaderboard import losses
+from atoll.analysis.scaling import Recorded, scaled
 from atoll.storage.store import Store
 
 pytestmark = pytest.mark.slow
@@ -173,6 +175,52 @@ def test_metrics_of_the_method_are_objectives(tmp_path, caplog):
     write(tmp_path, name="told", objectives=["accuracy", "compression"], learn_from=[{"study": "alone"}], **content)
     search(tmp_path)
     assert "learned from 4 of 4 rows" in caplog.text
+
+
+def test_predicted_objectives_are_those_of_the_recorded_steps_and_say_so(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        (clusters.FOLDER / "a100_hdr200.yaml").read_text().replace("a100_hdr200", "mine")
+    )
+    objectives = [
+        {"projected_seconds_to_target": {"cluster": "mine.yaml", "nodes": 16}},
+        {"projected_seconds": {"cluster": "laptop", "nodes": 2, "scaling": "strong"}},
+    ]
+    content = {"method": "local_sgd", "epochs": 3, "target": 0.8, "topology": {"ranks": 2}, "space": {"batch_size": 32}}
+    write(tmp_path, objectives=objectives, trials=4, **content)
+    told = search(tmp_path).stdout
+    label = "projected_seconds_to_target (predicted: mine, 16 nodes)"
+    strong = "projected_seconds (predicted: laptop, 2 nodes, strong scaling)"
+    assert f"note: {label} is predicted, not measured" in told
+    store, study, trials = read(tmp_path)
+    assert [one["name"] for one in study.all_objectives] == [label, strong]
+    curves = {trial.id: store.progress([trial.id]) for trial in trials}
+    for trial in trials:
+        reached = [report.step for report in curves[trial.id] if report.metric >= 0.8]
+        assert math.isfinite(trial.objectives[0] or math.inf) == bool(reached)  # a missed target is infinite: null
+        traces = [row.content for row in store.traces(trial.id)]
+        if not traces or not reached:
+            continue
+        recorded = Recorded(traces=traces, steps_per_epoch=curves[trial.id][0].step, batch_size=32)
+        at = scaled(recorded, clusters.cluster(str(tmp_path / "mine.yaml")), 16, "weak", until=reached[0])
+        assert trial.objectives[0] == at.seconds(reached[0])
+        at = scaled(recorded, clusters.cluster("laptop"), 2, "strong")
+        assert trial.objectives[1] == at.seconds(curves[trial.id][-1].step)
+    assert all(trial.metrics["projection_cpu_seconds"] >= 0 for trial in trials)
+    assert any(store.traces(trial.id) for trial in trials)
+    shown = called("leaderboard", "s", cwd=tmp_path).stdout
+    assert label in shown
+    assert strong in shown
+    called("table", "s", "-o", "table.csv", cwd=tmp_path)
+    assert f"objective.{label}" in (tmp_path / "table.csv").read_text()
+    called("report", "s", "-o", "report.html", cwd=tmp_path)
+    assert label in (tmp_path / "report.html").read_text()
+    called("export", "s", "-o", "best.json", cwd=tmp_path)
+    assert label in json.loads((tmp_path / "best.json").read_text())["origin"]["objectives"]
+    # The cluster is a part of the study, which is not continued with another one.
+    changed = (tmp_path / "mine.yaml").read_text().replace("ranks_per_node: 4", "ranks_per_node: 8")
+    (tmp_path / "mine.yaml").write_text(changed)
+    write(tmp_path, objectives=objectives, trials=5, **content)
+    assert "the study has changed since it was started (objectives: " in search(tmp_path, "--resume", code=1).stderr
 
 
 @pytest.mark.parametrize(
