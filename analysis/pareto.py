@@ -52,7 +52,8 @@ def dominated_share(points: Points) -> float:
     Infinite values count as the largest finite one; an objective in which all points are equal is ignored.
     """
     array = np.asarray(points, dtype=float)
-    array = np.minimum(array, np.where(np.isfinite(array), array, -np.inf).max(axis=0))
+    largest = np.where(np.isfinite(array), array, -np.inf).max(axis=0)
+    array = np.minimum(array, np.where(np.isfinite(largest), largest, 0.0))  # all are equal if all miss a target
     extent = np.ptp(array, axis=0)
     array, extent = array[:, extent > 0], extent[extent > 0]
     return hypervolume((array - array.min(axis=0)) / extent, np.ones(len(extent))) if len(extent) else 1.0

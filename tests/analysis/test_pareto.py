@@ -48,12 +48,13 @@ def test_crowding_with_what_was_missed_stays_a_number():
     assert distance[2] == pytest.approx(2 / 3 + 4 / 4)
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_share_of_the_box_that_a_front_dominates():
     # Of a box of 4 by 2, all but the corner that lies below both (1, 2) and (3, 1).
     assert pareto.dominated_share([(1, 3), (1, 2), (3, 1), (5, 3)]) == pytest.approx(6 / 8)
     assert pareto.dominated_share([(1, 3), (1, 2), (3, 1), (5, math.inf)]) == pytest.approx(6 / 8)
     assert pareto.dominated_share([(1, 7), (2, 7)]) == 1.0  # the second objective says nothing
-    assert pareto.dominated_share([(2, math.inf), (1, math.inf)]) == 1.0
+    assert pareto.dominated_share([(2, math.inf), (1, math.inf)]) == 1.0  # without a warning
     assert pareto.dominated_share([(1, 1)]) == 1.0
 
 
