@@ -45,7 +45,7 @@ TRIALS = (
     Column("attempt", "0, then one more each time that it was lost and queued again, or continued"),
     Column("state", "running, complete, pruned, failed, lost (ranks ended, or a stop), or continued by a later one"),
     Column("place", "its place among the complete trials, from 1, the best; empty for others"),
-    Column("objective.NAME", "the objective NAME; empty unless complete"),
+    Column("objective.NAME", "the objective NAME, a prediction if NAME says predicted; empty unless complete"),
     Column("hp.NAME", "the hyperparameter NAME, searched or fixed; empty if the trial has none of this name"),
     Column("metric.NAME", "the metric NAME at the trial's end; empty if it was NaN, infinite or not measured"),
     Column("seconds", "training time until the last report, with that of attempts it continues", "s"),
