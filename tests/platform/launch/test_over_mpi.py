@@ -70,6 +70,30 @@ def started(folder, *flags, progress=1, fail="slow"):
 
 
 @pytest.mark.long
+def test_metrics_memory_and_predictions_as_objectives(tmp_path):
+    prediction = {"projected_seconds": {"cluster": "a100_hdr200", "nodes": 16}}
+    write(
+        tmp_path,
+        method="oialr",
+        space={"batch_size": 32},
+        topology={"workers": 2, "ranks": 2},
+        objectives=["accuracy", "trainable_share", "peak_memory", prediction],
+    )
+    called("search", "s.yaml", "--trials", "8", cwd=tmp_path)
+    _, study, trials = check_complete(tmp_path, 8)
+    names = [one["name"] for one in study.all_objectives]
+    assert names[-1] == "projected_seconds (predicted: a100_hdr200, 16 nodes)"
+    assert len({t.worker for t in trials}) == 2
+    for trial in trials:
+        assert trial.state == "complete"
+        measured = dict(zip(names, trial.objectives, strict=True))
+        assert measured["peak_memory"] == trial.peak_memory > 50e6  # more than Python and torch take
+        assert measured["trainable_share"] == trial.metrics["trainable_share"]
+        assert 0 < measured[names[-1]] < 60
+        assert trial.metrics["projection_cpu_seconds"] > 0
+
+
+@pytest.mark.long
 def test_eight_ranks_on_two_islands(tmp_path):
     write(tmp_path)
     flags = ("--trials", "12", "--islands", "2", "--workers", "2", "--ranks", "2")
