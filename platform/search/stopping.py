@@ -71,7 +71,6 @@ class Stopping:
         self._is_recorded = False
         if self._rules is None:
             return
-        events = [event for event in events if isinstance(event, RegretBounded | StopRuleMet)]
         self._rules.take_past(past, events)
         self.is_over = self._rules.met() is not None
         self._is_recorded = self._rules.is_recorded
@@ -112,7 +111,8 @@ class Stopping:
         """Another launcher has recorded that a rule is met."""
         if self._rules is not None:
             self._rules.take_met(event)
-            self.is_over = self._is_recorded = self._rules.met() is not None
+            if self._rules.is_recorded:
+                self.is_over = self._is_recorded = True
 
     def serve(self) -> None:
         """Take in the messages that have arrived; at root 0, decide."""

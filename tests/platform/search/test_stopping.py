@@ -108,6 +108,19 @@ def test_results_and_decisions_of_other_launchers_count():
     assert (others.over, others.recorded) == ([True, True], [])
 
 
+def test_another_launchers_decision_by_a_rule_that_is_not_the_studys_changes_nothing():
+    """Also at a root that has heard of root 0's, but does not know the results."""
+    roots = Roots(2, target=0.9)
+    stale = StopRuleMet(rule="target", settings={"target": 0.5}, length=["epochs", 2], reason="target 0.5 reached")
+    for one in roots.each:
+        one.met_elsewhere(stale)
+    assert roots.over == [False, False]
+    roots.ended(0, 0, 0.95)
+    for one in roots.each:
+        one.met_elsewhere(stale)
+    assert roots.over == [True, True]
+
+
 def test_without_rules_nothing_is_sent():
     roots = Roots(2)
     roots.ended(1, 0, 1.0)
