@@ -56,6 +56,7 @@ def measured(of: Callable[[float], float], dimensions: int, count: int, seed: in
     ]
     began = time.process_time()
     ours = bound(genes, losses, space, seed).value
+    assert ours is not None
     seconds = time.process_time() - began
     optunas = RegretBoundEvaluator(seed=seed).evaluate(trials, StudyDirection.MINIMIZE)
     return {"regret": min(losses), "bound": ours, "optunas_bound": float(optunas), "cpu_seconds": seconds}

@@ -308,7 +308,7 @@ class RegretBounded(Event):
     """A bound of the incumbent's regret was computed, for the rule `regret` of `stop`.
 
     Attributes:
-        bound: in the objective's unit.
+        bound: in the objective's unit; None if there is none, as numbers were too large or a matrix was singular.
         incumbent: the objective of the incumbent.
         num_trials: the complete trials that it was computed from.
         length: the unit and number of those trials' length; None for a function's.
@@ -316,7 +316,7 @@ class RegretBounded(Event):
     """
 
     name: ClassVar[str] = "regret_bounded"
-    bound: float
+    bound: float | None
     incumbent: float
     num_trials: int
     length: list[str | int] | None = None

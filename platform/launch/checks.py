@@ -9,6 +9,7 @@ import torch
 from atoll.analysis.failures import user_frame
 from atoll.methods.common.memory import can_reset_peak_memory
 from atoll.platform.launch import exhaustion, extras
+from atoll.platform.search import regret
 from atoll.platform.search.own_code import OwnCode
 from atoll.platform.search.propagators import own
 from atoll.platform.search.propagators.grid import points
@@ -47,6 +48,8 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
         _check_grids(plan)
         _check_own_code(plan)
         learning.check(plan)
+        if study.stop is not None and study.stop.regret is not None:
+            regret.check()
     if plan.training is not None:
         plan.training.workload.check_data(plan.data)
     return exhaustion.limited(plan)

@@ -30,13 +30,13 @@ class Bound:
     """A bound.
 
     Attributes:
-        value: in the objective's unit.
+        value: in the objective's unit; None if numbers were too large or a matrix was singular.
         incumbent: the lowest loss.
         num_trials: the complete trials that there were.
         seconds: the computing time.
     """
 
-    value: float
+    value: float | None
     incumbent: float
     num_trials: int
     seconds: float
@@ -45,6 +45,22 @@ class Bound:
 def next_after(num_trials: int) -> int:
     """The number of complete trials at which the bound is computed again: a tenth more."""
     return max(FEWEST, num_trials + max(1, num_trials // 10))
+
+
+def check() -> None:
+    """Raise ValueError unless Optuna has the Gaussian process that is used here, which is no part of its interface."""
+    import optuna
+
+    try:
+        from optuna._gp import acqf, gp, optim_mixed, prior, search_space
+
+        _ = acqf.UCB, acqf.LCB, gp.fit_kernel_params, optim_mixed.optimize_acqf_mixed, prior.default_log_prior
+        _ = search_space.SearchSpace
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"stop.regret needs the Gaussian process of Optuna 5.0, which Optuna {optuna.__version__} does not have "
+            f"({error}): install optuna 5.0, or use target, plateau or a budget"
+        ) from None
 
 
 def bound(genes: Sequence[Mapping[str, Gene]], losses: Sequence[float], space: SearchSpace, seed: int) -> Bound:
@@ -56,6 +72,20 @@ def bound(genes: Sequence[Mapping[str, Gene]], losses: Sequence[float], space: S
         seed: of the points from which the largest upper confidence bound is searched.
     """
     import numpy as np
+    import torch
+
+    began = time.perf_counter()
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = _value(genes, losses, space, seed)
+    except (np.linalg.LinAlgError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        value = math.nan
+    return Bound(value if math.isfinite(value) else None, min(losses), len(losses), time.perf_counter() - began)
+
+
+def _value(genes: Sequence[Mapping[str, Gene]], losses: Sequence[float], space: SearchSpace, seed: int) -> float:
+    """The bound; NaN or infinite if numbers were too large."""
+    import numpy as np
     import optuna
     from optuna._gp import acqf, gp, optim_mixed, prior
     from optuna._gp.search_space import SearchSpace as Normalized
@@ -66,7 +96,6 @@ def bound(genes: Sequence[Mapping[str, Gene]], losses: Sequence[float], space: S
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     leave_threads_alone()  # for the whole process, as in the sampler: torch's threads are those of the training
-    began = time.perf_counter()
     distributions: dict[str, BaseDistribution] = {p.name: gene_distribution(p) for p in space.parameters}
     chosen = _chosen(losses, seed)
     trials = [create_trial(params=dict(genes[i]), distributions=distributions, value=losses[i]) for i in chosen]
@@ -74,6 +103,8 @@ def bound(genes: Sequence[Mapping[str, Gene]], losses: Sequence[float], space: S
     points = normalized.get_normalized_params(trials)
     values = -np.array([losses[i] for i in chosen])  # the process's bounds are those of a maximum
     scale = max(float(values.std()), 1e-10)
+    if not math.isfinite(scale):
+        return math.nan
     process = gp.fit_kernel_params(
         X=points,
         Y=(values - values.mean()) / scale,
@@ -88,8 +119,7 @@ def bound(genes: Sequence[Mapping[str, Gene]], losses: Sequence[float], space: S
     start, rng = points[[int(values.argmax())]], np.random.RandomState(seed % 2**32)
     _, highest = optim_mixed.optimize_acqf_mixed(upper, warmstart_normalized_params_array=start, rng=rng)
     highest = max(float(highest), float(upper.eval_acqf_no_grad(points).max()))
-    value = scale * (highest - float(lower.eval_acqf_no_grad(points).max()))
-    return Bound(value, min(losses), len(losses), time.perf_counter() - began)
+    return scale * (highest - float(lower.eval_acqf_no_grad(points).max()))
 
 
 def confidence(num_parameters: int, num_trials: int, delta: float = 0.1) -> float:

@@ -250,16 +250,18 @@ class StopRules:
         if self.stop.regret is None or self._bound is None:
             return None
         bound, limit = self._bound.bound, self.stop.regret
-        if bound > limit.of(self._bound.incumbent):
+        if bound is None or bound > limit.of(self._bound.incumbent):
             return None
-        return Met("regret", f"regret at most {self._shown(self._bound)}, within {limit} (regret)")
+        return Met("regret", f"regret {self._shown(self._bound)}, within {limit} (regret)")
 
     def _shown(self, event: RegretBounded) -> str:
         """A bound in the unit of the rule."""
         assert self.stop.regret is not None
+        if event.bound is None:
+            return "unknown, as the bound cannot be computed"
         if self.stop.regret.share is None or event.incumbent == 0:
-            return number(event.bound)
-        return f"{100 * event.bound / abs(event.incumbent):.3g} %"
+            return f"at most {number(event.bound)}"
+        return f"at most {100 * event.bound / abs(event.incumbent):.3g} %"
 
     def words(self) -> list[str]:
         """How far the search is from each rule that counts or measures, for a line of progress."""
@@ -269,7 +271,7 @@ class StopRules:
         if (plateau := self.stop.plateau) is not None:
             words.append(f"{self._stagnation()} of {plateau.trials} trials without improvement")
         if self.stop.regret is not None and self._bound is not None:
-            words.append(f"regret at most {self._shown(self._bound)} (stops at {self.stop.regret})")
+            words.append(f"regret {self._shown(self._bound)} (stops at {self.stop.regret})")
         return words
 
     @property

@@ -4,10 +4,14 @@ import math
 import random
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import stopping
+import torch
 
+from atoll.platform.launch import checks
 from atoll.platform.search import regret
 from atoll.platform.search.regret import FEWEST, Bounding, bound, confidence, next_after
 from atoll.platform.study.plan import Plan
@@ -58,6 +62,29 @@ def test_it_scales_with_the_objective_and_does_not_move_with_it(space):
     assert scaled.value == pytest.approx(8.0 * first.value, rel=1e-3)  # the fit ends at a tolerance
     assert (first.incumbent, first.num_trials) == (min(losses), 12)
     assert bound(genes, losses, space, seed=1).value == first.value
+
+
+def test_results_that_are_too_large_have_no_bound_and_equal_ones_have(space):
+    genes, losses = results(space, 20)
+    found = bound(genes, [1e300 * loss for loss in losses], space, seed=0)
+    assert (found.value, found.incumbent) == (None, 1e300 * min(losses))
+    assert 0 < bound(genes, [2.0] * 20, space, seed=0).value < 1e-9  # the results are divided by 1e-10 at least
+
+
+def test_a_singular_matrix_is_no_bound_and_no_error(space, monkeypatch):
+    errors = [np.linalg.LinAlgError("singular"), torch.linalg.LinAlgError("not positive-definite")]
+    genes, losses = results(space, 20)
+    monkeypatch.setattr("optuna._gp.gp.fit_kernel_params", Mock(side_effect=errors))
+    assert [bound(genes, losses, space, seed=0).value for _ in errors] == [None, None]
+
+
+def test_another_optuna_is_refused_before_anything_starts(monkeypatch):
+    rule = {"name": "s", "objective": f"{FUNCTIONS}:falls", "space": {"x": {"low": 0.0, "high": 1.0}}, "trials": 9}
+    checks.check(Study(**rule, stop={"regret": "1 %"}))
+    monkeypatch.delattr("optuna._gp.acqf.LCB")
+    checks.check(Study(**rule, stop={"target": 1}))
+    with pytest.raises(ValueError, match=r"stop\.regret needs the Gaussian process of Optuna 5\.0, which .*LCB"):
+        checks.check(Study(**rule, stop={"regret": "1 %"}))
 
 
 def test_it_is_computed_from_the_incumbent_and_others_at_random_if_there_are_many(space, monkeypatch):

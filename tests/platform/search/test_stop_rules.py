@@ -167,6 +167,12 @@ def test_what_is_recorded_stands_until_the_rule_changes():
         assert met(later) == ("plateau" if stands else None)
 
 
+def test_a_bound_that_cannot_be_computed_meets_no_rule():
+    of = rules(regret="1 %")
+    of.take_bound(RegretBounded.model_validate(bounded(None).to_line()))
+    assert (met(of), of.words()) == (None, ["regret unknown, as the bound cannot be computed (stops at 1 %)"])
+
+
 def test_only_results_of_the_studys_present_length_count():
     of = rules(("epochs", 5), regret="50 %", plateau={"trials": 1})
     of.take_bound(bounded(0.0))
