@@ -121,10 +121,12 @@ def prepare(
         same_study.check_unchanged(folder, plan)
         history = _read_with_warnings(folder)
         extension = Extension.of(study, plan.length, folder, history.past)
-        rule = met_rule(StopRules.of(plan), study, history)
+        rule = met_rule(StopRules.of(plan), study, history, definition)
         is_used_up = rule is not None or _is_over(study, plan.subject.direction, extension, folder, history)
         if liveness.state(folder) == "complete" and is_used_up:
             raise _already_complete(study, rule)
+        if rule is None and (before := met_rule(StopRules.of(plan), study, history)) is not None:
+            log.warning("%s; as the budget is larger, `stop` counts only trials that end from now on", before)
         if plan.length is not None:
             _tell_longer(plan.length, extension)
     # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
@@ -178,17 +180,26 @@ def check_not_complete(plan: Plan) -> None:
     if folder.exists() and liveness.state(folder) == "complete":
         same_study.check_unchanged(folder, plan)
         history = History.read(folder)
-        rule = met_rule(StopRules.of(plan), study, history)
+        rule = met_rule(StopRules.of(plan), study, history, same_study.definition(study))
         extension = Extension.of(study, plan.length, folder, history.past)
         if rule is not None or _is_over(study, plan.subject.direction, extension, folder, history):
             raise _already_complete(study, rule)
 
 
-def met_rule(rules: StopRules | None, study: Study, history: History) -> str | None:
-    """Why a rule of the study's `stop` ends it; None if none is met."""
+def met_rule(
+    rules: StopRules | None, study: Study, history: History, definition: Mapping[str, Any] | None = None
+) -> str | None:
+    """Why a rule of the study's `stop` ends it; None if none is met.
+
+    Args:
+        rules: the study's, without results yet.
+        study, history: the study and its journals.
+        definition: that with which it is to be resumed. Default: it is not.
+    """
     if rules is None:
         return None
-    rules.take_past(history.past, history.events)
+    resumed = [] if definition is None else [StudyStarted(definition=dict(definition))]
+    rules.take_past(history.past, itertools.chain(history.events, resumed))
     met = rules.met()
     return None if met is None else ended_because(met, history.past.num_budgeted(), study.trials)
 
@@ -196,8 +207,8 @@ def met_rule(rules: StopRules | None, study: Study, history: History) -> str | N
 def _already_complete(study: Study, rule: str | None) -> AlreadyComplete:
     if rule is not None:
         return AlreadyComplete(
-            f"{study.name} is complete: {rule}; a larger budget does not change that: to continue, change or omit "
-            "`stop`, or increase epochs or steps",
+            f"{study.name} is complete: {rule}; to continue, change or omit `stop`, or increase the budget, epochs or "
+            "steps",
             rule,
         )
     return AlreadyComplete(

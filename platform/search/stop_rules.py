@@ -2,22 +2,32 @@
 
 Results count in the order of the trials' numbers, and not of their ends, so neither clocks nor the number of workers
 matter, and a resumed search decides as the one before. Once a rule is met, this is recorded (`StopRuleMet`) and stands
-although trials that were running may still improve the incumbent.
+although trials that were running may still improve the incumbent. A larger budget asks for more than what has met a
+rule: from the start with it on (`StudyStarted`), only results that are new count for a rule that has not changed.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atoll.analysis.formatting import number
 from atoll.platform.study import objectives as losses_of
 from atoll.platform.study.objectives import Objective
-from atoll.platform.study.stop import Margin, Stop
-from atoll.storage.events import Event, RegretBounded, StopRuleMet, TrialEnded, TrialKey, TrialStarted
+from atoll.platform.study.stop import RULES, Margin, Stop
+from atoll.platform.study.study import BUDGETS
+from atoll.storage.events import (
+    Event,
+    RegretBounded,
+    StopRuleMet,
+    StudyStarted,
+    TrialEnded,
+    TrialKey,
+    TrialStarted,
+)
 
 if TYPE_CHECKING:
     from atoll.platform.search.resume import Past, PastTrial
@@ -49,6 +59,10 @@ class Incumbents:
         self._numbers: list[int] = []
         self._losses: list[float] = []
         self.best: list[float] = []
+
+    def num_since(self, number: int) -> int:
+        """The trials with this number and higher ones."""
+        return len(self._numbers) - bisect.bisect_left(self._numbers, number)
 
     def put(self, number: int, loss: float) -> None:
         """Take in a trial's loss, or a newer one; infinite if it has none that compares."""
@@ -110,6 +124,9 @@ class StopRules:
         self._reached: int | None = None  # the lowest number of a trial that has reached the target
         self._bound: RegretBounded | None = None
         self._recorded: Met | None = None
+        self._definition: Mapping[str, Any] | None = None  # of the last start
+        self._before: dict[str, frozenset[TrialKey]] = {}  # by rule, the attempts that no longer count
+        self._since = 0  # the number of the first trial that counts for the plateau
         self._targets = self._losses_to_reach()
 
     @classmethod
@@ -155,10 +172,43 @@ class StopRules:
         self.num_complete += is_complete - was_complete
         if is_complete and losses is not None:
             self._incumbents.put(number, losses[0])
-            if self._targets is not None and all(a <= b for a, b in zip(losses, self._targets, strict=True)):
+            if self._reaches(losses) and (number, attempt) not in self._before.get("target", ()):
                 self._reached = number if self._reached is None else min(number, self._reached)
         elif state == "complete" or (state == "pruned" and not self._promotes) or was_complete:
             self._incumbents.put(number, math.inf)
+
+    def _reaches(self, losses: Sequence[float]) -> bool:
+        return self._targets is not None and all(a <= b for a, b in zip(losses, self._targets, strict=True))
+
+    def take_start(self, definition: Mapping[str, Any] | None, ended: Collection[TrialKey]) -> None:
+        """Take in that the study starts or is resumed: with a larger budget, unchanged rules count from here on.
+
+        Args:
+            definition: the study's, as plain data; None if it is not known.
+            ended: the attempts that have ended before.
+        """
+        if definition is None:
+            return
+        before, self._definition = self._definition, definition
+        if before is None or not is_larger(definition, before):
+            return
+        for rule in RULES:
+            settings = self.settings(rule).get(rule)
+            if settings is not None and all(
+                (of.get("stop") or {}).get(rule) == settings for of in (before, definition)
+            ):
+                self._begin_anew(rule, frozenset(ended))
+
+    def _begin_anew(self, rule: str, ended: frozenset[TrialKey]) -> None:
+        self._before[rule] = ended
+        if self._recorded is not None and self._recorded.rule == rule:
+            self._recorded = None
+        if rule == "target":
+            self._reached = None
+        elif rule == "plateau":
+            self._since = 1 + max((number for number, _ in ended), default=-1)
+        else:
+            self._bound = None
 
     def take_trial(self, trial: PastTrial) -> None:
         """Take in a past trial's end."""
@@ -178,14 +228,20 @@ class StopRules:
             self._recorded = Met(event.rule, event.reason, event.trial)
 
     def take_past(self, past: Past, events: Iterable[Event]) -> None:
-        """Take in all that is recorded."""
+        """Take in all that is recorded: the events by launch, the launcher's first."""
+        ended: set[TrialKey] = set()
+        for event in events:
+            match event:
+                case StudyStarted():
+                    self.take_start(event.definition, ended)
+                case TrialEnded():
+                    ended.add(event.key)
+                case RegretBounded():
+                    self.take_bound(event)
+                case StopRuleMet():
+                    self.take_met(event)
         for trial in past.counted():
             self.take_trial(trial)
-        for event in events:
-            if isinstance(event, RegretBounded):
-                self.take_bound(event)
-            elif isinstance(event, StopRuleMet):
-                self.take_met(event)
 
     def compares(self, epochs: object, steps: object) -> bool:
         """Whether results of trainings of this length, in one of them, count."""
@@ -204,8 +260,11 @@ class StopRules:
 
     @property
     def num_bounded(self) -> int:
-        """The complete trials of the last bound of the regret; 0 if there is none."""
-        return 0 if self._bound is None else self._bound.num_trials
+        """The complete trials of the last bound of the regret, or of before the budget became larger; else 0."""
+        if self._bound is not None:
+            return self._bound.num_trials
+        before, ends = self._before.get("regret", ()), self._attempts.items()
+        return sum(state == "complete" and (number, attempt) in before for number, (attempt, state) in ends)
 
     def settings(self, rule: str) -> dict[str, Any]:
         """A rule with its settings as plain data; empty if the study does not have it."""
@@ -244,7 +303,8 @@ class StopRules:
     def _stagnation(self) -> int:
         plateau = self.stop.plateau
         assert plateau is not None
-        return stagnation(self._incumbents.best, plateau.tolerance, plateau.trials)
+        most = min(plateau.trials, self._incumbents.num_since(self._since))
+        return stagnation(self._incumbents.best, plateau.tolerance, most)
 
     def _regret(self) -> Met | None:
         if self.stop.regret is None or self._bound is None:
@@ -287,13 +347,17 @@ class Follower:
     def __init__(self, rules: StopRules) -> None:
         self._rules = rules
         self._lengths: dict[TrialKey, tuple[object, object]] = {}
+        self._ended: set[TrialKey] = set()
 
     def take(self, event: Event) -> None:
         """Take in an event."""
         match event:
+            case StudyStarted():
+                self._rules.take_start(event.definition, self._ended)
             case TrialStarted():
                 self._lengths[event.key] = event.configuration.get("epochs"), event.configuration.get("steps")
             case TrialEnded():
+                self._ended.add(event.key)
                 if self._rules.compares(*self._lengths.pop(event.key, (None, None))):
                     losses = self._rules.losses(event.objective, event.objectives)
                     self._rules.take(event.number, event.attempt, event.state, losses)
@@ -310,6 +374,12 @@ class Follower:
     def words(self) -> list[str]:
         """See `StopRules.words`."""
         return self._rules.words()
+
+
+def is_larger(definition: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a study's budget leaves room for more than that of an earlier definition, both as plain data."""
+    both = ((definition.get(kind), before.get(kind)) for kind in BUDGETS)
+    return any(old is not None and (new is None or new > old) for new, old in both)
 
 
 def ended_because(met: Met, num_trials: int, budget: int | None) -> str:

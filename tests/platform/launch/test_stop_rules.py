@@ -102,8 +102,6 @@ def test_trials_that_run_are_stopped_if_the_study_says_so_and_go_on_with_another
 
 def test_it_goes_on_with_another_rule_and_with_none(search):
     assert states(search(stopping.falls, stop={"target": 5})) == {"complete": 6}
-    study = search(stopping.falls, stop={"target": 5}, trials=60, resume=True)  # no rule is undone by a budget
-    assert (states(study), study.ended_because) == ({"complete": 6}, TARGET)
     study = search(stopping.falls, stop={"target": 2}, resume=True)
     assert (states(study), study.ended_because) == (
         {"complete": 9},
@@ -111,6 +109,39 @@ def test_it_goes_on_with_another_rule_and_with_none(search):
     )
     study = search(stopping.falls, trials=50, resume=True)
     assert (study.state, states(study), study.ended_because) == ("complete", {"complete": 50}, None)
+
+
+def test_with_a_larger_budget_it_goes_on_and_rules_count_what_is_new(search, caplog):
+    search(stopping.falls, stop={"target": 5})
+    larger = {"stop": {"target": 5}, "trials": 60, "resume": True}
+    study = search(stopping.falls, **larger)
+    reason = "target 5 reached by trial 6 after 7 of 60 trials"
+    assert (states(study), study.ended_because) == ({"complete": 7}, reason)
+    (said,) = [record.getMessage() for record in caplog.records if "budget is larger" in record.getMessage()]
+    assert said == f"{TARGET[:-9]}60 trials; as the budget is larger, `stop` counts only trials that end from now on"
+    study = search(stopping.falls, **larger)  # the same budget again
+    assert (states(study), study.ended_because) == ({"complete": 7}, reason)
+    study = search(stopping.falls, stop={"plateau": {"trials": 3}}, trials=60, resume=True)
+    assert states(study) == {"complete": 60}
+
+
+def test_a_plateau_begins_anew_with_a_larger_budget(search):
+    assert states(search(stopping.stays, stop={"plateau": {"trials": 4}})) == {"complete": 7}
+    study = search(stopping.stays, stop={"plateau": {"trials": 4}}, trials=None, seconds=3600, resume=True)
+    assert study.ended_because == "no improvement in 4 trials (plateau) after 11 trials"
+
+
+def test_a_search_that_is_killed_after_its_budget_became_larger_decides_the_same(search, tmp_path):
+    """Its last lines, and that a rule was met in the search before, are lost."""
+    search(stopping.falls, stop={"target": 5})
+    larger = {"stop": {"target": 5}, "trials": 60, "resume": True}
+    search(stopping.falls, **larger)
+    cut = ("study_ended", "stop_rule_met", "worker_finished")
+    for path in (tmp_path / "atoll-studies" / "s" / "journals").glob("*.jsonl"):
+        kept = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in kept if json.loads(line)["event"] not in cut))
+    study = search(stopping.falls, **larger)
+    assert study.ended_because == "target 5 reached by trial 6 after 7 of 60 trials"
 
 
 def test_a_rule_that_results_already_meet_ends_a_search_that_is_resumed_without_a_trial(search):
@@ -161,7 +192,7 @@ def test_every_command_tells_why_it_ended(study):
     assert f"\ncomplete: {TARGET}\n" in ended
     for again in ("--resume", "--continue"):
         told = called(*COMMAND, again, cwd=study).stdout
-        assert f"s is complete: {TARGET}; a larger budget does not change that: to continue, change or" in told
+        assert f"s is complete: {TARGET}; to continue, change or omit `stop`, or increase the budget" in told
     assert called_json(*COMMAND, "--resume", cwd=study)["reason"] == TARGET
     for command in (("studies",), ("studies", "s"), ("leaderboard", "s"), ("follow", "s")):
         assert f"s is complete: {TARGET}\n" in called(*command, cwd=study).stdout

@@ -4,12 +4,14 @@ import itertools
 import math
 import random
 
+import journals
 import pytest
 
-from atoll.platform.search.stop_rules import Incumbents, Met, StopRules, ended_because, stagnation
+from atoll.platform.search import resume
+from atoll.platform.search.stop_rules import Follower, Incumbents, Met, StopRules, ended_because, stagnation
 from atoll.platform.study.objectives import Objective
 from atoll.platform.study.stop import Margin, Stop
-from atoll.storage.events import RegretBounded, StopRuleMet
+from atoll.storage.events import Event, RegretBounded, StopRuleMet, StudyStarted
 
 
 def rules(length=None, *, direction="minimize", promotes=False, objectives=None, **stop):
@@ -165,6 +167,74 @@ def test_what_is_recorded_stands_until_the_rule_changes():
         later.take_met(event)
         assert later.is_recorded == stands
         assert met(later) == ("plateau" if stands else None)
+
+
+def start(**changes):
+    """What differs from the study's definition when it starts."""
+    return changes
+
+
+def trial(number, value, attempt=0, state="complete"):
+    started = {"number": number, "attempt": attempt, "island": 0, "worker": 0, "seed": 0, "hyperparameters": {}}
+    ended = {"number": number, "attempt": attempt, "state": state, "objective": value}
+    return [journals.event("trial_started", started | {"configuration": {}}), journals.event("trial_ended", ended)]
+
+
+def recorded(*events, **stop):
+    """The rules after these events, by the two ways in which they are read."""
+    of, followed = rules(**stop), rules(**stop)
+    definition = {"trials": 9, "seconds": None, "busy_seconds": None, "stop": of.stop.model_dump(mode="json")}
+    events = [event if isinstance(event, Event) else StudyStarted(definition=definition | event) for event in events]
+    follower = Follower(followed)
+    for event in events:
+        follower.take(event)
+    of.take_past(resume.read(events), events)
+    assert (of.met(), of.words()) == (followed.met(), followed.words())
+    return of
+
+
+LARGER = [{"trials": 10}, {"trials": None}, {"seconds": 5.0, "trials": 10}]
+NOT_LARGER = [{}, {"seconds": 5.0}, {"busy_seconds": 1.0}]
+
+
+@pytest.mark.parametrize("budget", [*LARGER, *NOT_LARGER])
+def test_with_a_larger_budget_only_new_results_count(budget):
+    is_larger = budget in LARGER
+    before = [start(), *trial(0, 3.0), *trial(1, 1.0), *trial(2, 2.0)]
+    for stop in ({"target": 1.0}, {"plateau": {"trials": 1}}):
+        met_before = recorded(*before, **stop)
+        event = met_before.event(met_before.met())
+        for lines in (before, [*before, event]):
+            assert (met(recorded(*lines, start(**budget), **stop)) is None) == is_larger
+            again = recorded(*lines, start(**budget), *trial(3, 1.0), start(**budget), **stop)
+            assert met(again) == next(iter(stop))
+        assert recorded(*before, event, start(**budget), **stop).is_recorded != is_larger
+    counted = recorded(*before, start(**budget), *trial(3, 1.0), plateau={"trials": 3})
+    assert counted.words() == [f"{1 if is_larger else 2} of 3 trials without improvement"]
+
+
+def test_a_rule_that_changes_together_with_the_budget_counts_all_results():
+    for others in (None, {"target": 2.0}, {"target": 1.0, "running": "stop", "plateau": {"trials": 7}}):
+        lines = [start(stop=others), *trial(0, 1.0), start(trials=10)]
+        assert (met(recorded(*lines, target=1.0)) is None) == ((others or {}).get("target") == 1.0)
+    lines = [start(), *trial(0, 1.0), start(trials=10, stop={"target": 0.5}), start(trials=10)]
+    assert met(recorded(*lines, target=1.0)) == "target"
+
+
+def test_an_interrupted_or_paused_trial_counts_with_a_larger_budget_once_it_is_complete():
+    for state in ("pruned", "lost"):
+        lines = [start(), *trial(0, None, state=state), *trial(1, 0.0), start(trials=10)]
+        assert met(recorded(*lines, target=0.0)) is None
+        assert recorded(*lines, *trial(0, 0.0, attempt=1), target=0.0).met().trial == 0
+
+
+def test_a_larger_budget_asks_for_another_bound():
+    lines = [start(), *(line for n in range(3) for line in trial(n, 2.0)), bounded(0.01, num_trials=3)]
+    assert recorded(*lines, regret="1 %").num_bounded == 3
+    assert met(recorded(*lines, start(), regret="1 %")) == "regret"
+    later = recorded(*lines, start(trials=10), regret="1 %")
+    assert (met(later), later.num_bounded) == (None, 3)  # the next one is due after a tenth more than those
+    assert met(recorded(*lines, start(trials=10), bounded(0.01, num_trials=4), regret="1 %")) == "regret"
 
 
 def test_a_bound_that_cannot_be_computed_meets_no_rule():
