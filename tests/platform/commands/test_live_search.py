@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from atoll.platform.commands import live_search
+from atoll.platform.search.stop_rules import StopRules
 from atoll.storage import launches
 from atoll.storage.events import Restarted
 from atoll.storage.journal import JournalWriter
@@ -90,3 +91,20 @@ def test_at_the_end_the_last_trials_are_told(tmp_path):
     assert out.getvalue() == ""
     live.finish()
     assert out.getvalue() == "1/20 trials, best accuracy 0.5, 0 migrations\n"
+
+
+def test_a_line_tells_how_far_the_search_is_from_the_rules_that_end_it(tmp_path):
+    folder = journals.start_folder(tmp_path / "s")
+    definition = {"stop": {"plateau": {"trials": 3}}}
+    row = {"metric": "accuracy", "direction": "maximize", "definition": definition, "length": ["epochs", 2]}
+    out, lines = io.StringIO(), JournalWriter(folder.root_journal(0))
+    live = live_search.LiveSearch(Console(file=out, width=200), "s", "accuracy", "maximize", 10, StopRules.of_row(row))
+    live(folder)
+    for number, accuracy in enumerate([0.7, 0.9, 0.8, 0.8, 0.9]):
+        journals.start_trial(lines, number, configuration={"epochs": 2})
+        journals.end_trial(lines, number, accuracy)
+        live(folder)
+    said = [line.partition("migrations, ")[2].partition(", about")[0] for line in out.getvalue().splitlines()]
+    assert said[:4] == [f"{count} of 3 trials without improvement" for count in (0, 0, 1, 2)]
+    assert said[4] == "no improvement in 3 trials (plateau)"  # and no time that is left
+    assert "left" not in out.getvalue().splitlines()[4]

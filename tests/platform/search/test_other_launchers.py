@@ -19,6 +19,7 @@ from atoll.platform.search.shared_tickets import Member, TicketLog, joined
 from atoll.platform.study.migration import Migration
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
+from atoll.storage.events import StopRuleMet
 from atoll.storage.journal import JournalWriter
 
 SPACE = {"learning_rate": {"low": 0.01, "high": 1.0, "log": True}}
@@ -108,6 +109,17 @@ def test_its_trials_join_the_population_and_their_reports_the_rule_of_pruning(fo
     assert root.workers == [2]
     root.learns.receive()
     assert len(root.told) == 3
+
+
+def test_its_results_and_decisions_are_those_of_the_rules_that_end_the_search(folder, other):
+    root = Root(folder)
+    start(other, 0)
+    journals.end_trial(other, 0, 0.5)
+    met = StopRuleMet(rule="target", settings={"target": 0.5}, reason="r", trial=0, num_trials=1)
+    other.append(met)
+    root.learns.receive()
+    assert [(trial.number, trial.state, trial.objective) for trial in root.elsewhere] == [(0, "complete", 0.5)]
+    assert [(event.rule, event.settings) for event in root.met] == [("target", {"target": 0.5})]
 
 
 def test_what_has_failed_there_is_not_evaluated_here_and_what_is_lost_is_dropped(folder, other):
