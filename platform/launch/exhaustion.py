@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
-from atoll.platform.search.propagators.evolution import LARGEST_ENUMERATED
+from atoll.platform.search.propagators.configurations import LARGEST_ENUMERATED
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.samplers import Evolution
-from atoll.searchspaces.encoding import identity
 
 
 def limited(plan: Plan) -> Plan:
@@ -18,8 +18,8 @@ def limited(plan: Plan) -> Plan:
     # A mixed sampler's other members may propose a configuration again.
     if study.confirm is not None or len(repeats) < len(samplers) or bound is None or bound > LARGEST_ENUMERATED:
         return plan
-    distinct = {identity(values) for values in plan.space.every() if plan.infeasibility(values) is None}
-    most = len(distinct) * max(repeats)
+    feasible = (values for values in plan.space.every() if plan.infeasibility(values) is None)
+    most = max(repeats) * sum(1 for _ in islice(feasible, study.trials))  # no more need to be counted
     if study.trials is not None and study.trials <= most:
         return plan
     return replace(plan, study=study.model_copy(update={"trials": most}))

@@ -14,6 +14,7 @@ on the order in which results arrive.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +22,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 
 from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.propagators.configurations import Configurations, Genes
 from atoll.platform.search.propagators.propagator import Propagator, Proposal, seed_of
+from atoll.platform.search.propagators.random_search import uniform_genes
 from atoll.platform.study.samplers import Evolution
 from atoll.searchspaces import encoding
 from atoll.searchspaces.space import Gene, Infeasibility, SearchSpace
-
-Genes = NDArray[np.float64]
 
 # The strengths of an individual, in its attributes: the scale of its variation, and the crossover rate of the
 # differential one, which those of gene-wise variation do not have.
@@ -45,7 +45,6 @@ TWO_GENES = 0.4  # probability that gene-wise variation moves two genes
 REDRAW = 0.25  # probability that a moved number is redrawn from its whole range
 LEAST_STEP = 0.02  # of a moved number, as a share of its range
 WIDTH_OF_SCALES, WIDTH_OF_RATES = 0.1, 0.25  # of the distributions around the survivors' means
-LARGEST_ENUMERATED = 20_000  # configurations of a space; larger ones are not searched for the last that are left
 
 
 @dataclass(frozen=True)
@@ -147,30 +146,22 @@ class EvolutionPropagator(Propagator):
         self._space = space
         self._population = population
         self._seed = seed
-        self._infeasibility = infeasibility
+        self._configurations = Configurations(space, settings.repeats, infeasibility)
         self._names = list(space.limits())
         parameters = space.parameters
         self._is_number = np.array([not isinstance(p.distribution, CategoricalDistribution) for p in parameters])
-        self._limits = np.array(list(space.limits().values()), dtype=float).reshape(-1, 2)
+        self._num_choices = [int(high) + 1 for _, high in space.limits().values()]  # of those that are no numbers
         # A smaller step would not change a number that has few values.
-        sizes = [encoding.size(p.distribution) for p in parameters]
+        sizes = (encoding.size(p.distribution) for p in parameters)
         self._least_steps = np.array([LEAST_STEP if size is None else max(LEAST_STEP, 1 / size) for size in sizes])
         self._is_conditional = any(p.only_if is not None for p in parameters)
-        # Where a gene's share of [0, 1] is the same for all values, the place of a value is known without decoding.
-        self._is_regular = not self._is_conditional and not any(
-            p.at_most is not None or (getattr(p.distribution, "log", False) and size is not None)
-            for p, size in zip(parameters, sizes, strict=True)
-        )
-        self._sizes = np.array([math.nan if size is None else float(size) for size in sizes])
-        self._is_continuous = not self._is_conditional and all(size is None for size in sizes)
-        self._taken: dict[bytes | str, set[int]] = {}  # the trials of each configuration
         self._best: list[Individual] = []
         self._breeders: _Breeders | None = None
 
     @property
     def shares_taken(self) -> bool:  # type: ignore[override]
         """Configurations of continuous spaces do not meet by chance."""
-        return not self._is_continuous
+        return not self._configurations.are_endless
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
         """Breed; until half of the breeding population is complete, draw at random."""
@@ -263,62 +254,35 @@ class EvolutionPropagator(Propagator):
         """The places of the genes that have an effect; a change of others would be the same configuration."""
         if not self._is_conditional:
             return list(range(len(self._names)))
-        active = self._space.active(self._named(genes))
+        active = self._space.active(self._configurations.named(genes))
         return [place for place, name in enumerate(self._names) if name in active]
 
     def _other_choice(self, gene: int, present: float, rng: np.random.Generator) -> float:
         """Another choice than the present one, if there is one."""
-        last = int(self._limits[gene, 1])
-        drawn = int(rng.integers(last)) if last else 0
-        return float(drawn + (last > 0 and drawn >= present))
+        if (others := self._num_choices[gene] - 1) == 0:
+            return present
+        drawn = int(rng.integers(others))
+        return float(drawn + (drawn >= present))
 
     # Configurations.
 
     def _random(self, rng: np.random.Generator, started: float) -> Proposal:
         """A new configuration at random, or any one if none is new."""
+        plain = random.Random(int(rng.integers(2**32)))
         for _ in range(NUM_TRIES):
-            low, high = self._limits.T
-            drawn = low + rng.random(len(low)) * np.where(self._is_number, high - low, high - low + 1)
-            genes = np.where(self._is_number, drawn, np.minimum(np.floor(drawn), high))
-            if self._is_new(genes):
+            genes = uniform_genes(self._space.limits(), plain)
+            if self._is_new(self._configurations.array(genes)):
                 break
         else:
-            genes = self._unseen(rng, genes)
-        return Proposal(self._named(genes), "random", seconds=time.perf_counter() - started)
-
-    def _unseen(self, rng: np.random.Generator, otherwise: Genes) -> Genes:
-        """One of the few configurations that are left of a small space."""
-        left = [genes for key, genes in self._everything.items() if self._is_free(key)]
-        return left[rng.integers(len(left))] if left else otherwise
-
-    @cached_property
-    def _everything(self) -> dict[bytes | str, Genes]:
-        """The genes of each feasible configuration; of none if there are too many."""
-        bound = self._space.size_bound()
-        every = self._space.every() if bound is not None and bound <= LARGEST_ENUMERATED else ()
-        feasible = (self._space.encode(values) for values in every if self._infeasibility(values) is None)
-        listed = (np.array(list(genes.values()), dtype=float) for genes in feasible)
-        return {self._key(genes): genes for genes in listed}
+            if left := self._configurations.left():
+                genes = self._configurations.named(plain.choice(left))
+        return Proposal(genes, "random", seconds=time.perf_counter() - started)
 
     def _is_new(self, genes: Genes) -> bool:
         """Whether a configuration may be proposed; a continuous space meets one again only by copying a breeder."""
-        if self._is_continuous:
+        if self._configurations.are_endless:
             return self._breeders is None or not (self._breeders.genes == genes).all(axis=1).any()
-        return self._is_free(self._key(genes))
-
-    def _is_free(self, key: bytes | str) -> bool:
-        return len(self._taken.get(key, ())) < self._settings.repeats
-
-    def _key(self, genes: Genes) -> bytes | str:
-        """Equal for equal configurations."""
-        if not self._is_regular:
-            return encoding.identity(self._space.decode(self._named(genes)))
-        places = np.minimum(np.floor(genes * self._sizes), self._sizes - 1)
-        return np.where(self._is_number & ~np.isnan(self._sizes), places, genes).tobytes()
-
-    def _named(self, genes: Genes) -> dict[str, Gene]:
-        numbers = zip(self._names, genes.tolist(), self._is_number, strict=True)
-        return {name: min(max(gene, 0.0), 1.0) if is_number else int(gene) for name, gene, is_number in numbers}
+        return self._configurations.is_free(genes)
 
     def _proposal(self, child: _Child, breeders: _Breeders, started: float) -> Proposal:
         sources = {
@@ -328,7 +292,12 @@ class EvolutionPropagator(Propagator):
         parents = tuple(dict.fromkeys(breeders.numbers[place] for place in child.parents))
         took = time.perf_counter() - started
         return Proposal(
-            self._named(child.genes), child.operator, parents, sources, attributes=child.attributes, seconds=took
+            self._configurations.named(child.genes),
+            child.operator,
+            parents,
+            sources,
+            attributes=child.attributes,
+            seconds=took,
         )
 
     def _breeders_of(self, best: list[Individual]) -> _Breeders:
@@ -348,9 +317,7 @@ class EvolutionPropagator(Propagator):
 
     def taken(self, number: int, genes: Mapping[str, Gene]) -> None:
         """The configuration is taken; failed ones stay so."""
-        if not self._is_continuous:
-            listed = np.array([genes[name] for name in self._names], dtype=float)
-            self._taken.setdefault(self._key(listed), set()).add(number)
+        self._configurations.take(number, genes)
 
 
 def _reflected(gene: float) -> float:

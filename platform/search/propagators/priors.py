@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+
+import numpy as np
 
 from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.propagators.mixed import MixedPropagator
 from atoll.platform.search.propagators.propagator import Propagator, Proposal
+from atoll.platform.search.propagators.random_search import uniform_gene
 from atoll.searchspaces.prior import Prior
 from atoll.searchspaces.space import Gene, SearchSpace
 
@@ -40,6 +43,7 @@ class PriorPropagator(MixedPropagator):
         self._space = space
         self._population = population
         self._seed = seed
+        self._priors = {p.name: p.prior for p in space.parameters if p.prior is not None}
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
         """From the priors with a probability that evidence decides; else the sampler's proposal."""
@@ -58,33 +62,34 @@ class PriorPropagator(MixedPropagator):
         if len(best) < FEWEST:
             return self._largest_share()
         incumbent, *others = best  # the incumbent says nothing about its own distribution
-        weights = [math.log(len(others) - place) for place in range(len(others))]
-        of_prior = _log_sum(w + self._under_prior(one) for w, one in zip(weights, others, strict=True))
-        of_incumbent = _log_sum(w + self._around(incumbent, one) for w, one in zip(weights, others, strict=True))
-        ratio = 1 / (1 + math.exp(min(of_incumbent - of_prior, 700.0)))
+        weights = np.log(np.arange(len(others), 0, -1))  # the best one counts most
+        around = self._around(incumbent)
+        of_prior, of_incumbent = (
+            np.logaddexp.reduce(weights + [self._log_density(one, beliefs) for one in others])
+            for beliefs in (self._priors, around)
+        )
+        ratio = math.exp(of_prior - np.logaddexp(of_prior, of_incumbent))
         return self._largest_share() * min(1.0, 2 * ratio)
 
     def _largest_share(self) -> float:
         return FIRST_SHARE * DECAY / (DECAY + len(self._population))
 
-    def _under_prior(self, individual: Individual) -> float:
-        """The log density of an individual's genes under the priors."""
-        genes = dict(zip(self._space.limits(), individual.genes, strict=True))
-        return self._log_density(genes, {})
+    def _around(self, incumbent: Individual) -> dict[str, Prior]:
+        """The distribution around the incumbent, of the parameters that have priors and an effect in it."""
+        values = self._space.decode(self._genes(incumbent))
+        return {name: Prior(values[name], INCUMBENT_SIGMA) for name in self._priors if name in values}
 
-    def _around(self, incumbent: Individual, individual: Individual) -> float:
-        """The log density of an individual's genes around the incumbent's, of the parameters with priors."""
-        names = list(self._space.limits())
-        values = self._space.decode(dict(zip(names, incumbent.genes, strict=True)))
-        around = {name: Prior(values[name], INCUMBENT_SIGMA) for name in names if name in values}
-        return self._log_density(dict(zip(names, individual.genes, strict=True)), around)
+    def _genes(self, individual: Individual) -> dict[str, Gene]:
+        return dict(zip(self._space.limits(), individual.genes, strict=True))
 
-    def _log_density(self, genes: Mapping[str, Gene], around: Mapping[str, Prior]) -> float:
+    def _log_density(self, individual: Individual, beliefs: Mapping[str, Prior]) -> float:
+        """The log density of an individual's genes; a parameter without a belief, or without an effect, has none."""
+        genes = self._genes(individual)
         values = self._space.decode(genes)
         return sum(
-            around.get(p.name, p.prior).log_density(p.distribution, genes[p.name], p.ceiling(values))
+            beliefs[p.name].log_density(p.distribution, genes[p.name], p.ceiling(values))
             for p in self._space.parameters
-            if p.prior is not None and p.name in values
+            if p.name in beliefs and p.name in values
         )
 
     def _draw(self, rng: random.Random) -> dict[str, Gene]:
@@ -99,13 +104,6 @@ class PriorPropagator(MixedPropagator):
                 genes[p.name] = p.prior.draw(p.distribution, rng, ceiling)
             else:
                 low, high = p.limits()
-                genes[p.name] = rng.uniform(low, high) if isinstance(low, float) else rng.randint(low, int(high))
+                genes[p.name] = uniform_gene(low, high, rng)
             values[p.name] = p.decode(genes[p.name], ceiling)
         return genes
-
-
-def _log_sum(terms: Iterable[float]) -> float:
-    """The logarithm of a sum, of the logarithms of its terms."""
-    listed = list(terms)
-    largest = max(listed)
-    return largest + math.log(sum(math.exp(term - largest) for term in listed))

@@ -34,7 +34,9 @@ class RandomPropagator(Propagator):
 
 def uniform_genes(limits: Limits, rng: random.Random) -> dict[str, Gene]:
     """Genes drawn uniformly, in the order of the parameters."""
-    return {
-        name: rng.uniform(*ends) if isinstance(ends[0], float) else rng.randint(*map(int, ends))
-        for name, ends in limits.items()
-    }
+    return {name: uniform_gene(low, high, rng) for name, (low, high) in limits.items()}
+
+
+def uniform_gene(low: Gene, high: Gene, rng: random.Random) -> Gene:
+    """A gene drawn uniformly: an integer between integers, which are categories."""
+    return rng.randint(low, int(high)) if isinstance(low, int) else rng.uniform(low, high)
