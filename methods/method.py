@@ -216,6 +216,8 @@ class Method(ABC, Generic[H]):
         takes_turns: whether the ranks of a node take turns to communicate with their peers of other nodes.
         resumable_within_epoch: whether a state that `state_dict` returns between two steps of an epoch continues at the
             next step. If not, checkpoints are taken between epochs only. Default: unless the class overrides `epoch`.
+        mutable: the names of its hyperparameters, numbers, that may change between two steps of a training; see
+            `change`. Those of the optimizer are `MUTABLE` in `atoll.methods.common.optimizers`.
         pruning: the default pruning of its trials: `rule`, and `while_falling`.
         metric_directions: the names of those of its `metrics` that every trial has, without a slash, each with the
             better direction, minimize or maximize; None if neither is better as such. A study may have them as
@@ -269,6 +271,7 @@ class Method(ABC, Generic[H]):
     layer_parallel: ClassVar[bool] = False
     takes_turns: ClassVar[bool] = False
     resumable_within_epoch: ClassVar[bool] = True
+    mutable: ClassVar[tuple[str, ...]] = ()
     pruning: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     metric_directions: ClassVar[MetricDirections] = MappingProxyType({})
     notes: tuple[str, ...] = ()
@@ -414,13 +417,24 @@ class Method(ABC, Generic[H]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned on this rank of as many, which stays unchanged; collective.
 
-        Called once, before the first step, on a method that was made with the same hyperparameters. Training continues
-        bit for bit, unless the method is asynchronous. All tensors of `state` may be in host memory.
+        Called once, before the first step, on a method that was made with the same hyperparameters, or with other
+        values of the `mutable` ones; then `change` follows. With the same ones, training continues bit for bit, unless
+        the method is asynchronous. All tensors of `state` may be in host memory.
 
         Raises:
             NotImplementedError: when the method does not support checkpoints.
         """
         raise NotImplementedError(self._how_to_checkpoint())
+
+    def change(self, before: H) -> None:
+        """Go on with other hyperparameters than those of the loaded state; collective.
+
+        A method is made with the new values, so only what the state holds of the old ones is to be changed, such as a
+        value that a schedule of the method's has moved: scale it, as the schedule goes on from there.
+
+        Args:
+            before: the hyperparameters of the training so far; they differ in `mutable` ones.
+        """
 
     def _how_to_checkpoint(self) -> str:
         return (

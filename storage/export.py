@@ -71,6 +71,10 @@ def configuration(
     if isinstance(given, dict):
         own = {kind: _located(str(given[kind]), folder) for kind in ("optimizer", "schedule") if kind in given}
         content["hyperparameters"] = given | own
+    if isinstance(schedule := content.get("schedule"), dict):  # its steps are texts in JSON
+        content["schedule"] = {name: {int(step): v for step, v in values.items()} for name, values in schedule.items()}
+    else:
+        content.pop("schedule", None)
     record = next((row.record for row in provenances if row.version == trial.provenance), None)
     if record is not None:
         measured = _mapping(record, "measured")

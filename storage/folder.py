@@ -222,6 +222,10 @@ class TrialFolder:
         """A rank's state after so many steps."""
         return self.path / f"step-{step:09d}.rank-{rank:05d}.pt"
 
+    def states(self, rank: int) -> list[Path]:
+        """All states of a rank."""
+        return sorted(self.path.glob(f"step-*.rank-{rank:05d}.pt"))
+
     @property
     def weights(self) -> Path:
         """The trained model's tensors, in the format of safetensors."""

@@ -11,6 +11,7 @@ import io
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from atoll.communication.communicator import Communicator
 from atoll.communication.threads import run_virtual_ranks
+from atoll.methods.common.effects import TrainingShape
 from atoll.methods.common.plain import require_plain
 from atoll.methods.common.weight_average import WeightAverage
 from atoll.methods.method import Batch, Method
@@ -62,6 +64,7 @@ class Subject:
         waits: whether ranks wait for one another, so that one seed gives one result. Default: unless the method says
             that it is asynchronous.
         without_exchange: hyperparameters with which replicas do not meet for five steps.
+        idle: `mutable` hyperparameters that have no effect with these hyperparameters.
     """
 
     method: type[Method[Any]]
@@ -72,6 +75,7 @@ class Subject:
     passes: int = 1
     waits: bool | None = None
     without_exchange: Mapping[str, Any] = field(default_factory=dict)
+    idle: Collection[str] = ()
 
     @property
     def can_be_averaged(self) -> bool:
@@ -122,6 +126,10 @@ def _declares_metrics(subject: Subject, num_ranks: int) -> bool:
 
 def _saves(subject: Subject, num_ranks: int) -> bool:
     return subject.method.state_dict is not Method.state_dict
+
+
+def _changes(subject: Subject, num_ranks: int) -> bool:
+    return _saves(subject, num_ranks) and bool(subject.method.mutable)
 
 
 def _on_replicas(subject: Subject, num_ranks: int) -> bool:
@@ -263,6 +271,66 @@ def check_continues_from_a_checkpoint_at_any_step(c: Communicator, subject: Subj
         assert torch.equal(end, expected_end), f"a training {what} after steps {cuts} ends elsewhere"
 
 
+@_check(_changes)
+def check_mutable_hyperparameters_act_from_the_step_of_their_change(c: Communicator, subject: Subject) -> None:
+    """Each `mutable` one acts on what follows, also where the state has a value of its own for it.
+
+    Changing it there and back at once changes nothing.
+    """
+    steps = list(batches(c, CHECKPOINTED_EPOCHS * CHECKPOINTED_STEPS, method=subject.method))
+    (cut, *_) = _cuts(subject, c.size)
+    first = _Attempt(c, subject, [])
+    next(done for done in first.train(steps) if done == cut)
+    state = _written_and_read(first.state_dict())
+    unchanged = _ended(_Attempt(c, subject, list(first.losses)), state, first.hyperparameters, steps)
+    for name, value in _mutable(subject, c).items():
+        other = {name: _other(subject, name, value)}
+        there, back = _Attempt(c, subject, [], changes=other), _Attempt(c, subject, [])
+        there.load_state_dict(state)
+        there.method.change(first.hyperparameters)
+        back.load_state_dict(_written_and_read(there.state_dict()))
+        back.method.change(there.hyperparameters)
+        _assert_equal(back.state_dict(), state, f"changing {name} there and back changes the state")
+        changed = _Attempt(c, subject, list(first.losses), changes=other)
+        end = _ended(changed, state, first.hyperparameters, steps)
+        assert bool(end.isfinite().all()), f"a training whose {name} changes ends in NaN or infinite values"
+        if subject.is_in_step(c.size):
+            assert not torch.equal(end, unchanged), f"changing {name} from {value} to {other[name]} has no effect"
+
+
+def _ended(attempt: _Attempt, state: dict[str, Any], before: object, steps: Sequence[Batch]) -> Tensor:
+    """The final network of a training that goes on from a state with its own hyperparameters."""
+    attempt.load_state_dict(state)
+    attempt.method.change(before)
+    for _ in attempt.train(steps):
+        pass
+    return torch.cat([everything(network) for network in attempt.end()])
+
+
+def _other(subject: Subject, name: str, value: float) -> float:
+    """Another valid value: the double, or half of it."""
+    try:
+        subject.method.Hyperparameters(**{**subject.hyperparameters, name: 2 * value})
+    except ValueError:
+        return value // 2 if isinstance(value, int) else value / 2
+    return 2 * value
+
+
+def _mutable(subject: Subject, c: Communicator) -> dict[str, Any]:
+    """The hyperparameters that may change and have an effect, with their values."""
+    hyperparameters = subject.method.Hyperparameters(**subject.hyperparameters)
+    shape = TrainingShape(
+        num_ranks=c.size,
+        num_nodes=len(set(c.nodes)),
+        num_epochs=CHECKPOINTED_EPOCHS,
+        steps_per_epoch=CHECKPOINTED_STEPS,
+    )
+    idle = subject.method.without_effect(hyperparameters, shape)
+    names = [name for name in subject.method.mutable if name not in idle and name not in subject.idle]
+    values = {name: getattr(hyperparameters, name) for name in names}
+    return {name: value for name, value in values.items() if value}
+
+
 def _cuts(subject: Subject, num_ranks: int) -> list[int]:
     """After how many steps states are saved: a random number for each epoch, equal on all ranks."""
     seed = f"{subject.method.__name__} {sorted(subject.hyperparameters.items())} {num_ranks}"
@@ -277,7 +345,16 @@ def _cuts(subject: Subject, num_ranks: int) -> list[int]:
 class _Attempt:
     """A method made afresh, its schedule, and its training from step `len(losses)` on."""
 
-    def __init__(self, c: Communicator, subject: Subject, losses: list[float], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        c: Communicator,
+        subject: Subject,
+        losses: list[float],
+        *,
+        seed: int = 0,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.hyperparameters = subject.method.Hyperparameters(**{**subject.hyperparameters, **changes})
         num_steps = CHECKPOINTED_EPOCHS * CHECKPOINTED_STEPS
         settings = {**subject.settings, "schedule": "linear", "ema": DECAY if subject.can_be_averaged else 0.0}
         self._optimizers = make_optimizers(subject.method, settings, num_steps)
@@ -288,6 +365,7 @@ class _Attempt:
             steps_per_epoch=CHECKPOINTED_STEPS,
             model=make_normed_model(seed),
             optimizers=self._optimizers,
+            hyperparameters=dict(changes),
             averages=averages if subject.can_be_averaged else None,
         )
         self.average = averages[0] if averages else None

@@ -58,6 +58,21 @@ SCHEDULES = (
     "plateau",
 )
 SCALES = ("none", "ranks")
+# Settings that may change in mid-training; the others shape its batches, its network or what an optimizer keeps.
+MUTABLE = (
+    "learning_rate",
+    "momentum",
+    "beta1",
+    "beta2",
+    "smoothing",
+    "trust",
+    "l1",
+    "weight_decay",
+    "min_lr",
+    "gradient_clipping",
+)
+# The options of torch's groups that follow from these settings; the rate is set before each step.
+_OPTIONS = ("momentum", "betas", "alpha", "rho", "trust", "l1", "weight_decay")
 
 
 # (torch's param_groups with lr and weight_decay set, the settings) -> an optimizer of all these parameters. It gets one
@@ -246,8 +261,14 @@ def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Continue from what `saved` returned, which stays unchanged; torch's load_state_dict would share its tensors."""
+    """Continue from what `saved` returned, which stays unchanged; torch's load_state_dict would share its tensors.
+
+    The optimizer keeps its own settings, which may have changed since.
+    """
+    settings = [{name: group[name] for name in _OPTIONS if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(copy.deepcopy(state))
+    for group, kept in zip(optimizer.param_groups, settings, strict=True):
+        group.update(kept)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -130,6 +130,7 @@ class Daso(Method[DasoHyperparameters]):
 
     Hyperparameters = DasoHyperparameters
     takes_turns: ClassVar[bool] = True
+    mutable: ClassVar[tuple[str, ...]] = ("B", "S")
 
     @classmethod
     def without_effect(cls, hyperparameters: DasoHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
@@ -256,6 +257,12 @@ class Daso(Method[DasoHyperparameters]):
         self._sent = None if state["sent"] is None else _Sent.of(state["sent"], self._flat.state)
         self._plateau.load_state_dict(state["plateau"])
         (self._B, self._S, self._epoch, self._step, self._last_send, self._next_group, self._differ) = state["counters"]
+
+    def change(self, before: DasoHyperparameters) -> None:
+        """Scale B and S, which plateaus may have halved, as their first values have changed."""
+        h = self._hyperparameters
+        self._B = max(1, round(self._B * h.B / before.B))
+        self._S = min(self._B, round(self._S * h.S / before.S)) if before.S else min(self._B, h.S)
 
 
 def _grid(nodes: tuple[int, ...]) -> tuple[int, int]:

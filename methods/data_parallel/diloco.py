@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class Diloco(Method[DilocoHyperparameters]):
     """Step alone with the inner optimizer; take an outer step together every H steps."""
 
     Hyperparameters = DilocoHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("H", "outer_learning_rate", "outer_momentum")
 
     @classmethod
     def without_effect(cls, hyperparameters: DilocoHyperparameters, shape: TrainingShape) -> Mapping[str, str]:

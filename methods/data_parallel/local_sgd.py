@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -40,6 +40,7 @@ class LocalSgd(Method[LocalSgdHyperparameters]):
     """Step alone, average every H steps."""
 
     Hyperparameters = LocalSgdHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("H",)
 
     @classmethod
     def without_effect(cls, hyperparameters: LocalSgdHyperparameters, shape: TrainingShape) -> Mapping[str, str]:

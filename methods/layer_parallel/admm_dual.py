@@ -207,6 +207,7 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
     """Train two nets separately, and let them agree on a layer."""
 
     Hyperparameters = AdmmDualHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("net1_lr", "rho")
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.05, "schedule": "constant"}
     metric_directions: ClassVar[MetricDirections] = {
         "net1_loss": "minimize",
@@ -361,12 +362,16 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
 
     # Schedule, reports and state.
 
-    def epoch_end(self, loss: float) -> None:
-        """Let rho grow, average the ranks' losses, and detect a collapse of a."""
-        rho = min(self._rho * self._hyperparameters.rho_factor, self._hyperparameters.rho_max)
+    def _grow(self, factor: float) -> None:
+        """Multiply rho, up to its largest value; u is in units of 1/rho."""
+        rho = min(self._rho * factor, self._hyperparameters.rho_max)
         if rho != self._rho:
             self._u.mul_(self._rho / rho)
         self._rho = rho
+
+    def epoch_end(self, loss: float) -> None:
+        """Let rho grow, average the ranks' losses, and detect a collapse of a."""
+        self._grow(self._hyperparameters.rho_factor)
         untracked, num_ranks = self._context.untracked, self._context.communicator.size
         means = self._totals.means(untracked)
         self._totals = _Totals()
@@ -430,3 +435,7 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
         self._collapse.load_state_dict(state["collapse"])
         self._totals = _Totals(**state["totals"])
         self._report, self.notes = dict(state["report"]), tuple(state["notes"])
+
+    def change(self, before: AdmmDualHyperparameters) -> None:
+        """Scale rho, which may have grown, as its first value has changed."""
+        self._grow(self._hyperparameters.rho / before.rho)

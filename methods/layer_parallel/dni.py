@@ -66,6 +66,7 @@ class Dni(Method[DniHyperparameters]):
     """Let groups step without waiting for the gradients of the groups above."""
 
     Hyperparameters = DniHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("synthesizer_lr",)
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 0.001}
     metric_directions: ClassVar[MetricDirections] = {"lead": None, "synthesizer_loss": "minimize"}
     layer_parallel: ClassVar[bool] = True

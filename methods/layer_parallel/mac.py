@@ -145,6 +145,7 @@ class Mac(Method[MacHyperparameters]):
     """Train each group on its own, and let coordinates tell it what the other groups need."""
 
     Hyperparameters = MacHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("w_lr", "w_iterations", "w_iterations_last", "z_lr", "z_iterations", "mu")
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {
         "optimizer": "adamw",
         "learning_rate": 6.7e-3,
@@ -274,6 +275,11 @@ class Mac(Method[MacHyperparameters]):
         self._state.mu, self._state.num_epochs = state["mu"], state["num_epochs"]
         self._plateau.load_state_dict(state["plateau"])
         self._report = dict(state["report"])
+
+    def change(self, before: MacHyperparameters) -> None:
+        """Scale mu, which may have grown, as its first value has changed."""
+        h = self._hyperparameters
+        self._state.mu = min(self._state.mu * h.mu / before.mu, h.mu_max)
 
 
 def _group_settings(h: MacHyperparameters, num_groups: int, learning_rate: float) -> list[GroupSettings]:

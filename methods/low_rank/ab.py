@@ -117,6 +117,7 @@ class Ab(Method[AbHyperparameters]):
     """Train one factor in each group of ranks, and combine them by merging."""
 
     Hyperparameters = AbHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("group_steps", "rebound", "lr_rebound", "cutoff")
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "min_lr": 1e-5}
     metric_directions: ClassVar[MetricDirections] = {
         "trainable_share": "minimize",

@@ -91,6 +91,7 @@ class Oialr(Method[OialrHyperparameters]):
     """Train in full rank until the bases are stable, then train the matrices that mix them."""
 
     Hyperparameters = OialrHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("update_period", "beta")
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "min_lr": 1e-5}
     metric_directions: ClassVar[MetricDirections] = {
         "trainable_share": "minimize",

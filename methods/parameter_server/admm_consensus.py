@@ -61,6 +61,7 @@ class AdmmConsensus(Method[AdmmConsensusHyperparameters]):
     """Tie replicas to a center by duals."""
 
     Hyperparameters = AdmmConsensusHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("rho",)
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.05, "momentum": 0.0, "schedule": "constant"}
 
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
@@ -35,6 +36,7 @@ class Adownpour(DownpourBase[AdownpourHyperparameters]):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = AdownpourHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("tau",)
 
     @classmethod
     def unsupported(cls, hyperparameters: AdownpourHyperparameters) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ rank it is SGD. `methods/parameter_server/downpour_base.py` has the protocol and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
@@ -34,6 +35,7 @@ class Downpour(DownpourBase[DownpourHyperparameters]):
     """Push, fetch, step alone."""
 
     Hyperparameters = DownpourHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("tau",)
 
     @classmethod
     def check(cls, hyperparameters: DownpourHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:

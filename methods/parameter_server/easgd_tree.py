@@ -127,6 +127,7 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
     """Descend on the leaves, average above them."""
 
     Hyperparameters = EasgdTreeHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("tau_fast", "tau_slow", "alpha")
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.05, "momentum": 0.0, "schedule": "constant"}
     min_ranks: ClassVar[int] = 2
     asynchronous: ClassVar[bool] = True

@@ -99,6 +99,7 @@ class ElasticBase(Method[E]):
     """Tie replicas to a center."""
 
     asynchronous: ClassVar[bool] = True
+    mutable: ClassVar[tuple[str, ...]] = ("tau", "beta", "alpha")
 
     @classmethod
     def without_effect(cls, hyperparameters: E, shape: TrainingShape) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
@@ -38,6 +39,7 @@ class Mvadownpour(DownpourBase[MvadownpourHyperparameters]):
     """Push, fetch, step alone; average the center."""
 
     Hyperparameters = MvadownpourHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("tau", "moving_rate")
 
     @classmethod
     def unsupported(cls, hyperparameters: MvadownpourHyperparameters) -> Mapping[str, str]:

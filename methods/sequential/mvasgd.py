@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
@@ -35,6 +36,7 @@ class Mvasgd(SequentialBase[MvasgdHyperparameters]):
     """Step, and average the latest steps."""
 
     Hyperparameters = MvasgdHyperparameters
+    mutable: ClassVar[tuple[str, ...]] = ("moving_rate",)
 
     @classmethod
     def unsupported(cls, hyperparameters: MvasgdHyperparameters) -> Mapping[str, str]:

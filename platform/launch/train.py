@@ -14,18 +14,22 @@ from atoll.communication import mpi_library
 from atoll.platform.launch import errors, mpi_launcher, mpiexec
 from atoll.platform.launch.join import inside_mpi
 from atoll.platform.study import objectives, provenance, registry
+from atoll.platform.study.checkpoint import Checkpointing
 from atoll.platform.study.configuration import (
     OWN,
     Configuration,
     ExportedConfiguration,
+    check_configuration,
     read_configurations,
-    split_hyperparameters,
 )
+from atoll.platform.study.interval import Every
 from atoll.platform.study.provenance_record import Measured, measured_differences
 from atoll.storage import launches, names, yamlfile
 from atoll.storage.events import ProgressReported, TrialEnded
 from atoll.storage.launches import JournalTail
 from atoll.storage.writable import NotWritable, check_writable
+
+MOST_STEPS = 1e12  # more than a training has
 
 
 def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool = False) -> ExportedConfiguration:
@@ -56,9 +60,7 @@ def read(file: Path, place: int = 1, ranks: int | None = None, *, inside: bool =
     if configuration.calls_function:
         registry.function(configuration.workload)
         return configuration
-    split_hyperparameters(
-        configuration.method, configuration.workload, configuration.hyperparameters, configuration.ranks
-    )
+    check_configuration(configuration)
     registry.workload(configuration.workload).check_data(Path(configuration.data) if configuration.data else None)
     return configuration
 
@@ -129,6 +131,10 @@ def train(
         if folder is None and configuration.checkpoint is not None:
             say("checkpoint is ignored without --folder")
             configuration = configuration.model_copy(update={"checkpoint": None})
+        if configuration.schedule and configuration.checkpoint is None:
+            # Where hyperparameters change, it continues from a checkpoint.
+            at_changes = Checkpointing(every=Every(MOST_STEPS, "steps"))
+            configuration = configuration.model_copy(update={"checkpoint": at_changes})
         options = {
             "calls_function": configuration.calls_function,
             "test": test,

@@ -38,7 +38,8 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
         lines = JournalWriter(Path(result_file))
 
         def report(progress: Progress) -> None:
-            lines.append(progress.as_event(0, 0))
+            if not progress.is_repeated or not paused:  # told before it has paused
+                lines.append(progress.as_event(0, 0))
 
         def save(model: nn.Module) -> None:
             if content["save"] is not None:
@@ -46,7 +47,9 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
 
         folder = Path(content["folder"])
         hooks = Hooks(on_progress=report, on_trained=save)
-        outcome = worker.evaluate(configuration, hooks, test=content["test"], folder=folder)
+        paused = False
+        while (outcome := worker.evaluate(configuration, hooks, test=content["test"], folder=folder)).is_paused:
+            paused = True  # hyperparameters change
         lines.append(outcome.as_event(0, 0))
         if configuration.checkpoint is not None and outcome.state != "lost":
             TrialFolder(folder).settle(configuration.checkpoint.keep)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Seeds of epochs and ranks are multiples of it by about a million, and torch's seeds have 63 bits.
 MAX_SEED = 2**40
 Scalar = JsonValue  # a hyperparameter's value
+Schedule = dict[str, dict[int, Scalar]]  # values of hyperparameters by the step from which they hold
 OWN: tuple[Kind, ...] = ("optimizer", "schedule")  # hyperparameters that may name code of the user
 
 
@@ -69,6 +70,11 @@ class Configuration(BaseModel):
     workload: str
     method: str
     hyperparameters: dict[str, Scalar] = Field(default_factory=dict)
+    schedule: Schedule | None = Field(
+        default=None,
+        description="values of hyperparameters that change in mid-training, by the step from which they hold: "
+        "{learning_rate: {0: 0.1, 300: 0.05}}; `hyperparameters` has the last ones. Default: none changes",
+    )
     epochs: int | None = Field(default=None, ge=1, description="number of epochs. Default: the workload's")
     steps: int | None = Field(default=None, ge=1, description="number of steps, instead of epochs")
     report_every: Interval | None = Field(default=None, description="interval of reports. Default: 1 epochs")
@@ -95,6 +101,24 @@ class Configuration(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     origin: dict[str, Any] = Field(default_factory=dict)
 
+    def at(self, step: int) -> dict[str, Scalar]:
+        """The hyperparameters that hold from step `step` on, after so many completed steps.
+
+        Example:
+            >>> configuration = Configuration.model_construct(
+            ...     hyperparameters={"learning_rate": 0.05, "momentum": 0.9},
+            ...     schedule={"learning_rate": {0: 0.1, 300: 0.05}},
+            ... )
+            >>> configuration.at(299), configuration.at(300)["learning_rate"]
+            ({'learning_rate': 0.1, 'momentum': 0.9}, 0.05)
+        """
+        past = history(self.hyperparameters, self.schedule, step + 1)
+        return {name: values[max(values)] for name, values in past.items()}
+
+    def changes(self) -> list[int]:
+        """The steps at which hyperparameters change, ascending."""
+        return sorted({step for values in (self.schedule or {}).values() for step in values if step})
+
     @property
     def calls_function(self) -> bool:
         """Whether a function of the user's is called, and nothing is trained by atoll."""
@@ -104,6 +128,20 @@ class Configuration(BaseModel):
     def _one_length(self) -> Configuration:
         check_length(self.epochs, self.steps)
         check_observe(self.observe, self.report_every, self.evaluate_every)
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_ends_with_the_hyperparameters(self) -> Configuration:
+        for name, values in (self.schedule or {}).items():
+            if 0 not in values or min(values) < 0:
+                raise ValueError(f"schedule.{name} needs values from step 0 on; got {', '.join(map(str, values))}")
+            if name not in self.hyperparameters or values[max(values)] != self.hyperparameters[name]:
+                raise ValueError(
+                    f"hyperparameters.{name} must be the last value of schedule.{name}, {values[max(values)]!r}; got "
+                    f"{self.hyperparameters.get(name)!r}"
+                )
+        if self.schedule and self.calls_function:
+            raise ValueError("schedule is for trainings by atoll; a function reads its hyperparameters once: omit it")
         return self
 
     @field_validator("workload", "method")
@@ -120,6 +158,23 @@ class Configuration(BaseModel):
     @classmethod
     def _own(cls, hyperparameters: dict[str, Scalar], info: ValidationInfo) -> dict[str, Scalar]:
         return located(hyperparameters, info.context)
+
+
+def history(
+    hyperparameters: Mapping[str, Scalar], schedule: Mapping[str, Mapping[Any, Scalar]] | None, until: int
+) -> Schedule:
+    """All values that hyperparameters have had in the first `until` steps of a training, at least one each.
+
+    Args:
+        hyperparameters: the last ones.
+        schedule: see `Configuration`; its steps may be text, as in JSON.
+        until: a number of steps.
+    """
+    known = {name: {int(step): value for step, value in values.items()} for name, values in (schedule or {}).items()}
+    return {
+        name: {step: v for step, v in known.get(name, {0: value}).items() if step < max(until, 1)}
+        for name, value in hyperparameters.items()
+    }
 
 
 class CodeFile(BaseModel):
@@ -222,6 +277,24 @@ def _names(of_method: type, of_workload: type) -> _Names:
     ]
     method, workload, optimizer = (frozenset(some) for some in defaults)
     return _Names(method, workload, optimizer, defaults[0] | defaults[1] | defaults[2])
+
+
+def check_configuration(configuration: Configuration) -> None:
+    """Check the hyperparameters of a training at its start and at each of their changes; see `split_hyperparameters`.
+
+    Raises:
+        ValueError: also for a change of what cannot change in mid-training.
+    """
+    from atoll.methods.common.optimizers import MUTABLE
+
+    mutable = [*registry.method(configuration.method).mutable, *MUTABLE]
+    if fixed := sorted((configuration.schedule or {}).keys() - set(mutable)):
+        raise ValueError(
+            f"schedule cannot change {', '.join(fixed)} in mid-training; with {configuration.method} it can change "
+            f"{', '.join(mutable)}"
+        )
+    for step in (0, *configuration.changes()):
+        split_hyperparameters(configuration.method, configuration.workload, configuration.at(step), configuration.ranks)
 
 
 def _check_types(defaults: Mapping[str, Any], given: dict[str, Any]) -> None:

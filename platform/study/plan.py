@@ -153,6 +153,7 @@ class Plan:
             workload=study.workload,
             method=study.method,
             hyperparameters=complete_hyperparameters(study.method, study.workload, hyperparameters),
+            schedule=None,
             epochs=number_of if unit == "epochs" else None,
             steps=number_of if unit == "steps" else None,
             report_every=study.report_every,

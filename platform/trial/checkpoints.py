@@ -21,7 +21,7 @@ import torch
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.plain import require_plain
-from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.configuration import Configuration, history
 from atoll.platform.trial.triggers import IntervalTrigger
 from atoll.storage.files import make_folder, replacing
 from atoll.storage.folder import TrialFolder
@@ -41,6 +41,9 @@ class Checkpoints:
         configuration: the trial's; a checkpoint of another one is not read.
         communicator: the worker's ranks; traffic on it does not count as the method's.
 
+    While hyperparameters are changed by a schedule, the checkpoint from which a training has continued stays until it
+    ends or pauses, as others may continue from it (`sampler: pbt`).
+
     Attributes:
         stays: whether one stays when the trial has ended, which then may become longer.
         best: the step of the first one at or after the best evaluation, if that one is kept.
@@ -53,6 +56,8 @@ class Checkpoints:
         self.best: int | None = None
         self._keeps_best = configuration.checkpoint is not None and configuration.checkpoint.keep == "best"
         self._keeps_all = configuration.checkpoint is not None and configuration.checkpoint.keep == "all"
+        self._keeps_start = configuration.schedule is not None
+        self._start: int | None = None
         self._written: list[int] = []
         self._identity = json.loads(configuration.model_dump_json(exclude=_MAY_DIFFER)) | {"size": communicator.size}
 
@@ -135,10 +140,11 @@ class Checkpoints:
 
     def _forget_earlier(self, step: int) -> None:
         if not self._keeps_all:
+            kept = {self.best, self._start}
             for earlier in self._written:
-                if earlier != self.best:
+                if earlier not in kept:
                     self._file(earlier).unlink(missing_ok=True)
-            self._written = [earlier for earlier in self._written if earlier == self.best]
+            self._written = [earlier for earlier in self._written if earlier in kept]
         self._written.append(step)
 
     def read(self, notes: list[str]) -> dict[str, Any] | None:
@@ -165,6 +171,11 @@ class Checkpoints:
             self.best = best
             self._written += [best] if best != step else []
         self._written.append(step)
+        if self._keeps_start:
+            self._start = step
+            for file in self._folder.states(self._communicator.rank):
+                if file not in (self._file(step), self._file(best)):
+                    file.unlink(missing_ok=True)
         return state
 
     def _newest(self, notes: list[str]) -> tuple[int, int]:
@@ -178,7 +189,8 @@ class Checkpoints:
                 f"{self._folder.manifest.name} was not read ({type(error).__name__}: {error}): the trial started anew"
             )
             return -1, -1
-        now = self._identity
+        # Hyperparameters may differ from that step on.
+        now, training = (_until(step, identity) for identity in (self._identity, training))
         differing = sorted(name for name in {*now, *training} if training.get(name) != now.get(name))
         if differing in _LENGTHS and (before := training.get(differing[0])) and before < (now[differing[0]] or 0):
             (unit,) = differing
@@ -204,6 +216,15 @@ class Checkpoints:
 
     def _file(self, step: int) -> Path:
         return self._folder.state(step, self._communicator.rank)
+
+
+def _until(step: int, identity: dict[str, Any]) -> dict[str, Any]:
+    """What a training has computed after so many steps, apart from what it would do from there on."""
+    given, schedule = identity.get("hyperparameters"), identity.get("schedule")
+    others = {name: value for name, value in identity.items() if name != "schedule"}
+    if not isinstance(given, dict) or not isinstance(schedule, dict | None):
+        return identity
+    return others | {"hyperparameters": history(given, schedule, step)}
 
 
 @dataclass

@@ -70,6 +70,7 @@ class Outcome:
         notes: the method's remarks about the run, and what the trial has changed in its process.
         traces: the ranks' step traces: of all ranks if each has a part of the network or the method limits the number
             of ranks; otherwise of the first node and the last rank, which represent the others.
+        is_paused: whether it is pruned for now, after a checkpoint.
     """
 
     state: Literal["complete", "pruned", "failed", "lost"]
@@ -84,6 +85,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     curve: dict[int, float] | None = None
     traces: list[dict[str, Any]] = field(default_factory=list)
+    is_paused: bool = False
 
     def as_event(
         self,
@@ -135,14 +137,17 @@ def outcome_of(reports: list[Report], seen: list[Progress], configuration: Confi
     if (cause := _cause(reports)) is not None:
         return _aborted(cause, shared)
     shared |= {
-        "metrics": _metrics(reports, seen[-1]),
+        "metrics": _metrics(reports, seen[-1] if seen else None),
         "traces": [report.trace for report in reports if report.trace is not None],
     }
     if reports[0].is_pruned:
         curve = {progress.position: progress.metric for progress in seen if progress.metric is not None}
-        word, last = "paused" if reports[0].is_paused else "pruned", seen[-1]
-        reason = f"{word} after {'step' if last.by_steps else 'epoch'} {last.position}"
-        return Outcome(state="pruned", objective=None, curve=curve, reason=reason, **shared)
+        word = "paused" if reports[0].is_paused else "pruned"
+        where = "its start" if not seen else f"{'step' if seen[-1].by_steps else 'epoch'} {seen[-1].position}"
+        reason = f"{word} after {where}"
+        return Outcome(
+            state="pruned", objective=None, curve=curve, reason=reason, is_paused=reports[0].is_paused, **shared
+        )
     return Outcome(state="complete", objective=_objective(seen, configuration), **shared)
 
 
@@ -196,9 +201,11 @@ def _aborted(cause: Report, shared: dict[str, Any]) -> Outcome:
     )
 
 
-def _metrics(reports: list[Report], last: Progress) -> dict[str, float]:
+def _metrics(reports: list[Report], last: Progress | None) -> dict[str, float]:
     """The final measurements, and the parts of the training time as means over ranks."""
     spent = {f"seconds_{k}": sum(r.seconds[k] for r in reports) / len(reports) for k in reports[0].seconds}
+    if last is None:  # paused before its first report
+        return spent
     losses = {"train_loss": last.train_loss}
     if last.validation_loss is not None:
         losses["validation_loss"] = last.validation_loss

@@ -70,7 +70,7 @@ def train(
         report.is_pruned = _is_pruned(trial, hooks)
     finally:
         report.notes = _notes(trial)  # with those that the training has added
-    report.is_paused = report.is_pruned and hooks.pauses
+    report.is_paused = report.is_pruned and (hooks.pauses or trial.has_paused)
     if not report.is_pruned and hooks.on_trained is not None:
         hooks.on_trained(trial.model)
     report.seconds = trial.seconds()
@@ -79,7 +79,7 @@ def train(
 
 
 def _is_pruned(trial: Trial, hooks: Hooks) -> bool:
-    """Train to the end, or until the root prunes the trial; returns whether it did, equal on all ranks."""
+    """Train to the end, or until it is pruned or pauses; returns whether it did, equal on all ranks."""
     for progress in trial.train():
         hooks.on_progress(progress)
         if progress.is_repeated and not hooks.pauses:  # before the checkpoint it was not pruned
@@ -88,7 +88,7 @@ def _is_pruned(trial: Trial, hooks: Hooks) -> bool:
             if hooks.pauses:
                 trial.save()
             return True
-    return False
+    return trial.has_paused
 
 
 def _notes(trial: Trial) -> list[str]:

@@ -60,6 +60,7 @@ class Trial:
 
     Attributes:
         notes: on hyperparameters that have no effect here, and on checkpoints.
+        has_paused: whether it has ended because hyperparameters change now.
     """
 
     LOOK_EVERY = 50
@@ -74,17 +75,26 @@ class Trial:
         folder: Path | None = None,
         stops: Callable[[], bool] = lambda: False,
     ) -> None:
+        # The trial's own sums, of losses and metrics, do not count as the method's traffic.
+        self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
+        self._folder = folder
+        read_notes: list[str] = []
+        self._files, self._found = self._open_checkpoints(configuration, read_notes)
+        start = 0 if self._found is None else self._found["step"]
+        self._pauses_at = next((step for step in configuration.changes() if step > start), None)
         hyperparameters, settings, of_workload = split_hyperparameters(
-            configuration.method, configuration.workload, configuration.hyperparameters, communicator.size
+            configuration.method, configuration.workload, configuration.at(start), communicator.size
         )
+        self._before, *_ = split_hyperparameters(
+            configuration.method, configuration.workload, configuration.at(max(0, start - 1)), communicator.size
+        )
+        self._hyperparameters = hyperparameters
         self.workload = registry.workload(configuration.workload, of_workload)
         self.workload.trial_folder = folder
         if settings.compile and (why := why_not_compiled(device)) is not None:
             raise NotApplicable(f"compile must be false on this host: {why}")
         self._communicator = communicator
-        # The trial's own sums, of losses and metrics, do not count as the method's traffic.
-        self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
-        self._settings, self._device, self._folder, self._stops = settings, device, folder, stops
+        self._settings, self._device, self._stops = settings, device, stops
         self._num_synchronized = 0
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
         method = registry.method(configuration.method)
@@ -101,13 +111,13 @@ class Trial:
             self._average.follow(self.method)
         name = configuration.method.rpartition(":")[2]
         self.notes = [f"{name}: {line}" for line in sentences(self._without_effect(hyperparameters))]
-        self.notes += self._idle_settings()
-        self._check_epochs(configuration)
+        self.notes += [*self._idle_settings(), *read_notes]
         self._observer = None
         if configuration.observe is not None:
             self._observer = LayerObserver(configuration.observe, self.method, communicator, self._untracked)
         self._begin()
         self._prepare_files(configuration)
+        self._check_intervals(configuration)
 
     def _plan_reports(self, configuration: Configuration) -> None:
         """Set the training's length, and when it reports, evaluates, and stops early."""
@@ -136,6 +146,21 @@ class Trial:
         self._losses: list[Tensor] = []  # since the last report
         self._epoch_losses: list[Tensor] = []
         self._reported: list[Progress] = []
+        self.has_paused = False
+
+    def _open_checkpoints(
+        self, configuration: Configuration, notes: list[str]
+    ) -> tuple[Checkpoints | None, dict[str, Any] | None]:
+        """The trial's checkpoints, if it is to write them, and the state from which it continues; collective."""
+        if configuration.checkpoint is None or configuration.checkpoint.every is None or self._folder is None:
+            return None, None
+        if registry.method(configuration.method).state_dict is Method.state_dict:
+            raise NotApplicable(
+                f"{configuration.method} does not define state_dict and load_state_dict, so it has no checkpoints: "
+                "define them, or omit the study's `checkpoint`"
+            )
+        files = Checkpoints(self._folder, configuration, self._untracked)
+        return files, files.read(notes)
 
     def _prepare_files(self, configuration: Configuration) -> None:
         """Prepare the writing of checkpoints and of the trained model, if they are asked for and have a folder."""
@@ -144,20 +169,11 @@ class Trial:
         self._trained: TrainedModel | None = None
         if configuration.checkpoint is None or self._folder is None:
             return
-        if configuration.checkpoint.every is not None:
-            self._saver = self._make_saver(configuration, configuration.checkpoint.every, self._folder)
+        if self._files is not None and configuration.checkpoint.every is not None:
+            self._saver = Saver(self._files, IntervalTrigger(configuration.checkpoint.every, self._length))
         if configuration.checkpoint.weights != "none" and self._communicator.rank == 0:
             require_tensors(self._context.model)
             self._trained = TrainedModel(configuration.objective_from, self.workload.direction)
-
-    def _make_saver(self, configuration: Configuration, every: Every, folder: Path) -> Saver:
-        if type(self.method).state_dict is Method.state_dict:
-            raise NotApplicable(
-                f"{configuration.method} does not define state_dict and load_state_dict, so it has no checkpoints: "
-                "define them, or omit the study's `checkpoint`"
-            )
-        files = Checkpoints(folder, configuration, self._untracked)
-        return Saver(files, IntervalTrigger(every, self._length))
 
     def _idle_settings(self) -> Iterator[str]:
         """Sentences on settings of the optimizer that this network or training gives no effect."""
@@ -167,8 +183,17 @@ class Trial:
         if s.schedule in ("type1", "plateau") and self._length.num_epochs == 1:
             yield f"the schedule {s.schedule} has no effect: it acts after epochs, and this training has one"
 
-    def _check_epochs(self, configuration: Configuration) -> None:
-        """Raise NotApplicable if reports are asked for where the method cannot be evaluated."""
+    def _check_intervals(self, configuration: Configuration) -> None:
+        """Raise NotApplicable for reports, or changes of hyperparameters, where the method cannot be interrupted."""
+        if self._pauses_at is not None and self._saver is None:
+            raise ValueError("a schedule of hyperparameters needs checkpoints, and a folder for them; got none")
+        per_epoch = self._length.steps_per_epoch
+        within = [step for step in configuration.changes() if step % per_epoch]
+        if within and not self.method.resumable_within_epoch:
+            raise NotApplicable(
+                f"{configuration.method} passes over the batches of an epoch in its own order, so hyperparameters "
+                f"change between epochs of {per_epoch} steps only; got {', '.join(map(str, within))}"
+            )
         intervals = [every for every in (configuration.report_every, configuration.evaluate_every) if every is not None]
         if self.method.resumable_within_epoch or all(every.unit == "epochs" for every in intervals):
             return
@@ -256,6 +281,11 @@ class Trial:
                 self._took(loss)
                 if self._step < end:
                     yield from self._between_steps(epoch)
+                    if self._step == self._pauses_at:
+                        self._pause_trace()
+                        self._stop_clock()
+                        self._pause()
+                        return
             self._check_num_losses(epoch, end)
             self._pause_trace()
             summary = self._summarize(self._epoch_losses)
@@ -268,6 +298,9 @@ class Trial:
             if is_whole:
                 self._save_at_the_end()
             yield from self._after_epoch(epoch, summary)
+            if self._step == self._pauses_at:
+                self._pause()
+                return
             self._save_if_due()
 
     def _check_num_losses(self, epoch: int, end: int) -> None:
@@ -300,6 +333,11 @@ class Trial:
                 self._stop_clock()
                 self._save_if_due()
                 self._start_clock()
+
+    def _pause(self) -> None:
+        """Write a checkpoint where hyperparameters change, from which the training goes on with the new ones."""
+        self.save()
+        self.has_paused = True
 
     # Checkpoints.
 
@@ -376,9 +414,12 @@ class Trial:
 
     def _continue(self) -> None:
         """Continue from the newest checkpoint, if there is one; collective."""
-        if self._saver is None or (state := self._saver.files.read(self.notes)) is None:
+        if self._saver is None or (state := self._found) is None:
             return
+        self._found = None  # free its memory
         self.method.load_state_dict(state["method"])
+        if self._before != self._hyperparameters:
+            self.method.change(self._before)
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         self._step = state["step"]

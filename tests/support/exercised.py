@@ -49,6 +49,8 @@ FORMS = {
     "admm_dual_duals": ("admm_dual", {"duals": True, "rho": 0.1, "rho_factor": 2.0}),
     "mac_one_term": ("mac", {"variant": "one_term"}),
 }
+# Hyperparameters of other forms.
+IDLE = {"admm_dual": ("rho",), "dni_gradient_loss": ("synthesizer_lr",), "mac_one_term": ("mu",)}
 
 
 def subject(name: str) -> Subject:
@@ -65,4 +67,5 @@ def subject(name: str) -> Subject:
         passes=3 if method_name == "mac" else 1,
         waits=True if name in FORMS else None,
         without_exchange=WITHOUT_EXCHANGE.get(method_name, {}),
+        idle=IDLE.get(name, ()),
     )

@@ -1,5 +1,7 @@
 """Optimizers and schedules that torch does not have, and that all of them train on the flat vector."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,8 @@ from atoll.methods.common.optimizers import (
     OPTIMIZERS,
     OptimizerFactory,
     OptimizerSettings,
+    restore,
+    saved,
     scheduled_rate,
     state_bytes,
 )
@@ -218,3 +222,20 @@ def test_settings_on_ranks():
     assert OptimizerSettings(batch_size=7).for_ranks(3).batch_size == 7
     with pytest.raises(ValueError, match="global_batch_size must be divisible by the 5 ranks; got 96"):
         settings.for_ranks(5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop", "adadelta", "lars", "ftrl", "lamb"])
+def test_a_restored_optimizer_keeps_its_own_settings(name: str) -> None:
+    """Its state is the saved one; its momentum, decay and other settings may have changed in mid-training."""
+    first = OptimizerSettings(optimizer=name, momentum=0.9, weight_decay=0.1, beta1=0.8, smoothing=0.7, trust=0.5)
+    other = replace(first, momentum=0.5, weight_decay=0.2, beta1=0.6, smoothing=0.4, trust=0.25, l1=0.1)
+    parameters = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizers = [OptimizerFactory(s, 4)([p]) for s, p in zip((first, other), parameters, strict=True)]
+    for parameter, optimizer in zip(parameters, optimizers, strict=True):
+        parameter.grad = torch.ones(3)
+        optimizer.step()
+    own = {k: v for k, v in optimizers[1].param_groups[0].items() if k not in ("params", "lr")}
+    restore(optimizers[1], saved(optimizers[0]))
+    assert {k: v for k, v in optimizers[1].param_groups[0].items() if k not in ("params", "lr")} == own
+    for (_, state), (_, expected) in zip(optimizers[1].state.items(), optimizers[0].state.items(), strict=True):
+        assert all(torch.equal(torch.as_tensor(state[k]), torch.as_tensor(expected[k])) for k in expected)

@@ -133,6 +133,26 @@ def test_wrong_configurations_are_refused(tmp_path):
 
 @pytest.mark.slow
 @THREADS
+def test_a_schedule_is_trained_whole_each_report_once(tmp_path):
+    """A constant rate that is halved after epochs 2 and 3 of 4 is the schedule that halves it."""
+    common = {"workload": "digits_mlp", "method": "local_sgd", "ranks": 2, "epochs": 4, "seed": 3}
+    halved = {"schedule": "step", "milestones": "0.5,0.75", "decay_rate": 0.5, "learning_rate": 0.2, "batch_size": 60}
+    steps = {"learning_rate": {0: 0.2, 20: 0.1, 30: 0.05}}
+    constant = {"schedule": "constant", "learning_rate": 0.05, "batch_size": 60}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(common | {"hyperparameters": halved}))
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(common | {"hyperparameters": constant, "schedule": steps}))
+    curves = []
+    for name in ("a.yaml", "b.yaml"):
+        lines = called("train", name, cwd=tmp_path).stdout.splitlines()
+        curves.append([line.split("  ")[:5] for line in lines if line.startswith("epoch")])
+    assert len(curves[0]) == 4
+    assert curves[1] == curves[0]
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(common | {"schedule": {"H": {0: 1, 5: 2}}, "hyperparameters": {}}))
+    assert "hyperparameters.H must be the last value" in called("train", "b.yaml", cwd=tmp_path, code=2).stderr
+
+
+@pytest.mark.slow
+@THREADS
 def test_the_same_configuration_twice_gives_the_same_curve(tmp_path):
     configuration = {"workload": "digits_cnn", "method": "local_sgd", "ranks": 2, "epochs": 2, "seed": 3}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration))
