@@ -71,10 +71,9 @@ def configuration(
     if isinstance(given, dict):
         own = {kind: _located(str(given[kind]), folder) for kind in ("optimizer", "schedule") if kind in given}
         content["hyperparameters"] = given | own
-    if isinstance(schedule := content.get("schedule"), dict):  # its steps are texts in JSON
-        content["schedule"] = {name: {int(step): v for step, v in values.items()} for name, values in schedule.items()}
-    else:
-        content.pop("schedule", None)
+    content["schedule"] = _changed(content.get("schedule"))
+    if not content["schedule"]:
+        del content["schedule"]
     record = next((row.record for row in provenances if row.version == trial.provenance), None)
     if record is not None:
         measured = _mapping(record, "measured")
@@ -83,6 +82,14 @@ def configuration(
         content["code"] = [{"path": _relative(path, folder), "sha256": sha256} for path, sha256 in code]
         content["data_files"] = _mapping(measured, "data")
     return content | {"origin": origin}
+
+
+def _changed(schedule: object) -> dict[str, dict[int, Any]]:
+    """The part of a schedule that changes something; in JSON its steps are texts."""
+    given = schedule if isinstance(schedule, dict) else {}
+    return {
+        name: {int(step): value for step, value in values.items()} for name, values in given.items() if len(values) > 1
+    }
 
 
 def _mapping(content: dict[str, Any], name: str) -> dict[str, Any]:

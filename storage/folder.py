@@ -256,6 +256,34 @@ class TrialFolder:
             raise ValueError("it must have a step, and a training")
         return step, training, best if type(best) is int and best <= _MAX_STEP else -1
 
+    def adopt(self, other: TrialFolder, step: int) -> None:
+        """Replace this trial's checkpoints by another one's state after `step` steps, by hard links.
+
+        Until all files are linked, the trial's own stay.
+
+        Raises:
+            OSError, ValueError: if the state is not there, or the file system has no hard links.
+        """
+        _, training, _ = other.read_manifest()
+        states = sorted(other.path.glob(f"step-{step:09d}.rank-*.pt"))
+        if len(states) != training.get("size"):
+            raise FileNotFoundError(f"{other.path} has no whole state of step {step}")
+        links = [self.path / f"adopted.{state.name}" for state in states]
+        try:
+            for state, link in zip(states, links, strict=True):
+                link.unlink(missing_ok=True)
+                link.hardlink_to(state)
+        except OSError:
+            for link in links:
+                link.unlink(missing_ok=True)
+            raise
+        self.manifest.unlink(missing_ok=True)
+        for own in self.path.glob("step-*.rank-*.pt"):
+            own.unlink(missing_ok=True)
+        for state, link in zip(states, links, strict=True):
+            link.rename(self.path / state.name)
+        write_whole(self.manifest, json.dumps({"step": step, "training": training}))
+
     @property
     def former_manifest(self) -> Path:
         """The manifest of a checkpoint from which nothing continues any more."""

@@ -60,11 +60,22 @@ def facts(study: StudyRow, trial: Mapping[str, Any]) -> dict[str, str]:
         "seed": str(trial["seed"]),
         "island, worker": f"{trial['island']}, {trial['worker']}",
         "hosts": ", ".join(hosts) or str(trial["host"] or ""),
+        "schedule": _changes(trial["configuration"].get("schedule") or {}),
         "proposed by": f"{proposal.get('operator', 'unknown')}{parents}",
         "provenance": "" if trial["provenance"] is None else f"version {trial['provenance']}",
         "oversubscribed": "yes: its times do not compare" if trial["oversubscribed"] else "",
     }
     return {label: value for label, value in found.items() if value not in ("", "-")}
+
+
+def _changes(schedule: Mapping[str, Mapping[str, Any]]) -> str:
+    """The values of hyperparameters that have changed in mid-training, with the steps from which they held."""
+
+    def values(by_step: Mapping[str, Any]) -> str:
+        (_, first), *later = sorted(by_step.items(), key=lambda item: int(item[0]))
+        return " → ".join([_word(first), *(f"{_word(value)} (step {step})" for step, value in later)])
+
+    return "; ".join(f"{name} {values(by_step)}" for name, by_step in schedule.items() if len(by_step) > 1)
 
 
 def _curve(study: StudyRow, reports: Sequence[Mapping[str, Any]]) -> Any:
@@ -79,11 +90,11 @@ def _curve(study: StudyRow, reports: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _configuration(trial: Mapping[str, Any]) -> list[str]:
-    """The configuration as lines of YAML, without what is not set, and its hyperparameters, which are above."""
+    """The configuration as lines of YAML, without what is not set, and what is shown above."""
     content = {
         name: value
         for name, value in trial["configuration"].items()
-        if name != "hyperparameters" and value not in (None, {}, [])
+        if name not in ("hyperparameters", "schedule") and value not in (None, {}, [])
     }
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).splitlines()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from atoll.platform.launch import lifecycle
-from atoll.platform.search import promotion
+from atoll.platform.search import pausing
 from atoll.platform.search.resume import BUDGETED, PastTrial
 from atoll.platform.search.shared_tickets import TicketLog
 from atoll.platform.search.tickets import Ticket
@@ -57,8 +57,8 @@ def _unfinished(
     """
     past, study = history.past, plan.study
     reached = {number: ticket.reached for (number, _), ticket in held.items()}
-    if study.promotes:
-        reached |= promotion.restored(study, plan.subject.direction, folder, history.events, past)[1]
+    if study.pauses_trials:
+        reached |= pausing.restored(plan, folder, history.events, past)[1]
     begun = [trial for key in sorted({*held, *started}) if (trial := past.trials.get(key)) is not None]
     lost = [trial for trial in begun if trial.state not in BUDGETED and trial.attempt == past.newest[trial.number]]
     retries = [past.retry(trial, study.topology.islands, reached.get(trial.number, 0.0)) for trial in lost]

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from atoll.platform.exit_codes import EXIT_STOPPED
 from atoll.platform.launch import live, orphans, provenance_log, same_study
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
-from atoll.platform.search import promotion, resume
+from atoll.platform.search import population_based, promotion, resume
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.stop_rules import StopRules, ended_because
 from atoll.platform.study import learning, warmstart
@@ -224,14 +224,16 @@ def _is_over(study: Study, direction: str, extension: Extension, folder: StudyFo
         return True
     if extension.continued or not past.used_up(study.trials, None):
         return False
-    if not study.promotes:
+    if not study.pauses_trials:
         return True
+    if study.population_based is not None:
+        return not population_based.are_waiting(past, folder)
     return promotion.restored(study, direction, folder, history.events, past)[0].promotable() is None
 
 
 def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -> None:
     """Interrupted trials start anew, and paused ones do not continue, if what they measure has changed."""
-    ended = {trial.number for trial in past.counted() if trial.state != "pruned" or not study.promotes}
+    ended = {trial.number for trial in past.counted() if trial.state != "pruned" or not study.pauses_trials}
     interrupted = {trial.number for trial in past.trials.values()} - ended
     found = [trial for number in interrupted if (trial := folder.trial(number)).manifest.exists()]
     for trial in found:
@@ -485,7 +487,7 @@ def end(
         else:
             state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
         lines.append(StudyEnded(state=state, reason=reason), sync=True)
-    if state == "complete" and study.promotes and study.checkpoint is not None:
+    if state == "complete" and study.pauses_trials and study.checkpoint is not None:
         _settle_paused(folder, past, study.checkpoint.keep)
     return state, reason
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from atoll.platform.launch import closing, lifecycle, orphans, provenance_log, same_study, time_limit
 from atoll.platform.launch.errors import LaunchError
-from atoll.platform.search import promotion, shared_tickets
+from atoll.platform.search import pausing, shared_tickets
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.launch_settings import LaunchSettings
 from atoll.platform.search.resume import PastTrial
@@ -146,9 +146,7 @@ class Membership:
         self._log.create()
         past, study = prepared.history.past, self.plan.study
         reached = (
-            promotion.restored(study, self.plan.subject.direction, self.folder, prepared.history.events, past)[1]
-            if study.promotes
-            else {}
+            pausing.restored(self.plan, self.folder, prepared.history.events, past)[1] if study.pauses_trials else {}
         )
         num_islands = study.topology.islands
         longer = Extension.of(study, self.plan.length, self.folder, past).tickets(self.plan, num_islands, reached)

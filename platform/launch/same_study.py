@@ -69,10 +69,10 @@ def check_unchanged(folder: StudyFolder, plan: Plan) -> None:
 def check_joins(folder: StudyFolder, plan: Plan) -> None:
     """Raise LaunchError unless another launcher may join the search of a study."""
     study = plan.study
-    if study.promotes:
+    if study.pauses_trials:
         raise LaunchError(
-            f"{study.name} is running, and only one launcher may search a study with promotion, which decides in one "
-            "place which trials continue: wait until it has stopped, or stop it first"
+            f"{study.name} is running, and only one launcher may search a study with promotion or pbt, which decide in "
+            "one place which trials continue: wait until it has stopped, or stop it first"
         )
     check_unchanged(folder, plan)
     now = json.loads(folder.definition.read_text())["definition"]

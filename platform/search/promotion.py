@@ -10,10 +10,9 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from atoll.platform.search.tickets import Ticket
-from atoll.platform.study.pruning import Pruning
 from atoll.storage.events import Event, ProgressReported
 
 if TYPE_CHECKING:
@@ -34,11 +33,39 @@ class Ended:
         number: the trial's.
         values: the rungs that it has reached in this attempt, with its values there, to minimize.
         ticket: continues it; None unless it is paused.
+        step: the number of completed steps, if it is paused.
     """
 
     number: int
     values: Sequence[tuple[float, float]] = ()
     ticket: Ticket | None = None
+    step: int = 0
+
+
+class Fidelities(Protocol):
+    """The rungs at which trials pause."""
+
+    @property
+    def fidelity(self) -> str:
+        """Their unit: epochs, steps or seconds."""
+
+    def passed(self, before: float, now: float) -> Iterable[float]:
+        """Those above fidelity `before` and up to `now`, in order."""
+
+
+class Paused(Protocol):
+    """The trials that have paused, and the decision which goes on."""
+
+    def take_in(self, ended: Ended) -> None:
+        """A trial has paused, or has ended."""
+
+    def promote(self, num_training: int, *, has_new: bool) -> Ticket | None:
+        """The ticket of the trial that goes on now, which then waits no more; None if none does.
+
+        Args:
+            num_training: how many trials are training.
+            has_new: whether a new trial may start instead.
+        """
 
 
 class Rungs:
@@ -68,8 +95,8 @@ class Rungs:
         place = self._place()
         return None if place is None else self._tickets[place[1][1]]
 
-    def promote(self) -> Ticket | None:
-        """The same, which then waits no more."""
+    def promote(self, num_training: int = 0, *, has_new: bool = False) -> Ticket | None:
+        """The same, which then waits no more, whatever else there is to do."""
         if (place := self._place()) is None:
             return None
         rung, waiting = place
@@ -90,21 +117,27 @@ class Pauses:
     """Where the trials of one worker pause.
 
     Attributes:
-        settings: the study's.
+        settings: the rungs.
         sign: 1 if the metric is minimized, -1 if it is maximized.
         reached: the fidelity that the trial has reached, at its last evaluation.
         values: the rungs that it has reached in this attempt, with its values.
+        step: the number of completed steps at its last report.
     """
 
-    settings: Pruning
+    settings: Fidelities
     sign: float
     reached: float = 0.0
+    step: int = 0
     values: list[tuple[float, float]] = field(default_factory=list)
 
     @classmethod
     def of(cls, plan: Plan) -> Pauses | None:
-        """Those of a study; None without promotion."""
-        if plan.study.pruning is None or not plan.study.promotes:
+        """Those of a study; None if its trials do not pause."""
+        if plan.study.population_based is not None:
+            from atoll.platform.search.population_based import Rounds
+
+            return cls(Rounds.of(plan), sign_of(plan.subject.direction))
+        if plan.study.pruning is None or not plan.study.pruning.promotion:
             return None
         return cls(plan.study.pruning, sign_of(plan.subject.direction))
 
@@ -118,6 +151,7 @@ class Pauses:
 
     def sees(self, report: Progress | ProgressReported) -> bool:
         """Take in a report; whether the trial has reached a rung."""
+        self.step = report.step
         if report.metric is None:  # not evaluated
             return False
         unit = {"epochs": "epoch", "steps": "step", "seconds": "seconds"}[self.settings.fidelity]

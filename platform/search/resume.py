@@ -37,6 +37,7 @@ class PastTrial:
         island: the one that bred it.
         epochs, steps: the length for which it was started, in one of them.
         step, epoch: of its last report.
+        course: see `Ticket`.
     """
 
     number: int
@@ -56,6 +57,7 @@ class PastTrial:
     epoch: int = 0
     started: float = 0.0
     worker_seconds: float = 0.0
+    course: dict[str, Any] | None = None
 
     @property
     def key(self) -> TrialKey:
@@ -70,7 +72,15 @@ class PastTrial:
             reached: the fidelity at which it has paused.
         """
         home = self.island % num_islands
-        return Ticket(self.number, self.attempt + 1, self.hyperparameters, self.proposal, reached=reached, home=home)
+        return Ticket(
+            self.number,
+            self.attempt + 1,
+            self.hyperparameters,
+            self.proposal,
+            reached=reached,
+            home=home,
+            course=self.course,
+        )
 
 
 class Move(NamedTuple):
@@ -132,6 +142,7 @@ class Past:
                     epochs=_count(event.configuration.get("epochs")),
                     steps=_count(event.configuration.get("steps")),
                     started=_clock(event),
+                    course=_course(event),
                 )
             case Proposed():
                 self.proposed[event.number] = event.model_copy(update={"proposal": self._known(event.proposal)})
@@ -167,10 +178,13 @@ class Past:
         """The results of the trials that count towards the budget."""
         return [trial for trial in self.trials.values() if self.counts(trial)]
 
+    def ended(self) -> list[PastTrial]:
+        """All attempts that have a result, in order."""
+        return sorted((t for t in self.trials.values() if t.state in BUDGETED), key=lambda trial: trial.key)
+
     def results(self) -> dict[int, PastTrial]:
         """Each trial's newest attempt that has a result, although it may have been continued since."""
-        ended = sorted((t for t in self.trials.values() if t.state in BUDGETED), key=lambda trial: trial.attempt)
-        return {trial.number: trial for trial in ended}
+        return {trial.number: trial for trial in self.ended()}
 
     def num_budgeted(self) -> int:
         """The number of trials that count towards the budget."""
@@ -333,8 +347,14 @@ def read(events: Iterable[Event]) -> Past:
 
 def _retry(lost: PastTrial, result: PastTrial | None, num_islands: int, reached: float) -> Ticket:
     """A lost attempt's next one; if it had continued a result, it still does."""
-    again = Ticket(lost.number, lost.attempt + 1, lost.hyperparameters, lost.proposal)
+    again = Ticket(lost.number, lost.attempt + 1, lost.hyperparameters, lost.proposal, course=lost.course)
     return again if result is None else replace(again, reached=reached, home=result.island % num_islands)
+
+
+def _course(event: TrialStarted) -> dict[str, Any] | None:
+    """The schedule and the seed of a member of a population."""
+    schedule = event.configuration.get("schedule")
+    return {"schedule": schedule, "seed": event.seed} if isinstance(schedule, dict) else None
 
 
 def _count(value: object) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from atoll.communication.communicator import Patience
 from atoll.communication.mailbox import Mailbox
-from atoll.platform.search import promotion, propagators, resume
+from atoll.platform.search import pausing, promotion, propagators, resume
 from atoll.platform.search.busy_budget import BusyBudget
 from atoll.platform.search.candidates import Candidates, Given, given_first
 from atoll.platform.search.deadlines import Deadlines
@@ -25,6 +25,7 @@ from atoll.platform.search.journal_writer import SearchJournal
 from atoll.platform.search.other_launchers import OtherLaunchers
 from atoll.platform.search.own_code import GivingUp, OwnCodeError
 from atoll.platform.search.population import Individual, Population, Renewal
+from atoll.platform.search.population_based import course_of, steps_of
 from atoll.platform.search.promotion import Ended, Pauses
 from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
@@ -213,7 +214,7 @@ class SearchLoop:
             is_open=lambda: not (deadlines.is_over() or budget.is_over or stopping.is_over),
             give_back=candidates.give_back,
             rungs=rungs,
-            promotes=study.promotes,
+            promotes=study.pauses_trials,
         )
         island = Island(
             population=population,
@@ -268,9 +269,7 @@ class SearchLoop:
 
     def _evaluate(self, ticket: Ticket, candidate: Candidate) -> None:
         trial = ticket.number, ticket.attempt
-        configuration = self._plan.configuration(
-            candidate.hyperparameters, ticket.number, self._place.threads, self._place.device
-        )
+        configuration = self._configuration(ticket, candidate)
         self._journal.trial_started(trial, configuration, candidate, ticket.home)
         if ticket.home is None:
             self._island.start(ticket.number, candidate.proposal.genes, candidate.proposal.attributes)
@@ -323,12 +322,27 @@ class SearchLoop:
         if self._pauses is not None:
             waits = outcome.state == "pruned" and folder.manifest.exists()
             self._office.ended(
-                Ended(ticket.number, self._pauses.values, self._next_ticket(ticket, candidate) if waits else None)
+                Ended(
+                    ticket.number,
+                    self._pauses.values,
+                    self._next_ticket(ticket, candidate, configuration) if waits else None,
+                    self._pauses.step,
+                )
             )
         self._receive()
         self._island.migrate()
         until = time.monotonic() + self.HEARING_SHARE * worker_seconds
         self._wait(lambda: self._stopping.may_start() or time.monotonic() >= until)
+
+    def _configuration(self, ticket: Ticket, candidate: Candidate) -> Configuration:
+        """What the trial trains; a member of a population, with the schedule and the seed of its state."""
+        given = candidate.hyperparameters
+        configuration = self._plan.configuration(given, ticket.number, self._place.threads, self._place.device)
+        if self._plan.study.population_based is None:
+            return configuration
+        course = ticket.course or course_of(self._plan, given, ticket.number)
+        changes = {"schedule": steps_of(course["schedule"]), "seed": course["seed"]}
+        return configuration.model_copy(update=changes)
 
     def _unless_stopped(self, outcome: Outcome) -> Outcome:
         """A trial that fails once the search is asked to stop is lost, and is trained again.
@@ -364,7 +378,7 @@ class SearchLoop:
             return self._pauses.pauses
         return None if self._pruner is None else self._pruner.prunes
 
-    def _next_ticket(self, ticket: Ticket, candidate: Candidate) -> Ticket:
+    def _next_ticket(self, ticket: Ticket, candidate: Candidate, configuration: Configuration) -> Ticket:
         """Continues a paused trial."""
         assert self._pauses is not None
         home = self._place.island if ticket.home is None else ticket.home
@@ -375,6 +389,9 @@ class SearchLoop:
             candidate.as_dict(),
             reached=self._pauses.reached,
             home=home,
+            course=None
+            if configuration.schedule is None
+            else {"schedule": configuration.schedule, "seed": configuration.seed},
         )
 
     def _tell_result(
@@ -486,11 +503,9 @@ def _journal(
 
 def _paused(
     plan: Plan, folder: StudyFolder, events: Sequence[Event], past: resume.Past
-) -> tuple[promotion.Rungs | None, dict[int, float]]:
-    """The trials that wait to be promoted, and what they have reached; without promotion, none."""
-    if not plan.study.promotes:
-        return None, {}
-    return promotion.restored(plan.study, plan.subject.direction, folder, events, past)
+) -> tuple[promotion.Paused | None, dict[int, float]]:
+    """The trials that have paused, and what they have reached; none if trials do not pause."""
+    return pausing.restored(plan, folder, events, past) if plan.study.pauses_trials else (None, {})
 
 
 def _tickets(

@@ -96,6 +96,10 @@ class Met:
     trial: int | None = None
 
 
+def _is_population_based(sampler: object) -> bool:
+    return isinstance(sampler, dict) and sampler.get("name") == "pbt"
+
+
 class StopRules:
     """The rules of one study, and the results so far.
 
@@ -135,7 +139,7 @@ class StopRules:
         study = plan.study
         if study.stop is None:
             return None
-        return cls(study.stop, plan.objectives, plan.length, promotes=study.promotes)
+        return cls(study.stop, plan.objectives, plan.length, promotes=study.pauses_trials)
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> StopRules | None:
@@ -149,7 +153,7 @@ class StopRules:
             Stop.model_validate(settings),
             [Objective.model_validate(one) for one in several],
             None if length is None else (length[0], length[1]),
-            promotes=bool(pruning.get("promotion")),
+            promotes=bool(pruning.get("promotion")) or _is_population_based(definition.get("sampler")),
         )
 
     def _losses_to_reach(self) -> list[float] | None:

@@ -24,9 +24,10 @@ owner, root 0 of the search, answers from its poll points: a one-sided counter w
 
 A recall crosses with A's start of the held ticket: A then ignores it, and its next question says so.
 
-With promotion nobody asks ahead, as the owner decides what a worker does when it is free: continue a paused trial, or
-start a new one. Workers tell it how their trials have ended. When all tickets are given out, the questions of idle
-workers stay open as long as a trial trains that may pause, and thereby make another one promotable.
+With promotion, and with population-based training, nobody asks ahead, as the owner decides what a worker does when it
+is free: continue a paused trial, or start a new one. Workers tell it how their trials have ended. When all tickets are
+given out, the questions of idle workers stay open as long as a trial trains that may pause, and thereby make another
+one promotable.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from atoll.communication.mailbox import Mailbox
-    from atoll.platform.search.promotion import Ended, Rungs
+    from atoll.platform.search.promotion import Ended, Paused
 
 # All messages to the owner share one tag, so MPI keeps their order.
 TO_OWNER, GIVE, RECALL = 11, 12, 13
@@ -58,6 +59,7 @@ class Ticket:
         proposal: the origin of proposed hyperparameters.
         reached: the fidelity at which the trial has paused, if this attempt continues it.
         home: the island that knows the trial's result, if this attempt continues it.
+        course: with population-based training, the `schedule` of the hyperparameters so far, and the `seed`.
     """
 
     number: int
@@ -66,6 +68,7 @@ class Ticket:
     proposal: dict[str, Any] | None = None
     reached: float = 0.0
     home: int | None = None
+    course: dict[str, Any] | None = None
 
 
 class TicketSource(Protocol):
@@ -136,7 +139,7 @@ class _Owner:
     LARGEST_BATCH = 16
 
     def __init__(
-        self, mailbox: Mailbox, tickets: TicketSource, is_open: Callable[[], bool], rungs: Rungs | None
+        self, mailbox: Mailbox, tickets: TicketSource, is_open: Callable[[], bool], rungs: Paused | None
     ) -> None:
         self._mailbox = mailbox
         self._tickets = tickets
@@ -207,12 +210,13 @@ class _Owner:
             return self._promoted_or_next(self._rungs)
         return self._tickets.take(count)
 
-    def _promoted_or_next(self, rungs: Rungs) -> list[Ticket]:
+    def _promoted_or_next(self, rungs: Paused) -> list[Ticket]:
         """What has begun comes first: interrupted trials, then promoted ones."""
         if self._first is None:
             self._first = next(iter(self._tickets.take(1)), None)
         is_interrupted = self._first is not None and self._first.attempt > 0
-        ticket = None if is_interrupted else rungs.promote()
+        has_new = self._first is not None
+        ticket = None if is_interrupted else rungs.promote(len(self._training), has_new=has_new)
         if ticket is None:
             ticket, self._first = self._first, None
         if ticket is None:
@@ -248,7 +252,7 @@ class TicketOffice:
         tickets: TicketSource,
         is_open: Callable[[], bool],
         give_back: Callable[[Ticket], Ticket] = lambda ticket: ticket,
-        rungs: Rungs | None = None,
+        rungs: Paused | None = None,
         promotes: bool = False,
     ) -> None:
         self._mailbox = mailbox

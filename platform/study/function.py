@@ -51,10 +51,9 @@ def check_call(study: Study) -> None:
         )
     if study.objective_from != "last":
         raise ValueError("the objective of a function is the value that it returns: omit objective_from")
-    if study.promotes:
-        raise ValueError(
-            "promotion continues trainings from atoll's checkpoints; a function writes its own: omit promotion"
-        )
+    if study.pauses_trials:
+        what = "promotion" if study.population_based is None else "pbt"
+        raise ValueError(f"{what} continues trainings from atoll's checkpoints; a function writes its own: omit {what}")
     if study.pruning is not None and study.pruning.while_falling is not None:
         raise ValueError("while_falling looks at the training loss, which a function does not report: omit it")
     if study.isolate == "process" and study.topology.ranks > 1:

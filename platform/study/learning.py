@@ -29,7 +29,7 @@ from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
 
 NUM_REASONS = 6
-LEARNS_NOTHING = ("random", "grid", "optuna-qmc")  # samplers
+LEARNS_NOTHING = ("random", "grid", "optuna-qmc", "pbt")  # samplers
 _PREFIXES = ("hp.", "params_", "")  # of a hyperparameter's column: atoll's, Optuna's, any
 _OF_OBJECTIVES = ("objective.", "values_", "metric.", "")
 _STATES = {"complete", "pruned", "failed", "fail", "lost", "continued", "running", "waiting"}

@@ -85,15 +85,36 @@ class Plan:
                 study.topology.ranks_per_node,
             ),
         )
-        if study.promotes and (rule := plan.pruning_rule()[0]) != "asha":
+        if study.pruning is not None and study.pruning.promotion and (rule := plan.pruning_rule()[0]) != "asha":
             raise ValueError(f"promotion needs the rule asha; got {rule}, the default of {study.method}: name the rule")
+        if study.population_based is not None:
+            plan._check_population_based()
         return plan
+
+    def _check_population_based(self) -> None:
+        """Raise ValueError if members could not change, or would be compared by another value than the metric."""
+        if not self.mutable():
+            searched = ", ".join(parameter.name for parameter in self.space.parameters)
+            raise ValueError(
+                f"pbt changes hyperparameters in mid-training, and none that is searched may change; searched are "
+                f"{searched}: search one such as learning_rate, or use another sampler"
+            )
+        name, _ = self.aim
+        if name not in (self.subject.metric, "validation_error"):
+            raise ValueError(f"pbt compares members by {self.subject.metric}, so the objective must be it; got {name}")
 
     @property
     def aim(self) -> tuple[str, str]:
         """The first objective's name and direction."""
         first = self.objectives[0]
         return first.name, str(first.direction)
+
+    def mutable(self) -> list[str]:
+        """The searched hyperparameters that may change in mid-training."""
+        from atoll.methods.common.optimizers import MUTABLE
+
+        names = () if self.training is None else (*self.training.method.mutable, *MUTABLE)
+        return [parameter.name for parameter in self.space.parameters if parameter.name in names]
 
     @property
     def data(self) -> Path | None:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from atoll.platform.study import registry
+from atoll.platform.study.interval import Every, Interval
 
 
 class _Strict(BaseModel):
@@ -210,6 +211,42 @@ class Grid(_Strict):
     )
 
 
+class Pbt(_Strict):
+    """Population-based training (Jaderberg et al. 2017), asynchronous: hyperparameters evolve while trials train.
+
+    Trials pause at intervals; one that lags behind goes on from the state of a better one, with some hyperparameters
+    changed. A trial's result is then a schedule, which `atoll export` writes and `atoll train` repeats.
+    """
+
+    name: Literal["pbt"]
+    population: int | None = Field(
+        default=None, ge=2, description="members in training at once. Default: all trials, at most 32"
+    )
+    every: Interval | None = Field(
+        default=None,
+        description="interval at which members are compared, in epochs or steps. Default: a tenth of a training",
+    )
+    quantile: float = Field(
+        default=0.25,
+        gt=0,
+        le=0.5,
+        description="share of the members at a rung that lag behind, and share of them whose state is taken",
+    )
+    factor: float = Field(
+        default=1.2, gt=1, description="by which a number is multiplied or divided; choices move to a neighbor"
+    )
+    resample: float = Field(
+        default=0.1, ge=0, le=1, description="probability that a hyperparameter is drawn anew from its range instead"
+    )
+
+    @field_validator("every")
+    @classmethod
+    def _in_epochs_or_steps(cls, every: Every | None) -> Every | None:
+        if every is not None and every.unit == "seconds":
+            raise ValueError(f"pbt compares members after the same number of epochs or steps; got every: {every}")
+        return every
+
+
 class OwnSampler(_Strict):
     """A sampler of your own: a subclass of atoll.Sampler."""
 
@@ -295,13 +332,13 @@ class Mixed(_Strict):
         return self
 
 
-BuiltIn = Evolution | Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed
+BuiltIn = Evolution | Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed | Pbt
 NAMES = tuple(get_args(sampler.model_fields["name"].annotation)[0] for sampler in get_args(BuiltIn))
 Sampler = Annotated[
     Annotated[Annotated[BuiltIn, Field(discriminator="name")], Tag("built-in")] | Annotated[OwnSampler, Tag("own")],
     Discriminator(_is_built_in),
 ]
-_ONE_OBJECTIVE = ("optuna-cmaes", "optuna-gp")
+_ONE_OBJECTIVE = ("optuna-cmaes", "optuna-gp", "pbt")
 SEVERAL_OBJECTIVES = tuple(name for name in NAMES if name not in _ONE_OBJECTIVE)
 
 

@@ -34,6 +34,7 @@ from atoll.platform.study.samplers import (
     SEVERAL_OBJECTIVES,
     Evolution,
     Genetic,
+    Pbt,
     Sampler,
     breeds,
     default_sampler,
@@ -357,11 +358,7 @@ class Study(Strict):
         check_observe(self.observe, self.report_every, self.evaluate_every)
         self._check_objective_from()
         self._check_confirmation()
-        if self.promotes and not self.writes_checkpoints:
-            raise ValueError(
-                "pruning.promotion continues trials from their checkpoints, so it needs `checkpoint`, such as "
-                "{every: 5 epochs}: add it, or omit promotion"
-            )
+        self._check_pauses()
         self.migration.check(islands)
         self._check_replacement()
         for island, sampler in enumerate(self.samplers()):
@@ -384,6 +381,23 @@ class Study(Strict):
                     f"pruning needs the objective {metric} or validation_error; got {self.objectives[0].name}"
                 )
         return self
+
+    def _check_pauses(self) -> None:
+        if self.pauses_trials and not self.writes_checkpoints:
+            what, instead = "pruning.promotion", "omit promotion"
+            if self.population_based is not None:
+                what, instead = "sampler pbt", "use another sampler"
+            raise ValueError(
+                f"{what} continues trials from their checkpoints, so it needs `checkpoint`, such as "
+                f"{{every: 5 epochs}}: add it, or {instead}"
+            )
+        if isinstance(self.sampler, list) and any(isinstance(sampler, Pbt) for sampler in self.sampler):
+            raise ValueError("pbt has one population on all islands: name it once, `sampler: {name: pbt}`")
+        if self.population_based is None:
+            return
+        given = [name for name in ("pruning", "confirm", "learn_from") if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"pbt decides by itself who goes on, and starts anew: omit {', '.join(given)}")
 
     def _check_replacement(self) -> None:
         samplers = self.samplers()
@@ -505,9 +519,22 @@ class Study(Strict):
         return self.checkpoint is not None and self.checkpoint.weights == "best"
 
     @property
-    def promotes(self) -> bool:
-        """Whether trials pause at rungs, and the best continue."""
-        return self.pruning is not None and self.pruning.promotion
+    def pauses_trials(self) -> bool:
+        """Whether trials pause at rungs, and some of them continue later."""
+        return self.population_based is not None or (self.pruning is not None and self.pruning.promotion)
+
+    @property
+    def population_based(self) -> Pbt | None:
+        """The settings of population-based training; None with other samplers."""
+        return self.sampler if isinstance(self.sampler, Pbt) else None
+
+    @property
+    def members(self) -> int:
+        """How many members a population has in training at once."""
+        settings = self.population_based
+        if settings is not None and settings.population is not None:
+            return settings.population
+        return min(32, self.trials or 16)
 
     def population(self, island: int) -> int:
         """The size of an island's breeding population, or of its sampler's generation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from atoll.platform.study.samplers import Evolution, Genetic, Grid, Mixed, OwnSampler, Random, Sampler
+from atoll.platform.study.samplers import Evolution, Genetic, Grid, Mixed, OwnSampler, Pbt, Random, Sampler
 
 if TYPE_CHECKING:
     from atoll.platform.search.population import Population
@@ -64,7 +64,7 @@ def _make(
         from atoll.platform.search.propagators.evolution import EvolutionPropagator
 
         return EvolutionPropagator(settings, space, population, seed, infeasibility)
-    if isinstance(settings, Random):
+    if isinstance(settings, Random | Pbt):  # how members go on is decided in `population_based`
         from atoll.platform.search.propagators.random_search import RandomPropagator
 
         return RandomPropagator(space.limits(), seed)

@@ -291,4 +291,4 @@ def test_a_configuration_refuses_unknown_keys(tmp_path):
 def test_promotion_needs_checkpoints(tmp_path):
     content = MINIMAL | {"pruning": {"promotion": True, "rule": "asha"}}
     assert "pruning.promotion continues trials from their checkpoints" in error(tmp_path, content)
-    assert load(tmp_path, content | {"checkpoint": {"every": "1 epochs"}}).promotes
+    assert load(tmp_path, content | {"checkpoint": {"every": "1 epochs"}}).pauses_trials

@@ -1,0 +1,276 @@
+"""Population-based training (Jaderberg et al. 2017): trainings that lag behind go on from the state of better ones.
+
+Each trial is a *member* of the population. It pauses at every rung, with a checkpoint, and a free worker continues the
+member that has come least far, so that nobody waits for a generation. A member that is among the worst at its rung
+takes the state of one of the best, with some hyperparameters changed: then its next attempt is the training of that
+member's *schedule* (values by step, see `Configuration`), extended by the change, with that member's seed. So what a
+member has become can be trained again from the start; its proposal's parent is the member whose state it has.
+
+The owner of the tickets has all members, so each decision is made once. It links the files of the state while it knows
+that they exist: a member's state at its last pause stays until its next attempt starts, which needs a ticket.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import CategoricalDistribution, IntDistribution
+
+from atoll.platform.search.promotion import Ended, Pauses, Value, sign_of
+from atoll.platform.search.propagators.propagator import Proposal, seed_of
+from atoll.platform.search.propagators.random_search import uniform_gene
+from atoll.platform.search.tickets import Ticket
+from atoll.platform.study.interval import Every
+from atoll.searchspaces import encoding
+from atoll.storage.events import Event, ProgressReported
+
+if TYPE_CHECKING:
+    from atoll.platform.search.resume import Past, PastTrial
+    from atoll.platform.study.plan import Plan
+    from atoll.platform.study.samplers import Pbt
+    from atoll.searchspaces.space import Parameter
+    from atoll.searchspaces.space import Value as Setting
+    from atoll.storage.folder import StudyFolder
+
+REACHED = "pbt:reached"  # in the attributes of a proposal: the fidelity of the state that it takes
+NUM_TRIES = 50
+COPY, PERTURB, RESAMPLE = "exploit", "perturb", "resample"  # operator, and sources of genes
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rungs of population-based training: the multiples of an interval."""
+
+    every: Every
+
+    @classmethod
+    def of(cls, plan: Plan) -> Rounds:
+        """Those of a study; by default ten of a training."""
+        settings, length = plan.study.population_based, plan.length
+        assert settings is not None
+        assert length is not None
+        unit, number = length
+        return cls(settings.every or Every(max(1, round(number / 10)), "steps" if unit == "steps" else "epochs"))
+
+    @property
+    def fidelity(self) -> str:
+        """The unit of the rungs: steps or epochs."""
+        return self.every.unit
+
+    def passed(self, before: float, now: float) -> Iterable[float]:
+        """The rungs above fidelity `before` and up to `now`, in order."""
+        first, last = int(before // self.every.number) + 1, int(now // self.every.number)
+        return [number * self.every.number for number in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class _State:
+    """A member's state at its last pause.
+
+    Attributes:
+        ticket: continues the member from there.
+        rung: the last rung that it has passed.
+        step: the number of completed steps.
+    """
+
+    ticket: Ticket
+    rung: float
+    step: int
+
+
+class Members:
+    """All members of a population, those that wait, and the decisions on how they go on.
+
+    Args:
+        plan: the study.
+        folder: its files.
+    """
+
+    def __init__(self, plan: Plan, folder: StudyFolder) -> None:
+        settings = plan.study.population_based
+        assert settings is not None
+        self._settings: Pbt = settings
+        self._plan = plan
+        self._folder = folder
+        self._explorer = Explorer(plan)
+        self._size = plan.study.members
+        self._values: dict[float, dict[int, float]] = {}  # at each rung, by member, to minimize
+        self._states: dict[int, _State] = {}  # of members that wait, or train from there
+        self._waiting: set[int] = set()
+
+    def take_in(self, ended: Ended) -> None:
+        """A member has paused at the last of the rungs that it has reached, or has ended."""
+        for rung, value in ended.values:
+            self._values.setdefault(rung, {})[ended.number] = value
+        if ended.ticket is None:
+            self._states.pop(ended.number, None)
+        else:
+            rung = ended.values[-1][0] if ended.values else self._rung_of(ended.number)
+            self._states[ended.number] = _State(ended.ticket, rung, ended.step)
+            self._waiting.add(ended.number)
+
+    def promote(self, num_training: int, *, has_new: bool) -> Ticket | None:
+        """The ticket of the waiting member that has come least far, which then waits no more.
+
+        None if there is none, or if a new member is to start instead, as the population is not complete.
+        """
+        if not self._waiting or (has_new and len(self._waiting) + num_training < self._size):
+            return None
+        number = min(self._waiting, key=lambda number: (self._states[number].step, number))
+        self._waiting.remove(number)
+        self._exploit(number)
+        return self._states[number].ticket
+
+    def _rung_of(self, number: int) -> float:
+        return self._states[number].rung if number in self._states else 0.0
+
+    def _exploit(self, number: int) -> None:
+        """Give a member that lags behind the state of a better one, with changed hyperparameters."""
+        mine = self._states[number]
+        ranked: list[Value] = sorted((value, other) for other, value in self._values.get(mine.rung, {}).items())
+        count = int(len(ranked) * self._settings.quantile)
+        if number not in [other for _, other in ranked[len(ranked) - count :]]:
+            return
+        rng = random.Random(seed_of(self._plan.study.seed, number, mine.step))
+        donors = [other for _, other in ranked[:count] if other in self._states and other != number]
+        if not donors:
+            return
+        donor = rng.choice(donors)
+        theirs = self._states[donor]
+        if (changed := self._explorer.change(theirs, donor, rng)) is None:
+            return
+        try:
+            self._folder.trial(number).adopt(self._folder.trial(donor), theirs.step)
+        except (OSError, ValueError):  # the better one has just ended, or the file system cannot link: go on as before
+            return
+        ticket = replace(changed, number=number, attempt=mine.ticket.attempt, home=mine.ticket.home)
+        self._states[number] = _State(ticket, theirs.rung, theirs.step)
+
+
+class Explorer:
+    """Changes the hyperparameters of a better member that may change in mid-training.
+
+    Args:
+        plan: the study.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        settings = plan.study.population_based
+        assert settings is not None
+        self._plan = plan
+        self._settings = settings
+        self._mutable = [parameter for parameter in plan.space.parameters if parameter.name in plan.mutable()]
+
+    def change(self, donor: _State, number: int, rng: random.Random) -> Ticket | None:
+        """The donor's ticket with changed hyperparameters; None if no feasible change was found.
+
+        Args:
+            donor: the state that is taken.
+            number: its trial's.
+            rng: decides.
+        """
+        given, course = donor.ticket.hyperparameters, donor.ticket.course
+        assert given is not None
+        assert course is not None
+        for _ in range(NUM_TRIES):
+            values, sources = self._changed(given, rng)
+            try:
+                self._plan.space.check(values)
+                genes = self._plan.space.encode(values)
+            except ValueError:
+                continue
+            if values == given or self._plan.infeasibility(values) is not None:
+                continue
+            schedule = {
+                name: past if values[name] == given[name] else past | {donor.step: values[name]}
+                for name, past in steps_of(course["schedule"]).items()
+            }
+            origin: dict[str, int | str] = dict.fromkeys(genes, number)
+            proposal = Proposal(genes, COPY, (number,), origin | sources, attributes={REACHED: donor.ticket.reached})
+            content = vars(proposal) | {"parents": list(proposal.parents), "waited": 0.0}
+            return replace(
+                donor.ticket, hyperparameters=values, proposal=content, course=course | {"schedule": schedule}
+            )
+        return None
+
+    def _changed(
+        self, given: Mapping[str, Setting], rng: random.Random
+    ) -> tuple[dict[str, Setting], dict[str, int | str]]:
+        """Values, and the origin of those that were changed."""
+        values = dict(given)
+        sources: dict[str, int | str] = {}
+        for parameter in self._mutable:
+            if (value := values.get(parameter.name)) is None:
+                continue  # without effect here
+            ceiling = parameter.ceiling(values)
+            if value == 0 or rng.random() < self._settings.resample:
+                low, high = parameter.limits()
+                values[parameter.name] = parameter.decode(uniform_gene(low, high, rng), ceiling)
+                sources[parameter.name] = RESAMPLE
+            else:
+                values[parameter.name] = self._moved(parameter, value, ceiling, rng)
+                sources[parameter.name] = PERTURB
+        return values, sources
+
+    def _moved(self, parameter: Parameter, value: Any, ceiling: float | None, rng: random.Random) -> Setting:
+        """A number multiplied or divided by the factor; of choices, a neighbor in their order."""
+        up = rng.random() < 0.5
+        distribution = parameter.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            place = distribution.choices.index(value) + (1 if up else -1)
+            return distribution.choices[min(max(place, 0), len(distribution.choices) - 1)]
+        moved = value * self._settings.factor if up else value / self._settings.factor
+        if isinstance(distribution, IntDistribution):
+            moved = max(round(moved), value + 1) if up else min(round(moved), value - 1)
+        return encoding.nearest(distribution, moved, ceiling)
+
+
+def course_of(plan: Plan, hyperparameters: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The course of a new member: the schedule so far, and the seed."""
+    schedule = {name: {0: hyperparameters[name]} for name in plan.mutable() if name in hyperparameters}
+    return {"schedule": schedule, "seed": plan.study.seed + number}
+
+
+def steps_of(schedule: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict[int, Any]]:
+    """A schedule whose steps are numbers; in JSON they are texts."""
+    return {name: {int(step): value for step, value in values.items()} for name, values in schedule.items()}
+
+
+def restored(plan: Plan, folder: StudyFolder, events: Iterable[Event], past: Past) -> tuple[Members, dict[int, float]]:
+    """The members of a study's past, and the fidelity that each has reached.
+
+    A member whose checkpoint is gone waits no more.
+
+    Args:
+        plan: the study.
+        folder: its files.
+        events, past: its journals, and what follows from them.
+    """
+    rounds, sign = Rounds.of(plan), sign_of(plan.subject.direction)
+    ended = past.ended()
+    reports: dict[tuple[int, int], list[ProgressReported]] = {trial.key: [] for trial in ended}
+    for event in events:
+        if isinstance(event, ProgressReported) and event.key in reports:
+            reports[event.key].append(event)
+    members = Members(plan, folder)
+    reached: dict[int, float] = {}
+    for trial in ended:
+        taken = (trial.proposal.get("attributes") or {}).get(REACHED, 0.0)
+        pauses = Pauses(rounds, sign)
+        pauses.start(max(reached.get(trial.number, 0.0), taken))
+        for report in reports[trial.key]:
+            pauses.sees(report)
+        reached[trial.number] = pauses.reached
+        waits = trial.state == "pruned" and past.counts(trial) and folder.trial(trial.number).manifest.exists()
+        ticket = trial.next_ticket(plan.study.topology.islands, pauses.reached) if waits else None
+        members.take_in(Ended(trial.number, pauses.values, ticket, trial.step))
+    return members, reached
+
+
+def are_waiting(past: Past, folder: StudyFolder) -> bool:
+    """Whether a member can go on."""
+    paused: Sequence[PastTrial] = [t for t in past.counted() if t.state == "pruned"]
+    return any(folder.trial(trial.number).manifest.exists() for trial in paused)
