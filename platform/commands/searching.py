@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from atoll.platform.commands import display, live_search
-from atoll.platform.launch import checks, dry_run, exhaustion, join, lifecycle, room, same_study, supervise
+from atoll.platform.launch import changing, checks, dry_run, exhaustion, join, lifecycle, room, same_study, supervise
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.study import effects, registry
 from atoll.platform.study.samplers import Mixed, members
@@ -80,7 +80,8 @@ def run(
         registry.give(function.name, function.called)
     with naming(file):
         given, study = study, same_study.as_recorded(study, lifecycle.study_folder(study))
-        plan = checks.check(study, in_process=in_process)
+        folder = lifecycle.study_folder(study)
+        plan = checks.check(study, in_process=in_process, changed=folder if changing.newest(folder) else None)
     asked, study = study.trials, plan.study
     shape = study.topology.shape()
     run_ranks = supervise.supervise

@@ -221,13 +221,14 @@ class AskTell:
         (sizes, *_) = world.allgather(launches.whole_sizes(run.folder.journals) if world.rank == 0 else {})
         mailboxes = world.mailbox(), island.mailbox()
         loop = SearchLoop.assemble(
-            self._plan,
+            run.member.plan,
             run.folder,
             hands,
             *mailboxes,
             settings.shape.island_sizes,
             launch=run.member.launch,
             shared=SharedStudy(run.folder, settings, sizes, is_first=world.rank == 0),
+            change=settings.change,
             may_start=self._is_wanted,
         )
         loop.run()

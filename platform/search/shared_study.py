@@ -42,6 +42,10 @@ class SharedStudy:
         """Whether the search, or the launcher, was asked to stop."""
         return self.settings.asks_to_stop(self.folder)
 
+    def has_changed(self) -> bool:
+        """Whether a change of the study waits, with which the ranks are to start again."""
+        return self.folder.change(self.settings.change + 1).exists()
+
     @property
     def seconds_left(self) -> float | None:
         """Seconds until the launcher's job ends."""
@@ -53,7 +57,7 @@ class SharedStudy:
         Args:
             fill: completes a new one.
         """
-        return SharedTickets(self._log, self.settings.member.launch, fill)
+        return SharedTickets(self._log, self.settings.member.launch, fill, lambda: not self.has_changed())
 
     def reader(self) -> Reader | None:
         """Reads the journals of the others; None on other roots than the first."""
