@@ -35,3 +35,9 @@ def saves(trial):
         time.sleep(0.02)
         assert time.monotonic() < deadline
     return bowl(trial)
+
+
+def steady(trial):
+    """Takes a third of a second, and no core."""
+    time.sleep(0.35)
+    return bowl(trial)
