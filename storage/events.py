@@ -105,7 +105,7 @@ class StudyChanged(Event):
         number: counts the study's changes from 1.
         requested: when it was asked for, in seconds since the epoch.
         settings: each changed setting's name, its values before and after, and the change in words.
-        first_trial: the lowest number that no trial had started with before.
+        first_trial: the number after those of all trials that had started; lower ones that had not have it, too.
         definition, num_trials: the study's from now on.
         outside: earlier results that the changed space does not hold, by reason; samplers are not told them.
         provenance: the version of the study's provenance from now on.

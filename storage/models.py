@@ -292,7 +292,9 @@ class ChangeRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True, doc="counts from 1")
     requested: Mapped[float] = mapped_column(doc="when it was asked for; seconds since the epoch")
     time: Mapped[float] = mapped_column(doc="since when it is in effect; seconds since the epoch")
-    first_trial: Mapped[int] = mapped_column(doc="the lowest number that no trial had started with before")
+    first_trial: Mapped[int] = mapped_column(
+        doc="the number after those of all trials that had started; lower ones that had not have the change, too"
+    )
     settings: Mapped[list[Any]] = mapped_column(
         doc="each changed setting's name, its values before and after, and the change in words"
     )

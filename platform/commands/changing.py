@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,8 +87,11 @@ def ask(folder: StudyFolder, wanted: Mapping[str, Any]) -> Asked:
 
 def takes_effect(folder: StudyFolder) -> str:
     """When a change that was just written takes effect."""
+    from atoll.platform.commands import ask_tell
     from atoll.storage import liveness
 
+    if json.loads(folder.definition.read_text())["definition"].get("objective") == ask_tell.NAME:
+        return "takes effect when the study is opened again (atoll.Study(..., resume=True))"
     if liveness.holder(folder) is None:
         return "takes effect when the search goes on (--continue)"
     return (

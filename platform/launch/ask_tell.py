@@ -227,7 +227,8 @@ class AskTell:
             *mailboxes,
             settings.shape.island_sizes,
             launch=run.member.launch,
-            shared=SharedStudy(run.folder, settings, sizes, is_first=world.rank == 0),
+            # Whoever asks may hold trials back that the ranks would wait for.
+            shared=SharedStudy(run.folder, settings, sizes, is_first=world.rank == 0, makes_way=False),
             change=settings.change,
             may_start=self._is_wanted,
         )

@@ -8,7 +8,6 @@ them, and have started their ranks again (`Membership.next_launch`).
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ from atoll.platform.study import changes, registry
 from atoll.platform.study.changes import Definition, Setting
 from atoll.platform.study.learning import learns
 from atoll.platform.study.plan import Plan
-from atoll.platform.study.samplers import members
+from atoll.platform.study.samplers import Grid, members
 from atoll.platform.study.study import Study
 from atoll.storage import launches, yamlfile
 from atoll.storage.events import StudyChanged
@@ -231,11 +230,11 @@ def ask(
         content["folder"] = str(folder.path)
         study = yamlfile.validate(content, Study, source="change", folder=Path.cwd())
         plan = check(study)
-        _check(before.study, plan.study, num_launchers)
         after = plan.study.model_dump(mode="json", exclude=set(NOT_STORED))
         settings = changes.differences(now, after, (before.space, plan.space))
         if not settings:
             raise LaunchError(f"nothing changes: {before.study.name} is as asked for; see `atoll studies NAME`")
+        _check(before.study, plan.study, settings, num_launchers)
         change = Change(found.number + 1, time.time(), tuple(settings))
         if _write(folder, change):
             return Asked(change, tuple(_notes(folder, before, plan, settings)))
@@ -251,8 +250,13 @@ def _elsewhere(_: object) -> float:
     raise RuntimeError("this function is in another process")  # only the process that searches calls it
 
 
-def _check(before: Study, after: Study, num_launchers: int) -> None:
+def _check(before: Study, after: Study, settings: Sequence[Setting], num_launchers: int) -> None:
     """What is valid for a new study and not for one that has begun."""
+    if any(isinstance(sampler, Grid) for sampler in after.samplers()) and any(one.breeds for one in settings):
+        raise ValueError(
+            "the sampler grid evaluates its point n in trial n, so a study can neither begin with it later nor change "
+            "its space: start another study, or name another sampler"
+        )
     if before.promotes != after.promotes:
         raise ValueError(
             "pruning.promotion cannot change in a study that has begun, as trials have paused, or not, since its start"
@@ -320,8 +324,7 @@ def take_up(found: InForce, plan: Plan, past: resume.Past, provenance: int | Non
     """
     if not found.waiting:
         return
-    definition, started = found.former, past.started()
-    first = next(number for number in itertools.count() if number not in started)
+    definition, first = found.former, 1 + max(past.started(), default=-1)
     results = list(past.results().values())
     for change in found.waiting:
         definition = changes.applied(definition, change.settings)

@@ -230,9 +230,15 @@ class Membership:
             if self._log.append(shared_tickets.joined(member)):
                 break
         content = topology.model_dump(mode="json")
-        definition = json.loads(self.folder.definition.read_text())["definition"]
+        searched = json.loads(self.folder.definition.read_text())  # by another launcher's change, maybe
         self.settings = LaunchSettings(
-            member, content, self._opened_by, is_alone, self._job_ends, self._change, definition
+            member,
+            content,
+            self._opened_by,
+            is_alone,
+            self._job_ends,
+            searched.get("changes", 0),
+            searched["definition"],
         )
         self.settings.write(self.folder)
 

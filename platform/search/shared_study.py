@@ -23,12 +23,14 @@ class SharedStudy:
         settings: those of its launch.
         sizes: the journals' sizes up to which all roots of the launch read them at the start.
         is_first: whether this is root 0, which owns the launch's tickets and reads the others' journals.
+        makes_way: whether the ranks end when the study changes, to start again.
     """
 
     folder: StudyFolder
     settings: LaunchSettings
     sizes: Mapping[str, int]
     is_first: bool
+    makes_way: bool = True
 
     def __post_init__(self) -> None:
         self._log = self.settings.log(self.folder)
@@ -44,7 +46,7 @@ class SharedStudy:
 
     def has_changed(self) -> bool:
         """Whether a change of the study waits, with which the ranks are to start again."""
-        return self.folder.change(self.settings.change + 1).exists()
+        return self.makes_way and self.folder.change(self.settings.change + 1).exists()
 
     @property
     def seconds_left(self) -> float | None:

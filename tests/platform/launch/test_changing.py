@@ -241,3 +241,38 @@ def test_the_command_tells_the_change_and_what_follows(tmp_path):
     assert all(words in shown for words in ("change 1", "from trial 4 on", "x: 0 to 1 → 0 to 0.9"))
     (change,) = called_json("studies", "s", cwd=tmp_path)["changes"]
     assert (change["number"], change["first_trial"]) == (1, 4)
+
+
+@pytest.mark.parametrize("sampler", ["optuna-tpe", "optuna-nsga2", "evolution"])
+def test_a_training_study_changes(tmp_path, sampler):
+    study = {
+        "name": "s", "workload": "digits_mlp", "method": "ddp", "steps": 2, "trials": 3, "check": False,
+        "sampler": {"name": "random"}, "topology": {"threads": 1}, "space": {"momentum": 0.5, "batch_size": 256},
+    }  # fmt: skip
+    (tmp_path / "s.json").write_text(json.dumps(study))
+    called("search", "s.json", "--in-process", cwd=tmp_path)
+    told = called(
+        "change", "s", "--space", "momentum={low: 0.0, high: 0.9}", "--space", "learning_rate.low=0.01",
+        "--sampler", sampler, "--trials", "5", cwd=tmp_path,
+    ).stdout  # fmt: skip
+    assert "momentum: fixed to 0.5 → 0 to 0.9" in told
+    called("search", "s.json", "--in-process", "--continue", cwd=tmp_path)
+    lines = sorted_lines(tmp_path / "atoll-studies" / "s")
+    assert all(line["proposal"]["operator"] != "random" for line in lines[3:])
+    assert all(line["hyperparameters"]["learning_rate"] >= 0.01 for line in lines[3:])
+    shown = called("leaderboard", "s", cwd=tmp_path).stdout
+    assert "changed from trial 3 on" in shown
+    assert "versions of code, data or libraries" not in shown
+
+
+def test_a_small_space_that_is_narrowed_is_searched_to_its_end(search, folder):
+    choices = {"kind": atoll.Categorical(["a", "b", "c"]), "size": atoll.Categorical([1, 2, 3])}
+    search(space=choices, sampler={"name": "evolution"}, trials=5)
+    asked = atoll.change("s", space={"kind.choices-": "a"}, trials=40)
+    num_outside = sum(line["hyperparameters"]["kind"] == "a" for line in sorted_lines(folder))
+    assert asked["settings"][0]["said"] == f"trials: 5 → {6 + num_outside}"  # no configuration twice
+    study = search(space=choices, sampler={"name": "evolution"}, trials=5, resume=True)
+    found = Counter((line["hyperparameters"]["kind"], line["hyperparameters"]["size"]) for line in sorted_lines(folder))
+    assert study.state == "complete"
+    assert {pair for pair in found if pair[0] != "a"} == {(kind, size) for kind in "bc" for size in (1, 2, 3)}
+    assert set(found.values()) == {1}
