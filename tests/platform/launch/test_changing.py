@@ -106,7 +106,7 @@ def test_a_running_search_takes_a_change_up_between_trials(search, folder, worke
         atoll.change("s", space={"x": atoll.Float(0.0, 0.1)}, trials="+3")
 
     def is_due():
-        return len(started(folder)) >= 3 + workers
+        return len({line["number"] for line in journal_lines(folder, "progress")}) >= workers  # that wait for it
 
     with meanwhile(is_due, asks):
         study = search(changed.waits, space=SPACE | {"at": 3}, trials=6, workers=workers)
