@@ -50,6 +50,12 @@ def warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
+def _warn_once(line: str) -> None:
+    """Print a warning, inside an MPI job on rank 0 only."""
+    if join.is_first():
+        warn(line)
+
+
 def run(
     study: Study,
     url: str,
@@ -79,7 +85,7 @@ def run(
     if function is not None:
         registry.give(function.name, function.called)
     with naming(file):
-        given, study = study, same_study.as_recorded(study, lifecycle.study_folder(study))
+        given, study = study, same_study.as_recorded(study, lifecycle.study_folder(study), _warn_once)
         folder = lifecycle.study_folder(study)
         plan = checks.check(study, in_process=in_process, changed=folder if changing.newest(folder) else None)
     asked, study = study.trials, plan.study

@@ -74,13 +74,13 @@ def newest(folder: StudyFolder) -> int:
     return max((int(stem) for stem in stems if stem.isdecimal()), default=0)
 
 
-def asked(folder: StudyFolder, since: int = 0) -> list[Change]:
-    """The changes that were asked for, those after number `since`.
+def asked(folder: StudyFolder) -> list[Change]:
+    """The changes that were asked for.
 
     Raises:
         LaunchError: if one cannot be read.
     """
-    return [_read(folder.change(number)) for number in range(since + 1, newest(folder) + 1)]
+    return [_read(folder.change(number)) for number in range(1, newest(folder) + 1)]
 
 
 def _read(path: Path) -> Change:
@@ -99,13 +99,13 @@ class InForce:
     Attributes:
         definition: the study's.
         searched: the number of the last change of those that are searched.
-        waiting: those that wait.
+        asked: all changes.
         former: the definition that is searched.
     """
 
     definition: Definition
     searched: int
-    waiting: tuple[Change, ...]
+    asked: tuple[Change, ...]
     former: Definition
 
     @classmethod
@@ -117,11 +117,15 @@ class InForce:
         """
         content = json.loads(folder.definition.read_text())
         former, searched = content["definition"], content.get("changes", 0)
-        definition = former
-        waiting = asked(folder, searched)
-        for change in waiting:
+        definition, all_changes = former, asked(folder)
+        for change in all_changes[searched:]:
             definition = changes.applied(definition, change.settings)
-        return cls(definition, searched, tuple(waiting), former)
+        return cls(definition, searched, tuple(all_changes), former)
+
+    @property
+    def waiting(self) -> tuple[Change, ...]:
+        """The changes that wait."""
+        return self.asked[self.searched :]
 
     @property
     def number(self) -> int:
@@ -132,10 +136,9 @@ class InForce:
         """The study; raises LaunchError if the definition is not valid any more."""
         return validated(self.definition)
 
-    @property
-    def breeds(self) -> bool:
-        """Whether a change that waits is one of the space or the sampler."""
-        return any(one.breeds for change in self.waiting for one in change.settings)
+    def breeds(self, past: resume.Past) -> bool:
+        """Whether a change that the journals do not have yet is one of the space or the sampler."""
+        return any(one.breeds for change in self.asked if change.number not in past.changes for one in change.settings)
 
 
 def validated(definition: Definition) -> Study:
@@ -159,7 +162,7 @@ def up_to_date(study: Study, folder: StudyFolder) -> tuple[Study, list[str]]:
     given, now = study.model_dump(mode="json", exclude=set(NOT_STORED)), found.study()
     replaced: dict[str, list[Any]] = {}
     said: dict[str, str] = {}
-    for change in asked(folder):
+    for change in found.asked:
         for one in change.settings:
             replaced.setdefault(one.setting, []).append(one.before)
             said[one.setting] = f"{one.said} (change {change.number})"
@@ -314,7 +317,9 @@ def told_of(outside: Mapping[str, int], num_results: int) -> str:
 
 
 def take_up(found: InForce, plan: Plan, past: resume.Past, provenance: int | None) -> Iterator[StudyChanged]:
-    """The lines of the changes that wait, which take effect now.
+    """The lines of the changes that take effect now, and of those whose lines a killed launcher has left out.
+
+    The journals get each change once.
 
     Args:
         found: what is in force.
@@ -322,14 +327,15 @@ def take_up(found: InForce, plan: Plan, past: resume.Past, provenance: int | Non
         past: what was searched.
         provenance: the version of the study's provenance from now on.
     """
-    if not found.waiting:
-        return
     definition, first = found.former, 1 + max(past.started(), default=-1)
     results = list(past.results().values())
-    for change in found.waiting:
-        definition = changes.applied(definition, change.settings)
+    for change in found.asked:
+        if change.number > found.searched:
+            definition = changes.applied(definition, change.settings)
+        if change.number in past.changes:
+            continue
         breeds = any(one.breeds for one in change.settings)
-        is_last = change is found.waiting[-1]
+        is_last = change is found.asked[-1]
         outside = fitting.outside(results, plan.space) if breeds and is_last else {}
         log.warning("change %d takes effect from trial %d on: %s", change.number, first, change.said)
         if breeds and is_last and results:

@@ -139,7 +139,8 @@ def prepare(
         if plan.length is not None:
             _tell_longer(plan.length, extension)
     # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
-    version = None if is_used_up else _provenance(plan, folder, found, resuming, accept_changes)
+    is_respaced = found is not None and history is not None and found.breeds(history.past)
+    version = None if is_used_up else _provenance(plan, folder, is_respaced, resuming, accept_changes)
     if history is not None and (num_ended := orphans.end(folder, history.events)):
         log.warning("ended %d ranks that an earlier launcher had left", num_ended)
     # Compute nodes may be unable to reach the store, so what it has is read here.
@@ -165,10 +166,9 @@ def prepare(
 
 
 def _provenance(
-    plan: Plan, folder: StudyFolder, found: changing.InForce | None, resuming: bool, accept_changes: bool
+    plan: Plan, folder: StudyFolder, is_respaced: bool, resuming: bool, accept_changes: bool
 ) -> provenance_log.Version:
     """The version with which the study continues; a space that `atoll change` has changed is no reason to refuse it."""
-    is_respaced = found is not None and found.breeds
     return provenance_log.current(plan, folder, resuming, accept_changes, is_respaced=is_respaced)
 
 

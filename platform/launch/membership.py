@@ -397,7 +397,7 @@ class Membership:
         if found.waiting:
             history = lifecycle.History.read(self.folder)
             version = provenance_log.latest(self.folder)
-            if version is not None and found.breeds:
+            if version is not None and found.breeds(history.past):
                 version = provenance_log.respaced(version, self.plan.space)
                 provenance_log.write(self.folder, version, lines)
             number = None if version is None else version.number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from atoll.platform.launch import changing
@@ -29,7 +29,7 @@ def definition(study: Study) -> dict[str, Any]:
     return study.model_dump(mode="json", exclude=set(changing.NOT_STORED))
 
 
-def as_recorded(study: Study, folder: StudyFolder) -> Study:
+def as_recorded(study: Study, folder: StudyFolder, tell: Callable[[str], None] = log.warning) -> Study:
     """The study with the sampler that it was started with, if it names none: versions may have other defaults.
 
     And with what `atoll change` has changed since, where the study says what was true before.
@@ -38,7 +38,7 @@ def as_recorded(study: Study, folder: StudyFolder) -> Study:
         return study
     study, told = changing.up_to_date(study, folder)
     for line in told:
-        log.warning("in force, as changed since: %s", line)
+        tell(f"in force, as changed since: {line}")
     if not is_default(study):
         return study
     before = changing.InForce.read(folder).study()

@@ -95,7 +95,7 @@ class Past:
         moves: those of each migrant, by its trial's number.
         ignored: how many proposals had an entry, by its name, that this version does not know or that has a wrong type.
         newest: the newest attempt at each trial.
-        change: the number of the study's last change.
+        changes: the numbers of the study's changes.
         bred_since: that of the last one of its space or sampler: proposals of before are not in this space.
     """
 
@@ -106,7 +106,7 @@ class Past:
     seconds: float = 0.0
     ignored: Counter[str] = field(default_factory=Counter)
     newest: dict[int, int] = field(default_factory=dict)
-    change: int = 0
+    changes: set[int] = field(default_factory=set)
     bred_since: int = 0
 
     def warnings(self) -> Iterator[str]:
@@ -146,7 +146,7 @@ class Past:
                     change=event.change,
                 )
             case StudyChanged():
-                self.change = max(self.change, event.number)
+                self.changes.add(event.number)
                 if any(changes.is_of(str(one.get("setting")), changes.BREEDS) for one in event.settings):
                     self.bred_since = max(self.bred_since, event.number)
             case Proposed():
@@ -173,7 +173,7 @@ class Past:
 
     def is_current(self, change: int) -> bool:
         """Whether what was proposed in the space of this change is in the present space, by the present sampler."""
-        return self.bred_since <= change <= self.change
+        return self.bred_since <= change <= max(self.changes, default=0)
 
     def running(self) -> list[PastTrial]:
         """The attempts that have started and not ended."""

@@ -92,12 +92,32 @@ def test_a_file_says_again_what_was_changed_and_asks_for_more(search, folder):
         search(resume=True, trials=7, space={"x": atoll.Float(0.1, 1.0)})
 
 
-def test_a_continued_file_is_told_what_is_in_force(search, caplog):
+def test_a_continued_file_is_told_what_is_in_force(search, caplog, capsys):
     search(trials=2)
     atoll.change("s", trials=3, space={"x.high": 0.5})
     search(resume=True, trials=2)
-    assert "in force, as changed since: trials: 2 → 3 (change 1)" in caplog.text
+    assert "in force, as changed since: trials: 2 → 3 (change 1)" in capsys.readouterr().err
     assert "change 1 takes effect from trial 2 on: trials: 2 → 3; x: 0 to 1 → 0 to 0.5" in caplog.text
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_launcher_that_is_killed_while_it_takes_a_change_up_loses_nothing(search, folder, tmp_path, is_written):
+    search(trials=2)
+    file = folder / "study.json"
+    before = json.loads(file.read_text())
+    atoll.change("s", trials=3, space={"x.high": 0.5})
+    if is_written:  # and not journaled
+        definition = before["definition"] | {"trials": 3}
+        definition["space"] = {"x": definition["space"]["x"] | {"high": 0.5}}
+        file.write_text(json.dumps(before | {"definition": definition, "changes": 1}))
+    else:  # journaled, and not written
+        search(resume=True, trials=2)
+        file.write_text(json.dumps(before))
+    search(resume=True, trials=4)
+    (line,) = journal_lines(folder, "study_changed")
+    assert line["definition"]["space"]["x"]["high"] == 0.5
+    assert [row.number for row in changes_of(tmp_path)] == [1]
+    assert json.loads(file.read_text())["changes"] == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -228,7 +228,13 @@ def test_a_promoted_trial_that_was_lost_is_known_by_its_result_on_the_island_tha
 
 
 def test_after_a_change_of_the_space_trials_in_it_are_told_with_new_genes_and_others_are_not(folder):
-    write(folder, "complete", "complete", "complete", "failed")  # momentum 0, 1/8, 2/8, 3/8
+    lines, space = JournalWriter(folder.root_journal(0)), plan().space
+    for number, state in enumerate(("complete", "complete", "complete", "failed")):
+        chosen = space.default() | {"momentum": number / 8}
+        proposal = {"genes": space.encode(chosen), "operator": "random", "attributes": {"tpe:relative_params": "{}"}}
+        journals.start_trial(lines, number, hyperparameters=chosen, proposal=proposal)
+        journals.end_trial(lines, number, number / 8 if state == "complete" else None)
+    lines.close()
     with launches.next_launch(folder.journals) as lines:
         lines.append(
             StudyChanged(
