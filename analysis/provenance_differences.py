@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -22,6 +23,21 @@ def differing(records: Iterable[Mapping[str, Any]]) -> list[str]:
         if (source := measured.get("atoll_source")) is not None:
             seen.setdefault(("code", "atoll's own source"), {}).setdefault(str(source), None)
     return [_told(part, name, list(values)) for (part, name), values in seen.items() if len(values) > 1]
+
+
+def num_measured_with(versions: Iterable[int | None], records: Mapping[int, Mapping[str, Any]]) -> int:
+    """The number of different versions of what one study measures: those that differ in the space only are one.
+
+    Args:
+        versions: those of some trials; None: from before there were records.
+        records: the study's provenances, as stored, by version.
+    """
+    measured = set()
+    for version in versions:
+        record = records.get(version, {}) if version is not None else {}
+        rest = {name: value for name, value in record.items() if name != "space"}
+        measured.add(json.dumps(rest, sort_keys=True) if rest else str(version))
+    return len(measured)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from atoll.methods.method import Batch, Context, Method, NotApplicable
     from atoll.platform.commands.api import SearchFailed, search
     from atoll.platform.commands.ask_tell import AskedTrial, Study
+    from atoll.platform.commands.changing import change
     from atoll.platform.study.own_pruning import PruningRule, TrialReport
     from atoll.platform.study.own_sampler import Sampler, TrialResult
     from atoll.platform.study.parameters import Categorical, Float, Int
@@ -68,6 +69,7 @@ _MODULES = {
     "TrialReport": "atoll.platform.study.own_pruning",
     "TrialResult": "atoll.platform.study.own_sampler",
     "Workload": "atoll.platform.workloads.workload",
+    "change": "atoll.platform.commands.changing",
     "find_file": "atoll.platform.workloads.workload",
     "open": "atoll.results.reading",
     "require": "atoll.methods.common.validation",
@@ -106,6 +108,7 @@ __all__ = [
     "TrialResult",
     "Workload",
     "__version__",
+    "change",
     "find_file",
     "open",
     "require",

@@ -13,6 +13,7 @@ import yaml
 from atoll.analysis.failures import by_choice, by_kind, first_line
 from atoll.analysis.formatting import MISSING_ON_PAGES, duration, size
 from atoll.analysis.importance import ImportanceError
+from atoll.analysis.provenance_differences import num_measured_with
 from atoll.dashboard import drawing, report_parts
 from atoll.dashboard.board import Board
 from atoll.dashboard.figures import style
@@ -20,7 +21,7 @@ from atoll.dashboard.report_parts import Report, Table, hardware, number, versio
 from atoll.storage import browse, urls
 from atoll.storage.export import as_yaml
 from atoll.storage.liveness import true_state_of
-from atoll.storage.models import StudyRow, TrialRow
+from atoll.storage.models import ChangeRow, ProvenanceRow, StudyRow, TrialRow
 from atoll.storage.names import subject
 from atoll.storage.store import DEFAULT_URL, Store
 
@@ -51,7 +52,7 @@ def html(store: Store, study: StudyRow) -> str:
         title=study.name,
         description=f"{subject(study.method, study.workload)}: {aims}",
         verdict=_verdict(study, board),
-        notes=_notes(study, trials, best),
+        notes=_notes(study, trials, best, provenances),
         tables=[summary(study, board), leaders(study, best, set(front)), failure_kinds(trials)],
         figures=_figures(store, board),
         appendix=[
@@ -59,6 +60,7 @@ def html(store: Store, study: StudyRow) -> str:
             space(provenances[-1].record if provenances else {}),
             hardware(store, [study]),
             versions([trial.configuration for trial in trials[:1]]),
+            changes_of_study(store.changes(study)),
             changes((row.version, row.changes) for row in provenances),
         ],
         listings={
@@ -85,12 +87,15 @@ def _verdict(study: StudyRow, board: Board) -> str:
     return f"Best {study.metric}: {number(objective)} in trial {best['number']}{met}."
 
 
-def _notes(study: StudyRow, trials: Sequence[TrialRow], best: Sequence[TrialRow]) -> list[str]:
+def _notes(
+    study: StudyRow, trials: Sequence[TrialRow], best: Sequence[TrialRow], provenances: Sequence[ProvenanceRow]
+) -> list[str]:
     """What a reader of the numbers must know."""
     notes = [f"The study ended as {study.state}: {study.reason}"] if study.reason else []
     if any(trial.oversubscribed for trial in trials):
         notes.append("Ranks shared cores or a GPU: the times do not compare with those of other studies.")
-    if len({trial.provenance for trial in best}) > 1:
+    records = {version.version: version.record for version in provenances}
+    if num_measured_with({trial.provenance for trial in best}, records) > 1:
         notes.append("The best trials were measured with several versions of code, data or libraries.")
     notes.append("Objectives are of validation data that the search has seen; `atoll benchmark` compares on test data.")
     return notes
@@ -172,6 +177,21 @@ def changes(versions: Any) -> Table:
     """What changed between the versions of code, data and libraries."""
     rows = [[str(version), str(change)] for version, some in versions for change in some]
     return Table("Changes of code, data and libraries", "", ["version", "change"], rows)
+
+
+def changes_of_study(rows: Sequence[ChangeRow]) -> Table:
+    """What `atoll change` has changed while the study was searched."""
+    cells = [
+        [str(row.number), str(row.first_trial), "; ".join(one["said"] for one in row.settings), _outside(row)]
+        for row in rows
+    ]
+    return Table("Changes of the study", "", ["change", "from trial", "what", "earlier results outside"], cells)
+
+
+def _outside(row: ChangeRow) -> str:
+    """The earlier results that samplers are not told, with the reasons."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in row.outside.items())
+    return f"{sum(row.outside.values())} ({reasons})" if reasons else "0"
 
 
 def _figures(store: Store, board: Board) -> list[tuple[str, str, go.Figure]]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from atoll.platform import stop_signals
 from atoll.platform.commands import (  # noqa: F401  (they register)
     batch,
+    changing,
     compare,
     importing,
     information,

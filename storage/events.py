@@ -98,6 +98,30 @@ class ProvenanceRecorded(Event):
     changes: list[str] = []
 
 
+class StudyChanged(Event):
+    """A change of the study's definition takes effect, as `atoll change` has asked.
+
+    Attributes:
+        number: counts the study's changes from 1.
+        requested: when it was asked for, in seconds since the epoch.
+        settings: each changed setting's name, its values before and after, and the change in words.
+        first_trial: the number after those of all trials that had started; lower ones that had not have it, too.
+        definition, num_trials: the study's from now on.
+        outside: earlier results that the changed space does not hold, by reason; samplers are not told them.
+        provenance: the version of the study's provenance from now on.
+    """
+
+    name: ClassVar[str] = "study_changed"
+    number: int
+    requested: float
+    settings: list[dict[str, Any]]
+    first_trial: int
+    definition: dict[str, Any]
+    num_trials: int | None = None
+    outside: Mapping[str, int] = {}
+    provenance: int | None = None
+
+
 class StudyEnded(Event):
     """The launcher ends a study: complete, stopped or failed, with the reason."""
 
@@ -189,6 +213,7 @@ class TrialStarted(TrialEvent):
         proposal: the origin of the hyperparameters.
         provenance: the version of the record of code, data and libraries.
         home: the island that bred it, if it continues an attempt that has a result. Default: the worker's.
+        change: the number of the study's last change, whose space its proposal is in. Default: none.
     """
 
     name: ClassVar[str] = "trial_started"
@@ -203,6 +228,14 @@ class TrialStarted(TrialEvent):
     proposal: dict[str, Any] = {}
     provenance: int | None = None
     home: int | None = None
+    change: int = 0
+
+    def to_line(self) -> Line:
+        """The fields on disk; without the change of a study that has not changed."""
+        line = super().to_line()
+        if not self.change:
+            del line["change"]
+        return line
 
 
 class ProgressReported(TrialEvent):
@@ -285,12 +318,17 @@ class TrialLost(TrialEvent):
 
 
 class Proposed(Event):
-    """A candidate was prepared for a trial that has not started; a resumed search evaluates it."""
+    """A candidate was prepared for a trial that has not started; a resumed search evaluates it.
+
+    Attributes:
+        change: the number of the study's last change, whose space it is in. Default: none.
+    """
 
     name: ClassVar[str] = "proposed"
     number: int
     hyperparameters: dict[str, Any]
     proposal: dict[str, Any]
+    change: int = 0
 
 
 class ProposalRefused(Event):
@@ -363,6 +401,7 @@ EVENTS: Mapping[str, type[Event]] = {
     for kind in (
         JournalOpened,
         StudyStarted,
+        StudyChanged,
         ProvenanceRecorded,
         StudyEnded,
         Restarted,

@@ -130,6 +130,15 @@ class StudyFolder:
         return self.path / "live"
 
     @property
+    def changes(self) -> Path:
+        """The folder of the changes that `atoll change` has asked for: a numbered file each."""
+        return self.path / "changes"
+
+    def change(self, number: int) -> Path:
+        """A change of the study's definition, from 1, as JSON."""
+        return self.changes / f"{number:05d}.json"
+
+    @property
     def quarantine(self) -> Path:
         """Journal lines that the database rejected, with the reasons."""
         return self.path / "quarantine.jsonl"
@@ -181,7 +190,7 @@ class StudyFolder:
         """Remove the study's files, including exports, and the folder unless it holds other files."""
         for folder in (
             self.journals, self.heartbeats, self.log.parent, self.exports, self.provenance, self.trials, self.live,
-            self.tickets, self.launchers, self.jobs,
+            self.tickets, self.launchers, self.jobs, self.changes,
         ):  # fmt: skip
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.definition, self.stop_request, self.failure, self.lock, self.quarantine):

@@ -283,6 +283,26 @@ class ProvenanceRow(Base):
     changes: Mapped[list[Any]] = mapped_column(doc="differences to the version before, in words")
 
 
+class ChangeRow(Base):
+    """A change of a study's definition by `atoll change`, from `time` on."""
+
+    __tablename__ = "change"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True, doc="its study")
+    number: Mapped[int] = mapped_column(primary_key=True, doc="counts from 1")
+    requested: Mapped[float] = mapped_column(doc="when it was asked for; seconds since the epoch")
+    time: Mapped[float] = mapped_column(doc="since when it is in effect; seconds since the epoch")
+    first_trial: Mapped[int] = mapped_column(
+        doc="the number after those of all trials that had started; lower ones that had not have the change, too"
+    )
+    settings: Mapped[list[Any]] = mapped_column(
+        doc="each changed setting's name, its values before and after, and the change in words"
+    )
+    outside: Mapped[dict[str, Any]] = mapped_column(
+        doc="number of earlier results that the changed space does not hold, by reason; samplers are not told them"
+    )
+
+
 class JournalOffset(Base):
     """How much of a journal is in the database; updated in the transaction that adds the rows."""
 

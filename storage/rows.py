@@ -30,6 +30,7 @@ class Rows:
     migrations: list[Row] = field(default_factory=list)
     hosts: list[Row] = field(default_factory=list)
     provenances: list[Row] = field(default_factory=list)
+    changes: list[Row] = field(default_factory=list)
     num_refused: int = 0
 
     def keys(self) -> set[TrialKey]:
@@ -141,6 +142,18 @@ def _study_started(rows: Rows, event: events.StudyStarted) -> None:
         rows.study |= {"definition": event.definition, "num_trials": event.num_trials}
 
 
+def _study_changed(rows: Rows, event: events.StudyChanged) -> None:
+    rows.study |= {"definition": event.definition, "num_trials": event.num_trials}
+    row = {
+        "number": event.number,
+        "requested": event.requested,
+        "first_trial": event.first_trial,
+        "settings": event.settings,
+        "outside": dict(event.outside),
+    }
+    rows.changes.append({"study_id": rows.study_id, "time": event.time, **row})
+
+
 def _provenance(rows: Rows, event: events.ProvenanceRecorded) -> None:
     row = {"version": event.version, "sha256": event.sha256, "record": event.record, "changes": event.changes}
     rows.provenances.append({"study_id": rows.study_id, "time": event.time, **row})
@@ -159,6 +172,7 @@ _HANDLERS: dict[type[Event], Callable[[Rows, Any], None]] = {
     events.ProposalRefused: _refused,
     events.RankPlaced: _host,
     events.StudyStarted: _study_started,
+    events.StudyChanged: _study_changed,
     events.ProvenanceRecorded: _provenance,
     events.StudyEnded: _study_ended,
 }

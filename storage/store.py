@@ -38,6 +38,7 @@ from atoll.storage.journal import Chunk
 from atoll.storage.models import (
     Base,
     BenchmarkRow,
+    ChangeRow,
     HostRow,
     JournalOffset,
     LedgerRow,
@@ -57,7 +58,7 @@ from atoll.storage.writable import store_problem
 
 MAX_NAME = 200
 DEFAULT_URL = "sqlite:///atoll.db"
-SCHEMA_VERSION = "0011"
+SCHEMA_VERSION = "0012"
 READABLE_VERSION = "0010"  # the oldest schema that can be read as it is
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "cifs", "smb3", "gpfs", "beegfs", "fuse.sshfs", "ceph", "9p"}
 
@@ -403,6 +404,14 @@ class Store:
         with self._session() as session:
             return list(session.scalars(query))
 
+    def changes(self, study: StudyRow) -> list[ChangeRow]:
+        """The changes of the definition of `study`; none in a store of before they were recorded."""
+        query = sa.select(ChangeRow).where(ChangeRow.study_id == study.id).order_by(ChangeRow.number)
+        with self._session() as session:
+            if not sa.inspect(session.connection()).has_table(ChangeRow.__tablename__):
+                return []
+            return list(session.scalars(query))
+
     def num_measured(self, study: StudyRow) -> dict[int | None, int]:
         """The number of ended trials of each version of the provenance of `study`; None: before there were records."""
         ended = (TrialRow.study_id == study.id, TrialRow.state.in_(("complete", "pruned", "failed")))
@@ -597,7 +606,7 @@ class Store:
                 of_study, TrialRow.note.is_not(None)
             )
             notes = list(session.execute(noted))
-            for model in (TrialRow, MigrationRow, HostRow, ProvenanceRow, JournalOffset):
+            for model in (TrialRow, MigrationRow, HostRow, ProvenanceRow, ChangeRow, JournalOffset):
                 session.execute(sa.delete(model).where(model.study_id == study_id))
             session.execute(sa.update(StudyRow).where(StudyRow.id == study_id).values(num_refused=0))
             for chunks in all_chunks:
@@ -661,6 +670,7 @@ class Store:
             (MigrationRow, batch.migrations),
             (HostRow, batch.hosts),
             (ProvenanceRow, batch.provenances),
+            (ChangeRow, batch.changes),
         ):
             if entries:
                 session.execute(sa.insert(model), entries)

@@ -21,7 +21,7 @@ from atoll.dashboard.controls import ADDRESS, BESIDE_FIGURE, DRAWING, View
 from atoll.dashboard.figures import parallel, style
 from atoll.storage import browse
 from atoll.storage.liveness import INTERRUPTED, true_state_of
-from atoll.storage.models import StudyRow
+from atoll.storage.models import ChangeRow, StudyRow
 from atoll.storage.names import subject
 from atoll.storage.store import StoreError
 
@@ -68,7 +68,11 @@ def _register_live(app: dash.Dash, context: Context) -> None:
             # The table may have received no rows, so the next revision must count as new.
             forgotten = no_update if revision is None else None
             return forgotten, no_update, components.alert("The store cannot be read", str(error))
-        words = summary(board, time.time())
+        try:
+            changes = context.store.changes(board.study)
+        except UNREADABLE:  # with the next revision
+            changes = []
+        words = summary(board, time.time(), changes)
         return board.revision if board.revision != revision else no_update, words, None
 
 
@@ -256,8 +260,8 @@ def _register_edits(app: dash.Dash, context: Context) -> None:
     )
 
 
-def summary(board: Board, now: float) -> list[Any]:
-    """The study's true state and counts of trials."""
+def summary(board: Board, now: float, changes: Sequence[ChangeRow] = ()) -> list[Any]:
+    """The study's true state, counts of trials, and changes."""
     study, counts = board.study, board.counts()
     state = true_state_of(study)
     num_ended = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
@@ -267,7 +271,14 @@ def summary(board: Board, now: float) -> list[Any]:
     words += [f"{study.num_refused:,} infeasible, not trained"] if study.num_refused else []
     words += [f"{'took' if study.finished else 'for'} {duration(spent)}"]
     head = dmc.Group([badge(state), dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm")
-    return [head, *_why(study, state)]
+    return [head, *_why(study, state), *map(_change, changes)]
+
+
+def _change(row: ChangeRow) -> dmc.Text:
+    """A change of the study by `atoll change`."""
+    said = "; ".join(one["said"] for one in row.settings)
+    outside = f" · {number:,} earlier results outside" if (number := sum(row.outside.values())) else ""
+    return dmc.Text(f"From trial {row.first_trial} on: {said}{outside}", size="sm", c="dimmed")
 
 
 def badge(state: str) -> dmc.Badge:

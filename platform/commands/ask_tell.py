@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from atoll.results.reading import StudyResults
 
 Direction = Literal["minimize", "maximize"]
-_NAME = "notebook:asked"  # in place of a function's
+NAME = "notebook:asked"  # in place of a function's
 _YEARS = 10 * 365 * 86_400.0  # nobody else ends the search
 
 
@@ -150,10 +150,10 @@ class Study:
         from atoll.platform.launch.ask_tell import AskTell
         from atoll.platform.study import registry
 
-        registry.give(_NAME, _never_called)
+        registry.give(NAME, _never_called)
         given = {"direction": direction, "name": name, "seconds": _YEARS, "keep_going": True} | settings
         url = None if store is None else os.fspath(store)
-        content = {"objective": _NAME}
+        content = {"objective": NAME}
         topology = {"workers": workers, "device": "cpu", "threads": 1}
         self._study, _ = api.study_of(content, space, given, topology, url)
         self._url = lifecycle.store_url(url, self._study)

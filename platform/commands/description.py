@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,22 +13,37 @@ from atoll.analysis.formatting import number, size
 from atoll.platform.commands.display import table
 from atoll.platform.study.provenance_record import DataFiles, Provenance
 from atoll.storage.folder import StudyFolder
-from atoll.storage.models import ProvenanceRow, StudyRow
+from atoll.storage.models import ChangeRow, ProvenanceRow, StudyRow
 
 
 def describe(
-    study: StudyRow, provenances: Sequence[ProvenanceRow], num_measured: Mapping[int | None, int]
+    study: StudyRow,
+    provenances: Sequence[ProvenanceRow],
+    num_measured: Mapping[int | None, int],
+    changes: Sequence[ChangeRow] = (),
 ) -> dict[str, Any]:
-    """The study's provenance as plain data.
+    """The study's changes and provenance as plain data.
 
     Args:
         study: the study.
+        changes: its changes by `atoll change`.
         provenances: its versions.
         num_measured: the number of ended trials of each version; None: of those from before there were records.
     """
     sources = StudyFolder(study.folder).source("").parent
     return {
         "sources": str(sources) if sources.is_dir() and not study.is_imported else None,
+        "changes": [
+            {
+                "number": row.number,
+                "requested": row.requested,
+                "since": row.time,
+                "first_trial": row.first_trial,
+                "settings": row.settings,
+                "outside": row.outside,
+            }
+            for row in changes
+        ],
         "num_without_provenance": num_measured.get(None, 0),
         "provenance": [
             {
@@ -47,6 +62,8 @@ def describe(
 def show(study: StudyRow, described: Mapping[str, Any], print_table: Callable[[Table], None]) -> None:
     """Print a description: the space and settings of the latest version, then the changes of every version."""
     versions = described["provenance"]
+    for line in change_lines(described["changes"]):
+        print(line)
     if not versions:
         print(f"{study.name} has no record of its code, data and versions: it is older than these records")
         return
@@ -66,6 +83,17 @@ def show(study: StudyRow, described: Mapping[str, Any], print_table: Callable[[T
         print(f"provenance {version['version']}, since {since}: {version['num_trials']} ended trials")
         for change in version["changes"]:
             print(f"    {change}")
+
+
+def change_lines(changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The changes by `atoll change` in words."""
+    for one in changes:
+        since = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(one["since"]))
+        yield f"change {one['number']}, since {since}, from trial {one['first_trial']} on:"
+        yield from (f"    {setting['said']}" for setting in one["settings"])
+        if num_outside := sum(one["outside"].values()):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in one["outside"].items())
+            yield f"    {num_outside} earlier results outside of the space, which samplers are not told: {reasons}"
 
 
 def _space_table(record: Provenance) -> Table:

@@ -19,6 +19,7 @@ from atoll.storage.events import (
     Migrated,
     ProgressReported,
     Restarted,
+    StudyChanged,
     TrialEnded,
     TrialEvent,
     TrialKey,
@@ -206,6 +207,9 @@ class LiveSearch:
         """Print the first failure of each kind when it happens, and what trials have left changed."""
         if isinstance(event, Restarted):
             self._console.print(Text(f"the ranks are started again: {event.reason}"), soft_wrap=True)
+        if isinstance(event, StudyChanged) and event.num_trials != self._num_trials:
+            self._num_trials = event.num_trials
+            self._bar.update(self._task, total=event.num_trials)
         if not isinstance(event, TrialEnded):
             return
         if event.state == "failed" and (kind := kind_of(event.reason)) not in self._told:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,7 @@ def leaderboard(
 ) -> None:
     """Show a study's best trials (with several objectives, the Pareto front first); --json prints all complete ones."""
     from atoll.analysis import leaderboard as ranking
+    from atoll.analysis.provenance_differences import num_measured_with
     from atoll.platform.commands import display
     from atoll.storage.export import trial_as_dict
     from atoll.storage.liveness import true_state_of
@@ -52,9 +53,13 @@ def leaderboard(
         print_table(display.leaderboard(row, best[:top]))
         if said := display.ended_because(row, true_state_of(row)):
             print(said)
-        if len(measured := {trial.provenance for trial in best[:top]}) > 1:
+        if changes := opened.changes(row):
+            numbers = ", ".join(str(change.first_trial) for change in changes)
+            print(f"changed from trial {numbers} on: `atoll studies {row.name}` shows the changes")
+        records = {version.version: version.record for version in opened.provenances(row)}
+        if (num := num_measured_with({trial.provenance for trial in best[:top]}, records)) > 1:
             print(
-                f"these trials were measured with {len(measured)} versions of code, data or libraries, and may not "
+                f"these trials were measured with {num} versions of code, data or libraries, and may not "
                 f"compare: `atoll studies {row.name}` shows the changes"
             )
         lengths = {(trial.configuration.get("epochs"), trial.configuration.get("steps")) for trial in best[:top]}
@@ -151,11 +156,26 @@ def studies(
             print(line)
     if name is not None:
         row = summaries[0].study
-        described = description.describe(row, opened.provenances(row), opened.num_measured(row))
+        described = description.describe(row, opened.provenances(row), opened.num_measured(row), opened.changes(row))
+        described["waiting_changes"] = _waiting_changes(row)
         if as_json:
             print_json(contents[0] | described)
         else:
             description.show(row, described, print_table)
+            for one in described["waiting_changes"]:
+                print(f"change {one['number']} waits until the search goes on: {one['said']}")
+
+
+def _waiting_changes(row: StudyRow) -> list[dict[str, Any]]:
+    """The changes by `atoll change` that have not taken effect yet, if the study's files are here."""
+    from atoll.platform.launch import changing
+    from atoll.storage.folder import StudyFolder
+
+    folder = StudyFolder(row.folder)
+    if not folder.is_of(row.name, row.uid):
+        return []
+    found = changing.InForce.read(folder)
+    return [{"number": change.number, "requested": change.requested, "said": change.said} for change in found.waiting]
 
 
 @app.command(epilog="Example: atoll delete quickstart --yes")

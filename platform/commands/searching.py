@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from atoll.platform.commands import display, live_search
-from atoll.platform.launch import checks, dry_run, exhaustion, join, lifecycle, room, same_study, supervise
+from atoll.platform.launch import changing, checks, dry_run, exhaustion, join, lifecycle, room, same_study, supervise
 from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.study import effects, registry
 from atoll.platform.study.samplers import Mixed, members
@@ -50,6 +50,12 @@ def warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
+def _warn_once(line: str) -> None:
+    """Print a warning, inside an MPI job on rank 0 only."""
+    if join.is_first():
+        warn(line)
+
+
 def run(
     study: Study,
     url: str,
@@ -79,8 +85,9 @@ def run(
     if function is not None:
         registry.give(function.name, function.called)
     with naming(file):
-        given, study = study, same_study.as_recorded(study, lifecycle.study_folder(study))
-        plan = checks.check(study, in_process=in_process)
+        given, study = study, same_study.as_recorded(study, lifecycle.study_folder(study), _warn_once)
+        folder = lifecycle.study_folder(study)
+        plan = checks.check(study, in_process=in_process, changed=folder if changing.newest(folder) else None)
     asked, study = study.trials, plan.study
     shape = study.topology.shape()
     run_ranks = supervise.supervise

@@ -221,13 +221,15 @@ class AskTell:
         (sizes, *_) = world.allgather(launches.whole_sizes(run.folder.journals) if world.rank == 0 else {})
         mailboxes = world.mailbox(), island.mailbox()
         loop = SearchLoop.assemble(
-            self._plan,
+            run.member.plan,
             run.folder,
             hands,
             *mailboxes,
             settings.shape.island_sizes,
             launch=run.member.launch,
-            shared=SharedStudy(run.folder, settings, sizes, is_first=world.rank == 0),
+            # Whoever asks may hold trials back that the ranks would wait for.
+            shared=SharedStudy(run.folder, settings, sizes, is_first=world.rank == 0, makes_way=False),
+            change=settings.change,
             may_start=self._is_wanted,
         )
         loop.run()

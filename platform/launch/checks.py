@@ -22,9 +22,10 @@ from atoll.platform.study.study import Study
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import check_system
 from atoll.searchspaces.encoding import identity
+from atoll.storage.folder import StudyFolder
 
 
-def check(study: Study, *, in_process: bool = False) -> Plan:
+def check(study: Study, *, in_process: bool = False, changed: StudyFolder | None = None) -> Plan:
     """Resolve a study, and check that its names, space, samplers, objectives and data are valid and consistent.
 
     The plan's study may have fewer trials than the given one, if its space has no more configurations.
@@ -32,6 +33,7 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
     Args:
         study: the study.
         in_process: whether its ranks are to be threads of this process.
+        changed: the study's files, if it has changed since it was started.
 
     Raises:
         ValueError, DataMissing: the message has the rule, the value and the valid choices.
@@ -52,7 +54,7 @@ def check(study: Study, *, in_process: bool = False) -> Plan:
             regret.check()
     if plan.training is not None:
         plan.training.workload.check_data(plan.data)
-    return exhaustion.limited(plan)
+    return exhaustion.limited(plan, changed)
 
 
 def _resolved(study: Study) -> Plan:

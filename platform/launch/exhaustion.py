@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
+from atoll.platform.search import fitting, resume
 from atoll.platform.search.propagators.configurations import LARGEST_ENUMERATED
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.samplers import Evolution
+from atoll.storage import launches
+from atoll.storage.folder import StudyFolder
 
 
-def limited(plan: Plan) -> Plan:
-    """The plan with at most as many trials as its space has configurations, if none is to be evaluated again."""
+def limited(plan: Plan, changed: StudyFolder | None = None) -> Plan:
+    """The plan with at most as many trials as its space has configurations, if none is to be evaluated again.
+
+    Args:
+        plan: the plan.
+        changed: the files of a study whose space has changed since it was started: trials outside of it count as well.
+    """
     study, bound = plan.study, plan.space.size_bound()
     samplers = study.samplers()
     repeats = [sampler.repeats for sampler in samplers if isinstance(sampler, Evolution)]
@@ -20,9 +28,18 @@ def limited(plan: Plan) -> Plan:
         return plan
     feasible = (values for values in plan.space.every() if plan.infeasibility(values) is None)
     most = max(repeats) * sum(1 for _ in islice(feasible, study.trials))  # no more need to be counted
+    if changed is not None:
+        most += _num_outside(plan, changed)
     if study.trials is not None and study.trials <= most:
         return plan
     return replace(plan, study=study.model_copy(update={"trials": most}))
+
+
+def _num_outside(plan: Plan, folder: StudyFolder) -> int:
+    """The trials that were started and that the space does not hold."""
+    past = resume.read(launches.replay(folder.journals))
+    trials = [past.trials[key] for key in past.newest.items() if key in past.trials]
+    return sum(not fitting.is_inside(trial, plan.space) for trial in trials)
 
 
 def note(asked: int | None, plan: Plan) -> str | None:

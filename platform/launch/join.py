@@ -64,7 +64,7 @@ def join(
     from atoll.platform.ranks import search
 
     server = search.start_server(plan.study)  # before MPI
-    error = _check_batch(plan, url, resuming, say) if _is_first() else None  # forks, so before MPI, too
+    error = _check_batch(plan, url, resuming, say) if is_first() else None  # forks, so before MPI, too
 
     import mpi4py
 
@@ -132,7 +132,7 @@ def _code(error: Exception | None, resuming: bool | None) -> int | None:
     return 0 if is_no_error else exit_codes.FAILURE
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Whether this process is rank 0 by its environment: before MPI starts there is no other way to tell."""
     return next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0") == "0"
 

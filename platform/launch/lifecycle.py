@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform.exit_codes import EXIT_STOPPED
-from atoll.platform.launch import live, orphans, provenance_log, same_study
+from atoll.platform.launch import changing, live, orphans, provenance_log, same_study
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
 from atoll.platform.search import population_based, promotion, resume
 from atoll.platform.search.extension import Extension
@@ -31,7 +31,7 @@ from atoll.platform.study.on_trial import Command
 from atoll.platform.study.plan import Length, Plan
 from atoll.platform.study.study import Study
 from atoll.storage import launches, liveness
-from atoll.storage.events import Event, StudyEnded, StudyStarted, TrialEnded, TrialKey, TrialLost
+from atoll.storage.events import Event, StudyChanged, StudyEnded, StudyStarted, TrialEnded, TrialKey, TrialLost
 from atoll.storage.files import FILE_MODE, rights, write_whole
 from atoll.storage.folder import DEFAULT_PARENT, StudyFolder
 from atoll.storage.journal import JournalError, JournalWriter
@@ -42,7 +42,13 @@ from atoll.storage.store import DEFAULT_URL, Store, StoreError
 log = logging.getLogger("atoll.launch")
 
 RECORDING_TIMEOUT = 60.0
-_NO_COLUMNS = ("warm_start", "learned", "curve_direction", "length")  # in the study's file, and not in the store
+_NO_COLUMNS = (
+    "warm_start",
+    "learned",
+    "curve_direction",
+    "length",
+    "changes",
+)  # in the study's file, and not in the store
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,13 @@ class Prepared:
         folder: its files.
         launch: the number of the launch that begins.
         history: what was searched before.
+        change: the number of the study's last change.
     """
 
     folder: StudyFolder
     launch: int
     history: History
+    change: int = 0
 
 
 def store_url(option: str | None, study: Study | None = None) -> str:
@@ -116,8 +124,9 @@ def prepare(
     folder = study_folder(study)
     resuming = folder.exists() if resuming is None else resuming
     definition = same_study.definition(study)
-    is_used_up, history = False, None
+    is_used_up, history, found = False, None, None
     if resuming:
+        found = changing.InForce.read(folder) if folder.exists() else None  # first: a later change is taken up later
         same_study.check_unchanged(folder, plan)
         history = _read_with_warnings(folder)
         extension = Extension.of(study, plan.length, folder, history.past)
@@ -130,12 +139,14 @@ def prepare(
         if plan.length is not None:
             _tell_longer(plan.length, extension)
     # If only the end is missing, because the launcher died, nothing is measured any more: the search ends.
-    version = None if is_used_up else provenance_log.current(plan, folder, resuming, accept_changes)
+    is_respaced = found is not None and history is not None and found.breeds(history.past)
+    version = None if is_used_up else _provenance(plan, folder, is_respaced, resuming, accept_changes)
     if history is not None and (num_ended := orphans.end(folder, history.events)):
         log.warning("ended %d ranks that an earlier launcher had left", num_ended)
     # Compute nodes may be unable to reach the store, so what it has is read here.
     earlier = _earlier(json.loads(folder.definition.read_text())) if resuming else _earlier_results(plan, url)
     content = _row(plan, folder, definition) | dict(belongs_to or {}) | earlier
+    content |= {"changes": found.number} if found is not None and found.number else {}
     folder.create()
     write_whole(folder.definition, json.dumps(content, indent=2), FILE_MODE & rights())
     folder.stop_request.unlink(missing_ok=True)
@@ -147,9 +158,18 @@ def prepare(
                 _discard_checkpoints(study, folder, history.past)
             provenance_log.write(folder, version, lines)
         number = None if version is None else version.number
+        if found is not None and history is not None:
+            history.take_up(changing.take_up(found, plan, history.past, number), lines)
         lines.append(StudyStarted(definition=definition, num_trials=study.trials, provenance=number), sync=True)
         history = mark_lost(folder, lines, "its process ended before the trial did", suspects(None), history)
-        return Prepared(folder, lines.launch, history)
+        return Prepared(folder, lines.launch, history, 0 if found is None else found.number)
+
+
+def _provenance(
+    plan: Plan, folder: StudyFolder, is_respaced: bool, resuming: bool, accept_changes: bool
+) -> provenance_log.Version:
+    """The version with which the study continues; a space that `atoll change` has changed is no reason to refuse it."""
+    return provenance_log.current(plan, folder, resuming, accept_changes, is_respaced=is_respaced)
 
 
 def _earlier_results(plan: Plan, url: str) -> dict[str, Any]:
@@ -307,6 +327,13 @@ class History:
         sizes = launches.sizes(folder.journals)
         events = launches.replay(folder.journals, problems)
         return cls(sizes, events, resume.read(events))
+
+    def take_up(self, changes: Iterable[StudyChanged], lines: JournalWriter) -> None:
+        """Write the lines of changes that take effect now."""
+        for event in changes:
+            lines.append(event)
+            self.past.add(event)
+            self.events.append(event)
 
     def is_current(self, folder: StudyFolder, launch: int) -> bool:
         """Whether nobody has written since, apart from `launch`, which has begun after the reading."""
@@ -467,6 +494,8 @@ def end(
         lost = failure or gave_up or "the search was stopped"
         history = mark_lost(folder, lines, lost, suspects(() if failure is None else None))
         past, content = history.past, json.loads(folder.definition.read_text())
+        found = changing.InForce.read(folder)
+        study = found.study() if found.waiting else study  # of which more may be wanted
         # A study of before they were recorded neither promotes nor becomes longer; nor does one of a function.
         (unit, number), direction = content.get("length") or ("epochs", 0), content.get("curve_direction", "minimize")
         given_up = folder.failure.read_text(encoding="utf-8") if folder.failure.exists() else None
@@ -486,6 +515,7 @@ def end(
             state, reason = "failed", gave_up
         else:
             state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
+            reason += f"; change {found.number} takes effect when it goes on" if found.waiting else ""
         lines.append(StudyEnded(state=state, reason=reason), sync=True)
     if state == "complete" and study.pauses_trials and study.checkpoint is not None:
         _settle_paused(folder, past, study.checkpoint.keep)

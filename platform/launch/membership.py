@@ -18,6 +18,7 @@ another one takes the lock. The last one to leave writes the study's end.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.launch import closing, lifecycle, orphans, provenance_log, same_study, time_limit
+from atoll.platform.launch import changing, closing, lifecycle, orphans, provenance_log, same_study, time_limit
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import pausing, shared_tickets
 from atoll.platform.search.extension import Extension
@@ -74,6 +75,7 @@ class Membership:
         self.launch = 0
         self._lock = lock
         self._launcher = 0
+        self._change = 0
         self._own_lock: Lock | None = None
         self._opened_by = 0
         self._log = TicketLog(folder.ticket_log(0))
@@ -136,6 +138,7 @@ class Membership:
             self.plan, url, resuming=resuming, accept_changes=accept_changes, belongs_to=belongs_to
         )
         self._begin(prepared.launch)
+        self._change = prepared.change
         self._opened_by = prepared.launch
         for former in self.folder.tickets.glob("*.log*"):
             former.unlink(missing_ok=True)  # what still uses it belongs to launches that are closed
@@ -166,6 +169,10 @@ class Membership:
         if not self._is_searched():
             return False
         same_study.check_joins(self.folder, self.plan)
+        found = changing.InForce.read(self.folder)
+        if found.waiting:  # the others are about to take it up
+            return False
+        self._change = found.number
         provenance_log.current(self.plan, self.folder, resuming=True, accept_changes=False)
         with launches.next_launch(self.folder.journals, closes=()) as lines:
             self._begin(lines.launch)
@@ -221,7 +228,16 @@ class Membership:
             if self._log.append(shared_tickets.joined(member)):
                 break
         content = topology.model_dump(mode="json")
-        self.settings = LaunchSettings(member, content, self._opened_by, is_alone, self._job_ends)
+        searched = json.loads(self.folder.definition.read_text())  # by another launcher's change, maybe
+        self.settings = LaunchSettings(
+            member,
+            content,
+            self._opened_by,
+            is_alone,
+            self._job_ends,
+            searched.get("changes", 0),
+            searched["definition"],
+        )
         self.settings.write(self.folder)
 
     def _joined(self) -> LauncherJoined:
@@ -347,15 +363,48 @@ class Membership:
 
     @contextmanager
     def next_launch(self, reason: str, suspected: Collection[int] | None) -> Iterator[JournalWriter]:
-        """End this launch, as its ranks have died or finished, and begin the next one."""
+        """End this launch, as its ranks have died or finished, and begin the next one, with the changes that wait."""
         sizes = self.member.island_sizes
         with self._log.turn():
             self._log.read()
             with launches.next_launch(self.folder.journals, closes={self.launch}) as lines:
+                if self.has_changed():
+                    sizes = self._take_up(lines)
                 self._close(self.launch, lines, reason, lifecycle.suspects(suspected))
                 self.launch = lines.launch
                 self._place(sizes)
                 yield lines
+
+    def has_changed(self) -> bool:
+        """Whether a change of the study waits, with which the ranks are to start again."""
+        return changing.newest(self.folder) > self._change
+
+    def _take_up(self, lines: JournalWriter) -> tuple[int, ...]:
+        """Go on with the changed study; the first launcher that does so writes it. In a turn.
+
+        Returns:
+            The workers of this launch on each island.
+        """
+        found, own = changing.InForce.read(self.folder), self.plan.study
+        kept = {name: getattr(own, name) for name in changing.NOT_STORED}
+        study = found.study()
+        joined = self._launcher != self._opened_by
+        topology = own.topology if joined else study.topology
+        self.plan = Plan.of(study.model_copy(update=kept | {"topology": topology}))
+        self._change = found.number
+        if found.waiting:
+            history = lifecycle.History.read(self.folder)
+            version = provenance_log.latest(self.folder)
+            if version is not None and found.breeds(history.past):
+                version = provenance_log.respaced(version, self.plan.space)
+                provenance_log.write(self.folder, version, lines)
+            number = None if version is None else version.number
+            for event in changing.take_up(found, self.plan, history.past, number):
+                lines.append(event, sync=True)
+            changing.write_definition(self.folder, found)
+            while not self._log.append(shared_tickets.budget(study.trials)):
+                pass
+        return self.member.island_sizes if joined else topology.shape().island_sizes
 
     # Leaving.
 

@@ -16,6 +16,7 @@ from atoll.platform.launch.errors import LaunchError
 from atoll.platform.study import provenance
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.provenance_record import Provenance, differences
+from atoll.searchspaces.space import SearchSpace
 from atoll.storage.events import ProvenanceRecorded
 from atoll.storage.files import make_folder, replacing, write_whole
 from atoll.storage.folder import StudyFolder
@@ -58,7 +59,9 @@ def latest(folder: StudyFolder) -> Version | None:
         ) from None
 
 
-def current(plan: Plan, folder: StudyFolder, resuming: bool, accept_changes: bool) -> Version:
+def current(
+    plan: Plan, folder: StudyFolder, resuming: bool, accept_changes: bool, *, is_respaced: bool = False
+) -> Version:
     """The version with which a start of a study continues: the latest one, or a new one, which is not yet written.
 
     Args:
@@ -66,6 +69,7 @@ def current(plan: Plan, folder: StudyFolder, resuming: bool, accept_changes: boo
         folder: its files.
         resuming: whether it was started before.
         accept_changes: whether to go on although something has changed what is measured.
+        is_respaced: whether another space was asked for by `atoll change`.
 
     Raises:
         LaunchError: if something has, and the change is not accepted.
@@ -82,6 +86,8 @@ def current(plan: Plan, folder: StudyFolder, resuming: bool, accept_changes: boo
                 plan.study.name,
             )
         return Version(1, now)
+    if is_respaced:
+        before = respaced(before, plan.space)
     found = differences(before.record, now)
     if not found:
         return before
@@ -90,6 +96,14 @@ def current(plan: Plan, folder: StudyFolder, resuming: bool, accept_changes: boo
     for change in (*found.measured, *found.others):
         log.warning("changed since version %d of the study's provenance: %s", before.number, change)
     return Version(before.number + 1, now, (*found.measured, *found.others), is_measured=bool(found.measured))
+
+
+def respaced(version: Version, space: SearchSpace) -> Version:
+    """A version with another search space, as `atoll change` has asked for: the next one, if it differs."""
+    plain = json.loads(json.dumps(space.as_dict()))  # as it is read again
+    record = version.record.model_copy(update={"space": plain})
+    found = differences(version.record, record)
+    return Version(version.number + 1, record, tuple(found.measured)) if found else version
 
 
 def refusal(name: str, changes: Iterable[str], study: str | None = None) -> str:

@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
+from atoll.platform.launch import changing
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.study.plan import Plan, length
 from atoll.platform.study.samplers import Mixed, is_default
 from atoll.platform.study.study import BUDGETS, Study
 from atoll.storage.folder import StudyFolder
 
+log = logging.getLogger("atoll.launch")
+
 MAY_CHANGE = (
     *BUDGETS, "topology", "grace", "stop_grace", "heartbeat_timeout", "max_restarts", "keep_going", "isolate",
     "check", "walltime", "stop",
 )  # fmt: skip
 LENGTHS = ("epochs", "steps")
-# Neither compared nor stored: URLs may have passwords, and nothing in a study's folder names code to be run.
-_NOT_COMPARED = frozenset({"store", "folder", "on_trial", "launcher"})
 TOPOLOGY_MAY_CHANGE = ("islands", "workers", "world", "bind")
 
 
 def definition(study: Study) -> dict[str, Any]:
     """What is stored of a study, and compared when it goes on."""
-    return study.model_dump(mode="json", exclude=set(_NOT_COMPARED))
+    return study.model_dump(mode="json", exclude=set(changing.NOT_STORED))
 
 
-def as_recorded(study: Study, folder: StudyFolder) -> Study:
-    """The study with the sampler that it was started with, if it names none: versions may have other defaults."""
-    if not folder.exists() or not is_default(study):
+def as_recorded(study: Study, folder: StudyFolder, tell: Callable[[str], None] = log.warning) -> Study:
+    """The study with the sampler that it was started with, if it names none: versions may have other defaults.
+
+    And with what `atoll change` has changed since, where the study says what was true before.
+    """
+    if not folder.exists() or "definition" not in json.loads(folder.definition.read_text()):
         return study
-    try:
-        before = Study.model_validate(json.loads(folder.definition.read_text()).get("definition"))
-    except ValidationError:  # which is told when the definitions are compared
+    study, told = changing.up_to_date(study, folder)
+    for line in told:
+        tell(f"in force, as changed since: {line}")
+    if not is_default(study):
         return study
+    before = changing.InForce.read(folder).study()
     keeps = "sampler" not in study.model_fields_set or isinstance(before.sampler, Mixed)
     return study.model_copy(update={"sampler": before.sampler}) if keeps else study
 
@@ -46,7 +51,7 @@ def check_unchanged(folder: StudyFolder, plan: Plan) -> None:
     current = definition(plan.study)
     if not folder.exists():
         raise LaunchError(f"--resume needs a study in {folder.path}, and there is none; omit --resume to start it")
-    before = _as_now(json.loads(folder.definition.read_text())["definition"])
+    before = definition(changing.InForce.read(folder).study())  # with the defaults of what was added since
     changed = list(_change_of_length(before, plan))
     changed += [
         f"{key}: {before[key]!r} before, {value!r} now"
@@ -62,7 +67,8 @@ def check_unchanged(folder: StudyFolder, plan: Plan) -> None:
     if changed:
         raise LaunchError(
             f"the study has changed since it was started ({'; '.join(changed)}); only {', '.join(MAY_CHANGE)} may "
-            f"change, {' or '.join(LENGTHS)} may increase, and within topology only {', '.join(TOPOLOGY_MAY_CHANGE)}"
+            f"change, {' or '.join(LENGTHS)} may increase, and within topology only {', '.join(TOPOLOGY_MAY_CHANGE)}; "
+            f"`atoll change {plan.study.name}` changes the space, the sampler and more"
         )
 
 
@@ -75,7 +81,7 @@ def check_joins(folder: StudyFolder, plan: Plan) -> None:
             "one place which trials continue: wait until it has stopped, or stop it first"
         )
     check_unchanged(folder, plan)
-    now = json.loads(folder.definition.read_text())["definition"]
+    now = changing.InForce.read(folder).definition
     mine = definition(study)
     for key in (*BUDGETS, *LENGTHS, "stop"):
         if now.get(key) != mine[key]:
@@ -102,11 +108,3 @@ def _change_of_length(before: Mapping[str, Any], plan: Plan) -> Iterator[str]:
         yield f"its length: {number} {unit} before, {new} {new_unit} now; the unit must stay"
     elif new < number:
         yield f"{unit}: {number} before, {new} now; a length may only increase"
-
-
-def _as_now(definition: dict[str, Any]) -> dict[str, Any]:
-    """A stored definition as this version writes it, with the defaults of what was added since: it was searched so."""
-    try:
-        return Study.model_validate(definition).model_dump(mode="json", exclude=set(_NOT_COMPARED))
-    except ValidationError as error:
-        raise LaunchError(f"the stored study is not valid any more: {error.errors()[0]['msg']}") from None

@@ -47,19 +47,23 @@ class Run:
     """A search while its ranks run.
 
     Attributes:
-        study, folder: the study and its files.
+        folder: the study's files.
         member: this launcher's part in the study.
         follow: called repeatedly.
         hurry: set when the ranks must end immediately.
         function: the function that trials call, if it travels to the ranks.
     """
 
-    study: Study
     folder: StudyFolder
     member: Membership
     follow: Callable[[StudyFolder], None]
     hurry: threading.Event
     function: bytes | None = None
+
+    @property
+    def study(self) -> Study:
+        """The study, which may change between two starts of its ranks."""
+        return self.member.plan.study
 
 
 def run_study(
@@ -111,7 +115,7 @@ def run_study(
                 follow(folder)
 
             recording.look()
-            run = Run(study, folder, member, following, hurry, function)
+            run = Run(folder, member, following, hurry, function)
             failure = _run_while_there_are_tickets(run, run_ranks or supervise)
         ending = _end(member, recording, failure, first_trials.reason, hurry, is_complete=is_complete())
         follow(folder)
@@ -153,12 +157,16 @@ class _Recording:
 
 
 def _run_while_there_are_tickets(run: Run, run_ranks: Callable[[Run], str | None]) -> str | None:
-    """Run the ranks, and again if another launcher has died when they had nothing left to do."""
+    """Run the ranks, and again if the study changes, or another launcher has died when they had nothing left to do."""
     left: frozenset[TrialKey] = frozenset()
     while True:
         failure = run_ranks(run)
         if failure is not None or run.hurry.is_set() or run.member.asks_to_stop():
             return failure
+        if run.member.has_changed():
+            with run.member.next_launch("the study has changed", suspected=()) as lines:
+                lines.append(Restarted(reason="the study has changed"), sync=True)
+            continue
         waiting = run.member.waiting()
         if waiting <= left:  # else they would end at once again
             return None

@@ -61,7 +61,8 @@ def run(
         ValueError: if trials are to train in processes of their own, and this rank has a GPU.
         ServerEnded: if the server has ended.
     """
-    study, settings = load_study(folder), LaunchSettings.read(folder, launch)
+    settings = LaunchSettings.read(folder, launch)
+    study = load_study(folder) if settings.definition is None else Study.model_validate(settings.definition)
     check_world_size(settings.shape, world.size)
     started_as, world = world.rank, on_few_hosts(world, settings.shape.ranks)
     places = arrange_launch(settings, world, started_as)
@@ -134,6 +135,7 @@ def _search(
         shared=SharedStudy(folder, settings, sizes, is_first=roots.rank == 0),
         warm_start=definition.get("warm_start") or [],
         learned=[Learned.from_dict(one) for one in definition.get("learned") or []],
+        change=settings.change,
         beat=serve,
     )
     loop.run()

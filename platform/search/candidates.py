@@ -35,11 +35,20 @@ class Candidates:
         proposer: makes candidates.
         journal: records them.
         given: the configurations to evaluate first, with their origins.
+        earlier: the candidate of a trial that was proposed before the study's space or sampler has changed; None for
+            any other trial.
     """
 
-    def __init__(self, proposer: Proposer, journal: SearchJournal, given: Sequence[Given]) -> None:
+    def __init__(
+        self,
+        proposer: Proposer,
+        journal: SearchJournal,
+        given: Sequence[Given],
+        earlier: Callable[[int], Candidate | None] = lambda _: None,
+    ) -> None:
         self._proposer = proposer
         self._journal = journal
+        self._earlier = earlier
         self._given = {key(hyperparameters): operator for hyperparameters, operator in given}
         self._noted: set[int] = set()  # trials whose prepared candidates are in the journal
 
@@ -54,6 +63,8 @@ class Candidates:
 
     def _known(self, ticket: Ticket, hyperparameters: dict[str, Any]) -> Candidate | None:
         """The ticket's candidate; None if a damaged line of a journal left one that is outside the space."""
+        if (earlier := self._earlier(ticket.number)) is not None:
+            return earlier
         operator = self._given.get(key(hyperparameters), "retry")
         try:
             return self._proposer.settle(hyperparameters, operator, ticket.proposal)

@@ -21,6 +21,8 @@ class Deadlines:
         stop_requested: whether a stop was requested; called at intervals, as it looks up a file.
         job_seconds: seconds until the job ends that this process is part of; None if that is unknown.
         lengths: the worker-seconds of complete trials so far.
+        makes_way: whether the ranks are to end between trials, as the study is to be searched otherwise; called at
+            intervals, too.
 
     With checkpoints, also those that a function writes, a running trial is first asked to write one and stop
     (`asks_to_stop`), and ended if it has not when half of stop_grace is over.
@@ -37,6 +39,7 @@ class Deadlines:
         *,
         job_seconds: float | None = None,
         lengths: Iterable[float] = (),
+        makes_way: Callable[[], bool] = lambda: False,
     ) -> None:
         self._left = None if study.seconds is None else study.seconds - seconds_before
         self._grace = study.grace
@@ -45,6 +48,9 @@ class Deadlines:
         self._started = self._trial_started = time.monotonic()
         self._stop_checked = 0.0
         self._stopping = False
+        self._makes_way = makes_way
+        self._way_checked = 0.0
+        self._making_way = False
         self._writes_checkpoints = self._saves = study.writes_checkpoints
         self._stop_grace = study.stop_grace
         self._asked = math.inf
@@ -72,7 +78,7 @@ class Deadlines:
     def is_over(self) -> bool:
         """Whether no further trial may start."""
         over = self._left is not None and time.monotonic() - self._started >= self._left
-        return over or self._is_stopping() or not self._ends_in_time()
+        return over or self._is_stopping() or self._is_making_way() or not self._ends_in_time()
 
     def _ends_in_time(self) -> bool:
         """Whether a trial that starts now can write a checkpoint, or end, before the job is asked to stop."""
@@ -103,12 +109,21 @@ class Deadlines:
         return grace / 2 if self._saves else 0.0
 
     def asks_to_stop(self) -> bool:
-        """Whether the running trial is to write a checkpoint and stop."""
-        return self._is_stopping()
+        """Whether the running trial is to write a checkpoint and stop; one that writes none is trained to its end.
+
+        Unless the search is asked to stop.
+        """
+        return self._is_stopping() or (self._saves and self._is_making_way())
 
     def was_asked_to_stop(self) -> bool:
         """Whether the search has been asked to stop up to now."""
         return self._is_stopping(at_once=True)
+
+    def _is_making_way(self) -> bool:
+        if not self._making_way and time.monotonic() - self._way_checked > self.STOP_CHECK_INTERVAL:
+            self._way_checked = time.monotonic()
+            self._making_way = self._makes_way()
+        return self._making_way
 
     def _is_stopping(self, *, at_once: bool = False) -> bool:
         due = at_once or time.monotonic() - self._stop_checked > self.STOP_CHECK_INTERVAL

@@ -31,16 +31,23 @@ class SearchJournal:
         places: the places of the worker's ranks, the root's first.
         num_started: number of trials that the worker has started before a resume.
         provenance: the version of the study's provenance.
+        change: the number of the study's last change.
     """
 
     def __init__(
-        self, lines: JournalWriter, places: Sequence[Place], num_started: int, provenance: int | None = None
+        self,
+        lines: JournalWriter,
+        places: Sequence[Place],
+        num_started: int,
+        provenance: int | None = None,
+        change: int = 0,
     ) -> None:
         self._lines = lines
         self._places = places
         self._place = places[0]
         self._generation = num_started
         self._provenance = provenance
+        self._change = change
         self._is_oversubscribed = any(place.oversubscribed for place in places)
 
     def ranks_placed(self) -> None:
@@ -84,6 +91,7 @@ class SearchJournal:
                 proposal=candidate.as_dict(),
                 provenance=self._provenance,
                 home=home,
+                change=self._change,
             )
         )
         self._generation += 1
@@ -100,7 +108,9 @@ class SearchJournal:
 
     def prepared(self, number: int, hyperparameters: dict[str, Any], proposal: dict[str, Any]) -> None:
         """A candidate is ready for a trial that has not started."""
-        self._lines.append(Proposed(number=number, hyperparameters=hyperparameters, proposal=proposal))
+        self._lines.append(
+            Proposed(number=number, hyperparameters=hyperparameters, proposal=proposal, change=self._change)
+        )
 
     def infeasible(self, number: int, candidate: Candidate) -> None:
         """Infeasible proposals preceded a candidate."""

@@ -24,6 +24,8 @@ class LaunchSettings:
         opened_by: the launch that opened the log of tickets.
         is_alone: whether nobody else searched when it began.
         ends: when the launcher's job ends, in seconds since the epoch; None if that is unknown.
+        change: the number of the study's last change that its ranks search with.
+        definition: the study that they search. Default: that of the study's file.
     """
 
     member: Member
@@ -31,6 +33,8 @@ class LaunchSettings:
     opened_by: int
     is_alone: bool = True
     ends: float | None = None
+    change: int = 0
+    definition: dict[str, Any] | None = None
 
     def write(self, folder: StudyFolder) -> None:
         """Write the file."""
@@ -46,6 +50,8 @@ class LaunchSettings:
             content["opened_by"],
             content["is_alone"],
             content["ends"],
+            content.get("change", 0),
+            content.get("definition"),
         )
 
     @property

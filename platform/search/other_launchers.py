@@ -164,7 +164,7 @@ class OtherLaunchers:
 
     def _genes(self, trial: PastTrial) -> tuple[dict[str, float | int], dict[str, object]] | None:
         try:
-            return genes_of(trial, self._plan.space)
+            return genes_of(trial, self._plan.space, self._past)
         except ValueError:
             return None
 
@@ -220,6 +220,7 @@ class OtherLaunchers:
             attributes=genes[1],
             curve=curve,
             attempt=trial.attempt,
+            is_learned=not self._past.is_current(trial.change),
         )
 
     def _moved(self, number: int, move: Move) -> None:

@@ -36,6 +36,7 @@ class Individual:
         attributes: its sampler's data.
         curve: its intermediate losses by epoch, if a sampler uses them.
         attempt: the attempt at its trial that this is the result of.
+        is_learned: whether it was bred before the study's space or sampler has changed.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Individual:
     attributes: dict[str, Any] = field(default_factory=dict)
     curve: dict[int, float] = field(default_factory=dict)
     attempt: int = 0
+    is_learned: bool = False
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,15 @@ class Candidate:
         proposal: their origin.
         infeasible: the infeasible proposals before it.
         waited: seconds that the worker waited for it.
+        is_outside: whether it is outside of the space, which has changed since it was proposed: its result is a result
+            of the study, and no individual.
     """
 
     hyperparameters: dict[str, Any]
     proposal: Proposal
     infeasible: tuple[InfeasibleProposal, ...] = ()
     waited: float = 0.0
+    is_outside: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The proposal as plain data."""

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from atoll.communication.mailbox import Mailbox
+from atoll.platform.search import fitting
 from atoll.platform.search.own_code import OwnCodeError, raise_it
 from atoll.platform.search.own_rule import OwnRule
 from atoll.platform.search.population import Individual, Population
-from atoll.platform.search.proposals import Proposer, key
+from atoll.platform.search.propagators.propagator import Proposal
+from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
 from atoll.platform.search.resume import Past, PastTrial
 from atoll.platform.search.scoring import Scoring
@@ -52,14 +54,12 @@ def restore(
             population.dismiss(number, steps)
     for position, trial in enumerate(ended):
         try:
-            genes, attributes = genes_of(trial, plan.space)
+            genes, attributes = genes_of(trial, plan.space, past)
             losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         except ValueError:
             continue
-        for proposal in past.infeasible.get(trial.number, ()):
-            if plan.space.holds(proposal.genes):
-                proposer.infeasible(trial.number, proposal.genes, proposal.attributes)
-        proposer.started(trial.number, genes, attributes)
+        if is_current := past.is_current(trial.change):
+            _tell_started(trial, past, plan.space, proposer, genes, attributes)
         if losses is None:
             proposer.dropped(trial.number)
             continue
@@ -75,16 +75,32 @@ def restore(
             attributes=attributes,
             curve=curve,
             attempt=trial.attempt,
+            is_learned=not is_current,
         )
         if population.admit(individual):
             proposer.arrived(individual)
+
+
+def _tell_started(
+    trial: PastTrial,
+    past: Past,
+    space: SearchSpace,
+    proposer: Proposer,
+    genes: dict[str, Any],
+    attributes: dict[str, Any],
+) -> None:
+    """A trial's start, after the infeasible proposals before it."""
+    for proposal in past.infeasible.get(trial.number, ()):
+        if space.holds(proposal.genes):
+            proposer.infeasible(trial.number, proposal.genes, proposal.attributes)
+    proposer.started(trial.number, genes, attributes)
 
 
 def _tell_taken(past: Past, space: SearchSpace, proposer: Proposer) -> None:
     """The configurations of all islands' trials, also of lost ones, which will be trained again."""
     for trial in past.trials.values():
         try:
-            proposer.taken(trial.number, genes_of(trial, space)[0])
+            proposer.taken(trial.number, genes_of(trial, space, past)[0])
         except ValueError:
             continue
 
@@ -98,9 +114,14 @@ def learn(
     island is told them.
     """
     for place, one in enumerate(learned, 1):
+        values = fitting.completed(one.hyperparameters, {}, plan.space)
+        try:
+            fitting.check_inside(values, plan.space)
+        except fitting.Outside:  # the space has changed since
+            continue
         individual = Individual(
             number=-place,
-            genes=tuple(plan.space.encode(one.hyperparameters).values()),
+            genes=tuple(plan.space.encode(values).values()),
             losses=one.losses,
             island=-1,
             home=-1,
@@ -110,19 +131,45 @@ def learn(
             proposer.arrived(individual)
 
 
-def genes_of(trial: PastTrial, space: SearchSpace) -> tuple[dict[str, Any], dict[str, Any]]:
+def genes_of(trial: PastTrial, space: SearchSpace, past: Past) -> tuple[dict[str, Any], dict[str, Any]]:
     """A past trial's genes (as proposed, if the space has not changed), and its sampler's attributes.
+
+    One from before a change of the space or the sampler has no attributes, and the genes of its hyperparameters and of
+    those that the space has got since.
 
     Raises:
         ValueError: if it is outside of the space.
     """
+    if not past.is_current(trial.change):
+        values = fitting.completed(trial.hyperparameters, trial.configured, space)
+        fitting.check_inside(values, space)
+        return space.encode(values), {}
     proposed = trial.proposal.get("genes") or {}
+    if "genes" in trial.proposal and not proposed and space.parameters:
+        raise fitting.Outside("it was proposed in another space")
     if space.holds(proposed):
         space.check(trial.hyperparameters)
         genes = {parameter.name: proposed[parameter.name] for parameter in space.parameters}
     else:
         genes = space.encode(trial.hyperparameters)
     return genes, trial.proposal.get("attributes") or {}
+
+
+def earlier_candidate(past: Past, space: SearchSpace, number: int) -> Candidate | None:
+    """The candidate of a trial that was started before the space or the sampler has changed; None for any other one.
+
+    It trains as it did before, although it may be outside of the space by now.
+    """
+    attempt = past.newest.get(number)
+    trial = None if attempt is None else past.trials.get((number, attempt))
+    if trial is None or past.is_current(trial.change):
+        return None
+    values = fitting.completed(trial.hyperparameters, trial.configured, space)
+    try:
+        fitting.check_inside(values, space)
+    except fitting.Outside:
+        return Candidate(values, Proposal({}, "retry"), is_outside=True)
+    return Candidate(values, Proposal(space.encode(values), "retry"))
 
 
 def pruner_of(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from atoll.platform.search.propagators.attributes import PICKLED, known_attributes
 from atoll.platform.search.proposals import known_fields
 from atoll.platform.search.tickets import Ticket
+from atoll.platform.study import changes
 from atoll.storage.events import (
     Event,
     LauncherJoined,
@@ -19,6 +20,7 @@ from atoll.storage.events import (
     ProposalRefused,
     Proposed,
     Restarted,
+    StudyChanged,
     StudyStarted,
     TrialEnded,
     TrialKey,
@@ -38,6 +40,8 @@ class PastTrial:
         epochs, steps: the length for which it was started, in one of them.
         step, epoch: of its last report.
         course: see `Ticket`.
+        configured: all hyperparameters that it trained with.
+        change: the number of the study's change whose space its proposal is in.
     """
 
     number: int
@@ -58,6 +62,8 @@ class PastTrial:
     started: float = 0.0
     worker_seconds: float = 0.0
     course: dict[str, Any] | None = None
+    configured: Mapping[str, Any] = field(default_factory=dict)
+    change: int = 0
 
     @property
     def key(self) -> TrialKey:
@@ -99,6 +105,8 @@ class Past:
         moves: those of each migrant, by its trial's number.
         ignored: how many proposals had an entry, by its name, that this version does not know or that has a wrong type.
         newest: the newest attempt at each trial.
+        changes: the numbers of the study's changes.
+        bred_since: that of the last one of its space or sampler: proposals of before are not in this space.
     """
 
     trials: dict[TrialKey, PastTrial] = field(default_factory=dict)
@@ -108,6 +116,8 @@ class Past:
     seconds: float = 0.0
     ignored: Counter[str] = field(default_factory=Counter)
     newest: dict[int, int] = field(default_factory=dict)
+    changes: set[int] = field(default_factory=set)
+    bred_since: int = 0
 
     def warnings(self) -> Iterator[str]:
         """A sentence on the pickled optimizers in the journals, and one on other entries that are not read."""
@@ -143,7 +153,13 @@ class Past:
                     steps=_count(event.configuration.get("steps")),
                     started=_clock(event),
                     course=_course(event),
+                    configured=event.configuration.get("hyperparameters") or {},
+                    change=event.change,
                 )
+            case StudyChanged():
+                self.changes.add(event.number)
+                if any(changes.is_of(str(one.get("setting")), changes.BREEDS) for one in event.settings):
+                    self.bred_since = max(self.bred_since, event.number)
             case Proposed():
                 self.proposed[event.number] = event.model_copy(update={"proposal": self._known(event.proposal)})
             case ProposalRefused():
@@ -165,6 +181,10 @@ class Past:
             ignored += unknown
         self.ignored.update(ignored)
         return known
+
+    def is_current(self, change: int) -> bool:
+        """Whether what was proposed in the space of this change is in the present space, by the present sampler."""
+        return self.bred_since <= change <= max(self.changes, default=0)
 
     def running(self) -> list[PastTrial]:
         """The attempts that have started and not ended."""
@@ -275,12 +295,19 @@ class Past:
         return {trial.number for trial in self.trials.values()}
 
     def filled(self, ticket: Ticket, given: Sequence[dict[str, Any]]) -> Ticket:
-        """A new ticket with its given configuration, or with the one prepared before the search stopped."""
+        """A new ticket with its given configuration, or with the one prepared before the search stopped.
+
+        What was prepared before the space or the sampler has changed is not used.
+        """
+        proposed = self.proposed.get(ticket.number)
+        if proposed is not None and not self.is_current(proposed.change):
+            proposed = None
+            if ticket.number not in self.newest:
+                ticket = replace(ticket, hyperparameters=None, proposal=None)
         if ticket.hyperparameters is not None:
             return ticket
         if ticket.number < len(given):
             return replace(ticket, hyperparameters=given[ticket.number])
-        proposed = self.proposed.get(ticket.number)
         if proposed is None:
             return ticket
         return replace(ticket, hyperparameters=proposed.hyperparameters, proposal=proposed.proposal)

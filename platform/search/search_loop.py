@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +30,7 @@ from atoll.platform.search.population_based import course_of, steps_of
 from atoll.platform.search.promotion import Ended, Pauses
 from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
-from atoll.platform.search.restore import learn, pruner_of, restore
+from atoll.platform.search.restore import earlier_candidate, learn, pruner_of, restore
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.shared_study import SharedStudy
 from atoll.platform.search.stopping import Stopping
@@ -43,7 +44,7 @@ from atoll.platform.trial.outcome import Outcome
 from atoll.platform.trial.progress import Progress
 from atoll.platform.trial.training import Hooks
 from atoll.storage import launches
-from atoll.storage.events import Event, StudyStarted, TrialKey
+from atoll.storage.events import Event, StudyChanged, StudyStarted, TrialKey
 from atoll.storage.folder import StudyFolder, TrialFolder
 from atoll.storage.journal import JournalWriter
 from atoll.storage.text import REASON_LIMIT, shortened
@@ -159,6 +160,7 @@ class SearchLoop:
         shared: SharedStudy | None = None,
         warm_start: Sequence[dict[str, Any]] = (),
         learned: Sequence[Learned] = (),
+        change: int = 0,
         beat: Callable[[], None] = lambda: None,
         may_start: Callable[[], bool] = lambda: True,
     ) -> SearchLoop:
@@ -174,6 +176,7 @@ class SearchLoop:
             shared: what several launchers share. Default: nobody else searches the study.
             warm_start: configurations to evaluate first, after the default.
             learned: results from elsewhere, which the sampler is told before all others.
+        change: the number of the study's last change that the plan has.
             beat: called in every wait between trials.
             may_start: whether a trial may start now.
         """
@@ -193,7 +196,7 @@ class SearchLoop:
         restore(
             past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes, is_shared=joins
         )
-        search_journal = _journal(folder, launch, worker.places, past, events)
+        search_journal = _journal(folder, launch, worker.places, past, events, change)
         # After the journal, whose seconds must reach the budget when these do.
         stops = folder.stop_request.exists if shared is None else shared.asks_to_stop
         stopping = Stopping(plan, roots, past, events, search_journal.stopping)
@@ -202,10 +205,12 @@ class SearchLoop:
             past.seconds,
             lambda: stopping.stops_running or stops(),
             job_seconds=None if shared is None else shared.seconds_left,
+            makes_way=(lambda: False) if shared is None else shared.has_changed,
             lengths=[trial.worker_seconds for trial in past.counted() if trial.state == "complete"],
         )
         budget = _budget(study, roots, past)
-        candidates = Candidates(proposer, search_journal, given)
+        earlier = partial(earlier_candidate, past, plan.space)
+        candidates = Candidates(proposer, search_journal, given, earlier)
         # Only the owner of the tickets uses these: they look for a file of each trial.
         rungs, reached = _paused(plan, folder, events, past) if roots.rank == 0 else (None, {})
         office = TicketOffice(
@@ -271,7 +276,7 @@ class SearchLoop:
         trial = ticket.number, ticket.attempt
         configuration = self._configuration(ticket, candidate)
         self._journal.trial_started(trial, configuration, candidate, ticket.home)
-        if ticket.home is None:
+        if ticket.home is None and not candidate.is_outside:
             self._island.start(ticket.number, candidate.proposal.genes, candidate.proposal.attributes)
         self._deadlines.trial_starts()
         clock = self._scoring.clock()
@@ -404,6 +409,8 @@ class SearchLoop:
     ) -> None:
         """Give a trial's result to the population, or to those that know an earlier one of it."""
         is_complete = outcome.state == "complete"
+        if candidate.is_outside:
+            return
         if ticket.home is not None:
             if outcome.state != "lost":
                 self._island.renew(Renewal(ticket.number, ticket.attempt, losses, is_complete, curve))
@@ -491,14 +498,19 @@ class SearchLoop:
 
 
 def _journal(
-    folder: StudyFolder, launch: int, places: Sequence[Place], past: resume.Past, events: Sequence[Event]
+    folder: StudyFolder,
+    launch: int,
+    places: Sequence[Place],
+    past: resume.Past,
+    events: Sequence[Event],
+    change: int,
 ) -> SearchJournal:
     root = places[0]
     num_started = sum(trial.worker == root.worker for trial in past.trials.values())
-    starts = (event for event in reversed(events) if isinstance(event, StudyStarted))
+    starts = (event for event in reversed(events) if isinstance(event, StudyStarted | StudyChanged))
     provenance = next((start.provenance for start in starts), None)
     lines = JournalWriter(folder.root_journal(root.world_rank, launch), launch)
-    return SearchJournal(lines, places, num_started, provenance)
+    return SearchJournal(lines, places, num_started, provenance, change)
 
 
 def _paused(

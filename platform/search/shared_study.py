@@ -23,12 +23,14 @@ class SharedStudy:
         settings: those of its launch.
         sizes: the journals' sizes up to which all roots of the launch read them at the start.
         is_first: whether this is root 0, which owns the launch's tickets and reads the others' journals.
+        makes_way: whether the ranks end when the study changes, to start again.
     """
 
     folder: StudyFolder
     settings: LaunchSettings
     sizes: Mapping[str, int]
     is_first: bool
+    makes_way: bool = True
 
     def __post_init__(self) -> None:
         self._log = self.settings.log(self.folder)
@@ -42,6 +44,10 @@ class SharedStudy:
         """Whether the search, or the launcher, was asked to stop."""
         return self.settings.asks_to_stop(self.folder)
 
+    def has_changed(self) -> bool:
+        """Whether a change of the study waits, with which the ranks are to start again."""
+        return self.makes_way and self.folder.change(self.settings.change + 1).exists()
+
     @property
     def seconds_left(self) -> float | None:
         """Seconds until the launcher's job ends."""
@@ -53,7 +59,7 @@ class SharedStudy:
         Args:
             fill: completes a new one.
         """
-        return SharedTickets(self._log, self.settings.member.launch, fill)
+        return SharedTickets(self._log, self.settings.member.launch, fill, lambda: not self.has_changed())
 
     def reader(self) -> Reader | None:
         """Reads the journals of the others; None on other roots than the first."""

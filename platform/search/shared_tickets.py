@@ -6,6 +6,7 @@ launcher has died, is closed: what it had taken and not finished is queued again
 not count, here or in its journals. Lines:
 
     opened   the first line: the tickets that are queued, the numbers that were started before, and the budget
+    budget   another budget
     joined   a launch begins, with its ranks and workers
     claimed  a launch takes tickets
     closed   launches have ended; what of theirs is queued again
@@ -95,6 +96,8 @@ class TicketBook:
                 self.num_trials = line["num_trials"]
                 self.queued = deque(Ticket(**ticket) for ticket in line["queued"])
                 self._started = {n for first, last in line["started"] for n in range(first, last + 1)}
+            case "budget":
+                self.num_trials = line["num_trials"]
             case "joined":
                 member = Member.from_json(line["member"])
                 self.members[member.launch], self.held[member.launch] = member, {}
@@ -147,6 +150,11 @@ def opened(num_trials: int | None, queued: Iterable[Ticket], started: Iterable[i
     """
     lines = [asdict(ticket) for ticket in queued]
     return {"kind": "opened", "num_trials": num_trials, "queued": lines, "started": _ranges(started)}
+
+
+def budget(num_trials: int | None) -> Line:
+    """Another budget; None for none."""
+    return {"kind": "budget", "num_trials": num_trials}
 
 
 def joined(member: Member) -> Line:
@@ -233,6 +241,7 @@ class SharedTickets:
         log: the log.
         launch: the launch, which has joined.
         fill: completes a new ticket: with its given configuration, or the one that was prepared for it.
+        may_claim: whether tickets are to be taken now; asked in a turn.
     """
 
     LARGEST_SHARE = 0.05  # of the time, for turns
@@ -240,10 +249,17 @@ class SharedTickets:
     MOST = 64
     PATIENCE = 0.5  # seconds, after a turn in which there was none
 
-    def __init__(self, log: TicketLog, launch: int, fill: Callable[[Ticket], Ticket] = lambda ticket: ticket) -> None:
+    def __init__(
+        self,
+        log: TicketLog,
+        launch: int,
+        fill: Callable[[Ticket], Ticket] = lambda ticket: ticket,
+        may_claim: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._log = log
         self._launch = launch
         self._fill = fill
+        self._may_claim = may_claim
         self._reserve: deque[Ticket] = deque()
         self._num_claimed = self._before = 1  # tickets at the next turn, and at the last one
         self._claimed = -math.inf  # when
@@ -300,4 +316,4 @@ class SharedTickets:
                 f"launch {self._launch} was taken for dead by another launcher of the study, which has queued its "
                 "trials again, as it showed no sign of life for a while"
             )
-        return book.available(count)
+        return book.available(count) if self._may_claim() else []

@@ -3,7 +3,8 @@
 Results count in the order of the trials' numbers, and not of their ends, so neither clocks nor the number of workers
 matter, and a resumed search decides as the one before. Once a rule is met, this is recorded (`StopRuleMet`) and stands
 although trials that were running may still improve the incumbent. A larger budget asks for more than what has met a
-rule: from the start with it on (`StudyStarted`), only results that are new count for a rule that has not changed.
+rule: from its start or change on (`StudyStarted`, `StudyChanged`), only results that are new count for a rule that has
+not changed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from atoll.storage.events import (
     Event,
     RegretBounded,
     StopRuleMet,
+    StudyChanged,
     StudyStarted,
     TrialEnded,
     TrialKey,
@@ -236,7 +238,7 @@ class StopRules:
         ended: set[TrialKey] = set()
         for event in events:
             match event:
-                case StudyStarted():
+                case StudyStarted() | StudyChanged():
                     self.take_start(event.definition, ended)
                 case TrialEnded():
                     ended.add(event.key)
@@ -356,7 +358,7 @@ class Follower:
     def take(self, event: Event) -> None:
         """Take in an event."""
         match event:
-            case StudyStarted():
+            case StudyStarted() | StudyChanged():
                 self._rules.take_start(event.definition, self._ended)
             case TrialStarted():
                 self._lengths[event.key] = event.configuration.get("epochs"), event.configuration.get("steps")

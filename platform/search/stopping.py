@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from atoll.platform.search import fitting
 from atoll.platform.search.regret import Bound, Bounding
 from atoll.platform.search.stop_rules import StopRules
 from atoll.storage.events import Event, RegretBounded, StopRuleMet, TrialKey
@@ -89,7 +90,7 @@ class Stopping:
         if self._rules is None or state not in ("complete", "pruned", "failed"):
             return
         is_complete = state == "complete"
-        genes = self._plan.space.encode(hyperparameters) if is_complete and self._rules.stop.regret else None
+        genes = self._genes(hyperparameters) if is_complete and self._rules.stop.regret else None
         ended = Ended(*trial, state, losses if is_complete else None, genes)
         self._mailbox.send(ended, 0, ENDED)
         self._num_unheard += 1
@@ -152,11 +153,21 @@ class Stopping:
         assert self._rules is not None
         if self._bounding is None or trial.state != "complete" or not self._rules.compares(trial.epochs, trial.steps):
             return
-        try:
-            genes = self._plan.space.encode(trial.hyperparameters)
-        except ValueError:
+        if (genes := self._genes(trial.hyperparameters, trial.configured)) is None:
             return
         self._bounding.add(trial.number, genes, self._rules.losses(trial.objective, trial.objectives)[0])
+
+    def _genes(
+        self, hyperparameters: Mapping[str, Any], configured: Mapping[str, Any] | None = None
+    ) -> dict[str, Gene] | None:
+        """The genes of a trial; None if it is outside of the space."""
+        space = self._plan.space
+        values = fitting.completed(hyperparameters, configured or {}, space)
+        try:
+            fitting.check_inside(values, space)
+        except fitting.Outside:
+            return None
+        return space.encode(values)
 
     def _take_bound(self, bound: Bound) -> None:
         assert self._rules is not None

@@ -84,12 +84,12 @@ class _Source:
 def check(plan: Plan) -> None:
     """Raise ValueError if a study would learn from something, and none of its samplers learns."""
     samplers = [member for sampler in plan.study.samplers() for member in members(sampler)]
-    if plan.study.learn_from and not any(map(_learns, samplers)):
+    if plan.study.learn_from and not any(map(learns, samplers)):
         names = ", ".join(dict.fromkeys(sampler.name for sampler in samplers))
         raise ValueError(f"learn_from needs a sampler that learns; {names} does not: omit learn_from")
 
 
-def _learns(sampler: Sampler) -> bool:
+def learns(sampler: Sampler) -> bool:
     """Whether a sampler uses results from elsewhere; Optuna's separable CMA-ES has no form that does."""
     return sampler.name not in LEARNS_NOTHING and not (isinstance(sampler, CmaEs) and sampler.separable)
 

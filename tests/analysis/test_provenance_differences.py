@@ -1,6 +1,6 @@
 """Studies that were measured with different code, data or libraries are told."""
 
-from atoll.analysis.provenance_differences import differing
+from atoll.analysis.provenance_differences import differing, num_measured_with
 
 
 def record(**measured):
@@ -27,3 +27,13 @@ def test_data_are_compared_by_hash_if_it_is_known():
 
 def test_records_of_other_types_do_no_harm():
     assert differing([{}, {"measured": 3}, record(code=[1], data={"x": 3}, libraries=None)]) == []
+
+
+def test_versions_that_differ_in_the_space_only_measure_the_same():
+    first = record(code={"/a/w.py": "1"}) | {"space": {"fixed": {"x": 1}}}
+    records = {1: first, 2: first | {"space": {"fixed": {"x": 2}}}, 3: first | record(code={"/a/w.py": "2"})}
+    assert num_measured_with([1, 2, 2], records) == 1
+    assert num_measured_with([1, 2, 3], records) == 2
+    assert num_measured_with([None, 1], records) == 2
+    assert num_measured_with([4, 5], records) == 2  # whose records are not there
+    assert num_measured_with([], records) == 0

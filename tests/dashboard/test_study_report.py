@@ -8,6 +8,13 @@ import pytest
 
 from atoll.dashboard import study_report
 from atoll.dashboard.board import Board
+from atoll.dashboard.pages import study as study_page
+
+CHANGED = {
+    "number": 1, "requested": 1.0, "first_trial": 1, "definition": {"name": "s"}, "num_trials": 4,
+    "settings": [{"setting": "space.x", "before": None, "after": None, "said": "x: 0 to 1 → 0 to 0.5"}],
+    "outside": {"x outside 0 to 0.5": 1},
+}  # fmt: skip
 
 
 def page(store):
@@ -86,3 +93,26 @@ def test_it_is_drawn_in_a_browser(tmp_path, chromium):
     assert tab.locator(".js-plotly-plot").count() == len(study_report.TITLES) - 1  # but the Pareto front
     assert (failures, requests) == ([], [file.as_uri()])
     tab.context.close()
+
+
+def test_it_shows_what_was_changed_and_which_results_are_outside(tmp_path):
+    store, lines, recorder = boards.record(tmp_path)
+    journals.start_trial(lines, 0)
+    journals.end_trial(lines, 0, 0.5)
+    lines.append(journals.event("study_changed", CHANGED))
+    recorder.catch_up()
+    text = page(store)
+    assert "Changes of the study" in text
+    assert "x: 0 to 1 → 0 to 0.5" in text
+    assert "1 (1 x outside 0 to 0.5)" in text
+    shown = str(study_page.summary(Board(store, store.study()), 1.0, store.changes(store.study())))
+    assert "From trial 1 on: x: 0 to 1 → 0 to 0.5 · 1 earlier results outside" in shown
+
+
+def test_a_store_of_before_changes_has_none(tmp_path):
+    store, _, recorder = boards.record(tmp_path)
+    recorder.catch_up()
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE change")
+    assert store.changes(store.study()) == []
+    assert "Changes of the study" not in page(store)

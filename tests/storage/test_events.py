@@ -28,7 +28,7 @@ EXAMPLES = [
     events.TrialStarted(
         time=1.0, number=1, attempt=2, island=3, worker=4, generation=5, seed=6, host="h", oversubscribed=False,
         hyperparameters={"a": 1}, configuration={"b": 2}, proposal={"operator": "o"},
-        provenance=2, home=1,
+        provenance=2, home=1, change=2,
     ),
     events.ProgressReported(
         time=1.0, number=1, attempt=2, step=3, epoch=4, seconds=5.0, train_loss=None, validation_loss=0.6, metric=0.7,
@@ -40,7 +40,7 @@ EXAMPLES = [
         traceback="t", notes=["n"], curve={1: 0.5, 2: None}, traces=[{"rank": 0}], worker_seconds=5.0,
     ),
     events.TrialLost(time=1.0, number=1, attempt=2, reason="r", suspected=True),
-    events.Proposed(time=1.0, number=1, hyperparameters={"a": 1}, proposal={"genes": {}}),
+    events.Proposed(time=1.0, number=1, hyperparameters={"a": 1}, proposal={"genes": {}}, change=1),
     events.ProposalRefused(time=1.0, number=1, hyperparameters={"a": 1}, reason="r", genes={"a": 0.5}, attributes={}),
     events.Migrated(time=1.0, number=1, from_island=2, to_island=3),
     events.ProvenanceRecorded(time=1.0, version=2, sha256="a", record={"measured": {}}, changes=["w.py changed"]),
@@ -51,6 +51,10 @@ EXAMPLES = [
         time=1.0, rule="plateau", settings={"plateau": {"trials": 3}}, length=["steps", 9], reason="r", trial=4,
         num_trials=5,
     ),
+    events.StudyChanged(
+        time=1.0, number=1, requested=0.5, settings=[{"setting": "trials", "before": 3, "after": 4, "said": "3 → 4"}],
+        first_trial=2, definition={"name": "s"}, num_trials=4, outside={"x outside 0 to 1": 2}, provenance=1,
+    ),
 ]  # fmt: skip
 
 # What a line is called on disk, whatever classes and attributes are called.
@@ -59,6 +63,7 @@ FIELDS = {
     "study_started": "definition num_trials provenance",
     "provenance": "version sha256 record changes",
     "study_ended": "state reason",
+    "study_changed": "number requested settings first_trial definition num_trials outside provenance",
     "restarted": "reason",
     "joined": "launcher hostname process num_ranks num_workers",
     "left": "launcher reason",
@@ -66,12 +71,12 @@ FIELDS = {
     "started_as",
     "worker_finished": "",
     "trial_started": "number attempt island worker generation seed host oversubscribed hyperparameters configuration "
-    "proposal provenance home",
+    "proposal provenance home change",
     "progress": "number attempt step epoch seconds train_loss validation_loss metric learning_rate wire_bytes metrics",
     "trial_ended": "number attempt state objective metrics seconds wire_bytes ledger peak_memory reason traceback "
     "notes curve schedules busy_seconds objectives",
     "trial_lost": "number attempt reason blamed step",
-    "proposed": "number hyperparameters proposal",
+    "proposed": "number hyperparameters proposal change",
     "refused": "number hyperparameters reason genes attributes",
     "migrated": "number from_island to_island steps",
     "regret_bounded": "bound incumbent num_trials length seconds",
@@ -83,8 +88,10 @@ NOT_NEEDED = {
     "study_started": "definition num_trials provenance",
     "provenance": "changes",
     "study_ended": "reason",
+    "study_changed": "num_trials outside provenance",
     "host": "processor cores oversubscribed started_as",
-    "trial_started": "generation host oversubscribed proposal provenance home",
+    "trial_started": "generation host oversubscribed proposal provenance home change",
+    "proposed": "change",
     "progress": "metrics",
     "trial_ended": "objective metrics seconds wire_bytes ledger peak_memory reason traceback notes curve schedules "
     "busy_seconds objectives",

@@ -170,7 +170,7 @@ class OptunaPropagator(Propagator):
         if self._returns(individual):
             return
         genes = dict(zip(self._distributions, individual.genes, strict=True))
-        is_learned = individual.number < 0
+        is_learned = individual.number < 0 or individual.is_learned
         self.started(individual.number, genes, self._of_learned if is_learned else individual.attributes)
         trial_id = self._ids[individual.number]
         # Only TPE supports pruned trials. The others would ignore them and keep proposing similar ones, so we report

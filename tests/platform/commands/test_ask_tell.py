@@ -163,3 +163,18 @@ def test_mistakes_are_told_at_once(study):
     study().close()
     with pytest.raises(Exception, match="already holds a study"):
         study()
+
+
+def test_a_change_takes_effect_when_the_study_is_opened_again(study):
+    with study(sampler="random", workers=2) as own:
+        held, first = own.ask(), own.ask()
+        asked = atoll.change("s", space={"x.high": 0.1})
+        assert asked["takes_effect"] == "takes effect when the study is opened again (atoll.Study(..., resume=True))"
+        own.tell(first, 1.0)
+        own.tell(own.ask(), 1.0)  # although a trial is held back
+        own.tell(held, 1.0)
+    with study(sampler="random", workers=2, resume=True) as own:
+        for _ in range(4):
+            trial = own.ask()
+            own.tell(trial, trial["x"])
+    assert (results().trials()["hp.x"] <= 0.1).sum() >= 4  # of seven

@@ -154,6 +154,18 @@ def test_what_pbt_needs_is_said_before_anything_starts(tmp_path):
         assert message in " ".join(said.split())
 
 
+def test_members_are_added_to_a_study_and_its_space_stays(tmp_path):
+    write(tmp_path, "p", trials=3, epochs=2)
+    search(tmp_path, "p")
+    for option in (("--sampler", "random"), ("--space", "learning_rate.high=0.5")):
+        said = called("change", "p", *option, cwd=tmp_path, code=2).stderr
+        assert "the members of pbt train on with the space and the settings of their start" in " ".join(said.split())
+    called("change", "p", "--trials", "+2", cwd=tmp_path)
+    search(tmp_path, "p", "--continue")
+    complete = [row.number for row in trials_of(tmp_path, "p") if row.state == "complete"]
+    assert sorted(complete) == list(range(5))
+
+
 @pytest.mark.mpi
 @pytest.mark.long
 def test_ranks_that_are_killed_leave_no_member_twice_and_the_result_trains_again(tmp_path):

@@ -21,9 +21,19 @@ def clock(monkeypatch):
     return clock
 
 
-def make(*, seconds_before=0.0, stop_requested=lambda: False, job_seconds=None, lengths=(), **content):
+def make(
+    *,
+    seconds_before=0.0,
+    stop_requested=lambda: False,
+    job_seconds=None,
+    lengths=(),
+    makes_way=lambda: False,
+    **content,
+):
     study = Study(name="s", workload="digits_mlp", method="ddp", **content)
-    return Deadlines(study, seconds_before, stop_requested, job_seconds=job_seconds, lengths=lengths)
+    return Deadlines(
+        study, seconds_before, stop_requested, job_seconds=job_seconds, lengths=lengths, makes_way=makes_way
+    )
 
 
 def test_without_limits_nothing_ends(clock):
@@ -140,3 +150,20 @@ def test_a_stop_shortly_before_the_limit_leaves_half_of_the_time_for_a_checkpoin
     assert limits.interruption() is None
     clock.now += 1.5
     assert isinstance(limits.interruption(), Stopped)
+
+
+@pytest.mark.parametrize("checkpoint", [None, {"every": "1 epochs"}])
+def test_for_a_change_trials_with_checkpoints_stop_and_others_are_trained_on(clock, checkpoint):
+    waits = []
+    limits = make(makes_way=lambda: bool(waits), checkpoint=checkpoint)
+    limits.trial_starts()
+    clock.now += 1.0
+    assert not limits.is_over()
+    waits.append(1)
+    assert not limits.is_over()  # looked at twice a second
+    clock.now += 1.0
+    assert limits.is_over()
+    assert limits.asks_to_stop() is (checkpoint is not None)
+    clock.now += 1e6
+    assert limits.interruption() is None
+    assert not limits.was_asked_to_stop()

@@ -564,6 +564,30 @@ def test_a_sampler_that_has_learned_proposes_better_from_the_start(name, options
     assert statistics.mean(learned) < 0.75 * statistics.mean(ignorant)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("evolution", {}), ("optuna-tpe", {}), ("optuna-cmaes", {}), ("optuna-nsga2", {}), ("mixed", {})],
+)
+def test_a_sampler_learns_from_trials_that_another_one_has_bred(name, options):
+    """As after a change of the study: they have numbers of their own, and no attributes of this sampler."""
+
+    def mean(num_before):
+        distances = []
+        for seed in range(3):
+            search, draws = Search(name, seed=seed, objectives=squared, space=QUADRATIC, **options), random.Random(7)
+            ((proposer, island),) = search.workers
+            for number in range(1000, 1000 + num_before):
+                values = {p.name: draws.uniform(-5, 5) for p in QUADRATIC.parameters}
+                genes = tuple(QUADRATIC.encode(values).values())
+                earlier = Individual(number, genes, squared(values), 0, 0, is_learned=True)
+                assert island.population.admit(earlier)
+                proposer.arrived(earlier)
+            distances += [squared(values)[0] ** 0.5 for values in search.evaluate(12).configurations()]
+        return statistics.mean(distances)
+
+    assert mean(60) < 0.75 * mean(0)
+
+
 @pytest.mark.parametrize("name", ["random", "optuna-qmc"])
 def test_what_goes_by_the_number_learns_nothing(name):
     learned, ignorant = (learning_search(name, num_learned).evaluate(5) for num_learned in (20, 0))

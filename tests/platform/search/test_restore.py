@@ -9,11 +9,12 @@ from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search import propagators, resume
 from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.proposals import Proposer, key
-from atoll.platform.search.restore import pruner_of, restore
+from atoll.platform.search.restore import earlier_candidate, pruner_of, restore
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.study import Study
 from atoll.storage import launches
+from atoll.storage.events import StudyChanged
 from atoll.storage.journal import JournalWriter
 
 
@@ -224,3 +225,42 @@ def test_a_promoted_trial_that_was_lost_is_known_by_its_result_on_the_island_tha
     assert [(i.number, i.losses, i.is_complete, i.attempt) for i in population] == [(0, (-0.25,), False, 0)]
     population, _ = restored(folder, island=1, island_sizes=(1, 1))
     assert [(i.number, i.losses, i.is_complete, i.attempt) for i in population] == [(1, (-0.9,), True, 1)]
+
+
+def test_after_a_change_of_the_space_trials_in_it_are_told_with_new_genes_and_others_are_not(folder):
+    lines, space = JournalWriter(folder.root_journal(0)), plan().space
+    for number, state in enumerate(("complete", "complete", "complete", "failed")):
+        chosen = space.default() | {"momentum": number / 8}
+        proposal = {"genes": space.encode(chosen), "operator": "random", "attributes": {"tpe:relative_params": "{}"}}
+        journals.start_trial(lines, number, hyperparameters=chosen, proposal=proposal)
+        journals.end_trial(lines, number, number / 8 if state == "complete" else None)
+    lines.close()
+    with launches.next_launch(folder.journals) as lines:
+        lines.append(
+            StudyChanged(
+                number=1, requested=0.0, settings=[{"setting": "space.momentum"}], first_trial=4, definition={}
+            )
+        )
+    changed = plan(space={"momentum": {"low": 0.1, "high": 0.6}})
+    population, proposer = restored(folder, changed)
+    assert proposer.heard == [("arrived", 1), ("arrived", 2), ("dropped", 3)]  # which did not start them
+    genes = [dict(zip(changed.space.limits(), one.genes, strict=True))["momentum"] for one in population]
+    assert genes == pytest.approx([(0.25 - 0.1) / 0.5, (0.125 - 0.1) / 0.5])
+    assert all(one.is_learned for one in population)
+    assert all(one.attributes == {} for one in population)
+
+
+def test_a_trial_of_before_a_change_is_trained_on_as_it_was(folder):
+    write(folder, "complete", "lost", "complete", "lost")  # momentum 0, 1/8, 2/8, 3/8
+    changed = StudyChanged(
+        number=1, requested=0.0, settings=[{"setting": "space.momentum"}], first_trial=4, definition={}
+    )
+    past = resume.read(launches.replay(folder.journals))
+    space = plan(space={"momentum": {"low": 0.2, "high": 0.6}}).space
+    assert earlier_candidate(past, space, 1) is None  # nothing has changed
+    past.add(changed)
+    outside, inside = earlier_candidate(past, space, 1), earlier_candidate(past, space, 3)
+    assert (outside.hyperparameters["momentum"], outside.is_outside, outside.proposal.genes) == (0.125, True, {})
+    assert (inside.hyperparameters["momentum"], inside.is_outside) == (0.375, False)
+    assert space.decode(inside.proposal.genes)["momentum"] == pytest.approx(0.375)
+    assert earlier_candidate(past, space, 9) is None

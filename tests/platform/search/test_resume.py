@@ -10,7 +10,15 @@ from atoll.platform.search import resume
 from atoll.platform.search.proposals import proposal_of
 from atoll.platform.search.tickets import Ticket
 from atoll.storage import launches
-from atoll.storage.events import LauncherJoined, ProposalRefused, Proposed, Restarted, StudyStarted, WorkerFinished
+from atoll.storage.events import (
+    LauncherJoined,
+    ProposalRefused,
+    Proposed,
+    Restarted,
+    StudyChanged,
+    StudyStarted,
+    WorkerFinished,
+)
 from atoll.storage.journal import JournalWriter
 
 DEFAULT = {"B": 4}
@@ -291,3 +299,31 @@ def test_a_proposal_has_known_fields_of_known_types(tmp_path, name, value):
     proposal = proposal_of({"genes": {"B": 0.5}} | ticket.proposal)
     assert proposal.genes == {"B": 0.5}
     assert proposal.operator == ("unknown" if name == "operator" else "random")
+
+
+def changed(number, *settings):
+    return StudyChanged(
+        number=number,
+        requested=1.0,
+        settings=[{"setting": setting, "before": 1, "after": 2, "said": ""} for setting in settings],
+        first_trial=0,
+        definition={},
+    )
+
+
+def test_proposals_of_before_another_space_or_sampler_are_of_another_time(tmp_path):
+    found = resume.read([changed(1, "trials"), changed(2, "space.x", "stop"), changed(3, "seconds")])
+    assert [found.is_current(change) for change in range(5)] == [False, False, True, True, False]
+    assert not resume.read([changed(1, "sampler")]).is_current(0)
+    assert resume.read([changed(1, "stop")]).is_current(0)
+
+
+@pytest.mark.parametrize(("change", "is_used"), [(0, False), (1, True)])
+def test_a_candidate_that_was_prepared_before_a_change_is_not_used(change, is_used):
+    prepared = Proposed(number=4, hyperparameters={"B": 7}, proposal={"genes": {"B": 0.5}}, change=change)
+    found = resume.read([prepared, changed(1, "space.B")])
+    expected = Ticket(4, 0, {"B": 7}, {"genes": {"B": 0.5}}) if is_used else Ticket(4)
+    assert found.filled(Ticket(4), [DEFAULT]) == expected
+    assert (
+        found.filled(Ticket(4, 0, {"B": 7}, {"genes": {"B": 0.5}}), [DEFAULT]) == expected
+    )  # as a log of tickets has it

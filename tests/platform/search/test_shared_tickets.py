@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from atoll.platform.search.shared_tickets import LaunchClosed, SharedTickets, TicketLog, closed, joined, opened
+from atoll.platform.search.shared_tickets import LaunchClosed, SharedTickets, TicketLog, budget, closed, joined, opened
 from atoll.platform.search.tickets import Ticket
 
 BEGUN = Ticket(5, 1, {"x": 0.5}, {"genes": {"x": 0.5}})
@@ -148,3 +148,21 @@ def test_a_launch_that_claims_while_it_is_closed_loses_nothing(tmp_path, launche
     other.close([1], unfinished)
     assert asked == [[], [(0, 0)]]
     assert [ticket.number for ticket in other.book.queued] == [0]
+
+
+def test_another_budget_has_more_tickets(launchers):
+    some = launchers(2)
+    _, tickets = some.join(1)
+    assert [ticket.number for ticket in tickets.take(3)] == [0, 1]
+    some.write(budget(4))
+    assert [ticket.number for ticket in SharedTickets(TicketLog(some.log.path), 1).take(3)] == [2, 3]
+
+
+def test_a_launch_that_makes_way_claims_nothing(launchers):
+    some, waits = launchers(3), [False, True]
+    some.join(1)
+    tickets = SharedTickets(TicketLog(some.log.path), 1, may_claim=lambda: not waits[0])
+    assert [ticket.number for ticket in tickets.take(1)] == [0]
+    waits.reverse()
+    assert tickets.take(1) == []
+    assert [ticket.number for ticket in some.book.available(9)] == [1, 2]

@@ -11,7 +11,7 @@ from atoll.platform.search import resume
 from atoll.platform.search.stop_rules import Follower, Incumbents, Met, StopRules, ended_because, stagnation
 from atoll.platform.study.objectives import Objective
 from atoll.platform.study.stop import Margin, Stop
-from atoll.storage.events import Event, RegretBounded, StopRuleMet, StudyStarted
+from atoll.storage.events import Event, RegretBounded, StopRuleMet, StudyChanged, StudyStarted
 
 
 def rules(length=None, *, direction="minimize", promotes=False, objectives=None, **stop):
@@ -174,17 +174,30 @@ def start(**changes):
     return changes
 
 
+def change(**changes):
+    """The same when it is changed while it is searched."""
+    return [changes]
+
+
 def trial(number, value, attempt=0, state="complete"):
     started = {"number": number, "attempt": attempt, "island": 0, "worker": 0, "seed": 0, "hyperparameters": {}}
     ended = {"number": number, "attempt": attempt, "state": state, "objective": value}
     return [journals.event("trial_started", started | {"configuration": {}}), journals.event("trial_ended", ended)]
 
 
+def of_study(definition, changes):
+    """The event that the study starts, or changes, with another definition."""
+    if isinstance(changes, dict):
+        return StudyStarted(definition=definition | changes)
+    (changes,) = changes
+    return StudyChanged(number=1, requested=0.0, settings=[], first_trial=0, definition=definition | changes)
+
+
 def recorded(*events, **stop):
     """The rules after these events, by the two ways in which they are read."""
     of, followed = rules(**stop), rules(**stop)
     definition = {"trials": 9, "seconds": None, "busy_seconds": None, "stop": of.stop.model_dump(mode="json")}
-    events = [event if isinstance(event, Event) else StudyStarted(definition=definition | event) for event in events]
+    events = [event if isinstance(event, Event) else of_study(definition, event) for event in events]
     follower = Follower(followed)
     for event in events:
         follower.take(event)
@@ -197,19 +210,20 @@ LARGER = [{"trials": 10}, {"trials": None}, {"seconds": 5.0, "trials": 10}]
 NOT_LARGER = [{}, {"seconds": 5.0}, {"busy_seconds": 1.0}]
 
 
+@pytest.mark.parametrize("by", [start, change])
 @pytest.mark.parametrize("budget", [*LARGER, *NOT_LARGER])
-def test_with_a_larger_budget_only_new_results_count(budget):
+def test_with_a_larger_budget_only_new_results_count(budget, by):
     is_larger = budget in LARGER
     before = [start(), *trial(0, 3.0), *trial(1, 1.0), *trial(2, 2.0)]
     for stop in ({"target": 1.0}, {"plateau": {"trials": 1}}):
         met_before = recorded(*before, **stop)
         event = met_before.event(met_before.met())
         for lines in (before, [*before, event]):
-            assert (met(recorded(*lines, start(**budget), **stop)) is None) == is_larger
-            again = recorded(*lines, start(**budget), *trial(3, 1.0), start(**budget), **stop)
+            assert (met(recorded(*lines, by(**budget), **stop)) is None) == is_larger
+            again = recorded(*lines, by(**budget), *trial(3, 1.0), by(**budget), **stop)
             assert met(again) == next(iter(stop))
-        assert recorded(*before, event, start(**budget), **stop).is_recorded != is_larger
-    counted = recorded(*before, start(**budget), *trial(3, 1.0), plateau={"trials": 3})
+        assert recorded(*before, event, by(**budget), **stop).is_recorded != is_larger
+    counted = recorded(*before, by(**budget), *trial(3, 1.0), plateau={"trials": 3})
     assert counted.words() == [f"{1 if is_larger else 2} of 3 trials without improvement"]
 
 
