@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from atoll.platform.exit_codes import EXIT_STOPPED
 from atoll.platform.launch import live, orphans, provenance_log, same_study
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
-from atoll.platform.search import promotion, resume
+from atoll.platform.search import gaussian_process, promotion, resume
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.stop_rules import StopRules, ended_because
 from atoll.platform.study import learning, warmstart
@@ -42,7 +42,13 @@ from atoll.storage.store import DEFAULT_URL, Store, StoreError
 log = logging.getLogger("atoll.launch")
 
 RECORDING_TIMEOUT = 60.0
-_NO_COLUMNS = ("warm_start", "learned", "curve_direction", "length")  # in the study's file, and not in the store
+_NO_COLUMNS = (
+    "warm_start",
+    "learned",
+    "related",
+    "curve_direction",
+    "length",
+)  # of its file only
 
 
 @dataclass(frozen=True)
@@ -154,14 +160,22 @@ def prepare(
 
 def _earlier_results(plan: Plan, url: str) -> dict[str, Any]:
     """The configurations of the warm start, and the results that samplers learn from, for the study's file."""
-    learned, report = learning.read(plan, url)
-    for line in report:
+    lessons = learning.read(plan, url)
+    if lessons.related:
+        gaussian_process.check("a related source of learn_from", "omit it")
+    for line in lessons.report:
         log.warning("%s", line)
-    return _earlier({"warm_start": warmstart.read(plan, url), "learned": [one.as_dict() for one in learned]})
+    return _earlier(
+        {
+            "warm_start": warmstart.read(plan, url),
+            "learned": [one.as_dict() for one in lessons.learned],
+            "related": [one.as_dict() for one in lessons.related],
+        }
+    )
 
 
 def _earlier(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: content.get(name) for name in ("warm_start", "learned")}
+    return {name: content.get(name) for name in ("warm_start", "learned", "related")}
 
 
 def check_new(study: Study, resuming: bool | None) -> None:
