@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 MISSING = "-"
 MISSING_ON_PAGES = "–"
@@ -37,6 +39,22 @@ def size(num_bytes: float | None, missing: str = MISSING) -> str:
             break
         num_bytes /= 1000
     return f"{num_bytes:.3g} {unit}"
+
+
+def origin(proposal: Mapping[str, Any]) -> str:
+    """What proposed a trial, of which parents, or by which related sources with what weights.
+
+    Example:
+        >>> origin({"operator": "related", "attributes": {"related:weights": {"study a": 0.75, "b.csv": 0}}})
+        'related (study a 75 %)'
+    """
+    said = str(proposal.get("operator", "unknown"))
+    if parents := proposal.get("parents"):
+        said += f" of {', '.join(map(parent, parents))}"
+    weights = (proposal.get("attributes") or {}).get("related:weights")
+    found = weights.items() if isinstance(weights, dict) else ()  # a journal may be somebody else's
+    shown = [f"{source} {100 * w:.0f} %" for source, w in found if isinstance(w, int | float) and w > 0]
+    return f"{said} ({', '.join(shown)})" if shown else said
 
 
 def parent(number: int) -> str:

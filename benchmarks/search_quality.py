@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from atoll.platform.search.population import Individual, Population
 from atoll.platform.search.proposals import Candidate, Proposer
 from atoll.platform.study.migration import Migration
 from atoll.platform.study.plan import search_space
+from atoll.platform.study.related import Related
 from atoll.platform.study.samplers import Sampler
 from atoll.searchspaces.space import Parameter, SearchSpace
 
@@ -154,15 +155,22 @@ def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = 
 
 
 def simulated(
-    space: SearchSpace, loss: Loss, sampler: dict[str, Any], seed: int, count: int, num_workers: int
+    space: SearchSpace,
+    loss: Loss,
+    sampler: dict[str, Any],
+    seed: int,
+    count: int,
+    num_workers: int,
+    related: Sequence[Related] = (),
 ) -> list[float]:
-    """The best loss after each finished evaluation."""
+    """The best loss after each finished evaluation; `related` are sources of `learn_from`."""
     np.random.seed(seed)
     settings = TypeAdapter(Sampler).validate_python(sampler)
     workers = []
     for mailbox, roots in zip(LocalMailbox.connected(num_workers), LocalMailbox.connected(num_workers), strict=True):
         population = Population(32)
-        proposer = Proposer(propagators.make(settings, space, population, seed=seed), space, space.violated, seed)
+        propagator = propagators.make(settings, space, population, seed=seed, related=related)
+        proposer = Proposer(propagator, space, space.violated, seed)
         island = Island(
             population=population,
             proposer=proposer,

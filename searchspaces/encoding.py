@@ -62,6 +62,27 @@ def encode(distribution: BaseDistribution, value: Value, ceiling: float | None =
     return _locate(float(value), low, high, d.log)
 
 
+def place(distribution: BaseDistribution, value: Value, ceiling: float | None = None) -> float:
+    """The gene of a value, also of a number that is outside of the range or between its steps: below 0 or above 1.
+
+    Raises:
+        ValueError: for a value that is no choice, and for a number that is not positive on a log scale.
+    """
+    d = distribution
+    if isinstance(d, CategoricalDistribution):
+        if (index := _index(d.choices, value)) < 0:
+            raise ValueError(f"must be a choice of {', '.join(map(str, d.choices))}; got {value!r}")
+        return float(index)
+    if d.log and value <= 0:
+        raise ValueError(f"must be positive on a log scale; got {value!r}")
+    low, high = _range(d, ceiling)
+    if d.log and isinstance(d, IntDistribution):
+        low, high = low - 0.5, high + 0.5
+    elif d.step:
+        return float(((value - low) / d.step + 0.5) / _count(low, high, d.step))
+    return _locate(float(value), low, high, d.log)
+
+
 def contains(distribution: BaseDistribution, value: object) -> bool:
     """Whether `value` lies in the distribution."""
     d = distribution

@@ -85,6 +85,10 @@ class Parameter:
         """The gene of a `value` inside the distribution."""
         return encoding.encode(self.distribution, value, high)
 
+    def place(self, value: Value, high: float | None = None) -> float:
+        """The gene of a value, also of a number outside of the range; see `encoding.place`."""
+        return encoding.place(self.distribution, value, high)
+
     def contains(self, value: object) -> bool:
         """Whether `value` lies in the distribution."""
         return encoding.contains(self.distribution, value)

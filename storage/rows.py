@@ -11,8 +11,9 @@ from atoll.storage.events import Event, TrialKey
 
 Row = dict[str, Any]
 
-# A sampler's data are needed for resuming only, and may be large.
+# A sampler's data are needed for resuming only, and may be large; some people are shown.
 NOT_STORED = ("attributes", "genes")
+SHOWN = ("related:weights",)
 
 
 @dataclass
@@ -63,9 +64,17 @@ def _trial_started(rows: Rows, event: events.TrialStarted) -> None:
         "oversubscribed": event.oversubscribed,
         "hyperparameters": event.hyperparameters,
         "configuration": event.configuration,
-        "proposal": {name: value for name, value in event.proposal.items() if name not in NOT_STORED} or None,
+        "proposal": _stored(event.proposal) or None,
         "provenance": event.provenance,
     }
+
+
+def _stored(proposal: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in proposal.items() if name not in NOT_STORED}
+    attributes = proposal.get("attributes")
+    if isinstance(attributes, dict) and (shown := {name: attributes[name] for name in SHOWN if name in attributes}):
+        kept["attributes"] = shown
+    return kept
 
 
 def _progress(rows: Rows, event: events.ProgressReported) -> None:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
-from atoll.analysis.formatting import MISSING_ON_PAGES, parent, size
+from atoll.analysis.formatting import MISSING_ON_PAGES, origin, size
 from atoll.dashboard import components, drawing, table
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.figures import style
@@ -131,9 +131,7 @@ def _state(study: StudyRow, trial: TrialRow) -> str:
 def facts(context: Context, study: StudyRow, trial: TrialRow) -> list[Any]:
     """State, measurements, hosts, and the traceback of a failure."""
     proposal = trial.proposal or {}
-    bred = f"{proposal.get('operator', 'unknown')}" + (
-        f" of {', '.join(map(parent, proposal['parents']))}" if proposal.get("parents") else ""
-    )
+    bred = origin(proposal)
     measured = [
         ("state", _state(study, trial) + (", on oversubscribed cores or a shared GPU" if trial.oversubscribed else "")),
         *((o["name"], table.shown(v)) for o, v in zip(study.objectives or (), trial.objectives or (), strict=False)),

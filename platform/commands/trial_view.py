@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from atoll.analysis.formatting import duration, number, parent, size
+from atoll.analysis.formatting import duration, number, origin, size
 from atoll.platform.commands.display import table
 from atoll.platform.commands.shared import print_table
 from atoll.storage.models import StudyRow
@@ -47,7 +47,6 @@ def facts(study: StudyRow, trial: Mapping[str, Any]) -> dict[str, str]:
     names = [objective["name"] for objective in study.all_objectives]
     values = trial["objectives"] or [trial["objective"]]
     proposal = trial["proposal"] or {}
-    parents = f" of {', '.join(map(parent, proposal['parents']))}" if proposal.get("parents") else ""
     hosts = dict.fromkeys(f"{host['hostname']} ({host['device']})" for host in trial["hosts"])
     found = {
         **({} if trial["place"] is None else {"place": str(trial["place"])}),
@@ -61,7 +60,7 @@ def facts(study: StudyRow, trial: Mapping[str, Any]) -> dict[str, str]:
         "island, worker": f"{trial['island']}, {trial['worker']}",
         "hosts": ", ".join(hosts) or str(trial["host"] or ""),
         "schedule": _changes(trial["configuration"].get("schedule") or {}),
-        "proposed by": f"{proposal.get('operator', 'unknown')}{parents}",
+        "proposed by": origin(proposal),
         "provenance": "" if trial["provenance"] is None else f"version {trial['provenance']}",
         "oversubscribed": "yes: its times do not compare" if trial["oversubscribed"] else "",
     }

@@ -21,6 +21,7 @@ from atoll.platform.launch.lifecycle import Ending
 from atoll.platform.launch.supervise import Run, run_study
 from atoll.platform.ranks.search import arrange_launch
 from atoll.platform.search.launch_settings import LaunchSettings
+from atoll.platform.search.restore import earlier
 from atoll.platform.search.search_loop import SearchLoop
 from atoll.platform.search.shared_study import SharedStudy
 from atoll.platform.study.configuration import Configuration
@@ -231,6 +232,7 @@ class AskTell:
             shared=SharedStudy(run.folder, settings, sizes, is_first=world.rank == 0, makes_way=False),
             change=settings.change,
             may_start=self._is_wanted,
+            **earlier(run.folder),
         )
         loop.run()
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from atoll.platform.exit_codes import EXIT_STOPPED
 from atoll.platform.launch import changing, live, orphans, provenance_log, same_study
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
-from atoll.platform.search import population_based, promotion, resume
+from atoll.platform.search import gaussian_process, population_based, promotion, resume
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.stop_rules import StopRules, ended_because
 from atoll.platform.study import learning, warmstart
@@ -45,6 +45,7 @@ RECORDING_TIMEOUT = 60.0
 _NO_COLUMNS = (
     "warm_start",
     "learned",
+    "related",
     "curve_direction",
     "length",
     "changes",
@@ -174,14 +175,22 @@ def _provenance(
 
 def _earlier_results(plan: Plan, url: str) -> dict[str, Any]:
     """The configurations of the warm start, and the results that samplers learn from, for the study's file."""
-    learned, report = learning.read(plan, url)
-    for line in report:
+    lessons = learning.read(plan, url)
+    if lessons.related:
+        gaussian_process.check("a related source of learn_from", "omit it")
+    for line in lessons.report:
         log.warning("%s", line)
-    return _earlier({"warm_start": warmstart.read(plan, url), "learned": [one.as_dict() for one in learned]})
+    return _earlier(
+        {
+            "warm_start": warmstart.read(plan, url),
+            "learned": [one.as_dict() for one in lessons.learned],
+            "related": [one.as_dict() for one in lessons.related],
+        }
+    )
 
 
 def _earlier(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: content.get(name) for name in ("warm_start", "learned")}
+    return {name: content.get(name) for name in ("warm_start", "learned", "related")}
 
 
 def check_new(study: Study, resuming: bool | None) -> None:

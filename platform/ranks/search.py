@@ -115,14 +115,13 @@ def _search(
 ) -> None:
     """Run the search loop of a worker's root."""
     # Members need neither samplers nor search spaces, whose libraries take a second to import.
+    from atoll.platform.search.restore import earlier
     from atoll.platform.search.search_loop import SearchLoop
     from atoll.platform.search.shared_study import SharedStudy
-    from atoll.platform.study.learning import Learned
     from atoll.platform.study.plan import Plan
 
     island_world = roots.split(island)
     assert island_world is not None
-    definition = json.loads(folder.definition.read_text())
     (sizes, *_) = roots.allgather(launches.whole_sizes(folder.journals) if roots.rank == 0 else {})
     mailboxes = roots.mailbox(), island_world.mailbox()
     loop = SearchLoop.assemble(
@@ -133,10 +132,9 @@ def _search(
         settings.shape.island_sizes,
         launch=settings.member.launch,
         shared=SharedStudy(folder, settings, sizes, is_first=roots.rank == 0),
-        warm_start=definition.get("warm_start") or [],
-        learned=[Learned.from_dict(one) for one in definition.get("learned") or []],
         change=settings.change,
         beat=serve,
+        **earlier(folder),
     )
     loop.run()
 

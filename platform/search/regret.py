@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from atoll.platform.search import gaussian_process
 from atoll.searchspaces.space import Gene, SearchSpace
 
 FEWEST = 20  # complete trials
@@ -48,19 +49,8 @@ def next_after(num_trials: int) -> int:
 
 
 def check() -> None:
-    """Raise ValueError unless Optuna has the Gaussian process that is used here, which is no part of its interface."""
-    import optuna
-
-    try:
-        from optuna._gp import acqf, gp, optim_mixed, prior, search_space
-
-        _ = acqf.UCB, acqf.LCB, gp.fit_kernel_params, optim_mixed.optimize_acqf_mixed, prior.default_log_prior
-        _ = search_space.SearchSpace
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"stop.regret needs the Gaussian process of Optuna 5.0, which Optuna {optuna.__version__} does not have "
-            f"({error}): install optuna 5.0, or use target, plateau or a budget"
-        ) from None
+    """Raise ValueError unless Optuna has the Gaussian process that is used here."""
+    gaussian_process.check("stop.regret", "use target, plateau or a budget")
 
 
 def bound(genes: Sequence[Mapping[str, Gene]], losses: Sequence[float], space: SearchSpace, seed: int) -> Bound:
@@ -87,15 +77,16 @@ def _value(genes: Sequence[Mapping[str, Gene]], losses: Sequence[float], space: 
     """The bound; NaN or infinite if numbers were too large."""
     import numpy as np
     import optuna
-    from optuna._gp import acqf, gp, optim_mixed, prior
+    from optuna._gp import acqf, optim_mixed
     from optuna._gp.search_space import SearchSpace as Normalized
     from optuna.distributions import BaseDistribution
     from optuna.trial import create_trial
 
-    from atoll.platform.search.propagators.optuna_sampler import gene_distribution, leave_threads_alone
+    from atoll.platform.search.propagators.optuna_sampler import gene_distribution
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    leave_threads_alone()  # for the whole process, as in the sampler: torch's threads are those of the training
+    # For the whole process, as in the sampler: torch's threads are those of the training.
+    gaussian_process.leave_threads_alone()
     distributions: dict[str, BaseDistribution] = {p.name: gene_distribution(p) for p in space.parameters}
     chosen = _chosen(losses, seed)
     trials = [create_trial(params=dict(genes[i]), distributions=distributions, value=losses[i]) for i in chosen]
@@ -105,14 +96,7 @@ def _value(genes: Sequence[Mapping[str, Gene]], losses: Sequence[float], space: 
     scale = max(float(values.std()), 1e-10)
     if not math.isfinite(scale):
         return math.nan
-    process = gp.fit_kernel_params(
-        X=points,
-        Y=(values - values.mean()) / scale,
-        is_categorical=normalized.is_categorical,
-        log_prior=prior.default_log_prior,
-        minimum_noise=prior.DEFAULT_MINIMUM_NOISE_VAR,
-        deterministic_objective=False,
-    )
+    process = gaussian_process.fit(points, (values - values.mean()) / scale, normalized.is_categorical)
     beta = confidence(len(space.parameters), len(chosen))
     upper = acqf.UCB(process, normalized, beta)
     lower = acqf.LCB(process, normalized, beta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ from atoll.platform.search.resume import Past, PastTrial
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.study.learning import Learned
 from atoll.platform.study.plan import Plan
+from atoll.platform.study.related import Related
 from atoll.searchspaces.space import SearchSpace
 from atoll.storage.events import Event, ProgressReported
+from atoll.storage.folder import StudyFolder
 
 
 def restore(
@@ -103,6 +106,16 @@ def _tell_taken(past: Past, space: SearchSpace, proposer: Proposer) -> None:
             proposer.taken(trial.number, genes_of(trial, space, past)[0])
         except ValueError:
             continue
+
+
+def earlier(folder: StudyFolder) -> dict[str, Any]:
+    """What the launcher has read for a study from elsewhere, as arguments of `SearchLoop.assemble`."""
+    content = json.loads(folder.definition.read_text())
+    return {
+        "warm_start": content.get("warm_start") or [],
+        "learned": [Learned.from_dict(one) for one in content.get("learned") or []],
+        "related": [Related.from_dict(one) for one in content.get("related") or []],
+    }
 
 
 def learn(

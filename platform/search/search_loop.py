@@ -38,6 +38,7 @@ from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice, Ti
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.learning import Learned
 from atoll.platform.study.plan import Plan
+from atoll.platform.study.related import Related
 from atoll.platform.study.study import Study
 from atoll.platform.study.topology import Place
 from atoll.platform.trial.outcome import Outcome
@@ -161,6 +162,7 @@ class SearchLoop:
         warm_start: Sequence[dict[str, Any]] = (),
         learned: Sequence[Learned] = (),
         change: int = 0,
+        related: Sequence[Related] = (),
         beat: Callable[[], None] = lambda: None,
         may_start: Callable[[], bool] = lambda: True,
     ) -> SearchLoop:
@@ -176,7 +178,8 @@ class SearchLoop:
             shared: what several launchers share. Default: nobody else searches the study.
             warm_start: configurations to evaluate first, after the default.
             learned: results from elsewhere, which the sampler is told before all others.
-        change: the number of the study's last change that the plan has.
+            change: the number of the study's last change that the plan has.
+            related: results of related problems, which suggest configurations.
             beat: called in every wait between trials.
             may_start: whether a trial may start now.
         """
@@ -190,7 +193,7 @@ class SearchLoop:
         )
         giving_up = GivingUp(folder)
         first = [hyperparameters for hyperparameters, _ in given]
-        proposer = _proposer(plan, population, place.island, first, giving_up)
+        proposer = _proposer(plan, population, place.island, first, related, giving_up)
         learn(learned, plan, population, proposer, num_islands=len(island_sizes))
         joins = shared is not None and shared.joins
         restore(
@@ -543,7 +546,12 @@ def _budget(study: Study, roots: Mailbox, past: resume.Past) -> BusyBudget:
 
 
 def _proposer(
-    plan: Plan, population: Population, island: int, given: Sequence[dict[str, Any]], giving_up: GivingUp
+    plan: Plan,
+    population: Population,
+    island: int,
+    given: Sequence[dict[str, Any]],
+    related: Sequence[Related],
+    giving_up: GivingUp,
 ) -> Proposer:
     propagator = propagators.make(
         plan.study.samplers()[island],
@@ -553,5 +561,6 @@ def _proposer(
         num_objectives=len(plan.objectives),
         given=given,
         infeasibility=plan.infeasibility,
+        related=related,
     )
     return Proposer(propagator, plan.space, plan.infeasibility, plan.study.seed, giving_up)

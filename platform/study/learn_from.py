@@ -26,6 +26,12 @@ class LearnFrom(Strict):
         default_factory=dict,
         description="values of hyperparameters that all rows had and that the table has no column of",
     )
+    related: bool | None = Field(
+        default=None,
+        description="whether its objectives are of another problem, on a scale of their own: then they are not told to "
+        "samplers, but suggest configurations, as far as they rank this study's trials well. Default: whether it is a "
+        "study of another method or workload",
+    )
     best: int | None = Field(default=None, ge=1, description="learn from so many rows, the best. Default: all")
 
     @model_validator(mode="before")

@@ -10,25 +10,26 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from atoll.analysis import pareto
-from atoll.platform.study import objectives
+from atoll.platform.study import objectives, related
+from atoll.platform.study.cells import LeftOut, Row, Source, as_number, is_missing, readings, reasons, same
 from atoll.platform.study.configuration import complete_hyperparameters
 from atoll.platform.study.learn_from import LearnFrom
 from atoll.platform.study.plan import Plan
-from atoll.platform.study.samplers import CmaEs, Sampler, members
+from atoll.platform.study.related import Related
+from atoll.platform.study.samplers import CmaEs, Grid, Sampler, members
 from atoll.searchspaces.optimizer import acts
 from atoll.searchspaces.space import Parameter
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
 
-NUM_REASONS = 6
 LEARNS_NOTHING = ("random", "grid", "optuna-qmc", "pbt")  # samplers
 _PREFIXES = ("hp.", "params_", "")  # of a hyperparameter's column: atoll's, Optuna's, any
 _OF_OBJECTIVES = ("objective.", "values_", "metric.", "")
@@ -58,33 +59,44 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row of a source: the trial's state, its hyperparameters, and its objectives, both by name."""
-
-    state: str
-    hyperparameters: dict[str, Any]
-    measured: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The rows of a source.
+class Lessons:
+    """What a study learns from elsewhere.
 
     Attributes:
-        rows: in their order.
-        others: values that hyperparameters must have that the study does not search.
-        notes: sentences on how its trainings differ.
+        learned: results of its objective, which samplers are told, in order.
+        related: results of other problems.
+        report: sentences on the sources.
     """
 
-    rows: list[_Row]
-    others: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
+    learned: list[Learned]
+    related: list[Related]
+    report: list[str]
 
 
 def check(plan: Plan) -> None:
-    """Raise ValueError if a study would learn from something, and none of its samplers learns."""
+    """Raise ValueError if a study would learn from something, and its samplers cannot.
+
+    Of a study of the store without `related` this is known when it is read.
+    """
+    for source in plan.study.learn_from or []:
+        if source.related is not None or source.file is not None:
+            _check_samplers(plan, source, is_related=bool(source.related))
+
+
+def _check_samplers(plan: Plan, source: LearnFrom, *, is_related: bool) -> None:
     samplers = [member for sampler in plan.study.samplers() for member in members(sampler)]
-    if plan.study.learn_from and not any(map(learns, samplers)):
+    if is_related:
+        if any(isinstance(sampler, Grid) for sampler in samplers):
+            raise ValueError(
+                f"a grid evaluates its points, so nothing can be suggested to it; {source.title} is related: omit it, "
+                "or use another sampler"
+            )
+        if (count := len(plan.objectives)) > 1:
+            raise ValueError(
+                f"learn_from {source.title}: a related source needs a study with one objective; this one has {count}: "
+                "omit it, or, if its objectives are on the same scale as this study's, set related: false"
+            )
+    elif not any(map(learns, samplers)):
         names = ", ".join(dict.fromkeys(sampler.name for sampler in samplers))
         raise ValueError(f"learn_from needs a sampler that learns; {names} does not: omit learn_from")
 
@@ -94,38 +106,43 @@ def learns(sampler: Sampler) -> bool:
     return sampler.name not in LEARNS_NOTHING and not (isinstance(sampler, CmaEs) and sampler.separable)
 
 
-def read(plan: Plan, url: str) -> tuple[list[Learned], list[str]]:
-    """The results that a study's samplers are told, in order, and a sentence on each source.
+def read(plan: Plan, url: str) -> Lessons:
+    """What a study learns.
 
     Raises:
-        ValueError: if a source cannot be read, has another direction, lacks a column, or has no row that fits.
+        ValueError: if a source cannot be read, has another direction, lacks a column, or has no row that fits, or if
+            the study's samplers cannot learn from it.
         StoreError: if the store does not hold a study.
     """
-    learned: list[Learned] = []
-    report: list[str] = []
+    lessons = Lessons([], [], [])
     for source in plan.study.learn_from or []:
         found = _of_study(plan, source, url) if source.study is not None else _of_file(plan, source)
-        told, left_out = _fitted(plan, found, source)
-        said = _said(source, len(told), len(found.rows), left_out)
-        if not told:
-            raise ValueError(f"{said}: there is nothing to learn")
-        if source.best is not None and source.best < len(told):
-            said += f"; told the best {source.best}"
-            told = [told[index] for index in _best(told)[: source.best]]
-        learned += told
-        report += [said, *found.notes]
-    return learned, report
+        _check_samplers(plan, source, is_related=found.related_by is not None)
+        if found.related_by is not None:
+            one, said = related.read(plan, source, found)
+            lessons.related.append(one)
+        else:
+            told, said = _told(plan, source, found)
+            lessons.learned.extend(told)
+        lessons.report.extend([said, *found.notes])
+    return lessons
+
+
+def _told(plan: Plan, source: LearnFrom, found: Source) -> tuple[list[Learned], str]:
+    """The results of the study's objective that a source has, and a sentence on them."""
+    told, left_out = _fitted(plan, found, source)
+    said = _said(source, len(told), len(found.rows), left_out)
+    if not told:
+        raise ValueError(f"{said}: there is nothing to learn")
+    if source.best is not None and source.best < len(told):
+        said += f"; told the best {source.best}"
+        told = [told[index] for index in _best(told)[: source.best]]
+    return told, said
 
 
 def _said(source: LearnFrom, num_told: int, num_rows: int, left_out: Counter[str]) -> str:
     said = f"learn_from {source.title}: learned from {num_told} of {num_rows} rows"
-    if not left_out:
-        return said
-    reasons = [f"{count} {reason}" for reason, count in left_out.most_common(NUM_REASONS)]
-    further = sum(left_out.values()) - sum(count for _, count in left_out.most_common(NUM_REASONS))
-    return f"{said}; {sum(left_out.values())} left out: " + ", ".join(
-        reasons + ([f"{further} for other reasons"] if further else [])
-    )
+    return f"{said}; {reasons(left_out)}" if left_out else said
 
 
 def _best(learned: Sequence[Learned]) -> list[int]:
@@ -137,7 +154,7 @@ def _best(learned: Sequence[Learned]) -> list[int]:
 # Sources.
 
 
-def _of_file(plan: Plan, source: LearnFrom) -> _Source:
+def _of_file(plan: Plan, source: LearnFrom) -> Source:
     """The rows of a table, by the names of the study."""
     file = Path(str(source.file))
     rows, directions = _table(file)
@@ -158,18 +175,20 @@ def _of_file(plan: Plan, source: LearnFrom) -> _Source:
                 f"{file.name} has no column of the objective {name}; name it, `columns: {{{name}: COLUMN}}`: it has "
                 f"{', '.join(columns[:30])}"
             )
-        if (other := directions.get(found[name], direction)) != direction:
+        if (other := directions.get(found[name], direction)) != direction and not source.related:
             raise ValueError(f"{file.name} has another direction of {name}: {other}, and this study would {direction}")
     has_states = {str(row.get("state")).lower() for row in rows} <= _STATES
     renamed = [
-        _Row(
+        Row(
             str(row["state"]).lower() if has_states else "complete",
             {name: row.get(column) for name, column in found.items() if name in names},
             {name: row.get(found[name]) for name in aims},
         )
         for row in rows
     ]
-    return _Source(renamed, dict(plan.space.fixed))
+    there = {name: directions.get(found[name], direction) for name, direction in aims.items()}
+    related_by = "as it says `related: true`" if source.related else None
+    return Source(renamed, dict(plan.space.fixed), directions=there, related_by=related_by)
 
 
 def _check_names(source: LearnFrom, columns: Sequence[str], names: Sequence[str], aims: Sequence[str]) -> None:
@@ -216,7 +235,7 @@ def _table(file: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     return rows, dict(directions)
 
 
-def _of_study(plan: Plan, source: LearnFrom, url: str) -> _Source:
+def _of_study(plan: Plan, source: LearnFrom, url: str) -> Source:
     """The trials of a study of the store, each at its last attempt."""
     store = Store(url, read_only=True)
     try:
@@ -228,20 +247,44 @@ def _of_study(plan: Plan, source: LearnFrom, url: str) -> _Source:
     finally:
         store.close()
     aims = {objective["name"]: str(objective["direction"]) for objective in row.all_objectives}
+    related_by = _related_by(plan, source, row)
     names = _names_there(plan, source, aims)
+    notes = [] if related_by else _differences(plan, row, trials.values())
+    first = plan.objectives[0].name
+    if related_by and names.get(first, first) not in aims and first not in names:
+        names[first] = next(iter(aims))
+        notes.append(f"learn_from {source.title}: its objective is {names[first]}, in place of {first}")
+    there = {one.name: aims.get(names.get(one.name, one.name), str(one.direction)) for one in plan.objectives}
     for objective in plan.objectives:
-        there = names.get(objective.name, objective.name)
-        if (direction := aims.get(there, objective.direction)) != objective.direction:
+        if (direction := there[objective.name]) != objective.direction and not related_by:
             raise ValueError(
-                f"study {row.name} would {direction} {there}, and this study would {objective.direction} "
-                f"{objective.name}"
+                f"study {row.name} would {direction} {names.get(objective.name, objective.name)}, and this study would "
+                f"{objective.direction} {objective.name}"
             )
     if records:
         _check_units(plan, row.name, records[-1].record.get("space") or {})
     study = plan.study
     others = complete_hyperparameters(study.method, study.workload, dict(plan.space.fixed))
     rows = [_row(trial, list(aims), names) for trial in trials.values()]
-    return _Source(rows, others, _differences(plan, row, trials.values()))
+    return Source(rows, others, notes, there, related_by)
+
+
+def _related_by(plan: Plan, source: LearnFrom, row: StudyRow) -> str | None:
+    """Why a study's results are not those of this study's objective; None if they are."""
+    if source.related is not None:
+        return "as it says `related: true`" if source.related else None
+    subject = _other_subject(plan, row)
+    return None if subject is None else f"as {subject}"
+
+
+def _other_subject(plan: Plan, row: StudyRow) -> str | None:
+    """What an earlier study trained, in words, if it is not what this one trains; of an import this is not known."""
+    now, before = (plan.study.method, plan.study.workload), (row.method, row.workload)
+    if row.is_imported or now == before:
+        return None
+    if plan.study.calls_function and before[0] == now[0]:
+        return f"it called {before[1]}, and this study {now[1]}"
+    return f"it trained {before[0]} on {before[1]}, and this study {now[0]} on {now[1]}"
 
 
 def _names_there(plan: Plan, source: LearnFrom, aims: Mapping[str, str]) -> dict[str, str]:
@@ -264,26 +307,21 @@ def _check_units(plan: Plan, name: str, space: Mapping[str, Any]) -> None:
             )
 
 
-def _row(trial: TrialRow, aims: Sequence[str], names: Mapping[str, str]) -> _Row:
+def _row(trial: TrialRow, aims: Sequence[str], names: Mapping[str, str]) -> Row:
     whole = dict(trial.configuration.get("hyperparameters") or trial.hyperparameters)
     values = trial.objectives or [trial.objective]
     totals = {"seconds": trial.seconds, "bytes_sent": trial.wire_bytes, "peak_memory": trial.peak_memory}
     measured = totals | (trial.metrics or {}) | dict(zip(aims, values, strict=False))
     for found in (whole, measured):
         found |= {name: found[there] for name, there in names.items() if there in found}
-    return _Row(trial.state, whole, measured)
+    return Row(trial.state, whole, measured)
 
 
 def _differences(plan: Plan, row: StudyRow, trials: Iterable[TrialRow]) -> list[str]:
     """Sentences on why objectives of an earlier study may not compare with those of this one."""
     notes = []
-    if not row.is_imported:
-        now, before = (plan.study.method, plan.study.workload), (row.method, row.workload)
-        if now != before:
-            notes.append(
-                f"learn_from study {row.name}: it trained {before[0]} on {before[1]}, and this study {now[0]} on "
-                f"{now[1]}: their objectives may not compare"
-            )
+    if (other := _other_subject(plan, row)) is not None:
+        notes.append(f"learn_from study {row.name}: {other}: their objectives may not compare")
     if plan.length is None:
         return notes
     unit, number = plan.length
@@ -300,7 +338,7 @@ def _differences(plan: Plan, row: StudyRow, trials: Iterable[TrialRow]) -> list[
 # Rows.
 
 
-def _fitted(plan: Plan, found: _Source, source: LearnFrom) -> tuple[list[Learned], Counter[str]]:
+def _fitted(plan: Plan, found: Source, source: LearnFrom) -> tuple[list[Learned], Counter[str]]:
     """The rows in the study's space, and the number of the others by reason."""
     told, left_out = [], Counter[str]()
     for row in found.rows:
@@ -310,36 +348,32 @@ def _fitted(plan: Plan, found: _Source, source: LearnFrom) -> tuple[list[Learned
         try:
             values = _objectives(plan, row.measured)
             hyperparameters = _hyperparameters(plan, source.fixed | _present(row.hyperparameters), found.others)
-        except _LeftOut as reason:
+        except LeftOut as reason:
             left_out[str(reason)] += 1
             continue
         told.append(Learned(hyperparameters, objectives.losses(plan.objectives, values)))
     return told, left_out
 
 
-class _LeftOut(Exception):
-    """Why a row is left out."""
-
-
 def _objectives(plan: Plan, measured: Mapping[str, Any]) -> list[float]:
     values = []
     for objective in plan.objectives:
-        value = _number(measured.get(objective.name))
+        value = as_number(measured.get(objective.name))
         if value is None or not math.isfinite(value):
-            raise _LeftOut("without objective" if len(plan.objectives) == 1 else f"without {objective.name}")
+            raise LeftOut("without objective" if len(plan.objectives) == 1 else f"without {objective.name}")
         values.append(float(value))
     return values
 
 
 def _hyperparameters(plan: Plan, row: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """The row's hyperparameters in the space, with the fixed ones. Raises _LeftOut if they do not fit."""
+    """The row's hyperparameters in the space, with the fixed ones. Raises LeftOut if they do not fit."""
     space = plan.space
     searched = {parameter.name for parameter in space.parameters}
     for name, value in others.items():
         if name in searched or name not in row or not acts(name, {**others, **row}):
             continue
-        if not any(_same(value, candidate) for candidate in _readings(row[name])):
-            raise _LeftOut(f"{name} other than {value}")
+        if not any(same(value, candidate) for candidate in readings(row[name])):
+            raise LeftOut(f"{name} other than {value}")
     given: dict[str, Any] = dict(space.fixed)
 
     def gene(parameter: Parameter) -> Any:
@@ -347,74 +381,36 @@ def _hyperparameters(plan: Plan, row: Mapping[str, Any], others: Mapping[str, An
         given[parameter.name] = value
         ceiling = parameter.ceiling(given)
         if ceiling is not None and value > ceiling:
-            raise _LeftOut(f"{parameter.name} above {parameter.at_most}")
+            raise LeftOut(f"{parameter.name} above {parameter.at_most}")
         return parameter.encode(value, ceiling)
 
     genes, values = space.draw(gene)
     values |= {name: given[name] for name in genes}  # decoding may change a number's last digit
     if (violated := space.violated(values)) is not None:
-        raise _LeftOut(f"against {violated}")
+        raise LeftOut(f"against {violated}")
     if (reason := plan.infeasibility(values)) is not None:
-        raise _LeftOut(f"infeasible ({reason})")
+        raise LeftOut(f"infeasible ({reason})")
     return values
 
 
 def _present(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if not _is_missing(value)}
+    return {name: value for name, value in row.items() if not is_missing(value)}
 
 
 def _value(parameter: Parameter, cell: Any) -> Any:
-    """A cell as a value of the parameter. Raises _LeftOut if it is missing or outside."""
-    if _is_missing(cell):
-        raise _LeftOut(f"without {parameter.name}")
-    for candidate in _readings(cell):
+    """A cell as a value of the parameter. Raises LeftOut if it is missing or outside."""
+    if is_missing(cell):
+        raise LeftOut(f"without {parameter.name}")
+    for candidate in readings(cell):
         is_whole = isinstance(candidate, float) and candidate.is_integer()
         value = int(candidate) if is_whole and isinstance(parameter.distribution, IntDistribution) else candidate
         if parameter.contains(value):
             if isinstance(parameter.distribution, CategoricalDistribution):  # 1.0 may stand for the choice 1
                 return next(one for one in parameter.distribution.choices if one == value)
             return value
-    raise _LeftOut(f"{parameter.name} outside {_domain(parameter)}")
+    raise LeftOut(f"{parameter.name} outside {_domain(parameter)}")
 
 
 def _domain(parameter: Parameter) -> str:
     d = parameter.distribution
     return parameter.domain() if isinstance(d, CategoricalDistribution) else f"{d.low:g}..{d.high:g}"
-
-
-def _readings(cell: Any) -> Iterator[Any]:
-    """What a cell may stand for: itself, or what its text says, as CSV has only texts."""
-    if hasattr(cell, "item"):  # of numpy
-        cell = cell.item()
-    yield cell
-    if not isinstance(cell, str):
-        return
-    if cell in ("True", "False"):
-        yield cell == "True"
-    try:
-        yield json.loads(cell)
-    except (ValueError, RecursionError):
-        if (number := _number(cell)) is not None:
-            yield number
-
-
-def _number(cell: Any) -> float | None:
-    if isinstance(cell, bool) or cell is None:
-        return None
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        return None
-
-
-def _is_missing(cell: Any) -> bool:
-    is_pandas = type(cell).__name__ in ("NAType", "NaTType")
-    return cell is None or is_pandas or (isinstance(cell, float) and math.isnan(cell))
-
-
-def _same(value: Any, other: Any) -> bool:
-    if isinstance(value, bool) or isinstance(other, bool):
-        return value is other
-    if isinstance(value, int | float) and isinstance(other, int | float):
-        return math.isclose(value, other, rel_tol=1e-9)
-    return bool(value == other)

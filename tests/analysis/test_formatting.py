@@ -27,3 +27,14 @@ def test_numbers(value, shown):
 
 def test_the_sign_for_a_missing_value_can_be_chosen():
     assert {formatting.number(None, "–"), formatting.duration(None, "–"), formatting.size(None, "–")} == {"–"}
+
+
+def test_the_origin_of_a_trial_names_parents_or_sources():
+    assert formatting.origin({"operator": "differential", "parents": [3, -1]}) == (
+        "differential of trial 3, learned result 1"
+    )
+    weights = {"study a": 0.75, "b.csv": 0.0, "study c": 0.125}
+    assert formatting.origin({"operator": "related", "attributes": {"related:weights": weights}}) == (
+        "related (study a 75 %, study c 12 %)"
+    )
+    assert formatting.origin({}) == "unknown"

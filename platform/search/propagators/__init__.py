@@ -10,6 +10,7 @@ from atoll.platform.study.samplers import Evolution, Genetic, Grid, Mixed, OwnSa
 if TYPE_CHECKING:
     from atoll.platform.search.population import Population
     from atoll.platform.search.propagators.propagator import Propagator
+    from atoll.platform.study.related import Related
     from atoll.searchspaces.space import Infeasibility, SearchSpace, Value
 
 
@@ -22,6 +23,7 @@ def make(
     num_objectives: int = 1,
     given: Sequence[Mapping[str, Value]] = (),
     infeasibility: Infeasibility = lambda _: None,
+    related: Sequence[Related] = (),
 ) -> Propagator:
     """The propagator of a sampler, for one worker of an island.
 
@@ -33,11 +35,16 @@ def make(
         num_objectives: the number of an individual's losses.
         given: the configurations of the first trials, after which the sampler proposes.
         infeasibility: returns why hyperparameters are infeasible, or None.
+        related: the trials of related problems, which suggest configurations.
 
     Raises:
         UnknownName, OwnCodeError: if a sampler of the user's cannot be made.
     """
     made = _make(settings, space, population, seed, num_objectives, given, infeasibility)
+    if related := [kept for one in related if (kept := one.within(space)) is not None]:
+        from atoll.platform.search.propagators.related import RelatedPropagator
+
+        made = RelatedPropagator(made, related, space, seed, infeasibility)
     if all(parameter.prior is None for parameter in space.parameters):
         return made
     from atoll.platform.search.propagators.priors import PriorPropagator

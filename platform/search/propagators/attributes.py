@@ -51,6 +51,10 @@ def is_trial(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -(2**53) < value < 2**53
 
 
+def _are_shares(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) and _is_share(v) for name, v in value.items())
+
+
 def _is_share(value: Any) -> bool:
     return is_number(value) and bool(0 <= value <= 1)
 
@@ -103,5 +107,6 @@ _KNOWN: tuple[tuple[re.Pattern[str], Callable[[object], bool]], ...] = (
     (re.compile(r"study:(NSGAIISampler|NSGAIIISampler):parent:\d{1,9}"), _are_trials),
     (re.compile("evolution:scale"), lambda value: _is_share(value) and value != 0),
     (re.compile("evolution:rate"), _is_share),
+    (re.compile("related:weights"), _are_shares),
     (re.compile(r"(tpe|gp):relative_params:\d{1,9}"), lambda value: isinstance(value, str)),
 )

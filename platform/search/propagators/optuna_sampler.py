@@ -12,7 +12,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -30,6 +29,7 @@ from optuna.samplers import (
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from atoll.platform.search.gaussian_process import leave_threads_alone
 from atoll.platform.search.population import Individual
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
 from atoll.platform.study.samplers import CmaEs, Gp, Nsga2, Nsga3, Qmc, Tpe
@@ -282,18 +282,6 @@ def _factory(
     if isinstance(s, Nsga2):
         return lambda seed, _: NSGAIISampler(seed=seed, **options)
     return lambda seed, _: NSGAIIISampler(seed=seed, dividing_parameter=s.divisions, **options)
-
-
-def leave_threads_alone() -> None:
-    """Keep Optuna from setting torch's threads to 1 while it fits a Gaussian process.
-
-    The setting would affect the whole process, so the running trial would be slower and have other last digits.
-    """
-    from optuna._gp import gp, optim_mixed
-
-    for module in (gp, optim_mixed):
-        assert hasattr(module, "limit_threads_in_optimization")
-        module.limit_threads_in_optimization = nullcontext
 
 
 def gene_distribution(parameter: Parameter) -> BaseDistribution:

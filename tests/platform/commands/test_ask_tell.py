@@ -178,3 +178,44 @@ def test_a_change_takes_effect_when_the_study_is_opened_again(study):
             trial = own.ask()
             own.tell(trial, trial["x"])
     assert (results().trials()["hp.x"] <= 0.1).sum() >= 4  # of seven
+
+
+def table(tmp_path, loss):
+    lines = [f"{x / 20},{1 + x % 8},{loss(x / 20)}" for x in range(20)]
+    (tmp_path / "r.csv").write_text("\n".join(["x,n,value", *lines]) + "\n")
+    return str(tmp_path / "r.csv")
+
+
+def test_results_from_elsewhere_are_told(study, tmp_path):
+    own = study(sampler={"name": "evolution"}, learn_from=table(tmp_path, lambda x: (x - 0.3) ** 2))
+    for _ in range(4):
+        own.tell(trial := own.ask(), (trial["x"] - 0.3) ** 2)
+    own.close()
+    parents = " ".join(results().trials()["parents"].dropna().astype(str))
+    assert "-" in parents  # learned results have negative numbers
+
+
+def test_a_related_source_suggests_the_same_after_a_search_was_interrupted(study, tmp_path, monkeypatch):
+    """Suggestions depend on what is known and on the trial's number; a source's trials are none of the study."""
+    source = {"file": table(tmp_path, lambda x: 7 * abs(x - 0.5)), "related": True}
+    settings = {"trials": 14, "sampler": {"name": "random"}, "learn_from": source}
+    found = []
+    for stops in ((), (5, 9)):
+        (folder := tmp_path / f"stopped{len(stops)}").mkdir()
+        monkeypatch.chdir(folder)
+        own, values = study(**settings), {}
+        while len(values) < 14:
+            trial = own.ask()
+            if trial.number in stops and trial.attempt == 0:
+                own.close()
+                (tmp_path / "r.csv").unlink(missing_ok=True)  # a resume does not need it
+                own = study(resume=True, **settings)
+                continue
+            values[trial.number] = dict(trial)
+            own.tell(trial, (trial["x"] - 0.52) ** 2 + 1000)
+        own.close()
+        trials = results().trials()
+        assert sorted(trials["trial"].unique()) == list(range(14))
+        found.append((values, dict(zip(trials["trial"], trials["operator"], strict=True))))
+    assert found[0] == found[1]
+    assert list(found[0][1].values()).count("related") >= 4

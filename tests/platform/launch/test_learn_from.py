@@ -51,3 +51,30 @@ def test_a_table_without_a_row_that_fits_is_refused_before_anything_starts(tmp_p
     write(tmp_path, [(0.1, 0.8, 0.9)], sampler={"name": "random"})
     done = called("search", "s.yaml", "--in-process", cwd=tmp_path, code=2)
     assert "learn_from needs a sampler that learns; random does not" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_study_of_another_method_suggests_configurations_and_is_not_counted(tmp_path, caplog):
+    table = SPACE | {"learning_rate": {"low": 0.001, "high": 0.5, "log": True}}
+    (tmp_path / "first.yaml").write_text(
+        yaml.safe_dump({"name": "first", "workload": "digits_mlp", "method": "ddp", "epochs": 1, "trials": 8}
+                       | {"sampler": {"name": "random"}, "space": table})
+    )  # fmt: skip
+    called("search", "first.yaml", "--in-process", cwd=tmp_path)
+    content = {"method": "local_sgd", "learn_from": {"study": "first"}, "sampler": {"name": "random"}, "trials": 12}
+    shared = {name: value for name, value in SPACE.items() if name != "wire"}
+    write(tmp_path, [], topology={"islands": 2}, space=shared, **content)
+    with stopped_when(tmp_path / "atoll-studies/s", "trial_ended", 3):
+        called("search", "s.yaml", "--in-process", cwd=tmp_path, code=75)
+    assert (
+        "learn_from study first: related, as it trained ddp on digits_mlp, and this study local_sgd on" in caplog.text
+    )
+    assert "8 of 8 rows, over learning_rate, momentum; it suggests configurations" in caplog.text
+    called("search", "s.yaml", "--in-process", "--resume", cwd=tmp_path)
+    trials = called_json("leaderboard", "s", cwd=tmp_path)
+    assert {trial["number"] for trial in trials} == set(range(12))
+    operators = {trial["number"]: trial["proposal"]["operator"] for trial in trials}
+    number = next(n for n, operator in operators.items() if operator == "related")
+    assert "proposed by: related (study first " in called("trial", "s", str(number), cwd=tmp_path).stdout
+    definition = json.loads((tmp_path / "atoll-studies/s/study.json").read_text())
+    assert (definition["learned"], len(definition["related"])) == ([], 1)

@@ -3,48 +3,19 @@
 import json
 import math
 
-import boards
-import journals
-import pandas as pd
 import pytest
+from lessons import DDP, ROW, SPACE, plan, stored, write
 
 from atoll.analysis import tables
 from atoll.platform.study import learning
 from atoll.platform.study.learning import Learned
-from atoll.platform.study.plan import Plan
-from atoll.platform.study.study import Study
 from atoll.storage.store import StoreError
-
-SPACE = {
-    "learning_rate": {"low": 0.001, "high": 1.0, "log": True},
-    "momentum": {"low": 0.0, "high": 0.9},
-    "batch_size": {"low": 8, "high": 64},
-    "schedule": {"choices": ["constant", "cosine"]},
-    "optimizer": "sgd",
-    "weight_decay": 0.0,
-    "wire": "float32",
-}
-ROW = {"learning_rate": 0.1, "momentum": 0.5, "batch_size": 32, "schedule": "cosine"}
-
-
-def plan(source, **content):
-    study = {"name": "s", "workload": "digits_mlp", "method": "ddp", "space": SPACE, "learn_from": source}
-    return Plan.of(Study.model_validate(study | content))
-
-
-def write(path, rows):
-    frame = pd.DataFrame(rows)
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows))
-    else:
-        frame.to_parquet(path)
-    return str(path)
 
 
 def read(source, url="sqlite:///none.db", **content):
-    return learning.read(plan(source, **content), url)
+    lessons = learning.read(plan(source, **content), url)
+    assert not lessons.related
+    return lessons.learned, lessons.report
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
@@ -173,25 +144,6 @@ def test_samplers_that_learn_nothing_are_refused(tmp_path):
     learning.check(plan("r.csv"))
 
 
-def stored(tmp_path, hyperparameters, **changes):
-    """A store with a study t, of one complete and one failed trial for each of these hyperparameters."""
-    store, lines, recorder = boards.record(tmp_path, "t", **changes)
-    for place, values in enumerate(hyperparameters):
-        for number, objective in ((2 * place, 0.5), (2 * place + 1, None)):
-            journals.start_trial(lines, number, hyperparameters=values, configuration=configuration(values))
-            journals.end_trial(lines, number, objective)
-    recorder.catch_up()
-    return store
-
-
-def configuration(values, **others):
-    whole = {"optimizer": "sgd", "weight_decay": 0.0, "wire": "float32"} | values
-    return {"workload": "digits_mlp", "method": "ddp", "hyperparameters": whole, "epochs": 20} | others
-
-
-DDP = {"workload": "digits_mlp", "method": "ddp", "metric": "accuracy", "direction": "maximize"}
-
-
 def test_a_study_of_the_store_and_its_table_tell_the_same(tmp_path):
     store = stored(tmp_path, [ROW, ROW | {"momentum": 0.95}], **DDP)
     tables.write(tables.trials(store, store.study("t")), tmp_path / "t.csv")
@@ -204,7 +156,7 @@ def test_a_study_of_the_store_and_its_table_tell_the_same(tmp_path):
 def test_a_study_whose_objectives_may_not_compare(tmp_path):
     url = f"sqlite:///{tmp_path}/atoll.db"
     stored(tmp_path, [ROW], **DDP | {"method": "daso"})
-    told, report = read({"study": "t"}, url, epochs=5)
+    told, report = read({"study": "t", "related": False}, url, epochs=5)
     assert len(told) == 1
     assert "it trained daso on digits_mlp, and this study ddp on digits_mlp: their objectives may not" in report[1]
     assert "its trainings have 20 epochs, those of this study 5" in report[2]
