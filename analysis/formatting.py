@@ -39,6 +39,11 @@ def size(num_bytes: float | None, missing: str = MISSING) -> str:
     return f"{num_bytes:.3g} {unit}"
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun: 1 worker, 2 workers; `plural` if it does not end in s."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def parent(number: int) -> str:
     """A trial that another one was bred from; a negative number is a result from elsewhere, of `learn_from`."""
     return f"trial {number}" if number >= 0 else f"learned result {-number}"

@@ -43,35 +43,6 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return result
 
 
-def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
-    """Place, objective, metrics, hyperparameters, time, bytes and seed of the best trials."""
-    searched = searched_names(study, trials)
-    # The seconds_* metrics are in the JSON output; their columns would crowd out the hyperparameters.
-    metrics = sorted({name for t in trials for name in t.metrics or {} if not name.startswith("seconds_")})
-    others = [objective["name"] for objective in (study.objectives or [])[1:]]
-    metrics = [name for name in metrics if name not in (study.metric, *others)]
-    columns = ["place", "trial", study.metric, *others, *metrics, *searched, "time", "sent", "seed", "island"]
-    differ = len({trial.provenance for trial in trials}) > 1
-    columns += ["provenance"] if differ else []
-    rows = [
-        [
-            str(place),
-            str(trial.number),
-            number(trial.objective),
-            *(number(value) for value in (trial.objectives or [])[1:]),
-            *(number((trial.metrics or {}).get(name)) for name in metrics),
-            *(number(trial.hyperparameters.get(name)) for name in searched),
-            duration(trial.seconds),
-            size(trial.wire_bytes),
-            str(trial.seed),
-            str(trial.island),
-            *([number(trial.provenance)] if differ else []),
-        ]
-        for place, trial in enumerate(trials, 1)
-    ]
-    return table(f"{study.name}: {subject(study)}", columns, rows)
-
-
 def failures(study: str, kinds: Sequence[KindOfFailure], store: str = "", max_kinds: int = 10) -> list[str]:
     """The reasons of failed trials with their counts, and the commands for more, with the option `store`."""
     if not kinds:

@@ -32,14 +32,17 @@ if TYPE_CHECKING:
 def leaderboard(
     study: Name = None,
     top: Annotated[int, typer.Option(help="Number of trials to show.", min=1)] = 10,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Show all columns. Default: as many as fit the terminal.")
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a study's best trials (with several objectives, the Pareto front first); --json prints all complete ones."""
     from atoll.analysis import leaderboard as ranking
-    from atoll.platform.commands import display
+    from atoll.platform.commands import display, leaderboard_view
     from atoll.storage.export import trial_as_dict
-    from atoll.storage.liveness import true_state_of
+    from atoll.storage.liveness import true_counts, true_state_of
 
     opened = open_store(store)
     row = opened.study(study)
@@ -49,7 +52,9 @@ def leaderboard(
         places = [{"place": place, "front": trial.id in front} for place, trial in enumerate(best, 1)]
         print_json([place | trial_as_dict(trial) for place, trial in zip(places, best, strict=True)])
     else:
-        print_table(display.leaderboard(row, best[:top]))
+        (summary,) = opened.studies(row.id)
+        counts = true_counts(summary.counts, true_state_of(row))
+        leaderboard_view.show(row, best[:top], counts, wide=wide, store=store)
         if said := display.ended_because(row, true_state_of(row)):
             print(said)
         if len(measured := {trial.provenance for trial in best[:top]}) > 1:

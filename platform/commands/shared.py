@@ -86,11 +86,13 @@ def make_console() -> Console:
     return console if console.is_terminal else plain_console(width=400)
 
 
-def print_table(table: Table) -> None:
-    """Print a table; without a terminal, omit its box."""
+def print_table(table: Table, *, wide: bool = False) -> None:
+    """Print a table; without a terminal, omit its box. A wide one may have lines longer than the terminal's."""
     console = make_console()
     if not console.is_terminal:
         table.box = None
+    elif wide:
+        console.width = 10_000
     console.print(table)
 
 
