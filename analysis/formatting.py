@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from atoll.storage.text import counted as counted
+
 MISSING = "-"
 MISSING_ON_PAGES = "–"
 
@@ -39,9 +41,9 @@ def size(num_bytes: float | None, missing: str = MISSING) -> str:
     return f"{num_bytes:.3g} {unit}"
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """A count with its noun: 1 worker, 2 workers; `plural` if it does not end in s."""
-    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+def of_budget(num_ended: int, num_trials: int | None) -> str:
+    """The progress of a search: 3/12 trials; without a budget of trials 3/- trials."""
+    return f"{num_ended}/{num_trials or MISSING} {'trial' if num_trials == 1 else 'trials'}"
 
 
 def parent(number: int) -> str:

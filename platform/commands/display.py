@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.analysis.failures import first_line
-from atoll.analysis.formatting import duration, number, size
+from atoll.analysis.formatting import counted, duration, number, size
 from atoll.storage import names
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StudySummary
@@ -47,12 +47,12 @@ def failures(study: str, kinds: Sequence[KindOfFailure], store: str = "", max_ki
     """The reasons of failed trials with their counts, and the commands for more, with the option `store`."""
     if not kinds:
         return []
-    lines = [f"{sum(kind.count for kind in kinds)} failed trials, by reason:"]
+    lines = [f"{counted(sum(kind.count for kind in kinds), 'failed trial')}, by reason:"]
     for kind in kinds[:max_kinds]:
         which = f"trial {kind.trial}" if kind.count == 1 else f"{kind.count} trials, first trial {kind.trial}"
         lines += [f"  {which}: {first_line(kind.reason)}", *([f"    at {kind.place}"] if kind.place else [])]
     if len(kinds) > max_kinds:
-        lines.append(f"  and {len(kinds) - max_kinds} further reasons: atoll failures {study}{store}")
+        lines.append(f"  and {counted(len(kinds) - max_kinds, 'further reason')}: atoll failures {study}{store}")
     return [*lines, f"a traceback: atoll failures {study} --trial {kinds[0].trial}{store}"]
 
 
@@ -139,7 +139,7 @@ def prediction_notes(rows: Sequence[Prediction], left_out: Sequence[str]) -> lis
     most = max((row.num_nodes for row in rows), default=0)
     assumed = dict.fromkeys(words for row in rows if row.num_nodes == most for words in row.assumptions)
     return [
-        f"These are predictions, not measurements. For {most} nodes they assume:",
+        f"These are predictions, not measurements. For {counted(most, 'node')} they assume:",
         *(f"  {words}" for words in assumed),
         *(f"not predicted: {reason}" for reason in left_out),
     ]

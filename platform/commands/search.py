@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atoll.analysis.formatting import counted
 from atoll.platform.commands.console import plain_console
 from atoll.platform.commands.results import write_export
 from atoll.platform.commands.shared import (
@@ -367,7 +368,10 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
     (summary,) = store.studies(row.id)
     leaderboard_view.show(row, best, summary.counts, store=url)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(summary.counts.items()))
-    print(f"{ending.state}: {counts}; {len(store.migrations(row))} migrations; stored in {store}; files in {folder}")
+    print(
+        f"{ending.state}: {counts}; {counted(len(store.migrations(row)), 'migration')}; stored in {store}; files in "
+        f"{folder}"
+    )
     if ending.reason:
         print(f"complete: {ending.reason}" if ending.state == "complete" else ending.reason)
     kinds = by_kind(store.trials(row)) if summary.counts.get("failed") else ()

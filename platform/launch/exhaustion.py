@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
+from atoll.analysis.formatting import counted
 from atoll.platform.search.propagators.configurations import LARGEST_ENUMERATED
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.samplers import Evolution
@@ -32,6 +33,6 @@ def note(asked: int | None, plan: Plan) -> str | None:
         return None
     instead = "" if asked is None else f" instead of {asked}"
     return (
-        f"the search ends after {trials} trials{instead}: the space has no more configurations, and the sampler "
-        "evaluates none again (sampler.repeats)"
+        f"the search ends after {counted(trials, 'trial')}{instead}: the space has no more configurations, and the "
+        "sampler evaluates none again (sampler.repeats)"
     )

@@ -18,6 +18,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from atoll.analysis import pareto
+from atoll.analysis.formatting import counted
 from atoll.platform.study import objectives
 from atoll.platform.study.configuration import complete_hyperparameters
 from atoll.platform.study.learn_from import LearnFrom
@@ -118,7 +119,7 @@ def read(plan: Plan, url: str) -> tuple[list[Learned], list[str]]:
 
 
 def _said(source: LearnFrom, num_told: int, num_rows: int, left_out: Counter[str]) -> str:
-    said = f"learn_from {source.title}: learned from {num_told} of {num_rows} rows"
+    said = f"learn_from {source.title}: learned from {num_told} of {counted(num_rows, 'row')}"
     if not left_out:
         return said
     reasons = [f"{count} {reason}" for reason, count in left_out.most_common(NUM_REASONS)]

@@ -45,7 +45,7 @@ def test_weak_scaling_keeps_the_work_of_a_rank_and_the_epochs():
 def test_strong_scaling_keeps_the_global_batch_and_the_steps():
     rows, reasons = projection.project(measured(), WHERE, [1, 4, 8, 16], "strong")
     assert [row.num_nodes for row in rows] == [1, 4, 8]  # 16 samples are not enough for 32 ranks
-    assert ["the global batch is 16, 16 nodes have 32 ranks" in reason for reason in reasons] == [True]
+    assert ["the global batch is 16, 16 nodes with 32 ranks" in reason for reason in reasons] == [True]
     for row in rows:
         step = 0.010 / row.num_nodes + exposed(row.num_nodes)
         assert row.step_seconds == pytest.approx(step, rel=1e-5)
