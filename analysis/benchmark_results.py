@@ -6,6 +6,7 @@ from collections import Counter
 
 from atoll.analysis import confirmations, provenance_differences
 from atoll.analysis.confirmations import Confirmation
+from atoll.analysis.formatting import counted
 from atoll.storage.models import BenchmarkRow
 from atoll.storage.store import Store
 
@@ -58,7 +59,8 @@ class BenchmarkResults:
     @property
     def progress(self) -> str:
         """The number of studies that have ended, in words."""
-        return f"{self.num_ended} of {self.num_expected} studies have ended"
+        studies = counted(self.num_expected, "study", "studies")
+        return f"{self.num_ended} of {studies} {'has' if self.num_expected == 1 else 'have'} ended"
 
     def counting_of(self, method: str, workload: str) -> list[Confirmation]:
         """The counting confirmations of a method on a workload."""

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from atoll.storage.text import counted as counted
+
 MISSING = "-"
 MISSING_ON_PAGES = "–"
 
@@ -55,6 +57,11 @@ def origin(proposal: Mapping[str, Any]) -> str:
     found = weights.items() if isinstance(weights, dict) else ()  # a journal may be somebody else's
     shown = [f"{source} {100 * w:.0f} %" for source, w in found if isinstance(w, int | float) and w > 0]
     return f"{said} ({', '.join(shown)})" if shown else said
+
+
+def of_budget(num_ended: int, num_trials: int | None) -> str:
+    """The progress of a search: 3/12 trials; without a budget of trials 3/- trials."""
+    return f"{num_ended}/{num_trials or MISSING} {'trial' if num_trials == 1 else 'trials'}"
 
 
 def parent(number: int) -> str:

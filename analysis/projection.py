@@ -17,6 +17,7 @@ from typing import Any
 
 from atoll.analysis import confirmations
 from atoll.analysis.cluster import Cluster
+from atoll.analysis.formatting import counted
 from atoll.analysis.replay import MAX_RANKS, CannotReplay
 from atoll.analysis.scaling import Recorded, Scaling, batch_size, scaled
 from atoll.storage.models import BenchmarkRow, ProgressRow, ProjectionRow, StudyRow, TrialRow
@@ -215,13 +216,13 @@ def _assumes_speed(at: _Scale) -> str:
 def _assumes_scaling(at: _Scale) -> str:
     num_ranks = at.measured.num_ranks
     if not at.measured.grows:
-        return f"the method stays on the {num_ranks} ranks that were measured"
+        return f"the method stays on the {counted(num_ranks, 'rank')} that were measured"
     if at.scaling == "weak":
         return (
-            f"samples per rank and epochs to the target are those of {num_ranks} ranks, although the global batch "
-            "grows with the ranks"
+            f"samples per rank and epochs to the target are those of {counted(num_ranks, 'rank')}, although the "
+            "global batch grows with the ranks"
         )
-    return f"steps to the target are those of {num_ranks} ranks; computing shrinks with the samples per rank"
+    return f"steps to the target are those of {counted(num_ranks, 'rank')}; computing shrinks with the samples per rank"
 
 
 def _assumes_costs(at: _Scale) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from atoll.analysis.cluster import Cluster
+from atoll.analysis.formatting import counted
 from atoll.analysis.simulator import Piece, Simulator, Totals
 
 MAX_RANKS = 64  # to follow of ranks that act alike; communication costs are those of all
@@ -199,8 +200,8 @@ def _measured_per_node(traces: Sequence[Trace], cluster: Cluster) -> int:
     events = (event for trace in traces for pattern in trace["patterns"] for event in pattern["events"])
     if g % per_node and any(event[0] == "post" and event[2] == "peers" for event in events):
         raise CannotReplay(
-            f"the ranks of a node take turns: it was measured with {per_node} ranks per node, and the cluster must "
-            f"have a multiple of that; {cluster.name} has {g}"
+            f"the ranks of a node take turns: it was measured with {counted(per_node, 'rank')} per node, and the "
+            f"cluster must have a multiple of that; {cluster.name} has {g}"
         )
     return per_node
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from atoll.analysis.cluster import Cluster
+from atoll.analysis.formatting import counted
 from atoll.analysis.replay import CannotReplay, Replayed, replay
 
 Scaling = Literal["weak", "strong"]
@@ -88,8 +89,8 @@ def why_too_few_samples(batch: int, measured: int, num_nodes: int, num_ranks: in
     if batch * measured >= num_ranks:
         return None
     return (
-        f"strong scaling leaves ranks without samples: the global batch is {batch * measured}, {num_nodes} nodes have "
-        f"{num_ranks} ranks"
+        f"strong scaling leaves ranks without samples: the global batch is {batch * measured}, "
+        f"{counted(num_nodes, 'node')} with {counted(num_ranks, 'rank')}"
     )
 
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import yaml
 
 from atoll.analysis.failures import by_choice, by_kind, first_line
-from atoll.analysis.formatting import MISSING_ON_PAGES, duration, size
+from atoll.analysis.formatting import MISSING_ON_PAGES, counted, duration, size
 from atoll.analysis.importance import ImportanceError
 from atoll.analysis.provenance_differences import num_measured_with
 from atoll.dashboard import drawing, report_parts
@@ -78,7 +78,7 @@ def _verdict(study: StudyRow, board: Board) -> str:
     if not ids:
         return "No trial is complete yet." if true_state_of(study) == "running" else "No trial is complete."
     if study.objectives:
-        return f"The Pareto front has {len(board.best(None))} trials."
+        return f"The Pareto front has {counted(len(board.best(None)), 'trial')}."
     (best,) = board.trials[board.trials["id"] == ids[0]].to_dict("records")
     objective, met = float(best["objective"]), ""
     if board.target is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from atoll.analysis.formatting import counted
 from atoll.storage import browse, liveness, rank_logs
 from atoll.storage.export import as_yaml, check_trained_here, configuration, trial_as_dict
 from atoll.storage.files import write_whole
@@ -450,7 +451,7 @@ class StudyResults:
 
 def fewer(study: StudyRow, num_trials: int, asked: str) -> str:
     """A sentence on an export of fewer trials than were asked for."""
-    found = "1 complete trial" if num_trials == 1 else f"{num_trials} complete trials"
+    found = counted(num_trials, "complete trial")
     return f"{study.name} has {found}, fewer than {asked}; the export has all of them"
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from atoll.storage.events import Event, TrialKey, TrialStarted
 from atoll.storage.files import FILE_MODE, sync_folder
 from atoll.storage.journal import MAX_BYTES, Chunk, JournalError, JournalWriter, read_all, read_chunk, read_opening
+from atoll.storage.text import counted
 
 LAUNCHER = "launcher"
 _NAME = re.compile(r"(?P<writer>launcher|root-[0-9]{5,})(\.(?P<launch>[2-9]|[1-9][0-9]+))?\.jsonl")
@@ -309,11 +310,11 @@ def started_in(folder: Path, launches: Collection[int]) -> set[TrialKey]:
 def _problems(file: JournalFile, malformed: list[str], num_early: int) -> Iterator[str]:
     if num_early:
         yield (
-            f"{num_early} lines of {file.path} stand after later ones: somebody has changed their order, so trials may "
-            "seem lost or unended, and are trained again"
+            f"{counted(num_early, 'line')} of {file.path} {'stands' if num_early == 1 else 'stand'} after later ones: "
+            "somebody has changed their order, so trials may seem lost or unended, and are trained again"
         )
     if malformed:
-        yield f"ignored {len(malformed)} invalid lines of {file.path}; the first: {malformed[0]}"
+        yield f"ignored {counted(len(malformed), 'invalid line')} of {file.path}; the first: {malformed[0]}"
     difference = 0 if file.end is None else file.path.stat().st_size - file.end
     if difference > 0:
         yield (

@@ -19,7 +19,7 @@ from atoll.storage.folder import StudyFolder
 from atoll.storage.journal import Chunk, JournalVersionError
 from atoll.storage.launches import JournalTail
 from atoll.storage.store import Contradicted, Overtaken, Rejected, Store
-from atoll.storage.text import storable
+from atoll.storage.text import counted, storable
 
 log = logging.getLogger("atoll.recorder")
 
@@ -82,7 +82,7 @@ class Recorder:
 
     def _set_aside(self, rejected: list[Rejected]) -> None:
         if rejected:
-            log.warning("the store rejected %d lines; they are in %s", len(rejected), self._folder.quarantine)
+            log.warning("the store rejected %s: see %s", counted(len(rejected), "line"), self._folder.quarantine)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
             with os.fdopen(os.open(self._folder.quarantine, flags, FILE_MODE & rights()), "a") as file:
                 file.writelines(json.dumps(asdict(line)) + "\n" for line in rejected)
@@ -119,7 +119,12 @@ class Recorder:
 def _tell_malformed(chunks: Mapping[str, Chunk]) -> None:
     for name, chunk in chunks.items():
         if chunk.malformed:
-            log.warning("%d lines of %s cannot be read; the first: %s", len(chunk.malformed), name, chunk.malformed[0])
+            log.warning(
+                "%s of %s cannot be read; the first: %s",
+                counted(len(chunk.malformed), "line"),
+                name,
+                chunk.malformed[0],
+            )
 
 
 class RecorderThread(threading.Thread):

@@ -40,3 +40,8 @@ def shortened(text: str, limit: int) -> str:
     head = limit // 2
     tail = limit - head
     return f"{text[:head]}\n[... {len(text) - limit:,} characters cut ...]\n{text[-tail:]}"
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun: 1 worker, 2 workers; `plural` if it does not end in s."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"

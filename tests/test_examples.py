@@ -28,6 +28,7 @@ from atoll.platform.study.study import Study
 from atoll.platform.trial.loaders import LoadedBatches
 from atoll.platform.trial.shares import Share
 from atoll.platform.trial.trial import Trial
+from atoll.results import reading
 
 EXAMPLES = ROOT / "examples"
 NEEDS_DATA = {"spoken_digits.yaml"}
@@ -96,6 +97,52 @@ def test_the_own_workload_is_minimized(tmp_path):
     called("search", "examples/own_workload.yaml", *flags, cwd=tmp_path)
     objectives = [trial["objective"] for trial in called_json("leaderboard", cwd=tmp_path)]
     assert objectives == sorted(objectives)
+
+
+def processes_of(folder):
+    """The command lines of processes that name a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # it has ended
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.mpi
+def test_a_program_with_an_mpiexec_of_its_own(tmp_path):
+    folder = tmp_path / "mpi_program"
+    shutil.copytree(EXAMPLES / "mpi_program", folder)
+    done = subprocess.run([sys.executable, "search.py"], cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    trials = reading.open(folder / "atoll.db").study("program").trials()
+    assert trials["state"].tolist() == ["complete"] * 8
+    for _, trial in trials.iterrows():  # the program computes on both ranks: |goal| (1 - 2 rate)^steps, goals 1 and 2
+        left = 1.5 * abs(1 - 2 * trial["hp.rate"]) ** trial["hp.steps"]
+        assert trial["objective.value"] == pytest.approx(left, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.long
+@pytest.mark.mpi
+def test_a_timeout_ends_all_ranks_of_a_program(tmp_path):
+    folder = tmp_path / "mpi_program"
+    shutil.copytree(EXAMPLES / "mpi_program", folder)
+    program, script = folder / "program.py", folder / "search.py"
+    program.write_text("import time\n" + program.read_text() + "time.sleep(1000)\n")
+    text = script.read_text()
+    assert "trials=8" in text
+    assert "trial_timeout=60" in text
+    script.write_text(text.replace("trials=8", "trials=2").replace("trial_timeout=60", "trial_timeout=6"))
+    done = subprocess.run([sys.executable, "search.py"], cwd=folder, capture_output=True, text=True, timeout=240)
+    assert "all 2 trials failed" in done.stderr, done.stderr
+    trials = reading.open(folder / "atoll.db").study("program").trials()
+    assert trials["reason"].str.startswith("TrialTimeout").all()
+    assert trials["attempt"].tolist() == [0, 0]  # no rank was lost
+    assert processes_of(program) == []
 
 
 @pytest.mark.long

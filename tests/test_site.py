@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -91,13 +92,34 @@ def site(tmp_path_factory):
     return folder
 
 
+def test_the_source_of_a_generated_page_tells_its_readers_where_to_look(hooks):
+    _, references = hooks
+    for page in references.GENERATED:
+        text = (DOCS / page).read_text()
+        hint = text[text.index(references.BEGIN) : text.index(references.END)]
+        assert "The source of this page has no" in hint
+        assert "`scripts/docs --serve`" in hint
+        assert hint not in references.filled(page, text)
+    with pytest.raises(ValueError, match="must have one line"):
+        references.filled("store.md", "no mark")
+
+
+@pytest.mark.process
+def test_a_generated_part_is_printed_for_those_without_the_site(hooks):
+    _, references = hooks
+    command = [sys.executable, "docs/hooks/references.py", "store.md"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed == references.store() + "\n"
+
+
 @pytest.mark.slow
 def test_it_builds_strictly_and_no_page_loads_anything_from_elsewhere(site):
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 30
     for page in pages:
         text = page.read_text()
-        assert "<!-- generated -->" not in text
+        assert "generated -->" not in text
+        assert "The source of this page has no" not in text
         if page.name == "404.html":
             continue
         for address in Loaded(text).addresses:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from atoll.analysis.formatting import counted
 from atoll.analysis.pareto import front as pareto_front
 from atoll.dashboard import thinning
 from atoll.dashboard.figures import style
@@ -253,7 +254,7 @@ def _merged(spans: pd.DataFrame, finest: float) -> pd.DataFrame:
     merged = spans.groupby(begins.cumsum()).agg(
         worker=("worker", "first"), start=("start", "min"), end=("end", "max"), count=("start", "size")
     )
-    merged["what"] = [f"{count} trials" for count in merged.pop("count")]
+    merged["what"] = [counted(count, "trial") for count in merged.pop("count")]
     # A span too short for a screen is drawn at the shortest length that is visible.
     return merged.assign(end=np.maximum(merged["end"], merged["start"] + finest))
 

@@ -267,7 +267,10 @@ def summary(board: Board, now: float, changes: Sequence[ChangeRow] = ()) -> list
     num_ended = sum(counts.get(state, 0) for state in ("complete", "pruned", "failed"))
     budget = f" of {study.num_trials:,}" if study.num_trials is not None else ""
     spent = (study.finished or now) - study.started
-    words = [f"{num_ended:,}{budget} trials ended", *(f"{n:,} {s}" for s, n in sorted(counts.items()))]
+    words = [
+        f"{num_ended:,}{budget} {'trial' if (study.num_trials or num_ended) == 1 else 'trials'} ended",
+        *(f"{n:,} {s}" for s, n in sorted(counts.items())),
+    ]
     words += [f"{study.num_refused:,} infeasible, not trained"] if study.num_refused else []
     words += [f"{'took' if study.finished else 'for'} {duration(spent)}"]
     head = dmc.Group([badge(state), dmc.Text(" · ".join(words), size="sm", id="study-counts")], gap="sm")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -221,17 +222,23 @@ GENERATED = {
     "store.md": store,
     "api.md": api,
 }
-MARK = "<!-- generated -->"
+# Between these lines of a page's source stands where to read the generated part, for those who read the source.
+BEGIN, END = "<!-- generated -->", "<!-- end of the generated part -->"
 
 
 def filled(page: str, text: str) -> str:
-    """A page's text with its generated part in place of the mark.
+    """A page's text with its generated part in place of the marks and what is between them.
 
     Raises:
-        ValueError: if a page with a generated part has not exactly one mark.
+        ValueError: if a page with a generated part has not exactly one pair of marks.
     """
     if page not in GENERATED:
         return text
-    if text.count(MARK) != 1:
-        raise ValueError(f"{page} must have one line {MARK}; it has {text.count(MARK)}")
-    return text.replace(MARK, GENERATED[page]())
+    before, *rest = text.split(BEGIN)
+    if len(rest) != 1 or rest[0].count(END) != 1:
+        raise ValueError(f"{page} must have one line {BEGIN}, and one line {END} after it")
+    return before + GENERATED[page]() + rest[0].partition(END)[2]
+
+
+if __name__ == "__main__":
+    print(GENERATED[sys.argv[1]]())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atoll.analysis.batch import Batch, seconds
+from atoll.analysis.formatting import counted
 
 if TYPE_CHECKING:
     from atoll.analysis.cluster import Cluster
@@ -114,12 +115,13 @@ def batch_of(cluster: Cluster) -> Batch:
     if 0 < batch.gpus_per_node < ranks:
         raise BatchError(
             f"batch.gpus_per_node of the cluster {cluster.name} must be at least ranks_per_node, as each rank has a "
-            f"GPU to itself, or 0; got {batch.gpus_per_node} GPUs for {ranks} ranks"
+            f"GPU to itself, or 0; got {counted(batch.gpus_per_node, 'GPU')} for {counted(ranks, 'rank')}"
         )
-    if (batch.cores_per_node or ranks) < ranks:
+    cores = batch.cores_per_node or ranks
+    if cores < ranks:
         raise BatchError(
             f"batch.cores_per_node of the cluster {cluster.name} must be at least ranks_per_node; got "
-            f"{batch.cores_per_node} cores for {ranks} ranks"
+            f"{counted(cores, 'core')} for {counted(ranks, 'rank')}"
         )
     return batch
 
@@ -130,8 +132,9 @@ def spread(study: Study, cluster: Cluster, nodes: int | None) -> tuple[int, int]
     least = math.ceil(ranks / cluster.ranks_per_node)
     if nodes is not None and not least <= nodes <= ranks:
         raise BatchError(
-            f"--nodes must be between {least} and {ranks} for the study's {ranks} ranks ({study.topology.shape()}; "
-            f"{cluster.name} has {cluster.ranks_per_node} ranks per node); got {nodes}"
+            f"--nodes must be between {least} and {ranks} for the study's {counted(ranks, 'rank')} "
+            f"({study.topology.shape()}; {cluster.name} has {counted(cluster.ranks_per_node, 'rank')} per node); got "
+            f"{nodes}"
         )
     used = nodes or least
     return used, math.ceil(ranks / used)

@@ -38,9 +38,9 @@ def submit(job: Job, study: StudyFolder) -> tuple[Submission, list[Submitted]]:
         if not submitted:
             shutil.rmtree(submission.path)
             raise
+        jobs = "job was" if len(submitted) == 1 else f"{len(submitted)} jobs were"
         raise BatchError(
-            f"the first {len(submitted)} jobs were submitted, and can be canceled by `atoll stop {job.name}`; the next "
-            f"one failed: {error}"
+            f"the first {jobs} submitted, and can be canceled by `atoll stop {job.name}`; the next one failed: {error}"
         ) from None
     return submission, submitted
 

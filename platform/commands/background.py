@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from atoll.analysis.formatting import number
+from atoll.analysis.formatting import number, of_budget
 from atoll.platform.commands.live_search import LiveSearch
 from atoll.platform.commands.shared import print_json
 from atoll.platform.exit_codes import EXIT_STOPPED, FAILURE
@@ -96,7 +96,7 @@ def follow_store(store: Store, name: str, console: Console, interval: float = ST
     while True:
         summary = next(one for one in store.studies() if one.study.id == store.study(name).id)
         study = summary.study
-        trials = f"{summary.num_ended}/{study.num_trials or '-'} trials"
+        trials = of_budget(summary.num_ended, study.num_trials)
         line = f"{trials}, best {study.metric} {number(summary.best)}, {summary.counts.get('running', 0)} training"
         if line != said:
             console.print(line, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atoll.analysis.formatting import counted
 from atoll.platform.commands.shared import (
     JsonOption,
     StoreOption,
@@ -79,7 +80,10 @@ def submit(
         print_json({"study": study.name, "jobs": ids, "script": str(submission.script), "logs": str(submission.path)})
         return
     some = ", ".join(ids[:5]) + (f", ... ({len(ids)} jobs)" if len(ids) > 5 else "")
-    print(f"submitted {some}: {job.ranks} ranks on {job.nodes} nodes; script and logs are in {submission.path}")
+    print(
+        f"submitted {some}: {counted(job.ranks, 'rank')} on {counted(job.nodes, 'node')}; script and logs are in "
+        f"{submission.path}"
+    )
     print(f"`atoll jobs {study.name}` lists them, `atoll stop {study.name}` ends them")
 
 

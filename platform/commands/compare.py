@@ -124,7 +124,7 @@ def report(
     if isinstance(row, BenchmarkRow):
         _report_benchmark(opened, row, output, csv, store, as_json)
     else:
-        _report_study(opened, row, output, csv, as_json)
+        _report_study(opened, row, output, csv, store, as_json)
     if not as_json:
         for written in filter(None, (output, csv)):
             print(f"wrote {written}")
@@ -152,11 +152,14 @@ def _report_benchmark(
         _show_comparison(row.name, store)
 
 
-def _report_study(opened: Store, row: StudyRow, output: Path | None, csv: Path | None, as_json: bool) -> None:
+def _report_study(
+    opened: Store, row: StudyRow, output: Path | None, csv: Path | None, store: str | None, as_json: bool
+) -> None:
     from atoll.analysis import leaderboard, tables
-    from atoll.platform.commands import display
+    from atoll.platform.commands import leaderboard_view
     from atoll.results.reading import StudyResults
     from atoll.storage.files import write_whole
+    from atoll.storage.liveness import true_counts, true_state_of
 
     results = StudyResults(opened, row)
     if as_json:
@@ -166,7 +169,9 @@ def _report_study(opened: Store, row: StudyRow, output: Path | None, csv: Path |
     if output is not None:
         results.report(output)
     if not as_json and output is None and csv is None:
-        print_table(display.leaderboard(row, leaderboard.best(opened, row, 10)))
+        (summary,) = opened.studies(row.id)
+        counts = true_counts(summary.counts, true_state_of(row))
+        leaderboard_view.show(row, leaderboard.best(opened, row, 10), counts, store=store)
         print(f"`atoll report {row.name} -o report.html` writes the full report")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.table import Table
 
-from atoll.analysis.formatting import number, size
+from atoll.analysis.formatting import counted, number, size
 from atoll.platform.commands.display import table
 from atoll.platform.study.provenance_record import DataFiles, Provenance
 from atoll.storage.folder import StudyFolder
@@ -77,10 +77,10 @@ def show(study: StudyRow, described: Mapping[str, Any], print_table: Callable[[T
         for line in (*search[1], *_measured_lines(latest, described["sources"])):
             print(line)
     if described["num_without_provenance"]:
-        print(f"before there were records: {described['num_without_provenance']} ended trials")
+        print(f"before there were records: {counted(described['num_without_provenance'], 'ended trial')}")
     for version in versions:
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(version["since"]))
-        print(f"provenance {version['version']}, since {since}: {version['num_trials']} ended trials")
+        print(f"provenance {version['version']}, since {since}: {counted(version['num_trials'], 'ended trial')}")
         for change in version["changes"]:
             print(f"    {change}")
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.analysis.failures import first_line
-from atoll.analysis.formatting import duration, number, size
+from atoll.analysis.formatting import counted, duration, number, size
 from atoll.storage import names
 from atoll.storage.models import StudyRow, TrialRow
 from atoll.storage.store import StudySummary
@@ -43,45 +43,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return result
 
 
-def leaderboard(study: StudyRow, trials: Sequence[TrialRow]) -> Table:
-    """Place, objective, metrics, hyperparameters, time, bytes and seed of the best trials."""
-    searched = searched_names(study, trials)
-    # The seconds_* metrics are in the JSON output; their columns would crowd out the hyperparameters.
-    metrics = sorted({name for t in trials for name in t.metrics or {} if not name.startswith("seconds_")})
-    others = [objective["name"] for objective in (study.objectives or [])[1:]]
-    metrics = [name for name in metrics if name not in (study.metric, *others)]
-    columns = ["place", "trial", study.metric, *others, *metrics, *searched, "time", "sent", "seed", "island"]
-    differ = len({trial.provenance for trial in trials}) > 1
-    columns += ["provenance"] if differ else []
-    rows = [
-        [
-            str(place),
-            str(trial.number),
-            number(trial.objective),
-            *(number(value) for value in (trial.objectives or [])[1:]),
-            *(number((trial.metrics or {}).get(name)) for name in metrics),
-            *(number(trial.hyperparameters.get(name)) for name in searched),
-            duration(trial.seconds),
-            size(trial.wire_bytes),
-            str(trial.seed),
-            str(trial.island),
-            *([number(trial.provenance)] if differ else []),
-        ]
-        for place, trial in enumerate(trials, 1)
-    ]
-    return table(f"{study.name}: {subject(study)}", columns, rows)
-
-
 def failures(study: str, kinds: Sequence[KindOfFailure], store: str = "", max_kinds: int = 10) -> list[str]:
     """The reasons of failed trials with their counts, and the commands for more, with the option `store`."""
     if not kinds:
         return []
-    lines = [f"{sum(kind.count for kind in kinds)} failed trials, by reason:"]
+    lines = [f"{counted(sum(kind.count for kind in kinds), 'failed trial')}, by reason:"]
     for kind in kinds[:max_kinds]:
         which = f"trial {kind.trial}" if kind.count == 1 else f"{kind.count} trials, first trial {kind.trial}"
         lines += [f"  {which}: {first_line(kind.reason)}", *([f"    at {kind.place}"] if kind.place else [])]
     if len(kinds) > max_kinds:
-        lines.append(f"  and {len(kinds) - max_kinds} further reasons: atoll failures {study}{store}")
+        lines.append(f"  and {counted(len(kinds) - max_kinds, 'further reason')}: atoll failures {study}{store}")
     return [*lines, f"a traceback: atoll failures {study} --trial {kinds[0].trial}{store}"]
 
 
@@ -168,7 +139,7 @@ def prediction_notes(rows: Sequence[Prediction], left_out: Sequence[str]) -> lis
     most = max((row.num_nodes for row in rows), default=0)
     assumed = dict.fromkeys(words for row in rows if row.num_nodes == most for words in row.assumptions)
     return [
-        f"These are predictions, not measurements. For {most} nodes they assume:",
+        f"These are predictions, not measurements. For {counted(most, 'node')} they assume:",
         *(f"  {words}" for words in assumed),
         *(f"not predicted: {reason}" for reason in left_out),
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atoll.analysis.formatting import number
+from atoll.analysis.formatting import counted, number
 from atoll.platform.launch import errors, examination, extras, mpi_launcher
 from atoll.platform.launch.examination import Examination
 from atoll.storage.store import Store
@@ -92,7 +92,7 @@ def judge(ranks: Examination, *, hosts: bool, launcher: str) -> list[Finding]:
         launcher: the command that has started the ranks.
     """
     if not ranks.facts:
-        reason = f"{launcher} did not run {ranks.num_ranks} ranks: {ranks.output}"
+        reason = f"{launcher} did not run {counted(ranks.num_ranks, 'rank')}: {ranks.output}"
         return [Finding("MPI launch", False, reason, _AS_ROOT if "as root" in ranks.output else _MIXED)]
     findings = [_launch(ranks), _threads(ranks.facts)]
     if ranks.facts["wrong_sums"] is not None:  # else torch is absent
@@ -103,7 +103,9 @@ def judge(ranks: Examination, *, hosts: bool, launcher: str) -> list[Finding]:
 
 def _launch(ranks: Examination) -> Finding:
     size = ranks.facts["size"]
-    return Finding("MPI launch", size == ranks.num_ranks, f"a world of {size} ranks; {ranks.facts['library']}", _MIXED)
+    return Finding(
+        "MPI launch", size == ranks.num_ranks, f"a world of {counted(size, 'rank')}; {ranks.facts['library']}", _MIXED
+    )
 
 
 def _threads(facts: dict[str, Any]) -> Finding:
@@ -173,7 +175,7 @@ def _hosts(ranks: Examination) -> Iterator[Finding]:
         "search in a folder of a file system that all hosts share",
     )
     yield _same("software", every, lambda rank: f"Python {rank['python']}, atoll {rank['atoll']}, {rank['executable']}")
-    yield _same("cores", every, lambda rank: f"{len(rank['cores'])} cores for each rank", must=False)
+    yield _same("cores", every, lambda rank: f"{counted(len(rank['cores']), 'core')} for each rank", must=False)
 
 
 def _same(
@@ -224,7 +226,7 @@ def _store(url: str) -> Finding:
         return Finding(
             "store", False, reason, "choose another store with --store or ATOLL_STORE, or start the database server"
         )
-    return Finding("store", True, f"{store} holds {count} studies")
+    return Finding("store", True, f"{store} holds {counted(count, 'study', 'studies')}")
 
 
 def _data(folder: str | None, names: Sequence[str]) -> list[Finding]:

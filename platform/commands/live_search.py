@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from atoll.analysis.failures import first_line, kind_of, user_frame
-from atoll.analysis.formatting import duration, number
+from atoll.analysis.formatting import counted, duration, number, of_budget
 from atoll.platform.search.stop_rules import Follower, StopRules
 from atoll.storage.events import (
     CHANGED,
@@ -200,7 +200,7 @@ class LiveSearch:
     def finish(self) -> None:
         """Print the last line, if trials have ended since the one before."""
         if not self._console.is_terminal and self._tally.num_ended > self._announced:
-            line = f"{self._tally.num_ended}/{self._num_trials or '-'} trials, {self._facts()}"
+            line = f"{of_budget(self._tally.num_ended, self._num_trials)}, {self._facts()}"
             self._console.print(Text(line), soft_wrap=True)
 
     def _tell(self, event: Event) -> None:
@@ -232,7 +232,7 @@ class LiveSearch:
         is_late = follows and self._is_new and now - self._said >= self.INTERVAL
         if not is_late and tally.num_ended < self._announced + step:
             return
-        line = f"{tally.num_ended}/{self._num_trials or '-'} trials, {self._facts()}"
+        line = f"{of_budget(tally.num_ended, self._num_trials)}, {self._facts()}"
         if is_late:
             line += f", {len(tally.running)} training"
             if tally.num_ended == self._announced:
@@ -243,7 +243,7 @@ class LiveSearch:
 
     def _facts(self) -> str:
         tally = self._tally
-        facts = [f"best {self._metric} {number(tally.incumbent)}", f"{tally.num_migrations} migrations"]
+        facts = [f"best {self._metric} {number(tally.incumbent)}", counted(tally.num_migrations, "migration")]
         if failed := tally.count("failed"):
             facts.append(f"{failed} failed")
         facts += [] if self._rules is None else self._rules.words()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atoll.analysis.formatting import counted
 from atoll.platform.commands.shared import JsonOption, Name, StoreOption, app, open_store, print_json
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def table(
     elif output is None:
         print(tables.to_csv(frame), end="")
     else:
-        print(f"wrote {output}: {len(frame)} rows")
+        print(f"wrote {output}: {counted(len(frame), 'row')}")
 
 
 @app.command(epilog="Example: atoll trial quickstart 12")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atoll.analysis.formatting import counted
 from atoll.platform.commands.shared import (
     JsonOption,
     Name,
@@ -32,15 +35,18 @@ if TYPE_CHECKING:
 def leaderboard(
     study: Name = None,
     top: Annotated[int, typer.Option(help="Number of trials to show.", min=1)] = 10,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Show all columns. Default: as many as fit the terminal.")
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a study's best trials (with several objectives, the Pareto front first); --json prints all complete ones."""
     from atoll.analysis import leaderboard as ranking
     from atoll.analysis.provenance_differences import num_measured_with
-    from atoll.platform.commands import display
+    from atoll.platform.commands import display, leaderboard_view
     from atoll.storage.export import trial_as_dict
-    from atoll.storage.liveness import true_state_of
+    from atoll.storage.liveness import true_counts, true_state_of
 
     opened = open_store(store)
     row = opened.study(study)
@@ -50,7 +56,9 @@ def leaderboard(
         places = [{"place": place, "front": trial.id in front} for place, trial in enumerate(best, 1)]
         print_json([place | trial_as_dict(trial) for place, trial in zip(places, best, strict=True)])
     else:
-        print_table(display.leaderboard(row, best[:top]))
+        (summary,) = opened.studies(row.id)
+        counts = true_counts(summary.counts, true_state_of(row))
+        leaderboard_view.show(row, best[:top], counts, wide=wide, store=store)
         if said := display.ended_because(row, true_state_of(row)):
             print(said)
         if changes := opened.changes(row):
@@ -68,8 +76,8 @@ def leaderboard(
         if front:
             share = ranking.dominated_share(row, best)
             print(
-                f"{len(front)} trials are on the Pareto front, which dominates {share:.0%} of the volume between the "
-                f"best and the worst values; `atoll export {row.name} --pareto` writes them"
+                f"the Pareto front has {counted(len(front), 'trial')} and dominates {share:.0%} of the volume "
+                f"between the best and the worst values; `atoll export {row.name} --pareto` writes them"
             )
 
 
@@ -85,6 +93,7 @@ def failures(
 
     from atoll.analysis.failures import by_choice, by_kind
     from atoll.platform.commands import display
+    from atoll.storage.liveness import true_state_of
 
     opened = open_store(store)
     row = opened.study(study)
@@ -104,11 +113,19 @@ def failures(
     for line in display.failures(row.name, kinds, store_flag(store)):
         print(line)
     if not kinds:
-        print(f"{row.name}: no trial has failed")
+        print(f"{row.name}: no trial has failed{_states(trials, true_state_of(row))}")
     if choices:
         print_table(display.failures_by_choice(row.name, choices))
     if row.num_refused:
-        print(f"{row.num_refused} proposals were infeasible and were not trained")
+        print(f"{counted(row.num_refused, 'infeasible proposal')} not trained")
+
+
+def _states(trials: Sequence[TrialRow], study_state: str) -> str:
+    """How many trials are in which state, in parentheses."""
+    from atoll.storage.liveness import true_counts
+
+    counts = true_counts(Counter(trial.state for trial in trials), study_state)
+    return f" ({', '.join(f'{count} {state}' for state, count in sorted(counts.items()))})" if counts else ", or begun"
 
 
 def _show_failure(store: Store, study: StudyRow, number: int, as_json: bool) -> None:
@@ -121,7 +138,10 @@ def _show_failure(store: Store, study: StudyRow, number: int, as_json: bool) -> 
         )
         return
     print(f"trial {found.number} of {study.name}: {found.state}")
-    print(found.traceback or "it has no traceback")
+    if found.state == "failed":
+        print(found.traceback or "it has no traceback")
+    else:
+        print("it has not failed")
     if found.reason:
         print(found.reason)
     for note in found.notes or ():
@@ -351,7 +371,7 @@ def _export_to_optuna(study: str, url: str, name: str | None, store: str | None,
         print_json(asdict(exported))
         return
     left_out = f", without {exported.num_left_out} that are running or lost" if exported.num_left_out else ""
-    print(f"wrote {exported.num_trials} trials to the study {exported.name}{left_out}")
+    print(f"wrote {counted(exported.num_trials, 'trial')} to the study {exported.name}{left_out}")
     if exported.num_outside:
         print(f"note: {exported.num_outside} hyperparameters outside their range were written as trial attributes")
 
@@ -479,7 +499,7 @@ def record(
     if as_json:
         print_json({"folder": str(folder), "lines": num_lines})
     elif not follow:
-        print(f"recorded {num_lines} lines from {folder}")
+        print(f"recorded {counted(num_lines, 'line')} from {folder}")
 
 
 def _targets(given: list[str]) -> list[str | Command]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atoll.analysis.formatting import counted
 from atoll.platform.commands.console import plain_console
 from atoll.platform.commands.results import write_export
 from atoll.platform.commands.shared import (
@@ -22,7 +23,6 @@ from atoll.platform.commands.shared import (
     hide_password,
     open_store,
     print_json,
-    print_table,
     store_flag,
     told_interrupted,
 )
@@ -347,7 +347,7 @@ def check(
 
 def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
     from atoll.platform import exit_codes
-    from atoll.platform.commands import display
+    from atoll.platform.commands import display, leaderboard_view
     from atoll.platform.launch import lifecycle
     from atoll.storage.export import trial_as_dict
 
@@ -365,10 +365,13 @@ def _show_ending(study: Study, url: str, ending: Ending, as_json: bool) -> None:
         summary_fields = {"study": study.name, "state": ending.state, "reason": ending.reason, "folder": str(folder)}
         print_json(summary_fields | {"best": trial_as_dict(best[0]) if best else None})
         return
-    print_table(display.leaderboard(row, best))
-    summary = next(s for s in store.studies() if s.study.id == row.id)
+    (summary,) = store.studies(row.id)
+    leaderboard_view.show(row, best, summary.counts, store=url)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(summary.counts.items()))
-    print(f"{ending.state}: {counts}; {len(store.migrations(row))} migrations; stored in {store}; files in {folder}")
+    print(
+        f"{ending.state}: {counts}; {counted(len(store.migrations(row)), 'migration')}; stored in {store}; files in "
+        f"{folder}"
+    )
     if ending.reason:
         print(f"complete: {ending.reason}" if ending.state == "complete" else ending.reason)
     kinds = by_kind(store.trials(row)) if summary.counts.get("failed") else ()

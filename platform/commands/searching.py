@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from atoll.analysis.formatting import counted
 from atoll.platform.commands import display, live_search
 from atoll.platform.launch import changing, checks, dry_run, exhaustion, join, lifecycle, room, same_study, supervise
 from atoll.platform.launch.lifecycle import Ending
@@ -103,7 +104,9 @@ def run(
     room.check(study, url, warn)
     with naming(file):
         dry_run.check(plan, forks=not in_process, say=warn)
-    where = f"{shape.world_size} threads of this process" if in_process else f"{shape.world_size} ranks"
+    where = (
+        f"{counted(shape.world_size, 'thread')} of this process" if in_process else counted(shape.world_size, "rank")
+    )
     console.print(f"{study.name}: {display.subject(study)}, {shape} = {where}", soft_wrap=True)
     if study.samplers() != given.samplers():
         console.print(f"note: the study keeps the sampler that it was started with, {_names(study)}", soft_wrap=True)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 import atoll
+from atoll.analysis.formatting import counted
 from atoll.platform.commands.console import plain_console
 
 if TYPE_CHECKING:
@@ -18,7 +20,39 @@ if TYPE_CHECKING:
     from atoll.storage.store import Store
 
 
+# The commands in the order in which a user needs them, as `atoll --help` lists them.
+GROUPS = {
+    "Begin": ("quickstart", "doctor", "methods", "workloads", "spaces", "study-schema"),
+    "Search": ("check", "search", "follow", "join", "stop"),
+    "Read results": ("studies", "leaderboard", "trial", "failures", "logs", "table", "report", "dashboard"),
+    "Use the best": ("export", "train"),
+    "Compare methods": ("benchmark", "score", "project", "measure-cluster"),
+    "Batch systems": ("submit", "jobs"),
+    "Keep the store": ("record", "import", "delete"),
+}
+
+
+class Overview(TyperGroup):
+    """The application's help: its commands by group."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each group, and one for commands that are in none."""
+        shown = {name for name, command in self.commands.items() if not command.hidden}
+        others = sorted(shown.difference(*GROUPS.values()))
+        widest = max(map(len, shown))
+        for title, names in (*GROUPS.items(), ("Others", others)):
+            rows = [
+                (name.ljust(widest), self.commands[name].get_short_help_str(formatter.width - 6 - widest))
+                for name in names
+                if name in shown
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
 app = typer.Typer(
+    cls=Overview,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -86,11 +120,13 @@ def make_console() -> Console:
     return console if console.is_terminal else plain_console(width=400)
 
 
-def print_table(table: Table) -> None:
-    """Print a table; without a terminal, omit its box."""
+def print_table(table: Table, *, wide: bool = False) -> None:
+    """Print a table; without a terminal, omit its box. A wide one may have lines longer than the terminal's."""
     console = make_console()
     if not console.is_terminal:
         table.box = None
+    elif wide:
+        console.width = 10_000
     console.print(table)
 
 
@@ -122,7 +158,7 @@ def open_store(url: str | None, *, writes: bool = False) -> Store:
 
 def told_interrupted(study: str, state: str, num_ended: int) -> str:
     """A sentence on a study whose launcher died; see `lifecycle.end_interrupted`."""
-    left = f" and left {num_ended} running ranks, which were ended" if num_ended else ""
+    left = f" and left {counted(num_ended, 'running rank')}, now ended" if num_ended else ""
     return f"the launcher of {study} died{left}; the study is now {state}"
 
 

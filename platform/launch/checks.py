@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from atoll.analysis.failures import user_frame
+from atoll.analysis.formatting import counted
 from atoll.methods.common.memory import can_reset_peak_memory
 from atoll.platform.launch import exhaustion, extras
 from atoll.platform.search import regret
@@ -111,7 +112,7 @@ def _check_predictions(plan: Plan) -> None:
     if topology.shape().world_size <= (gpus := torch.cuda.device_count()):  # each rank has one to itself
         raise ValueError(
             "predicted objectives need the recorded steps of each trial, and ranks with a GPU each communicate through "
-            f"NCCL, which does not record them: set topology.device to cpu; this host has {gpus} GPUs"
+            f"NCCL, which does not record them: set topology.device to cpu; this host has {counted(gpus, 'GPU')}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
+from atoll.analysis.formatting import counted
 from atoll.platform.search import fitting, resume
 from atoll.platform.search.propagators.configurations import LARGEST_ENUMERATED
 from atoll.platform.study.plan import Plan
@@ -45,10 +46,10 @@ def _num_outside(plan: Plan, folder: StudyFolder) -> int:
 def note(asked: int | None, plan: Plan) -> str | None:
     """What users are told if the space has fewer configurations than trials they asked for."""
     trials = plan.study.trials
-    if trials == asked:
+    if trials is None or trials == asked:
         return None
     instead = "" if asked is None else f" instead of {asked}"
     return (
-        f"the search ends after {trials} trials{instead}: the space has no more configurations, and the sampler "
-        "evaluates none again (sampler.repeats)"
+        f"the search ends after {counted(trials, 'trial')}{instead}: the space has no more configurations, and the "
+        "sampler evaluates none again (sampler.repeats)"
     )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from atoll.analysis.formatting import number
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration, located, split_hyperparameters
 from atoll.platform.trial import weights
@@ -110,7 +111,7 @@ def export_weights(
         _check_inside(trial.configuration, Path.cwd())
     _check_free(folder)
     check_writable(folder, "the folder of --weights", "name another one, or make room", file.stat().st_size)
-    title = f"trial {trial.number} of {study.name}: {study.metric} {trial.objective}"
+    title = f"trial {trial.number} of {study.name}: {study.metric} {number(trial.objective)}"
     script = _Script(folder / SCRIPT, title)
     description = as_yaml(study, [trial], provenances, folder, alone=True)
     with tempfile.TemporaryDirectory(prefix="atoll-export-") as own:
@@ -392,6 +393,8 @@ class _Script:
         products = {} if has_weights else self.products
         # Names may have been made to be code: all that comes from the store is quoted.
         lines = [_OPENING + json.dumps(self._title)[1:-1].removeprefix("trial ")]
+        needed = "torch" if has_weights else "torch and safetensors"
+        lines += [f"# It needs {needed}, and what the network's own files import; not atoll."]
         lines += ["import sys"] if any(line.startswith("sys.") for line in imports) else []
         lines += ["from pathlib import Path", ""]
         lines += ["import torch"] if has_weights or products else []

@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
+from atoll.analysis.formatting import counted
 from atoll.platform.exit_codes import EXIT_STOPPED
 from atoll.platform.launch import changing, live, orphans, provenance_log, same_study
 from atoll.platform.launch.errors import AlreadyComplete, LaunchError
@@ -143,7 +144,7 @@ def prepare(
     is_respaced = found is not None and history is not None and found.breeds(history.past)
     version = None if is_used_up else _provenance(plan, folder, is_respaced, resuming, accept_changes)
     if history is not None and (num_ended := orphans.end(folder, history.events)):
-        log.warning("ended %d ranks that an earlier launcher had left", num_ended)
+        log.warning("ended %s that an earlier launcher had left", counted(num_ended, "rank"))
     # Compute nodes may be unable to reach the store, so what it has is read here.
     earlier = _earlier(json.loads(folder.definition.read_text())) if resuming else _earlier_results(plan, url)
     content = _row(plan, folder, definition) | dict(belongs_to or {}) | earlier
@@ -271,9 +272,9 @@ def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -
         folder.trial(number).retire_checkpoints()
     if found:
         log.warning(
-            "discarded the checkpoints of %d trials, as code, data or libraries have changed: interrupted trials "
+            "discarded the checkpoints of %s, as code, data or libraries have changed: interrupted trials "
             "restart, paused ones are not promoted",
-            len(found),
+            counted(len(found), "trial"),
         )
 
 
@@ -404,9 +405,13 @@ def end_interrupted(folder: StudyFolder) -> tuple[str, int] | None:
     return ended, num_ended
 
 
+def _all_failed(num_trials: int) -> str:
+    return "its only trial failed" if num_trials == 1 else f"all {num_trials} trials failed"
+
+
 def budget(study: Study) -> str:
     """The budget, for messages."""
-    trials = None if study.trials is None else f"{study.trials} trials"
+    trials = None if study.trials is None else counted(study.trials, "trial")
     seconds = None if study.seconds is None else f"{study.seconds:g} seconds"
     busy = None if study.busy_seconds is None else f"{study.busy_seconds:g} worker-seconds"
     return " or ".join(filter(None, [trials, seconds, busy]))
@@ -519,11 +524,11 @@ def end(
         elif _is_over(study, direction, Extension.of(study, (unit, number), folder, past), folder, history):
             # In a benchmark, a method all of whose trials fail is a result.
             all_failed = past.all_failed() and row(folder).get("benchmark") is None
-            state, reason = ("failed", f"all {past.num_budgeted()} trials failed") if all_failed else ("complete", None)
+            state, reason = ("failed", _all_failed(past.num_budgeted())) if all_failed else ("complete", None)
         elif gave_up is not None:
             state, reason = "failed", gave_up
         else:
-            state, reason = "stopped", f"stopped after {past.num_budgeted()} trials of {budget(study)}"
+            state, reason = "stopped", f"stopped after {counted(past.num_budgeted(), 'trial')} of {budget(study)}"
             reason += f"; change {found.number} takes effect when it goes on" if found.waiting else ""
         lines.append(StudyEnded(state=state, reason=reason), sync=True)
     if state == "complete" and study.pauses_trials and study.checkpoint is not None:

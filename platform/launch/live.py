@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from atoll.analysis.formatting import counted
 from atoll.platform.launch import extras
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.study.on_trial import MLFLOW, TENSORBOARD, Command, shown, without_secrets
@@ -341,18 +342,28 @@ class _LiveThread(threading.Thread):
         self._summarize()
 
     def _summarize(self) -> None:
-        failed = f"; {self._num_failures} tries failed, the last: {self._failure}" if self._failure else ""
+        failed = (
+            f"; {counted(self._num_failures, 'try', 'tries')} failed, the last: {self._failure}"
+            if self._failure
+            else ""
+        )
         if not self.is_elsewhere and (num_left := self._live.num_left()):
             log.warning(
-                "%s lacks the ends of %d trials%s; `atoll record FOLDER --on-trial TARGET` sends them",
+                "%s lacks the ends of %s%s; `atoll record FOLDER --on-trial TARGET` sends them",
                 self._target_name,
-                num_left,
+                counted(num_left, "trial"),
                 failed,
             )
         elif self._num_failures:
-            log.warning("%s has everything after all; %d tries failed", self._target_name, self._num_failures)
+            log.warning(
+                "%s has everything after all; %s failed", self._target_name, counted(self._num_failures, "try", "tries")
+            )
         if number := self._live.target.num_refused:
-            log.warning("%s did not take %d trials or reports, or failed for them", self._target_name, number)
+            log.warning(
+                "%s did not take %s, or failed for them",
+                self._target_name,
+                counted(number, "trial or report", "trials or reports"),
+            )
 
 
 class LiveLogs:
@@ -396,10 +407,14 @@ def send_all(targets: Sequence[str | Command], folder: StudyFolder, row: Mapping
         except Exception as error:
             live.reset()
             raise LaunchError(
-                f"{live.target.name} lacks the ends of {live.num_left()} trials ({_in_short(error)}); repeat the "
-                "command when it is back"
+                f"{live.target.name} lacks the ends of {counted(live.num_left(), 'trial')} ({_in_short(error)}); "
+                "repeat the command when it is back"
             ) from None
         finally:
             live.close()
         if number := live.target.num_refused:
-            log.warning("%s did not take %d trials or reports, or failed for them", live.target.name, number)
+            log.warning(
+                "%s did not take %s, or failed for them",
+                live.target.name,
+                counted(number, "trial or report", "trials or reports"),
+            )

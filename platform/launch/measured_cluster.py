@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from atoll.analysis.cluster import Algorithm, Cluster, Link
+from atoll.analysis.formatting import counted
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.launch.examination import examine_hosts
 
@@ -30,7 +31,7 @@ def measure(name: str | None, ranks_per_node: int | None, num_ranks: int | None)
     """
     found = examine_hosts(min(8, max(2, ranks_per_node or 2)), num_ranks)
     if not found.facts:
-        raise LaunchError(f"{found.num_ranks} ranks did not run: {found.output}; `atoll doctor` says more")
+        raise LaunchError(f"{counted(found.num_ranks, 'rank')} did not run: {found.output}; `atoll doctor` says more")
     return described(found.facts, name, ranks_per_node)
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from atoll.analysis.formatting import counted
 from atoll.platform.launch import changing
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.study.plan import Plan, length
@@ -91,8 +92,8 @@ def check_joins(folder: StudyFolder, plan: Plan) -> None:
             )
     if study.topology.islands > now["topology"]["islands"]:
         raise LaunchError(
-            f"{study.name} is running on {now['topology']['islands']} islands, which others may join with as many or "
-            f"fewer; got {study.topology.islands}"
+            f"{study.name} is running on {counted(now['topology']['islands'], 'island')}, which others may join "
+            f"with as many or fewer; got {study.topology.islands}"
         )
     if folder.stop_request.exists():
         raise LaunchError(f"{study.name} is stopping; repeat the command when it has stopped, to continue it")

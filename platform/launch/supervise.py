@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from atoll.analysis.formatting import counted
 from atoll.platform.exit_codes import EXIT_JOURNAL
 from atoll.platform.launch import lifecycle, live, mpi_launcher, provenance_log, running
 from atoll.platform.launch.blame import explanation, hosts, log_size, suspected_workers, was_killed
@@ -269,7 +270,7 @@ class _Supervisor:
                     return f"{failure}; the ranks are not restarted, as {provenance_log.reason(changed)}"
                 if num_restarts < self._study.max_restarts:
                     lines.append(Restarted(reason=failure), sync=True)
-        return f"{failure}; the ranks were restarted {self._study.max_restarts} times (max_restarts)"
+        return f"{failure}; the ranks were restarted {counted(self._study.max_restarts, 'time')} (max_restarts)"
 
     def _run_once(self) -> _JobEnd:
         """Start the ranks once, and wait for their end."""

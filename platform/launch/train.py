@@ -200,9 +200,11 @@ def explain(configuration: Configuration, result: dict[str, Any], changes: Seque
         return _explain_call(configuration, result, changes)
     workload = registry.workload(configuration.workload)
     metric = workload.metric
-    lines = [f"{metric} {result['objective']!r} in {duration(result['seconds'])}, sent {size(result['wire_bytes'])}"]
+    lines = [
+        f"{metric} {number(result['objective'])} in {duration(result['seconds'])}, sent {size(result['wire_bytes'])}"
+    ]
     metrics = result["metrics"]
-    lines += [f"{name} {value!r}" for name, value in metrics.items() if not name.startswith("seconds_")]
+    lines += [f"{name} {number(value)}" for name, value in metrics.items() if not name.startswith("seconds_")]
     lines += [f"note: {note}" for note in result.get("notes", ())]
     lines += _time_lines(metrics) + _traffic_lines(result["ledger"])
     name = configuration.origin.get("metric", metric)
@@ -216,7 +218,9 @@ def _explain_call(configuration: Configuration, result: dict[str, Any], changes:
     returned = dict(result["metrics"])
     if result["objective"] is not None:
         returned = {name: result["objective"]} | returned
-    lines = [f"{', '.join(f'{key} {value!r}' for key, value in returned.items())} in {duration(result['seconds'])}"]
+    lines = [
+        f"{', '.join(f'{key} {number(value)}' for key, value in returned.items())} in {duration(result['seconds'])}"
+    ]
     lines += [f"note: {note}" for note in result.get("notes", ())]
     measured = returned | {"seconds": result["seconds"]}
     return lines + _compared(configuration, name, measured.get(name), changes)
@@ -228,8 +232,8 @@ def _compared(configuration: Configuration, name: str, now: float | None, change
     if expected is None:
         return []
     if expected == now:
-        return [f"this reproduces the exported objective {expected!r} exactly"]
-    return [f"the exported objective, {name}, was {expected!r}{_unlike(changes)}"]
+        return [f"this reproduces the exported objective {number(expected)} exactly"]
+    return [f"the exported objective, {name}, was {expected!r}, and is {now!r} now{_unlike(changes)}"]
 
 
 def _time_lines(metrics: dict[str, float]) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from atoll.analysis.formatting import number
+from atoll.analysis.formatting import counted, number
 from atoll.platform.study import objectives as losses_of
 from atoll.platform.study.objectives import Objective
 from atoll.platform.study.stop import RULES, Margin, Stop
@@ -304,7 +304,7 @@ class StopRules:
         if plateau is None or self._stagnation() < plateau.trials:
             return None
         by = f" by more than {plateau.tolerance}" if plateau.tolerance.of(1.0) else ""
-        return Met("plateau", f"no improvement{by} in {plateau.trials} trials (plateau)")
+        return Met("plateau", f"no improvement{by} in {counted(plateau.trials, 'trial')} (plateau)")
 
     def _stagnation(self) -> int:
         plateau = self.stop.plateau
@@ -335,7 +335,7 @@ class StopRules:
             return [met.reason]
         words = []
         if (plateau := self.stop.plateau) is not None:
-            words.append(f"{self._stagnation()} of {plateau.trials} trials without improvement")
+            words.append(f"{self._stagnation()} of {counted(plateau.trials, 'trial')} without improvement")
         if self.stop.regret is not None and self._bound is not None:
             words.append(f"regret {self._shown(self._bound)} (stops at {self.stop.regret})")
         return words

@@ -18,6 +18,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from atoll.analysis import pareto
+from atoll.analysis.formatting import counted
 from atoll.platform.study import objectives, related
 from atoll.platform.study.cells import LeftOut, Row, Source, as_number, is_missing, readings, reasons, same
 from atoll.platform.study.configuration import complete_hyperparameters
@@ -141,7 +142,7 @@ def _told(plan: Plan, source: LearnFrom, found: Source) -> tuple[list[Learned], 
 
 
 def _said(source: LearnFrom, num_told: int, num_rows: int, left_out: Counter[str]) -> str:
-    said = f"learn_from {source.title}: learned from {num_told} of {num_rows} rows"
+    said = f"learn_from {source.title}: learned from {num_told} of {counted(num_rows, 'row')}"
     return f"{said}; {reasons(left_out)}" if left_out else said
 
 

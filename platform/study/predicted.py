@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from atoll.analysis import clusters
 from atoll.analysis.cluster import Cluster
+from atoll.analysis.formatting import counted
 from atoll.analysis.replay import MAX_CENTER
 from atoll.analysis.scaling import Scaling, num_ranks_of, why_too_few_samples
 from atoll.platform.study.fields import Strict
@@ -105,8 +106,9 @@ def check(
         return
     if projection.nodes != (own := math.ceil(num_ranks / per_node)):
         raise ValueError(
-            f"nodes of {name} must be {own}: {method.__name__} does not grow, so it stays on the {num_ranks} ranks of "
-            f"a worker, and {projection.cluster.name} has {per_node} ranks per node; got {projection.nodes}"
+            f"nodes of {name} must be {own}: {method.__name__} does not grow, so it stays on the "
+            f"{counted(num_ranks, 'rank')} of a worker, and {projection.cluster.name} has {counted(per_node, 'rank')} "
+            f"per node; got {projection.nodes}"
         )
 
 
@@ -124,8 +126,8 @@ def infeasibility(
     there = num_ranks_of(num_ranks, grows(method), projection.cluster, projection.nodes)
     if grows(method) and method.serves(hyperparameters) and there > MAX_CENTER:
         return (
-            f"a projection follows all ranks of an asynchronous method, at most {MAX_CENTER}; {projection.nodes} nodes "
-            f"of {projection.cluster.name} have {there}"
+            f"a projection follows all ranks of an asynchronous method, at most {MAX_CENTER}; "
+            f"{projection.cluster.name} with {counted(projection.nodes, 'node')} has {there}"
         )
     if projection.scaling == "weak":
         return None
@@ -135,9 +137,10 @@ def infeasibility(
 def note(name: str, projection: Projection, num_ranks: int) -> str:
     """What the user should know of an objective that is a prediction."""
     assumed = (
-        f"samples per rank and epochs are those of {num_ranks} ranks, although the global batch grows with the ranks"
+        f"samples per rank and epochs are those of {counted(num_ranks, 'rank')}, although the global batch grows "
+        "with the ranks"
         if projection.scaling == "weak"
-        else f"steps are those of {num_ranks} ranks, and computing shrinks with the samples per rank"
+        else f"steps are those of {counted(num_ranks, 'rank')}, and computing shrinks with the samples per rank"
     )
     return (
         f"{name} is predicted, not measured, from the steps that each trial records: {assumed}; a rank there computes "

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from atoll.analysis.formatting import counted
+
 
 class TopologyError(ValueError):
     """An impossible arrangement of ranks; the message has the rule, the values and a remedy."""
@@ -30,8 +32,9 @@ class Shape:
 
     def __str__(self) -> str:
         sizes = set(self.island_sizes)
-        workers = str(self.island_sizes[0]) if len(sizes) == 1 else "+".join(map(str, self.island_sizes))
-        return f"{len(self.island_sizes)} islands x {workers} workers x {self.ranks} ranks"
+        mixed = "+".join(map(str, self.island_sizes))
+        workers = counted(self.island_sizes[0], "worker") if len(sizes) == 1 else f"{mixed} workers"
+        return f"{counted(len(self.island_sizes), 'island')} x {workers} x {counted(self.ranks, 'rank')}"
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,13 @@ class Place:
 def share_out(world_size: int, islands: int, ranks: int) -> Shape:
     """Distribute a world over islands by Propulate's rule: evenly, with the remainder on the first islands."""
     if world_size % ranks:
-        raise TopologyError(f"the number of ranks must be divisible by {ranks} ranks per worker; got {world_size}")
+        raise TopologyError(
+            f"the number of ranks must be divisible by {counted(ranks, 'rank')} per worker; got {world_size}"
+        )
     workers = world_size // ranks
     if islands > workers:
         raise TopologyError(
-            f"{islands} islands need at least {islands} workers; the world has {workers} of {ranks} ranks"
+            f"{islands} islands need at least {islands} workers; the world has {workers} of {counted(ranks, 'rank')}"
         )
     base, remainder = divmod(workers, islands)
     return Shape(tuple(base + (island < remainder) for island in range(islands)), ranks)
@@ -112,12 +117,12 @@ def check_world_size(shape: Shape, world_size: int) -> None:
         return
     if world_size == 1:
         raise TopologyError(
-            f"the search needs {shape.world_size} ranks ({shape}) but MPI made worlds of 1: launcher and library "
-            "belong to different MPI installations; use the mpiexec of the MPI that mpi4py loads, as `atoll search` "
-            "does"
+            f"the search needs {counted(shape.world_size, 'rank')} ({shape}) but MPI made worlds of 1: launcher and "
+            "library belong to different MPI installations; use the mpiexec of the MPI that mpi4py loads, as `atoll "
+            "search` does"
         )
     raise TopologyError(
-        f"the search needs {shape.world_size} ranks ({shape}) but MPI started {world_size}; "
+        f"the search needs {counted(shape.world_size, 'rank')} ({shape}) but MPI started {world_size}; "
         f"start {shape.world_size}, or change islands, workers or ranks"
     )
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+from atoll.analysis.formatting import counted
 from atoll.communication.communicator import PeerAborted
 from atoll.communication.thread_world import WorldFailed
 from atoll.platform.exit_codes import FAILURE
@@ -167,7 +168,11 @@ class Attendant:
         if not self._has_killed:  # it may wait for one of them
             self._has_killed = True
             if self._may_end and (num_killed := _kill_started(self._began)):
-                print(f"killed {num_killed} processes that the function of an ended trial had started", file=sys.stderr)
+                print(
+                    f"killed {counted(num_killed, 'process', 'processes')} that the function of an ended trial had "
+                    "started",
+                    file=sys.stderr,
+                )
             elif not self._may_end:
                 print(
                     f"the function of an ended trial ({self._reason}) cannot be interrupted: it does not return",

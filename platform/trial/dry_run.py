@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
 from atoll.analysis.failures import first_line, user_frame
+from atoll.analysis.formatting import counted
 from atoll.methods import METHODS
 from atoll.methods.common.compiled import why_not_compiled
 from atoll.methods.common.evaluation import evaluating
@@ -209,7 +210,7 @@ class DryRun:
             if part == "train" and num < batch_size * ranks:
                 raise self._mistake(
                     f"load: a global batch must have at most {num} samples, the size of the training data; batch_size "
-                    f"{batch_size} on {ranks} ranks makes {batch_size * ranks}",
+                    f"{batch_size} on {counted(ranks, 'rank')} makes {batch_size * ranks}",
                     workload.load,
                 )
             if isinstance(content, Samples) and len(content.inputs) < len(content.targets):

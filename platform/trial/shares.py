@@ -8,6 +8,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from atoll.analysis.formatting import counted
 from atoll.methods.method import NotApplicable
 
 
@@ -47,7 +48,7 @@ class Share:
         if num_samples < self.global_size:
             raise NotApplicable(
                 f"a global batch must have at most {num_samples} samples, the size of the training data; batch_size "
-                f"{self.batch_size} on {self.num_ranks} ranks makes {self.global_size}"
+                f"{self.batch_size} on {counted(self.num_ranks, 'rank')} makes {self.global_size}"
             )
         return num_samples // self.global_size
 

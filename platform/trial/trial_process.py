@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from atoll.analysis.formatting import counted
 from atoll.communication.channel import Channel, Message, wait_for
 from atoll.communication.communicator import Communicator, PeerAborted
 from atoll.communication.ledger import Ledger
@@ -343,6 +344,8 @@ class TrialProcess:
             if self._was_killed and self._deadline is not None:
                 report.notes.append(f"the trial did not end within {GRACE:g} s of its interruption; it was killed")
         if end.num_left:
-            report.notes.append(f"the trial left {end.num_left} processes that it had started; they were killed")
+            report.notes.append(
+                f"the trial left {counted(end.num_left, 'process', 'processes')} that it had started, now killed"
+            )
         if self._server.note is not None:
             report.notes.append(self._server.note)

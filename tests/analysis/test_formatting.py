@@ -25,6 +25,12 @@ def test_numbers(value, shown):
     assert formatting.number(value) == shown
 
 
+def test_counts_have_their_noun_in_the_right_number():
+    assert [formatting.counted(n, "worker") for n in (0, 1, 2)] == ["0 workers", "1 worker", "2 workers"]
+    assert [formatting.counted(n, "study", "studies") for n in (1, 3)] == ["1 study", "3 studies"]
+    assert [formatting.of_budget(1, n) for n in (1, 12, None)] == ["1/1 trial", "1/12 trials", "1/- trials"]
+
+
 def test_the_sign_for_a_missing_value_can_be_chosen():
     assert {formatting.number(None, "–"), formatting.duration(None, "–"), formatting.size(None, "–")} == {"–"}
 

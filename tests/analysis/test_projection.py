@@ -6,34 +6,11 @@ import math
 
 import made_up
 import pytest
+from recorded_steps import WHERE, exposed, schedule
 
 from atoll.analysis import comparison, projection
-from atoll.analysis.cluster import Cluster, Link
 from atoll.storage.models import StudyRow
 from atoll.storage.store import StoreError
-
-WHERE = Cluster(
-    name="c",
-    ranks_per_node=2,
-    node=Link(microseconds=0, gigabytes_per_second=1e6),
-    network=Link(microseconds=0, gigabytes_per_second=1),
-    algorithm="ring",
-)
-SUM = [["post", "all_reduce", "all", 2, 1_000_000], ["wait", 1]]
-
-
-def schedule(compute, *, events=SUM, num_steps=100, **changes):
-    samples = [[compute, *(0.0 for _ in events)]]
-    return {
-        "rank": 0,
-        "num_ranks": 2,
-        "ranks_per_node": 2,
-        "grows": True,
-        "patterns": [{"events": events, "samples": samples, "count": num_steps, "seconds": compute, "is_last": True}],
-        "segments": [[0, [[0, num_steps]]]],
-        "num_steps": num_steps,
-        "service": None,
-    } | changes
 
 
 def measured(compute=0.010, **changes):
@@ -48,12 +25,6 @@ def measured(compute=0.010, **changes):
         "oversubscribed": False,
     }
     return projection.Measured(**fields | changes)
-
-
-def exposed(num_nodes):
-    """A ring's sum of 1 MB over nodes, 1 GB/s, where its ranks are more than one node's."""
-    p = 2 * num_nodes
-    return 2 * (p - 1) / p * 1e-3 if num_nodes > 1 else 0.0
 
 
 def test_weak_scaling_keeps_the_work_of_a_rank_and_the_epochs():
@@ -74,7 +45,7 @@ def test_weak_scaling_keeps_the_work_of_a_rank_and_the_epochs():
 def test_strong_scaling_keeps_the_global_batch_and_the_steps():
     rows, reasons = projection.project(measured(), WHERE, [1, 4, 8, 16], "strong")
     assert [row.num_nodes for row in rows] == [1, 4, 8]  # 16 samples are not enough for 32 ranks
-    assert ["the global batch is 16, 16 nodes have 32 ranks" in reason for reason in reasons] == [True]
+    assert ["the global batch is 16, 16 nodes with 32 ranks" in reason for reason in reasons] == [True]
     for row in rows:
         step = 0.010 / row.num_nodes + exposed(row.num_nodes)
         assert row.step_seconds == pytest.approx(step, rel=1e-5)

@@ -11,13 +11,16 @@ from contextlib import closing
 import journals
 import pytest
 import sqlalchemy as sa
+import typer.main
 import yaml
 from commands import called as atoll
 from commands import called_json as atoll_json
 from ranks import SUPPORT
 from rich.console import Console
+from typer.testing import CliRunner
 
-from atoll.platform.commands import catalogue, live_search
+from atoll.platform import cli
+from atoll.platform.commands import catalogue, live_search, shared
 from atoll.platform.study.study import Study
 from atoll.storage.events import TrialEnded
 from atoll.storage.folder import BenchmarkFolder
@@ -55,6 +58,16 @@ def test_every_command_has_help_with_an_example(command, tmp_path):
     text = atoll(*command.split(), "--help", cwd=tmp_path).stdout
     assert f"Example: atoll {command}" in text
     assert "--json" in text
+
+
+def test_help_lists_commands_by_group():
+    group = typer.main.get_command(cli.app)
+    listed = [name for names in shared.GROUPS.values() for name in names]
+    assert sorted(listed) == sorted(name for name, command in group.commands.items() if not command.hidden)
+    text = CliRunner().invoke(cli.app, ["--help"]).stdout
+    shown = [line for title, names in shared.GROUPS.items() for line in (f"{title}:\n", *(f"  {n} " for n in names))]
+    places = [text.index(f"\n{line}") for line in shown]
+    assert places == sorted(places)
 
 
 def test_help_lists_every_command(tmp_path):
@@ -114,6 +127,16 @@ def test_a_search_without_the_extra_says_what_to_install(tmp_path):
     assert "a search needs mpi4py, torch; install with" in done.stderr
 
 
+def test_a_study_without_failures_says_so(laptop, tmp_path):
+    folder = journals.start_folder(tmp_path / "fine")
+    journals.write_study(folder, [0.9, 0.8])
+    with closing(Store(f"sqlite:///{tmp_path}/fine.db")) as store:
+        Recorder(folder, lambda: store, journals.study_row(folder.path)).catch_up()
+    said = atoll("failures", "--store", "fine.db", cwd=tmp_path).stdout
+    assert said == "s: no trial has failed (2 complete)\n"
+    assert "trial 0 of s: complete\nit has not failed" in atoll("failures", "--trial", "0", cwd=laptop).stdout
+
+
 def test_leaderboard(laptop):
     lines = atoll("leaderboard", "--top", "2", cwd=laptop).stdout.splitlines()
     header, first, second = lines[1:4]
@@ -121,7 +144,7 @@ def test_leaderboard(laptop):
     assert {"B", "learning_rate", "time", "sent", "seed", "island"} <= set(header.split())
     assert first.split()[:3] == ["1", "2", "0.95"]
     assert second.split()[:3] == ["2", "0", "0.9"]
-    assert len([line for line in lines if line.strip()]) == 4
+    assert lines[4:] == ["2 of 3 complete trials; without a place: 1 failed"]
 
 
 def test_json_gives_all_complete_trials(laptop):

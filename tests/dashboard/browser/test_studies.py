@@ -46,7 +46,7 @@ RED = "rgb(201, 42, 42)"
 def test_a_failed_study_stands_out_in_the_list(shared, page):
     path, url = shared
     folder = StudyFolder(boards.study(path, [None], name="failed-study").study("failed-study").folder)
-    JournalWriter(folder.launcher_journal()).append(StudyEnded(state="failed", reason="all 1 trials failed"))
+    JournalWriter(folder.launcher_journal()).append(StudyEnded(state="failed", reason="its only trial failed"))
     Recorder(folder, lambda: Store(f"sqlite:///{path}/atoll.db"), json.loads(folder.definition.read_text())).catch_up()
     page.goto(f"{url}/?search=failed-study")
     page.wait_for_selector(".state-failed")

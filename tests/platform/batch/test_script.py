@@ -136,7 +136,7 @@ def test_nodes_and_ranks():
             spread(study, cluster, nodes)
     with pytest.raises(BatchError, match="has no section `batch`"):
         batch_of(cluster)
-    for too_few, said in (({"gpus_per_node": 1}, "got 1 GPUs for"), ({"cores_per_node": 1}, "got 1 cores for")):
+    for too_few, said in (({"gpus_per_node": 1}, "got 1 GPU for"), ({"cores_per_node": 1}, "got 1 core for")):
         with pytest.raises(BatchError, match=said):
             batch_of(Cluster(**CLUSTER, batch={"system": "slurm"} | too_few))
     with pytest.raises(BatchError, match=r"longer than batch.stop_seconds .*got 60 s and 120 s"):

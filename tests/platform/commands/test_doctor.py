@@ -65,7 +65,7 @@ def test_mixed_mpi_installations_are_named(tmp_path, monkeypatch):
     (tmp_path / "mpiexec").chmod(0o755)
     monkeypatch.setenv("ATOLL_MPIEXEC", str(tmp_path / "mpiexec"))
     text = called("doctor", cwd=tmp_path, code=1).stdout
-    assert "FIX MPI launch: a world of 1 ranks" in text
+    assert "FIX MPI launch: a world of 1 rank;" in text
 
 
 @pytest.mark.process

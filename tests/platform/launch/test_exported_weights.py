@@ -120,7 +120,7 @@ def test_a_network_of_the_users_loads_without_atoll(tmp_path, method, factors):
     script = (tmp_path / "out/load.py").read_text()
     assert f"from {workload.replace('work', 'net').partition('.')[0]} import Net\n" in script
     assert "model = Net(16, depth=2)\n" in script
-    assert len([line for line in script.splitlines() if line and "multi_dot" not in line]) <= 12
+    assert len([line for line in script.splitlines() if line and "multi_dot" not in line]) <= 13
     stored = load_file(tmp_path / "out/weights.safetensors")
     assert ("layers.0.U" in stored) == (factors and method == "oialr")
     best = called_json("leaderboard", cwd=tmp_path)[0]
@@ -141,6 +141,7 @@ def test_a_network_of_atolls_is_a_program_of_torch(tmp_path):
         "without_weights": [],
     }
     assert "torch.export.load(here / 'model.pt2')" in (tmp_path / "out/load.py").read_text()
+    assert "# It needs torch, and" in (tmp_path / "out/load.py").read_text()
     best = called_json("leaderboard", cwd=tmp_path)[0]
     assert measured(tmp_path, DigitsCnn()) == pytest.approx(best["objective"], abs=1e-12)
 
@@ -332,6 +333,7 @@ def test_a_workload_whose_network_follows_its_data_is_made_as_it_was(tmp_path):
     search(tmp_path, workload=workload, trials=1)
     assert called_json("export", "s", "--weights", "out", cwd=tmp_path)["written"][0]["notes"] == []
     assert "model = Net(12, depth=2)" in (tmp_path / "out/load.py").read_text()
+    assert "# It needs torch and safetensors, and" in (tmp_path / "out/load.py").read_text()
 
 
 def test_an_export_replaces_no_files_but_those_of_an_export(searched):

@@ -118,19 +118,7 @@ atoll.search(objective, space={"x": atoll.Float(-10.0, 10.0)}, trials=300, worke
 def test_examples_of_peers_run_on_eight_ranks_are_killed_and_resumed(tmp_path, script, num_lines, num_trials):
     lines = [line for line in script.splitlines() if line]
     assert len(lines) <= num_lines
-    file = tmp_path / "example.py"
-    file.write_text("import sys\n" + script)
-    first = start_script(file)
-    folder = tmp_path / "atoll-studies" / "s"
-    wait_until(lambda: folder.exists() and len(journal_lines(folder, "trial_ended")) >= 20, timeout=120)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    assert len(journal_lines(folder, "trial_ended")) < num_trials
-    second = start_script(file, "s")
-    _, err = second.communicate(timeout=200)
-    assert second.returncode == 0, err
-    study = atoll.open(tmp_path / "atoll.db").study("s")
-    trials = study.trials()
+    trials = killed_and_resumed(tmp_path, script, after=20, before=num_trials)
     counted = trials[trials["state"] == "complete"]
     assert sorted(counted["trial"]) == list(range(num_trials))  # the exact budget, none twice
     assert set(trials["state"]) <= {"complete", "lost"}
@@ -154,23 +142,29 @@ atoll.search(objective, space=space, resume="s" in sys.argv, **settings)
 @pytest.mark.long
 def test_a_small_space_is_searched_once_by_two_islands_that_are_killed_and_resumed(tmp_path):
     """The workers tell each other what they evaluate; after a kill, the journals do."""
-    file = tmp_path / "example.py"
-    file.write_text("import sys\n" + SMALL)
-    first = start_script(file)
-    folder = tmp_path / "atoll-studies" / "s"
-    wait_until(lambda: folder.exists() and len(journal_lines(folder, "trial_ended")) >= 12, timeout=120)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    second = start_script(file, "s")
-    _, err = second.communicate(timeout=200)
-    assert second.returncode == 0, err
-    trials = atoll.open(tmp_path / "atoll.db").study("s").trials()
+    trials = killed_and_resumed(tmp_path, SMALL, after=12, before=48)
     complete = trials[trials["state"] == "complete"]
     assert sorted(complete["trial"]) == list(range(48))
     # Each once, but for workers that proposed at the same moment.
     distinct = complete.groupby(["hp.n", "hp.kind"]).size()
     assert len(distinct) >= 44
     assert distinct.max() <= 2
+
+
+def killed_and_resumed(folder, script, after, before):
+    """The trials of a script's search that is killed with `after` to `before` trials ended, and resumed."""
+    file = folder / "example.py"
+    file.write_text("import sys\n" + script)
+    first = start_script(file)
+    journals = folder / "atoll-studies" / "s"
+    wait_until(lambda: journals.exists() and len(journal_lines(journals, "trial_ended")) >= after, timeout=120)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert len(journal_lines(journals, "trial_ended")) < before
+    second = start_script(file, "s")
+    _, err = second.communicate(timeout=200)
+    assert second.returncode == 0, err
+    return atoll.open(folder / "atoll.db").study("s").trials()
 
 
 def start_script(file, *arguments):

@@ -46,7 +46,7 @@ def test_a_stopped_search_has_learned_when_it_is_resumed_without_the_table(tmp_p
 def test_a_table_without_a_row_that_fits_is_refused_before_anything_starts(tmp_path):
     write(tmp_path, [(7, 0.8, 0.9)])
     done = called("search", "s.yaml", "--in-process", cwd=tmp_path, code=2)
-    assert "learned from 0 of 1 rows; 1 left out: 1 learning_rate outside 0.001..0.1: there is nothing" in done.stderr
+    assert "learned from 0 of 1 row; 1 left out: 1 learning_rate outside 0.001..0.1: there is nothing" in done.stderr
     assert not (tmp_path / "atoll-studies/s/study.json").exists()
     write(tmp_path, [(0.1, 0.8, 0.9)], sampler={"name": "random"})
     done = called("search", "s.yaml", "--in-process", cwd=tmp_path, code=2)

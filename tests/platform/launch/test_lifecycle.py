@@ -150,7 +150,7 @@ def write(folder, *states):
     ("states", "failure", "ending"),
     [
         (["complete", "failed", "complete"], None, ("complete", None)),
-        (["complete", None], None, ("stopped", "stopped after 1 trials of 3 trials")),
+        (["complete", None], None, ("stopped", "stopped after 1 trial of 3 trials")),
         (["complete", None], "the MPI job ended", ("failed", "the MPI job ended")),
         (["failed", "failed", "failed"], None, ("failed", "all 3 trials failed")),
         (["failed", "pruned", "failed"], None, ("complete", None)),
@@ -251,7 +251,7 @@ def test_checkpoints_of_other_code_are_discarded(plan_of, url, tmp_path, caplog)
     assert not folder.trial(0).manifest.exists()  # but it will not become longer
     folder.trial(0).remove_checkpoints()
     assert not folder.trial(0).path.exists()
-    assert "discarded the checkpoints of 1 trials" in caplog.text
+    assert "discarded the checkpoints of 1 trial" in caplog.text
 
 
 def test_who_went_down_with_another_worker_is_not_suspected(plan_of, url):
@@ -309,7 +309,7 @@ def test_lines_that_cannot_be_read_are_told_on_resume(plan_of, url, caplog):
     folder = lifecycle.prepare(plan_of(), url, resuming=False).folder
     folder.root_journal(0).write_text('{"event": "trial_ended", "time": 0.0}\n')
     lifecycle.prepare(plan_of(), url, resuming=True)
-    assert "ignored 1 invalid lines of" in caplog.text
+    assert "ignored 1 invalid line of" in caplog.text
     assert len(launches.replay(folder.journals)) >= 2
 
 

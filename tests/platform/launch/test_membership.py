@@ -82,7 +82,7 @@ def test_without_continue_a_running_study_is_refused(enter, plan_of, tmp_path):
         ({"trials": 7}, "is running with trials: 6, and 7 is asked for here"),
         ({"epochs": 30}, "is running with epochs: None, and 30 is asked for here"),
         ({"topology": {"ranks": 2}}, "topology.ranks: 1 before, 2 now"),
-        ({"topology": {"islands": 2}}, "is running on 1 islands, which others may join with as many or fewer; got 2"),
+        ({"topology": {"islands": 2}}, "is running on 1 island, which others may join with as many or fewer; got 2"),
     ],
 )
 def test_only_the_same_study_is_joined(enter, changed, words):

@@ -336,7 +336,7 @@ def test_inside_someones_own_mpirun_with_workers_of_two_ranks(tmp_path):
 def test_inside_a_world_of_another_size(tmp_path):
     done = ranks.mpiexec(2, "-m", "atoll.platform.cli", *FLAGS, "--islands", "2", "--ranks", "2", cwd=tmp_path)
     assert done.returncode != 0
-    assert "the search needs 4 ranks (2 islands x 1 workers x 2 ranks) but MPI started 2" in done.stderr
+    assert "the search needs 4 ranks (2 islands x 1 worker x 2 ranks) but MPI started 2" in done.stderr
     assert not (tmp_path / "atoll-studies").exists()
 
 

@@ -77,7 +77,7 @@ def test_a_job_that_ends_too_early_is_stopped_and_can_be_resumed(tmp_path, job):
     job(note(STARTED))
     ending, study = run(tmp_path)
     assert (ending.state, ending.exit_code, study.state) == ("stopped", 75, "stopped")
-    assert "stopped after 0 trials of 1 trials" in ending.reason
+    assert "stopped after 0 trials of 1 trial" in ending.reason
 
 
 def test_a_job_that_dies_is_started_again_with_what_it_lost(tmp_path, job):
@@ -112,7 +112,7 @@ def test_a_job_that_is_killed_at_every_start_fails(tmp_path, job):
     job("kill -9 $$")
     ending, _ = run(tmp_path, max_restarts=1)
     assert ending.state == "failed"
-    assert ending.reason.endswith("; the ranks were restarted 1 times (max_restarts)")
+    assert ending.reason.endswith("; the ranks were restarted 1 time (max_restarts)")
 
 
 def test_a_rank_that_ends_quietly_in_a_trial_has_died_with_it(tmp_path, job):
@@ -150,7 +150,7 @@ def test_a_job_that_dies_too_often(tmp_path, job):
 {started}; exit 9""")
     ending, _ = run(tmp_path, max_restarts=1, trials=5)
     assert ending.state == "failed"
-    assert ending.reason.endswith("; the ranks were restarted 1 times (max_restarts)")
+    assert ending.reason.endswith("; the ranks were restarted 1 time (max_restarts)")
     assert len(journal_lines(tmp_path / "s", "trial_started")) == 2
 
 

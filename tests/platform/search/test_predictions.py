@@ -5,8 +5,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from recorded_steps import WHERE, exposed, schedule
 
-from atoll.analysis.cluster import Cluster, Link
 from atoll.platform.search.predictions import CannotPredict, made_in_background, predicted_values
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.study import registry
@@ -15,23 +15,8 @@ from atoll.platform.study.predicted import Projection
 from atoll.platform.trial.outcome import Outcome
 
 DIGITS = registry.workload("digits_mlp")
-WHERE = Cluster(
-    name="c",
-    ranks_per_node=2,
-    node=Link(microseconds=0, gigabytes_per_second=1e6),
-    network=Link(microseconds=0, gigabytes_per_second=1),
-    algorithm="ring",
-)
 COMPUTE, NODES = 0.010, 4
-# A ring's sum of 1 MB over 8 ranks of 4 nodes, at 1 GB/s.
-EXPOSED = 2 * 7 / 8 * 1e-3
-
-
-def trace(num_steps=100, events=(["post", "all_reduce", "all", 2, 1_000_000], ["wait", 1])):
-    sample = [COMPUTE, *(0.0 for _ in events)]
-    pattern = {"events": list(events), "samples": [sample], "count": num_steps, "seconds": COMPUTE, "is_last": True}
-    shape = {"rank": 0, "num_ranks": 2, "ranks_per_node": 2, "grows": True, "num_steps": num_steps, "service": None}
-    return shape | {"patterns": [pattern], "segments": [[0, [[0, num_steps]]]]}
+EXPOSED = exposed(NODES)
 
 
 def objective(name, **changes):
@@ -49,7 +34,7 @@ def clock(reaches=True, num_steps=100, num_epochs=5):
 def one(name, traces=None, at=None, **changes):
     (value,) = predicted_values(
         [Objective(name="accuracy", direction="maximize"), objective(name, **changes)],
-        [trace()] if traces is None else traces,
+        [schedule(COMPUTE)] if traces is None else traces,
         at or clock(),
         {"batch_size": 32},
     ).values()
@@ -79,7 +64,7 @@ def test_the_reason_is_told_if_there_is_no_prediction():
     with pytest.raises(CannotPredict, match=r"projected_seconds \(predicted: c, 4 nodes\) cannot be .* NCCL; set"):
         one("projected_seconds", traces=[])
     with pytest.raises(CannotPredict, match="cannot be predicted: no steps were recorded"):
-        one("projected_seconds", traces=[trace(num_steps=0)])
+        one("projected_seconds", traces=[schedule(COMPUTE, num_steps=0)])
 
 
 def test_others_are_served_while_it_is_made():
@@ -106,7 +91,7 @@ def judged(traces, at=None):
 
 
 def test_a_trial_has_its_prediction_and_tells_its_cost():
-    outcome, values = judged([trace()])
+    outcome, values = judged([schedule(COMPUTE)])
     assert values == [0.95, one("projected_seconds_to_target")]
     assert outcome.metrics["projection_cpu_seconds"] > 0
     assert judged([], clock(reaches=False))[1] == [0.95, math.inf]

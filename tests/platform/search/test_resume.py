@@ -212,7 +212,7 @@ def test_a_line_that_lacks_what_is_needed_is_counted_and_told(tmp_path, name):
     problems = []
     assert resume.read(launches.replay(folder.journals, problems)).trials == {}
     (problem,) = problems
-    assert problem.startswith(f"ignored 1 invalid lines of {folder.root_journal(0)}; the first: ")
+    assert problem.startswith(f"ignored 1 invalid line of {folder.root_journal(0)}; the first: ")
     assert f"needs the field '{name}'" in problem
 
 

@@ -9,6 +9,7 @@ import yaml
 from commands import COUNTING, STABLE, called, journal_lines, stopped_when
 
 from atoll.analysis import clusters, pareto
+from atoll.analysis.formatting import counted
 from atoll.analysis.leaderboard import losses
 from atoll.analysis.scaling import Recorded, scaled
 from atoll.storage.store import Store
@@ -132,7 +133,7 @@ def test_several_objectives(tmp_path):
     assert {row["number"] for row in shown if row["front"]} == front
     assert [row["front"] for row in shown] == sorted((row["front"] for row in shown), reverse=True)
     share = pareto.dominated_share([losses(study, t) for t in complete])
-    expected = f"{len(front)} trials are on the Pareto front, which dominates {share:.0%} of the volume"
+    expected = f"the Pareto front has {counted(len(front), 'trial')} and dominates {share:.0%} of the volume"
     assert expected in called("leaderboard", "s", cwd=tmp_path).stdout
     called("export", "s", "--pareto", "-o", "front.json", cwd=tmp_path)
     content = json.loads((tmp_path / "front.json").read_text())

@@ -117,7 +117,7 @@ def test_several_objectives_and_several_sources(tmp_path):
             "columns of learn_from must name .*, accuracy; got speed",
         ),
         ({"fixed": {"speed": 1}}, [ROW | {"accuracy": 1}], "fixed of learn_from must name hyperparameters.*got speed"),
-        ({}, [ROW | {"momentum": 2.0, "accuracy": 1}], "0 of 1 rows; 1 left out: .*: there is nothing to learn"),
+        ({}, [ROW | {"momentum": 2.0, "accuracy": 1}], "0 of 1 row; 1 left out: .*: there is nothing to learn"),
     ],
 )
 def test_what_is_refused(tmp_path, options, rows, rule):

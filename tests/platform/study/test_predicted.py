@@ -122,14 +122,14 @@ def test_settings_of_a_prediction_that_are_refused(objective, message):
         ),
         (
             {"method": "downpour", "objectives": [{"projected_seconds": {"cluster": "a100_hdr200", "nodes": 500}}]},
-            "follows all ranks of an asynchronous method, at most 1024; 500 nodes of a100_hdr200 have 2000",
+            "follows all ranks of an asynchronous method, at most 1024; a100_hdr200 with 500 nodes has 2000",
         ),
         (
             {
                 "space": {"batch_size": 8},
                 "objectives": [{"projected_seconds": {"cluster": "a100_hdr200", "nodes": 16, "scaling": "strong"}}],
             },
-            "strong scaling leaves ranks without samples: the global batch is 16, 16 nodes have 64 ranks",
+            "strong scaling leaves ranks without samples: the global batch is 16, 16 nodes with 64 ranks",
         ),
         ({"pruning": {}, "objectives": [TO_TARGET]}, "pruning needs the objective accuracy or .*; got projected"),
     ],
@@ -163,7 +163,7 @@ def test_only_batches_that_leave_no_rank_without_samples_are_proposed():
     strong = {"projected_seconds": {"cluster": "a100_hdr200", "nodes": 4, "scaling": "strong"}}
     plan = Plan.of(study(space={"batch_size": {"choices": [4, 8, 16]}}, objectives=[strong]))
     reasons = {size: plan.infeasibility(plan.space.default() | {"batch_size": size}) for size in (4, 8, 16)}
-    assert re.match(r"strong scaling leaves .* global batch is 8, 4 nodes have 16 ranks", reasons[4])
+    assert re.match(r"strong scaling leaves .* global batch is 8, 4 nodes with 16 ranks", reasons[4])
     assert reasons[8] is reasons[16] is None
 
 

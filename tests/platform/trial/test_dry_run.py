@@ -53,7 +53,7 @@ MISTAKES = {
     "EmptyValidation": r"the validation data must have at least one sample; got none; at .*, in load",
     "EmptyStream": r"the validation data must have at least one sample; got none; at .*, in load",
     "EmptyTrainStream": r"iterable training data must give each reader at least 8 items",
-    "TooFew": r"a global batch must have at most 3 samples.*; batch_size 8 on 1 ranks makes 8",
+    "TooFew": r"a global batch must have at most 3 samples.*; batch_size 8 on 1 rank makes 8",
     "FewerInputs": r"the train data must have an input for each target; got inputs float32 \(50, 8\) and targets",
     "NotSplit": r"batch: ValueError: a batch must be a pair of inputs and targets.*got list",
     "NotCollated": r"batch: RuntimeError: stack expects each tensor to be equal size",

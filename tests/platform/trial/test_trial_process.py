@@ -147,7 +147,7 @@ def test_no_crash_and_no_change_reaches_another_trial_or_the_rank(servers, misbe
     assert "ProcessDied: the trial's process ended with exit code 0 before it had reported" in reasons[2]
     assert "was ended by SIGKILL (Killed: by the system if memory was short, or by a user)" in reasons[3]
     assert "TypeError" in reasons[4]
-    assert any("left 1 processes" in note for note in done[4].notes)
+    assert any("left 1 process that" in note for note in done[4].notes)
     left = int((tmp_path / "left").read_text())
     assert not psutil.pid_exists(left)
     assert "JSONDecodeError" in reasons[6]
