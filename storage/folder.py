@@ -212,6 +212,9 @@ class StudyFolder:
         return isinstance(benchmark, dict) and benchmark.get("uid") == uid
 
 
+_STAGED = "staged-"
+
+
 class TrialFolder:
     """The files of one trial: its checkpoints, one file a rank, its trained model, and what its workload writes.
 
@@ -265,10 +268,18 @@ class TrialFolder:
             raise ValueError("it must have a step, and a training")
         return step, training, best if type(best) is int and best <= _MAX_STEP else -1
 
-    def adopt(self, other: TrialFolder, step: int) -> None:
-        """Replace this trial's checkpoints by another one's state after `step` steps, by hard links.
+    @property
+    def staged_manifest(self) -> Path:
+        """The manifest of another trial's state that is to take the place of this one's."""
+        return self.path / "staged.json"
 
-        Until all files are linked, the trial's own stay.
+    def stage(self, other: TrialFolder, step: int, purpose: dict[str, Any]) -> None:
+        """Link another trial's state after `step` steps into this folder, until `adopt` makes it this trial's.
+
+        Args:
+            other: the other trial's folder.
+            step: the number of steps.
+            purpose: what goes on from it, as JSON has it.
 
         Raises:
             OSError, ValueError: if the state is not there, or the file system has no hard links.
@@ -277,21 +288,44 @@ class TrialFolder:
         states = sorted(other.path.glob(f"step-{step:09d}.rank-*.pt"))
         if len(states) != training.get("size"):
             raise FileNotFoundError(f"{other.path} has no whole state of step {step}")
-        links = [self.path / f"adopted.{state.name}" for state in states]
+        self.unstage()
         try:
-            for state, link in zip(states, links, strict=True):
-                link.unlink(missing_ok=True)
-                link.hardlink_to(state)
+            for state in states:
+                (self.path / f"{_STAGED}{state.name}").hardlink_to(state)
+            content = {"manifest": {"step": step, "training": training}, "purpose": purpose}
+            write_whole(self.staged_manifest, json.dumps(content))
         except OSError:
-            for link in links:
-                link.unlink(missing_ok=True)
+            self.unstage()
             raise
-        self.manifest.unlink(missing_ok=True)
-        for own in self.path.glob("step-*.rank-*.pt"):
-            own.unlink(missing_ok=True)
-        for state, link in zip(states, links, strict=True):
-            link.rename(self.path / state.name)
-        write_whole(self.manifest, json.dumps({"step": step, "training": training}))
+
+    def unstage(self) -> None:
+        """Forget a staged state."""
+        for file in (self.staged_manifest, *self.path.glob(f"{_STAGED}*")):
+            file.unlink(missing_ok=True)
+
+    def adopt(self, purpose: dict[str, Any]) -> None:
+        """Replace this trial's checkpoints by the state that was staged for this purpose; forget one for another.
+
+        It may be called again, also after a crash within it.
+        """
+        try:
+            content = json.loads(self.staged_manifest.read_text())
+        except FileNotFoundError:
+            return
+        if content["purpose"] != purpose:
+            self.unstage()
+            return
+        staged = sorted(self.path.glob(f"{_STAGED}*"))
+        adopted = {file.name.removeprefix(_STAGED) for file in staged}
+        if len(staged) == content["manifest"]["training"]["size"]:  # otherwise some have been renamed already
+            self.manifest.unlink(missing_ok=True)
+            for own in self.path.glob("step-*.rank-*.pt"):
+                if own.name not in adopted:
+                    own.unlink(missing_ok=True)
+        for file in staged:
+            file.replace(self.path / file.name.removeprefix(_STAGED))
+        write_whole(self.manifest, json.dumps(content["manifest"]))
+        self.staged_manifest.unlink()
 
     @property
     def former_manifest(self) -> Path:

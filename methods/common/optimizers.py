@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -255,6 +256,14 @@ def shares_of(milestones: str) -> tuple[float, ...]:
     return shares
 
 
+_OWN: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # optimizers of the user's
+
+
+def mutable(optimizer: str) -> tuple[str, ...]:
+    """The settings of an optimizer that may change in mid-training; a user's own reads the others once."""
+    return ("learning_rate", "min_lr", "gradient_clipping") if own.is_own("optimizer", optimizer) else MUTABLE
+
+
 def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """A copy of an optimizer's state; torch's own state_dict shares its tensors with the ongoing training."""
     return copy.deepcopy(optimizer.state_dict())
@@ -267,8 +276,13 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """
     settings = [{name: group[name] for name in _OPTIONS if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(copy.deepcopy(state))
+    if optimizer in _OWN:
+        return  # what it has made of its options since is its own business
     for group, kept in zip(optimizer.param_groups, settings, strict=True):
         group.update(kept)
+        for state in (optimizer.state[p] for p in group["params"] if group.get("momentum") and p in optimizer.state):
+            if "square_avg" in state and "momentum_buffer" not in state:  # RMSprop had no momentum before
+                state["momentum_buffer"] = torch.zeros_like(state["square_avg"])
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -552,6 +566,7 @@ def _made_by(own: OwnOptimizer, groups: list[dict[str, Any]], settings: Optimize
     given = {id(p) for group in groups for p in group["params"]}
     if {id(p) for group in optimizer.param_groups for p in group["params"]} != given:
         raise ValueError(f"the optimizer {settings.optimizer} must have all parameters that it is given, and no others")
+    _OWN.add(optimizer)
     for group in optimizer.param_groups:
         group.setdefault("rate", 1.0)
         group.setdefault("decay", 1.0)

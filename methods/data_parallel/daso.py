@@ -262,7 +262,8 @@ class Daso(Method[DasoHyperparameters]):
         """Scale B and S, which plateaus may have halved, as their first values have changed."""
         h = self._hyperparameters
         self._B = max(1, round(self._B * h.B / before.B))
-        self._S = min(self._B, round(self._S * h.S / before.S)) if before.S else min(self._B, h.S)
+        S = round(self._S * h.S / before.S) if before.S else h.S
+        self._S = min(self._B, max(min(1, h.S), S))  # only an S of 0 blocks
 
 
 def _grid(nodes: tuple[int, ...]) -> tuple[int, int]:

@@ -124,3 +124,7 @@ class AdmmConsensus(Method[AdmmConsensusHyperparameters]):
         self._flat.load_state_dict(state["model"])
         self._dual.copy_(state["dual"])
         self._center.copy_(state["center"])
+
+    def change(self, before: AdmmConsensusHyperparameters) -> None:
+        """Scale the dual, which is in units of 1/rho."""
+        self._dual.mul_(before.rho / self._hyperparameters.rho)

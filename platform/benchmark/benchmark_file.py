@@ -21,7 +21,7 @@ from atoll.platform.study.configuration import located
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.objectives import Objective, named
 from atoll.platform.study.pruning import Pruning
-from atoll.platform.study.samplers import Sampler, default_sampler, with_name
+from atoll.platform.study.samplers import Pbt, Sampler, default_sampler, with_name
 from atoll.platform.study.study import Study
 from atoll.searchspaces.optimizer import acts
 from atoll.storage import yamlfile
@@ -79,6 +79,16 @@ class Tuning(Strict):
     sampler: Annotated[Sampler, BeforeValidator(with_name)] = Field(
         default_factory=lambda: default_sampler(1), description="the sampler of all tunings. Default: mixed"
     )
+
+    @field_validator("sampler")
+    @classmethod
+    def _finds_constants(cls, sampler: Sampler) -> Sampler:
+        if isinstance(sampler, Pbt):
+            raise ValueError(
+                "a benchmark confirms constant configurations, and pbt finds schedules: use another sampler"
+            )
+        return sampler
+
     objective: Annotated[Objective, BeforeValidator(named)] | None = Field(
         default=None, description="the tuned objective: a name, or {NAME: direction}. Default: the workload's metric"
     )

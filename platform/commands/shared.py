@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # The commands in the order in which a user needs them, as `atoll --help` lists them.
 GROUPS = {
     "Begin": ("quickstart", "doctor", "methods", "workloads", "spaces", "study-schema"),
-    "Search": ("check", "search", "follow", "join", "stop"),
+    "Search": ("check", "search", "follow", "join", "change", "stop"),
     "Read results": ("studies", "leaderboard", "trial", "failures", "logs", "table", "report", "dashboard"),
     "Use the best": ("export", "train"),
     "Compare methods": ("benchmark", "score", "project", "measure-cluster"),

@@ -58,7 +58,8 @@ def _unfinished(
     past, study = history.past, plan.study
     reached = {number: ticket.reached for (number, _), ticket in held.items()}
     if study.pauses_trials:
-        reached |= pausing.restored(plan, folder, history.events, past)[1]
+        of_results = pausing.restored(plan, folder, history.events, past)[1]
+        reached |= {number: max(value, reached.get(number, 0.0)) for number, value in of_results.items()}
     begun = [trial for key in sorted({*held, *started}) if (trial := past.trials.get(key)) is not None]
     lost = [trial for trial in begun if trial.state not in BUDGETED and trial.attempt == past.newest[trial.number]]
     retries = [past.retry(trial, study.topology.islands, reached.get(trial.number, 0.0)) for trial in lost]

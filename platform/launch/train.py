@@ -131,9 +131,11 @@ def train(
         if folder is None and configuration.checkpoint is not None:
             say("checkpoint is ignored without --folder")
             configuration = configuration.model_copy(update={"checkpoint": None})
-        if configuration.schedule and configuration.checkpoint is None:
+        if configuration.schedule and (configuration.checkpoint is None or configuration.checkpoint.every is None):
             # Where hyperparameters change, it continues from a checkpoint.
-            at_changes = Checkpointing(every=Every(MOST_STEPS, "steps"))
+            every = Every(MOST_STEPS, "steps")
+            given = configuration.checkpoint
+            at_changes = Checkpointing(every=every) if given is None else given.model_copy(update={"every": every})
             configuration = configuration.model_copy(update={"checkpoint": at_changes})
         options = {
             "calls_function": configuration.calls_function,

@@ -7,17 +7,19 @@ member's *schedule* (values by step, see `Configuration`), extended by the chang
 member has become can be trained again from the start; its proposal's parent is the member whose state it has.
 
 The owner of the tickets has all members, so each decision is made once. It links the files of the state while it knows
-that they exist: a member's state at its last pause stays until its next attempt starts, which needs a ticket.
+that they exist: a member's state at its last pause stays until its next attempt starts, which needs a ticket. They take
+the place of the member's own only once its next attempt is in the journal, so a crash leaves the one or the other.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution
 
 from atoll.platform.search.promotion import Ended, Pauses, Value, sign_of
 from atoll.platform.search.propagators.propagator import Proposal, seed_of
@@ -108,7 +110,7 @@ class Members:
         if ended.ticket is None:
             self._states.pop(ended.number, None)
         else:
-            rung = ended.values[-1][0] if ended.values else self._rung_of(ended.number)
+            rung = ended.values[-1][0] if ended.values else 0.0
             self._states[ended.number] = _State(ended.ticket, rung, ended.step)
             self._waiting.add(ended.number)
 
@@ -121,33 +123,32 @@ class Members:
             return None
         number = min(self._waiting, key=lambda number: (self._states[number].step, number))
         self._waiting.remove(number)
-        self._exploit(number)
-        return self._states[number].ticket
+        if (other := self._exploit(number)) is None:
+            return self._states[number].ticket
+        del self._states[number]  # until it pauses again, its files may be those of before
+        return other
 
-    def _rung_of(self, number: int) -> float:
-        return self._states[number].rung if number in self._states else 0.0
-
-    def _exploit(self, number: int) -> None:
-        """Give a member that lags behind the state of a better one, with changed hyperparameters."""
+    def _exploit(self, number: int) -> Ticket | None:
+        """The ticket with which a member that lags behind goes on from the state of a better one; None for its own."""
         mine = self._states[number]
         ranked: list[Value] = sorted((value, other) for other, value in self._values.get(mine.rung, {}).items())
         count = int(len(ranked) * self._settings.quantile)
         if number not in [other for _, other in ranked[len(ranked) - count :]]:
-            return
+            return None
         rng = random.Random(seed_of(self._plan.study.seed, number, mine.step))
         donors = [other for _, other in ranked[:count] if other in self._states and other != number]
         if not donors:
-            return
+            return None
         donor = rng.choice(donors)
         theirs = self._states[donor]
         if (changed := self._explorer.change(theirs, donor, rng)) is None:
-            return
-        try:
-            self._folder.trial(number).adopt(self._folder.trial(donor), theirs.step)
-        except (OSError, ValueError):  # the better one has just ended, or the file system cannot link: go on as before
-            return
+            return None
         ticket = replace(changed, number=number, attempt=mine.ticket.attempt, home=mine.ticket.home)
-        self._states[number] = _State(ticket, theirs.rung, theirs.step)
+        try:
+            self._folder.trial(number).stage(self._folder.trial(donor), theirs.step, plain_course(ticket.course))
+        except (OSError, ValueError):  # the better one has just ended, or the file system cannot link: go on as before
+            return None
+        return ticket
 
 
 class Explorer:
@@ -223,8 +224,8 @@ class Explorer:
             place = distribution.choices.index(value) + (1 if up else -1)
             return distribution.choices[min(max(place, 0), len(distribution.choices) - 1)]
         moved = value * self._settings.factor if up else value / self._settings.factor
-        if isinstance(distribution, IntDistribution):
-            moved = max(round(moved), value + 1) if up else min(round(moved), value - 1)
+        if step := distribution.step:
+            moved = value + (1 if up else -1) * step * max(1, round(abs(moved - value) / step))
         return encoding.nearest(distribution, moved, ceiling)
 
 
@@ -232,6 +233,12 @@ def course_of(plan: Plan, hyperparameters: Mapping[str, Any], number: int) -> di
     """The course of a new member: the schedule so far, and the seed."""
     schedule = {name: {0: hyperparameters[name]} for name in plan.mutable() if name in hyperparameters}
     return {"schedule": schedule, "seed": plan.study.seed + number}
+
+
+def plain_course(course: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A course as JSON has it, to be compared."""
+    plain: dict[str, Any] = json.loads(json.dumps(course))
+    return plain
 
 
 def steps_of(schedule: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict[int, Any]]:
@@ -258,16 +265,23 @@ def restored(plan: Plan, folder: StudyFolder, events: Iterable[Event], past: Pas
     members = Members(plan, folder)
     reached: dict[int, float] = {}
     for trial in ended:
-        taken = (trial.proposal.get("attributes") or {}).get(REACHED, 0.0)
         pauses = Pauses(rounds, sign)
-        pauses.start(max(reached.get(trial.number, 0.0), taken))
+        pauses.start(max(reached.get(trial.number, 0.0), _taken(trial)))
         for report in reports[trial.key]:
             pauses.sees(report)
         reached[trial.number] = pauses.reached
         waits = trial.state == "pruned" and past.counts(trial) and folder.trial(trial.number).manifest.exists()
         ticket = trial.next_ticket(plan.study.topology.islands, pauses.reached) if waits else None
         members.take_in(Ended(trial.number, pauses.values, ticket, trial.step))
+    for trial in past.trials.values():  # a lost attempt may have begun with a state from further on
+        if trial.attempt == past.newest[trial.number]:
+            reached[trial.number] = max(reached.get(trial.number, 0.0), _taken(trial))
     return members, reached
+
+
+def _taken(trial: PastTrial) -> float:
+    """The fidelity of the state that a member has taken last."""
+    return float((trial.proposal.get("attributes") or {}).get(REACHED, 0.0))
 
 
 def are_waiting(past: Past, folder: StudyFolder) -> bool:

@@ -26,7 +26,7 @@ from atoll.platform.search.journal_writer import SearchJournal
 from atoll.platform.search.other_launchers import OtherLaunchers
 from atoll.platform.search.own_code import GivingUp, OwnCodeError
 from atoll.platform.search.population import Individual, Population, Renewal
-from atoll.platform.search.population_based import course_of, steps_of
+from atoll.platform.search.population_based import course_of, plain_course, steps_of
 from atoll.platform.search.promotion import Ended, Pauses
 from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
@@ -310,6 +310,8 @@ class SearchLoop:
         if self._plan.study.keeps_weights and ticket.attempt:
             folder.remove_weights()  # of an earlier attempt
         path = folder.path
+        if configuration.schedule is not None:
+            folder.adopt(plain_course({"schedule": configuration.schedule, "seed": configuration.seed}))
         evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=path, trial=trial)
         outcome, values = self._scoring.judge(
             self._unless_stopped(evaluated), clock, configuration.hyperparameters, self._wait

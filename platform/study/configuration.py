@@ -285,9 +285,10 @@ def check_configuration(configuration: Configuration) -> None:
     Raises:
         ValueError: also for a change of what cannot change in mid-training.
     """
-    from atoll.methods.common.optimizers import MUTABLE
+    from atoll.methods.common import optimizers
 
-    mutable = [*registry.method(configuration.method).mutable, *MUTABLE]
+    own_optimizer = str(configuration.hyperparameters.get("optimizer", "sgd"))
+    mutable = [*registry.method(configuration.method).mutable, *optimizers.mutable(own_optimizer)]
     if fixed := sorted((configuration.schedule or {}).keys() - set(mutable)):
         raise ValueError(
             f"schedule cannot change {', '.join(fixed)} in mid-training; with {configuration.method} it can change "

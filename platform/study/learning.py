@@ -315,7 +315,10 @@ def _row(trial: TrialRow, aims: Sequence[str], names: Mapping[str, str]) -> Row:
     measured = totals | (trial.metrics or {}) | dict(zip(aims, values, strict=False))
     for found in (whole, measured):
         found |= {name: found[there] for name, there in names.items() if there in found}
-    return Row(trial.state, whole, measured)
+    changes = any(len(values) > 1 for values in (trial.configuration.get("schedule") or {}).values())
+    # Its last values alone are another training.
+    state = "trained with a schedule" if changes and trial.state == "complete" else trial.state
+    return Row(state, whole, measured)
 
 
 def _differences(plan: Plan, row: StudyRow, trials: Iterable[TrialRow]) -> list[str]:

@@ -18,6 +18,7 @@ from atoll.platform.study.configuration import (
     versions,
 )
 from atoll.platform.study.fields import KnownRange, Searched, distribution
+from atoll.platform.study.interval import Every
 from atoll.platform.study.objectives import Objective, Subject
 from atoll.platform.study.study import Study
 from atoll.searchspaces import encoding
@@ -99,6 +100,7 @@ class Plan:
                 f"pbt changes hyperparameters in mid-training, and none that is searched may change; searched are "
                 f"{searched}: search one such as learning_rate, or use another sampler"
             )
+        self._check_rounds()
         name, _ = self.aim
         if name not in (self.subject.metric, "validation_error"):
             raise ValueError(f"pbt compares members by {self.subject.metric}, so the objective must be it; got {name}")
@@ -111,10 +113,32 @@ class Plan:
 
     def mutable(self) -> list[str]:
         """The searched hyperparameters that may change in mid-training."""
-        from atoll.methods.common.optimizers import MUTABLE
+        from atoll.methods.common import optimizers
 
-        names = () if self.training is None else (*self.training.method.mutable, *MUTABLE)
+        if self.training is None:
+            return []
+        searched = (p.distribution for p in self.space.parameters if p.name == "optimizer")
+        known = [choice for d in searched if isinstance(d, CategoricalDistribution) for choice in d.choices]
+        known += [value for name, value in self.space.fixed if name == "optimizer"]
+        of_optimizer = set.intersection(*(set(optimizers.mutable(str(name))) for name in known or ["sgd"]))
+        names = {*self.training.method.mutable, *of_optimizer}
         return [parameter.name for parameter in self.space.parameters if parameter.name in names]
+
+    def _check_rounds(self) -> None:
+        """Raise ValueError if members would not pause as often as asked for."""
+        settings, length = self.study.population_based, self.length
+        assert settings is not None
+        assert length is not None
+        unit, number = length
+        rounds = settings.every or Every(max(1, round(number / 10)), "steps" if unit == "steps" else "epochs")
+        if rounds.unit == unit and rounds.number >= number:
+            raise ValueError(f"pbt compares members within trainings, which have {number} {unit}; got every {rounds}")
+        reports = self.study.evaluate_every or self.study.report_every or Every(1, "epochs")
+        if reports.unit != rounds.unit or reports.number > rounds.number:
+            raise ValueError(
+                f"pbt compares members every {rounds}, when they are evaluated, which is every {reports}: set "
+                f"report_every to at most {rounds}"
+            )
 
     @property
     def data(self) -> Path | None:

@@ -220,7 +220,9 @@ class Pbt(_Strict):
 
     name: Literal["pbt"]
     population: int | None = Field(
-        default=None, ge=2, description="members in training at once. Default: all trials, at most 32"
+        default=None,
+        ge=2,
+        description="members in training at once. Default: all trials, at most 32, or 16",
     )
     every: Interval | None = Field(
         default=None,

@@ -395,6 +395,11 @@ class Study(Strict):
             raise ValueError("pbt has one population on all islands: name it once, `sampler: {name: pbt}`")
         if self.population_based is None:
             return
+        if self.checkpoint is not None and self.checkpoint.keep in ("best", "all"):
+            raise ValueError(
+                f"members of pbt take one another's states, so checkpoint.keep must be none or last; got "
+                f"{self.checkpoint.keep}"
+            )
         given = [name for name in ("pruning", "confirm", "learn_from") if getattr(self, name) is not None]
         if given:
             raise ValueError(f"pbt decides by itself who goes on, and starts anew: omit {', '.join(given)}")

@@ -103,6 +103,12 @@ class Checkpoints:
             self._forget_earlier(step)
         return float(totals[0])
 
+    def end(self) -> None:
+        """The training ends, and nobody continues from where this attempt began; `settle` says what else stays."""
+        if self._start is not None and self._start not in (self.best, self.newest):
+            self._file(self._start).unlink(missing_ok=True)
+        self._start = None
+
     def prefer_newest(self, notes: list[str]) -> None:
         """The best evaluation was that of the newest checkpoint's step: keep that one."""
         if not self._keeps_best or self.newest is None or self.best == self.newest:
@@ -171,7 +177,7 @@ class Checkpoints:
             self.best = best
             self._written += [best] if best != step else []
         self._written.append(step)
-        if self._keeps_start:
+        if self._keeps_start and not self._keeps_all:
             self._start = step
             for file in self._folder.states(self._communicator.rank):
                 if file not in (self._file(step), self._file(best)):
@@ -254,6 +260,7 @@ class Saver:
 
     def end(self, step: int, notes: list[str]) -> None:
         """The last evaluation was after `step` steps: if it was the best, that step's checkpoint is; collective."""
+        self.files.end()
         if self.is_due_for_best and self.files.newest == step:
             self.files.prefer_newest(notes)
 

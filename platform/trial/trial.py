@@ -187,6 +187,11 @@ class Trial:
         """Raise NotApplicable for reports, or changes of hyperparameters, where the method cannot be interrupted."""
         if self._pauses_at is not None and self._saver is None:
             raise ValueError("a schedule of hyperparameters needs checkpoints, and a folder for them; got none")
+        if (changes := configuration.changes()) and changes[-1] >= self._length.num_steps:
+            raise ValueError(
+                f"schedule must change hyperparameters before the end of the training, step {self._length.num_steps}; "
+                f"got step {changes[-1]}"
+            )
         per_epoch = self._length.steps_per_epoch
         within = [step for step in configuration.changes() if step % per_epoch]
         if within and not self.method.resumable_within_epoch:
@@ -337,6 +342,10 @@ class Trial:
     def _pause(self) -> None:
         """Write a checkpoint where hyperparameters change, from which the training goes on with the new ones."""
         self.save()
+        assert self._files is not None, "a schedule needs checkpoints"
+        if self._files.newest != self._step:  # on all ranks alike
+            why = self.notes[-1] if self.notes else "the reason is another rank's"
+            raise OSError(f"hyperparameters change after step {self._step}, where training continues anew: {why}")
         self.has_paused = True
 
     # Checkpoints.

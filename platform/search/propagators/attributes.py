@@ -107,6 +107,7 @@ _KNOWN: tuple[tuple[re.Pattern[str], Callable[[object], bool]], ...] = (
     (re.compile(r"study:(NSGAIISampler|NSGAIIISampler):parent:\d{1,9}"), _are_trials),
     (re.compile("evolution:scale"), lambda value: _is_share(value) and value != 0),
     (re.compile("evolution:rate"), _is_share),
+    (re.compile("pbt:reached"), is_number),
     (re.compile("related:weights"), _are_shares),
     (re.compile(r"(tpe|gp):relative_params:\d{1,9}"), lambda value: isinstance(value, str)),
 )

@@ -12,6 +12,7 @@ from atoll.methods.common.optimizers import (
     OPTIMIZERS,
     OptimizerFactory,
     OptimizerSettings,
+    mutable,
     restore,
     saved,
     scheduled_rate,
@@ -239,3 +240,30 @@ def test_a_restored_optimizer_keeps_its_own_settings(name: str) -> None:
     assert {k: v for k, v in optimizers[1].param_groups[0].items() if k not in ("params", "lr")} == own
     for (_, state), (_, expected) in zip(optimizers[1].state.items(), optimizers[0].state.items(), strict=True):
         assert all(torch.equal(torch.as_tensor(state[k]), torch.as_tensor(expected[k])) for k in expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "lars"])
+def test_momentum_may_begin_in_mid_training(name: str) -> None:
+    """A saved state without momentum has no buffer for it."""
+    first = OptimizerSettings(optimizer=name, momentum=0.0)
+    parameter = nn.Parameter(torch.ones(3))
+    before, after = (OptimizerFactory(s, 4)([parameter]) for s in (first, replace(first, momentum=0.9)))
+    for optimizer in (before, after):
+        parameter.grad = torch.ones(3)
+        if optimizer is after:
+            restore(after, saved(before))
+        optimizer.step()
+    assert torch.isfinite(parameter).all()
+
+
+def test_an_optimizer_of_the_users_own_keeps_what_it_has_made_of_its_options() -> None:
+    def own(groups, settings):
+        return torch.optim.SGD(groups, momentum=settings.momentum)
+
+    optimizers = [
+        OptimizerFactory(OptimizerSettings(), 4, own_optimizer=own)([nn.Parameter(torch.ones(3))]) for _ in range(2)
+    ]
+    optimizers[0].param_groups[0]["momentum"] = 0.123  # such as a cycle of it
+    restore(optimizers[1], saved(optimizers[0]))
+    assert optimizers[1].param_groups[0]["momentum"] == 0.123
+    assert mutable("own.py:own") == ("learning_rate", "min_lr", "gradient_clipping")

@@ -16,6 +16,7 @@ from atoll.storage.store import Store
 
 pytestmark = pytest.mark.slow
 TRIALS, EPOCHS, QUARTER = 8, 5, 2
+QUICK = {"name": "pbt", "every": "1 epochs", "quantile": 0.4}
 MUTABLE = {"learning_rate", "momentum", "weight_decay"}
 
 
@@ -103,23 +104,33 @@ def test_decisions_are_those_of_the_rule_and_schedules_train_again_bit_for_bit(t
     assert not list(folder.rglob("*.pt"))
 
 
+def _is_of(line, other):
+    return (line["number"], line["attempt"]) == (other["number"], other["attempt"])
+
+
 def test_a_stopped_search_goes_on_as_it_would_have(tmp_path, monkeypatch):
     (tmp_path / "counts").mkdir()
     monkeypatch.setenv("COUNTING", str(tmp_path / "counts"))
     for name in ("whole", "cut"):
-        write(tmp_path, name, workload=COUNTING, trials=5, epochs=4)
+        write(tmp_path, name, workload=COUNTING, trials=5, epochs=4, sampler=QUICK)
     search(tmp_path, "whole")
     monkeypatch.setenv("SECONDS_PER_STEP", "0.05")  # time for a stop
     folder = tmp_path / "atoll-studies" / "cut"
 
-    def is_midway():
-        lines = journal_lines(folder, "progress") if folder.exists() else []
-        return sum(line["attempt"] == 2 for line in lines) >= 3
+    def is_within_an_exploit():
+        lines = journal_lines(folder, "trial_started") if folder.exists() else []
+        return sum(line["proposal"]["operator"] == "exploit" for line in lines) >= 1
 
-    with meanwhile(is_midway, (folder / "stop").touch):
+    with meanwhile(is_within_an_exploit, (folder / "stop").touch):
         search(tmp_path, "cut", code=75)
     monkeypatch.delenv("SECONDS_PER_STEP")
-    search(tmp_path, "cut", "--resume")
+    said = search(tmp_path, "cut", "--resume").stderr
+    assert "does not know" not in said
+    for line in journal_lines(folder, "trial_ended"):  # none ends where it has repeated what was before
+        started = [one for one in journal_lines(folder, "trial_started") if one["number"] == line["number"]]
+        reached = {one["attempt"]: one["proposal"]["attributes"].get("pbt:reached", 0) for one in started}
+        epochs = [one["epoch"] for one in journal_lines(folder, "progress") if _is_of(one, line)]
+        assert line["state"] == "lost" or max(epochs) > reached[line["attempt"]]
     assert curves(tmp_path, "cut") == curves(tmp_path, "whole")
     assert jobs(folder) == jobs(tmp_path / "atoll-studies" / "whole")
 
@@ -143,6 +154,16 @@ def test_what_pbt_needs_is_said_before_anything_starts(tmp_path):
         ({"pruning": {"rule": "asha"}}, "pbt decides by itself who goes on, and starts anew: omit pruning"),
         ({"sampler": {"name": "pbt", "every": "5 minutes"}}, "after the same number of epochs or steps"),
         ({"sampler": [{"name": "pbt"}], "topology": {"islands": 1}}, "pbt has one population on all islands"),
+        ({"checkpoint": {"every": "1 epochs", "keep": "best"}}, "checkpoint.keep must be none or last; got best"),
+        ({"epochs": 1}, "pbt compares members within trainings, which have 1 epochs; got every 1 epochs"),
+        (
+            {"epochs": None, "steps": 50, "sampler": {"name": "pbt"}},
+            "pbt compares members every 5 steps, when they are evaluated, which is every 1 epochs: set report_every",
+        ),
+        (
+            {"evaluate_every": "2 epochs"},
+            "when they are evaluated, which is every 2 epochs: set report_every to",
+        ),
         ({"objectives": ["seconds"]}, "pbt compares members by accuracy, so the objective must be it; got seconds"),
         (
             {"space": {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}},

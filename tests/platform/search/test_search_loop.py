@@ -136,11 +136,11 @@ def test_what_has_failed_elsewhere_is_not_evaluated(tmp_path):
 
 def test_a_budget_of_seconds_lets_the_trial_in_training_end(folder):
     def takes_its_time(configuration, hooks):
-        time.sleep(0.15)
+        time.sleep(0.4)
         assert hooks.interrupt() is None
         return trains(configuration, hooks)
 
-    worker = run(folder, takes_its_time, seconds=0.2)
+    worker = run(folder, takes_its_time, seconds=0.7)
     assert len(worker.evaluated) == 2
     assert lines_of(folder)[-1] == ("trial_ended", 1)
     # Its last line shows that the budget is used up, even if the last trial had ended before.
