@@ -1,12 +1,13 @@
-"""Population-based training beside the default sampler, at equal training steps: is its schedule better?
+"""Population-based training beside the default sampler, with as many epochs: is its schedule better?
 
 python benchmarks/pbt.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
 Four trainings of a second or two. Each sampler searches with 16 trials of equal length (a population of 16 trains at
-most as many steps), on threads of one process. The best trial of each, a schedule of population-based training or a
-constant configuration of the default sampler, is then trained again from the start with five seeds that the search has
-not seen, as the best of a search is also the luckiest. Both are measured on the test data, by the workload's metric.
-Three searches each; `--trials` keeps each as soon as it is finished.
+most as many epochs; steps differ, as the batch size is searched), on threads of one process. The best trial of each,
+a schedule of population-based training or a constant configuration of the default sampler, is then trained again from
+the start with five seeds that the search has not seen, as the best of a search is also the luckiest. Both are
+measured on the test data, by the workload's metric. Three searches each; `--trials` keeps each as soon as it is
+finished.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "workload": f"{NARROW}:FewBytes",
         "method": "ddp",
         "steps": 150,
+        "report_every": "15 steps",
         "ranks": 1,
         "space": {"num_layers": 1, "hidden_size": 32, "context_length": 32, "optimizer": "adamw"},
     },
