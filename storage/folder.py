@@ -273,26 +273,26 @@ class TrialFolder:
         """The manifest of another trial's state that is to take the place of this one's."""
         return self.path / "staged.json"
 
-    def stage(self, other: TrialFolder, step: int, purpose: dict[str, Any]) -> None:
+    def stage(self, other: TrialFolder, step: int, *training: Any) -> None:
         """Link another trial's state after `step` steps into this folder, until `adopt` makes it this trial's.
 
         Args:
             other: the other trial's folder.
             step: the number of steps.
-            purpose: what goes on from it, as JSON has it.
+            training: which goes on from it, as plain data that JSON can hold.
 
         Raises:
             OSError, ValueError: if the state is not there, or the file system has no hard links.
         """
-        _, training, _ = other.read_manifest()
+        _, before, _ = other.read_manifest()
         states = sorted(other.path.glob(f"step-{step:09d}.rank-*.pt"))
-        if len(states) != training.get("size"):
+        if len(states) != before.get("size"):
             raise FileNotFoundError(f"{other.path} has no whole state of step {step}")
         self.unstage()
         try:
             for state in states:
                 (self.path / f"{_STAGED}{state.name}").hardlink_to(state)
-            content = {"manifest": {"step": step, "training": training}, "purpose": purpose}
+            content = {"manifest": {"step": step, "training": before}, "for": json.dumps(training)}
             write_whole(self.staged_manifest, json.dumps(content))
         except OSError:
             self.unstage()
@@ -303,16 +303,19 @@ class TrialFolder:
         for file in (self.staged_manifest, *self.path.glob(f"{_STAGED}*")):
             file.unlink(missing_ok=True)
 
-    def adopt(self, purpose: dict[str, Any]) -> None:
-        """Replace this trial's checkpoints by the state that was staged for this purpose; forget one for another.
+    def adopt(self, *training: Any) -> None:
+        """Replace this trial's checkpoints by the state that was staged for this training; forget one for another.
 
         It may be called again, also after a crash within it.
+
+        Raises:
+            OSError, ValueError: if files cannot be read or renamed.
         """
         try:
             content = json.loads(self.staged_manifest.read_text())
         except FileNotFoundError:
             return
-        if content["purpose"] != purpose:
+        if content["for"] != json.dumps(training):
             self.unstage()
             return
         staged = sorted(self.path.glob(f"{_STAGED}*"))
@@ -358,6 +361,7 @@ class TrialFolder:
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints, and the folder if it is then empty; raises OSError if one stays."""
+        self.unstage()
         self._remove(*self.path.glob("step-*.rank-*.pt"), *left_overs(self.path), self.manifest, self.former_manifest)
 
     def remove_weights(self) -> None:

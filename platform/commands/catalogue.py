@@ -65,15 +65,16 @@ def spaces() -> dict[str, str]:
 
 def space(name: str) -> dict[str, Any]:
     """One method's searched parameters, including the shared optimizer space, and those that are fixed by default."""
-    from atoll.methods.common.optimizers import OPTIMIZERS
+    from atoll.methods.common.optimizers import MUTABLE, OPTIMIZERS
 
     registry.check_method(name)
     space = registry.whole_space(name)
     columns = ("name", "symbol", "domain", "default", "unit", "source")
+    mutable = {*registry.method(name).mutable, *MUTABLE}
     others = {"optimizer": ", ".join(OPTIMIZERS)}
     return {
         "method": name,
-        "parameters": [{c: p.as_dict()[c] for c in columns} for p in space.parameters],
+        "parameters": [{c: p.as_dict()[c] for c in columns} | {"mutable": p.name in mutable} for p in space.parameters],
         "fixed by default": [{"name": n, "value": v, "a study may name": others.get(n, "")} for n, v in space.fixed],
     }
 

@@ -37,9 +37,13 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
     else:
         lines = JournalWriter(Path(result_file))
 
+        reported = 0
+
         def report(progress: Progress) -> None:
-            if not progress.is_repeated or not paused:  # told before it has paused
+            nonlocal reported
+            if progress.step > reported:  # where hyperparameters have changed, earlier reports are repeated
                 lines.append(progress.as_event(0, 0))
+            reported = max(reported, progress.step)
 
         def save(model: nn.Module) -> None:
             if content["save"] is not None:
@@ -47,9 +51,8 @@ def run(configuration_file: str, result_file: str, world: World) -> None:
 
         folder = Path(content["folder"])
         hooks = Hooks(on_progress=report, on_trained=save)
-        paused = False
         while (outcome := worker.evaluate(configuration, hooks, test=content["test"], folder=folder)).is_paused:
-            paused = True  # hyperparameters change
+            pass  # hyperparameters change now
         lines.append(outcome.as_event(0, 0))
         if configuration.checkpoint is not None and outcome.state != "lost":
             TrialFolder(folder).settle(configuration.checkpoint.keep)

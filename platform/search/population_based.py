@@ -13,7 +13,6 @@ the place of the member's own only once its next attempt is in the journal, so a
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from atoll.platform.search.promotion import Ended, Pauses, Value, sign_of
 from atoll.platform.search.propagators.propagator import Proposal, seed_of
 from atoll.platform.search.propagators.random_search import uniform_gene
 from atoll.platform.search.tickets import Ticket
+from atoll.platform.study.configuration import Schedule, numbered
 from atoll.platform.study.interval import Every
 from atoll.searchspaces import encoding
 from atoll.storage.events import Event, ProgressReported
@@ -43,19 +43,14 @@ COPY, PERTURB, RESAMPLE = "exploit", "perturb", "resample"  # operator, and sour
 
 
 @dataclass(frozen=True)
-class Rounds:
-    """The rungs of population-based training: the multiples of an interval."""
+class EvenRungs:
+    """Rungs at the multiples of an interval.
+
+    Attributes:
+        every: the interval, in epochs or steps.
+    """
 
     every: Every
-
-    @classmethod
-    def of(cls, plan: Plan) -> Rounds:
-        """Those of a study; by default ten of a training."""
-        settings, length = plan.study.population_based, plan.length
-        assert settings is not None
-        assert length is not None
-        unit, number = length
-        return cls(settings.every or Every(max(1, round(number / 10)), "steps" if unit == "steps" else "epochs"))
 
     @property
     def fidelity(self) -> str:
@@ -141,11 +136,11 @@ class Members:
             return None
         donor = rng.choice(donors)
         theirs = self._states[donor]
-        if (changed := self._explorer.change(theirs, donor, rng)) is None:
+        if (changed := self._explorer.change(theirs.ticket, theirs.step, rng)) is None:
             return None
         ticket = replace(changed, number=number, attempt=mine.ticket.attempt, home=mine.ticket.home)
         try:
-            self._folder.trial(number).stage(self._folder.trial(donor), theirs.step, plain_course(ticket.course))
+            self._folder.trial(number).stage(self._folder.trial(donor), theirs.step, ticket.schedule, ticket.seed)
         except (OSError, ValueError):  # the better one has just ended, or the file system cannot link: go on as before
             return None
         return ticket
@@ -163,19 +158,19 @@ class Explorer:
         assert settings is not None
         self._plan = plan
         self._settings = settings
-        self._mutable = [parameter for parameter in plan.space.parameters if parameter.name in plan.mutable()]
+        self._mutable = [parameter for parameter in plan.space.parameters if parameter.name in plan.mutable]
 
-    def change(self, donor: _State, number: int, rng: random.Random) -> Ticket | None:
-        """The donor's ticket with changed hyperparameters; None if no feasible change was found.
+    def change(self, better: Ticket, step: int, rng: random.Random) -> Ticket | None:
+        """The ticket of a better member with changed hyperparameters; None if no feasible change was found.
 
         Args:
-            donor: the state that is taken.
-            number: its trial's.
+            better: continues that member.
+            step: where it has paused, and what changes does so.
             rng: decides.
         """
-        given, course = donor.ticket.hyperparameters, donor.ticket.course
+        given, past_values = better.hyperparameters, better.schedule
         assert given is not None
-        assert course is not None
+        assert past_values is not None
         for _ in range(NUM_TRIES):
             values, sources = self._changed(given, rng)
             try:
@@ -186,15 +181,13 @@ class Explorer:
             if values == given or self._plan.infeasibility(values) is not None:
                 continue
             schedule = {
-                name: past if values[name] == given[name] else past | {donor.step: values[name]}
-                for name, past in steps_of(course["schedule"]).items()
+                name: past if values[name] == given[name] else past | {step: values[name]}
+                for name, past in numbered(past_values).items()
             }
-            origin: dict[str, int | str] = dict.fromkeys(genes, number)
-            proposal = Proposal(genes, COPY, (number,), origin | sources, attributes={REACHED: donor.ticket.reached})
+            origin: dict[str, int | str] = dict.fromkeys(genes, better.number)
+            proposal = Proposal(genes, COPY, (better.number,), origin | sources, attributes={REACHED: better.reached})
             content = vars(proposal) | {"parents": list(proposal.parents), "waited": 0.0}
-            return replace(
-                donor.ticket, hyperparameters=values, proposal=content, course=course | {"schedule": schedule}
-            )
+            return replace(better, hyperparameters=values, proposal=content, schedule=schedule)
         return None
 
     def _changed(
@@ -229,21 +222,9 @@ class Explorer:
         return encoding.nearest(distribution, moved, ceiling)
 
 
-def course_of(plan: Plan, hyperparameters: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """The course of a new member: the schedule so far, and the seed."""
-    schedule = {name: {0: hyperparameters[name]} for name in plan.mutable() if name in hyperparameters}
-    return {"schedule": schedule, "seed": plan.study.seed + number}
-
-
-def plain_course(course: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A course as JSON has it, to be compared."""
-    plain: dict[str, Any] = json.loads(json.dumps(course))
-    return plain
-
-
-def steps_of(schedule: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict[int, Any]]:
-    """A schedule whose steps are numbers; in JSON they are texts."""
-    return {name: {int(step): value for step, value in values.items()} for name, values in schedule.items()}
+def first_schedule(plan: Plan, hyperparameters: Mapping[str, Any]) -> Schedule:
+    """The schedule of a new member: what may change, from step 0 on."""
+    return {name: {0: hyperparameters[name]} for name in plan.mutable if name in hyperparameters}
 
 
 def restored(plan: Plan, folder: StudyFolder, events: Iterable[Event], past: Past) -> tuple[Members, dict[int, float]]:
@@ -256,7 +237,7 @@ def restored(plan: Plan, folder: StudyFolder, events: Iterable[Event], past: Pas
         folder: its files.
         events, past: its journals, and what follows from them.
     """
-    rounds, sign = Rounds.of(plan), sign_of(plan.subject.direction)
+    rungs, sign = EvenRungs(plan.pbt_interval), sign_of(plan.subject.direction)
     ended = past.ended()
     reports: dict[tuple[int, int], list[ProgressReported]] = {trial.key: [] for trial in ended}
     for event in events:
@@ -265,7 +246,7 @@ def restored(plan: Plan, folder: StudyFolder, events: Iterable[Event], past: Pas
     members = Members(plan, folder)
     reached: dict[int, float] = {}
     for trial in ended:
-        pauses = Pauses(rounds, sign)
+        pauses = Pauses(rungs, sign)
         pauses.start(max(reached.get(trial.number, 0.0), _taken(trial)))
         for report in reports[trial.key]:
             pauses.sees(report)

@@ -134,9 +134,9 @@ class Pauses:
     def of(cls, plan: Plan) -> Pauses | None:
         """Those of a study; None if its trials do not pause."""
         if plan.study.population_based is not None:
-            from atoll.platform.search.population_based import Rounds
+            from atoll.platform.search.population_based import EvenRungs
 
-            return cls(Rounds.of(plan), sign_of(plan.subject.direction))
+            return cls(EvenRungs(plan.pbt_interval), sign_of(plan.subject.direction))
         if plan.study.pruning is None or not plan.study.pruning.promotion:
             return None
         return cls(plan.study.pruning, sign_of(plan.subject.direction))

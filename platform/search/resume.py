@@ -12,6 +12,7 @@ from atoll.platform.search.propagators.attributes import PICKLED, known_attribut
 from atoll.platform.search.proposals import known_fields
 from atoll.platform.search.tickets import Ticket
 from atoll.platform.study import changes
+from atoll.platform.study.configuration import Schedule, numbered
 from atoll.storage.events import (
     Event,
     LauncherJoined,
@@ -39,7 +40,7 @@ class PastTrial:
         island: the one that bred it.
         epochs, steps: the length for which it was started, in one of them.
         step, epoch: of its last report.
-        course: see `Ticket`.
+        schedule, seed: see `Ticket`.
         configured: all hyperparameters that it trained with.
         change: the number of the study's change whose space its proposal is in.
     """
@@ -61,7 +62,8 @@ class PastTrial:
     epoch: int = 0
     started: float = 0.0
     worker_seconds: float = 0.0
-    course: dict[str, Any] | None = None
+    schedule: Schedule | None = None
+    seed: int | None = None
     configured: Mapping[str, Any] = field(default_factory=dict)
     change: int = 0
 
@@ -85,7 +87,8 @@ class PastTrial:
             self.proposal,
             reached=reached,
             home=home,
-            course=self.course,
+            schedule=self.schedule,
+            seed=self.seed,
         )
 
 
@@ -152,7 +155,8 @@ class Past:
                     epochs=_count(event.configuration.get("epochs")),
                     steps=_count(event.configuration.get("steps")),
                     started=_clock(event),
-                    course=_course(event),
+                    schedule=_schedule(event),
+                    seed=event.seed,
                     configured=event.configuration.get("hyperparameters") or {},
                     change=event.change,
                 )
@@ -374,14 +378,15 @@ def read(events: Iterable[Event]) -> Past:
 
 def _retry(lost: PastTrial, result: PastTrial | None, num_islands: int, reached: float) -> Ticket:
     """A lost attempt's next one; if it had continued a result, it still does."""
-    again = Ticket(lost.number, lost.attempt + 1, lost.hyperparameters, lost.proposal, course=lost.course)
+    again = Ticket(
+        lost.number, lost.attempt + 1, lost.hyperparameters, lost.proposal, schedule=lost.schedule, seed=lost.seed
+    )
     return again if result is None else replace(again, reached=reached, home=result.island % num_islands)
 
 
-def _course(event: TrialStarted) -> dict[str, Any] | None:
-    """The schedule and the seed of a member of a population."""
+def _schedule(event: TrialStarted) -> Schedule | None:
     schedule = event.configuration.get("schedule")
-    return {"schedule": schedule, "seed": event.seed} if isinstance(schedule, dict) else None
+    return numbered(schedule) if isinstance(schedule, dict) else None
 
 
 def _count(value: object) -> int | None:

@@ -26,7 +26,7 @@ from atoll.platform.search.journal_writer import SearchJournal
 from atoll.platform.search.other_launchers import OtherLaunchers
 from atoll.platform.search.own_code import GivingUp, OwnCodeError
 from atoll.platform.search.population import Individual, Population, Renewal
-from atoll.platform.search.population_based import course_of, plain_course, steps_of
+from atoll.platform.search.population_based import first_schedule
 from atoll.platform.search.promotion import Ended, Pauses
 from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
@@ -35,7 +35,7 @@ from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.shared_study import SharedStudy
 from atoll.platform.search.stopping import Stopping
 from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice, TicketSource
-from atoll.platform.study.configuration import Configuration
+from atoll.platform.study.configuration import Configuration, numbered
 from atoll.platform.study.learning import Learned
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.related import Related
@@ -311,7 +311,7 @@ class SearchLoop:
             folder.remove_weights()  # of an earlier attempt
         path = folder.path
         if configuration.schedule is not None:
-            folder.adopt(plain_course({"schedule": configuration.schedule, "seed": configuration.seed}))
+            self._adopt(folder, configuration)
         evaluated = self._worker.evaluate(configuration, hooks, test=confirms, folder=path, trial=trial)
         outcome, values = self._scoring.judge(
             self._unless_stopped(evaluated), clock, configuration.hyperparameters, self._wait
@@ -350,9 +350,16 @@ class SearchLoop:
         configuration = self._plan.configuration(given, ticket.number, self._place.threads, self._place.device)
         if self._plan.study.population_based is None:
             return configuration
-        course = ticket.course or course_of(self._plan, given, ticket.number)
-        changes = {"schedule": steps_of(course["schedule"]), "seed": course["seed"]}
-        return configuration.model_copy(update=changes)
+        schedule = first_schedule(self._plan, given) if ticket.schedule is None else numbered(ticket.schedule)
+        seed = configuration.seed if ticket.seed is None else ticket.seed
+        return configuration.model_copy(update={"schedule": schedule, "seed": seed})
+
+    def _adopt(self, folder: TrialFolder, configuration: Configuration) -> None:
+        """Take the state of another member, if this training is to go on from one; without it, it starts anew."""
+        try:
+            folder.adopt(configuration.schedule, configuration.seed)
+        except (OSError, ValueError) as error:
+            print(f"the state in {folder.path} was not taken: {error}", file=sys.stderr, flush=True)
 
     def _unless_stopped(self, outcome: Outcome) -> Outcome:
         """A trial that fails once the search is asked to stop is lost, and is trained again.
@@ -399,9 +406,8 @@ class SearchLoop:
             candidate.as_dict(),
             reached=self._pauses.reached,
             home=home,
-            course=None
-            if configuration.schedule is None
-            else {"schedule": configuration.schedule, "seed": configuration.seed},
+            schedule=configuration.schedule,
+            seed=None if configuration.schedule is None else configuration.seed,
         )
 
     def _tell_result(

@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from atoll.communication.mailbox import Mailbox
     from atoll.platform.search.promotion import Ended, Paused
+    from atoll.platform.study.configuration import Schedule
 
 # All messages to the owner share one tag, so MPI keeps their order.
 TO_OWNER, GIVE, RECALL = 11, 12, 13
@@ -59,7 +60,7 @@ class Ticket:
         proposal: the origin of proposed hyperparameters.
         reached: the fidelity at which the trial has paused, if this attempt continues it.
         home: the island that knows the trial's result, if this attempt continues it.
-        course: with population-based training, the `schedule` of the hyperparameters so far, and the `seed`.
+        schedule, seed: with population-based training, those of the training that this attempt continues.
     """
 
     number: int
@@ -68,7 +69,8 @@ class Ticket:
     proposal: dict[str, Any] | None = None
     reached: float = 0.0
     home: int | None = None
-    course: dict[str, Any] | None = None
+    schedule: Schedule | None = None
+    seed: int | None = None
 
 
 class TicketSource(Protocol):

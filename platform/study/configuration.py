@@ -112,6 +112,8 @@ class Configuration(BaseModel):
             >>> configuration.at(299), configuration.at(300)["learning_rate"]
             ({'learning_rate': 0.1, 'momentum': 0.9}, 0.05)
         """
+        if self.schedule is None:
+            return self.hyperparameters
         past = history(self.hyperparameters, self.schedule, step + 1)
         return {name: values[max(values)] for name, values in past.items()}
 
@@ -170,11 +172,16 @@ def history(
         schedule: see `Configuration`; its steps may be text, as in JSON.
         until: a number of steps.
     """
-    known = {name: {int(step): value for step, value in values.items()} for name, values in (schedule or {}).items()}
+    known = numbered(schedule or {})
     return {
         name: {step: v for step, v in known.get(name, {0: value}).items() if step < max(until, 1)}
         for name, value in hyperparameters.items()
     }
+
+
+def numbered(schedule: Mapping[str, Mapping[Any, Scalar]]) -> Schedule:
+    """A schedule whose steps are numbers; in JSON they are text."""
+    return {name: {int(step): value for step, value in values.items()} for name, values in schedule.items()}
 
 
 class CodeFile(BaseModel):

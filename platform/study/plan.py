@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,13 +95,13 @@ class Plan:
 
     def _check_population_based(self) -> None:
         """Raise ValueError if members could not change, or would be compared by another value than the metric."""
-        if not self.mutable():
+        if not self.mutable:
             searched = ", ".join(parameter.name for parameter in self.space.parameters)
             raise ValueError(
                 f"pbt changes hyperparameters in mid-training, and none that is searched may change; searched are "
                 f"{searched}: search one such as learning_rate, or use another sampler"
             )
-        self._check_rounds()
+        self._check_pbt_interval()
         name, _ = self.aim
         if name not in (self.subject.metric, "validation_error"):
             raise ValueError(f"pbt compares members by {self.subject.metric}, so the objective must be it; got {name}")
@@ -111,6 +112,7 @@ class Plan:
         first = self.objectives[0]
         return first.name, str(first.direction)
 
+    @cached_property
     def mutable(self) -> list[str]:
         """The searched hyperparameters that may change in mid-training."""
         from atoll.methods.common import optimizers
@@ -124,20 +126,26 @@ class Plan:
         names = {*self.training.method.mutable, *of_optimizer}
         return [parameter.name for parameter in self.space.parameters if parameter.name in names]
 
-    def _check_rounds(self) -> None:
-        """Raise ValueError if members would not pause as often as asked for."""
+    @cached_property
+    def pbt_interval(self) -> Every:
+        """The interval at which members of a population are compared. Default: a tenth of a training."""
         settings, length = self.study.population_based, self.length
         assert settings is not None
         assert length is not None
         unit, number = length
-        rounds = settings.every or Every(max(1, round(number / 10)), "steps" if unit == "steps" else "epochs")
-        if rounds.unit == unit and rounds.number >= number:
-            raise ValueError(f"pbt compares members within trainings, which have {number} {unit}; got every {rounds}")
+        return settings.every or Every(max(1, round(number / 10)), "steps" if unit == "steps" else "epochs")
+
+    def _check_pbt_interval(self) -> None:
+        """Raise ValueError if members would not pause as often as asked for."""
+        assert self.length is not None
+        every, (unit, number) = self.pbt_interval, self.length
+        if every.unit == unit and every.number >= number:
+            raise ValueError(f"pbt compares members within trainings, which have {number} {unit}; got every {every}")
         reports = self.study.evaluate_every or self.study.report_every or Every(1, "epochs")
-        if reports.unit != rounds.unit or reports.number > rounds.number:
+        if reports.unit != every.unit or reports.number > every.number:
             raise ValueError(
-                f"pbt compares members every {rounds}, when they are evaluated, which is every {reports}: set "
-                f"report_every to at most {rounds}"
+                f"pbt compares members every {every}, when they are evaluated, which is every {reports}: set "
+                f"report_every to at most {every}"
             )
 
     @property

@@ -85,10 +85,11 @@ class Trial:
         hyperparameters, settings, of_workload = split_hyperparameters(
             configuration.method, configuration.workload, configuration.at(start), communicator.size
         )
-        self._before, *_ = split_hyperparameters(
-            configuration.method, configuration.workload, configuration.at(max(0, start - 1)), communicator.size
-        )
-        self._hyperparameters = hyperparameters
+        self._hyperparameters = self._before = hyperparameters  # of the method: now, and before its checkpoint's step
+        if start in configuration.changes():
+            self._before, *_ = split_hyperparameters(
+                configuration.method, configuration.workload, configuration.at(start - 1), communicator.size
+            )
         self.workload = registry.workload(configuration.workload, of_workload)
         self.workload.trial_folder = folder
         if settings.compile and (why := why_not_compiled(device)) is not None:

@@ -7,7 +7,7 @@ import torch
 from on_ranks import on_ranks
 
 from atoll.communication.communicator import Communicator
-from atoll.communication.threads import run_virtual_ranks
+from atoll.communication.threads import run_virtual_ranks, single_rank
 from atoll.methods.data_parallel.daso import Daso, DasoHyperparameters, halve, merge
 from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.method import NotApplicable
@@ -97,6 +97,24 @@ def test_the_adaptive_schedule_continues_from_a_checkpoint(c: Communicator) -> N
     adaptive = {"B": 4, "S": 2, "warmup_epochs": 1, "cooldown_epochs": 0, "wire": "float32"}
     adaptive |= {"plateau_threshold": 0.99, "plateau_patience": 0}  # every epoch but the first is a plateau
     CHECKS["continues_from_a_checkpoint_at_any_step"](c, Subject(method=Daso, hyperparameters=adaptive))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "now", "expected"),
+    [
+        ((8, 4), (4, 4), (2, 1), (1, 1)),
+        ((8, 4), (8, 2), (4, 1), (4, 1)),  # not 0, which would block
+        ((8, 4), (8, 0), (4, 2), (4, 0)),
+        ((8, 0), (8, 4), (2, 0), (2, 2)),  # S is at most B
+        ((4, 4), (16, 4), (2, 2), (8, 2)),
+    ],
+)
+def test_a_change_scales_what_plateaus_have_halved(before, after, now, expected):
+    made = [problem.make(Daso, single_rank(), hyperparameters={"B": B, "S": S})[0] for B, S in (before, after)]
+    state = made[0].state_dict()
+    made[1].load_state_dict(state | {"counters": [*now, *state["counters"][2:]]})
+    made[1].change(DasoHyperparameters(B=before[0], S=before[1]))
+    assert tuple(made[1].state_dict()["counters"][:2]) == expected
 
 
 # Equation 3.2.

@@ -7,7 +7,8 @@ from center_protocol import all_reduces_cost_a_ring, worker_bytes
 from on_ranks import on_ranks
 
 from atoll.communication.communicator import Communicator
-from atoll.communication.threads import run_virtual_ranks
+from atoll.communication.threads import run_virtual_ranks, single_rank
+from atoll.methods.parameter_server.admm_consensus import AdmmConsensus, AdmmConsensusHyperparameters
 from atoll.testing import problem
 from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
 
@@ -22,6 +23,15 @@ def test_bytes_of_the_round_robin_form(c: Communicator) -> None:
     num_parameters = problem.vector(problem.make_model()).numel()
     expected = c.size * (c.size - 1) * 4 * num_parameters * 20
     assert worker_bytes(c, "admm_consensus", form="round_robin") == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_change_of_rho_leaves_the_dual_as_it_is_unscaled():
+    """It is kept in units of 1/rho (eq. 3.52), so that rho times it is the multiplier."""
+    made = [problem.make(AdmmConsensus, single_rank(), hyperparameters={"rho": rho})[0] for rho in (0.5, 2.0)]
+    dual = torch.linspace(-1, 1, len(problem.vector(problem.make_model())), dtype=torch.float64)
+    made[1].load_state_dict(made[0].state_dict() | {"dual": dual})
+    made[1].change(AdmmConsensusHyperparameters(rho=0.5))
+    assert torch.equal(2.0 * made[1].state_dict()["dual"], 0.5 * dual)  # powers of two are exact
 
 
 def admm_round(p, eta, rho):

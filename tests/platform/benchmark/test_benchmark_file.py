@@ -71,6 +71,11 @@ def test_a_methods_metric_may_be_tuned(tmp_path, objective):
             assert Plan.of(some.study(part, tmp_path)).aim == ("compression", "maximize")
 
 
+def test_a_sampler_that_finds_schedules_tunes_nothing():
+    with pytest.raises(ValueError, match="a benchmark confirms constant configurations, and pbt finds schedules"):
+        make(tuning={"trials": 4, "sampler": {"name": "pbt"}})
+
+
 def test_a_method_may_be_a_comparator_on_fewer_ranks_or_without_tuning(tmp_path):
     entries = ["ddp", {"method": "msgd", "ranks": 1}, {"method": "ddp", "name": "as-it-is", "untuned": True}]
     some = make(methods=entries, ranks=4, ranks_per_node=2)

@@ -96,6 +96,8 @@ def test_decisions_are_those_of_the_rule_and_schedules_train_again_bit_for_bit(t
                 values.setdefault(epoch, {})[number] = metric
         epochs[number], newest[number] = curve[key][-1][0], key
     assert num_exploits >= 3
+    for (_, attempt), row in rows.items():  # a training that starts anew would come to the same
+        assert any(note.startswith("continued from the checkpoint") for note in row.notes) == (attempt > 0)
     results = [row for row in rows.values() if row.state == "complete"]
     assert sorted(row.number for row in results) == list(range(TRIALS))
     for row in results[::3]:
@@ -112,14 +114,21 @@ def test_a_stopped_search_goes_on_as_it_would_have(tmp_path, monkeypatch):
     (tmp_path / "counts").mkdir()
     monkeypatch.setenv("COUNTING", str(tmp_path / "counts"))
     for name in ("whole", "cut"):
-        write(tmp_path, name, workload=COUNTING, trials=5, epochs=4, sampler=QUICK)
+        write(tmp_path, name, workload=COUNTING, trials=6, epochs=4, sampler=QUICK)
     search(tmp_path, "whole")
     monkeypatch.setenv("SECONDS_PER_STEP", "0.05")  # time for a stop
     folder = tmp_path / "atoll-studies" / "cut"
 
     def is_within_an_exploit():
-        lines = journal_lines(folder, "trial_started") if folder.exists() else []
-        return sum(line["proposal"]["operator"] == "exploit" for line in lines) >= 1
+        """Of a member that has come further."""
+        for line in journal_lines(folder, "trial_started") if folder.exists() else []:
+            before = (line["number"], line["attempt"] - 1)
+            own = [
+                one["epoch"] for one in journal_lines(folder, "progress") if (one["number"], one["attempt"]) == before
+            ]
+            if line["proposal"]["operator"] == "exploit" and max(own) < line["proposal"]["attributes"]["pbt:reached"]:
+                return True
+        return False
 
     with meanwhile(is_within_an_exploit, (folder / "stop").touch):
         search(tmp_path, "cut", code=75)
@@ -133,6 +142,7 @@ def test_a_stopped_search_goes_on_as_it_would_have(tmp_path, monkeypatch):
         assert line["state"] == "lost" or max(epochs) > reached[line["attempt"]]
     assert curves(tmp_path, "cut") == curves(tmp_path, "whole")
     assert jobs(folder) == jobs(tmp_path / "atoll-studies" / "whole")
+    assert any(line["state"] == "lost" for line in journal_lines(folder, "trial_ended"))
 
 
 def test_several_islands_and_workers_train_each_member_once(tmp_path):

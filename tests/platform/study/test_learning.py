@@ -3,8 +3,10 @@
 import json
 import math
 
+import boards
+import journals
 import pytest
-from lessons import DDP, ROW, SPACE, plan, stored, write
+from lessons import DDP, ROW, SPACE, configuration, plan, stored, write
 
 from atoll.analysis import tables
 from atoll.platform.study import learning
@@ -151,6 +153,18 @@ def test_a_study_of_the_store_and_its_table_tell_the_same(tmp_path):
     assert [(one.losses, one.hyperparameters["momentum"]) for one in told] == [((-0.5,), 0.5)]
     assert said == ("learn_from study t: learned from 1 of 4 rows; 3 left out: 2 failed, 1 momentum outside 0..0.9")
     assert read(str(tmp_path / "t.csv"), epochs=20)[0] == told
+
+
+def test_trainings_with_a_schedule_are_left_out(tmp_path):
+    """Their last values alone are another training."""
+    _, lines, recorder = boards.record(tmp_path, "t", **DDP)
+    for number, schedule in enumerate([None, {"momentum": {0: 0.5}}, {"momentum": {0: 0.1, 9: 0.5}}]):
+        journals.start_trial(lines, number, hyperparameters=ROW, configuration=configuration(ROW, schedule=schedule))
+        journals.end_trial(lines, number, 0.5)
+    recorder.catch_up()
+    told, (said,) = read({"study": "t"}, f"sqlite:///{tmp_path}/atoll.db", epochs=20)
+    assert len(told) == 2
+    assert said.endswith("learned from 2 of 3 rows; 1 left out: 1 trained with a schedule")
 
 
 def test_a_study_whose_objectives_may_not_compare(tmp_path):

@@ -1,13 +1,18 @@
 """Hyperparameters that change at given steps: from there on a training is that of the new ones, bit for bit."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from atoll.communication.threads import run_virtual_ranks
+from atoll.methods.common.optimizers import MUTABLE
 from atoll.methods.method import NotApplicable
 from atoll.platform.study.configuration import Configuration, check_configuration
 from atoll.platform.trial.trial import Trial
+from atoll.storage.folder import TrialFolder
 
 NUM_STEPS = 24
 COMMON = {
@@ -95,3 +100,53 @@ def test_a_method_with_passes_of_its_own_changes_between_epochs_only(tmp_path):
     given = {"learning_rate": 0.01, "w_iterations": 1, "w_iterations_last": 1, "batch_size": 240}
     with pytest.raises(NotApplicable, match="between epochs of 5 steps only; got 3"):
         trained(tmp_path, given | {"mu": 2.0}, {"mu": {0: 1.0, 3: 2.0}}, method="mac", report_every="1 epochs")
+
+
+def test_the_documentation_lists_what_may_change():
+    """All settings of the optimizer, and examples of the methods'."""
+    text = (Path(__file__).parents[3] / "docs" / "search.md").read_text()
+    start = text.index("Of the optimizer, ")
+    listed = re.findall(r"`(\w+)`", text[start : text.index(" may change;", start)])
+    assert tuple(listed) == MUTABLE
+
+
+@pytest.mark.parametrize("keep", ["none", "last", "all"])
+def test_the_checkpoints_that_stay_are_those_that_are_asked_for(tmp_path, keep):
+    rates = {"learning_rate": {0: 0.2, 6: 0.1, 12: 0.05}}
+    trained(tmp_path, CONSTANT | {"learning_rate": 0.05}, rates, checkpoint={"every": "1000 steps", "keep": keep})
+    TrialFolder(tmp_path).settle(keep)
+    kept = {"none": [], "last": [NUM_STEPS], "all": [6, 12, NUM_STEPS]}[keep]
+    assert [int(file.name[5:14]) for file in sorted(tmp_path.glob("step-*"))] == kept
+
+
+def test_a_change_whose_checkpoint_cannot_be_written_fails(tmp_path, monkeypatch):
+    """It would otherwise begin anew, again and again."""
+
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="after step 6, where training continues anew: a checkpoint could not be written"):
+        trained(tmp_path, CONSTANT | {"learning_rate": 0.1}, {"learning_rate": {0: 0.2, 6: 0.1}})
+    with pytest.raises(ValueError, match="before the end of the training, step 24; got step 24"):
+        trained(tmp_path, CONSTANT | {"learning_rate": 0.1}, {"learning_rate": {0: 0.2, NUM_STEPS: 0.1}})
+
+
+def test_a_method_is_told_what_has_changed(tmp_path):
+    """DASO's period is in its state, too."""
+    given = {"B": 4, "S": 0, "warmup_epochs": 0, "cooldown_epochs": 0, "adaptive": False, "learning_rate": 0.1}
+    periods = []
+
+    def attempt(communicator):
+        configuration = Configuration(
+            **COMMON | {"method": "daso"}, hyperparameters=given, schedule={"B": {0: 2, 6: 4}}
+        )
+        trial = Trial(configuration, communicator, "cpu", folder=tmp_path)
+        for _ in trial.train():
+            pass
+        periods.append(trial.method.state_dict()["counters"][0])
+        return trial.has_paused
+
+    while run_virtual_ranks(attempt, (0,))[0]:
+        pass
+    assert periods == [2, 4]
