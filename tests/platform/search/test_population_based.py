@@ -92,25 +92,25 @@ def paused(folder, plan, number, epoch, value):
     return Ended(number, [(float(epoch), value)], ticket, 9 * epoch)
 
 
-def test_a_member_whose_state_is_replaced_gives_none_until_it_pauses_again(tmp_path):
-    """Its folder may have the state of before; and who trains gives that of its last pause."""
-    plan, folder = Plan.of(Study.model_validate(STUDY | {"trials": 4})), StudyFolder(tmp_path)
+def test_a_member_that_lags_takes_the_state_of_a_better_one_and_gives_none_until_it_pauses_again(tmp_path):
+    plan, folder = Plan.of(Study.model_validate(STUDY | {"trials": 5})), StudyFolder(tmp_path)
     members = Members(plan, folder)
-    for number, value in enumerate([0.4, 0.1, 0.2, 0.3]):
-        members.take_in(paused(folder, plan, number, 1, value))
+    for epoch, values in ((1, [0.1, 0.2, 0.3, 0.4]), (2, [0.9, 0.1, 0.2, 0.3])):  # the first one falls behind
+        for number, value in enumerate(values):
+            members.take_in(paused(folder, plan, number, epoch, value))
     lags = members.promote(0, has_new=False)
-    assert (lags.number, lags.attempt, lags.seed, lags.proposal["parents"]) == (0, 1, 1, [1])
+    assert (lags.number, lags.attempt, lags.seed, lags.proposal["parents"]) == (0, 2, 1, [1])
     assert folder.trial(0).staged_manifest.exists()
-    goes_on = [members.promote(1, has_new=False) for _ in range(3)]
+    # It was the best at rung 1, but its folder may still have the state that it has given up.
+    members.take_in(paused(folder, plan, 4, 1, 0.9))
+    late = members.promote(1, has_new=False)
+    assert (late.number, late.seed, late.proposal) == (4, 4, None)
+    goes_on = [members.promote(2, has_new=False) for _ in range(3)]
     assert [(ticket.number, ticket.seed, ticket.proposal) for ticket in goes_on] == [(n, n, None) for n in (1, 2, 3)]
-    # Member 0 trains, from the state of the best; its own at rung 1 was the worst, so nobody takes it.
-    members.take_in(Ended(1))  # the best has ended
-    for number, value in ((2, 0.2), (3, 0.9)):
-        members.take_in(paused(folder, plan, number, 2, value))
-    members.take_in(Ended(0, [(2.0, 0.1)]))
-    assert members.promote(0, has_new=False).proposal is None
-    assert members.promote(0, has_new=False).seed == 3  # the best two have ended, and give nothing
-    assert members.promote(0, has_new=False) is None
+    assert members.promote(5, has_new=False) is None
+    members.take_in(Ended(1))  # with its end, its files are gone
+    members.take_in(paused(folder, plan, 4, 2, 0.8))
+    assert members.promote(3, has_new=False).seed == 4  # the best at rung 2 has ended
 
 
 def test_new_members_come_first_until_the_population_is_complete(tmp_path):
