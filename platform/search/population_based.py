@@ -13,6 +13,7 @@ the place of the member's own only once its next attempt is in the journal, so a
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from atoll.searchspaces.space import Parameter
     from atoll.searchspaces.space import Value as Setting
     from atoll.storage.folder import StudyFolder
+
+log = logging.getLogger("atoll.search")
 
 REACHED = "pbt:reached"  # in the attributes of a proposal: the fidelity of the state that it takes
 NUM_TRIES = 50
@@ -141,7 +144,10 @@ class Members:
         ticket = replace(changed, number=number, attempt=mine.ticket.attempt, home=mine.ticket.home)
         try:
             self._folder.trial(number).stage(self._folder.trial(donor), theirs.step, ticket.schedule, ticket.seed)
-        except (OSError, ValueError):  # the better one has just ended, or the file system cannot link: go on as before
+        except FileNotFoundError:  # the better one has just ended
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("trial %d keeps its state, as that of trial %d cannot be linked: %s", number, donor, error)
             return None
         return ticket
 

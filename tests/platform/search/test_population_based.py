@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
 from atoll.platform.search.population_based import EvenRungs, Explorer, Members
 from atoll.platform.search.promotion import Ended
@@ -111,6 +112,21 @@ def test_a_member_that_lags_takes_the_state_of_a_better_one_and_gives_none_until
     members.take_in(Ended(1))  # with its end, its files are gone
     members.take_in(paused(folder, plan, 4, 2, 0.8))
     assert members.promote(3, has_new=False).seed == 4  # the best at rung 2 has ended
+
+
+def test_it_is_said_where_no_state_can_be_linked(tmp_path, monkeypatch, caplog):
+    plan, folder = Plan.of(Study.model_validate(STUDY | {"trials": 4})), StudyFolder(tmp_path)
+    members = Members(plan, folder)
+    for number, value in enumerate([0.4, 0.1, 0.2, 0.3]):
+        members.take_in(paused(folder, plan, number, 1, value))
+
+    def refused(*_arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    assert members.promote(0, has_new=False).proposal is None
+    assert "trial 0 keeps its state, as that of trial 1 cannot be linked" in caplog.text
+    assert "Operation not permitted" in caplog.text
 
 
 def test_new_members_come_first_until_the_population_is_complete(tmp_path):
