@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from atoll.platform.study.cells import same
 from atoll.searchspaces.parameter import Parameter
 from atoll.searchspaces.space import SearchSpace
 
@@ -52,7 +52,7 @@ def completed(hyperparameters: Mapping[str, Any], configured: Mapping[str, Any],
 def check_inside(values: Mapping[str, Any], space: SearchSpace) -> None:
     """Raise Outside if values, which are complete, are not in the space."""
     for name, value in space.fixed:
-        if not _is_same(values[name], value):
+        if not same(values[name], value):
             raise Outside(f"{name} other than {value}")
     for parameter in space.parameters:
         if parameter.is_active(values):
@@ -90,11 +90,3 @@ def outside(trials: Iterable[PastTrial], space: SearchSpace) -> Counter[str]:
         except Outside as reason:
             reasons[str(reason)] += 1
     return reasons
-
-
-def _is_same(value: Any, other: Any) -> bool:
-    if isinstance(value, bool) or isinstance(other, bool):
-        return value is other
-    if isinstance(value, int | float) and isinstance(other, int | float):
-        return math.isclose(value, other, rel_tol=1e-9)
-    return bool(value == other)

@@ -59,11 +59,7 @@ class Configurations:
 
     def named(self, genes: Genes) -> dict[str, Gene]:
         """Genes by name: integers for categories."""
-        limits = self._space.limits().values()
-        return {
-            name: int(gene) if isinstance(low, int) else min(max(gene, low), high)
-            for name, gene, (low, high) in zip(self._names, genes.tolist(), limits, strict=True)
-        }
+        return named_genes(self._space, genes)
 
     def take(self, number: int, genes: Mapping[str, Gene]) -> None:
         """A trial has this configuration; a later attempt at it counts once."""
@@ -96,3 +92,11 @@ class Configurations:
         feasible = (values for values in self._space.every() if self._infeasibility(values) is None)
         listed = (self.array(self._space.encode(values)) for values in feasible)
         return {self._key(genes): genes for genes in listed}
+
+
+def named_genes(space: SearchSpace, genes: Genes) -> dict[str, Gene]:
+    """Genes by name, within their limits: integers for categories."""
+    return {
+        name: int(gene) if isinstance(low, int) else min(max(gene, low), high)
+        for (name, (low, high)), gene in zip(space.limits().items(), genes.tolist(), strict=True)
+    }

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from atoll.platform.search import gaussian_process, ranking
 from atoll.platform.search.population import Individual
+from atoll.platform.search.propagators.configurations import named_genes
 from atoll.platform.search.propagators.mixed import MixedPropagator
 from atoll.platform.search.propagators.propagator import Propagator, Proposal, seed_of
 from atoll.platform.search.propagators.random_search import uniform_genes
@@ -210,7 +211,7 @@ class RelatedPropagator(MixedPropagator):
         seed = seed_of(self._seed, number, 0)
         rng = np.random.RandomState(seed)
         best, _ = optim_mixed.optimize_acqf_mixed(expected, rng=rng)
-        taken = {identity(self._space.decode(self._named(point))) for point in seen}
+        taken = {identity(self._space.decode(named_genes(self._space, point))) for point in seen}
         if (genes := self._allowed(best, taken)) is not None:
             return genes
         draws = random.Random(seed)
@@ -220,17 +221,11 @@ class RelatedPropagator(MixedPropagator):
 
     def _allowed(self, point: Array, taken: set[str]) -> dict[str, Gene] | None:
         """The genes of a point, with inactive ones as they are by default; None if it is infeasible, or taken."""
-        genes = self._named(point)
+        genes = named_genes(self._space, point)
         active, values = self._space.draw(lambda parameter: genes[parameter.name])
         if identity(values) in taken or self._infeasibility(values) is not None:
             return None
         return self._space.inactive_genes() | active
-
-    def _named(self, point: Array) -> dict[str, Gene]:
-        return {
-            name: int(gene) if isinstance(low, int) else min(max(gene, low), high)
-            for name, gene, (low, high) in zip(self._names, point.tolist(), self._space.limits().values(), strict=True)
-        }
 
     # Events.
 
