@@ -450,7 +450,7 @@ class Trial:
         self._batches.pass_over(self._step, self._communicator.progress)
         (seconds,) = self._of_root(self._seconds)
         for trigger in (self._saver.trigger, self._looks):
-            trigger.fires(self._step, seconds)
+            trigger.continues(self._step, seconds)
         self.notes.append(f"continued from the checkpoint of step {self._step}")
         if self._observer is not None:
             self._observer.begin()

@@ -45,6 +45,7 @@ class IntervalTrigger:
         self._steps = int(every.number * (length.steps_per_epoch if every.unit == "epochs" else 1))
         self._next = 1 if self.is_in_seconds else self._steps
         self._since = 0.0
+        self._origin = (0, 0.0)
 
     def is_due(self, step: int) -> bool:
         """Whether to look after `step` steps; the same on all ranks."""
@@ -60,14 +61,25 @@ class IntervalTrigger:
         if not self.is_in_seconds:
             self._next = step + self._steps
             return True
-        per_step = max(seconds / step, 1e-9)
+        steps, elapsed = step - self._origin[0], seconds - self._origin[1]
+        per_step = max(elapsed / steps, 1e-9)
         has_passed = seconds - self._since + per_step / 2 >= self._number
         if has_passed:
             self._since = seconds
         # The first steps are slow, or fast, so an estimate may only reach so far.
         remaining = (self._number - (seconds - self._since)) / per_step
-        self._next = step + max(1, round(min(remaining, 10.0 * step)))
+        self._next = step + max(1, round(min(remaining, 10.0 * steps)))
         return has_passed
+
+    def continues(self, step: int, seconds: float) -> None:
+        """Count from here, where a later attempt begins, perhaps on slower processors: its first step tells.
+
+        Args:
+            step: the number of completed steps.
+            seconds: the training time so far, the same on all ranks.
+        """
+        self._origin, self._since = (step, seconds), seconds
+        self._next = step + (1 if self.is_in_seconds else self._steps)
 
     def state_dict(self) -> list[float]:
         """Return the step of the next look, and the training time when it last fired."""

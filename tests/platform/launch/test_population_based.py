@@ -116,8 +116,15 @@ def test_a_stopped_search_goes_on_as_it_would_have(tmp_path, monkeypatch):
     for name in ("whole", "cut"):
         write(tmp_path, name, workload=COUNTING, trials=6, epochs=4, sampler=QUICK)
     search(tmp_path, "whole")
-    monkeypatch.setenv("SECONDS_PER_STEP", "0.05")  # time for a stop
     folder = tmp_path / "atoll-studies" / "cut"
+
+    def goes_on():
+        """Whether a member trains for the second time."""
+        return folder.exists() and any(line["attempt"] for line in journal_lines(folder, "trial_started"))
+
+    def slow_down():
+        """An epoch takes more than a second: a trial looks for a stop once a second."""
+        monkeypatch.setenv("SECONDS_PER_STEP", "0.2")
 
     def is_within_an_exploit():
         """Of a member that has come further."""
@@ -130,8 +137,9 @@ def test_a_stopped_search_goes_on_as_it_would_have(tmp_path, monkeypatch):
                 return True
         return False
 
-    with meanwhile(is_within_an_exploit, (folder / "stop").touch):
+    with meanwhile(goes_on, slow_down), meanwhile(is_within_an_exploit, (folder / "stop").touch):
         search(tmp_path, "cut", code=75)
+    assert [line["state"] for line in journal_lines(folder, "trial_ended")].count("lost") == 1
     monkeypatch.delenv("SECONDS_PER_STEP")
     said = search(tmp_path, "cut", "--resume").stderr
     assert "does not know" not in said
@@ -142,7 +150,6 @@ def test_a_stopped_search_goes_on_as_it_would_have(tmp_path, monkeypatch):
         assert line["state"] == "lost" or max(epochs) > reached[line["attempt"]]
     assert curves(tmp_path, "cut") == curves(tmp_path, "whole")
     assert jobs(folder) == jobs(tmp_path / "atoll-studies" / "whole")
-    assert any(line["state"] == "lost" for line in journal_lines(folder, "trial_ended"))
 
 
 def test_several_islands_and_workers_train_each_member_once(tmp_path):

@@ -228,6 +228,11 @@ def test_triggers_and_lengths():
     again.load_state_dict(seconds.state_dict())
     assert [step for step in (65, 66) if again.is_due(step)] == [66]
     assert not again.fires(66, 2.5)
+    again.continues(66, 2.5)  # on a processor where a step takes not 0.03 s, but 0.4 s
+    assert [step for step in (66, 67) if again.is_due(step)] == [67]
+    assert not again.fires(67, 2.9)
+    assert [step for step in (67, 68, 69) if again.is_due(step)] == [69]
+    assert again.fires(69, 3.7)
     default = IntervalTrigger(None, length)
     assert list(itertools.filterfalse(lambda step: not default.is_due(step), range(1, 12))) == [10, 11]
 
