@@ -10,8 +10,9 @@ from pydantic import TypeAdapter
 
 from atoll.platform.search import propagators
 from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.propagators.ensemble import Model, improvement
 from atoll.platform.search.propagators.random_search import RandomPropagator
-from atoll.platform.search.propagators.related import LAST, MOST, Model, RelatedPropagator, improvement
+from atoll.platform.search.propagators.related import LAST, MOST, RelatedPropagator
 from atoll.platform.search.ranking import scores
 from atoll.platform.study.related import Related
 from atoll.platform.study.samplers import Sampler
@@ -138,7 +139,7 @@ def test_where_the_study_has_a_trial_nothing_is_expected():
     """The models take their own prediction there for known, so the improvement has no variance left."""
     propagator = made(source())
     seen = np.array([[0.8, 0.2], [0.3, 0.3]])
-    expected = improvement(propagator.evidence(), seen, PLANE)
+    expected = improvement(propagator.evidence().ensemble, seen, PLANE)
     at, away = expected.eval_acqf_no_grad(np.array([[0.8, 0.2], [0.84, 0.16]]))
     assert at < away - 1
     x = np.array([0.5, 0.6])
