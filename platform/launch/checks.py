@@ -10,7 +10,7 @@ from atoll.analysis.failures import user_frame
 from atoll.analysis.formatting import counted
 from atoll.methods.common.memory import can_reset_peak_memory
 from atoll.platform.launch import exhaustion, extras
-from atoll.platform.search import regret
+from atoll.platform.search import gaussian_process, regret
 from atoll.platform.search.own_code import OwnCode
 from atoll.platform.search.propagators import own
 from atoll.platform.search.propagators.grid import points
@@ -18,7 +18,7 @@ from atoll.platform.search.proposals import draw
 from atoll.platform.study import learning
 from atoll.platform.study.own_pruning import PruningRule
 from atoll.platform.study.plan import Plan
-from atoll.platform.study.samplers import Genetic, Grid, OwnSampler, members
+from atoll.platform.study.samplers import FidelityGp, Genetic, Grid, OwnSampler, members
 from atoll.platform.study.study import Study
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.fork_server import check_system
@@ -47,7 +47,7 @@ def check(study: Study, *, in_process: bool = False, changed: StudyFolder | None
         _check_confirmed(plan, study.confirm.configurations)
     else:
         draw(plan.space, plan.infeasibility, study.seed)  # raises if almost everything is infeasible
-        _check_propulate(study)
+        _check_packages(study)
         _check_grids(plan)
         _check_own_code(plan)
         learning.check(plan)
@@ -151,10 +151,13 @@ def _check_grids(plan: Plan) -> None:
                 )
 
 
-def _check_propulate(study: Study) -> None:
-    """Propulate's operators need its package, which newer versions of Python and numpy rule out."""
-    used = any(isinstance(member, Genetic) for sampler in study.samplers() for member in members(sampler))
-    if used and not extras.is_installed("propulate"):
+def _check_packages(study: Study) -> None:
+    """Samplers need the packages that they use, in versions that have what is used."""
+    used = {type(member) for sampler in study.samplers() for member in members(sampler)}
+    if FidelityGp in used:
+        gaussian_process.check("sampler fidelity-gp", "use optuna-gp")
+    # Newer versions of Python and numpy rule it out.
+    if Genetic in used and not extras.is_installed("propulate"):
         raise ValueError(
             "sampler propulate needs the package propulate 1.2.2, which is not installed and needs Python below 3.13 "
             "and numpy below 2; use evolution, atoll's own"

@@ -188,6 +188,19 @@ class Gp(_Strict):
     deterministic: bool = Field(default=False, description="assume that equal configurations have equal objectives")
 
 
+class FidelityGp(_Strict):
+    """Gaussian process over hyperparameters and fidelity, whose data include the curves of pruned trials.
+
+    Of one objective. (Kandasamy et al. 2017)
+    """
+
+    name: Literal["fidelity-gp"]
+    startup: int = Field(default=10, ge=2, description="random trials before the model is used")
+    memory: int = Field(
+        default=100, ge=10, description="number of trials that it uses: half of them the best, half the newest"
+    )
+
+
 class Qmc(_Strict):
     """Quasi-random points by Optuna and SciPy; trial n evaluates point n."""
 
@@ -303,7 +316,10 @@ def _is_built_in(sampler: object) -> str:
 
 Member = Annotated[
     Annotated[
-        Annotated[Evolution | Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random, Field(discriminator="name")],
+        Annotated[
+            Evolution | Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | FidelityGp | Qmc | Random,
+            Field(discriminator="name"),
+        ],
         Tag("built-in"),
     ]
     | Annotated[OwnSampler, Tag("own")],
@@ -334,13 +350,13 @@ class Mixed(_Strict):
         return self
 
 
-BuiltIn = Evolution | Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | Qmc | Random | Grid | Mixed | Pbt
+BuiltIn = Evolution | Genetic | Tpe | CmaEs | Nsga2 | Nsga3 | Gp | FidelityGp | Qmc | Random | Grid | Mixed | Pbt
 NAMES = tuple(get_args(sampler.model_fields["name"].annotation)[0] for sampler in get_args(BuiltIn))
 Sampler = Annotated[
     Annotated[Annotated[BuiltIn, Field(discriminator="name")], Tag("built-in")] | Annotated[OwnSampler, Tag("own")],
     Discriminator(_is_built_in),
 ]
-_ONE_OBJECTIVE = ("optuna-cmaes", "optuna-gp", "pbt")
+_ONE_OBJECTIVE = ("optuna-cmaes", "optuna-gp", "fidelity-gp", "pbt")
 SEVERAL_OBJECTIVES = tuple(name for name in NAMES if name not in _ONE_OBJECTIVE)
 
 

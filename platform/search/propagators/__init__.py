@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from atoll.platform.study.samplers import Evolution, Genetic, Grid, Mixed, OwnSampler, Pbt, Random, Sampler
+from atoll.platform.study.samplers import Evolution, FidelityGp, Genetic, Grid, Mixed, OwnSampler, Pbt, Random, Sampler
 
 if TYPE_CHECKING:
     from atoll.platform.search.population import Population
@@ -87,6 +87,10 @@ def _make(
         from atoll.platform.search.propagators.own import OwnPropagator
 
         return OwnPropagator(settings, space, num_objectives, seed)
+    if isinstance(settings, FidelityGp):
+        from atoll.platform.search.propagators.fidelity import FidelityPropagator
+
+        return FidelityPropagator(settings, space, seed, infeasibility)
     from atoll.platform.search.propagators.optuna_sampler import OptunaPropagator
 
     return OptunaPropagator(settings, space, num_objectives, population.size, seed)

@@ -33,11 +33,12 @@ from atoll.platform.study.samplers import NAMES, SEVERAL_OBJECTIVES, Genetic, Gr
 from atoll.searchspaces.space import Parameter, SearchSpace
 
 OWN = f"{ROOT}/examples/own_sampler.py:LocalSearch"
-GP_LONG = pytest.param("optuna-gp", marks=pytest.mark.long)  # it takes as long as all the others together
+PROCESSES = ("optuna-gp", "fidelity-gp")  # each takes as long as all the others together
+GP_LONG = pytest.param("optuna-gp", marks=pytest.mark.long)
 
 
 def marks_of(name):
-    return [NEEDS_PROPULATE] if name == "propulate" else []
+    return [NEEDS_PROPULATE] if name == "propulate" else [pytest.mark.long] if name in PROCESSES else []
 
 
 SPACE = SearchSpace(
@@ -51,7 +52,9 @@ SPACE = SearchSpace(
 )
 MEMBERS = [{"name": "optuna-tpe", "startup": 5}, {"name": "evolution"}, {"name": "optuna-cmaes"}]
 STARTUP = {"startup": 5}
-OPTIONS = {"mixed": {"samplers": MEMBERS}, "grid": {"points": 3}, "optuna-gp": STARTUP, "optuna-tpe": STARTUP}
+OPTIONS = {"mixed": {"samplers": MEMBERS}, "grid": {"points": 3}, "optuna-tpe": STARTUP} | dict.fromkeys(
+    PROCESSES, STARTUP
+)
 
 
 def settings(name, **options):
@@ -145,9 +148,9 @@ class Search:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        *(pytest.param(name, 30, id=name, marks=marks_of(name)) for name in (*NAMES, OWN) if name != "optuna-gp"),
-        pytest.param("optuna-gp", 12, id="optuna-gp"),
-        pytest.param("optuna-gp", 30, id="optuna-gp-long", marks=pytest.mark.long),
+        *(pytest.param(name, 30, id=name, marks=marks_of(name)) for name in (*NAMES, OWN) if name not in PROCESSES),
+        *(pytest.param(name, 12, id=name) for name in PROCESSES),
+        *(pytest.param(name, 30, id=f"{name}-long", marks=pytest.mark.long) for name in PROCESSES),
     ],
 )
 def test_proposals_stay_in_the_space_and_repeat(name, count):
@@ -201,9 +204,7 @@ def test_a_sampler_that_repeats_itself_is_asked_twice_only():
     assert max(len(candidate.infeasible) for candidate, _ in search.history) == 2
 
 
-@pytest.mark.parametrize(
-    "name", [GP_LONG if name == "optuna-gp" else pytest.param(name, marks=marks_of(name)) for name in (*NAMES, OWN)]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in (*NAMES, OWN)])
 def test_a_resumed_search_proposes_what_the_interrupted_one_would_have(name):
     uninterrupted = Search(name).evaluate(40)
     resumed = Search(name)
@@ -425,7 +426,7 @@ def test_samplers_that_take_turns_learn_from_one_another():
     assert len(study.get_trials(deepcopy=False)) == 60
 
 
-@pytest.mark.parametrize("name", ["optuna-gp", "optuna-tpe"])
+@pytest.mark.parametrize("name", ["optuna-gp", "fidelity-gp", "optuna-tpe"])
 def test_thinking_leaves_the_threads_of_training_alone(name, monkeypatch):
     changed = []
     monkeypatch.setattr(torch, "set_num_threads", changed.append)
@@ -547,6 +548,7 @@ def learning_search(name, num_learned, **options):
         ("optuna-nsga2", {}),
         ("optuna-nsga3", {}),
         pytest.param("optuna-gp", {}, marks=pytest.mark.long),
+        pytest.param("fidelity-gp", {}, marks=pytest.mark.long),
         ("mixed", {}),
         (OWN, {}),
     ],
