@@ -267,3 +267,18 @@ def continued(trial):
         trial.checkpoint(state)
     (trial.folder / f"seen-{trial.comm.rank}").write_text(json.dumps(state["seen"]))
     return {"value": float(state["sum"].sum()), "ranks": float(total)}
+
+
+def bowl(trial):
+    """The lowest at x = 0.3, y = 0.7, n = 5; long enough to be killed in the midst of it."""
+    time.sleep(0.1)
+    return bowl_of(trial)
+
+
+def large_bowl(trial):
+    """A related problem: on another scale."""
+    return 100 * bowl_of(trial)
+
+
+def bowl_of(values):
+    return (values["x"] - 0.3) ** 2 + (values["y"] - 0.7) ** 2 + ((values["n"] - 5) / 10) ** 2
