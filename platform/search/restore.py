@@ -169,6 +169,31 @@ def genes_of(trial: PastTrial, space: SearchSpace, past: Past) -> tuple[dict[str
     return genes, trial.proposal.get("attributes") or {}
 
 
+def individual_of(
+    trial: PastTrial, past: Past, space: SearchSpace, scoring: Scoring, num_islands: int
+) -> Individual | None:
+    """A past trial as an individual that no worker here sends on; None if it has no losses, or no genes."""
+    try:
+        genes, attributes = genes_of(trial, space, past)
+    except ValueError:
+        return None
+    losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
+    if losses is None:
+        return None
+    return Individual(
+        number=trial.number,
+        genes=tuple(genes.values()),
+        losses=losses,
+        island=trial.island % num_islands,
+        home=-1,
+        is_complete=trial.state == "complete",
+        attributes=attributes,
+        curve=curve,
+        attempt=trial.attempt,
+        is_learned=not past.is_current(trial.change),
+    )
+
+
 def earlier_candidate(past: Past, space: SearchSpace, number: int) -> Candidate | None:
     """The candidate of a trial that was started before the space or the sampler has changed; None for any other one.
 
