@@ -186,7 +186,24 @@ class RankPlaced(Event):
     started_as: int | None = None
 
 
-class WorkerFinished(Event):
+class HeardEvent(Event):
+    """A line that may tell what its writer has heard, proposed and judged since the last such line.
+
+    Attributes:
+        heard: a text that `platform/search/heard.py` writes and reads; empty if there is nothing to tell.
+    """
+
+    heard: str = ""
+
+    def to_line(self) -> Line:
+        """The fields on disk; without what was heard if it is nothing."""
+        line = super().to_line()
+        if not self.heard:
+            del line["heard"]
+        return line
+
+
+class WorkerFinished(HeardEvent):
     """A worker's root leaves the search, which has ended or stopped; its elapsed seconds count towards the budget."""
 
     name: ClassVar[str] = "worker_finished"
@@ -204,7 +221,7 @@ class TrialEvent(Event):
         return self.number, self.attempt
 
 
-class TrialStarted(TrialEvent):
+class TrialStarted(TrialEvent, HeardEvent):
     """A worker starts a trial.
 
     Attributes:
@@ -253,7 +270,7 @@ class ProgressReported(TrialEvent):
     metrics: Mapping[str, float | None] = {}
 
 
-class TrialEnded(TrialEvent):
+class TrialEnded(TrialEvent, HeardEvent):
     """A trial ends: complete, pruned, failed, or lost because the search was stopped.
 
     Attributes:
@@ -317,7 +334,7 @@ class TrialLost(TrialEvent):
     step: int = 0
 
 
-class Proposed(Event):
+class Proposed(HeardEvent):
     """A candidate was prepared for a trial that has not started; a resumed search evaluates it.
 
     Attributes:

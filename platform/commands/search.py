@@ -136,6 +136,14 @@ def search(
             help="For debugging: run all ranks as threads of this process, without MPI, so that breakpoints work.",
         ),
     ] = False,
+    replay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STUDY",
+            help="Train nothing: repeat the decisions of this recorded study, by its name or folder, with the present "
+            "code and STUDY.yaml (default: the recorded study). Exit code 1 if some differ.",
+        ),
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -144,6 +152,8 @@ def search(
 
     extras.require_search_extra()
     check_accepted(accept_changes, resume or go_on)
+    if replay is not None and (resume or go_on or detach or in_process):
+        raise typer.BadParameter("--replay starts no search: omit --resume, --continue, --detach and --in-process")
     if resume and go_on:
         raise typer.BadParameter("--continue includes --resume: give one of them")
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
@@ -155,7 +165,11 @@ def search(
         flags, file = flags | {"objective": str(file)}, None
     flags |= {"sampler": None if sampler is None else {"name": sampler}}
     stop = _stop(stop_target, stop_plateau, stop_regret)
+    if replay is not None and file is None and not given_flags(flags) and not given_flags(topology) and not stop:
+        raise typer.Exit(_replay(replay, None, store, as_json=as_json))
     study = _study(file, given_flags(flags), given_flags(topology), stop, inside=not outside)
+    if replay is not None:
+        raise typer.Exit(_replay(replay, study, store, as_json=as_json))
     if detach:
         from atoll.platform.commands import background
 
@@ -171,6 +185,12 @@ def search(
         in_process=in_process,
     )
     raise typer.Exit(code)
+
+
+def _replay(name: str, study: Study | None, store: str | None, *, as_json: bool) -> int:
+    from atoll.platform.commands import replaying
+
+    return replaying.run(folder_of(name, store), study, as_json=as_json)
 
 
 @app.command(epilog="Example: atoll join quickstart --workers 2")

@@ -103,7 +103,7 @@ class Candidates:
 
     def failed(self, configuration_key: str) -> None:
         """Note that a configuration has failed, and must not be evaluated again unchanged."""
-        self._proposer.failures.add(configuration_key)
+        self._proposer.failed(configuration_key)
 
     def _note(self, number: int) -> None:
         if number not in self._noted and (candidate := self._proposer.ready(number)) is not None:

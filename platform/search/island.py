@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 from atoll.communication.mailbox import Mailbox
+from atoll.platform.search.heard import Kind, Notes
 from atoll.platform.search.population import Emigrants, Individual, Population, Renewal
 from atoll.platform.search.proposals import Proposer
 from atoll.platform.study.migration import Migration
@@ -32,6 +33,8 @@ from atoll.searchspaces.space import Gene
 
 # All messages between an island's workers share one tag, so MPI keeps their order.
 NEWS, IMMIGRANTS, RENEWALS, TAKEN = 21, 22, 23, 24
+
+_KINDS = {"started": Kind.STARTED, "dropped": Kind.DROPPED, "arrived": Kind.ARRIVED, "left": Kind.LEFT}
 
 
 class Island:
@@ -48,6 +51,7 @@ class Island:
         seed: the seed of this root's random stream for migration.
         on_emigration: called with the trial's number, the target island and the number of migrations before for each
             individual that is sent.
+        heard: notes what arrives here.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Island:
         roots: Mailbox,
         seed: int,
         on_emigration: Callable[[int, int, int], None] = lambda number, island, steps: None,
+        heard: Notes | None = None,
     ) -> None:
         self.population = population
         self._proposer = proposer
@@ -73,6 +78,7 @@ class Island:
         self._roots = roots
         self._rng = random.Random(seed)
         self._on_emigration = on_emigration
+        self._heard = Notes() if heard is None else heard
         self._handlers: dict[str, Callable[..., None]] = {
             "started": proposer.started,
             "taken": proposer.taken,
@@ -167,14 +173,21 @@ class Island:
     def receive(self) -> None:
         """Take in the messages from other workers and islands."""
         while (message := self._workers.take(NEWS)) is not None:
+            self._note(*message[1])
             self.take_in(*message[1])
         while (message := self._roots.take(IMMIGRANTS)) is not None:
             for individual in message[1]:
+                self._heard.add(Kind.IMMIGRATED, individual.number, individual.steps)
                 self._admit(individual)
         while (message := self._roots.take(RENEWALS)) is not None:
             self._renew(message[1])
         while (message := self._roots.take(TAKEN)) is not None:
+            self._heard.add(Kind.TAKEN, message[1][0])
             self._proposer.taken(*message[1])
+
+    def _note(self, kind: str, subject: Individual | int, *content: Any) -> None:
+        number = subject.number if isinstance(subject, Individual) else subject
+        self._heard.add(_KINDS[kind], number, content[0] if kind == "left" else None)
 
     def _dismiss(self, number: int, steps: int) -> None:
         if (individual := self.population.dismiss(number, steps)) is not None:
@@ -200,6 +213,7 @@ class Island:
         for individual in departing:
             self._on_emigration(individual.number, target, individual.steps)
             if not self._migration.pollination:
+                self._heard.add(Kind.LEFT, individual.number, individual.steps)
                 self._dismiss(individual.number, individual.steps)
                 self._tell("left", individual.number, individual.steps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from atoll.platform.search.heard import Notes
 from atoll.platform.search.proposals import Candidate
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.study.topology import Place
@@ -32,6 +33,7 @@ class SearchJournal:
         num_started: number of trials that the worker has started before a resume.
         provenance: the version of the study's provenance.
         change: the number of the study's last change.
+        heard: what the root hears. Default: nothing is noted.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class SearchJournal:
         num_started: int,
         provenance: int | None = None,
         change: int = 0,
+        heard: Notes | None = None,
     ) -> None:
         self._lines = lines
+        self._heard = Notes() if heard is None else heard
         self._places = places
         self._place = places[0]
         self._generation = num_started
@@ -92,6 +96,7 @@ class SearchJournal:
                 provenance=self._provenance,
                 home=home,
                 change=self._change,
+                heard=self._heard.take(number),
             )
         )
         self._generation += 1
@@ -104,12 +109,20 @@ class SearchJournal:
         """A trial ends; the line is synced to disk if the trial took longer than a second."""
         several = objectives if len(objectives) > 1 else None
         event = outcome.as_event(*key, objectives=several, worker_seconds=worker_seconds)
+        if self._heard.has_judged:  # other ends need no note: the worker's next line has it
+            event = event.model_copy(update={"heard": self._heard.take(key[0])})
         self._lines.append(event, sync=outcome.seconds > 1.0)
 
     def prepared(self, number: int, hyperparameters: dict[str, Any], proposal: dict[str, Any]) -> None:
         """A candidate is ready for a trial that has not started."""
         self._lines.append(
-            Proposed(number=number, hyperparameters=hyperparameters, proposal=proposal, change=self._change)
+            Proposed(
+                number=number,
+                hyperparameters=hyperparameters,
+                proposal=proposal,
+                change=self._change,
+                heard=self._heard.take(number),
+            )
         )
 
     def infeasible(self, number: int, candidate: Candidate) -> None:
@@ -135,5 +148,5 @@ class SearchJournal:
 
     def close(self) -> None:
         """Write the last line; sync and close the file."""
-        self._lines.append(WorkerFinished())
+        self._lines.append(WorkerFinished(heard=self._heard.take()))
         self._lines.close()

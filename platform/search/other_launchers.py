@@ -19,7 +19,7 @@ from atoll.platform.search.island import Island
 from atoll.platform.search.population import Individual, Renewal
 from atoll.platform.search.proposals import key
 from atoll.platform.search.pruning import Pruner
-from atoll.platform.search.restore import genes_of
+from atoll.platform.search.restore import genes_of, individual_of
 from atoll.platform.search.resume import BUDGETED, Move, Past, PastTrial
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.shared_tickets import TicketLog
@@ -206,22 +206,7 @@ class OtherLaunchers:
         return self._scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
 
     def _individual(self, trial: PastTrial) -> Individual | None:
-        """A trial as an individual that no worker of this launch sends on; None if it has no losses, or no genes."""
-        genes, (losses, curve) = self._genes(trial), self._losses(trial)
-        if genes is None or losses is None:
-            return None
-        return Individual(
-            number=trial.number,
-            genes=tuple(genes[0].values()),
-            losses=losses,
-            island=trial.island % self._num_islands,
-            home=-1,
-            is_complete=trial.state == "complete",
-            attributes=genes[1],
-            curve=curve,
-            attempt=trial.attempt,
-            is_learned=not self._past.is_current(trial.change),
-        )
+        return individual_of(trial, self._past, self._plan.space, self._scoring, self._num_islands)
 
     def _moved(self, number: int, move: Move) -> None:
         """An individual moves; in whatever order its moves are heard of, and again if its result is heard of later."""

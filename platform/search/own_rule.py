@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atoll.platform.search.heard import Kind, Notes
 from atoll.platform.search.own_code import OwnCode, OwnCodeError
 from atoll.platform.search.pruning import RUNG, Pruner
 from atoll.platform.study.own_pruning import PruningRule, TrialReport
@@ -26,16 +27,23 @@ class OwnRule(Pruner):
         settings: the study's settings, with the rule's name and options.
         while_falling, sign, roots: see `Pruner`.
         fail: called with an error of the rule; no trial is pruned from then on.
+        heard: see `Pruner`.
 
     Raises:
         UnknownName, OwnCodeError: if the rule cannot be made.
     """
 
     def __init__(
-        self, settings: Pruning, while_falling: bool, sign: float, roots: Mailbox, fail: Callable[[OwnCodeError], None]
+        self,
+        settings: Pruning,
+        while_falling: bool,
+        sign: float,
+        roots: Mailbox,
+        fail: Callable[[OwnCodeError], None],
+        heard: Notes | None = None,
     ) -> None:
         assert settings.rule is not None
-        super().__init__(settings, settings.rule, while_falling, sign, roots)
+        super().__init__(settings, settings.rule, while_falling, sign, roots, heard)
         self._code = OwnCode("pruning_rule", settings.rule)
         self._own: PruningRule | None = self._code.make(PruningRule, settings.options)
         self._fail = fail
@@ -54,9 +62,7 @@ class OwnRule(Pruner):
             fidelity = self._fidelity(epoch, step, seconds)
             self._tell(TrialReport(number, self._sign * metric, fidelity, epoch, step, seconds, train_loss))
 
-    def prunes(self, progress: Progress) -> bool:
-        """Whether the reporting trial is to stop now; sends its report to the other roots."""
-        self.receive()
+    def _decide(self, progress: Progress) -> bool:
         if progress.metric is None:  # not evaluated
             return False
         fidelity = self._fidelity(progress.epoch, progress.step, progress.seconds)
@@ -75,6 +81,7 @@ class OwnRule(Pruner):
     def receive(self) -> None:
         """Tell the rule the reports of other workers' trials."""
         while (message := self._roots.take(RUNG)) is not None:
+            self._heard.add(Kind.REPORTED, message[1].number)
             self._tell(message[1])
 
     def _decided(self, report: TrialReport) -> bool:

@@ -239,6 +239,33 @@ class Population:
         return self._best
 
 
+class HeldPopulation:
+    """A population as a sampler sees it: while a thread proposes, as it was when it began.
+
+    Otherwise a proposal would depend on what arrives in the meantime, and nobody could repeat it.
+    """
+
+    def __init__(self, population: Population) -> None:
+        self._population = population
+        self._held: tuple[list[Individual], int] | None = None
+
+    @property
+    def size(self) -> int:
+        """The size of the breeding population."""
+        return self._population.size
+
+    def __len__(self) -> int:
+        return len(self._population) if self._held is None else self._held[1]
+
+    def best(self) -> list[Individual]:
+        """The breeding population, best first; another list whenever it changes."""
+        return self._population.best() if self._held is None else self._held[0]
+
+    def hold(self) -> None:
+        """Show the population as it is now, until the next call."""
+        self._held = self._population.best(), len(self._population)
+
+
 def _front(individuals: Iterable[Individual], size: int) -> list[Individual]:
     """The `size` best individuals by several objectives, in whatever order they are given; pruned ones come last."""
     ranked = sorted(individuals, key=_rank)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from atoll.platform.search.heard import Kind, Notes
 from atoll.platform.search.own_code import OwnCodeError, raise_it
 from atoll.platform.search.propagators.attributes import is_number, is_trial
 from atoll.platform.search.propagators.propagator import SHARED, Propagator, Proposal, seed_of
@@ -140,6 +141,8 @@ class Proposer:
         infeasibility: returns why hyperparameters are infeasible, or None.
         seed: the study's seed.
         fail: called with an error of a sampler of the user's, possibly in the sampler's thread; the search is to end.
+        heard: notes when proposals are begun and given up.
+        hold: called before a thread proposes, to keep for it the breeding population as it is.
 
     Attributes:
         failures: keys of failed configurations, which are not evaluated again unchanged.
@@ -155,8 +158,12 @@ class Proposer:
         infeasibility: Infeasibility,
         seed: int,
         fail: Callable[[OwnCodeError], None] = raise_it,
+        heard: Notes | None = None,
+        hold: Callable[[], None] = lambda: None,
     ) -> None:
         self._propagator = propagator
+        self._heard = Notes() if heard is None else heard
+        self._hold = hold
         self._space = space
         self._infeasibility = infeasibility
         self._seed = seed
@@ -213,8 +220,10 @@ class Proposer:
     def prepare(self, number: int) -> None:
         """Start to prepare the candidate for trial `number`; the proposer must not be busy."""
         assert not self.is_busy
+        self._heard.add(Kind.PROPOSED, number)
+        self._hold()
         self._preparation = _Preparation(number)
-        self._preparation.start(self._make)
+        self._preparation.start(self.make)
 
     def ready(self, number: int) -> Candidate | None:
         """The candidate for trial `number`, if it is ready; None if its preparation failed, too."""
@@ -244,6 +253,7 @@ class Proposer:
             return
         self._deliver()
         if not self._preparation.is_wanted:
+            self._heard.add(Kind.GIVEN_UP, self._preparation.number)
             self._guarded(partial(self._propagator.dropped, self._preparation.number))
             self._preparation = None
 
@@ -256,7 +266,8 @@ class Proposer:
         """
         started = time.perf_counter()
         if not self.is_slow:
-            return self._make(number)
+            self._heard.add(Kind.PROPOSED, number)
+            return self.make(number)
         if self.number != number:
             if self.number is not None:
                 self.give_up(self.number)
@@ -268,7 +279,8 @@ class Proposer:
         self._deliver()
         return replace(future.result(), waited=time.perf_counter() - started)
 
-    def _make(self, number: int) -> Candidate:
+    def make(self, number: int) -> Candidate:
+        """Ask the propagator, in this thread; a search calls `take` and `prepare`."""
         infeasible: list[InfeasibleProposal] = []
         shared: dict[str, Any] = {}
         before = None
@@ -326,6 +338,10 @@ class Proposer:
         """A worker of any island or launcher evaluates this configuration, or has evaluated it."""
         if self.shares_taken:
             self._tell(partial(self._propagator.taken, number, genes))
+
+    def failed(self, configuration_key: str) -> None:
+        """A configuration has failed, and must not be evaluated again unchanged."""
+        self._tell(partial(self.failures.add, configuration_key))
 
     def left(self, number: int) -> None:
         """An individual has emigrated."""

@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from atoll.platform.search.heard import Kind, Notes
 from atoll.platform.study.pruning import Pruning
 
 if TYPE_CHECKING:
@@ -31,14 +32,24 @@ class Pruner:
         rule, while_falling: the settings' values, or the method's.
         sign: 1 if the metric is minimized, -1 if it is maximized.
         roots: the mailbox of all roots.
+        heard: notes the other workers' reports, and when this worker's are judged.
     """
 
-    def __init__(self, settings: Pruning, rule: str, while_falling: bool, sign: float, roots: Mailbox) -> None:
+    def __init__(
+        self,
+        settings: Pruning,
+        rule: str,
+        while_falling: bool,
+        sign: float,
+        roots: Mailbox,
+        heard: Notes | None = None,
+    ) -> None:
         self._settings = settings
         self._rule = rule
         self._while_falling = while_falling
         self._sign = sign
         self._roots = roots
+        self._heard = Notes() if heard is None else heard
         self._rungs: dict[float, list[float]] = {}  # values of all trials at a rung, sorted
         self._curves: dict[int, list[tuple[float, float]]] = {}  # fidelity and value of every report, for the median
         self._reached: dict[int, float] = {}
@@ -67,13 +78,19 @@ class Pruner:
 
     def take_in_repeated(self, progress: Progress) -> None:
         """Take in a report from before a checkpoint: it was not pruned then, but may be behind later."""
+        self.receive()
+        self._heard.add(Kind.REPEATED)
         now = self._fidelity(progress.epoch, progress.step, progress.seconds)
         if now > self._reached.get(self._number, 0.0):
-            self.prunes(progress)
+            self._decide(progress)
 
     def prunes(self, progress: Progress) -> bool:
         """Whether the reporting trial is to stop now; sends its value to the other roots."""
         self.receive()
+        self._heard.add(Kind.JUDGED)
+        return self._decide(progress)
+
+    def _decide(self, progress: Progress) -> bool:
         if progress.metric is None:  # not evaluated
             return False
         fidelity = self._fidelity(progress.epoch, progress.step, progress.seconds)
@@ -117,6 +134,7 @@ class Pruner:
     def receive(self) -> None:
         """Take in the values of other workers' trials."""
         while (message := self._roots.take(RUNG)) is not None:
+            self._heard.add(Kind.REPORTED, message[1][0])
             self._learn(*message[1])
 
     def _learn(self, number: int, fidelity: float, value: float) -> None:

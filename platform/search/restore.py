@@ -8,6 +8,7 @@ from typing import Any
 
 from atoll.communication.mailbox import Mailbox
 from atoll.platform.search import fitting
+from atoll.platform.search.heard import Notes
 from atoll.platform.search.own_code import OwnCodeError, raise_it
 from atoll.platform.search.own_rule import OwnRule
 from atoll.platform.search.population import Individual, Population
@@ -168,6 +169,31 @@ def genes_of(trial: PastTrial, space: SearchSpace, past: Past) -> tuple[dict[str
     return genes, trial.proposal.get("attributes") or {}
 
 
+def individual_of(
+    trial: PastTrial, past: Past, space: SearchSpace, scoring: Scoring, num_islands: int
+) -> Individual | None:
+    """A past trial as an individual that no worker here sends on; None if it has no losses, or no genes."""
+    try:
+        genes, attributes = genes_of(trial, space, past)
+    except ValueError:
+        return None
+    losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
+    if losses is None:
+        return None
+    return Individual(
+        number=trial.number,
+        genes=tuple(genes.values()),
+        losses=losses,
+        island=trial.island % num_islands,
+        home=-1,
+        is_complete=trial.state == "complete",
+        attributes=attributes,
+        curve=curve,
+        attempt=trial.attempt,
+        is_learned=not past.is_current(trial.change),
+    )
+
+
 def earlier_candidate(past: Past, space: SearchSpace, number: int) -> Candidate | None:
     """The candidate of a trial that was started before the space or the sampler has changed; None for any other one.
 
@@ -186,7 +212,12 @@ def earlier_candidate(past: Past, space: SearchSpace, number: int) -> Candidate 
 
 
 def pruner_of(
-    plan: Plan, roots: Mailbox, events: Iterable[Event], past: Past, fail: Callable[[OwnCodeError], None] = raise_it
+    plan: Plan,
+    roots: Mailbox,
+    events: Iterable[Event],
+    past: Past,
+    fail: Callable[[OwnCodeError], None] = raise_it,
+    heard: Notes | None = None,
 ) -> Pruner | None:
     """The pruner of a study, with the values of earlier trials; None if no trial is stopped early.
 
@@ -194,6 +225,7 @@ def pruner_of(
         plan, roots: the study, and the mailbox of all roots.
         events, past: from its journals.
         fail: called with an error of a rule of the user's.
+        heard: see `Pruner`.
     """
     settings = plan.study.pruning
     if settings is None or settings.promotion:
@@ -201,9 +233,9 @@ def pruner_of(
     sign = -1.0 if plan.subject.direction == "maximize" else 1.0
     rule, while_falling = plan.pruning_rule()
     pruner = (
-        OwnRule(settings, while_falling, sign, roots, fail)
+        OwnRule(settings, while_falling, sign, roots, fail, heard)
         if settings.is_own
-        else Pruner(settings, rule, while_falling, sign, roots)
+        else Pruner(settings, rule, while_falling, sign, roots, heard)
     )
     results = {trial.key for trial in past.results().values()}
     for event in events:

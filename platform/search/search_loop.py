@@ -16,21 +16,22 @@ from typing import Any, Protocol
 
 from atoll.communication.communicator import Patience
 from atoll.communication.mailbox import Mailbox
-from atoll.platform.search import pausing, promotion, propagators, resume
+from atoll.platform.search import assembly, pausing, promotion, resume
 from atoll.platform.search.busy_budget import BusyBudget
 from atoll.platform.search.candidates import Candidates, Given, given_first
 from atoll.platform.search.deadlines import Deadlines
 from atoll.platform.search.extension import Extension
+from atoll.platform.search.heard import Kind, Notes
 from atoll.platform.search.island import Island
 from atoll.platform.search.journal_writer import SearchJournal
 from atoll.platform.search.other_launchers import OtherLaunchers
 from atoll.platform.search.own_code import GivingUp, OwnCodeError
-from atoll.platform.search.population import Individual, Population, Renewal
+from atoll.platform.search.population import Individual, Renewal
 from atoll.platform.search.population_based import first_schedule
 from atoll.platform.search.promotion import Ended, Pauses
-from atoll.platform.search.proposals import Candidate, Proposer, key
+from atoll.platform.search.proposals import Candidate, key
 from atoll.platform.search.pruning import Pruner
-from atoll.platform.search.restore import earlier_candidate, learn, pruner_of, restore
+from atoll.platform.search.restore import earlier_candidate, pruner_of
 from atoll.platform.search.scoring import Scoring
 from atoll.platform.search.shared_study import SharedStudy
 from atoll.platform.search.stopping import Stopping
@@ -96,6 +97,7 @@ class SearchLoop:
         other_launchers: what the workers of other launchers do; None if there can be none.
         beat: called in every wait between trials, for the heartbeat.
         may_start: whether a trial may start now; asked again and again until it is true, once for each trial.
+        heard: what this root hears, for its journal.
     """
 
     # The interval of receiving messages during a trial: MPI buffers a limited number, and senders keep the rest.
@@ -124,6 +126,7 @@ class SearchLoop:
         other_launchers: OtherLaunchers | None = None,
         beat: Callable[[], None],
         may_start: Callable[[], bool] = lambda: True,
+        heard: Notes,
     ) -> None:
         self._plan = plan
         self._worker = worker
@@ -144,6 +147,7 @@ class SearchLoop:
         self._other_launchers = other_launchers
         self._beat = beat
         self._may_start = may_start
+        self._heard = heard
         self._received = time.monotonic()
         self._best: dict[str, float] = {}  # lowest loss by method
 
@@ -187,19 +191,15 @@ class SearchLoop:
         events = launches.replay(folder.journals, until=None if shared is None else shared.sizes)
         past = resume.read(events)
         given = given_first(plan, warm_start)
-        scoring = Scoring(plan.objectives, plan.subject)
-        population = Population(
-            study.population(place.island), replace=study.migration.replace, island=place.island, seed=study.seed
-        )
+        heard = Notes()
         giving_up = GivingUp(folder)
-        first = [hyperparameters for hyperparameters, _ in given]
-        proposer = _proposer(plan, population, place.island, first, related, giving_up)
-        learn(learned, plan, population, proposer, num_islands=len(island_sizes))
         joins = shared is not None and shared.joins
-        restore(
-            past, plan, scoring, population, proposer, island=place.island, island_sizes=island_sizes, is_shared=joins
-        )
-        search_journal = _journal(folder, launch, worker.places, past, events, change)
+        assembled = assembly.assemble(
+            plan, past, island=place.island, island_sizes=island_sizes, warm_start=warm_start, learned=learned,
+            related=related, is_shared=joins, fail=giving_up, heard=heard,
+        )  # fmt: skip
+        population, proposer, scoring = assembled.population, assembled.proposer, assembled.scoring
+        search_journal = _journal(folder, launch, worker.places, past, events, change, heard)
         # After the journal, whose seconds must reach the budget when these do.
         stops = folder.stop_request.exists if shared is None else shared.asks_to_stop
         stopping = Stopping(plan, roots, past, events, search_journal.stopping)
@@ -235,8 +235,9 @@ class SearchLoop:
             # A resumed search must not repeat the random stream of its first start.
             seed=(study.seed * 1_000_003 + len(past.trials)) * 1_000_003 + roots.rank,
             on_emigration=search_journal.migrated,
+            heard=heard,
         )
-        pruner = pruner_of(plan, roots, events, past, giving_up)
+        pruner = pruner_of(plan, roots, events, past, giving_up, heard)
         other_launchers = None
         if shared is not None:
             other_launchers = OtherLaunchers(
@@ -248,7 +249,7 @@ class SearchLoop:
             pruner=pruner, pauses=Pauses.of(plan), budget=budget, stopping=stopping, deadlines=deadlines,
             search_journal=search_journal,
             folder_of=folder.trial, giving_up=giving_up, other_launchers=other_launchers, beat=beat,
-            may_start=may_start,
+            may_start=may_start, heard=heard,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -327,7 +328,7 @@ class SearchLoop:
         self._budget.spend(worker_seconds)
         self._stopping.ended(trial, outcome.state, losses, candidate.hyperparameters)
         if outcome.state == "failed":
-            self._tell_failure(candidate.hyperparameters)
+            self._tell_failure(ticket.number, candidate.hyperparameters)
         self._tell_result(ticket, candidate, outcome, losses, curve)
         if self._pauses is not None:
             waits = outcome.state == "pruned" and folder.manifest.exists()
@@ -419,6 +420,7 @@ class SearchLoop:
         curve: dict[int, float],
     ) -> None:
         """Give a trial's result to the population, or to those that know an earlier one of it."""
+        self._heard.add(Kind.ENDED)
         is_complete = outcome.state == "complete"
         if candidate.is_outside:
             return
@@ -457,10 +459,10 @@ class SearchLoop:
         self._best[method] = losses[0]
         return True
 
-    def _tell_failure(self, hyperparameters: dict[str, Any]) -> None:
+    def _tell_failure(self, number: int, hyperparameters: dict[str, Any]) -> None:
         """Keep all roots from evaluating a failed configuration again unchanged."""
         self._candidates.failed(key(hyperparameters))
-        self._roots.send_to(self._roots.others(), key(hyperparameters), FAILED)
+        self._roots.send_to(self._roots.others(), (number, key(hyperparameters)), FAILED)
 
     # Between and during trials.
 
@@ -485,7 +487,9 @@ class SearchLoop:
         if self._pruner is not None:
             self._pruner.receive()
         while (message := self._roots.take(FAILED)) is not None:
-            self._candidates.failed(message[1])
+            number, configuration_key = message[1]
+            self._heard.add(Kind.FAILED, number)
+            self._candidates.failed(configuration_key)
         if self._other_launchers is not None:
             self._other_launchers.receive()
 
@@ -515,13 +519,14 @@ def _journal(
     past: resume.Past,
     events: Sequence[Event],
     change: int,
+    heard: Notes,
 ) -> SearchJournal:
     root = places[0]
     num_started = sum(trial.worker == root.worker for trial in past.trials.values())
     starts = (event for event in reversed(events) if isinstance(event, StudyStarted | StudyChanged))
     provenance = next((start.provenance for start in starts), None)
     lines = JournalWriter(folder.root_journal(root.world_rank, launch), launch)
-    return SearchJournal(lines, places, num_started, provenance, change)
+    return SearchJournal(lines, places, num_started, provenance, change, heard)
 
 
 def _paused(
@@ -551,24 +556,3 @@ def _tickets(
 def _budget(study: Study, roots: Mailbox, past: resume.Past) -> BusyBudget:
     seconds = None if study.busy_seconds is None else study.busy_seconds - past.worker_seconds()
     return BusyBudget(roots, seconds)
-
-
-def _proposer(
-    plan: Plan,
-    population: Population,
-    island: int,
-    given: Sequence[dict[str, Any]],
-    related: Sequence[Related],
-    giving_up: GivingUp,
-) -> Proposer:
-    propagator = propagators.make(
-        plan.study.samplers()[island],
-        plan.space,
-        population,
-        seed=plan.study.seed,
-        num_objectives=len(plan.objectives),
-        given=given,
-        infeasibility=plan.infeasibility,
-        related=related,
-    )
-    return Proposer(propagator, plan.space, plan.infeasibility, plan.study.seed, giving_up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from atoll.storage.events import ProgressReported
@@ -42,6 +43,22 @@ class Progress:
     def position(self) -> int:
         """The report's place in the curve: the epoch, or the step if reports may come within epochs."""
         return self.step if self.by_steps else self.epoch
+
+    @classmethod
+    def from_event(cls, event: ProgressReported, *, last: bool) -> Progress:
+        """The report of a journal's line, which does not tell whether it was the last one."""
+        return cls(
+            step=event.step,
+            epoch=event.epoch,
+            seconds=event.seconds,
+            train_loss=math.nan if event.train_loss is None else event.train_loss,
+            validation_loss=event.validation_loss,
+            metric=event.metric,
+            learning_rate=math.nan if event.learning_rate is None else event.learning_rate,
+            wire_bytes=event.wire_bytes or 0.0,
+            metrics={name: value for name, value in event.metrics.items() if value is not None},
+            last=last,
+        )
 
     def as_event(self, number: int, attempt: int) -> ProgressReported:
         """The journal's line."""

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from atoll.platform.study.samplers import Evolution, FidelityGp, Genetic, Grid, Mixed, OwnSampler, Pbt, Random, Sampler
 
 if TYPE_CHECKING:
-    from atoll.platform.search.population import Population
-    from atoll.platform.search.propagators.propagator import Propagator
+    from atoll.platform.search.propagators.propagator import Breeders, Propagator
     from atoll.platform.study.related import Related
     from atoll.searchspaces.space import Infeasibility, SearchSpace, Value
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 def make(
     settings: Sampler,
     space: SearchSpace,
-    population: Population,
+    population: Breeders,
     *,
     seed: int,
     num_objectives: int = 1,
@@ -55,7 +54,7 @@ def make(
 def _make(
     settings: Sampler,
     space: SearchSpace,
-    population: Population,
+    population: Breeders,
     seed: int,
     num_objectives: int,
     given: Sequence[Mapping[str, Value]],

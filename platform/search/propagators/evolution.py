@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from optuna.distributions import CategoricalDistribution
 
-from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.population import Individual
 from atoll.platform.search.propagators.configurations import Configurations, Genes
-from atoll.platform.search.propagators.propagator import Propagator, Proposal, seed_of
+from atoll.platform.search.propagators.propagator import Breeders, Propagator, Proposal, seed_of
 from atoll.platform.search.propagators.random_search import uniform_genes
 from atoll.platform.study.samplers import Evolution
 from atoll.searchspaces import encoding
@@ -138,7 +138,7 @@ class EvolutionPropagator(Propagator):
         self,
         settings: Evolution,
         space: SearchSpace,
-        population: Population,
+        population: Breeders,
         seed: int,
         infeasibility: Infeasibility = lambda _: None,
     ) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from atoll.platform.search.population import Individual, Population
-from atoll.platform.search.propagators.propagator import Propagator, Proposal, seed_of
+from atoll.platform.search.population import Individual
+from atoll.platform.search.propagators.propagator import Breeders, Propagator, Proposal, seed_of
 from atoll.platform.study.samplers import Genetic
 from atoll.searchspaces.space import Gene
 
@@ -77,7 +77,7 @@ class GeneticPropagator(Propagator):
         seed: the study's seed.
     """
 
-    def __init__(self, settings: Genetic, limits: Limits, population: Population, seed: int) -> None:
+    def __init__(self, settings: Genetic, limits: Limits, population: Breeders, seed: int) -> None:
         self._limits = dict(limits)
         self._population = population
         self._seed = seed

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.population import Individual
 from atoll.platform.search.propagators.mixed import MixedPropagator
-from atoll.platform.search.propagators.propagator import Propagator, Proposal
+from atoll.platform.search.propagators.propagator import Breeders, Propagator, Proposal
 from atoll.platform.search.propagators.random_search import uniform_gene
 from atoll.searchspaces.prior import Prior
 from atoll.searchspaces.space import Gene, SearchSpace
@@ -37,7 +37,7 @@ class PriorPropagator(MixedPropagator):
         seed: the study's seed.
     """
 
-    def __init__(self, sampler: Propagator, space: SearchSpace, population: Population, seed: int) -> None:
+    def __init__(self, sampler: Propagator, space: SearchSpace, population: Breeders, seed: int) -> None:
         super().__init__([sampler])
         self._sampler = sampler
         self._space = space

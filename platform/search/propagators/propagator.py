@@ -6,7 +6,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from atoll.platform.search.population import Individual
@@ -32,6 +32,19 @@ class Proposal:
     sources: dict[str, int | str] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+class Breeders(Protocol):
+    """The part of an island's population that samplers see."""
+
+    @property
+    def size(self) -> int:
+        """The size of the breeding population."""
+
+    def __len__(self) -> int: ...
+
+    def best(self) -> list[Individual]:
+        """The breeding population, best first; another list whenever it changes."""
 
 
 # Prefix of study-level attributes, which all samplers of an island share.

@@ -21,6 +21,7 @@ class FakeProposer:
 
     def __init__(self):
         self.number, self.is_ready, self.failures = None, False, set()
+        self.failed = self.failures.add
 
     @property
     def is_busy(self):

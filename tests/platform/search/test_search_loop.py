@@ -107,7 +107,7 @@ def test_a_failed_trial_uses_up_budget_and_others_are_told(folder):
     thread.join(30)
     assert not thread.is_alive()
     started = [line["hyperparameters"] for line in journal_lines(folder.path, "trial_started")]
-    assert told == [(0, key(hyperparameters)) for hyperparameters in started]
+    assert told == [(0, (number, key(hyperparameters))) for number, hyperparameters in enumerate(started)]
     assert [line["state"] for line in journal_lines(folder.path, "trial_ended")] == ["failed", "failed"]
 
 
@@ -120,7 +120,7 @@ def test_what_has_failed_elsewhere_is_not_evaluated(tmp_path):
         mine, other = LocalMailbox.connected(2)
         island, _ = LocalMailbox.connected(2)
         if has_failed:
-            other.send(key(histories[0][1]), 0, FAILED)
+            other.send((1, key(histories[0][1])), 0, FAILED)
         arguments = {"roots": mine, "island_roots": island, "num_workers": 2, "trials": 2}
         thread = threading.Thread(target=run, args=(folder, trains), kwargs=arguments, daemon=True)
         thread.start()

@@ -1,0 +1,101 @@
+"""What a root has heard, and when it proposed and judged, in order: a text for the lines of its journal.
+
+Asynchronous roots know of a result once its message has arrived, and slow samplers propose one trial ahead, so nothing
+else tells what a decision knew. `replay.py` repeats decisions from it. The text is short, as each trial adds to it:
+
+    a3a1em5.2p    the results of two trials arrived; the own trial ended; an individual immigrated after two migrations;
+                  the proposal of the line's own trial was begun
+
+A letter per event; the difference between the number of the line's trial and the event's, unless they are equal; after
+a dot, the migrations, unless they are the usual ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Kind(StrEnum):
+    """An event. Those of the root's own running trial have no number."""
+
+    STARTED = "s"  # the news of a worker of the island
+    ARRIVED = "a"
+    DROPPED = "d"
+    LEFT = "l"  # from the island, sent by another worker or by this one
+    IMMIGRATED = "m"
+    TAKEN = "t"
+    FAILED = "f"  # on any island; the configuration is not to be evaluated again
+    REPORTED = "r"  # by a trial of another worker, for pruning
+    PROPOSED = "p"  # the sampler begins to propose
+    GIVEN_UP = "g"  # the sampler is told that its proposal is not used
+    ENDED = "e"  # the own trial's end is told
+    JUDGED = "j"  # the own trial's next report
+    REPEATED = "q"  # the own trial's next report, which was made before its checkpoint
+
+
+_USUAL_STEPS = {Kind.LEFT: 0, Kind.IMMIGRATED: 1}
+_EVENT = re.compile(r"([a-z])(-?[0-9]+)?(?:\.([0-9]+))?")
+
+
+class Heard(NamedTuple):
+    """An event.
+
+    Attributes:
+        kind: see `Kind`.
+        number: the trial's.
+        steps: the individual's number of migrations.
+    """
+
+    kind: Kind
+    number: int
+    steps: int = 0
+
+
+class Notes:
+    """Collects the events until the next line takes them."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[Kind, int | None, int | None]] = []
+        self.has_judged = False
+
+    def add(self, kind: Kind, number: int | None = None, steps: int | None = None) -> None:
+        """Note an event; see `Heard`."""
+        self._events.append((kind, number, steps))
+        self.has_judged = self.has_judged or kind in (Kind.JUDGED, Kind.REPEATED)
+
+    def take(self, base: int = 0) -> str:
+        """The text of the events since the last one.
+
+        Args:
+            base: the number of the line's trial; 0 if it has none.
+        """
+        events, self._events, self.has_judged = self._events, [], False
+        return "".join(_text(kind, number, steps, base) for kind, number, steps in events)
+
+
+def _text(kind: Kind, number: int | None, steps: int | None, base: int) -> str:
+    difference = "" if number is None or number == base else str(base - number)
+    return f"{kind}{difference}" + ("" if steps is None or steps == _USUAL_STEPS[kind] else f".{steps}")
+
+
+def read(text: str, base: int = 0) -> Iterator[Heard]:
+    """The events of a line's text.
+
+    Args:
+        text: as `Notes.take` has made it.
+        base: the number of the line's trial; 0 if it has none.
+
+    Raises:
+        ValueError: for any other text.
+    """
+    place = 0
+    while place < len(text):
+        match = _EVENT.match(text, place)
+        if match is None:
+            raise ValueError(f"what a worker heard must be letters with numbers, such as a3a1ep; got {text[:100]!r}")
+        kind, place = Kind(match[1]), match.end()
+        steps = _USUAL_STEPS.get(kind, 0) if match[3] is None else int(match[3])
+        yield Heard(kind, base - int(match[2] or 0), steps)
