@@ -7,8 +7,7 @@ networks, each training one to two seconds on one core. Trainings are real, on t
 ranks); the clock is simulated, with 4 workers of one island, as in search_quality.py. The loss is the validation
 loss's logarithm; a training that diverges has failed. Five seeds; 32 trials, on two of the tasks 64. Equal
 configurations are trained once. `--trials` keeps each curve as soon as it is finished, so the whole (about three hours
-of two cores) may be done in parts, as in `parts/few_trials.jsonl`, which has those that are done; `--task` does one
-task's.
+of two cores) may be done in parts; `--task` does one task's.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Two small trainings with ddp on one core, a network on 6,400 frames of speech (8
 Autoformer on 512 windows (27 steps, rungs at 3 and 9); 4 workers of one island. A trial takes its steps times a
 log-normal factor (sigma 0.3). At each rung the best third of those that have come there goes on. Values are those of
 validation at the end of complete trainings: error, and squared error. Five seeds. Nothing was tuned on these tasks.
+`--trials` keeps each search as soon as it is finished, as in `parts/fidelity.jsonl`, which has those that are done.
 """
 
 from __future__ import annotations
