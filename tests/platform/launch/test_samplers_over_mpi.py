@@ -60,10 +60,15 @@ def test_a_rank_is_killed_then_the_launcher_and_resumed_samplers_know_all_before
     write(tmp_path, "s", sampler=[{"name": name} | FEW.get(name, {}) for name in names])
     resumed, rows = killed_and_resumed(tmp_path)
     islands = {row.number: row.island for row in rows}
-    assert {islands[number] for number in resumed} == set(range(len(names)))
-    for number, genes in resumed.items():
-        is_fixed = names[islands[number]] in FIXED
-        assert (genes == of_nothing_known(tmp_path, number, islands[number])) == is_fixed, names[islands[number]]
+    for island, name in enumerate(names):
+        differ = [
+            genes != of_nothing_known(tmp_path, number, island)
+            for number, genes in resumed.items()
+            if islands[number] == island
+        ]
+        assert differ, name
+        # The first generation of the genetic ones is random.
+        assert any(differ) == (name not in FIXED), name
 
 
 def write(folder, name, /, **content):

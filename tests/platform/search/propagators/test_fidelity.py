@@ -8,6 +8,8 @@ import torch
 from optuna.distributions import FloatDistribution
 
 from atoll.platform.search.population import Individual
+from atoll.platform.search.propagators import fidelity
+from atoll.platform.search.propagators.ensemble import improvement
 from atoll.platform.search.propagators.fidelity import FidelityPropagator, curves_of, remembered, sparse
 from atoll.platform.search.ranking import scores
 from atoll.platform.study.samplers import FidelityGp
@@ -94,6 +96,21 @@ def test_proposals_improve_on_the_best_and_wait_for_enough_trials():
     assert abs(proposal.genes["x"] - 0.3) < 0.15
     assert made(*known).propose(12).genes == proposal.genes
     assert made(*reversed(known)).propose(12).genes == proposal.genes  # whatever came first
+
+
+def test_complete_trainings_are_improved_on_or_all_if_there_are_none(monkeypatch):
+    """What is expected of a pruned trial is no value that a user has."""
+    asked = []
+
+    def asking(ensemble, seen, space, best):
+        asked.append(None if best is None else best[:, 0].tolist())
+        return improvement(ensemble, seen, space, best)
+
+    monkeypatch.setattr(fidelity, "improvement", asking)
+    pruned = [trial(n, x, ended=2) for n, x in enumerate((0.1, 0.3, 0.6))]
+    made(*pruned).propose(9)
+    made(*pruned, trial(3, 0.8), trial(4, 0.9)).propose(9)
+    assert asked == [None, [0.8, 0.9]]
 
 
 def test_running_trials_and_refusals_are_not_proposed_again():
