@@ -438,9 +438,10 @@ class Trial:
         self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report = state["seconds"]
         self._losses = list(state["losses"].to(self._device))
         self._epoch_losses = list(state["epoch_losses"].to(self._device))
-        self._reports.load_state_dict(state["reports_due"])
+        (seconds,) = self._of_root(self._seconds)
+        self._reports.load_state_dict(state["reports_due"], self._step, seconds)
         if self._evaluations is not None:
-            self._evaluations.load_state_dict(state["evaluations_due"])
+            self._evaluations.load_state_dict(state["evaluations_due"], self._step, seconds)
         self._early_stopping.load_state_dict(state["patience"])
         self._communicator.ledger.add(state["ledger"])
         self._reported = [Progress(**report) for report in state["reports"]]
@@ -448,9 +449,8 @@ class Trial:
         self._continue_weights(state.get("trained"))
         self._was_end = state.get("is_end", False)
         self._batches.pass_over(self._step, self._communicator.progress)
-        (seconds,) = self._of_root(self._seconds)
         for trigger in (self._saver.trigger, self._looks):
-            trigger.continues(self._step, seconds)
+            trigger.restart(self._step, seconds)
         self.notes.append(f"continued from the checkpoint of step {self._step}")
         if self._observer is not None:
             self._observer.begin()

@@ -71,23 +71,29 @@ class IntervalTrigger:
         self._next = step + max(1, round(min(remaining, 10.0 * steps)))
         return has_passed
 
-    def continues(self, step: int, seconds: float) -> None:
-        """Count from here, where a later attempt begins, perhaps on slower processors: its first step tells.
-
-        Args:
-            step: the number of completed steps.
-            seconds: the training time so far, the same on all ranks.
-        """
-        self._origin, self._since = (step, seconds), seconds
-        self._next = step + (1 if self.is_in_seconds else self._steps)
-
     def state_dict(self) -> list[float]:
         """Return the step of the next look, and the training time when it last fired."""
         return [self._next, self._since]
 
-    def load_state_dict(self, state: list[float]) -> None:
-        """Continue from `state`."""
+    def load_state_dict(self, state: list[float], step: int, seconds: float) -> None:
+        """Continue from `state` in a later attempt, perhaps on slower processors, whose first step tells their speed.
+
+        Args:
+            state: as `state_dict` has returned it.
+            step: the number of completed steps.
+            seconds: the training time so far, the same on all ranks.
+        """
         self._next, self._since = int(state[0]), state[1]
+        self._begin_at(step, seconds)
+
+    def restart(self, step: int, seconds: float) -> None:
+        """Continue in a later attempt as if it had fired just now; see `load_state_dict`."""
+        self._next, self._since = step + self._steps, seconds
+        self._begin_at(step, seconds)
+
+    def _begin_at(self, step: int, seconds: float) -> None:
+        if self.is_in_seconds:
+            self._origin, self._next = (step, seconds), step + 1
 
 
 class EarlyStopping:

@@ -224,17 +224,31 @@ def test_triggers_and_lengths():
     assert seconds.fires(22, 1.0)
     assert [step for step in (43, 44) if seconds.is_due(step)] == [44]
     assert seconds.fires(44, 2.0)
-    again = IntervalTrigger(Every(1.0, "seconds"), length)
-    again.load_state_dict(seconds.state_dict())
-    assert [step for step in (65, 66) if again.is_due(step)] == [66]
-    assert not again.fires(66, 2.5)
-    again.continues(66, 2.5)  # on a processor where a step takes not 0.03 s, but 0.4 s
-    assert [step for step in (66, 67) if again.is_due(step)] == [67]
-    assert not again.fires(67, 2.9)
-    assert [step for step in (67, 68, 69) if again.is_due(step)] == [69]
-    assert again.fires(69, 3.7)
     default = IntervalTrigger(None, length)
     assert list(itertools.filterfalse(lambda step: not default.is_due(step), range(1, 12))) == [10, 11]
+
+
+def test_a_later_attempt_counts_from_its_first_step():
+    """A step took 0.03 s in the attempt before, and takes 0.4 s now."""
+    length, every = Length(200, 10), Every(1.0, "seconds")
+    before = IntervalTrigger(every, length)
+    for step, seconds in ((1, 0.03), (11, 0.33), (33, 1.0)):
+        before.fires(step, seconds)
+    assert before.state_dict() == [66, 1.0]
+    loaded, restarted = IntervalTrigger(every, length), IntervalTrigger(every, length)
+    loaded.load_state_dict(before.state_dict(), 50, 1.5)
+    assert [step for step in (50, 51) if loaded.is_due(step)] == [51]
+    assert loaded.fires(51, 1.9)  # 0.9 s after it fired before; a step later it would be 1.3 s
+    restarted.restart(50, 1.5)
+    assert [step for step in (50, 51) if restarted.is_due(step)] == [51]
+    assert not restarted.fires(51, 1.9)
+    assert [step for step in (51, 52, 53) if restarted.is_due(step)] == [53]  # 1.2 s after the attempt began
+    assert restarted.fires(53, 2.7)
+    in_steps = IntervalTrigger(Every(7, "steps"), length)
+    in_steps.load_state_dict([56, 0.0], 50, 1.5)
+    assert [step for step in range(50, 57) if in_steps.is_due(step)] == [56]
+    in_steps.restart(50, 1.5)
+    assert [step for step in range(50, 58) if in_steps.is_due(step)] == [57]
 
 
 @pytest.mark.parametrize(
