@@ -3,11 +3,11 @@
 Asynchronous roots know of a result once its message has arrived, and slow samplers propose one trial ahead, so nothing
 else tells what a decision knew. `replay.py` repeats decisions from it. The text is short, as each trial adds to it:
 
-    a3a1em5.2p    the results of two trials arrived; the own trial ended; an individual immigrated after two migrations;
-                  the proposal of the line's own trial was begun
+    a3a1em5.2p    two results arrived; the root's own trial ended; an individual immigrated, which had migrated twice;
+                  the sampler began to propose the trial of this line
 
-A letter per event; the difference between the number of the line's trial and the event's, unless they are equal; after
-a dot, the migrations, unless they are the usual ones.
+Each event is a letter; then, unless it is 0, the number of the line's trial minus that of the event's; then, after a
+dot, the number of migrations, unless it is the usual one.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from typing import NamedTuple
 class Kind(StrEnum):
     """An event. Those of the root's own running trial have no number."""
 
-    STARTED = "s"  # the news of a worker of the island
+    STARTED = "s"  # a trial of another worker of the island
     ARRIVED = "a"
     DROPPED = "d"
-    LEFT = "l"  # from the island, sent by another worker or by this one
+    LEFT = "l"  # an individual was sent to another island, by this worker or another one
     IMMIGRATED = "m"
     TAKEN = "t"
-    FAILED = "f"  # on any island; the configuration is not to be evaluated again
-    REPORTED = "r"  # by a trial of another worker, for pruning
+    FAILED = "f"  # a trial of any island; its configuration is not to be evaluated again
+    REPORTED = "r"  # a report of another worker's trial, for pruning
     PROPOSED = "p"  # the sampler begins to propose
-    GIVEN_UP = "g"  # the sampler is told that its proposal is not used
-    ENDED = "e"  # the own trial's end is told
-    JUDGED = "j"  # the own trial's next report
-    REPEATED = "q"  # the own trial's next report, which was made before its checkpoint
+    GIVEN_UP = "g"  # the sampler's proposal is not used
+    ENDED = "e"  # the root's own trial
+    JUDGED = "j"  # the next report of the root's own trial
+    REPEATED = "q"  # the same, of a report from before its checkpoint
 
 
 _USUAL_STEPS = {Kind.LEFT: 0, Kind.IMMIGRATED: 1}
-_EVENT = re.compile(r"([a-z])(-?[0-9]+)?(?:\.([0-9]+))?")
+_EVENT = re.compile(rf"([{''.join(Kind)}])(-?[0-9]+)?(?:\.([0-9]+))?")
 
 
 class Heard(NamedTuple):
@@ -95,7 +95,10 @@ def read(text: str, base: int = 0) -> Iterator[Heard]:
     while place < len(text):
         match = _EVENT.match(text, place)
         if match is None:
-            raise ValueError(f"what a worker heard must be letters with numbers, such as a3a1ep; got {text[:100]!r}")
+            raise ValueError(
+                f"what a worker heard must be events, each a letter of {''.join(Kind)} and perhaps numbers, such as "
+                f"a3a1em5.2p; got {text[place : place + 20]!r} at {place}"
+            )
         kind, place = Kind(match[1]), match.end()
         steps = _USUAL_STEPS.get(kind, 0) if match[3] is None else int(match[3])
         yield Heard(kind, base - int(match[2] or 0), steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from atoll.communication.mailbox import Mailbox
@@ -11,7 +12,7 @@ from atoll.platform.search import fitting
 from atoll.platform.search.heard import Notes
 from atoll.platform.search.own_code import OwnCodeError, raise_it
 from atoll.platform.search.own_rule import OwnRule
-from atoll.platform.search.population import Individual, Population
+from atoll.platform.search.population import Individual, Losses, Population
 from atoll.platform.search.propagators.propagator import Proposal
 from atoll.platform.search.proposals import Candidate, Proposer, key
 from atoll.platform.search.pruning import Pruner
@@ -62,24 +63,16 @@ def restore(
             losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
         except ValueError:
             continue
-        if is_current := past.is_current(trial.change):
+        if past.is_current(trial.change):
             _tell_started(trial, past, plan.space, proposer, genes, attributes)
         if losses is None:
             proposer.dropped(trial.number)
             continue
-        individual = Individual(
-            number=trial.number,
-            genes=tuple(genes.values()),
-            losses=losses,
-            island=trial.island % num_islands,
+        individual = replace(
+            _individual(trial, past, num_islands, genes, attributes, losses, curve),
             home=-1 if is_shared else position % island_sizes[island],
-            is_complete=trial.state == "complete",
             steps=past.steps(trial.number),
             visited=frozenset(visited.get(trial.number, ())),
-            attributes=attributes,
-            curve=curve,
-            attempt=trial.attempt,
-            is_learned=not is_current,
         )
         if population.admit(individual):
             proposer.arrived(individual)
@@ -178,8 +171,18 @@ def individual_of(
     except ValueError:
         return None
     losses, curve = scoring.losses(trial.state, trial.objectives or [trial.objective], trial.curve)
-    if losses is None:
-        return None
+    return None if losses is None else _individual(trial, past, num_islands, genes, attributes, losses, curve)
+
+
+def _individual(
+    trial: PastTrial,
+    past: Past,
+    num_islands: int,
+    genes: dict[str, Any],
+    attributes: dict[str, Any],
+    losses: Losses,
+    curve: dict[int, float],
+) -> Individual:
     return Individual(
         number=trial.number,
         genes=tuple(genes.values()),

@@ -18,8 +18,9 @@ import optuna
 from numpy.typing import NDArray
 
 from atoll.platform.search import gaussian_process, ranking
-from atoll.platform.search.population import Genes, Individual
-from atoll.platform.search.propagators.ensemble import Array, Ensemble, Model, improvement, suggest
+from atoll.platform.search.population import Individual
+from atoll.platform.search.propagators.ensemble import Ensemble, Model, improvement, suggest
+from atoll.platform.search.propagators.known_trials import KnownTrials
 from atoll.platform.search.propagators.propagator import Propagator, Proposal, seed_of
 from atoll.platform.search.propagators.random_search import uniform_genes
 from atoll.platform.study.samplers import FidelityGp
@@ -52,27 +53,23 @@ class FidelityPropagator(Propagator):
         self._space = space
         self._seed = seed
         self._infeasibility = infeasibility
-        self._names = list(space.limits())
-        # Of its own, in order of the events: a population changes while a thread proposes.
-        self._known: dict[int, Individual] = {}
-        self._pending: dict[int, Genes] = {}
+        self._trials = KnownTrials(list(space.limits()))
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
         """At random until `startup` trials are known, and after infeasible proposals."""
         started = time.perf_counter()
         seed = seed_of(self._seed, number, attempt)
         genes, operator = None, "fidelity-gp"
-        if attempt == 0 and len(self._known) >= self._settings.startup:
+        if attempt == 0 and len(self._trials) >= self._settings.startup:
             genes = self._suggest(number, seed)
         if genes is None:
             genes, operator = uniform_genes(self._space.limits(), random.Random(seed)), "fidelity-gp, random"
         return Proposal(genes, operator, seconds=time.perf_counter() - started)
 
     def _suggest(self, number: int, seed: int) -> dict[str, Gene] | None:
-        others = [genes for other, genes in sorted(self._pending.items()) if other != number]
-        used = remembered([trial for _, trial in sorted(self._known.items())], self._settings.memory)
-        seen = self._points([*(trial.genes for trial in used), *others])
-        complete = self._points([trial.genes for trial in used if trial.is_complete])
+        used = remembered(self._trials.ended, self._settings.memory)
+        seen = self._trials.points([*(trial.genes for trial in used), *self._trials.running(number)])
+        complete = self._trials.points([trial.genes for trial in used if trial.is_complete])
         ensemble = Ensemble((self.model(used),), np.ones(1))
         expected = improvement(ensemble, seen, self._space, complete if len(complete) else None)
         return suggest(expected, seen, self._space, self._infeasibility, seed)
@@ -81,38 +78,33 @@ class FidelityPropagator(Propagator):
         """The process of these trials, at the end of a training; scores are larger for smaller losses."""
         places, losses = curves_of(trials)
         genes = [trials[trial].genes for trial, _ in places]
-        points = np.column_stack([self._points(genes), [fidelity for _, fidelity in places]])
+        points = np.column_stack([self._trials.points(genes), [fidelity for _, fidelity in places]])
         limits = self._space.limits().values()
-        is_categorical = np.array([*(isinstance(low, int) for low, _ in limits), False], dtype=bool)
+        is_categorical = np.array([*(isinstance(low, int) for low, _ in limits), False])
         process = gaussian_process.fit(points, ranking.scores(np.array(losses)), is_categorical)
-        return Model(AtTheEnd(process), np.arange(len(self._names)))
-
-    def _points(self, genes: Sequence[Sequence[Gene]]) -> Array:
-        return np.array(genes, dtype=float).reshape(len(genes), len(self._names))
+        return Model(AtTheEnd(process), np.arange(len(limits)))
 
     # Events.
 
     def started(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """A trial is being evaluated."""
-        self._pending[number] = tuple(genes[name] for name in self._names)
+        self._trials.started(number, genes)
 
     def arrived(self, individual: Individual) -> None:
         """A trial has a result, or a newer one."""
-        self._pending.pop(individual.number, None)
-        self._known[individual.number] = individual
+        self._trials.arrived(individual)
 
     def dropped(self, number: int) -> None:
         """A trial has no result."""
-        self._pending.pop(number, None)
-        self._known.pop(number, None)
+        self._trials.forget(number)
 
     def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """A proposal was infeasible."""
-        self._pending.pop(number, None)
+        self._trials.infeasible(number)
 
     def left(self, number: int) -> None:
-        """An individual has emigrated: a resumed search does not know it either."""
-        self.dropped(number)
+        """An individual has emigrated."""
+        self._trials.forget(number)
 
 
 class AtTheEnd:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from atoll.platform.search import gaussian_process, ranking
 from atoll.platform.search.population import Individual
 from atoll.platform.search.propagators.ensemble import Ensemble, Model, improvement, suggest
+from atoll.platform.search.propagators.known_trials import KnownTrials
 from atoll.platform.search.propagators.mixed import MixedPropagator
 from atoll.platform.search.propagators.propagator import Propagator, Proposal, seed_of
 from atoll.platform.study.related import Related
@@ -83,9 +84,7 @@ class RelatedPropagator(MixedPropagator):
         self._infeasibility = infeasibility
         self._names = list(space.limits())
         self._is_categorical = np.array([isinstance(low, int) for low, _ in space.limits().values()], dtype=bool)
-        # Of its own, in order of the events: a population changes while a thread proposes.
-        self._known: dict[int, Individual] = {}
-        self._pending: dict[int, Mapping[str, Gene]] = {}
+        self._trials = KnownTrials(self._names)
         self._evidence: Evidence | None = None
 
     def propose(self, number: int, attempt: int = 0) -> Proposal:
@@ -115,7 +114,7 @@ class RelatedPropagator(MixedPropagator):
 
     def _weigh(self) -> Evidence:
         known = self._complete()
-        points = self._points([individual.genes for individual in known])
+        points = self._trials.points([individual.genes for individual in known])
         losses = np.array([individual.losses[0] for individual in known], dtype=float)
         own = None
         predicted = np.zeros(len(known))
@@ -141,20 +140,16 @@ class RelatedPropagator(MixedPropagator):
         """The complete trials with a finite loss, in an order that a resume does not change."""
         return [
             individual
-            for _, individual in sorted(self._known.items())
+            for individual in self._trials.ended
             if individual.is_complete and np.isfinite(individual.losses[0])
         ]
-
-    def _points(self, genes: Sequence[Sequence[Gene]]) -> Array:
-        return np.array(genes, dtype=float).reshape(len(genes), len(self._names))
 
     # Suggestions.
 
     def _suggest(self, evidence: Evidence, number: int) -> dict[str, Gene] | None:
         """The configuration with the largest expected improvement; None if no feasible one is found."""
-        known = [individual.genes for _, individual in sorted(self._known.items())]
-        others = [genes for other, genes in sorted(self._pending.items()) if other != number]
-        seen = self._points([*known, *(tuple(genes[name] for name in self._names) for genes in others)])
+        known = [individual.genes for individual in self._trials.ended]
+        seen = self._trials.points([*known, *self._trials.running(number)])
         expected = improvement(evidence.ensemble, seen, self._space)
         return suggest(expected, seen, self._space, self._infeasibility, seed_of(self._seed, number, 0))
 
@@ -163,13 +158,12 @@ class RelatedPropagator(MixedPropagator):
     def started(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """A trial is being evaluated."""
         super().started(number, genes, attributes)
-        self._pending[number] = dict(genes)
+        self._trials.started(number, genes)
 
     def arrived(self, individual: Individual) -> None:
         """A trial has a result, or a newer one."""
         super().arrived(individual)
-        self._pending.pop(individual.number, None)
-        self._known[individual.number] = individual
+        self._trials.arrived(individual)
         self._evidence = None
 
     def dropped(self, number: int) -> None:
@@ -180,14 +174,15 @@ class RelatedPropagator(MixedPropagator):
     def infeasible(self, number: int, genes: Mapping[str, Gene], attributes: Mapping[str, Any]) -> None:
         """A proposal was infeasible."""
         super().infeasible(number, genes, attributes)
-        self._pending.pop(number, None)
+        self._trials.infeasible(number)
 
     def left(self, number: int) -> None:
-        """An individual has emigrated: a resumed search does not know it either."""
+        """An individual has emigrated."""
         super().left(number)
         self._forget(number)
 
     def _forget(self, number: int) -> None:
-        self._pending.pop(number, None)
-        if self._known.pop(number, None) is not None:
+        before = len(self._trials)
+        self._trials.forget(number)
+        if len(self._trials) < before:
             self._evidence = None
