@@ -81,8 +81,6 @@ def replay(folder: StudyFolder, study: Study | None = None) -> Replayed:
 
 def _records(folder: StudyFolder) -> list[LaunchRecord]:
     """The launches with ranks, in order. Raises CannotReplay for what cannot be repeated."""
-    if not folder.exists():
-        raise CannotReplay(f"--replay needs a study in {folder.path}, and there is none")
     if liveness.holder(folder) is not None:
         raise CannotReplay(f"the search in {folder.path} is running: wait until it has ended, or stop it first")
     problems: list[str] = []

@@ -16,6 +16,14 @@ def test_propulates_sampler_needs_its_package(monkeypatch):
         check(Study(**content, sampler={"name": "mixed", "samplers": samplers}))
 
 
+def test_a_gaussian_process_needs_what_is_used_of_optunas(monkeypatch):
+    content = {"name": "s", "workload": "digits_mlp", "method": "ddp", "sampler": {"name": "fidelity-gp"}}
+    check(Study(**content))
+    monkeypatch.delattr("optuna._gp.gp.fit_kernel_params")
+    with pytest.raises(ValueError, match=r"sampler fidelity-gp needs .* of Optuna 5.0, .* or use optuna-gp"):
+        check(Study(**content))
+
+
 def test_a_trials_peak_memory_needs_a_process_whose_peak_can_be_reset(monkeypatch):
     study = Study(name="s", workload="digits_mlp", method="ddp", objectives=["accuracy", "peak_memory"])
     assert [one.direction for one in check(study).objectives] == ["maximize", "minimize"]

@@ -6,7 +6,12 @@ import zlib
 
 import pytest
 import yaml
-from commands import called, journal_lines
+from commands import called, journal_lines, meanwhile
+from conftest import ROOT
+
+from atoll.platform.launch import replaying
+from atoll.platform.search.replay import CannotReplay
+from atoll.storage.folder import StudyFolder
 
 OBJECTIVE = """
 import time
@@ -39,6 +44,8 @@ SAMPLERS = {
     "tpe": {"name": "optuna-tpe", "startup": 4},
     "cmaes": {"name": "optuna-cmaes"},
     "nsga2": {"name": "optuna-nsga2", "population": 4},
+    "nsga3": {"name": "optuna-nsga3", "population": 4},
+    "fidelity": {"name": "fidelity-gp", "startup": 4},
     "mixed": {"name": "mixed", "population": 4},
 }
 
@@ -49,7 +56,7 @@ def write(folder, /, **content):
 
 
 def search(folder, *flags, code=0):
-    return called("search", "s.yaml", "--in-process", *flags, cwd=folder, code=code)
+    return called("search", "s.yaml", "--in-process", "--outside", *flags, cwd=folder, code=code)
 
 
 def replay(folder, *arguments, code=0):
@@ -60,7 +67,10 @@ def summary(folder, *arguments, code=0):
     return json.loads(replay(folder, *arguments, "--json", code=code).stdout)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize("sampler", ["evolution", *(pytest.param(n, marks=LONG) for n in SAMPLERS if n != "evolution")])
 def test_one_worker_decides_the_same_again(tmp_path, sampler):
     write(tmp_path, sampler=SAMPLERS[sampler])
     search(tmp_path)
@@ -69,7 +79,14 @@ def test_one_worker_decides_the_same_again(tmp_path, sampler):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "pollination"), [*((name, False) for name in SAMPLERS), ("evolution", True), ("tpe", True)]
+    ("sampler", "pollination"),
+    [
+        ("evolution", False),
+        ("mixed", False),
+        ("tpe", True),
+        *(pytest.param(name, False, marks=LONG) for name in SAMPLERS if name not in ("evolution", "mixed")),
+        pytest.param("evolution", True, marks=LONG),
+    ],
 )
 def test_four_workers_on_two_islands_stopped_and_resumed(tmp_path, sampler, pollination):
     write(
@@ -102,11 +119,17 @@ CASES = {
     "gp": {"sampler": {"name": "optuna-gp", "startup": 4}, "trials": 12},
     "median": {"pruning": {"rule": "median", "fidelity": "steps", "startup": 3}, "sampler": SAMPLERS["random"]},
     "constraints": {"constraints": ["x + y <= 1"], "sampler": SAMPLERS["mixed"]},
+    "own sampler and rule": {
+        "sampler": {"name": f"{ROOT}/examples/own_sampler.py:LocalSearch"},
+        "pruning": {"rule": f"{ROOT}/examples/own_pruning.py:FarBehind", "fidelity": "steps", "margin": 0.2},
+    },
     "random replacement": {"migration": MIGRATION | {"replace": "random"}, "sampler": SAMPLERS["evolution"]},
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.process if "own" in case else ()) for case in CASES]
+)
 def test_other_studies_of_four_workers(tmp_path, case):
     write(tmp_path, **{"topology": FOUR, "migration": MIGRATION} | CASES[case])
     search(tmp_path)
@@ -196,7 +219,7 @@ def test_journals_of_older_versions_do_not_tell(tmp_path):
     assert "do not tell what each worker knew" in replay(tmp_path, code=2).stderr
 
 
-def test_what_cannot_be_replayed_is_refused(tmp_path):
+def test_a_changed_study_and_a_search_are_refused(tmp_path):
     write(tmp_path, sampler=SAMPLERS["random"])
     search(tmp_path)
     called("change", "s", "--trials", "+2", cwd=tmp_path)
@@ -205,6 +228,59 @@ def test_what_cannot_be_replayed_is_refused(tmp_path):
     assert "--replay starts no search" in replay(tmp_path, "--resume", code=2).stderr
     shutil.rmtree(tmp_path / "atoll-studies/s/journals")
     assert "no decisions to repeat" in replay(tmp_path, code=2).stderr
+
+
+def test_what_a_journal_tells_of_launchers_and_continued_trials_is_refused(tmp_path):
+    write(tmp_path, sampler=SAMPLERS["random"])
+    search(tmp_path)
+    journals = tmp_path / "atoll-studies/s/journals"
+    before = {path: path.read_text() for path in journals.glob("*.jsonl")}
+
+    def continues(line):
+        if line["event"] == "trial_started" and line["number"] == 7:
+            line["home"] = 0
+
+    edit(tmp_path, continues)
+    assert "trials continued after they had a result" in replay(tmp_path, code=2).stderr
+    for path, text in before.items():
+        path.write_text(text)
+    joined = {"event": "joined", "time": 0.0, "launcher": 2, "hostname": "h", "process": 1, "num_ranks": 1,
+              "num_workers": 1, "crc": ""}  # fmt: skip
+    header, *_ = before[journals / "launcher.jsonl"].splitlines(keepends=True)
+    further = journals / "launcher.9.jsonl"
+    further.write_text(header + resealed(joined) + "\n")
+    assert "several launchers searched it" in replay(tmp_path, code=2).stderr
+    further.unlink()
+    root = next(path for path in before if path.name.startswith("root"))
+    root.write_text(before[root].replace('"operator":"random"', '"operator":"mixed"', 1))
+    assert "has invalid lines" in replay(tmp_path, code=2).stderr
+
+
+def test_a_study_whose_trials_pause_is_refused(tmp_path):
+    write(tmp_path, sampler=SAMPLERS["random"])
+    search(tmp_path)
+    paused = {"workload": "digits_mlp", "method": "ddp", "epochs": 4, "checkpoint": {"every": "1 epochs"}}
+    study = {"name": "s", "trials": 24, "sampler": {"name": "pbt", "every": "1 epochs"}} | paused
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study))
+    assert "a study with promotion or pbt cannot be compared" in replay(tmp_path, "s.yaml", code=2).stderr
+
+
+def test_a_running_search_is_refused(tmp_path):
+    write(tmp_path, sampler=SAMPLERS["random"])
+    said = []
+    folder = tmp_path / "atoll-studies/s"
+
+    def has_started():
+        return folder.exists() and bool(journal_lines(folder, "trial_started"))
+
+    def ask():
+        with pytest.raises(CannotReplay, match="is running: wait until it has ended, or stop it first"):
+            replaying.replay(StudyFolder(folder))
+        said.append(True)
+
+    with meanwhile(has_started, ask):
+        search(tmp_path)
+    assert said
 
 
 def test_a_trial_costs_few_bytes(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from optuna.distributions import IntDistribution
 
+from atoll.platform.search.population import HeldPopulation, Individual, Population
 from atoll.platform.search.propagators.propagator import Propagator, Proposal
 from atoll.platform.search.proposals import Proposer, key
 from atoll.searchspaces.space import Parameter, SearchSpace
@@ -101,6 +102,34 @@ def test_a_prepared_candidate_is_made_in_a_thread_and_what_happens_meanwhile_is_
     assert propagator.heard == [("asked", 5, 0), ("started", 4)]
     assert propagator.threads == ["sampler"]
     assert not made.is_busy
+
+
+class Breeding(Counting):
+    """Proposes how many individuals it sees, once it has been let go on."""
+
+    def __init__(self, population):
+        super().__init__()
+        self.population, self.goes_on = population, threading.Event()
+
+    def propose(self, number, attempt=0):
+        assert self.goes_on.wait(20)
+        return Proposal(SPACE.encode({"x": len(self.population) + len(self.population.best())}), "breeding")
+
+
+def test_a_thread_proposes_from_what_was_known_when_it_began():
+    population = Population(4)
+    held = HeldPopulation(population)
+    sampler = Breeding(held)
+    proposer = Proposer(sampler, SPACE, lambda _: None, seed=1, hold=held.hold)
+    for number in range(2):
+        population.admit(Individual(number, (0.0,), (1.0,), 0, 0))
+    proposer.prepare(7)
+    population.admit(Individual(2, (0.0,), (0.5,), 0, 0))  # arrives meanwhile
+    proposer.failed(key({"x": 4}))  # so does this failure, which would refuse the proposal
+    sampler.goes_on.set()
+    assert proposer.take(7, waiting).hyperparameters == {"x": 4}
+    assert proposer.failures == {key({"x": 4})}
+    assert proposer.take(8, waiting).hyperparameters == {"x": 6}
 
 
 def test_a_candidate_that_is_given_up_is_dropped_once_it_is_there_and_nobody_waits_for_it():
