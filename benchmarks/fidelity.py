@@ -23,18 +23,12 @@ from typing import Any
 
 import torch
 from comparison import Trainings, parse_options, report
-from pydantic import TypeAdapter
-from search_quality import interval, waiting
+from search_quality import interval, waiting, workers_of
 
-from atoll.communication.local_mailbox import LocalMailbox
 from atoll.communication.thread_world import ThreadWorld, run_in_threads
-from atoll.platform.search import propagators
-from atoll.platform.search.island import Island
-from atoll.platform.search.population import Individual, Population
-from atoll.platform.search.proposals import Candidate, Proposer
-from atoll.platform.study.migration import Migration
+from atoll.platform.search.population import Individual
+from atoll.platform.search.proposals import Candidate
 from atoll.platform.study.plan import Plan
-from atoll.platform.study.samplers import Sampler
 from atoll.platform.study.study import Study
 from atoll.platform.study.topology import HostFacts, Shape, arrange
 from atoll.platform.trial.progress import Progress
@@ -125,31 +119,16 @@ class Simulation:
 
     def __init__(self, task: str, sampler: str, seed: int, data: str) -> None:
         self.trainer = Trainer(task, data)
-        settings = TypeAdapter(Sampler).validate_python(SAMPLERS[sampler])
-        space = self.trainer.plan.space
-        self.workers = []
-        mailboxes = zip(LocalMailbox.connected(NUM_WORKERS), LocalMailbox.connected(NUM_WORKERS), strict=True)
-        for mailbox, roots in mailboxes:
-            population = Population(8)
-            propagator = propagators.make(settings, space, population, seed=seed)
-            proposer = Proposer(propagator, space, self.trainer.plan.infeasibility, seed)
-            island = Island(
-                population=population,
-                proposer=proposer,
-                migration=Migration(),
-                island_sizes=[NUM_WORKERS],
-                index=0,
-                workers=mailbox,
-                roots=roots,
-                seed=seed,
-            )
-            self.workers.append((proposer, island))
+        plan = self.trainer.plan
+        self.workers = workers_of(
+            plan.space, SAMPLERS[sampler], seed, NUM_WORKERS, size=8, infeasibility=plan.infeasibility
+        )
         self.rng = random.Random(seed)
         self.asha = Asha()
         self.left = WHOLE * self.trainer.length
         self.under_way: list[Running] = []
         self.count = 0
-        self.best: list[tuple[int, float]] = []  # of complete trainings: what was spent until then
+        self.ends: list[tuple[int, float]] = []  # of complete trainings: what was spent until then
 
     def run(self) -> list[tuple[int, float]]:
         """Steps spent, and the loss, of each complete training."""
@@ -159,7 +138,7 @@ class Simulation:
             running = heapq.heappop(self.under_way)
             if not self._goes_on(running):
                 self._begin(running.time, running.worker)
-        return self.best
+        return self.ends
 
     def _begin(self, now: float, worker: int) -> None:
         if self.left <= 0:
@@ -190,23 +169,19 @@ class Simulation:
             self._go(running)
             return True
         proposal = running.candidate.proposal
-        genes = tuple(proposal.genes[name] for name in self.trainer.plan.space.limits())
-        losses = (curve[running.rung],)
-        known = {} if is_complete else curve
-        island.add(
-            Individual(
-                running.number,
-                genes,
-                losses,
-                0,
-                island.rank,
-                is_complete=is_complete,
-                attributes=proposal.attributes,
-                curve=known,
-            )
+        individual = Individual(
+            running.number,
+            tuple(proposal.genes[name] for name in self.trainer.plan.space.limits()),
+            (curve[running.rung],),
+            0,
+            island.rank,
+            is_complete=is_complete,
+            attributes=proposal.attributes,
+            curve={} if is_complete else curve,
         )
+        island.add(individual)
         if is_complete:
-            self.best.append((WHOLE * self.trainer.length - self.left, losses[0]))
+            self.ends.append((WHOLE * self.trainer.length - self.left, *individual.losses))
         return False
 
 

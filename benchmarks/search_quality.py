@@ -48,7 +48,7 @@ from atoll.platform.study.migration import Migration
 from atoll.platform.study.plan import search_space
 from atoll.platform.study.related import Related
 from atoll.platform.study.samplers import Sampler
-from atoll.searchspaces.space import Parameter, SearchSpace
+from atoll.searchspaces.space import Infeasibility, Parameter, SearchSpace
 
 Loss = Callable[[dict[str, Any]], float]
 
@@ -154,23 +154,23 @@ def simulate(task: str, sampler: str, seed: int, count: int, num_workers: int = 
     return simulated(space, loss, (SAMPLERS | CANDIDATES)[sampler], seed, count, num_workers)
 
 
-def simulated(
+def workers_of(
     space: SearchSpace,
-    loss: Loss,
     sampler: dict[str, Any],
     seed: int,
-    count: int,
     num_workers: int,
+    *,
+    size: int,
+    infeasibility: Infeasibility | None = None,
     related: Sequence[Related] = (),
-) -> list[float]:
-    """The best loss after each finished evaluation; `related` are sources of `learn_from`."""
-    np.random.seed(seed)
+) -> list[tuple[Proposer, Island]]:
+    """The workers of one island, each with its own sampler; `size` is that of the breeding population."""
     settings = TypeAdapter(Sampler).validate_python(sampler)
     workers = []
     for mailbox, roots in zip(LocalMailbox.connected(num_workers), LocalMailbox.connected(num_workers), strict=True):
-        population = Population(32)
+        population = Population(size)
         propagator = propagators.make(settings, space, population, seed=seed, related=related)
-        proposer = Proposer(propagator, space, space.violated, seed)
+        proposer = Proposer(propagator, space, infeasibility or space.violated, seed)
         island = Island(
             population=population,
             proposer=proposer,
@@ -182,6 +182,21 @@ def simulated(
             seed=seed,
         )
         workers.append((proposer, island))
+    return workers
+
+
+def simulated(
+    space: SearchSpace,
+    loss: Loss,
+    sampler: dict[str, Any],
+    seed: int,
+    count: int,
+    num_workers: int,
+    related: Sequence[Related] = (),
+) -> list[float]:
+    """The best loss after each finished evaluation; `related` are sources of `learn_from`."""
+    np.random.seed(seed)
+    workers = workers_of(space, sampler, seed, num_workers, size=32, related=related)
     rng = random.Random(seed)
     best, curve, under_way = math.inf, [], []
     free = [(0.0, worker) for worker in range(num_workers)]

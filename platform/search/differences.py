@@ -12,7 +12,7 @@ from atoll.platform.search.propagators.attributes import known_attributes
 from atoll.platform.search.proposals import Candidate
 from atoll.platform.study.cells import same
 
-TOLERANCE = 1e-6  # an optimizer, as of a Gaussian process, does not end in the same last digits twice
+TOLERANCE = 1e-6  # the last digits of a maximum, as a Gaussian process proposes, differ between processes: by 1e-13
 
 
 @dataclass(frozen=True)
