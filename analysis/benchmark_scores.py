@@ -1,4 +1,4 @@
-"""The scores of a benchmark's methods: by measured seconds and steps, and by predicted seconds."""
+"""The scores of a benchmark's methods: by measured seconds and passes, and by predicted seconds."""
 
 from __future__ import annotations
 
@@ -29,13 +29,37 @@ class ScoreTable:
 
 
 def score_measurements(results: BenchmarkResults) -> dict[str, ScoreTable]:
-    """Scores by seconds and by steps to the target."""
+    """Scores by seconds and by passes to the target. Steps do not compare: MAC's take up to a hundred passes."""
     scorable = _scorable(results)
     if any(row.oversubscribed for row in scorable):
         by_seconds = _no_scores("some confirmations shared cores or a GPU, so their seconds do not compare")
     else:
         by_seconds = _score(results, scorable, "seconds")
-    return {"seconds": by_seconds, "steps": _score(results, scorable, "steps")}
+    return {"seconds": by_seconds, "passes": _score_passes(results, scorable)}
+
+
+def _score_passes(results: BenchmarkResults, scorable: Sequence[Confirmation]) -> ScoreTable:
+    if untold := sorted({row.method for row in scorable if math.isnan(row.passes)}):
+        return _no_scores(f"the trials of {', '.join(untold)} do not tell their passes")
+    scored = _score(results, scorable, "passes")
+    first = score.leader(scored.rows) if scored.rows and results.is_complete else None
+    if first is None:
+        return scored
+    if ahead := _ahead_in_seconds(results, scorable, first):
+        verdict = f"cannot tell: {first} is first by passes, but in seconds, measured alike, it is behind {ahead[0]}"
+        return replace(scored, verdict=verdict)
+    return scored
+
+
+def _ahead_in_seconds(results: BenchmarkResults, scorable: Sequence[Confirmation], method: str) -> list[str]:
+    """The methods that are ahead of `method` in seconds, the best first, though they did not have better conditions."""
+
+    def shared(name: str) -> list[bool]:
+        return [row.oversubscribed for row in scorable if row.method == name]
+
+    by_seconds = [row.method for row in _score(results, scorable, "seconds").rows]
+    ahead = by_seconds[: by_seconds.index(method)]
+    return [other for other in ahead if all(shared(other)) or not any(shared(method))]
 
 
 def score_predictions(results: BenchmarkResults) -> dict[str, ScoreTable]:

@@ -44,6 +44,7 @@ class Cell:
     num_oversubscribed: int
     quality: Estimate | None
     seconds: Estimate | None
+    passes: Estimate | None
     steps: Estimate | None
     wire_bytes: float
     peak_memory: float
@@ -97,7 +98,14 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Which method is first, or why that cannot be told."""
-        return self.scores["seconds" if self.scores["seconds"].rows else "steps"].verdict
+        scored = self.scores[self.currency]
+        is_second_best = self.currency == "passes" and scored.rows
+        return f"by passes, as seconds do not compare: {scored.verdict}" if is_second_best else scored.verdict
+
+    @property
+    def currency(self) -> str:
+        """What the verdict is about: seconds to the target, or passes if seconds do not compare."""
+        return "seconds" if self.scores["seconds"].rows else "passes"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with null for infinite and missing numbers."""
@@ -141,6 +149,7 @@ def _cell(results: BenchmarkResults, method: str, workload: str) -> Cell:
     worst = -math.inf if confirmed and confirmed[0].direction == "maximize" else math.inf
     timed = [row for row in rows if not row.oversubscribed]
     has_target = results.targets.get(workload) is not None
+    tells_passes = not any(math.isnan(row.passes) for row in rows)
     return Cell(
         method=method,
         workload=workload,
@@ -150,6 +159,7 @@ def _cell(results: BenchmarkResults, method: str, workload: str) -> Cell:
         num_oversubscribed=len(rows) - len(timed),
         quality=_median(rows, lambda row: worst if math.isnan(row.quality) else row.quality) if confirmed else None,
         seconds=_median(timed, lambda row: row.seconds) if has_target else None,
+        passes=_median(rows, lambda row: row.passes) if has_target and tells_passes else None,
         steps=_median(rows, lambda row: row.steps) if has_target else None,
         wire_bytes=_known_median(rows, lambda row: row.wire_bytes),
         peak_memory=_known_median(rows, lambda row: row.peak_memory),
@@ -184,7 +194,8 @@ def _notes(results: BenchmarkResults) -> list[str]:
         )
     if num_oversubscribed := sum(row.oversubscribed for row in rows):
         notes.append(
-            f"{num_oversubscribed} of {len(rows)} confirmations shared cores or a GPU: their seconds are not scored"
+            f"{num_oversubscribed} of {len(rows)} confirmations shared cores or a GPU: their seconds are not scored, "
+            "but the samples that the busiest rank passed forward and backward (passes)"
         )
     if results.num_tunings == 1 and rows:
         notes.append(

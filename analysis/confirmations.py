@@ -30,6 +30,8 @@ class Confirmation:
         evaluation: the epoch after which the target was met, or infinity.
         seconds: of training until the target was met, or infinity.
         steps: until the target was met, or infinity.
+        passes: samples that the busiest rank passed forward and backward until the target was met, or infinity; NaN if
+            the trial does not tell.
         state, reason: complete, or failed and why.
         validated: the metric on the validation data at the end; NaN if the training failed, as for those below.
         quality: the metric on the test data at the end.
@@ -52,6 +54,7 @@ class Confirmation:
     evaluation: float
     seconds: float
     steps: float
+    passes: float
     state: str
     reason: str
     validated: float
@@ -167,6 +170,7 @@ def _failed(
         evaluation=math.inf if met is None else met.epoch,
         seconds=math.inf if met is None else met.seconds,
         steps=math.inf if met is None else met.step,
+        passes=math.inf if met is None else _number((met.metrics or {}).get("passes")),
         state="failed",
         reason=reason,
         validated=math.nan,
@@ -214,7 +218,7 @@ def relative(study: StudyRow, quality: float) -> float:
 
 
 def times(rows: Iterable[Confirmation], by: str) -> list[TrialTime]:
-    """The times to target in "seconds" or "steps", for `score.gather`."""
+    """The times to target in "seconds" or "passes", for `score.gather`."""
     return [TrialTime(r.method, r.workload, r.study, str(r.trial), r.evaluation, getattr(r, by), r.group) for r in rows]
 
 

@@ -304,6 +304,8 @@ def compare(
 
 def verdict(rows: Sequence[MethodScore]) -> str:
     """Which method is first, or why that cannot be told."""
+    if (first := leader(rows)) is not None:
+        return f"{first} is first: its interval overlaps with no other"
     best, *others = rows
     if not others:
         return f"there is nothing to compare {best.method} with"
@@ -311,11 +313,19 @@ def verdict(rows: Sequence[MethodScore]) -> str:
         return "cannot tell: no method keeps a finite time on any workload"
     if best.score_interval is None:
         return "cannot tell how certain this is: it needs at least two studies of every method on every workload"
-    low = best.score_interval[0]
-    rivals = [row.method for row in others if row.score_interval is not None and row.score_interval[1] >= low]
-    if rivals:
-        return f"cannot separate {best.method} from {', '.join(rivals)}: their intervals overlap"
-    return f"{best.method} is first: its interval overlaps with no other"
+    return f"cannot separate {best.method} from {', '.join(_rivals(best, others))}: their intervals overlap"
+
+
+def leader(rows: Sequence[MethodScore]) -> str | None:
+    """The method whose interval is above all others', best first in `rows`; None if there is none."""
+    best, *others = rows
+    known = best.score > 0 and best.score_interval is not None
+    return best.method if others and known and not _rivals(best, others) else None
+
+
+def _rivals(best: MethodScore, others: Sequence[MethodScore]) -> list[str]:
+    low = (best.score_interval or (0.0, 0.0))[0]
+    return [row.method for row in others if row.score_interval is not None and row.score_interval[1] >= low]
 
 
 def _first(scores: Array) -> Array:

@@ -236,6 +236,8 @@ def unit_of(name: str) -> str:
         return "s"
     if name.startswith("bytes") or name.endswith("_bytes"):
         return "B"
+    if name in ("passes", "passes_to_target"):
+        return "samples"
     return "steps" if name == "steps_to_target" else ""
 
 

@@ -66,6 +66,7 @@ COLUMNS: dict[str, Callable[[Cell], str]] = {
     "reached": lambda cell: f"{cell.num_reached} of {cell.num_trained}",
     "failed": lambda cell: str(cell.num_failed),
     "seconds to target": lambda cell: estimate(cell.seconds),
+    "passes to target": lambda cell: estimate(cell.passes),
     "steps to target": lambda cell: estimate(cell.steps),
     "sent (MB)": lambda cell: number(cell.wire_bytes, 1e6),
     "peak memory (MB)": lambda cell: number(cell.peak_memory, 1e6),
@@ -79,13 +80,15 @@ def results(comparison: Comparison) -> Table:
     rows = [[value(cell) for value in COLUMNS.values()] for cell in comparison.cells if cell.num_trained]
     caption = (
         "Medians over confirmations with fresh seeds, with 95 % bootstrap intervals. Tuned on validation data, "
-        "measured on test data; ∞ marks a missed target. Seconds are training time, without evaluation."
+        "measured on test data; ∞ marks a missed target. Seconds are training time, without evaluation. "
+        "Passes are the samples that the busiest rank passed forward and backward through its network, or its part "
+        "of it."
     )
     return Table("Results", caption, list(COLUMNS), rows, frozenset(list(COLUMNS)[2:]))
 
 
 def score_tables(comparison: Comparison) -> list[Table]:
-    """Scores and ranks by seconds and by steps."""
+    """Scores and ranks by seconds and by passes."""
     columns: dict[str, Callable[[MethodScore], str]] = {
         "rank": lambda row: str(row.rank),
         "method": lambda row: row.method,
@@ -147,7 +150,7 @@ def sections(comparison: Comparison) -> list[tuple[str, str, go.Figure]]:
     """The figures with their titles and captions."""
     if not comparison.confirmations:
         return []
-    by = "seconds" if comparison.scores["seconds"].rows else "steps"
+    by = comparison.currency
     drawn = [
         ("Quality", "Every confirmation, on data that tuning never saw.", figures.quality(comparison)),
         ("Time to target", "Every confirmation; a cross at the top missed the target.", figures.times(comparison, by)),

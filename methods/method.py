@@ -28,6 +28,7 @@ from atoll.methods.common.groups import Groups, default_groups
 from atoll.methods.common.nested import Nested, map_tensors
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.common.weight_average import Evaluated, replicas
+from atoll.methods.common.work import Work
 
 Loss = Callable[[Nested, Nested], Tensor]
 MetricDirections = Mapping[str, Literal["minimize", "maximize"] | None]
@@ -152,7 +153,16 @@ class Context:
         over ranks), and returns the loss, a detached scalar. It is the only place that knows the trial's precision,
         accumulation and compilation.
         """
-        return BatchGradient(self.model, self.forward, self.loss, self.optimizers)
+        return BatchGradient(self.model, self.forward, self.loss, self.optimizers, self.work)
+
+    @cached_property
+    def work(self) -> Work:
+        """Counts the samples that this rank passes forward and backward, which the trial reports as `passes`.
+
+        `gradient` counts by itself. A method that differentiates otherwise calls `context.work.add(num_samples)`; if it
+        does not, each sample of a batch counts once, or, if it overrides `epoch`, the trial reports no `passes`.
+        """
+        return Work()
 
     def flatten(self) -> FlatModel:
         """Put the network on one flat vector, with the workload's parameter groups; it is changed in place.
@@ -350,7 +360,8 @@ class Method(ABC, Generic[H]):
 
         An interrupted epoch continues with a call for the batches that are left, after `load_state_dict`. A method that
         overrides `epoch` is therefore interrupted between epochs only, unless it sets `resumable_within_epoch`: then
-        its state holds the position within its passes.
+        its state holds the position within its passes. If it does not use `context.gradient`, it counts its passes with
+        `context.work`.
         """
         for batch in batches:
             yield self.step(batch)

@@ -21,6 +21,7 @@ from atoll.storage.models import BenchmarkRow
 CONFIRMED = {
     "quality": "Quality",
     "seconds": "Time to target",
+    "passes": "Passes to target",
     "steps": "Steps to target",
     "scores": "Scores",
     "profiles": "Performance profiles",
@@ -129,10 +130,11 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
         return None
     if isinstance(comparison, str):
         return style.message(comparison), CONFIRMED, chosen or "quality", None, [], []
-    by = "seconds" if comparison.scores["seconds"].rows else "steps"
+    by = comparison.currency
     drawers = {
         "quality": lambda: figures.quality(comparison),
         "seconds": lambda: figures.times(comparison, "seconds"),
+        "passes": lambda: figures.times(comparison, "passes"),
         "steps": lambda: figures.times(comparison, "steps"),
         "scores": lambda: figures.scores(comparison, by),
         "profiles": lambda: figures.profiles(comparison, by),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.compiled import compiled
+from atoll.methods.common.work import Work
 
 if TYPE_CHECKING:
     from atoll.methods.common.optimizers import OptimizerFactory
@@ -87,6 +88,7 @@ class BatchGradient:
         forward: (network, batch) -> outputs.
         loss: (outputs, targets) -> mean loss over the samples, a scalar.
         optimizers: of the trial; their settings hold `precision`, `accumulate` and `compile`.
+        work: counts the samples. Default: a counter of its own.
 
     Attributes:
         num_calls: how often it was called: a method that never calls it ignores these settings.
@@ -98,6 +100,7 @@ class BatchGradient:
         forward: Callable[[nn.Module, Batch], Any],
         loss: Callable[[Any, Any], Tensor],
         optimizers: OptimizerFactory,
+        work: Work | None = None,
     ) -> None:
         self._model = compiled(model) if optimizers.settings.compile else model
         self._forward = forward
@@ -105,11 +108,13 @@ class BatchGradient:
         self._settings = optimizers.settings
         self._scale = optimizers.loss_scale
         self._dtype = AUTOCAST_DTYPES[self._settings.precision]
+        self._work = Work() if work is None else work
         self.num_calls = 0
 
     def __call__(self, batch: Batch, gradients: Gradients) -> Tensor:
         """Put the gradient of the batch's mean loss into `gradients`; returns that loss, a detached scalar."""
         self.num_calls += 1
+        self._work.add(len(batch.indices))
         scale = 1.0 if self._scale is None else self._scale.value
         if self._settings.accumulate == 1:
             with gradients.collecting(1, scale):

@@ -324,6 +324,7 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
             flat.gradients.zero_()
             if len(held):
                 total.backward()  # type: ignore[no-untyped-call]
+                self._context.work.add(len(held), REST)
             chain.sum_gradients(REST)
             assert self._optimizer2 is not None
             self._optimizer2.step()
@@ -349,6 +350,7 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
             self._copy_flat.gradients.zero_()
             if len(a):
                 part.backward()  # type: ignore[no-untyped-call]
+                self._context.work.add(len(a), TRUNK)
             chain.sum_gradients(TRUNK)
             chain.sum_over_peers(self._copy_flat.gradients)
             self._optimizer1.step()

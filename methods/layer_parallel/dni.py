@@ -149,6 +149,7 @@ class Dni(Method[DniHyperparameters]):
             if g < chain.last:
                 chain.send(outputs[g], g, g + 1, indices, UP)
         for g in reversed(chain.mine):
+            self._context.work.add(len(outputs[g]), g)
             chain.flats[g].gradients.zero_()
             if g == chain.last:
                 loss = self._task_loss(outputs[g], batch, chain.owned(g, indices))
@@ -175,6 +176,7 @@ class Dni(Method[DniHyperparameters]):
             if g > 0:
                 x.requires_grad_()
             output = chain.groups[g](x)
+            self._context.work.add(len(held), g)
             chain.flats[g].gradients.zero_()
             if g == chain.last:
                 loss = self._task_loss(output, batch, held)

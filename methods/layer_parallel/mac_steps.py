@@ -67,6 +67,7 @@ class WStep:
                 if len(places):
                     mean = self._loss(part, data, share)
                     chain.part_of_mean(mean, len(places), len(batch)).backward()  # type: ignore[no-untyped-call]
+                    state.context.work.add(len(places), part.group)
                 chain.sum_gradients(part.group)
                 optimizer.step()
                 state.context.communicator.progress()
@@ -115,6 +116,7 @@ class _ZStepBase:
     ) -> None:
         loss = self._state.context.loss if group == self._state.chain.last else None
         if len(z):
+            self._state.context.work.add(len(z), group)
             (z.grad,) = torch.autograd.grad(z_objective(outputs, targets, z, below, self._state.mu, loss), z)
         else:
             z.grad = torch.zeros_like(z)

@@ -6,6 +6,7 @@ the rest of the island.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -290,9 +291,9 @@ class SearchLoop:
             self._pauses.start(ticket.reached)
 
         def report(progress: Progress) -> None:
-            clock.passes(progress.step, progress.epoch)
+            clock.comes_to(progress.step, progress.epoch)
             if progress.metric is not None:
-                clock.see(progress.metric, progress.seconds, progress.step)
+                clock.see(progress.metric, progress.seconds, progress.step, progress.metrics.get("passes", math.nan))
             if progress.is_repeated and self._pruner is not None:
                 self._pruner.take_in_repeated(progress)
             self._journal.progress(trial, progress)

@@ -26,6 +26,8 @@ KNOWN = {
     "seconds": "training time, without evaluation",
     "seconds_to_target": "training time to the workload's target; infinite if it is missed",
     "steps_to_target": "steps to the workload's target; infinite if it is missed",
+    "passes": "samples that the busiest rank passed forward and backward through its network, or its part of it",
+    "passes_to_target": "these to the workload's target; infinite if it is missed",
     "seconds_compute": "the part of the training time in which a rank computes, mean over ranks",
     "seconds_waiting": "the part in which it waits for communication, mean over ranks",
     "seconds_data": "the part in which it waits for data, mean over ranks",
@@ -278,25 +280,25 @@ class TargetClock:
     """Records when a trial first reaches its target, and how far it has come.
 
     Attributes:
-        seconds, steps: to the target; infinite before it is reached.
+        seconds, steps, passes: to the target; infinite before it is reached. `passes` is NaN if it does not tell.
         num_steps, num_epochs: completed so far.
     """
 
     def __init__(self, subject: Subject) -> None:
         self._target, self._maximizes = subject.target, subject.direction == "maximize"
-        self.seconds, self.steps = math.inf, math.inf
+        self.seconds, self.steps, self.passes = math.inf, math.inf, math.inf
         self.num_steps, self.num_epochs = 0, 0
 
-    def passes(self, step: int, epoch: int) -> None:
+    def comes_to(self, step: int, epoch: int) -> None:
         """Take the length of the training so far into account."""
         self.num_steps, self.num_epochs = step, epoch
 
-    def see(self, metric: float, seconds: float, step: int) -> None:
+    def see(self, metric: float, seconds: float, step: int, passes: float = math.nan) -> None:
         """Take a report into account."""
         if self._target is None or math.isfinite(self.steps):
             return
         if metric >= self._target if self._maximizes else metric <= self._target:
-            self.seconds, self.steps = seconds, float(step)
+            self.seconds, self.steps, self.passes = seconds, float(step), passes
 
 
 class NotReported(ValueError):
@@ -321,6 +323,8 @@ def values(
     if isinstance(subject, Returned):  # all else is what it returns
         reported = {**outcome.metrics, subject.metric: outcome.objective, "seconds": outcome.seconds}
     reported |= {"seconds_to_target": clock.seconds, "steps_to_target": clock.steps, **predictions}
+    if not math.isnan(clock.passes):
+        reported["passes_to_target"] = clock.passes
     for objective in objectives:
         if objective.name not in reported:
             raise NotReported(

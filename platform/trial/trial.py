@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,20 @@ from atoll.storage.folder import TrialFolder
 
 # Random states are global to the process, and virtual ranks are threads of one process.
 _RANDOM_STATE = threading.Lock()
+
+
+class _Summary(NamedTuple):
+    """What all ranks have done so far.
+
+    Attributes:
+        train_loss: the mean over ranks and steps.
+        wire_bytes: sent by all of them.
+        passes: samples that the busiest one has passed forward and backward; NaN if the method does not tell.
+    """
+
+    train_loss: float
+    wire_bytes: float
+    passes: float
 
 
 class Trial:
@@ -143,6 +157,7 @@ class Trial:
         self._seconds, self._seconds_data, self._seconds_meeting = 0.0, 0.0, 0.0
         self._started, self._seconds_at_report = 0.0, 0.0
         self._step, self._rate = 0, 0.0
+        self._num_taken, self._samples_before = 0, (0.0, 0.0)
         self._observed = 0
         self._losses: list[Tensor] = []  # since the last report
         self._epoch_losses: list[Tensor] = []
@@ -295,12 +310,12 @@ class Trial:
             self._check_num_losses(epoch, end)
             self._pause_trace()
             summary = self._summarize(self._epoch_losses)
-            _check_finite("training loss", summary[0], self._step)
+            _check_finite("training loss", summary.train_loss, self._step)
             is_whole = self._step % per_epoch == 0
             if not is_whole:  # of a longer training this is no end of an epoch
                 self._save_at_the_end()
-            self.method.epoch_end(summary[0])
-            self._optimizers.epoch_end(summary[0])
+            self.method.epoch_end(summary.train_loss)
+            self._optimizers.epoch_end(summary.train_loss)
             if is_whole:
                 self._save_at_the_end()
             yield from self._after_epoch(epoch, summary)
@@ -317,7 +332,7 @@ class Trial:
                 f"got {self._step - end + expected}"
             )
 
-    def _after_epoch(self, epoch: int, summary: tuple[float, float]) -> Iterator[Progress]:
+    def _after_epoch(self, epoch: int, summary: _Summary) -> Iterator[Progress]:
         """After an epoch: a report, if it is due or the training ends."""
         if self._step == self._length.num_steps or self._fires(self._reports):
             if len(self._losses) != len(self._epoch_losses):
@@ -416,6 +431,7 @@ class Trial:
             "evaluations_due": None if evaluations is None else evaluations.state_dict(),
             "patience": self._early_stopping.state_dict(),
             "rate": self._rate,
+            "samples": self._samples(),
             "ledger": self._communicator.ledger.rows(),
             "saver": None if self._saver is None else self._saver.state_dict(),
             "reports": [vars(progress) for progress in self._reported],
@@ -435,6 +451,7 @@ class Trial:
         self._step = state["step"]
         self._optimizers.load_state_dict(state["optimizers"])
         self._rate = state["rate"]
+        self._samples_before = state.get("samples", (math.nan, math.nan))  # of a version that did not count
         self._seconds, self._seconds_data, self._seconds_meeting, self._seconds_at_report = state["seconds"]
         self._losses = list(state["losses"].to(self._device))
         self._epoch_losses = list(state["epoch_losses"].to(self._device))
@@ -508,15 +525,15 @@ class Trial:
                 f"be float32, accumulate 1 and compile false; got {s.precision}, {s.accumulate} and {s.compile}"
             )
 
-    def _report(self, epoch: int, summary: tuple[float, float]) -> Progress:
+    def _report(self, epoch: int, summary: _Summary) -> Progress:
         """Evaluate if that is due, and report; the clock stands still meanwhile.
 
         Args:
             epoch: the number of completed epochs.
-            summary: the mean training loss since the last report, and the bytes sent.
+            summary: of the steps since the last report.
         """
         self._pause_trace()
-        (train_loss, wire_bytes), step = summary, self._step
+        (train_loss, wire_bytes, passes), step = summary, self._step
         _check_finite("training loss", train_loss, step)
         is_last = step == self._length.num_steps
         self._losses = []
@@ -535,13 +552,15 @@ class Trial:
             is_last, model = True, self._evaluation_model(is_last=True)
             scores = self._evaluated(model, seconds)
         scores |= {str(name): float(value) for name, value in self.method.metrics().items()}
+        if not math.isnan(passes):
+            scores["passes"] = passes
         if self._saver is not None:
             scores |= self._saver.metrics()
         if is_last:
             if self._saver is not None:
                 self._saver.end(step, self.notes)
             self._model = model
-            wire_bytes = self._summarize(self._epoch_losses)[1]
+            wire_bytes = self._summarize(self._epoch_losses).wire_bytes
         if model is not None:
             self._keep_weights(model, scores[self.workload.metric], is_last=is_last)
         progress = Progress(
@@ -605,6 +624,7 @@ class Trial:
             started = time.perf_counter()
             batch = next(batches)
             self._seconds_data += time.perf_counter() - started
+            self._num_taken += len(batch.indices)
             self._optimizers.set_step(number)
             self._rate = self._optimizers.learning_rate
             yield batch
@@ -622,14 +642,33 @@ class Trial:
         parts = {"compute": compute, "waiting": waiting, "data": self._seconds_data}
         return parts if self._saver is None else parts | {"checkpoints": self._saver.seconds}
 
-    def _summarize(self, losses: list[Tensor]) -> tuple[float, float]:
-        """The mean training loss of all ranks, and their total bytes sent."""
+    def _summarize(self, losses: list[Tensor]) -> _Summary:
+        """What all ranks have done so far, with the mean of their training losses."""
         before = time.perf_counter()
-        mean = torch.stack(losses).to("cpu", torch.float64).mean()
-        totals = torch.stack([mean, torch.tensor(self._communicator.ledger.wire_bytes(), dtype=torch.float64)])
+        size, rank = self._communicator.size, self._communicator.rank
+        totals = torch.zeros(2 + 2 * size, dtype=torch.float64)
+        totals[0] = torch.stack(losses).to("cpu", torch.float64).mean()
+        totals[1] = self._communicator.ledger.wire_bytes()
+        totals[2 + rank], totals[2 + size + rank] = self._samples()
         self._untracked.sum(totals)
         self._seconds_meeting += time.perf_counter() - before
-        return float(totals[0]) / self._communicator.size, float(totals[1])
+        passes = self._passes(counted=float(totals[2 : 2 + size].max()), taken=float(totals[2 + size :].max()))
+        return _Summary(float(totals[0]) / size, float(totals[1]), passes)
+
+    def _samples(self) -> tuple[float, float]:
+        """The samples whose passes the method has counted on this rank, and those of the batches that it has taken."""
+        counted, taken = self._samples_before
+        return counted + self._context.work.num_samples, taken + self._num_taken
+
+    def _passes(self, counted: float, taken: float) -> float:
+        """The samples that the busiest rank has passed forward and backward; NaN if the method does not tell.
+
+        Args:
+            counted, taken: see `_samples`; the largest of all ranks.
+        """
+        if counted:
+            return counted
+        return taken if type(self.method).epoch is Method.epoch else math.nan
 
     @property
     def model(self) -> nn.Module:

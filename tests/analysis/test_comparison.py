@@ -51,7 +51,7 @@ def test_where_tuning_found_nothing_every_seed_counts_as_a_failure(tmp_path):
     y = cell_of(found, "y")
     assert (y.num_trained, y.num_failed, y.num_tuning_failures) == (2, 2, 2)
     assert y.seconds.value == INF
-    assert {row.method: row.rank for row in found.scores["steps"].rows} == {"x": 1, "y": 2}
+    assert {row.method: row.rank for row in found.scores["passes"].rows} == {"x": 1, "y": 2}
     assert "y on w: its tuning found nothing that trains to the end" in found.notes
 
 
@@ -78,7 +78,7 @@ def test_of_several_configurations_the_best_on_validation_data_counts(tmp_path):
     found = compared(tmp_path, table, targets={"w": 0.9}, num_configurations=2)
     rows = [(row.study, row.trial, row.steps, row.is_chosen) for row in found.confirmations if row.method == "x"]
     assert rows == [("0.0", 1, 30, False), ("0.0", 2, 20, True), ("0.1", 1, INF, False), ("0.1", 2, 30, True)]
-    assert found.scores["steps"].ratios == {"x": [1.0], "y": [pytest.approx(30 / 25)]}
+    assert found.scores["passes"].ratios == {"x": [1.0], "y": [pytest.approx(30 / 25)]}
     assert cell_of(found, "x").num_trained == 2
 
 
@@ -86,15 +86,52 @@ def test_seconds_of_trials_that_shared_cores_are_not_scored(tmp_path):
     found = compared(tmp_path, {"x": {"w": [GOOD]}, "y": {"w": [SLOW]}}, targets={"w": 0.9}, oversubscribed=True)
     assert found.scores["seconds"].rows == []
     assert "shared cores" in found.scores["seconds"].verdict
-    assert [row.method for row in found.scores["steps"].rows] == ["x", "y"]
+    assert [row.method for row in found.scores["passes"].rows] == ["x", "y"]
     assert cell_of(found, "x").seconds is None
-    assert found.verdict == found.scores["steps"].verdict
+    assert found.verdict == f"by passes, as seconds do not compare: {found.scores['passes'].verdict}"
+
+
+def test_steps_decide_nothing_and_passes_do(tmp_path):
+    """The audit's case: MAC met the target after a quarter of the steps, of which each was 67 passes over the batch."""
+    table = {"adam": {"w": [SLOW] * 3}, "mac": {"w": [GOOD] * 3}}
+    conditions = {"targets": {"w": 0.9}, "oversubscribed": True, "passes": {"adam": 360.0, "mac": 24_120.0}}
+    found = compared(tmp_path, table, seconds={"adam": 0.1, "mac": 6.0}, **conditions)
+    assert [cell_of(found, method).steps.value for method in ("adam", "mac")] == [30, 20]
+    assert [cell_of(found, method).passes.value for method in ("adam", "mac")] == [1_080, 48_240]
+    first = "adam is first: its interval overlaps with no other"
+    assert found.verdict == f"by passes, as seconds do not compare: {first}"
+    assert "steps" not in found.scores
+    assert any("their seconds are not scored, but the samples" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shared", "is_first"),
+    [
+        ({"x": 0.1, "y": 0.1}, ("x", "y"), True),
+        ({"x": 0.3, "y": 0.1}, ("x", "y"), False),
+        ({"x": 0.3, "y": 0.1}, ("y",), False),  # y shared cores, and is ahead nevertheless
+        ({"x": 0.3, "y": 0.1}, ("x",), True),  # x is behind because it shared cores, for all that one knows
+    ],
+)
+def test_what_is_behind_in_seconds_measured_alike_is_not_called_first(tmp_path, seconds, shared, is_first):
+    table = {"x": {"w": [GOOD] * 3}, "y": {"w": [SLOW] * 3}}
+    found = compared(tmp_path, table, targets={"w": 0.9}, seconds=seconds, shared=shared)
+    told = "cannot tell: x is first by passes, but in seconds, measured alike, it is behind y"
+    assert found.scores["passes"].verdict == ("x is first: its interval overlaps with no other" if is_first else told)
+
+
+def test_methods_that_do_not_tell_their_passes_are_not_scored_by_them(tmp_path):
+    table = {"x": {"w": [GOOD, NEVER]}, "y": {"w": [SLOW, SLOW]}}
+    found = compared(tmp_path, table, targets={"w": 0.9}, oversubscribed=True, passes={"x": None})
+    assert found.verdict == "cannot tell: the trials of x do not tell their passes"
+    assert cell_of(found, "x").passes is None
+    assert cell_of(found, "y").passes.value == 960
 
 
 def test_workloads_without_a_target_are_in_no_score(tmp_path):
     table = {"x": {"w": [GOOD], "v": [GOOD]}, "y": {"w": [SLOW], "v": [NEVER]}}
     found = compared(tmp_path, table, targets={"w": 0.9, "v": None})
-    assert found.scores["steps"].ratios == {"x": [1.0], "y": [1.5]}
+    assert found.scores["passes"].ratios == {"x": [1.0], "y": [1.5]}
     assert "without a target, and so in no score: v" in found.notes
     none = compared(tmp_path / "none", {"x": {"w": [GOOD]}}, targets={"w": None})
     assert none.verdict == "cannot tell: there is no workload with a target that all methods have finished"
@@ -104,7 +141,7 @@ def test_workloads_without_a_target_are_in_no_score(tmp_path):
 def test_a_held_out_variant_takes_its_base_with_it(tmp_path):
     table = {"x": {"w": [GOOD], "v": [NEVER]}, "y": {"w": [SLOW], "v": [SLOW]}}
     found = compared(tmp_path, table, targets={"w": 0.9, "v": 0.9}, variants={"w": "v"})
-    assert {row.method: row.score for row in found.scores["steps"].rows} == {"y": 1.0, "x": 0.0}
+    assert {row.method: row.score for row in found.scores["passes"].rows} == {"y": 1.0, "x": 0.0}
 
 
 def test_few_workloads_cannot_separate_and_many_can(tmp_path):
@@ -145,7 +182,7 @@ def test_nobody_wins_before_all_have_finished(tmp_path):
     store, row = made_up.make(tmp_path, table, targets={"w": 0.9, "v": 0.9})
     store.delete(store.study("b.v.y.confirm"))
     found = comparison.compare(store, row)
-    assert found.scores["steps"].ratios == {"x": [1.0], "y": [1.5]}  # on w alone
+    assert found.scores["passes"].ratios == {"x": [1.0], "y": [1.5]}  # on w alone
     assert found.verdict == "cannot tell yet: 7 of 8 studies have ended"
 
 
@@ -155,7 +192,7 @@ def test_a_study_whose_ranks_died_too_often_counts_as_failures(tmp_path):
     found = compared(tmp_path, table, targets={"w": 0.9}, states=states)
     assert found.is_complete
     assert [(cell.num_trained, cell.num_failed) for cell in found.cells] == [(2, 0), (2, 1), (2, 2)]
-    assert {row.method: row.score for row in found.scores["steps"].rows} == {"x": 1.0, "y": 0.0, "z": 0.0}
+    assert {row.method: row.score for row in found.scores["passes"].rows} == {"x": 1.0, "y": 0.0, "z": 0.0}
 
 
 def test_seeds_of_one_tuning_are_no_independent_studies(tmp_path):
@@ -163,7 +200,7 @@ def test_seeds_of_one_tuning_are_no_independent_studies(tmp_path):
     table = {"x": {"w": [GOOD] * 2 + [GOOD] * 2 + [NEVER] * 2}, "y": {"w": [SLOW] * 6}}
     apart = compared(tmp_path, table, targets={"w": 0.9}, num_tunings=3)
     assert {row.group for row in apart.confirmations} == {"0", "1", "2"}
-    x = next(row for row in apart.scores["steps"].rows if row.method == "x")
+    x = next(row for row in apart.scores["passes"].rows if row.method == "x")
     # All three draws of a tuning miss with probability 7/27, as two misses of three do: the median is infinite then.
     assert x.score_interval == (0.0, 1.0)
     assert x.first == pytest.approx(20 / 27, abs=0.04)  # 2,000 draws: a standard error of 0.01

@@ -104,6 +104,7 @@ def test_units_and_directions_are_in_the_attributes(tmp_path):
         ("optimizer_bytes", "B"),
         ("seconds_waiting", "s"),
         ("steps_to_target", "steps"),
+        ("passes_to_target", "samples"),
         ("ecr", ""),
         ("projected_seconds (predicted: c, 4 nodes)", "s"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import journals
@@ -12,7 +12,7 @@ from atoll.storage.models import BenchmarkRow
 from atoll.storage.recorder import Recorder
 from atoll.storage.store import Store
 
-Curve = Sequence[float] | None  # the test metric after each epoch, of 0.1 s and 10 steps; None failed
+Curve = Sequence[float] | None  # the test metric after each epoch, of 0.1 s, 10 steps and 320 passes; None failed
 Table = Mapping[str, Mapping[str, Sequence[Curve]]]  # by method and workload, by trial number
 
 
@@ -28,6 +28,9 @@ def make(
     states: Mapping[str, str] | None = None,
     num_tunings: int = 1,
     schedules: Mapping[str, list] | None = None,
+    passes: Mapping[str, float | None] | None = None,
+    seconds: Mapping[str, float] | None = None,
+    shared: Collection[str] = (),
     **changes,
 ) -> tuple[Store, BenchmarkRow]:
     """A store that holds the benchmark `b`.
@@ -42,6 +45,9 @@ def make(
         states: of studies, WORKLOAD.METHOD.STAGE, that did not end complete.
         num_tunings: among which a cell's confirmations are shared out.
         schedules: what ranks did at every step of a confirmation, by method.
+        passes: of an epoch, by method; None if its trials do not tell. Default: 320.
+        seconds: of an epoch, by method. Default: 0.1.
+        shared: the methods whose confirmations shared cores.
         changes: of every confirmation's start, such as oversubscribed.
     """
     workloads, of_base = list(targets), {variant: base for base, variant in (variants or {}).items()}
@@ -58,24 +64,26 @@ def make(
     url = f"sqlite:///{folder}/atoll.db"
     for method, of_method in table.items():
         for workload, curves in of_method.items():
-            shared = {"benchmark": row, "method_label": method, "workload_label": workload}
-            shared |= {"target": targets[workload], "direction": direction}
+            about = {"benchmark": row, "method_label": method, "workload_label": workload}
+            about |= {"target": targets[workload], "direction": direction}
             found = (tuned or {}).get((method, workload), (0.5, 0.6))
             for repeat in range(num_tunings):
-                shared["repeat"] = repeat
+                about["repeat"] = repeat
                 name = f"{workload}.{method}" if num_tunings == 1 else f"{workload}.{method}.{repeat}"
                 tuned_to = (states or {}).get(f"{name}.tune", "complete")
-                tuning = _start(folder, f"{name}.tune", shared | {"stage": "tune", "definition": {}})
+                tuning = _start(folder, f"{name}.tune", about | {"stage": "tune", "definition": {}})
                 journals.write_study(tuning, list(found), tuned_to)
                 _record(tuning, url)
                 if tuned_to == "failed" or all(objective is None for objective in found):
                     continue
                 confirm = {"confirm": {"configurations": [{"x": n} for n in range(num_configurations)], "seeds": 2}}
-                made = _start(folder, f"{name}.confirm", shared | {"stage": "confirm", "definition": confirm})
+                made = _start(folder, f"{name}.confirm", about | {"stage": "confirm", "definition": confirm})
                 share = len(curves) // num_tunings
                 own = curves[repeat * share : (repeat + 1) * share]
                 state, recorded = (states or {}).get(f"{name}.confirm", "complete"), (schedules or {}).get(method, [])
-                _write_confirmation(made, confirm, own, changes, state, recorded)
+                epoch = {"seconds": (seconds or {}).get(method, 0.1), "passes": (passes or {}).get(method, 320.0)}
+                own_changes = changes | ({"oversubscribed": True} if method in shared else {})
+                _write_confirmation(made, confirm, own, own_changes, state, recorded, epoch)
                 _record(made, url)
     store = Store(url)
     return store, store.benchmark("b")
@@ -98,7 +106,7 @@ def _definition(folder) -> dict:
 
 
 def _write_confirmation(
-    folder, definition: dict, curves: Sequence[Curve], changes: dict, state: str, schedules: list
+    folder, definition: dict, curves: Sequence[Curve], changes: dict, state: str, schedules: list, length: dict
 ) -> None:
     launcher = JournalWriter(folder.launcher_journal())
     launcher.append(journals.event("study_started", {"definition": definition, "num_trials": len(curves)}))
@@ -106,7 +114,10 @@ def _write_confirmation(
     for number, curve in enumerate(curves):
         journals.start_trial(lines, number, seed=500_000 + number, **changes)
         for epoch, value in enumerate(curve or (), 1):
-            journals.report(lines, number, epoch, metrics={"test_accuracy": value})
+            metrics = {"test_accuracy": value}
+            if length["passes"] is not None:
+                metrics["passes"] = length["passes"] * epoch
+            journals.report(lines, number, epoch, metrics=metrics, seconds=length["seconds"] * epoch)
         metrics = {"test_accuracy": curve[-1]} if curve else {}
         objective = curve[-1] if curve else None
         journals.end_trial(lines, number, objective, metrics=metrics, schedules=schedules if curve else [])

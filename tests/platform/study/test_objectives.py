@@ -155,9 +155,13 @@ def test_a_pruned_trials_curve_is_minimized_like_its_objective():
 def test_the_clock_stops_at_the_first_report_that_meets_the_target():
     clock = TargetClock(DIGITS)
     for step, metric in enumerate((0.9, 0.97, 0.99), 1):
-        clock.see(metric, seconds=step / 2, step=step)
-    assert (clock.seconds, clock.steps) == (1.0, 2.0)
+        clock.see(metric, seconds=step / 2, step=step, passes=32.0 * step)
+    assert (clock.seconds, clock.steps, clock.passes) == (1.0, 2.0, 64.0)
+    outcome = SimpleNamespace(objective=0.99, metrics={}, seconds=3.0, wire_bytes=100.0, peak_memory=7.0)
+    assert objectives.values(of("passes_to_target"), DIGITS, outcome, clock) == [64.0]
     lower = TargetClock(SimpleNamespace(target=0.4, direction="minimize"))
     lower.see(0.5, 1.0, 10)
     lower.see(0.4, 2.0, 20)
     assert lower.steps == 20
+    with pytest.raises(NotReported, match="without the objective passes_to_target"):  # the trial did not tell
+        objectives.values(of("passes_to_target"), DIGITS, outcome, lower)

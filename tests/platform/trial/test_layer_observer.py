@@ -20,7 +20,7 @@ def curve(nodes, method="ddp", observe=2, epochs=4, **hyperparameters):
 
 def test_without_observers_there_is_nothing_to_see():
     (reports,) = curve([0], observe=None)
-    assert [report.metrics for report in reports] == [{}] * 4
+    assert [set(report.metrics) for report in reports] == [{"passes"}] * 4
 
 
 @pytest.mark.parametrize("nodes", [[0], [0, 0], [0, 0, 1, 1]])
