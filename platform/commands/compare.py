@@ -23,6 +23,7 @@ from atoll.platform.commands.shared import (
 )
 
 if TYPE_CHECKING:
+    from atoll.platform.benchmark.benchmark_file import Benchmark
     from atoll.storage.models import BenchmarkRow, StudyRow
     from atoll.storage.store import Store
 
@@ -40,6 +41,10 @@ def benchmark(
     outside: Annotated[
         bool, typer.Option("--outside", help="Allow the benchmark file to refer to code outside its folder.")
     ] = False,
+    show: Annotated[
+        bool,
+        typer.Option("--show", help="Print what each entry trains and searches, with all settings; start nothing."),
+    ] = False,
     no_check: NoCheckOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped benchmark.")] = False,
     accept_changes: AcceptOption = False,
@@ -55,10 +60,16 @@ def benchmark(
     from atoll.platform.launch import errors, extras, join, lifecycle
 
     extras.require_search_extra()
-    extras.require_analysis_extra()
+    if show and resume:
+        raise typer.BadParameter("--show starts nothing: leave out --resume")
+    if not show:
+        extras.require_analysis_extra()
     check_accepted(accept_changes, resume)
     changes = given_flags({"name": name, "data": None if data is None else str(data.absolute())})
     definition = benchmarks.load(file, scale, changes, inside=not outside)
+    if show:
+        _show_definition(definition, as_json)
+        return
     if join.inside_mpi(max(definition.ranks_of(method) for method in definition.methods)):
         raise errors.LaunchError("`atoll benchmark` starts its own ranks: run it without mpirun or srun")
     url = lifecycle.store_url(store)
@@ -81,6 +92,21 @@ def benchmark(
     elif not ending.unrecorded:
         _show_comparison(definition.name, store)
     raise typer.Exit(ending.exit_code)
+
+
+def _show_definition(definition: Benchmark, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from atoll.platform.benchmark.resolved import resolve
+    from atoll.platform.commands import benchmark_view
+
+    entries = resolve(definition)
+    if as_json:
+        settings = definition.model_dump(mode="json", include={"name", "description", "tuning", "confirmation"})
+        print_json(settings | {"entries": [asdict(entry) for entry in entries]})
+        return
+    for line in benchmark_view.lines(definition, entries):
+        print(line)
 
 
 def _show_comparison(name: str, store: str | None) -> None:

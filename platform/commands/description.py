@@ -109,18 +109,18 @@ def _search_lines(study: StudyRow, record: Provenance) -> list[str]:
         "fixed": ", ".join(f"{name} = {value}" for name, value in fixed.items()),
         "constraints": "; ".join(record.space.get("constraints", [])),
         "objectives": ", ".join(f"{one['name']} ({one['direction']})" for one in record.objectives),
-        "sampler": "; ".join(dict.fromkeys(map(_sampler, record.samplers))),
+        "sampler": "; ".join(dict.fromkeys(map(sampler, record.samplers))),
         "method": study.method,
         "workload": study.workload,
     }
     return [f"{label}: {text}" for label, text in lines.items() if text]
 
 
-def _sampler(settings: Mapping[str, Any]) -> str:
+def sampler(settings: Mapping[str, Any]) -> str:
     """A sampler's name, with its options and members in brackets."""
     options = {name: value for name, value in settings.items() if name not in ("name", "samplers")}
     parts = [f"{name} {value}" for name, value in options.items() if value is not None]
-    parts += [_sampler(member) for member in settings.get("samplers") or ()]
+    parts += [sampler(member) for member in settings.get("samplers") or ()]
     return f"{settings['name']} ({', '.join(parts)})" if parts else str(settings["name"])
 
 
