@@ -31,34 +31,32 @@ class ScoreTable:
 def score_measurements(results: BenchmarkResults) -> dict[str, ScoreTable]:
     """Scores by seconds and by passes to the target. Steps do not compare: MAC's take up to a hundred passes."""
     scorable = _scorable(results)
+    by_seconds = _score(results, scorable, "seconds")
+    by_passes = _score_passes(results, scorable, by_seconds)
     if any(row.oversubscribed for row in scorable):
         by_seconds = _no_scores("some confirmations shared cores or a GPU, so their seconds do not compare")
-    else:
-        by_seconds = _score(results, scorable, "seconds")
-    return {"seconds": by_seconds, "passes": _score_passes(results, scorable)}
+    return {"seconds": by_seconds, "passes": by_passes}
 
 
-def _score_passes(results: BenchmarkResults, scorable: Sequence[Confirmation]) -> ScoreTable:
-    if untold := sorted({row.method for row in scorable if math.isnan(row.passes)}):
-        return _no_scores(f"the trials of {', '.join(untold)} do not tell their passes")
+def _score_passes(results: BenchmarkResults, scorable: Sequence[Confirmation], by_seconds: ScoreTable) -> ScoreTable:
+    """Scores by passes; no method is first that is behind in `by_seconds`, which includes shared cores."""
+    if unknown := sorted({row.method for row in scorable if math.isnan(row.passes)}):
+        return _no_scores(f"the trials of {', '.join(unknown)} do not report passes")
     scored = _score(results, scorable, "passes")
     first = score.leader(scored.rows) if scored.rows and results.is_complete else None
-    if first is None:
+    if first is None or not (ahead := _ahead([row.method for row in by_seconds.rows], scorable, first)):
         return scored
-    if ahead := _ahead_in_seconds(results, scorable, first):
-        verdict = f"cannot tell: {first} is first by passes, but in seconds, measured alike, it is behind {ahead[0]}"
-        return replace(scored, verdict=verdict)
-    return scored
+    verdict = f"cannot tell: {first} is first by passes, but behind {ahead[0]} in seconds on the same or better cores"
+    return replace(scored, verdict=verdict)
 
 
-def _ahead_in_seconds(results: BenchmarkResults, scorable: Sequence[Confirmation], method: str) -> list[str]:
-    """The methods that are ahead of `method` in seconds, the best first, though they did not have better conditions."""
+def _ahead(ranking: Sequence[str], scorable: Sequence[Confirmation], method: str) -> list[str]:
+    """The methods before `method` in a ranking by seconds that had no advantage: they shared cores, or it did not."""
 
     def shared(name: str) -> list[bool]:
         return [row.oversubscribed for row in scorable if row.method == name]
 
-    by_seconds = [row.method for row in _score(results, scorable, "seconds").rows]
-    ahead = by_seconds[: by_seconds.index(method)]
+    ahead = ranking[: ranking.index(method)]
     return [other for other in ahead if all(shared(other)) or not any(shared(method))]
 
 

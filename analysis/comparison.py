@@ -98,13 +98,14 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Which method is first, or why that cannot be told."""
-        scored = self.scores[self.currency]
-        is_second_best = self.currency == "passes" and scored.rows
-        return f"by passes, as seconds do not compare: {scored.verdict}" if is_second_best else scored.verdict
+        scored = self.scores[self.scored_by]
+        if self.scored_by == "passes" and scored.rows:
+            return f"by passes, as seconds do not compare: {scored.verdict}"
+        return scored.verdict
 
     @property
-    def currency(self) -> str:
-        """What the verdict is about: seconds to the target, or passes if seconds do not compare."""
+    def scored_by(self) -> str:
+        """The measure of the verdict: seconds to the target, or passes if seconds do not compare."""
         return "seconds" if self.scores["seconds"].rows else "passes"
 
     def as_dict(self) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def _cell(results: BenchmarkResults, method: str, workload: str) -> Cell:
     worst = -math.inf if confirmed and confirmed[0].direction == "maximize" else math.inf
     timed = [row for row in rows if not row.oversubscribed]
     has_target = results.targets.get(workload) is not None
-    tells_passes = not any(math.isnan(row.passes) for row in rows)
+    reports_passes = not any(math.isnan(row.passes) for row in rows)
     return Cell(
         method=method,
         workload=workload,
@@ -159,7 +160,7 @@ def _cell(results: BenchmarkResults, method: str, workload: str) -> Cell:
         num_oversubscribed=len(rows) - len(timed),
         quality=_median(rows, lambda row: worst if math.isnan(row.quality) else row.quality) if confirmed else None,
         seconds=_median(timed, lambda row: row.seconds) if has_target else None,
-        passes=_median(rows, lambda row: row.passes) if has_target and tells_passes else None,
+        passes=_median(rows, lambda row: row.passes) if has_target and reports_passes else None,
         steps=_median(rows, lambda row: row.steps) if has_target else None,
         wire_bytes=_known_median(rows, lambda row: row.wire_bytes),
         peak_memory=_known_median(rows, lambda row: row.peak_memory),
@@ -194,8 +195,7 @@ def _notes(results: BenchmarkResults) -> list[str]:
         )
     if num_oversubscribed := sum(row.oversubscribed for row in rows):
         notes.append(
-            f"{num_oversubscribed} of {len(rows)} confirmations shared cores or a GPU: their seconds are not scored, "
-            "but the samples that the busiest rank passed forward and backward (passes)"
+            f"{num_oversubscribed} of {len(rows)} confirmations shared cores or a GPU: their seconds are not scored"
         )
     if results.num_tunings == 1 and rows:
         notes.append(

@@ -31,7 +31,7 @@ class Confirmation:
         seconds: of training until the target was met, or infinity.
         steps: until the target was met, or infinity.
         passes: samples that the busiest rank passed forward and backward until the target was met, or infinity; NaN if
-            the trial does not tell.
+            the trial does not report them.
         state, reason: complete, or failed and why.
         validated: the metric on the validation data at the end; NaN if the training failed, as for those below.
         quality: the metric on the test data at the end.

@@ -150,7 +150,7 @@ def sections(comparison: Comparison) -> list[tuple[str, str, go.Figure]]:
     """The figures with their titles and captions."""
     if not comparison.confirmations:
         return []
-    by = comparison.currency
+    by = comparison.scored_by
     drawn = [
         ("Quality", "Every confirmation, on data that tuning never saw.", figures.quality(comparison)),
         ("Time to target", "Every confirmation; a cross at the top missed the target.", figures.times(comparison, by)),

@@ -105,8 +105,8 @@ def times(comparison: Comparison, by: str) -> go.Figure:
     """Every confirmation's time to the target, a panel for each workload; crosses at the top missed it."""
     figure, places, height = _panels(comparison.workloads)
     for workload in comparison.workloads:
-        reached = [getattr(r, by) for r in comparison.confirmations if r.workload == workload and r.is_reached]
-        top = 1.15 * max(reached, default=1.0)
+        rows = [row for row in comparison.confirmations if row.workload == workload and row.is_reached]
+        top = 1.15 * max((value for row in rows if not math.isnan(value := getattr(row, by))), default=1.0)
         for method in comparison.methods:
             rows = [r for r in comparison.confirmations if (r.method, r.workload) == (method, workload)]
             figure.add_scatter(

@@ -130,7 +130,7 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
         return None
     if isinstance(comparison, str):
         return style.message(comparison), CONFIRMED, chosen or "quality", None, [], []
-    by = comparison.currency
+    by = comparison.scored_by
     drawers = {
         "quality": lambda: figures.quality(comparison),
         "seconds": lambda: figures.times(comparison, "seconds"),

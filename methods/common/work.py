@@ -1,4 +1,4 @@
-"""The work of a training, in a currency that all methods have: the samples that a rank passes through its network.
+"""The work of a training in a unit that all methods share: the samples that a rank passes through its network.
 
 Steps do not compare between methods: MAC takes up to a hundred passes over the data for a step of each batch.
 """

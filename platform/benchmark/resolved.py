@@ -40,7 +40,8 @@ class Entry:
         ranks, ranks_per_node: None for as many per node as there are.
         unit, length: the length of each training.
         patience: evaluations without a better metric that end a training; None for no early stopping.
-        batch: samples of all ranks per step; None if it is searched.
+        batch, batch_per_rank: samples per step of all ranks, and of each: equal if ranks hold parts of a network;
+            None if they are searched.
         trials, busy_seconds: the budget of each tuning; an untuned entry trains its default configuration once.
         num_configurations: the size of the space, before constraints; None if it has a range of real numbers.
         settings: of method, optimizer and workload, in the default configuration, for its number of ranks.
@@ -61,6 +62,7 @@ class Entry:
     length: int
     patience: int | None
     batch: int | None
+    batch_per_rank: int | None
     trials: int | None
     busy_seconds: float | None
     is_tuned: bool
@@ -99,6 +101,8 @@ def _of_study(study: Study, part: Part, space: SearchSpace) -> Entry:
     searched = [Range(p.name, p.domain(), default.get(p.name)) for p in space.parameters if is_tuned]
     is_batch_searched = {"batch_size", "global_batch_size"} & {one.name for one in searched}
     unit, number = length(study.epochs, study.steps, workload)
+    batch = None if is_batch_searched else settings["optimizer"]["batch_size"] * ranks
+    shares = 1 if registry.method(study.method).layer_parallel else ranks
     return Entry(
         workload=part.workload.name,
         method=part.method.name,
@@ -111,7 +115,8 @@ def _of_study(study: Study, part: Part, space: SearchSpace) -> Entry:
         unit=unit,
         length=number,
         patience=study.patience,
-        batch=None if is_batch_searched else settings["optimizer"]["batch_size"] * ranks,
+        batch=batch,
+        batch_per_rank=None if batch is None else batch // shares,
         trials=study.trials,
         busy_seconds=study.busy_seconds,
         is_tuned=is_tuned,

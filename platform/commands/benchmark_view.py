@@ -77,10 +77,10 @@ def _size(entry: Entry) -> str:
     said += f", {counted(entry.length, entry.unit.removesuffix('s'))}"
     if entry.patience is not None:
         said += f", stopped early after {counted(entry.patience, 'evaluation')} without improvement"
-    if entry.batch is None:
+    if entry.batch is None or entry.batch_per_rank is None:
         return f"{said}, batch searched"
     said += f", batch {entry.batch:,}"
-    return said if entry.ranks == 1 else f"{said} ({entry.batch // entry.ranks:,} per rank)"
+    return said if entry.ranks == 1 else f"{said} ({entry.batch_per_rank:,} per rank)"
 
 
 def _value(value: Any) -> str:

@@ -291,7 +291,7 @@ class SearchLoop:
             self._pauses.start(ticket.reached)
 
         def report(progress: Progress) -> None:
-            clock.comes_to(progress.step, progress.epoch)
+            clock.advance(progress.step, progress.epoch)
             if progress.metric is not None:
                 clock.see(progress.metric, progress.seconds, progress.step, progress.metrics.get("passes", math.nan))
             if progress.is_repeated and self._pruner is not None:

@@ -27,7 +27,7 @@ KNOWN = {
     "seconds_to_target": "training time to the workload's target; infinite if it is missed",
     "steps_to_target": "steps to the workload's target; infinite if it is missed",
     "passes": "samples that the busiest rank passed forward and backward through its network, or its part of it",
-    "passes_to_target": "these to the workload's target; infinite if it is missed",
+    "passes_to_target": "passes up to the workload's target; infinite if it is missed",
     "seconds_compute": "the part of the training time in which a rank computes, mean over ranks",
     "seconds_waiting": "the part in which it waits for communication, mean over ranks",
     "seconds_data": "the part in which it waits for data, mean over ranks",
@@ -280,7 +280,7 @@ class TargetClock:
     """Records when a trial first reaches its target, and how far it has come.
 
     Attributes:
-        seconds, steps, passes: to the target; infinite before it is reached. `passes` is NaN if it does not tell.
+        seconds, steps, passes: to the target; infinite before it is reached. `passes` is NaN if not reported.
         num_steps, num_epochs: completed so far.
     """
 
@@ -289,7 +289,7 @@ class TargetClock:
         self.seconds, self.steps, self.passes = math.inf, math.inf, math.inf
         self.num_steps, self.num_epochs = 0, 0
 
-    def comes_to(self, step: int, epoch: int) -> None:
+    def advance(self, step: int, epoch: int) -> None:
         """Take the length of the training so far into account."""
         self.num_steps, self.num_epochs = step, epoch
 

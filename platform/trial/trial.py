@@ -52,7 +52,7 @@ class _Summary(NamedTuple):
     Attributes:
         train_loss: the mean over ranks and steps.
         wire_bytes: sent by all of them.
-        passes: samples that the busiest one has passed forward and backward; NaN if the method does not tell.
+        passes: samples that the busiest one has passed forward and backward; NaN if unknown.
     """
 
     train_loss: float
@@ -661,7 +661,7 @@ class Trial:
         return counted + self._context.work.num_samples, taken + self._num_taken
 
     def _passes(self, counted: float, taken: float) -> float:
-        """The samples that the busiest rank has passed forward and backward; NaN if the method does not tell.
+        """The samples that the busiest rank has passed forward and backward; NaN if unknown.
 
         Args:
             counted, taken: see `_samples`; the largest of all ranks.

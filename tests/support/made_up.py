@@ -45,7 +45,7 @@ def make(
         states: of studies, WORKLOAD.METHOD.STAGE, that did not end complete.
         num_tunings: among which a cell's confirmations are shared out.
         schedules: what ranks did at every step of a confirmation, by method.
-        passes: of an epoch, by method; None if its trials do not tell. Default: 320.
+        passes: of an epoch, by method; None if its trials do not report them. Default: 320.
         seconds: of an epoch, by method. Default: 0.1.
         shared: the methods whose confirmations shared cores.
         changes: of every confirmation's start, such as oversubscribed.

@@ -46,10 +46,12 @@ def test_the_settings_are_those_on_the_entrys_ranks():
 def test_a_batch_that_is_held_in_total_is_shared_out():
     space = {name: value for name, value in CONTENT["space"].items() if name != "batch_size"}
     held = make(space=space | {"global_batch_size": 128}, methods=["ddp"])[0]
-    assert held.batch == 128
+    assert (held.batch, held.batch_per_rank) == (128, 32)
     assert held.settings["optimizer"]["batch_size"] == 32
+    (whole, *_) = make(methods=["mac"])
+    assert (whole.batch, whole.batch_per_rank) == (64, 64)  # every rank holds a part of the network
     searched = make(space=space | {"batch_size": {"choices": [8, 16]}}, methods=["ddp"])[0]
-    assert searched.batch is None
+    assert (searched.batch, searched.batch_per_rank) == (None, None)
 
 
 def test_what_is_searched_and_what_an_untuned_entry_trains():

@@ -76,4 +76,6 @@ def test_it_does_not_go_with_resume(show, tmp_path):
 def test_a_definition_that_cannot_be_is_refused(show, tmp_path):
     (tmp_path / "b.yaml").write_text(FILE.replace("lr_decay", "wurst"))
     result = CliRunner().invoke(cli.app, ["benchmark", "b.yaml", "--show"])
-    assert result.exit_code != 0
+    assert isinstance(result.exception, ValueError)
+    assert "digits_mlp.easgd" in str(result.exception)
+    assert "wurst" in str(result.exception)

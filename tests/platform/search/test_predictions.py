@@ -27,7 +27,7 @@ def objective(name, **changes):
 def clock(reaches=True, num_steps=100, num_epochs=5):
     found = TargetClock(SimpleNamespace(target=0.9, direction="maximize"))
     found.see(0.95 if reaches else 0.5, seconds=1.0, step=80)
-    found.comes_to(num_steps, num_epochs)
+    found.advance(num_steps, num_epochs)
     return found
 
 

@@ -1,9 +1,10 @@
-"""The samples that the busiest rank passes forward and backward: every method's work in one currency."""
+"""The samples that the busiest rank passes forward and backward: every method's work in one unit."""
 
 import pytest
 
 from atoll.communication.threads import run_virtual_ranks
 from atoll.methods.data_parallel.ddp import Ddp
+from atoll.methods.layer_parallel.mac import Mac
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.trial import Trial
@@ -102,23 +103,41 @@ class Interruption(Exception):
     pass
 
 
-@pytest.mark.parametrize(("method", "hyperparameters"), [("ddp", {}), ("mac", MAC), ("mac", MAC | {"z_iterations": 1})])
-def test_a_training_that_goes_on_counts_on(tmp_path, method, hyperparameters, monkeypatch):
-    content = {"method": method, "num_ranks": 2, "checkpoint": {"every": "1 epochs"}, "epochs": 3}
-    content["hyperparameters"] = hyperparameters
-    whole = reports(tmp_path / "whole", **content)
+def interrupt_in_the_second_epoch(patched, method):
+    after, ended = method.epoch_end, set()
 
-    def interrupted(self, loss):
+    def epoch_end(self, loss):
         after(self, loss)
-        if self._context.work.num_samples > 0.9 * whole[1].metrics["passes"]:
+        if id(self) in ended:
             raise Interruption
+        ended.add(id(self))
 
-    method = registry.method(method)
-    after = method.epoch_end
+    patched.setattr(method, "epoch_end", epoch_end)
+
+
+@pytest.mark.parametrize(("method", "hyperparameters"), [(Ddp, {}), (Own, {}), (Mac, MAC)])
+def test_a_training_that_goes_on_counts_on(tmp_path, method, hyperparameters, monkeypatch):
+    monkeypatch.setattr(registry, "method", lambda name: method)
+    name = "mac" if method is Mac else "ddp"
+    content = {"method": name, "hyperparameters": hyperparameters, "num_ranks": 2, "epochs": 3}
+    content["checkpoint"] = {"every": "1 epochs"}
+    whole = reports(tmp_path / "whole", **content)
     with monkeypatch.context() as patched:
-        patched.setattr(method, "epoch_end", interrupted)
+        interrupt_in_the_second_epoch(patched, method)
         with pytest.raises(Interruption):
             reports(tmp_path / "cut", **content)
     found = reports(tmp_path / "cut", **content)
     assert [r.is_repeated for r in found] == [True, False, False]
     assert [r.metrics["passes"] for r in found] == [r.metrics["passes"] for r in whole]
+
+
+def test_after_a_checkpoint_without_a_count_nothing_is_reported(tmp_path, monkeypatch):
+    """That of a version which did not count: its part of the work is not known."""
+    state = Trial._state
+    content = {"method": "ddp", "checkpoint": {"every": "1 epochs"}, "epochs": 3}
+    with monkeypatch.context() as patched:
+        patched.setattr(Trial, "_state", lambda self: {k: v for k, v in state(self).items() if k != "samples"})
+        interrupt_in_the_second_epoch(patched, Ddp)
+        with pytest.raises(Interruption):
+            reports(tmp_path, **content)
+    assert ["passes" in report.metrics for report in reports(tmp_path, **content)] == [True, False, False]
