@@ -13,10 +13,11 @@ from atoll.dashboard.figures import style
 from atoll.dashboard.figures.style import COLORS, plain, styled
 
 MAX_OBSERVED = 12  # panels of observed metrics
+PASSES = "observed.passes"  # every training reports it, so it takes the place of no observed metric
 
 
 def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> go.Figure:
-    """Loss, metric, learning rate, traffic and observed metrics by epoch; a color for each trial.
+    """Loss, metric, learning rate, traffic, passes and observed metrics by epoch; a color for each trial.
 
     If a trial has several reports in an epoch, or they are a function's, all are drawn by step. Panels without a value
     are left out, but the metric's.
@@ -30,6 +31,8 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
     if not len(reports):
         return style.message("Select trials in the leaderboard to draw their curves.")
     known = [name for name in reports.columns if name.startswith("observed.") and reports[name].notna().any()]
+    if has_passes := PASSES in known:
+        known.remove(PASSES)
     observed = sorted(known, key=lambda name: "/" in name)  # metrics of one layer follow those of the whole model
     columns = {"loss": ["train_loss", "validation_loss"], metric: ["metric"], "learning rate": ["learning_rate"]}
     columns |= {"sent by all ranks (MB)": ["megabytes"]}
@@ -38,6 +41,7 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
     # A function reports its objective only.
     has = reports.notna().any()
     columns = {title: names for title, names in columns.items() if title == metric or has[names].any()}
+    columns |= {"passes of the busiest rank (samples)": [PASSES]} if has_passes else {}
     columns |= {name.removeprefix("observed."): [name] for name in observed[:MAX_OBSERVED]}
     figure, places, height = style.panels(list(columns), columns=2 if len(columns) <= 4 else 3)
     x = "step" if not is_training or reports.duplicated(["trial", "epoch"]).any() else "epoch"

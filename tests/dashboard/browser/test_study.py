@@ -109,7 +109,7 @@ def test_selected_trials_are_drawn_and_hyperparameters_picked(url, page):
     page.click(cell(0, "state"))
     drawn(page, "study-curves")
     page.click(cell(1, "state"), modifiers=["Control"])
-    until(page, "document.querySelector('#study-curves .js-plotly-plot')._fullData.length === 10")
+    until(page, "document.querySelector('#study-curves .js-plotly-plot')._fullData.length === 12")
     holds(page, "trials=")
     page.reload()
     until(page, "document.querySelectorAll('.ag-center-cols-container .ag-row-selected').length === 2")

@@ -14,6 +14,15 @@ def reports(number, n=3, **more):
     )
 
 
+def test_passes_have_a_panel_that_no_observed_metric_loses():
+    observed = {f"observed.layer_{n:02}": [1.0, 2.0, 3.0] for n in range(trial.MAX_OBSERVED)}
+    figure = trial.curves(reports(3, **observed, **{trial.PASSES: [320.0, 640.0, 960.0]}), "accuracy")
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert "passes of the busiest rank (samples)" in titles
+    assert {name.removeprefix("observed.") for name in observed} <= set(titles)
+    assert "passes" not in titles
+
+
 def test_curves_of_several_trials_and_what_was_observed():
     both = pd.concat([reports(3), reports(5, **{"observed.rank": [1.0, 2.0, 3.0]})])
     figure = trial.curves(both, "accuracy", 0.9)
