@@ -16,97 +16,26 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from atoll.platform.benchmark import bundled
+from atoll.platform.benchmark.entries import (
+    FIRST_CONFIRMATION_SEED,
+    Confirming,
+    MethodEntry,
+    Tuning,
+    WorkloadEntry,
+)
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import located
 from atoll.platform.study.fields import Space, Strict
-from atoll.platform.study.objectives import Objective, named
-from atoll.platform.study.pruning import Pruning
-from atoll.platform.study.samplers import Pbt, Sampler, default_sampler, with_name
 from atoll.platform.study.study import Study
 from atoll.searchspaces.optimizer import acts
 from atoll.storage import yamlfile
 
 Stage = Literal["tune", "confirm"]
-# Trial n of a study trains with seed + n. Repeats must not share seeds, nor must tuning and confirmation.
+# Trial n of a study trains with seed + n. Repeats must not share seeds.
 SEEDS_PER_REPEAT = 1_000_000
-FIRST_CONFIRMATION_SEED = 500_000
 # A study's name consists of three labels joined with dots, and has at most 100 characters.
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,27}")
 LABEL_WORDS = "1 to 28 letters, digits, dashes and underscores, starting with a letter or digit"
-
-
-class MethodEntry(Strict):
-    """A method, with changes of its search space; a benchmark may have several entries of one method."""
-
-    method: str = Field(description="a registered name, an entry point, or file.py:Class")
-    name: str = Field(default="", description="label in tables. Default: the method's name")
-    space: Space = Field(default_factory=dict, description="changes of its search space, as in a study file")
-    constraints: list[str] = Field(
-        default_factory=list, description="constraints between hyperparameters, such as S <= B"
-    )
-    ranks: int | None = Field(
-        default=None, ge=1, description="number of ranks, such as for a baseline on fewer. Default: the benchmark's"
-    )
-    untuned: bool = Field(
-        default=False, description="train its default configuration only, to measure the benefit of tuning"
-    )
-
-
-class WorkloadEntry(Strict):
-    """A workload, with its target, its epochs, and changes of all methods' search spaces."""
-
-    workload: str = Field(description="a registered name, an entry point, or file.py:Class")
-    name: str = Field(default="", description="label in tables. Default: the workload's name")
-    target: float | None = Field(default=None, gt=0, description="target value of its metric. Default: the workload's")
-    epochs: int | None = Field(default=None, ge=1, description="epochs per trial. Default: the workload's")
-    space: Space = Field(default_factory=dict, description="changes of every method's search space")
-    variant_of: str | None = Field(default=None, description="the base workload of which this is a held-out variant")
-
-
-class Tuning(Strict):
-    """The tuning of each method on each workload."""
-
-    trials: int | None = Field(
-        default=None,
-        ge=1,
-        le=FIRST_CONFIRMATION_SEED,
-        description="budget: number of trials. Default: 20 if there is no other budget",
-    )
-    busy_seconds: float | None = Field(default=None, gt=0, description="budget: worker-seconds (seconds in trials)")
-    repeats: int = Field(default=1, ge=1, description="number of independent tunings")
-    islands: int = Field(default=1, ge=1, description="number of islands")
-    workers: int = Field(default=1, ge=1, description="workers per island; they train concurrently")
-    sampler: Annotated[Sampler, BeforeValidator(with_name)] = Field(
-        default_factory=lambda: default_sampler(1), description="the sampler of all tunings. Default: mixed"
-    )
-
-    @field_validator("sampler")
-    @classmethod
-    def _finds_constants(cls, sampler: Sampler) -> Sampler:
-        if isinstance(sampler, Pbt):
-            raise ValueError(
-                "a benchmark confirms constant configurations, and pbt finds schedules: use another sampler"
-            )
-        return sampler
-
-    objective: Annotated[Objective, BeforeValidator(named)] | None = Field(
-        default=None, description="the tuned objective: a name, or {NAME: direction}. Default: the workload's metric"
-    )
-    pruning: Pruning | None = Field(default=None, description="rule for stopping trials early. Default: never")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _some_budget(cls, content: object) -> object:
-        if isinstance(content, dict) and content.get("trials") is None and content.get("busy_seconds") is None:
-            return content | {"trials": 20}
-        return content
-
-
-class Confirming(Strict):
-    """The confirmation of the tuned configurations."""
-
-    best: int = Field(default=1, ge=1, description="number of best configurations to train again")
-    seeds: int = Field(default=5, ge=1, description="number of trainings of each, with seeds that tuning did not use")
 
 
 def _entry(key: str) -> BeforeValidator:
@@ -149,6 +78,11 @@ class Benchmark(Strict):
     threads: int | None = Field(default=None, ge=1, description="torch threads per rank")
     space: Space = Field(default_factory=dict, description="changes of the optimizer space, for all methods")
     seed: int = Field(default=0, ge=0, le=2**30, description="from which the seeds of all trials follow")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="early stopping: evaluations without a better metric that end a training. Default: never",
+    )
     trial_timeout: float | None = Field(
         default=None, gt=0, description="seconds after which a trial is stopped and counts as failed. Default: no limit"
     )
@@ -189,7 +123,10 @@ class Benchmark(Strict):
             label = entry.name or written.rpartition(":")[2]
             if not LABEL.fullmatch(label):
                 raise ValueError(f"{kind} {written!r} needs a `name` of {LABEL_WORDS}; got {label!r}")
-            named.append(entry.model_copy(update={kind: code, "name": label, "space": space}))
+            changes = {kind: code, "name": label, "space": space}
+            if isinstance(entry, MethodEntry):
+                changes["on"] = {workload: located(changed, context) for workload, changed in entry.on.items()}
+            named.append(entry.model_copy(update=changes))
         labels = [entry.name for entry in named]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"names must be unique; set a different `name` for each of: {', '.join(twice)}")
@@ -208,7 +145,13 @@ class Benchmark(Strict):
             if base in taken:
                 raise ValueError(f"{base} must have at most one variant; got {taken[base]} and {entry.name}")
             taken[base] = entry.name
+        labels = [entry.name for entry in self.workloads]
         for method in self.methods:
+            if unknown := sorted(method.on.keys() - set(labels)):
+                raise ValueError(
+                    f"`on` of {method.name} must name workloads of this file, {', '.join(labels)}; got "
+                    f"{', '.join(unknown)}"
+                )
             ranks = self.ranks_of(method)
             if self.ranks_per_node and ranks > self.ranks_per_node and ranks % self.ranks_per_node:
                 raise ValueError(
@@ -241,17 +184,19 @@ class Benchmark(Strict):
 
     def _content(self, part: Part, folder: Path) -> dict[str, Any]:
         whole = registry.whole_space(part.method.method)
-        chosen = dict(whole.fixed) | self.space | part.workload.space | part.method.space
+        own = part.workload.space | part.method.space | part.method.on.get(part.workload.name, {})
+        chosen = dict(whole.fixed) | self.space | own
         # Other entries have optimizers on which a shared range acts.
         shared = {name: value for name, value in self.space.items() if name not in whole.exclude and acts(name, chosen)}
-        space = shared | part.workload.space | part.method.space
+        space = shared | own
         return {
             "name": f"{self.name}.{part.name}",
             "folder": str(folder / part.name),
             "workload": part.workload.workload,
             "method": part.method.method,
             "target": part.workload.target,
-            "epochs": part.workload.epochs,
+            "epochs": part.method.epochs or part.workload.epochs,
+            "patience": self.patience,
             "space": {name: dump(value) for name, value in space.items()},
             "constraints": part.method.constraints,
             "trial_timeout": self.trial_timeout,

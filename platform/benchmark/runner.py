@@ -19,7 +19,8 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from atoll.platform import exit_codes
-from atoll.platform.benchmark.benchmark_file import Benchmark, Part, Tuning
+from atoll.platform.benchmark.benchmark_file import Benchmark, Part
+from atoll.platform.benchmark.entries import Tuning, with_defaults
 from atoll.platform.launch import checks, dry_run, lifecycle, provenance_log, room, running, signals, supervise
 from atoll.platform.launch.errors import LaunchError
 from atoll.platform.search import resume
@@ -256,7 +257,7 @@ def _prepare(benchmark: Benchmark, folder: Path, num_studies: int, url: str, res
     definition = benchmark.model_dump(mode="json")
     if resuming:
         row: dict[str, Any] = json.loads(file.read_text())
-        before = row["definition"]  # whose description may be worded differently
+        before = with_defaults(row["definition"])  # whose description may be worded differently
         changed = [name for name, value in definition.items() if name != "description" and before.get(name) != value]
         if changed:
             raise LaunchError(

@@ -9,7 +9,8 @@ from with_propulate import NEEDS_PROPULATE
 
 from atoll.platform.benchmark import benchmark_file as benchmarks
 from atoll.platform.benchmark import bundled
-from atoll.platform.benchmark.benchmark_file import FIRST_CONFIRMATION_SEED, SEEDS_PER_REPEAT, Benchmark
+from atoll.platform.benchmark.benchmark_file import SEEDS_PER_REPEAT, Benchmark
+from atoll.platform.benchmark.entries import FIRST_CONFIRMATION_SEED, with_defaults
 from atoll.platform.launch import checks
 from atoll.platform.study.plan import Plan, search_space, workload_of
 from atoll.storage import yamlfile
@@ -88,6 +89,29 @@ def test_a_method_may_be_a_comparator_on_fewer_ranks_or_without_tuning(tmp_path)
     assert some.study(confirm, tmp_path, [{}]).topology.ranks == 1
 
 
+def test_a_method_may_have_a_length_of_its_own_and_settings_on_single_workloads(tmp_path):
+    own = {"method": "ddp", "name": "own", "epochs": 9, "space": {"batch_size": 8}, "on": {"wide": {"batch_size": 16}}}
+    wide = {"workload": "digits_cnn", "name": "wide", "space": {"momentum": 0.5}}
+    some = make(methods=["ddp", own], workloads=["digits_mlp", wide], patience=3)
+    studies = {part.name: some.study(part, tmp_path) for part in some.parts() if part.stage == "tune"}
+    studies["confirmed"] = some.study(list(some.parts())[-1], tmp_path, [{}])
+    assert studies["digits_mlp.own.tune-0"].epochs == studies["wide.own.tune-0"].epochs == 9
+    assert studies["wide.ddp.tune-0"].epochs is None  # the workload's
+    batches = {name: study.space["batch_size"] for name, study in studies.items()}
+    assert (batches["digits_mlp.own.tune-0"], batches["wide.own.tune-0"], batches["confirmed"]) == (8, 16, 16)
+    assert batches["wide.ddp.tune-0"] == 32
+    assert studies["wide.own.tune-0"].space["momentum"] == 0.5
+    assert {study.patience for study in studies.values()} == {3}
+
+
+def test_a_benchmark_of_before_these_settings_can_be_resumed():
+    now = make().model_dump(mode="json")
+    before = now | {"methods": [{k: v for k, v in m.items() if k not in ("epochs", "on")} for m in now["methods"]]}
+    assert with_defaults(before) == now
+    longer = make(methods=[{"method": "ddp", "epochs": 3}]).model_dump(mode="json")
+    assert with_defaults(longer) == longer
+
+
 def test_a_confirmation_trains_every_configuration_with_seeds_that_tuning_did_not_use(tmp_path):
     part = next(part for part in make().parts() if part.stage == "confirm")
     found = [{"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": 0.2, "momentum": 0.9}]
@@ -164,6 +188,10 @@ def test_bundled_benchmarks_can_run(name, tmp_path):
             "digits_mlp must have at most one variant; got v and u",
         ),
         ({"workloads": [{"workload": "digits_mlp", "target": 0}]}, "target: .* greater than 0"),
+        (
+            {"methods": [{"method": "ddp", "on": {"cnn": {"batch_size": 8}}}]},
+            "`on` of ddp must name workloads of this file, digits_mlp, digits_cnn; got cnn",
+        ),
         ({"budget": 3}, "budget"),
     ],
 )
