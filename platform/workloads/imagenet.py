@@ -1,4 +1,4 @@
-"""ImageNet-2012 (Russakovsky et al., 2015): 1.28 million photographs in 1,000 classes, trained at 224 x 224.
+"""ImageNet-2012 (Russakovsky et al., 2015): 1.28 million photographs in 1,000 classes, by default at 224 x 224.
 
 A folder `imagenet` contains `train` and `val` with one folder per class, as usually unpacked. The official validation
 part serves as test data, and some images of each class are held out of the training part for validation. Decode the
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.methods.common.validation import require
 from atoll.platform.workloads import packing
 from atoll.platform.workloads.augmentation import rand_augment, random_erasing
 from atoll.platform.workloads.cifar10 import Logits, center_crop, regularized_vit
@@ -39,6 +40,7 @@ NAMES = ("imagenet", "ILSVRC2012", "imagenet-2012")
 PARTS = ("train", "val")
 SUFFIXES = (".jpeg", ".jpg", ".png")
 SIDE, CROP = 256, 224
+PATCH = 16  # ViT-B/16's
 HELD_OUT = 20  # images per class for validation; at most a fifth of the class
 MAX_AHEAD = 4096  # the most images that are decoded before they are written
 # Channel statistics of the training images, as implementations of He et al. (2016) use them.
@@ -171,14 +173,57 @@ def resized_crops(images: Tensor, side: int, generator: torch.Generator) -> Tens
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNetVitHyperparameters(VitHyperparameters):
+class ImageNetHyperparameters(ImageHyperparameters):
+    """Regularization, and the size of the images.
+
+    Attributes:
+        image_size: pixels of each side of what the network gets, in training and evaluation (Coquelin 2024, table A.1:
+            160).
+    """
+
+    image_size: int = CROP
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(32 <= self.image_size <= SIDE, f"image_size must be in 32..{SIDE}; got {self.image_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetResNetHyperparameters(ImageNetHyperparameters):
+    """Of ResNet-50.
+
+    Attributes:
+        dropout: before the linear layer (Coquelin 2024, section A.2: 0.1).
+    """
+
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1); got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetVitHyperparameters(VitHyperparameters, ImageNetHyperparameters):
     """Coquelin 2024, tables A.1 and A.6: labels smoothed by 0.1. A.1 adds RandAugment at 15 and erasing at 0.25."""
 
     label_smoothing: float = 0.1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.image_size % PATCH == 0, f"image_size must be divisible by {PATCH}; got {self.image_size}")
+
+
+def _center(images: Tensor, side: int) -> Tensor:
+    """What is evaluated of images (b, c, 256, 256): their centers (b, c, side, side)."""
+    center = center_crop(images, CROP)
+    if side == CROP:
+        return center
+    return nn.functional.interpolate(center, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+
 
 class _ImageNet(Classification):
-    Hyperparameters: ClassVar[type] = ImageHyperparameters
+    Hyperparameters: ClassVar[type] = ImageNetHyperparameters
     epochs: ClassVar[int] = 90
     network: ClassVar[str]
     _num_classes = 1000
@@ -199,9 +244,12 @@ class _ImageNet(Classification):
         return data
 
     def transform(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Random mirrored crops in training, otherwise the center; channels centered and scaled (b, 3, 224, 224)."""
-        scaled = inputs.to(torch.float32) / 255
-        crops = center_crop(scaled, CROP) if generator is None else resized_crops(scaled, CROP, generator)
+        """Random mirrored crops in training, otherwise the center; channels centered and scaled (b, 3, side, side).
+
+        The center has 224 of the 256 pixels, and is resized to another `image_size`.
+        """
+        scaled, side = inputs.to(torch.float32) / 255, self.hyperparameters.image_size
+        crops = _center(scaled, side) if generator is None else resized_crops(scaled, side, generator)
         mean, deviation = (torch.tensor(v, device=inputs.device).view(-1, 1, 1) for v in (MEAN, DEVIATION))
         return (crops - mean) / deviation if generator is None else self._augmented(crops, mean, deviation, generator)
 
@@ -216,6 +264,7 @@ class _ImageNet(Classification):
 class ImageNetResNet50(_ImageNet):
     """ResNet-50 (He et al., 2016) on ImageNet-2012 (Coquelin 2024, tables 3.1 and 5.1)."""
 
+    Hyperparameters: ClassVar[type] = ImageNetResNetHyperparameters
     summary: ClassVar[str] = "ImageNet-2012, ResNet-50 at 224 x 224"
     target: float | None = 0.75
     network: ClassVar[str] = "imagenet_resnet50"
@@ -226,10 +275,12 @@ class ImageNetResNet50(_ImageNet):
 
         configuration = ResNetConfig()
         configuration.num_labels = self._num_classes
-        model = Logits(ResNetForImageClassification(configuration))
+        network = ResNetForImageClassification(configuration)
+        if self.hyperparameters.dropout:
+            network.classifier.insert(1, nn.Dropout(self.hyperparameters.dropout))
         if self.hyperparameters.orthogonal:
-            make_orthogonal(model)
-        return model
+            make_orthogonal(network)
+        return Logits(network)
 
 
 class ImageNetViTB16(_ImageNet):
@@ -245,7 +296,7 @@ class ImageNetViTB16(_ImageNet):
         """transformers' ViT-B/16, dropout 0.1 (Coquelin 2024, table A.1): 86,567,656 parameters for 1,000 classes."""
         from transformers import ViTConfig, ViTForImageClassification
 
-        configuration = ViTConfig(hidden_dropout_prob=0.1)
+        configuration = ViTConfig(hidden_dropout_prob=0.1, image_size=self.hyperparameters.image_size)
         configuration.num_labels = self._num_classes
         return regularized_vit(ViTForImageClassification(configuration), self.hyperparameters)
 

@@ -187,3 +187,50 @@ def test_batches_go_to_the_ranks_device():
     Evaluator(Watching(), samples, single_rank(), "meta")(nn.Identity())
     assert devices == ["meta", "meta"]
     assert samples.inputs.device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["imagenet_resnet50", "imagenet_vit_b16"])
+def test_images_of_another_size(name, dataset):
+    """Coquelin 2024, table A.1, trains at 160 x 160."""
+    default, small = (
+        registry.workload(name, made) for made in (None, registry.workload_class(name).Hyperparameters(image_size=160))
+    )
+    images = default.load(dataset).train.inputs[:2]
+    for sampler in (None, torch.Generator().manual_seed(0)):
+        assert default.transform(images, sampler).shape == (2, 3, 224, 224)
+        assert small.transform(images, sampler).shape == (2, 3, 160, 160)
+    # Both see the same center: a gradient from edge to edge has the same ends, up to the width of a pixel.
+    ramp = torch.arange(256, dtype=torch.float32).expand(1, 3, 256, 256)
+    ends = [made.transform(ramp, None)[0, 0, 80, [0, -1]] * imagenet.DEVIATION[0] * 255 for made in (default, small)]
+    torch.testing.assert_close(ends[0], ends[1], atol=1.0, rtol=0)
+
+
+def test_a_vision_transformer_of_another_size_has_fewer_positions():
+    made = registry.workload("imagenet_vit_b16", imagenet.ImageNetVitHyperparameters(image_size=160))
+    with torch.device("meta"):
+        positions = dict(made.model().named_parameters())["network.vit.embeddings.position_embeddings"]
+    assert positions.shape == (1, 1 + 10 * 10, 768)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        (imagenet.ImageNetResNetHyperparameters, 300, "image_size must be in 32..256; got 300"),
+        (imagenet.ImageNetVitHyperparameters, 150, "image_size must be divisible by 16; got 150"),
+    ],
+)
+def test_sizes_that_cannot_be(kind, size, message):
+    with pytest.raises(ValueError, match=message):
+        kind(image_size=size)
+
+
+def test_dropout_comes_before_the_linear_layer_of_a_residual_network():
+    made = registry.workload("imagenet_resnet50", imagenet.ImageNetResNetHyperparameters(dropout=0.1))
+    with torch.device("meta"):
+        classifier = made.model().network.classifier
+        without = registry.workload("imagenet_resnet50").model().network.classifier
+    assert [type(layer).__name__ for layer in classifier] == ["Flatten", "Dropout", "Linear"]
+    assert classifier[1].p == 0.1
+    assert [type(layer).__name__ for layer in without] == ["Flatten", "Linear"]
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\); got 1"):
+        imagenet.ImageNetResNetHyperparameters(dropout=1.0)
