@@ -62,6 +62,17 @@ def acts(name: str, hyperparameters: Mapping[str, object]) -> bool:
     return value is None or value in where or value not in KNOWN
 
 
+def acts_with_any(name: str, chosen: Mapping[str, Sequence[object]]) -> bool:
+    """Whether a setting has an effect with one of the chosen optimizers or schedules; True if that is not known.
+
+    Example:
+        >>> [acts_with_any("momentum", {"optimizer": chosen}) for chosen in (["adamw", "sgd"], ["adamw"])]
+        [True, False]
+    """
+    by, _ = EFFECTS.get(name, ("", ()))
+    return any(acts(name, {by: value}) for value in chosen.get(by, (None,)))
+
+
 def rates(optimizer: str) -> tuple[float, float, float]:
     """The learning rates of an optimizer: lowest, highest, default. One that is not known counts as Adam's relative."""
     return _RATES.get(optimizer, _SCALED)

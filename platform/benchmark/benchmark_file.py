@@ -27,7 +27,7 @@ from atoll.platform.study import registry
 from atoll.platform.study.configuration import located
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.study import Study
-from atoll.searchspaces.optimizer import acts
+from atoll.searchspaces.optimizer import acts_with_any
 from atoll.storage import yamlfile
 
 Stage = Literal["tune", "confirm"]
@@ -123,10 +123,10 @@ class Benchmark(Strict):
             label = entry.name or written.rpartition(":")[2]
             if not LABEL.fullmatch(label):
                 raise ValueError(f"{kind} {written!r} needs a `name` of {LABEL_WORDS}; got {label!r}")
-            changes = {kind: code, "name": label, "space": space}
+            update = {kind: code, "name": label, "space": space}
             if isinstance(entry, MethodEntry):
-                changes["on"] = {workload: located(changed, context) for workload, changed in entry.on.items()}
-            named.append(entry.model_copy(update=changes))
+                update["by_workload"] = {name: located(changes, context) for name, changes in entry.by_workload.items()}
+            named.append(entry.model_copy(update=update))
         labels = [entry.name for entry in named]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"names must be unique; set a different `name` for each of: {', '.join(twice)}")
@@ -147,9 +147,9 @@ class Benchmark(Strict):
             taken[base] = entry.name
         labels = [entry.name for entry in self.workloads]
         for method in self.methods:
-            if unknown := sorted(method.on.keys() - set(labels)):
+            if unknown := sorted(method.by_workload.keys() - set(labels)):
                 raise ValueError(
-                    f"`on` of {method.name} must name workloads of this file, {', '.join(labels)}; got "
+                    f"`by_workload` of {method.name} must name workloads of this file, {', '.join(labels)}; got "
                     f"{', '.join(unknown)}"
                 )
             ranks = self.ranks_of(method)
@@ -184,10 +184,14 @@ class Benchmark(Strict):
 
     def _content(self, part: Part, folder: Path) -> dict[str, Any]:
         whole = registry.whole_space(part.method.method)
-        own = part.workload.space | part.method.space | part.method.on.get(part.workload.name, {})
-        chosen = dict(whole.fixed) | self.space | own
+        own = part.workload.space | part.method.space | part.method.by_workload.get(part.workload.name, {})
+        chosen = {name: _choices(value) for name, value in (dict(whole.fixed) | self.space | own).items()}
         # Other entries have optimizers on which a shared range acts.
-        shared = {name: value for name, value in self.space.items() if name not in whole.exclude and acts(name, chosen)}
+        shared = {
+            name: value
+            for name, value in self.space.items()
+            if name not in whole.exclude and acts_with_any(name, chosen)
+        }
         space = shared | own
         return {
             "name": f"{self.name}.{part.name}",
@@ -229,6 +233,11 @@ class Benchmark(Strict):
             "pruning": None if tuning.pruning is None else tuning.pruning.model_dump(),
             "topology": topology | {"islands": tuning.islands, "workers": tuning.workers},
         }
+
+
+def _choices(value: Any) -> Sequence[Any]:
+    """The values that a space's entry names: one, or several choices."""
+    return getattr(value, "choices", None) or (value,)
 
 
 def dump(value: Any) -> Any:

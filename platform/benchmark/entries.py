@@ -37,7 +37,7 @@ class MethodEntry(Strict):
         description="epochs per trial on every workload, such as for a method that passes over the data many times in "
         "each. Default: the workload's",
     )
-    on: dict[str, Space] = Field(
+    by_workload: dict[str, Space] = Field(
         default_factory=dict,
         description="further changes of its search space on single workloads, by their names in this file",
     )
@@ -103,6 +103,7 @@ class Confirming(Strict):
 def with_defaults(definition: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded definition, with the defaults of the methods' settings that are newer than it."""
     defaults = {
-        name: MethodEntry.model_fields[name].get_default(call_default_factory=True) for name in ("epochs", "on")
+        name: MethodEntry.model_fields[name].get_default(call_default_factory=True)
+        for name in ("epochs", "by_workload")
     }
     return dict(definition) | {"methods": [defaults | method for method in definition["methods"]]}

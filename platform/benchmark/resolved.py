@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
 from atoll.methods.common.effects import TrainingShape
 from atoll.platform.benchmark.benchmark_file import Benchmark, Part
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import split_hyperparameters
 from atoll.platform.study.plan import length, search_space, workload_of
 from atoll.platform.study.study import Study
-from atoll.searchspaces.optimizer import EFFECTS, acts
+from atoll.searchspaces.optimizer import acts_with_any
 from atoll.searchspaces.space import SearchSpace
 
 # Their effect is in the batch per rank and in the rate.
@@ -122,25 +124,36 @@ def _of_study(study: Study, part: Part, space: SearchSpace) -> Entry:
         is_tuned=is_tuned,
         num_configurations=space.size_bound() if is_tuned else 1,
         settings=settings,
-        without_effect=_without_effect(study, split[0], settings["optimizer"], (unit, number), searched),
+        without_effect=_without_effect(
+            study, split[0], settings["optimizer"], (unit, number), _choices(space, is_tuned)
+        ),
         searched=searched,
         constraints=list(space.constraints) if is_tuned else [],
     )
 
 
+def _choices(space: SearchSpace, is_tuned: bool) -> dict[str, tuple[Any, ...]]:
+    """The searched parameters, each with its choices; none for a range of numbers."""
+    return {
+        p.name: p.distribution.choices if isinstance(p.distribution, CategoricalDistribution) else ()
+        for p in space.parameters
+        if is_tuned
+    }
+
+
 def _without_effect(
-    study: Study, own: Any, optimizer: Mapping[str, Any], size: tuple[str, int], searched: list[Range]
+    study: Study, own: Any, optimizer: Mapping[str, Any], size: tuple[str, int], searched: Mapping[str, tuple[Any, ...]]
 ) -> list[str]:
-    """The settings that have no effect with the default's optimizer and schedule, and on these ranks."""
+    """The settings that have no effect with any of the optimizers and schedules, or on these ranks."""
     ranks, per_node = study.topology.ranks, study.topology.ranks_per_node
     shape = TrainingShape(
         num_ranks=ranks,
         num_nodes=None if per_node is None else ranks // per_node,
         num_epochs=size[1] if size[0] == "epochs" else None,
     )
-    idle = set(registry.method(study.method).without_effect(own, shape))
-    ranges = {one.name for one in searched}
-    idle |= {n for n in optimizer if not acts(n, optimizer) and EFFECTS[n][0] not in ranges}
-    if optimizer["lr_warmup"] == 0 and "lr_warmup" not in ranges:
+    idle = {*registry.method(study.method).without_effect(own, shape), *_APPLIED}
+    chosen = {name: searched.get(name) or (optimizer[name],) for name in ("optimizer", "schedule")}
+    idle |= {name for name in optimizer if not acts_with_any(name, chosen)}
+    if optimizer["lr_warmup"] == 0 and "lr_warmup" not in searched:
         idle.add("warmup_lr")
-    return sorted((idle | set(_APPLIED)) - ranges)
+    return sorted(idle - searched.keys())

@@ -90,7 +90,13 @@ def test_a_method_may_be_a_comparator_on_fewer_ranks_or_without_tuning(tmp_path)
 
 
 def test_a_method_may_have_a_length_of_its_own_and_settings_on_single_workloads(tmp_path):
-    own = {"method": "ddp", "name": "own", "epochs": 9, "space": {"batch_size": 8}, "on": {"wide": {"batch_size": 16}}}
+    own = {
+        "method": "ddp",
+        "name": "own",
+        "epochs": 9,
+        "space": {"batch_size": 8},
+        "by_workload": {"wide": {"batch_size": 16}},
+    }
     wide = {"workload": "digits_cnn", "name": "wide", "space": {"momentum": 0.5}}
     some = make(methods=["ddp", own], workloads=["digits_mlp", wide], patience=3)
     studies = {part.name: some.study(part, tmp_path) for part in some.parts() if part.stage == "tune"}
@@ -106,7 +112,9 @@ def test_a_method_may_have_a_length_of_its_own_and_settings_on_single_workloads(
 
 def test_a_benchmark_of_before_these_settings_can_be_resumed():
     now = make().model_dump(mode="json")
-    before = now | {"methods": [{k: v for k, v in m.items() if k not in ("epochs", "on")} for m in now["methods"]]}
+    before = now | {
+        "methods": [{k: v for k, v in m.items() if k not in ("epochs", "by_workload")} for m in now["methods"]]
+    }
     assert with_defaults(before) == now
     longer = make(methods=[{"method": "ddp", "epochs": 3}]).model_dump(mode="json")
     assert with_defaults(longer) == longer
@@ -136,7 +144,7 @@ def test_optimizer_settings_that_mean_nothing_to_a_method_are_left_out_of_it(tmp
 
 
 # Those of Coquelin 2024 search with Propulate, as there.
-OF_PROPULATE = ("oialr_table_4_3", "oialr_table_4_4")
+OF_PROPULATE = ("bigearthnet_table_6_1", "oialr_table_4_3", "oialr_table_4_4")
 
 
 @pytest.mark.parametrize(
@@ -189,8 +197,8 @@ def test_bundled_benchmarks_can_run(name, tmp_path):
         ),
         ({"workloads": [{"workload": "digits_mlp", "target": 0}]}, "target: .* greater than 0"),
         (
-            {"methods": [{"method": "ddp", "on": {"cnn": {"batch_size": 8}}}]},
-            "`on` of ddp must name workloads of this file, digits_mlp, digits_cnn; got cnn",
+            {"methods": [{"method": "ddp", "by_workload": {"cnn": {"batch_size": 8}}}]},
+            "`by_workload` of ddp must name workloads of this file, digits_mlp, digits_cnn; got cnn",
         ),
         ({"budget": 3}, "budget"),
     ],
@@ -270,3 +278,20 @@ def test_a_shared_range_is_left_out_where_the_optimizer_of_a_method_has_no_use_f
     sgd, other = (some.study(part, tmp_path) for part in list(some.parts())[:2])
     assert "momentum" in search_space(sgd).limits()
     assert "momentum" not in search_space(other).names()
+
+
+def test_a_shared_setting_is_kept_where_one_of_the_searched_optimizers_has_use_for_it(tmp_path):
+    space = {"optimizer": {"choices": ["adamw", "sgd"]}, "momentum": 0.5, "trust": 0.01}
+    some = make(methods=["ddp"], workloads=["digits_mlp"], space=space)
+    study = some.study(next(some.parts()), tmp_path)
+    assert study.space.keys() == {"optimizer", "momentum"}
+
+
+def test_an_untuned_entry_may_have_nothing_left_to_search(tmp_path):
+    space = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "schedule": "constant", "wire": "float32"}
+    fixed = {"method": "ddp", "space": space}
+    some = make(methods=[fixed | {"untuned": True}], workloads=["digits_mlp"])
+    assert search_space(some.study(next(some.parts()), tmp_path)).parameters == ()
+    tuned = make(methods=[fixed], workloads=["digits_mlp"])
+    with pytest.raises(ValueError, match="space must leave a hyperparameter to search"):
+        search_space(tuned.study(next(tuned.parts()), tmp_path))

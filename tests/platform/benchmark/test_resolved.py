@@ -77,11 +77,18 @@ def test_what_has_no_effect():
     assert {"wire", "overlap", "bucket_mib"} <= set(fixed.without_effect)  # on one rank
     assert {"beta1", "warmup_lr", "decay_rate"} <= set(fixed.without_effect)
     assert {"beta1", "warmup_lr"} <= set(daso.without_effect)
-    assert "decay_rate" not in daso.without_effect  # the schedule is searched
+    assert "decay_rate" in daso.without_effect  # which no searched schedule has
     assert not {"momentum", "wire", "min_lr", "schedule"} & set(daso.without_effect)
     adam = make(space=CONTENT["space"] | {"optimizer": "adamw", "schedule": "exponential", "lr_warmup": 0.1})[1]
     assert "momentum" in adam.without_effect
     assert not {"beta1", "decay_rate", "warmup_lr"} & set(adam.without_effect)
+
+
+def test_what_has_an_effect_with_one_of_the_searched_optimizers():
+    space = CONTENT["space"] | {"optimizer": {"choices": ["sgd", "adamw"]}, "schedule": {"choices": ["cosine", "step"]}}
+    (one,) = make(methods=["ddp"], workloads=["digits_mlp"], space=space)
+    assert {"trust", "smoothing", "lr_decay", "lr_patience"} <= set(one.without_effect)
+    assert not {"momentum", "nesterov", "beta1", "min_lr", "milestones"} & set(one.without_effect)
 
 
 def test_an_invalid_study_names_its_part():
