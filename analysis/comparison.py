@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from atoll.analysis import confirmations, inference, projection
+from atoll.analysis import confirmations, inference, optimizer_differences, projection
 from atoll.analysis.benchmark_results import BenchmarkResults
 from atoll.analysis.benchmark_scores import ScoreTable, score_measurements, score_predictions
 from atoll.analysis.confirmations import Confirmation
@@ -193,6 +193,7 @@ def _notes(results: BenchmarkResults) -> list[str]:
             f"the studies were measured with different code, data or libraries, and may not compare: "
             f"{', '.join(results.changed)}"
         )
+    notes += optimizer_differences.notes(results.studies)
     if num_oversubscribed := sum(row.oversubscribed for row in rows):
         notes.append(
             f"{num_oversubscribed} of {len(rows)} confirmations shared cores or a GPU: their seconds are not scored"

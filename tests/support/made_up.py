@@ -31,6 +31,7 @@ def make(
     passes: Mapping[str, float | None] | None = None,
     seconds: Mapping[str, float] | None = None,
     shared: Collection[str] = (),
+    optimizers: Mapping[str, str] | None = None,
     **changes,
 ) -> tuple[Store, BenchmarkRow]:
     """A store that holds the benchmark `b`.
@@ -48,6 +49,7 @@ def make(
         passes: of an epoch, by method; None if its trials do not report them. Default: 320.
         seconds: of an epoch, by method. Default: 0.1.
         shared: the methods whose confirmations shared cores.
+        optimizers: of the confirmed configurations, by method; not recorded unless given.
         changes: of every confirmation's start, such as oversubscribed.
     """
     workloads, of_base = list(targets), {variant: base for base, variant in (variants or {}).items()}
@@ -76,7 +78,9 @@ def make(
                 _record(tuning, url)
                 if tuned_to == "failed" or all(objective is None for objective in found):
                     continue
-                confirm = {"confirm": {"configurations": [{"x": n} for n in range(num_configurations)], "seeds": 2}}
+                fixed = {"optimizer": optimizers[method]} if optimizers else {}
+                configurations = [{"x": n} | fixed for n in range(num_configurations)]
+                confirm = {"confirm": {"configurations": configurations, "seeds": 2}}
                 made = _start(folder, f"{name}.confirm", about | {"stage": "confirm", "definition": confirm})
                 share = len(curves) // num_tunings
                 own = curves[repeat * share : (repeat + 1) * share]

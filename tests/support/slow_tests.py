@@ -29,6 +29,9 @@ SLOW = {
         "test_practical_equivalence",
         "test_the_probability_of_improvement_counts_pairs",
     ],
+    "analysis/test_optimizer_differences.py": [
+        "test_the_report_has_the_warning",
+    ],
     "analysis/test_projection.py": [
         "test_a_benchmark_is_projected_kept_and_scored",
         "test_oversubscribed_trainings_and_single_ranks_predict_no_score",
