@@ -139,8 +139,10 @@ def _operators(settings: Genetic, limits: Limits, rng: random.Random) -> tuple[A
         mate = stock.CrossoverMultiple(parents=settings.parents, rng=rng)
     parents = stock.SelectUniform(settings.parents if settings.mating == "multiple" else 2, rng=rng)
     numbers = sum(isinstance(low, float) for low, _ in limits.values())
-    fewest, most = (min(points, len(limits)) for points in settings.mutation_points)
-    mutations = {"point_mutation": stock.RandomPointMutation(limits, fewest, most, settings.mutation, rng)}
+    mutations: dict[str, Any] = {}
+    if limits:  # a study of one trial may search nothing
+        fewest, most = (min(points, len(limits)) for points in settings.mutation_points)
+        mutations["point_mutation"] = stock.RandomPointMutation(limits, fewest, most, settings.mutation, rng)
     if numbers:
         points = min(settings.interval_points, numbers)
         mutations["interval_mutation"] = stock.IntervalMutationNormal(

@@ -146,6 +146,15 @@ class Search:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[NEEDS_PROPULATE] if name == "propulate" else []) for name in NAMES if name != "pbt"],
+)
+def test_a_study_of_one_trial_may_search_nothing(name):
+    """The first trial has the default configuration; its sampler is made all the same."""
+    propagators.make(settings(name), SearchSpace((), fixed=(("rate", 0.1),)), Population(8), seed=3, num_objectives=1)
+
+
+@pytest.mark.parametrize(
     ("name", "count"),
     [
         *(pytest.param(name, 30, id=name, marks=marks_of(name)) for name in (*NAMES, OWN) if name not in PROCESSES),
