@@ -238,6 +238,7 @@ MUTANTS = (
         ".div_(1 + rate * rho)",
         "",
         f"{THEORY} -k consensus_admm_synchronous",
+        or_=((".div_(1 + pull)", ""),),
     ),
     _one(
         "tree-period-up",
@@ -389,6 +390,46 @@ MUTANTS = (
         SERIAL,
     ),
     _one(
+        "descent-clips-the-decay",
+        "methods",
+        "ten methods clip the gradient with the l2 term in it",
+        """        if settings.gradient_clipping:
+            nn.utils.clip_grad_norm_([flat.vector], settings.gradient_clipping)
+        _add_decay(flat, settings.weight_decay)
+""",
+        """        _add_decay(flat, settings.weight_decay)
+        if settings.gradient_clipping:
+            nn.utils.clip_grad_norm_([flat.vector], settings.gradient_clipping)
+""",
+        SERIAL,
+        where="*descent.py",
+        or_=(
+            (
+                """            nn.utils.clip_grad_norm_([flat.vector], settings.gradient_clipping)
+        flat.gradients.add_(flat.parameters, alpha=settings.weight_decay)
+""",
+                """            flat.gradients.add_(flat.parameters, alpha=settings.weight_decay)
+            nn.utils.clip_grad_norm_([flat.vector], settings.gradient_clipping)
+""",
+            ),
+        ),
+        after=("tests/methods/sequential/test_sgd.py",),
+    ),
+    _one(
+        "admm-consensus-constant-pull",
+        "methods",
+        "the pull of eq. 3.53 keeps the first learning rate, while the gradient's falls",
+        "pull = self._flat.rate_factor * (rate * self._hyperparameters.rho)",
+        "pull = self._flat.rate_factor * (self._optimizers.settings.learning_rate * self._hyperparameters.rho)",
+        f"{THEORY} -k consensus_admm_synchronous",
+        or_=(
+            (
+                "self._dual, self._center, rate, rho)",
+                "self._dual, self._center, rate, rho * self._optimizers.settings.learning_rate / rate)",
+            ),
+        ),
+    ),
+    _one(
         "admm-consensus-ignores-schedule",
         "methods",
         "consensus ADMM ignores the learning-rate schedule (audit: e15)",
@@ -504,7 +545,11 @@ MUTANTS = (
         "rung *= self._settings.factor",
         "rung += self._settings.factor",
         "tests/platform/test_pruning.py -k rungs_of_asha or best_share",
-        or_=(("rung *= settings.factor", "rung += settings.factor"),),
+        or_=(
+            ("rung *= settings.factor", "rung += settings.factor"),
+            ("            rung *= self.factor", "            rung += self.factor"),
+        ),
+        after=("tests/platform/search/test_pruning.py",),
     ),
     _one(
         "asha-share-rounded-down",
@@ -522,6 +567,7 @@ MUTANTS = (
         "max(0, num_trials - len(done) - len(retries))",
         "max(0, num_trials - len(done))",
         "tests/platform/test_resume.py",
+        or_=(("max(0, num_trials - len(started))", "max(0, num_trials - len(self.counted()))"),),
     ),
     _one(
         "tickets-batch-of-one",
@@ -610,6 +656,7 @@ MUTANTS = (
         'os.pread(self._file, 1, size - 1) != b"\\n"',
         'os.pread(self._file, 1, size - 1) == b"\\n"',
         "tests/storage/test_journal.py",
+        where="*journal.py",
     ),
     _one(
         "journal-infinity",
@@ -627,6 +674,7 @@ MUTANTS = (
         'return event["number"], 0',
         "tests/storage/test_store.py -k lost_and_retried and not postgresql",
         or_=(("        return self.number, self.attempt\n", "        return self.number, 0\n"),),
+        where="storage/*",
         after=("tests/storage/test_store.py",),
     ),
     _one(
@@ -650,6 +698,8 @@ MUTANTS = (
         'started is not None and started == holder.get("started")',
         "started is not None",
         "tests/storage/test_lock.py -k process_number",
+        or_=(("return started is None or started != self.started", "return started is None"),),
+        after=("tests/storage/test_lock.py",),
     ),
     _one(
         "export-without-attempt",
@@ -659,7 +709,10 @@ MUTANTS = (
         'if column.name not in ("study_id", "attempt")}',
         "tests/storage/test_store.py -k exports_are_complete and not postgresql",
         where="*export.py",
-        or_=(('if column.name != "study_id"\n', 'if column.name not in ("study_id", "attempt")\n'),),
+        or_=(
+            ('if column.name != "study_id"\n', 'if column.name not in ("study_id", "attempt")\n'),
+            ('if column.name != "study_id")\n', 'if column.name not in ("study_id", "attempt"))\n'),
+        ),
         after=("tests/storage/test_store.py",),
     ),
     _one(

@@ -16,6 +16,7 @@ from atoll.communication.communicator import Communicator
 from atoll.communication.ledger import Ledger
 from atoll.communication.threads import run_virtual_ranks
 from atoll.methods import METHODS
+from atoll.methods.common.groups import Groups
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.method import Batch, Context, Method
 
@@ -35,6 +36,11 @@ def scaled(x: Tensor, curvature: Tensor) -> Tensor:
 def double_well(x: Tensor, _: Tensor) -> Tensor:
     """(1 - x^2)^2 / 4 (Zhang 2016, eq. 5.35)."""
     return (1 - x.square()).square() / 4
+
+
+def tilted_double_well(x: Tensor, noise: Tensor) -> Tensor:
+    """(1 - x^2)^2 / 4 - noise x, whose gradient is x^3 - x - noise."""
+    return double_well(x, noise) - noise * x
 
 
 class _Paths(nn.Module):
@@ -58,6 +64,7 @@ def build(
     momentum: float = 0.0,
     optimizers: OptimizerFactory | None = None,
     steps_per_epoch: int = 10**9,
+    groups: Groups | None = None,
     **hyperparameters,
 ) -> tuple[Method, nn.Module]:
     """A method whose model is one path per parameter, its center and this rank's replica at given values."""
@@ -75,6 +82,7 @@ def build(
         num_epochs=1,
         steps_per_epoch=steps_per_epoch,
         seed=0,
+        **({} if groups is None else {"groups": groups}),
     )
     instance = method(method.Hyperparameters(**hyperparameters), context)
     model.x.data.copy_(replica)

@@ -1,7 +1,9 @@
 """Consensus ADMM (Zhang 2016, eq. 3.51 to 3.54), which diverges where EASGD does not."""
 
+import numpy as np
 import paths
 import pytest
+import replayed
 import torch
 from center_protocol import all_reduces_cost_a_ring, worker_bytes
 from on_ranks import on_ranks
@@ -10,7 +12,7 @@ from atoll.communication.communicator import Communicator
 from atoll.communication.threads import run_virtual_ranks, single_rank
 from atoll.methods.parameter_server.admm_consensus import AdmmConsensus, AdmmConsensusHyperparameters
 from atoll.testing import problem
-from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
+from atoll.testing.ranks import PAIR, QUADRUPLE, SINGLE, TWO_BY_TWO
 
 
 @on_ranks(SINGLE, PAIR, TWO_BY_TWO)
@@ -107,3 +109,27 @@ def test_consensus_admm_synchronous_is_3_52_to_3_54():
         center = sum(xi - d for d, xi in zip(duals, x, strict=True)) / p
         expected.append(center)
     assert got == pytest.approx(expected, rel=1e-13)
+
+
+@on_ranks(PAIR, QUADRUPLE)
+@pytest.mark.parametrize("form", ["synchronous", "round_robin"])
+def test_it_equals_its_replay(c: Communicator, form: str) -> None:
+    """Eqs. 3.52 to 3.54; `kept` is a rank's dual."""
+    rho, ranks, center = 0.8, replayed.ranks_of(c.size), replayed.start(-1)
+    before_of = [rank.x for rank in ranks]  # x - l of each, of which 3.54 takes the mean
+    for _ in range(replayed.STEPS):
+        gradients = [replayed.gradient(rank.x, rank.noise) for rank in ranks]
+        for rank, gradient in zip(ranks, gradients, strict=True):
+            rank.kept = rank.kept - (rank.x - center)
+            pull = rank.rate * rho
+            rank.x = (rank.x - rank.rate * gradient + pull * (rank.kept + center)) / (1 + pull)
+            if form == "round_robin":
+                center = center + (rank.x - rank.kept - before_of[rank.number]) / c.size
+                before_of[rank.number] = rank.x - rank.kept
+        if form == "synchronous":
+            center = np.mean([rank.x - rank.kept for rank in ranks], axis=0)
+        for rank in ranks:
+            rank.step += 1
+    trained = replayed.train(c, "admm_consensus", together=True, form=form, rho=rho)
+    assert replayed.close(trained.x, ranks[c.rank].x)
+    assert replayed.close(trained.shown, center)

@@ -2,6 +2,7 @@
 
 import paths
 import pytest
+import replayed
 import torch
 from center_protocol import exchanges_cost_8n, nobody_waits_for_a_late_rank
 from on_ranks import on_ranks
@@ -13,7 +14,7 @@ from atoll.methods.parameter_server.downpour_base import push
 from atoll.methods.sequential.sgd import Sgd
 from atoll.testing import problem
 from atoll.testing.method_contract import FLOAT64
-from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
+from atoll.testing.ranks import PAIR, QUADRUPLE, SINGLE, TWO_BY_TWO
 
 
 @on_ranks(SINGLE)
@@ -54,3 +55,8 @@ def test_synchronous_pushes_are_the_unified_form_with_alpha_1_and_beta_p():
         push(center, -eta * fetched)
     assert float(m[-1, -1]) == pytest.approx(float(center), rel=1e-14)
     assert m[-1, :-1].abs().max() < 1e-15  # the replicas' values are forgotten
+
+
+@on_ranks(PAIR, QUADRUPLE)
+def test_it_equals_its_replay(c: Communicator) -> None:
+    replayed.pushes(c, "downpour")

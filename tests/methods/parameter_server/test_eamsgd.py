@@ -2,6 +2,7 @@
 
 import paths
 import pytest
+import replayed
 import torch
 from center_protocol import exchanges_cost_8n, nobody_waits_for_a_late_rank
 from on_ranks import on_ranks
@@ -14,7 +15,7 @@ from atoll.methods.parameter_server.easgd import Easgd
 from atoll.methods.parameter_server.elastic_base import FORMS
 from atoll.testing import problem
 from atoll.testing.method_contract import FLOAT64
-from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
+from atoll.testing.ranks import PAIR, QUADRUPLE, SINGLE, TWO_BY_TWO
 
 PLAIN = {"learning_rate": 0.2, "momentum": 0.0, "weight_decay": 1e-3}
 
@@ -97,3 +98,10 @@ def test_eamsgd_has_the_eigenvalues_of_5_21(p):
         u = z * z - (1 - eta - alpha + d) * z + d * (1 - alpha)
         v = (d - z) * (1 - eta - alpha - z) * (1 - beta - z) + eta * d * (1 - beta - z) - alpha * beta * (d - z)
         assert min(abs(complex(u)), abs(complex(v))) < 1e-9
+
+
+@on_ranks(PAIR, QUADRUPLE)
+@pytest.mark.parametrize("momentum_form", ["nesterov", "heavy_ball"])
+@pytest.mark.parametrize("form", FORMS)
+def test_it_equals_its_replay(c: Communicator, form: str, momentum_form: str) -> None:
+    replayed.elastic(c, "eamsgd", momentum=0.6, form=form, momentum_form=momentum_form)

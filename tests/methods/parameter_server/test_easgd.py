@@ -7,6 +7,7 @@ import math
 
 import paths
 import pytest
+import replayed
 import torch
 from center_protocol import all_reduces_cost_a_ring, exchanges_cost_8n, nobody_waits_for_a_late_rank
 from on_ranks import on_ranks
@@ -513,3 +514,13 @@ def test_a_point_inside_the_theorem_is_unstable_for_several_workers():
         paths.linear_map("easgd", p, form="gauss_seidel", tau=1, rate=0.56, alpha=3.35, beta=0.78) for p in (1, 3)
     )
     assert paths.radius(alone) < 1 < paths.radius(together)
+
+
+# A replay with everything at once: several ranks, a falling rate, decay, clipping, alpha and beta apart.
+
+
+@on_ranks(PAIR, QUADRUPLE)
+@pytest.mark.parametrize("report", ["center", "average"])
+@pytest.mark.parametrize("form", FORMS)
+def test_it_equals_its_replay(c: Communicator, form: str, report: str) -> None:
+    replayed.elastic(c, "easgd", form=form, report=report)

@@ -3,15 +3,16 @@
 import types
 
 import pytest
+import replayed
 import torch
 from center_protocol import nobody_waits_for_a_late_rank
 from on_ranks import on_ranks
 
 from atoll.communication.communicator import Communicator
 from atoll.communication.threads import run_virtual_ranks
-from atoll.methods.parameter_server.easgd_tree import EasgdTree, plant
+from atoll.methods.parameter_server.easgd_tree import SCHEMES, EasgdTree, Place, plant
 from atoll.testing import problem
-from atoll.testing.ranks import PAIR, TWO_BY_TWO
+from atoll.testing.ranks import PAIR, QUADRUPLE, TWO_BY_TWO
 
 
 def test_every_node_is_on_the_rank_of_its_first_leaf():
@@ -183,3 +184,41 @@ def test_bytes_are_those_of_its_edges(c: Communicator, scheme: str) -> None:
     periods = sum(1 / child.tau_up + 1 / parent.tau_down for child, parent in remote)
     assert remote
     assert problem.worker_bytes(c) == pytest.approx(4 * num_parameters * num_steps * periods, rel=1e-12)
+
+
+@on_ranks(PAIR, QUADRUPLE)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_it_equals_its_replay(c: Communicator, scheme: str) -> None:
+    """Algorithm 6 on a tree with a level between leaves and root, where there are four ranks; the default alpha."""
+    delta, degree, fast, slow = 0.6, 2, 2, 3
+    alpha = 0.9 / (degree + 1)
+    places = plant(c.size, degree, scheme, fast, slow)
+    inner = {place.number: replayed.start(-1) for place in places[c.size :]}
+    waiting: dict[int, list] = {number: [] for number in range(c.size)}
+
+    def send(ranks: list[replayed.Rank], place: Place, receiver: int) -> None:
+        value = inner[place.number] if place.number in inner else ranks[place.number].x
+        if receiver in inner:
+            inner[receiver] = inner[receiver] + alpha * (value - inner[receiver])
+        else:
+            waiting[receiver].append(value)
+
+    def step(ranks: list[replayed.Rank], rank: replayed.Rank) -> None:
+        for place in (place for place in places if place.rank == rank.number):
+            if place.parent is not None and rank.step % place.tau_up == 0:
+                send(ranks, place, place.parent)
+            if place.children and rank.step % place.tau_down == 0:
+                for child in place.children:
+                    send(ranks, place, child)
+        for value in waiting[rank.number]:
+            rank.x = rank.x + alpha * (value - rank.x)
+        waiting[rank.number].clear()
+        rank.descend(delta)
+
+    ranks = replayed.in_turns(c.size, step)
+    given = {"scheme": scheme, "degree": degree, "tau_fast": fast, "tau_slow": slow}
+    trained = replayed.train(c, "easgd_tree", momentum=delta, **given)
+    assert replayed.close(trained.x, ranks[c.rank].x)
+    assert replayed.close(trained.shown, inner[places[-1].number])
+    for number, value in trained.state["inner_nodes"].items():
+        assert replayed.close(value, inner[number])

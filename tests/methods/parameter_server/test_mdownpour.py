@@ -1,6 +1,7 @@
 """MDOWNPOUR: DOWNPOUR with Nesterov's momentum at the center (Zhang 2016, algorithms 4 and 5)."""
 
 import pytest
+import replayed
 from center_protocol import exchanges_cost_8n, nobody_waits_for_a_late_rank
 from on_ranks import on_ranks
 from paths import end_of_msgd, end_of_one_path
@@ -10,7 +11,7 @@ from atoll.methods.parameter_server.mdownpour import Mdownpour
 from atoll.methods.sequential.msgd import Msgd
 from atoll.testing import problem
 from atoll.testing.method_contract import FLOAT64
-from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
+from atoll.testing.ranks import PAIR, QUADRUPLE, SINGLE, TWO_BY_TWO
 
 
 @on_ranks(SINGLE)
@@ -38,3 +39,22 @@ def test_one_rank_is_msgd(c: Communicator) -> None:
     problem.train(method, steps)
     problem.train(reference, steps)
     assert problem.close(problem.vector(method.finalize()), problem.vector(model), FLOAT64)
+
+
+@on_ranks(PAIR, QUADRUPLE)
+def test_it_equals_its_replay(c: Communicator) -> None:
+    """Algorithms 4 and 5: the center moves at the rate of its owner's last step."""
+    delta, center, velocity = 0.6, replayed.start(-1), 0.0
+
+    def step(ranks: list[replayed.Rank], rank: replayed.Rank) -> None:
+        nonlocal center, velocity
+        gradient = replayed.gradient(rank.x, rank.noise)
+        owners_rate = replayed.rate(max(0, ranks[0].step - (rank.number != 0)))
+        velocity = delta * velocity - owners_rate * gradient
+        center = center + velocity
+        rank.x = center + delta * velocity
+
+    ranks = replayed.in_turns(c.size, step)
+    trained = replayed.train(c, "mdownpour", momentum=delta)
+    assert replayed.close(trained.x, ranks[c.rank].x)
+    assert replayed.close(trained.shown, center)

@@ -1,12 +1,13 @@
 """DOWNPOUR with a moving average of the center."""
 
 import pytest
+import replayed
 from center_protocol import exchanges_cost_8n, nobody_waits_for_a_late_rank
 from on_ranks import on_ranks
 from paths import NOISE, end_of_one_path, iterates_of_sgd, moving_average
 
 from atoll.communication.communicator import Communicator
-from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
+from atoll.testing.ranks import PAIR, QUADRUPLE, SINGLE, TWO_BY_TWO
 
 
 @on_ranks(SINGLE)
@@ -27,3 +28,8 @@ def test_nobody_waits_for_a_late_rank(c: Communicator, late: int) -> None:
 @on_ranks(SINGLE, PAIR, TWO_BY_TWO)
 def test_bytes(c: Communicator) -> None:
     exchanges_cost_8n(c, "mvadownpour", num_extra=1)
+
+
+@on_ranks(PAIR, QUADRUPLE)
+def test_it_equals_its_replay(c: Communicator) -> None:
+    replayed.pushes(c, "mvadownpour", moving_rate=0.1)

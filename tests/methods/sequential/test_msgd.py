@@ -4,6 +4,7 @@ import math
 
 import paths
 import pytest
+import replayed
 import torch
 from on_ranks import on_ranks
 
@@ -40,3 +41,9 @@ def test_the_best_momentum_is_that_of_section_5_1_2(eta):
     assert paths.radius(msgd_map(eta, best)) ** 2 == pytest.approx((math.sqrt(eta) - 1) ** 2, rel=1e-6)
     for other in (best - 0.02, best + 0.02):
         assert paths.radius(msgd_map(eta, other)) > paths.radius(msgd_map(eta, best))
+
+
+@on_ranks(SINGLE)
+def test_it_equals_its_replay(c: Communicator) -> None:
+    (expected,) = replayed.in_turns(1, lambda _, rank: rank.descend(0.6))
+    assert replayed.close(replayed.train(c, "msgd", momentum=0.6).shown, expected.x)

@@ -1,6 +1,7 @@
 """SGD on one rank."""
 
 import pytest
+import replayed
 from on_ranks import on_ranks
 from paths import end_of_one_path, iterates_of_sgd
 
@@ -23,3 +24,9 @@ def test_it_is_torchs_sgd(c: Communicator) -> None:
     problem.train(method, steps)
     expected = problem.torch_sgd(steps, momentum=0.0)
     assert problem.close(problem.vector(method.finalize()), expected, FLOAT64)
+
+
+@on_ranks(SINGLE)
+def test_it_equals_its_replay(c: Communicator) -> None:
+    (expected,) = replayed.in_turns(1, lambda _, rank: rank.descend())
+    assert replayed.close(replayed.train(c, "sgd").shown, expected.x)
