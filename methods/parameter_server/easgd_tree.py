@@ -12,13 +12,15 @@ tau_up = tau_fast, their parents tau_down = tau_fast and tau_up = tau_slow, all 
 tau_up = tau_fast and tau_down = tau_slow everywhere. The root is evaluated.
 
 Every rank is a leaf, and node j of level l lives on the rank of its first leaf, j d^l: no rank idles, the lowest level
-stays on one host, and an inner node's clock is that of its rank. With no more ranks than d there is no level between
-leaves and root, one less than the source's tree has; a note of the method says so.
+stays on one host, and an inner node's clock is that of its rank. While a rank waits for others to finish an epoch, its
+nodes go on at the pace of its steps: inner nodes pass on what late leaves send, and early leaves keep their pull. With
+no more ranks than d there is no level between leaves and root, one less than the source's tree has; a note of the
+method says so.
 
 Bytes: 4n (1/tau_up of the child + 1/tau_down of the parent) per step for every edge between two ranks; the edge to a
 node's first child stays in memory. A message is skipped while the previous one is still pending, so a slow neighbor
 gets fewer. MPI counts a message as sent once it is buffered, as it does with small ones (some 64 kB): a slow neighbor
-gets all of these.
+gets all of these. Messages of ranks that wait count as well.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.common.weight_average import Evaluated, center
 from atoll.methods.method import Batch, Context, Method
+from atoll.methods.parameter_server.tree_pace import Pace, has_multiple
+from atoll.methods.parameter_server.tree_places import Place, plant
 from atoll.methods.sequential.descent import Descent, check_descent
 
 SCHEMES = ("multi_scale", "fast_up")
@@ -69,49 +73,6 @@ class EasgdTreeHyperparameters:
 def average_in(x: Tensor, arrived: Tensor, alpha: float) -> None:
     """x <- x + alpha (y - x), in place (algorithm 6)."""
     x.add_(arrived - x, alpha=alpha)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A node's place in the tree.
-
-    Nodes are numbered: first the leaves, 0..p-1, the root last. Periods are in steps of the node's rank.
-    """
-
-    number: int
-    rank: int
-    parent: int | None
-    children: tuple[int, ...]
-    tau_up: int
-    tau_down: int
-
-
-def plant(num_leaves: int, degree: int, scheme: str, tau_fast: int, tau_slow: int) -> list[Place]:
-    """The tree over `num_leaves` ranks, and each node's periods."""
-    sizes = [num_leaves]
-    while sizes[-1] > 1:
-        sizes.append(-(-sizes[-1] // degree))
-    first = [sum(sizes[:level]) for level in range(len(sizes))]
-    places = []
-    for level, size in enumerate(sizes):
-        for j in range(size):
-            is_root = level == len(sizes) - 1
-            below = range(j * degree, min((j + 1) * degree, sizes[level - 1])) if level else range(0)
-            tau_up, tau_down = tau_fast, tau_slow
-            if scheme == "multi_scale":
-                tau_up = tau_fast if level == 0 else tau_slow
-                tau_down = tau_fast if level == 1 else tau_slow
-            places.append(
-                Place(
-                    number=first[level] + j,
-                    rank=j * degree**level,
-                    parent=None if is_root else first[level + 1] + j // degree,
-                    children=tuple(first[level - 1] + child for child in below),
-                    tau_up=tau_up,
-                    tau_down=tau_down,
-                )
-            )
-    return places
 
 
 @dataclass
@@ -161,7 +122,8 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
             if place.rank == self._rank
         }
         self._leaf = self._nodes[self._rank]
-        self._num_steps = 0
+        self._steps_per_epoch = context.steps_per_epoch
+        self._pace = Pace()
         # Messages have a tag for each edge and direction.
         self._pending: dict[int, Request] = {}
         self._incoming: list[tuple[int, Tensor, Request]] = []
@@ -183,16 +145,24 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
-        for node in self._nodes.values():
-            if node.place.parent is not None and self._num_steps % node.place.tau_up == 0:
-                self._send(node, node.place.parent)
-            if node.place.children and self._num_steps % node.place.tau_down == 0:
-                for child in node.place.children:
-                    self._send(node, child)
+        self._pace.begin_step()
+        number = self._pace.num_steps
+        self._send_all(range(number, number + 1))
         self._serve()
         self._average_leaf()
-        self._num_steps += 1
-        return self._descent.step(batch)
+        loss = self._descent.step(batch)
+        self._pace.end_step(is_last=(number + 1) % self._steps_per_epoch == 0)
+        return loss
+
+    def _send_all(self, steps: range) -> None:
+        """What this rank's nodes send in some consecutive steps, once."""
+        for node in self._nodes.values():
+            place = node.place
+            if place.parent is not None and has_multiple(steps, place.tau_up):
+                self._send(node, place.parent)
+            if place.children and has_multiple(steps, place.tau_down):
+                for child in place.children:
+                    self._send(node, child)
 
     def _send(self, node: _Node, receiver: int) -> None:
         if self._places[receiver].rank == self._rank:
@@ -226,6 +196,9 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
         self._receive_arrived()
         if trace is not None:
             trace.end_service(0, is_own=True)
+        if steps := self._pace.ticks():
+            self._average_leaf()
+            self._send_all(steps)
 
     def _receive_arrived(self) -> None:
         for tag in self._edges:
@@ -243,7 +216,8 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
 
     def _settle(self) -> None:
         """Receive all that was sent; collective."""
-        self._untracked.barrier()  # from here on no rank sends
+        self._untracked.barrier()
+        self._pace.rest_no_more()  # each rank sends nothing from here on, until all have left
         num_sent = self._num_sent.clone()
         self._untracked.sum(num_sent)
         mine = torch.tensor(sorted(self._edges), dtype=torch.int64)
@@ -278,7 +252,7 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
             "descent": self._descent.state_dict(),
             "inner_nodes": {n: node.value.clone() for n, node in self._nodes.items() if node is not self._leaf},
             "waiting": [value.clone() for value in self._leaf.waiting],
-            "num_steps": self._num_steps,
+            "num_steps": self._pace.num_steps,
         }
         self._untracked.barrier()  # until all have copied theirs, no rank sends
         return state
@@ -289,4 +263,4 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
         for number, value in state["inner_nodes"].items():
             self._nodes[number].value.copy_(value)
         self._leaf.waiting = [value.clone() for value in state["waiting"]]
-        self._num_steps = state["num_steps"]
+        self._pace.num_steps = state["num_steps"]

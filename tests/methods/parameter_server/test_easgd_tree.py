@@ -1,5 +1,6 @@
 """The EASGD tree (Zhang 2016, section 6.1, algorithm 6)."""
 
+import time
 import types
 
 import pytest
@@ -158,6 +159,43 @@ def test_a_leaf_averages_between_two_gradients_only(c: Communicator) -> None:
 @pytest.mark.parametrize("late", [0, -1], ids=["root", "last"])
 def test_nobody_waits_for_a_late_rank(c: Communicator, late: int) -> None:
     nobody_waits_for_a_late_rank(c, "easgd_tree", late, degree=2, tau_slow=2)
+
+
+@on_ranks(PAIR, QUADRUPLE)
+@pytest.mark.parametrize("late", [0, -1], ids=["root", "last"])
+def test_a_late_leaf_reaches_the_root_and_early_ones_keep_their_pull(c: Communicator, late: int) -> None:
+    """At rate 0 all nodes are at 1, and the early leaves move to 0 when their steps are over.
+
+    If nodes stopped with their leaf, nobody would hear of that, and the last of four would not reach the root.
+    """
+    late %= c.size
+    model = torch.nn.Linear(64, 10).double()
+    problem.fill(model, 1.0)
+    method, model = problem.make(
+        EasgdTree,
+        c,
+        hyperparameters={"degree": 2, "scheme": "fast_up", "tau_fast": 1, "tau_slow": 1},
+        settings={"learning_rate": problem.STILL, "weight_decay": 0.0},
+        model=model,
+        steps_per_epoch=10**9 if c.rank == late else 5,
+    )
+    batches, word = list(problem.batches(c, 5, batch_size=1)), torch.zeros(1)
+    if c.rank == late:
+        for other in range(c.size):
+            if other != late:
+                c.receive(word, other, tag=5)
+        started, num_steps = time.monotonic(), 0
+        while (num_steps < 60 or problem.vector(model).max() > 0.9) and time.monotonic() < started + 20:
+            method.step(batches[0])
+            num_steps, slept = num_steps + 1, time.monotonic()
+            c.wait_until(lambda since=slept: time.monotonic() > since + 0.005)
+        assert problem.vector(model).max() <= 0.9
+    else:
+        problem.train(method, batches)
+        problem.fill(model, 0.0)
+        c.send(word, late, tag=5)
+    root = problem.vector(method.finalize())
+    assert 1e-3 < float(root.min()) <= float(root.max()) < 1 - 1e-3
 
 
 @on_ranks(PAIR, TWO_BY_TWO)
