@@ -1,145 +1,190 @@
 """Sensitivity of DOWNPOUR, EASGD and EAMSGD to the communication period: the central claim of Zhang 2016, chapter 4.
 
-python benchmarks/easgd_robustness.py [--quick] [--data FOLDER] [--output FOLDER] [--json FILE]
+python benchmarks/easgd_robustness.py --data FOLDER [--quick] [--trials FILE] [--output FOLDER] [--json FILE]
 
 4 ranks, the asynchronous forms, beta = 0.9, alpha = beta/p, delta = 0.99, batches of 8 per rank.
 
-- digits_mlp: tau in {1, 4, 16, 64}, seeds 0, 1, 2, constant rates: the three of table 4.1 for each method, times 20 for
-  DOWNPOUR, 4 for EASGD, 1 for EAMSGD. Zhang trains for hours with batches of 128, this script for 2,340 steps; at
+- digits_mlp: tau in {1, 4, 16, 64, 256}, seeds 0, 1, 2, constant rates: the three of table 4.1 by method, times 20
+  for DOWNPOUR, 4 for EASGD, 1 for EAMSGD. Zhang trains for hours with batches of 128, this script for 2,340 steps; at
   tau = 1 the factors put the largest rate within a factor of 5 of divergence (a pilot on validation accuracy, seed 0).
-- cifar10_subset (if --data or ATOLL_DATA has it): a narrow version of the 7-layer network (8, 16, 16 channels, 64
-  units), 13,440 steps, tau in {1, 16, 64}, seed 0, one rate per method with cosine decay: DOWNPOUR 0.02, EASGD 0.1,
-  EAMSGD 0.002, the better of two in a pilot at tau = 1 on validation accuracy.
+  At the largest rate also with gamma = 0.001 (figure 4.13), so that the last rate is 0.55 of the first. SGD, MSGD, ASGD
+  and MVASGD take as many steps on one rank as each worker, with the rates of EASGD, or EAMSGD for MSGD.
+- cifar10_subset: a narrow version of the 7-layer network (8, 16, 16 channels, 64 units), 13,440 steps, tau in
+  {1, 16, 64}, seed 0, one rate per method with cosine decay: DOWNPOUR 0.02, EASGD 0.1, EAMSGD 0.002, the better of two
+  in a pilot at tau = 1 on validation accuracy.
 
-The results are the test accuracies of the trained center for each rate, and for the rate with the best mean validation
-accuracy at tau = 1, kept fixed as tau grows. A trial that diverges counts as chance level, 0.1, and is marked. Writes a
-table (easgd_robustness.md), a figure, and the numbers as JSON.
+The results are test accuracies of the trained center by two protocols: the rate with the best mean validation accuracy
+at tau = 1 is kept as tau grows, or the best one is chosen for each tau, as Zhang does (section 4.2); of equal ones the
+smaller. A trial that diverges counts as chance level, 0.1, and is marked.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import statistics
-import sys
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from comparison import to_json, write
+from comparison import Trainings, parse_options, report
 from job import evaluate_all, on_ranks
 
 RATES = {"downpour": (0.1, 0.02, 0.01), "easgd": (0.2, 0.04, 0.02), "eamsgd": (0.01, 0.005, 0.001)}
+SEQUENTIAL = {"sgd": RATES["easgd"], "msgd": RATES["eamsgd"], "asgd": RATES["easgd"], "mvasgd": RATES["easgd"]}
 CIFAR_RATES = {"downpour": 0.02, "easgd": 0.1, "eamsgd": 0.002}
-MOMENTUM = {"downpour": 0.0, "easgd": 0.0, "eamsgd": 0.99}
-NUM_RANKS, BATCH_SIZE, CHANCE = 4, 8, 0.1
+MOMENTUM = {"eamsgd": 0.99, "msgd": 0.99}
+NUM_RANKS, BATCH_SIZE, CHANCE, GAMMA, EPOCHS = 4, 8, 0.1, 1e-3, 60
+DIGITS, CIFAR = "digits_mlp", "cifar10_subset, narrow cnn7"
 NARROW = f"{Path(__file__).resolve().parent}/narrow.py:NarrowCifar10"
+KEYS = ("workload", "epochs", "method", "tau", "rate", "gamma", "seed")
+
+Rows = Sequence[dict[str, Any]]
 
 
-def plan(quick: bool, with_cifar: bool) -> list[dict]:
-    """The entries of all trainings."""
-    seeds = (0,) if quick else (0, 1, 2)
-    digits = [
-        {"workload": "digits_mlp", "epochs": 10 if quick else 60, "method": m, "tau": tau, "rate": rate, "seed": seed}
-        for m, rates in RATES.items()
-        for tau in ((1, 64) if quick else (1, 4, 16, 64))
-        for rate in (rates[1:2] if quick else rates)
-        for seed in seeds
-    ]
-    cifar = [
-        {"workload": NARROW, "epochs": 1 if quick else 80, "method": m, "tau": tau, "rate": rate, "seed": seed}
-        for m, rate in CIFAR_RATES.items()
-        for tau in ((1, 64) if quick else (1, 16, 64))
-        for seed in (0,)
-    ]
-    return digits + (cifar if with_cifar else [])
+def plan(num_ranks: int, quick: bool) -> Iterator[dict]:
+    """The trainings on so many ranks."""
+    seeds, epochs = ((0,), 8) if quick else ((0, 1, 2), EPOCHS)
+    digits = {"workload": DIGITS, "epochs": epochs}
+    if num_ranks == 1:
+        digits["epochs"] = epochs // NUM_RANKS
+        for method, rates in SEQUENTIAL.items():
+            for rate in rates[1:2] if quick else rates:
+                yield from (
+                    digits | {"method": method, "tau": 0, "rate": rate, "gamma": 0.0, "seed": seed} for seed in seeds
+                )
+        return
+    for tau in (1, 64) if quick else (1, 4, 16, 64, 256):
+        for method, rates in RATES.items():
+            decayed = [(rates[0], GAMMA)] if not quick else []
+            for rate, gamma in [(rate, 0.0) for rate in (rates[1:2] if quick else rates)] + decayed:
+                yield from (
+                    digits | {"method": method, "tau": tau, "rate": rate, "gamma": gamma, "seed": seed}
+                    for seed in seeds
+                )
+    cifar = {"workload": CIFAR, "epochs": 1 if quick else 80, "gamma": 0.0, "seed": 0}
+    for tau in (1, 64) if quick else (1, 16, 64):
+        yield from (cifar | {"method": method, "tau": tau, "rate": rate} for method, rate in CIFAR_RATES.items())
 
 
-def train_all(entries: list[dict], data: str | None) -> list[dict]:
-    """One rank's program; rank 0 returns the results."""
-    results = []
-    configurations = (
-        {
-            "workload": entry["workload"],
-            "method": entry["method"],
-            "hyperparameters": {
-                "tau": entry["tau"],
-                "learning_rate": entry["rate"],
-                "momentum": MOMENTUM[entry["method"]],
-                "batch_size": BATCH_SIZE,
-                "schedule": "cosine" if entry["workload"] == NARROW else "constant",
-            },
-            "epochs": entry["epochs"],
-            "seed": entry["seed"],
-            "data": data,
-        }
-        for entry in entries
-    )
+def _configuration(entry: dict, data: str) -> dict:
+    schedule = {"schedule": "cosine"} if entry["workload"] == CIFAR else {"schedule": "constant"}
+    if entry["gamma"]:
+        schedule = {"schedule": "inverse_sqrt", "lr_decay": entry["gamma"]}
+    hyperparameters = {
+        "learning_rate": entry["rate"],
+        "momentum": MOMENTUM.get(entry["method"], 0.0),
+        "batch_size": BATCH_SIZE,
+    }
+    return {
+        "workload": NARROW if entry["workload"] == CIFAR else entry["workload"],
+        "method": entry["method"],
+        "hyperparameters": hyperparameters | schedule | ({"tau": entry["tau"]} if entry["tau"] else {}),
+        "epochs": entry["epochs"],
+        "seed": entry["seed"],
+        "data": data,
+    }
+
+
+def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
+    """A rank's program; rank 0 returns all trainings."""
+    from mpi4py import MPI
+
+    trainings = Trainings(trials)
+    known = {tuple(row[key] for key in KEYS) for row in trainings.rows}
+    wanted = [e for e in plan(MPI.COMM_WORLD.size, quick) if tuple(e[key] for key in KEYS) not in known]
     # the outcomes first: their end dismisses the other ranks, which have none
-    for outcome, entry in zip(evaluate_all(configurations), entries, strict=False):
+    for outcome, entry in zip(evaluate_all(_configuration(e, data) for e in wanted), wanted, strict=False):
         complete = outcome.state == "complete"
-        results.append(
+        trainings.add(
             entry
             | {
-                "validation_accuracy": outcome.objective if complete else CHANCE,
-                "test_accuracy": outcome.metrics["test_accuracy"] if complete else CHANCE,
+                "validation": outcome.objective if complete else CHANCE,
+                "test": outcome.metrics["test_accuracy"] if complete else CHANCE,
                 "reason": outcome.reason,
-                "seconds": outcome.seconds,
+                "seconds": round(outcome.seconds, 2),
             }
         )
-        print(f"{len(results)}/{len(entries)} {results[-1]}", file=sys.stderr, flush=True)
-    return results
+    return trainings.rows or None
 
 
-def summarize(results: list[dict]) -> dict[str, dict[str, dict[float, dict[int, dict]]]]:
-    """Workload -> method -> rate -> tau -> accuracies over seeds."""
-    trials: dict[tuple, list[dict]] = defaultdict(list)
-    for r in results:
-        name = "cifar10_subset, narrow cnn7" if r["workload"].endswith(":NarrowCifar10") else r["workload"]
-        trials[name, r["method"], r["rate"], r["tau"]].append(r)
-    summary: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    for (name, method, rate, tau), group in trials.items():
-        summary[name][method][rate][tau] = {
-            "validation": statistics.mean(r["validation_accuracy"] for r in group),
-            "test": statistics.mean(r["test_accuracy"] for r in group),
-            "test_all": [r["test_accuracy"] for r in group],
-            "diverged": sum(r["reason"] is not None for r in group),
-        }
-    return summary
+# Tables.
 
 
-def tuned(rates: dict[float, dict[int, dict]]) -> float:
-    """The rate that validates best at the shortest period; of equal ones the largest."""
-    return max(rates, key=lambda rate: (rates[rate][min(rates[rate])]["validation"], rate))
+def by_tau(rows: Rows, **chosen: object) -> dict[int, list[dict]]:
+    """The trainings of a method with these settings, by communication period."""
+    found: dict[int, list[dict]] = defaultdict(list)
+    for row in rows:
+        if all(row[key] == value for key, value in chosen.items()):
+            found[row["tau"]].append(row)
+    return found
 
 
-def table(summary: dict) -> str:
+def best_rate(rows: Rows, tau: int, **chosen: object) -> float:
+    """The rate that validates best on average at a period; of equal ones the smallest."""
+    at = by_tau(rows, **chosen, gamma=0.0)[tau]
+    # The mean over as many seeds each, whose sums may differ in the last digit by their order.
+    means = {r: round(statistics.mean(x["validation"] for x in at if x["rate"] == r), 9) for r in _rates(at)}
+    return min(means, key=lambda rate: (-means[rate], rate))
+
+
+def _rates(rows: Iterable[dict]) -> list[float]:
+    return sorted({row["rate"] for row in rows})
+
+
+def _cell(rows: Rows) -> str:
+    """Mean test accuracy in percent, and half the range if there are several seeds."""
+    tests = [100 * row["test"] for row in rows]
+    spread = f" ± {(max(tests) - min(tests)) / 2:.1f}" if len(tests) > 1 else ""
+    diverged = sum(row["reason"] is not None for row in rows)
+    return f"{statistics.mean(tests):.1f}{spread}" + (f" ({diverged} diverged)" if diverged else "")
+
+
+def _row(label: str, by_period: dict[int, list[dict]], taus: Sequence[int]) -> str:
+    cells = [_cell(by_period[tau]) for tau in taus]
+    first, last = (statistics.mean(row["test"] for row in by_period[tau]) for tau in (taus[0], taus[-1]))
+    seeds = len({row["seed"] for tau in taus for row in by_period[tau]})
+    return f"| {label} | {seeds} | {' | '.join(cells)} | {100 * (last - first):+.1f} |"
+
+
+def table(rows: Rows) -> str:
+    """Both protocols, the sequential comparators and all rates, as Markdown."""
     lines = []
-    for workload, methods in summary.items():
-        taus = sorted(next(iter(next(iter(methods.values())).values())))
-        head = " | ".join(f"tau = {t}" for t in taus)
-        lines += [
-            f"## {workload}",
-            "",
-            f"| method | rate | {head} | from first to last |",
-            "| --- " * (len(taus) + 3) + "|",
-        ]
-        for method, rates in methods.items():
-            for rate, rows in rates.items():
-                cells = []
-                for tau in taus:
-                    row = rows[tau]
-                    spread = max(row["test_all"]) - min(row["test_all"])
-                    word = f", {row['diverged']} diverged" if row["diverged"] else ""
-                    cells.append(f"{row['test']:.3f} (± {spread / 2:.3f}{word})")
-                change = 100 * (rows[taus[-1]]["test"] - rows[taus[0]]["test"])
-                mark = " (tuned at tau = 1)" if rate == tuned(rates) else ""
-                lines.append(f"| {method} | {rate:g}{mark} | {' | '.join(cells)} | {change:+.1f} points |")
+    for workload in (DIGITS, CIFAR):
+        mine = [row for row in rows if row["workload"] == workload]
+        taus = sorted({row["tau"] for row in mine if row["tau"]})
+        head = f"| method, rate | seeds | {' | '.join(f'tau = {tau}' for tau in taus)} | first to last, points |"
+        head += "\n| --- " + "| --- " * (len(taus) + 2) + "|"
+        methods = [m for m in RATES if any(row["method"] == m for row in mine)]
+        lines += [f"## {workload}", "", "### The rate tuned once, at the shortest period", "", head]
+        for method in methods:
+            rate = best_rate(mine, taus[0], method=method)
+            lines.append(_row(f"{method}, {rate:g}", by_tau(mine, method=method, rate=rate, gamma=0.0), taus))
+        if workload == CIFAR:
+            lines.append("\nOne rate was tried for each method, so it cannot be tuned for each period.\n")
+            continue
+        lines += ["", "### The rate tuned for each period (Zhang 2016, section 4.2)", "", head]
+        for method in methods:
+            rates = {tau: best_rate(mine, tau, method=method) for tau in taus}
+            best = {tau: by_tau(mine, method=method, rate=rates[tau], gamma=0.0)[tau] for tau in taus}
+            lines.append(_row(f"{method}, {', '.join(f'{rates[tau]:g}' for tau in taus)}", best, taus))
+        lines += ["", "### Every rate", "", head]
+        for method in methods:
+            for rate, gamma in sorted({(row["rate"], row["gamma"]) for row in mine if row["method"] == method}):
+                decay = f", gamma {gamma:g}" if gamma else ""
+                label = f"{method}, {rate:g}{decay}"
+                lines.append(_row(label, by_tau(mine, method=method, rate=rate, gamma=gamma), taus))
+        lines += ["", "### One rank, as many steps as each worker", ""]
+        lines += ["| method | rate, tuned | seeds | test accuracy |", "| --- | --- | --- | --- |"]
+        for method in (m for m in SEQUENTIAL if any(row["method"] == m for row in mine)):
+            rate = best_rate(mine, 0, method=method)
+            found = by_tau(mine, method=method, rate=rate)[0]
+            lines.append(f"| {method} | {rate:g} | {len(found)} | {_cell(found)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def draw(summary: dict, file: Path) -> None:
+def draw(rows: Rows, file: Path) -> None:
+    """Test accuracy against the period, with the rate tuned once and for each period."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -147,25 +192,23 @@ def draw(summary: dict, file: Path) -> None:
     from matplotlib import pyplot as plt
 
     colors = {"downpour": "#d55e00", "easgd": "#0072b2", "eamsgd": "#009e73"}
-    figure, axes = plt.subplots(1, len(summary), figsize=(5 * len(summary), 3.6), squeeze=False)
-    for axis, (workload, methods) in zip(axes[0], summary.items(), strict=True):
-        for method, rates in methods.items():
-            rows = rates[tuned(rates)]
-            taus = sorted(rows)
-            means = [rows[t]["test"] for t in taus]
-            below = [m - min(rows[t]["test_all"]) for t, m in zip(taus, means, strict=True)]
-            above = [max(rows[t]["test_all"]) - m for t, m in zip(taus, means, strict=True)]
-            labels = [str(t) for t in taus]
-            axis.errorbar(
-                labels,
-                means,
-                [below, above],
-                label=f"{method}, rate {tuned(rates):g}",
-                color=colors[method],
-                marker="o",
-                capsize=3,
-            )
-        axis.set(title=workload, xlabel="communication period tau, steps", ylabel="test accuracy of the center")
+    titles = ((DIGITS, False, "tuned at tau = 1"), (DIGITS, True, "tuned for each tau"), (CIFAR, False, "one rate"))
+    figure, axes = plt.subplots(1, 3, figsize=(14, 3.6))
+    for axis, (workload, each, title) in zip(axes, titles, strict=True):
+        mine = [row for row in rows if row["workload"] == workload]
+        taus = sorted({row["tau"] for row in mine if row["tau"]})
+        for method in (m for m in RATES if any(row["method"] == m for row in mine)):
+            rates = [best_rate(mine, tau if each else taus[0], method=method) for tau in taus]
+            tests = [
+                [r["test"] for r in by_tau(mine, method=method, rate=rate, gamma=0.0)[tau]]
+                for tau, rate in zip(taus, rates, strict=True)
+            ]
+            means = [statistics.mean(of) for of in tests]
+            spread = [[m - min(of) for m, of in zip(means, tests, strict=True)]]
+            spread.append([max(of) - m for m, of in zip(means, tests, strict=True)])
+            labels = [str(tau) for tau in taus]
+            axis.errorbar(labels, means, spread, label=method, color=colors[method], marker="o", capsize=3)
+        axis.set(title=f"{workload}: {title}", xlabel="communication period tau, steps", ylabel="test accuracy")
         axis.grid(alpha=0.3)
         axis.legend()
     figure.tight_layout()
@@ -173,39 +216,19 @@ def draw(summary: dict, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one rate, one seed, two periods, short trainings")
-    parser.add_argument("--data", default=os.environ.get("ATOLL_DATA"), help="folder of cifar10_subset.npz")
-    parser.add_argument("--output", metavar="FOLDER", help="write table, figure and JSON here")
-    parser.add_argument("--json", metavar="FILE", help="write the figures; - for standard output")
-    options = parser.parse_args()
-    with_cifar = options.data is not None and (Path(options.data) / "cifar10_subset.npz").is_file()
-    entries = plan(options.quick, with_cifar)
-    results = on_ranks(NUM_RANKS, lambda: train_all(entries, options.data) or None)
-    if results is None:
-        return
-    summary = summarize(results)
-    text = table(summary)
-    command = f"python benchmarks/easgd_robustness.py{' --quick' if options.quick else ''}"
-    content = {
-        "command": command,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-        "ranks": NUM_RANKS,
-        "seeds": sorted({r["seed"] for r in results}),
-        "summary": summary,
-        "trials": [r | {"workload": r["workload"].rpartition("/")[2]} for r in results],
-    }
-    if options.output:
-        folder = Path(options.output)
-        head = f"# Test accuracy against the communication period\n\n`{command}`, seeds {content['seeds']}, "
-        head += f"{NUM_RANKS} ranks on {content['machine']}. Mean over seeds (± half their range).\n\n"
-        picture = "![The same as a figure](easgd_robustness.svg)\n"
-        (folder / "easgd_robustness.md").write_text(head + text + "\n" + picture)
-        (folder / "easgd_robustness.json").write_text(to_json(content))
-        draw(summary, folder / "easgd_robustness.svg")
-    write(options, content)
-    if options.json != "-":
-        print(text)
+    """Train what is not known yet, and write the table."""
+    quick = "one rate, one seed, two periods, short trainings"
+    options = parse_options(__doc__.splitlines()[0], quick, "cifar10_subset.npz")
+    rows: list[dict] = []
+    for num_ranks in (NUM_RANKS, 1):
+        found = on_ranks(num_ranks, lambda: train_all(options.data, options.quick, options.trials))
+        if found is None:
+            return
+        rows = found if options.trials else rows + found
+    words = "Test accuracy in percent: the mean over seeds, ± half their range; one seed has no range."
+    content = {"ranks": NUM_RANKS, "trials": rows}
+    figure = ("The same as a figure", lambda file: draw(rows, file))
+    report(options, "Test accuracy against the communication period", words, table(rows), content, figure)
 
 
 if __name__ == "__main__":
