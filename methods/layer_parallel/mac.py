@@ -18,9 +18,10 @@ its targets. All W-steps run at once, then all Z-steps (figures 3.1, 3.2). In tw
 and sent ahead, which is less than the parameters and coordinates that figure 3.1 sends; updated coordinates return
 while the next ones are minimized. coupled exchanges both in every iteration.
 
-Before the first Z-step all residuals are zero, as coordinates are the groups' outputs, and each epoch makes them
-nonzero one group further down. Minimizing a zero residual would only minimize rounding errors, which Adam turns into
-full-size steps. So these steps are skipped, unless training mode or weight decay make the residuals nonzero.
+Before the first Z-step all residuals are zero, as coordinates are the groups' outputs, and each Z-step makes them
+nonzero one group further down (coupled: each of its iterations). Minimizing a zero residual would only minimize
+rounding errors, which Adam turns into full-size steps. So these steps are skipped, unless training mode or weight decay
+make the residuals nonzero.
 
 With a learning-rate schedule all rates of an epoch are those of its last step.
 
@@ -183,7 +184,6 @@ class Mac(Method[MacHyperparameters]):
             parts={g: Part(g) for g in chain.mine},
             target_dtype=WIRE_DTYPES[h.coordinates] or chain.dtype,
             is_deterministic=not has_weight_decay and not any(map(acts_in_training, context.model.modules())),
-            is_coupled=h.variant == "coupled",
             mu=h.mu,
         )
         self._w_step = WStep(self._state)
@@ -259,6 +259,7 @@ class Mac(Method[MacHyperparameters]):
             "mu": self._state.mu,
             "plateau": self._plateau.state_dict(),
             "num_epochs": self._state.num_epochs,
+            "reach": self._state.reach,
             "report": dict(self._report),
         }
 
@@ -273,6 +274,7 @@ class Mac(Method[MacHyperparameters]):
             )
         self._state.seen = Rows.of(state["seen"])
         self._state.mu, self._state.num_epochs = state["mu"], state["num_epochs"]
+        self._state.reach = state.get("reach", state["num_epochs"])  # of a version that did not count
         self._plateau.load_state_dict(state["plateau"])
         self._report = dict(state["report"])
 

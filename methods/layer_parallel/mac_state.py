@@ -87,9 +87,9 @@ class MacState:
         target_dtype: dtype in which coordinates are sent, and kept as targets.
         is_deterministic: whether a group's W-step computes the same outputs as its forward pass in evaluation mode and
             has no weight decay.
-        is_coupled: whether the Z-step moves all coordinates together.
         mu: weight of the residuals in the Z-step.
         num_epochs: epochs completed.
+        reach: how many groups below the last have residuals that are not zero by construction.
         seen: the samples that have coordinates.
     """
 
@@ -99,9 +99,9 @@ class MacState:
     parts: dict[int, Part]
     target_dtype: torch.dtype
     is_deterministic: bool
-    is_coupled: bool
     mu: float
     num_epochs: int = 0
+    reach: int = 0
     seen: Rows = field(default_factory=Rows)
 
     def share(self, part: Part, data: EpochData, batch: Tensor) -> Share:
@@ -126,13 +126,13 @@ class MacState:
         assert part.z_above is not None
         return part.z_above[share.rows].to(self.chain.dtype)
 
-    def is_at_minimum(self, group: int) -> bool:
-        """Whether the residuals of `group` are still zero, as its targets have not changed so far."""
-        # Changes travel one group further down in each epoch, but a coupled Z-step of several iterations may spread
-        # them to all groups.
-        num_groups = len(self.chain.groups)
-        num_reached = num_groups if self.is_coupled and self.num_epochs > 0 else self.num_epochs + 1
-        return self.is_deterministic and group < num_groups - num_reached
+    def is_at_minimum(self, group: int, iteration: int = 0) -> bool:
+        """Whether the residuals of `group` are still zero in this iteration of a coupled Z-step, or in any other step.
+
+        Its targets are its own outputs until the group above has moved its coordinates. So changes travel one group
+        further down in each decoupled Z-step, and in each iteration of a coupled one.
+        """
+        return self.is_deterministic and group < self.chain.last - self.reach - iteration
 
 
 def acts_in_training(module: nn.Module) -> bool:

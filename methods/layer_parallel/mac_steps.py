@@ -167,6 +167,7 @@ class ZStep(_ZStepBase):
             state.context.communicator.progress()
         while returning:
             self._take_back(*returning.popleft())
+        state.reach += 1
 
     def _exchange_ahead(self, data: EpochData, batch: Tensor) -> dict[int, Arrival | HandOver]:
         """In two_term, start to send f_l(z_l) before z_l changes, and to receive the outputs of the group below."""
@@ -234,6 +235,7 @@ class CoupledZStep(_ZStepBase):
                     assert part.z_above is not None
                     part.z_above[batch.shares[g].rows] = batch.targets[g].to(state.target_dtype)
             state.context.communicator.progress()
+        state.reach += state.settings[-1].z_iterations
 
     def _start(self, data: EpochData, positions: Tensor) -> _CoupledBatch:
         state, parts = self._state, self._state.parts
@@ -256,8 +258,7 @@ class CoupledZStep(_ZStepBase):
             if g > 0:
                 below = chain.receive(g - 1, g, batch.indices, FORWARD, state.target_dtype).wait()
                 self._set_gradient(g, z[g], outputs[g], batch.targets[g], below.to(chain.dtype))
-                # In the first epoch residuals are zero until a change arrives, one group further down per iteration.
-                if state.num_epochs == 0 and state.is_deterministic and g < chain.last - number:
+                if state.is_at_minimum(g, number):
                     z[g].grad = torch.zeros_like(z[g])
         for g in state.parts:
             if g > 0:

@@ -267,16 +267,60 @@ def test_dropout_acts_in_w_steps_only(c: Communicator) -> None:
 
 @on_ranks(SINGLE, PAIR, TWO_BY_TWO)
 def test_no_group_minimises_rounding(c: Communicator) -> None:
-    """In epoch e only the last e groups have residuals; Adam would make full steps of what rounding leaves of zero."""
-    for variant in ("one_term", "two_term"):
-        model = network((6, 5, 4, 4, 3))
-        method, _ = make(c, {"grouping": "1,1,1,1", "variant": variant, "w_lr": 0.01, "w_iterations": 2}, ADAM, model)
+    """Adam would make full steps of what rounding leaves of zero.
+
+    In epoch e only the last group and e groups below it have residuals, with K coupled iterations K e groups below it.
+    """
+    for widths, (variant, spread) in itertools.product(
+        ((6, 5, 4, 3), (6, 5, 4, 4, 4, 3)),
+        (("one_term", 1), ("two_term", 1), ("coupled", 1), ("coupled", 2), ("coupled", 3)),
+    ):
+        num, num_iterations = len(widths) - 1, spread if variant == "coupled" else 2
+        given = {"variant": variant, "w_lr": 0.01, "w_iterations": 2, "z_iterations": num_iterations}
+        method, _ = make(c, given | {"grouping": ",".join("1" * num)}, ADAM, network(widths))
         before = parameters(method.evaluation_model())
         for epoch in range(4):
+            z_before = coordinates(method)
             run(method, [regression()])
             after = parameters(method.evaluation_model())
             moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-            assert moved == [False] * (3 - epoch) + [True] * (epoch + 1), (variant, epoch)
+            assert moved == [g >= num - 1 - spread * epoch for g in range(num)], (variant, num, spread, epoch)
+            last_iteration = spread * (epoch + 1) - 1
+            for g, z in coordinates(method).items():
+                if epoch > 0:
+                    assert torch.equal(z, z_before[g]) == (g < num - 1 - last_iteration), (variant, num, spread, epoch)
+
+
+@on_ranks(*LAYOUTS)
+def test_one_coupled_iteration_equals_two_term_with_adam(c: Communicator) -> None:
+    """Equations 3.10 and 3.11: parameters, coordinates and losses, in every epoch and for any number of groups."""
+    for widths in ((6, 5, 3), (6, 5, 4, 3), (6, 5, 4, 4, 4, 3)):
+        found = []
+        for variant in ("coupled", "two_term"):
+            given = {"variant": variant, "grouping": ",".join("1" * (len(widths) - 1)), "z_lr": 0.01, "w_lr": 0.01}
+            method, _ = make(c, given | {"w_iterations": 2, "w_iterations_last": 2}, ADAM, network(widths))
+            losses = torch.stack([run(method, [regression()]) for _ in range(4)])
+            found.append((losses, problem.vector(method.finalize()), coordinates(method)))
+        (losses, values, z), (losses_2, values_2, z_2) = found
+        assert problem.close(losses, losses_2, 1e-9)
+        assert problem.close(values, values_2, 1e-9)
+        assert all(problem.close(z[g], z_2[g], 1e-9) for g in z)
+
+
+def test_groups_without_residuals_stay_after_a_checkpoint_and_a_change_of_the_iterations() -> None:
+    """Which groups have residuals follows from the iterations made, not from those that are set now."""
+
+    def work(c: Communicator) -> list[bool]:
+        given = {"variant": "coupled", "grouping": "1,1,1,1,1", "w_lr": 0.01, "w_iterations": 2}
+        method, _ = make(c, given | {"z_iterations": 1}, ADAM, network((6, 5, 4, 4, 4, 3)))
+        run(method, [regression()])
+        other, _ = make(c, given | {"z_iterations": 3}, ADAM, network((6, 5, 4, 4, 4, 3)))
+        other.load_state_dict(method.state_dict())
+        before = parameters(other.evaluation_model())
+        run(other, [regression()])
+        return [not torch.equal(a, b) for a, b in zip(before, parameters(other.evaluation_model()), strict=True)]
+
+    assert run_virtual_ranks(work, (0,)) == [[False, False, False, True, True]]
 
 
 @on_ranks(SINGLE, PAIR)
