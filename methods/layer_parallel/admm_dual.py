@@ -21,7 +21,8 @@ similar to a' (section 9.4), or equal for all inputs: so the norm of a and its s
 their collapse is noted.
 
 With two ranks each holds one net; with more, each net's ranks share the samples. Bytes per iteration with batch size b:
-4b(d_in + d_out), h forward and a' back; with duals 4b d_out more forward, a + u.
+4b(d_in + d_out), h forward and a' back; with duals 4b d_out more forward, a + u. If r ranks share a net of n parameters
+(net1's include L), each also sends 2(r-1)/r 4n whenever the net trains, to sum its gradients.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ does not depend on the batch size. Synthesizers are placed with their groups (se
 after every epoch.
 
 Bytes for each interface and batch: 8bd, h up and a gradient down; 12bd more for M if all synthesizers are on one rank,
-plus 8 bytes per label; 4bd d' more in fully_decoupled with inputs_from `previous`.
+plus 8 bytes per label; 4bd' more in fully_decoupled with inputs_from `previous`, with d' values in the input of the
+group below. If r ranks share a group of n parameters, each also sends 2(r-1)/r 4n per batch, to sum its gradients, and
+2(r-1)/r 4m per epoch, to average synthesizers of m parameters.
 """
 
 from __future__ import annotations

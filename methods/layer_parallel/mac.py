@@ -27,6 +27,10 @@ With a learning-rate schedule all rates of an epoch are those of its last step.
 
 Bytes per epoch and boundary with N samples, d values per coordinate and w bytes per value: one_term w N d back;
 two_term also w N d forward; coupled both in every Z iteration. The samples' first forward pass sends w N d, once.
+
+With more ranks than groups, the r ranks of a group share its samples, and sum its gradients after every batch of every
+W-step: each sends 2(r-1)/r 4n W B more per epoch, for the group's n parameters, W passes and B batches. That is
+data-parallel training inside a group, and usually far more than the coordinates: as many groups as ranks avoid it.
 """
 
 from __future__ import annotations

@@ -102,3 +102,11 @@ def test_mu_is_searched_only_where_it_is_active():
     variants = space.parameters[0].distribution.choices
     searched = {v: "mu" in space.decode(genes | {"variant": k}) for k, v in enumerate(variants)}
     assert searched == {"two_term": True, "one_term": False}
+
+
+def test_the_number_of_macs_groups_is_searched_where_the_grouping_leaves_it_open():
+    space = registry.whole_space("mac")
+    assert space.default()["num_groups"] == 2
+    for grouping, is_open in (("even", True), ("balanced", True), ("1,5", False)):
+        fixed = space.override({"grouping": grouping})
+        assert ("num_groups" in fixed.default()) == is_open

@@ -171,6 +171,27 @@ def test_bytes(c: Communicator) -> None:
         assert bool(added) == (c.size > 2)  # gradients of nets that lie on two ranks each
 
 
+@on_ranks(TWO_BY_TWO)
+def test_bytes_of_ranks_that_share_a_net(c: Communicator) -> None:
+    """Each of r ranks sends 2(r-1)/r 4n (here 8n) more whenever its net trains; net1's parameters include L."""
+    num = 4
+    for given, net1_trains, net2_trains in (
+        ({}, num, num),
+        ({"hold": 1}, num / 2, num / 2),
+        ({"freeze_net1": True}, 0, num),
+    ):
+        method = make(c, {"grouping": "1,2", **given}, {"learning_rate": 0.01}, network((6, 5, 4, 3)))
+        before = c.ledger.wire_bytes()
+        for _ in range(num):
+            method.step(regression())
+        sent = torch.tensor(c.ledger.wire_bytes() - before, dtype=torch.float64)
+        c.split(0).sum(sent)
+        trunk, dual, rest = 6 * 5 + 5, 5 * 4 + 4, 4 * 3 + 3
+        of_gradients = 2 * 8 * ((trunk + dual) * net1_trains + (dual + rest) * net2_trains)
+        assert float(sent) == num * 8 * len(regression().targets) * (5 + 4) + of_gradients, given
+        method.finalize()
+
+
 def _sent(c: Communicator) -> float:
     return sum(row["wire_bytes"] for row in c.ledger.rows() if row["operation"] == "send")
 

@@ -339,6 +339,24 @@ def test_bytes(c: Communicator) -> None:
         assert float(sent) == num * b * (16 * between + 24 * asked), (mode, placement)
 
 
+@on_ranks(TWO_BY_TWO)
+def test_bytes_of_ranks_that_share_a_group(c: Communicator) -> None:
+    """Each of r ranks sends 2(r-1)/r 4n (here 8n) more for every batch, and as much of a synthesizer every epoch."""
+    num, b = 4, 8
+    for mode in ("gradient_loss", "update_decoupled"):
+        method = make(c, {"mode": mode, "grouping": "2,2", "depth": 0})
+        before = c.ledger.wire_bytes()
+        for batch in batches(num):
+            method.step(batch)
+        method.epoch_end(0.0)
+        sent = torch.tensor(c.ledger.wire_bytes() - before, dtype=torch.float64)
+        c.split(0).sum(sent)
+        num_parameters = len(problem.vector(network(WIDTHS)))
+        synthesizer = 7 * 7 + 7
+        assert float(sent) == num * b * 16 * 7 + 2 * 8 * (num * num_parameters + synthesizer), mode
+        method.finalize()
+
+
 def test_integer_inputs_are_refused_where_they_would_be_predicted_from() -> None:
     model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 1))
     context = Context.on_one_rank(model, squared, inputs=torch.tensor([[0, 4]]))
