@@ -9,6 +9,9 @@ that layer; net2 is the layer itself, L', and all layers after it. Let h be the 
         normalised             1/2b sum ||a' - a||^2 / sqrt(||a'||^2 + ||a||^2)                          (eq. 9.3)
         normalised_by_copy     1/2b sum ||a' - a||^2 / ||a'||                                            (eq. 9.4)
 
+Dropout inside the dual layer has the same masks in L and L' (each batch has a random stream of its own): with two masks
+net1 would learn the mean over masks, half of a' with a dropout of 1/2.
+
 Both nets take a step on every batch, or they take turns of `hold` batches (sections 9.5.3, 9.6). With `duals` it is
 ADMM in scaled form (chapter 5): there is a dual u for every sample, both nets minimize rho/2b sum ||a - a' + u||^2 in
 addition to the task loss, and then
@@ -28,6 +31,7 @@ With two ranks each holds one net; with more, each net's ranks share the samples
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -42,6 +46,7 @@ from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.groups import ParameterGroup, grouped, multipliers
 from atoll.methods.common.memory import peak_memory
 from atoll.methods.common.optimizers import restore, saved
+from atoll.methods.common.random_stream import draws, seeded
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.common.weight_average import Evaluated
 from atoll.methods.layer_parallel.chain import Chain, take
@@ -239,8 +244,9 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
         net1 = [flat for flat in (chain.flats.get(TRUNK), self._copy_flat) if flat is not None]
         self._optimizer1 = context.optimizers(net1, h.net1_lr) if net1 else None
         self._optimizer2 = context.optimizers(chain.flats[REST]) if REST in chain.mine else None
-        example = context.inputs.new_zeros((1, *chain.shapes[REST]), dtype=chain.dtype)
+        example = context.inputs.new_zeros((2, *chain.shapes[REST]), dtype=chain.dtype)
         self._shape = tuple(deterministic(self._layer, example).shape[1:])  # one sample's a
+        self._draws = draws(self._layer, example)
         self._rows, self._u = Rows(), torch.empty(0)
         self._rho = h.rho
         self._num_steps = 0
@@ -287,11 +293,32 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
             evaluating(trunk) if self._hyperparameters.freeze_net1 else nullcontext(),
         ):
             h = trunk(inputs)
-            a: Tensor = self._copy(h)
+            a = self._dual(self._copy, h, TRUNK, indices)
         chain.send(h, TRUNK, REST, indices, INPUTS)
         if self._hyperparameters.duals:
             chain.send(a + self._duals(indices, a), TRUNK, REST, indices, SHIFTED)
         return a
+
+    def _dual(self, layer: nn.Module, h: Tensor, group: int, indices: Tensor) -> Tensor:
+        """The outputs of L or L' for this rank's samples, with the same dropout masks in both.
+
+        A mask depends on the shape and layout of all that is drawn with it. So a pass with masks is of those samples
+        that are on one rank of either net, which are all of this rank's if both nets have as many ranks.
+        """
+        if not self._draws or not len(h):
+            outputs: Tensor = layer(h)
+            return outputs
+        chain = self._chain
+        common = math.lcm(*(len(ranks) for ranks in chain.ranks_of))
+        places = indices[chain.owned(group, indices)] % common
+        parts, positions = [], []
+        for place in torch.unique(places).tolist():
+            here = torch.nonzero(places == place).flatten()
+            seed = ((self._context.seed * 1_000_003 + self._num_steps) * 1_009 + place) % 2**63
+            with seeded(h.device, seed):
+                parts.append(layer(take(h, here).contiguous()))
+            positions.append(here)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(positions).argsort()]
 
     def _duals(self, indices: Tensor, like: Tensor) -> Tensor:
         """The duals u of this rank's samples; 0 at first."""
@@ -311,7 +338,7 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
         flat, held = chain.flats[REST], chain.owned(REST, indices)
         h = chain.receive(TRUNK, REST, indices, INPUTS).wait()
         with torch.set_grad_enabled(self._trains(2)):
-            a_prime = self._layer(h)
+            a_prime = self._dual(self._layer, h, REST, indices)
             outputs = self._after(a_prime)
             mean = self._context.loss(outputs, take(batch.targets, held)) if len(held) else outputs.sum()
         part = chain.part_of_mean(mean, len(held), len(indices))

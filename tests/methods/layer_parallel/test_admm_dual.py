@@ -1,5 +1,7 @@
 """The dual-net ADMM (Dziwulski)."""
 
+import copy
+
 import pytest
 import torch
 from on_ranks import on_ranks
@@ -11,7 +13,7 @@ from atoll.methods.layer_parallel.admm_dual import AdmmDual
 from atoll.methods.method import Batch
 from atoll.testing import problem
 from atoll.testing.method_contract import FLOAT64
-from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
+from atoll.testing.ranks import PAIR, SINGLE, TRIPLE, TWO_BY_TWO
 
 
 def make(c: Communicator, hyperparameters: dict, settings: dict, model: nn.Module) -> AdmmDual:
@@ -32,6 +34,71 @@ def test_net2_sends_no_gradient_into_net1(c: Communicator) -> None:
         trunk = 6 * 5 + 5
         assert torch.equal(before[:trunk], after[:trunk])
         assert not torch.equal(before[trunk:], after[trunk:])
+
+
+def with_dropout(kind: str) -> nn.Sequential:
+    """A dual layer with dropout after it, or inside it, where attention draws it without a module."""
+    if kind == "module":
+        model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 3))
+    else:
+        encoder = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.3, batch_first=True)
+        head = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        model = nn.Sequential(nn.Unflatten(1, (3, 2)), nn.Linear(2, 4), encoder, *head)
+    return problem.seeded(model.double(), 3, scale=0.5)
+
+
+@on_ranks(SINGLE, PAIR, TRIPLE, TWO_BY_TWO)
+@pytest.mark.parametrize("kind", ["module", "attention"])
+@pytest.mark.parametrize("duals", [False, True])
+def test_both_copies_of_the_dual_layer_have_one_dropout_mask(c: Communicator, kind: str, duals: bool) -> None:
+    """L is a copy of L', and stays one: with a mask each, net1 would learn the mean over masks, half of a'."""
+    model = with_dropout(kind)
+    given = {"grouping": "1,2", "net1_lr": 0.1, "duals": duals}
+    method = make(c, given, {"learning_rate": STILL}, model)
+    dual = model[2:5] if kind == "module" else model[2:3]
+    before = copy.deepcopy(dual)
+    h = model[:2](regression().inputs).detach()
+    losses = []
+    for _ in range(3):
+        for _ in range(10):
+            method.step(regression())
+        method.epoch_end(0.0)
+        losses.append(method.metrics()["net1_loss"])
+        assert method.metrics()["dual_norm"] > 0.1
+    assert max(losses) < 1e-28
+    state = method.state_dict()["copy"]
+    if state is not None:
+        copied = copy.deepcopy(before)
+        nn.utils.vector_to_parameters(state["state"][: len(problem.vector(dual))], copied.parameters())
+        a, a_prime = (layer.eval()(h).detach() for layer in (copied, before))
+        assert float(a.norm() / a_prime.norm()) == pytest.approx(1, rel=1e-12)
+        assert problem.close(a, a_prime, FLOAT64)
+    method.finalize()
+
+
+@on_ranks(SINGLE, PAIR)
+def test_dropout_masks_of_the_dual_layer_continue_from_a_checkpoint(c: Communicator) -> None:
+    """They change from step to step, and neither depend on torch's random state nor move it."""
+    ends = []
+    for interrupts in (False, True):
+        model = with_dropout("module")
+        method = make(c, {"grouping": "1,2", "net1_lr": 0.1}, {"learning_rate": 0.1}, model)
+        losses = []
+        for _ in range(6):
+            state = torch.get_rng_state()
+            losses.append(float(method.step(regression())))
+            assert c.size > 1 or torch.equal(torch.get_rng_state(), state)  # virtual ranks share torch's random state
+            if interrupts:
+                saved = method.state_dict()
+                method = make(c, {"grouping": "1,2", "net1_lr": 0.1}, {"learning_rate": 0.1}, with_dropout("module"))
+                method.load_state_dict(saved)
+        ends.append((losses, problem.vector(method.finalize())))
+    assert ends[0][0] == ends[1][0]
+    assert torch.equal(ends[0][1], ends[1][1])
+    still = make(c, {"grouping": "1,2", "net1_lr": STILL}, {"learning_rate": STILL}, with_dropout("module"))
+    c.mean(losses := torch.stack([still.step(regression()).double() for _ in range(4)]))
+    assert len(set(losses.tolist())) == 4
+    still.finalize()
 
 
 def change_copy(method: AdmmDual, change) -> None:
