@@ -274,7 +274,8 @@ class TrialEnded(TrialEvent, HeardEvent):
     """A trial ends: complete, pruned, failed, or lost because the search was stopped.
 
     Attributes:
-        curve: a pruned trial's metric by epoch, or by step if reports came within epochs.
+        curve: a pruned trial's metric, or the other objective that pruning compares, by epoch, or by step if reports
+            came within epochs.
         traces: the ranks' step traces, for projections.
         worker_seconds: the worker's time for the trial.
         objectives: all objectives if there are several.

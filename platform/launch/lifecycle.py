@@ -28,6 +28,7 @@ from atoll.platform.search import gaussian_process, population_based, promotion,
 from atoll.platform.search.extension import Extension
 from atoll.platform.search.stop_rules import StopRules, ended_because
 from atoll.platform.study import learning, warmstart
+from atoll.platform.study.judged import Judged
 from atoll.platform.study.on_trial import Command
 from atoll.platform.study.plan import Length, Plan
 from atoll.platform.study.study import Study
@@ -133,7 +134,7 @@ def prepare(
         history = _read_with_warnings(folder)
         extension = Extension.of(study, plan.length, folder, history.past)
         rule = met_rule(StopRules.of(plan), study, history, definition)
-        is_used_up = rule is not None or _is_over(study, plan.subject.direction, extension, folder, history)
+        is_used_up = rule is not None or _is_over(study, plan.judged, extension, folder, history)
         if liveness.state(folder) == "complete" and is_used_up:
             raise _already_complete(study, rule)
         if rule is None and (before := met_rule(StopRules.of(plan), study, history)) is not None:
@@ -212,7 +213,7 @@ def check_not_complete(plan: Plan) -> None:
         history = History.read(folder)
         rule = met_rule(StopRules.of(plan), study, history, same_study.definition(study))
         extension = Extension.of(study, plan.length, folder, history.past)
-        if rule is not None or _is_over(study, plan.subject.direction, extension, folder, history):
+        if rule is not None or _is_over(study, plan.judged, extension, folder, history):
             raise _already_complete(study, rule)
 
 
@@ -247,7 +248,7 @@ def _already_complete(study: Study, rule: str | None) -> AlreadyComplete:
     )
 
 
-def _is_over(study: Study, direction: str, extension: Extension, folder: StudyFolder, history: History) -> bool:
+def _is_over(study: Study, judged: Judged, extension: Extension, folder: StudyFolder, history: History) -> bool:
     """Whether a budget is used up; one of trials is once no trial can be promoted, or made longer, either."""
     past = history.past
     if past.used_up(None, study.seconds, study.busy_seconds):
@@ -258,7 +259,13 @@ def _is_over(study: Study, direction: str, extension: Extension, folder: StudyFo
         return True
     if study.population_based is not None:
         return not population_based.are_waiting(past, folder)
-    return promotion.restored(study, direction, folder, history.events, past)[0].promotable() is None
+    return promotion.restored(study, judged, folder, history.events, past)[0].promotable() is None
+
+
+def _judged(content: Mapping[str, Any]) -> Judged:
+    """The value by which the trials of a recorded study are judged."""
+    metric, direction = content.get("curve_metric", content["metric"]), content.get("curve_direction", "minimize")
+    return Judged.of(content["metric"], content["direction"], metric, direction)
 
 
 def _discard_checkpoints(study: Study, folder: StudyFolder, past: resume.Past) -> None:
@@ -511,7 +518,7 @@ def end(
         found = changing.InForce.read(folder)
         study = found.study() if found.waiting else study  # of which more may be wanted
         # A study of before they were recorded neither promotes nor becomes longer; nor does one of a function.
-        (unit, number), direction = content.get("length") or ("epochs", 0), content.get("curve_direction", "minimize")
+        unit, number = content.get("length") or ("epochs", 0)
         given_up = folder.failure.read_text(encoding="utf-8") if folder.failure.exists() else None
         reason: str | None = failure or given_up
         rule = met_rule(StopRules.of_row(content), study, history)
@@ -521,7 +528,7 @@ def end(
             state, reason = "complete", rule
         elif is_complete:
             state = "complete"
-        elif _is_over(study, direction, Extension.of(study, (unit, number), folder, past), folder, history):
+        elif _is_over(study, _judged(content), Extension.of(study, (unit, number), folder, past), folder, history):
             # In a benchmark, a method all of whose trials fail is a result.
             all_failed = past.all_failed() and row(folder).get("benchmark") is None
             state, reason = ("failed", _all_failed(past.num_budgeted())) if all_failed else ("complete", None)

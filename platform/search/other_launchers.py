@@ -180,9 +180,7 @@ class OtherLaunchers:
             return
         if self._pruner is not None:
             for report in reports:
-                self._pruner.replay(
-                    report.number, report.epoch, report.step, report.seconds, report.metric, report.train_loss
-                )
+                self._pruner.replay(report.number, report)
         if trial.state == "failed":
             self._candidates.failed(key(trial.hyperparameters))
         losses, curve = self._losses(trial)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from atoll.communication.mailbox import Mailbox
+    from atoll.platform.study.judged import Judged
     from atoll.platform.trial.progress import Progress
+    from atoll.storage.events import ProgressReported
 
 
 class OwnRule(Pruner):
@@ -25,7 +27,7 @@ class OwnRule(Pruner):
 
     Args:
         settings: the study's settings, with the rule's name and options.
-        while_falling, sign, roots: see `Pruner`.
+        while_falling, judged, roots: see `Pruner`.
         fail: called with an error of the rule; no trial is pruned from then on.
         heard: see `Pruner`.
 
@@ -37,39 +39,30 @@ class OwnRule(Pruner):
         self,
         settings: Pruning,
         while_falling: bool,
-        sign: float,
+        judged: Judged,
         roots: Mailbox,
         fail: Callable[[OwnCodeError], None],
         heard: Notes | None = None,
     ) -> None:
         assert settings.rule is not None
-        super().__init__(settings, settings.rule, while_falling, sign, roots, heard)
+        super().__init__(settings, settings.rule, while_falling, judged, roots, heard)
         self._code = OwnCode("pruning_rule", settings.rule)
         self._own: PruningRule | None = self._code.make(PruningRule, settings.options)
         self._fail = fail
 
-    def replay(
-        self,
-        number: int,
-        epoch: int,
-        step: int,
-        seconds: float,
-        metric: float | None,
-        train_loss: float | None = None,
-    ) -> None:
+    def replay(self, number: int, report: ProgressReported) -> None:
         """Tell the rule an ended trial's report before a resume."""
-        if metric is not None:
-            fidelity = self._fidelity(epoch, step, seconds)
-            self._tell(TrialReport(number, self._sign * metric, fidelity, epoch, step, seconds, train_loss))
+        if (value := self._judged.loss(report)) is not None:
+            self._tell(self._as_told(number, report, value))
+
+    def _as_told(self, number: int, report: Progress | ProgressReported, value: float) -> TrialReport:
+        fidelity = self._fidelity(report)
+        return TrialReport(number, value, fidelity, report.epoch, report.step, report.seconds, report.train_loss)
 
     def _decide(self, progress: Progress) -> bool:
-        if progress.metric is None:  # not evaluated
+        if (value := self._judged.loss(progress)) is None:  # not evaluated
             return False
-        fidelity = self._fidelity(progress.epoch, progress.step, progress.seconds)
-        value = math.inf if math.isnan(progress.metric) else self._sign * progress.metric
-        report = TrialReport(
-            self._number, value, fidelity, progress.epoch, progress.step, progress.seconds, progress.train_loss
-        )
+        report, fidelity = self._as_told(self._number, progress, value), self._fidelity(progress)
         self._is_behind = fidelity >= self._settings.grace and self._decided(report)
         if math.isfinite(value):  # journals have no others, and a resumed rule must know as much
             self._tell(report)

@@ -26,4 +26,4 @@ def restored(
     """
     if plan.study.population_based is not None:
         return population_based.restored(plan, folder, events, past)
-    return promotion.restored(plan.study, plan.subject.direction, folder, events, past)
+    return promotion.restored(plan.study, plan.judged, folder, events, past)

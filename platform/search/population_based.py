@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution
 
-from atoll.platform.search.promotion import Ended, Pauses, Value, sign_of
+from atoll.platform.search.promotion import Ended, Pauses, Value
 from atoll.platform.search.propagators.propagator import Proposal, seed_of
 from atoll.platform.search.propagators.random_search import uniform_gene
 from atoll.platform.search.tickets import Ticket
@@ -243,7 +243,7 @@ def restored(plan: Plan, folder: StudyFolder, events: Iterable[Event], past: Pas
         folder: its files.
         events, past: its journals, and what follows from them.
     """
-    rungs, sign = EvenRungs(plan.pbt_interval), sign_of(plan.subject.direction)
+    rungs = EvenRungs(plan.pbt_interval)
     ended = past.ended()
     reports: dict[tuple[int, int], list[ProgressReported]] = {trial.key: [] for trial in ended}
     for event in events:
@@ -252,7 +252,7 @@ def restored(plan: Plan, folder: StudyFolder, events: Iterable[Event], past: Pas
     members = Members(plan, folder)
     reached: dict[int, float] = {}
     for trial in ended:
-        pauses = Pauses(rungs, sign)
+        pauses = Pauses(rungs, plan.judged)
         pauses.start(max(reached.get(trial.number, 0.0), _taken(trial)))
         for report in reports[trial.key]:
             pauses.sees(report)

@@ -17,6 +17,7 @@ from atoll.storage.events import Event, ProgressReported
 
 if TYPE_CHECKING:
     from atoll.platform.search.resume import Past
+    from atoll.platform.study.judged import Judged
     from atoll.platform.study.plan import Plan
     from atoll.platform.study.study import Study
     from atoll.platform.trial.progress import Progress
@@ -118,14 +119,14 @@ class Pauses:
 
     Attributes:
         settings: the rungs.
-        sign: 1 if the metric is minimized, -1 if it is maximized.
+        judged: the value that is compared.
         reached: the fidelity that the trial has reached, at its last evaluation.
         values: the rungs that it has reached in this attempt, with its values.
         step: the number of completed steps at its last report.
     """
 
     settings: Fidelities
-    sign: float
+    judged: Judged
     reached: float = 0.0
     step: int = 0
     values: list[tuple[float, float]] = field(default_factory=list)
@@ -136,10 +137,10 @@ class Pauses:
         if plan.study.population_based is not None:
             from atoll.platform.search.population_based import EvenRungs
 
-            return cls(EvenRungs(plan.pbt_interval), sign_of(plan.subject.direction))
+            return cls(EvenRungs(plan.pbt_interval), plan.judged)
         if plan.study.pruning is None or not plan.study.pruning.promotion:
             return None
-        return cls(plan.study.pruning, sign_of(plan.subject.direction))
+        return cls(plan.study.pruning, plan.judged)
 
     def start(self, reached: float) -> None:
         """A trial starts, or continues after it has paused at this fidelity."""
@@ -152,23 +153,18 @@ class Pauses:
     def sees(self, report: Progress | ProgressReported) -> bool:
         """Take in a report; whether the trial has reached a rung."""
         self.step = report.step
-        if report.metric is None:  # not evaluated
+        if (value := self.judged.loss(report)) is None:  # not evaluated
             return False
         unit = {"epochs": "epoch", "steps": "step", "seconds": "seconds"}[self.settings.fidelity]
         now = float(getattr(report, unit))
-        passed = [(rung, self.sign * report.metric) for rung in self.settings.passed(self.reached, now)]
+        passed = [(rung, value) for rung in self.settings.passed(self.reached, now)]
         self.values += passed
         self.reached = max(self.reached, now)
         return bool(passed)
 
 
-def sign_of(direction: str) -> float:
-    """The factor that makes a metric one to minimize."""
-    return -1.0 if direction == "maximize" else 1.0
-
-
 def restored(
-    study: Study, direction: str, folder: StudyFolder, events: Iterable[Event], past: Past
+    study: Study, judged: Judged, folder: StudyFolder, events: Iterable[Event], past: Past
 ) -> tuple[Rungs, dict[int, float]]:
     """The rungs of a study's past, and the fidelity that each trial's result has reached.
 
@@ -176,14 +172,13 @@ def restored(
 
     Args:
         study: the study, which promotes.
-        direction: of its workload's metric.
+        judged: the value that is compared.
         folder: its files.
         events, past: its journals, and what follows from them.
     """
     assert study.pruning is not None
-    sign = sign_of(direction)
     results = past.results()
-    curves = {number: Pauses(study.pruning, sign) for number in results}
+    curves = {number: Pauses(study.pruning, judged) for number in results}
     keys = {trial.key for trial in results.values()}
     for event in events:
         # A lost attempt will report again what it had reported.

@@ -19,7 +19,9 @@ from atoll.platform.study.pruning import Pruning
 
 if TYPE_CHECKING:
     from atoll.communication.mailbox import Mailbox
+    from atoll.platform.study.judged import Judged
     from atoll.platform.trial.progress import Progress
+    from atoll.storage.events import ProgressReported
 
 RUNG = 31
 
@@ -30,7 +32,7 @@ class Pruner:
     Args:
         settings: the study's settings.
         rule, while_falling: the settings' values, or the method's.
-        sign: 1 if the metric is minimized, -1 if it is maximized.
+        judged: the value that is compared.
         roots: the mailbox of all roots.
         heard: notes the other workers' reports, and when this worker's are judged.
     """
@@ -40,14 +42,14 @@ class Pruner:
         settings: Pruning,
         rule: str,
         while_falling: bool,
-        sign: float,
+        judged: Judged,
         roots: Mailbox,
         heard: Notes | None = None,
     ) -> None:
         self._settings = settings
         self._rule = rule
         self._while_falling = while_falling
-        self._sign = sign
+        self._judged = judged
         self._roots = roots
         self._heard = Notes() if heard is None else heard
         self._rungs: dict[float, list[float]] = {}  # values of all trials at a rung, sorted
@@ -57,18 +59,14 @@ class Pruner:
         self._is_behind = False
         self._least_loss = math.inf
 
-    def replay(
-        self,
-        number: int,
-        epoch: int,
-        step: int,
-        seconds: float,
-        metric: float | None,
-        train_loss: float | None = None,
-    ) -> None:
+    def replay(self, number: int, report: ProgressReported) -> None:
         """Learn from an ended trial's report before a resume."""
-        if metric is not None:
-            self._learn(number, self._fidelity(epoch, step, seconds), self._sign * metric)
+        if (value := self._judged.loss(report)) is not None:
+            self._learn(number, self._fidelity(report), value)
+
+    def is_compared(self, report: ProgressReported) -> bool:
+        """Whether a report has the value that is compared."""
+        return self._judged.value(report) is not None
 
     def start(self, number: int, *, continues: bool = False) -> None:
         """A trial starts on this worker; one that continues a result is not judged again where it was."""
@@ -80,7 +78,7 @@ class Pruner:
         """Take in a report from before a checkpoint: it was not pruned then, but may be behind later."""
         self.receive()
         self._heard.add(Kind.REPEATED)
-        now = self._fidelity(progress.epoch, progress.step, progress.seconds)
+        now = self._fidelity(progress)
         if now > self._reached.get(self._number, 0.0):
             self._decide(progress)
 
@@ -91,10 +89,9 @@ class Pruner:
         return self._decide(progress)
 
     def _decide(self, progress: Progress) -> bool:
-        if progress.metric is None:  # not evaluated
+        if (value := self._judged.loss(progress)) is None:  # not evaluated
             return False
-        fidelity = self._fidelity(progress.epoch, progress.step, progress.seconds)
-        value = self._sign * progress.metric
+        fidelity = self._fidelity(progress)
         for rung in self._passed(self._reached.get(self._number, 0.0), fidelity):
             self._is_behind = self._judge(rung, value)
         report = self._number, fidelity, value
@@ -104,8 +101,8 @@ class Pruner:
         self._least_loss = min(self._least_loss, progress.train_loss)
         return self._is_behind and not progress.last and (self._while_falling or not falls)
 
-    def _fidelity(self, epoch: int, step: int, seconds: float) -> float:
-        return {"epochs": epoch, "steps": step, "seconds": seconds}[self._settings.fidelity]
+    def _fidelity(self, report: Progress | ProgressReported) -> float:
+        return {"epochs": report.epoch, "steps": report.step, "seconds": report.seconds}[self._settings.fidelity]
 
     def _passed(self, before: float, now: float) -> Iterator[float]:
         """The rungs above fidelity `before` and up to `now`, in order."""

@@ -288,13 +288,12 @@ class RootReplay:
     def _report(self, number: int) -> None:
         """The next report of another worker's trial."""
         trial = self._trial(number)
-        sent = [report for report in self._trials.reports[trial.key] if report.metric is not None]
+        sent = [r for r in self._trials.reports[trial.key] if self._pruner is not None and self._pruner.is_compared(r)]
         place = self._num_heard[number]
         self._num_heard[number] += 1
         if self._pruner is None or place >= len(sent):
             return
-        report = sent[place]
-        self._pruner.replay(number, report.epoch, report.step, report.seconds, report.metric, report.train_loss)
+        self._pruner.replay(number, sent[place])
 
 
 def _words(prunes: bool) -> str:

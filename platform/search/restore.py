@@ -233,16 +233,15 @@ def pruner_of(
     settings = plan.study.pruning
     if settings is None or settings.promotion:
         return None
-    sign = -1.0 if plan.subject.direction == "maximize" else 1.0
     rule, while_falling = plan.pruning_rule()
     pruner = (
-        OwnRule(settings, while_falling, sign, roots, fail, heard)
+        OwnRule(settings, while_falling, plan.judged, roots, fail, heard)
         if settings.is_own
-        else Pruner(settings, rule, while_falling, sign, roots, heard)
+        else Pruner(settings, rule, while_falling, plan.judged, roots, heard)
     )
     results = {trial.key for trial in past.results().values()}
     for event in events:
         # Lost trials will be trained and counted again.
         if isinstance(event, ProgressReported) and event.key in results:
-            pruner.replay(event.number, event.epoch, event.step, event.seconds, event.metric, event.train_loss)
+            pruner.replay(event.number, event)
     return pruner

@@ -306,6 +306,7 @@ class SearchLoop:
             stops=self._deadlines.asks_to_stop,
             on_checkpoint=self._deadlines.trial_saves,
             serve=self._serve,
+            value=self._plan.judged.value,
         )
         confirms = self._plan.study.confirm is not None
         folder = self._folder_of(ticket.number)

@@ -354,9 +354,11 @@ def losses(objectives: Sequence[Objective], values: Sequence[float | None]) -> t
 
 
 def curve_losses(objective: Objective, subject: Subject, curve: Mapping[int, float | None]) -> dict[int, float]:
-    """A pruned trial's loss by epoch, infinite for a metric that is NaN (None in a journal).
+    """A pruned trial's loss by epoch, infinite for a value that is NaN (None in a journal).
 
-    Pruning supports the metric and validation_error only.
+    Args:
+        objective, subject: the objective, and what trials measure.
+        curve: the objective's values, but those of the metric for validation_error; see `judged.py`.
     """
     is_error = objective.name == "validation_error" and subject.direction == "maximize"
 

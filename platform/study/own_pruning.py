@@ -12,7 +12,8 @@ class TrialReport:
 
     Attributes:
         number: the trial's number.
-        value: the metric, to be minimized: a maximized one has its sign changed. Infinite if it is NaN.
+        value: the objective's, to be minimized: a maximized one has its sign changed. Infinite if it is NaN. For
+            validation_error it is the metric.
         fidelity: epochs, steps or seconds so far, whichever `pruning.fidelity` says.
         epoch, step: those that were completed.
         seconds: training time so far.
@@ -36,7 +37,7 @@ class TrialReport:
 class PruningRule(ABC):
     """Decides which trials stop early: subclass it, and name the class in a study, `pruning: {rule: file.py:Class}`.
 
-    Each worker has an instance of its own. It is told of every report with a finite metric of every trial of the
+    Each worker has an instance of its own. It is told of every report with a finite value of every trial of the
     search, in the order in which they arrive, and, after a resume, of the reports of trials that have ended. A decision
     must depend on these reports and on the options only.
 

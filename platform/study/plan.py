@@ -20,6 +20,7 @@ from atoll.platform.study.configuration import (
 )
 from atoll.platform.study.fields import KnownRange, Searched, distribution
 from atoll.platform.study.interval import Every
+from atoll.platform.study.judged import Judged
 from atoll.platform.study.objectives import Objective, Subject
 from atoll.platform.study.study import Study
 from atoll.searchspaces import encoding
@@ -113,6 +114,11 @@ class Plan:
         return first.name, str(first.direction)
 
     @cached_property
+    def judged(self) -> Judged:
+        """The value of reports by which trials are judged in mid-training."""
+        return Judged.of(*self.aim, self.subject.metric, self.subject.direction)
+
+    @cached_property
     def mutable(self) -> list[str]:
         """The searched hyperparameters that may change in mid-training."""
         from atoll.methods.common import optimizers
@@ -185,9 +191,12 @@ class Plan:
         )
 
     def notes(self) -> list[str]:
-        """What the user should know of objectives that are predictions."""
-        ranks = self.study.topology.ranks
-        return [predicted.note(o.name, o.projection, ranks) for o in self.objectives if o.projection is not None]
+        """What the user should know of the objectives: which are predictions, and which one pruning compares."""
+        ranks, name = self.study.topology.ranks, self.judged.name
+        told = [predicted.note(o.name, o.projection, ranks) for o in self.objectives if o.projection is not None]
+        if self.study.pruning is not None and name is not None:
+            told.append(f"pruning compares {name}, the objective, not {self.subject.metric}")
+        return told
 
     @property
     def predicts(self) -> bool:

@@ -24,6 +24,7 @@ from atoll.platform.study.configuration import MAX_SEED, check_length, check_obs
 from atoll.platform.study.fields import Space, Strict
 from atoll.platform.study.function import check_call, of_function
 from atoll.platform.study.interval import Interval
+from atoll.platform.study.judged import judgeable
 from atoll.platform.study.launcher import located as located_launcher
 from atoll.platform.study.learn_from import LearnFrom
 from atoll.platform.study.loader import Loader
@@ -375,10 +376,11 @@ class Study(Strict):
                 f"sampler {unable} supports one objective only; for several, use one of {', '.join(SEVERAL_OBJECTIVES)}"
             )
         if self.pruning is not None and self.objectives is not None and not self.calls_function:
-            metric = registry.workload(self.workload).metric
-            if self.objectives[0].name not in (metric, "validation_error"):
+            known = judgeable(registry.workload(self.workload))
+            if (name := self.objectives[0].name) not in known:
                 raise ValueError(
-                    f"pruning needs the objective {metric} or validation_error; got {self.objectives[0].name}"
+                    "pruning compares the objective's value in every report, so it must be one of "
+                    f"{', '.join(known)}; got {name}"
                 )
         return self
 

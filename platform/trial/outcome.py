@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,7 +60,8 @@ class Outcome:
     Attributes:
         state: complete, pruned, failed, or lost if it was stopped.
         objective: the metric of the trained model, or the best of the curve (`objective_from`); None unless complete.
-        curve: a pruned trial's metric by epoch, or by step if reports came within epochs.
+        curve: a pruned trial's metric, or the other objective that pruning compares, by epoch, or by step if reports
+            came within epochs.
         metrics: the other final measurements, including seconds_compute, seconds_waiting and seconds_data: the parts of
             the training time, as means over ranks.
         wire_bytes, ledger: traffic summed over ranks; wire_bytes is None if a function was called.
@@ -122,8 +123,20 @@ class Outcome:
         )
 
 
-def outcome_of(reports: list[Report], seen: list[Progress], configuration: Configuration) -> Outcome:
-    """The outcome of a trial from its ranks' reports and the root's progress reports."""
+def outcome_of(
+    reports: list[Report],
+    seen: list[Progress],
+    configuration: Configuration,
+    value: Callable[[Progress], float | None] = lambda progress: progress.metric,
+) -> Outcome:
+    """The outcome of a trial.
+
+    Args:
+        reports: of its ranks.
+        seen: the root's progress reports.
+        configuration: of the trial.
+        value: the value that a pruned trial's curve has.
+    """
     if configuration.calls_function:
         return _outcome_of_call(reports, seen)
     ledger = Ledger.total([report.ledger for report in reports])
@@ -141,7 +154,7 @@ def outcome_of(reports: list[Report], seen: list[Progress], configuration: Confi
         "traces": [report.trace for report in reports if report.trace is not None],
     }
     if reports[0].is_pruned:
-        curve = {progress.position: progress.metric for progress in seen if progress.metric is not None}
+        curve = {progress.position: found for progress in seen if (found := value(progress)) is not None}
         word = "paused" if reports[0].is_paused else "pruned"
         where = "its start" if not seen else f"{'step' if seen[-1].by_steps else 'epoch'} {seen[-1].position}"
         reason = f"{word} after {where}"

@@ -32,6 +32,7 @@ class Hooks:
         interrupt: called at every poll; if it returns an exception, the trial ends with it.
         serve: called during every wait and after every step, to serve other workers.
         on_trained: receives the trained model.
+        value: the value of a report that the curve of a pruned trial has; None without an evaluation.
     """
 
     on_progress: Callable[[Progress], None] = lambda _: None
@@ -42,6 +43,7 @@ class Hooks:
     interrupt: Callable[[], Exception | None] = lambda: None
     serve: Callable[[], None] = lambda: None
     on_trained: Callable[[nn.Module], None] | None = None
+    value: Callable[[Progress], float | None] = lambda progress: progress.metric
 
 
 def train(

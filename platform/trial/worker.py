@@ -159,7 +159,7 @@ class Worker:
             hooks.on_progress(progress)
 
         reports = self._run(configuration, replace(hooks, on_progress=remember), task)
-        return outcome_of(reports, history, configuration)
+        return outcome_of(reports, history, configuration, hooks.value)
 
     def dismiss(self, serve: Callable[[], None] = lambda: None) -> None:
         """Tell the members that there is no more work; serves while sending."""

@@ -8,6 +8,7 @@ import pytest
 from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search.own_code import OwnCodeError
 from atoll.platform.search.own_rule import OwnRule
+from atoll.platform.study.judged import Judged
 from atoll.platform.study.pruning import Pruning
 
 RULE = """
@@ -39,7 +40,7 @@ def rules(tmp_path):
     def make(size=1, *, sign=1.0, while_falling=True, failures=None, **settings):
         pruning = Pruning.model_validate({"rule": f"{tmp_path}/mine.py:Mine"} | settings)
         fail = [].append if failures is None else failures.append
-        made = [OwnRule(pruning, while_falling, sign, roots, fail) for roots in LocalMailbox.connected(size)]
+        made = [OwnRule(pruning, while_falling, Judged(sign), roots, fail) for roots in LocalMailbox.connected(size)]
         from atoll.platform.study import registry
 
         log = registry.own_class("pruning_rule", pruning.rule, object).__init__.__globals__["LOG"]
@@ -64,8 +65,8 @@ def test_it_is_not_heeded_while_the_loss_falls(rules):
 def test_it_is_told_of_all_workers_and_of_what_was_before_a_resume(rules):
     (here, there), (ours, theirs) = rules(2, sign=-1.0)
     for rule in (here, there):
-        rule.replay(7, 1, 10, 0.5, 0.25, 0.1)
-        rule.replay(7, 2, 20, 1.0, None, 0.1)  # not evaluated
+        rule.replay(7, report(1, 0.25))
+        rule.replay(7, report(2, None))  # not evaluated
     there.start(1)
     there.prunes(report(1, 0.5))
     there.prunes(report(2, math.nan))

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search.promotion import Ended, Pauses, Rungs
 from atoll.platform.search.tickets import GivenTickets, Ticket, TicketOffice
+from atoll.platform.study.judged import Judged
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.trial.progress import Progress
 
@@ -87,7 +88,7 @@ def simulate(seed, *, num_workers, num_trials, factor, rungs, end):
             return history, reference
         worker = min(training, key=lambda w: training[w][0])
         now, ticket = training.pop(worker)
-        pauses = Pauses(settings, 1.0)
+        pauses = Pauses(settings, Judged())
         pauses.start(ticket.reached)
         place = sum(rung <= ticket.reached for rung in rungs)
         if place == len(rungs):  # to the end
@@ -117,7 +118,7 @@ def test_promotions_are_those_of_algorithm_2_and_each_is_given_out_once(seed):
 
 
 def test_a_trial_pauses_at_rungs_beyond_the_one_it_was_promoted_from():
-    pauses = Pauses(Pruning(promotion=True, factor=3, grace=1), -1.0)
+    pauses = Pauses(Pruning(promotion=True, factor=3, grace=1), Judged(-1.0))
     pauses.start(0.0)
     assert pauses.pauses(report(1, 0.5))
     assert pauses.values == [(1, -0.5)]
@@ -128,8 +129,15 @@ def test_a_trial_pauses_at_rungs_beyond_the_one_it_was_promoted_from():
     assert pauses.values == [(9, -0.7)]
 
 
+def test_trials_are_ranked_by_the_objective():
+    pauses = Pauses(Pruning(promotion=True, factor=3, grace=1), Judged.of("train_loss", "minimize", "f1", "maximize"))
+    pauses.start(0.0)
+    assert pauses.pauses(report(1, 0.5))
+    assert pauses.values == [(1, 1.0)]
+
+
 def test_a_report_without_evaluation_is_at_no_rung_and_one_may_pass_several():
-    pauses = Pauses(Pruning(promotion=True, factor=2, grace=1), 1.0)
+    pauses = Pauses(Pruning(promotion=True, factor=2, grace=1), Judged())
     assert not pauses.pauses(report(2, None))
     assert pauses.pauses(report(5, 0.25))
     assert pauses.values == [(1, 0.25), (2, 0.25), (4, 0.25)]

@@ -10,6 +10,7 @@ from atoll.communication.local_mailbox import LocalMailbox
 from atoll.platform.search import restore, resume
 from atoll.platform.search.pruning import Pruner
 from atoll.platform.study import registry
+from atoll.platform.study.judged import Judged
 from atoll.platform.study.plan import Plan
 from atoll.platform.study.pruning import Pruning
 from atoll.platform.study.study import Study
@@ -21,13 +22,18 @@ def report(epoch, metric, *, train_loss=None, last=False, step=None, seconds=Non
         step=step or 10 * epoch,
         seconds=seconds or epoch / 2,
         metric=metric,
+        validation_loss=metric,
+        metrics={},
         train_loss=1.0 / epoch if train_loss is None else train_loss,
         last=last,
     )
 
 
-def pruners(size=1, sign=1.0, rule="asha", while_falling=True, **settings):
-    return [Pruner(Pruning(**settings), rule, while_falling, sign, box) for box in LocalMailbox.connected(size)]
+METRIC = Judged()
+
+
+def pruners(size=1, judged=METRIC, rule="asha", while_falling=True, **settings):
+    return [Pruner(Pruning(**settings), rule, while_falling, judged, box) for box in LocalMailbox.connected(size)]
 
 
 NUMBERS = itertools.count()
@@ -58,8 +64,26 @@ def test_asha_lets_the_best_share_of_a_rung_go_on():
 
 
 def test_a_metric_that_is_maximised():
-    (pruner,) = pruners(sign=-1.0, factor=2)
+    (pruner,) = pruners(judged=Judged(-1.0), factor=2)
     assert [train(pruner, [v] * 2) for v in (0.5, 0.4, 0.6)] == [None, 1, None]
+
+
+def test_an_objective_that_is_compared_in_place_of_the_metric():
+    """Also where it was not evaluated, and after a resume."""
+    (pruner,) = pruners(judged=Judged.of("train_loss", "minimize", "accuracy", "maximize"), factor=2)
+    pruner.replay(next(NUMBERS), report(1, 0.5, train_loss=2.0))
+    pruner.start(next(NUMBERS))
+    assert pruner.prunes(report(1, None, train_loss=3.0))
+    pruner.start(next(NUMBERS))
+    assert not pruner.prunes(report(1, 0.1, train_loss=1.0))
+    assert pruner._rungs == {1: [1.0, 2.0, 3.0]}
+    (further,) = pruners(judged=Judged.of("f1", "maximize", "accuracy", "maximize"), factor=2)
+    further.start(next(NUMBERS))
+    evaluated = report(1, 0.5)
+    evaluated.metrics["f1"] = 0.25
+    further.prunes(evaluated)
+    further.prunes(report(2, 0.5))  # without it
+    assert further._rungs == {1: [-0.25]}
 
 
 def test_the_last_report_is_never_pruned():
@@ -155,7 +179,7 @@ def test_a_resumed_search_knows_the_rungs():
     (pruner,) = pruners(factor=2)
     for number, metric in enumerate((1.0, 2.0)):
         for epoch in (1, 2):
-            pruner.replay(number, epoch, 10 * epoch, epoch / 2, metric)
+            pruner.replay(number, report(epoch, metric))
     assert pruner._rungs == {1.0: [1.0, 2.0], 2.0: [1.0, 2.0]}
     assert train(pruner, [3.0, 3.0]) == 1
 
@@ -190,7 +214,7 @@ def test_a_trial_that_becomes_longer_counts_once_at_a_rung_and_is_not_judged_aga
     (pruner,) = pruners(factor=2)
     for number, values in enumerate(([5.0, 5.0], [1.0, 1.0], [2.0, 2.0], [5.5, 5.5])):
         for epoch, value in enumerate(values, 1):
-            pruner.replay(number, epoch, 10 * epoch, epoch / 2, value)
+            pruner.replay(number, report(epoch, value))
     pruner.start(0, continues=True)
     for epoch in (1, 2):
         pruner.take_in_repeated(report(epoch, 5.0))

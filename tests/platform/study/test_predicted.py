@@ -131,7 +131,7 @@ def test_settings_of_a_prediction_that_are_refused(objective, message):
             },
             "strong scaling leaves ranks without samples: the global batch is 16, 16 nodes with 64 ranks",
         ),
-        ({"pruning": {}, "objectives": [TO_TARGET]}, "pruning needs the objective accuracy or .*; got projected"),
+        ({"pruning": {}, "objectives": [TO_TARGET]}, "pruning compares .*; got projected"),
     ],
     ids=["no cluster", "not predicted", "twice", "direction", "no target", "one rank", "does not grow", "turns",
          "too many ranks", "no samples", "pruning"],
