@@ -69,15 +69,13 @@ class FrameClassification(Classification):
     """Classify every frame of a segment."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of logits (b, T, classes) against classes (b, T), averaged over all positions of the batch.
+        """Cross-entropy of logits (b, T, classes) against classes (b, T): a segment's mean, averaged over segments.
 
-        Padding adds nothing to the sum but counts in the denominator, so a segment's share does not depend on the other
-        segments of its batch, as MAC's Z-step requires.
+        As `measure`, it leaves padding out. A segment's part does not depend on the other segments of its batch, as
+        MAC's Z-step requires.
         """
-        total = nn.functional.cross_entropy(
-            outputs.flatten(0, 1), targets.flatten(), ignore_index=NO_FRAME, reduction="sum"
-        )
-        return total / targets.numel()
+        losses = nn.functional.cross_entropy(outputs.transpose(1, 2), targets, ignore_index=NO_FRAME, reduction="none")
+        return (losses.sum(dim=1) / (targets != NO_FRAME).sum(dim=1)).mean()
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The share of correct frames of each segment, averaged over segments."""

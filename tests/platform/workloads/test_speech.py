@@ -1,5 +1,7 @@
 """The speech workloads of MAC's experiments: spoken digits, and TIMIT's tree as a test writes it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from atoll.platform.workloads.speech import (
     NO_FRAME,
     SEGMENT,
     FrameClassification,
+    SpeechTransformer,
     make_mlp,
     make_transformer,
     segments,
@@ -46,6 +49,14 @@ def test_segments_are_filled_up_at_their_end():
     assert data.train.targets[2, :6].tolist() == [0] * 6
     assert not data.train.inputs[0, 5:].any()
     assert torch.equal(data.validation.inputs[0], data.train.inputs[0])
+
+
+def test_padding_does_not_dilute_the_loss():
+    """The loss of a network that knows nothing is that of ten equal classes, however short the segments are."""
+    targets = torch.full((3, SEGMENT), NO_FRAME)
+    targets[0, :2], targets[1, :40], targets[2] = 4, 7, 1
+    loss = SpeechTransformer().loss(torch.zeros(3, SEGMENT, 10), targets)
+    assert float(loss) == pytest.approx(math.log(10))
 
 
 def test_a_segments_part_in_the_loss_does_not_depend_on_the_others():
