@@ -26,6 +26,7 @@ from atoll.platform.benchmark.entries import (
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import located
 from atoll.platform.study.fields import Space, Strict
+from atoll.platform.study.judged import TRAINED
 from atoll.platform.study.study import Study
 from atoll.searchspaces.optimizer import acts_with_any
 from atoll.storage import yamlfile
@@ -83,6 +84,13 @@ class Benchmark(Strict):
         ge=1,
         description="early stopping: evaluations without a better metric that end a training. Default: never",
     )
+    evaluate_train: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of the training data on which the evaluated network's loss is measured at each evaluation, "
+        "as evaluated_train_loss. Default: none",
+    )
     trial_timeout: float | None = Field(
         default=None, gt=0, description="seconds after which a trial is stopped and counts as failed. Default: no limit"
     )
@@ -131,6 +139,16 @@ class Benchmark(Strict):
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"names must be unique; set a different `name` for each of: {', '.join(twice)}")
         return named
+
+    @model_validator(mode="after")
+    def _compares_one_quantity(self) -> Benchmark:
+        objective, methods = self.tuning.objective, sorted({entry.method for entry in self.methods})
+        if objective is not None and objective.name == "train_loss" and len(methods) > 1:
+            raise ValueError(
+                "tuning.objective: train_loss is what each method reports while it trains, in training mode or after "
+                f"its epoch, and no common quantity of {', '.join(methods)}: use {TRAINED}, with evaluate_train: 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fit_together(self) -> Benchmark:
@@ -201,6 +219,7 @@ class Benchmark(Strict):
             "target": part.workload.target,
             "epochs": part.method.epochs or part.workload.epochs,
             "patience": self.patience,
+            "evaluate_train": self.evaluate_train,
             "space": {name: dump(value) for name, value in space.items()},
             "constraints": part.method.constraints,
             "trial_timeout": self.trial_timeout,

@@ -98,6 +98,12 @@ class Configuration(BaseModel):
     observe: int | None = Field(
         default=None, ge=1, description="record how much each layer changed over this many epochs"
     )
+    evaluate_train: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of the training data on which the evaluated network's loss is measured. Default: none",
+    )
     versions: dict[str, str] = Field(default_factory=dict)
     origin: dict[str, Any] = Field(default_factory=dict)
 

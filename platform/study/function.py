@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # What says how atoll trains: a function has its own ways.
 _OF_TRAININGS = (
     "epochs", "steps", "report_every", "evaluate_every", "patience", "checkpoint", "loader", "confirm", "data",
-    "observe",
+    "observe", "evaluate_train",
 )  # fmt: skip
 
 

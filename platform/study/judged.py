@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from atoll.platform.workloads.workload import Workload
 
 ERROR = "validation_error"  # ranks trials as the metric does
+TRAINED = "evaluated_train_loss"  # with the setting evaluate_train
 LOSSES = ("validation_loss", "train_loss")  # fields of every report; without an evaluation it has the second one only
 
 
@@ -72,7 +73,12 @@ def sign_of(direction: str) -> float:
     return -1.0 if direction == "maximize" else 1.0
 
 
-def judgeable(workload: Workload) -> list[str]:
-    """The objectives that every evaluated report of a workload's trainings has, so that pruning can compare them."""
+def judgeable(workload: Workload, *, trained: bool = False) -> list[str]:
+    """The objectives that every evaluated report has, so that pruning can compare them.
+
+    Args:
+        workload: the trained workload.
+        trained: whether the network is evaluated on training data, too.
+    """
     further = dict.fromkeys([*workload.further_metrics, *workload.metric_directions])
-    return [workload.metric, ERROR, *LOSSES, *further]
+    return [workload.metric, ERROR, *LOSSES, *([TRAINED] if trained else []), *further]

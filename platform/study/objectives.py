@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from atoll.platform.study import predicted
+from atoll.platform.study.judged import LOSSES, TRAINED
 from atoll.platform.study.predicted import PREDICTED, Projection
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ Direction = Literal["minimize", "maximize"]
 KNOWN = {
     "validation_error": "1 - metric if the metric is a share to be maximized, otherwise the metric",
     "validation_loss": "loss on the validation data",
-    "train_loss": "mean training loss since the report before the last, by default of the last epoch",
+    "train_loss": "mean of the losses that the method reported while training, by default in the last epoch; each "
+    "method has its own: evaluated_train_loss is the same for all",
     "seconds": "training time, without evaluation",
     "seconds_to_target": "training time to the workload's target; infinite if it is missed",
     "steps_to_target": "steps to the workload's target; infinite if it is missed",
@@ -37,6 +39,7 @@ KNOWN = {
 }
 # Reported only if the study has a setting: its name, and the better direction, None if neither is better as such.
 WITH_SETTING: dict[str, tuple[str, Direction | None]] = {
+    TRAINED: ("evaluate_train", "minimize"),
     "checkpoint_bytes": ("checkpoint", "minimize"),
     "trainable_share": ("observe", "minimize"),
     "compression": ("observe", "maximize"),
@@ -197,7 +200,7 @@ def _declared(
         raise ValueError(
             f"metric_directions of the {kind} must be a dict of names and directions; got {type(declared).__name__}"
         )
-    taken = {*KNOWN, workload.metric, "loss"}
+    taken = {*KNOWN, TRAINED, workload.metric, "loss"}
     for name, direction in declared.items():
         if not isinstance(name, str) or "/" in name or name in taken:
             raise ValueError(
@@ -221,7 +224,7 @@ def _resolved(
     if name not in reported:
         raise ValueError(_unknown(name, reported, [type(workload), *([] if method is None else [method])]))
     _check_target(name, workload)
-    if name in ("validation_loss", "train_loss") and "loss" in _names(workload):
+    if name in (*LOSSES, TRAINED) and "loss" in _names(workload):
         raise ValueError(f"{name} cannot be an objective while the loss itself is searched; use {workload.metric}")
     known = reported[name]
     if known is None and objective.direction is None:

@@ -17,7 +17,7 @@ class TrialReport:
         fidelity: epochs, steps or seconds so far, whichever `pruning.fidelity` says.
         epoch, step: those that were completed.
         seconds: training time so far.
-        train_loss: mean loss on training data since the report before.
+        train_loss: mean of the losses that the method reported while training since the report before.
 
     Example:
         >>> from atoll import TrialReport

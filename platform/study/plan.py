@@ -232,6 +232,7 @@ class Plan:
             device="cuda" if device.startswith("cuda") else "cpu",
             data=study.data,
             observe=study.observe,
+            evaluate_train=study.evaluate_train,
             versions=versions(),
             origin={},  # written out, as pydantic takes longer to find a default than for all else
         )
@@ -248,7 +249,12 @@ class Plan:
 
 def _reporting(study: Study) -> list[str]:
     """The settings of the study on account of which its trials report more."""
-    return ["checkpoint"] * study.writes_checkpoints + ["observe"] * (study.observe is not None)
+    settings = {
+        "checkpoint": study.writes_checkpoints,
+        "observe": study.observe is not None,
+        "evaluate_train": study.evaluate_train is not None,
+    }
+    return [name for name, is_set in settings.items() if is_set]
 
 
 def length(epochs: int | None, steps: int | None, workload: Workload) -> Length:

@@ -285,6 +285,14 @@ class Study(Strict):
         description="record how much each layer changed over this many epochs, and its rank and traffic; costs one SVD "
         "per layer and epoch. Default: off",
     )
+    evaluate_train: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="record evaluated_train_loss: at each evaluation, the loss of the evaluated network on this share "
+        "of the training data, in evaluation mode, the same quantity for every method; costs a forward pass of the "
+        "share. Default: off",
+    )
     launcher: str | None = Field(
         default=None,
         description="the command that starts MPI jobs, with its options, such as `srun --mpi=pmix` or "
@@ -376,7 +384,7 @@ class Study(Strict):
                 f"sampler {unable} supports one objective only; for several, use one of {', '.join(SEVERAL_OBJECTIVES)}"
             )
         if self.pruning is not None and self.objectives is not None and not self.calls_function:
-            known = judgeable(registry.workload(self.workload))
+            known = judgeable(registry.workload(self.workload), trained=self.evaluate_train is not None)
             if (name := self.objectives[0].name) not in known:
                 raise ValueError(
                     "pruning compares the objective's value in every report, so it must be one of "

@@ -33,7 +33,7 @@ from atoll.methods.method import Batch, NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import OWN, Configuration, split_hyperparameters
 from atoll.platform.study.loader import Loader
-from atoll.platform.trial.evaluator import evaluation_batches
+from atoll.platform.trial.evaluator import evaluation_batches, spread
 from atoll.platform.trial.failure import reason_of, traceback_of
 from atoll.platform.trial.loaders import seed_all
 from atoll.platform.trial.shares import Share
@@ -129,6 +129,9 @@ class DryRun:
         with self._stage("load", workload.load):
             data = self._load(workload, configuration)
         self._check_sizes(workload, data, settings.batch_size, configuration.ranks)
+        if configuration.evaluate_train is not None:
+            with self._stage("load", workload.load):
+                spread(data.train, configuration.evaluate_train)
         with self._stage("batch", *_makers(workload)):
             batch = self._batch(workload, configuration, data.train, of_method, settings)
         model = self._model(workload, configuration)

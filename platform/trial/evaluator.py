@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, Subset
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.common.evaluation import evaluating
@@ -61,6 +61,24 @@ class Evaluator:
     def close(self) -> None:
         """End the processes that load batches."""
         self._batches.close()
+
+
+def spread(data: Part, share: float) -> Part:
+    """A fixed share of a part: samples at equal distances, the same in every training.
+
+    Raises:
+        ValueError: for a stream, which has no length and may have no end.
+    """
+    if isinstance(data, IterableDataset):
+        raise ValueError("evaluate_train needs training data with a length; got a stream: omit it")
+    size: int = len(data)  # type: ignore[arg-type]
+    num = max(1, round(share * size))
+    if num == size:
+        return data
+    positions = [number * size // num for number in range(num)]
+    if isinstance(data, Samples):
+        return Samples(data.inputs[positions], data.targets[positions])
+    return Subset(data, positions)
 
 
 def evaluation_batches(

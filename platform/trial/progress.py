@@ -15,7 +15,9 @@ class Progress:
     Attributes:
         step, epoch: the number of completed steps and epochs.
         seconds: this rank's training time, without evaluation.
-        train_loss: the mean over the batches since the last report, on all ranks.
+        train_loss: the mean of the losses that the method has yielded since the last report, on all ranks. Most
+            methods yield each batch's loss before its step, with dropout; `mac` yields those of the network after the
+            epoch, in evaluation mode.
         validation_loss, metric: of the evaluated model; if replicas differ, each is evaluated on its share of the data.
             None if the report comes without an evaluation.
         learning_rate: the learning rate of the last step.

@@ -28,9 +28,10 @@ from atoll.methods.method import Batch, Context, Method, NotApplicable
 from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration, split_hyperparameters
 from atoll.platform.study.interval import Every
+from atoll.platform.study.judged import TRAINED
 from atoll.platform.trial.batches import on_device
 from atoll.platform.trial.checkpoints import Checkpoints, Saver, random_state, set_random_state
-from atoll.platform.trial.evaluator import Evaluator
+from atoll.platform.trial.evaluator import Evaluator, spread
 from atoll.platform.trial.failure import Diverged, Stopped
 from atoll.platform.trial.layer_observer import LayerObserver
 from atoll.platform.trial.loaders import seed_all
@@ -118,6 +119,10 @@ class Trial:
         self._plan_reports(configuration)
         self._validate = self._evaluator(configuration, data.validation, "validation")
         self._test = self._evaluator(configuration, data.test, "test") if test else None
+        self._trained_on: Evaluator | None = None
+        if configuration.evaluate_train is not None:
+            part = spread(data.train, configuration.evaluate_train)
+            self._trained_on = self._evaluator(configuration, part, "training")
         self._optimizers = self._make_optimizers(settings)
         self._context = self._make_context(configuration, device)
         self._average = WeightAverage(self._context) if settings.ema else None
@@ -286,9 +291,9 @@ class Trial:
                     return
         finally:
             self._batches.close()
-            self._validate.close()
-            if self._test is not None:
-                self._test.close()
+            for evaluator in (self._validate, self._test, self._trained_on):
+                if evaluator is not None:
+                    evaluator.close()
 
     def _epochs(self) -> Iterator[Progress]:
         per_epoch = self._length.steps_per_epoch
@@ -600,6 +605,9 @@ class Trial:
         scores = self._validate(model)
         _check_finite("validation loss", scores["loss"], self._step)
         _check_finite(self.workload.metric, scores[self.workload.metric], self._step)
+        if self._trained_on is not None:
+            scores[TRAINED] = self._trained_on(model)["loss"]
+            _check_finite(TRAINED, scores[TRAINED], self._step)
         if self._observer is not None and self._observed != self._step:
             self._observed = self._step
             scores |= self._observer(model, seconds)
