@@ -8,11 +8,12 @@ predicts the loss's gradient with respect to h, from h and optionally the labels
     fully_decoupled    also, a synthesizer I predicts each group's input, so groups need not wait      (section 5.3)
 
 In update_decoupled a group waits for its input only. In fully_decoupled it waits for nothing, or with inputs_from
-`previous` for the input of the group below. M learns from the gradient that the group above derives from its own
-synthetic one (`bootstrapped`), or from the loss's gradient (`true`), which is passed down group by group: each group
-recomputes the batch without dropout with the parameters that it then has. I predicts from x (section 8.3.2) or from the
-input of the group below (section 4), and learns from that group's output. Within an epoch a rank may be ahead of the
-ones above by any number of batches, or by at most max_lead; between epochs all pending messages are processed.
+`previous` for the input of the group below. M learns from the loss's gradient (targets `true`; Tong et al. 2016,
+sections 4 and 5.2), which is passed down group by group: each group recomputes the batch without dropout with the
+parameters that it then has. With targets `bootstrapped` (Jaderberg et al. 2016) M learns from the gradient that the
+group above derives from its own synthetic one; with two groups they are the same. I predicts from x (section 8.3.2) or
+from the input of the group below (section 4), and learns from that group's output. Within an epoch a rank may be ahead
+of the ones above by any number of batches, or by at most max_lead; between epochs all pending messages are processed.
 
 M sees and predicts per-sample gradients, b times the gradient of the mean loss over a batch of b, so that its scale
 does not depend on the batch size. Synthesizers are placed with their groups (section 6.6), or all on the last rank
@@ -263,6 +264,7 @@ class Dni(Method[DniHyperparameters]):
         self._synthesizers.gradient(group).learn(expected.number, gradient * len(expected.indices))
         if expected.input is not None:
             x = expected.input.requires_grad_()
+            self._context.work.add(len(x), group)
             with evaluating(self._chain.groups[group]):
                 (passed,) = torch.autograd.grad(self._chain.groups[group](x), x, gradient)
             self._chain.send(passed, group, group - 1, expected.indices, DOWN)

@@ -9,7 +9,7 @@ from atoll.methods.layer_parallel.grouping import parse_grouping
 
 MODES = ("gradient_loss", "update_decoupled", "fully_decoupled")
 PLACEMENTS = ("with_groups", "one_rank")
-TARGETS = ("bootstrapped", "true")
+TARGETS = ("true", "bootstrapped")
 SOURCES = ("x", "previous")
 STARTS = ("zero", "random")
 
@@ -24,7 +24,9 @@ class DniHyperparameters:
             such as 1,1,5, or at:NAMES.
         num_groups: number of groups for first, last, even and balanced.
         placement: whether synthesizers are placed with their groups or all on one rank.
-        targets: which gradient M learns from in the decoupled modes.
+        targets: which gradient M learns from in the decoupled modes: the loss's, `true`, as in Tong et al. 2016, or one
+            that the group above derives from its own synthetic one, `bootstrapped`, as in Jaderberg et al. 2016. With
+            two groups they are the same.
         depth, width: hidden layers of a synthesizer, and units or channels of each.
         conditioned: whether M sees the class labels.
         synthesizer_lr: learning rate of all synthesizers.
@@ -40,7 +42,7 @@ class DniHyperparameters:
     grouping: str = "even"
     num_groups: int = 2
     placement: str = "with_groups"
-    targets: str = "bootstrapped"
+    targets: str = "true"
     depth: int = 1
     width: int = 64
     conditioned: bool = False

@@ -15,6 +15,7 @@ from atoll.methods.layer_parallel.dni import Dni
 from atoll.methods.layer_parallel.dni_hyperparameters import MODES, DniHyperparameters
 from atoll.methods.layer_parallel.synthesizers import Synthesizer
 from atoll.methods.method import Batch, Context, NotApplicable
+from atoll.platform.study import registry
 from atoll.testing import CHECKS, Subject, problem
 from atoll.testing.method_contract import FLOAT64
 from atoll.testing.ranks import PAIR, SINGLE, TRIPLE, TWO_BY_TWO
@@ -254,6 +255,16 @@ def test_a_servers_synthesizers_are_saved_and_loaded(c: Communicator) -> None:
     assert torch.equal(problem.vector(method.finalize()), problem.vector(again.finalize()))
 
 
+def test_synthesizers_learn_from_the_true_gradient_unless_told_otherwise() -> None:
+    """As in Tong et al. 2016, sections 4 and 5.2."""
+    assert DniHyperparameters().targets == "true"
+    space = registry.whole_space("dni")
+    assert space.default()["targets"] == "true"
+    (targets,) = (p for p in space.parameters if p.name == "targets")
+    assert set(targets.distribution.choices) == {"true", "bootstrapped"}
+    assert "targets" not in space.override({"mode": "gradient_loss"}).default()
+
+
 @on_ranks(SINGLE, PAIR)
 def test_the_true_gradient_is_passed_on(c: Communicator) -> None:
     """With a still network and M at zero, bootstrapped targets below the second interface are 0, true ones are not."""
@@ -265,6 +276,11 @@ def test_the_true_gradient_is_passed_on(c: Communicator) -> None:
             method.step(batch)
         method.epoch_end(0.0)
         losses[targets] = method.metrics()
+    default = make(c, {"grouping": "1,2,1", "synthesizer_lr": STILL}, PLAIN | {"learning_rate": STILL})
+    for batch in batches(3):
+        default.step(batch)
+    default.epoch_end(0.0)
+    assert default.metrics()["synthesizer_loss/group_0"] == losses["true"]["synthesizer_loss/group_0"]
     assert losses["bootstrapped"]["synthesizer_loss/group_0"] == 0
     assert losses["bootstrapped"]["synthesizer_loss/group_1"] == losses["true"]["synthesizer_loss/group_1"] > 0
     net, total = network(WIDTHS), 0.0

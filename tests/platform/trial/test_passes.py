@@ -38,6 +38,8 @@ def passes(**content):
         ("easgd", 4, {}, [1 / 4, 1 / 2]),
         ("dni", 2, {}, [1, 2]),
         ("dni", 2, {"mode": "gradient_loss"}, [1, 2]),
+        ("dni", 1, {"num_groups": 3, "targets": "bootstrapped"}, [1, 2]),
+        ("dni", 1, {"num_groups": 3}, [2, 4]),  # the middle group recomputes each batch, to pass the true gradient on
         ("admm_dual", 2, {}, [1, 2]),
         # The last group, on the second rank: 2 passes of its W-step, 4 of its Z-step. The first one's W-step has 3, but
         # for the first epoch, in which its coordinates are its outputs.
