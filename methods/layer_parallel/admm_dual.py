@@ -74,7 +74,7 @@ class AdmmDualHyperparameters:
         freeze_net1: whether net1 never trains, a comparator (section 9.5.1).
         duals: whether to run true ADMM.
         rho: weight of the penalty with duals.
-        rho_factor: factor by which rho grows at the end of an epoch; 10 is the schedule of section 5.5.
+        rho_factor: factor by which rho grows at the end of every epoch, for good; 10 is the schedule of section 5.5.
         rho_max: largest rho, which keeps it finite.
     """
 

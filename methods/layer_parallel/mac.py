@@ -85,7 +85,7 @@ class MacHyperparameters:
             Z-steps from the second group on.
         mu: weight of the residuals at the start.
         mu_factor: factor by which mu grows after an epoch whose training loss is not below the best one by the share
-            mu_threshold.
+            mu_threshold; it never shrinks. 1 keeps mu.
         mu_threshold: smallest relative improvement of the training loss that keeps mu.
         mu_max: largest mu, which keeps it finite.
         z_batch_size: samples per batch of a Z-step, which are independent of one another; 0 for the global batch size.
