@@ -19,5 +19,7 @@ SPACE = SearchSpace(
         ),
         real("outer_learning_rate", 0.1, 1.0, 0.7, source=f"{SOURCE}, table 5 (0.7)"),
         real("outer_momentum", 0.0, 0.95, 0.9, source=f"{SOURCE}, table 5 (0.9)"),
-    )
+    ),
+    fixed=(("optimizer", "adamw"),),
+    exclude=("momentum",),
 )

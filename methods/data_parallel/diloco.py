@@ -4,13 +4,19 @@ Every H steps, with x the parameters after the last outer step and x_i those of 
 
     d <- x - mean(x_i),  m <- momentum m + d,  x <- x - lr (d + momentum m),  x_i <- x
 
-with the outer rate lr and the outer momentum. Outer rate 1 and momentum 0 is local SGD. One rank sends 2(p-1)/p 4n/H
-bytes per step, and 2(p-1)/p 4s/H for s running statistics, which are averaged.
+with the outer rate lr and the outer momentum. Outer rate 1 and momentum 0 is local SGD. The inner optimizer is AdamW by
+default, as in Douillard et al. 2023. The outer parameters x are evaluated, not the replicas.
+
+Only whole rounds of H steps take outer steps. If the training ends within a round, the result is the mean of the
+replicas, as in local SGD; a trial's note says so. An outer step would move x by its whole momentum, whatever the number
+of steps since the last one.
+
+One rank sends 2(p-1)/p 4n/H bytes per step, and 2(p-1)/p 4s/H for s running statistics, which are averaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,8 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from atoll.methods.common.effects import TrainingShape, idle
+from atoll.methods.common.evaluation_copy import EvaluationCopy
 from atoll.methods.common.optimizers import restore, saved
 from atoll.methods.common.validation import require
+from atoll.methods.common.weight_average import Evaluated, center
 from atoll.methods.method import Batch, Context, Method
 
 
@@ -54,21 +62,23 @@ class Diloco(Method[DilocoHyperparameters]):
     """Step alone with the inner optimizer; take an outer step together every H steps."""
 
     Hyperparameters = DilocoHyperparameters
+    optimizer_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3}
     mutable: ClassVar[tuple[str, ...]] = ("H", "outer_learning_rate", "outer_momentum")
 
     @classmethod
     def without_effect(cls, hyperparameters: DilocoHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
-        """H where the only outer step is that at the end."""
-        if shape.ends_by(hyperparameters.H):
-            return idle(
-                ("H",), f"the only outer step is at the end, after {shape.num_steps} of {hyperparameters.H} steps"
-            )
+        """All of them where the training ends before the first outer step."""
+        H = hyperparameters.H
+        if shape.ends_by(H - 1):
+            why = f"the {shape.num_steps} steps are less than a round of H ({H}), and the ranks average at the end"
+            return idle(("H", "outer_learning_rate", "outer_momentum"), why)
         return {}
 
     def __init__(self, hyperparameters: DilocoHyperparameters, context: Context) -> None:
         self._hyperparameters = hyperparameters
         self._context = context
         self._flat = context.flatten()
+        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
         self._optimizer = context.optimizers(self._flat)
         self._start = self._flat.parameters.clone()
         self._velocity = torch.zeros_like(self._start)
@@ -79,7 +89,7 @@ class Diloco(Method[DilocoHyperparameters]):
         loss = self._context.gradient(batch, self._flat)
         self._optimizer.step()
         self._num_local_steps += 1
-        if self._num_local_steps == self._hyperparameters.H:
+        if self._num_local_steps >= self._hyperparameters.H:  # which may have fallen since
             self._meet()
         return loss
 
@@ -90,14 +100,22 @@ class Diloco(Method[DilocoHyperparameters]):
         self._flat.parameters.copy_(self._start)
         self._num_local_steps = 0
 
+    def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
+        """Return the place of the outer parameters, which are equal on all ranks."""
+        return center(model, self._start, 0, num_ranks)
+
     def evaluation_model(self) -> nn.Module:
-        """Return this rank's replica."""
-        return self._context.model
+        """Return the outer parameters, with the running statistics' mean over ranks; collective."""
+        return self._evaluation_copy.load(self._start)
 
     def finalize(self) -> nn.Module:
-        """Take an outer step along the change since the last one, and return the model."""
+        """Return the model: the outer parameters, or the replicas' mean if the last round is incomplete."""
         if self._num_local_steps:
-            self._meet()
+            rest, H = self._num_local_steps, self._hyperparameters.H
+            self.notes = (f"diloco: the last round has {rest} of H ({H}) steps; it ends with the replicas' mean",)
+            self._context.communicator.mean(self._flat.state)
+            self._start.copy_(self._flat.parameters)
+            self._num_local_steps = 0
         return self._context.model
 
     def state_dict(self) -> dict[str, Any]:

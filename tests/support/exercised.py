@@ -14,7 +14,7 @@ EXERCISED: dict[str, tuple[dict, dict]] = {
     "asgd": ({}, {"learning_rate": 0.3}),
     "daso": ({"B": 3, "S": 2, "warmup_epochs": 1, "cooldown_epochs": 1, "wire": "float32"}, {}),
     "ddp": ({"bucket_mib": 2**-11}, {}),
-    "diloco": ({"H": 3}, {"learning_rate": 0.05, "momentum": 0.0}),
+    "diloco": ({"H": 3, "outer_momentum": 0.5}, {"learning_rate": 0.01}),
     "dni": ({"synthesizer_lr": 0.01, "conditioned": True}, {"learning_rate": 0.01}),
     "downpour": ({"tau": 2}, {"learning_rate": 0.2}),
     "eamsgd": ({"tau": 3}, {"learning_rate": 0.05, "momentum": 0.9}),
