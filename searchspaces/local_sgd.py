@@ -1,6 +1,6 @@
 """The search space of local SGD."""
 
-from atoll.searchspaces.parameter import integer
+from atoll.searchspaces.parameter import integer, real
 from atoll.searchspaces.space import SearchSpace
 
 SPACE = SearchSpace(
@@ -15,6 +15,6 @@ SPACE = SearchSpace(
             unit="steps",
             source="Zhang 2016, section 4.2 (its tau of 1, 4, 16, 64)",
         ),
-        integer("warmup_steps", 0, 256, 0, unit="steps", source="post-local SGD (Lin et al., 2020)"),
+        real("warmup", 0.0, 0.5, 0.0, unit="share of the steps", source="post-local SGD (Lin et al. 2020: 0.5)"),
     )
 )

@@ -2,7 +2,7 @@
 
 H=1 equals data-parallel SGD for SGD with and without momentum, not for AdamW. One rank sends 2(p-1)/p 4(n+s)/H bytes
 per step: the s running statistics are averaged with the n parameters. The post-local form averages gradients in each
-of the first `warmup_steps` steps.
+step of its `warmup`; the local steps of Lin et al. 2020 begin where the learning rate first falls, halfway.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class LocalSgdHyperparameters:
 
     Attributes:
         H: local steps between two means.
-        warmup_steps: first steps with averaged gradients.
+        warmup: share of all training steps, the first ones, with averaged gradients.
     """
 
     H: int = 8
-    warmup_steps: int = 0
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.H >= 1, f"H must be at least 1; got {self.H}")
-        require(self.warmup_steps >= 0, f"warmup_steps must be at least 0; got {self.warmup_steps}")
+        require(0 <= self.warmup <= 1, f"warmup must be a share of the steps, in [0, 1]; got {self.warmup}")
 
 
 class LocalSgd(Method[LocalSgdHyperparameters]):
@@ -45,13 +45,14 @@ class LocalSgd(Method[LocalSgdHyperparameters]):
     @classmethod
     def without_effect(cls, hyperparameters: LocalSgdHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
         """All of them on one rank; H where ranks never train alone, or never meet before the end."""
-        H, warmup = hyperparameters.H, hyperparameters.warmup_steps
+        h = hyperparameters
         if shape.num_ranks == 1:
-            return idle(("H", "warmup_steps"), "there is one rank, which averages with no other")
-        if shape.ends_by(warmup):
-            return idle(("H",), f"warmup_steps ({warmup}) covers all {shape.num_steps} steps")
-        if shape.ends_by(warmup + H):
-            return idle(("H",), f"the ranks average at the end only: {warmup} + {H} steps, of {shape.num_steps}")
+            return idle(("H", "warmup"), "there is one rank, which averages with no other")
+        warmup = round(h.warmup * (shape.num_steps or 0))
+        if h.warmup == 1 or shape.ends_by(warmup):
+            return idle(("H",), f"a warmup of {h.warmup:g} is the whole training")
+        if shape.ends_by(warmup + h.H):
+            return idle(("H",), f"the ranks average at the end only: {warmup} + {h.H} steps, of {shape.num_steps}")
         return {}
 
     def __init__(self, hyperparameters: LocalSgdHyperparameters, context: Context) -> None:
@@ -59,19 +60,20 @@ class LocalSgd(Method[LocalSgdHyperparameters]):
         self._context = context
         self._flat = context.flatten()
         self._optimizer = context.optimizers(self._flat)
+        self._num_warmup_steps = round(hyperparameters.warmup * context.num_epochs * context.steps_per_epoch)
         self._num_steps = 0
         self._num_local_steps = 0
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
         loss = self._context.gradient(batch, self._flat)
-        warming_up = self._num_steps < self._hyperparameters.warmup_steps
+        warming_up = self._num_steps < self._num_warmup_steps
         if warming_up:
             self._context.communicator.mean(self._flat.gradients)
         self._optimizer.step()
         self._num_steps += 1
         self._num_local_steps += not warming_up
-        if self._num_local_steps == self._hyperparameters.H:
+        if self._num_local_steps >= self._hyperparameters.H:  # which may have fallen since
             self._meet()
         return loss
 

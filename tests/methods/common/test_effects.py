@@ -16,7 +16,7 @@ NUM_EPOCHS, STEPS_PER_EPOCH = 3, 4
 # Method, hyperparameters, other values of those without effect, values with which they have one.
 ON_ONE_RANK = [
     ("ddp", {}, {"wire": "bfloat16", "overlap": False, "bucket_mib": 1e-5}, None),
-    ("local_sgd", {"H": 2}, {"H": 3, "warmup_steps": 5}, None),
+    ("local_sgd", {"H": 2}, {"H": 3, "warmup": 0.5}, None),
 ]
 ON_ONE_NODE = [
     (
@@ -26,7 +26,7 @@ ON_ONE_NODE = [
         {"B": 3, "S": 0, "warmup_epochs": 1, "cooldown_epochs": 1, "wire": "float32"},
         None,
     ),
-    ("local_sgd", {"H": 2, "warmup_steps": 12}, {"H": 5}, {"warmup_steps": 3}),
+    ("local_sgd", {"H": 2, "warmup": 1.0}, {"H": 5}, {"warmup": 0.25}),
     ("local_sgd", {"H": 12}, {"H": 40}, {"H": 2}),
     ("diloco", {"H": 13}, {"H": 40, "outer_learning_rate": 0.5, "outer_momentum": 0.5}, {"H": 12}),
     ("powersgd", {"rank": 1, "warmup_steps": 12}, {"rank": 2, "error_feedback": False}, {"warmup_steps": 3}),

@@ -6,7 +6,7 @@ from on_ranks import on_ranks
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.data_parallel.ddp import Ddp
-from atoll.methods.data_parallel.local_sgd import LocalSgd
+from atoll.methods.data_parallel.local_sgd import LocalSgd, LocalSgdHyperparameters
 from atoll.testing import problem
 from atoll.testing.method_contract import FLOAT64
 from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO
@@ -48,7 +48,7 @@ def test_bytes_fall_with_H(c: Communicator, period: int) -> None:
 @on_ranks(PAIR)
 def test_post_local_sgd_starts_as_ddp(c: Communicator) -> None:
     steps = list(problem.batches(c, 20))
-    local, a = problem.make(LocalSgd, c, hyperparameters={"H": 100, "warmup_steps": 20})
+    local, a = problem.make(LocalSgd, c, hyperparameters={"H": 100, "warmup": 0.2})
     ddp, b = problem.make(Ddp, c)
     problem.train(local, steps)
     problem.train(ddp, steps)
@@ -62,10 +62,42 @@ def test_post_local_sgd_starts_as_ddp(c: Communicator) -> None:
 @on_ranks(PAIR)
 def test_H_counts_local_steps_only(c: Communicator) -> None:
     """After three steps of warm-up with averaged gradients the parameters meet at every fifth step."""
-    method, _ = problem.make(LocalSgd, c, hyperparameters={"H": 5, "warmup_steps": 3})
+    method, _ = problem.make(LocalSgd, c, hyperparameters={"H": 5, "warmup": 0.03})
     communicates = []
     for batch in problem.batches(c, 14):
         before = c.ledger.wire_bytes()
         method.step(batch)
         communicates.append(c.ledger.wire_bytes() > before)
     assert [number for number, sends in enumerate(communicates, 1) if sends] == [1, 2, 3, 8, 13]
+
+
+@on_ranks(PAIR)
+@pytest.mark.parametrize("num_epochs", [1, 4])
+def test_the_warm_up_is_a_share_of_the_training(c: Communicator, num_epochs: int) -> None:
+    method, model = problem.make(
+        LocalSgd, c, hyperparameters={"H": 100, "warmup": 0.3}, num_epochs=num_epochs, steps_per_epoch=10
+    )
+    equal = []
+    for batch in problem.batches(c, 10 * num_epochs):
+        method.step(batch)
+        one, other = problem.gathered(c, problem.vector(model))
+        equal.append(torch.equal(one, other))
+    assert equal == [True] * 3 * num_epochs + [False] * 7 * num_epochs
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 64])
+def test_a_warm_up_that_is_no_share_is_refused(warmup: float) -> None:
+    with pytest.raises(ValueError, match=r"warmup must be a share of the steps, in \[0, 1\]; got "):
+        LocalSgdHyperparameters(warmup=warmup)
+
+
+@on_ranks(PAIR)
+def test_local_steps_that_are_more_than_a_changed_H_end_at_the_next_one(c: Communicator) -> None:
+    before, _ = problem.make(LocalSgd, c, hyperparameters={"H": 9})
+    *first, last = problem.batches(c, 6)
+    problem.train(before, first)
+    method, model = problem.make(LocalSgd, c, hyperparameters={"H": 3})
+    method.load_state_dict(problem.copied(before.state_dict()))
+    method.step(last)
+    one, other = problem.gathered(c, problem.vector(model))
+    assert torch.equal(one, other)

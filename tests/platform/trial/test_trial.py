@@ -253,7 +253,7 @@ def test_a_trial_notes_what_has_no_effect():
     """Also what only a training knows: 2 epochs of 75 steps are fewer than H."""
     given = {"method": "local_sgd", "hyperparameters": {"batch_size": 8, "H": 1000}}
     (alone,) = run_virtual_ranks(lambda c: Trial(configuration(**given), c, "cpu").notes, [0])
-    assert alone == ["local_sgd: H, warmup_steps have no effect: there is one rank, which averages with no other"]
+    assert alone == ["local_sgd: H, warmup have no effect: there is one rank, which averages with no other"]
     pair = run_virtual_ranks(lambda c: Trial(configuration(**given), c, "cpu").notes, [0, 0])
     assert pair[0] == pair[1]
     assert pair[0][0].startswith("local_sgd: H has no effect: the ranks average at the end only: 0 + 1000 steps, of ")
