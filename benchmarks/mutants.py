@@ -303,8 +303,8 @@ MUTANTS = (
         "powersgd-warmup-off-by-one",
         "methods",
         "one step too many has whole gradients",
-        "if self._num_steps < self._hyperparameters.warmup_steps:",
-        "if self._num_steps <= self._hyperparameters.warmup_steps:",
+        "if self._num_steps < self._num_warmup_steps:",
+        "if self._num_steps <= self._num_warmup_steps:",
         f"{METHODS} -k powersgd_is_torchs_hook",
     ),
     # Methods: low rank.

@@ -1,6 +1,6 @@
 """The search space of PowerSGD."""
 
-from atoll.searchspaces.parameter import integer
+from atoll.searchspaces.parameter import integer, real
 from atoll.searchspaces.space import SearchSpace
 
 SPACE = SearchSpace(
@@ -14,6 +14,13 @@ SPACE = SearchSpace(
             symbol="r",
             source="Vogels et al. 2019, tables 3 and 7 (1, 2, 4; 4 to 32 for language)",
         ),
-        integer("warmup_steps", 0, 1000, 0, unit="steps", source="torch's hook (start_powerSGD_iter, 1000)"),
+        real(
+            "warmup",
+            0.0,
+            0.5,
+            0.0,
+            unit="share of the steps",
+            source="torch's hook (start_powerSGD_iter: to start with, a tenth of the steps)",
+        ),
     )
 )

@@ -4,9 +4,9 @@ For each parameter of shape (m, ...), seen as a matrix (m, n), with e the rank's
 
     M <- gradient + e,  P <- mean(M Q),  P <- orthonormal(P),  Q <- mean(M^T P),  gradient <- P Q^T,  e <- M - P Q^T
 
-Vectors, and matrices for which r (m + n) >= m n, are averaged whole; so is everything in the first `warmup_steps`
-steps. One rank sends 2(p-1)/p 4 (sum of r (m + n), and the size of those averaged whole) bytes per
-step. r = min(m, n) is data-parallel SGD.
+A matrix is compressed if r (m + n) `min_compression_rate` < m n, with r at most min(m, n), as in torch's hook. Others,
+and vectors, are averaged whole; so is everything in the steps of the `warmup`. One rank sends 2(p-1)/p 4 (sum of
+r (m + n), and the size of those averaged whole) bytes per step. r = min(m, n) is data-parallel SGD.
 
 As in the authors' and torch's code, Q starts random and is orthonormalized before each use, P is summed in one message
 for all parameters, and so is Q.
@@ -33,17 +33,21 @@ class PowersgdHyperparameters:
 
     Attributes:
         rank: r, of the products that replace the gradients.
-        warmup_steps: first steps with whole gradients.
+        warmup: share of all training steps, the first ones, with whole gradients.
+        min_compression_rate: a gradient's factors must have fewer of its elements than one in so many.
         error_feedback: whether a product's error is added to the next gradient.
     """
 
     rank: int = 4
-    warmup_steps: int = 0
+    warmup: float = 0.0
+    min_compression_rate: float = 2.0
     error_feedback: bool = True
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, f"rank must be at least 1; got {self.rank}")
-        require(self.warmup_steps >= 0, f"warmup_steps must be at least 0; got {self.warmup_steps}")
+        require(0 <= self.warmup <= 1, f"warmup must be a share of the steps, in [0, 1]; got {self.warmup}")
+        rate = self.min_compression_rate
+        require(rate > 0, f"min_compression_rate must be above 0; got {rate}")
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
@@ -81,16 +85,18 @@ class Powersgd(Method[PowersgdHyperparameters]):
     @classmethod
     def without_effect(cls, hyperparameters: PowersgdHyperparameters, shape: TrainingShape) -> Mapping[str, str]:
         """Those of the factors where all steps have whole gradients. One rank compresses as several do."""
-        if shape.ends_by(hyperparameters.warmup_steps):
-            why = f"warmup_steps ({hyperparameters.warmup_steps}) covers all {shape.num_steps} steps"
-            return idle(("rank", "error_feedback"), why)
+        warmup = hyperparameters.warmup
+        if warmup == 1 or shape.ends_by(round(warmup * (shape.num_steps or 0))):
+            why = f"a warmup of {warmup:g} is the whole training"
+            return idle(("rank", "min_compression_rate", "error_feedback"), why)
         return {}
 
     def __init__(self, hyperparameters: PowersgdHyperparameters, context: Context) -> None:
-        self._hyperparameters = hyperparameters
+        h = self._hyperparameters = hyperparameters
         self._context = context
         self._flat = context.flatten()
         self._optimizer = context.optimizers(self._flat)
+        self._num_warmup_steps = round(h.warmup * context.num_epochs * context.steps_per_epoch)
         self._num_steps = 0
         generator = torch.Generator().manual_seed(context.seed)
         self._compressed: list[_Compressed] = []
@@ -99,15 +105,21 @@ class Powersgd(Method[PowersgdHyperparameters]):
             gradient = self._flat.gradients[where]
             rows = parameter.shape[0] if parameter.dim() > 1 else parameter.numel()
             columns = parameter.numel() // max(1, rows)
-            if hyperparameters.rank * (rows + columns) < rows * columns:
-                self._compressed.append(_Compressed(gradient.view(rows, columns), hyperparameters.rank, generator))
+            rank = min(h.rank, rows, columns)
+            if rank * (rows + columns) * h.min_compression_rate < rows * columns:
+                self._compressed.append(_Compressed(gradient.view(rows, columns), rank, generator))
             else:
                 self._whole.append(gradient)
+        if not self._compressed:
+            self.notes = (
+                f"powersgd: no gradient of rank {h.rank} is compressed by a factor above {h.min_compression_rate:g}, "
+                "so this is ddp",
+            )
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
         loss = self._context.gradient(batch, self._flat)
-        if self._num_steps < self._hyperparameters.warmup_steps:
+        if self._num_steps < self._num_warmup_steps:
             self._context.communicator.mean(self._flat.gradients)
         else:
             self._average()

@@ -30,7 +30,7 @@ EXERCISED: dict[str, tuple[dict, dict]] = {
     "mvadownpour": ({"tau": 2, "moving_rate": 0.1}, {"learning_rate": 0.2}),
     "mvasgd": ({"moving_rate": 0.1}, {"learning_rate": 0.3}),
     "oialr": ({"delay": 0.1, "update_period": 0.05, "beta": 0.3, "alpha": 0.5}, {"learning_rate": 0.05}),
-    "powersgd": ({"rank": 2, "warmup_steps": 2}, {}),
+    "powersgd": ({"rank": 2, "warmup": 0.04}, {}),
     "sgd": ({}, {"learning_rate": 0.3}),
 }
 # They leave a network's first and last weights in full rank.

@@ -29,7 +29,12 @@ ON_ONE_NODE = [
     ("local_sgd", {"H": 2, "warmup": 1.0}, {"H": 5}, {"warmup": 0.25}),
     ("local_sgd", {"H": 12}, {"H": 40}, {"H": 2}),
     ("diloco", {"H": 13}, {"H": 40, "outer_learning_rate": 0.5, "outer_momentum": 0.5}, {"H": 12}),
-    ("powersgd", {"rank": 1, "warmup_steps": 12}, {"rank": 2, "error_feedback": False}, {"warmup_steps": 3}),
+    (
+        "powersgd",
+        {"rank": 1, "warmup": 1.0},
+        {"rank": 2, "min_compression_rate": 9.0, "error_feedback": False},
+        {"warmup": 0.25},
+    ),
     ("easgd", {"tau": 12, "form": "jacobi"}, {"tau": 50, "beta": 0.2, "alpha": 0.7}, {"tau": 2}),
     ("oialr", {"delay": 1.1}, {"update_period": 0.5, "beta": 0.9, "full_rank_last": False}, {"delay": 0.5}),
     ("oialr", {"delay": 1.0, "update_period": 0.5}, {"alpha": 0.9, "beta": 0.9}, {"delay": 0.25}),

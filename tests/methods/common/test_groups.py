@@ -61,7 +61,7 @@ CASES = [
     *(("ddp", {}, settings) for settings in SETTINGS),
     *(("local_sgd", {}, settings) for settings in ("sgd", "adamw", "clipped")),
     ("daso", {"wire": "float32"}, "sgd"),
-    ("powersgd", {"warmup_steps": 100}, "sgd"),
+    ("powersgd", {"warmup": 1.0}, "sgd"),
     ("dni", {"mode": "gradient_loss"}, "sgd"),
     ("dni", {"mode": "gradient_loss"}, "adamw"),
     ("oialr", {"delay": 2.0}, "clipped"),
