@@ -507,7 +507,7 @@ MUTANTS = (
         "OIALR's updates are counted from its conversion, not from step 0 (audit: o2)",
         "self._num_steps % self._period == 0",
         "(self._num_steps - self._delay) % self._period == 0",
-        _threads("oialr_cuts_and_slices_the_moments", "0,0"),
+        _threads("oialr_cuts_and_turns_the_moments", "0,0"),
         where="*oialr.py",
     ),
     _one(

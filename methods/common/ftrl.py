@@ -49,6 +49,7 @@ class Ftrl(UpdateRule):
         rate, l1 = max(group["lr"], SMALLEST_RATE), group["l1"]
         if not state:
             state["n"] = torch.full_like(weights, group["initial_accumulator"])
+        if "z" not in state:
             state["inverse"] = state["n"].sqrt() / rate
             state["z"] = -weights * state["inverse"] - weights.sign() * l1
         n, z = state["n"], state["z"]

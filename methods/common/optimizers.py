@@ -24,6 +24,7 @@ from atoll.methods.common.gradient import PRECISIONS, LossScale
 from atoll.methods.common.groups import ParameterGroup
 from atoll.methods.common.layerwise import Lamb, Lars
 from atoll.methods.common.plateau import Plateau
+from atoll.methods.common.turned import Turned
 from atoll.methods.common.validation import require, require_choice
 
 OPTIMIZERS = (
@@ -483,11 +484,11 @@ class OptimizerFactory:
         self,
         optimizer: torch.optim.Optimizer,
         groups: Iterable[ParameterGroup],
-        sliced: Mapping[nn.Parameter, nn.Parameter] = MappingProxyType({}),
+        turned: Mapping[nn.Parameter, Turned] = MappingProxyType({}),
     ) -> None:
         """Replace the parameters of an optimizer that this factory has made.
 
-        Known parameters keep their moments, those in `sliced` take over the leading part of another one's, and the rest
+        Known parameters keep their moments, those in `turned` get those of another one in their basis, and the rest
         start with none; with SGD's momentum they start at zero, as torch's fused form needs it for all parameters or
         none.
         """
@@ -501,13 +502,10 @@ class OptimizerFactory:
         )
         optimizer.state.clear()
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            source = sliced.get(parameter, parameter)
-            corner = tuple(slice(0, size) for size in parameter.shape)
-            if source in known:
-                optimizer.state[parameter] = {
-                    name: value[corner].clone() if isinstance(value, torch.Tensor) and value.dim() else value
-                    for name, value in known[source].items()
-                }
+            if parameter in known:
+                optimizer.state[parameter] = known[parameter]
+            elif parameter in turned and turned[parameter].source in known:
+                optimizer.state[parameter] = turned[parameter].state(known[turned[parameter].source])
             elif has_momentum:
                 optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
 

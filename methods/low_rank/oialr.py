@@ -7,7 +7,9 @@
 
        U', S', V'^T = SVD(Sigma),  U <- U U',  V^T <- V'^T V^T,  Sigma <- diag(S')
 
-   without the singular values below beta times the largest, and keeping the leading part of Sigma's moments.
+   without the singular values below beta times the largest. Sigma's moments are turned with the bases: the first ones
+   become U'^T M V', the second ones (U'*U')^T v (V'*V') with elementwise squares (`turned.py`). Coquelin 2024 reshapes
+   them, which makes the training depend on the signs of singular vectors.
 
 Weights whose shorter side is at most a tenth of the longer one stay in full rank; the first and the last one optionally
 do. The ranks average the gradients of the trained parameters. They divide the SVDs among themselves and broadcast them.
@@ -30,6 +32,7 @@ from atoll.methods.common.buckets import GradientBuckets
 from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings, restore, saved, state_bytes
+from atoll.methods.common.turned import Turned
 from atoll.methods.common.validation import require
 from atoll.methods.low_rank.factored import eligible_layers, factor, forbid_nested_tensors, load, weight_of
 from atoll.methods.low_rank.factored_groups import REPLACES, FactoredGroups, check_retargets
@@ -175,23 +178,23 @@ class Oialr(Method[OialrHyperparameters]):
         self._num_updates += 1
         num_layers = num_updated(len(self._layers), self._hyperparameters.alpha, self._num_updates)
         layers: list[Any] = list(self._layers.values())[-num_layers:]
-        sliced = {}
+        turned = {}
         svds = self._svds([layer.S.detach() for layer in layers], self._hyperparameters.beta)
         for layer, svd in zip(layers, svds, strict=True):
             before = layer.S
             factor(layer, rotate(layer.U, layer.Vt, svd), trained=["S"])
-            sliced[layer.S] = before
-        self._adopt(sliced)
+            turned[layer.S] = Turned(before, svd.u, svd.vt.T)
+        self._adopt(turned)
 
     def _svds(self, matrices: list[Tensor], cutoff: float) -> list[Svd]:
         return shared_svds(matrices, cutoff, self._context.communicator)
 
-    def _adopt(self, sliced: Mapping[nn.Parameter, nn.Parameter] | None = None) -> None:
-        """Train the network's current parameters; those in `sliced` take over the leading part of another's moments."""
+    def _adopt(self, turned: Mapping[nn.Parameter, Turned] | None = None) -> None:
+        """Train the network's current parameters; those in `turned` get another one's moments in their basis."""
         self._flat.release_hooks()
         self._flat = FlatModel(self._context.model, self._groups.of(self._context.model))
         self._buckets = GradientBuckets(self._flat, self._context.communicator)
-        self._context.optimizers.retarget(self._optimizer, self._flat.groups_by_parameter, sliced or {})
+        self._context.optimizers.retarget(self._optimizer, self._flat.groups_by_parameter, turned or {})
 
     def metrics(self) -> dict[str, float]:
         """Return sizes relative to the full-rank network's trained parameters, and the optimizer's memory."""

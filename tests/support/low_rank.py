@@ -54,19 +54,18 @@ class Run:
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self._scale * nn.functional.cross_entropy(outputs, targets)
 
-    def train(self, num_steps: int, after_each: Callable[[], None] = lambda: None) -> None:
-        """Train at the constant rate of the settings."""
+    def train(self, num_steps: int, after_each: Callable[[], None] = lambda: None, scale: float = 1.0) -> None:
+        """Train at the constant rate of the settings, with gradients that are `scale` of the loss's."""
+        self._scale = scale
         for batch in problem.batches(self._c, num_steps, dtype=problem.vector(self.model).dtype):
             self.method.step(batch)
             after_each()
 
     def step_without_learning(self) -> None:
         """A step with rate 0 and gradients of 0: only what the method does before it changes parameters."""
-        self._scale = 0.0
         self._optimizers.set_step(100)
-        self.train(1)
+        self.train(1, scale=0.0)
         self._optimizers.set_step(0)
-        self._scale = 1.0
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """The optimizer's state of each parameter in training, by name; those without any are absent."""

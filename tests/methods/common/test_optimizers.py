@@ -18,6 +18,7 @@ from atoll.methods.common.optimizers import (
     scheduled_rate,
     state_bytes,
 )
+from atoll.methods.common.turned import Turned
 
 
 def steps(make, count=20, rates=None):
@@ -123,7 +124,8 @@ def test_an_optimizer_goes_on_with_other_parameters():
     assert state_bytes(optimizer) == 2 * 4 * (3 + 16) + 2 * 4
     smaller, new = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(5))
     before = optimizer.state[old]["exp_avg"].clone()
-    factory.retarget(optimizer, [ParameterGroup([kept, smaller, new])], {smaller: old})
+    columns = torch.eye(4)[:, :2]
+    factory.retarget(optimizer, [ParameterGroup([kept, smaller, new])], {smaller: Turned(old, columns, columns)})
     assert set(optimizer.state) == {kept, smaller}
     assert torch.equal(optimizer.state[smaller]["exp_avg"], before[:2, :2])
     assert optimizer.state[smaller]["step"].item() == 1
