@@ -31,6 +31,8 @@ class EasgdHyperparameters(ElasticHyperparameters):
         beta: rate of the center.
         alpha: rate of the replicas. Default: beta / p.
         report: the model to evaluate: the center, or its average over time (eq. 3.13).
+        stale_replicas: whether ranks that have finished an epoch keep their pull, by their last replicas, in the
+            asynchronous forms; without, c drifts to the ranks still at work (the tail of section 4.3.3).
     """
 
 

@@ -13,7 +13,8 @@ Every rank i has a replica x_i that an elastic force ties to a center c. Every t
 With alpha = beta/p, the elastic symmetry, the forces on x_i and c are opposite. Between exchanges the ranks descend
 alone. In the asynchronous forms a rank that has finished its steps stays tied to the center: the owner continues to
 move its stale replica, the last one it received, as often as the others exchange, so that c does not drift to the ranks
-still at work (the tail of section 4.3.3).
+still at work (the tail of section 4.3.3). c then moves for a replica that its rank does not move, and sum(x_i) + c is
+not kept at rate 0. Zhang 2016 has no such replicas: `stale_replicas: false`.
 
 Bytes per step: async 8n/tau for each rank but the owner, whose exchange stays in its memory, half of them sent by it
 and half by the owner; jacobi and gauss_seidel 2(p-1)/p 4n/tau per rank.
@@ -51,6 +52,8 @@ class ElasticHyperparameters:
         beta: rate of the center.
         alpha: rate of the replicas. Default: beta / p.
         report: the model to evaluate: the center, or its mean over time (eq. 3.13).
+        stale_replicas: whether ranks that have finished an epoch keep their pull, by their last replicas, in the
+            asynchronous forms; without, c drifts to the ranks still at work (the tail of section 4.3.3).
     """
 
     form: str = "async"
@@ -58,6 +61,7 @@ class ElasticHyperparameters:
     beta: float = 0.9
     alpha: float | None = None
     report: str = "center"
+    stale_replicas: bool = True
 
     def __post_init__(self) -> None:
         require_choice("form", self.form, FORMS)
@@ -103,10 +107,13 @@ class ElasticBase(Method[E]):
 
     @classmethod
     def without_effect(cls, hyperparameters: E, shape: TrainingShape) -> Mapping[str, str]:
-        """All where replicas and center start equal and never exchange again."""
-        if shape.ends_by(hyperparameters.tau):
+        """All where replicas and center start equal and never exchange again; stale replicas where ranks meet."""
+        h = hyperparameters
+        if shape.ends_by(h.tau):
             why = f"the center never moves: the only exchange in {shape.num_steps} steps is before the first one"
-            return idle(("form", "tau", "beta", "alpha", "report"), why)
+            return idle(("form", "tau", "beta", "alpha", "report", "stale_replicas"), why)
+        if not h.stale_replicas and (shape.num_ranks == 1 or not h.form.startswith("async")):
+            return idle(("stale_replicas",), "no rank finishes before another one")
         return {}
 
     @classmethod
@@ -227,7 +234,8 @@ class ElasticBase(Method[E]):
         assert self._center.server is not None
         answer.copy_(self._value)
         self._move(x, self._hyperparameters.beta / self._size)
-        self._exchange_stale(self._center.server, rank)
+        if self._hyperparameters.stale_replicas:
+            self._exchange_stale(self._center.server, rank)
 
     def _exchange_stale(self, server: ParameterServer, asking: int) -> None:
         """Let stale replicas exchange as often as each of the ranks at work."""

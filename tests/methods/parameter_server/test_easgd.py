@@ -133,8 +133,14 @@ def test_ranks_that_left_keep_their_pull_on_the_center(c: Communicator, late: in
 
 
 @on_ranks(QUADRUPLE)
-def test_the_replica_of_a_rank_that_left_exchanges_as_often_as_each_of_those_at_work(c: Communicator) -> None:
-    """At rate 0, with three ranks at work in turns: the fourth one's last replica moves after every third exchange."""
+@pytest.mark.parametrize("stale_replicas", [True, False])
+def test_the_replica_of_a_rank_that_left_exchanges_as_often_as_each_of_those_at_work(
+    c: Communicator, stale_replicas: bool
+) -> None:
+    """At rate 0, with three ranks at work in turns: the fourth one's last replica moves after every third exchange.
+
+    Without stale replicas it does not, as in Zhang 2016.
+    """
     alpha, beta = 0.3, 0.8  # apart, so that the order of exchanges matters
     one = torch.ones(1, dtype=torch.float64)
     method, model = paths.build(
@@ -146,6 +152,7 @@ def test_the_replica_of_a_rank_that_left_exchanges_as_often_as_each_of_those_at_
         tau=1,
         alpha=alpha,
         beta=beta,
+        stale_replicas=stale_replicas,
         steps_per_epoch=1 if c.rank == 3 else 10**9,
     )
     x, center = [float(rank) for rank in range(4)], 10.0
@@ -160,11 +167,60 @@ def test_the_replica_of_a_rank_that_left_exchanges_as_often_as_each_of_those_at_
             method.step(paths.batch(0 * one))
         _let_all_be_served(c)  # also rank 3, that it leaves
         exchange(turn)
-        if number > 0 and number % 3 == 0:
+        if stale_replicas and number > 0 and number % 3 == 0:
             exchange(3)
         if c.rank < 3:
             assert model.x.item() == pytest.approx(x[c.rank], rel=1e-14), number
     assert float(paths.shown(method)) == pytest.approx(center, rel=1e-13)
+
+
+@on_ranks(PAIR)
+@pytest.mark.parametrize("form", ["async", "async_overlap"])
+@pytest.mark.parametrize("stale_replicas", [True, False])
+def test_only_without_stale_replicas_are_all_forces_opposite(c: Communicator, form: str, stale_replicas: bool) -> None:
+    """At rate 0 sum(x_i) + c stays over the epochs, of which rank 1 has a single exchange, and rank 0 four.
+
+    A stale replica moves the center, and not the replica that its rank goes on with.
+    """
+    one = torch.ones(1, dtype=torch.float64)
+    steps_per_epoch = 4 if c.rank == 0 else 1
+    given = {"rate": problem.STILL, "tau": 1, "steps_per_epoch": steps_per_epoch, "stale_replicas": stale_replicas}
+    method, model = paths.build("easgd", c, replica=c.rank * one, center=0 * one, form=form, **given)
+    sums = []
+    for _ in range(3):
+        for turn in (1, 0, 0, 0, 0):
+            if c.rank == turn:
+                method.step(paths.batch(0 * one))
+            _let_all_be_served(c)
+        center = float(paths.shown(method))
+        sums.append(sum(map(float, problem.gathered(c, model.x))) + center)
+    if stale_replicas:
+        assert all(abs(total - 1.0) > 0.1 for total in sums)
+    else:
+        assert sums == pytest.approx([1.0] * 3, rel=1e-14)
+
+
+@on_ranks(PAIR)
+def test_without_stale_replicas_the_center_goes_to_the_rank_at_work(c: Communicator) -> None:
+    """The tail of Zhang 2016, section 4.3.3: at rate 0 it ends where it and the last rank at work meet."""
+    one = torch.ones(1, dtype=torch.float64)
+    steps_per_epoch = 150 if c.rank == 0 else 1
+    method, _ = paths.build(
+        "easgd",
+        c,
+        replica=c.rank * one,
+        center=10 * one,
+        rate=problem.STILL,
+        tau=1,
+        steps_per_epoch=steps_per_epoch,
+        stale_replicas=False,
+    )
+    if c.rank == 1:
+        method.step(paths.batch(0 * one))
+    _let_all_be_served(c)
+    for _ in range(150 if c.rank == 0 else 0):
+        method.step(paths.batch(0 * one))
+    assert float(paths.shown(method)) == pytest.approx((10 + 0.9 / 2 * (1 - 10)) / 2, rel=1e-13)
 
 
 @on_ranks(PAIR, TWO_BY_TWO)
