@@ -19,6 +19,10 @@ and weights of unfavorable shape, stay in full rank.
 Merge modes (`ab_merges.py`): `with_stale` as above; `only_learned` without the frozen copies; `full` the mean of the
 products A B; `only_b` ("no groups"): all ranks train B together.
 
+The result is the network in full rank, so `compression`, which is that of the last decomposition, is of another network
+than the accuracy next to it. With `low_rank_result` the network that is evaluated, and that the training ends with, is
+decomposed at `cutoff` as well: accuracy, compression and saved weights are then of the same factors A and B.
+
 Bytes sent by one rank: ddp 2(p-1)/p 4n per step; a step in a group of g ranks 2(g-1)/g 4(sum mk or sum kn, + rest),
 inside the group; a merge 2(p-1)/p 4(sum k(m+n) + rest + statistics), or 4n in all for `full`, or only the statistics
 for `only_b`; an SVD (p-1) 4k(m + n + 1) by the rank that computes it, and a sum of all k as 8-byte integers.
@@ -39,22 +43,20 @@ from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.optimizers import OptimizerSettings, restore, saved, state_bytes
 from atoll.methods.common.validation import require, require_choice
+from atoll.methods.low_rank.ab_factors import factor_all
 from atoll.methods.low_rank.ab_merges import MERGES, FactorName, merge_mode, place
 from atoll.methods.low_rank.factored import (
     eligible_layers,
-    factor,
     forbid_nested_tensors,
     join,
     load,
     restore_layer,
     shape_of,
-    weight_of,
 )
 from atoll.methods.low_rank.factored_groups import REPLACES, FactoredGroups, check_retargets
 from atoll.methods.low_rank.factored_layers import Factored
 from atoll.methods.low_rank.metrics import estimated_communication_reduction
 from atoll.methods.low_rank.packing import pack, unpack
-from atoll.methods.low_rank.shared_svd import shared_svds
 from atoll.methods.method import Batch, Context, Method, MetricDirections
 
 
@@ -70,6 +72,7 @@ class AbHyperparameters:
         cutoff: smallest singular value that is kept, as a share of the largest (Coquelin 2024, table A.6).
         group_size: ranks per group (ibid.); at most half of the ranks, so that there are two groups.
         merge: how the groups' factors become one weight.
+        low_rank_result: whether the evaluated and final network is decomposed, so that size and accuracy are its own.
     """
 
     warmup: float = 0.2
@@ -79,6 +82,7 @@ class AbHyperparameters:
     cutoff: float = 0.15
     group_size: int = 4
     merge: str = "with_stale"
+    low_rank_result: bool = False
 
     def __post_init__(self) -> None:
         require(self.warmup >= 0, f"warmup must be at least 0; got {self.warmup}")
@@ -88,12 +92,6 @@ class AbHyperparameters:
         require(0 <= self.cutoff < 1, f"cutoff must be in [0, 1); got {self.cutoff}")
         require(self.group_size >= 1, f"group_size must be at least 1; got {self.group_size}")
         require_choice("merge", self.merge, MERGES)
-
-
-def decompose(svd: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
-    """A = U S^1/2 (m, k) and B = S^1/2 V^T (k, n) (Coquelin 2024, eq. 5.3)."""
-    u, s, vt = svd
-    return {"A": u * s.sqrt(), "B": s.sqrt()[:, None] * vt}
 
 
 def _restore(model: nn.Module, merged: Mapping[str, Tensor]) -> None:
@@ -133,8 +131,9 @@ class Ab(Method[AbHyperparameters]):
         """All but the warm-up if that is the whole training; the groups' size if only one is possible."""
         h = hyperparameters
         if h.warmup >= 1:
-            names = ("group_steps", "rebound", "lr_rebound", "cutoff", "group_size", "merge")
-            return idle(names, f"a warmup of {h.warmup:g} is the whole training")
+            names = ("group_steps", "rebound", "lr_rebound", "group_size", "merge")
+            cutoff = () if h.low_rank_result else ("cutoff",)
+            return idle((*names, *cutoff), f"a warmup of {h.warmup:g} is the whole training")
         if h.merge == "only_b":
             return idle(("group_size",), "merge only_b trains without groups")
         if shape.num_ranks == 2:
@@ -182,6 +181,8 @@ class Ab(Method[AbHyperparameters]):
         self._num_steps = self._num_steps_apart = self._num_steps_full_rank = self._optimizer_bytes = 0
         self._num_steps_of_shape = self._lr_rebound  # the first shape needs no rebound
         self._inner_ranks: dict[str, int] = {}
+        self._low_rank_result = h.low_rank_result
+        self._result_ranks: dict[str, int] = {}  # of the network that was evaluated last
 
     def _adopt(self, communicator: Communicator) -> None:
         """Train the network's current parameters together with the ranks of `communicator`."""
@@ -217,11 +218,7 @@ class Ab(Method[AbHyperparameters]):
         self._context.optimizers.slow(self._optimizer, climbed)
 
     def _decompose(self) -> None:
-        weights = [weight_of(layer).detach() for layer in self._layers.values()]
-        svds = shared_svds(weights, self._cutoff, self._context.communicator)
-        for (name, layer), svd in zip(self._layers.items(), svds, strict=True):
-            factor(layer, decompose(svd), trained=[self._trains])
-            self._inner_ranks[name] = len(svd.s)
+        self._inner_ranks = factor_all(self._layers, self._cutoff, [self._trains], self._context.communicator)
         self._adopt(self._members)
 
     def _merge(self) -> None:
@@ -248,12 +245,9 @@ class Ab(Method[AbHyperparameters]):
 
     def metrics(self) -> dict[str, float]:
         """Return sizes after the last decomposition relative to the full-rank network, and shares of steps by phase."""
-        shapes = {name: shape_of(layer) for name, layer in self._layers.items()}
-        sizes = [(m * k, k * n, m * n) for (m, n), k in ((shapes[name], k) for name, k in self._inner_ranks.items())]
-        num_a, num_b, num_full = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0, 0)
-        rest, size = self._num_full_rank - num_full, self._num_full_rank
+        (num_a, num_b, rest), size = self._sizes(self._inner_ranks), self._num_full_rank
         trained = max(num_a, num_b) if self._merge_mode.has_groups else num_b
-        low_rank, num_steps = num_a + num_b + rest, max(1, self._num_steps)
+        low_rank, num_steps = sum(self._sizes(self.inner_ranks())), max(1, self._num_steps)
         group_share, full_rank_share = self._num_steps_apart / num_steps, self._num_steps_full_rank / num_steps
         low_rank_share = 1 - full_rank_share - group_share  # groups do not use the interconnect
         is_merged = self._num_steps_of_shape == 0
@@ -265,25 +259,39 @@ class Ab(Method[AbHyperparameters]):
             "optimizer_bytes": float(self._optimizer_bytes if is_merged else state_bytes(self._optimizer)),
         }
 
+    def _sizes(self, inner_ranks: Mapping[str, int]) -> tuple[int, int, int]:
+        """The numbers of elements of all A, of all B, and of what is not decomposed."""
+        shapes = {name: shape_of(self._layers[name]) for name in inner_ranks}
+        num_a = sum(shapes[name][0] * k for name, k in inner_ranks.items())
+        num_b = sum(k * shapes[name][1] for name, k in inner_ranks.items())
+        return num_a, num_b, self._num_full_rank - sum(m * n for m, n in shapes.values())
+
     def inner_ranks(self) -> dict[str, int]:
-        """Return the ranks k of the last decomposition."""
-        return dict(self._inner_ranks)
+        """Return the ranks k of the last decomposition: with `low_rank_result`, of the network evaluated last."""
+        return dict(self._result_ranks or self._inner_ranks)
 
     def evaluation_model(self) -> nn.Module:
-        """Return the network, or inside the group phase a merged copy; equal on all ranks."""
+        """Return the network, or inside the group phase a merged copy, decomposed or not; equal on all ranks."""
+        return self._result(self._context.untracked)
+
+    def _result(self, communicator: Communicator) -> nn.Module:
         model = self._context.model
         if self._is_apart:
             model = copy.deepcopy(model)
             _restore(model, self._merged(self._context.untracked))
         else:
             self._flat.average_statistics(self._context.untracked)
+        if self._low_rank_result:
+            model = model if self._is_apart else copy.deepcopy(model)
+            layers = {name: model.get_submodule(name) for name in self._layers}
+            self._result_ranks = factor_all(layers, self._cutoff, ("A", "B"), communicator)
         return model
 
     def finalize(self) -> nn.Module:
-        """Merge, and return the network in full rank."""
+        """Merge, and return the network: in full rank, or its factors."""
         if self._is_apart:
             self._merge()
-        return self.evaluation_model()
+        return self._result(self._context.communicator)
 
     def state_dict(self) -> dict[str, Any]:
         """Return this rank's network, with factors if it has any, the optimizer, and counters."""
@@ -297,7 +305,7 @@ class Ab(Method[AbHyperparameters]):
                 self._num_steps_of_shape,
                 self._optimizer_bytes,
             ],
-            "inner_ranks": dict(self._inner_ranks),
+            "inner_ranks": [dict(self._inner_ranks), dict(self._result_ranks)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -312,4 +320,4 @@ class Ab(Method[AbHyperparameters]):
             self._num_steps_of_shape,
             self._optimizer_bytes,
         ) = state["counters"]
-        self._inner_ranks = dict(state["inner_ranks"])
+        self._inner_ranks, self._result_ranks = map(dict, state["inner_ranks"])

@@ -40,6 +40,7 @@ ON_ONE_NODE = [
     ("oialr", {"delay": 1.1}, {"update_period": 0.5, "beta": 0.9, "full_rank_last": False}, {"delay": 0.5}),
     ("oialr", {"delay": 1.0, "update_period": 0.5}, {"alpha": 0.9, "beta": 0.9}, {"delay": 0.25}),
     ("ab", {"warmup": 1.0, "group_size": 1}, {"group_steps": 0.5, "cutoff": 0.5}, {"warmup": 0.0}),
+    ("ab", {"warmup": 1.0, "group_size": 1}, {"cutoff": 0.5}, {"low_rank_result": True}),
     ("ab", {"warmup": 0.1, "group_steps": 0.3, "group_size": 1}, {"group_size": 4}, None),
     ("ab", {"warmup": 0.1, "group_steps": 0.3, "merge": "only_b"}, {"group_size": 1}, None),
 ]

@@ -1,6 +1,7 @@
 """AB training (Coquelin 2024, chapter 5, algorithm 2)."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 
 from atoll.communication.communicator import Communicator
 from atoll.methods.data_parallel.ddp import Ddp
-from atoll.methods.low_rank.ab import Ab, decompose, place
+from atoll.methods.low_rank.ab import Ab, place
+from atoll.methods.low_rank.ab_factors import decompose
+from atoll.methods.low_rank.factored import merged_state_dict
 from atoll.testing import CHECKS, Subject, problem
 from atoll.testing.ranks import PAIR, TRIPLE, TWO_BY_TWO
 
@@ -234,3 +237,54 @@ def test_every_phase_continues_from_a_checkpoint(c: Communicator, merge: str) ->
     phases = {"warmup": 0.1, "group_steps": 0.2, "rebound": 0.5, "lr_rebound": 1.0, "group_size": 1, "merge": merge}
     settings = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9}
     CHECKS["continues_from_a_checkpoint_at_any_step"](c, Subject(method=Ab, hyperparameters=phases, settings=settings))
+
+
+# The result in low rank.
+
+CUT = GROUPS | {"cutoff": 0.5, "low_rank_result": True}
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("num_steps", [5, 20, 33])
+def test_with_low_rank_result_size_and_network_are_the_same_ones(c: Communicator, num_steps: int) -> None:
+    """In the warm-up, apart and in a rebound: what is evaluated is cut, and training is as without."""
+    whole, low = (Run(Ab, c, CUT | {"low_rank_result": is_cut}, PLAIN) for is_cut in (False, True))
+    for run in (whole, low):
+        run.train(num_steps)
+    trained_on = problem.vector(low.model)
+    weight = merged(whole)
+    values = torch.linalg.svdvals(weight)
+    k = int((values >= 0.5 * values[0]).sum())
+    assert 1 < k < 16
+    shown, end = low.method.evaluation_model(), None
+    for _ in range(2):
+        assert problem.close(merged_state_dict(shown)["2.weight"], truncated(weight, k), FLOAT64)
+        assert (shown[2].A.shape, shown[2].B.shape) == ((16, k), (k, 16))
+        assert low.method.inner_ranks() == {"2": k}
+        sizes = [problem.vector(network).numel() for network in (problem.make_deep_model(), shown)]
+        assert low.method.metrics()["compression"] == sizes[0] / sizes[1]
+        assert torch.equal(problem.vector(whole.model), trained_on)
+        if end is None:
+            shown = end = low.method.finalize()
+    assert all(torch.equal(one, problem.vector(end)) for one in problem.gathered(c, problem.vector(end)))
+
+
+def truncated(weight: torch.Tensor, k: int) -> torch.Tensor:
+    u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+    return u[:, :k] * s[:k] @ vt[:k]
+
+
+@on_ranks(PAIR)
+@pytest.mark.parametrize(
+    "check",
+    [
+        "continues_from_a_checkpoint_at_any_step",
+        "evaluation_is_no_traffic_and_disturbs_nothing",
+        "lowers_the_loss_and_all_ranks_end_alike",
+        "the_same_seed_gives_the_same_numbers",
+    ],
+)
+def test_a_low_rank_result_keeps_the_contract(c: Communicator, check: str) -> None:
+    given = {"warmup": 0.1, "group_steps": 0.08, "group_size": 1, "cutoff": 0.3, "low_rank_result": True}
+    model = partial(problem.make_deep_model, torch.float64)
+    CHECKS[check](c, Subject(method=Ab, hyperparameters=given, settings={"learning_rate": 0.02}, model=model))

@@ -191,17 +191,28 @@ def test_a_search_over_a_low_rank_method_is_exported_and_trained_again(tmp_path,
     assert re.search(r"this reproduces the exported objective .* exactly", out)
 
 
+OIALR = {"delay": 0.3, "update_period": 0.1, "beta": 0.5, "learning_rate": 0.01}
+AB = {"warmup": 0.3, "group_steps": 0.2, "group_size": 1, "cutoff": 0.2, "learning_rate": 0.01, "low_rank_result": True}
+
+
 @pytest.mark.slow
 @THREADS
-def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path):
-    hyperparameters = {"delay": 0.3, "update_period": 0.1, "beta": 0.5, "learning_rate": 0.01}
-    configuration = {"workload": "digits_mlp", "method": "oialr", "hyperparameters": hyperparameters}
+@pytest.mark.parametrize(
+    ("method", "hyperparameters", "names"),
+    [("oialr", OIALR, {"0.U", "0.S", "0.Vt", "0.bias", "4.weight"}), ("ab", AB, {"0.weight", "2.A", "2.B", "2.bias"})],
+    ids=["oialr", "ab"],
+)
+def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path, method, hyperparameters, names):
+    """Accuracy and compression are those of the model that is saved."""
+    configuration = {"workload": "digits_mlp", "method": method, "hyperparameters": hyperparameters}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration | {"epochs": 4, "ranks": 2, "device": "cpu"}))
     out = called("train", "c.yaml", "--save", "factors.pt", cwd=tmp_path).stdout
     assert "wrote factors.pt" in out
     result = called_json("train", "c.yaml", "--save", "merged.pt", "--merged", "--observe", "1", cwd=tmp_path)
     factors, merged = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("factors", "merged"))
-    assert {"0.U", "0.S", "0.Vt", "0.bias", "4.weight"} < set(factors)
+    assert names < set(factors)
+    sizes = [sum(tensor.numel() for tensor in state.values()) for state in (merged, factors)]
+    assert result["metrics"]["compression"] == pytest.approx(sizes[0] / sizes[1], rel=1e-6)
     workload = registry.workload("digits_mlp")
     full, low = workload.model(), workload.model()
     full.load_state_dict(merged)
