@@ -7,7 +7,9 @@
        x <- (2S x_local + sum_i x_i_sent) / (2S + P)        (eq. 3.2, with P nodes)
 
    and broadcast inside the node. S=0 is the blocking mean. At S=B the merge comes before the next send.
-3. Warm-up and cool-down epochs use the blocking mean at every batch.
+3. Warm-up and cool-down epochs use the blocking mean at every batch, in a communication dtype of its own. In bfloat16
+   an update below 2^-9 of a weight would be lost at every batch; in float32, the default, these phases equal ddp for
+   SGD. Coquelin 2024 sends 16 bits there, too.
 4. The adaptive schedule halves B and S on a plateau of the training loss; a plateau at B=1 resets both.
 
 The index of eq. 3.2 is one step earlier than the text around it; like the text and the authors' code, this file merges
@@ -15,7 +17,8 @@ after S completed steps.
 
 Bytes per step and rank, with G ranks per node and w bytes per element of the communication dtype: in the node
 2(G-1)/G 4n for gradients and 4n (G-1)/(G B) for the broadcast; between nodes 2(P-1)/P w n / (B G), as one rank in G
-sends. If the model has running statistics, they are averaged in the node and sent with the parameters.
+sends; B is 1 in warm-up and cool-down. If the model has running statistics, they are averaged in the node and sent with
+the parameters.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from atoll.communication.communicator import Request
@@ -44,7 +48,8 @@ class DasoHyperparameters:
         B: batches between two global synchronizations.
         S: batches between sending and merging, 0..B.
         warmup_epochs, cooldown_epochs: first and last epochs with a blocking mean at every batch.
-        wire: communication dtype of the parameters between nodes.
+        wire: communication dtype of the parameters between nodes, while cycling.
+        blocking_wire: the same in warm-up and cool-down.
         adaptive: whether B and S follow the training loss.
         plateau_threshold: relative improvement below which an epoch counts as bad.
         plateau_patience: consecutive bad epochs that are tolerated.
@@ -55,6 +60,7 @@ class DasoHyperparameters:
     warmup_epochs: int = 4
     cooldown_epochs: int = 4
     wire: str = "bfloat16"
+    blocking_wire: str = "float32"
     adaptive: bool = True
     plateau_threshold: float = 0.05
     plateau_patience: int = 2
@@ -65,6 +71,7 @@ class DasoHyperparameters:
         require(self.warmup_epochs >= 0, f"warmup_epochs must be at least 0; got {self.warmup_epochs}")
         require(self.cooldown_epochs >= 0, f"cooldown_epochs must be at least 0; got {self.cooldown_epochs}")
         require_choice("wire", self.wire, tuple(WIRE_DTYPES))
+        require_choice("blocking_wire", self.blocking_wire, tuple(WIRE_DTYPES))
         require(0 <= self.plateau_threshold < 1, f"plateau_threshold must be in [0, 1); got {self.plateau_threshold}")
         require(self.plateau_patience >= 0, f"plateau_patience must be at least 0; got {self.plateau_patience}")
 
@@ -139,10 +146,12 @@ class Daso(Method[DasoHyperparameters]):
         cycle = ("B", "S", "adaptive", "plateau_threshold", "plateau_patience")
         if shape.num_nodes == 1:
             why = "all ranks are on one node, where daso is ddp; a smaller ranks_per_node makes more nodes"
-            return idle((*cycle, "warmup_epochs", "cooldown_epochs", "wire"), why)
+            return idle((*cycle, "warmup_epochs", "cooldown_epochs", "wire", "blocking_wire"), why)
         if shape.num_epochs is not None and h.warmup_epochs + h.cooldown_epochs >= shape.num_epochs:
             phases = f"warmup_epochs ({h.warmup_epochs}) and cooldown_epochs ({h.cooldown_epochs})"
-            return idle(cycle, f"{phases} cover all {shape.num_epochs} epochs, in which every batch is blocking")
+            return idle(
+                (*cycle, "wire"), f"{phases} cover all {shape.num_epochs} epochs, in which every batch is blocking"
+            )
         return {} if h.adaptive else idle(("plateau_threshold", "plateau_patience"), "adaptive is false")
 
     def __init__(self, hyperparameters: DasoHyperparameters, context: Context) -> None:
@@ -155,6 +164,7 @@ class Daso(Method[DasoHyperparameters]):
         self._flat = context.flatten()
         self._optimizer = context.optimizers(self._flat)
         self._wire = WIRE_DTYPES[hyperparameters.wire]
+        self._blocking_wire = WIRE_DTYPES[hyperparameters.blocking_wire]
         self._plateau = Plateau(hyperparameters.plateau_threshold, hyperparameters.plateau_patience)
         self._B, self._S = hyperparameters.B, hyperparameters.S
         self._epoch = 0
@@ -188,7 +198,7 @@ class Daso(Method[DasoHyperparameters]):
         elif self._sent and self._sent.request:
             self._sent.request.test()  # MPI progresses only when it is called
         if self._sent is None and self._step - self._last_send >= self._B:
-            self._send(self._S)
+            self._send(self._S, self._wire)
             if self._S == 0:
                 self._receive()
 
@@ -196,11 +206,11 @@ class Daso(Method[DasoHyperparameters]):
         """The blocking mean, after a pending merge."""
         if self._sent:
             self._receive()
-        self._send(0)
+        self._send(0, self._blocking_wire)
         self._receive()
         self._differ = False
 
-    def _send(self, wait: int) -> None:
+    def _send(self, wait: int, wire: torch.dtype | None) -> None:
         statistics = self._flat.statistics
         if statistics.numel():  # of batch normalization: each rank has those of its own samples
             self._node.mean(statistics)
@@ -208,7 +218,7 @@ class Daso(Method[DasoHyperparameters]):
         total = request = None
         if self._node.rank == group:
             total = self._flat.state.clone()
-            request = self._group.start_sum(total, wire=self._wire)
+            request = self._group.start_sum(total, wire=wire)
         self._sent = _Sent(group, self._step, wait, total, request)
         self._last_send = self._step
 

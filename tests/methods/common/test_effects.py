@@ -23,7 +23,7 @@ ON_ONE_NODE = [
         "daso",
         # not adaptive, as each rank of this loop would follow its own loss
         {"B": 2, "S": 1, "warmup_epochs": 0, "cooldown_epochs": 0, "adaptive": False},
-        {"B": 3, "S": 0, "warmup_epochs": 1, "cooldown_epochs": 1, "wire": "float32"},
+        {"B": 3, "S": 0, "warmup_epochs": 1, "cooldown_epochs": 1, "wire": "float32", "blocking_wire": "float16"},
         None,
     ),
     ("local_sgd", {"H": 2, "warmup": 1.0}, {"H": 5}, {"warmup": 0.25}),
@@ -48,7 +48,7 @@ ON_TWO_NODES = [
     (
         "daso",
         {"B": 2, "S": 1, "warmup_epochs": 2, "cooldown_epochs": 1},
-        {"B": 3, "S": 0, "adaptive": False, "plateau_patience": 0},
+        {"B": 3, "S": 0, "adaptive": False, "plateau_patience": 0, "wire": "float16"},
         {"warmup_epochs": 0, "cooldown_epochs": 0},
     ),
     (

@@ -47,6 +47,36 @@ def test_without_delay_it_equals_ddp_on_digits_mlp_in_float32(c: Communicator) -
     assert problem.close(problem.vector(a), problem.vector(b), 1e-6)
 
 
+@on_ranks(TWO_NODES, TWO_BY_TWO)
+def test_warm_up_and_cool_down_equal_ddp_by_default(c: Communicator) -> None:
+    """Also at a rate whose updates bfloat16 would lose."""
+    settings = {"momentum": 0.0, "learning_rate": 1e-4}
+    ends = []
+    for method, given in ((Daso, {"warmup_epochs": 1, "cooldown_epochs": 1}), (Ddp, {})):
+        made, _ = problem.make(method, c, hyperparameters=given, settings=settings, num_epochs=2)
+        problem.train(made, list(problem.batches(c, 20)))
+        ends.append(problem.vector(made.finalize()))
+    assert problem.close(*ends, FLOAT64)
+    assert not problem.close(ends[0], problem.vector(problem.make_model()), 1e-5)
+
+
+@on_ranks(TWO_NODES)
+@pytest.mark.parametrize(("wire", "blocking"), [("bfloat16", "float32"), ("float32", "float16")])
+def test_each_phase_has_its_communication_dtype(c: Communicator, wire: str, blocking: str) -> None:
+    given = {"B": 1, "S": 0, "warmup_epochs": 1, "cooldown_epochs": 1, "wire": wire, "blocking_wire": blocking}
+    model = problem.make_model(torch.float32)
+    method, _ = problem.make(Daso, c, hyperparameters=given, num_epochs=3, model=model)
+    sent = []
+    for number, batch in enumerate(problem.batches(c, 30, dtype=torch.float32), 1):
+        before = c.ledger.wire_bytes("global")
+        method.step(batch)
+        sent.append((c.ledger.wire_bytes("global") - before) / problem.vector(model).numel())
+        if number % 10 == 0:
+            method.epoch_end(1.0 / number)
+    width = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
+    assert sent == [width[blocking]] * 10 + [width[wire]] * 10 + [width[blocking]] * 10
+
+
 @on_ranks(SINGLE)
 def test_one_rank_without_delay_is_torchs_sgd(c: Communicator) -> None:
     steps = list(problem.batches(c, 30))
@@ -259,6 +289,7 @@ def test_nodes_of_different_size_are_refused():
         ({"B": 0}, "B must be at least 1; got 0"),
         ({"B": 2, "S": 3}, r"S must be in 0..B \(B is 2\); got 3"),
         ({"wire": "int8"}, "wire must be one of float32, float16, bfloat16; got 'int8'"),
+        ({"blocking_wire": "int8"}, "blocking_wire must be one of float32, float16, bfloat16; got 'int8'"),
         ({"cooldown_epochs": -1}, "cooldown_epochs must be at least 0; got -1"),
     ],
 )

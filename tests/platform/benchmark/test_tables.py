@@ -72,7 +72,7 @@ def test_daso_table_3_1(scale, ranks):
 @pytest.mark.parametrize("ranks", [16, 32, 64, 128, 256])
 def test_daso_figure_3_6(ranks):
     forms = {
-        "daso": {"B": 4, "S": 1, "adaptive": True, "wire": "bfloat16"},
+        "daso": {"B": 4, "S": 1, "adaptive": True, "wire": "bfloat16", "blocking_wire": "bfloat16"},
         "horovod": {"wire": "float16", "overlap": True},
         "classic": {"wire": "float32", "overlap": False},
     }
