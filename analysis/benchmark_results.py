@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from atoll.analysis import confirmations, provenance_differences
-from atoll.analysis.confirmations import Confirmation
+from atoll.analysis.confirmations import Confirmation, compared
 from atoll.analysis.formatting import counted
 from atoll.storage.models import BenchmarkRow
 from atoll.storage.store import Store
+
+METRIC = "metric"  # what a workload's entry is compared by, unless it says otherwise
 
 
 class BenchmarkResults:
@@ -22,7 +24,8 @@ class BenchmarkResults:
         tuning_trials: the trials of each tuning study, by its id.
         hopeless: the tuning studies that found nothing to confirm.
         targets: by workload that has begun; None without one.
-        directions: of the metric, by workload with confirmations.
+        directions: of the compared value, by workload with confirmations.
+        others: the compared value, of the workloads on which it is not the metric.
         variants: the held-out variant of each base workload that has one.
         num_tunings: independent tunings of each method on each workload.
         num_ended, num_expected: studies.
@@ -39,8 +42,12 @@ class BenchmarkResults:
         self.counting = [row for row in self.confirmations if row.is_chosen]
         self.tuning_trials = {study.id: store.trials(study) for study in self.studies if study.stage == "tune"}
         # A tuning's target may be another objective's; the confirmations come later and replace it.
-        self.targets = {study.workload_label: study.target for study in self.studies}
-        self.directions = {str(s.workload_label): s.direction for s in self.studies if s.stage == "confirm"}
+        values = {entry["name"]: entry.get("compared", METRIC) for entry in definition["workloads"]}
+        self.others = {workload: value for workload, value in values.items() if value != METRIC}
+        confirmed = {str(s.workload_label): compared(s) for s in self.studies if s.stage == "confirm"}
+        begun = {str(s.workload_label): s.target for s in self.studies if s.workload_label not in self.others}
+        self.targets = begun | {workload: aim.target for workload, aim in confirmed.items()}
+        self.directions = {workload: aim.direction for workload, aim in confirmed.items()}
         self.variants = {e["variant_of"]: e["name"] for e in definition["workloads"] if e["variant_of"]}
         self.num_tunings = definition.get("tuning", {}).get("repeats", 1)
         tuned = [study for study in self.studies if study.id in self.tuning_trials]

@@ -83,6 +83,7 @@ class Comparison:
     workloads: list[str]
     targets: dict[str, float]
     directions: dict[str, str]
+    quality_title: str
     is_complete: bool
     cells: list[Cell]
     confirmations: list[Confirmation]
@@ -127,6 +128,7 @@ def compare(store: Store, benchmark: BenchmarkRow) -> Comparison:
         workloads=results.workloads,
         targets={w: target for w in results.workloads if (target := results.targets.get(w)) is not None},
         directions=results.directions,
+        quality_title=_quality_title(results),
         is_complete=results.is_complete,
         cells=[_cell(results, m, w) for w in results.workloads for m in results.methods],
         confirmations=results.confirmations,
@@ -141,13 +143,19 @@ def compare(store: Store, benchmark: BenchmarkRow) -> Comparison:
     )
 
 
+def _quality_title(results: BenchmarkResults) -> str:
+    """What quality is of, in words."""
+    titles = [results.others.get(workload, "metric on test data") for workload in results.workloads]
+    return " or ".join(dict.fromkeys(titles))
+
+
 def _cell(results: BenchmarkResults, method: str, workload: str) -> Cell:
     rows = results.counting_of(method, workload)
     studies = [s for s in results.studies if (s.method_label, s.workload_label) == (method, workload)]
     trials = [t for s in studies if s.stage == "tune" for t in results.tuning_trials[s.id]]
     tuned = [trial for trial in trials if trial.state not in ("lost", "continued")]
     confirmed = [study for study in studies if study.stage == "confirm"]
-    worst = -math.inf if confirmed and confirmed[0].direction == "maximize" else math.inf
+    worst = -math.inf if results.directions.get(workload) == "maximize" else math.inf
     timed = [row for row in rows if not row.oversubscribed]
     has_target = results.targets.get(workload) is not None
     reports_passes = not any(math.isnan(row.passes) for row in rows)
@@ -186,6 +194,7 @@ def _notes(results: BenchmarkResults) -> list[str]:
         notes.append(f"{results.progress}: scores cover the workloads that all methods have finished, {finished}")
     if failed := [study.name for study in results.studies if study.state == "failed"]:
         notes.append(f"studies whose ranks died too often count as failures: {', '.join(failed)}")
+    notes += [f"{workload} is compared by {name}, on training data" for workload, name in results.others.items()]
     if without := [w for w in results.workloads if w in results.targets and results.targets[w] is None]:
         notes.append(f"without a target, and so in no score: {', '.join(without)}")
     if results.changed:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from atoll.analysis.score import TrialTime
@@ -18,6 +18,54 @@ HOPELESS = "its tuning found nothing that trains to the end"
 
 
 @dataclass(frozen=True)
+class Compared:
+    """The value by which a benchmark compares trainings of a workload.
+
+    Attributes:
+        name: of the value in reports.
+        direction: minimize or maximize.
+        target: None for no target.
+        is_metric: whether it is the metric, on test data.
+    """
+
+    name: str
+    direction: str
+    target: float | None
+    is_metric: bool = True
+
+    def of(self, metrics: Mapping[str, float | None] | None) -> float:
+        """The value in a report, or at the end of a trial; NaN if missing."""
+        return _number((metrics or {}).get(self.name))
+
+    def meets(self, value: float) -> bool:
+        """Whether a value meets the target."""
+        if self.target is None:
+            return False
+        return value >= self.target if self.direction == "maximize" else value <= self.target
+
+    def relative(self, quality: float) -> float:
+        """Quality relative to the target, comparable across workloads: 1 at the target, larger is better, 0 if failed.
+
+        NaN without a positive target.
+        """
+        if self.target is None or self.target <= 0:
+            return math.nan
+        if math.isnan(quality):
+            return 0.0
+        if self.direction == "maximize":
+            return quality / self.target
+        return self.target / quality if quality > 0 else math.inf
+
+
+def compared(study: StudyRow) -> Compared:
+    """The value by which a study's trainings are compared: the metric on test data, unless it names another."""
+    confirm = (study.definition or {}).get("confirm") or {}
+    if (name := confirm.get("compared")) is not None:
+        return Compared(name, "minimize", confirm.get("target"), is_metric=False)
+    return Compared(f"test_{study.metric}", study.direction, study.target)
+
+
+@dataclass(frozen=True)
 class Confirmation:
     """One training, evaluated on the test data after every epoch.
 
@@ -26,7 +74,8 @@ class Confirmation:
         group: number of the tuning, from 0.
         study: TUNING.SEED, the numbers of the tuning and the seed; all methods and configurations have the same seeds.
         trial: the configuration's rank among the best of its tuning, from 1.
-        is_chosen: whether the configuration counts: the best of its tuning on the *validation* data here.
+        is_chosen: whether the configuration counts: the best of its tuning on the *validation* data here, or by the
+            training loss, if that is what is compared.
         evaluation: the epoch after which the target was met, or infinity.
         seconds: of training until the target was met, or infinity.
         steps: until the target was met, or infinity.
@@ -34,7 +83,7 @@ class Confirmation:
             the trial does not report them.
         state, reason: complete, or failed and why.
         validated: the metric on the validation data at the end; NaN if the training failed, as for those below.
-        quality: the metric on the test data at the end.
+        quality: the metric on the test data at the end, or the other value that is compared.
         relative: quality relative to the target, larger is better; 0 if the training failed, NaN without a target.
         seconds_in_all: of the whole training.
         wire_bytes: sent by all ranks.
@@ -121,11 +170,16 @@ def curves(store: Store, trials: Iterable[TrialRow]) -> dict[int, list[ProgressR
 
 
 def _choice(study: StudyRow, rows: Sequence[Confirmation]) -> int:
-    """The rank of the configuration with the best median on the validation data; failures count as worst."""
-    sign = -1.0 if study.direction == "maximize" else 1.0
+    """The rank of the configuration with the best median on the validation data; failures count as worst.
+
+    A training loss needs no other data: then it is the best median of what is compared.
+    """
+    aim = compared(study)
+    sign = -1.0 if aim.direction == "maximize" else 1.0
     losses: dict[int, list[float]] = {}
     for row in rows:
-        losses.setdefault(row.trial, []).append(math.inf if math.isnan(row.validated) else sign * row.validated)
+        value = row.validated if aim.is_metric else row.quality
+        losses.setdefault(row.trial, []).append(math.inf if math.isnan(value) else sign * value)
     return min(losses, key=lambda place: (statistics.median(losses[place]), place), default=1)
 
 
@@ -135,13 +189,13 @@ def _confirmation(
     if trial.state == "failed":
         return _failed(study, trial.number, num_configurations, trial.reason or "", curve, trial)
     metrics = {name: value for name, value in (trial.metrics or {}).items() if value is not None}
-    quality = metrics.get(f"test_{study.metric}", math.nan)
+    quality = compared(study).of(metrics)
     return replace(
         _failed(study, trial.number, num_configurations, "", curve, trial),
         state="complete",
         validated=_number(trial.objective),
         quality=quality,
-        relative=relative(study, quality),
+        relative=compared(study).relative(quality),
         seconds_in_all=_number(trial.seconds),
         wire_bytes=_number(trial.wire_bytes),
         peak_memory=_number(trial.peak_memory),
@@ -159,7 +213,8 @@ def _failed(
 ) -> Confirmation:
     """A failed training, with the time at which it met the target if it did so before."""
     seed, place = divmod(number, num_configurations)
-    met = next((report for report in curve if meets(study, tested(study, report))), None)
+    aim = compared(study)
+    met = next((report for report in curve if aim.meets(aim.of(report.metrics))), None)
     return Confirmation(
         method=str(study.method_label),
         workload=str(study.workload_label),
@@ -175,7 +230,7 @@ def _failed(
         reason=reason,
         validated=math.nan,
         quality=math.nan,
-        relative=relative(study, math.nan),
+        relative=aim.relative(math.nan),
         seconds_in_all=math.nan,
         wire_bytes=math.nan,
         peak_memory=math.nan,
@@ -188,33 +243,6 @@ def _failed(
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def tested(study: StudyRow, report: ProgressRow) -> float:
-    """A report's metric on the test data; NaN if missing."""
-    value = (report.metrics or {}).get(f"test_{study.metric}")
-    return math.nan if value is None else float(value)
-
-
-def meets(study: StudyRow, value: float) -> bool:
-    """Whether a value of the metric meets the target."""
-    if study.target is None:
-        return False
-    return value >= study.target if study.direction == "maximize" else value <= study.target
-
-
-def relative(study: StudyRow, quality: float) -> float:
-    """Quality relative to the target, comparable across workloads: 1 at the target, larger is better, 0 for a failure.
-
-    NaN without a positive target.
-    """
-    if study.target is None or study.target <= 0:
-        return math.nan
-    if math.isnan(quality):
-        return 0.0
-    if study.direction == "maximize":
-        return quality / study.target
-    return study.target / quality if quality > 0 else math.inf
 
 
 def times(rows: Iterable[Confirmation], by: str) -> list[TrialTime]:

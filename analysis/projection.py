@@ -317,7 +317,7 @@ def _of_study(store: Store, study: StudyRow) -> Iterator[Measured | str]:
             for row in curves[trial.id]
             if row.metric is not None
             and study.curve_metric in (None, study.metric)
-            and confirmations.meets(study, row.metric)
+            and confirmations.compared(study).meets(row.metric)
         )
         yield _measured(store, study, trial, method, curves[trial.id], next(steps_on_target, None))
 

@@ -59,10 +59,11 @@ def estimate(value: Estimate | None) -> str:
     return f"{number(value.value)} ({number(value.interval[0])}, {number(value.interval[1])})"
 
 
+QUALITY = "quality"  # titled by what it is of
 COLUMNS: dict[str, Callable[[Cell], str]] = {
     "workload": lambda cell: cell.workload,
     "method": lambda cell: cell.method,
-    "metric on test data": lambda cell: estimate(cell.quality),
+    QUALITY: lambda cell: estimate(cell.quality),
     "reached": lambda cell: f"{cell.num_reached} of {cell.num_trained}",
     "failed": lambda cell: str(cell.num_failed),
     "seconds to target": lambda cell: estimate(cell.seconds),
@@ -80,11 +81,13 @@ def results(comparison: Comparison) -> Table:
     rows = [[value(cell) for value in COLUMNS.values()] for cell in comparison.cells if cell.num_trained]
     caption = (
         "Medians over confirmations with fresh seeds, with 95 % bootstrap intervals. Tuned on validation data, "
-        "measured on test data; ∞ marks a missed target. Seconds are training time, without evaluation. "
+        "measured on test data, unless notes say otherwise; ∞ marks a missed target. Seconds are training time, "
+        "without evaluation. "
         "Passes are the samples that the busiest rank passed forward and backward through its network, or its part "
         "of it."
     )
-    return Table("Results", caption, list(COLUMNS), rows, frozenset(list(COLUMNS)[2:]))
+    titles = [comparison.quality_title if name == QUALITY else name for name in COLUMNS]
+    return Table("Results", caption, titles, rows, frozenset(titles[2:]))
 
 
 def score_tables(comparison: Comparison) -> list[Table]:
@@ -152,7 +155,7 @@ def sections(comparison: Comparison) -> list[tuple[str, str, go.Figure]]:
         return []
     by = comparison.scored_by
     drawn = [
-        ("Quality", "Every confirmation, on data that tuning never saw.", figures.quality(comparison)),
+        ("Quality", f"Every confirmation: {comparison.quality_title}.", figures.quality(comparison)),
         ("Time to target", "Every confirmation; a cross at the top missed the target.", figures.times(comparison, by)),
     ]
     if comparison.scores[by].rows:

@@ -80,7 +80,7 @@ def scores(comparison: Comparison, by: str) -> go.Figure:
 
 
 def quality(comparison: Comparison) -> go.Figure:
-    """Every confirmation's quality on the test data, a panel for each workload; the line is the target."""
+    """Every confirmation's quality, a panel for each workload; the line is the target."""
     figure, places, height = _panels(comparison.workloads)
     for workload, target in comparison.targets.items():
         figure.add_hline(y=target, line_dash="dot", line_color="#777", **places[workload])
@@ -97,7 +97,7 @@ def quality(comparison: Comparison) -> go.Figure:
                 showlegend=False,
                 **places[workload],
             )
-    figure.update_yaxes(title="metric on test data")
+    figure.update_yaxes(title=comparison.quality_title)
     return _styled(figure, height)
 
 
@@ -173,7 +173,7 @@ def tradeoff(comparison: Comparison, against: str) -> go.Figure:
             )
             shown.add(method)
     figure.update_xaxes(title=title, rangemode="tozero")
-    figure.update_yaxes(title="metric on test data, median")
+    figure.update_yaxes(title=f"{comparison.quality_title}, median")
     return _styled(figure, height)
 
 

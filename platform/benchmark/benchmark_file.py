@@ -142,6 +142,12 @@ class Benchmark(Strict):
 
     @model_validator(mode="after")
     def _compares_one_quantity(self) -> Benchmark:
+        compared = [entry.name for entry in self.workloads if entry.other_value is not None]
+        if compared and self.evaluate_train is None:
+            raise ValueError(
+                f"methods on {', '.join(compared)} are compared by {TRAINED}, which is measured with evaluate_train "
+                "only: set it, such as evaluate_train: 1"
+            )
         objective, methods = self.tuning.objective, sorted({entry.method for entry in self.methods})
         if objective is not None and objective.name == "train_loss" and len(methods) > 1:
             raise ValueError(
@@ -216,7 +222,7 @@ class Benchmark(Strict):
             "folder": str(folder / part.name),
             "workload": part.workload.workload,
             "method": part.method.method,
-            "target": part.workload.target,
+            "target": part.workload.target if part.workload.other_value is None else None,
             "epochs": part.method.epochs or part.workload.epochs,
             "patience": self.patience,
             "evaluate_train": self.evaluate_train,
@@ -235,8 +241,11 @@ class Benchmark(Strict):
         seed = self.seed + SEEDS_PER_REPEAT * part.repeat
         if part.stage == "confirm":
             # One worker, so that nothing else trains at the same time, and a sampler with no overhead.
+            confirm: dict[str, Any] = {"configurations": list(configurations), "seeds": self.confirmation.seeds}
+            if (compared := part.workload.other_value) is not None:
+                confirm |= {"compared": compared, "target": part.workload.target}
             return {
-                "confirm": {"configurations": list(configurations), "seeds": self.confirmation.seeds},
+                "confirm": confirm,
                 "seed": seed + FIRST_CONFIRMATION_SEED,
                 "sampler": {"name": "random"},
                 "topology": topology,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -48,10 +48,24 @@ class WorkloadEntry(Strict):
 
     workload: str = Field(description="a registered name, an entry point, or file.py:Class")
     name: str = Field(default="", description="label in tables. Default: the workload's name")
-    target: float | None = Field(default=None, gt=0, description="target value of its metric. Default: the workload's")
+    compared: Literal["metric", "evaluated_train_loss"] = Field(
+        default="metric",
+        description="the value by which methods are compared, and which the target is of: the metric on test data, or "
+        "evaluated_train_loss, which needs `evaluate_train`",
+    )
+    target: float | None = Field(
+        default=None,
+        gt=0,
+        description="target of the compared value. Default: of the metric the workload's, of a loss none",
+    )
     epochs: int | None = Field(default=None, ge=1, description="epochs per trial. Default: the workload's")
     space: Space = Field(default_factory=dict, description="changes of every method's search space")
     variant_of: str | None = Field(default=None, description="the base workload of which this is a held-out variant")
+
+    @property
+    def other_value(self) -> str | None:
+        """The value by which methods are compared in place of the metric; None for the metric."""
+        return None if self.compared == "metric" else self.compared
 
 
 class Tuning(Strict):
@@ -101,9 +115,13 @@ class Confirming(Strict):
 
 
 def with_defaults(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded definition, with the defaults of the methods' settings that are newer than it."""
-    defaults = {
-        name: MethodEntry.model_fields[name].get_default(call_default_factory=True)
-        for name in ("epochs", "by_workload")
+    """A recorded definition, with the defaults of the entries' settings that are newer than it."""
+    return dict(definition) | {
+        "methods": [_newer(MethodEntry, "epochs", "by_workload") | entry for entry in definition["methods"]],
+        "workloads": [_newer(WorkloadEntry, "compared") | entry for entry in definition["workloads"]],
     }
-    return dict(definition) | {"methods": [defaults | method for method in definition["methods"]]}
+
+
+def _newer(entry: type[Strict], *names: str) -> dict[str, Any]:
+    """The defaults of an entry's settings."""
+    return {name: entry.model_fields[name].get_default(call_default_factory=True) for name in names}

@@ -38,7 +38,7 @@ class Entry:
     Attributes:
         workload, method: labels.
         trains: the names of the workload and the method behind the labels.
-        metric, direction, target: of the workload; None for no target.
+        metric, direction, target: of the value by which methods are compared; None for no target.
         ranks, ranks_per_node: None for as many per node as there are.
         unit, length: the length of each training.
         patience: evaluations without a better metric that end a training; None for no early stopping.
@@ -109,9 +109,9 @@ def _of_study(study: Study, part: Part, space: SearchSpace) -> Entry:
         workload=part.workload.name,
         method=part.method.name,
         trains=(study.workload, study.method),
-        metric=workload.metric,
-        direction=workload.direction,
-        target=workload.target,
+        metric=part.workload.other_value or workload.metric,
+        direction=workload.direction if part.workload.other_value is None else "minimize",
+        target=workload.target if part.workload.other_value is None else part.workload.target,
         ranks=ranks,
         ranks_per_node=study.topology.ranks_per_node,
         unit=unit,

@@ -97,7 +97,7 @@ def scores(rows: Sequence[MethodScore], workloads: Sequence[str]) -> Table:
 
 def comparison(compared: Comparison) -> Table:
     """Each method on each workload."""
-    columns = ["workload", "method", "metric on test data", "reached", "seconds to target", "steps to target", "sent"]
+    columns = ["workload", "method", compared.quality_title, "reached", "seconds to target", "steps to target", "sent"]
     lines = [
         [
             cell.workload,

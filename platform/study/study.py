@@ -125,6 +125,11 @@ class Confirmation(Strict):
     seeds: int = Field(
         default=5, ge=1, le=MAX_SEEDS, description="number of trainings of each; the seeds are seed, seed + 1, ..."
     )
+    compared: str | None = Field(
+        default=None,
+        description="a value to be minimized by which a benchmark compares them. Default: the metric on test data",
+    )
+    target: float | None = Field(default=None, description="the target of that value. Default: none")
 
     def trials(self) -> list[dict[str, JsonValue]]:
         """The configuration of each trial, by trial number: all configurations in turn, once per seed."""

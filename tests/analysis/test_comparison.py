@@ -69,6 +69,30 @@ def test_a_smaller_metric_may_be_better(tmp_path):
     assert curve.expected == pytest.approx([0.55, 0.5])
 
 
+def test_methods_may_be_compared_by_the_training_loss(tmp_path):
+    """Of the metric larger is better, of the loss smaller; other workloads are compared by the metric as always."""
+    falling, slower = [2.0, 1.4, 1.2], [2.0, 1.9, 1.5]
+    table = {"x": {"loss": [falling] * 2, "w": [SLOW] * 2}, "y": {"loss": [slower] * 2, "w": [GOOD] * 2}}
+    found = compared(tmp_path, table, targets={"loss": 1.5, "w": 0.9}, compared={"loss": "evaluated_train_loss"})
+    x, y = cell_of(found, "x", "loss"), cell_of(found, "y", "loss")
+    assert (x.steps.value, y.steps.value) == (20, 30)
+    assert (x.quality.value, y.quality.value) == (1.2, 1.5)
+    assert cell_of(found, "x").quality.value == 0.92
+    assert (found.targets, found.directions) == ({"loss": 1.5, "w": 0.9}, {"loss": "minimize", "w": "maximize"})
+    assert [row.relative for row in found.confirmations if row.workload == "loss"] == pytest.approx([1.25, 1.25, 1, 1])
+    assert "loss is compared by evaluated_train_loss, on training data" in found.notes
+    assert found.quality_title == "evaluated_train_loss or metric on test data"
+    assert found.quality_title in report.results(found).columns
+    assert figures.quality(found).layout.yaxis.title.text == found.quality_title
+
+
+def test_of_several_configurations_the_one_of_the_lowest_training_loss_counts(tmp_path):
+    """Validation data have no part in it: a made-up objective is what is reported, and of the metric more is better."""
+    table = {"x": {"w": [[2.0], [1.0]] * 2}, "y": {"w": [[2.0], [3.0]] * 2}}
+    found = compared(tmp_path, table, targets={"w": 1.5}, num_configurations=2, compared={"w": "evaluated_train_loss"})
+    assert [(row.method, row.trial) for row in found.confirmations if row.is_chosen] == [("x", 2)] * 2 + [("y", 1)] * 2
+
+
 def test_of_several_configurations_the_best_on_validation_data_counts(tmp_path):
     """Trials 0 and 1 are the configurations with the first seed, 2 and 3 with the second; the first is worse in median.
 

@@ -32,6 +32,7 @@ def make(
     seconds: Mapping[str, float] | None = None,
     shared: Collection[str] = (),
     optimizers: Mapping[str, str] | None = None,
+    compared: Mapping[str, str] | None = None,
     **changes,
 ) -> tuple[Store, BenchmarkRow]:
     """A store that holds the benchmark `b`.
@@ -50,12 +51,17 @@ def make(
         seconds: of an epoch, by method. Default: 0.1.
         shared: the methods whose confirmations shared cores.
         optimizers: of the confirmed configurations, by method; not recorded unless given.
+        compared: the value that curves and targets are of, in place of the test metric, by workload.
         changes: of every confirmation's start, such as oversubscribed.
     """
     workloads, of_base = list(targets), {variant: base for base, variant in (variants or {}).items()}
     definition = {
         "methods": [{"name": method} for method in table],
-        "workloads": [{"name": name, "variant_of": of_base.get(name)} for name in workloads],
+        "workloads": [
+            {"name": name, "variant_of": of_base.get(name)}
+            | ({"compared": compared[name]} if name in (compared or {}) else {})
+            for name in workloads
+        ],
         "confirmation": {"best": num_configurations, "seeds": 2},
         "description": "made up",
         "tuning": {"repeats": num_tunings},
@@ -67,7 +73,8 @@ def make(
     for method, of_method in table.items():
         for workload, curves in of_method.items():
             about = {"benchmark": row, "method_label": method, "workload_label": workload}
-            about |= {"target": targets[workload], "direction": direction}
+            value = (compared or {}).get(workload)
+            about |= {"target": targets[workload] if value is None else None, "direction": direction}
             found = (tuned or {}).get((method, workload), (0.5, 0.6))
             for repeat in range(num_tunings):
                 about["repeat"] = repeat
@@ -81,12 +88,15 @@ def make(
                 fixed = {"optimizer": optimizers[method]} if optimizers else {}
                 configurations = [{"x": n} | fixed for n in range(num_configurations)]
                 confirm = {"confirm": {"configurations": configurations, "seeds": 2}}
+                if value is not None:
+                    confirm["confirm"] |= {"compared": value, "target": targets[workload]}
                 made = _start(folder, f"{name}.confirm", about | {"stage": "confirm", "definition": confirm})
                 share = len(curves) // num_tunings
                 own = curves[repeat * share : (repeat + 1) * share]
                 state, recorded = (states or {}).get(f"{name}.confirm", "complete"), (schedules or {}).get(method, [])
                 epoch = {"seconds": (seconds or {}).get(method, 0.1), "passes": (passes or {}).get(method, 320.0)}
                 own_changes = changes | ({"oversubscribed": True} if method in shared else {})
+                epoch["value"] = value or "test_accuracy"
                 _write_confirmation(made, confirm, own, own_changes, state, recorded, epoch)
                 _record(made, url)
     store = Store(url)
@@ -118,11 +128,11 @@ def _write_confirmation(
     for number, curve in enumerate(curves):
         journals.start_trial(lines, number, seed=500_000 + number, **changes)
         for epoch, value in enumerate(curve or (), 1):
-            metrics = {"test_accuracy": value}
+            metrics = {length["value"]: value}
             if length["passes"] is not None:
                 metrics["passes"] = length["passes"] * epoch
             journals.report(lines, number, epoch, metrics=metrics, seconds=length["seconds"] * epoch)
-        metrics = {"test_accuracy": curve[-1]} if curve else {}
+        metrics = {length["value"]: curve[-1]} if curve else {}
         objective = curve[-1] if curve else None
         journals.end_trial(lines, number, objective, metrics=metrics, schedules=schedules if curve else [])
     launcher.append(journals.event("study_ended", {"state": state, "reason": None}))

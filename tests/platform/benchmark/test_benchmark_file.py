@@ -11,6 +11,7 @@ from atoll.platform.benchmark import benchmark_file as benchmarks
 from atoll.platform.benchmark import bundled
 from atoll.platform.benchmark.benchmark_file import SEEDS_PER_REPEAT, Benchmark
 from atoll.platform.benchmark.entries import FIRST_CONFIRMATION_SEED, with_defaults
+from atoll.platform.benchmark.resolved import resolve
 from atoll.platform.launch import checks
 from atoll.platform.study.plan import Plan, search_space, workload_of
 from atoll.storage import yamlfile
@@ -110,10 +111,27 @@ def test_a_method_may_have_a_length_of_its_own_and_settings_on_single_workloads(
     assert {study.patience for study in studies.values()} == {3}
 
 
+def test_a_workload_may_be_compared_by_the_training_loss(tmp_path):
+    """Its target is of the loss then; that of the metric is the workload's, and nobody's aim."""
+    of_loss = {"workload": "digits_mlp", "compared": "evaluated_train_loss", "target": 0.5}
+    with pytest.raises(ValueError, match=r"methods on digits_mlp are compared by .* evaluate_train only: set it"):
+        make(workloads=[of_loss])
+    some = make(workloads=[of_loss, {"workload": "digits_mlp", "name": "usual", "target": 0.9}], evaluate_train=0.5)
+    parts = {part.name: part for part in some.parts() if part.method == some.methods[0]}
+    confirmed = some.study(parts["digits_mlp.ddp.confirm-0"], tmp_path, [{}])
+    assert (confirmed.confirm.compared, confirmed.confirm.target) == ("evaluated_train_loss", 0.5)
+    assert (confirmed.target, confirmed.evaluate_train) == (None, 0.5)
+    usual = some.study(parts["usual.ddp.confirm-0"], tmp_path, [{}])
+    assert (usual.confirm.compared, usual.confirm.target, usual.target) == (None, None, 0.9)
+    shown = {entry.workload: (entry.metric, entry.direction, entry.target) for entry in resolve(some)}
+    assert shown == {"digits_mlp": ("evaluated_train_loss", "minimize", 0.5), "usual": ("accuracy", "maximize", 0.9)}
+
+
 def test_a_benchmark_of_before_these_settings_can_be_resumed():
     now = make().model_dump(mode="json")
     before = now | {
-        "methods": [{k: v for k, v in m.items() if k not in ("epochs", "by_workload")} for m in now["methods"]]
+        "methods": [{k: v for k, v in m.items() if k not in ("epochs", "by_workload")} for m in now["methods"]],
+        "workloads": [{k: v for k, v in w.items() if k != "compared"} for w in now["workloads"]],
     }
     assert with_defaults(before) == now
     longer = make(methods=[{"method": "ddp", "epochs": 3}]).model_dump(mode="json")
