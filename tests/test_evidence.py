@@ -45,7 +45,7 @@ def test_every_row_has_a_name_of_its_own_and_numbers_run_on():
 
 
 def test_rows_are_whole():
-    for name, (_, place, claim, measured, command, result, verdict, cause) in ROWS.items():
+    for name, (_, place, claim, measured, verdict, cause, command, result) in ROWS.items():
         assert re.match(r"(section|chapter|eq|fig|table|lemma|theorem|corollary|abstract)", place), name
         assert claim, name
         assert verdict in VERDICTS, name
@@ -60,7 +60,7 @@ def test_rows_are_whole():
 
 def test_what_rows_refer_to_exists():
     for name, row in ROWS.items():
-        command, result = row[4:6]
+        command, result = row[6:8]
         links, functions = re.findall(r"\]\(([^)]+)\)", result), functions_of(result)
         assert bool(links) + bool(functions) == (result != "none"), name
         assert (command == "pytest") == bool(functions), name
@@ -77,7 +77,7 @@ def test_the_counts_are_those_of_the_rows():
     counts = {row[0]: row[1:] for row in map(cells, CLAIMS.splitlines()) if row[0] in {*SOURCES, "all"}}
     assert list(counts) == [*SOURCES, "all"]
     for source, letters in {**SOURCES, "all": "".join(SOURCES.values())}.items():
-        found = Counter(row[6] for name, row in ROWS.items() if name[0] in letters)
+        found = Counter(row[4] for name, row in ROWS.items() if name[0] in letters)
         assert counts[source] == [str(found[verdict]) for verdict in VERDICTS], source
 
 
@@ -96,7 +96,7 @@ def test_every_result_about_a_source_is_referred_to():
         and any(source in ast.get_docstring(ast.parse(script.read_text())) for source in SOURCES)
     }
     assert len(about) > 4
-    assert about <= {stem for row in ROWS.values() for stem in re.findall(r"results/(\w+)\.", row[5])}
+    assert about <= {stem for row in ROWS.values() for stem in re.findall(r"results/(\w+)\.", row[7])}
 
 
 def test_what_is_missing_has_its_source_place_and_state():
