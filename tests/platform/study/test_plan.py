@@ -156,8 +156,8 @@ def test_a_range_without_effect_is_refused(space, message):
         (
             {"method": "daso", "topology": {"ranks": 2, "ranks_per_node": 1}, "epochs": 8},
             [
-                "in the first trial, B, S, adaptive have no effect: warmup_epochs (4) and cooldown_epochs (4) cover "
-                "all 8 epochs, in which every batch is blocking"
+                "in the first trial, B, S, adaptive, wire have no effect: warmup_epochs (4) and cooldown_epochs (4) "
+                "cover all 8 epochs, in which every batch is blocking"
             ],
         ),
         ({"method": "ab", "topology": {"ranks": 2}}, ["group_size has no effect: 2 ranks make two groups of one"]),
