@@ -78,7 +78,8 @@ def test_what_has_no_effect():
     assert {"beta1", "warmup_lr", "decay_rate"} <= set(fixed.without_effect)
     assert {"beta1", "warmup_lr"} <= set(daso.without_effect)
     assert "decay_rate" in daso.without_effect  # which no searched schedule has
-    assert not {"momentum", "wire", "min_lr", "schedule"} & set(daso.without_effect)
+    assert "wire" in daso.without_effect  # its warm-up and cool-down cover all epochs
+    assert not {"momentum", "blocking_wire", "min_lr", "schedule"} & set(daso.without_effect)
     adam = make(space=CONTENT["space"] | {"optimizer": "adamw", "schedule": "exponential", "lr_warmup": 0.1})[1]
     assert "momentum" in adam.without_effect
     assert not {"beta1", "decay_rate", "warmup_lr"} & set(adam.without_effect)

@@ -47,7 +47,7 @@ class Root:
             island=self._island(index) if real else SimpleNamespace(take_in=note, has_workers=self.workers.append),
             index=index,
             candidates=SimpleNamespace(failed=self.failed.append),
-            pruner=SimpleNamespace(replay=lambda *report: self.replayed.append(report[:2])),
+            pruner=SimpleNamespace(replay=lambda number, report: self.replayed.append((number, report.epoch))),
             budget=SimpleNamespace(spend=self.spent.append),
             stopping=SimpleNamespace(elsewhere=self.elsewhere.append, met_elsewhere=self.met.append),
             reader=SharedStudy(folder, settings(1), {}, is_first=True).reader(),
