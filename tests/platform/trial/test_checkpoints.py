@@ -351,9 +351,11 @@ def test_a_training_that_becomes_longer_is_one_that_was_longer_from_the_start(tm
     """Although the shorter one has averaged its replicas at its end."""
     hyperparameters, settings = EXERCISED[method]
     lengths = {"epochs": {"epochs": 2}, "steps": {"epochs": None, "steps": 14, "report_every": "7 steps"}}[length]
+    unchanged = {"schedule": "constant", "lr_warmup": 0.0}  # what is no share of the length
+    unchanged |= {"warmup": 0.0} if method in ("local_sgd", "powersgd") else {}
     config = configuration(
         method=method,
-        hyperparameters=hyperparameters | settings | {"schedule": "constant", "lr_warmup": 0.0},
+        hyperparameters=hyperparameters | settings | unchanged,
         checkpoint={"every": "20 epochs", "keep": "last"},
         **lengths,
     )
