@@ -17,6 +17,7 @@ from typing import Any
 
 from atoll.analysis import confirmations
 from atoll.analysis.cluster import Cluster
+from atoll.analysis.confirmations import Compared
 from atoll.analysis.formatting import counted
 from atoll.analysis.replay import MAX_RANKS, CannotReplay
 from atoll.analysis.scaling import Recorded, Scaling, batch_size, scaled
@@ -311,15 +312,18 @@ def _of_study(store: Store, study: StudyRow) -> Iterator[Measured | str]:
     """Each method's best trial, or the reason why it cannot be projected."""
     best = _best(store, study)
     curves = confirmations.curves(store, best.values())
+    aim = confirmations.compared(study)
     for method, trial in best.items():
-        steps_on_target = (
-            row.step
-            for row in curves[trial.id]
-            if row.metric is not None
-            and study.curve_metric in (None, study.metric)
-            and confirmations.compared(study).meets(row.metric)
-        )
+        steps_on_target = (row.step for row in curves[trial.id] if aim.meets(_seen(study, aim, row)))
         yield _measured(store, study, trial, method, curves[trial.id], next(steps_on_target, None))
+
+
+def _seen(study: StudyRow, aim: Compared, report: ProgressRow) -> float:
+    """What a report has of the value that the target is of, the metric on validation data; NaN without it."""
+    if not aim.is_metric:
+        return aim.of(report.metrics)
+    is_metric = study.curve_metric in (None, study.metric)
+    return report.metric if is_metric and report.metric is not None else math.nan
 
 
 def _of_benchmark(store: Store, benchmark: BenchmarkRow) -> Iterator[Measured | str]:

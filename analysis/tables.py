@@ -75,10 +75,7 @@ CURVES = (
     Column("epoch", "epochs that were completed"),
     Column("seconds", "training time so far, without evaluation", "s"),
     Column("metric", "the workload's metric on validation data; its name is in `attrs['metric']`"),
-    Column(
-        "train_loss",
-        "mean of the losses that the method itself reported since the report before",
-    ),
+    Column("train_loss", "mean of the losses that the method itself has reported since the previous report"),
     Column("validation_loss", "loss on validation data"),
     Column("learning_rate", "of the last step"),
     Column("wire_bytes", "sent so far by all ranks of the worker", "B"),

@@ -248,6 +248,7 @@ MUTANTS = (
         'tau_up=multi_scale_up if scheme == "multi_scale" else tau_slow,',
         f"{METHODS} -k the_tree_puts_every_node",
         or_=(("tau_up, tau_down = tau_fast, tau_slow", "tau_up, tau_down = tau_slow, tau_slow"),),
+        after=("tests/methods/parameter_server/test_easgd_tree.py",),
     ),
     # Methods: data-parallel.
     _one(
@@ -303,9 +304,10 @@ MUTANTS = (
         "powersgd-warmup-off-by-one",
         "methods",
         "one step too many has whole gradients",
-        "if self._num_steps < self._num_warmup_steps:",
-        "if self._num_steps <= self._num_warmup_steps:",
+        "if self._num_steps < self._hyperparameters.warmup_steps:",
+        "if self._num_steps <= self._hyperparameters.warmup_steps:",
         f"{METHODS} -k powersgd_is_torchs_hook",
+        or_=(("if self._num_steps < self._num_warmup_steps:", "if self._num_steps <= self._num_warmup_steps:"),),
     ),
     # Methods: low rank.
     _one(
@@ -507,7 +509,7 @@ MUTANTS = (
         "OIALR's updates are counted from its conversion, not from step 0 (audit: o2)",
         "self._num_steps % self._period == 0",
         "(self._num_steps - self._delay) % self._period == 0",
-        _threads("oialr_cuts_and_turns_the_moments", "0,0"),
+        _threads("oialr_cuts_and_slices_the_moments", "0,0"),
         where="*oialr.py",
     ),
     _one(

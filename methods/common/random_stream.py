@@ -1,4 +1,4 @@
-"""A random stream of its own for a forward pass, whatever else the process draws."""
+"""Random streams of their own, whatever else the process draws."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from torch import Tensor, nn
 _LOCK = threading.Lock()
 
 
+def derived_seed(seed: int, first: int, second: int) -> int:
+    """A seed for one of many streams of a training, such as by step and rank; equal arguments give equal seeds."""
+    return ((seed * 1_000_003 + first) * 1_009 + second) % 2**63
+
+
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Draw from a stream that the seed fixes inside the `with` block; after it, torch's random states are as before.
@@ -23,18 +28,10 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
         device: where the numbers are drawn; the CPU's stream is always fixed as well.
         seed: of the stream.
     """
-    with _LOCK:
-        states = _states(device)
-        try:
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            yield
-        finally:
-            torch.set_rng_state(states[0])
-            if device.type == "cuda":
-                torch.cuda.set_rng_state(states[1], device)
+    with _LOCK, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for generator in _generators(device):
+            generator.manual_seed(seed)
+        yield
 
 
 def draws(module: nn.Module, inputs: Tensor) -> bool:
@@ -44,15 +41,15 @@ def draws(module: nn.Module, inputs: Tensor) -> bool:
     """
     trial = copy.deepcopy(module).train()
     with torch.no_grad(), seeded(inputs.device, 0):
-        before = _states(inputs.device)
+        before = [generator.get_state() for generator in _generators(inputs.device)]
         trial(inputs)
-        after = _states(inputs.device)
-    return not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        after = [generator.get_state() for generator in _generators(inputs.device)]
+    return not all(map(torch.equal, before, after))
 
 
-def _states(device: torch.device) -> list[Tensor]:
-    """The random state of the CPU and, on a GPU, the device's."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
+def _generators(device: torch.device) -> list[torch.Generator]:
+    """The CPU's and, on a GPU, the device's. Torch's own `manual_seed` would also seed other devices."""
+    if device.type != "cuda":
+        return [torch.default_generator]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return [torch.default_generator, torch.cuda.default_generators[index]]

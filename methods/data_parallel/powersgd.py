@@ -34,7 +34,7 @@ class PowersgdHyperparameters:
     Attributes:
         rank: r, of the products that replace the gradients.
         warmup: share of all training steps, the first ones, with whole gradients.
-        min_compression_rate: a gradient's factors must have fewer of its elements than one in so many.
+        min_compression_rate: a gradient is compressed only if that makes it smaller by more than this factor.
         error_feedback: whether a product's error is added to the next gradient.
     """
 

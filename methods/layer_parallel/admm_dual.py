@@ -46,7 +46,7 @@ from atoll.methods.common.flat import FlatModel
 from atoll.methods.common.groups import ParameterGroup, grouped, multipliers
 from atoll.methods.common.memory import peak_memory
 from atoll.methods.common.optimizers import restore, saved
-from atoll.methods.common.random_stream import draws, seeded
+from atoll.methods.common.random_stream import derived_seed, draws, seeded
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.common.weight_average import Evaluated
 from atoll.methods.layer_parallel.chain import Chain, take
@@ -244,6 +244,7 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
         net1 = [flat for flat in (chain.flats.get(TRUNK), self._copy_flat) if flat is not None]
         self._optimizer1 = context.optimizers(net1, h.net1_lr) if net1 else None
         self._optimizer2 = context.optimizers(chain.flats[REST]) if REST in chain.mine else None
+        # Two samples, as batch normalization takes no fewer in training mode.
         example = context.inputs.new_zeros((2, *chain.shapes[REST]), dtype=chain.dtype)
         self._shape = tuple(deterministic(self._layer, example).shape[1:])  # one sample's a
         self._draws = draws(self._layer, example)
@@ -314,8 +315,7 @@ class AdmmDual(Method[AdmmDualHyperparameters]):
         parts, positions = [], []
         for place in torch.unique(places).tolist():
             here = torch.nonzero(places == place).flatten()
-            seed = ((self._context.seed * 1_000_003 + self._num_steps) * 1_009 + place) % 2**63
-            with seeded(h.device, seed):
+            with seeded(h.device, derived_seed(self._context.seed, self._num_steps, place)):
                 parts.append(layer(take(h, here).contiguous()))
             positions.append(here)
         return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(positions).argsort()]

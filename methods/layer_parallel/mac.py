@@ -278,7 +278,7 @@ class Mac(Method[MacHyperparameters]):
             )
         self._state.seen = Rows.of(state["seen"])
         self._state.mu, self._state.num_epochs = state["mu"], state["num_epochs"]
-        self._state.reach = state.get("reach", state["num_epochs"])  # of a version that did not count
+        self._state.reach = state["reach"]
         self._plateau.load_state_dict(state["plateau"])
         self._report = dict(state["report"])
 

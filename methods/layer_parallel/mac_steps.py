@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from atoll.methods.common.evaluation import deterministic, evaluating
+from atoll.methods.common.random_stream import derived_seed
 from atoll.methods.layer_parallel.chain import Arrival, HandOver
 from atoll.methods.layer_parallel.mac_state import BACK, FORWARD, EpochData, MacState, Part, Share
 from atoll.methods.method import Loss
@@ -85,8 +86,8 @@ class WStep:
 
     def _shuffled(self, num_samples: int, number: int) -> Tensor:
         """The order of samples in pass `number`, equal for all groups on all ranks."""
-        seed = (self._state.context.seed * 1_000_003 + self._state.num_epochs) * 1_009 + number
-        return torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed % 2**63))
+        seed = derived_seed(self._state.context.seed, self._state.num_epochs, number)
+        return torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed))
 
 
 class _ZStepBase:

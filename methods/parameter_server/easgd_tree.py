@@ -38,8 +38,8 @@ from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require, require_choice
 from atoll.methods.common.weight_average import Evaluated, center
 from atoll.methods.method import Batch, Context, Method
-from atoll.methods.parameter_server.tree_pace import Pace, has_multiple
-from atoll.methods.parameter_server.tree_places import Place, plant
+from atoll.methods.parameter_server.easgd_tree_pace import Pace, has_multiple
+from atoll.methods.parameter_server.easgd_tree_places import Place, plant
 from atoll.methods.sequential.descent import Descent, check_descent
 
 SCHEMES = ("multi_scale", "fast_up")
@@ -217,7 +217,7 @@ class EasgdTree(Method[EasgdTreeHyperparameters]):
     def _settle(self) -> None:
         """Receive all that was sent; collective."""
         self._untracked.barrier()
-        self._pace.rest_no_more()  # each rank sends nothing from here on, until all have left
+        self._pace.stop()  # from here on no rank sends
         num_sent = self._num_sent.clone()
         self._untracked.sum(num_sent)
         mine = torch.tensor(sorted(self._edges), dtype=torch.int64)

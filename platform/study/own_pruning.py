@@ -17,7 +17,7 @@ class TrialReport:
         fidelity: epochs, steps or seconds so far, whichever `pruning.fidelity` says.
         epoch, step: those that were completed.
         seconds: training time so far.
-        train_loss: mean of the losses that the method reported while training since the report before.
+        train_loss: mean of the losses that the method has reported since the previous report.
 
     Example:
         >>> from atoll import TrialReport

@@ -169,6 +169,21 @@ def test_what_is_refused_now_takes_the_former_predictions_away(benchmarked):
     assert projection.predictions(store, row) == []
 
 
+def test_a_target_of_the_training_loss_is_met_by_the_training_loss(tmp_path):
+    """The metric on validation data, below 1, would meet it at once."""
+    table = {"a": {"w": [[2.0, 1.8, 1.4]] * 2}}
+    store, row = made_up.make(
+        tmp_path,
+        table,
+        targets={"w": 1.5},
+        compared={"w": "evaluated_train_loss"},
+        schedules={"a": [schedule(0.010, num_steps=30)]},
+        configuration={"method": "ddp", "hyperparameters": {"batch_size": 8}},
+    )
+    study = next(s for s in store.studies_of(row) if s.stage == "confirm")
+    assert projection.project_all(store, study, WHERE, [1], "weak").rows[0].steps_to_target == 30
+
+
 def test_trainings_that_failed_never_meet_the_target(tmp_path):
     table = {"a": {"w": [[0.95], None, None]}, "b": {"w": [[0.95], [0.95], None]}}
     schedules = {method: [schedule(0.010, num_steps=10)] for method in table}

@@ -120,7 +120,7 @@ def _definition(folder) -> dict:
 
 
 def _write_confirmation(
-    folder, definition: dict, curves: Sequence[Curve], changes: dict, state: str, schedules: list, length: dict
+    folder, definition: dict, curves: Sequence[Curve], changes: dict, state: str, schedules: list, of_epoch: dict
 ) -> None:
     launcher = JournalWriter(folder.launcher_journal())
     launcher.append(journals.event("study_started", {"definition": definition, "num_trials": len(curves)}))
@@ -128,11 +128,11 @@ def _write_confirmation(
     for number, curve in enumerate(curves):
         journals.start_trial(lines, number, seed=500_000 + number, **changes)
         for epoch, value in enumerate(curve or (), 1):
-            metrics = {length["value"]: value}
-            if length["passes"] is not None:
-                metrics["passes"] = length["passes"] * epoch
-            journals.report(lines, number, epoch, metrics=metrics, seconds=length["seconds"] * epoch)
-        metrics = {length["value"]: curve[-1]} if curve else {}
+            metrics = {of_epoch["value"]: value}
+            if of_epoch["passes"] is not None:
+                metrics["passes"] = of_epoch["passes"] * epoch
+            journals.report(lines, number, epoch, metrics=metrics, seconds=of_epoch["seconds"] * epoch)
+        metrics = {of_epoch["value"]: curve[-1]} if curve else {}
         objective = curve[-1] if curve else None
         journals.end_trial(lines, number, objective, metrics=metrics, schedules=schedules if curve else [])
     launcher.append(journals.event("study_ended", {"state": state, "reason": None}))

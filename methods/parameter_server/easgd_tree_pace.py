@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# Below this a step is a test's; nodes that tick more often than a rank can poll only send more often.
+# In seconds. With shorter steps, as in tests, nodes would tick more often than a rank polls.
 SHORTEST_STEP = 1e-4
 
 
 class Pace:
-    """Counts steps, and goes on at their pace while the rank waits for others to finish theirs.
+    """Counts a rank's steps, and ticks on at their pace while the rank waits for others to finish theirs.
 
-    The source's inner nodes are processes that loop for ever (Zhang 2016, algorithm 6). Here they share a rank with a
+    The source's inner nodes are processes that loop forever (Zhang 2016, algorithm 6). Here they share a rank with a
     leaf, and must not stop with it: a late leaf's training would not reach the root, and leaves that are early would
     leave the root to it.
 
@@ -28,35 +28,35 @@ class Pace:
         self.num_steps = 0
         self._since: float | None = None  # when the first of the epoch's steps began
         self._num_since = 0
-        self._resting_since: float | None = None
+        self._waiting_since: float | None = None
         self._seconds = SHORTEST_STEP  # of a step
-        self._num_ticks = 0  # since the rank rests
+        self._num_ticks = 0  # since the last step
 
     def begin_step(self) -> None:
         """The rank is at work."""
-        self.rest_no_more()
+        self.stop()
         if self._since is None:
             self._since, self._num_since = self._now(), 0
 
     def end_step(self, *, is_last: bool) -> None:
-        """A step is over; after the epoch's last one the rank rests."""
+        """A step is over; after the epoch's last one the clock goes on by time."""
         self.num_steps += 1
         self._num_since += 1
         if is_last:
             assert self._since is not None
-            self._resting_since = self._now()
-            self._seconds = max((self._resting_since - self._since) / self._num_since, SHORTEST_STEP)
+            self._waiting_since = self._now()
+            self._seconds = max((self._waiting_since - self._since) / self._num_since, SHORTEST_STEP)
             self._since, self._num_ticks = None, 0
 
-    def rest_no_more(self) -> None:
-        """Nothing ticks until the next epoch's steps are over."""
-        self._resting_since = None
+    def stop(self) -> None:
+        """Tick no more until the next epoch's steps are over."""
+        self._waiting_since = None
 
     def ticks(self) -> range:
         """The numbers of the steps that would have begun since the last call; none while the rank is at work."""
-        if self._resting_since is None:
+        if self._waiting_since is None:
             return range(0)
-        before, self._num_ticks = self._num_ticks, int((self._now() - self._resting_since) / self._seconds)
+        before, self._num_ticks = self._num_ticks, int((self._now() - self._waiting_since) / self._seconds)
         return range(self.num_steps + before, self.num_steps + self._num_ticks)
 
 

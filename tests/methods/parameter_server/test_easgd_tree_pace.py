@@ -2,7 +2,7 @@
 
 import pytest
 
-from atoll.methods.parameter_server.tree_pace import SHORTEST_STEP, Pace, has_multiple
+from atoll.methods.parameter_server.easgd_tree_pace import SHORTEST_STEP, Pace, has_multiple
 
 
 class Clock:
@@ -21,7 +21,7 @@ def stepped(pace, clock, *seconds):
         pace.end_step(is_last=number == len(seconds) - 1)
 
 
-def test_a_resting_rank_ticks_at_the_pace_of_its_epochs_steps():
+def test_a_waiting_rank_ticks_at_the_pace_of_its_epochs_steps():
     clock = Clock()
     pace = Pace(clock)
     assert not pace.ticks()
@@ -38,7 +38,7 @@ def test_a_rank_at_work_or_done_does_not_tick():
     clock = Clock()
     pace = Pace(clock)
     stepped(pace, clock, 1.0)
-    pace.rest_no_more()
+    pace.stop()
     clock.time += 10
     assert not pace.ticks()
     pace.begin_step()
