@@ -21,7 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from comparison import Trainings, parse_options, report
+from comparison import Trainings, best_rate, parse_options, report
 from job import build, connect, evaluate_all, make_models, on_ranks
 
 NUM_RANKS, BATCH_SIZE, SEEDS, RATES = 2, 32, (0, 1, 2), (0.02, 0.05)
@@ -81,15 +81,15 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
 
     for name in WORKLOADS:
         train(name, [(SINGLE, rate, 0) for rate in RATES])
-        rate = best_rate([r for r in done if r["workload"] == name])
+        rate = tuned([r for r in done if r["workload"] == name])
         train(name, [(method, rate, seed) for method in METHODS for seed in SEEDS[: 1 if quick else None]])
     return done if MPI.COMM_WORLD.rank == 0 else None
 
 
-def best_rate(results: list[dict]) -> float:
+def tuned(results: list[dict]) -> float:
     """The learning rate with which the single network validates best with seed 0."""
     pilot = [r for r in results if (r["method"], r["seed"]) == (SINGLE, 0)]
-    return max(pilot, key=lambda r: r["validation"])["rate"] if pilot else RATES[0]  # a rank that only obeys
+    return best_rate(pilot) if pilot else RATES[0]  # a rank that only obeys
 
 
 def measure_memory(network: str, grouping: str | None, batch_size: int) -> float | None:
@@ -159,7 +159,7 @@ def summarize(results: list[dict]) -> list[dict]:
     rows = []
     for name in WORKLOADS:
         of_workload = [r for r in results if r["workload"] == name]
-        rate = best_rate(of_workload)
+        rate = tuned(of_workload)
         for method in METHODS:
             mine = [r for r in of_workload if (r["method"], r["rate"]) == (method, rate)]
             whole = [r for r in mine if r["metrics"]]

@@ -6,9 +6,11 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def parse_options(description: str, quick: str, data: str) -> argparse.Namespace:
@@ -41,6 +43,36 @@ class Trainings:
         if self._file:
             with self._file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def best_rate(rows: Iterable[dict[str, Any]], score: Callable[[dict[str, Any]], float] | None = None) -> float:
+    """The rate with the best mean score; of equal ones the smallest.
+
+    Args:
+        rows: trainings with `rate`; each rate needs as many.
+        score: larger is better. Default: `validation` of the row.
+
+    Raises:
+        ValueError: if there is no training.
+    """
+    scores: dict[float, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row["rate"], []).append(score(row) if score else row["validation"])
+    # Sums of the same scores in another order may differ in the last digit.
+    means = {rate: round(statistics.mean(values), 9) for rate, values in scores.items()}
+    return min(means, key=lambda rate: (-means[rate], rate))
+
+
+def mean_and_range(values: Sequence[float]) -> str:
+    """The mean, and ± half the range if there are several values; empty if there is none.
+
+    >>> mean_and_range([97.0, 98.0])
+    '97.5 ± 0.5'
+    """
+    if not values:
+        return ""
+    spread = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def to_json(content: dict) -> str:

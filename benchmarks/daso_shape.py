@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import Trainings, parse_options, report
+from comparison import Trainings, best_rate, mean_and_range, parse_options, report
 from job import evaluate_all, on_ranks
 
 NUM_NODES, BATCH_SIZE = 8, 8
@@ -94,7 +94,7 @@ def _tuning(name: str, quick: bool) -> list[dict]:
 
 
 def _grid(name: str, quick: bool, rows: Rows) -> list[dict]:
-    rate = best_rate(rows, name)
+    rate = tuned(rows, name)
     cells = [(1, 0), (4, 4)] if quick else list(PUBLISHED)
     return [_entry(name, quick, b, s, rate, seed) for b, s in cells for seed in _seeds(name, quick)]
 
@@ -120,14 +120,9 @@ def _configuration(entry: dict, data: str) -> dict:
     }
 
 
-def best_rate(rows: Rows, name: str) -> float:
-    """The rate with the best mean validation accuracy at B = 1, S = 0; of equal ones the smallest."""
-    first = [row for row in rows if (row["workload"], row["B"], row["S"]) == (name, 1, 0)]
-    means = {
-        rate: round(statistics.mean(row["validation"] for row in first if row["rate"] == rate), 9)
-        for rate in {row["rate"] for row in first}
-    }
-    return min(means, key=lambda rate: (-means[rate], rate))
+def tuned(rows: Rows, name: str) -> float:
+    """The rate that validates best at B = 1, S = 0."""
+    return best_rate(row for row in rows if (row["workload"], row["B"], row["S"]) == (name, 1, 0))
 
 
 def accuracies(rows: Rows, name: str, rate: float) -> dict[tuple[int, int], list[float]]:
@@ -142,22 +137,15 @@ def accuracies(rows: Rows, name: str, rate: float) -> dict[tuple[int, int], list
 def table(rows: Rows) -> str:
     """Ours next to the published accuracies, as Markdown, and what becomes of the two claims."""
     names = [name for name in WORKLOADS if any(row["workload"] == name for row in rows)]
-    rates = {name: best_rate(rows, name) for name in names}
+    rates = {name: tuned(rows, name) for name in names}
     found = {name: accuracies(rows, name, rates[name]) for name in names}
     heads = [f"{name}, rate {rates[name]:g}" for name in names]
     lines = [f"| B | S | {' | '.join(heads)} | published, 32 GPUs | 128 GPUs |", "| --- " * (4 + len(names)) + "|"]
     for (b, s), (of_32, of_128) in PUBLISHED.items():
-        cells = [_cell(found[name].get((b, s), [])) for name in names]
+        cells = [mean_and_range(found[name].get((b, s), [])) for name in names]
         lines.append(f"| {b} | {s} | {' | '.join(cells)} | {of_32} | {of_128} |")
     lines += ["", *(line for name in names for line in _claims(name, found[name]))]
     return "\n".join(lines) + "\n"
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    spread = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def _claims(name: str, found: dict[tuple[int, int], list[float]]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from comparison import Trainings, parse_options, report
+from comparison import Trainings, best_rate, parse_options, report
 from job import evaluate_all, on_ranks
 
 NUM_RANKS, BATCH_SIZE, SEEDS, RATES = 2, 32, (0, 1, 2), (3e-4, 1e-3, 3e-3)
@@ -71,15 +71,15 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
 
     for name in WORKLOADS:
         train(name, [(method, rate, SEEDS[0]) for method in METHODS for rate in (RATES[1:2] if quick else RATES)])
-        rates = {method: best_rate([r for r in done if r["workload"] == name], method) for method in METHODS}
+        rates = {method: tuned([r for r in done if r["workload"] == name], method) for method in METHODS}
         train(name, [(method, rates[method], seed) for method in METHODS for seed in SEEDS[1 : 1 if quick else None]])
     return done if MPI.COMM_WORLD.rank == 0 else None
 
 
-def best_rate(results: list[dict], method: str) -> float:
+def tuned(results: list[dict], method: str) -> float:
     """The learning rate with which a method validates best with seed 0."""
     pilot = [r for r in results if (r["method"], r["seed"]) == (method, SEEDS[0])]
-    return max(pilot, key=lambda r: r["curve"][-1][2])["rate"] if pilot else RATES[0]  # a rank that only obeys
+    return best_rate(pilot, lambda r: r["curve"][-1][2]) if pilot else RATES[0]  # a rank that only obeys
 
 
 def summarize(results: list[dict]) -> list[dict]:
@@ -87,7 +87,7 @@ def summarize(results: list[dict]) -> list[dict]:
     rows = []
     for name in WORKLOADS:
         of_workload = [r for r in results if r["workload"] == name]
-        rates = {method: best_rate(of_workload, method) for method in METHODS}
+        rates = {method: tuned(of_workload, method) for method in METHODS}
         mine = {m: [r for r in of_workload if (r["method"], r["rate"]) == (m, rates[m])] for m in METHODS}
         base = statistics.median(r["curve"][-1][1] for r in mine[BASELINE])
         for method, trials in mine.items():
@@ -149,7 +149,7 @@ def draw(results: list[dict], file: Path) -> None:
     for row, name in zip(axes, WORKLOADS, strict=True):
         of_workload = [r for r in results if r["workload"] == name]
         for number, method in enumerate(METHODS):
-            rate = best_rate(of_workload, method)
+            rate = tuned(of_workload, method)
             trials = [r for r in of_workload if (r["method"], r["rate"]) == (method, rate)]
             curve = sorted(trials, key=lambda r: r["curve"][-1][2])[len(trials) // 2]["curve"]
             steps, seconds, accuracy = zip(*curve, strict=True)

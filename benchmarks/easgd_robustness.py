@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import Trainings, parse_options, report
+from comparison import Trainings, best_rate, mean_and_range, parse_options, report
 from job import evaluate_all, on_ranks
 
 RATES = {"downpour": (0.1, 0.02, 0.01), "easgd": (0.2, 0.04, 0.02), "eamsgd": (0.01, 0.005, 0.001)}
@@ -119,24 +119,15 @@ def by_tau(rows: Rows, **chosen: object) -> dict[int, list[dict]]:
     return found
 
 
-def best_rate(rows: Rows, tau: int, **chosen: object) -> float:
-    """The rate that validates best on average at a period; of equal ones the smallest."""
-    at = by_tau(rows, **chosen, gamma=0.0)[tau]
-    # The mean over as many seeds each, whose sums may differ in the last digit by their order.
-    means = {r: round(statistics.mean(x["validation"] for x in at if x["rate"] == r), 9) for r in _rates(at)}
-    return min(means, key=lambda rate: (-means[rate], rate))
-
-
-def _rates(rows: Iterable[dict]) -> list[float]:
-    return sorted({row["rate"] for row in rows})
+def tuned(rows: Rows, tau: int, method: str) -> float:
+    """The constant rate that validates best at a period."""
+    return best_rate(by_tau(rows, method=method, gamma=0.0)[tau])
 
 
 def _cell(rows: Rows) -> str:
     """Mean test accuracy in percent, and half the range if there are several seeds."""
-    tests = [100 * row["test"] for row in rows]
-    spread = f" ± {(max(tests) - min(tests)) / 2:.1f}" if len(tests) > 1 else ""
     diverged = sum(row["reason"] is not None for row in rows)
-    return f"{statistics.mean(tests):.1f}{spread}" + (f" ({diverged} diverged)" if diverged else "")
+    return mean_and_range([100 * row["test"] for row in rows]) + (f" ({diverged} diverged)" if diverged else "")
 
 
 def _row(label: str, by_period: dict[int, list[dict]], taus: Sequence[int]) -> str:
@@ -157,14 +148,14 @@ def table(rows: Rows) -> str:
         methods = [m for m in RATES if any(row["method"] == m for row in mine)]
         lines += [f"## {workload}", "", "### The rate tuned once, at the shortest period", "", head]
         for method in methods:
-            rate = best_rate(mine, taus[0], method=method)
+            rate = tuned(mine, taus[0], method)
             lines.append(_row(f"{method}, {rate:g}", by_tau(mine, method=method, rate=rate, gamma=0.0), taus))
         if workload == CIFAR:
             lines.append("\nOne rate was tried for each method, so it cannot be tuned for each period.\n")
             continue
         lines += ["", "### The rate tuned for each period (Zhang 2016, section 4.2)", "", head]
         for method in methods:
-            rates = {tau: best_rate(mine, tau, method=method) for tau in taus}
+            rates = {tau: tuned(mine, tau, method) for tau in taus}
             best = {tau: by_tau(mine, method=method, rate=rates[tau], gamma=0.0)[tau] for tau in taus}
             lines.append(_row(f"{method}, {', '.join(f'{rates[tau]:g}' for tau in taus)}", best, taus))
         lines += ["", "### Every rate", "", head]
@@ -176,7 +167,7 @@ def table(rows: Rows) -> str:
         lines += ["", "### One rank, as many steps as each worker", ""]
         lines += ["| method | rate, tuned | seeds | test accuracy |", "| --- | --- | --- | --- |"]
         for method in (m for m in SEQUENTIAL if any(row["method"] == m for row in mine)):
-            rate = best_rate(mine, 0, method=method)
+            rate = tuned(mine, 0, method)
             found = by_tau(mine, method=method, rate=rate)[0]
             lines.append(f"| {method} | {rate:g} | {len(found)} | {_cell(found)} |")
         lines.append("")
@@ -198,7 +189,7 @@ def draw(rows: Rows, file: Path) -> None:
         mine = [row for row in rows if row["workload"] == workload]
         taus = sorted({row["tau"] for row in mine if row["tau"]})
         for method in (m for m in RATES if any(row["method"] == m for row in mine)):
-            rates = [best_rate(mine, tau if each else taus[0], method=method) for tau in taus]
+            rates = [tuned(mine, tau if each else taus[0], method) for tau in taus]
             tests = [
                 [r["test"] for r in by_tau(mine, method=method, rate=rate, gamma=0.0)[tau]]
                 for tau, rate in zip(taus, rates, strict=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from comparison import Trainings, parse_options, report
+from comparison import Trainings, best_rate, parse_options, report
 from job import evaluate_all, on_ranks
 
 NUM_RANKS, PER_NODE, BATCH_SIZE, SEEDS = 4, 2, 16, (0, 1, 2)
@@ -68,7 +68,7 @@ def train_all(data: str, quick: bool, trials: Path | None) -> list[dict] | None:
                 trainings.add(key | _row(outcome))
 
         train([(BASELINE, rate, 0) for rate in (RATES[:1] if quick else RATES)])
-        rate = best_rate([r for r in done if r["workload"] == name and r["epochs"] == epochs])
+        rate = tuned([r for r in done if r["workload"] == name and r["epochs"] == epochs])
         train([(method, rate, seed) for method in METHODS for seed in seeds])
     from mpi4py import MPI
 
@@ -86,13 +86,13 @@ def _row(outcome) -> dict:
     }
 
 
-def best_rate(results: list[dict]) -> float:
+def tuned(results: list[dict]) -> float:
     """The learning rate with which the baseline validates best with seed 0; errors are better when small."""
     pilot = [r for r in results if r["method"] == BASELINE and r["seed"] == 0]
     if not pilot:  # a rank that only obeys
         return RATES[0]
     sign = -1 if "test_mse" in pilot[0]["metrics"] else 1
-    return max(pilot, key=lambda r: sign * r["validation"])["rate"]
+    return best_rate(pilot, lambda r: sign * r["validation"])
 
 
 def summarize(results: list[dict]) -> list[dict]:
@@ -100,7 +100,7 @@ def summarize(results: list[dict]) -> list[dict]:
     rows = []
     for name in WORKLOADS:
         mine = [r for r in results if r["workload"] == name]
-        rate = best_rate(mine)
+        rate = tuned(mine)
         of = {m: [r for r in mine if (r["method"], r["rate"]) == (m, rate)] for m in METHODS}
 
         def mean(method: str, key: str, of=of) -> float:
