@@ -101,6 +101,21 @@ def test_dropout_masks_of_the_dual_layer_continue_from_a_checkpoint(c: Communica
     still.finalize()
 
 
+@on_ranks(TWO_BY_TWO)
+def test_samples_of_different_ranks_have_different_dropout_masks(c: Communicator) -> None:
+    """Of equal samples, each of net2's two ranks has some; with one mask for both their losses would be equal."""
+    method = make(c, {"grouping": "1,2", "net1_lr": STILL}, {"learning_rate": STILL}, with_dropout("module"))
+    batch = regression()
+    first = torch.zeros(len(batch.indices), dtype=torch.long)
+    losses = torch.zeros(c.size, dtype=torch.float64)
+    losses[c.rank] = method.step(Batch(indices=batch.indices, inputs=batch.inputs[first], targets=batch.targets[first]))
+    c.sum(losses)
+    of_net2 = losses[losses != 0].tolist()
+    assert len(of_net2) == 2
+    assert of_net2[0] != of_net2[1]
+    method.finalize()
+
+
 def change_copy(method: AdmmDual, change) -> None:
     """Change net1's copy of the dual layer, the weights (4, 5) and biases (4,) on the ranks that hold it."""
     state = method.state_dict()
