@@ -133,6 +133,7 @@ def _write_confirmation(
                 metrics["passes"] = of_epoch["passes"] * epoch
             journals.report(lines, number, epoch, metrics=metrics, seconds=of_epoch["seconds"] * epoch)
         metrics = {of_epoch["value"]: curve[-1]} if curve else {}
-        objective = curve[-1] if curve else None
+        # The metric on validation data, of which more is better, is another number than a loss.
+        objective = None if not curve else curve[-1] if of_epoch["value"] == "test_accuracy" else -curve[-1]
         journals.end_trial(lines, number, objective, metrics=metrics, schedules=schedules if curve else [])
     launcher.append(journals.event("study_ended", {"state": state, "reason": None}))
