@@ -98,31 +98,53 @@ def shown(method: Method) -> Tensor:
     return method.evaluation_model().x.detach().clone()
 
 
-def linear_map(name: str, num_ranks: int, *, round_robin: bool = False, **arguments) -> Tensor:
-    """The map (p+1, p+1) of (x_1, ..., x_p, center) in one step, or one round in which the ranks step in turn."""
-    return noisy_maps(name, num_ranks, round_robin=round_robin, **arguments)[0]
+def moved(
+    name: str, start: Tensor, noise: Tensor, *, round_robin: bool = False, momentum: float = 0.0, **arguments
+) -> Tensor:
+    """The states after one step, or after one round in which the ranks step in turn.
 
+    Args:
+        start: (size, n), a state in each of n columns: x_1, ..., x_p, center; with momentum v_1, ..., v_p first.
+        noise: (p, n), what the ranks' objectives see.
+    """
+    num_ranks = len(noise)
+    first = num_ranks if momentum else 0  # row of x_1
 
-def noisy_maps(
-    name: str, num_ranks: int, *, noises: Sequence[Tensor] | None = None, round_robin: bool = False, **arguments
-) -> list[Tensor]:
-    """The map of one step for each of `noises` (p,), what the ranks' objectives see; without noise unless given."""
-    noises = [torch.zeros(num_ranks, dtype=torch.float64)] if noises is None else noises
-    size = num_ranks + 1
-    start = torch.eye(size, dtype=torch.float64).repeat(1, len(noises))  # component, then noise x basis state
-
-    def step(c: Communicator) -> tuple[Tensor, Tensor]:
-        method, model = build(name, c, replica=start[c.rank], center=start[-1], **arguments)
-        seen = batch(torch.stack([noise[c.rank].expand(size) for noise in noises]).reshape(-1))
+    def step(c: Communicator) -> tuple[Tensor, Tensor | None, Tensor]:
+        replica = start[first + c.rank]
+        method, model = build(name, c, replica=replica, center=start[-1], momentum=momentum, **arguments)
+        if momentum:
+            state = method.state_dict()
+            state["descent"]["velocity"] = start[c.rank]
+            method.load_state_dict(state)
         for turn in range(c.size if round_robin else 1):
             if not round_robin or turn == c.rank:
-                method.step(seen)
+                method.step(batch(noise[c.rank]))
             c.barrier()
-        return model.x.detach().clone(), shown(method)
+        velocity = method.state_dict()["descent"]["velocity"] if momentum else None
+        return model.x.detach().clone(), velocity, shown(method)
 
     ranks = run_virtual_ranks(step, [0] * num_ranks)
-    rows = torch.stack([x for x, _ in ranks] + [ranks[0][1]])
-    return list(rows.split(size, dim=1))
+    velocities = [v for _, v, _ in ranks if v is not None]
+    return torch.stack([*velocities, *(x for x, _, _ in ranks), ranks[0][2]])
+
+
+def linear_map(name: str, num_ranks: int, **arguments) -> Tensor:
+    """The map (size, size) of the state of `moved` in one step, or one round in which the ranks step in turn."""
+    return noisy_maps(name, num_ranks, **arguments)[0]
+
+
+def noisy_maps(name: str, num_ranks: int, *, noises: Sequence[Tensor] | None = None, **arguments) -> list[Tensor]:
+    """The map of one step for each of `noises` (p,), what the ranks' objectives see; without noise unless given."""
+    noises = [torch.zeros(num_ranks, dtype=torch.float64)] if noises is None else noises
+    size = _size(num_ranks, **arguments)
+    start = torch.eye(size, dtype=torch.float64).repeat(1, len(noises))  # component, then noise x basis state
+    seen = torch.stack(list(noises), dim=1).repeat_interleave(size, dim=1)
+    return list(moved(name, start, seen, **arguments).split(size, dim=1))
+
+
+def _size(num_ranks: int, momentum: float = 0.0, **_) -> int:
+    return (2 if momentum else 1) * num_ranks + 1
 
 
 def radius(matrix: Tensor) -> float:

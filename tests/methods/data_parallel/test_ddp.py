@@ -1,5 +1,7 @@
 """Data-parallel SGD."""
 
+import moments
+import paths
 import pytest
 import torch
 from on_ranks import on_ranks
@@ -71,3 +73,39 @@ def test_one_rank_is_torchs_sgd(c: Communicator) -> None:
     method, _ = problem.make(Ddp, c)
     problem.train(method, problem_steps)
     assert problem.close(problem.vector(method.finalize()), problem.torch_sgd(problem_steps), FLOAT64)
+
+
+# A mini-batch of p (Zhang 2016, sections 5.1.1 and 5.2.1).
+
+
+@pytest.mark.parametrize("p", [1, 2, 5])
+@pytest.mark.parametrize("eta", [0.1, 0.9, 1.7])
+def test_a_batch_of_p_cuts_the_variance_of_5_3_and_not_the_rate(eta, p):
+    m, noise = moments.affine("ddp", p, rate=eta)
+    # All replicas start alike, and stay so.
+    rate, gains = m[:p].sum(1), noise[:p]
+    assert rate.tolist() == pytest.approx([1 - eta] * p, rel=1e-12)
+    assert gains.square().sum(1).tolist() == pytest.approx([eta**2 / p] * p, rel=1e-12)
+    of_replica = sum(float(rate[0]) ** (2 * t) * float(gains[0].square().sum()) for t in range(2000))
+    assert of_replica == pytest.approx(eta**2 / (1 - (1 - eta) ** 2) / p, rel=1e-9)
+
+
+@pytest.mark.parametrize("p", [1, 2, 4])
+@pytest.mark.parametrize("shape", [0.5, 2.0])
+def test_the_rate_and_the_best_rate_under_multiplicative_noise_are_5_26_and_5_27(shape, p):
+    """Curvatures are Gamma distributed, here with omega = 2; E[x^2] changes by the mean of (1 - eta xi)^2 per step."""
+    omega = 2.0
+    mean, variance = shape / omega, shape / omega**2
+
+    def factor(eta):
+        zero, units = torch.zeros(p, dtype=torch.float64), torch.eye(p, dtype=torch.float64)
+        still, *moved = paths.noisy_maps("ddp", p, noises=[zero, *units], objective=paths.scaled, rate=eta)
+        slopes = [float((m - still)[0].sum()) for m in moved]
+        return (float(still[0].sum()) + mean * sum(slopes)) ** 2 + variance * sum(slope**2 for slope in slopes)
+
+    for eta in (0.1, 0.7):
+        expected = 1 - 2 * eta * mean + eta**2 * shape * (p * shape + 1) / (p * omega**2)
+        assert factor(eta) == pytest.approx(expected, rel=1e-12)
+    best = omega / (shape + 1 / p)
+    assert factor(best) == pytest.approx(1 / (p * shape + 1), rel=1e-12)
+    assert factor(best) < min(factor(0.98 * best), factor(1.02 * best))

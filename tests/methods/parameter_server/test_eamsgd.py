@@ -1,5 +1,6 @@
 """EAMSGD: elastic averaging with Nesterov's momentum (Zhang 2016, eq. 2.5, 2.6)."""
 
+import moments
 import paths
 import pytest
 import replayed
@@ -9,7 +10,6 @@ from on_ranks import on_ranks
 from paths import NOISE, RATES, START
 
 from atoll.communication.communicator import Communicator
-from atoll.communication.threads import run_virtual_ranks
 from atoll.methods.parameter_server.eamsgd import Eamsgd
 from atoll.methods.parameter_server.easgd import Easgd
 from atoll.methods.parameter_server.elastic_base import FORMS
@@ -68,36 +68,44 @@ def test_bytes(c: Communicator) -> None:
 @pytest.mark.parametrize("p", [1, 3])
 def test_eamsgd_has_the_eigenvalues_of_5_21(p):
     eta, alpha, beta, delta = 0.2, 0.15, 0.7, 0.6
-    size = 2 * p + 1
-    basis = torch.eye(size, dtype=torch.float64)
-
-    def step(c):
-        method, model = paths.build(
-            "eamsgd",
-            c,
-            replica=basis[p + c.rank],
-            center=basis[-1],
-            form="jacobi",
-            tau=1,
-            rate=eta,
-            momentum=delta,
-            alpha=alpha,
-            beta=beta,
-        )
-        state = method.state_dict()
-        state["descent"]["velocity"] = basis[c.rank]
-        method.load_state_dict(state)
-        method.step(paths.batch(torch.zeros(size, dtype=torch.float64)))
-        return method.state_dict()["descent"]["velocity"], model.x.detach().clone(), paths.shown(method)
-
-    ranks = run_virtual_ranks(step, [0] * p)
-    m = torch.stack([v for v, _, _ in ranks] + [x for _, x, _ in ranks] + [ranks[0][2]])
+    m = paths.linear_map("eamsgd", p, form="jacobi", tau=1, rate=eta, momentum=delta, alpha=alpha, beta=beta)
     d = delta * (1 - eta)
     for z in torch.linalg.eigvals(m):
         # 5.21 with delta_h = delta (1 - eta h) where the text prints delta: v is multiplied by it.
         u = z * z - (1 - eta - alpha + d) * z + d * (1 - alpha)
         v = (d - z) * (1 - eta - alpha - z) * (1 - beta - z) + eta * d * (1 - beta - z) - alpha * beta * (d - z)
         assert min(abs(complex(u)), abs(complex(v))) < 1e-9
+
+
+def test_its_best_alpha_grows_as_the_rate_falls():
+    """Figure 5.8's setting: delta = 0.99, beta = 0.9, two workers."""
+
+    def best(rate):
+        given = {"form": "jacobi", "tau": 1, "rate": rate, "momentum": 0.99, "beta": 0.9}
+        alphas = [number / 20 for number in range(-18, 20)]
+        return min(alphas, key=lambda alpha: paths.radius(paths.linear_map("eamsgd", 2, alpha=alpha, **given)))
+
+    found = [best(rate) for rate in (1.5, 1.0, 0.5, 0.2, 0.05)]
+    assert found == sorted(set(found))
+    assert found[0] < 0 < found[2]
+
+
+def test_nesterovs_variance_stays_bounded_as_momentum_tends_to_1_and_the_heavy_balls_does_not():
+    """A replica without a center's pull is MSGD (Zhang 2016, section 5.1.2)."""
+    eta = 0.3
+
+    def variance(momentum_form, delta):
+        given = {"form": "jacobi", "tau": 1, "alpha": 0.0, "beta": 0.5, "momentum_form": momentum_form}
+        step = moments.affine("eamsgd", 1, rate=eta, momentum=delta, **given)
+        return float(moments.stationary(step)[1, 1])
+
+    limit = (2 - eta) / (4 - 3 * eta)  # at delta = 1
+    assert variance("nesterov", 0.9999) == pytest.approx(limit, rel=1e-3)
+    assert variance("nesterov", 0.9999) < limit
+    for delta in (0.9, 0.999):
+        expected = (1 + delta) * eta / ((1 - delta) * (2 * (1 + delta) - eta))  # eq. 5.7 with delta_h = delta
+        assert variance("heavy_ball", delta) == pytest.approx(expected, rel=1e-6)
+    assert variance("heavy_ball", 0.999) > 90 * variance("heavy_ball", 0.9)
 
 
 @on_ranks(PAIR, QUADRUPLE)

@@ -2,6 +2,7 @@
 
 import math
 
+import moments
 import paths
 import pytest
 import replayed
@@ -9,7 +10,6 @@ import torch
 from on_ranks import on_ranks
 
 from atoll.communication.communicator import Communicator
-from atoll.communication.threads import run_virtual_ranks
 from atoll.testing.ranks import SINGLE
 
 
@@ -20,17 +20,7 @@ def test_it_equals_the_written_out_updates(c: Communicator) -> None:
 
 def msgd_map(eta, delta):
     """The map (2, 2) of (v, x) in one step of msgd."""
-
-    def step(c):
-        start = torch.tensor([0.0, 1.0], dtype=torch.float64)
-        method, model = paths.build("msgd", c, replica=start, center=start, rate=eta, momentum=delta)
-        state = method.state_dict()
-        state["descent"]["velocity"] = torch.tensor([1.0, 0.0], dtype=torch.float64)
-        method.load_state_dict(state)
-        method.step(paths.batch(torch.zeros(2, dtype=torch.float64)))
-        return torch.stack([method.state_dict()["descent"]["velocity"], model.x.detach()])
-
-    return run_virtual_ranks(step, [0])[0]
+    return paths.linear_map("msgd", 1, rate=eta, momentum=delta)[:2, :2]
 
 
 # Above eta = 1 the best momentum is negative, which no optimizer takes.
@@ -41,6 +31,49 @@ def test_the_best_momentum_is_that_of_section_5_1_2(eta):
     assert paths.radius(msgd_map(eta, best)) ** 2 == pytest.approx((math.sqrt(eta) - 1) ** 2, rel=1e-6)
     for other in (best - 0.02, best + 0.02):
         assert paths.radius(msgd_map(eta, other)) > paths.radius(msgd_map(eta, best))
+
+
+@pytest.mark.parametrize("eta", [1.2, 1.6])
+def test_above_a_rate_of_1_no_momentum_is_better_than_none(eta):
+    """As figure 5.1, whose best one is negative there."""
+    radii = [paths.radius(msgd_map(eta, delta)) for delta in (1e-9, 0.05, 0.2, 0.5, 0.9)]
+    assert radii == sorted(radii)
+    assert radii[0] < radii[1]
+
+
+@pytest.mark.parametrize("eta", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("delta", [0.1, 0.6, 0.99])
+def test_its_asymptotic_variance_is_5_7s_and_larger_than_sgds(eta, delta):
+    covariance = moments.stationary(moments.affine("msgd", 1, rate=eta, momentum=delta))
+    d = delta * (1 - eta)
+    shared = eta**2 / ((1 - d) * (2 * (1 + d) - eta))
+    expected = [2 * shared, shared, (1 + d) / eta * shared]
+    assert [float(covariance[i, j]) for i, j in ((0, 0), (0, 1), (1, 1))] == pytest.approx(expected, rel=1e-9)
+    (of_sgd,) = moments.stationary(moments.affine("sgd", 1, rate=eta))[:1, :1].flatten().tolist()
+    assert of_sgd == pytest.approx(eta / (2 - eta), rel=1e-12)
+    assert covariance[1, 1] > of_sgd
+
+
+@pytest.mark.parametrize("shape", [0.5, 1.0, 2.0])
+def test_at_the_best_rate_under_multiplicative_noise_the_best_momentum_is_0(shape):
+    """Eq. 5.30 with omega = lambda at eta = lambda/(omega + 1), as in figures 5.10 to 5.13."""
+    eta, variance = shape / (shape + 1), 1 / shape
+
+    def radius_of_5_30(delta, u1=1.0, u2=1 + variance):
+        a, b = 1 - 2 * eta * u1 + eta**2 * u2, delta * eta * (u1 - eta * u2)
+        matrix = [
+            [delta**2 * a, eta**2 * u2, -2 * b],
+            [delta**2 * a, a, 2 * delta * (1 - eta * u1) - 2 * b],
+            [delta**2 * a, -eta * u1 + eta**2 * u2, delta * (1 - eta * u1) - 2 * b],
+        ]
+        return paths.radius(torch.tensor(matrix, dtype=torch.float64))
+
+    for delta in (0.05, 0.3, 0.9):
+        found = moments.Multiplied("msgd", 1, rate=eta, momentum=delta).radius(1.0, variance)
+        assert found == pytest.approx(radius_of_5_30(delta), rel=1e-6)  # eigenvalues nearly coincide
+    # No optimizer takes a negative momentum; the equation does.
+    others = [sign * delta for delta in (0.02, 0.1, 0.5, 0.9) for sign in (-1, 1)]
+    assert all(radius_of_5_30(0.0) < radius_of_5_30(delta) for delta in others)
 
 
 @on_ranks(SINGLE)
