@@ -5,7 +5,8 @@ With eta_t = rate_t / sqrt(n_t), n the sum of squared gradients, and z the state
     z_t = z_{t-1} + g_t - (1/eta_t - 1/eta_{t-1}) w_t,   w_{t+1} = -eta_t (z_t - sign(z_t) l1), and 0 where |z_t| <= l1
 
 so l1 makes weights exactly zero; without it this is AdaGrad. The paper's weights start at zero, where no network
-trains; here z starts such that the given weights are its fixed point.
+trains; here z starts such that the given weights are its fixed point. It starts so anew wherever the weights are not
+those of the last step, as after an average over ranks, which would be undone otherwise.
 """
 
 from __future__ import annotations
@@ -49,13 +50,21 @@ class Ftrl(UpdateRule):
         rate, l1 = max(group["lr"], SMALLEST_RATE), group["l1"]
         if not state:
             state["n"] = torch.full_like(weights, group["initial_accumulator"])
-        if "z" not in state:
+        if "inverse" not in state:
             state["inverse"] = state["n"].sqrt() / rate
-            state["z"] = -weights * state["inverse"] - weights.sign() * l1
-        n, z = state["n"], state["z"]
+        n, start = state["n"], -weights * state["inverse"] - weights.sign() * l1
+        if "z" in state:
+            z = state["z"]
+            z.copy_(torch.where(_weights(z, state["inverse"], l1) == weights, z, start))
+        else:
+            z = state["z"] = start
         gradient = gradient.add(weights, alpha=group["weight_decay"])
         n.addcmul_(gradient, gradient)
         inverse = n.sqrt() / rate
         z.add_(gradient - (inverse - state["inverse"]) * weights)
         state["inverse"] = inverse
-        weights.copy_(-(z - z.clamp(-l1, l1)) / inverse)
+        weights.copy_(_weights(z, inverse, l1))
+
+
+def _weights(z: Tensor, inverse: Tensor, l1: float) -> Tensor:
+    return -(z - z.clamp(-l1, l1)) / inverse

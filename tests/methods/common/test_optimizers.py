@@ -56,6 +56,22 @@ def test_ftrl_with_l1_makes_weights_exactly_zero_and_follows_the_paper():
     assert float(parameter) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("l1", [0.0, 0.05])
+def test_ftrl_goes_on_from_weights_that_were_moved_in_between(l1):
+    """As by an average over ranks; without a gradient the next step keeps them, and those that were not moved."""
+    parameter = nn.Parameter(torch.linspace(-0.5, 0.5, 7, dtype=torch.float64))
+    optimizer = Ftrl([parameter], 0.1, l1=l1)
+    parameter.grad = torch.linspace(1, -2, 7, dtype=torch.float64)
+    optimizer.step()
+    stays = parameter.detach().clone()
+    moved = stays + torch.tensor([0.0, 0.3, -0.2, 0.0, 1.0, 0.0, 0.0])
+    parameter.data.copy_(moved)
+    parameter.grad.zero_()
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach(), moved, rtol=1e-12, atol=1e-15)
+    assert torch.equal(parameter[[0, 3, 5, 6]], stays[[0, 3, 5, 6]])
+
+
 def test_ftrl_stays_a_number_where_a_schedule_has_fallen_to_nothing():
     parameter = nn.Parameter(torch.ones(3))
     optimizer = Ftrl([parameter], 1e-200)

@@ -5,6 +5,7 @@ import torch
 from on_ranks import on_ranks
 
 from atoll.communication.communicator import Communicator
+from atoll.methods.common.optimizers import OPTIMIZERS, default_rate
 from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.data_parallel.local_sgd import LocalSgd, LocalSgdHyperparameters
 from atoll.testing import problem
@@ -43,6 +44,24 @@ def test_bytes_fall_with_H(c: Communicator, period: int) -> None:
     problem.train(method, list(problem.batches(c, 20)))
     expected = 20 / period * 2 * (c.size - 1) / c.size * 8 * num_parameters
     assert c.ledger.wire_bytes() == pytest.approx(expected, rel=1e-12)
+
+
+@on_ranks(PAIR)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_ranks_go_on_from_their_mean_with_every_optimizer(c: Communicator, optimizer: str) -> None:
+    """An optimizer that derives weights from a state of its own would undo the mean."""
+    settings = {"optimizer": optimizer, "learning_rate": default_rate(optimizer)}
+    method, model = problem.make(LocalSgd, c, hyperparameters={"H": 9}, settings=settings)
+    apart = []
+    for batch in problem.batches(c, 10):
+        method.step(batch)
+        mine = problem.vector(model)
+        mean = mine.clone()
+        c.mean(mean)
+        apart.append(float((mine - mean).norm()))
+    before, met, after = apart[-3:]
+    assert met == 0
+    assert after < 0.7 * before
 
 
 @on_ranks(PAIR)
