@@ -23,4 +23,5 @@ METHODS = {
     "oialr": "atoll.methods.low_rank.oialr:Oialr",
     "powersgd": "atoll.methods.data_parallel.powersgd:Powersgd",
     "sgd": "atoll.methods.sequential.sgd:Sgd",
+    "slowmo": "atoll.methods.data_parallel.slowmo:Slowmo",
 }

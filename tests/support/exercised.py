@@ -32,6 +32,7 @@ EXERCISED: dict[str, tuple[dict, dict]] = {
     "oialr": ({"delay": 0.1, "update_period": 0.05, "beta": 0.3, "alpha": 0.5}, {"learning_rate": 0.05}),
     "powersgd": ({"rank": 2, "warmup": 0.04}, {}),
     "sgd": ({}, {"learning_rate": 0.3}),
+    "slowmo": ({"H": 3, "slow_momentum": 0.4, "buffers": "reset"}, {}),
 }
 # They leave a network's first and last weights in full rank.
 LOW_RANK = ("ab", "oialr")
@@ -39,6 +40,7 @@ WITHOUT_EXCHANGE = {
     "daso": {"B": 100, "S": 0, "warmup_epochs": 0, "cooldown_epochs": 0, "adaptive": False},
     "local_sgd": {"H": 100},
     "diloco": {"H": 100},
+    "slowmo": {"H": 100},
 }
 # Forms of the asynchronous methods in which ranks do wait for one another, and other forms worth the contract.
 FORMS = {
