@@ -23,5 +23,6 @@ METHODS = {
     "oialr": "atoll.methods.low_rank.oialr:Oialr",
     "powersgd": "atoll.methods.data_parallel.powersgd:Powersgd",
     "sgd": "atoll.methods.sequential.sgd:Sgd",
+    "sgp": "atoll.methods.data_parallel.sgp:Sgp",
     "slowmo": "atoll.methods.data_parallel.slowmo:Slowmo",
 }

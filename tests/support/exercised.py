@@ -32,6 +32,7 @@ EXERCISED: dict[str, tuple[dict, dict]] = {
     "oialr": ({"delay": 0.1, "update_period": 0.05, "beta": 0.3, "alpha": 0.5}, {"learning_rate": 0.05}),
     "powersgd": ({"rank": 2, "warmup": 0.04}, {}),
     "sgd": ({}, {"learning_rate": 0.3}),
+    "sgp": ({"staleness": 1}, {}),
     "slowmo": ({"H": 3, "slow_momentum": 0.4, "buffers": "reset"}, {}),
 }
 # They leave a network's first and last weights in full rank.

@@ -29,6 +29,7 @@ ON_ONE_NODE = [
     ("local_sgd", {"H": 2, "warmup": 1.0}, {"H": 5}, {"warmup": 0.25}),
     ("local_sgd", {"H": 12}, {"H": 40}, {"H": 2}),
     ("slowmo", {"H": 13}, {"H": 40, "slow_rate": 0.5, "slow_momentum": 0.1, "buffers": "reset"}, {"H": 12}),
+    ("sgp", {}, {"graph": "ring"}, None),
     ("diloco", {"H": 13}, {"H": 40, "outer_learning_rate": 0.5, "outer_momentum": 0.5}, {"H": 12}),
     (
         "powersgd",
