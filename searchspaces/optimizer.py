@@ -35,11 +35,11 @@ _ADAMS = ("adamw", "adam", "amsgrad", "adamax", "nadam", "radam", "lamb")
 _WITHOUT = ("adagrad", "adafactor", "asgd", "constant")
 # The optimizers or schedules of atoll on which a setting has an effect.
 EFFECTS: dict[str, Condition] = {
-    "momentum": ("optimizer", ("sgd", "lars", "rmsprop")),
+    "momentum": ("optimizer", ("sgd", "lars", "rmsprop", "muon")),
     "trust": ("optimizer", ("lars",)),
     "nesterov": ("optimizer", ("sgd",)),
-    "beta1": ("optimizer", _ADAMS),
-    "beta2": ("optimizer", _ADAMS),
+    "beta1": ("optimizer", (*_ADAMS, "muon")),
+    "beta2": ("optimizer", (*_ADAMS, "muon")),
     "smoothing": ("optimizer", ("adadelta", "rmsprop")),
     "l1": ("optimizer", ("ftrl",)),
     "lr_decay": ("schedule", ("inverse_sqrt",)),

@@ -23,6 +23,7 @@ from atoll.methods.common.ftrl import Ftrl
 from atoll.methods.common.gradient import PRECISIONS, LossScale
 from atoll.methods.common.groups import ParameterGroup
 from atoll.methods.common.layerwise import Lamb, Lars
+from atoll.methods.common.muon import Muon
 from atoll.methods.common.plateau import Plateau
 from atoll.methods.common.turned import Turned
 from atoll.methods.common.validation import require, require_choice
@@ -40,12 +41,13 @@ OPTIMIZERS = (
     "ftrl",
     "lamb",
     "lars",
+    "muon",
     "nadam",
     "radam",
     "rmsprop",
 )
 # These look at each parameter as a whole, so they step over the parameters; the others over runs of the flat vector.
-LAYERWISE = ("adafactor", "lamb", "lars")
+LAYERWISE = ("adafactor", "lamb", "lars", "muon")
 SCHEDULES = (
     "constant",
     "cosine",
@@ -108,13 +110,13 @@ class OptimizerSettings:
         optimizer: one of OPTIMIZERS, or your own: file.py:function, an entry point of the group atoll.optimizers, or
             `workload` for the workload's. See `OwnOptimizer`.
         learning_rate: the schedule's highest rate. Default: the optimizer's, see `default_rate`.
-        momentum: of SGD, LARS and RMSprop.
+        momentum: of SGD, LARS, RMSprop and Muon's matrices.
         nesterov: Nesterov's form of SGD's momentum.
-        beta1, beta2: rates of the first and second moments of Adam and its relatives.
+        beta1, beta2: rates of the first and second moments of Adam and its relatives, and of Muon's vectors.
         smoothing: of the squared gradients of Adadelta and RMSprop.
         trust: LARS's trust coefficient (You et al. 2017).
         l1: FTRL's, which makes weights exactly zero.
-        weight_decay: decoupled for AdamW, coupled for all others.
+        weight_decay: decoupled for AdamW and Muon, coupled for all others.
         batch_size: samples per rank and step.
         global_batch_size: samples of all ranks per step, 0 for none. It takes the place of batch_size, and stays the
             same on any number of ranks (Coquelin 2024, table 5.2).
@@ -360,6 +362,7 @@ _MAKERS: dict[str, Maker] = {
     "adamax": lambda s, p, rate, decay: eager(torch.optim.Adamax)(p, rate, _betas(s), weight_decay=decay),
     "lars": lambda s, p, rate, decay: Lars(p, rate, s.momentum, weight_decay=decay, trust=s.trust),
     "lamb": lambda s, p, rate, decay: Lamb(p, rate, _betas(s), weight_decay=decay),
+    "muon": lambda s, p, rate, decay: Muon(p, rate, s.momentum, _betas(s), weight_decay=decay),
     "asgd": lambda s, p, rate, decay: eager(torch.optim.ASGD)(p, rate, weight_decay=decay),
     "adafactor": lambda s, p, rate, decay: eager(torch.optim.Adafactor)(p, rate, weight_decay=decay),
     "radam": lambda s, p, rate, decay: eager(torch.optim.RAdam)(p, rate, _betas(s), weight_decay=decay),

@@ -11,7 +11,6 @@ OF_WORKLOAD = "workload"
 # Of torch.optim, by what keeps them from training here.
 _UNUSABLE = {
     "lbfgs": "it evaluates the loss several times in a step",
-    "muon": "it takes matrices only; a function that gives the rest to another optimizer can use it",
     "rprop": "its step sizes take no notice of the learning rate's schedule",
     "sparseadam": "it takes sparse gradients only",
 }

@@ -53,7 +53,7 @@ def test_the_space_follows_the_optimizer(name):
     rate = next(p for p in space.parameters if p.name == "learning_rate")
     expected = {"sgd": (1e-3, 1.0), "adamw": (1e-5, 1e-1)}.get(name)
     assert expected in (None, (rate.distribution.low, rate.distribution.high))
-    assert ("momentum" in default) is (name in ("sgd", "lars", "rmsprop"))
+    assert ("momentum" in default) is (name in ("sgd", "lars", "rmsprop", "muon"))
 
 
 EFFECTS_ON_OPTIMIZERS = sorted(name for name, (other, _) in EFFECTS.items() if other == "optimizer")
@@ -66,12 +66,13 @@ def test_settings_act_on_the_optimizers_that_the_table_names(setting, optimizer)
     ends = []
     for value in {"nesterov": (False, True), "l1": (0.0, 0.5)}.get(setting, (0.3, 0.8)):
         settings = OptimizerSettings(optimizer=optimizer, **{setting: value})
-        weights = torch.nn.Parameter(torch.linspace(-1, 1, 6).view(2, 3))
-        made = OptimizerFactory(settings, 10)([weights])
+        trained = [torch.nn.Parameter(torch.linspace(-1, 1, 6).view(2, 3)), torch.nn.Parameter(torch.ones(2))]
+        made = OptimizerFactory(settings, 10)(trained)
         for number in range(12):  # radam takes some to use its second moments
-            weights.grad = torch.sin(weights.detach() + number)
+            for parameter in trained:
+                parameter.grad = torch.sin(parameter.detach() + number)
             made.step()
-        ends.append(weights.detach())
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in trained]))
     assert (not torch.equal(*ends)) is (optimizer in EFFECTS[setting][1])
 
 

@@ -79,7 +79,7 @@ def test_zeros_are_numbers(name):
         assert torch.equal(weights.detach(), start) is not bool(gradient.any() or settings.weight_decay)
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb", "adafactor"])
+@pytest.mark.parametrize("name", ["lars", "lamb", "adafactor", "muon"])
 def test_optimizers_by_layer_get_the_parameters_themselves(name):
     model = problem.make_model()
     flat = FlatModel(model, default_groups(model))

@@ -243,7 +243,7 @@ def test_settings_on_ranks():
         settings.for_ranks(5)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop", "adadelta", "lars", "ftrl", "lamb"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop", "adadelta", "lars", "ftrl", "lamb", "muon"])
 def test_a_restored_optimizer_keeps_its_own_settings(name: str) -> None:
     """Its state is the saved one; its momentum, decay and other settings may have changed in mid-training."""
     first = OptimizerSettings(optimizer=name, momentum=0.9, weight_decay=0.1, beta1=0.8, smoothing=0.7, trust=0.5)

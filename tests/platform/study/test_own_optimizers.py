@@ -107,7 +107,7 @@ def test_a_package_may_register_them(folder, monkeypatch):
     [
         ({"optimizer": "lion"}, r"optimizer must be one of sgd, .*, file.py:function, workload .*; got 'lion'"),
         ({"optimizer": "lbfgs"}, "torch's lbfgs cannot train here: it evaluates the loss several times"),
-        ({"optimizer": "muon"}, "torch's muon cannot train here: it takes matrices only"),
+        ({"optimizer": "sparseadam"}, "torch's sparseadam cannot train here: it takes sparse gradients only"),
         (
             {"optimizer": "workload"},
             r"needs a workload that defines optimizer\(parameters, settings\); DigitsMlp does not",

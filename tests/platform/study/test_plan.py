@@ -126,7 +126,7 @@ def test_a_condition_without_values_is_refused():
     [
         (
             {"optimizer": "adamw", "momentum": {"low": 0.1, "high": 0.9}},
-            "momentum would be searched without effect: momentum acts if optimizer is sgd or lars or rmsprop; got",
+            "momentum would be searched without effect: momentum acts if optimizer is sgd or lars or rmsprop or muon",
         ),
         (
             {"schedule": "constant", "min_lr": {"low": 1e-5, "high": 1e-3}},
