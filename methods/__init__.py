@@ -14,6 +14,7 @@ METHODS = {
     "eamsgd": "atoll.methods.parameter_server.eamsgd:Eamsgd",
     "easgd": "atoll.methods.parameter_server.easgd:Easgd",
     "easgd_tree": "atoll.methods.parameter_server.easgd_tree:EasgdTree",
+    "ef_signsgd": "atoll.methods.data_parallel.ef_signsgd:EfSignsgd",
     "local_sgd": "atoll.methods.data_parallel.local_sgd:LocalSgd",
     "mac": "atoll.methods.layer_parallel.mac:Mac",
     "mdownpour": "atoll.methods.parameter_server.mdownpour:Mdownpour",

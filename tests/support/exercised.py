@@ -20,6 +20,7 @@ EXERCISED: dict[str, tuple[dict, dict]] = {
     "eamsgd": ({"tau": 3}, {"learning_rate": 0.05, "momentum": 0.9}),
     "easgd": ({"tau": 3}, {"learning_rate": 0.3}),
     "easgd_tree": ({"degree": 2, "tau_slow": 3}, {"learning_rate": 0.05, "momentum": 0.9}),
+    "ef_signsgd": ({}, {}),
     "local_sgd": ({"H": 3}, {}),
     "mac": (
         {"w_iterations": 3, "w_iterations_last": 3, "w_lr": 2e-2, "z_lr": 0.1, "z_iterations": 3},
