@@ -83,6 +83,11 @@ def replay(
     if not stretches:
         raise CannotReplay("its steps have more events than a trace can hold")
     roles = _roles(traces, cluster, num_nodes)
+    if traces[0]["grows"] and any(map(_waits_for_messages, traces)):
+        raise CannotReplay(
+            "its ranks wait for messages from one another, which at other numbers of ranks have other senders: these "
+            "are not recorded"
+        )
     if not traces[0]["grows"]:  # messages must not lack their senders: from the first step on, by whole epochs
         most = min(stretches[0][1], MAX_STEPS)
         windows = [(0, most // per_epoch * per_epoch or most)]
@@ -204,6 +209,24 @@ def _measured_per_node(traces: Sequence[Trace], cluster: Cluster) -> int:
             f"cluster must have a multiple of that; {cluster.name} has {g}"
         )
     return per_node
+
+
+def _waits_for_messages(trace: Trace) -> bool:
+    """Whether a rank waits for messages other than a center's; what an earlier piece has posted may be one."""
+    for pattern in trace["patterns"]:
+        posts = [event for event in pattern["events"] if event[0] == "post"]
+        if not any(map(_is_message, posts)):
+            continue
+        done = 0
+        for event in pattern["events"]:
+            done += event[0] == "post"
+            if event[0] == "wait" and (event[1] > done or _is_message(posts[done - event[1]])):
+                return True
+    return False
+
+
+def _is_message(post: Sequence[Any]) -> bool:
+    return len(post) > len(("post", "kind", "span", "size", "payload")) and post[2] != "center"
 
 
 def _ends_step(trace: Trace, place: int) -> bool:

@@ -224,6 +224,8 @@ class Method(ABC, Generic[H]):
         asynchronous: whether ranks do not wait for one another, so that the same seed may give different results.
         layer_parallel: whether ranks hold parts of one network; each then receives the whole of every global batch.
         takes_turns: whether the ranks of a node take turns to communicate with their peers of other nodes.
+        point_to_point: whether ranks with replicas wait for messages from one another, not from a center. Who sends at
+            other numbers of ranks is not recorded, so such a method cannot be projected.
         resumable_within_epoch: whether a state that `state_dict` returns between two steps of an epoch continues at the
             next step. If not, checkpoints are taken between epochs only. Default: unless the class overrides `epoch`.
         mutable: the names of its hyperparameters, numbers, that may change between two steps of a training; see
@@ -280,6 +282,7 @@ class Method(ABC, Generic[H]):
     asynchronous: ClassVar[bool] = False
     layer_parallel: ClassVar[bool] = False
     takes_turns: ClassVar[bool] = False
+    point_to_point: ClassVar[bool] = False
     resumable_within_epoch: ClassVar[bool] = True
     mutable: ClassVar[tuple[str, ...]] = ()
     pruning: ClassVar[Mapping[str, Any]] = MappingProxyType({})

@@ -489,6 +489,7 @@ def check_the_average_is_of_what_is_evaluated(c: Communicator, subject: Subject)
         "the average of the weights is not of what `evaluation_model` returns: define `evaluated`, or name ema in "
         "`unsupported`"
     )
+    method.finalize()  # receives what is under way
 
 
 @_check(_averaged_in_step)

@@ -14,7 +14,7 @@ SGD at a constant rate. Without error feedback it is SGD with scaled signs, whic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class EfSignsgd(Method[EfSignsgdHyperparameters]):
     """Average signs with scales, then step."""
 
     Hyperparameters = EfSignsgdHyperparameters
+    point_to_point: ClassVar[bool] = True
 
     @classmethod
     def check(cls, hyperparameters: EfSignsgdHyperparameters, settings: OptimizerSettings, num_ranks: int) -> None:

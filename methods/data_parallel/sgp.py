@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,7 @@ class Sgp(Method[SgpHyperparameters]):
     """Step alone, and share with one rank."""
 
     Hyperparameters = SgpHyperparameters
+    point_to_point: ClassVar[bool] = True
 
     @classmethod
     def without_effect(cls, hyperparameters: SgpHyperparameters, shape: TrainingShape) -> Mapping[str, str]:

@@ -97,6 +97,11 @@ def check(
             f"{name} of {method.__name__}, whose ranks of a node take turns, needs a cluster with a multiple of "
             f"topology.ranks_per_node, {ranks_per_node}, as ranks per node; {projection.cluster.name} has {per_node}"
         )
+    if method.point_to_point:
+        raise ValueError(
+            f"{name} cannot be predicted of {method.__name__}: its ranks wait for messages from one another, and who "
+            "sends at other numbers of ranks is not recorded"
+        )
     if grows(method):
         if num_ranks == 1:
             raise ValueError(

@@ -132,9 +132,10 @@ def test_settings_of_a_prediction_that_are_refused(objective, message):
             "strong scaling leaves ranks without samples: the global batch is 16, 16 nodes with 64 ranks",
         ),
         ({"pruning": {}, "objectives": [TO_TARGET]}, "pruning compares .*; got projected"),
+        ({"method": "sgp"}, "cannot be predicted of Sgp: its ranks wait for messages from one another"),
     ],
     ids=["no cluster", "not predicted", "twice", "direction", "no target", "one rank", "does not grow", "turns",
-         "too many ranks", "no samples", "pruning"],
+         "too many ranks", "no samples", "pruning", "messages"],
 )  # fmt: skip
 def test_what_cannot_be_predicted_is_refused_before_the_start(content, message):
     with pytest.raises(ValueError, match=message):
