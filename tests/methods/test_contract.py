@@ -17,6 +17,8 @@ from atoll.testing import CHECKS, problem
 from atoll.testing.method_contract import applies
 from atoll.testing.ranks import PAIR, SINGLE, TWO_BY_TWO, TWO_NODES
 
+CHANGES = ("mutable_hyperparameters_act_from_the_step_of_their_change",)
+
 
 def cases():
     for check in CHECKS:
@@ -26,8 +28,10 @@ def cases():
             for place in (*map(threads, (SINGLE, PAIR, *nodes, TWO_BY_TWO)), processes(PAIR)):
                 (where,) = place.values
                 if applies(check, subject(name), len(where.layout)):
-                    # Four ranks show of a form what they show of its method.
-                    again = [pytest.mark.long] if name in FORMS and len(where.layout) > 2 else []
+                    # Four ranks show of a form what they show of its method, and two what a change does on any number.
+                    is_known = name in FORMS and len(where.layout) > 2
+                    is_known |= check in CHANGES and len(where.layout) != 2 and applies(check, subject(name), 2)
+                    again = [pytest.mark.long] if is_known else []
                     case = f"{check}-{name}-{place.id}"
                     yield pytest.param(check, name, where, id=case, marks=[*place.marks, *again])
 
