@@ -46,7 +46,7 @@ def test_every_command_is_in_the_readme():
 def test_readme_has_the_two_commands():
     assert '    python -m pip install -c constraints.txt -e ".[search]" && atoll quickstart' in README
     assert (
-        '    python -m pip install -c constraints.txt -e ".[search,test]" && python -m pytest -n 2 --dist worksteal'
+        '    python -m pip install -c constraints.txt -e ".[search,test]" && python -m pytest -n 3 --dist worksteal'
         in README
     )
 
@@ -76,7 +76,7 @@ def test_links_lead_somewhere(path):
 def test_ci_calls_the_readmes_test_command():
     script = (ROOT / ".ci/run").read_text()
     assert 'pip install -q -c constraints.txt -e ".[search,test]"' in script
-    assert "\npython -m pytest -n 2 --dist worksteal ||" in script
+    assert "\npython -m pytest -n 3 --dist worksteal ||" in script
 
 
 def test_no_paths_of_a_machine():
