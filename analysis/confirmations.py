@@ -147,7 +147,7 @@ def is_hopeless(study: StudyRow, trials: Sequence[TrialRow]) -> bool:
 
 def _of_study(store: Store, study: StudyRow) -> list[Confirmation]:
     trials = {trial.number: trial for trial in store.trials(study) if trial.state in ENDED}
-    reports = curves(store, trials.values())
+    reports = curves(store, [trial.id for trial in trials.values()])
     confirm = study.definition["confirm"]
     num_configurations = len(confirm["configurations"])
     numbers = range(num_configurations * confirm["seeds"]) if study.state == "failed" else sorted(trials)
@@ -161,9 +161,9 @@ def _of_study(store: Store, study: StudyRow) -> list[Confirmation]:
     return [replace(row, is_chosen=row.trial == chosen) for row in rows]
 
 
-def curves(store: Store, trials: Iterable[TrialRow]) -> dict[int, list[ProgressRow]]:
+def curves(store: Store, trial_ids: Iterable[int]) -> dict[int, list[ProgressRow]]:
     """Each trial's progress reports in order, by its id."""
-    reports: dict[int, list[ProgressRow]] = {trial.id: [] for trial in trials}
+    reports: dict[int, list[ProgressRow]] = {number: [] for number in trial_ids}
     for report in store.progress(reports):
         reports[report.trial_id].append(report)
     return reports

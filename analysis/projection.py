@@ -311,7 +311,7 @@ def _best(store: Store, study: StudyRow) -> dict[str, TrialRow]:
 def _of_study(store: Store, study: StudyRow) -> Iterator[Measured | str]:
     """Each method's best trial, or the reason why it cannot be projected."""
     best = _best(store, study)
-    curves = confirmations.curves(store, best.values())
+    curves = confirmations.curves(store, [trial.id for trial in best.values()])
     aim = confirmations.compared(study)
     for method, trial in best.items():
         steps_on_target = (row.step for row in curves[trial.id] if aim.meets(_seen(study, aim, row)))
@@ -332,7 +332,7 @@ def _of_benchmark(store: Store, benchmark: BenchmarkRow) -> Iterator[Measured | 
     studies = {study.id: study for study in store.studies_of(benchmark) if study.stage == "confirm"}
     trials = {trial.id: trial for study in studies.values() for trial in store.trials(study)}
     wanted = [trials[row.trial_id] for row in rows if row.trial_id is not None]
-    curves = confirmations.curves(store, wanted)
+    curves = confirmations.curves(store, [trial.id for trial in wanted])
     for row, trial in zip(rows, wanted, strict=True):
         study = studies[trial.study_id]
         yield _measured(store, study, trial, row.method, curves[trial.id], row.steps if row.is_reached else None)

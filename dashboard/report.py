@@ -9,14 +9,17 @@ import plotly.graph_objects as go
 import yaml
 
 from atoll.analysis import comparison as comparing
+from atoll.analysis import training_curves
 from atoll.analysis.comparison import Cell, Comparison
 from atoll.analysis.formatting import MISSING_ON_PAGES
 from atoll.analysis.inference import Estimate
 from atoll.analysis.projection import Prediction
 from atoll.analysis.resampling import LEVEL
 from atoll.analysis.score import MethodScore
+from atoll.analysis.training_curves import TrainingCurve
 from atoll.dashboard import report_parts
 from atoll.dashboard.figures import comparison as figures
+from atoll.dashboard.figures import training_curves as drawn_curves
 from atoll.dashboard.report_parts import Report, Table, hardware, number, versions
 from atoll.storage.models import BenchmarkRow, StudyRow
 from atoll.storage.store import Store
@@ -34,7 +37,7 @@ def html(store: Store, benchmark: BenchmarkRow) -> str:
         verdict=f"{verdict[0].upper()}{verdict[1:]}.",
         notes=comparison.notes,
         tables=[results(comparison), *score_tables(comparison), predictions(comparison), equivalence(comparison)],
-        figures=sections(comparison),
+        figures=sections(comparison, training_curves.read(store, benchmark, comparison.confirmations)),
         appendix=[
             configurations(comparison),
             failures(comparison),
@@ -149,7 +152,7 @@ def predictions(comparison: Comparison) -> Table:
     return Table("Predictions for other clusters", caption, list(PREDICTED), rows, frozenset(list(PREDICTED)[3:]))
 
 
-def sections(comparison: Comparison) -> list[tuple[str, str, go.Figure]]:
+def sections(comparison: Comparison, trainings: Sequence[TrainingCurve]) -> list[tuple[str, str, go.Figure]]:
     """The figures with their titles and captions."""
     if not comparison.confirmations:
         return []
@@ -157,6 +160,10 @@ def sections(comparison: Comparison) -> list[tuple[str, str, go.Figure]]:
     drawn = [
         ("Quality", f"Every confirmation: {comparison.quality_title}.", figures.quality(comparison)),
         ("Time to target", "Every confirmation; a cross at the top missed the target.", figures.times(comparison, by)),
+    ]
+    drawn += [
+        (title, drawn_curves.CAPTION, drawn_curves.curves(comparison, trainings, axis))
+        for axis, title in drawn_curves.TITLES.items()
     ]
     if comparison.scores[by].rows:
         drawn += [

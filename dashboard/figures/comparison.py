@@ -30,14 +30,15 @@ def color_of(methods: Sequence[str], method: str) -> str:
     return str(COLORS[list(methods).index(method) % len(COLORS)])
 
 
-def _styled(figure: go.Figure, height: int = 380, **more: object) -> go.Figure:
+def styled(figure: go.Figure, height: int = 380, **more: object) -> go.Figure:
+    """Set the common layout."""
     # Names of methods may be numbers.
     figure.update_xaxes(autotypenumbers="strict").update_yaxes(autotypenumbers="strict")
     layout = {"template": "plotly_white", "height": height, "margin": {"l": 70, "r": 20, "t": 50, "b": 60}}
     return figure.update_layout(**layout | more)
 
 
-def _panels(workloads: Sequence[str]) -> tuple[go.Figure, dict[str, dict[str, int]], int]:
+def panels(workloads: Sequence[str]) -> tuple[go.Figure, dict[str, dict[str, int]], int]:
     """A figure with a panel for each workload, the place of each, and its height."""
     columns = max(1, min(COLUMNS, len(workloads)))
     rows = max(1, math.ceil(len(workloads) / columns))
@@ -60,7 +61,7 @@ def profiles(comparison: Comparison, by: str) -> go.Figure:
         )
     figure.update_xaxes(title=f"{by} to the target, over the best method's")
     figure.update_yaxes(title="share of workloads", range=[-0.02, 1.02])
-    return _styled(figure)
+    return styled(figure)
 
 
 def scores(comparison: Comparison, by: str) -> go.Figure:
@@ -76,14 +77,12 @@ def scores(comparison: Comparison, by: str) -> go.Figure:
             showlegend=False,
         )
     figure.update_yaxes(title=f"score by {by} (95 %)", range=[0, 1.05])
-    return _styled(figure)
+    return styled(figure)
 
 
 def quality(comparison: Comparison) -> go.Figure:
     """Every confirmation's quality, a panel for each workload; the line is the target."""
-    figure, places, height = _panels(comparison.workloads)
-    for workload, target in comparison.targets.items():
-        figure.add_hline(y=target, line_dash="dot", line_color="#777", **places[workload])
+    figure, places, height = panels(comparison.workloads)
     for method in comparison.methods:
         for workload in comparison.workloads:
             rows = [r for r in comparison.confirmations if (r.method, r.workload) == (method, workload)]
@@ -97,13 +96,20 @@ def quality(comparison: Comparison) -> go.Figure:
                 showlegend=False,
                 **places[workload],
             )
+    add_targets(figure, comparison, places)
     figure.update_yaxes(title=comparison.quality_title)
-    return _styled(figure, height)
+    return styled(figure, height)
+
+
+def add_targets(figure: go.Figure, comparison: Comparison, places: dict[str, dict[str, int]]) -> None:
+    """A line at each workload's target; to be called last, as Plotly draws none in a panel without data."""
+    for workload, target in comparison.targets.items():
+        figure.add_hline(y=target, line_dash="dot", line_color="#777", **places[workload])
 
 
 def times(comparison: Comparison, by: str) -> go.Figure:
     """Every confirmation's time to the target, a panel for each workload; crosses at the top missed it."""
-    figure, places, height = _panels(comparison.workloads)
+    figure, places, height = panels(comparison.workloads)
     for workload in comparison.workloads:
         rows = [row for row in comparison.confirmations if row.workload == workload and row.is_reached]
         top = 1.15 * max((value for row in rows if not math.isnan(value := getattr(row, by))), default=1.0)
@@ -123,7 +129,7 @@ def times(comparison: Comparison, by: str) -> go.Figure:
                 **places[workload],
             )
     figure.update_yaxes(title=f"{by} to the target", rangemode="tozero")
-    return _styled(figure, height)
+    return styled(figure, height)
 
 
 TRADED = {
@@ -135,7 +141,7 @@ TRADED = {
 def tradeoff(comparison: Comparison, against: str) -> go.Figure:
     """Median quality against median `wire_bytes` or `seconds_in_all`; a line joins the Pareto front."""
     title, unit = TRADED[against]
-    figure, places, height = _panels(comparison.workloads)
+    figure, places, height = panels(comparison.workloads)
     shown: set[str] = set()
     for workload in comparison.workloads:
         points: dict[str, tuple[float, float]] = {}
@@ -174,7 +180,7 @@ def tradeoff(comparison: Comparison, against: str) -> go.Figure:
             shown.add(method)
     figure.update_xaxes(title=title, rangemode="tozero")
     figure.update_yaxes(title=f"{comparison.quality_title}, median")
-    return _styled(figure, height)
+    return styled(figure, height)
 
 
 def predicted(predictions: Sequence[Prediction], methods: Sequence[str], value: str) -> go.Figure:
@@ -191,7 +197,7 @@ def predicted(predictions: Sequence[Prediction], methods: Sequence[str], value: 
         "exposed": "predicted share of a step spent waiting",
     }
     workloads = list(dict.fromkeys(row.workload for row in predictions))
-    figure, places, height = _panels(workloads)
+    figure, places, height = panels(workloads)
     for index, workload in enumerate(workloads):
         for method in methods:
             rows = [row for row in predictions if (row.method, row.workload) == (method, workload)]
@@ -209,7 +215,7 @@ def predicted(predictions: Sequence[Prediction], methods: Sequence[str], value: 
     where = next((row.cluster for row in predictions), "")
     figure.update_xaxes(title=f"nodes of {plain(where)}", type="log", dtick=math.log10(2))
     figure.update_yaxes(title=titles[value], **({"rangemode": "tozero"} if value == "exposed" else {"type": "log"}))
-    return _styled(figure, height)
+    return styled(figure, height)
 
 
 def tuning(comparison: Comparison, against: str = "trials") -> go.Figure:
@@ -239,7 +245,7 @@ def _tuning(
     y_title: str,
 ) -> go.Figure:
     """A line for each tuning, a panel for each workload."""
-    figure, places, height = _panels(comparison.workloads)
+    figure, places, height = panels(comparison.workloads)
     shown = set()
     for curve in comparison.tuning:
         x, y = points(curve)
@@ -256,7 +262,7 @@ def _tuning(
         shown.add(curve.method)
     figure.update_xaxes(title=x_title)
     figure.update_yaxes(title=y_title)
-    return _styled(figure, height)
+    return styled(figure, height)
 
 
 def _objective(curves: Sequence[TuningCurve]) -> str:
@@ -284,7 +290,7 @@ def intervals(estimates: dict[str, Estimate], methods: Sequence[str], title: str
         )
     figure.update_xaxes(title=title)
     figure.update_yaxes(autorange="reversed")
-    return _styled(figure, 120 + 40 * len(estimates))
+    return styled(figure, 120 + 40 * len(estimates))
 
 
 def improvement(comparison: Comparison) -> go.Figure:
@@ -298,7 +304,7 @@ def improvement(comparison: Comparison) -> go.Figure:
     )
     figure.update_xaxes(title="beats")
     figure.update_yaxes(autorange="reversed")
-    return _styled(figure, 160 + 40 * len(methods))
+    return styled(figure, 160 + 40 * len(methods))
 
 
 def groups(separation: Separation) -> list[list[str]]:
@@ -337,4 +343,4 @@ def critical_difference(separation: Separation, methods: Sequence[str]) -> go.Fi
         figure.add_scatter(x=ends, y=height, mode="lines", line={"width": 6, "color": "#333"}, showlegend=False)
     figure.update_xaxes(title="mean rank (1 is the best)", side="top", range=[0.8, len(order) + 0.8])
     figure.update_yaxes(visible=False)
-    return _styled(figure, 160 + 35 * len(order))
+    return styled(figure, 160 + 35 * len(order))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import dash
@@ -10,11 +11,13 @@ import plotly.graph_objects as go
 from dash import Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
+from atoll.analysis import training_curves
 from atoll.dashboard import components
 from atoll.dashboard.components import column
 from atoll.dashboard.context import UNREADABLE, Context
 from atoll.dashboard.figures import comparison as figures
 from atoll.dashboard.figures import several, style
+from atoll.dashboard.figures import training_curves as drawn_curves
 from atoll.dashboard.figures.several import Compared
 from atoll.storage.models import BenchmarkRow
 
@@ -23,6 +26,7 @@ CONFIRMED = {
     "seconds": "Time to target",
     "passes": "Passes to target",
     "steps": "Steps to target",
+    **{f"curves_{axis}": title for axis, title in drawn_curves.TITLES.items()},
     "scores": "Scores",
     "profiles": "Performance profiles",
     "difference": "Critical difference",
@@ -136,6 +140,7 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
         "seconds": lambda: figures.times(comparison, "seconds"),
         "passes": lambda: figures.times(comparison, "passes"),
         "steps": lambda: figures.times(comparison, "steps"),
+        **{f"curves_{axis}": partial(_curves, context, benchmark, comparison, axis) for axis in drawn_curves.TITLES},
         "scores": lambda: figures.scores(comparison, by),
         "profiles": lambda: figures.profiles(comparison, by),
         "difference": lambda: figures.critical_difference(comparison.separation, comparison.methods),
@@ -171,6 +176,11 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
     ]
     rows = [{"key": str(n), **dict(zip(table.columns, row, strict=True))} for n, row in enumerate(table.rows)]
     return shown, CONFIRMED, kind, notes, columns, rows
+
+
+def _curves(context: Context, benchmark: BenchmarkRow, comparison: Any, axis: str) -> go.Figure:
+    trainings = training_curves.read(context.store, benchmark, comparison.confirmations)
+    return drawn_curves.curves(comparison, trainings, axis)
 
 
 def _right(numeric: bool) -> dict[str, str]:

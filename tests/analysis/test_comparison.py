@@ -9,7 +9,7 @@ from dataclasses import replace
 import made_up
 import pytest
 
-from atoll.analysis import comparison, confirmations
+from atoll.analysis import comparison, confirmations, training_curves
 from atoll.dashboard import report
 from atoll.dashboard.figures import comparison as figures
 
@@ -283,6 +283,11 @@ def test_seconds_that_do_not_compare_are_not_in_the_table(tmp_path):
         assert [(line["seconds"], line["steps"]) for line in lines] == [("", "20"), ("", "inf")]
 
 
+def test_the_target_is_a_line_in_the_panel_of_its_workload(tmp_path):
+    found = compared(tmp_path, {"x": {"w": [GOOD], "v": [SLOW]}}, targets={"w": 0.9, "v": None})
+    assert [(line.y0, line.y1, line.yref) for line in figures.quality(found).layout.shapes] == [(0.9, 0.9, "y")]
+
+
 def test_a_metric_that_is_no_number_is_no_quality(tmp_path):
     """Journals hold null in its place."""
     found = compared(tmp_path, {"x": {"w": [[0.5, math.nan]]}}, targets={"w": 0.9})
@@ -297,5 +302,6 @@ def test_every_figure_of_every_kind_of_benchmark_can_be_drawn(tmp_path):
         "untargeted": {"table": {"x": {"w": [GOOD]}, "y": {"w": [SLOW]}}, "targets": {"w": None}},
     }
     for name, case in cases.items():
-        found = compared(tmp_path / name, case["table"], targets=case["targets"])
-        assert report.sections(found), name
+        store, benchmark = made_up.make(tmp_path / name, case["table"], targets=case["targets"])
+        found = comparison.compare(store, benchmark)
+        assert report.sections(found, training_curves.read(store, benchmark, found.confirmations)), name

@@ -19,7 +19,7 @@ def test_a_benchmark_is_compared_and_its_figures_downloaded(url, page):
             page.click(f"[id*='\"figure\":\"compare-figure\"'][id*='{kind}']")
         assert waiting.value.suggested_filename.endswith(f".{kind}")
         assert waiting.value.path().read_bytes().startswith(head)
-    for figure in ("seconds", "wire_bytes", "tuning", "scores", "difference"):
+    for figure in ("seconds", "curves_passes", "wire_bytes", "tuning", "scores", "difference"):
         page.goto(f"{url}/compare?benchmark=b&figure={figure}")
         until(page, "document.querySelector('#compare-figure .js-plotly-plot')?._fullLayout")
 
