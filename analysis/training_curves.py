@@ -118,7 +118,8 @@ def median_curve(curves: Sequence[TrainingCurve], by: str) -> MedianCurve | None
 
 
 def _given(curve: TrainingCurve, by: str) -> NDArray[np.bool_]:
-    return np.isfinite(curve.spent[by]) & np.isfinite(curve.values)
+    given: NDArray[np.bool_] = np.isfinite(curve.spent[by]) & np.isfinite(curve.values)
+    return given
 
 
 def _held(x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -135,7 +136,7 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
     if isinstance(comparison, str):
         return style.message(comparison), CONFIRMED, chosen or "quality", None, [], []
     by = comparison.scored_by
-    drawers = {
+    drawers: dict[str, Callable[[], go.Figure]] = {
         "quality": lambda: figures.quality(comparison),
         "seconds": lambda: figures.times(comparison, "seconds"),
         "passes": lambda: figures.times(comparison, "passes"),

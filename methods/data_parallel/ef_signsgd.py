@@ -82,7 +82,7 @@ class EfSignsgd(Method[EfSignsgdHyperparameters]):
         gradients, c = self._flat.gradients, self._context.communicator
         if self._hyperparameters.error_feedback:
             gradients.add_(self._error)
-        scales = torch.stack([part.abs().mean() for part in gradients.split(self._sizes)])
+        scales = torch.stack([part.abs().mean() for part in torch.split(gradients, self._sizes)])
         message = torch.cat([packed(gradients >= 0), scales.view(torch.uint8)])
         torch.sub(gradients, self._decoded(message), out=self._error)
         gradients.zero_()
