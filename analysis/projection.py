@@ -20,7 +20,7 @@ from atoll.analysis.cluster import Cluster
 from atoll.analysis.confirmations import Compared
 from atoll.analysis.formatting import counted
 from atoll.analysis.replay import MAX_RANKS, CannotReplay
-from atoll.analysis.scaling import Recorded, Scaling, batch_size, scaled
+from atoll.analysis.scaling import Recorded, Scaling, batch_size, num_training, scaled
 from atoll.storage.models import BenchmarkRow, ProgressRow, ProjectionRow, StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
 
@@ -356,7 +356,7 @@ def _measured(
         workload=study.workload_label or study.workload,
         traces=traces,
         steps_per_epoch=max(1, curve[-1].step // max(1, curve[-1].epoch)),
-        batch_size=batch_size(trial.configuration["hyperparameters"], traces[0]["num_ranks"]),
+        batch_size=batch_size(trial.configuration["hyperparameters"], num_training(traces)),
         steps_to_target=steps,
         oversubscribed=bool(trial.oversubscribed),
     )

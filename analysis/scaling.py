@@ -38,6 +38,11 @@ class Recorded:
         return int(self.traces[0]["num_ranks"])
 
     @property
+    def num_servers(self) -> int:
+        """How many of them only served the others; on any number of ranks as many do."""
+        return self.num_ranks - num_training(self.traces)
+
+    @property
     def grows(self) -> bool:
         """Whether its method runs on any number of ranks."""
         return bool(self.traces[0]["grows"])
@@ -67,8 +72,13 @@ class Scaled:
         return self.replayed.step * self.steps(recorded)
 
 
+def num_training(traces: Sequence[Mapping[str, Any]]) -> int:
+    """The ranks of a recorded training that had samples: all but those that only served."""
+    return int(traces[0]["num_ranks"]) - int(traces[0].get("num_servers", 0))
+
+
 def batch_size(hyperparameters: Mapping[str, Any], num_ranks: int) -> int:
-    """Samples per rank and step; a batch that is held in total is shared by the ranks."""
+    """Samples per rank and step; a batch that is held in total is shared by the ranks, which are those that train."""
     whole = int(hyperparameters.get("global_batch_size", 0))
     return whole // num_ranks if whole else int(hyperparameters.get("batch_size", 1))
 
@@ -109,11 +119,12 @@ def scaled(
         CannotReplay: if it cannot be predicted; the message says why.
     """
     num_ranks = num_ranks_of(recorded.num_ranks, recorded.grows, cluster, num_nodes)
-    if scaling == "strong" and (
-        reason := why_too_few_samples(recorded.batch_size, recorded.num_ranks, num_nodes, num_ranks)
-    ):
+    measured, training = recorded.num_ranks - recorded.num_servers, num_ranks - recorded.num_servers
+    if training < 1:
+        raise CannotReplay(f"{counted(num_nodes, 'node')} with {counted(num_ranks, 'rank')} have a server and no other")
+    if scaling == "strong" and (reason := why_too_few_samples(recorded.batch_size, measured, num_nodes, training)):
         raise CannotReplay(reason)
-    share = recorded.num_ranks / num_ranks
+    share = measured / training
     fewer_steps, work = (share, 1.0) if scaling == "weak" else (1.0, share)
     replayed = replay(
         recorded.traces,

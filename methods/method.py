@@ -310,6 +310,11 @@ class Method(ABC, Generic[H]):
                 raise NotApplicable(f"{name} {why}; {setting} must be {defaults[setting]}; got {value}")
         if num_ranks < cls.min_ranks:
             raise NotApplicable(f"{name} needs at least {cls.min_ranks} ranks per worker; got {num_ranks}")
+        if num_ranks <= (num_servers := cls.num_servers(hyperparameters)):
+            raise NotApplicable(
+                f"{name} needs at least {num_servers + 1} ranks per worker, as {num_servers} of them only "
+                f"serve{'s' if num_servers == 1 else ''}; got {num_ranks}"
+            )
         if cls.max_ranks is not None and num_ranks > cls.max_ranks:
             raise NotApplicable(f"{name} is sequential: it trains on {cls.max_ranks} rank per worker; got {num_ranks}")
         if settings.sync_batch_norm and (cls.asynchronous or cls.layer_parallel):
@@ -348,13 +353,26 @@ class Method(ABC, Generic[H]):
         """Whether ranks answer messages of others while they train, as the owner of a center does."""
         return cls.asynchronous
 
+    @classmethod
+    def num_servers(cls, hyperparameters: H) -> int:
+        """The number of ranks, the first ones, that only serve the others; those share the training data.
+
+        A rank that only serves takes part in everything that is collective, and is called for as many steps. Its
+        batches have no samples, and the losses that it returns do not count. A step ends there when the other ranks
+        have, on average, taken theirs: schedules and averages of the weights follow its steps.
+        """
+        return 0
+
     @abstractmethod
     def __init__(self, hyperparameters: H, context: Context) -> None:
         """Set up, after `check`; raises NotApplicable for what only the ranks at work can detect."""
 
     @abstractmethod
     def step(self, batch: Batch) -> Tensor:
-        """Train on one batch; return this rank's loss, a detached scalar whose mean over ranks is the batch's."""
+        """Train on one batch; return this rank's loss, a detached scalar whose mean over ranks is the batch's.
+
+        On a rank that only serves (see `num_servers`), the batch has no samples.
+        """
 
     def epoch(self, batches: Iterator[Batch]) -> Iterator[Tensor]:
         """Train on an epoch's batches, yielding the loss of each; to be overridden for several passes over them.

@@ -89,7 +89,17 @@ class Subject:
 
     def accepts(self, num_ranks: int) -> bool:
         """Whether the method can use so many ranks."""
-        return self.method.min_ranks <= num_ranks <= (self.method.max_ranks or num_ranks)
+        fewest = max(self.method.min_ranks, self.num_servers + 1)
+        return fewest <= num_ranks <= (self.method.max_ranks or num_ranks)
+
+    @property
+    def num_servers(self) -> int:
+        """The ranks, the first ones, that only serve the others."""
+        return self.method.num_servers(self.method.Hyperparameters(**self.hyperparameters))
+
+    def batches(self, c: Communicator, num_steps: int, **changes: Any) -> Iterator[Batch]:
+        """A rank's batches; `changes` are further arguments of `atoll.testing.problem.batches`."""
+        return batches(c, num_steps, method=self.method, num_servers=self.num_servers, **changes)
 
     def make(self, c: Communicator, *, seed: int = 0, **changes: Any) -> tuple[Any, nn.Module]:
         """The method and its network; `changes` are further arguments of `atoll.testing.problem.make`."""
@@ -167,7 +177,7 @@ def applies(name: str, subject: Subject, num_ranks: int) -> bool:
 def check_lowers_the_loss_and_all_ranks_end_alike(c: Communicator, subject: Subject) -> None:
     """Training works, and `finalize` returns equal networks."""
     method, _ = subject.make(c, num_epochs=5)
-    losses = torch.tensor(train(method, list(batches(c, 50, method=method)), meet=c.barrier))
+    losses = torch.tensor(train(method, list(subject.batches(c, 50)), meet=c.barrier))
     c.mean(losses)
     first, last = float(losses[:10].mean()), float(losses[-10:].mean())
     assert last < subject.falls_to * first, f"the training loss went from {first:.3g} to {last:.3g} in 50 steps"
@@ -181,7 +191,7 @@ def check_the_same_seed_gives_the_same_numbers(c: Communicator, subject: Subject
     ends = []
     for _ in range(2):
         method, _ = subject.make(c, num_epochs=2)
-        train(method, list(batches(c, 15, method=method)))
+        train(method, list(subject.batches(c, 15)))
         ends.append(vector(method.finalize()))
     assert torch.equal(*ends), "two trainings with the same seed differ"
 
@@ -195,7 +205,7 @@ def check_reports_the_metrics_that_it_declares(c: Communicator, subject: Subject
         valid = direction in ("minimize", "maximize", None)
         assert valid, f"metric_directions must be minimize, maximize or None; got {direction!r} for {name}"
     method, _ = subject.make(c, num_epochs=2)
-    train(method, list(batches(c, 20, method=method)), meet=c.barrier)
+    train(method, list(subject.batches(c, 20)), meet=c.barrier)
     reported = {name: float(value) for name, value in method.metrics().items()}
     method.finalize()
     missing = [name for name in declared if name not in reported]
@@ -209,7 +219,7 @@ def check_reports_the_metrics_that_it_declares(c: Communicator, subject: Subject
 def check_one_rank_sends_nothing(c: Communicator, subject: Subject) -> None:
     """There is nobody to send to."""
     method, _ = subject.make(c)
-    train(method, list(batches(c, 10, method=method)))
+    train(method, list(subject.batches(c, 10)))
     method.finalize()
     assert c.ledger.wire_bytes() == 0, f"one rank has sent {c.ledger.wire_bytes()} bytes"
 
@@ -218,7 +228,7 @@ def check_one_rank_sends_nothing(c: Communicator, subject: Subject) -> None:
 def check_p_ranks_see_the_batches_that_one_rank_sees(c: Communicator, subject: Subject) -> None:
     """The first step's mean loss over p ranks with batch b is that of one rank with batch p b."""
     method, _ = subject.make(c)
-    (loss,) = train(method, list(batches(c, 1, method=method)))
+    (loss,) = train(method, list(subject.batches(c, 1)))
     method.finalize()  # completes what is under way
     mean = torch.tensor([loss], dtype=torch.float64)
     c.mean(mean)
@@ -242,7 +252,7 @@ def check_a_learning_rate_of_0_holds_the_network(c: Communicator, subject: Subje
     method, model = subject.make(c, optimizers=optimizers)
     start = vector(model)
     optimizers.set_step(100)
-    train(method, list(batches(c, 5, method=method)), steps_per_epoch=5, meet=c.barrier)
+    train(method, list(subject.batches(c, 5)), steps_per_epoch=5, meet=c.barrier)
     end = vector(method.finalize())
     # Means and merges of equal numbers round.
     assert close(end, start, 1e-14), "the network moves although the schedule has come down to 0"
@@ -254,7 +264,7 @@ def check_continues_from_a_checkpoint_at_any_step(c: Communicator, subject: Subj
 
     Ranks that do not wait for one another go on from the same state, with the same network to be evaluated.
     """
-    steps = list(batches(c, CHECKPOINTED_EPOCHS * CHECKPOINTED_STEPS, method=subject.method))
+    steps = list(subject.batches(c, CHECKPOINTED_EPOCHS * CHECKPOINTED_STEPS))
     if not subject.is_in_step(c.size):
         curve = torch.tensor(_interrupted(c, subject, steps)[0])
         c.mean(curve)
@@ -277,7 +287,7 @@ def check_mutable_hyperparameters_act_from_the_step_of_their_change(c: Communica
 
     Changing it there and back at once changes nothing.
     """
-    steps = list(batches(c, CHECKPOINTED_EPOCHS * CHECKPOINTED_STEPS, method=subject.method))
+    steps = list(subject.batches(c, CHECKPOINTED_EPOCHS * CHECKPOINTED_STEPS))
     (cut, *_) = _cuts(subject, c.size)
     first = _Attempt(c, subject, [])
     next(done for done in first.train(steps) if done == cut)
@@ -478,7 +488,7 @@ def check_the_average_is_of_what_is_evaluated(c: Communicator, subject: Subject)
     """Without a decay the average of the weights is the network to be evaluated, or its mean over ranks."""
     averages: list[WeightAverage] = []
     method, _ = subject.make(c, model=make_normed_model(), averages=averages)
-    train(method, list(batches(c, 10, method=method)), meet=c.barrier)
+    train(method, list(subject.batches(c, 10)), meet=c.barrier)
     latest = method.evaluation_model()  # ranks have met, so a center stands still
     (average,) = averages
     average.update()
@@ -497,14 +507,14 @@ def check_the_average_weighs_each_step_and_changes_none(c: Communicator, subject
     """It is the weighted mean over steps of the networks to be evaluated, and training does not see it."""
     method, _ = subject.make(c)
     networks = []
-    for _ in training(method, list(batches(c, 10, method=method)), [], steps_per_epoch=5):
+    for _ in training(method, list(subject.batches(c, 10)), [], steps_per_epoch=5):
         networks.append(vector(method.evaluation_model()))
         c.mean(networks[-1])
     end = vector(method.finalize())
     averages: list[WeightAverage] = []
     method, _ = subject.make(c, settings={"ema": DECAY}, averages=averages)
     (average,) = averages
-    train(method, list(batches(c, 10, method=method)), steps_per_epoch=5, pace=average.update)
+    train(method, list(subject.batches(c, 10)), steps_per_epoch=5, pace=average.update)
     network = method.finalize()
     assert torch.equal(vector(network), end), "the average of the weights has changed the training"
     weights = [(1 - DECAY) * DECAY ** (10 - step) / (1 - DECAY**10) for step in range(1, 11)]
@@ -519,7 +529,7 @@ def check_a_nan_reaches_every_rank(c: Communicator, subject: Subject) -> None:
     The ranks keep pace: NaN climbs a tree only as long as the ranks above still take steps.
     """
     method, _ = subject.make(c, num_epochs=3)
-    steps = list(batches(c, 30, method=method))
+    steps = list(subject.batches(c, 30))
     if c.rank == c.size - 1 or subject.method.layer_parallel:
         steps[5] = dataclasses.replace(steps[5], inputs=steps[5].inputs * float("nan"))
     train(method, steps, pace=c.barrier)
@@ -534,7 +544,7 @@ def check_evaluation_is_no_traffic_and_disturbs_nothing(c: Communicator, subject
         method, model = subject.make(c, model=make_normed_model())
         before = c.ledger.wire_bytes()
         for epoch in range(2):
-            train(method, list(batches(c, 10, method=method)))
+            train(method, list(subject.batches(c, 10)))
             if evaluates:
                 counters = [int(m[1].num_batches_tracked) for m in (method.evaluation_model(), cast(Any, model))]
                 expected = [subject.passes * 10 * (epoch + 1)] * 2
@@ -558,10 +568,13 @@ def check_finalize_averages_running_statistics(c: Communicator, subject: Subject
         c.broadcast(parameter.data)
     settings = {"learning_rate": STILL, "momentum": 0.0, "weight_decay": 0.0}
     method, _ = subject.make(c, model=model, hyperparameters=subject.without_exchange, settings=settings)
-    train(method, list(batches(c, 5)))
+    train(method, list(subject.batches(c, 5)))
     assert normalization.running_mean is not None
     mean = normalization.running_mean.clone()
-    c.mean(mean)
+    if c.rank < subject.num_servers:
+        mean.zero_()
+    c.sum(mean)
+    mean /= c.size - subject.num_servers
     final = method.finalize()[1].running_mean
     # a few additions in another order
     assert close(final, mean, 1e-15), "the final running statistics are not the mean of all replicas'"

@@ -20,7 +20,7 @@ from atoll.methods.common.groups import Groups, default_groups
 from atoll.methods.common.optimizers import OptimizerFactory, OptimizerSettings
 from atoll.methods.common.weight_average import WeightAverage
 from atoll.methods.method import Batch, Context, Loss, Method
-from atoll.platform.trial.batches import EpochBatches
+from atoll.platform.trial.batches import Batches, EpochBatches, NoSamples
 from atoll.platform.trial.shares import Share
 from atoll.platform.workloads.digits import DigitsMlp
 from atoll.platform.workloads.workload import Samples
@@ -135,8 +135,9 @@ def batches(
     batch_size: int = 8,
     dtype: torch.dtype = torch.float64,
     method: type[Method[Any]] | Method[Any] | None = None,
+    num_servers: int = 0,
 ) -> Iterator[Batch]:
-    """Shares of global batches; the whole of each if `method` is layer-parallel.
+    """Shares of global batches; the whole of each if `method` is layer-parallel, none for those of `num_servers` ranks.
 
     A layer-parallel method sees the samples again after ten batches, as it may keep something for each of them.
     """
@@ -145,7 +146,9 @@ def batches(
     if whole:
         num = 10 * batch_size * size
         data = Samples(data.inputs[:num], data.targets[:num])
-    source = EpochBatches(data, Share(batch_size, rank, size, whole=whole), seed=1)
+    share = Share(batch_size, max(0, rank - num_servers), size - num_servers, whole=whole)
+    source: Batches = EpochBatches(data, share, seed=1)
+    source = NoSamples(source) if rank < num_servers else source
     epoch = num_taken = 0
     while True:
         for batch in source.epoch(epoch):

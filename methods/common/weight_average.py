@@ -40,7 +40,7 @@ def replicas(model: nn.Module, ranks: Collection[int]) -> Evaluated:
     return Evaluated([*_trained(model), *_statistics(model)], ranks)
 
 
-def center(model: nn.Module, vector: Tensor, root: int, num_ranks: int) -> list[Evaluated]:
+def center(model: nn.Module, vector: Tensor, root: int, num_ranks: int, num_servers: int = 0) -> list[Evaluated]:
     """Trained parameters that rank `root` has in a vector (n,), and running statistics, of which each rank has its own.
 
     Args:
@@ -48,11 +48,12 @@ def center(model: nn.Module, vector: Tensor, root: int, num_ranks: int) -> list[
         vector: where they are; other ranks' is not read.
         root: its rank.
         num_ranks: of the worker.
+        num_servers: of these, the first ones that do not train, and have no running statistics.
     """
     trained = _trained(model)
     parts = torch.split(vector, [parameter.numel() for parameter in trained])
     values = [part.view(parameter.shape) for part, parameter in zip(parts, trained, strict=True)]
-    return [Evaluated(trained, [root], values), Evaluated(_statistics(model), range(num_ranks))]
+    return [Evaluated(trained, [root], values), Evaluated(_statistics(model), range(num_servers, num_ranks))]
 
 
 def _trained(model: nn.Module) -> list[Tensor]:

@@ -5,6 +5,10 @@ are non-blocking, so a rank can compute in between, and no rank ever waits for a
 every wait, at every step and, if the method asks for it, at every gradient of its own backward pass. This works between
 hosts, where a one-sided access would wait for its target anyway.
 
+The owner trains as the others do, and answers late while it is in one long operation, such as loading data. A dedicated
+owner (`server: dedicated`) only serves, as the master of Zhang 2016, section 2.2: it takes no batches and has no
+replica. Its steps are those of the other ranks on average, so that schedules and averages at the center keep pace.
+
 A rank that has finished its steps departs: it tells the owner so. The owner serves until all have departed. A rank that
 asks again is back. Departures and requests travel apart and may overtake each other, so a departure carries the number
 of requests that precede it:
@@ -15,7 +19,7 @@ of requests that precede it:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -68,13 +72,16 @@ class ParameterServer:
         untracked: carries departures, which do not count as the method's traffic.
         like: (n,) in host memory, a vector like those that travel.
         rule: see Center.
+        ranks: those that it serves.
 
     Attributes:
         clients: by rank.
     """
 
-    def __init__(self, communicator: Communicator, untracked: Communicator, like: Tensor, rule: Rule) -> None:
-        self.clients = [Client() for _ in range(communicator.size)]
+    def __init__(
+        self, communicator: Communicator, untracked: Communicator, like: Tensor, rule: Rule, ranks: Iterable[int]
+    ) -> None:
+        self.clients = {rank: Client() for rank in ranks}
         self._communicator = communicator
         self._untracked = untracked
         self._like = like
@@ -85,7 +92,12 @@ class ParameterServer:
 
     def departed(self) -> list[int]:
         """The ranks that have departed, as far as the owner knows."""
-        return [rank for rank, client in enumerate(self.clients) if client.has_departed]
+        return [rank for rank, client in self.clients.items() if client.has_departed]
+
+    @property
+    def num_served(self) -> int:
+        """Requests answered, of all ranks."""
+        return sum(client.num_served for client in self.clients.values())
 
     def is_done(self) -> bool:
         """Whether every rank has departed with its last answer."""
@@ -93,7 +105,7 @@ class ParameterServer:
 
     def forget_departures(self) -> None:
         """All ranks are at work again."""
-        for client in self.clients:
+        for client in self.clients.values():
             client.departure = None
 
     def ask(self, request: Tensor, answer: Tensor) -> None:
@@ -154,12 +166,14 @@ class Center:
         communicator: the worker's ranks; collective, as the center gets communicators of its own.
         like: (n,) a vector like those that travel; those stay in host memory.
         rule: called on the owner with the asking rank, its request (n,) and where the answer goes (n,).
+        is_dedicated: whether the owner only serves.
 
     Attributes:
         server: on the owner, the parameter server; None on other ranks.
+        only_serves: whether this rank does.
     """
 
-    def __init__(self, communicator: Communicator, like: Tensor, rule: Rule) -> None:
+    def __init__(self, communicator: Communicator, like: Tensor, rule: Rule, *, is_dedicated: bool = False) -> None:
         self._communicator = communicator.split(0, spans="center")
         self._untracked = communicator.split(0, ledger=communicator.ledger.untracked())
         self._request, self._answer = (torch.empty_like(like, device="cpu") for _ in range(2))
@@ -168,9 +182,24 @@ class Center:
         self._departed_after: int | None = None  # the number of requests before the last departure
         self._departures: list[Request] = []
         self.server: ParameterServer | None = None
+        self.only_serves = is_dedicated and communicator.rank == OWNER
+        self._num_due = 0  # requests by the end of a dedicated owner's step
         if communicator.rank == OWNER:
-            self.server = ParameterServer(self._communicator, self._untracked, self._request, rule)
+            clients = [rank for rank in range(communicator.size) if rank != OWNER or not is_dedicated]
+            self.server = ParameterServer(self._communicator, self._untracked, self._request, rule, clients)
             communicator.services.append(self.server.serve)
+
+    def serve_step(self, *, exchanges: bool) -> None:
+        """Take a dedicated owner's step: return when all others have, on average, sent their requests of this step.
+
+        Args:
+            exchanges: whether each of them sends one.
+        """
+        server = self.server
+        assert server is not None
+        self._num_due += len(server.clients) if exchanges else 0
+        # By the communicator that is traced: the time is not computing.
+        self._communicator.wait_until(lambda: server.num_served >= self._num_due)
 
     def ask(self, vector: Tensor) -> None:
         """Start to send `vector` (n,), which may change afterwards, and to receive the answer."""
@@ -194,6 +223,8 @@ class Center:
 
     def depart(self) -> None:
         """Announce that this rank asks nothing for now; a second announcement has no effect."""
+        if self.only_serves:
+            return
         if self.server is not None:
             self.server.clients[OWNER].departure = self._num_asked
         elif self._num_asked != self._departed_after:

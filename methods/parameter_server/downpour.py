@@ -11,24 +11,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from atoll.methods.common.optimizers import OptimizerSettings
-from atoll.methods.common.validation import require
 from atoll.methods.method import Context
-from atoll.methods.parameter_server.downpour_base import DownpourBase
+from atoll.methods.parameter_server.downpour_base import DownpourBase, PushHyperparameters
 from atoll.methods.sequential.descent import check_descent
 
 
 @dataclass(frozen=True, kw_only=True)
-class DownpourHyperparameters:
+class DownpourHyperparameters(PushHyperparameters):
     """Hyperparameters of DOWNPOUR.
 
     Attributes:
         tau: local steps between two pushes.
+        server: shared (rank 0 owns the center and trains) or dedicated (it only serves).
     """
-
-    tau: int = 1
-
-    def __post_init__(self) -> None:
-        require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
 
 
 class Downpour(DownpourBase[DownpourHyperparameters]):
@@ -44,4 +39,4 @@ class Downpour(DownpourBase[DownpourHyperparameters]):
         check_descent("downpour", settings, momentum_form="mdownpour")
 
     def __init__(self, hyperparameters: DownpourHyperparameters, context: Context) -> None:
-        super().__init__(hyperparameters.tau, context)
+        super().__init__(hyperparameters, context)

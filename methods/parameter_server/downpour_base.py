@@ -3,13 +3,16 @@
 Every tau local steps, the first at t = 0: c <- c + v, x <- c, v <- 0; at every step x <- x - lr g(x), v <- v - lr
 g(x). v is the movement of x since. The owner of c adds v and answers with c at once. At the end the last v is pushed.
 
+With `server: dedicated` the owner of c only serves.
+
 Bytes per step: 8n/tau for each rank but the owner, half of them sent by it and half by the owner; 8n once, at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +20,30 @@ from torch import Tensor, nn
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.evaluation_copy import EvaluationCopy
+from atoll.methods.common.validation import require
 from atoll.methods.common.weight_average import Evaluated, center
-from atoll.methods.method import Batch, Context, H, Method
+from atoll.methods.method import Batch, Context
 from atoll.methods.parameter_server.center import OWNER, Center
+from atoll.methods.parameter_server.served import Served, ServedHyperparameters
 from atoll.methods.sequential.descent import Descent
+
+D = TypeVar("D", bound="PushHyperparameters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushHyperparameters(ServedHyperparameters):
+    """Hyperparameters of DOWNPOUR and its averaged forms.
+
+    Attributes:
+        tau: local steps between two pushes.
+        server: shared (rank 0 owns the center and trains) or dedicated (it only serves).
+    """
+
+    tau: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
 
 
 def push(center: Tensor, update: Tensor) -> None:
@@ -28,35 +51,39 @@ def push(center: Tensor, update: Tensor) -> None:
     center.add_(update)
 
 
-class DownpourBase(Method[H]):
+class DownpourBase(Served[D]):
     """Push, fetch, step alone.
 
     Args:
-        tau: local steps between two pushes.
+        hyperparameters: of the method.
         context: the trial's.
         averaged: whether an average of the center over time is evaluated.
         moving_rate: of that average. Default: the mean over all time.
     """
 
     optimizer_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.005, "momentum": 0.0, "schedule": "constant"}
-    asynchronous: ClassVar[bool] = True
 
     @classmethod
-    def without_effect(cls, hyperparameters: H, shape: TrainingShape) -> Mapping[str, str]:
+    def without_effect(cls, hyperparameters: D, shape: TrainingShape) -> Mapping[str, str]:
         """The period where the only push is that at the end."""
-        tau: int = hyperparameters.tau  # type: ignore[attr-defined]
+        tau = hyperparameters.tau
         return idle(("tau",), f"the only push of {shape.num_steps} steps is at the end") if shape.ends_by(tau) else {}
 
-    def __init__(self, tau: int, context: Context, *, averaged: bool = False, moving_rate: float | None = None) -> None:
-        self._tau = tau
+    def __init__(
+        self, hyperparameters: D, context: Context, *, averaged: bool = False, moving_rate: float | None = None
+    ) -> None:
+        self._tau = hyperparameters.tau
+        self._num_servers = self.num_servers(hyperparameters)
         self._flat = context.flatten()
-        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
+        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked, self._num_servers)
         self._descent = Descent(context, self._flat)
         self._num_steps = 0
         self._fetched = self._flat.parameters.clone()
         self._value = self._flat.parameters.to("cpu", copy=True)
         self._average = RunningAverage(self._value, moving_rate) if averaged else None
-        self._center = Center(context.communicator, self._flat.parameters, self._exchange)
+        self._center = Center(
+            context.communicator, self._flat.parameters, self._exchange, is_dedicated=self._num_servers > 0
+        )
         if self._center.server is not None:
             self._flat.on_layer(self._center.server.serve)
 
@@ -74,14 +101,18 @@ class DownpourBase(Method[H]):
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
-        if self._num_steps % self._tau == 0:
-            self._push()
+        pushes = self._num_steps % self._tau == 0
         self._num_steps += 1
+        if self._center.only_serves:
+            self._center.serve_step(exchanges=pushes)
+            return self._flat.parameters.new_zeros(())
+        if pushes:
+            self._push()
         return self._descent.step(batch)
 
     def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
         """Return the center's place."""
-        return center(model, self._value, OWNER, num_ranks)
+        return center(model, self._value, OWNER, num_ranks, self._num_servers)
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, or its average, with the running statistics' mean over ranks; collective."""
@@ -90,7 +121,8 @@ class DownpourBase(Method[H]):
 
     def finalize(self) -> nn.Module:
         """Push the last updates, and return the center or its average."""
-        self._push()
+        if not self._center.only_serves:
+            self._push()
         return self.evaluation_model()
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.method import Context
-from atoll.methods.parameter_server.elastic_base import ElasticBase, ElasticHyperparameters
+from atoll.methods.parameter_server.elastic_base import ElasticBase
+from atoll.methods.parameter_server.elastic_hyperparameters import ElasticHyperparameters
 from atoll.methods.sequential.descent import check_descent
 
 
@@ -33,6 +34,7 @@ class EasgdHyperparameters(ElasticHyperparameters):
         report: the model to evaluate: the center, or its average over time (eq. 3.13).
         stale_replicas: whether ranks that have finished an epoch keep their pull, by their last replicas, in the
             asynchronous forms; without, c drifts to the ranks still at work (the tail of section 4.3.3).
+        server: in the asynchronous forms, shared (rank 0 owns the center and trains) or dedicated (it only serves).
     """
 
 

@@ -10,6 +10,7 @@ Every rank i has a replica x_i that an elastic force ties to a center c. Every t
                    computed
     async_overlap  as async, with the difference applied at the end of the period (end of section 2.2), or of the epoch
 
+p is the number of replicas, one for each rank; with `server: dedicated` the owner of c has none, and p is one less.
 With alpha = beta/p, the elastic symmetry, the forces on x_i and c are opposite. Between exchanges the ranks descend
 alone. In the asynchronous forms a rank that has finished its steps stays tied to the center: the owner continues to
 move its stale replica, the last one it received, as often as the others exchange, so that c does not drift to the ranks
@@ -32,42 +33,12 @@ from torch import Tensor, nn
 from atoll.methods.common.averages import RunningAverage
 from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.evaluation_copy import EvaluationCopy
-from atoll.methods.common.validation import require, require_choice
 from atoll.methods.common.weight_average import OWN_AVERAGE, Evaluated, center
-from atoll.methods.method import Batch, Context, Method
+from atoll.methods.method import Batch, Context
 from atoll.methods.parameter_server.center import OWNER, Center, ParameterServer
+from atoll.methods.parameter_server.elastic_hyperparameters import ElasticHyperparameters
+from atoll.methods.parameter_server.served import Served
 from atoll.methods.sequential.descent import Descent
-
-FORMS = ("async", "async_overlap", "jacobi", "gauss_seidel")
-REPORTS = ("center", "average")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ElasticHyperparameters:
-    """Hyperparameters of elastic averaging.
-
-    Attributes:
-        form: of the exchange with the center, one of FORMS.
-        tau: local steps between two exchanges.
-        beta: rate of the center.
-        alpha: rate of the replicas. Default: beta / p.
-        report: the model to evaluate: the center, or its mean over time (eq. 3.13).
-        stale_replicas: whether ranks that have finished an epoch keep their pull, by their last replicas, in the
-            asynchronous forms; without, c drifts to the ranks still at work (the tail of section 4.3.3).
-    """
-
-    form: str = "async"
-    tau: int = 10
-    beta: float = 0.9
-    alpha: float | None = None
-    report: str = "center"
-    stale_replicas: bool = True
-
-    def __post_init__(self) -> None:
-        require_choice("form", self.form, FORMS)
-        require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
-        require_choice("report", self.report, REPORTS)
-
 
 E = TypeVar("E", bound=ElasticHyperparameters)
 
@@ -99,27 +70,35 @@ class StaleReplica:
     due: float = 0.0
 
 
-class ElasticBase(Method[E]):
+class ElasticBase(Served[E]):
     """Tie replicas to a center."""
 
-    asynchronous: ClassVar[bool] = True
     mutable: ClassVar[tuple[str, ...]] = ("tau", "beta", "alpha")
 
     @classmethod
     def without_effect(cls, hyperparameters: E, shape: TrainingShape) -> Mapping[str, str]:
-        """All where replicas and center start equal and never exchange again; stale replicas where ranks meet."""
+        """All where replicas and center start equal and never exchange again; what only servers do where ranks meet."""
         h = hyperparameters
         if shape.ends_by(h.tau):
             why = f"the center never moves: the only exchange in {shape.num_steps} steps is before the first one"
             return idle(("form", "tau", "beta", "alpha", "report", "stale_replicas"), why)
-        if not h.stale_replicas and (shape.num_ranks == 1 or not h.form.startswith("async")):
-            return idle(("stale_replicas",), "no rank finishes before another one")
-        return {}
+        reasons: dict[str, str] = {}
+        if h.server == "dedicated" and not cls.serves(h):
+            reasons |= idle(("server",), f"all ranks train in the form {h.form}, which has no parameter server")
+        num_replicas = shape.num_ranks - cls.num_servers(h)
+        if not h.stale_replicas and (num_replicas == 1 or not cls.serves(h)):
+            reasons |= idle(("stale_replicas",), "no rank finishes before another one")
+        return reasons
 
     @classmethod
     def serves(cls, hyperparameters: E) -> bool:
         """In the asynchronous forms."""
         return hyperparameters.form.startswith("async")
+
+    @classmethod
+    def num_servers(cls, hyperparameters: E) -> int:
+        """The owner in the asynchronous forms, if it is dedicated."""
+        return super().num_servers(hyperparameters) if cls.serves(hyperparameters) else 0
 
     @classmethod
     def unsupported(cls, hyperparameters: E) -> Mapping[str, str]:
@@ -130,10 +109,11 @@ class ElasticBase(Method[E]):
     def __init__(self, hyperparameters: E, context: Context, *, heavy_ball: bool = False) -> None:
         self._hyperparameters = hyperparameters
         self._context = context
-        self._size = context.communicator.size
+        self._num_servers = self.num_servers(hyperparameters)
+        self._size = context.communicator.size - self._num_servers  # replicas
         self._alpha = hyperparameters.beta / self._size if hyperparameters.alpha is None else hyperparameters.alpha
         self._flat = context.flatten()
-        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked)
+        self._evaluation_copy = EvaluationCopy(self._flat, context.untracked, self._num_servers)
         self._descent = Descent(context, self._flat, heavy_ball=heavy_ball)
         self._num_steps = 0
         # The asynchronous center is in its owner's host memory, a synchronous one next to every replica.
@@ -145,7 +125,9 @@ class ElasticBase(Method[E]):
         self._is_waiting = False
         self._stale: dict[int, StaleReplica] = {}
         if self._is_async:
-            self._center = Center(context.communicator, self._flat.parameters, self._exchange)
+            self._center = Center(
+                context.communicator, self._flat.parameters, self._exchange, is_dedicated=self._num_servers > 0
+            )
             if self._center.server is not None:
                 self._flat.on_layer(self._center.server.serve)
 
@@ -154,8 +136,11 @@ class ElasticBase(Method[E]):
     def step(self, batch: Batch) -> Tensor:
         """Train on one batch."""
         exchanges = self._num_steps % self._hyperparameters.tau == 0
-        loss = self._STEPS[self._hyperparameters.form](self, batch, exchanges)
         self._num_steps += 1
+        if self._center is not None and self._center.only_serves:
+            self._center.serve_step(exchanges=exchanges)
+            return self._flat.parameters.new_zeros(())
+        loss = self._STEPS[self._hyperparameters.form](self, batch, exchanges)
         if self._num_steps % self._context.steps_per_epoch == 0:
             self._depart()
         return loss
@@ -269,7 +254,7 @@ class ElasticBase(Method[E]):
 
     def evaluated(self, model: nn.Module, num_ranks: int) -> Sequence[Evaluated]:
         """Return the center's place."""
-        return center(model, self._value, OWNER, num_ranks)
+        return center(model, self._value, OWNER, num_ranks, self._num_servers)
 
     def evaluation_model(self) -> nn.Module:
         """Return the center, or its average, with the running statistics' mean over ranks; collective."""

@@ -14,24 +14,24 @@ from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require
 from atoll.methods.common.weight_average import OWN_AVERAGE
 from atoll.methods.method import Context
-from atoll.methods.parameter_server.downpour_base import DownpourBase
+from atoll.methods.parameter_server.downpour_base import DownpourBase, PushHyperparameters
 from atoll.methods.sequential.descent import check_descent
 
 
 @dataclass(frozen=True, kw_only=True)
-class MvadownpourHyperparameters:
+class MvadownpourHyperparameters(PushHyperparameters):
     """Hyperparameters of MVADOWNPOUR.
 
     Attributes:
         tau: local steps between two pushes.
+        server: shared (rank 0 owns the center and trains) or dedicated (it only serves).
         moving_rate: a, the weight of the newest center.
     """
 
-    tau: int = 1
     moving_rate: float = 0.001
 
     def __post_init__(self) -> None:
-        require(self.tau >= 1, f"tau must be at least 1; got {self.tau}")
+        super().__post_init__()
         require(0 < self.moving_rate <= 1, f"moving_rate must be in (0, 1]; got {self.moving_rate}")
 
 
@@ -53,4 +53,4 @@ class Mvadownpour(DownpourBase[MvadownpourHyperparameters]):
         check_descent("mvadownpour", settings, momentum_form="mdownpour")
 
     def __init__(self, hyperparameters: MvadownpourHyperparameters, context: Context) -> None:
-        super().__init__(hyperparameters.tau, context, averaged=True, moving_rate=hyperparameters.moving_rate)
+        super().__init__(hyperparameters, context, averaged=True, moving_rate=hyperparameters.moving_rate)

@@ -103,8 +103,10 @@ def _of_study(study: Study, part: Part, space: SearchSpace) -> Entry:
     searched = [Range(p.name, p.domain(), default.get(p.name)) for p in space.parameters if is_tuned]
     is_batch_searched = {"batch_size", "global_batch_size"} & {one.name for one in searched}
     unit, number = length(study.epochs, study.steps, workload)
-    batch = None if is_batch_searched else settings["optimizer"]["batch_size"] * ranks
-    shares = 1 if registry.method(study.method).layer_parallel else ranks
+    of_study = registry.method(study.method)
+    num_training = ranks - of_study.num_servers(split[0])
+    batch = None if is_batch_searched else settings["optimizer"]["batch_size"] * num_training
+    shares = 1 if of_study.layer_parallel else num_training
     return Entry(
         workload=part.workload.name,
         method=part.method.name,

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from atoll.analysis.replay import CannotReplay
-from atoll.analysis.scaling import Recorded, batch_size, scaled
+from atoll.analysis.scaling import Recorded, batch_size, num_training, scaled
 from atoll.platform.study.objectives import Objective, TargetClock
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def predicted_values(
         recorded = Recorded(
             traces=traces,
             steps_per_epoch=max(1, clock.num_steps // max(1, clock.num_epochs)),
-            batch_size=batch_size(hyperparameters, int(traces[0]["num_ranks"])),
+            batch_size=batch_size(hyperparameters, num_training(traces)),
         )
         where = objective.projection
         until = clock.steps if to_target else None

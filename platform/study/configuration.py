@@ -352,8 +352,10 @@ def split_hyperparameters(
             f"batch_size (samples per rank) and global_batch_size (of all ranks) exclude each other; got "
             f"{given['batch_size']} and {given['global_batch_size']}"
         )
-    of_optimizer = OptimizerSettings(**settings).for_ranks(num_ranks)
-    split = of_method(**{name: value for name, value in given.items() if name in own}), of_optimizer
+    values = of_method(**{name: value for name, value in given.items() if name in own})
+    num_training = max(1, num_ranks - method.num_servers(values))
+    of_optimizer = OptimizerSettings(**settings).for_ranks(num_training)
+    split = values, of_optimizer
     method.check(*split, num_ranks)
     for kind in OWN:
         if is_own(kind, name := getattr(of_optimizer, kind)):

@@ -179,7 +179,7 @@ class Plan:
         method = self.training.method
         ranks = self.study.topology.ranks
         whole = complete_hyperparameters(self.study.method, self.study.workload, hyperparameters)
-        samples = batch_size(whole, ranks)
+        samples = batch_size(whole, ranks - method.num_servers(of_method))
         return next(
             (
                 reason

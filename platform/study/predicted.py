@@ -129,6 +129,9 @@ def infeasibility(
         samples_per_rank: and step.
     """
     there = num_ranks_of(num_ranks, grows(method), projection.cluster, projection.nodes)
+    num_servers = method.num_servers(hyperparameters)
+    if there <= num_servers:
+        return f"{projection.cluster.name} with {counted(projection.nodes, 'node')} has a server and no other rank"
     if grows(method) and method.serves(hyperparameters) and there > MAX_CENTER:
         return (
             f"a projection follows all ranks of an asynchronous method, at most {MAX_CENTER}; "
@@ -136,7 +139,7 @@ def infeasibility(
         )
     if projection.scaling == "weak":
         return None
-    return why_too_few_samples(samples_per_rank, num_ranks, projection.nodes, there)
+    return why_too_few_samples(samples_per_rank, num_ranks - num_servers, projection.nodes, there - num_servers)
 
 
 def note(name: str, projection: Projection, num_ranks: int) -> str:

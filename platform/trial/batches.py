@@ -92,6 +92,35 @@ class EpochBatches:
         """Nothing to end: the samples are in memory."""
 
 
+class NoSamples:
+    """The batches of a rank that only serves: as many as the others', without samples.
+
+    Args:
+        batches: another rank's, which are never loaded.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self.num_batches = batches.num_batches
+
+    def example(self) -> Nested:
+        """The network's inputs for one batch of the others, without augmentation."""
+        return self._batches.example()
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch `start` on."""
+        none = torch.empty(0)
+        for _ in range(start, self.num_batches):
+            yield Batch(indices=none.to(torch.int64), inputs=none, targets=none)
+
+    def pass_over(self, num_batches: int, poll: Callable[[], None]) -> None:
+        """Nothing: there are no samples to pass over."""
+
+    def close(self) -> None:
+        """End the processes that have loaded the example."""
+        self._batches.close()
+
+
 def without_augmentation(transform: Transform) -> Transform:
     """The transform for evaluation, without a random generator."""
     return lambda inputs, _: transform(inputs, None)

@@ -128,7 +128,8 @@ class DryRun:
         self._check_names(workload)
         with self._stage("load", workload.load):
             data = self._load(workload, configuration)
-        self._check_sizes(workload, data, settings.batch_size, configuration.ranks)
+        num_training = configuration.ranks - registry.method(configuration.method).num_servers(of_method)
+        self._check_sizes(workload, data, settings.batch_size, num_training)
         if configuration.evaluate_train is not None:
             with self._stage("load", workload.load):
                 spread(data.train, configuration.evaluate_train)
@@ -231,9 +232,10 @@ class DryRun:
         of_method: object,
         settings: OptimizerSettings,
     ) -> Batch:
-        """The first batch of rank 0, or its first micro-batch."""
-        whole = registry.method(configuration.method).layer_parallel
-        share = Share(settings.batch_size, 0, configuration.ranks, whole=whole)
+        """The first batch of the first rank that trains, or its first micro-batch."""
+        method = registry.method(configuration.method)
+        num_training = configuration.ranks - method.num_servers(of_method)
+        share = Share(settings.batch_size, 0, num_training, whole=method.layer_parallel)
         here = configuration.model_copy(update={"loader": Loader()})  # worker processes take seconds to start
         batches = training_batches(workload, here, data, share, of_method, self._device)
         batch = next(batches.epoch(0))

@@ -77,7 +77,7 @@ def train(
         hooks.on_trained(trial.model)
     report.seconds = trial.seconds()
     if (trace := communicator.ledger.trace) is not None:
-        report.trace = recorded_trace(trace, trial.method, communicator)
+        report.trace = recorded_trace(trace, trial.method, communicator, trial.num_servers)
 
 
 def _is_pruned(trial: Trial, hooks: Hooks) -> bool:
@@ -97,12 +97,23 @@ def _notes(trial: Trial) -> list[str]:
     return [shortened(storable(str(note)), REASON_LIMIT) for note in (*trial.method.notes, *trial.notes)]
 
 
-def recorded_trace(trace: Trace, method: Method[Any], communicator: Communicator) -> dict[str, Any] | None:
-    """A rank's trace as it is recorded; None if other ranks represent this one."""
+def recorded_trace(
+    trace: Trace, method: Method[Any], communicator: Communicator, num_servers: int = 0
+) -> dict[str, Any] | None:
+    """A rank's trace as it is recorded; None if other ranks represent this one.
+
+    Args:
+        trace: of this rank.
+        method: what it trains with.
+        communicator: the worker's ranks.
+        num_servers: of these, those that only serve.
+    """
     rank, nodes = communicator.rank, communicator.nodes
     scales = method.max_ranks is None and not method.layer_parallel
     first_node = [member for member, node in enumerate(nodes) if node == nodes[0]]
     if scales and rank not in (*first_node, len(nodes) - 1):
         return None
     shape = {"rank": rank, "num_ranks": len(nodes), "ranks_per_node": len(first_node), "grows": scales}
+    if num_servers:
+        shape["num_servers"] = num_servers
     return shape | trace.as_dict()

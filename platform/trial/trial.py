@@ -29,7 +29,7 @@ from atoll.platform.study import registry
 from atoll.platform.study.configuration import Configuration, split_hyperparameters
 from atoll.platform.study.interval import Every
 from atoll.platform.study.judged import TRAINED
-from atoll.platform.trial.batches import on_device
+from atoll.platform.trial.batches import NoSamples, on_device
 from atoll.platform.trial.checkpoints import Checkpoints, Saver, random_state, set_random_state
 from atoll.platform.trial.evaluator import Evaluator, spread
 from atoll.platform.trial.failure import Diverged, Stopped
@@ -51,7 +51,7 @@ class _Summary(NamedTuple):
     """What all ranks have done so far.
 
     Attributes:
-        train_loss: the mean over ranks and steps.
+        train_loss: the mean over ranks that train, and steps.
         wire_bytes: sent by all of them.
         passes: samples that the busiest one has passed forward and backward; NaN if unknown.
     """
@@ -74,6 +74,7 @@ class Trial:
         stops: the root's: whether to write a checkpoint and stop; asked about once a second.
 
     Attributes:
+        num_servers: ranks, the first ones, that only serve the others.
         notes: on hyperparameters that have no effect here, and on checkpoints.
         has_paused: whether it has ended because hyperparameters change now.
     """
@@ -114,8 +115,12 @@ class Trial:
         self._num_synchronized = 0
         data = self.workload.load(Path(configuration.data) if configuration.data else None)
         method = registry.method(configuration.method)
-        share = Share(settings.batch_size, communicator.rank, communicator.size, whole=method.layer_parallel)
-        self._batches = training_batches(self.workload, configuration, data.train, share, hyperparameters, device)
+        self.num_servers = method.num_servers(hyperparameters)
+        self._only_serves = communicator.rank < self.num_servers
+        place, num_training = max(0, communicator.rank - self.num_servers), communicator.size - self.num_servers
+        share = Share(settings.batch_size, place, num_training, whole=method.layer_parallel)
+        batches = training_batches(self.workload, configuration, data.train, share, hyperparameters, device)
+        self._batches = NoSamples(batches) if self._only_serves else batches
         self._plan_reports(configuration)
         self._validate = self._evaluator(configuration, data.validation, "validation")
         self._test = self._evaluator(configuration, data.test, "test") if test else None
@@ -516,7 +521,7 @@ class Trial:
         self._communicator.progress()
         if (trace := self._communicator.ledger.trace) is not None:
             trace.end_step()
-        if self._step == 1:
+        if self._step == 1 and not self._only_serves:
             self._check_that_settings_act()
         # Reading a loss on a GPU waits for it.
         if loss.device.type == "cpu" or self._step % self.LOOK_EVERY == 0:
@@ -646,6 +651,8 @@ class Trial:
     def seconds(self) -> dict[str, float]:
         """The parts of this rank's training time: making batches, waiting for other ranks, and computing (the rest)."""
         waiting = self._communicator.ledger.seconds_waited() + self._seconds_meeting
+        if self._only_serves:
+            waiting = max(0.0, self._seconds - self._seconds_data)
         compute = max(0.0, self._seconds - self._seconds_data - waiting)
         parts = {"compute": compute, "waiting": waiting, "data": self._seconds_data}
         return parts if self._saver is None else parts | {"checkpoints": self._saver.seconds}
@@ -655,13 +662,14 @@ class Trial:
         before = time.perf_counter()
         size, rank = self._communicator.size, self._communicator.rank
         totals = torch.zeros(2 + 2 * size, dtype=torch.float64)
-        totals[0] = torch.stack(losses).to("cpu", torch.float64).mean()
+        if not self._only_serves:
+            totals[0] = torch.stack(losses).to("cpu", torch.float64).mean()
         totals[1] = self._communicator.ledger.wire_bytes()
         totals[2 + rank], totals[2 + size + rank] = self._samples()
         self._untracked.sum(totals)
         self._seconds_meeting += time.perf_counter() - before
         passes = self._passes(counted=float(totals[2 : 2 + size].max()), taken=float(totals[2 + size :].max()))
-        return _Summary(float(totals[0]) / size, float(totals[1]), passes)
+        return _Summary(float(totals[0]) / (size - self.num_servers), float(totals[1]), passes)
 
     def _samples(self) -> tuple[float, float]:
         """The samples whose passes the method has counted on this rank, and those of the batches that it has taken."""

@@ -52,6 +52,18 @@ def test_strong_scaling_keeps_the_global_batch_and_the_steps():
         assert (row.steps_to_target, row.epoch_seconds) == (80, pytest.approx(20 * step, rel=1e-5))
 
 
+def test_a_rank_that_only_serves_has_no_share_of_the_batch():
+    """Of 2 nodes of 2 ranks, three train where one did: a third of the steps, or of the work of each."""
+    served = measured(traces=[schedule(0.010) | {"num_servers": 1}])
+    assert (served.num_servers, served.num_ranks) == (1, 2)
+    ((weak,), _) = projection.project(served, WHERE, [2], "weak")
+    assert (weak.num_ranks, weak.steps_to_target) == (4, pytest.approx(80 / 3))
+    ((strong,), _) = projection.project(served, WHERE, [2], "strong")
+    assert (strong.steps_to_target, strong.compute_seconds) == (80, pytest.approx(0.010 / 3))
+    ((_, reasons)) = projection.project(served, WHERE, [5], "strong")
+    assert "the global batch is 8, 5 nodes with 9 ranks" in reasons[0]
+
+
 def test_a_cluster_that_computes_faster():
     faster = WHERE.model_copy(update={"speed": 4.0})
     ((row,), _) = projection.project(measured(), faster, [1], "weak")

@@ -4,7 +4,7 @@ import gc
 import weakref
 
 import pytest
-from exercised import FORMS, subject
+from exercised import DEDICATED, FORMS, subject
 from on_ranks import Place, on_ranks, processes, run, threads
 
 from atoll.communication.communicator import Communicator
@@ -22,14 +22,14 @@ CHANGES = ("mutable_hyperparameters_act_from_the_step_of_their_change",)
 
 def cases():
     for check in CHECKS:
-        for name in (*METHODS, *FORMS):
+        for name in (*METHODS, *FORMS, *DEDICATED):
             # Only DASO asks on which nodes the ranks are.
             nodes = [TWO_NODES] if name == "daso" else []
             for place in (*map(threads, (SINGLE, PAIR, *nodes, TWO_BY_TWO)), processes(PAIR)):
                 (where,) = place.values
                 if applies(check, subject(name), len(where.layout)):
                     # Four ranks show of a form what they show of its method, and two what a change does on any number.
-                    is_known = name in FORMS and len(where.layout) > 2
+                    is_known = name not in METHODS and len(where.layout) > 2
                     is_known |= check in CHANGES and len(where.layout) != 2 and applies(check, subject(name), 2)
                     again = [pytest.mark.long] if is_known else []
                     case = f"{check}-{name}-{place.id}"
@@ -105,6 +105,12 @@ def test_a_trial_that_is_over_leaves_nothing_behind(name, hyperparameters):
         ("sgd", {"momentum": 0.0}, 2, "sgd is sequential: it trains on 1 rank per worker; got 2"),
         ("asgd", {"momentum": 0.0}, 4, "asgd is sequential"),
         ("easgd_tree", {"momentum": 0.0}, 1, "easgd_tree needs at least 2 ranks per worker; got 1"),
+        (
+            "easgd",
+            {"server": "dedicated"},
+            1,
+            "dedicated needs at least 2 ranks per worker, .*; got 1: .* shared",
+        ),
         ("eamsgd", {"optimizer": "adamw"}, 2, "SGD's own update and momentum .* which adamw does not have"),
         ("mdownpour", {"optimizer": "adamw"}, 2, "which adamw does not have; optimizer must be sgd"),
         ("easgd", {"momentum": 0.5}, 2, "easgd has no momentum, its form with momentum is eamsgd; .* got 0.5"),

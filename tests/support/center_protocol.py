@@ -17,17 +17,22 @@ def nobody_waits_for_a_late_rank(c: Communicator, name: str, late: int, **hyperp
     method, _ = problem.make(
         registry.method(name), c, hyperparameters=hyperparameters, settings={"learning_rate": 1e-3}
     )
-    steps = list(problem.batches(c, 10))
+    num_servers = _num_servers(hyperparameters)
+    steps = list(problem.batches(c, 10, num_servers=num_servers))
     word = torch.zeros(1)
     late %= c.size
+    others = [rank for rank in range(num_servers, c.size) if rank != late]
     if c.rank == late:
-        for other in range(c.size):
-            if other != late:
-                c.receive(word, other, tag=5)
+        for other in others:
+            c.receive(word, other, tag=5)
     problem.train(method, steps)
-    if c.rank != late:
+    if c.rank in others:
         c.send(word, late, tag=5)
     assert torch.isfinite(problem.vector(method.finalize())).all()
+
+
+def _num_servers(hyperparameters: dict) -> int:
+    return 1 if hyperparameters.get("server") == "dedicated" else 0
 
 
 def worker_bytes(c: Communicator, name: str, num_steps: int = 20, **hyperparameters) -> float:
@@ -39,7 +44,8 @@ def worker_bytes(c: Communicator, name: str, num_steps: int = 20, **hyperparamet
         settings={"learning_rate": 1e-3},
         model=problem.make_model(torch.float32),
     )
-    problem.train(method, list(problem.batches(c, num_steps, dtype=torch.float32)), meet=c.barrier)
+    steps = list(problem.batches(c, num_steps, dtype=torch.float32, num_servers=_num_servers(hyperparameters)))
+    problem.train(method, steps, meet=c.barrier)
     method.finalize()
     return problem.worker_bytes(c)
 

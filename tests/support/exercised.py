@@ -53,13 +53,21 @@ FORMS = {
     "admm_dual_duals": ("admm_dual", {"duals": True, "rho": 0.1, "rho_factor": 2.0}),
     "mac_one_term": ("mac", {"variant": "one_term"}),
 }
+# The asynchronous methods with a rank that only serves.
+DEDICATED = {
+    "easgd_dedicated": ("easgd", {"server": "dedicated"}),
+    "eamsgd_dedicated_overlap": ("eamsgd", {"server": "dedicated", "form": "async_overlap", "stale_replicas": False}),
+    "downpour_dedicated": ("downpour", {"server": "dedicated"}),
+    "adownpour_dedicated": ("adownpour", {"server": "dedicated"}),
+    "mdownpour_dedicated": ("mdownpour", {"server": "dedicated"}),
+}
 # Hyperparameters of other forms.
 IDLE = {"admm_dual": ("rho",), "dni_gradient_loss": ("synthesizer_lr",), "mac_one_term": ("mu",)}
 
 
 def subject(name: str) -> Subject:
-    """A method of the registry, or one of FORMS."""
-    method_name, form = FORMS.get(name, (name, {}))
+    """A method of the registry, or one of FORMS or DEDICATED."""
+    method_name, form = (FORMS | DEDICATED).get(name, (name, {}))
     hyperparameters, settings = EXERCISED.get(method_name, ({}, {}))  # a new method starts with its defaults
     return Subject(
         method=registry.method(method_name),

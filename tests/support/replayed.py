@@ -48,9 +48,9 @@ def gradient(x: Vector, seen: Vector) -> Vector:
     return of_loss * min(1.0, CLIPPING / (np.linalg.norm(of_loss) + 1e-6)) + DECAY_FACTOR * DECAY * x
 
 
-def turns(num_ranks: int) -> list[int]:
-    """The rank of each step, in a drawn order in which all have equally many."""
-    order = [rank for rank in range(num_ranks) for _ in range(STEPS)]
+def turns(num_ranks: int, num_servers: int = 0) -> list[int]:
+    """The rank of each step, in a drawn order in which all have equally many, but for those that only serve."""
+    order = [rank for rank in range(num_servers, num_ranks) for _ in range(STEPS)]
     np.random.default_rng(7).shuffle(order)
     return order
 
@@ -95,10 +95,15 @@ def ranks_of(num_ranks: int) -> list[Rank]:
     return [Rank(number, start(number)) for number in range(num_ranks)]
 
 
-def in_turns(num_ranks: int, step: Callable[[list[Rank], Rank], None]) -> list[Rank]:
+def num_servers_of(own: dict) -> int:
+    """The ranks, the first ones, that only serve with these hyperparameters."""
+    return 1 if own.get("server") == "dedicated" else 0
+
+
+def in_turns(num_ranks: int, step: Callable[[list[Rank], Rank], None], num_servers: int = 0) -> list[Rank]:
     """The reference's ranks, after each has taken its turns."""
     ranks = ranks_of(num_ranks)
-    for number in turns(num_ranks):
+    for number in turns(num_ranks, num_servers):
         step(ranks, ranks[number])
         ranks[number].step += 1
     return ranks
@@ -144,8 +149,11 @@ def train(c: Communicator, name: str, *, momentum: float = 0.0, together: bool =
         groups=lambda model: [ParameterGroup(model.parameters(), rate=RATE_FACTOR, decay=DECAY_FACTOR)],
         **own,
     )
-    for step in _own_steps(c, together):
-        if step is not None:
+    num_servers = num_servers_of(own)
+    for turn, step in enumerate(_own_steps(c, together, num_servers)):
+        if c.rank < num_servers:
+            optimizers.set_step(turn // (c.size - num_servers))  # and it serves below; its own step would wait
+        elif step is not None:
             optimizers.set_step(step)
             method.step(paths.batch(torch.from_numpy(noise(c.rank, step))))
         c.barrier()
@@ -157,13 +165,13 @@ def train(c: Communicator, name: str, *, momentum: float = 0.0, together: bool =
     return Trained(model.x.detach().numpy().copy(), state, paths.shown(method).numpy())
 
 
-def _own_steps(c: Communicator, together: bool) -> Iterator[int | None]:
+def _own_steps(c: Communicator, together: bool, num_servers: int) -> Iterator[int | None]:
     """For each turn the number of this rank's step, or None in another one's turn."""
     if together:
         yield from range(STEPS)
         return
     step = 0
-    for number in turns(c.size):
+    for number in turns(c.size, num_servers):
         yield step if number == c.rank else None
         step += number == c.rank
 
@@ -182,6 +190,8 @@ def elastic(c: Communicator, name: str, momentum: float = 0.0, **own) -> None:
     form, heavy_ball = own["form"], own.get("momentum_form") == "heavy_ball"
     together = not form.startswith("async")
     center, seen_centers, pending = start(-1), [], {}
+    num_servers = num_servers_of(own)
+    p = c.size - num_servers
 
     def step_alone(_: list[Rank], rank: Rank) -> None:
         nonlocal center
@@ -192,7 +202,7 @@ def elastic(c: Communicator, name: str, momentum: float = 0.0, **own) -> None:
         if exchanges:
             pending[rank.number] = alpha * (seen - center)
             seen_centers.append(center)
-            center = center + beta / c.size * (seen - center)
+            center = center + beta / p * (seen - center)
         rank.descend(momentum, heavy_ball=heavy_ball)
         if exchanges and form == "async":
             rank.x = rank.x - pending[rank.number]
@@ -217,7 +227,7 @@ def elastic(c: Communicator, name: str, momentum: float = 0.0, **own) -> None:
         for _ in range(STEPS):
             step_together(ranks)
     else:
-        ranks = in_turns(c.size, step_alone)
+        ranks = in_turns(c.size, step_alone, num_servers)
     trained = train(c, name, momentum=momentum, together=together, alpha=alpha, beta=beta, tau=tau, **own)
     assert close(trained.x, ranks[c.rank].x)
     assert close(trained.shown, np.mean(seen_centers, axis=0) if own.get("report") == "average" else center)
@@ -240,7 +250,7 @@ def pushes(c: Communicator, name: str, moving_rate: float | None = None, **own) 
             rank.x = rank.kept = center
         rank.descend()
 
-    ranks = in_turns(c.size, step)
+    ranks = in_turns(c.size, step, num_servers_of(own))
     trained = train(c, name, tau=tau, **own, **({} if moving_rate is None else {"moving_rate": moving_rate}))
     assert close(trained.x, ranks[c.rank].x)
     assert close(trained.shown, center if name == "downpour" else average)

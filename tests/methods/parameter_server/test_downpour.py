@@ -28,6 +28,31 @@ def test_nobody_waits_for_a_late_rank(c: Communicator, late: int) -> None:
     nobody_waits_for_a_late_rank(c, "downpour", late, tau=2)
 
 
+@on_ranks(TWO_BY_TWO)
+@pytest.mark.parametrize("late", [1, -1], ids=["first", "last"])
+def test_nobody_waits_for_a_late_worker_of_a_dedicated_server(c: Communicator, late: int) -> None:
+    nobody_waits_for_a_late_rank(c, "downpour", late, tau=2, server="dedicated")
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+def test_bytes_with_a_dedicated_server(c: Communicator) -> None:
+    exchanges_cost_8n(c, "downpour", num_extra=1, server="dedicated")
+
+
+@on_ranks(PAIR)
+@pytest.mark.parametrize("tau", [1, 7])
+def test_one_worker_of_a_dedicated_server_is_sgd(c: Communicator, tau: int) -> None:
+    settings = {"learning_rate": 0.2, "momentum": 0.0}
+    steps = list(problem.batches(c, 40, num_servers=1))
+    method, _ = problem.make(Downpour, c, hyperparameters={"tau": tau, "server": "dedicated"}, settings=settings)
+    problem.train(method, steps)
+    end = problem.vector(method.finalize())
+    alone = c.split(c.rank)
+    reference, model = problem.make(Sgd, alone, settings=settings)
+    problem.train(reference, list(problem.batches(alone, 40)))
+    assert problem.close(end, problem.vector(model), FLOAT64)
+
+
 @on_ranks(SINGLE, PAIR, TWO_BY_TWO)
 def test_bytes(c: Communicator) -> None:
     exchanges_cost_8n(c, "downpour", num_extra=1)
@@ -60,3 +85,8 @@ def test_synchronous_pushes_are_the_unified_form_with_alpha_1_and_beta_p():
 @on_ranks(PAIR, QUADRUPLE)
 def test_it_equals_its_replay(c: Communicator) -> None:
     replayed.pushes(c, "downpour")
+
+
+@on_ranks(PAIR, QUADRUPLE)
+def test_it_equals_its_replay_with_a_dedicated_server(c: Communicator) -> None:
+    replayed.pushes(c, "downpour", server="dedicated")

@@ -12,7 +12,7 @@ from paths import NOISE, RATES, START
 from atoll.communication.communicator import Communicator
 from atoll.methods.parameter_server.eamsgd import Eamsgd
 from atoll.methods.parameter_server.easgd import Easgd
-from atoll.methods.parameter_server.elastic_base import FORMS
+from atoll.methods.parameter_server.elastic_hyperparameters import FORMS
 from atoll.testing import problem
 from atoll.testing.method_contract import FLOAT64
 from atoll.testing.ranks import PAIR, QUADRUPLE, SINGLE, TWO_BY_TWO
@@ -113,3 +113,9 @@ def test_nesterovs_variance_stays_bounded_as_momentum_tends_to_1_and_the_heavy_b
 @pytest.mark.parametrize("form", FORMS)
 def test_it_equals_its_replay(c: Communicator, form: str, momentum_form: str) -> None:
     replayed.elastic(c, "eamsgd", momentum=0.6, form=form, momentum_form=momentum_form)
+
+
+@on_ranks(QUADRUPLE)
+@pytest.mark.parametrize("form", ["async", "async_overlap"])
+def test_it_equals_its_replay_with_a_dedicated_server(c: Communicator, form: str) -> None:
+    replayed.elastic(c, "eamsgd", momentum=0.6, form=form, server="dedicated")

@@ -11,7 +11,7 @@ from paths import NOISE, RATES, START
 from atoll.communication.communicator import Communicator
 from atoll.methods.data_parallel.ddp import Ddp
 from atoll.methods.parameter_server.easgd import Easgd
-from atoll.methods.parameter_server.elastic_base import FORMS
+from atoll.methods.parameter_server.elastic_hyperparameters import FORMS
 from atoll.methods.sequential.sgd import Sgd
 from atoll.testing import CHECKS, Subject, problem
 from atoll.testing.method_contract import FLOAT64
@@ -78,6 +78,29 @@ def test_one_rank_equals_the_written_out_updates(c: Communicator, form: str) -> 
     assert end == pytest.approx(center, rel=1e-12)
 
 
+@on_ranks(PAIR)
+@pytest.mark.parametrize("form", ["async", "async_overlap"])
+@pytest.mark.parametrize("report", ["center", "average"])
+def test_one_worker_of_a_dedicated_server_equals_one_rank(c: Communicator, report: str, form: str) -> None:
+    """To the last bit, with the default of alpha, a falling rate, and an average of the center after every step."""
+    hyperparameters = {"form": form, "tau": 3, "report": report}
+    settings = PLAIN | {"schedule": "linear"} | ({} if report == "average" else {"ema": 0.8})
+    alone = c.split(c.rank)
+    ends = []
+    for ranks, server in ((alone, "shared"), (c, "dedicated")):
+        optimizers = problem.make_optimizers(Easgd, settings, num_steps=40)
+        averages: list = []
+        method, _ = problem.make(
+            Easgd, ranks, hyperparameters=hyperparameters | {"server": server}, optimizers=optimizers, averages=averages
+        )
+        steps = list(problem.batches(ranks, 40, num_servers=int(server == "dedicated")))
+        problem.train(method, steps, meet=ranks.barrier, pace=averages[0].update, optimizers=optimizers)
+        network = method.finalize()
+        shown = network if report == "average" else averages[0].model(network)
+        ends.append((problem.vector(network), problem.vector(shown)))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
 # The protocol: nobody waits for a late rank, and an early one does not pull the center away from the rest.
 
 
@@ -86,6 +109,13 @@ def test_one_rank_equals_the_written_out_updates(c: Communicator, form: str) -> 
 @pytest.mark.parametrize("form", ["async", "async_overlap"])
 def test_nobody_waits_for_a_late_rank(c: Communicator, form: str, late: int) -> None:
     nobody_waits_for_a_late_rank(c, "easgd", late, form=form, tau=2)
+
+
+@on_ranks(TWO_BY_TWO)
+@pytest.mark.parametrize("late", [1, -1], ids=["first", "last"])
+@pytest.mark.parametrize("form", ["async", "async_overlap"])
+def test_nobody_waits_for_a_late_worker_of_a_dedicated_server(c: Communicator, form: str, late: int) -> None:
+    nobody_waits_for_a_late_rank(c, "easgd", late, form=form, tau=2, server="dedicated")
 
 
 @on_ranks(PAIR, TWO_BY_TWO)
@@ -161,6 +191,38 @@ def test_the_replica_of_a_rank_that_left_exchanges_as_often_as_each_of_those_at_
         if stale_replicas and number > 0 and number % 3 == 0:
             exchange(3)
         if c.rank < 3:
+            assert model.x.item() == pytest.approx(x[c.rank], rel=1e-14), number
+    assert float(paths.shown(method)) == pytest.approx(center, rel=1e-13)
+
+
+@on_ranks(QUADRUPLE)
+def test_a_dedicated_server_moves_the_replicas_of_workers_that_left(c: Communicator) -> None:
+    """At rate 0, with two of three workers at work in turns: the third one's last replica moves after every second."""
+    alpha, beta = 0.3, 0.8
+    one = torch.ones(1, dtype=torch.float64)
+    given = {"rate": problem.STILL, "tau": 1, "alpha": alpha, "beta": beta, "server": "dedicated"}
+    method, model = paths.build(
+        "easgd",
+        c,
+        replica=c.rank * one,
+        center=10 * one,
+        steps_per_epoch=1 if c.rank == 3 else 10**9,
+        **given,
+    )
+    x, center = [float(rank) for rank in range(4)], 10.0
+
+    def exchange(rank: int) -> None:
+        nonlocal center
+        x[rank], center = x[rank] - alpha * (x[rank] - center), center + beta / 3 * (x[rank] - center)
+
+    for number, turn in enumerate([3, 1, 2, 2, 1, 1, 1]):
+        if c.rank == turn:
+            method.step(paths.batch(0 * one))
+        _let_all_be_served(c)
+        exchange(turn)
+        if number > 0 and number % 2 == 0:
+            exchange(3)
+        if c.rank in (1, 2):
             assert model.x.item() == pytest.approx(x[c.rank], rel=1e-14), number
     assert float(paths.shown(method)) == pytest.approx(center, rel=1e-13)
 
@@ -305,6 +367,12 @@ def test_bytes_of_exchanges_with_the_center(c: Communicator, form: str) -> None:
     exchanges_cost_8n(c, "easgd", form=form)
 
 
+@on_ranks(PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("form", ["async", "async_overlap"])
+def test_bytes_of_exchanges_with_a_dedicated_server(c: Communicator, form: str) -> None:
+    exchanges_cost_8n(c, "easgd", form=form, server="dedicated")
+
+
 @on_ranks(SINGLE, PAIR, TWO_BY_TWO)
 @pytest.mark.parametrize("form", ["jacobi", "gauss_seidel"])
 def test_bytes_of_synchronous_forms(c: Communicator, form: str) -> None:
@@ -319,3 +387,10 @@ def test_bytes_of_synchronous_forms(c: Communicator, form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_it_equals_its_replay(c: Communicator, form: str, report: str) -> None:
     replayed.elastic(c, "easgd", form=form, report=report)
+
+
+@on_ranks(PAIR, QUADRUPLE)
+@pytest.mark.parametrize("report", ["center", "average"])
+@pytest.mark.parametrize("form", ["async", "async_overlap"])
+def test_it_equals_its_replay_with_a_dedicated_server(c: Communicator, form: str, report: str) -> None:
+    replayed.elastic(c, "easgd", form=form, report=report, server="dedicated")

@@ -41,20 +41,50 @@ def test_one_rank_is_msgd(c: Communicator) -> None:
     assert problem.close(problem.vector(method.finalize()), problem.vector(model), FLOAT64)
 
 
+@on_ranks(PAIR)
+def test_one_worker_of_a_dedicated_server_is_msgd(c: Communicator) -> None:
+    """The server's steps, and so the rate at which the center moves, are the worker's."""
+    settings = {"learning_rate": 0.05, "momentum": 0.9, "schedule": "linear"}
+    optimizers = problem.make_optimizers(Mdownpour, settings, num_steps=40)
+    method, _ = problem.make(Mdownpour, c, hyperparameters={"server": "dedicated"}, optimizers=optimizers)
+    problem.train(method, list(problem.batches(c, 40, num_servers=1)), optimizers=optimizers)
+    end = problem.vector(method.finalize())
+    alone = c.split(c.rank)
+    optimizers = problem.make_optimizers(Msgd, settings, num_steps=40)
+    reference, model = problem.make(Msgd, alone, optimizers=optimizers)
+    problem.train(reference, list(problem.batches(alone, 40)), optimizers=optimizers)
+    assert problem.close(end, problem.vector(model), FLOAT64)
+
+
+@on_ranks(TWO_BY_TWO)
+@pytest.mark.parametrize("late", [1, -1], ids=["first", "last"])
+def test_nobody_waits_for_a_late_worker_of_a_dedicated_server(c: Communicator, late: int) -> None:
+    nobody_waits_for_a_late_rank(c, "mdownpour", late, server="dedicated")
+
+
+@on_ranks(PAIR, TWO_BY_TWO)
+def test_bytes_with_a_dedicated_server(c: Communicator) -> None:
+    exchanges_cost_8n(c, "mdownpour", tau=None, server="dedicated")
+
+
 @on_ranks(PAIR, QUADRUPLE)
-def test_it_equals_its_replay(c: Communicator) -> None:
-    """Algorithms 4 and 5: the center moves at the rate of its owner's last step."""
+@pytest.mark.parametrize("server", ["shared", "dedicated"])
+def test_it_equals_its_replay(c: Communicator, server: str) -> None:
+    """Algorithms 4 and 5: the center moves at the rate of its owner's last step, or of the others' on average."""
+    num_servers, num_steps = int(server == "dedicated"), 0
     delta, center, velocity = 0.6, replayed.start(-1), 0.0
 
     def step(ranks: list[replayed.Rank], rank: replayed.Rank) -> None:
-        nonlocal center, velocity
+        nonlocal center, velocity, num_steps
         gradient = replayed.gradient(rank.x, rank.noise)
-        owners_rate = replayed.rate(max(0, ranks[0].step - (rank.number != 0)))
+        owners_step = num_steps // (c.size - 1) if num_servers else max(0, ranks[0].step - (rank.number != 0))
+        owners_rate = replayed.rate(owners_step)
+        num_steps += 1
         velocity = delta * velocity - owners_rate * gradient
         center = center + velocity
         rank.x = center + delta * velocity
 
-    ranks = replayed.in_turns(c.size, step)
-    trained = replayed.train(c, "mdownpour", momentum=delta)
+    ranks = replayed.in_turns(c.size, step, num_servers)
+    trained = replayed.train(c, "mdownpour", momentum=delta, server=server)
     assert replayed.close(trained.x, ranks[c.rank].x)
     assert replayed.close(trained.shown, center)

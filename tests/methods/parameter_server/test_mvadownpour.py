@@ -31,5 +31,6 @@ def test_bytes(c: Communicator) -> None:
 
 
 @on_ranks(PAIR, QUADRUPLE)
-def test_it_equals_its_replay(c: Communicator) -> None:
-    replayed.pushes(c, "mvadownpour", moving_rate=0.1)
+@pytest.mark.parametrize("server", ["shared", "dedicated"])
+def test_it_equals_its_replay(c: Communicator, server: str) -> None:
+    replayed.pushes(c, "mvadownpour", moving_rate=0.1, server=server)

@@ -50,6 +50,8 @@ def test_a_batch_that_is_held_in_total_is_shared_out():
     assert held.settings["optimizer"]["batch_size"] == 32
     (whole, *_) = make(methods=["mac"])
     assert (whole.batch, whole.batch_per_rank) == (64, 64)  # every rank holds a part of the network
+    served = make(space=CONTENT["space"] | {"momentum": 0.0, "server": "dedicated"}, methods=["easgd"])[0]
+    assert (served.batch, served.batch_per_rank) == (48, 16)  # one of the four ranks only serves
     searched = make(space=space | {"batch_size": {"choices": [8, 16]}}, methods=["ddp"])[0]
     assert (searched.batch, searched.batch_per_rank) == (None, None)
 

@@ -168,6 +168,18 @@ def test_only_batches_that_leave_no_rank_without_samples_are_proposed():
     assert reasons[8] is reasons[16] is None
 
 
+def test_a_rank_that_only_serves_has_no_samples_there_either():
+    strong = {"projected_seconds": {"cluster": "a100_hdr200", "nodes": 2, "scaling": "strong"}}
+    given = {"method": "easgd", "topology": {"ranks": 3}, "objectives": [strong]}
+    plan = Plan.of(study(space={"server": "dedicated", "batch_size": {"choices": [3, 4]}}, **given))
+    reasons = {size: plan.infeasibility(plan.space.default() | {"batch_size": size}) for size in (3, 4)}
+    assert re.match(r"strong scaling leaves .* global batch is 6, 2 nodes with 7 ranks", reasons[3])
+    assert reasons[4] is None
+    alone = {"projected_seconds": {"cluster": MINE | {"ranks_per_node": 1}, "nodes": 1}}
+    plan = Plan.of(study(space={"server": "dedicated"}, **given | {"objectives": [alone]}))
+    assert plan.infeasibility(plan.space.default()) == "mine with 1 node has a server and no other rank"
+
+
 def test_steps_that_nccl_sums_are_not_recorded(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"through NCCL, which does not record them: set topology.device to cpu"):

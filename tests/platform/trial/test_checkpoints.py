@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exercised import EXERCISED, FORMS
+from exercised import DEDICATED, EXERCISED, FORMS
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -159,17 +159,19 @@ def test_every_deterministic_method_continues_bit_for_bit(tmp_path, name):
 @pytest.mark.parametrize(
     "name",
     [
-        name if name == "easgd" else pytest.param(name, marks=pytest.mark.long)
-        for name in METHODS
-        if registry.method(name).asynchronous
+        name if name in ("easgd", "easgd_dedicated") else pytest.param(name, marks=pytest.mark.long)
+        for name in (*METHODS, *DEDICATED)
+        if name in DEDICATED or registry.method(name).asynchronous
     ],
 )
 def test_an_asynchronous_method_goes_on(tmp_path, name):
-    hyperparameters, settings = EXERCISED[name]
-    of_method = registry.method(name)
+    method, form = DEDICATED.get(name, (name, {}))
+    hyperparameters, settings = EXERCISED[method]
+    hyperparameters = hyperparameters | form
+    of_method = registry.method(method)
     if "ema" not in of_method.unsupported(of_method.Hyperparameters(**hyperparameters)):
         settings = settings | {"ema": 0.8}
-    config = configuration(method=name, hyperparameters=hyperparameters | settings, epochs=3)
+    config = configuration(method=method, hyperparameters=hyperparameters | settings, epochs=3)
     with pytest.raises(Interruption):
         train(config, tmp_path, (0, 0, 1, 1), 15)
     for reports, _, trial in train(config, tmp_path, (0, 0, 1, 1)):

@@ -23,9 +23,9 @@ CHANGED = {
 }
 
 
-def record(name, nodes):
+def record(name, nodes, **further):
     """The schedules that a worker would keep, and the seconds that its slowest rank trained."""
-    hyperparameters = {"batch_size": 16, "learning_rate": 1e-4} | CHANGED.get(name, {})
+    hyperparameters = {"batch_size": 16, "learning_rate": 1e-4} | CHANGED.get(name, {}) | further
     configuration = Configuration(
         workload="digits_mlp", method=name, hyperparameters=hyperparameters, epochs=EPOCHS, ranks=len(nodes)
     )
@@ -34,7 +34,7 @@ def record(name, nodes):
         communicator.ledger.trace = trace = Trace()
         trial = Trial(configuration, communicator, "cpu")
         last = list(trial.train())[-1]
-        return recorded_trace(trace, trial.method, communicator), last
+        return recorded_trace(trace, trial.method, communicator, trial.num_servers), last
 
     found = run_virtual_ranks(rank, nodes, timeout=120.0)
     return [trace for trace, _ in found if trace is not None], found[0][1]
@@ -72,3 +72,15 @@ def test_what_is_recorded_of_every_method_is_small_and_can_be_replayed(name):
         slower = where.model_copy(update={"network": slow})
         # What ranks wait for crosses the network, by sums of kilobytes: at 1 MB/s for milliseconds.
         assert replay(schedules, slower, 16).exposed > 1e-4 + replay(schedules, where, 16).exposed
+
+
+def test_what_is_recorded_of_a_dedicated_server_can_be_replayed():
+    """Rank 0 computes nothing there: what the ranks compute is that of the others, and grows the load on the center."""
+    schedules, last = record("easgd", (0, 0, 1, 1), server="dedicated", tau=1)
+    assert [trace["num_servers"] for trace in schedules] == [1, 1, 1]
+    schedules = json.loads(json.dumps(schedules))
+    where = clusters.cluster("laptop")
+    few, many = (replay(schedules, where, num_nodes) for num_nodes in (1, 64))
+    assert few.num_steps > 0
+    assert 0 < few.compute <= 1.5 * last.seconds / last.step
+    assert many.exposed > few.exposed
