@@ -198,7 +198,6 @@ class Center:
         server = self.server
         assert server is not None
         self._num_due += len(server.clients) if exchanges else 0
-        # By the communicator that is traced: the time is not computing.
         self._communicator.wait_until(lambda: server.num_served >= self._num_due)
 
     def ask(self, vector: Tensor) -> None:

@@ -175,6 +175,9 @@ def test_a_rank_that_only_serves_has_no_samples_there_either():
     reasons = {size: plan.infeasibility(plan.space.default() | {"batch_size": size}) for size in (3, 4)}
     assert re.match(r"strong scaling leaves .* global batch is 6, 2 nodes with 7 ranks", reasons[3])
     assert reasons[4] is None
+    held = plan.space.default() | {"global_batch_size": 6}
+    del held["batch_size"]
+    assert re.match(r"strong scaling leaves .* global batch is 6, 2 nodes with 7 ranks", plan.infeasibility(held))
     alone = {"projected_seconds": {"cluster": MINE | {"ranks_per_node": 1}, "nodes": 1}}
     plan = Plan.of(study(space={"server": "dedicated"}, **given | {"objectives": [alone]}))
     assert plan.infeasibility(plan.space.default()) == "mine with 1 node has a server and no other rank"
