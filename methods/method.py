@@ -221,7 +221,8 @@ class Method(ABC, Generic[H]):
         Hyperparameters: H, a frozen keyword-only dataclass that validates itself in `__post_init__`. Default: none.
         optimizer_defaults: optimizer settings whose defaults differ from the shared ones, such as the source's.
         min_ranks, max_ranks: the numbers of ranks per worker that the method supports; None for no limit.
-        asynchronous: whether ranks do not wait for one another, so that the same seed may give different results.
+        asynchronous: whether ranks do not wait for one another by default, so that the same seed may give different
+            results; see also `serves`.
         layer_parallel: whether ranks hold parts of one network; each then receives the whole of every global batch.
         takes_turns: whether the ranks of a node take turns to communicate with their peers of other nodes.
         point_to_point: whether ranks with replicas wait for messages from one another, not from a center. Who sends at
@@ -317,7 +318,7 @@ class Method(ABC, Generic[H]):
             )
         if cls.max_ranks is not None and num_ranks > cls.max_ranks:
             raise NotApplicable(f"{name} is sequential: it trains on {cls.max_ranks} rank per worker; got {num_ranks}")
-        if settings.sync_batch_norm and (cls.asynchronous or cls.layer_parallel):
+        if settings.sync_batch_norm and (cls.serves(hyperparameters) or cls.asynchronous or cls.layer_parallel):
             raise NotApplicable(
                 f"{name}'s ranks do not take each step together on samples of their own, which sync_batch_norm needs; "
                 "it must be false"
@@ -331,7 +332,7 @@ class Method(ABC, Generic[H]):
         """
         if cls.layer_parallel:
             return {"compile": "differentiates the network group by group, which torch.compile takes whole"}
-        if cls.asynchronous:
+        if cls.asynchronous or cls.serves(hyperparameters):
             return {"compile": "serves other ranks between the layers of a pass, which a compiled pass does not have"}
         return {}
 

@@ -82,9 +82,7 @@ class ElasticBase(Served[E]):
         if shape.ends_by(h.tau):
             why = f"the center never moves: the only exchange in {shape.num_steps} steps is before the first one"
             return idle(("form", "tau", "beta", "alpha", "report", "stale_replicas"), why)
-        reasons: dict[str, str] = {}
-        if h.server == "dedicated" and not cls.serves(h):
-            reasons |= idle(("server",), f"all ranks train in the form {h.form}, which has no parameter server")
+        reasons = dict(super().without_effect(h, shape))
         num_replicas = shape.num_ranks - cls.num_servers(h)
         if not h.stale_replicas and (num_replicas == 1 or not cls.serves(h)):
             reasons |= idle(("stale_replicas",), "no rank finishes before another one")
@@ -94,11 +92,6 @@ class ElasticBase(Served[E]):
     def serves(cls, hyperparameters: E) -> bool:
         """In the asynchronous forms."""
         return hyperparameters.form.startswith("async")
-
-    @classmethod
-    def num_servers(cls, hyperparameters: E) -> int:
-        """The owner in the asynchronous forms, if it is dedicated."""
-        return super().num_servers(hyperparameters) if cls.serves(hyperparameters) else 0
 
     @classmethod
     def unsupported(cls, hyperparameters: E) -> Mapping[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from atoll.methods.common.effects import TrainingShape, idle
 from atoll.methods.common.optimizers import OptimizerSettings
 from atoll.methods.common.validation import require_choice
 from atoll.methods.method import Method, NotApplicable
@@ -37,8 +39,15 @@ class Served(Method[S]):
 
     @classmethod
     def num_servers(cls, hyperparameters: S) -> int:
-        """The owner, if it is dedicated."""
-        return 1 if hyperparameters.server == "dedicated" else 0
+        """The owner, if it is dedicated, in a form that has one."""
+        return 1 if hyperparameters.server == "dedicated" and cls.serves(hyperparameters) else 0
+
+    @classmethod
+    def without_effect(cls, hyperparameters: S, shape: TrainingShape) -> Mapping[str, str]:
+        """A dedicated server in a form in which all ranks meet."""
+        if hyperparameters.server == "dedicated" and not cls.serves(hyperparameters):
+            return idle(("server",), "all ranks train in this form, which has no parameter server")
+        return {}
 
     @classmethod
     def check(cls, hyperparameters: S, settings: OptimizerSettings, num_ranks: int) -> None:

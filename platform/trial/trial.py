@@ -117,6 +117,7 @@ class Trial:
         method = registry.method(configuration.method)
         self.num_servers = method.num_servers(hyperparameters)
         self._only_serves = communicator.rank < self.num_servers
+        self._keeps_step = not (method.asynchronous or method.serves(hyperparameters))  # with the other ranks
         place, num_training = max(0, communicator.rank - self.num_servers), communicator.size - self.num_servers
         share = Share(settings.batch_size, place, num_training, whole=method.layer_parallel)
         batches = training_batches(self.workload, configuration, data.train, share, hyperparameters, device)
@@ -358,7 +359,7 @@ class Trial:
             self._start_clock()  # not before: what is done with a report is no training
         if self._saver is not None and self.method.resumable_within_epoch:
             # Ranks that do not wait for one another agree when they meet anyway.
-            looks = self._looks.is_due(self._step) and not self.method.asynchronous
+            looks = self._looks.is_due(self._step) and self._keeps_step
             if looks or self._saver.trigger.is_due(self._step):
                 self._pause_trace()
                 self._stop_clock()

@@ -4,7 +4,7 @@ import gc
 import weakref
 
 import pytest
-from exercised import DEDICATED, FORMS, subject
+from exercised import ASYNCHRONOUS, FORMS, subject
 from on_ranks import Place, on_ranks, processes, run, threads
 
 from atoll.communication.communicator import Communicator
@@ -22,7 +22,7 @@ CHANGES = ("mutable_hyperparameters_act_from_the_step_of_their_change",)
 
 def cases():
     for check in CHECKS:
-        for name in (*METHODS, *FORMS, *DEDICATED):
+        for name in (*METHODS, *FORMS, *ASYNCHRONOUS):
             # Only DASO asks on which nodes the ranks are.
             nodes = [TWO_NODES] if name == "daso" else []
             for place in (*map(threads, (SINGLE, PAIR, *nodes, TWO_BY_TWO)), processes(PAIR)):

@@ -53,8 +53,10 @@ FORMS = {
     "admm_dual_duals": ("admm_dual", {"duals": True, "rho": 0.1, "rho_factor": 2.0}),
     "mac_one_term": ("mac", {"variant": "one_term"}),
 }
-# The asynchronous methods with a rank that only serves.
-DEDICATED = {
+# Those in which they do not: with a rank that only serves, and the asynchronous form of a method that has others.
+ASYNCHRONOUS = {
+    "admm_consensus_async": ("admm_consensus", {"form": "async"}),
+    "admm_consensus_dedicated": ("admm_consensus", {"form": "async", "server": "dedicated"}),
     "easgd_dedicated": ("easgd", {"server": "dedicated"}),
     "eamsgd_dedicated_overlap": ("eamsgd", {"server": "dedicated", "form": "async_overlap", "stale_replicas": False}),
     "downpour_dedicated": ("downpour", {"server": "dedicated"}),
@@ -66,8 +68,8 @@ IDLE = {"admm_dual": ("rho",), "dni_gradient_loss": ("synthesizer_lr",), "mac_on
 
 
 def subject(name: str) -> Subject:
-    """A method of the registry, or one of FORMS or DEDICATED."""
-    method_name, form = (FORMS | DEDICATED).get(name, (name, {}))
+    """A method of the registry, or one of FORMS or ASYNCHRONOUS."""
+    method_name, form = (FORMS | ASYNCHRONOUS).get(name, (name, {}))
     hyperparameters, settings = EXERCISED.get(method_name, ({}, {}))  # a new method starts with its defaults
     return Subject(
         method=registry.method(method_name),
@@ -77,7 +79,7 @@ def subject(name: str) -> Subject:
         # The dual nets spend half of their step on agreeing.
         falls_to={"admm_dual": 0.7, "admm_dual_duals": 0.8}.get(name, 0.6),
         passes=3 if method_name == "mac" else 1,
-        waits=True if name in FORMS else None,
+        waits=True if name in FORMS else False if name in ASYNCHRONOUS else None,
         without_exchange=WITHOUT_EXCHANGE.get(method_name, {}),
         idle=IDLE.get(name, ()),
     )

@@ -40,6 +40,7 @@ ON_ONE_NODE = [
     ("easgd", {"tau": 12, "form": "jacobi"}, {"tau": 50, "beta": 0.2, "alpha": 0.7}, {"tau": 2}),
     ("easgd", {"tau": 2, "form": "jacobi", "stale_replicas": False}, {"stale_replicas": True}, None),
     ("easgd", {"tau": 2, "form": "gauss_seidel", "server": "dedicated"}, {"server": "shared"}, None),
+    ("admm_consensus", {"form": "round_robin", "server": "dedicated"}, {"server": "shared"}, None),
     ("oialr", {"delay": 1.1}, {"update_period": 0.5, "beta": 0.9, "full_rank_last": False}, {"delay": 0.5}),
     ("oialr", {"delay": 1.0, "update_period": 0.5}, {"alpha": 0.9, "beta": 0.9}, {"delay": 0.25}),
     ("ab", {"warmup": 1.0, "group_size": 1}, {"group_steps": 0.5, "cutoff": 0.5}, {"warmup": 0.0}),

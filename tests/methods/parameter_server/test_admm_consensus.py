@@ -5,13 +5,16 @@ import paths
 import pytest
 import replayed
 import torch
-from center_protocol import all_reduces_cost_a_ring, worker_bytes
+from center_protocol import all_reduces_cost_a_ring, exchanges_cost_8n, nobody_waits_for_a_late_rank, worker_bytes
 from on_ranks import on_ranks
 
 from atoll.communication.communicator import Communicator
 from atoll.communication.threads import run_virtual_ranks, single_rank
+from atoll.methods.method import NotApplicable
 from atoll.methods.parameter_server.admm_consensus import AdmmConsensus, AdmmConsensusHyperparameters
+from atoll.platform.study.configuration import split_hyperparameters
 from atoll.testing import problem
+from atoll.testing.method_contract import FLOAT64
 from atoll.testing.ranks import PAIR, QUADRUPLE, SINGLE, TWO_BY_TWO
 
 
@@ -25,6 +28,62 @@ def test_bytes_of_the_round_robin_form(c: Communicator) -> None:
     num_parameters = problem.vector(problem.make_model()).numel()
     expected = c.size * (c.size - 1) * 4 * num_parameters * 20
     assert worker_bytes(c, "admm_consensus", form="round_robin") == pytest.approx(expected, rel=1e-12)
+
+
+@on_ranks(SINGLE, PAIR, TWO_BY_TWO)
+@pytest.mark.parametrize("server", ["shared", "dedicated"])
+def test_bytes_of_the_asynchronous_form(c: Communicator, server: str) -> None:
+    if c.size > 1 or server == "shared":
+        exchanges_cost_8n(c, "admm_consensus", tau=None, form="async", server=server)
+
+
+@on_ranks(TWO_BY_TWO)
+@pytest.mark.parametrize("late", [0, 1, -1], ids=["owner", "next", "last"])
+@pytest.mark.parametrize("server", ["shared", "dedicated"])
+def test_in_the_asynchronous_form_nobody_waits_for_a_late_rank(c: Communicator, server: str, late: int) -> None:
+    if late or server == "shared":
+        nobody_waits_for_a_late_rank(c, "admm_consensus", late, form="async", server=server)
+
+
+@on_ranks(PAIR)
+@pytest.mark.parametrize("form", ["synchronous", "async"])
+def test_one_worker_of_a_dedicated_server_equals_one_rank(c: Communicator, form: str) -> None:
+    """In whichever form; with a falling rate."""
+    ends = []
+    for ranks, hyperparameters in ((c.split(c.rank), {"form": form}), (c, {"form": "async", "server": "dedicated"})):
+        settings = {"learning_rate": 0.3, "schedule": "linear"}
+        optimizers = problem.make_optimizers(AdmmConsensus, settings, num_steps=40)
+        method, _ = problem.make(AdmmConsensus, ranks, hyperparameters=hyperparameters, optimizers=optimizers)
+        steps = list(problem.batches(ranks, 40, num_servers=int("server" in hyperparameters)))
+        problem.train(method, steps, optimizers=optimizers)
+        ends.append(problem.vector(method.finalize()))
+    assert problem.close(*ends, FLOAT64)
+
+
+@on_ranks(PAIR)
+@pytest.mark.parametrize("form", ["synchronous", "round_robin", "async"])
+def test_the_center_is_the_mean_of_3_54_also_after_a_change_of_rho(c: Communicator, form: str) -> None:
+    steps = list(problem.batches(c, 8))
+    method, _ = problem.make(AdmmConsensus, c, hyperparameters={"rho": 0.5, "form": form})
+    problem.train(method, steps[:4])
+    state = method.state_dict()
+    method, model = problem.make(AdmmConsensus, c, hyperparameters={"rho": 4.0, "form": form})
+    method.load_state_dict(state)
+    method.change(AdmmConsensusHyperparameters(rho=0.5, form=form))
+    problem.train(method, steps[4:])
+    center = problem.vector(method.finalize())
+    mean = problem.vector(model) - method.state_dict()["dual"]
+    c.mean(mean)
+    assert problem.close(center, mean, FLOAT64)
+
+
+@pytest.mark.parametrize("setting", ["compile", "sync_batch_norm"])
+def test_only_the_asynchronous_form_refuses_what_needs_ranks_in_step(setting):
+    given = {"learning_rate": 0.1, setting: True}
+    for form in ("synchronous", "round_robin"):
+        split_hyperparameters("admm_consensus", "digits_mlp", given | {"form": form}, 2)
+    with pytest.raises(NotApplicable, match=f"admm_consensus.* {setting}.* must be"):
+        split_hyperparameters("admm_consensus", "digits_mlp", given | {"form": "async"}, 2)
 
 
 def test_a_change_of_rho_leaves_the_dual_as_it_is_unscaled():
@@ -131,5 +190,29 @@ def test_it_equals_its_replay(c: Communicator, form: str) -> None:
         for rank in ranks:
             rank.step += 1
     trained = replayed.train(c, "admm_consensus", together=True, form=form, rho=rho)
+    assert replayed.close(trained.x, ranks[c.rank].x)
+    assert replayed.close(trained.shown, center)
+
+
+@on_ranks(SINGLE, PAIR, QUADRUPLE)
+@pytest.mark.parametrize("server", ["shared", "dedicated"])
+def test_the_asynchronous_form_equals_its_replay(c: Communicator, server: str) -> None:
+    """Eqs. 3.52 to 3.54, each rank by the center of its last move."""
+    if c.size == 1 and server == "dedicated":
+        return
+    rho, center, num_servers = 0.8, replayed.start(-1), int(server == "dedicated")
+    known: dict[int, np.ndarray] = {}
+
+    def step(_: list[replayed.Rank], rank: replayed.Rank) -> None:
+        nonlocal center
+        seen, before = known.get(rank.number, replayed.start(-1)), rank.x - rank.kept
+        gradient, pull = replayed.gradient(rank.x, rank.noise), rank.rate * rho
+        rank.kept = rank.kept - (rank.x - seen)
+        rank.x = (rank.x - rank.rate * gradient + pull * (rank.kept + seen)) / (1 + pull)
+        center = center + (rank.x - rank.kept - before) / (c.size - num_servers)
+        known[rank.number] = center
+
+    ranks = replayed.in_turns(c.size, step, num_servers)
+    trained = replayed.train(c, "admm_consensus", form="async", rho=rho, server=server)
     assert replayed.close(trained.x, ranks[c.rank].x)
     assert replayed.close(trained.shown, center)

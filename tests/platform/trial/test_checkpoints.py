@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exercised import DEDICATED, EXERCISED, FORMS
+from exercised import ASYNCHRONOUS, EXERCISED, FORMS
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -160,12 +160,12 @@ def test_every_deterministic_method_continues_bit_for_bit(tmp_path, name):
     "name",
     [
         name if name in ("easgd", "easgd_dedicated") else pytest.param(name, marks=pytest.mark.long)
-        for name in (*METHODS, *DEDICATED)
-        if name in DEDICATED or registry.method(name).asynchronous
+        for name in (*METHODS, *ASYNCHRONOUS)
+        if name in ASYNCHRONOUS or registry.method(name).asynchronous
     ],
 )
 def test_an_asynchronous_method_goes_on(tmp_path, name):
-    method, form = DEDICATED.get(name, (name, {}))
+    method, form = ASYNCHRONOUS.get(name, (name, {}))
     hyperparameters, settings = EXERCISED[method]
     hyperparameters = hyperparameters | form
     of_method = registry.method(method)
@@ -208,11 +208,16 @@ def test_settings_of_the_training_continue(tmp_path):
     interrupted_equals_uninterrupted(config, tmp_path, until=95)
 
 
-@pytest.mark.parametrize(("method", "step"), [("local_sgd", 1), ("mac", 19), ("easgd", 19)])
-def test_a_request_to_stop_writes_a_checkpoint_first(tmp_path, method, step):
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("local_sgd", 1), ("mac", 19), ("easgd", 19), ("admm_consensus", 1), ("admm_consensus_async", 19)],
+)
+def test_a_request_to_stop_writes_a_checkpoint_first(tmp_path, name, step):
     """Within a second; after an epoch if the method is not cut within epochs, or its ranks do not wait."""
+    method, form = ASYNCHRONOUS.get(name, (name, {}))
     hyperparameters, settings = EXERCISED[method]
-    config = configuration(method=method, checkpoint={"every": "5 epochs"}, hyperparameters=hyperparameters | settings)
+    given = hyperparameters | settings | form
+    config = configuration(method=method, checkpoint={"every": "5 epochs"}, hyperparameters=given)
     expected = train(config, tmp_path / "whole", (0, 1))
 
     def stopped(communicator):
@@ -225,7 +230,7 @@ def test_a_request_to_stop_writes_a_checkpoint_first(tmp_path, method, step):
         expected, train(config, tmp_path / "cut", (0, 1)), strict=True
     ):
         assert f"continued from the checkpoint of step {step}" in trial.notes
-        if method != "easgd":
+        if name not in ("easgd", *ASYNCHRONOUS):
             assert values(after) == values(before)
             assert all(torch.equal(a, b) for a, b in zip(parameters, same, strict=True))
 
