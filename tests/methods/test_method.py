@@ -55,6 +55,17 @@ def test_the_numbers_of_ranks_are_checked_before_training():
             Pair.check(Pair.Hyperparameters(), OptimizerSettings(), num_ranks)
 
 
+def test_ranks_that_only_serve_need_one_to_serve():
+    class Served(Smallest):
+        @classmethod
+        def num_servers(cls, hyperparameters):
+            return 2
+
+    Served.check(Served.Hyperparameters(), OptimizerSettings(), 3)
+    with pytest.raises(NotApplicable, match="needs at least 3 ranks per worker, as 2 of them only serve; got 2"):
+        Served.check(Served.Hyperparameters(), OptimizerSettings(), 2)
+
+
 def test_an_epoch_of_ones_own_is_not_interrupted_unless_the_method_says_that_it_can_be():
     class Passes(Smallest):
         def epoch(self, batches):
