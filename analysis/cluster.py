@@ -135,6 +135,20 @@ def all_reduce(cluster: Cluster, size: float, where: Layout) -> float:
     return inside + ring(size / where.per_node, where.num_nodes, cluster.crossing(where.per_node))
 
 
+def all_gather(cluster: Cluster, size: float, where: Layout) -> float:
+    """Seconds of a ring in which each of p ranks passes on `size` bytes of each other one, in p - 1 steps."""
+    if where.size == 1:
+        return 0.0
+    return (where.size - 1) * _neighbors(cluster, where).seconds(size)
+
+
+def _neighbors(cluster: Cluster, where: Layout) -> Link:
+    """The slowest link between a rank and the next one."""
+    if where.num_nodes == 1:
+        return cluster.node
+    return cluster.network if where.per_node == 1 else slower(cluster.node, cluster.network)
+
+
 def slower(first: Link, second: Link) -> Link:
     """The larger latency and the smaller bandwidth of two links."""
     return Link(
@@ -147,9 +161,6 @@ def broadcast(cluster: Cluster, size: float, where: Layout) -> float:
     """Seconds of a broadcast: by a binomial tree or by scatter and all-gather (van de Geijn), whichever is faster."""
     if where.size == 1:
         return 0.0
-    link = cluster.node if where.num_nodes == 1 else slower(cluster.node, cluster.network)
-    if where.per_node == 1:
-        link = cluster.network
-    p = where.size
+    link, p = _neighbors(cluster, where), where.size
     scattered = (_depth(p) + p - 1) * link.latency + 2 * (p - 1) / p * size / link.bandwidth
     return min(tree(size, where, cluster), scattered)

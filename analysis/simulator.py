@@ -493,6 +493,8 @@ class Simulator:
     def _seconds(self, kind: str, size: float, where: Layout) -> float:
         if kind == "all_reduce":
             return costs.all_reduce(self._cluster, size, where)
+        if kind == "all_gather":
+            return costs.all_gather(self._cluster, size, where)
         assert kind == "broadcast", kind
         return costs.broadcast(self._cluster, size, where)
 

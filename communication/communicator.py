@@ -136,9 +136,9 @@ class Communicator(ABC):
     """One rank's view of the ranks of a worker, or of a part of it.
 
     Collectives and messages take contiguous tensors of any shape, on the CPU or a GPU, and change them in place.
-    `sum`, `mean`, `broadcast`, `send` and `receive` wait; their `start_` forms return a `Request`, and the tensor must
-    not be touched until `Request.wait` returns. `wire` is the communication dtype: the tensor is cast to it to be sent
-    and added, and back; on one rank it stays as it is. Every operation counts in `ledger`, in bytes.
+    `sum`, `mean`, `broadcast`, `all_gather`, `send` and `receive` wait; their `start_` forms return a `Request`, and
+    the tensor must not be touched until `Request.wait` returns. `wire` is the communication dtype: the tensor is cast
+    to it to be sent and added, and back; on one rank it stays as it is. Every operation counts in `ledger`, in bytes.
 
     Args:
         rank: this rank's number, 0..size-1.
@@ -210,6 +210,9 @@ class Communicator(ABC):
     def _post_broadcast(self, buffer: Tensor, root: int) -> Callable[[], bool]: ...
 
     @abstractmethod
+    def _post_all_gather(self, buffer: Tensor) -> Callable[[], bool]: ...
+
+    @abstractmethod
     def _post_send(self, buffer: Tensor, destination: int, tag: int) -> Callable[[], bool]: ...
 
     @abstractmethod
@@ -247,6 +250,10 @@ class Communicator(ABC):
     def start_broadcast(self, tensor: Tensor, root: int = 0) -> Request:
         """Start to replace `tensor` by the one of rank `root`."""
         return self._start_broadcast(tensor, root, overlapped=True)
+
+    def start_all_gather(self, tensor: Tensor) -> Request:
+        """Start to fill each row of `tensor` (p, ...) with that of the rank of its number; a rank sends its own row."""
+        return self._start_all_gather(tensor, overlapped=True)
 
     def start_send(self, tensor: Tensor, destination: int, tag: int = 0) -> Request:
         """Start to send `tensor` to rank `destination`."""
@@ -296,6 +303,10 @@ class Communicator(ABC):
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
         """Replace `tensor` by the one of rank `root`."""
         self._start_broadcast(tensor, root, overlapped=False).wait()
+
+    def all_gather(self, tensor: Tensor) -> None:
+        """Fill each row of `tensor` (p, ...) with that of the rank of its number; a rank sends its own row."""
+        self._start_all_gather(tensor, overlapped=False).wait()
 
     def send(self, tensor: Tensor, destination: int, tag: int = 0) -> None:
         """Send `tensor` to rank `destination`; returns when `tensor` may be changed."""
@@ -376,6 +387,19 @@ class Communicator(ABC):
         # Counted at the root, whichever rank forwards it: the worker's total is (p-1)X.
         wire_bytes = float(self.size - 1) * buffer.nbytes if self.rank == root else 0.0
         return self._request("broadcast", buffer.nbytes, wire_bytes, done, _copy_back(tensor, buffer), overlapped)
+
+    def _start_all_gather(self, tensor: Tensor, overlapped: bool) -> Request:
+        _check_contiguous(tensor)
+        if tensor.dim() == 0 or len(tensor) != self.size:
+            raise ValueError(
+                f"all_gather needs a row for each of the {self.size} ranks; got a tensor of shape {tuple(tensor.shape)}"
+            )
+        buffer = self._stage(tensor, tensor.dtype)
+        done = self._post_all_gather(buffer)
+        own_bytes = buffer.nbytes // self.size
+        # A ring passes each row on p - 1 times.
+        wire_bytes = float(self.size - 1) * own_bytes
+        return self._request("all_gather", own_bytes, wire_bytes, done, _copy_back(tensor, buffer), overlapped)
 
     def _start_send(self, tensor: Tensor, destination: int, tag: int, overlapped: bool) -> Request:
         _check_contiguous(tensor)

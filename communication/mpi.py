@@ -165,6 +165,10 @@ class MpiCommunicator(Communicator):
         request = self._mpi.Ibcast(_as_bytes(buffer), root=root)
         return self._collective([request], buffer, ("broadcast", "", buffer.nbytes, root))
 
+    def _post_all_gather(self, buffer: Tensor) -> Callable[[], bool]:
+        request = self._mpi.Iallgather(MPI.IN_PLACE, _as_bytes(buffer))
+        return self._collective([request], buffer, ("all_gather", "", buffer.nbytes, 0))
+
     def _post_barrier(self) -> Callable[[], bool]:
         return self._collective([self._mpi.Ibarrier()], torch.empty(0), ("barrier", "", 0, 0))
 
@@ -273,6 +277,8 @@ class MpiCommunicator(Communicator):
                 self._post_sum(torch.zeros(size, dtype=_DTYPES[dtype]))
             elif kind == "broadcast":
                 self._post_broadcast(torch.zeros(size, dtype=torch.uint8), root)
+            elif kind == "all_gather":
+                self._post_all_gather(torch.zeros(size, dtype=torch.uint8))
             else:
                 self._post_barrier()
 

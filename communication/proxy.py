@@ -128,6 +128,9 @@ class ProxyCommunicator(Communicator):
     def _post_broadcast(self, buffer: Tensor, root: int) -> Callable[[], bool]:
         return self._post("broadcast", buffer, root)
 
+    def _post_all_gather(self, buffer: Tensor) -> Callable[[], bool]:
+        return self._post("all_gather", buffer)
+
     def _post_send(self, buffer: Tensor, destination: int, tag: int) -> Callable[[], bool]:
         return self._post("send", buffer, destination, tag, copies_out=False)
 

@@ -106,6 +106,11 @@ class ProxyHost:
         communicator._check_rank("root", root)
         self._pending[operation] = communicator._post_broadcast(self._buffers.view(segment, offset, size), root)
 
+    def _start_all_gather(self, operation: int, number: int, segment: int, offset: int, size: int) -> None:
+        communicator = self._communicators[number]
+        rows = self._buffers.view(segment, offset, size).view(communicator.size, -1)
+        self._pending[operation] = communicator._post_all_gather(rows)
+
     def _start_send(
         self, operation: int, number: int, segment: int, offset: int, size: int, destination: int, tag: int
     ) -> None:
@@ -139,6 +144,7 @@ class ProxyHost:
         "segment": _add_segment,
         "sum": _start_sum,
         "broadcast": _start_broadcast,
+        "all_gather": _start_all_gather,
         "send": _start_send,
         "receive": _start_receive,
         "barrier": _start_barrier,

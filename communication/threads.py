@@ -68,6 +68,12 @@ class ThreadCommunicator(Communicator):
 
         return self._collective(buffer.clone(), combine)
 
+    def _post_all_gather(self, buffer: Tensor) -> Callable[[], bool]:
+        def combine(contributions: list[Tensor]) -> None:
+            torch.stack(contributions, out=buffer)
+
+        return self._collective(buffer[self.rank].clone(), combine)
+
     def _post_barrier(self) -> Callable[[], bool]:
         return self._collective(torch.empty(0), lambda _: None)
 

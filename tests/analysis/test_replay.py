@@ -49,6 +49,10 @@ def test_costs_are_the_formulas():
     assert make(ports=2).crossing(4).bandwidth == SLOW.bandwidth / 2
     assert make(ports=4).crossing(1).bandwidth == SLOW.bandwidth  # a rank uses one port
     assert costs.broadcast(both, 100, Layout(1, 4)) == pytest.approx(2 * FAST.seconds(100))
+    assert costs.all_gather(both, n, Layout(1, 4)) == pytest.approx(3 * FAST.seconds(n))
+    assert costs.all_gather(both, n, Layout(8, 4)) == pytest.approx(31 * costs.slower(FAST, SLOW).seconds(n))
+    assert costs.all_gather(flat, n, Layout(8, 1)) == pytest.approx(7 * SLOW.seconds(n))
+    assert costs.all_gather(flat, n, Layout(1, 1)) == 0
 
 
 def test_what_is_not_overlapped_is_exposed():
@@ -58,6 +62,13 @@ def test_what_is_not_overlapped_is_exposed():
     assert (found.step, found.exposed) == (pytest.approx(0.012 + cost), pytest.approx(cost))
     twice = replay([schedule(events, [0.010, 0.0, 0.002])], make(speed=2.0), num_nodes=4)
     assert twice.step == pytest.approx(0.006 + cost)
+
+
+def test_what_all_ranks_gather_grows_with_their_number():
+    events = [["post", "all_gather", "all", 2, 1_000_000], ["wait", 1]]
+    for num_nodes in (2, 8):
+        found = replay([schedule(events, [0.010, 0.0, 0.0])], make(), num_nodes)
+        assert found.exposed == pytest.approx((num_nodes - 1) * SLOW.seconds(1e6))
 
 
 def test_what_is_overlapped_costs_only_the_rest_unless_nothing_moves_meanwhile():

@@ -103,6 +103,19 @@ def test_broadcast_from_every_root(c: Communicator) -> None:
             assert tensor.tolist() == torch.tensor([root % 2, 1, 0], dtype=dtype).tolist()
 
 
+@everywhere
+def test_every_rank_gathers_the_rows_of_all(c: Communicator) -> None:
+    for dtype in (torch.float32, torch.uint8, torch.int64):
+        rows = torch.full((c.size, 3, 5), 99, dtype=dtype)
+        rows[c.rank] = c.rank + 1
+        c.all_gather(rows)
+        assert torch.equal(rows, torch.arange(1, c.size + 1, dtype=dtype).view(-1, 1, 1).expand(c.size, 3, 5))
+    empty = torch.zeros(c.size, 0)
+    c.all_gather(empty)
+    with pytest.raises(ValueError, match=rf"a row for each of the {c.size} ranks; got a tensor of shape \(9, 2\)"):
+        c.all_gather(torch.zeros(9, 2))
+
+
 @on_pairs
 def test_messages_keep_their_order_and_tags(c: Communicator) -> None:
     right, left = (c.rank + 1) % c.size, (c.rank - 1) % c.size
@@ -129,6 +142,7 @@ def test_many_under_way(c: Communicator) -> None:
 def test_dropped_buffers_live_until_completion(c: Communicator) -> None:
     requests = [c.start_broadcast(torch.full((50_000,), float(i)), root=i % c.size) for i in range(8)]
     requests += [c.start_sum(torch.ones(50_000)) for _ in range(8)]
+    requests += [c.start_all_gather(torch.ones(c.size, 25_000)) for _ in range(8)]
     gc.collect()
     for request in requests:
         request.wait()
@@ -211,6 +225,7 @@ def test_ledger_counts_what_is_sent(c: Communicator) -> None:
     c.sum(torch.zeros(10))
     c.start_mean(torch.zeros(10), wire=torch.bfloat16).wait()
     c.broadcast(torch.zeros(5, dtype=torch.float64), root=p - 1)
+    c.all_gather(torch.zeros(p, 7))
     if p > 1:
         c.send(torch.zeros(3), (c.rank + 1) % p)
         c.receive(torch.zeros(3), (c.rank - 1) % p)
@@ -220,6 +235,7 @@ def test_ledger_counts_what_is_sent(c: Communicator) -> None:
     # With one rank nothing is scaled, and the wire's dtype still rules.
     assert rows["all_reduce", True, 20]["wire_bytes"] == pytest.approx(ring * 20)
     assert rows["broadcast", False, 40]["wire_bytes"] == ((p - 1) * 40 if c.rank == p - 1 else 0)
+    assert rows["all_gather", False, 28]["wire_bytes"] == (p - 1) * 28
     if p > 1:
         assert rows["send", False, 12]["wire_bytes"] == 12
         assert rows["receive", False, 12]["wire_bytes"] == 0
@@ -257,12 +273,14 @@ def test_a_trace_keeps_what_was_posted_and_waited_for(c: Communicator) -> None:
 
 
 @on_pairs
-@pytest.mark.parametrize("operation", ["sum", "broadcast", "receive"])
+@pytest.mark.parametrize("operation", ["sum", "broadcast", "all_gather", "receive"])
 def test_every_wait_can_be_interrupted(c: Communicator, operation: str) -> None:
     """Rank 0 waits alone and is interrupted; then the others come, and what was started completes."""
-    tensor = torch.full((3,), float(c.rank))
+    tensor = torch.full((c.size if operation == "all_gather" else 3,), float(c.rank))
 
     def start():
+        if operation == "all_gather":
+            return c.start_all_gather(tensor)
         if operation == "sum":
             return c.start_sum(tensor)
         if operation == "broadcast":
@@ -276,6 +294,9 @@ def test_every_wait_can_be_interrupted(c: Communicator, operation: str) -> None:
     if c.rank == 0 or operation != "receive" or c.rank == 1:
         request = request if c.rank == 0 else start()
         request.wait()
+    if operation == "all_gather":
+        assert tensor.tolist() == [float(rank) for rank in range(c.size)]
+        return
     expected = {"sum": float(sum(range(c.size))), "broadcast": 1.0, "receive": 1.0}[operation]
     assert c.rank > 1 or tensor.tolist() == [expected] * 3
 

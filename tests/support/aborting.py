@@ -27,7 +27,7 @@ from atoll.platform.workloads.workload import Classification, Data, Samples
 
 OPERATIONS = (
     "sum", "sixteen_bit_sum", "broadcast", "barrier", "receive", "send_and_sum", "split", "sum_in_a_part",
-    "started_sums", "started_broadcasts", "unreceived_messages", "compute",
+    "started_sums", "started_broadcasts", "started_gathers", "unreceived_messages", "compute",
 )  # fmt: skip
 
 
@@ -91,6 +91,9 @@ class Aborting(Method):
         elif self.operation == "started_broadcasts":
             for root in range(c.size):
                 c.start_broadcast(torch.ones(1000), root=root)
+            c.barrier()
+        elif self.operation == "started_gathers":
+            c.start_all_gather(torch.ones(c.size, 1000))
             c.barrier()
         elif self.operation == "unreceived_messages":
             c.barrier()

@@ -95,6 +95,7 @@ def comparable(outcome, seen):
         ("easgd", 1, {"tau": 1}),  # its center serves itself
         ("easgd", 2, {"form": "jacobi", "tau": 2}),
         ("daso", 2, {}),
+        ("ef_signsgd", 2, {}),
         ("dni", 1, {}),
         pytest.param("oialr", 2, {}, marks=pytest.mark.long),
         pytest.param("mac", 2, {}, marks=pytest.mark.long),
