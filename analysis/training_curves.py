@@ -20,6 +20,8 @@ AXES = {
     "step": "steps",
 }
 
+WORDS = {"seconds": "seconds", "passes": "passes", "wire_bytes": "bytes", "step": "steps"}
+
 
 @dataclass(frozen=True)
 class TrainingCurve:
@@ -74,6 +76,24 @@ def read(store: Store, benchmark: BenchmarkRow, confirmations: Iterable[Confirma
     rows = [row for row in confirmations if row.is_chosen and row.state == "complete"]
     reports = curves(store, [row.trial_id for row in rows if row.trial_id is not None])
     return [_curve(row, names[row.workload], reports[row.trial_id]) for row in rows if row.trial_id is not None]
+
+
+def left_out(confirmations: Iterable[Confirmation], trainings: Sequence[TrainingCurve], by: str) -> dict[str, int]:
+    """The number of confirmations that have no curve, by the reason; none of 0.
+
+    Args:
+        confirmations: all of a benchmark's.
+        trainings: their curves, as `read` gives them.
+        by: one of AXES. Trainings that shared cores have no curve against seconds.
+    """
+    shared = [one for one in trainings if by == "seconds" and one.oversubscribed]
+    silent = [one for one in trainings if not (by == "seconds" and one.oversubscribed) and not _given(one, by).any()]
+    counts = {
+        "failed": sum(row.is_chosen and row.state == "failed" for row in confirmations),
+        "shared cores or a GPU": len(shared),
+        f"without reports of {WORDS[by]} and value": len(silent),
+    }
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _curve(row: Confirmation, name: str, reports: Sequence[ProgressRow]) -> TrainingCurve:

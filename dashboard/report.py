@@ -162,7 +162,7 @@ def sections(comparison: Comparison, trainings: Sequence[TrainingCurve]) -> list
         ("Time to target", "Every confirmation; a cross at the top missed the target.", figures.times(comparison, by)),
     ]
     drawn += [
-        (title, drawn_curves.CAPTION, drawn_curves.curves(comparison, trainings, axis))
+        (title, drawn_curves.caption(comparison, trainings, axis), drawn_curves.curves(comparison, trainings, axis))
         for axis, title in drawn_curves.TITLES.items()
     ]
     if comparison.scores[by].rows:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from atoll.analysis.training_curves import AXES, MedianCurve, TrainingCurve, median_curve
+from atoll.analysis.training_curves import AXES, MedianCurve, TrainingCurve, left_out, median_curve
 from atoll.dashboard.figures import style
 from atoll.dashboard.figures.comparison import add_targets, color_of, panels, styled
 from atoll.dashboard.figures.style import plain
@@ -28,8 +28,21 @@ DASHES = ("solid", "dash", "dot", "dashdot")  # colors alone do not tell lines a
 NO_SECONDS = "Ranks shared cores or a GPU, so seconds do not compare: see the curves against passes."
 CAPTION = (
     "The median over confirmations, as a step from report to report, and their range; only while at least half of them "
-    "have not ended. The dotted line is the target."
+    "have not ended. The dotted line is the target. Values named test_ are on test data, evaluated_train_loss on "
+    "training data."
 )
+
+
+def caption(comparison: Comparison, trainings: Sequence[TrainingCurve], by: str) -> str:
+    """What the curves are, and how many confirmations have none.
+
+    Args:
+        comparison, trainings, by: as `curves` takes them.
+    """
+    counts = left_out(comparison.confirmations, trainings, by)
+    if not counts:
+        return CAPTION
+    return f"{CAPTION} Confirmations left out: {', '.join(f'{count} {reason}' for reason, count in counts.items())}."
 
 
 def curves(comparison: Comparison, trainings: Sequence[TrainingCurve], by: str) -> go.Figure:

@@ -136,12 +136,15 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
     if isinstance(comparison, str):
         return style.message(comparison), CONFIRMED, chosen or "quality", None, [], []
     by = comparison.scored_by
+    kind = chosen if chosen in CONFIRMED else "quality"
+    axis = kind.removeprefix("curves_") if kind.startswith("curves_") else None
+    trainings = training_curves.read(context.store, benchmark, comparison.confirmations) if axis else []
     drawers: dict[str, Callable[[], go.Figure]] = {
         "quality": lambda: figures.quality(comparison),
         "seconds": lambda: figures.times(comparison, "seconds"),
         "passes": lambda: figures.times(comparison, "passes"),
         "steps": lambda: figures.times(comparison, "steps"),
-        **{f"curves_{axis}": partial(_curves, context, benchmark, comparison, axis) for axis in drawn_curves.TITLES},
+        **{f"curves_{one}": partial(drawn_curves.curves, comparison, trainings, one) for one in drawn_curves.TITLES},
         "scores": lambda: figures.scores(comparison, by),
         "profiles": lambda: figures.profiles(comparison, by),
         "difference": lambda: figures.critical_difference(comparison.separation, comparison.methods),
@@ -160,7 +163,6 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
         "mean": bool(comparison.quality),
         "improvement": bool(comparison.quality),
     }
-    kind = chosen if chosen in CONFIRMED else "quality"
     if told.get(kind, True):
         shown = drawers[kind]().update_layout(uirevision=kind)
     else:
@@ -168,6 +170,8 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
         shown = style.message(why)
     notes = [dmc.Text(f"{comparison.verdict}.", fw=600)]
     notes += [dmc.Text(note, size="sm") for note in comparison.notes]
+    if axis:
+        notes.append(dmc.Text(drawn_curves.caption(comparison, trainings, axis), size="sm"))
     from atoll.dashboard import report
 
     table = report.results(comparison)
@@ -177,11 +181,6 @@ def of_benchmark(context: Context, name: str, chosen: str | None) -> Drawn | Non
     ]
     rows = [{"key": str(n), **dict(zip(table.columns, row, strict=True))} for n, row in enumerate(table.rows)]
     return shown, CONFIRMED, kind, notes, columns, rows
-
-
-def _curves(context: Context, benchmark: BenchmarkRow, comparison: Any, axis: str) -> go.Figure:
-    trainings = training_curves.read(context.store, benchmark, comparison.confirmations)
-    return drawn_curves.curves(comparison, trainings, axis)
 
 
 def _right(numeric: bool) -> dict[str, str]:

@@ -8,7 +8,11 @@ import pytest
 
 from atoll.analysis import comparison, training_curves
 from atoll.analysis.training_curves import AXES, TrainingCurve, median_curve
+from atoll.dashboard import report
+from atoll.dashboard.context import Context
 from atoll.dashboard.figures import training_curves as figures
+from atoll.dashboard.pages import compare
+from atoll.storage.store import Store
 
 
 def curve(seconds, values, **changes):
@@ -99,3 +103,30 @@ def test_before_the_first_report_there_is_nothing_to_draw(tmp_path):
     assert figures.curves(found, curves, "step").layout.annotations[0].text == (
         "No confirmation has reported its curve yet."
     )
+
+
+def noted(context, by):
+    """The notes of the page, whose comparison is computed in the background."""
+    for _ in range(100):
+        if (drawn := compare.of_benchmark(context, "b", f"curves_{by}")) is not None:
+            return str(drawn[3])
+    raise AssertionError("no comparison within 30 s")
+
+
+def test_confirmations_without_a_curve_are_counted_in_words(tmp_path):
+    """A failed one, one whose ranks shared cores, and one that does not report passes."""
+    table = {"x": {"w": [GOOD, None]}, "y": {"w": [SLOW]}}
+    given = {"targets": {"w": 0.9}, "shared": ["y"], "passes": {"x": None}}
+    found, curves = read(tmp_path, table, **given)
+
+    def told(by):
+        return figures.caption(found, curves, by).removeprefix(figures.CAPTION)
+
+    assert told("seconds") == " Confirmations left out: 1 failed, 1 shared cores or a GPU."
+    assert told("passes") == " Confirmations left out: 1 failed, 1 without reports of passes and value."
+    assert told("step") == " Confirmations left out: 1 failed."
+    captions = {title: text for title, text, _ in report.sections(found, curves)}
+    assert captions["Curves by seconds"].endswith("1 failed, 1 shared cores or a GPU.")
+    assert "1 failed, 1 shared cores or a GPU." in noted(Context(Store(f"sqlite:///{tmp_path}/atoll.db")), "seconds")
+    everything, whole = read(tmp_path / "whole", {"x": {"w": [GOOD]}}, targets={"w": 0.9})
+    assert figures.caption(everything, whole, "seconds") == figures.CAPTION
