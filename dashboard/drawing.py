@@ -94,20 +94,25 @@ def failures(store: Store, board: Board) -> go.Figure:
     return figures.failures(browse.reasons(store, board.study.id))
 
 
-def curves(store: Store, board: Board, trials: Sequence[int] | None = None) -> go.Figure:
+def curves(
+    store: Store, board: Board, trials: Sequence[int] | None = None, against: trial_figures.Axis = "epoch"
+) -> go.Figure:
     """The training curves of trials by number, at most `MAX_CURVES`. Default: the best ones."""
+    _check("against", against, list(trial_figures.AXES))
     if trials is None:
-        return curves_of(store, board, board.best(MAX_CURVES))
+        return curves_of(store, board, board.best(MAX_CURVES), against)
     last = board.trials.groupby("number")["id"].last()  # of a trial that was lost, the last attempt
-    return curves_of(store, board, [int(last[number]) for number in trials if number in last.index][:MAX_CURVES])
+    ids = [int(last[number]) for number in trials if number in last.index][:MAX_CURVES]
+    return curves_of(store, board, ids, against)
 
 
-def curves_of(store: Store, board: Board, ids: Sequence[int]) -> go.Figure:
+def curves_of(store: Store, board: Board, ids: Sequence[int], against: trial_figures.Axis = "epoch") -> go.Figure:
     """The training curves of trials by id."""
     numbers = board.trials.set_index("id")["number"]
     number_of = {id_: int(numbers[id_]) for id_ in ids}
     reports = trial_figures.reports_frame(store.progress(number_of), number_of)
-    return trial_figures.curves(reports, board.study.curve_metric or board.study.metric, board.study.target)
+    metric = board.study.curve_metric or board.study.metric
+    return trial_figures.curves(reports, metric, board.study.target, against)
 
 
 def ledger(store: Store, board: Board, trial: int | None = None) -> go.Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,36 +16,42 @@ from atoll.dashboard.figures.style import COLORS, plain, styled
 MAX_OBSERVED = 12  # panels of observed metrics
 PASSES = "observed.passes"  # every training reports it, so it takes the place of no observed metric
 
+Axis = Literal["epoch", "step", "seconds", "passes", "bytes"]
+# The column of reports, and the words for it.
+AXES: dict[Axis, tuple[str, str]] = {
+    "epoch": ("epoch", "epoch"),
+    "step": ("step", "step"),
+    "seconds": ("seconds", "training time (s)"),
+    "passes": (PASSES, "passes of the busiest rank (samples)"),
+    "bytes": ("megabytes", "sent by all ranks (MB)"),
+}
 
-def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> go.Figure:
-    """Loss, metric, learning rate, traffic, passes and observed metrics by epoch; a color for each trial.
 
-    If a trial has several reports in an epoch, or they are a function's, all are drawn by step. Panels without a value
-    are left out, but the metric's.
+def curves(reports: pd.DataFrame, metric: str, target: float | None = None, against: Axis = "epoch") -> go.Figure:
+    """Loss, metric, learning rate, traffic, passes and observed metrics; a color for each trial.
+
+    If a trial has several reports in an epoch, or they are a function's, epochs are drawn by step. Panels without a
+    value are left out, but the metric's. Reports that lack the horizontal value are not drawn.
 
     Args:
         reports: a row for each trial and report: trial, epoch, step, seconds, train_loss, validation_loss, metric,
             learning_rate, wire_bytes, and `observed.NAME`.
         metric: the workload's.
         target: the metric's, drawn as a line.
+        against: the horizontal axis.
     """
     if not len(reports):
         return style.message("Select trials in the leaderboard to draw their curves.")
-    known = [name for name in reports.columns if name.startswith("observed.") and reports[name].notna().any()]
-    if has_passes := PASSES in known:
-        known.remove(PASSES)
-    observed = sorted(known, key=lambda name: "/" in name)  # metrics of one layer follow those of the whole model
-    columns = {"loss": ["train_loss", "validation_loss"], metric: ["metric"], "learning rate": ["learning_rate"]}
-    columns |= {"sent by all ranks (MB)": ["megabytes"]}
     reports = reports.assign(megabytes=reports["wire_bytes"].astype(float) / 1e6)
+    columns = _panels(reports, metric)
     is_training = bool(reports["learning_rate"].notna().any())
-    # A function reports its objective only.
-    has = reports.notna().any()
-    columns = {title: names for title, names in columns.items() if title == metric or has[names].any()}
-    columns |= {"passes of the busiest rank (samples)": [PASSES]} if has_passes else {}
-    columns |= {name.removeprefix("observed."): [name] for name in observed[:MAX_OBSERVED]}
     figure, places, height = style.panels(list(columns), columns=2 if len(columns) <= 4 else 3)
-    x = "step" if not is_training or reports.duplicated(["trial", "epoch"]).any() else "epoch"
+    if against == "epoch" and (not is_training or reports.duplicated(["trial", "epoch"]).any()):
+        against = "step"
+    x, x_title = AXES[against]
+    if x not in reports or not (is_known := reports[x].notna()).any():
+        return style.message(f"These trials do not report their {against}.")
+    reports = reports[is_known]
     for index, (number, of_trial) in enumerate(reports.groupby("trial", sort=False)):
         color = COLORS[index % len(COLORS)]
         for place, (title, names) in zip(places, columns.items(), strict=True):
@@ -71,11 +78,27 @@ def curves(reports: pd.DataFrame, metric: str, target: float | None = None) -> g
     if target is not None:
         figure.add_hline(y=target, line_dash="dot", line_color=COLORS[6], **places[list(columns).index(metric)])
     for place in style.bottom(places):
-        figure.update_xaxes(title=x, **place)
+        figure.update_xaxes(title=x_title, **place)
     figure = styled(figure, "curves", height)
     if len(columns.get("loss", ())) == 2:
         figure.layout.annotations[0].text = "loss (training dashed, validation solid)"
     return figure.update_layout(legend={"y": 1 + 40 / height}, margin={"t": 70})
+
+
+def _panels(reports: pd.DataFrame, metric: str) -> dict[str, list[str]]:
+    """The columns of each panel by its title."""
+    known = [name for name in reports.columns if name.startswith("observed.") and reports[name].notna().any()]
+    if has_passes := PASSES in known:
+        known.remove(PASSES)
+    observed = sorted(known, key=lambda name: "/" in name)  # metrics of one layer follow those of the whole model
+    columns = {"loss": ["train_loss", "validation_loss"], metric: ["metric"], "learning rate": ["learning_rate"]}
+    columns |= {"sent by all ranks (MB)": ["megabytes"]}
+    # A function reports its objective only.
+    has = reports.notna().any()
+    columns = {title: names for title, names in columns.items() if title == metric or has[names].any()}
+    columns |= {"passes of the busiest rank (samples)": [PASSES]} if has_passes else {}
+    columns |= {name.removeprefix("observed."): [name] for name in observed[:MAX_OBSERVED]}
+    return columns
 
 
 def ledger(entries: pd.DataFrame, num_steps: int, num_ranks: int) -> go.Figure:

@@ -25,6 +25,7 @@ def test_every_figure_can_be_drawn(context, name):
         ("contour", {"x": "lr"}, "a hyperparameter must be one of B, learning_rate; got 'lr'"),
         ("pareto", {"x": "loss"}, "an objective must be one of accuracy; got 'loss'"),
         ("curves", {"trials": [0, 9]}, "trials must be in the study, which has 2; got 9"),
+        ("curves", {"against": "hours"}, "against must be one of epoch, step, seconds, passes, bytes; got 'hours'"),
         ("ledger", {"trial": 9}, "trials must be in the study, which has 2; got 9"),
     ],
 )
@@ -43,6 +44,8 @@ def test_options_change_the_figure(tmp_path):
 
     assert figure("history", against="busy seconds").data[0].x.tolist() == [2.0, 4.0, 6.0]
     assert {trace.name for trace in figure("curves", trials=[2]).data} == {"trial 2"}
+    by_seconds = figure("curves", trials=[2], against="seconds")
+    assert "training time (s)" in {axis.title.text for axis in by_seconds.select_xaxes()}
     assert {trace.name for trace in figure("slices", hyperparameters=["B"]).data} == {"B"}
     assert figure("contour", x="learning_rate", y="B").layout.xaxis.title.text == "learning_rate"
 

@@ -52,6 +52,23 @@ def test_a_functions_curve_is_its_objective_by_step_and_nothing_else():
     assert figure.layout.shapes[0].y0 == 1.5
 
 
+def test_curves_are_drawn_against_what_was_spent():
+    """A report that lacks the horizontal value is not drawn; if all do, the figure says so."""
+    spent = {"seconds": [0.5, 1.0, 1.5], "wire_bytes": [1e6, 2e6, 4e6], trial.PASSES: [320.0, None, 960.0]}
+    given = reports(3, metric=[0.1, 0.2, 0.3], **spent)
+    expected = {
+        "seconds": ("training time (s)", [0.5, 1.0, 1.5], [0.1, 0.2, 0.3]),
+        "step": ("step", [10, 20, 30], [0.1, 0.2, 0.3]),
+        "passes": ("passes of the busiest rank (samples)", [320.0, 960.0], [0.1, 0.3]),
+        "bytes": ("sent by all ranks (MB)", [1.0, 2.0, 4.0], [0.1, 0.2, 0.3]),
+    }
+    for against, (title, x, y) in expected.items():
+        figure = trial.curves(given, "accuracy", against=against)
+        assert title in {axis.title.text for axis in figure.select_xaxes()}
+        assert [list(line.x) for line in figure.data if list(line.y) == y] == [x]
+    assert "do not report their passes" in words(trial.curves(reports(3), "accuracy", against="passes"))
+
+
 def test_long_curves_keep_their_extremes():
     metric = np.random.default_rng(1).uniform(size=5000)
     metric[1234] = 7.0
