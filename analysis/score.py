@@ -21,16 +21,18 @@ from atoll.analysis.resampling import NUM_RESAMPLES, Array, in_groups, interval,
 
 By = Literal["time", "index"]
 Integral = Literal["exact", "trapezoid"]
+Measure = Literal["seconds", "passes"]
 
 LARGEST_RATIO = 4.0
 NUM_POINTS = 100  # as in the official code's trapezoidal rule
-COLUMNS = ("method", "workload", "study", "trial", "evaluation", "seconds")
+COLUMNS = ("method", "workload", "study", "trial", "evaluation")
 
 
 @dataclass(frozen=True)
 class TrialTime:
     """When a trial of a study first met the target, in seconds and as an evaluation's index; infinite if never.
 
+    Where passes are scored, they are in the place of seconds.
     Studies of one group are not independent, for example because they train the result of the same tuning.
     """
 
@@ -99,37 +101,53 @@ class MethodScore:
     rank_without_workload: Mapping[str, int]
 
 
-def read(file: Path) -> list[TrialTime]:
-    """The trials of a CSV file with the columns of `COLUMNS`; empty or inf means that the target was missed.
+def read(file: Path, measure: Measure = "seconds") -> list[TrialTime]:
+    """The trials of a CSV file with the columns of `COLUMNS` and `measure`; empty or inf: the target was missed.
 
     Raises:
-        ValueError: if a column is missing or a time is not a number.
+        ValueError: if a column is missing, a time is not a number, or the table of a benchmark has no seconds, as its
+            ranks shared cores.
     """
+    needed = (*COLUMNS, measure)
     with file.open(newline="", encoding="utf-8-sig") as opened:
         reader = csv.DictReader(opened)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        missing = [column for column in needed if column not in (reader.fieldnames or ())]
         if missing:
-            raise ValueError(f"{file} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
-        rows = [_row(file, reader.line_num, row) for row in reader]
-    if not rows:
-        raise ValueError(f"{file} has no trials; it needs rows of {', '.join(COLUMNS)}")
-    return rows
+            raise ValueError(f"{file} lacks the columns {', '.join(missing)}; it needs {', '.join(needed)}")
+        lines = [(reader.line_num, row) for row in reader]
+    if not lines:
+        raise ValueError(f"{file} has no trials; it needs rows of {', '.join(needed)}")
+    if (
+        measure == "seconds"
+        and any(map(_has_met, (row for _, row in lines)))
+        and not any(r["seconds"] for _, r in lines)
+    ):
+        raise ValueError(
+            f"{file} has no seconds, although targets were met: its ranks shared cores or a GPU, so that seconds do "
+            "not compare; score what ranks passed forward and backward: --measure passes"
+        )
+    return [_row(file, number, row, measure) for number, row in lines]
 
 
-def _row(file: Path, line: int, row: Mapping[str, str]) -> TrialTime:
+def _has_met(row: Mapping[str, str]) -> bool:
+    """Whether a benchmark's trial met its target, by its passes."""
+    return (row.get("passes") or "inf").strip() not in ("", "inf", "nan")
+
+
+def _row(file: Path, line: int, row: Mapping[str, str], measure: Measure) -> TrialTime:
     names = {name: row[name] or "" for name in ("method", "workload", "study", "trial")}
     empty = [name for name in ("method", "workload") if not names[name]]
     if empty:
         raise ValueError(f"{file}, line {line}: {', '.join(empty)} must be given")
     numbers = {}
-    for name in ("evaluation", "seconds"):
+    for name in ("evaluation", measure):
         text = (row[name] or "").strip()
         try:
             number = math.inf if text == "" else float(text)
         except ValueError:
             number = math.nan
-        # Ratios need positive seconds; evaluations may be counted from 0.
-        rule, is_right = ("above 0", number > 0) if name == "seconds" else ("of at least 0", number >= 0)
+        # Ratios need positive times; evaluations may be counted from 0.
+        rule, is_right = ("above 0", number > 0) if name == measure else ("of at least 0", number >= 0)
         if not is_right:
             raise ValueError(f"{file}, line {line}: {name} must be a number {rule}, empty or inf; got {text!r}")
         numbers[name] = number
@@ -139,7 +157,7 @@ def _row(file: Path, line: int, row: Mapping[str, str]) -> TrialTime:
         names["study"],
         names["trial"],
         evaluation=numbers["evaluation"],
-        seconds=numbers["seconds"],
+        seconds=numbers[measure],
         group=row.get("group") or "",
     )
 

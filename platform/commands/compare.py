@@ -256,10 +256,15 @@ def score(
     variants: Annotated[
         str, typer.Option(metavar="BASE=VARIANT,...", help="Held-out variants of base workloads.")
     ] = "",
+    measure: Annotated[
+        Literal["seconds", "passes"],
+        typer.Option(help="The column to score: seconds, or passes where ranks shared cores."),
+    ] = "seconds",
     by: Annotated[
         Literal["time", "index"],
         typer.Option(
-            help="How to choose a study's fastest trial: by seconds, or by evaluation index as AlgoPerf's code does."
+            help="How to choose a study's fastest trial: by what is scored, or by evaluation index as in AlgoPerf's "
+            "code."
         ),
     ] = "time",
     integral: Annotated[
@@ -274,10 +279,11 @@ def score(
     from atoll.analysis import score as scoring
     from atoll.platform.commands import display
 
-    times = scoring.gather(scoring.read(file), scoring.pairs(variants), by)
+    times = scoring.gather(scoring.read(file, measure), scoring.pairs(variants), by)
     rows = scoring.compare(times, integral)
     if as_json:
-        print_json({"by": by, "integral": integral, "workloads": times.bases, "methods": [asdict(row) for row in rows]})
+        content = {"measure": measure, "by": by, "integral": integral, "workloads": times.bases}
+        print_json(content | {"methods": [asdict(row) for row in rows]})
         return
     print_table(display.scores(rows, times.bases))
     print(scoring.verdict(rows))

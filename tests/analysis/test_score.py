@@ -149,6 +149,25 @@ def test_read(tmp_path):
     ]
 
 
+BENCHMARK = (
+    "method,workload,study,trial,evaluation,seconds,passes\nx,a,0,1,2,,640\ny,a,0,1,inf,,inf\nz,a,0,1,3,,960.0\n"
+)
+
+
+def test_passes_are_scored_where_ranks_shared_cores(tmp_path):
+    """A benchmark's table has no seconds then, which must not count as missed targets."""
+    file = tmp_path / "b.csv"
+    file.write_text(BENCHMARK)
+    assert [row.seconds for row in score.read(file, "passes")] == [640.0, INF, 960.0]
+    with pytest.raises(ValueError, match=r"has no seconds, although targets were met: .* --measure passes"):
+        score.read(file)
+    file.write_text(BENCHMARK.replace("640", "inf").replace("960.0", "inf"))  # all missed
+    assert [row.seconds for row in score.read(file)] == [INF] * 3
+    file.write_text(BENCHMARK.replace("passes", "more"))
+    with pytest.raises(ValueError, match=r"lacks the columns passes; it needs method, .*, evaluation, passes"):
+        score.read(file, "passes")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

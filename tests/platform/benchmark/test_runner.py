@@ -160,9 +160,11 @@ def test_the_report_is_whole_and_the_table_can_be_scored(finished):
     assert "atoll benchmark b.yaml" in page
     rows = list(csv.DictReader(io.StringIO((finished / "b.csv").read_text())))
     assert len(rows) == 4  # of the configurations that count
-    scored = called_json("score", "b.csv", cwd=finished)
-    if said["scores"]["seconds"]["rows"]:  # else cores were shared
-        of_report = {row["method"]: row["score"] for row in said["scores"]["seconds"]["rows"]}
+    for measure in (
+        ("seconds", "passes") if said["scores"]["seconds"]["rows"] else ("passes",)
+    ):  # else cores were shared
+        scored = called_json("score", "b.csv", "--measure", measure, cwd=finished)
+        of_report = {row["method"]: row["score"] for row in said["scores"][measure]["rows"]}
         assert {row["method"]: row["score"] for row in scored["methods"]} == of_report
     assert "medians over confirmations" in called("report", "b", cwd=finished).stdout
 
