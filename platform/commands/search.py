@@ -100,6 +100,13 @@ def search(
     observe: Annotated[
         int | None, typer.Option(help="Record how much each layer changed over this many epochs. Default: off.")
     ] = None,
+    evaluate_train: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Record the evaluated network's loss on this share of the training data, such as 0.1. Default: off.",
+        ),
+    ] = None,
     isolate: Annotated[
         str | None,
         typer.Option(
@@ -159,6 +166,7 @@ def search(
     topology = {"islands": islands, "workers": workers, "ranks": ranks, "ranks_per_node": ranks_per_node}
     flags: dict[str, Any] = {"method": method, "workload": workload, "trials": trials, "name": name}
     flags |= {"epochs": epochs, "steps": steps, "seed": seed, "observe": observe, "keep_going": keep_going or None}
+    flags |= {"evaluate_train": evaluate_train}
     flags |= {"isolate": isolate, "check": False if no_check else None, "direction": direction}
     flags |= {"space": None if space is None else _space(space)}
     if file is not None and file.name.rpartition(":")[0].endswith(".py"):
@@ -410,6 +418,13 @@ def train(
     observe: Annotated[
         int | None, typer.Option(help="Record how much each layer changed over this many epochs. Default: off.", min=1)
     ] = None,
+    evaluate_train: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Also measure the evaluated network's loss on this share of the training data, such as 0.1.",
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option(help="File for the trained model's state dict: .safetensors, or any other name for torch.save."),
@@ -443,6 +458,10 @@ def train(
     say = (lambda line: None) if as_json else print
     if observe is not None:
         configuration = configuration.model_copy(update={"observe": observe})
+    if evaluate_train is not None:
+        if not 0 < evaluate_train <= 1:
+            raise typer.BadParameter(f"--evaluate-train must be a share above 0 and at most 1; got {evaluate_train:g}")
+        configuration = configuration.model_copy(update={"evaluate_train": evaluate_train})
     changes = train.differences(configuration)
     for change in changes:
         print(f"unlike the exported trial: {change}", file=sys.stderr)

@@ -394,6 +394,14 @@ def test_score(tmp_path):
     assert "no trial has the workload c; there are a, b" in done.stderr
 
 
+def test_the_share_of_training_data_to_evaluate_is_checked(tmp_path):
+    flags = ("--method", "ddp", "--workload", "digits_mlp", "--trials", "1", "--evaluate-train", "2")
+    assert "evaluate_train" in atoll("search", *flags, cwd=tmp_path, code=2).stderr
+    (tmp_path / "c.yaml").write_text("workload: digits_mlp\nmethod: ddp\nhyperparameters: {}\n")
+    done = atoll("train", "c.yaml", "--evaluate-train", "0", cwd=tmp_path, code=2)
+    assert "--evaluate-train must be a share above 0 and at most 1; got 0" in " ".join(done.stderr.split())
+
+
 def test_an_error_that_only_the_resolved_study_shows_names_its_file(tmp_path):
     (tmp_path / "s.yaml").write_text("name: s\nmethod: ddp\nworkload: digits_mlp\nspace: {learnin_rate: 0.1}\n")
     done = atoll("search", "s.yaml", cwd=tmp_path, code=2)

@@ -208,7 +208,9 @@ def test_a_trained_model_is_saved_with_its_factors_or_merged(tmp_path, method, h
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(configuration | {"epochs": 4, "ranks": 2, "device": "cpu"}))
     out = called("train", "c.yaml", "--save", "factors.pt", cwd=tmp_path).stdout
     assert "wrote factors.pt" in out
-    result = called_json("train", "c.yaml", "--save", "merged.pt", "--merged", "--observe", "1", cwd=tmp_path)
+    flags = ("--save", "merged.pt", "--merged", "--observe", "1", "--evaluate-train", "0.5")
+    result = called_json("train", "c.yaml", *flags, cwd=tmp_path)
+    assert result["metrics"]["evaluated_train_loss"] > 0
     factors, merged = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("factors", "merged"))
     assert names < set(factors)
     sizes = [sum(tensor.numel() for tensor in state.values()) for state in (merged, factors)]
