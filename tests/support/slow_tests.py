@@ -108,10 +108,13 @@ SLOW = {
         "test_the_workloads_networks_multiply_through",
     ],
     "methods/parameter_server/test_eamsgd.py": [
+        "test_its_best_alpha_grows_as_the_rate_falls",
         "test_without_momentum_it_equals_easgd",
     ],
-    "methods/parameter_server/test_easgd.py": [
+    "methods/parameter_server/test_easgd_theory.py": [
+        "test_stable_rates_for_many_workers_under_multiplicative_noise",
         "test_the_centers_average_has_the_optimal_variance_3_14",
+        "test_the_smallest_radius_with_100_workers_is_figure_5_19s",
     ],
     "methods/test_contract.py": [
         "test_a_trial_that_is_over_leaves_nothing_behind",

@@ -95,10 +95,13 @@ def test_an_error_ends_the_search_with_a_line(tmp_path, is_slow):
     assert "correct it, and repeat the command with --resume --accept-changes" in said
     assert "Traceback" not in said
     (study,) = called_json("studies", cwd=tmp_path)
-    assert (study["state"], study["counts"]) == ("failed", {"complete": 3})
+    assert study["state"] == "failed"
+    # A thread proposes while the third trial trains, which may have ended by then or not.
+    assert study["counts"] in ([{"complete": 3}, {"complete": 2, "lost": 1}] if is_slow else [{"complete": 3}])
     (tmp_path / "mended").touch()
     search(tmp_path, "--resume")
-    assert called_json("studies", cwd=tmp_path)[0]["counts"] == {"complete": 20}
+    lost = {state: count for state, count in study["counts"].items() if state == "lost"}
+    assert called_json("studies", cwd=tmp_path)[0]["counts"] == {"complete": 20} | lost
     operators = {trial["proposal"]["operator"] for trial in called_json("leaderboard", "s", cwd=tmp_path)}
     assert operators == {"default", "Mine"}
 
