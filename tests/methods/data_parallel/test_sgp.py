@@ -119,3 +119,4 @@ def test_bytes_do_not_grow_with_the_number_of_ranks(c: Communicator, staleness: 
     )
     problem.train(method, list(problem.batches(c, 20, dtype=torch.float32)))
     assert c.ledger.wire_bytes() == 20 * 4 * problem.vector(model).numel()
+    method.finalize()  # receives what is under way
