@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from atoll.analysis import confirmations, score
 from atoll.analysis.benchmark_results import BenchmarkResults
 from atoll.analysis.confirmations import Confirmation
+from atoll.analysis.projection import SLOWED
 from atoll.analysis.score import MethodScore
 from atoll.storage.models import ProjectionRow
 
@@ -98,7 +99,7 @@ def _score_predicted(results: BenchmarkResults, rows: Sequence[ProjectionRow], n
         return _no_scores(f"{missing} trainings that met the target are not projected to {rows[0].cluster}")
     if num_nodes == 0:
         return _no_scores("there is no number of nodes at which all methods are projected")
-    if any(row.oversubscribed for row in scorable):
+    if any(SLOWED in row.assumptions for row in rows):
         return _no_scores("some confirmations shared cores or a GPU, so their time for computing is not known")
     predicted = [replace(row, seconds=seconds.get(row.trial_id or 0) or math.inf) for row in scorable]
     return _score(results, predicted, "seconds")

@@ -24,6 +24,9 @@ from atoll.analysis.scaling import Recorded, Scaling, batch_size, num_training, 
 from atoll.storage.models import BenchmarkRow, ProgressRow, ProjectionRow, StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
 
+# An assumption under which predicted seconds do not compare.
+SLOWED = "the measured ranks shared cores or a GPU, so they computed more slowly than they could"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Recorded):
@@ -33,7 +36,7 @@ class Measured(Recorded):
         trial_id: in the store.
         method, workload: names in its study or benchmark.
         steps_to_target: None if it missed the target or there is none.
-        oversubscribed: whether its ranks shared cores or a GPU.
+        oversubscribed: whether its ranks shared cores or a GPU, and their computing was timed by the wall's clock.
     """
 
     trial_id: int
@@ -258,7 +261,16 @@ def _assumes_free_messages(at: _Scale) -> str | None:
 def _assumes_own_cores(at: _Scale) -> str | None:
     if not at.measured.oversubscribed:
         return None
-    return "the measured ranks shared cores or a GPU, so they computed more slowly than they could"
+    return SLOWED
+
+
+def _assumes_own_time(at: _Scale) -> str | None:
+    if at.measured.traces[0].get("clock") != "thread":
+        return None
+    return (
+        "the measured ranks shared cores: computing is the time of their own threads, without waiting for data or "
+        "memory's slowdown by each other's work"
+    )
 
 
 _RULES: tuple[Callable[[_Scale], str | None], ...] = (
@@ -270,6 +282,7 @@ _RULES: tuple[Callable[[_Scale], str | None], ...] = (
     _assumes_fixed_groups,
     _assumes_free_messages,
     _assumes_own_cores,
+    _assumes_own_time,
 )
 
 
@@ -358,5 +371,5 @@ def _measured(
         steps_per_epoch=max(1, curve[-1].step // max(1, curve[-1].epoch)),
         batch_size=batch_size(trial.configuration["hyperparameters"], num_training(traces)),
         steps_to_target=steps,
-        oversubscribed=bool(trial.oversubscribed),
+        oversubscribed=bool(trial.oversubscribed) and traces[0].get("clock") != "thread",
     )

@@ -202,11 +202,16 @@ def _without_sizes(events: tuple[Event, ...]) -> tuple[Event, ...]:
     return tuple((*event[:4], *event[5:]) if event[0] == "post" else event for event in events)
 
 
+def clock_of(takes_turns: bool) -> Callable[[], float]:
+    """The clock of a rank's computing: its thread's own time if ranks take turns on a core, else the wall's."""
+    return time.thread_time if takes_turns else time.perf_counter
+
+
 class Trace:
     """Records one rank's steps. Not for several threads.
 
     Args:
-        clock: seconds; for tests.
+        clock: of computing, in seconds; see `clock_of`.
 
     Example:
         A step of 1.75 s of computing, and an all-reduce that travels meanwhile. The clock is read when the step
@@ -333,6 +338,7 @@ class Trace:
     def as_dict(self) -> dict[str, Any]:
         """The patterns, their order in the sampled segments, the number of steps, and the cost of serving others."""
         return {
+            "clock": "thread" if self._clock is time.thread_time else "wall",
             "patterns": self._patterns.as_list(),
             "segments": self._segments.as_list(),
             "num_steps": self._segments.num_steps,

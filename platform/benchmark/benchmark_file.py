@@ -183,6 +183,28 @@ class Benchmark(Strict):
                 )
         return self
 
+    def only(self, names: Sequence[str]) -> Benchmark:
+        """A part of it: some of its workloads.
+
+        Raises:
+            ValueError: if it has no such workload, or a variant's base is missing.
+        """
+        labels = [entry.name for entry in self.workloads]
+        if unknown := [name for name in names if name not in labels]:
+            raise ValueError(
+                f"--only must name workloads of {self.name}, {', '.join(labels)}; got {', '.join(unknown)}"
+            )
+        kept = [entry for entry in self.workloads if entry.name in names]
+        if orphans := [
+            f"{entry.name} of {entry.variant_of}" for entry in kept if entry.variant_of not in (None, *names)
+        ]:
+            raise ValueError(f"--only must name a variant's base, too; got only the variant {', '.join(orphans)}")
+        methods = [
+            entry.model_copy(update={"by_workload": {w: s for w, s in entry.by_workload.items() if w in names}})
+            for entry in self.methods
+        ]
+        return self.model_copy(update={"workloads": kept, "methods": methods})
+
     def ranks_of(self, method: MethodEntry) -> int:
         """The number of ranks that train together."""
         return method.ranks or self.ranks

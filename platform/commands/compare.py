@@ -35,6 +35,18 @@ def benchmark(
     ],
     scale: Annotated[str | None, typer.Option(help="A reduced version that the file defines, such as small.")] = None,
     name: Annotated[str | None, typer.Option(help="The benchmark's name. Default: the file's.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="WORKLOAD,...", help="Only these of the file's workloads. Default: all."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**30,
+            help="From which the seeds of all trials follow, such as to repeat one. Default: the file's.",
+        ),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder with the data files. Default: the file's, or ATOLL_DATA.")
     ] = None,
@@ -65,8 +77,10 @@ def benchmark(
     if not show:
         extras.require_analysis_extra()
     check_accepted(accept_changes, resume)
-    changes = given_flags({"name": name, "data": None if data is None else str(data.absolute())})
+    changes = given_flags({"name": name, "seed": seed, "data": None if data is None else str(data.absolute())})
     definition = benchmarks.load(file, scale, changes, inside=not outside)
+    if only is not None:
+        definition = _part_of(definition, only)
     if show:
         _show_definition(definition, as_json)
         return
@@ -94,6 +108,13 @@ def benchmark(
     raise typer.Exit(ending.exit_code)
 
 
+def _part_of(definition: Benchmark, workloads: str) -> Benchmark:
+    try:
+        return definition.only([name.strip() for name in workloads.split(",")])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def _show_definition(definition: Benchmark, as_json: bool) -> None:
     from dataclasses import asdict
 
@@ -102,7 +123,7 @@ def _show_definition(definition: Benchmark, as_json: bool) -> None:
 
     entries = resolve(definition)
     if as_json:
-        settings = definition.model_dump(mode="json", include={"name", "description", "tuning", "confirmation"})
+        settings = definition.model_dump(mode="json", include={"name", "description", "seed", "tuning", "confirmation"})
         print_json(settings | {"entries": [asdict(entry) for entry in entries]})
         return
     for line in benchmark_view.lines(definition, entries):

@@ -95,6 +95,11 @@ class Place:
     gpu: str = ""
     started_as: int = 0
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether its computing is the time of its one thread, as it shares cores with other ranks."""
+        return self.oversubscribed and self.device == "cpu" and self.threads == 1
+
 
 def share_out(world_size: int, islands: int, ranks: int) -> Shape:
     """Distribute a world over islands by Propulate's rule: evenly, with the remainder on the first islands."""

@@ -23,7 +23,7 @@ from atoll.communication.communicator import Communicator, PeerAborted
 from atoll.communication.ledger import Ledger
 from atoll.communication.proxy import ProxyCommunicator, ProxyLink
 from atoll.communication.proxy_host import ProxyHost
-from atoll.communication.trace import Trace
+from atoll.communication.trace import Trace, clock_of
 from atoll.methods.common.memory import peak_memory, reset_peak_memory
 from atoll.platform.study.configuration import Configuration
 from atoll.platform.trial.caller import alone, facts_of
@@ -69,6 +69,7 @@ class Work:
         prunes: whether the root may prune the trial.
         pauses: whether a pruned trial writes a checkpoint first.
         records_steps: whether the trial is traced.
+        takes_turns: whether it shares cores, so that its thread's own time is what it computes.
         silence: seconds without a message after which the process counts as hung.
         log, trial: the rank's log, and the trial's number and attempt, under which the log keeps its output.
     """
@@ -83,6 +84,7 @@ class Work:
     prunes: bool
     pauses: bool
     records_steps: bool
+    takes_turns: bool
     silence: float
     log: str | None = None
     trial: TrialKey | None = None
@@ -104,7 +106,7 @@ def main(channel: Channel) -> None:
         RankLog(Path(work.log)).receive(work.trial)
     torch.set_num_threads(work.threads)
     reset_peak_memory()
-    ledger = Ledger(Trace() if work.records_steps else None)
+    ledger = Ledger(Trace(clock_of(work.takes_turns)) if work.records_steps else None)
     its_rank = _Rank(link, work)
     communicator = ProxyCommunicator(
         link, 0, work.rank, work.nodes, range(len(work.nodes)), ledger=ledger, poll=its_rank.poll

@@ -20,7 +20,7 @@ from atoll.communication.communicator import Communicator, Patience, PeerAborted
 from atoll.communication.ledger import Ledger
 from atoll.communication.lent import Lender
 from atoll.communication.thread_world import WorldFailed
-from atoll.communication.trace import Trace
+from atoll.communication.trace import Trace, clock_of
 from atoll.communication.world import Families, Family, World
 from atoll.methods.common.memory import peak_memory, reset_peak_memory
 from atoll.platform.study.configuration import Configuration
@@ -207,7 +207,7 @@ class Worker:
     def _train_here(self, configuration: Configuration, hooks: Hooks, report: Report, task: Task) -> Family:
         """Train in this process; returns the trial's communicators."""
         changes: list[str] = []
-        trace = Trace() if self._world.records_steps(self._devices) else None
+        trace = Trace(clock_of(self.place.takes_turns)) if self._world.records_steps(self._devices) else None
         ledger = Ledger(trace)
         if owns_process():
             reset_peak_memory()
@@ -329,6 +329,7 @@ class Worker:
             prunes=hooks.prunes is not None,
             pauses=hooks.pauses,
             records_steps=self._world.records_steps(devices),
+            takes_turns=self.place.takes_turns,
             silence=math.inf if configuration.calls_function else self._silence,  # it need not call us
             log=None if self._log_path is None else str(self._log_path),
             trial=task.trial,

@@ -232,6 +232,14 @@ def test_oversubscribed_trainings_and_single_ranks_predict_no_score(tmp_path):
     keep(store, projection.project_all(store, row, WHERE, [4], "weak"))
     (scored,) = (s for by, s in comparison.compare(store, row).scores.items() if "predicted" in by)
     assert "time for computing is not known" in scored.verdict
+    (tmp_path / "own").mkdir()  # their threads' own time is known
+    timed = {"a": [schedule(0.01, num_steps=10, clock="thread")]}
+    store, row = made_up.make(tmp_path / "own", curves, targets={"w": 0.9}, schedules=timed, oversubscribed=True)
+    projected = projection.project_all(store, row, WHERE, [4], "weak")
+    assert "computing is the time of their own threads" in "; ".join(projected.rows[0].assumptions)
+    keep(store, projected)
+    (scored,) = (s for by, s in comparison.compare(store, row).scores.items() if "predicted" in by)
+    assert [one.method for one in scored.rows] == ["a"]
     (tmp_path / "alone").mkdir()
     alone = schedule(0.01, events=[], num_steps=10, num_ranks=1)
     store, row = made_up.make(tmp_path / "alone", curves, targets={"w": 0.9}, schedules={"a": [alone]})

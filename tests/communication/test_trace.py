@@ -1,6 +1,9 @@
 """What a rank keeps of its steps."""
 
 import json
+import time
+
+import pytest
 
 from atoll.communication.trace import (
     FEWEST_SAMPLES,
@@ -13,6 +16,7 @@ from atoll.communication.trace import (
     UNKNOWN,
     UNKNOWN_PIECE,
     Trace,
+    clock_of,
 )
 
 
@@ -226,3 +230,15 @@ def test_a_wait_for_nothing_that_was_posted_is_no_computing():
     clock.now = 12.0
     trace.end_step()
     assert trace.as_dict()["patterns"][0]["samples"] == [[3.0]]
+
+
+@pytest.mark.parametrize("takes_turns", [False, True])
+def test_the_turns_of_others_are_no_computing_on_the_thread_s_own_clock(takes_turns):
+    trace = Trace(clock_of(takes_turns))
+    trace.begin()
+    time.sleep(0.2)  # as while others compute on the rank's core
+    trace.end_step()
+    found = trace.as_dict()
+    ((computed,),) = found["patterns"][0]["samples"]
+    assert found["clock"] == ("thread" if takes_turns else "wall")
+    assert computed < 0.1 if takes_turns else computed >= 0.2

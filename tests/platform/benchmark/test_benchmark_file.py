@@ -313,3 +313,19 @@ def test_an_untuned_entry_may_have_nothing_left_to_search(tmp_path):
     tuned = make(methods=[fixed], workloads=["digits_mlp"])
     with pytest.raises(ValueError, match="space must leave a hyperparameter to search"):
         search_space(tuned.study(next(tuned.parts()), tmp_path))
+
+
+def test_a_part_of_a_benchmark_is_some_of_its_workloads():
+    wide = {"workload": "digits_mlp", "name": "wide", "target": 0.9, "variant_of": "digits_cnn"}
+    methods = [{"method": "ddp", "by_workload": {"wide": {"momentum": 0.5}, "digits_mlp": {"momentum": 0.9}}}]
+    whole = make(workloads=[*SMALL["workloads"], wide], methods=methods)
+    part = whole.only(["digits_mlp"])
+    assert [entry.name for entry in part.workloads] == ["digits_mlp"]
+    assert part.methods[0].by_workload.keys() == {"digits_mlp"}
+    assert [p.name for p in part.parts()] == [p.name for p in whole.parts() if p.workload.name == "digits_mlp"]
+    study = whole.only(["wide", "digits_cnn"]).study(next(whole.parts()), Path("f"))
+    assert study == whole.study(next(whole.parts()), Path("f"))
+    with pytest.raises(ValueError, match="--only must name workloads of b, digits_mlp, digits_cnn, wide; got cnn"):
+        whole.only(["digits_mlp", "cnn"])
+    with pytest.raises(ValueError, match="got only the variant wide of digits_cnn"):
+        whole.only(["wide"])

@@ -67,6 +67,14 @@ def test_as_json(show):
     assert easgd["searched"][0] == {"name": "tau", "domain": "{1, 10}", "default": 10}
 
 
+def test_a_part_of_it_with_other_seeds(show):
+    content = json.loads(show("--json", "--only", "digits_mlp", "--seed", "7"))
+    assert (content["seed"], len(content["entries"])) == (7, 2)
+    result = CliRunner().invoke(cli.app, ["benchmark", "b.yaml", "--show", "--only", "digits_cnn"])
+    assert result.exit_code == 2
+    assert "got digits_cnn" in result.output
+
+
 def test_it_does_not_go_with_resume(show, tmp_path):
     result = CliRunner().invoke(cli.app, ["benchmark", "b.yaml", "--show", "--resume"])
     assert result.exit_code == 2

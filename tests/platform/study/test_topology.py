@@ -101,6 +101,19 @@ def test_who_shares_a_gpu_or_cores_with_too_many_threads_is_crowded(options, cro
     assert [place.oversubscribed for place in arrange(Shape((2,), 1), ["a", "a"], **options)] == crowded
 
 
+@pytest.mark.parametrize(
+    ("options", "takes_turns"),
+    [
+        ({"cores": [{0}, {0}]}, True),
+        ({"cores": [{0}, {1}]}, False),
+        ({"cores": [{0, 1}, {0, 1}], "threads": 8}, False),  # what its other threads compute is not the rank's own time
+        ({"cores": [{0}, {0}], "num_gpus": [1, 1]}, False),
+    ],
+)
+def test_a_rank_that_takes_turns_on_its_core_has_a_time_of_its_own(options, takes_turns):
+    assert [place.takes_turns for place in arrange(Shape((2,), 1), ["a", "a"], **options)] == [takes_turns] * 2
+
+
 def test_ranks_of_other_hosts_crowd_nobody():
     assert not any(place.oversubscribed for place in arrange(Shape((2,), 1), ["a", "b"], cores=[{0}, {0}]))
 
