@@ -17,6 +17,7 @@ class BenchmarkResults:
     """Reads what the store holds of a benchmark.
 
     Attributes:
+        name: of the benchmark.
         studies: those that have begun.
         methods, workloads: all names, as the benchmark has them.
         confirmations: those that have ended.
@@ -35,6 +36,7 @@ class BenchmarkResults:
 
     def __init__(self, store: Store, benchmark: BenchmarkRow) -> None:
         definition = benchmark.definition
+        self.name = benchmark.name
         self.studies = store.studies_of(benchmark)
         self.methods = [entry["name"] for entry in definition["methods"]]
         self.workloads = [entry["name"] for entry in definition["workloads"]]

@@ -17,15 +17,16 @@ from typing import Any
 
 from atoll.analysis import confirmations
 from atoll.analysis.cluster import Cluster
-from atoll.analysis.confirmations import Compared
+from atoll.analysis.confirmations import Compared, Confirmation
 from atoll.analysis.formatting import counted
 from atoll.analysis.replay import MAX_RANKS, CannotReplay
 from atoll.analysis.scaling import Recorded, Scaling, batch_size, num_training, scaled
 from atoll.storage.models import BenchmarkRow, ProgressRow, ProjectionRow, StudyRow, TrialRow
 from atoll.storage.store import Store, StoreError
 
-# An assumption under which predicted seconds do not compare.
+# Assumptions under which predicted seconds do not compare: they are too long, or no more than a lower bound.
 SLOWED = "the measured ranks shared cores or a GPU, so they computed more slowly than they could"
+FREE_MESSAGES = "messages that no rank waits for take no time"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def predictions(
 
 
 def of_confirmations(
-    rows: Sequence[confirmations.Confirmation], projections: Iterable[ProjectionRow], with_target: Container[str]
+    rows: Sequence[Confirmation], projections: Iterable[ProjectionRow], with_target: Container[str]
 ) -> list[Prediction]:
     """Medians over confirmations. Those that failed never meet the target."""
     labels = {row.trial_id: (row.method, row.workload) for row in rows if row.trial_id is not None}
@@ -255,7 +256,7 @@ def _assumes_fixed_groups(at: _Scale) -> str | None:
 
 def _assumes_free_messages(at: _Scale) -> str | None:
     has_messages = any(len(event) > 5 and event[2] != "center" for event in at.posts)
-    return "messages that no rank waits for take no time" if at.measured.grows and has_messages else None
+    return FREE_MESSAGES if at.measured.grows and has_messages else None
 
 
 def _assumes_own_cores(at: _Scale) -> str | None:
@@ -341,14 +342,33 @@ def _seen(study: StudyRow, aim: Compared, report: ProgressRow) -> float:
 
 def _of_benchmark(store: Store, benchmark: BenchmarkRow) -> Iterator[Measured | str]:
     """The complete confirmations that count, or the reasons why they cannot be projected."""
-    rows = [row for row in confirmations.read(store, benchmark) if row.is_chosen and row.state == "complete"]
+    return (measured for _, measured in _confirmed(store, benchmark))
+
+
+def confirmed_trials(store: Store, benchmark: BenchmarkRow, workload: str) -> dict[str, list[Measured | str]]:
+    """Each method's complete confirmations that count, or the reasons why they cannot be projected."""
+    trials: dict[str, list[Measured | str]] = {}
+    for row, measured in _confirmed(store, benchmark, workload):
+        trials.setdefault(row.method, []).append(measured)
+    return trials
+
+
+def _confirmed(
+    store: Store, benchmark: BenchmarkRow, workload: str | None = None
+) -> Iterator[tuple[Confirmation, Measured | str]]:
+    """The complete confirmations that count, of one workload or all, and their recorded steps."""
+    rows = [
+        row
+        for row in confirmations.read(store, benchmark)
+        if row.is_chosen and row.state == "complete" and workload in (None, row.workload)
+    ]
     studies = {study.id: study for study in store.studies_of(benchmark) if study.stage == "confirm"}
     trials = {trial.id: trial for study in studies.values() for trial in store.trials(study)}
     wanted = [trials[row.trial_id] for row in rows if row.trial_id is not None]
     curves = confirmations.curves(store, [trial.id for trial in wanted])
     for row, trial in zip(rows, wanted, strict=True):
         study = studies[trial.study_id]
-        yield _measured(store, study, trial, row.method, curves[trial.id], row.steps if row.is_reached else None)
+        yield row, _measured(store, study, trial, row.method, curves[trial.id], row.steps if row.is_reached else None)
 
 
 def _measured(

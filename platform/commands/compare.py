@@ -271,6 +271,52 @@ def project(
         print(line)
 
 
+@app.command(epilog="Example: atoll recommend --workload digits_cnn --cluster cloud_25gbe --nodes 8")
+def recommend(
+    workload: Annotated[str, typer.Option(help="A workload that a benchmark in the store has confirmed.")],
+    cluster: Annotated[str, typer.Option(help="A cluster file, or the name of a bundled cluster.")],
+    nodes: Annotated[int, typer.Option(min=1, help="The number of its nodes.")],
+    scaling: Annotated[
+        Literal["weak", "strong"],
+        typer.Option(
+            help="weak: fixed per-rank batch and epochs to target; strong: fixed global batch and steps to target."
+        ),
+    ] = "weak",
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="A rank's speed relative to the measured rank. Default: the cluster's."),
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="The benchmark's name. Default: the newest one that confirms the workload.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recommend a method for a workload on a cluster, from a benchmark's results, and say how surely."""
+    from atoll.analysis import clusters as reading
+    from atoll.platform.commands import display
+    from atoll.platform.launch import extras
+
+    extras.require_analysis_extra()
+    from atoll.analysis import recommendation
+    from atoll.storage import yamlfile
+
+    where = reading.cluster(cluster, speed)
+    if nodes > reading.MAX_NODES:
+        raise typer.BadParameter(f"--nodes must be at most {reading.MAX_NODES}; got {nodes}")
+    is_measured = cluster not in yamlfile.names(reading.FOLDER)
+    found = recommendation.recommend(
+        open_store(store), workload, where, nodes, scaling, benchmark=benchmark, is_measured=is_measured
+    )
+    if as_json:
+        print_json(found.as_dict())
+        return
+    if found.contenders:
+        print_table(display.contenders(found))
+    for line in display.recommendation_notes(found):
+        print(line)
+
+
 @app.command(epilog="Example: atoll score times.csv --variants cifar10=cifar10_narrow")
 def score(
     file: Annotated[Path, typer.Argument(metavar="TIMES.csv", help="A table with one row per tuning trial.")],

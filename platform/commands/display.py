@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from atoll.analysis.failures import ChoiceFailures, KindOfFailure
     from atoll.analysis.inference import Estimate
     from atoll.analysis.projection import Prediction
+    from atoll.analysis.recommendation import Recommendation
     from atoll.analysis.score import MethodScore
     from atoll.platform.batch.listing import JobRow
     from atoll.platform.study.study import Study
@@ -143,6 +144,53 @@ def prediction_notes(rows: Sequence[Prediction], left_out: Sequence[str]) -> lis
         *(f"  {words}" for words in assumed),
         *(f"not predicted: {reason}" for reason in left_out),
     ]
+
+
+def contenders(found: Recommendation) -> Table:
+    """The methods that may be first, and how fast they are predicted to be."""
+    columns = ["method", "first with", "predicted to target", "95 % interval", "ranks", "target met", "tunings"]
+    lines = [
+        [
+            one.method,
+            f"{one.probability:.0%}",
+            _seconds(one.seconds.value),
+            "-" if one.seconds.interval is None else " to ".join(map(_seconds, one.seconds.interval)),
+            str(one.num_ranks),
+            f"{one.num_reached} of {one.num_trained}",
+            str(one.num_tunings),
+        ]
+        for one in found.contenders
+    ]
+    where = f"{counted(found.num_nodes, 'node')} of {found.cluster}, {found.scaling} scaling"
+    return table(f"{found.workload} on {where}, by {found.benchmark}: predictions", columns, lines)
+
+
+def recommendation_notes(found: Recommendation) -> list[str]:
+    """The answer in words, when it changes, what would make it surer, and what it assumes."""
+    changes = []
+    for words, first in found.if_changed.items():
+        same = "the same" if set(first) == set(found.first) else ", ".join(first) or "cannot tell"
+        changes.append(f"  with {words}: {same}")
+    return [
+        found.verdict,
+        *_its_study(found),
+        *(["and elsewhere, the methods one of which is first with 95 %:", *changes] if changes else []),
+        *(["to be surer:", *(f"  {words}" for words in found.advice)] if found.advice else []),
+        *(["These are predictions, not measurements. They assume:", *(f"  {w}" for w in found.assumptions)]),
+        *(f"not predicted, or not all of it: {method}: {reason}" for method, reason in found.left_out.items()),
+    ]
+
+
+def _its_study(found: Recommendation) -> list[str]:
+    """Where the configuration of the only first method is."""
+    if len(found.first) != 1:
+        return []
+    study = f"{found.benchmark}.{found.workload}.{found.first[0]}.confirm-0"
+    return [f"its configuration: `atoll export {study} -o best.yaml`, then `atoll train best.yaml`"]
+
+
+def _seconds(value: float) -> str:
+    return "missed" if math.isinf(value) else f"{value:.3g} s"
 
 
 def _median(estimate: Estimate | None) -> str:

@@ -26,7 +26,7 @@ GROUPS = {
     "Search": ("check", "search", "follow", "join", "change", "stop"),
     "Read results": ("studies", "leaderboard", "trial", "failures", "logs", "table", "report", "dashboard"),
     "Use the best": ("export", "train"),
-    "Compare methods": ("benchmark", "score", "project", "measure-cluster"),
+    "Compare methods": ("benchmark", "recommend", "score", "project", "measure-cluster"),
     "Batch systems": ("submit", "jobs"),
     "Keep the store": ("record", "import", "delete"),
 }
